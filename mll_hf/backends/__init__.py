@@ -1,0 +1,69 @@
+"""Running vision-language models: find one, load it, embed images and texts.
+
+The only package that imports torch for models. Importing it does not; loading a model or picking a device does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mll_hf.backends.base import Backend, Cost, Link, VisionLanguageModel
+from mll_hf.backends.source import LOCAL_PREFIX, fetch_model, resolve_model
+from mll_hf.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from mll_hf.labels import ModelRef
+
+__all__ = [
+    "LOCAL_PREFIX",
+    "Backend",
+    "Cost",
+    "Link",
+    "VisionLanguageModel",
+    "load_model",
+    "pick_device",
+    "resolve_model",
+]
+
+
+def pick_device(device: str | None = None) -> str:
+    """Choose where models run: the device asked for, else cuda, then mps, then cpu.
+
+    Raises:
+        InputError: The device is unknown or not on this machine.
+        MissingExtraError: torch is not installed.
+    """
+    try:
+        from mll_hf.backends import torch_model
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "models") from error
+    return torch_model.pick_device(device)
+
+
+def load_model(ref: ModelRef, device: str | None = None, token: str | None = None) -> VisionLanguageModel:
+    """Load a model at the revision that `ref` names, in evaluation mode.
+
+    Args:
+        ref: From `resolve_model` or a label.
+        device: As for `pick_device`.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        ModelError: The files cannot be had, have changed, are damaged, or hold no image-text model.
+        InputError: The device is unknown or not on this machine.
+        MissingExtraError: A package that runs the model is not installed.
+    """
+    chosen = pick_device(device)
+    folder = fetch_model(ref, token)
+    try:
+        match Backend(ref.backend):
+            case Backend.OPEN_CLIP:
+                from mll_hf.backends.open_clip import OpenClipModel
+
+                return OpenClipModel(ref, folder, chosen)
+            case Backend.TRANSFORMERS:
+                from mll_hf.backends.transformers import TransformersModel
+
+                return TransformersModel(ref, folder, chosen)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or ref.backend, "models") from error

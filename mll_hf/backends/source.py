@@ -1,0 +1,259 @@
+"""Where a model's files are: a pinned commit on the Hub, or a local folder named by its content.
+
+Nothing here runs a model, and resolving downloads nothing: the Hub counts even a HEAD on ``config.json`` as a
+download, so the backend is chosen from the names of the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
+from huggingface_hub.errors import (
+    CacheNotFound,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+
+from mll_hf.backends.base import Backend
+from mll_hf.errors import ModelError
+from mll_hf.labels import ModelRef
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+LOCAL_PREFIX = "local-dir:"
+
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
+_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+_OPEN_CLIP_PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
+_WEIGHTS = "model.safetensors"
+_SHARD_INDEX = "model.safetensors.index.json"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")
+
+_TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
+_DOWNLOADED = {
+    Backend.OPEN_CLIP: ("*.json", *_OPEN_CLIP_WEIGHTS, *_TOKENIZER_FILES),
+    Backend.TRANSFORMERS: ("*.json", _WEIGHTS, "model-*-of-*.safetensors", *_TOKENIZER_FILES),
+}
+_TIMEOUT_SECONDS = 20.0
+_FULL_SHA = re.compile(r"[0-9a-f]{40}")
+
+
+def resolve_model(spec: str, token: str | None = None) -> ModelRef:
+    """Pin a model to a revision and choose the backend that runs it.
+
+    One request to the Hub, and no file is touched. Offline, the newest fitting copy in the local cache is taken.
+
+    Args:
+        spec: ``org/name``, ``org/name@revision`` or ``local-dir:PATH``.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        ModelError: There is no such model, it cannot be reached, or it has no weights in safetensors.
+    """
+    if spec.startswith(LOCAL_PREFIX):
+        return _resolve_folder(spec)
+    repo_id, _, revision = spec.partition("@")
+    if "/" not in repo_id:
+        raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
+    commit, names = _commit_and_files(spec, repo_id, revision or None, token)
+    return ModelRef(repo_id=repo_id, revision=commit, backend=_choose_backend(spec, names))
+
+
+def fetch_model(ref: ModelRef, token: str | None = None) -> Path:
+    """Make sure that a model's files are on this machine, at the revision that `ref` names.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        ModelError: The files cannot be had, or a local folder has changed since `ref` was made.
+    """
+    backend = _backend_of(ref)
+    if ref.repo_id.startswith(LOCAL_PREFIX):
+        folder = _unchanged_folder(ref)
+    else:
+        folder = _download(ref, _DOWNLOADED[backend], token)
+        if backend is Backend.OPEN_CLIP and not any((folder / name).is_file() for name in _OPEN_CLIP_WEIGHTS):
+            _download(ref, (_WEIGHTS,), token)
+    names = _file_names(folder)
+    if backend not in _loadable(names):
+        raise ModelError(ref.repo_id, _why_unusable(names))
+    return folder
+
+
+def _backend_of(ref: ModelRef) -> Backend:
+    try:
+        return Backend(ref.backend)
+    except ValueError:
+        reason = f"needs the unknown backend '{ref.backend}' (known: {', '.join(Backend)}); update mll-hf"
+        raise ModelError(ref.repo_id, reason) from None
+
+
+# ---- the backend, from the names of the files
+
+
+def _choose_backend(spec: str, names: Collection[str]) -> Backend:
+    backends = _loadable(names)
+    if not backends:
+        raise ModelError(spec, _why_unusable(names))
+    return backends[0]
+
+
+def _loadable(names: Collection[str]) -> list[Backend]:
+    """Which backends can load a repository with these files at its root, the better one first."""
+    found = set(names)
+    backends = []
+    if _OPEN_CLIP_CONFIG in found:
+        # under the common name, weights may be those of transformers, and open_clip prefers a pickle of its own
+        unambiguous = _WEIGHTS in found and not found & {"config.json", *_OPEN_CLIP_PICKLES}
+        if unambiguous or found.intersection(_OPEN_CLIP_WEIGHTS):
+            backends.append(Backend.OPEN_CLIP)
+    if "config.json" in found and found & {_WEIGHTS, _SHARD_INDEX}:
+        backends.append(Backend.TRANSFORMERS)
+    return backends
+
+
+def _why_unusable(names: Collection[str]) -> str:
+    if any(name.endswith(".safetensors") for name in names) and not {_OPEN_CLIP_CONFIG, "config.json"} & set(names):
+        return f"has weights but neither {_OPEN_CLIP_CONFIG} nor config.json; choose a model of one of these layouts"
+    if any(name.endswith(_PICKLE_SUFFIXES) for name in names):
+        return "has only pickle weights, which can run code when loaded; ask its author for safetensors"
+    reason = f"is no model that open_clip or transformers can load (files: {_few(names)})"
+    return f"{reason}; choose one with a config and weights in safetensors"
+
+
+def _few(names: Collection[str]) -> str:
+    shown = sorted(names)[:4]
+    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") if shown else "none"
+
+
+# ---- local folders
+
+
+def _resolve_folder(spec: str) -> ModelRef:
+    folder = Path(os.path.abspath(os.path.expanduser(spec.removeprefix(LOCAL_PREFIX))))
+    if not folder.is_dir():
+        raise ModelError(spec, f"there is no folder {folder}; check the path")
+    try:
+        names = _file_names(folder)
+        backend = _choose_backend(spec, names)
+        revision = _content_digest(folder, names)
+    except OSError as error:
+        raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
+    return ModelRef(repo_id=f"{LOCAL_PREFIX}{folder}", revision=revision, backend=backend)
+
+
+def _unchanged_folder(ref: ModelRef) -> Path:
+    if _resolve_folder(ref.repo_id).revision != ref.revision:
+        raise ModelError(ref.repo_id, "has changed since it was labelled; label it again")
+    return Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
+
+
+def _file_names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file()]
+
+
+def _content_digest(folder: Path, names: Collection[str]) -> str:
+    """Digest of the files at the folder's root that decide what the model computes: no README, no label."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in names if name.endswith(_MODEL_SUFFIXES)):
+        with (folder / name).open("rb") as file:
+            digest.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+    return digest.hexdigest()[:40]
+
+
+# ---- the Hub
+
+
+def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str | None) -> tuple[str, list[str]]:
+    with _hub_errors(spec):
+        try:
+            info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT_SECONDS)
+        except (OfflineModeIsEnabled, httpx.TransportError):
+            if cached := _newest_cached(repo_id, revision):
+                return cached
+            raise
+    if info.sha is None:
+        raise ModelError(spec, "has no commit on the Hub; check that the repository is not empty")
+    return info.sha, [file.rfilename for file in info.siblings or () if "/" not in file.rfilename]
+
+
+def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:
+    """The newest cached commit that answers to `revision` (any, for None), and the names of its files."""
+    try:
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        return None
+    fitting = [
+        copy
+        for repo in cache.repos
+        if repo.repo_type == "model" and repo.repo_id == repo_id
+        for copy in repo.revisions
+        if revision in (None, copy.commit_hash) or revision in copy.refs
+    ]
+    if not fitting:
+        return None
+    newest = max(fitting, key=lambda copy: copy.last_modified)
+    paths = (file.file_path.relative_to(newest.snapshot_path) for file in newest.files)
+    return newest.commit_hash, [path.name for path in paths if len(path.parts) == 1]
+
+
+def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:
+    if not _FULL_SHA.fullmatch(ref.revision):
+        raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', which is no full commit sha; resolve it again")
+    with _hub_errors(ref.repo_id):
+        folder = snapshot_download(
+            ref.repo_id,
+            revision=ref.revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],  # a pattern's * matches slashes too
+            token=token,
+        )
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def _hub_errors(spec: str) -> Iterator[None]:
+    """Say in one line what the Hub or the way to it refused."""
+    repo_id = spec.partition("@")[0]
+    try:
+        yield
+    except HFValidationError:
+        raise ModelError(spec, f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH") from None
+    except GatedRepoError:
+        page = f"{constants.ENDPOINT}/{repo_id}"
+        raise ModelError(spec, f"is gated; accept its terms at {page} and log in with: hf auth login") from None
+    except RepositoryNotFoundError:
+        raise ModelError(spec, f"is not on the Hub, or private; {_advice_for_missing(repo_id)}") from None
+    except RevisionNotFoundError:
+        raise ModelError(spec, "has no such revision; check the branch, tag or commit after the @") from None
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError):
+        raise ModelError(spec, "is not in the local cache and the Hub cannot be reached; go online once") from None
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise ModelError(spec, f"the Hub answered with status {status}; check your token, or try later") from error
+    except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        raise ModelError(spec, f"the Hub cannot be reached ({reason}) and no copy is cached; go online once") from error
+    except OSError as error:
+        raise ModelError(spec, f"cannot be downloaded ({error}); check the disk and the network") from error
+
+
+def _advice_for_missing(repo_id: str) -> str:
+    if Path(repo_id).is_dir():
+        return f"for the folder of this name write {LOCAL_PREFIX}{repo_id}"
+    return "check the name, or log in with: hf auth login"

@@ -1,0 +1,147 @@
+"""The contest of concepts over probe images: from embeddings to counts. Pure NumPy.
+
+An image ``x`` that tests concept ``v`` is recognised if ``v`` scores strictly higher than every rival (the paper's
+Eq. 5 with all concepts as candidates). Not rivals, because they are no wrong answers: ancestors and descendants of
+``v``, and whatever else ``x`` shows, which is the concept it was filed under and the ancestors of that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.labels import TEMPERATURES, LabelCounts, log_loss_units
+from mll_hf.probes import scramble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from mll_hf.graph import SemanticGraph
+    from mll_hf.probes import ProbeSet
+
+_CONTESTS_AT_ONCE = 512
+_CALIBRATION_IMAGES = 4096
+_MOST_CANDIDATES = 200
+_CALIBRATION_SALT = 0x7E39
+
+
+class Contest:
+    """Counts what a model recognises; one instance serves all blocks of images of one model.
+
+    Args:
+        graph: The V concepts.
+        probes: The probe images and the concepts that each of them tests.
+        concepts: [V, D] unit-norm embeddings of the concepts' captions.
+        logit_scale: The model's factor between cosines and logits; only the temperature depends on it.
+    """
+
+    def __init__(
+        self, graph: SemanticGraph, probes: ProbeSet, concepts: NDArray[np.float32], logit_scale: float
+    ) -> None:
+        self._probes = probes
+        self._concepts = concepts
+        self._logit_scale = logit_scale
+        self._related = _mask(len(graph), graph.ancestors, graph.descendants)
+        self._shown = _mask(len(graph), graph.ancestors)
+
+    def count(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> LabelCounts:
+        """Count the contests over some images.
+
+        Args:
+            blocks: Number of a block's first image in the probe set, and the unit-norm embeddings [B, D] of the
+                images from there on; rows of NaN stand for images that could not be decoded.
+        """
+        counts = LabelCounts.zeros(len(self._concepts), len(self._probes.domain_names))
+        undecodable = 0
+        for start, images in blocks:
+            decodable: NDArray[np.bool_] = np.isfinite(images[:, 0])
+            undecodable += int((~decodable).sum())
+            scores = np.where(decodable[:, None], images, 0) @ self._concepts.T
+            pair_images, pair_concepts = self._pairs(start, decodable)
+            for first in range(0, len(pair_images), _CONTESTS_AT_ONCE):
+                part = slice(first, first + _CONTESTS_AT_ONCE)
+                self._add_contests(counts, scores, start, pair_images[part], pair_concepts[part])
+            self._add_log_loss(counts, start, scores, decodable)
+        return replace(counts, undecodable=undecodable)
+
+    def _pairs(self, start: int, decodable: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(image in the block, concept) for all contests of a block of images, sorted by concept."""
+        images, concepts = self._probes.pairs_by_image
+        first, last = np.searchsorted(images, [start, start + len(decodable)])
+        images, concepts = images[first:last] - start, concepts[first:last]
+        order = np.argsort(concepts, kind="stable")
+        order = order[decodable[images[order]]]
+        return images[order], concepts[order]
+
+    def _add_contests(
+        self,
+        counts: LabelCounts,
+        scores: NDArray[np.float32],
+        start: int,
+        images: NDArray[np.int64],
+        concepts: NDArray[np.int32],
+    ) -> None:
+        """Add contests, sorted by concept, to the counts."""
+        numbers = images + start
+        contest_scores = scores[images]
+        own = contest_scores[np.arange(len(images)), concepts]
+        rivals = ~(self._related[concepts] | self._shown[self._probes.nodes[numbers]])
+        beaten_by = (contest_scores >= own[:, None]) & rivals
+        hit = ~beaten_by.any(axis=1)
+        answer = np.where(hit, concepts, np.where(beaten_by, contest_scores, -np.inf).argmax(axis=1))
+        domains = self._probes.domains[numbers]
+
+        np.add.at(counts.support, concepts, 1)
+        np.add.at(counts.hits, concepts[hit], 1)
+        np.add.at(counts.predicted, answer, 1)
+        np.add.at(counts.domain_support, (domains, concepts), 1)
+        np.add.at(counts.domain_hits, (domains[hit], concepts[hit]), 1)
+        groups = np.flatnonzero(np.diff(concepts, prepend=-1))
+        counts.outscored[concepts[groups]] += np.add.reduceat(beaten_by, groups, axis=0, dtype=np.uint16)
+
+    def _add_log_loss(
+        self, counts: LabelCounts, start: int, scores: NDArray[np.float32], decodable: NDArray[np.bool_]
+    ) -> None:
+        """Add the log-loss at each temperature of a seeded share of the images.
+
+        Each image is classified among the concept it was filed under and a random choice of rivals; the number of
+        candidates is log-uniform from 2 to 200, since nobody knows how many classes a task will have.
+        """
+        probes, n_concepts = self._probes, len(self._concepts)
+        numbers = np.arange(start, start + len(scores))
+        share = min(1.0, _CALIBRATION_IMAGES / max(len(probes), 1))
+        chosen = decodable & (_uniform(probes.rows[numbers], 0) < share)
+        rows, nodes, scores = probes.rows[numbers[chosen]], probes.nodes[numbers[chosen]], scores[chosen]
+        if n_concepts < 2 or not len(rows):
+            return
+        n_candidates = np.floor(2 * (_MOST_CANDIDATES / 2) ** _uniform(rows, 1))
+        slots = np.arange(_MOST_CANDIDATES - 1)
+        draws = _uniform(rows[:, None] * _MOST_CANDIDATES + slots, 2)
+        candidates = np.sort(
+            np.where(slots < n_candidates[:, None] - 1, (draws * n_concepts).astype(np.int64), -1), axis=1
+        )
+        repeated = np.diff(candidates, axis=1, prepend=-1) == 0
+        absent = (candidates < 0) | repeated | self._related[nodes[:, None], candidates]
+        own = scores[np.arange(len(rows)), nodes].astype(np.float64)
+        margins = self._logit_scale * (np.take_along_axis(scores, candidates, axis=1) - own[:, None])
+        margins[absent] = -np.inf
+        losses = [np.logaddexp.reduce(margins / temperature, axis=1, initial=0.0) for temperature in TEMPERATURES]
+        np.add.at(counts.nll, nodes, log_loss_units(np.stack(losses, axis=1)))
+
+
+def _mask(n_concepts: int, *sets: tuple[NDArray[np.int32], ...]) -> NDArray[np.bool_]:
+    """[V, V]: for each concept itself and the members of its sets."""
+    mask = np.eye(n_concepts, dtype=np.bool_)
+    for members in sets:
+        for v, indices in enumerate(members):
+            mask[v, indices] = True
+    return mask
+
+
+def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:
+    """Seeded uniform numbers in [0, 1), one per integer."""
+    return scramble(values.astype(np.uint64), 0, _CALIBRATION_SALT + salt) / 2.0**64

@@ -1,0 +1,104 @@
+"""Rules that combine the class probabilities of several models: one pure function each.
+
+All take ``logits`` [M, N, C] (M models, N images, C classes) as the models give them (scale times cosine, plus bias)
+and ``chosen`` [M, C], which models answer for which class (F_y; at least one per class). All return probabilities
+[N, C] whose rows sum to one; where a rule's own scores do not, they are divided by their sum, which changes no answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32] | NDArray[np.float64]
+
+_TINY = 1e-12
+
+
+def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The paper's rule (arXiv 2501.18271, Eq. 8 to 10).
+
+    Eq. 8: ``p_y(x) = sum over m in F_y of w_{m,y}(x) softmax_m(y|x)``
+    Eq. 9: ``w_{m,y}(x) = H_m(x) / sum over m' in F_y of H_{m'}(x)``, H the entropy of the model's class distribution
+    Eq. 10: ``y(x) = argmax over y of p_y(x)``
+
+    Unsure models weigh more. Eq. 8 is printed without a temperature; like the authors' code, this uses the model's
+    own logit scale, without which the softmax of cosines would be all but uniform.
+    """
+    probabilities = softmax(logits)
+    return _normalize(_pool_per_class(probabilities, _entropies(probabilities), chosen))
+
+
+def inverse_entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """What the authors' code does instead of Eq. 9: weight ``1 / H_m(x)`` with H in bits, not normalised over F_y.
+
+    Sure models weigh more, without bound; H is held above 1e-12 bits, where the code would divide by zero.
+    """
+    probabilities = softmax(logits)
+    weights = 1 / np.maximum(_entropies(probabilities) / np.log(2), _TINY)
+    return _normalize((weights[..., None] * probabilities * chosen[:, None, :]).sum(axis=0))
+
+
+def uniform(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Mean over F_y of the models' probabilities."""
+    probabilities = softmax(logits)
+    return _normalize(_pool_per_class(probabilities, np.ones(probabilities.shape[:2]), chosen))
+
+
+def confidence(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Weights from each model's confidence on the image: softmax over models of the highest class probability.
+
+    After the zero-shot ensemble of Lu et al. (ICML 2024, arXiv 2311.17091), without a separate strong model.
+    """
+    probabilities = softmax(logits)
+    return _normalize(_pool_per_class(probabilities, np.exp(probabilities.max(axis=-1)), chosen))
+
+
+def log_pool(logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, weights: Floats) -> NDArray[np.float64]:
+    """Our rule: calibrated logarithmic pooling over the union of the chosen models.
+
+    ``log p(y|x) = sum over m of a_m log softmax(logits_m / T_m)_y - log Z(x)``
+
+    Every model of the union answers for every class, so that columns compare.
+
+    Args:
+        logits: [M, N, C].
+        chosen: [M, C].
+        temperatures: [M] calibration temperatures.
+        weights: [M] non-negative; scaled here so that those of the union sum to one.
+    """
+    union = chosen.any(axis=1)
+    shares = np.where(union, weights, 0)
+    shares = shares / shares.sum() if shares.sum() > 0 else union / union.sum()
+    calibrated = log_softmax(logits / temperatures[:, None, None])
+    return softmax(np.einsum("m,mnc->nc", shares, calibrated))
+
+
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """Softmax over the last axis, in float64."""
+    return np.exp(log_softmax(logits))
+
+
+def log_softmax(logits: Floats) -> NDArray[np.float64]:
+    """Logarithm of the softmax over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _entropies(probabilities: Floats) -> NDArray[np.float64]:
+    """[M, N] entropies in nats."""
+    return -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=-1)
+
+
+def _pool_per_class(probabilities: Floats, weights: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[N, C] mean of the models' probabilities with weights [M, N] normalised over each class's own models F_y."""
+    member_weights = np.maximum(weights, _TINY)[..., None] * chosen[:, None, :]
+    return (member_weights * probabilities).sum(axis=0) / member_weights.sum(axis=0)
+
+
+def _normalize(scores: Floats) -> NDArray[np.float64]:
+    return scores / scores.sum(axis=-1, keepdims=True)

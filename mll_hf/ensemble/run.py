@@ -1,0 +1,173 @@
+"""Run the chosen models on images, one model at a time, and combine their answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from huggingface_hub.utils.tqdm import tqdm
+
+from mll_hf.backends import load_model
+from mll_hf.ensemble import Rule, combine
+from mll_hf.errors import InputError
+from mll_hf.images import decode_image, prepared_batches, to_rgb
+from mll_hf.prompts import fill, templates_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from mll_hf.backends import VisionLanguageModel
+    from mll_hf.selection import Selection
+
+    ImageLike = str | Path | bytes | Image.Image
+
+_BATCH = 64
+_PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model; the rest are decoded again
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Class probabilities of N images.
+
+    Attributes:
+        classes: The C class names.
+        probabilities: [N, C] float64; rows sum to one, rows of unreadable images are NaN.
+        models: Ids of the models that answered.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    models: tuple[str, ...]
+
+    @property
+    def unreadable(self) -> tuple[int, ...]:
+        """Positions of the images that could not be decoded."""
+        return tuple(np.flatnonzero(np.isnan(self.probabilities).any(axis=1)).tolist())
+
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """The most probable class of each image; None for unreadable images."""
+        unreadable = set(self.unreadable)
+        best = np.nan_to_num(self.probabilities, nan=-1.0).argmax(axis=1)
+        return tuple(None if n in unreadable else self.classes[y] for n, y in enumerate(best))
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The models of a selection, ready to classify.
+
+    Attributes:
+        selection: Which models answer for which classes.
+        device: Where they run; None for the best that is there.
+        templates: Prompt templates with one ``{}`` each; None for those that fit the selection's domain and task.
+    """
+
+    selection: Selection
+    device: str | None = None
+    templates: tuple[str, ...] | None = None
+
+    def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LOG_POOL) -> Prediction:
+        """Classify images (paths, encoded bytes or pictures).
+
+        Each image is decoded once as long as the decoded pictures fit in 256 megapixels; models are loaded one after
+        another and freed, so memory peaks at one model.
+
+        Raises:
+            InputError: There are no images, or a template is wrong.
+            ModelError: A model cannot be loaded or run.
+        """
+        selection, logits = self.selection, self.logits(images)
+        union = list(selection.union)
+        readable = np.isfinite(logits).all(axis=(0, 2))
+        probabilities = np.full(logits.shape[1:], np.nan)
+        if readable.any():
+            probabilities[readable] = combine(
+                rule,
+                logits[:, readable],
+                selection.chosen[union],
+                temperatures=np.array([selection.models[m].temperature for m in union]),
+                weights=selection.overall[union],
+            )
+        ids = tuple(selection.models[m].ref.repo_id for m in union)
+        return Prediction(selection.classes, probabilities, ids)
+
+    def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
+        """[M, N, C] logits of the selection's union of models, each as the model itself would give them.
+
+        Rows of unreadable images are NaN. Raises as :meth:`predict` does.
+        """
+        if not images:
+            raise InputError("there are no images to classify; give at least one")
+        source = _Images(images)
+        return np.stack([self._logits(m, source) for m in self.selection.union])
+
+    def _logits(self, m: int, images: _Images) -> NDArray[np.float32]:
+        """[N, C] logits of one model; NaN rows for unreadable images."""
+        model = load_model(self.selection.models[m].ref, self.device)
+        try:
+            texts = self._class_embeddings(model)
+            logits = np.full((len(images), len(texts)), np.nan, np.float32)
+            progress = tqdm(  # type: ignore[no-untyped-call]
+                total=len(images), unit="image", desc=model.ref.short_name, name="mll_hf.predict", leave=False
+            )
+
+            def prepare(n: int) -> torch.Tensor | None:
+                image = images.decode(n)
+                return None if image is None else model.preprocess(image)
+
+            batches = [range(first, min(first + _BATCH, len(images))) for first in range(0, len(images), _BATCH)]
+            with progress:
+                for batch, (pixels, readable) in zip(batches, prepared_batches(batches, prepare), strict=True):
+                    if pixels is not None:
+                        embeddings = model.encode_pixels(pixels)
+                        logits[np.array(batch)[readable]] = model.logit_scale * embeddings @ texts.T + model.logit_bias
+                    progress.update(len(batch))
+            return logits
+        finally:
+            model.close()
+
+    def _class_embeddings(self, model: VisionLanguageModel) -> NDArray[np.float32]:
+        """[C, D] unit-norm mean of the embeddings of each class's prompts."""
+        templates = self.templates or templates_for(self.selection.domain, self.selection.task)
+        prompts = [fill(templates, name) for name in self.selection.classes]
+        embeddings = model.encode_texts([text for texts in prompts for text in texts])
+        means = embeddings.reshape(len(prompts), len(templates), -1).mean(axis=1)
+        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+class _Images:
+    """The images of a call, decoded when first asked for and kept while they fit."""
+
+    def __init__(self, sources: Sequence[ImageLike]) -> None:
+        self._sources = sources
+        self._kept: dict[int, Image.Image | None] = {}
+        self._pixels = 0
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def decode(self, n: int) -> Image.Image | None:
+        """The n-th image in RGB, or None if it cannot be read."""
+        if n in self._kept:
+            return self._kept[n]
+        image = _decode(self._sources[n])
+        size = image.width * image.height if image else 0
+        if self._pixels + size <= _PIXELS_KEPT:
+            self._kept[n] = image
+            self._pixels += size
+        return image
+
+
+def _decode(source: ImageLike) -> Image.Image | None:
+    if isinstance(source, (str, Path)):
+        try:
+            return decode_image(Path(source).read_bytes())
+        except OSError:
+            return None
+    return decode_image(source) if isinstance(source, bytes) else to_rgb(source)

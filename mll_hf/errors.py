@@ -1,0 +1,94 @@
+"""Everything this package raises on purpose.
+
+Each message is one line: what is wrong, then what to do about it. The fields let a program react without
+reading the message.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class MLLError(Exception):
+    """Base of all errors that a user can do something about."""
+
+
+class InputError(MLLError, ValueError):
+    """A request that cannot be served as it stands: no classes, an unknown strategy, a bad option."""
+
+
+class GraphError(MLLError, ValueError):
+    """A graph or its probe images cannot be used.
+
+    Attributes:
+        path: The folder or file at fault, if it came from disk.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        self.path = path
+        super().__init__(f"{path}: {reason}" if path else reason)
+
+
+class LabelError(MLLError, ValueError):
+    """A label that cannot be trusted: unreadable, inconsistent, or of another graph.
+
+    Attributes:
+        path: The label file, if it came from disk.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        self.path = path
+        self.reason = reason
+        super().__init__(f"{path}: {reason}" if path else reason)
+
+
+class ModelError(MLLError):
+    """A model that cannot be found, loaded or run.
+
+    Attributes:
+        model: The model as the user named it.
+    """
+
+    def __init__(self, model: str, reason: str) -> None:
+        self.model = model
+        super().__init__(f"model '{model}': {reason}")
+
+
+class DescribeError(MLLError):
+    """Class descriptions could not be had: an unreadable file, or a language model that does not answer."""
+
+
+class EncoderError(MLLError):
+    """The text encoder for matching could not be loaded, or its weights are not the published ones."""
+
+
+class StorageError(MLLError, OSError):
+    """A file could not be written: the disk is full, or the folder is read-only.
+
+    Attributes:
+        path: Where writing failed.
+    """
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        self.path = path
+        reason = cause.strerror or str(cause)
+        super().__init__(f"cannot write {path}: {reason}; free some space or choose another folder")
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class MissingExtraError(MLLError, ImportError):
+    """An optional dependency is not installed.
+
+    Attributes:
+        extra: The extra of this package that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        self.extra = extra
+        super().__init__(f"this needs the package '{package}'; install it with: pip install 'mll-hf[{extra}]'")

@@ -1,0 +1,280 @@
+"""Run one model over the probe images and count.
+
+Three steps, each of which a reader of the paper will recognise: embed the concepts' captions and every probe image
+(the costly part: each image is decoded and encoded once, and what is done survives a kill), let the concepts contest
+every image, and sum up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from huggingface_hub.utils.tqdm import tqdm
+
+from mll_hf import __version__
+from mll_hf.backends import load_model
+from mll_hf.contest import Contest
+from mll_hf.embeddings import ProbeEmbeddings, write_embeddings
+from mll_hf.errors import InputError, LabelError, MLLError, StorageError
+from mll_hf.files import write_atomically
+from mll_hf.images import decode_image, prepared_batches
+from mll_hf.labels import ModelLabel, precision_of
+from mll_hf.store import LabelStore, read_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from io import RawIOBase
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from mll_hf.backends import VisionLanguageModel
+    from mll_hf.graph import SemanticGraph
+    from mll_hf.labels import Cost, LabelCounts, ModelRef
+    from mll_hf.probes import ProbeSet, SamplingConfig
+
+BATCH_SIZE = 128
+_CONTEST_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class LabelingResult:
+    """What became of one model.
+
+    Attributes:
+        label: Its label.
+        path: Where the label lies.
+        measured: False if a label was there already and nothing had to be done.
+        undecodable: Probe images that could not be decoded; they are left out of the counts.
+    """
+
+    label: ModelLabel
+    path: Path
+    measured: bool
+    undecodable: int = 0
+
+
+def label_model(
+    ref: ModelRef,
+    graph: SemanticGraph,
+    probes: ProbeSet,
+    sampling: SamplingConfig,
+    store: LabelStore,
+    *,
+    device: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    keep_embeddings: bool = False,
+    overwrite: bool = False,
+) -> LabelingResult:
+    """Measure a model and put its label into a store, unless it is there already.
+
+    A run that was killed goes on where it stopped; the finished file is the same, byte for byte.
+
+    Args:
+        ref: The model.
+        graph: Its concepts are what the model is measured on.
+        probes: The graph's probe images, sampled with ``sampling``.
+        sampling: How they were sampled; part of the label.
+        store: Where the label goes.
+        device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
+        batch_size: Images encoded at a time.
+        keep_embeddings: Also store the embeddings, for the exact Eq. 5 on any task.
+        overwrite: Measure again even if a label exists.
+
+    Raises:
+        InputError: The store is of another graph, or holds a label of this model on other images or another sample.
+        ModelError: The model cannot be loaded or run.
+        StorageError: The store cannot be written; what was encoded is kept where possible.
+    """
+    store.adopt(graph)
+    if not overwrite and (existing := _existing_label(ref, graph, probes, sampling, store)):
+        return LabelingResult(existing, store.path_of(ref), measured=False)
+    log = _EmbeddingLog.open(store.folder, ref, _run_key(ref, graph, probes, sampling, batch_size))
+    model = load_model(ref, device)
+    try:
+        concepts = model.encode_texts([concept.caption for concept in graph.concepts])
+        _encode_images(model, probes, log, batch_size)
+        cost, scale = model.cost, model.logit_scale
+    finally:
+        model.close()
+    counts = Contest(graph, probes, concepts, scale).count(log.blocks(concepts.shape[1], _CONTEST_BLOCK))
+    label = _to_label(ref, cost, graph, probes, sampling, counts)
+    path = store.write(label)
+    if keep_embeddings:
+        embeddings = ProbeEmbeddings.quantize(
+            np.concatenate([block for _, block in log.blocks(concepts.shape[1], _CONTEST_BLOCK)]), concepts, probes
+        )
+        write_embeddings(embeddings, path.parent)
+    log.remove()
+    return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
+
+
+def _existing_label(
+    ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, sampling: SamplingConfig, store: LabelStore
+) -> ModelLabel | None:
+    path = store.path_of(ref)
+    if not path.exists():
+        return None
+    try:
+        label = read_label(path)
+    except LabelError:
+        return None  # a broken file is measured again
+    question = (label.graph_digest, label.probes_revision, label.sampling)
+    if question != (graph.digest, probes.revision, sampling):
+        raise InputError(
+            f"{path} measures {ref.short_name} on another graph, other images or another sample; "
+            "use another folder of labels, or --overwrite to replace it"
+        )
+    if label.model != ref:  # the same content under another path
+        label = replace(label, model=ref)
+        store.write(label)
+    return label
+
+
+def _to_label(
+    ref: ModelRef,
+    cost: Cost,
+    graph: SemanticGraph,
+    probes: ProbeSet,
+    sampling: SamplingConfig,
+    counts: LabelCounts,
+) -> ModelLabel:
+    rivals, rival_wins = counts.rivals()
+    return ModelLabel(
+        model=ref,
+        cost=cost,
+        graph_name=graph.name,
+        graph_digest=graph.digest,
+        probes_name=probes.name,
+        probes_revision=probes.revision,
+        sampling=sampling,
+        domain_names=probes.domain_names,
+        package_version=__version__,
+        node_precision=precision_of(counts.hits, counts.support),
+        hits=counts.hits,
+        predicted=counts.predicted,
+        support=counts.support,
+        domain_hits=counts.domain_hits,
+        domain_support=counts.domain_support,
+        rivals=rivals,
+        rival_wins=rival_wins,
+        temperature=np.array([counts.temperature], np.float32),
+    )
+
+
+# --- encoding ---------------------------------------------------------------------------------------------------------
+
+
+def _encode_images(model: VisionLanguageModel, probes: ProbeSet, log: _EmbeddingLog, batch_size: int) -> None:
+    """Append the embeddings of all images that the log does not hold yet."""
+    start = log.resume(model.embedding_size, batch_size, len(probes))
+    progress = tqdm(  # type: ignore[no-untyped-call]
+        total=len(probes), initial=start, unit="image", desc=model.ref.short_name, name="mll_hf.label", leave=False
+    )
+
+    def prepare(content: bytes | None) -> torch.Tensor | None:
+        image = decode_image(content)
+        return None if image is None else model.preprocess(image)
+
+    contents = (batch for _, batch in probes.iter_image_bytes(batch_size, start))
+    with progress, log.appending() as append:
+        for pixels, decodable in prepared_batches(contents, prepare):
+            embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
+            if pixels is not None:
+                embeddings[decodable] = model.encode_pixels(pixels)
+            append(embeddings)
+            progress.update(len(decodable))
+
+
+# --- what survives a kill ---------------------------------------------------------------------------------------------
+
+
+def _run_key(
+    ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, sampling: SamplingConfig, batch_size: int
+) -> dict[str, object]:
+    """All that decides the embeddings and their order; batches too, for results differ in the last bit by batch."""
+    return {
+        "model": asdict(ref),
+        "graph": graph.digest,
+        "probes": probes.revision,
+        "sampling": asdict(sampling),
+        "batch_size": batch_size,
+        "package_version": __version__,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _EmbeddingLog:
+    """Embeddings of the images encoded so far, appended batch by batch to one file."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, labels: Path, ref: ModelRef, key: dict[str, object]) -> _EmbeddingLog:
+        """Take up the log of an earlier run with the same key, or start one.
+
+        Raises:
+            StorageError: The store cannot be written.
+        """
+        folder = labels / ".partial" / f"{ref.slug}--{ref.revision[:12]}"
+        text = json.dumps(key, sort_keys=True).encode()
+        key_file = folder / "key.json"
+        if not (key_file.exists() and key_file.read_bytes() == text):
+            shutil.rmtree(folder, ignore_errors=True)
+            write_atomically(key_file, text)
+        return cls(folder)
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "embeddings.f32"
+
+    def resume(self, embedding_size: int, batch_size: int, n_images: int) -> int:
+        """Cut off what a kill left half written; returns how many images are done."""
+        if not self.file.exists():
+            return 0
+        row = 4 * embedding_size
+        done = self.file.stat().st_size // row
+        if done < n_images:
+            done -= done % batch_size
+        os.truncate(self.file, done * row)
+        return done
+
+    @contextmanager
+    def appending(self) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+        """A function that appends embeddings [B, D] and hands them to the operating system at once."""
+        try:
+            with self.file.open("ab", buffering=0) as file:
+                yield lambda embeddings: _write_all(file, embeddings.tobytes())
+        except OSError as error:
+            if isinstance(error, MLLError):
+                raise
+            raise StorageError(self.file, error) from error
+
+    def blocks(self, embedding_size: int, block_size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Read the embeddings back, a block [B, D] at a time, with the number of its first image."""
+        start = 0
+        with self.file.open("rb") as file:
+            while len(block := np.fromfile(file, np.float32, block_size * embedding_size)):
+                images = block.reshape(-1, embedding_size)
+                yield start, images
+                start += len(images)
+
+    def remove(self) -> None:
+        """Delete the log; the label holds what was learnt from it."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.parent.rmdir()
+
+
+def _write_all(file: RawIOBase, content: bytes) -> None:
+    """Write all bytes; an unbuffered file may take only some of them at a time."""
+    view = memoryview(content)
+    while view:
+        view = view[file.write(view) or 0 :]

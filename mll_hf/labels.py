@@ -1,0 +1,438 @@
+"""The label of a model: what was counted, how it is stored, and when it is to be believed.
+
+Counting gives :class:`LabelCounts`, which add up over disjoint shards. :class:`ModelLabel` is what is published: a
+few tensors in one safetensors file. Reading treats every file as hostile: a label is a claim.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mll_hf.errors import LabelError
+from mll_hf.probes import SamplingConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+
+SCHEMA = 1
+RIVALS = 24
+NO_RIVAL = 65535
+TEMPERATURES = np.geomspace(0.05, 20.0, 41)
+_NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up to exactly the whole
+_METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
+_LOCAL_PREFIX = "local-dir:"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A model, pinned.
+
+    Attributes:
+        repo_id: ``org/name`` on the Hub, or ``local-dir:/absolute/path``.
+        revision: Full commit sha (40 hex digits); for a local folder a digest of its content, just as long.
+        backend: Which adapter runs it: ``open_clip`` or ``transformers``.
+    """
+
+    repo_id: str
+    revision: str
+    backend: str
+
+    @property
+    def slug(self) -> str:
+        """Name of the model's folder in a store of labels: ``owner--name``, or ``local--name``."""
+        if self.repo_id.startswith(_LOCAL_PREFIX):
+            return f"local--{Path(self.repo_id.removeprefix(_LOCAL_PREFIX)).name}"
+        return self.repo_id.replace("/", "--")
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the id, for tables."""
+        return self.repo_id.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a model costs to run.
+
+    Attributes:
+        parameters: Number of parameters of both towers.
+        gflops: Floating-point operations to encode one image, in 10^9; a multiply-add counts as two.
+    """
+
+    parameters: int
+    gflops: float
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """What one model did on some probe images. Counts of disjoint images add up with ``+``.
+
+    A contest is one image tested for one concept ``v`` that it shows; the candidates are ``v`` and all concepts that
+    the image does not show.
+
+    Attributes:
+        hits: [V] contests for ``v`` that ``v`` won.
+        predicted: [V] contests, for whatever concept, that ``v`` won.
+        support: [V] contests for ``v``.
+        domain_hits: [S, V] ``hits`` by domain of the image.
+        domain_support: [S, V] ``support`` by domain of the image.
+        outscored: [V, V] contests for the row's concept in which the column's concept scored at least as high.
+        nll: [V, len(TEMPERATURES)] summed log-loss of images filed under the concept, in units of 2^-20 nats.
+        undecodable: Images that could not be decoded and were left out.
+    """
+
+    hits: NDArray[np.int32]
+    predicted: NDArray[np.int32]
+    support: NDArray[np.int32]
+    domain_hits: NDArray[np.uint16]
+    domain_support: NDArray[np.uint16]
+    outscored: NDArray[np.uint16]
+    nll: NDArray[np.int64]
+    undecodable: int = 0
+
+    @classmethod
+    def zeros(cls, n_concepts: int, n_domains: int) -> LabelCounts:
+        """Counts of no images at all."""
+        return cls(
+            hits=np.zeros(n_concepts, np.int32),
+            predicted=np.zeros(n_concepts, np.int32),
+            support=np.zeros(n_concepts, np.int32),
+            domain_hits=np.zeros((n_domains, n_concepts), np.uint16),
+            domain_support=np.zeros((n_domains, n_concepts), np.uint16),
+            outscored=np.zeros((n_concepts, n_concepts), np.uint16),
+            nll=np.zeros((n_concepts, len(TEMPERATURES)), np.int64),
+        )
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def temperature(self) -> float:
+        """The temperature with the least log-loss: the best on the grid, refined by a parabola in log T.
+
+        Each concept's loss is weighted by how often the model recognises it: a specialist is chosen for what it
+        knows, so that is where it must be calibrated.
+        """
+        knows = precision_of(self.hits, self.support).astype(np.float64)
+        if not (self.nll * (knows > 0)[:, None]).any():
+            knows = np.ones_like(knows)
+        losses = knows @ self.nll
+        if not losses.any():
+            return 1.0
+        best = int(np.clip(np.argmin(losses), 1, len(TEMPERATURES) - 2))
+        left, middle, right = losses[best - 1 : best + 2]
+        curvature = left - 2 * middle + right
+        shift = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
+        step = math.log(TEMPERATURES[1] / TEMPERATURES[0])
+        return float(TEMPERATURES[best] * math.exp(step * min(1.0, max(-1.0, shift))))
+
+    def rivals(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """The RIVALS concepts that most often beat each concept on its own images, and on how many of them.
+
+        Returns:
+            Two arrays [V, RIVALS]: indices (NO_RIVAL in empty slots) and counts, most wins first.
+        """
+        n_concepts = len(self.hits)
+        slots = min(RIVALS, n_concepts)
+        indices = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16)
+        wins = np.zeros((n_concepts, RIVALS), np.uint16)
+        tie_break = np.arange(n_concepts - 1, -1, -1)
+        for v in range(n_concepts):
+            key = self.outscored[v].astype(np.int64) * n_concepts + tie_break  # unique, so the choice is too
+            top = np.argpartition(key, n_concepts - slots)[n_concepts - slots :]
+            top = top[np.argsort(-key[top])]
+            top = top[self.outscored[v, top] > 0]
+            indices[v, : len(top)] = top
+            wins[v, : len(top)] = self.outscored[v, top]
+        return indices, wins
+
+
+def log_loss_units(log_loss: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Turn log-losses [..., temperatures] in nats into the integers that :class:`LabelCounts` sums."""
+    return np.rint(np.minimum(log_loss, 1e4) / _NLL_UNIT).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class ModelLabel:
+    """A model's label on a graph of V concepts with probe images of S domains.
+
+    Attributes:
+        model: The model, pinned.
+        cost: What it costs to run.
+        graph_name: Name of the graph, for people.
+        graph_digest: The graph that the columns belong to.
+        probes_name: Dataset or folder of the probe images.
+        probes_revision: Its revision.
+        sampling: How the probe images were sampled.
+        domain_names: The S domains.
+        package_version: Version of this package that counted.
+        node_precision: [V] float32, share of the concept's images that the model recognises; 0 without images.
+        hits: [V] int32, see :class:`LabelCounts`.
+        predicted: [V] int32.
+        support: [V] int32.
+        domain_hits: [S, V] uint16.
+        domain_support: [S, V] uint16.
+        rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL if none.
+        rival_wins: [V, RIVALS] uint16, on how many images.
+        temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
+    """
+
+    model: ModelRef
+    cost: Cost
+    graph_name: str
+    graph_digest: str
+    probes_name: str
+    probes_revision: str
+    sampling: SamplingConfig
+    domain_names: tuple[str, ...]
+    package_version: str
+    node_precision: NDArray[np.float32]
+    hits: NDArray[np.int32]
+    predicted: NDArray[np.int32]
+    support: NDArray[np.int32]
+    domain_hits: NDArray[np.uint16]
+    domain_support: NDArray[np.uint16]
+    rivals: NDArray[np.uint16]
+    rival_wins: NDArray[np.uint16]
+    temperature: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name in _TENSORS:
+            getattr(self, name).setflags(write=False)
+
+    @property
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """The label's tensors by name."""
+        return {name: getattr(self, name) for name in _TENSORS}
+
+    @cached_property
+    def mean_precision(self) -> float:
+        """Mean node precision over the concepts that have images: the model's general level."""
+        tested = self.support > 0
+        return float(self.node_precision[tested].mean()) if tested.any() else 0.0
+
+    def measures_the_same_as(self, other: ModelLabel) -> bool:
+        """Whether two labels answer the same question: same model, graph, images and sample."""
+        return _question(self) == _question(other)
+
+
+# name -> dtype and shape, in terms of the numbers of concepts V, domains S and slots for rivals R
+_TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
+    "node_precision": (np.float32, "V"),
+    "hits": (np.int32, "V"),
+    "predicted": (np.int32, "V"),
+    "support": (np.int32, "V"),
+    "domain_hits": (np.uint16, "SV"),
+    "domain_support": (np.uint16, "SV"),
+    "rivals": (np.uint16, "VR"),
+    "rival_wins": (np.uint16, "VR"),
+    "temperature": (np.float32, "1"),
+}
+
+
+def _question(label: ModelLabel) -> tuple[object, ...]:
+    return (label.model, label.graph_digest, label.probes_revision, label.sampling)
+
+
+def precision_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 where there are no images."""
+    return (hits / np.maximum(support, 1)).astype(np.float32)
+
+
+# --- to and from bytes ------------------------------------------------------------------------------------------------
+
+
+def label_to_bytes(label: ModelLabel) -> bytes:
+    """Serialize a label. The same label always gives the same bytes."""
+    metadata = _metadata(label)
+    metadata["sha256"] = _checksum(metadata, label.tensors)
+    return save(dict(label.tensors), metadata={_METADATA_KEY: _canonical(metadata)})
+
+
+def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
+    """Parse and validate a label.
+
+    Args:
+        blob: The content of a label file.
+        path: Where it came from, for messages.
+
+    Raises:
+        LabelError: The bytes are no label, or one that contradicts itself.
+    """
+    try:
+        metadata = _parse_metadata(blob)
+        tensors = load(blob)
+    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+        reason = f"is no readable label ({_first_line(error)}); fetch it again or label the model anew"
+        raise LabelError(reason, path) from None
+    try:
+        label = _assemble(metadata, tensors)
+        _check_counts(label)
+        if metadata.get("sha256") != _checksum({k: v for k, v in metadata.items() if k != "sha256"}, tensors):
+            raise LabelError("the checksum does not match")
+    except LabelError as error:
+        raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model anew", path) from None
+    return label
+
+
+def _metadata(label: ModelLabel) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "model": asdict(label.model),
+        "cost": asdict(label.cost),
+        "graph": {"name": label.graph_name, "digest": label.graph_digest},
+        "probes": {"name": label.probes_name, "revision": label.probes_revision},
+        "config": asdict(label.sampling),
+        "domains": list(label.domain_names),
+        "package_version": label.package_version,
+    }
+
+
+def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
+    """Build a label from parsed parts; every field and tensor must have the right type and shape."""
+    if metadata.get("schema") != SCHEMA:
+        raise LabelError(f"schema {metadata.get('schema')!r} is not {SCHEMA}, the one that this version reads")
+    domains = metadata.get("domains")
+    if not isinstance(domains, list) or not domains or not all(isinstance(d, str) for d in domains):
+        raise LabelError("the metadata lack the names of the domains")
+    _check_tensors(tensors, n_domains=len(domains))
+    model, cost = _section(metadata, "model", ModelRef), _section(metadata, "cost", Cost)
+    graph, probes = metadata.get("graph"), metadata.get("probes")
+    texts: dict[str, Any] = {
+        "graph_name": _field(graph, "name"),
+        "graph_digest": _field(graph, "digest"),
+        "probes_name": _field(probes, "name"),
+        "probes_revision": _field(probes, "revision"),
+        "package_version": _field(metadata, "package_version"),
+    }
+    _check_identity(model, cost, texts["graph_digest"])
+    sampling = _section(metadata, "config", SamplingConfig)
+    arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+    return ModelLabel(model=model, cost=cost, sampling=sampling, domain_names=tuple(domains), **texts, **arrays)
+
+
+def _check_identity(model: ModelRef, cost: Cost, graph_digest: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
+        raise LabelError("the model's revision is no full commit sha")
+    if not model.repo_id.startswith(_LOCAL_PREFIX) and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.repo_id, re.ASCII):
+        raise LabelError("the model's id is not of the form org/name")
+    if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
+        raise LabelError("the graph's digest is no sha256")
+    if cost.parameters < 0 or not (math.isfinite(cost.gflops) and cost.gflops >= 0):
+        raise LabelError("the model's cost is negative or not finite")
+
+
+def _check_tensors(tensors: Mapping[str, NDArray[Any]], n_domains: int) -> None:
+    if set(tensors) != set(_TENSORS):
+        raise LabelError(f"the tensors are {sorted(tensors)}, not {sorted(_TENSORS)}")
+    shape = tensors["node_precision"].shape
+    sizes = {"V": shape[0] if shape else 0, "S": n_domains, "R": RIVALS, "1": 1}
+    if not 0 < sizes["V"] < NO_RIVAL:
+        raise LabelError(f"{sizes['V']} concepts are not between 1 and {NO_RIVAL - 1}")
+    for name, (dtype, axes) in _TENSORS.items():
+        expected = tuple(sizes[axis] for axis in axes)
+        if tensors[name].dtype != dtype or tensors[name].shape != expected:
+            raise LabelError(f"{name} is {tensors[name].dtype} {tensors[name].shape}, not {dtype.__name__} {expected}")
+
+
+def _check_counts(label: ModelLabel) -> None:
+    """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
+    hits, predicted, support = (a.astype(np.int64) for a in (label.hits, label.predicted, label.support))
+    domain_hits, domain_support = label.domain_hits.astype(np.int64), label.domain_support.astype(np.int64)
+    temperature = float(label.temperature[0])
+    checks = {
+        "hits are not between 0 and support": bool(((hits >= 0) & (hits <= support)).all()),
+        "hits exceed the times a concept was answered": bool((hits <= predicted).all()),
+        "answers and images do not add up": int(predicted.sum()) == int(support.sum()),
+        "node_precision is not hits / support": np.array_equal(
+            label.node_precision, precision_of(label.hits, label.support)
+        ),
+        "hits by domain do not add up": np.array_equal(domain_hits.sum(0), hits),
+        "support by domain does not add up": np.array_equal(domain_support.sum(0), support),
+        "hits by domain exceed their support": bool((domain_hits <= domain_support).all()),
+        "support exceeds the images per concept": bool((support <= label.sampling.images_per_concept).all()),
+        "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
+        "the rivals are inconsistent": _rivals_are_consistent(label),
+    }
+    faults = [fault for fault, passed in checks.items() if not passed]
+    if faults:
+        raise LabelError(", ".join(faults))
+
+
+def _rivals_are_consistent(label: ModelLabel) -> bool:
+    n_concepts = len(label.hits)
+    rivals, wins = label.rivals.astype(np.int64), label.rival_wins.astype(np.int64)
+    empty = rivals == NO_RIVAL
+    ordered = np.sort(np.where(empty, NO_RIVAL + np.arange(RIVALS), rivals), axis=1)
+    losses = (label.support - label.hits).astype(np.int64)
+    return bool(
+        (empty | (rivals < n_concepts)).all()
+        and ((wins == 0) == empty).all()
+        and (np.diff(wins, axis=1) <= 0).all()
+        and (np.diff(ordered, axis=1) > 0).all()
+        and (rivals != np.arange(n_concepts)[:, None]).all()
+        and (wins <= losses[:, None]).all()
+        and ((wins.sum(axis=1) > 0) == (losses > 0)).all()
+    )
+
+
+def _parse_metadata(blob: bytes) -> dict[str, Any]:
+    """Read our metadata from a safetensors header without trusting its length field."""
+    length = int.from_bytes(blob[:8], "little")
+    if len(blob) < 8 or length > len(blob) - 8:
+        raise ValueError("the file is truncated")
+    header = json.loads(blob[8 : 8 + length])
+    metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+    if not isinstance(metadata, dict):
+        raise ValueError("the metadata are no object")
+    return metadata
+
+
+def _section(metadata: Mapping[str, Any], key: str, kind: type[Any]) -> Any:  # noqa: ANN401 - a dataclass of `kind`
+    section = metadata.get(key)
+    expected = {f.name: str(f.type) for f in fields(kind)}
+    if not isinstance(section, dict) or set(section) != set(expected):
+        raise LabelError(f"the metadata lack a proper '{key}'")
+    types: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+    for name, value in section.items():
+        if not isinstance(value, types[expected[name]]) or isinstance(value, bool):
+            raise LabelError(f"the metadata's '{key}.{name}' is no {expected[name]}")
+    return kind(**section)
+
+
+def _field(section: Any, key: str) -> str:  # noqa: ANN401 - parsed JSON
+    value = section.get(key) if isinstance(section, dict) else None
+    if not isinstance(value, str):
+        raise LabelError(f"the metadata lack '{key}'")
+    return value
+
+
+def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Sha256 over metadata and tensors."""
+    whole = hashlib.sha256(_canonical(metadata).encode())
+    for name in _TENSORS:
+        whole.update(name.encode())
+        whole.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return whole.hexdigest()
+
+
+def _canonical(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,275 @@
+"""Probe images: which images test which concept, and how they stream off the disk.
+
+An image belongs to the most specific concept it was filed under and to everything above it: a picture of a corgi
+is a picture of a dog. Every concept gets a seeded sample of its pooled images, balanced over their sources. One
+image can serve many concepts and is still read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf.errors import GraphError, MissingExtraError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from mll_hf.graph import SemanticGraph
+
+IMAGE_FILES = "images*.parquet"
+DOMAIN_COLUMN = "style"
+SOURCE_COLUMNS = ("source", "vendor", "dataset")
+UNKNOWN = "unknown"
+_DIGEST_LENGTH = 40  # as long as a commit sha
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingConfig:
+    """How many images test a concept, and which.
+
+    Attributes:
+        images_per_concept: Most images per concept (the paper uses 75). A smaller sample is a prefix of a larger one.
+        seed: Seed of the sample.
+    """
+
+    images_per_concept: int = 75
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ProbeSet:
+    """A sample of N images for V concepts.
+
+    Attributes:
+        name: Name of the folder or dataset repo.
+        revision: Digest of the image files (40 hex digits), or a commit sha.
+        files: The parquet files, in name order.
+        rows: [N] row of each image, counted through all files; ascending.
+        nodes: [N] index of the concept each image was filed under.
+        domains: [N] index into ``domain_names``.
+        domain_names: Names of the domains (photo, drawing, icon, ...), sorted.
+        offsets: [V + 1]; ``members[offsets[v]:offsets[v + 1]]`` are the images (0 to N - 1) that test concept ``v``.
+        members: Images of all concepts, one after another.
+    """
+
+    name: str
+    revision: str
+    files: tuple[Path, ...]
+    rows: NDArray[np.int64]
+    nodes: NDArray[np.int32]
+    domains: NDArray[np.int16]
+    domain_names: tuple[str, ...]
+    offsets: NDArray[np.int64]
+    members: NDArray[np.int64] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def images_of(self, v: int) -> NDArray[np.int64]:
+        """Ascending numbers (0 to N - 1) of the images that test concept ``v``."""
+        return self.members[self.offsets[v] : self.offsets[v + 1]]
+
+    @cached_property
+    def pairs_by_image(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """All (image, concept) pairs sorted by image, as two arrays of the same length."""
+        concepts = np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), np.diff(self.offsets))
+        order = np.argsort(self.members, kind="stable")
+        return self.members[order], concepts[order]
+
+    def iter_image_bytes(self, batch_size: int, start: int = 0) -> Iterator[tuple[int, list[bytes | None]]]:
+        """Stream encoded images in order, ``batch_size`` at a time.
+
+        Memory stays at a few batches however many images there are.
+
+        Args:
+            batch_size: Images per batch; only the last batch is smaller.
+            start: Number of the first image.
+
+        Yields:
+            The number of the batch's first image, and its images (None where the file holds nothing).
+        """
+        batch: list[bytes | None] = []
+        for content in self._iter_bytes(start):
+            batch.append(content)
+            if len(batch) == batch_size:
+                yield start, batch
+                start, batch = start + len(batch), []
+        if batch:
+            yield start, batch
+
+    def _iter_bytes(self, start: int) -> Iterator[bytes | None]:
+        wanted = self.rows[start:]
+        first_row = 0
+        for path in self.files:
+            file = _open_parquet(path)
+            end_row = first_row + file.metadata.num_rows
+            here = wanted[(wanted >= first_row) & (wanted < end_row)]
+            if len(here):
+                yield from _iter_rows(file, here - first_row)
+            first_row = end_row
+
+
+def load_probes(graph: SemanticGraph, folder: str | Path, config: SamplingConfig | None = None) -> ProbeSet:
+    """Sample probe images from the ``images*.parquet`` files of a graph's folder.
+
+    The files hold ``image`` (encoded bytes, or the struct that ``datasets`` writes) and ``node`` (id of the concept);
+    a column ``style`` gives the domain of an image, a column ``source``, ``vendor`` or ``dataset`` where it is from.
+
+    Raises:
+        GraphError: There are no image files, they lack columns, or name nodes that the graph does not have.
+    """
+    config = config or SamplingConfig()
+    if config.images_per_concept < 1:
+        raise GraphError("a concept needs at least one image; raise images_per_concept")
+    files = tuple(sorted(Path(folder).glob(IMAGE_FILES)))
+    if not files:
+        raise GraphError(f"no {IMAGE_FILES} here; a graph's folder holds its probe images", Path(folder))
+    columns = _read_columns(files)
+    nodes = _node_indices(graph, columns["node"], Path(folder))
+    domain_names, domains = _categories(columns[DOMAIN_COLUMN])
+    _, sources = _categories(columns["source"])
+    samples = [
+        _sample(pool, sources[pool], config, _stable_hash(concept.id))
+        for concept, pool in zip(graph.concepts, _pools(graph, nodes), strict=True)
+    ]
+    rows = np.unique(np.concatenate(samples)) if samples else np.empty(0, np.int64)
+    return ProbeSet(
+        name=Path(folder).absolute().name,
+        revision=_digest(files),
+        files=files,
+        rows=rows,
+        nodes=nodes[rows],
+        domains=domains[rows].astype(np.int16),
+        domain_names=domain_names,
+        offsets=np.concatenate([[0], np.cumsum([len(sample) for sample in samples])]).astype(np.int64),
+        members=np.searchsorted(rows, np.concatenate(samples)).astype(np.int64),
+    )
+
+
+def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
+    """For each concept the rows of its own images and of everything below it."""
+    order = np.argsort(nodes, kind="stable").astype(np.int64)
+    bounds = np.searchsorted(nodes[order], np.arange(len(graph) + 1))
+    own = [order[bounds[v] : bounds[v + 1]] for v in range(len(graph))]
+    for v in range(len(graph)):
+        yield np.concatenate([own[v], *(own[d] for d in graph.descendants[v])])
+
+
+def _sample(
+    pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, salt: int
+) -> NDArray[np.int64]:
+    """Take a concept's images: sources in turn, each source in a seeded random order. Ascending rows."""
+    draw = scramble(pool.astype(np.uint64), config.seed, salt)
+    turn_of_source = scramble(sources.astype(np.uint64), config.seed, salt + 1)
+    by_source = np.lexsort((draw, sources))
+    starts = np.flatnonzero(np.diff(sources[by_source], prepend=-1))
+    rank = np.arange(len(pool)) - np.repeat(starts, np.diff(np.append(starts, len(pool))))
+    in_turn = np.lexsort((turn_of_source[by_source], rank))
+    return np.sort(pool[by_source[in_turn[: config.images_per_concept]]])
+
+
+def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uint64]:
+    """Turn integers into seeded random ones (splitmix64): the same on every machine and with every NumPy."""
+    with np.errstate(over="ignore"):
+        x = values * np.uint64(0x9E3779B97F4A7C15)
+        x = x + np.uint64((seed * 0xD1342543DE82EF95 + salt) & 0xFFFFFFFFFFFFFFFF)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _stable_hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def _digest(files: tuple[Path, ...]) -> str:
+    whole = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()[:_DIGEST_LENGTH]
+
+
+def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise MissingExtraError("pyarrow", "models") from None
+    try:
+        # A small buffer instead of whole column chunks keeps memory flat on files with one huge row group.
+        return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise GraphError(f"is no readable parquet file ({reason}); fetch or build it again", path) from None
+
+
+def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
+    """Yield the images of some rows (ascending) of one parquet file."""
+    first = 0
+    for table in file.iter_batches(batch_size=64, columns=["image"], use_threads=False):
+        here = rows[(rows >= first) & (rows < first + table.num_rows)] - first
+        if len(here):
+            yield from (_content(value) for value in table.column("image").take(here).to_pylist())
+        first += table.num_rows
+
+
+def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct that ``datasets`` writes
+    return value.get("bytes") if isinstance(value, dict) else value
+
+
+def _read_columns(files: tuple[Path, ...]) -> dict[str, pa.ChunkedArray]:
+    """Read everything but the pictures: ``node``, the domain and the source of each image."""
+    import pyarrow as pa
+
+    tables = []
+    for path in files:
+        file = _open_parquet(path)
+        present = set(file.schema_arrow.names)
+        if not {"image", "node"} <= present:
+            raise GraphError("lacks a column 'image' or 'node'", path)
+        source = next((column for column in SOURCE_COLUMNS if column in present), None)
+        table = file.read(columns=[c for c in ("node", DOMAIN_COLUMN, source) if c in present])
+        empty = pa.nulls(table.num_rows, pa.string())
+        tables.append(
+            pa.table(
+                {
+                    "node": table["node"].cast(pa.string()),
+                    DOMAIN_COLUMN: table[DOMAIN_COLUMN].cast(pa.string()) if DOMAIN_COLUMN in present else empty,
+                    "source": table[source].cast(pa.string()) if source else empty,
+                }
+            )
+        )
+    whole = pa.concat_tables(tables)
+    return {column: whole[column] for column in whole.column_names}
+
+
+def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -> NDArray[np.int32]:
+    names, codes = _categories(column)
+    unknown = sorted(set(names) - set(graph.index))
+    if unknown:
+        raise GraphError(
+            f"{len(unknown)} nodes of the images are not in the graph, such as {', '.join(unknown[:3])}; "
+            "use the images that belong to this graph",
+            folder,
+        )
+    return np.array([graph.index[name] for name in names], dtype=np.int32)[codes]
+
+
+def _categories(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Sorted distinct values of a text column and, for each row, the position of its value."""
+    encoded = column.fill_null(UNKNOWN).combine_chunks().dictionary_encode()
+    names = encoded.dictionary.to_pylist()
+    order = sorted(range(len(names)), key=names.__getitem__)
+    position = np.empty(len(names), dtype=np.int32)
+    position[order] = np.arange(len(names), dtype=np.int32)
+    return tuple(names[i] for i in order), position[encoded.indices.to_numpy(zero_copy_only=False)]

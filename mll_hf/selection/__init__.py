@@ -1,0 +1,207 @@
+"""Score models on classes and choose.
+
+Each strategy is one pure function from evidence to scores; this module only dispatches, applies the caps, chooses
+and keeps what explains the choice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.selection.base import (
+    Candidates,
+    MatchedConcept,
+    SelectedModel,
+    Selection,
+    SelectionConfig,
+    Strategy,
+)
+from mll_hf.selection.baselines import general_scores, uniform_scores
+from mll_hf.selection.mll import mll_scores
+from mll_hf.selection.paper import paper_scores, restricted_precision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mll_hf.labels import ModelLabel
+
+__all__ = [
+    "Candidates",
+    "MatchedConcept",
+    "SelectedModel",
+    "Selection",
+    "SelectionConfig",
+    "Strategy",
+    "choose",
+    "choose_within",
+    "score",
+    "select",
+]
+
+
+def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
+    """Choose models for every class.
+
+    Args:
+        candidates: Labels and matched classes.
+        config: Strategy, k and caps.
+        task: The user's name of the task; the selection carries it for the prompts.
+
+    Raises:
+        InputError: There are no labels, or none within the caps.
+    """
+    candidates = _within_caps(candidates, config)
+    scores = score(candidates, config)
+    order = sorted(range(len(scores)), key=lambda m: (-scores[m].mean(), candidates.labels[m].model.repo_id))
+    candidates, scores = _take(candidates, order), scores[order]
+    levels = np.array([label.mean_precision for label in candidates.labels])
+    chosen = choose(scores, config, levels)
+    return Selection(
+        classes=candidates.match.classes,
+        strategy=config.strategy,
+        k=config.k,
+        models=tuple(_selected_model(label) for label in candidates.labels),
+        scores=scores,
+        chosen=chosen,
+        matches=_explain(candidates, chosen, config.strategy),
+        coverage=candidates.match.coverage.astype(np.float64),
+        images=_effective_images(candidates),
+        domain=candidates.domain,
+        task=task,
+    )
+
+
+def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
+    """[M, C] scores of the models on the classes under the configured strategy."""
+    match config.strategy:
+        case Strategy.PAPER:
+            return paper_scores(candidates, config.class_weight)
+        case Strategy.GENERAL:
+            return general_scores(candidates)
+        case Strategy.UNIFORM:
+            return uniform_scores(candidates)
+        case Strategy.MLL:
+            return mll_scores(candidates, config.class_weight)
+
+
+def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[M, C] which models answer for which class.
+
+    ``paper`` takes the k best models of each class; ``general`` and ``mll`` the k best overall, for all classes;
+    ``uniform`` all models, or the ``max_models`` with the highest general level.
+
+    Args:
+        scores: [M, C].
+        config: Strategy, k and the cap on the number of models.
+        levels: [M] general levels of the models.
+    """
+    chosen = np.zeros(scores.shape, np.bool_)
+    most = min(config.max_models or len(scores), len(scores))
+    match config.strategy:
+        case Strategy.PAPER:
+            allowed = choose_within(scores, config.k, most)
+            ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
+            np.put_along_axis(chosen, ranked[: min(config.k, most)], True, axis=0)
+        case Strategy.GENERAL | Strategy.MLL:
+            best = np.argsort(-scores.mean(axis=1), kind="stable")
+            chosen[best[: min(config.k, most)]] = True
+        case Strategy.UNIFORM:
+            chosen[np.argsort(-levels, kind="stable")[:most]] = True
+    return chosen
+
+
+def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.bool_]:
+    """[M] at most ``most`` models that together serve the classes well.
+
+    If the k best models of all classes are no more than that, these; otherwise greedily the model that adds most to
+    the sum over classes of the k best scores.
+    """
+    best = np.unique(np.argsort(-scores, axis=0, kind="stable")[:k])
+    allowed = np.zeros(len(scores), np.bool_)
+    if len(best) <= most:
+        allowed[best] = True
+        return allowed
+    shifted = scores - scores.min()  # so that a class without a model yet counts for nothing
+    for _ in range(most):
+        members = np.flatnonzero(allowed)
+        others = np.flatnonzero(~allowed)
+        served = [_served(shifted[[*members, m]], k) for m in others]
+        allowed[others[int(np.argmax(served))]] = True
+    return allowed
+
+
+def _served(scores: NDArray[np.float64], k: int) -> float:
+    """Sum over classes of the k best scores."""
+    return float(np.sort(scores, axis=0)[-k:].sum())
+
+
+def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
+    if not candidates.labels:
+        raise InputError(
+            "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
+        )
+    fits = [
+        m
+        for m, label in enumerate(candidates.labels)
+        if (config.max_parameters is None or label.cost.parameters <= config.max_parameters)
+        and (config.max_gflops is None or label.cost.gflops <= config.max_gflops)
+    ]
+    if not fits:
+        costs = [label.cost for label in candidates.labels]
+        raise InputError(
+            f"none of the {len(costs)} labelled models is within the caps (smallest: "
+            f"{min(c.parameters for c in costs):,} parameters; cheapest: {min(c.gflops for c in costs):.3g} GFLOPs per "
+            "image); raise the caps"
+        )
+    return _take(candidates, fits)
+
+
+def _take(candidates: Candidates, order: list[int]) -> Candidates:
+    return Candidates(
+        labels=tuple(candidates.labels[m] for m in order),
+        graph=candidates.graph,
+        match=candidates.match,
+        domain=candidates.domain,
+        embeddings=tuple(candidates.embeddings[m] for m in order) if candidates.embeddings else (),
+    )
+
+
+def _selected_model(label: ModelLabel) -> SelectedModel:
+    return SelectedModel(label.model, label.cost, float(label.temperature[0]), label.mean_precision)
+
+
+def _explain(
+    candidates: Candidates, chosen: NDArray[np.bool_], strategy: Strategy
+) -> tuple[tuple[MatchedConcept, ...], ...]:
+    """For each class its concepts, with the node precision of the models of the union as the strategy saw it."""
+    match, graph = candidates.match, candidates.graph
+    union = np.flatnonzero(chosen.any(axis=1))
+    labels = [candidates.labels[m] for m in union]
+    if strategy is Strategy.PAPER:
+        embeddings = [candidates.embeddings[m] if candidates.embeddings else None for m in union]
+        pairs = zip(labels, embeddings, strict=True)
+        precision = np.stack([restricted_precision(label, e, match.selected) for label, e in pairs])
+    else:
+        precision = np.stack([label.node_precision[match.selected] for label in labels])
+    columns = np.searchsorted(match.selected, match.concepts)
+    names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in match.selected}
+    return tuple(
+        tuple(
+            MatchedConcept(*names[v], float(weight), tuple(precision[:, at].tolist()))
+            for v, weight, at in zip(match.concepts[y], match.weights[y], columns[y], strict=True)
+        )
+        for y in range(len(match.classes))
+    )
+
+
+def _effective_images(candidates: Candidates) -> NDArray[np.float64]:
+    """[C] images that would give a single proportion the variance of the weighted mean over a class's concepts."""
+    match = candidates.match
+    support = candidates.labels[0].support[match.concepts].astype(np.float64)
+    weights = match.weights / match.weights.sum(axis=1, keepdims=True)
+    variance = (weights**2 / np.maximum(support, 1)).sum(axis=1)
+    images: NDArray[np.float64] = np.where((support > 0).any(axis=1), 1 / variance, 0.0)
+    return images

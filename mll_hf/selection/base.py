@@ -1,0 +1,265 @@
+"""What every strategy takes, and the selection that comes out."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.labels import Cost, ModelRef
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mll_hf.embeddings import ProbeEmbeddings
+    from mll_hf.graph import SemanticGraph
+    from mll_hf.labels import ModelLabel
+    from mll_hf.matching import ClassMatch
+
+
+class Strategy(StrEnum):
+    """How models are scored on classes and chosen."""
+
+    MLL = "mll"
+    PAPER = "paper"
+    GENERAL = "general"
+    UNIFORM = "uniform"
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionConfig:
+    """What to select.
+
+    Attributes:
+        strategy: How models are scored and chosen.
+        k: Models per class.
+        class_weight: Share of a class's own score against the mean over classes; the paper's alpha (Eq. 7).
+        max_parameters: Leave out models with more parameters.
+        max_gflops: Leave out models that need more GFLOPs per image.
+        max_models: Most different models over all classes.
+
+    Raises:
+        InputError: A value is out of its range.
+    """
+
+    strategy: Strategy = Strategy.MLL
+    k: int = 1
+    class_weight: float = 0.7
+    max_parameters: int | None = None
+    max_gflops: float | None = None
+    max_models: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise InputError(f"k is {self.k}; choose at least 1 model per class")
+        if self.max_models is not None and self.max_models < 1:
+            raise InputError(f"max_models is {self.max_models}; allow at least 1 model")
+        if not 0 <= self.class_weight <= 1:
+            raise InputError(f"class_weight is {self.class_weight}; choose a number from 0 to 1")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The evidence that strategies score.
+
+    Attributes:
+        labels: Labels of the M models that may be chosen, all of one graph.
+        graph: That graph.
+        match: The classes, matched to concepts.
+        domain: The task's domain as the user gave it.
+        embeddings: Probe embeddings of each model, or None where they are not at hand; empty if none are.
+    """
+
+    labels: tuple[ModelLabel, ...]
+    graph: SemanticGraph
+    match: ClassMatch
+    domain: str | None = None
+    embeddings: tuple[ProbeEmbeddings | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedModel:
+    """A model as a selection carries it: enough to run and calibrate it without its label.
+
+    Attributes:
+        ref: The model, pinned.
+        cost: What it costs to run.
+        temperature: Calibration temperature of its logits.
+        general: Mean node precision over the whole graph.
+    """
+
+    ref: ModelRef
+    cost: Cost
+    temperature: float
+    general: float
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedConcept:
+    """A concept that speaks for a class.
+
+    Attributes:
+        id: Its id in the graph.
+        name: Its name.
+        weight: Its weight for the class, as the strategy used it.
+        precision: Node precision of each model of the selection's union, in that order.
+    """
+
+    id: str
+    name: str
+    weight: float
+    precision: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which models answer for which classes, and why.
+
+    Attributes:
+        classes: The C class names.
+        strategy: How models were scored and chosen.
+        k: Models per class, as asked for.
+        models: The M models that were scored, best overall first.
+        scores: [M, C] float64. Estimated precision; for strategy ``paper`` its reuse metric r (Eq. 7).
+        chosen: [M, C] bool, which models answer for which class.
+        matches: For each class the concepts that speak for it, best first.
+        coverage: [C] how well the graph covers each class, 0 to 1.
+        images: [C] number of probe images that the estimate for a class is worth.
+        domain: Domain of the task as the user gave it; chooses the prompts.
+        task: Task as the user gave it.
+    """
+
+    classes: tuple[str, ...]
+    strategy: Strategy
+    k: int
+    models: tuple[SelectedModel, ...]
+    scores: NDArray[np.float64]
+    chosen: NDArray[np.bool_]
+    matches: tuple[tuple[MatchedConcept, ...], ...]
+    coverage: NDArray[np.float64]
+    images: NDArray[np.float64]
+    domain: str | None = None
+    task: str | None = None
+
+    @cached_property
+    def overall(self) -> NDArray[np.float64]:
+        """[M] mean score over the classes."""
+        mean: NDArray[np.float64] = self.scores.mean(axis=1)
+        return mean
+
+    @cached_property
+    def union(self) -> tuple[int, ...]:
+        """Positions of the models that answer for at least one class, best overall first."""
+        return tuple(np.flatnonzero(self.chosen.any(axis=1)).tolist())
+
+    @property
+    def cost(self) -> Cost:
+        """What one image costs with all chosen models together."""
+        costs = [self.models[m].cost for m in self.union]
+        return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
+
+    def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
+        """The concepts that decided for a class, best first, with the chosen models' precision on each.
+
+        Raises:
+            InputError: The selection has no such class.
+        """
+        if class_name not in self.classes:
+            raise InputError(f"the selection has no class '{class_name}'; it has {', '.join(self.classes[:5])} ...")
+        return self.matches[self.classes.index(class_name)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The selection as plain JSON; :meth:`from_json` gives it back."""
+        ids = [model.ref.repo_id for model in self.models]
+        return {
+            "classes": list(self.classes),
+            "strategy": str(self.strategy),
+            "k": self.k,
+            "domain": self.domain,
+            "task": self.task,
+            "models": [self._model_to_json(m) for m in range(len(self.models))],
+            "chosen": {
+                name: [ids[m] for m in _by_score(self.scores[:, y]) if self.chosen[m, y]]
+                for y, name in enumerate(self.classes)
+            },
+            "matches": {
+                name: [asdict(concept) for concept in matched]
+                for name, matched in zip(self.classes, self.matches, strict=True)
+            },
+            "coverage": dict(zip(self.classes, self.coverage.tolist(), strict=True)),
+            "images": dict(zip(self.classes, self.images.tolist(), strict=True)),
+        }
+
+    def _model_to_json(self, m: int) -> dict[str, Any]:
+        model = self.models[m]
+        return {
+            "id": model.ref.repo_id,
+            "revision": model.ref.revision,
+            "backend": model.ref.backend,
+            "parameters": model.cost.parameters,
+            "gflops": model.cost.gflops,
+            "temperature": model.temperature,
+            "general": model.general,
+            "overall": float(self.overall[m]),
+            "scores": self.scores[m].tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Selection:  # noqa: ANN401 - parsed JSON
+        """Read a selection back.
+
+        Raises:
+            InputError: The document was not made by :meth:`to_json`.
+        """
+        try:
+            return cls._from_json(document)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise InputError(f"this is no selection ({error!r}); make one with: mll-hf select --json") from None
+
+    @classmethod
+    def _from_json(cls, document: dict[str, Any]) -> Selection:
+        classes = tuple(document["classes"])
+        rows = [model["id"] for model in document["models"]]
+        chosen = np.array([[row in document["chosen"][name] for name in classes] for row in rows], dtype=np.bool_)
+        scores = np.array([model["scores"] for model in document["models"]], dtype=np.float64)
+        if scores.shape != chosen.shape or not np.isfinite(scores).all() or not chosen.any(axis=0).all():
+            raise ValueError("scores and chosen models do not fit the classes")
+        matches = [
+            tuple(
+                MatchedConcept(c["id"], c["name"], float(c["weight"]), tuple(c["precision"]))
+                for c in document["matches"][name]
+            )
+            for name in classes
+        ]
+        return cls(
+            classes=classes,
+            strategy=Strategy(document["strategy"]),
+            k=int(document["k"]),
+            models=tuple(_model_from_json(model) for model in document["models"]),
+            scores=scores,
+            chosen=chosen,
+            matches=tuple(matches),
+            coverage=np.array([document["coverage"][name] for name in classes], dtype=np.float64),
+            images=np.array([document["images"][name] for name in classes], dtype=np.float64),
+            domain=document["domain"],
+            task=document["task"],
+        )
+
+
+def _model_from_json(model: dict[str, Any]) -> SelectedModel:
+    return SelectedModel(
+        ref=ModelRef(str(model["id"]), str(model["revision"]), str(model["backend"])),
+        cost=Cost(int(model["parameters"]), float(model["gflops"])),
+        temperature=float(model["temperature"]),
+        general=float(model["general"]),
+    )
+
+
+def _by_score(scores: NDArray[np.float64]) -> list[int]:
+    """Positions by falling score; equal scores keep the order of the models."""
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    return order

@@ -1,0 +1,126 @@
+"""A folder of labels of one graph: ``graph.json`` and ``labels/<owner>--<name>/<revision>/label.safetensors``.
+
+The layout is that of a collection repo on the Hub.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from mll_hf.embeddings import ProbeEmbeddings, read_embeddings
+from mll_hf.errors import GraphError, InputError, LabelError
+from mll_hf.files import write_atomically
+from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph, save_graph
+from mll_hf.labels import ModelLabel, ModelRef, label_from_bytes, label_to_bytes
+
+LABEL_FILE = "label.safetensors"
+MAX_LABEL_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class LabelStore:
+    """A folder of labels.
+
+    Attributes:
+        folder: Where it is; it need not exist before something is added.
+    """
+
+    folder: Path
+
+    @cached_property
+    def graph(self) -> SemanticGraph:
+        """The graph that all labels of the store belong to.
+
+        Raises:
+            InputError: This is no store.
+            GraphError: Its graph cannot be read.
+        """
+        if not (self.folder / GRAPH_FILE).exists():
+            raise InputError(
+                f"{self.folder} holds no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
+            )
+        return load_graph(self.folder)
+
+    @cached_property
+    def labels(self) -> tuple[ModelLabel, ...]:
+        """All labels, read and validated, in the order of their paths.
+
+        Raises:
+            LabelError: A label is damaged or of another graph.
+        """
+        return tuple(read_label(path, self.graph) for path in self.paths())
+
+    def paths(self) -> list[Path]:
+        """Paths of all label files, sorted."""
+        return sorted(self.folder.glob(f"labels/*/*/{LABEL_FILE}"))
+
+    def path_of(self, model: ModelRef) -> Path:
+        """Where the label of a model is, or would be."""
+        return self.folder / "labels" / model.slug / model.revision / LABEL_FILE
+
+    def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
+        """The probe embeddings beside a label, or None.
+
+        Raises:
+            LabelError: The file is damaged.
+        """
+        return read_embeddings(self.path_of(model).parent)
+
+    def adopt(self, graph: SemanticGraph) -> None:
+        """Make this a store of labels of a graph.
+
+        Raises:
+            InputError: It is a store of another graph.
+            StorageError: The folder cannot be written.
+        """
+        try:
+            present = self.graph
+        except InputError:
+            save_graph(graph, self.folder)
+            return
+        except GraphError as error:
+            raise InputError(f"{error}; use another folder for the labels") from None
+        if present.digest != graph.digest:
+            raise InputError(
+                f"{self.folder} holds labels of another graph ({present.name}, {present.digest[:12]}); "
+                f"use another folder for labels of {graph.name} ({graph.digest[:12]})"
+            )
+
+    def write(self, label: ModelLabel) -> Path:
+        """Add or replace a label, atomically; returns its path.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        path = self.path_of(label.model)
+        write_atomically(path, label_to_bytes(label))
+        return path
+
+
+def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLabel:
+    """Read and validate one label file.
+
+    Args:
+        path: The file.
+        graph: If given, the label must be of this graph.
+
+    Raises:
+        LabelError: The file is missing, too large, no valid label, or of another graph.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_LABEL_BYTES:
+            raise LabelError(f"is larger than {MAX_LABEL_BYTES // 2**20} MB; this is no label", path)
+        blob = path.read_bytes()
+    except OSError as error:
+        raise LabelError(f"cannot be read ({error.strerror}); check the path", path) from None
+    label = label_from_bytes(blob, path)
+    if graph is not None and (label.graph_digest != graph.digest or len(label.hits) != len(graph)):
+        raise LabelError(
+            f"is a label of graph {label.graph_name} ({label.graph_digest[:12]}), not of {graph.name} "
+            f"({graph.digest[:12]}); keep the labels of different graphs in different folders",
+            path,
+        )
+    return label

@@ -1,0 +1,118 @@
+"""Synthetic graphs, labels and text encoders of any size, for timing. Valid, seeded, quick to make; not realistic."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.describe import Description
+from mll_hf.graph import Concept, SemanticGraph
+from mll_hf.labels import NO_RIVAL, RIVALS, Cost, ModelLabel, ModelRef, precision_of
+from mll_hf.probes import SamplingConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+IMAGES_PER_CONCEPT = 75
+DOMAINS = ("drawing", "icon", "photo", "render")
+_BRANCHING = 8
+
+
+class RandomEncoder:
+    """A text encoder that gives every text a random direction of its own.
+
+    Attributes:
+        id: Names the size.
+    """
+
+    def __init__(self, size: int = 384) -> None:
+        self.id = f"random-{size}"
+        self._size = size
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[N, size] float32, unit norm; equal texts give equal rows."""
+        rows = [np.random.default_rng(_seed(text)).standard_normal(self._size, np.float32) for text in texts]
+        vectors = np.stack(rows)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def make_graph(n_concepts: int) -> SemanticGraph:
+    """A tree of concepts with two lemmas each; every inner concept has eight children."""
+    return SemanticGraph(
+        "synthetic",
+        tuple(
+            Concept(
+                id=_id(v),
+                name=f"thing {v}",
+                lemmas=(f"thing {v}", f"object {v}"),
+                definition=f"the thing numbered {v}",
+                hypernyms=(_id((v - 1) // _BRANCHING),) if v else (),
+            )
+            for v in range(n_concepts)
+        ),
+    )
+
+
+def make_labels(graph: SemanticGraph, n_models: int, seed: int = 0) -> tuple[ModelLabel, ...]:
+    """Valid labels of models of different levels."""
+    rng = np.random.default_rng(seed)
+    return tuple(_make_label(graph, m, rng) for m in range(n_models))
+
+
+def make_descriptions(n_classes: int) -> tuple[Description, ...]:
+    """Classes of which every other one is named like a concept."""
+    names = [f"thing {7 * y + 1}" if y % 2 else f"class {y}" for y in range(n_classes)]
+    return tuple(Description(name, (f"The photo of {name}, which is special",), "template") for name in names)
+
+
+def _make_label(graph: SemanticGraph, m: int, rng: np.random.Generator) -> ModelLabel:
+    n = len(graph)
+    domain_support = rng.multinomial(IMAGES_PER_CONCEPT, [1 / len(DOMAINS)] * len(DOMAINS), n).T.astype(np.uint16)
+    domain_hits = rng.binomial(domain_support, rng.uniform(0.2, 0.9)).astype(np.uint16)
+    hits, support = (counts.sum(axis=0, dtype=np.int32) for counts in (domain_hits, domain_support))
+    losses = support - hits
+    rivals, wins = _make_rivals(losses, rng)
+    return ModelLabel(
+        model=ModelRef(f"synthetic/model-{m:04d}", f"{m:040x}", "open_clip"),
+        cost=Cost(int(10 ** rng.uniform(7, 9)), float(10 ** rng.uniform(0, 2.5))),
+        graph_name=graph.name,
+        graph_digest=graph.digest,
+        probes_name="synthetic",
+        probes_revision="0" * 40,
+        sampling=SamplingConfig(IMAGES_PER_CONCEPT, 0),
+        domain_names=DOMAINS,
+        package_version="0",
+        node_precision=precision_of(hits, support),
+        hits=hits,
+        predicted=hits + np.roll(losses, 1),
+        support=support,
+        domain_hits=domain_hits,
+        domain_support=domain_support,
+        rivals=rivals,
+        rival_wins=wins,
+        temperature=np.array([rng.uniform(0.5, 2)], np.float32),
+    )
+
+
+def _make_rivals(losses: NDArray[np.int32], rng: np.random.Generator) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Rivals at random places, one of which wins wherever the concept loses."""
+    n, slots = len(losses), min(RIVALS, len(losses) - 1)
+    offsets = 1 + rng.choice(n - 1, slots, replace=False)
+    rivals = np.full((n, RIVALS), NO_RIVAL, np.uint16)
+    rivals[:, :slots] = (np.arange(n)[:, None] + offsets) % n
+    wins = np.zeros((n, RIVALS), np.uint16)
+    wins[:, :slots] = losses[:, None] // np.arange(1, slots + 1)
+    rivals[wins == 0] = NO_RIVAL
+    return rivals, wins
+
+
+def _id(v: int) -> str:
+    return f"s{v:08d}"
+
+
+def _seed(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
