@@ -82,7 +82,8 @@ def write_embeddings(embeddings: ProbeEmbeddings, folder: Path) -> Path:
         StorageError: The folder cannot be written.
     """
     path = folder / EMBEDDINGS_FILE
-    write_atomically(path, save({f.name: getattr(embeddings, f.name) for f in fields(embeddings)}))
+    tensors = {f.name: np.ascontiguousarray(getattr(embeddings, f.name)) for f in fields(embeddings)}  # else scrambled
+    write_atomically(path, save(tensors))
     return path
 
 

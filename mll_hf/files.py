@@ -29,8 +29,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
-        if temporary:
+        raise StorageError(path, error) from error
+    finally:
+        if temporary:  # also after Ctrl-C
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise StorageError(path, error) from error

@@ -33,9 +33,9 @@ class Concept:
     Attributes:
         id: WordNet 3.0 id (``n02084071``), or any other unique id for a concept of one's own.
         name: The lemma that people use first.
-        lemmas: All names of the concept, ``name`` included.
+        lemmas: All names of the concept, ``name`` first.
         definition: The gloss.
-        hypernyms: Ids of the direct parents.
+        hypernyms: Ids of the direct parents; kept sorted and distinct, whatever order they come in.
     """
 
     id: str
@@ -43,6 +43,9 @@ class Concept:
     lemmas: tuple[str, ...]
     definition: str
     hypernyms: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hypernyms", tuple(sorted(set(self.hypernyms))))
 
     @property
     def caption(self) -> str:
@@ -68,11 +71,17 @@ class SemanticGraph:
             raise GraphError("the graph has no concepts; add at least one node")
         if len(self.index) < len(self.concepts):
             raise GraphError(f"the graph has duplicate ids: {_some(_duplicates(c.id for c in self.concepts))}")
+        if misnamed := [c.id for c in self.concepts if c.lemmas[:1] != (c.name,)]:
+            raise GraphError(f"concepts whose name is not their first lemma: {_some(misnamed)}; put the name first")
         unknown = {h for c in self.concepts for h in c.hypernyms if h not in self.index}
         if unknown:
             raise GraphError(f"hypernyms that are not nodes of the graph: {_some(unknown)}; add them or drop the edges")
         if len(self.topological_order) < len(self.concepts):
             raise GraphError("the hypernym edges form a cycle; a concept cannot be its own ancestor")
+        try:
+            self._canonical.encode()
+        except UnicodeEncodeError as error:
+            raise GraphError(f"holds text that is no Unicode ({error.reason}); repair its names and glosses") from None
 
     def __len__(self) -> int:
         return len(self.concepts)
@@ -85,14 +94,17 @@ class SemanticGraph:
     @cached_property
     def digest(self) -> str:
         """Sha256 (64 hex digits) of the canonical form: names, glosses and edges, in id order."""
-        canonical = [[c.id, c.name, list(c.lemmas), c.definition, sorted(c.hypernyms)] for c in self.concepts]
-        text = json.dumps(canonical, ensure_ascii=False, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(self._canonical.encode()).hexdigest()
+
+    @property
+    def _canonical(self) -> str:
+        fields = [[c.id, c.name, list(c.lemmas), c.definition, list(c.hypernyms)] for c in self.concepts]
+        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
     @cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
         """For each concept the indices of its direct hypernyms."""
-        return tuple(tuple(sorted(self.index[h] for h in set(c.hypernyms))) for c in self.concepts)
+        return tuple(tuple(sorted(self.index[h] for h in c.hypernyms)) for c in self.concepts)
 
     @cached_property
     def topological_order(self) -> tuple[int, ...]:
@@ -161,8 +173,8 @@ def load_graph(path: str | Path) -> SemanticGraph:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise GraphError(f"no {GRAPH_FILE} here; give the folder of a graph", file.parent) from None
-    except (OSError, ValueError) as error:
+        raise GraphError(f"there is no {GRAPH_FILE}; give the folder of a graph", Path(path)) from None
+    except (OSError, ValueError, RecursionError) as error:
         raise GraphError(f"cannot be read as JSON ({error}); fetch or build the graph again", file) from None
     try:
         return graph_from_json(document, default_name=file.absolute().parent.name)
@@ -179,14 +191,14 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
     nodes = document.get("nodes") if isinstance(document, dict) else None
     if not isinstance(nodes, list):
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
-    name = document.get("name", default_name)
+    name = document.get("name") or default_name
     return SemanticGraph(str(name), tuple(_concept_from_json(node, at) for at, node in enumerate(nodes)))
 
 
 def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
     """The content of ``graph.json``; :func:`graph_from_json` gives the same graph back."""
     nodes = [
-        {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": sorted(c.hypernyms)}
+        {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)}
         for c in graph.concepts
     ]
     return {"name": graph.name, "nodes": nodes}
@@ -208,13 +220,13 @@ def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - p
     names, hypernyms = node.get("names"), node.get("hypernyms", [])
     if not isinstance(node.get("id"), str) or not node["id"]:
         raise GraphError(f"node {position} has no id; every node needs a unique string")
-    if not _is_strings(names) or not names:
+    if not _is_strings(names) or not names or not all(names):
         raise GraphError(f"node {node['id']} has no names; give a list with at least one")
     if not _is_strings(hypernyms):
         raise GraphError(f"node {node['id']}: 'hypernyms' must be a list of ids")
     if not isinstance(node.get("gloss", ""), str):
         raise GraphError(f"node {node['id']}: 'gloss' must be a text")
-    return Concept(node["id"], names[0], tuple(names), node.get("gloss", ""), tuple(sorted(set(hypernyms))))
+    return Concept(node["id"], names[0], tuple(names), node.get("gloss", ""), tuple(hypernyms))
 
 
 def _is_strings(value: Any) -> bool:  # noqa: ANN401 - parsed JSON

@@ -260,7 +260,8 @@ def label_to_bytes(label: ModelLabel) -> bytes:
     """Serialize a label. The same label always gives the same bytes."""
     metadata = _metadata(label)
     metadata["sha256"] = _checksum(metadata, label.tensors)
-    return save(dict(label.tensors), metadata={_METADATA_KEY: _canonical(metadata)})
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in label.tensors.items()}  # else scrambled
+    return save(contiguous, metadata={_METADATA_KEY: _canonical(metadata)})
 
 
 def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:

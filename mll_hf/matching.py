@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.graph import normalize_lemma
 from mll_hf.prompts import clean_class_name
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class ConceptIndex:
         cosines = self._encode_descriptions(descriptions) @ self.captions.T
         concepts = _best(cosines, top)
         similarities = np.take_along_axis(cosines, concepts, axis=1)
-        coverage = self._coverage(self._similarity(descriptions, cosines), descriptions)
+        coverage = self._coverage(self._similarity(descriptions, cosines), self._same_name(descriptions))
         return ClassMatch(_names(descriptions), concepts, similarities, similarities, coverage, self.encoder.id)
 
     def match(self, descriptions: Sequence[Description], top: int = CONCEPTS) -> ClassMatch:
@@ -108,7 +107,8 @@ class ConceptIndex:
         concept that carries the class's name comes first. Weights are a softmax over the ``top`` best concepts.
         """
         similarity = self._similarity(descriptions, self._encode_descriptions(descriptions) @ self.captions.T)
-        ranked = similarity + _SAME_NAME * self._same_name(descriptions)
+        same_name = self._same_name(descriptions)
+        ranked = similarity + _SAME_NAME * same_name
         concepts = _best(ranked, top)
         best = np.take_along_axis(ranked, concepts, axis=1)
         weights = np.exp((best - best[:, :1]) / _WEIGHT_TEMPERATURE)
@@ -117,7 +117,7 @@ class ConceptIndex:
             concepts=concepts,
             similarities=np.take_along_axis(similarity, concepts, axis=1),
             weights=weights / weights.sum(axis=1, keepdims=True),
-            coverage=self._coverage(similarity, descriptions),
+            coverage=self._coverage(similarity, same_name),
             encoder=self.encoder.id,
         )
 
@@ -137,16 +137,30 @@ class ConceptIndex:
 
     def _lemma_cosines(self, names: NDArray[np.float32]) -> NDArray[np.float32]:
         """[C, V] cosine of each name with the nearest lemma of each concept."""
-        return np.maximum.reduceat(names @ self.lemmas.T, self.starts, axis=1)
+        cosines = self.lemmas @ names.T
+        best = cosines[self.starts]
+        for concepts, rows in self._further_lemmas:
+            best[concepts] = np.maximum(best[concepts], cosines[rows])
+        return best.T
+
+    @cached_property
+    def _further_lemmas(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Concepts with a second lemma and the rows of these, then the same for third lemmas, and so on.
+
+        Rank by rank, the maximum over lemmas is a few operations on large arrays instead of one on each concept.
+        """
+        counts = np.diff(self.starts, append=len(self.lemmas))
+        ranks = [(np.flatnonzero(counts > rank), rank) for rank in range(1, counts.max())]
+        return [(concepts, self.starts[concepts] + rank) for concepts, rank in ranks]
 
     def _same_name(self, descriptions: Sequence[Description]) -> NDArray[np.float32]:
         """[C, V] 1 where a concept carries the class's name."""
         same = np.zeros((len(descriptions), len(self.graph)), np.float32)
         for row, description in enumerate(descriptions):
-            same[row, list(self.graph.concepts_named(normalize_lemma(clean_class_name(description.class_name))))] = 1
+            same[row, list(self.graph.concepts_named(clean_class_name(description.class_name)))] = 1
         return same
 
-    def _coverage(self, similarity: NDArray[np.float32], descriptions: Sequence[Description]) -> NDArray[np.float32]:
+    def _coverage(self, similarity: NDArray[np.float32], same_name: NDArray[np.float32]) -> NDArray[np.float32]:
         """[C] how much closer a class is to its nearest concept than strangers are to theirs.
 
         A stranger is a concept of the graph without itself and its relatives. Let F be the share of strangers that
@@ -154,8 +168,7 @@ class ConceptIndex:
         concept's name.
         """
         share = np.searchsorted(self._strangers, similarity.max(axis=1)) / len(self._strangers)
-        named = self._same_name(descriptions).any(axis=1)
-        return np.where(named, 1.0, np.clip(2 * share - 1, 0, 1)).astype(np.float32)
+        return np.where(same_name.any(axis=1), 1.0, np.clip(2 * share - 1, 0, 1)).astype(np.float32)
 
     @cached_property
     def _strangers(self) -> NDArray[np.float32]:

@@ -48,9 +48,11 @@ class LabelStore:
         """All labels, read and validated, in the order of their paths.
 
         Raises:
+            InputError: This is no store.
             LabelError: A label is damaged or of another graph.
         """
-        return tuple(read_label(path, self.graph) for path in self.paths())
+        graph = self.graph
+        return tuple(read_label(path, graph) for path in self.paths())
 
     def paths(self) -> list[Path]:
         """Paths of all label files, sorted."""

@@ -154,13 +154,13 @@ def measure_memory(args: argparse.Namespace) -> None:
 
 def measure_selection(repeats: int) -> None:
     """Time to select 3 models for 100 classes over 9,000 concepts, matching included, text encoding left out."""
-    from synthetic import SyntheticEncoder, synthetic_descriptions, synthetic_graph, synthetic_labels
+    from synthetic import RandomEncoder, make_descriptions, make_graph, make_labels
 
-    graph, encoder = synthetic_graph(9000), SyntheticEncoder()
+    graph, encoder = make_graph(9000), RandomEncoder()
     index = ConceptIndex.build(graph, encoder)
-    descriptions = synthetic_descriptions(100)
+    descriptions = make_descriptions(100)
     for n_labels in (50, 1000):
-        labels = synthetic_labels(graph, n_labels)
+        labels = make_labels(graph, n_labels)
         for strategy in (Strategy.MLL, Strategy.PAPER):
             times = [_timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(repeats + 1)]
             print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {_spread(times[1:], 'ms')}")

@@ -1,6 +1,7 @@
 """Running vision-language models: find one, load it, embed images and texts.
 
-The only package that imports torch for models. Importing it does not; loading a model or picking a device does.
+The only package that imports torch for models. Importing it is cheap: torch comes with the first model or device,
+and huggingface_hub, which takes a quarter of a second, with the first name to resolve.
 """
 
 from __future__ import annotations
@@ -8,14 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mll_hf.backends.base import Backend, Cost, Link, VisionLanguageModel
-from mll_hf.backends.source import LOCAL_PREFIX, fetch_model, resolve_model
 from mll_hf.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from mll_hf.labels import ModelRef
 
 __all__ = [
-    "LOCAL_PREFIX",
     "Backend",
     "Cost",
     "Link",
@@ -24,6 +23,23 @@ __all__ = [
     "pick_device",
     "resolve_model",
 ]
+
+
+def resolve_model(spec: str, token: str | None = None) -> ModelRef:
+    """Pin a model to a revision and choose the backend that runs it.
+
+    One request to the Hub, and no file is touched. Offline, the newest fitting copy in the local cache is taken.
+
+    Args:
+        spec: ``org/name``, ``org/name@revision`` or ``local-dir:PATH``.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        ModelError: There is no such model, it cannot be reached, or it has no weights in safetensors.
+    """
+    from mll_hf.backends import source
+
+    return source.resolve(spec, token)
 
 
 def pick_device(device: str | None = None) -> str:
@@ -53,8 +69,10 @@ def load_model(ref: ModelRef, device: str | None = None, token: str | None = Non
         InputError: The device is unknown or not on this machine.
         MissingExtraError: A package that runs the model is not installed.
     """
+    from mll_hf.backends import source
+
     chosen = pick_device(device)
-    folder = fetch_model(ref, token)
+    folder = source.fetch(ref, token)
     try:
         match Backend(ref.backend):
             case Backend.OPEN_CLIP:

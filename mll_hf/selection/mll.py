@@ -64,15 +64,16 @@ def shrunk_precision(
         [M, K] float64.
     """
     needed = _with_ancestors(graph, selected)
-    column = {v: position for position, v in enumerate(needed)}
-    hits = np.stack([label.hits[needed] for label in labels]).astype(np.float64)
-    support = np.stack([label.support[needed] for label in labels]).astype(np.float64)
-    precision = np.repeat(np.array([[label.mean_precision] for label in labels]), len(needed), axis=1)
-    for position, v in enumerate(needed):  # hypernyms first
-        parents = [column[parent] for parent in graph.parents[v]]
-        prior = precision[:, parents].mean(axis=1) if parents else precision[:, position]
-        precision[:, position] = _shrink(hits[:, position], support[:, position], prior)
-    wanted = precision[:, [column[v] for v in selected.tolist()]]
+    row = {v: position for position, v in enumerate(needed)}
+    hits = np.stack([label.hits[needed] for label in labels], axis=1)
+    support = np.stack([label.support[needed] for label in labels], axis=1)
+    general = np.array([label.mean_precision for label in labels])
+    precision = np.zeros(hits.shape)  # a row per concept: contiguous, since concepts are visited one by one
+    for position, v in enumerate(needed.tolist()):  # hypernyms first
+        parents = [precision[row[parent]] for parent in graph.parents[v]]
+        prior = sum(parents[1:], parents[0]) / len(parents) if parents else general
+        precision[position] = _shrink(hits[position], support[position], prior)
+    wanted = precision[[row[v] for v in selected.tolist()]].T
     for m, label in enumerate(labels):
         if (s := _domain_index(label, domain)) is not None:
             wanted[m] = _shrink(label.domain_hits[s, selected], label.domain_support[s, selected], wanted[m])
@@ -83,10 +84,10 @@ def _shrink(hits: NDArray[Any], support: NDArray[Any], prior: NDArray[np.float64
     return (hits + _PRIOR_IMAGES * prior) / (support + _PRIOR_IMAGES)
 
 
-def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> list[int]:
+def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> NDArray[np.int64]:
     """The concepts and all above them, every hypernym before its hyponyms."""
     wanted = set(selected.tolist()).union(*(graph.ancestors[v].tolist() for v in selected))
-    return [v for v in graph.topological_order if v in wanted]
+    return np.array([v for v in graph.topological_order if v in wanted])
 
 
 def _domain_index(label: ModelLabel, domain: str | None) -> int | None:
