@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.describe import Description
+    from mll_hf.embeddings import ProbeEmbeddings
     from mll_hf.ensemble.run import Ensemble
     from mll_hf.matching import ClassMatch
     from mll_hf.selection import Selection
@@ -77,15 +78,16 @@ class Client:
         if descriptions is None:
             descriptions = describe.from_templates(names, self.store.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
-            raise InputError("the descriptions are not those of the classes, one each and in their order")
+            raise InputError("the descriptions are not those of the classes; give one for each, in their order")
+        if untold := [d.class_name for d in descriptions if not d.texts]:
+            raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
         labels = self.store.labels
-        exact = config.strategy is Strategy.PAPER
         candidates = Candidates(
             labels=labels,
             graph=self.store.graph,
             match=self._match(descriptions, config.strategy),
             domain=domain,
-            embeddings=tuple(self.store.embeddings_of(label.model) for label in labels) if exact else (),
+            embeddings=self._embeddings() if config.strategy is Strategy.PAPER else (),
         )
         return select(candidates, config, task)
 
@@ -99,6 +101,16 @@ class Client:
         from mll_hf.ensemble.run import Ensemble
 
         return Ensemble(selection, self._device, tuple(templates) if templates else None)
+
+    def _embeddings(self) -> tuple[ProbeEmbeddings, ...]:
+        """Probe embeddings of all models, or nothing if some have none."""
+        found = []
+        for label in self.store.labels:
+            embeddings = self.store.embeddings_of(label.model)
+            if embeddings is None:
+                return ()
+            found.append(embeddings)
+        return tuple(found)
 
     def _match(self, descriptions: Sequence[Description], strategy: Strategy) -> ClassMatch:
         if strategy is Strategy.PAPER:

@@ -144,4 +144,5 @@ def _mask(n_concepts: int, *sets: tuple[NDArray[np.int32], ...]) -> NDArray[np.b
 
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:
     """Seeded uniform numbers in [0, 1), one per integer."""
-    return scramble(values.astype(np.uint64), 0, _CALIBRATION_SALT + salt) / 2.0**64
+    bits = scramble(values.astype(np.uint64), 0, _CALIBRATION_SALT + salt)
+    return (bits >> np.uint64(11)) / 2.0**53  # all 64 bits would now and then round up to 1.0

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from mll_hf.errors import LabelError
+from mll_hf.errors import LabelError, StorageError
 from mll_hf.files import write_atomically
 
 if TYPE_CHECKING:
@@ -87,6 +87,19 @@ def write_embeddings(embeddings: ProbeEmbeddings, folder: Path) -> Path:
     return path
 
 
+def remove_embeddings(folder: Path) -> None:
+    """Delete the sidecar next to a label, if there is one.
+
+    Raises:
+        StorageError: It cannot be deleted.
+    """
+    path = folder / EMBEDDINGS_FILE
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(path, error) from error
+
+
 def read_embeddings(folder: Path) -> ProbeEmbeddings | None:
     """Read the sidecar that lies next to a label; None if there is none.
 
@@ -99,23 +112,24 @@ def read_embeddings(folder: Path) -> ProbeEmbeddings | None:
     try:
         tensors = load_file(path)
         embeddings = ProbeEmbeddings(**tensors)
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
         raise LabelError(
-            f"is no readable file of embeddings ({error}); delete it or label the model anew", path
+            f"is no readable file of embeddings ({reason}); delete it or label the model anew", path
         ) from None
     _check(embeddings, path)
     return embeddings
 
 
 def _check(embeddings: ProbeEmbeddings, path: Path) -> None:
-    n_images, n_concepts = len(embeddings.images), len(embeddings.concepts)
     dtypes = {"images": np.int8, "scales": np.float32, "concepts": np.float16, "offsets": np.int64, "members": np.int64}
     consistent = (
         all(getattr(embeddings, name).dtype == dtype for name, dtype in dtypes.items())
         and embeddings.images.ndim == embeddings.concepts.ndim == 2
         and embeddings.images.shape[1] == embeddings.concepts.shape[1]
-        and embeddings.scales.shape == (n_images,)
-        and embeddings.offsets.shape == (n_concepts + 1,)
+        and embeddings.members.ndim == 1
+        and embeddings.scales.shape == (n_images := len(embeddings.images),)
+        and embeddings.offsets.shape == (len(embeddings.concepts) + 1,)
         and bool(np.isfinite(embeddings.scales).all() and np.isfinite(embeddings.concepts).all())
         and bool((np.diff(embeddings.offsets) >= 0).all())
         and int(embeddings.offsets[0]) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 _BATCHES_AHEAD = 3
 _CHUNK = 32
+# what Pillow's decoders are known to raise on damaged bytes, besides DecompressionBombError
+_DECODING_ERRORS = (
+    OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, EOFError, struct.error
+)  # fmt: skip
 
 
 def prepared_batches(
@@ -68,14 +73,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_image(content: bytes | None) -> Image.Image | None:
-    """Decode an encoded picture to RGB, upright; None if it cannot be decoded."""
+def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
+    """Decode a picture (encoded, or opened by Pillow) to RGB, upright; None if it cannot be decoded."""
     from PIL import Image, ImageOps
 
     try:
-        image = Image.open(io.BytesIO(content or b""))
+        image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content or b""))
         return to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except (*_DECODING_ERRORS, Image.DecompressionBombError):
         return None
 
 

@@ -20,8 +20,8 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf import __version__
 from mll_hf.backends import load_model
 from mll_hf.contest import Contest
-from mll_hf.embeddings import ProbeEmbeddings, write_embeddings
-from mll_hf.errors import InputError, LabelError, MLLError, StorageError
+from mll_hf.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
+from mll_hf.errors import InputError, LabelError, StorageError
 from mll_hf.files import write_atomically
 from mll_hf.images import decode_image, prepared_batches
 from mll_hf.labels import ModelLabel, precision_of
@@ -85,7 +85,8 @@ def label_model(
         store: Where the label goes.
         device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
         batch_size: Images encoded at a time.
-        keep_embeddings: Also store the embeddings, for the exact Eq. 5 on any task.
+        keep_embeddings: Also store the embeddings, for the exact Eq. 5 on any task; if a label lacks them, the model is
+            measured again.
         overwrite: Measure again even if a label exists.
 
     Raises:
@@ -94,7 +95,8 @@ def label_model(
         StorageError: The store cannot be written; what was encoded is kept where possible.
     """
     store.adopt(graph)
-    if not overwrite and (existing := _existing_label(ref, graph, probes, sampling, store)):
+    existing = None if overwrite else _existing_label(ref, graph, probes, sampling, store)
+    if existing and not (keep_embeddings and _lacks_embeddings(ref, store)):
         return LabelingResult(existing, store.path_of(ref), measured=False)
     log = _EmbeddingLog.open(store.folder, ref, _run_key(ref, graph, probes, sampling, batch_size))
     model = load_model(ref, device)
@@ -106,12 +108,12 @@ def label_model(
         model.close()
     counts = Contest(graph, probes, concepts, scale).count(log.blocks(concepts.shape[1], _CONTEST_BLOCK))
     label = _to_label(ref, cost, graph, probes, sampling, counts)
-    path = store.write(label)
+    folder = store.path_of(ref).parent  # the label goes there last: it says that all is done
+    remove_embeddings(folder)  # those of an earlier label may be of other images
     if keep_embeddings:
-        embeddings = ProbeEmbeddings.quantize(
-            np.concatenate([block for _, block in log.blocks(concepts.shape[1], _CONTEST_BLOCK)]), concepts, probes
-        )
-        write_embeddings(embeddings, path.parent)
+        blocks = [block for _, block in log.blocks(concepts.shape[1], _CONTEST_BLOCK)]
+        write_embeddings(ProbeEmbeddings.quantize(np.concatenate(blocks), concepts, probes), folder)
+    path = store.write(label)
     log.remove()
     return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
 
@@ -126,16 +128,23 @@ def _existing_label(
         label = read_label(path)
     except LabelError:
         return None  # a broken file is measured again
-    question = (label.graph_digest, label.probes_revision, label.sampling)
-    if question != (graph.digest, probes.revision, sampling):
+    question = (label.model.revision, label.model.backend, label.graph_digest, label.probes_revision, label.sampling)
+    if question != (ref.revision, ref.backend, graph.digest, probes.revision, sampling):
         raise InputError(
-            f"{path} measures {ref.short_name} on another graph, other images or another sample; "
-            "use another folder of labels, or --overwrite to replace it"
+            f"{path} measures another model than {ref.short_name}, or on another graph, other images or another "
+            "sample; use another folder of labels, or --overwrite to replace it"
         )
     if label.model != ref:  # the same content under another path
         label = replace(label, model=ref)
         store.write(label)
     return label
+
+
+def _lacks_embeddings(ref: ModelRef, store: LabelStore) -> bool:
+    try:
+        return store.embeddings_of(ref) is None
+    except LabelError:
+        return True  # as with a broken label
 
 
 def _to_label(
@@ -226,9 +235,11 @@ class _EmbeddingLog:
         folder = labels / ".partial" / f"{ref.slug}--{ref.revision[:12]}"
         text = json.dumps(key, sort_keys=True).encode()
         key_file = folder / "key.json"
-        if not (key_file.exists() and key_file.read_bytes() == text):
-            shutil.rmtree(folder, ignore_errors=True)
-            write_atomically(key_file, text)
+        with _storage_errors(folder):
+            if not (key_file.exists() and key_file.read_bytes() == text):
+                if folder.exists():
+                    shutil.rmtree(folder)
+                write_atomically(key_file, text)
         return cls(folder)
 
     @property
@@ -240,22 +251,25 @@ class _EmbeddingLog:
         if not self.file.exists():
             return 0
         row = 4 * embedding_size
-        done = self.file.stat().st_size // row
-        if done < n_images:
-            done -= done % batch_size
-        os.truncate(self.file, done * row)
+        with _storage_errors(self.file):
+            done = min(self.file.stat().st_size // row, n_images)
+            if done < n_images:
+                done -= done % batch_size
+            os.truncate(self.file, done * row)
         return done
 
     @contextmanager
     def appending(self) -> Iterator[Callable[[NDArray[np.float32]], None]]:
         """A function that appends embeddings [B, D] and hands them to the operating system at once."""
-        try:
-            with self.file.open("ab", buffering=0) as file:
-                yield lambda embeddings: _write_all(file, embeddings.tobytes())
-        except OSError as error:
-            if isinstance(error, MLLError):
-                raise
-            raise StorageError(self.file, error) from error
+        with _storage_errors(self.file):
+            file = self.file.open("ab", buffering=0)
+
+        def append(embeddings: NDArray[np.float32]) -> None:
+            with _storage_errors(self.file):  # around writing alone: reading images raises errors of its own
+                _write_all(file, embeddings.tobytes())
+
+        with file:
+            yield append
 
     def blocks(self, embedding_size: int, block_size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Read the embeddings back, a block [B, D] at a time, with the number of its first image."""
@@ -271,6 +285,17 @@ class _EmbeddingLog:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.parent.rmdir()
+
+
+@contextmanager
+def _storage_errors(path: Path) -> Iterator[None]:
+    """Say which file or folder could not be written."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
 def _write_all(file: RawIOBase, content: bytes) -> None:

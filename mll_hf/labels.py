@@ -35,6 +35,7 @@ TEMPERATURES = np.geomspace(0.05, 20.0, 41)
 _NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up to exactly the whole
 _METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
 _LOCAL_PREFIX = "local-dir:"
+_MOST_COST = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +278,7 @@ def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
     try:
         metadata = _parse_metadata(blob)
         tensors = load(blob)
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         reason = f"is no readable label ({_first_line(error)}); fetch it again or label the model anew"
         raise LabelError(reason, path) from None
     try:
@@ -305,11 +306,14 @@ def _metadata(label: ModelLabel) -> dict[str, Any]:
 
 def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
     """Build a label from parsed parts; every field and tensor must have the right type and shape."""
-    if metadata.get("schema") != SCHEMA:
-        raise LabelError(f"schema {metadata.get('schema')!r} is not {SCHEMA}, the one that this version reads")
+    schema = metadata.get("schema")
+    if not _has_type(schema, int) or schema != SCHEMA:
+        raise LabelError(f"schema {json.dumps(schema)[:20]} is not {SCHEMA}, the one that this version reads")
     domains = metadata.get("domains")
     if not isinstance(domains, list) or not domains or not all(isinstance(d, str) for d in domains):
         raise LabelError("the metadata lack the names of the domains")
+    if len(set(domains)) < len(domains):
+        raise LabelError("two domains have the same name")
     _check_tensors(tensors, n_domains=len(domains))
     model, cost = _section(metadata, "model", ModelRef), _section(metadata, "cost", Cost)
     graph, probes = metadata.get("graph"), metadata.get("probes")
@@ -333,8 +337,8 @@ def _check_identity(model: ModelRef, cost: Cost, graph_digest: str) -> None:
         raise LabelError("the model's id is not of the form org/name")
     if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
         raise LabelError("the graph's digest is no sha256")
-    if cost.parameters < 0 or not (math.isfinite(cost.gflops) and cost.gflops >= 0):
-        raise LabelError("the model's cost is negative or not finite")
+    if not (0 <= cost.parameters < _MOST_COST and 0 <= cost.gflops < _MOST_COST):
+        raise LabelError("the model's cost is negative or beyond all measure")
 
 
 def _check_tensors(tensors: Mapping[str, NDArray[Any]], n_domains: int) -> None:
@@ -400,6 +404,7 @@ def _parse_metadata(blob: bytes) -> dict[str, Any]:
     metadata = json.loads(header["__metadata__"][_METADATA_KEY])
     if not isinstance(metadata, dict):
         raise ValueError("the metadata are no object")
+    _canonical(metadata).encode()  # half a surrogate pair raises here, where it is expected
     return metadata
 
 
@@ -410,9 +415,14 @@ def _section(metadata: Mapping[str, Any], key: str, kind: type[Any]) -> Any:  # 
         raise LabelError(f"the metadata lack a proper '{key}'")
     types: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
     for name, value in section.items():
-        if not isinstance(value, types[expected[name]]) or isinstance(value, bool):
+        if not _has_type(value, *types[expected[name]]):
             raise LabelError(f"the metadata's '{key}.{name}' is no {expected[name]}")
     return kind(**section)
+
+
+def _has_type(value: object, *types: type) -> bool:
+    """Whether a parsed JSON value has one of some types; true and false are no numbers, though Python counts them."""
+    return isinstance(value, types) and not isinstance(value, bool)
 
 
 def _field(section: Any, key: str) -> str:  # noqa: ANN401 - parsed JSON

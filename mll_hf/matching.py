@@ -167,7 +167,7 @@ class ConceptIndex:
         are less similar to their nearest concept: coverage is 2F - 1, at least 0; 1 for a class that carries a
         concept's name.
         """
-        share = np.searchsorted(self._strangers, similarity.max(axis=1)) / len(self._strangers)
+        share = np.searchsorted(self._strangers, similarity.max(axis=1)) / max(len(self._strangers), 1)
         return np.where(same_name.any(axis=1), 1.0, np.clip(2 * share - 1, 0, 1)).astype(np.float32)
 
     @cached_property
@@ -178,8 +178,9 @@ class ConceptIndex:
             self.captions[chosen] @ self.captions.T + self._lemma_cosines(self.lemmas[self.starts[chosen]])
         ) / 2
         for row, v in enumerate(chosen):
-            similarity[row, [v, *self.graph.relatives(v)]] = -1
-        return np.sort(similarity.max(axis=1))
+            similarity[row, [v, *self.graph.relatives(v)]] = -np.inf
+        nearest = similarity.max(axis=1)
+        return np.sort(nearest[np.isfinite(nearest)])  # a concept related to all others says nothing
 
 
 def _best(similarity: NDArray[np.float32], top: int) -> NDArray[np.int64]:

@@ -8,6 +8,7 @@ image can serve many concepts and is still read once.
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,8 @@ DOMAIN_COLUMN = "style"
 SOURCE_COLUMNS = ("source", "vendor", "dataset")
 UNKNOWN = "unknown"
 _DIGEST_LENGTH = 40  # as long as a commit sha
+_MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
+_MOST_DOMAINS = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,9 @@ class ProbeSet:
 
         Yields:
             The number of the batch's first image, and its images (None where the file holds nothing).
+
+        Raises:
+            GraphError: A file is damaged.
         """
         batch: list[bytes | None] = []
         for content in self._iter_bytes(start):
@@ -114,7 +120,8 @@ class ProbeSet:
             end_row = first_row + file.metadata.num_rows
             here = wanted[(wanted >= first_row) & (wanted < end_row)]
             if len(here):
-                yield from _iter_rows(file, here - first_row)
+                with _parquet_errors(path):
+                    yield from _iter_rows(file, here - first_row)
             first_row = end_row
 
 
@@ -125,23 +132,29 @@ def load_probes(graph: SemanticGraph, folder: str | Path, config: SamplingConfig
     a column ``style`` gives the domain of an image, a column ``source``, ``vendor`` or ``dataset`` where it is from.
 
     Raises:
-        GraphError: There are no image files, they lack columns, or name nodes that the graph does not have.
+        GraphError: There are no images, their files are damaged or lack columns, or they name nodes that the graph
+            does not have.
+        MissingExtraError: pyarrow is not installed.
     """
     config = config or SamplingConfig()
-    if config.images_per_concept < 1:
-        raise GraphError("a concept needs at least one image; raise images_per_concept")
+    if not 1 <= config.images_per_concept <= _MOST_IMAGES_PER_CONCEPT:
+        raise GraphError(f"images_per_concept is not between 1 and {_MOST_IMAGES_PER_CONCEPT}; choose another number")
     files = tuple(sorted(Path(folder).glob(IMAGE_FILES)))
     if not files:
         raise GraphError(f"no {IMAGE_FILES} here; a graph's folder holds its probe images", Path(folder))
     columns = _read_columns(files)
+    if not len(columns["node"]):
+        raise GraphError(f"the {IMAGE_FILES} hold no rows; a graph needs probe images", Path(folder))
     nodes = _node_indices(graph, columns["node"], Path(folder))
     domain_names, domains = _categories(columns[DOMAIN_COLUMN])
+    if len(domain_names) > _MOST_DOMAINS:
+        raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {_MOST_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
     samples = [
         _sample(pool, sources[pool], config, _stable_hash(concept.id))
         for concept, pool in zip(graph.concepts, _pools(graph, nodes), strict=True)
     ]
-    rows = np.unique(np.concatenate(samples)) if samples else np.empty(0, np.int64)
+    rows = np.unique(np.concatenate(samples))
     return ProbeSet(
         name=Path(folder).absolute().name,
         revision=_digest(files),
@@ -199,18 +212,25 @@ def _digest(files: tuple[Path, ...]) -> str:
     return whole.hexdigest()[:_DIGEST_LENGTH]
 
 
-def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
     except ImportError:
         raise MissingExtraError("pyarrow", "models") from None
     try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise GraphError(f"is no readable parquet file ({reason}); fetch or build it again", path) from None
+
+
+def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
+    with _parquet_errors(path):
+        import pyarrow.parquet as pq
+
         # A small buffer instead of whole column chunks keeps memory flat on files with one huge row group.
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise GraphError(f"is no readable parquet file ({reason}); fetch or build it again", path) from None
 
 
 def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
@@ -229,28 +249,44 @@ def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct
 
 def _read_columns(files: tuple[Path, ...]) -> dict[str, pa.ChunkedArray]:
     """Read everything but the pictures: ``node``, the domain and the source of each image."""
+    tables = [_read_texts(path) for path in files]
     import pyarrow as pa
 
-    tables = []
-    for path in files:
-        file = _open_parquet(path)
-        present = set(file.schema_arrow.names)
-        if not {"image", "node"} <= present:
-            raise GraphError("lacks a column 'image' or 'node'", path)
-        source = next((column for column in SOURCE_COLUMNS if column in present), None)
-        table = file.read(columns=[c for c in ("node", DOMAIN_COLUMN, source) if c in present])
-        empty = pa.nulls(table.num_rows, pa.string())
-        tables.append(
-            pa.table(
-                {
-                    "node": table["node"].cast(pa.string()),
-                    DOMAIN_COLUMN: table[DOMAIN_COLUMN].cast(pa.string()) if DOMAIN_COLUMN in present else empty,
-                    "source": table[source].cast(pa.string()) if source else empty,
-                }
-            )
-        )
     whole = pa.concat_tables(tables)
     return {column: whole[column] for column in whole.column_names}
+
+
+def _read_texts(path: Path) -> pa.Table:
+    """Read columns ``node``, domain and source of one file; nulls where it lacks the last two."""
+    file = _open_parquet(path)
+    import pyarrow as pa
+
+    schema = file.schema_arrow
+    if not {"image", "node"} <= set(schema.names):
+        raise GraphError("lacks a column 'image' or 'node'; a graph's image files need both", path)
+    if not _holds_images(schema.field("image").type):
+        raise GraphError("has no encoded pictures in its column 'image'; store the bytes of their files", path)
+    source = next((column for column in SOURCE_COLUMNS if column in schema.names), None)
+    wanted = {"node": "node", DOMAIN_COLUMN: DOMAIN_COLUMN, "source": source}
+    with _parquet_errors(path):
+        table = file.read(columns=[column for column in wanted.values() if column in schema.names])
+        texts = {
+            name: table[column].cast(pa.string()) if column in schema.names else pa.nulls(len(table), pa.string())
+            for name, column in wanted.items()
+        }
+        whole = pa.table(texts)
+        whole.validate(full=True)  # bytes that are no UTF-8 would fail later
+    return whole
+
+
+def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
+    """Whether a column of this type is bytes, or the struct that ``datasets`` writes."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        position = kind.get_field_index("bytes")
+        return position >= 0 and _holds_images(kind.field(position).type)
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -> NDArray[np.int32]:

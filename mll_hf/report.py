@@ -22,10 +22,14 @@ _FEWEST_IMAGES = 10
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns under a header; a column of numbers is aligned to the right."""
+    """Columns under a header; a column of numbers is aligned to the right.
+
+    What no terminal should be sent (names come from labels and graphs of others) is shown as a question mark.
+    """
+    header, *rows = ([_printable(cell) for cell in row] for row in (header, *rows))
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
-    numeric = [all(cell[:1].isdigit() for cell in column[1:]) for column in columns]
+    numeric = [all(cell.removeprefix("-")[:1].isdigit() for cell in column[1:]) for column in columns]
     lines = [
         "  ".join(
             cell.rjust(w) if right else cell.ljust(w) for cell, w, right in zip(row, widths, numeric, strict=True)
@@ -82,7 +86,8 @@ def _class_table(selection: Selection) -> str:
                 ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
             ]
         )
-    header = ["class", _score_name(selection), "coverage", "concepts that decided", "models"]
+    concepts = "concepts that decided" if selection.strategy in (Strategy.MLL, Strategy.PAPER) else "nearest concepts"
+    header = ["class", _score_name(selection), "coverage", concepts, "models"]
     more = len(selection.classes) - len(rows)
     return table(header, rows) + (f"\n... and {more} more; --json has all" if more else "")
 
@@ -93,13 +98,13 @@ def _cost_line(selection: Selection) -> str:
 
 
 def _score_name(selection: Selection) -> str:
-    return "score r" if selection.strategy is Strategy.PAPER else "precision"
+    return {Strategy.PAPER: "score r", Strategy.UNIFORM: "share"}.get(selection.strategy, "precision")
 
 
 def _score_with_error(selection: Selection, m: int, y: int) -> str:
-    """The score of a model on a class; where it is a precision, with the standard error of its probe images."""
+    """The score of a model on a class; where it is the class's own precision, with its standard error."""
     score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if selection.strategy is Strategy.PAPER or images == 0:
+    if selection.strategy is not Strategy.MLL or images == 0:
         return f"{score:.3f}"
     return f"{score:.2f} ± {np.sqrt(score * (1 - score) / images):.2f}"
 
@@ -152,6 +157,10 @@ def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: Sequence[i
         for v in concepts
     ]
     return table(["concept", "precision", "images", "meaning"], rows)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _shorten(text: str, most: int) -> str:

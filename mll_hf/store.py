@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from mll_hf.embeddings import ProbeEmbeddings, read_embeddings
+from mll_hf.embeddings import EMBEDDINGS_FILE, ProbeEmbeddings, read_embeddings
 from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.files import write_atomically
 from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph, save_graph
@@ -66,9 +66,14 @@ class LabelStore:
         """The probe embeddings beside a label, or None.
 
         Raises:
-            LabelError: The file is damaged.
+            LabelError: The file is damaged or of another graph.
         """
-        return read_embeddings(self.path_of(model).parent)
+        folder = self.path_of(model).parent
+        embeddings = read_embeddings(folder)
+        if embeddings is not None and len(embeddings.concepts) != len(self.graph):
+            reason = f"has {len(embeddings.concepts)} concepts, the graph {len(self.graph)}; label the model anew"
+            raise LabelError(reason, folder / EMBEDDINGS_FILE)
+        return embeddings
 
     def adopt(self, graph: SemanticGraph) -> None:
         """Make this a store of labels of a graph.

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _TINY = 1e-12
+_LEAST = 1e-300  # keeps a row whose scores all underflow from a division by zero
 
 
 def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -91,7 +92,7 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
 
 def _entropies(probabilities: Floats) -> NDArray[np.float64]:
     """[M, N] entropies in nats."""
-    return -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=-1)
+    return -(probabilities * np.log(np.maximum(probabilities, _LEAST))).sum(axis=-1)
 
 
 def _pool_per_class(probabilities: Floats, weights: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -101,4 +102,5 @@ def _pool_per_class(probabilities: Floats, weights: Floats, chosen: NDArray[np.b
 
 
 def _normalize(scores: Floats) -> NDArray[np.float64]:
+    scores = np.maximum(scores, _LEAST)
     return scores / scores.sum(axis=-1, keepdims=True)

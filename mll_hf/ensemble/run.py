@@ -12,7 +12,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.backends import load_model
 from mll_hf.ensemble import Rule, combine
 from mll_hf.errors import InputError
-from mll_hf.images import decode_image, prepared_batches, to_rgb
+from mll_hf.images import decode_image, prepared_batches
 from mll_hf.prompts import fill, templates_for
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Ensemble:
                 logits[:, readable],
                 selection.chosen[union],
                 temperatures=np.array([selection.models[m].temperature for m in union]),
-                weights=selection.overall[union],
+                weights=np.maximum(selection.overall[union], 0),  # the paper's r can be negative
             )
         ids = tuple(selection.models[m].ref.repo_id for m in union)
         return Prediction(selection.classes, probabilities, ids)
@@ -102,16 +102,21 @@ class Ensemble:
 
         Rows of unreadable images are NaN. Raises as :meth:`predict` does.
         """
-        if not images:
-            raise InputError("there are no images to classify; give at least one")
-        source = _Images(images)
-        return np.stack([self._logits(m, source) for m in self.selection.union])
+        if not images or isinstance(images, (str, bytes)):
+            raise InputError("there are no images to classify; give a list with at least one")
+        source, prompts = _Images(images), self._prompts()
+        return np.stack([self._logits(m, source, prompts) for m in self.selection.union])
 
-    def _logits(self, m: int, images: _Images) -> NDArray[np.float32]:
+    def _prompts(self) -> list[tuple[str, ...]]:
+        """The prompts of each class, one per template."""
+        templates = self.templates or templates_for(self.selection.domain, self.selection.task)
+        return [fill(templates, name) for name in self.selection.classes]
+
+    def _logits(self, m: int, images: _Images, prompts: list[tuple[str, ...]]) -> NDArray[np.float32]:
         """[N, C] logits of one model; NaN rows for unreadable images."""
         model = load_model(self.selection.models[m].ref, self.device)
         try:
-            texts = self._class_embeddings(model)
+            texts = _class_embeddings(model, prompts)
             logits = np.full((len(images), len(texts)), np.nan, np.float32)
             progress = tqdm(  # type: ignore[no-untyped-call]
                 total=len(images), unit="image", desc=model.ref.short_name, name="mll_hf.predict", leave=False
@@ -132,13 +137,12 @@ class Ensemble:
         finally:
             model.close()
 
-    def _class_embeddings(self, model: VisionLanguageModel) -> NDArray[np.float32]:
-        """[C, D] unit-norm mean of the embeddings of each class's prompts."""
-        templates = self.templates or templates_for(self.selection.domain, self.selection.task)
-        prompts = [fill(templates, name) for name in self.selection.classes]
-        embeddings = model.encode_texts([text for texts in prompts for text in texts])
-        means = embeddings.reshape(len(prompts), len(templates), -1).mean(axis=1)
-        return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+def _class_embeddings(model: VisionLanguageModel, prompts: list[tuple[str, ...]]) -> NDArray[np.float32]:
+    """[C, D] unit-norm mean of the embeddings of each class's prompts, as many for each class."""
+    embeddings = model.encode_texts([text for texts in prompts for text in texts])
+    means = embeddings.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 class _Images:
@@ -167,7 +171,7 @@ class _Images:
 def _decode(source: ImageLike) -> Image.Image | None:
     if isinstance(source, (str, Path)):
         try:
-            return decode_image(Path(source).read_bytes())
-        except OSError:
+            source = Path(source).read_bytes()
+        except (OSError, ValueError):  # ValueError: no path can hold the characters
             return None
-    return decode_image(source) if isinstance(source, bytes) else to_rgb(source)
+    return decode_image(source)

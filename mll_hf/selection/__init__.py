@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from mll_hf.labels import ModelLabel
 
+_DIGITS = 12  # equal evidence gives equal scores, whatever the order in which a matrix product adds
+
 __all__ = [
     "Candidates",
     "MatchedConcept",
@@ -54,8 +56,9 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         InputError: There are no labels, or none within the caps.
     """
     candidates = _within_caps(candidates, config)
-    scores = score(candidates, config)
-    order = sorted(range(len(scores)), key=lambda m: (-scores[m].mean(), candidates.labels[m].model.repo_id))
+    scores = np.round(score(candidates, config), _DIGITS)
+    ids = [(label.model.repo_id, label.model.revision) for label in candidates.labels]
+    order = sorted(range(len(scores)), key=lambda m: (-scores[m].mean(), ids[m]))
     candidates, scores = _take(candidates, order), scores[order]
     levels = np.array([label.mean_precision for label in candidates.labels])
     chosen = choose(scores, config, levels)
@@ -117,7 +120,8 @@ def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.
     """[M] at most ``most`` models that together serve the classes well.
 
     If the k best models of all classes are no more than that, these; otherwise greedily the model that adds most to
-    the sum over classes of the k best scores.
+    the sum over classes of the k best scores. That sum is submodular, so the greedy choice reaches at least
+    1 - 1/e of the best one (Nemhauser et al., 1978).
     """
     best = np.unique(np.argsort(-scores, axis=0, kind="stable")[:k])
     allowed = np.zeros(len(scores), np.bool_)
@@ -125,17 +129,14 @@ def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.
         allowed[best] = True
         return allowed
     shifted = scores - scores.min()  # so that a class without a model yet counts for nothing
+    served = np.zeros((min(k, most), scores.shape[1]))  # of each class the k best scores so far, lowest first
     for _ in range(most):
-        members = np.flatnonzero(allowed)
-        others = np.flatnonzero(~allowed)
-        served = [_served(shifted[[*members, m]], k) for m in others]
-        allowed[others[int(np.argmax(served))]] = True
+        gains = np.maximum(shifted - served[0], 0).sum(axis=1)
+        m = int(np.argmax(np.where(allowed, -1, gains)))
+        allowed[m] = True
+        served[0] = np.maximum(served[0], shifted[m])
+        served.sort(axis=0)
     return allowed
-
-
-def _served(scores: NDArray[np.float64], k: int) -> float:
-    """Sum over classes of the k best scores."""
-    return float(np.sort(scores, axis=0)[-k:].sum())
 
 
 def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
@@ -179,13 +180,10 @@ def _explain(
     """For each class its concepts, with the node precision of the models of the union as the strategy saw it."""
     match, graph = candidates.match, candidates.graph
     union = np.flatnonzero(chosen.any(axis=1))
-    labels = [candidates.labels[m] for m in union]
     if strategy is Strategy.PAPER:
-        embeddings = [candidates.embeddings[m] if candidates.embeddings else None for m in union]
-        pairs = zip(labels, embeddings, strict=True)
-        precision = np.stack([restricted_precision(label, e, match.selected) for label, e in pairs])
+        precision = restricted_precision(_take(candidates, union.tolist()))
     else:
-        precision = np.stack([label.node_precision[match.selected] for label in labels])
+        precision = np.stack([candidates.labels[m].node_precision[match.selected] for m in union])
     columns = np.searchsorted(match.selected, match.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in match.selected}
     return tuple(
@@ -201,7 +199,7 @@ def _effective_images(candidates: Candidates) -> NDArray[np.float64]:
     """[C] images that would give a single proportion the variance of the weighted mean over a class's concepts."""
     match = candidates.match
     support = candidates.labels[0].support[match.concepts].astype(np.float64)
-    weights = match.weights / match.weights.sum(axis=1, keepdims=True)
-    variance = (weights**2 / np.maximum(support, 1)).sum(axis=1)
-    images: NDArray[np.float64] = np.where((support > 0).any(axis=1), 1 / variance, 0.0)
-    return images
+    weights = np.abs(match.weights).astype(np.float64)  # the paper's weights are cosines, which can be negative
+    spread = (weights**2 / np.maximum(support, 1)).sum(axis=1)
+    measured = (support > 0).any(axis=1) & (spread > 0)
+    return np.divide(weights.sum(axis=1) ** 2, spread, out=np.zeros(len(spread)), where=measured)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import sys
+from collections import Counter
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -11,6 +14,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels import Cost, ModelRef
+from mll_hf.prompts import check_class_names
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -71,14 +75,14 @@ class Candidates:
         graph: That graph.
         match: The classes, matched to concepts.
         domain: The task's domain as the user gave it.
-        embeddings: Probe embeddings of each model, or None where they are not at hand; empty if none are.
+        embeddings: Probe embeddings of each model; empty unless they are at hand for all of them.
     """
 
     labels: tuple[ModelLabel, ...]
     graph: SemanticGraph
     match: ClassMatch
     domain: str | None = None
-    embeddings: tuple[ProbeEmbeddings | None, ...] = ()
+    embeddings: tuple[ProbeEmbeddings, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +178,7 @@ class Selection:
 
     def to_json(self) -> dict[str, Any]:
         """The selection as plain JSON; :meth:`from_json` gives it back."""
-        ids = [model.ref.repo_id for model in self.models]
+        ids = _distinct_ids(self.models)
         return {
             "classes": list(self.classes),
             "strategy": str(self.strategy),
@@ -217,46 +221,85 @@ class Selection:
         """
         try:
             return cls._from_json(document)
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise InputError(f"this is no selection ({error!r}); make one with: mll-hf select --json") from None
 
     @classmethod
     def _from_json(cls, document: dict[str, Any]) -> Selection:
-        classes = tuple(document["classes"])
-        rows = [model["id"] for model in document["models"]]
-        chosen = np.array([[row in document["chosen"][name] for name in classes] for row in rows], dtype=np.bool_)
-        scores = np.array([model["scores"] for model in document["models"]], dtype=np.float64)
-        if scores.shape != chosen.shape or not np.isfinite(scores).all() or not chosen.any(axis=0).all():
-            raise ValueError("scores and chosen models do not fit the classes")
-        matches = [
-            tuple(
-                MatchedConcept(c["id"], c["name"], float(c["weight"]), tuple(c["precision"]))
-                for c in document["matches"][name]
-            )
-            for name in classes
-        ]
+        classes = check_class_names(document["classes"])
+        models = tuple(_model_from_json(model) for model in document["models"])
+        scores = np.array([[_number(score) for score in model["scores"]] for model in document["models"]])
+        chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
+        if scores.shape != (len(models), len(classes)):
+            raise ValueError("the scores are not one per model and class")
+        union_size = int(chosen.any(axis=1).sum())
+        matches = (tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
         return cls(
             classes=classes,
             strategy=Strategy(document["strategy"]),
-            k=int(document["k"]),
-            models=tuple(_model_from_json(model) for model in document["models"]),
+            k=SelectionConfig(k=int(document["k"])).k,
+            models=models,
             scores=scores,
             chosen=chosen,
             matches=tuple(matches),
-            coverage=np.array([document["coverage"][name] for name in classes], dtype=np.float64),
-            images=np.array([document["images"][name] for name in classes], dtype=np.float64),
-            domain=document["domain"],
-            task=document["task"],
+            coverage=np.array([_number(document["coverage"][name], 0, 1) for name in classes]),
+            images=np.array([_number(document["images"][name], 0) for name in classes]),
+            domain=_optional_text(document["domain"]),
+            task=_optional_text(document["task"]),
         )
 
 
 def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     return SelectedModel(
-        ref=ModelRef(str(model["id"]), str(model["revision"]), str(model["backend"])),
-        cost=Cost(int(model["parameters"]), float(model["gflops"])),
-        temperature=float(model["temperature"]),
-        general=float(model["general"]),
+        ref=ModelRef(_text(model["id"]), _text(model["revision"]), _text(model["backend"])),
+        cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
+        temperature=_number(model["temperature"], sys.float_info.min),
+        general=_number(model["general"], 0, 1),
     )
+
+
+def _concept_from_json(concept: dict[str, Any], n_precisions: int) -> MatchedConcept:
+    precision = tuple(_number(value, 0, 1) for value in concept["precision"])
+    if len(precision) != n_precisions:
+        raise ValueError(f"{len(precision)} precisions of a concept for {n_precisions} chosen models")
+    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), precision)
+
+
+def _chosen_from_json(chosen: list[list[str]], ids: list[str]) -> NDArray[np.bool_]:
+    """[M, C] from the chosen ids of each class."""
+    row = {id: m for m, id in enumerate(ids)}
+    mask = np.zeros((len(ids), len(chosen)), np.bool_)
+    for y, names in enumerate(chosen):
+        if not isinstance(names, list) or not names:
+            raise ValueError("a class has no list of chosen models")
+        mask[[row[name] for name in names], y] = True
+    return mask
+
+
+def _distinct_ids(models: tuple[SelectedModel, ...]) -> list[str]:
+    """Ids as the JSON form refers to them: of models that are there in several revisions, ``org/name@revision``."""
+    count = Counter(model.ref.repo_id for model in models)
+    return [
+        model.ref.repo_id if count[model.ref.repo_id] == 1 else f"{model.ref.repo_id}@{model.ref.revision}"
+        for model in models
+    ]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: Any, least: float = -np.inf, most: float = np.inf) -> float:  # noqa: ANN401 - parsed JSON
+    number = float(value)
+    if not (math.isfinite(number) and least <= number <= most):
+        raise ValueError(f"{number} is out of range")
+    return number
 
 
 def _by_score(scores: NDArray[np.float64]) -> list[int]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mll_hf.prompts import mentions
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -92,6 +94,5 @@ def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> NDArra
 
 def _domain_index(label: ModelLabel, domain: str | None) -> int | None:
     """Which of the label's domains the task's domain names, if it names exactly one."""
-    words = (domain or "").lower().replace("-", " ").split()
-    named = [s for s, name in enumerate(label.domain_names) if name.lower() in words]
+    named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
     return named[0] if len(named) == 1 else None

@@ -9,7 +9,6 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mll_hf.embeddings import ProbeEmbeddings
     from mll_hf.labels import ModelLabel
     from mll_hf.selection.base import Candidates
 
@@ -21,8 +20,7 @@ def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.floa
     Eq. 6: ``p_{m,y} = sum over v in V_sel of p_{m,v} z_{vy}``
     Eq. 7: ``r_{m,y} = alpha p_{m,y} + (1 - alpha) / C sum over y' of p_{m,y'}``
 
-    Eq. 5 is exact for models whose probe embeddings are at hand; for the others it is estimated from the label's
-    rivals. Z is not normalised, so r can exceed 1.
+    Z is not normalised, so r can exceed 1.
 
     Args:
         candidates: M models; the match gives V_sel and Z.
@@ -31,31 +29,20 @@ def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.floa
     Returns:
         [M, C] float64.
     """
-    match = candidates.match
-    embeddings = candidates.embeddings or (None,) * len(candidates.labels)
-    node_precision = np.stack(
-        [restricted_precision(label, e, match.selected) for label, e in zip(candidates.labels, embeddings, strict=True)]
-    )
-    class_precision = node_precision @ match.transition.astype(np.float64)
+    class_precision = restricted_precision(candidates) @ candidates.match.transition.astype(np.float64)
     return class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
 
 
-def restricted_precision(
-    label: ModelLabel, embeddings: ProbeEmbeddings | None, selected: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Eq. 5: precision of the selected concepts when only they compete.
+def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
+    """Eq. 5: [M, K] precision of every model on the K selected concepts when only they compete.
 
-    Args:
-        label: The model's label.
-        embeddings: Its probe embeddings, if at hand.
-        selected: [K] distinct concepts, V_sel.
-
-    Returns:
-        [K] float64 in the order of ``selected``.
+    Exact if the probe embeddings of all models are at hand, otherwise estimated from the rivals of all labels. Never
+    a mixture: ancestors and descendants compete in Eq. 5 and are no rivals in a label, so the two do not compare.
     """
-    if embeddings is not None:
-        return embeddings.restricted_precision(selected)
-    return precision_from_rivals(label, selected)
+    selected = candidates.match.selected
+    if candidates.embeddings:
+        return np.stack([embeddings.restricted_precision(selected) for embeddings in candidates.embeddings])
+    return np.stack([precision_from_rivals(label, selected) for label in candidates.labels])
 
 
 def precision_from_rivals(label: ModelLabel, selected: NDArray[np.int64]) -> NDArray[np.float64]:

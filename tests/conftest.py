@@ -1,0 +1,111 @@
+"""Every test runs against a Hub in its own process, with an empty cache, and cannot reach any other machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+
+import pytest
+
+import tiny_hub
+
+# huggingface_hub reads its settings when it is imported, so they must be there first
+assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before HF_ENDPOINT was set"
+_SERVER = tiny_hub.serve()
+_HOME = tempfile.mkdtemp(prefix="mll-hf-tests-")
+os.environ.update(
+    HF_ENDPOINT=tiny_hub.endpoint(_SERVER),
+    HF_HOME=_HOME,
+    HF_TOKEN="hf_test_token",
+    HF_HUB_DISABLE_XET="1",  # uploads through LFS, which the tiny Hub speaks
+    HF_HUB_DISABLE_TELEMETRY="1",
+    HF_HUB_DISABLE_UPDATE_CHECK="1",
+    HF_HUB_DISABLE_PROGRESS_BARS="1",
+    HF_DATASETS_CACHE=os.path.join(_HOME, "datasets"),
+    TOKENIZERS_PARALLELISM="false",
+    NO_COLOR="1",
+)
+for _key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGINGFACE_CO_STAGING", "HF_HUB_CACHE", "HF_TOKEN_PATH"):
+    os.environ.pop(_key, None)
+for _key in [key for key in os.environ if key.lower() in ("http_proxy", "https_proxy", "all_proxy")]:
+    os.environ.pop(_key)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # torch reads these; workers share the cores
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(_HOME, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_hub(tmp_path_factory, monkeypatch):
+    """An empty Hub and an empty cache for each test."""
+    from huggingface_hub import constants
+
+    tiny_hub.HUB.reset()
+    # the default cache folder is read at call time
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub-cache")))
+
+
+@pytest.fixture(autouse=True)
+def _loopback_only(monkeypatch):
+    """No test can reach another machine."""
+    connect = socket.socket.connect
+
+    def guarded(self, address):
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOOPBACK:
+            raise RuntimeError(f"a test tried to reach {address}")
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture
+def hub():
+    """The state of the Hub: repositories, and the requests that it has seen."""
+    return tiny_hub.HUB
+
+
+@pytest.fixture
+def api():
+    """A client of the Hub, logged in as alice, who owns ``alice/...``."""
+    from huggingface_hub import HfApi
+
+    return HfApi(library_name="mll_hf")
+
+
+@pytest.fixture
+def reader():
+    """A client of the Hub, logged in as bob, who may read and open pull requests on alice's repositories."""
+    from huggingface_hub import HfApi
+
+    return HfApi(token="hf_reader_token")
+
+
+@pytest.fixture(scope="session")
+def tiny_open_clip(tmp_path_factory):
+    """Folder of a tiny open_clip model; do not write to it."""
+    from tiny_models import make_open_clip
+
+    return make_open_clip(tmp_path_factory.mktemp("models") / "tiny-open-clip")
+
+
+@pytest.fixture(scope="session")
+def tiny_transformers_clip(tmp_path_factory):
+    """Folder of a tiny CLIP of transformers; do not write to it."""
+    from tiny_models import make_transformers_clip
+
+    return make_transformers_clip(tmp_path_factory.mktemp("models") / "tiny-clip")
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip(tmp_path_factory):
+    """Folder of a tiny SigLIP of transformers; do not write to it."""
+    from tiny_models import make_siglip
+
+    return make_siglip(tmp_path_factory.mktemp("models") / "tiny-siglip")

@@ -1,0 +1,198 @@
+"""A world small enough to check by hand: seven concepts, images that say in their colour what they show, a model.
+
+    animal        vehicle
+    /    \\           |
+  dog    pet        car
+    \\   /  \\
+    corgi   cat
+
+Concepts are indexed in the order of their ids: animal 0, car 1, cat 2, corgi 3, dog 4, pet 5, vehicle 6.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from hypothesis import settings
+from mll_hf.backends import Link
+from mll_hf.graph import Concept, SemanticGraph, graph_to_json
+from mll_hf.labels import NO_RIVAL, RIVALS, Cost, ModelLabel, ModelRef, precision_of
+from mll_hf.probes import ProbeSet, SamplingConfig
+from PIL import Image
+
+ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
+HYPERNYMS = {
+    "animal": (),
+    "car": ("vehicle",),
+    "cat": ("pet",),
+    "corgi": ("dog", "pet"),
+    "dog": ("animal",),
+    "pet": ("animal",),
+    "vehicle": (),
+}
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+examples = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+
+
+def make_graph(hypernyms=HYPERNYMS, name="tiny"):
+    """A graph from {id: ids of its hypernyms}; a concept's name is its id."""
+    return SemanticGraph(name, tuple(Concept(c, c, (c,), f"the kind {c}", tuple(h)) for c, h in hypernyms.items()))
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One row of images.parquet: filed under `node`, looking like concept number `looks` to `FakeModel`."""
+
+    node: str
+    looks: int
+    style: str | None = "photo"
+    source: str | None = None
+    content: bytes | None = None  # instead of a picture
+
+
+def picture(looks, serial=0):
+    """A PNG of one colour that says what it looks like (red) and which image it is (green and blue)."""
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4), (looks, serial // 256, serial % 256)).save(content, format="PNG")
+    return content.getvalue()
+
+
+def probes_of_all(per_concept=3, style="photo"):
+    """`per_concept` images filed under each concept without hyponyms, all looking like what they are."""
+    return [Probe(node, looks, style) for looks, node in ((CAR, "car"), (CAT, "cat"), (CORGI, "corgi"))] * per_concept
+
+
+def write_graph_folder(folder, probes=None, graph=None):
+    """Write graph.json and images.parquet; image i has serial number i. Returns the folder."""
+    probes = probes_of_all() if probes is None else probes
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "graph.json").write_text(json.dumps(graph_to_json(graph or make_graph())))
+    columns = {
+        "image": pa.array([p.content or picture(p.looks, serial) for serial, p in enumerate(probes)], pa.binary()),
+        "node": pa.array([p.node for p in probes], pa.string()),
+        "style": pa.array([p.style for p in probes], pa.string()),
+        "source": pa.array([p.source for p in probes], pa.string()),
+    }
+    pq.write_table(pa.table(columns), folder / "images.parquet")
+    return folder
+
+
+def probe_set(members, nodes, domains=None, domain_names=("photo",)):
+    """A ProbeSet without files. members: for each concept the images that test it; nodes: concept of each image."""
+    return ProbeSet(
+        name="none",
+        revision=SHA,
+        files=(),
+        rows=np.arange(len(nodes)),
+        nodes=np.array(nodes, np.int32),
+        domains=np.array(domains if domains is not None else [0] * len(nodes), np.int16),
+        domain_names=domain_names,
+        offsets=np.cumsum([0, *map(len, members)]),
+        members=np.array([image for images in members for image in sorted(images)], np.int64),
+    )
+
+
+def unit(rows):
+    """Rows scaled to unit norm, float32."""
+    rows = np.asarray(rows, np.float64)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+class FakeModel:
+    """Embeds the caption of a concept as itself plus its ancestors, one axis each, and a picture as what it looks like.
+
+    Attributes:
+        encoded: Serial numbers of all images encoded so far.
+        batches_left: Batches before Ctrl-C is pressed; None for never.
+        closed: Whether it was closed.
+    """
+
+    logit_scale, logit_bias, link, cost = 100.0, 0.0, Link.SOFTMAX, Cost(parameters=7, gflops=0.5)
+
+    def __init__(self, graph, ref, batches_left=None):
+        self.ref, self.embedding_size = ref, len(graph)
+        self.encoded, self.batches_left, self.closed = [], batches_left, False
+        self._captions = {concept.caption: v for v, concept in enumerate(graph.concepts)}
+        axes = np.eye(len(graph))
+        self._embeddings = unit([axes[v] + axes[graph.ancestors[v]].sum(0) for v in range(len(graph))])
+
+    def preprocess(self, image):
+        import torch
+
+        return torch.from_numpy(np.asarray(image, np.float32).transpose(2, 0, 1).copy())
+
+    def encode_pixels(self, pixels):
+        if self.batches_left == 0:
+            raise KeyboardInterrupt
+        self.batches_left = None if self.batches_left is None else self.batches_left - 1
+        looks, high, low = pixels[:, :, 0, 0].numpy().astype(int).T
+        self.encoded.extend((high * 256 + low).tolist())
+        return self._embeddings[looks]
+
+    def encode_texts(self, texts):
+        return self._embeddings[[self._captions[text] for text in texts]]
+
+    def close(self):
+        self.closed = True
+
+
+def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits=None, domain_support=None, rivals=None,
+               domain_names=("photo",), temperature=1.0, cost=FakeModel.cost, revision=SHA, **fields):  # fmt: skip
+    """A valid label of counts made by hand.
+
+    Args:
+        graph: Its V concepts.
+        hits: [V] contests won, all by default; or give `domain_hits` [S, V].
+        support: [V] or one number for all; or give `domain_support` [S, V].
+        repo_id: Id of the model.
+        domain_hits: [S, V]; by default all `hits` are in the first domain.
+        domain_support: [S, V], likewise.
+        rivals: {v: {u: wins}}, most wins first; by default every contest lost is lost to the next concept.
+        domain_names: The S domains.
+        temperature: The model's.
+        cost: The model's.
+        revision: The model's.
+        fields: Any other field of ModelLabel.
+    """
+    n_concepts, n_domains = len(graph), len(domain_names)
+    support = np.broadcast_to(np.asarray(support, np.int32), n_concepts)
+    hits = support if hits is None else np.asarray(hits, np.int32)
+    first = np.eye(n_domains, 1, dtype=np.uint16)
+    domain_hits = first * hits.astype(np.uint16) if domain_hits is None else np.asarray(domain_hits, np.uint16)
+    domain_support = (
+        first * support.astype(np.uint16) if domain_support is None else np.asarray(domain_support, np.uint16)
+    )
+    hits, support = domain_hits.sum(0).astype(np.int32), domain_support.sum(0).astype(np.int32)
+    if rivals is None:
+        rivals = {v: {(v + 1) % n_concepts: lost} for v, lost in enumerate(support - hits) if lost}
+    indices = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16)
+    wins = np.zeros((n_concepts, RIVALS), np.uint16)
+    for v, of_v in rivals.items():
+        indices[v, : len(of_v)], wins[v, : len(of_v)] = list(of_v), list(of_v.values())
+    label = ModelLabel(
+        model=ModelRef(repo_id, revision, "open_clip"),
+        cost=cost,
+        graph_name=graph.name,
+        graph_digest=graph.digest,
+        probes_name="tiny",
+        probes_revision=SHA,
+        sampling=SamplingConfig(max(75, int(support.max()))),
+        domain_names=tuple(domain_names),
+        package_version="0.0",
+        node_precision=precision_of(hits, support),
+        hits=hits,
+        predicted=support.copy(),
+        support=support,
+        domain_hits=domain_hits,
+        domain_support=domain_support,
+        rivals=indices,
+        rival_wins=wins,
+        temperature=np.array([temperature], np.float32),
+    )
+    return replace(label, **fields)
