@@ -249,7 +249,7 @@ def _add_predict(verbs: Any) -> None:  # noqa: ANN401
     verb.add_argument(
         "--rule",
         choices=[str(r) for r in Rule],
-        default=str(Rule.LOG_POOL),
+        default=str(Rule.LINEAR_POOL),
         help="how models are combined (default: %(default)s)",
     )
     verb.add_argument(

@@ -30,7 +30,7 @@ class Client:
 
     Example:
         >>> client = Client("labels")
-        >>> selection = client.select(["corroded pipe", "intact pipe", "weld"], k=3)
+        >>> selection = client.select(["corroded pipe", "intact pipe", "weld"], SelectionConfig(k=3))
         >>> client.load(selection).predict(["a.jpg", "b.jpg"]).labels
         ('weld', 'intact pipe')
 

@@ -26,7 +26,8 @@ _BATCHES_AHEAD = 3
 _CHUNK = 32
 # what Pillow's decoders are known to raise on damaged bytes, besides DecompressionBombError
 _DECODING_ERRORS = (
-    OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, EOFError, struct.error
+    OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, AssertionError, EOFError,
+    struct.error,
 )  # fmt: skip
 
 

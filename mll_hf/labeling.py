@@ -20,11 +20,12 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf import __version__
 from mll_hf.backends import load_model
 from mll_hf.contest import Contest
+from mll_hf.counts import precision_of
 from mll_hf.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
 from mll_hf.errors import InputError, LabelError, StorageError
 from mll_hf.files import write_atomically
 from mll_hf.images import decode_image, prepared_batches
-from mll_hf.labels import ModelLabel, precision_of
+from mll_hf.labels import ModelLabel
 from mll_hf.store import LabelStore, read_label
 
 if TYPE_CHECKING:
@@ -36,8 +37,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.backends import VisionLanguageModel
+    from mll_hf.counts import LabelCounts
     from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import Cost, LabelCounts, ModelRef
+    from mll_hf.labels import Cost, ModelRef
     from mll_hf.probes import ProbeSet, SamplingConfig
 
 BATCH_SIZE = 128
@@ -174,6 +176,8 @@ def _to_label(
         domain_support=counts.domain_support,
         rivals=rivals,
         rival_wins=rival_wins,
+        ranks=counts.ranks,
+        domain_ranks=counts.domain_ranks,
         temperature=np.array([counts.temperature], np.float32),
     )
 

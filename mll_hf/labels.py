@@ -1,7 +1,6 @@
-"""The label of a model: what was counted, how it is stored, and when it is to be believed.
+"""The label of a model: what is published, how it is stored, and when it is to be believed.
 
-Counting gives :class:`LabelCounts`, which add up over disjoint shards. :class:`ModelLabel` is what is published: a
-few tensors in one safetensors file. Reading treats every file as hostile: a label is a claim.
+A label is a few tensors in one safetensors file. Reading treats every file as hostile: a label is a claim.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
 from mll_hf.errors import LabelError
 from mll_hf.probes import SamplingConfig
 
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 
 
 SCHEMA = 1
-RIVALS = 24
-NO_RIVAL = 65535
-TEMPERATURES = np.geomspace(0.05, 20.0, 41)
-_NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up to exactly the whole
 _METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
 _LOCAL_PREFIX = "local-dir:"
 _MOST_COST = 2**63
@@ -79,95 +75,6 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class LabelCounts:
-    """What one model did on some probe images. Counts of disjoint images add up with ``+``.
-
-    A contest is one image tested for one concept ``v`` that it shows; the candidates are ``v`` and all concepts that
-    the image does not show.
-
-    Attributes:
-        hits: [V] contests for ``v`` that ``v`` won.
-        predicted: [V] contests, for whatever concept, that ``v`` won.
-        support: [V] contests for ``v``.
-        domain_hits: [S, V] ``hits`` by domain of the image.
-        domain_support: [S, V] ``support`` by domain of the image.
-        outscored: [V, V] contests for the row's concept in which the column's concept scored at least as high.
-        nll: [V, len(TEMPERATURES)] summed log-loss of images filed under the concept, in units of 2^-20 nats.
-        undecodable: Images that could not be decoded and were left out.
-    """
-
-    hits: NDArray[np.int32]
-    predicted: NDArray[np.int32]
-    support: NDArray[np.int32]
-    domain_hits: NDArray[np.uint16]
-    domain_support: NDArray[np.uint16]
-    outscored: NDArray[np.uint16]
-    nll: NDArray[np.int64]
-    undecodable: int = 0
-
-    @classmethod
-    def zeros(cls, n_concepts: int, n_domains: int) -> LabelCounts:
-        """Counts of no images at all."""
-        return cls(
-            hits=np.zeros(n_concepts, np.int32),
-            predicted=np.zeros(n_concepts, np.int32),
-            support=np.zeros(n_concepts, np.int32),
-            domain_hits=np.zeros((n_domains, n_concepts), np.uint16),
-            domain_support=np.zeros((n_domains, n_concepts), np.uint16),
-            outscored=np.zeros((n_concepts, n_concepts), np.uint16),
-            nll=np.zeros((n_concepts, len(TEMPERATURES)), np.int64),
-        )
-
-    def __add__(self, other: LabelCounts) -> LabelCounts:
-        return LabelCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    @property
-    def temperature(self) -> float:
-        """The temperature with the least log-loss: the best on the grid, refined by a parabola in log T.
-
-        Each concept's loss is weighted by how often the model recognises it: a specialist is chosen for what it
-        knows, so that is where it must be calibrated.
-        """
-        knows = precision_of(self.hits, self.support).astype(np.float64)
-        if not (self.nll * (knows > 0)[:, None]).any():
-            knows = np.ones_like(knows)
-        losses = knows @ self.nll
-        if not losses.any():
-            return 1.0
-        best = int(np.clip(np.argmin(losses), 1, len(TEMPERATURES) - 2))
-        left, middle, right = losses[best - 1 : best + 2]
-        curvature = left - 2 * middle + right
-        shift = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
-        step = math.log(TEMPERATURES[1] / TEMPERATURES[0])
-        return float(TEMPERATURES[best] * math.exp(step * min(1.0, max(-1.0, shift))))
-
-    def rivals(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """The RIVALS concepts that most often beat each concept on its own images, and on how many of them.
-
-        Returns:
-            Two arrays [V, RIVALS]: indices (NO_RIVAL in empty slots) and counts, most wins first.
-        """
-        n_concepts = len(self.hits)
-        slots = min(RIVALS, n_concepts)
-        indices = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16)
-        wins = np.zeros((n_concepts, RIVALS), np.uint16)
-        tie_break = np.arange(n_concepts - 1, -1, -1)
-        for v in range(n_concepts):
-            key = self.outscored[v].astype(np.int64) * n_concepts + tie_break  # unique, so the choice is too
-            top = np.argpartition(key, n_concepts - slots)[n_concepts - slots :]
-            top = top[np.argsort(-key[top])]
-            top = top[self.outscored[v, top] > 0]
-            indices[v, : len(top)] = top
-            wins[v, : len(top)] = self.outscored[v, top]
-        return indices, wins
-
-
-def log_loss_units(log_loss: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Turn log-losses [..., temperatures] in nats into the integers that :class:`LabelCounts` sums."""
-    return np.rint(np.minimum(log_loss, 1e4) / _NLL_UNIT).astype(np.int64)
-
-
-@dataclass(frozen=True)
 class ModelLabel:
     """A model's label on a graph of V concepts with probe images of S domains.
 
@@ -182,13 +89,15 @@ class ModelLabel:
         domain_names: The S domains.
         package_version: Version of this package that counted.
         node_precision: [V] float32, share of the concept's images that the model recognises; 0 without images.
-        hits: [V] int32, see :class:`LabelCounts`.
+        hits: [V] int32, see :class:`~mll_hf.counts.LabelCounts`.
         predicted: [V] int32.
         support: [V] int32.
         domain_hits: [S, V] uint16.
         domain_support: [S, V] uint16.
         rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL if none.
         rival_wins: [V, RIVALS] uint16, on how many images.
+        ranks: [V, RANK_BINS] uint16, images by how many concepts beat theirs, see :class:`~mll_hf.counts.LabelCounts`.
+        domain_ranks: [S, RANK_BINS] int32, all tests of a domain by how many concepts beat the right one.
         temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
     """
 
@@ -209,6 +118,8 @@ class ModelLabel:
     domain_support: NDArray[np.uint16]
     rivals: NDArray[np.uint16]
     rival_wins: NDArray[np.uint16]
+    ranks: NDArray[np.uint16]
+    domain_ranks: NDArray[np.int32]
     temperature: NDArray[np.float32]
 
     def __post_init__(self) -> None:
@@ -224,14 +135,10 @@ class ModelLabel:
     def mean_precision(self) -> float:
         """Mean node precision over the concepts that have images: the model's general level."""
         tested = self.support > 0
-        return float(self.node_precision[tested].mean()) if tested.any() else 0.0
-
-    def measures_the_same_as(self, other: ModelLabel) -> bool:
-        """Whether two labels answer the same question: same model, graph, images and sample."""
-        return _question(self) == _question(other)
+        return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
 
 
-# name -> dtype and shape, in terms of the numbers of concepts V, domains S and slots for rivals R
+# name -> dtype and shape, in terms of the numbers of concepts V, domains S, slots for rivals R and bins of ranks B
 _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "node_precision": (np.float32, "V"),
     "hits": (np.int32, "V"),
@@ -241,17 +148,10 @@ _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "domain_support": (np.uint16, "SV"),
     "rivals": (np.uint16, "VR"),
     "rival_wins": (np.uint16, "VR"),
+    "ranks": (np.uint16, "VB"),
+    "domain_ranks": (np.int32, "SB"),
     "temperature": (np.float32, "1"),
 }
-
-
-def _question(label: ModelLabel) -> tuple[object, ...]:
-    return (label.model, label.graph_digest, label.probes_revision, label.sampling)
-
-
-def precision_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 where there are no images."""
-    return (hits / np.maximum(support, 1)).astype(np.float32)
 
 
 # --- to and from bytes ------------------------------------------------------------------------------------------------
@@ -345,7 +245,7 @@ def _check_tensors(tensors: Mapping[str, NDArray[Any]], n_domains: int) -> None:
     if set(tensors) != set(_TENSORS):
         raise LabelError(f"the tensors are {sorted(tensors)}, not {sorted(_TENSORS)}")
     shape = tensors["node_precision"].shape
-    sizes = {"V": shape[0] if shape else 0, "S": n_domains, "R": RIVALS, "1": 1}
+    sizes = {"V": shape[0] if shape else 0, "S": n_domains, "R": RIVALS, "B": RANK_BINS, "1": 1}
     if not 0 < sizes["V"] < NO_RIVAL:
         raise LabelError(f"{sizes['V']} concepts are not between 1 and {NO_RIVAL - 1}")
     for name, (dtype, axes) in _TENSORS.items():
@@ -370,6 +270,12 @@ def _check_counts(label: ModelLabel) -> None:
         "support by domain does not add up": np.array_equal(domain_support.sum(0), support),
         "hits by domain exceed their support": bool((domain_hits <= domain_support).all()),
         "support exceeds the images per concept": bool((support <= label.sampling.images_per_concept).all()),
+        "ranks do not add up": np.array_equal(label.ranks.sum(axis=1, dtype=np.int64), support)
+        and np.array_equal(label.ranks[:, 0], hits),
+        "ranks by domain do not add up": bool((label.domain_ranks >= 0).all())
+        and np.array_equal(label.domain_ranks.sum(axis=0, dtype=np.int64), label.ranks.sum(axis=0, dtype=np.int64))
+        and np.array_equal(label.domain_ranks.sum(axis=1, dtype=np.int64), domain_support.sum(axis=1))
+        and np.array_equal(label.domain_ranks[:, 0], domain_hits.sum(axis=1)),
         "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
         "the rivals are inconsistent": _rivals_are_consistent(label),
     }

@@ -220,7 +220,7 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         raise MissingExtraError("pyarrow", "models") from None
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise GraphError(f"is no readable parquet file ({reason}); fetch or build it again", path) from None
 

@@ -41,7 +41,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def selection_report(selection: Selection) -> str:
     """Which models, how good, at what cost, which concepts decided and how sure it is."""
-    return "\n\n".join([_headline(selection), _model_table(selection), _class_table(selection), _cost_line(selection)])
+    return "\n\n".join([_headline(selection), _model_table(selection), _class_table(selection), _legend(selection)])
 
 
 def _headline(selection: Selection) -> str:
@@ -92,9 +92,19 @@ def _class_table(selection: Selection) -> str:
     return table(header, rows) + (f"\n... and {more} more; --json has all" if more else "")
 
 
-def _cost_line(selection: Selection) -> str:
+def _legend(selection: Selection) -> str:
     cost = selection.cost
-    return f"Together: {cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image."
+    scores = {
+        Strategy.MLL: "precision: expected share of a class's images that a model gets right among your classes",
+        Strategy.PAPER: "score r: the paper's reuse metric, which is no probability",
+        Strategy.GENERAL: "precision: mean over all concepts of the graph, the same for every class",
+        Strategy.UNIFORM: "share: the same for all; no model is preferred",
+    }[selection.strategy]
+    return (
+        f"{scores}; general: share of all probe images recognised among all concepts; coverage: 1 if the graph has the class, "
+        f"0 if nothing like it.\n"
+        f"Together: {cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image."
+    )
 
 
 def _score_name(selection: Selection) -> str:

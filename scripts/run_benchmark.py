@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import torch
+    from numpy.typing import NDArray
+
     from mll_hf.backends import VisionLanguageModel
     from mll_hf.describe import Description
     from mll_hf.labels import ModelLabel
     from mll_hf.probes import ProbeSet
-    from numpy.typing import NDArray
 
 
 def main() -> int:
@@ -205,8 +206,8 @@ WAYS = {
     "general k=3": (Strategy.GENERAL, 3, Rule.UNIFORM),
     "paper k=1": (Strategy.PAPER, 1, Rule.ENTROPY),
     "paper k=3": (Strategy.PAPER, 3, Rule.ENTROPY),
-    "mll k=1": (Strategy.MLL, 1, Rule.LOG_POOL),
-    "mll k=3": (Strategy.MLL, 3, Rule.LOG_POOL),
+    "mll k=1": (Strategy.MLL, 1, Rule.LINEAR_POOL),
+    "mll k=3": (Strategy.MLL, 3, Rule.LINEAR_POOL),
     "all, averaged": (Strategy.UNIFORM, 1, Rule.UNIFORM),
 }
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
 from mll_hf.describe import Description
 from mll_hf.graph import Concept, SemanticGraph
-from mll_hf.labels import NO_RIVAL, RIVALS, Cost, ModelLabel, ModelRef, precision_of
+from mll_hf.labels import Cost, ModelLabel, ModelRef
 from mll_hf.probes import SamplingConfig
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ def _make_label(graph: SemanticGraph, m: int, rng: np.random.Generator) -> Model
     hits, support = (counts.sum(axis=0, dtype=np.int32) for counts in (domain_hits, domain_support))
     losses = support - hits
     rivals, wins = _make_rivals(losses, rng)
+    ranks = _make_ranks(hits, losses, rng)
     return ModelLabel(
         model=ModelRef(f"synthetic/model-{m:04d}", f"{m:040x}", "open_clip"),
         cost=Cost(int(10 ** rng.uniform(7, 9)), float(10 ** rng.uniform(0, 2.5))),
@@ -94,6 +96,8 @@ def _make_label(graph: SemanticGraph, m: int, rng: np.random.Generator) -> Model
         domain_support=domain_support,
         rivals=rivals,
         rival_wins=wins,
+        ranks=ranks,
+        domain_ranks=_make_domain_ranks(ranks, domain_hits, domain_support),
         temperature=np.array([rng.uniform(0.5, 2)], np.float32),
     )
 
@@ -108,6 +112,27 @@ def _make_rivals(losses: NDArray[np.int32], rng: np.random.Generator) -> tuple[N
     wins[:, :slots] = losses[:, None] // np.arange(1, slots + 1)
     rivals[wins == 0] = NO_RIVAL
     return rivals, wins
+
+
+def _make_ranks(hits: NDArray[np.int32], losses: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.uint16]:
+    """Lost images spread over the bins at random."""
+    ranks = rng.multinomial(losses, [0, *[1 / (RANK_BINS - 1)] * (RANK_BINS - 1)])
+    ranks[:, 0] = hits
+    return ranks.astype(np.uint16)
+
+
+def _make_domain_ranks(
+    ranks: NDArray[np.uint16], domain_hits: NDArray[np.uint16], domain_support: NDArray[np.uint16]
+) -> NDArray[np.int32]:
+    """Deal the lost images of each bin out to the domains until each has as many as it lost."""
+    domain_ranks = np.zeros((len(domain_hits), RANK_BINS), np.int32)
+    domain_ranks[:, 0] = domain_hits.sum(axis=1)
+    left = domain_support.sum(axis=1, dtype=np.int64) - domain_ranks[:, 0]
+    for rank_bin, count in enumerate(ranks[:, 1:].sum(axis=0, dtype=np.int64), start=1):
+        before = np.cumsum(left) - left
+        domain_ranks[:, rank_bin] = np.clip(count - before, 0, left)
+        left = left - domain_ranks[:, rank_bin]
+    return domain_ranks
 
 
 def _id(v: int) -> str:

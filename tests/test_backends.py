@@ -14,15 +14,15 @@ import open_clip
 import pytest
 import torch
 from huggingface_hub import constants
-from mll_hf.backends import Backend, Link, load_model, pick_device, resolve_model
-from mll_hf.errors import InputError, ModelError
-from mll_hf.images import to_rgb
-from mll_hf.labels import ModelRef
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer, CLIPModel
 
 import tiny_models
+from mll_hf.backends import Backend, Link, load_model, pick_device, resolve_model
+from mll_hf.errors import InputError, ModelError
+from mll_hf.images import to_rgb
+from mll_hf.labels import ModelRef
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
 TEXTS = ["a photo of a cat", "dog", "a small red car which is round, the icon of a tree", "an unheardof thing"]

@@ -459,7 +459,7 @@ def test_predict_json_csv_and_table(world, capsys):
     assert len(out.splitlines()) == 4
 
 
-@pytest.mark.parametrize("rule", ["log_pool", "entropy", "inverse_entropy", "uniform", "confidence"])
+@pytest.mark.parametrize("rule", ["linear_pool", "log_pool", "entropy", "inverse_entropy", "uniform", "confidence"])
 def test_predict_from_a_selection(world, tmp_path, rule, capsys):
     task = ["--classes", "cat, dog", "--labels", world / "labels", "--strategy", "paper", "-k", 2]
     choice = tmp_path / "choice.json"

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from mll_hf.errors import InputError
 from mll_hf.prompts import (
     DEFAULT_TEMPLATE,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from mll_hf import text_encoder
 from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.text_encoder import (

@@ -19,11 +19,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from hypothesis import settings
-from mll_hf.backends import Link
-from mll_hf.graph import Concept, SemanticGraph, graph_to_json
-from mll_hf.labels import NO_RIVAL, RIVALS, Cost, ModelLabel, ModelRef, precision_of
-from mll_hf.probes import ProbeSet, SamplingConfig
+from hypothesis import strategies as st
 from PIL import Image
+
+from mll_hf.backends import Link
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
+from mll_hf.graph import Concept, SemanticGraph, graph_to_json
+from mll_hf.labels import Cost, ModelLabel, ModelRef
+from mll_hf.probes import ProbeSet, SamplingConfig
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
 HYPERNYMS = {
@@ -37,12 +40,38 @@ HYPERNYMS = {
 }
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
+# For scripts in a process of its own. Linux lets a new process start with its parent's peak, except here.
+PEAK_MEMORY = """
+def peak_memory():
+    import pathlib, resource, sys
+    status = pathlib.Path("/proc/self/status")
+    if status.exists():
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+"""
+
 examples = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 
 
 def make_graph(hypernyms=HYPERNYMS, name="tiny"):
     """A graph from {id: ids of its hypernyms}; a concept's name is its id."""
     return SemanticGraph(name, tuple(Concept(c, c, (c,), f"the kind {c}", tuple(h)) for c, h in hypernyms.items()))
+
+
+@st.composite
+def dags(draw, most=9):
+    """{id: hypernyms}, ids in an order that has nothing to do with the edges."""
+    count = draw(st.integers(1, most))
+    ids = draw(st.permutations([f"c{i}" for i in range(count)]))
+    return {ids[i]: draw(st.lists(st.sampled_from(ids[:i]), max_size=3) if i else st.just([])) for i in range(count)}
+
+
+def naive_ancestors(hypernyms, concept):
+    """Ids of all concepts above one, by walking up every way there is."""
+    above = set(hypernyms[concept])
+    for parent in hypernyms[concept]:
+        above |= naive_ancestors(hypernyms, parent)
+    return above
 
 
 @dataclass(frozen=True)
@@ -96,6 +125,11 @@ def probe_set(members, nodes, domains=None, domain_names=("photo",)):
         offsets=np.cumsum([0, *map(len, members)]),
         members=np.array([image for images in members for image in sorted(images)], np.int64),
     )
+
+
+def pools_of(graph, nodes):
+    """For each concept the images that show it."""
+    return [[x for x, node in enumerate(nodes) if v in (node, *graph.ancestors[node])] for v in range(len(graph))]
 
 
 def unit(rows):
@@ -175,6 +209,11 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
     wins = np.zeros((n_concepts, RIVALS), np.uint16)
     for v, of_v in rivals.items():
         indices[v, : len(of_v)], wins[v, : len(of_v)] = list(of_v), list(of_v.values())
+    ranks = np.zeros((n_concepts, RANK_BINS), np.uint16)
+    ranks[:, 0], ranks[:, 1] = hits, support - hits  # one concept beats the right one wherever it is beaten
+    domain_ranks = np.zeros((n_domains, RANK_BINS), np.int32)
+    domain_ranks[:, 0] = domain_hits.sum(1)
+    domain_ranks[:, 1] = domain_support.sum(1) - domain_hits.sum(1)
     label = ModelLabel(
         model=ModelRef(repo_id, revision, "open_clip"),
         cost=cost,
@@ -193,6 +232,8 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         domain_support=domain_support,
         rivals=indices,
         rival_wins=wins,
+        ranks=ranks,
+        domain_ranks=domain_ranks,
         temperature=np.array([temperature], np.float32),
     )
     return replace(label, **fields)

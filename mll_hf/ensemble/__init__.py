@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mll_hf.ensemble.rules import confidence, entropy, inverse_entropy, log_pool, uniform
+from mll_hf.ensemble.rules import confidence, entropy, inverse_entropy, linear_pool, log_pool, uniform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,7 @@ __all__ = ["Rule", "combine"]
 class Rule(StrEnum):
     """How the chosen models' probabilities are combined."""
 
+    LINEAR_POOL = "linear_pool"
     LOG_POOL = "log_pool"
     ENTROPY = "entropy"
     INVERSE_ENTROPY = "inverse_entropy"
@@ -35,8 +36,8 @@ def combine(
         rule: How.
         logits: [M, N, C] as the models give them.
         chosen: [M, C], which models answer for which class.
-        temperatures: [M] calibration temperatures; only ``log_pool`` uses them.
-        weights: [M] trust in each model; only ``log_pool`` uses them.
+        temperatures: [M] calibration temperatures; only the pools use them.
+        weights: [M] trust in each model; only the pools use them.
 
     Returns:
         [N, C] probabilities; rows sum to one.
@@ -50,5 +51,7 @@ def combine(
             return uniform(logits, chosen)
         case Rule.CONFIDENCE:
             return confidence(logits, chosen)
+        case Rule.LINEAR_POOL:
+            return linear_pool(logits, chosen, temperatures, weights)
         case Rule.LOG_POOL:
             return log_pool(logits, chosen, temperatures, weights)

@@ -59,12 +59,15 @@ def confidence(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]
     return _normalize(_pool_per_class(probabilities, np.exp(probabilities.max(axis=-1)), chosen))
 
 
-def log_pool(logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, weights: Floats) -> NDArray[np.float64]:
-    """Our rule: calibrated logarithmic pooling over the union of the chosen models.
+def linear_pool(
+    logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, weights: Floats
+) -> NDArray[np.float64]:
+    """Our rule: weighted mean of the calibrated probabilities of all chosen models.
 
-    ``log p(y|x) = sum over m of a_m log softmax(logits_m / T_m)_y - log Z(x)``
+    ``p(y|x) = sum over m of a_m softmax(logits_m / T_m)_y``
 
-    Every model of the union answers for every class, so that columns compare.
+    Every model of the union answers for every class, so that columns compare. A specialist that is sure decides where
+    the others are unsure, and cannot veto what it does not know.
 
     Args:
         logits: [M, N, C].
@@ -72,11 +75,19 @@ def log_pool(logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, we
         temperatures: [M] calibration temperatures.
         weights: [M] non-negative; scaled here so that those of the union sum to one.
     """
-    union = chosen.any(axis=1)
-    shares = np.where(union, weights, 0)
-    shares = shares / shares.sum() if shares.sum() > 0 else union / union.sum()
+    calibrated = softmax(logits / temperatures[:, None, None])
+    return np.einsum("m,mnc->nc", _shares(chosen, weights), calibrated)
+
+
+def log_pool(logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, weights: Floats) -> NDArray[np.float64]:
+    """Logarithmic pool of the calibrated probabilities of all chosen models; arguments as for :func:`linear_pool`.
+
+    ``log p(y|x) = sum over m of a_m log softmax(logits_m / T_m)_y - log Z(x)``
+
+    A class that one model rules out is ruled out: good for models of equal skill, bad for specialists.
+    """
     calibrated = log_softmax(logits / temperatures[:, None, None])
-    return softmax(np.einsum("m,mnc->nc", shares, calibrated))
+    return softmax(np.einsum("m,mnc->nc", _shares(chosen, weights), calibrated))
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -88,6 +99,13 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
     """Logarithm of the softmax over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _shares(chosen: NDArray[np.bool_], weights: Floats) -> NDArray[np.float64]:
+    """[M] weights of the models of the union, summing to one; equal if all are zero."""
+    union = chosen.any(axis=1)
+    shares = np.where(union, weights, 0)
+    return shares / shares.sum() if shares.sum() > 0 else union / union.sum()
 
 
 def _entropies(probabilities: Floats) -> NDArray[np.float64]:

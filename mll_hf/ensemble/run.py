@@ -72,7 +72,7 @@ class Ensemble:
     device: str | None = None
     templates: tuple[str, ...] | None = None
 
-    def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LOG_POOL) -> Prediction:
+    def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Classify images (paths, encoded bytes or pictures).
 
         Each image is decoded once as long as the decoded pictures fit in 256 megapixels; models are loaded one after

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.counts import precision_among
 from mll_hf.errors import InputError
 from mll_hf.selection.base import (
     Candidates,
@@ -20,7 +21,7 @@ from mll_hf.selection.base import (
     Strategy,
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
-from mll_hf.selection.mll import mll_scores
+from mll_hf.selection.mll import candidates_of, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 
 if TYPE_CHECKING:
@@ -178,20 +179,25 @@ def _explain(
     candidates: Candidates, chosen: NDArray[np.bool_], strategy: Strategy
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
     """For each class its concepts, with the node precision of the models of the union as the strategy saw it."""
-    match, graph = candidates.match, candidates.graph
+    matched, graph = candidates.match, candidates.graph
     union = np.flatnonzero(chosen.any(axis=1))
-    if strategy is Strategy.PAPER:
-        precision = restricted_precision(_take(candidates, union.tolist()))
-    else:
-        precision = np.stack([candidates.labels[m].node_precision[match.selected] for m in union])
-    columns = np.searchsorted(match.selected, match.concepts)
-    names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in match.selected}
+    labels = [candidates.labels[m] for m in union]
+    match strategy:
+        case Strategy.PAPER:
+            precision = restricted_precision(_take(candidates, union.tolist()))
+        case Strategy.MLL:
+            ranks = np.stack([label.ranks[matched.selected] for label in labels])
+            precision = precision_among(ranks, len(graph), candidates_of(matched))
+        case Strategy.GENERAL | Strategy.UNIFORM:
+            precision = np.stack([label.node_precision[matched.selected] for label in labels])
+    columns = np.searchsorted(matched.selected, matched.concepts)
+    names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(
         tuple(
             MatchedConcept(*names[v], float(weight), tuple(precision[:, at].tolist()))
-            for v, weight, at in zip(match.concepts[y], match.weights[y], columns[y], strict=True)
+            for v, weight, at in zip(matched.concepts[y], matched.weights[y], columns[y], strict=True)
         )
-        for y in range(len(match.classes))
+        for y in range(len(matched.classes))
     )
 
 

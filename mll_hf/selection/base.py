@@ -233,7 +233,9 @@ class Selection:
         if scores.shape != (len(models), len(classes)):
             raise ValueError("the scores are not one per model and class")
         union_size = int(chosen.any(axis=1).sum())
-        matches = (tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
+        matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
+        if not all(matches):
+            raise ValueError("a class has no concepts")
         return cls(
             classes=classes,
             strategy=Strategy(document["strategy"]),
@@ -241,7 +243,7 @@ class Selection:
             models=models,
             scores=scores,
             chosen=chosen,
-            matches=tuple(matches),
+            matches=matches,
             coverage=np.array([_number(document["coverage"][name], 0, 1) for name in classes]),
             images=np.array([_number(document["images"][name], 0) for name in classes]),
             domain=_optional_text(document["domain"]),

@@ -1,18 +1,22 @@
 """Our selection. It departs from the paper where the paper's estimate is noisy or does not compare.
 
-1. Concepts with few probe images are shrunk towards their hypernyms, and those towards the model's general level.
-2. Where the label knows the task's domain (photo, sketch, icon ...), images of that domain count more.
-3. Weights over concepts are normalised per class, so that classes compare.
-4. Where the graph has nothing like a class, the model's general level stands in for it.
-5. One set of models answers for all classes, since probabilities of different models do not compare class by class.
+1. Precision is that among as many candidates as the task has classes: one of 10 is easier than one of 9,000, and a
+   model that nearly wins among 9,000 may win among 10.
+2. Concepts with few probe images are shrunk towards their hypernyms, and those towards the model's general level.
+3. A model that is better or worse on pictures of the task's domain (photo, sketch, icon ...) than on others counts as
+   that much better or worse on every class.
+4. Weights over concepts are normalised per class, so that classes compare.
+5. Where the graph has nothing like a class, the model's general level stands in for it.
+6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.counts import precision_among
 from mll_hf.prompts import mentions
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph import SemanticGraph
     from mll_hf.labels import ModelLabel
+    from mll_hf.matching import ClassMatch
     from mll_hf.selection.base import Candidates
 
 _PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
@@ -37,62 +42,75 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     Returns:
         [M, C] float64 from 0 to 1.
     """
-    match = candidates.match
-    node_precision = shrunk_precision(candidates.labels, candidates.graph, match.selected, candidates.domain)
+    match, n_candidates = candidates.match, candidates_of(candidates.match)
+    node_precision = shrunk_precision(candidates.labels, candidates.graph, match.selected, n_candidates)
     transition = match.transition.astype(np.float64)
     class_precision = node_precision @ (transition / transition.sum(axis=0))
     mixed = class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
-    general = np.array([label.mean_precision for label in candidates.labels])[:, None]
-    return match.coverage * mixed + (1 - match.coverage) * general
+    general = np.array([general_precision(label, n_candidates) for label in candidates.labels])[:, None]
+    factors = np.array([domain_factor(label, candidates.domain, n_candidates) for label in candidates.labels])[:, None]
+    return np.minimum(factors * (match.coverage * mixed + (1 - match.coverage) * general), 1.0)
+
+
+def candidates_of(match: ClassMatch) -> int:
+    """Candidates of a task's contests: its classes, at least two, for against nothing every model wins."""
+    return max(len(match.classes), 2)
+
+
+def general_precision(label: ModelLabel, n_candidates: int) -> float:
+    """Mean precision over the graph, were there only as many candidates as a task has classes."""
+    tested = label.support > 0
+    return float(precision_among(label.ranks[tested], len(label.hits), n_candidates).mean()) if tested.any() else 0.0
+
+
+def domain_factor(label: ModelLabel, domain: str | None, n_candidates: int) -> float:
+    """Precision on probe images of the task's domain over precision on all of them.
+
+    1 if the task names none of the label's domains, or several. The domain's share is taken as if 10 more of its
+    images were like all others.
+    """
+    named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
+    overall = float(precision_among(label.domain_ranks.sum(axis=0), len(label.hits), n_candidates))
+    if len(named) != 1 or overall == 0:
+        return 1.0
+    ranks = label.domain_ranks[named[0]]
+    images, precision = ranks.sum(), float(precision_among(ranks, len(label.hits), n_candidates))
+    return float((images * precision + _PRIOR_IMAGES * overall) / (images + _PRIOR_IMAGES) / overall)
 
 
 def shrunk_precision(
-    labels: Sequence[ModelLabel], graph: SemanticGraph, selected: NDArray[np.int64], domain: str | None
+    labels: Sequence[ModelLabel], graph: SemanticGraph, selected: NDArray[np.int64], n_candidates: int
 ) -> NDArray[np.float64]:
-    """Node precision with a prior from the hypernyms.
+    """Node precision among a number of candidates, with a prior from the hypernyms.
 
-    ``p_v = (hits_v + n0 * prior_v) / (support_v + n0)`` with ``n0`` = 10 images, where ``prior_v`` is the mean of
-    ``p`` over the direct hypernyms of ``v``; above the roots stands the model's mean over the graph. If the labels
-    split their counts by the task's domain, the same step is taken once more with the domain's counts, starting from
-    ``p_v``.
+    ``p_v = (n_v * q_v + n0 * prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected precision among so many
+    candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v``. Above the
+    roots stands the model's mean over the graph.
 
     Args:
         labels: M labels.
         graph: Their graph.
         selected: [K] concepts wanted.
-        domain: The task's domain, or None.
+        n_candidates: Candidates of a contest.
 
     Returns:
         [M, K] float64.
     """
     needed = _with_ancestors(graph, selected)
-    row = {v: position for position, v in enumerate(needed)}
-    hits = np.stack([label.hits[needed] for label in labels], axis=1)
-    support = np.stack([label.support[needed] for label in labels], axis=1)
-    general = np.array([label.mean_precision for label in labels])
-    precision = np.zeros(hits.shape)  # a row per concept: contiguous, since concepts are visited one by one
-    for position, v in enumerate(needed.tolist()):  # hypernyms first
-        parents = [precision[row[parent]] for parent in graph.parents[v]]
-        prior = sum(parents[1:], parents[0]) / len(parents) if parents else general
-        precision[position] = _shrink(hits[position], support[position], prior)
-    wanted = precision[[row[v] for v in selected.tolist()]].T
-    for m, label in enumerate(labels):
-        if (s := _domain_index(label, domain)) is not None:
-            wanted[m] = _shrink(label.domain_hits[s, selected], label.domain_support[s, selected], wanted[m])
-    return wanted
-
-
-def _shrink(hits: NDArray[Any], support: NDArray[Any], prior: NDArray[np.float64]) -> NDArray[np.float64]:
-    return (hits + _PRIOR_IMAGES * prior) / (support + _PRIOR_IMAGES)
+    column = {v: position for position, v in enumerate(needed)}
+    support = np.stack([label.support[needed] for label in labels]).astype(np.float64)
+    ranks = np.stack([label.ranks[needed] for label in labels])
+    hits = support * precision_among(ranks, len(graph), n_candidates)
+    precision = np.empty_like(hits)
+    roots = np.array([general_precision(label, n_candidates) for label in labels])
+    for position, v in enumerate(needed):  # hypernyms first
+        parents = [column[parent] for parent in graph.parents[v]]
+        prior = precision[:, parents].mean(axis=1) if parents else roots
+        precision[:, position] = (hits[:, position] + _PRIOR_IMAGES * prior) / (support[:, position] + _PRIOR_IMAGES)
+    return precision[:, [column[v] for v in selected.tolist()]]
 
 
 def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> NDArray[np.int64]:
     """The concepts and all above them, every hypernym before its hyponyms."""
     wanted = set(selected.tolist()).union(*(graph.ancestors[v].tolist() for v in selected))
     return np.array([v for v in graph.topological_order if v in wanted])
-
-
-def _domain_index(label: ModelLabel, domain: str | None) -> int | None:
-    """Which of the label's domains the task's domain names, if it names exactly one."""
-    named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
-    return named[0] if len(named) == 1 else None

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.counts import NO_RIVAL, precision_among
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -42,21 +44,20 @@ def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
     selected = candidates.match.selected
     if candidates.embeddings:
         return np.stack([embeddings.restricted_precision(selected) for embeddings in candidates.embeddings])
-    return np.stack([precision_from_rivals(label, selected) for label in candidates.labels])
+    return np.stack([precision_from_label(label, selected) for label in candidates.labels])
 
 
-def precision_from_rivals(label: ModelLabel, selected: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Estimate Eq. 5 from the rivals that a label keeps.
+def precision_from_label(label: ModelLabel, selected: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Estimate Eq. 5 from what a label keeps of the contest of all concepts.
 
-    An image of ``v`` is lost if any selected rival beats ``v`` on it. At least as many are lost as the strongest
-    selected rival wins, and at most as many as in the contest of all concepts. If rivals won independently of one
-    another, the share kept would be the product of ``1 - wins / n``; they do not, since a badly seen image is lost to
-    many rivals at once. The estimate is the geometric mean of that product and of what the strongest rival leaves.
+    Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
+    wins are lost, and so is what would be lost on average if the selected concepts were any others of their number
+    (:func:`~mll_hf.counts.precision_among`). The estimate is the smaller of the two.
     """
-    rivals, support = label.rivals[selected], label.support[selected].astype(np.float64)
-    competes = np.zeros(65536, np.bool_)  # also answers for NO_RIVAL, which never competes
+    rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
+    competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes
     competes[selected] = True
-    kept = 1 - np.where(competes[rivals], label.rival_wins[selected], 0) / np.maximum(support, 1)[:, None]
-    estimate = np.sqrt(kept.prod(axis=1) * kept.min(axis=1))
-    precision: NDArray[np.float64] = np.maximum(estimate, label.node_precision[selected])
-    return np.where(support > 0, precision, 0.0)
+    lost = np.where(competes[rivals], label.rival_wins[selected], 0).max(axis=1) / support
+    expected = precision_among(label.ranks[selected], len(label.hits), len(selected))
+    precision: NDArray[np.float64] = np.minimum(expected, 1 - lost)
+    return precision

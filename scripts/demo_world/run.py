@@ -1,0 +1,166 @@
+"""The main job, start to end: label tiny models, look at the labels, select by class names, classify, compare.
+
+Everything comes from installed PyPI packages and from this folder; no network is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from demo_world.graph import build_graph
+from demo_world.targets import Task, tasks
+from mll_hf.client import Client
+from mll_hf.ensemble import Rule
+from mll_hf.report import selection_report, table
+from mll_hf.selection import Selection, SelectionConfig, Strategy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MODELS = Path(__file__).resolve().parent / "models"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Accuracies on one task: of each model alone, and of what a selection made of them."""
+
+    task: Task
+    singles: dict[str, float]
+    ways: dict[str, float]
+
+
+def main() -> int:
+    """Run the demo; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for graph, labels and figure")
+    args = parser.parse_args()
+    started = time.perf_counter()
+    graph, labels = args.out / "graph", args.out / "labels"
+
+    _say("1. A graph of concepts with pictures to test them (from PyPI packages)")
+    if not (graph / "graph.json").exists():
+        build_graph(graph)
+    print(f"{graph}")
+
+    _say("2. Label: measure every model once")
+    _cli("label", *[f"local-dir:{model}" for model in sorted(MODELS.iterdir())], "--graph", graph, "--labels", labels)
+
+    _say("3. What the labels say")
+    _cli("labels", "ls", "--labels", labels)
+
+    _say("4. Select and classify: tasks whose pictures no model and no label has seen")
+    client, outcomes = Client(labels), []
+    for task in tasks():
+        outcomes.append(_evaluate(client, task))
+    _show(outcomes)
+    figure = _draw(outcomes, args.out / "accuracy.png")
+    print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
+    print(f"  mll-hf select --classes 'bicycle, umbrella, letter Q, 7' --labels {labels}")
+    return 0
+
+
+def _evaluate(client: Client, task: Task) -> Outcome:
+    """Accuracy of every model alone and of the strategies, all with the same prompts."""
+    images, truth = list(task.images), np.array(task.labels)
+
+    def select(strategy: Strategy, k: int) -> Selection:
+        config = SelectionConfig(strategy=strategy, k=k)
+        return client.select(task.classes, config, domain=task.domain, task=task.task)
+
+    def accuracy(selection: Selection, rule: Rule = Rule.LINEAR_POOL) -> float:
+        answers = client.load(selection).predict(images, rule).probabilities.argmax(axis=1)
+        return float((answers == truth).mean())
+
+    chosen = select(Strategy.MLL, 1)
+    print(f"\n{task.name}: {len(task.classes)} classes, {len(images)} pictures")
+    print(selection_report(chosen).split("\n\n")[1])
+    singles = {
+        model.ref.short_name: accuracy(replace(chosen, chosen=_only(chosen, m)))
+        for m, model in enumerate(chosen.models)
+    }
+    ways = {
+        "general, k = 1": accuracy(select(Strategy.GENERAL, 1)),
+        "paper, k = 1": accuracy(select(Strategy.PAPER, 1), Rule.ENTROPY),
+        "paper, k = 3": accuracy(select(Strategy.PAPER, 3), Rule.ENTROPY),
+        "mll, k = 1": accuracy(chosen),
+        "mll, k = 3": accuracy(select(Strategy.MLL, 3)),
+        "all, averaged": accuracy(select(Strategy.UNIFORM, 1), Rule.UNIFORM),
+    }
+    return Outcome(task, singles, ways)
+
+
+def _only(selection: Selection, m: int) -> NDArray[np.bool_]:
+    chosen = np.zeros_like(selection.chosen)
+    chosen[m] = True
+    return chosen
+
+
+def _show(outcomes: list[Outcome]) -> None:
+    _say("5. Accuracy of each model alone, and of what selection makes of them")
+    print(_accuracy_table(outcomes, "model alone", dict.fromkeys(sorted(outcomes[0].singles), 0), "singles"))
+    print()
+    print(_accuracy_table(outcomes, "selection", outcomes[0].ways, "ways"))
+    best = np.mean([max(outcome.singles.values()) for outcome in outcomes])
+    print(f"\nBest single model of each task, known only afterwards: {best:.3f} on average.")
+
+
+def _accuracy_table(outcomes: list[Outcome], title: str, names: dict[str, float], field: str) -> str:
+    rows = []
+    for name in names:
+        values = [getattr(outcome, field)[name] for outcome in outcomes]
+        rows.append([name, *[f"{value:.3f}" for value in values], f"{np.mean(values):.3f}"])
+    return table([title, *[outcome.task.name for outcome in outcomes], "mean"], rows)
+
+
+def _draw(outcomes: list[Outcome], path: Path) -> Path:
+    """One row per task: every model alone as a dot, the general choice and ours marked."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.6 * len(outcomes) + 1.4), layout="constrained")
+    for row, outcome in enumerate(outcomes):
+        singles = list(outcome.singles.values())
+        axes.plot([min(singles), max(singles)], [row, row], color="#d0d0d0", zorder=1)
+        axes.scatter(singles, [row] * len(singles), color="#9a9a9a", s=28, zorder=2)
+        axes.scatter(outcome.ways["general, k = 1"], row, marker="|", s=260, color="#d1495b", zorder=3)
+        axes.scatter(outcome.ways["mll, k = 1"], row, marker="D", s=44, color="#1d6996", zorder=4)
+    handles = [
+        axes.scatter([], [], color="#9a9a9a", s=28, label="each model alone"),
+        axes.scatter([], [], marker="|", s=260, color="#d1495b", label="generally best model"),
+        axes.scatter([], [], marker="D", s=44, color="#1d6996", label="chosen by label (mll, k = 1)"),
+    ]
+    axes.set(xlim=(0, 1), xlabel="accuracy", yticks=range(len(outcomes)), yticklabels=[o.task.name for o in outcomes])
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _cli(*arguments: object) -> None:
+    """Run the command line as a user would."""
+    from mll_hf.cli import main as command_line
+
+    words = [str(argument) for argument in arguments]
+    print("$ mll-hf " + " ".join(words))
+    if command_line(words):
+        raise SystemExit(1)
+
+
+def _say(title: str) -> None:
+    print(f"\n\033[1m{title}\033[0m" if sys.stdout.isatty() else f"\n{title}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""Labels and selections as text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.labels import Cost
+from mll_hf.report import label_report, selection_report, table
+from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
+from selection_worlds import forest, make_match, random_candidates, random_labels, random_match
+from worlds import CAR, CAT, DOG, examples, make_graph, make_label
+
+GRAPH = make_graph()
+
+
+def test_table_by_hand():
+    rows = [["cat", "7", "-0.5", "x"], ["a longer name", "12", "3.25", "yy"]]
+    assert table(["name", "n", "score", "note"], rows).splitlines() == [
+        "name            n  score  note",
+        "cat             7   -0.5  x",
+        "a longer name  12   3.25  yy",
+    ]
+    assert table(["a", "b"], []) == "a  b"
+
+
+@examples
+@given(
+    rows=st.lists(st.tuples(*[st.text(st.characters(codec="ascii"), max_size=9)] * 3), max_size=6),
+)
+def test_tables_align_whatever_is_in_them(rows):
+    lines = table(["first", "second", "third"], rows).split("\n")
+    assert len(lines) == len(rows) + 1
+    assert all(line.isprintable() for line in lines)
+    starts = [max(len(row[0]) for row in [("first",), *rows])]
+    for line in lines:
+        assert line.ljust(99)[starts[0] : starts[0] + 2] == "  "
+
+
+def test_control_characters_never_reach_the_terminal():
+    text = table(["\x1b[2Jname"], [["two\nlines"], ["\u202eright to left"], ["bell\a"]])
+    assert text.splitlines() == ["?[2Jname", "two?lines", "?right to left", "bell?"]
+
+
+def simple_selection(strategy=Strategy.MLL, k=1, classes=("cat", "car")):
+    labels = tuple(
+        make_label(GRAPH, hits=hits, repo_id=repo_id, cost=Cost(parameters, gflops))
+        for repo_id, hits, parameters, gflops in [
+            ("org/cats", [5, 1, 10, 5, 2, 5, 1], 151_300_000, 8.73),
+            ("org/all", [7] * 7, 986_000_000, 334.5),
+            ("local-dir:/home/me/models/mine", [1] * 7, 40_000, 0.00123),
+        ]
+    )
+    match = make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.1], [0.96, 0.04]], classes, coverage=[1, 0.5])
+    return select(Candidates(labels, GRAPH, match), SelectionConfig(strategy, k=k))
+
+
+def test_the_report_of_a_selection():
+    selection = simple_selection(k=2)
+    headline, models, classes, cost = selection_report(selection).split("\n\n")
+    assert headline == "2 classes, 3 labelled models, strategy mll, k = 2: 2 models chosen (marked *)"
+    assert cost.endswith("\nTogether: 1137.3 M parameters, 343 GFLOPs per image.")
+    header, best, second, third = models.splitlines()
+    assert header.split() == ["model", "precision", "general", "classes", "parameters", "GFLOPs"]
+    assert best.split() == ["*", "org/all", f"{selection.overall[0]:.3f}", "0.700", "2", "986.0", "M", "334"]
+    assert second.split()[:2] == ["*", "org/cats"]
+    assert third.split() == ["mine", f"{selection.overall[2]:.3f}", "0.100", "0", "0.0", "M", "0.00123"]
+    header, cat, car = classes.splitlines()
+    assert header.split("  ")[0] == "class"
+    assert "concepts that decided" in header
+    # .9 and .1 of 10 images each are worth 1 / (.82 / 10) = 12.2 images
+    score = selection.scores[:2, 0].max()
+    error = np.sqrt(score * (1 - score) / (10 / 0.82))
+    assert f"{score:.2f} ± {error:.2f}" in cat
+    assert "cat 0.90, dog 0.10" in cat
+    assert cat.endswith("org/all, org/cats")
+    assert "car 0.96  " in car  # dog's .04 is less than a twentieth of it
+    assert " 0.50 " in car
+
+
+def test_what_is_no_precision_of_a_class_is_not_called_one():
+    for strategy, name in (("paper", "score r"), ("uniform", "share"), ("general", "precision"), ("mll", "precision")):
+        report = selection_report(simple_selection(Strategy(strategy)))
+        assert name in report
+        assert ("precision" in report) == (name == "precision")
+        assert ("±" in report) == (strategy == "mll")
+        assert ("concepts that decided" in report) == (strategy in ("paper", "mll"))
+    assert "k =" not in selection_report(simple_selection(Strategy.UNIFORM))
+    assert "1 model chosen" in selection_report(simple_selection(Strategy.GENERAL))
+
+
+def test_columns_of_a_report_align():
+    selection = simple_selection(k=2, classes=("a class with a rather long name, too long for a column", "car"))
+    _, models, classes, _ = selection_report(selection).split("\n\n")
+    assert "a class with a rather long name…  " in classes
+    for block in (models, classes):
+        header, *rows = block.splitlines()
+        for match in re.finditer(r"(?<=  )\S+", header):
+            for row in rows:  # where a column begins or ends, so do the rows' cells
+                cell = row.ljust(200)
+                assert cell[match.start() - 1] == " " or cell[match.end()] == " "
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize(("n_models", "n_classes"), [(1, 1), (1, 200), (30, 1), (30, 200)])
+def test_reports_of_any_size(strategy, n_models, n_classes):
+    candidates = random_candidates(n_concepts=20, n_models=n_models, n_classes=n_classes)
+    selection = select(candidates, SelectionConfig(strategy, k=3))
+    report = selection_report(selection)
+    _, models, classes, _ = report.split("\n\n")
+    marked = sum(line.startswith("*") for line in models.splitlines())
+    assert marked == len(selection.union)  # chosen models are never among those that are left out
+    shown = 25 if n_classes > 25 else n_classes
+    assert len(classes.splitlines()) == 1 + shown + (n_classes > 25)
+    assert ("... and 175 more" in classes) == (n_classes == 200)
+
+
+def test_many_models_of_a_class_are_cut_short():
+    candidates = random_candidates(n_models=9, n_classes=2)
+    report = selection_report(select(candidates, SelectionConfig(Strategy.UNIFORM)))
+    assert " and 6 more" in report
+
+
+def test_a_graph_without_images_gives_no_error_bars():
+    labels = (make_label(GRAPH, support=0),)
+    report = selection_report(select(Candidates(labels, GRAPH, random_match(GRAPH, 2)), SelectionConfig()))
+    assert "±" not in report
+    assert "nan" not in report
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_of_a_label():
+    graph = forest(30)
+    label = make_label(
+        graph,
+        domain_names=("photo", "sketch"),
+        domain_hits=[list(range(30)), [0] * 30],
+        domain_support=[[30] * 30, [10] * 30],
+        temperature=1.25,
+        cost=Cost(151_300_000, 8.73),
+    )
+    facts, domains, best, worst = label_report(label, graph).split("\n\n")
+    assert "org/model" in facts
+    assert "151.3 M parameters, 8.73 GFLOPs per image" in facts
+    assert f"forest ({graph.digest[:12]}), 30 concepts tested" in facts
+    assert "1200 tests" in facts
+    # hits 0 to 29 of 40: 14.5 / 40 = .3625 on average
+    assert label.mean_precision == pytest.approx(0.3625)
+    assert f"{label.mean_precision:.3f} on average" in facts
+    assert re.search(r"temperature +1.25", facts)
+    assert [line.split() for line in domains.splitlines()[2:]] == [
+        ["photo", "0.483", "900"],
+        ["sketch", "0.000", "300"],
+    ]
+    assert [line.split()[0] for line in best.splitlines()[2:]] == [graph.concepts[v].name for v in range(29, 21, -1)]
+    assert [line.split()[0] for line in worst.splitlines()[2:]] == [graph.concepts[v].name for v in range(8)]
+
+
+@pytest.mark.parametrize(("support", "n_concepts"), [(0, 7), (1, 7), (10, 1), (3, 2)])
+def test_labels_of_little_evidence(support, n_concepts):
+    graph = forest(n_concepts)
+    report = label_report(make_label(graph, support=support), graph)
+    assert "nan" not in report
+    assert graph.concepts[0].name in report
+
+
+def test_labels_from_strangers_cannot_play_with_the_terminal():
+    graph = forest(3)
+    label = replace(make_label(graph), graph_name="a\x1b[31mb\nc", probes_name="\r\x07")
+    assert all(line.isprintable() for line in label_report(label, graph).splitlines())
+    assert "a?[31mb?c" in label_report(label, graph)
+
+
+def test_random_labels_can_all_be_shown():
+    graph = forest(12)
+    for label in random_labels(graph, 5):
+        assert label.model.repo_id in label_report(label, graph)

@@ -1,0 +1,713 @@
+"""Selection: the paper's Eq. 5 to 7 against naive loops and by hand, our own scores, the choice, and its JSON form."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.counts import RANK_BINS, RIVALS, precision_among, rank_bin
+from mll_hf.embeddings import ProbeEmbeddings
+from mll_hf.errors import InputError
+from mll_hf.labels import Cost
+from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, choose, choose_within, score, select
+from mll_hf.selection.baselines import general_scores, uniform_scores
+from mll_hf.selection.mll import domain_factor, mll_scores, shrunk_precision
+from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
+from selection_worlds import forest, make_match, random_candidates, random_labels, random_match
+from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, probe_set, unit
+
+GRAPH = make_graph()
+worlds = st.builds(
+    random_candidates,
+    n_concepts=st.integers(1, 15),
+    n_models=st.integers(1, 7),
+    n_classes=st.integers(1, 5),
+    seed=st.integers(0, 10_000),
+    domain=st.sampled_from([None, "photo", "a pencil sketch"]),
+)
+
+
+# --- the paper: Eq. 5 -------------------------------------------------------------------------------------------------
+
+
+def test_eq_5_by_hand():
+    # Captions: dog (1, 0), corgi (.8, .6), cat (0, 1). Images: a (.96, .28), b (.8, .6), c (.28, .96), d undecodable.
+    #   cosines of a: dog .96, corgi .936, cat .28 -> dog
+    #              b: dog .8,  corgi 1,    cat .6  -> corgi
+    #              c: dog .28, corgi .8,   cat .96 -> cat
+    # X_dog = {a, b}: b goes to corgi, a relative of dog, which competes in the paper: p = 1/2.
+    # X_corgi = {b}: p = 1. X_cat = {b, c, d}: b goes to corgi, d does not count: p = 1/2. X_pet = {}: p = 0.
+    members = [[], [], [1, 2, 3], [1], [0, 1], [], []]
+    texts = unit(np.ones((7, 2)))
+    texts[[DOG, CORGI, CAT, PET]] = [[1, 0], [0.8, 0.6], [0, 1], [-1, 0]]
+    images = np.array([[0.96, 0.28], [0.8, 0.6], [0.28, 0.96], [np.nan, np.nan]], np.float32)
+    embeddings = ProbeEmbeddings.quantize(images, texts, probe_set(members, [DOG, CORGI, CAT, CAT]))
+
+    assert embeddings.restricted_precision(np.array([CAT, CORGI, DOG, PET])).tolist() == [0.5, 1, 0.5, 0]
+    # Without corgi in V_sel, b is a dog (.8 against .6): dog has 2/2, cat 1/2.
+    assert embeddings.restricted_precision(np.array([CAT, DOG])).tolist() == [0.5, 1]
+    # The order of V_sel does not matter.
+    assert embeddings.restricted_precision(np.array([DOG, CAT])).tolist() == [1, 0.5]
+    assert embeddings.restricted_precision(np.array([CAT])).tolist() == [1]
+
+
+def naive_eq_5(images, texts, members, selected):
+    """p_v = 1/|X_v| sum over x in X_v of 1[v = argmax over u in V_sel of sim(I(x), T(d_u))], word by word."""
+    precision = []
+    for v in selected:
+        hits = 0
+        for x in members[v]:
+            best, best_similarity = None, -math.inf
+            for u in selected:
+                similarity = sum(i * t for i, t in zip(images[x], texts[u], strict=True))
+                if similarity > best_similarity:
+                    best, best_similarity = u, similarity
+            hits += best == v
+        precision.append(hits / len(members[v]) if members[v] else 0)
+    return precision
+
+
+def random_embeddings(graph, seed):
+    """Images [N, D] and captions [V, D] as floats, which concepts the images test, and the stored form."""
+    rng = np.random.default_rng(seed)
+    texts = unit(rng.standard_normal((len(graph), 6)))
+    nodes = np.sort(rng.integers(0, len(graph), 4 * len(graph)))
+    images = unit(texts[nodes] + 0.7 * rng.standard_normal((len(nodes), 6)))
+    members = [np.flatnonzero((nodes == v) | (rng.random(len(nodes)) < 0.1)).tolist() for v in range(len(graph))]
+    return images, texts, members, ProbeEmbeddings.quantize(images, texts, probe_set(members, nodes))
+
+
+@examples
+@given(n_concepts=st.integers(2, 12), seed=st.integers(0, 10_000), size=st.integers(1, 12))
+def test_eq_5_against_a_naive_loop(n_concepts, seed, size):
+    images, texts, members, embeddings = random_embeddings(forest(n_concepts, seed), seed)
+    selected = np.random.default_rng(seed).permutation(n_concepts)[:size]
+    stored = embeddings.images * embeddings.scales[:, None].astype(float)
+    np.testing.assert_allclose(
+        embeddings.restricted_precision(selected),
+        naive_eq_5(stored.tolist(), embeddings.concepts.astype(float).tolist(), members, selected.tolist()),
+    )
+    # the unquantized embeddings say almost the same: an image or two on the border may change sides
+    exact = naive_eq_5(images.tolist(), texts.tolist(), members, selected.tolist())
+    differing = np.abs(embeddings.restricted_precision(selected) - exact) * [len(members[v]) for v in selected]
+    assert differing.sum() <= 2
+
+
+# --- the paper: Eq. 6 and 7 -------------------------------------------------------------------------------------------
+
+
+def test_eq_6_and_7_by_hand():
+    # V_sel = {car, cat, dog}, no rival of which ever wins, so p is hits / support: car .5, cat .8, dog .2.
+    # Z: "pet" has cat .9 and dog .7, "taxi" has car .6 and dog .1; not normalized.
+    #   p_pet = .8 * .9 + .2 * .7 = .86    p_taxi = .5 * .6 + .2 * .1 = .32    mean .59
+    #   r_pet = .7 * .86 + .3 * .59 = .779    r_taxi = .7 * .32 + .3 * .59 = .401
+    label = make_label(GRAPH, hits=[0, 5, 8, 0, 2, 0, 0], rivals={CAR: {CAT: 5}, CAT: {CAR: 2}, DOG: {CAT: 8}})
+    match = make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.7], [0.6, 0.1]], ["pet", "taxi"])
+    candidates = Candidates((label,), GRAPH, match)
+    np.testing.assert_allclose(restricted_precision(candidates), [[0.5, 0.8, 0.2]])
+    np.testing.assert_allclose(paper_scores(candidates, 0.7), [[0.779, 0.401]])
+    np.testing.assert_allclose(paper_scores(candidates, 1), [[0.86, 0.32]], atol=1e-7)
+    np.testing.assert_allclose(paper_scores(candidates, 0), [[0.59, 0.59]])
+
+
+@examples
+@given(n_concepts=st.integers(2, 10), n_models=st.integers(1, 5), n_classes=st.integers(1, 5), seed=st.integers(0, 999))
+def test_the_paper_against_a_naive_loop(n_concepts, n_models, n_classes, seed):
+    graph, rng = forest(n_concepts, seed), np.random.default_rng(seed)
+    worlds_of = [random_embeddings(graph, seed + m) for m in range(n_models)]
+    concepts = [rng.choice(n_concepts, min(5, n_concepts), replace=False) for _ in range(n_classes)]
+    match = make_match(concepts, rng.uniform(-0.2, 1, (n_classes, min(5, n_concepts))))
+    labels = random_labels(graph, n_models, seed)
+    candidates = Candidates(labels, graph, match, embeddings=tuple(world[3] for world in worlds_of))
+    k = int(rng.integers(1, n_models + 1))
+
+    union = sorted({int(v) for row in concepts for v in row})
+    r = np.zeros((n_models, n_classes))
+    for m, (_, _, members, embeddings) in enumerate(worlds_of):
+        p_v = naive_eq_5(embeddings.images.tolist(), embeddings.concepts.astype(float).tolist(), members, union)
+        p_y = []
+        for y in range(n_classes):
+            z = {int(v): float(weight) for v, weight in zip(match.concepts[y], match.weights[y], strict=True)}
+            p_y.append(sum(p_v[i] * z.get(v, 0) for i, v in enumerate(union)))
+        for y in range(n_classes):
+            r[m, y] = 0.7 * p_y[y] + 0.3 / n_classes * sum(p_y)
+
+    config = SelectionConfig(Strategy.PAPER, k=k)
+    np.testing.assert_allclose(score(candidates, config), r, atol=1e-9)
+    selection = select(candidates, config)
+    row = {label.model.repo_id: m for m, label in enumerate(labels)}
+    order = [row[model.ref.repo_id] for model in selection.models]
+    np.testing.assert_allclose(selection.scores, r[order], atol=1e-9)
+    for y in range(n_classes):  # F_y: k models, none left out of which is better
+        chosen = [order[m] for m in np.flatnonzero(selection.chosen[:, y])]
+        left = [m for m in range(n_models) if m not in chosen]
+        assert len(chosen) == k
+        assert all(r[m, y] >= r[n, y] - 1e-9 for m in chosen for n in left)
+
+
+def test_each_class_has_its_own_best_models():
+    scores = np.array([[0.9, 0.1, 0.5], [0.5, 0.8, 0.5], [0.1, 0.7, 0.6]])
+    config = SelectionConfig(Strategy.PAPER)
+    levels = np.zeros(3)
+    # k = 1: class 0 -> model 0; class 1 -> model 1; class 2 -> model 2
+    assert choose(scores, config, levels).tolist() == np.eye(3, dtype=bool).tolist()
+    # k = 2: class 0 -> 0, 1; class 1 -> 1, 2; class 2 -> 2 and, of the tied 0 and 1, the first
+    two = choose(scores, replace(config, k=2), levels)
+    assert two.T.tolist() == [[True, True, False], [False, True, True], [True, False, True]]
+    assert choose(scores, replace(config, k=5), levels).all()
+
+
+def test_equal_models_get_equal_scores_with_or_without_embeddings():
+    # Relatives compete in Eq. 5 and are no rivals in labels, so one method must serve all candidates.
+    graph = forest(8, 3)
+    labels, embeddings = random_labels(graph, 2), random_embeddings(graph, 3)[3]
+    candidates = Candidates(labels, graph, random_match(graph, 3), embeddings=(embeddings, embeddings))
+    exact = restricted_precision(candidates)
+    np.testing.assert_array_equal(exact[0], exact[1])
+    np.testing.assert_array_equal(exact[0], embeddings.restricted_precision(candidates.match.selected))
+    selected = candidates.match.selected
+    estimated = restricted_precision(replace(candidates, embeddings=()))
+    np.testing.assert_array_equal(estimated, [precision_from_label(label, selected) for label in labels])
+
+
+# --- Eq. 5 from the label ---------------------------------------------------------------------------------------------
+
+
+def test_precision_from_the_label_by_hand():
+    # dog: 10 images, 2 recognised, on the other 8 one concept of the other 6 beats it; rivals cat 6, car 5, vehicle 1.
+    # With n candidates in all, an image that is lost to one of 6 is won if that one is not among the n - 1:
+    # (1 - 1/6)^(n - 1).
+    label = make_label(GRAPH, hits=[10, 10, 10, 10, 2, 10, 10], rivals={DOG: {CAT: 6, CAR: 5, VEHICLE: 1}})
+    # n = 3: (2 + 8 * .694444) / 10 = .755556, but cat alone leaves only .4
+    np.testing.assert_allclose(precision_from_label(label, np.array([CAR, CAT, DOG])), [1, 1, 0.4])
+    # n = 2, rival vehicle: (2 + 8 * .833333) / 10 = .866667 is less than the .9 that vehicle leaves
+    assert precision_from_label(label, np.array([DOG, VEHICLE]))[0] == pytest.approx(0.8666667)
+    # n = 2 without any rival: .866667 again; alone: everything
+    assert precision_from_label(label, np.array([DOG, PET]))[0] == pytest.approx(0.8666667)
+    assert precision_from_label(label, np.array([DOG]))[0] == 1
+
+
+@examples
+@given(candidates=worlds, size=st.integers(1, 15))
+def test_precision_from_the_label_is_within_its_bounds(candidates, size):
+    selected = np.sort(np.random.default_rng(size).permutation(len(candidates.graph))[:size])
+    for label in candidates.labels:
+        precision = precision_from_label(label, selected)
+        tested = label.support[selected] > 0
+        assert (precision >= label.node_precision[selected] - 1e-6).all()
+        assert (precision <= 1).all()
+        assert (precision[~tested] == 0).all()
+        for v, p in zip(selected[tested], precision[tested], strict=True):
+            wins = {u: w for u, w in zip(label.rivals[v].tolist(), label.rival_wins[v].tolist(), strict=True) if w}
+            competing = [w for u, w in wins.items() if u in selected]
+            assert p <= 1 - max(competing, default=0) / label.support[v] + 1e-6
+            if len(selected) == 1 and len(candidates.graph) > 1:
+                assert p == 1
+
+
+def label_and_beaten(rng, n_concepts=40, n_images=20):
+    """A label counted from images near their captions, and [V, images, V] which concepts beat the right one."""
+    texts = rng.standard_normal((n_concepts, 12))
+    images = texts[:, None] + 1.5 * rng.standard_normal((n_concepts, n_images, 12))
+    scores = images @ texts.T
+    concepts = np.arange(n_concepts)
+    beaten = scores >= scores[concepts, :, concepts][:, :, None]
+    beaten[concepts, :, concepts] = False
+    outscored = beaten.sum(axis=1)
+    rivals = {}
+    for v, wins in enumerate(outscored):
+        rivals[v] = {int(u): int(wins[u]) for u in np.argsort(-wins)[:RIVALS] if wins[u]}
+    ranks = np.zeros((n_concepts, RANK_BINS), np.uint16)
+    for v, of_v in enumerate(rank_bin(beaten.sum(axis=2))):
+        np.add.at(ranks[v], of_v, 1)
+    graph = make_graph({f"c{v:02d}": () for v in range(n_concepts)})
+    return make_label(graph, hits=ranks[:, 0], support=n_images, rivals=rivals, ranks=ranks), beaten
+
+
+def test_precision_from_the_label_is_near_the_exact_one():
+    # over many draws the estimate is right on average, and closer to the truth than the precision among all concepts
+    gaps, gaps_of_all = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        label, beaten = label_and_beaten(rng)
+        selected = np.sort(rng.permutation(40)[:6])
+        exact = 1 - beaten[selected][:, :, selected].any(axis=2).mean(axis=1)
+        gaps.append(precision_from_label(label, selected) - exact)
+        gaps_of_all.append(label.node_precision[selected] - exact)
+    assert np.abs(gaps).mean() < 0.08
+    assert np.abs(gaps).mean() < np.abs(gaps_of_all).mean() / 3
+    assert abs(np.mean(gaps)) < 0.03
+
+
+# --- ours -------------------------------------------------------------------------------------------------------------
+
+
+def test_precision_among_fewer_candidates_by_hand():
+    # 4 images, beaten by 0, 1, 2 to 3 and 4 to 7 of 100 others; a bin stands for the geometric mean of its ends.
+    ranks = np.array([1, 1, 1, 1] + [0] * (RANK_BINS - 4))
+    assert precision_among(ranks, 101, 1) == 1
+    expected = (1 + (1 - 0.01) + (1 - 0.01 * np.sqrt(6)) + (1 - 0.01 * np.sqrt(28))) / 4
+    assert precision_among(ranks, 101, 2) == pytest.approx(expected)
+    assert precision_among(ranks, 101, 10**6) == pytest.approx(0.25)  # only what nothing beats is left
+    assert precision_among(0 * ranks, 101, 2) == 0
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 3), (7, 3), (8, 4), (4096, 13), (60_000, 13)]
+)
+def test_rank_bins(rank, expected):
+    assert rank_bin(np.array([rank])).tolist() == [expected]
+
+
+def test_shrinkage_by_hand():
+    # 3 candidates among 7 concepts: an image that one of the 6 others beats is won with probability (5/6)^2 = .694444.
+    #   animal (6 + 4 * .694444) / 10 = .877778, dog (5 + 5 * .694444) / 10 = .847222, corgi 1; mean .908333
+    # The prior weighs as much as 10 images.
+    #   animal (root): (8.77778 + 9.08333) / 20 = .893056      pet, cat: no images, so their hypernym's
+    #   dog: (8.47222 + 8.93056) / 20 = .870139      corgi: prior (.870139 + .893056) / 2; (2 + 8.81597) / 12 = .901331
+    #   vehicle (root without images): .908333       car: its hypernym's
+    label = make_label(GRAPH, hits=[6, 0, 0, 2, 5, 0, 0], support=[10, 0, 0, 2, 10, 0, 0])
+    shrunk = shrunk_precision([label], GRAPH, np.arange(7), 3)
+    expected = [0.893056, 0.908333, 0.893056, 0.901331, 0.870139, 0.893056, 0.908333]
+    np.testing.assert_allclose(shrunk, [expected], atol=1e-6)
+    # fewer concepts wanted, the same values
+    some = shrunk_precision([label], GRAPH, np.array([CORGI, CAR]), 3)
+    np.testing.assert_allclose(some, [[0.901331, 0.908333]], atol=1e-6)
+
+
+def test_much_evidence_is_not_shrunk():
+    hits = np.array([30_000, 10_000, 60_000, 0, 45_000, 20_000, 50_000])
+    label = make_label(GRAPH, hits=hits, support=60_000)
+    expected = precision_among(label.ranks, 7, 4)
+    np.testing.assert_allclose(shrunk_precision([label], GRAPH, np.arange(7), 4)[0], expected, atol=2e-4)
+
+
+@examples
+@given(candidates=worlds, n_candidates=st.integers(1, 30))
+def test_shrinkage_against_a_naive_recursion(candidates, n_candidates):
+    graph = candidates.graph
+    one_of_all = 1 - 1 / max(len(graph) - 1, 1)  # in these worlds one concept beats the right one where it is beaten
+    for label in candidates.labels:
+
+        def raw(v, label=label):
+            lost = int(label.support[v]) - int(label.hits[v])
+            return (int(label.hits[v]) + lost * one_of_all ** (n_candidates - 1)) / int(label.support[v])
+
+        tested = [v for v in range(len(graph)) if label.support[v]]
+        general = sum(raw(v) for v in tested) / len(tested) if tested else 0
+
+        def precision(v, label=label, general=general, raw=raw):
+            parents = [graph.index[h] for h in graph.concepts[v].hypernyms]
+            prior = sum(precision(parent) for parent in parents) / len(parents) if parents else general
+            own = raw(v) if label.support[v] else 0
+            return (label.support[v] * own + 10 * prior) / (label.support[v] + 10)
+
+        wanted = candidates.match.selected
+        naive = [precision(v) for v in wanted]
+        np.testing.assert_allclose(shrunk_precision([label], graph, wanted, n_candidates)[0], naive, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("domain", "counts"),
+    [
+        ("photo", "photo"),
+        ("Photo", "photo"),
+        ("photos of birds", "photo"),
+        ("black-and-white sketch", "sketch"),
+        ("SKETCHES", "sketch"),
+        ("clip art", "clip art"),
+        ("a photo or a sketch", None),
+        ("photograph", None),
+        ("satellite image", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
+    names = ("clip art", "photo", "sketch")
+    hits = np.array([[2] * 7, [10] * 7, [18] * 7])
+    label = make_label(GRAPH, domain_names=names, domain_hits=hits, domain_support=np.full((3, 7), 20))
+    # 140 images a domain. With 2 candidates a lost image is won with 5/6: clip art (14 + 126 * 5/6) / 140 = .85,
+    # photo .916667, sketch .983333, all .916667; the prior weighs as much as 10 images:
+    # clip art (140 * .85 + 10 * .916667) / 150 / .916667 = .932121, sketch 1.067879
+    expected = {None: 1, "clip art": 0.932121, "photo": 1, "sketch": 1.067879}[counts]
+    assert domain_factor(label, domain, 2) == pytest.approx(expected, abs=1e-6)
+
+
+def test_our_scores_by_hand():
+    # Two classes, so 2 candidates of 3 concepts: an image that one of the 2 others beats is won with 1/2.
+    #   car (5 + 5/2) / 10 = .75, cat 1, dog .5; mean .75; shrunk: car .75, cat (10 + 7.5) / 20 = .875, dog .625
+    # Weights 3 : 1 become .75 and .25, whatever their scale.
+    #   a = .75 * .875 + .25 * .625 = .8125     b = .75 * .75 + .25 * .625 = .71875      mean .765625
+    #   mixed: a .7 * .8125 + .3 * .765625 = .7984375     b .7 * .71875 + .3 * .765625 = .7328125
+    # Coverage 1 keeps a; coverage .2 pulls b towards the general level .75: .2 * .7328125 + .8 * .75 = .7465625
+    label = make_label(make_graph({"car": (), "cat": (), "dog": ()}), hits=[5, 10, 0])
+    match = make_match([[1, 2], [0, 2]], [[3, 1], [6, 2]], coverage=[1, 0.2])
+    candidates = Candidates((label,), make_graph({"car": (), "cat": (), "dog": ()}), match)
+    np.testing.assert_allclose(mll_scores(candidates, 0.7), [[0.7984375, 0.7465625]], atol=1e-7)
+
+
+@examples
+@given(candidates=worlds, class_weight=st.floats(0, 1))
+def test_our_scores_are_precisions(candidates, class_weight):
+    scores = mll_scores(candidates, class_weight)
+    assert ((scores >= 0) & (scores <= 1)).all()
+    uncovered = replace(candidates, match=replace(candidates.match, coverage=np.zeros(len(scores[0]), np.float32)))
+    levels = mll_scores(uncovered, class_weight)
+    assert (np.ptp(levels, axis=1) == 0).all()  # where the graph has nothing, all classes look alike
+
+
+# --- the dispatchers --------------------------------------------------------------------------------------------------
+
+
+@examples
+@given(candidates=worlds, class_weight=st.floats(0, 1))
+def test_score_dispatches_to_the_strategy(candidates, class_weight):
+    direct = {
+        Strategy.PAPER: paper_scores(candidates, class_weight),
+        Strategy.MLL: mll_scores(candidates, class_weight),
+        Strategy.GENERAL: general_scores(candidates),
+        Strategy.UNIFORM: uniform_scores(candidates),
+    }
+    assert set(direct) == set(Strategy)
+    for strategy, expected in direct.items():
+        actual = score(candidates, SelectionConfig(strategy, class_weight=class_weight))
+        np.testing.assert_array_equal(actual, expected)
+        assert actual.shape == (len(candidates.labels), len(candidates.match.classes))
+
+
+def test_baselines_by_hand():
+    labels = (make_label(GRAPH, hits=[10, 0, 0, 0, 0, 0, 4]), make_label(GRAPH, repo_id="org/other", support=0))
+    candidates = Candidates(labels, GRAPH, random_match(GRAPH, 2))
+    np.testing.assert_allclose(general_scores(candidates), [[0.2, 0.2], [0, 0]])
+    np.testing.assert_allclose(uniform_scores(candidates), [[0.5, 0.5], [0.5, 0.5]])
+
+
+# --- the choice -------------------------------------------------------------------------------------------------------
+
+
+@examples
+@given(candidates=worlds, k=st.integers(1, 8), strategy=st.sampled_from(Strategy), most=st.none() | st.integers(1, 8))
+def test_what_every_selection_keeps(candidates, k, strategy, most):
+    n_models = len(candidates.labels)
+    selection = select(candidates, SelectionConfig(strategy, k=k, max_models=most), task="counting")
+    limit = min(most or n_models, n_models)
+    assert (np.diff(selection.overall) <= 1e-12).all()
+    assert len(selection.union) <= limit
+    per_class = selection.chosen.sum(axis=0)
+    assert (per_class == (limit if strategy is Strategy.UNIFORM else min(k, limit))).all()
+    if strategy in (Strategy.MLL, Strategy.GENERAL):
+        assert selection.union == tuple(range(min(k, limit)))  # the best overall, for all classes
+    if strategy is Strategy.UNIFORM:
+        levels = [selection.models[m].general for m in range(n_models)]
+        assert sorted(levels)[-limit:] == sorted(levels[m] for m in selection.union)
+    assert np.isfinite(selection.images).all()
+    assert (selection.images >= 0).all()
+    for y, name in enumerate(selection.classes):
+        explained = selection.explain(name)
+        concepts = [candidates.graph.concepts[v] for v in candidates.match.concepts[y]]
+        assert [(c.id, c.name) for c in explained] == [(c.id, c.name) for c in concepts]
+        np.testing.assert_allclose([c.weight for c in explained], candidates.match.weights[y])
+        assert all(len(c.precision) == len(selection.union) for c in explained)
+    assert (selection.domain, selection.task) == (candidates.domain, "counting")
+
+
+def test_explanations_hold_the_chosen_models_precision():
+    strong = make_label(GRAPH, hits=[9] * 7, repo_id="org/strong", rivals={v: {(v + 1) % 7: 1} for v in range(7)})
+    weak = make_label(GRAPH, hits=[5] * 7, repo_id="org/weak")
+    candidates = Candidates((weak, strong), GRAPH, make_match([[CAT, DOG]], [[0.6, 0.4]]))
+    one = select(candidates, SelectionConfig(Strategy.GENERAL))
+    assert [c.precision for c in one.explain("class 0")] == [(pytest.approx(0.9),), (pytest.approx(0.9),)]
+    both = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
+    assert both.explain("class 0")[1].precision == (pytest.approx(0.9), pytest.approx(0.5))
+    # the paper sees only the contest of cat and dog: one of 10 images is lost to one of 6 others, dog with 1 in 6
+    expected = (9 + 5 / 6) / 10
+    paper = select(candidates, SelectionConfig(Strategy.PAPER))
+    assert paper.explain("class 0")[0].precision == (pytest.approx(expected),)
+    ours = select(candidates, SelectionConfig(Strategy.MLL))
+    assert ours.explain("class 0")[0].precision == (pytest.approx(expected),)
+    with pytest.raises(InputError, match="no class 'horse'"):
+        one.explain("horse")
+
+
+@examples
+@given(candidates=worlds, data=st.data(), strategy=st.sampled_from(Strategy), k=st.integers(1, 4))
+def test_the_order_of_models_does_not_matter(candidates, data, strategy, k):
+    # twins are equal in all but their id: BLAS may add in another order for another row
+    labels = [*candidates.labels]
+    labels += [replace(label, model=replace(label.model, repo_id=label.model.repo_id + "-twin")) for label in labels]
+    labels += [replace(label, model=replace(label.model, revision="f" * 40)) for label in labels[:2]]
+    order = data.draw(st.permutations(range(len(labels))))
+    config = SelectionConfig(strategy, k=k, max_models=data.draw(st.none() | st.integers(1, 4)))
+    selections = [
+        select(replace(candidates, labels=tuple(labels[m] for m in positions)), config)
+        for positions in (range(len(labels)), order)
+    ]
+    first, second = (s.to_json() for s in selections)
+    assert [model.ref for model in selections[0].models] == [model.ref for model in selections[1].models]
+    assert first == second
+
+
+@examples
+@given(candidates=worlds, data=st.data(), strategy=st.sampled_from(Strategy), k=st.integers(1, 4))
+def test_permuted_classes_give_permuted_selections(candidates, data, strategy, k):
+    match = candidates.match
+    order = list(data.draw(st.permutations(range(len(match.classes)))))
+    permuted = replace(
+        match,
+        classes=tuple(match.classes[y] for y in order),
+        concepts=match.concepts[order],
+        similarities=match.similarities[order],
+        weights=match.weights[order],
+        coverage=match.coverage[order],
+    )
+    config = SelectionConfig(strategy, k=k)
+    first, second = (select(replace(candidates, match=m), config) for m in (match, permuted))
+    assert first.models == second.models
+    np.testing.assert_allclose(second.scores, first.scores[:, order], atol=1e-9)
+    np.testing.assert_array_equal(second.chosen, first.chosen[:, order])
+    np.testing.assert_allclose(second.images, first.images[order])
+    assert {name: second.explain(name) for name in second.classes} == {n: first.explain(n) for n in first.classes}
+
+
+def served(scores, members, k):
+    """Sum over classes of the k best of some models' scores, shifted so that none is negative."""
+    shifted = scores - scores.min()
+    return sum(sum(sorted((shifted[m, y] for m in members), reverse=True)[:k]) for y in range(scores.shape[1]))
+
+
+@examples
+@given(
+    n_models=st.integers(1, 7),
+    n_classes=st.integers(1, 6),
+    k=st.integers(1, 3),
+    most=st.integers(1, 7),
+    seed=st.integers(0, 10_000),
+    grid=st.sampled_from([2, 5, 1000]),
+)
+def test_choosing_within_a_budget_against_brute_force(n_models, n_classes, k, most, seed, grid):
+    scores = np.random.default_rng(seed).integers(-grid, grid, (n_models, n_classes)) / grid
+    most = min(most, n_models)
+    allowed = choose_within(scores, k, most)
+    members = np.flatnonzero(allowed).tolist()
+    assert 1 <= len(members) <= most
+    best = max(served(scores, subset, k) for subset in itertools.combinations(range(n_models), most))
+    assert served(scores, members, k) >= (1 - 1 / math.e) * best - 1e-9
+    if most == n_models:  # no cap: nobody's best model is missing
+        assert served(scores, members, k) == pytest.approx(best)
+
+
+def test_choosing_within_a_budget_by_hand():
+    # Model 0 is middling everywhere, 1 and 2 are best on one class each. One model: 0 (sum .9 against .8 and .8); with
+    # two: greedily 0 first, then 1 adds .8 - .45 = .35.
+    scores = np.array([[0.45, 0.45], [0.8, 0.0], [0.0, 0.8]])
+    assert choose_within(scores, 1, 1).tolist() == [True, False, False]
+    assert choose_within(scores, 1, 3).tolist() == [False, True, True]
+    assert choose_within(scores, 1, 2).tolist() == [False, True, True]
+    scores = np.vstack([scores, [0.0, 0.85]])
+    chosen = choose(scores, SelectionConfig(Strategy.PAPER, max_models=1), np.zeros(4))
+    assert chosen.tolist() == [[True, True], [False, False], [False, False], [False, False]]
+
+
+@pytest.mark.parametrize("strategy", Strategy)
+def test_caps_leave_models_out(strategy):
+    labels = tuple(
+        make_label(GRAPH, hits=[hits] * 7, repo_id=f"org/{name}", cost=Cost(parameters, gflops))
+        for name, hits, parameters, gflops in [
+            ("huge", 10, 10**9, 100.0),
+            ("slow", 9, 10**6, 50.0),
+            ("fine", 5, 10**8, 20.0),
+            ("tiny", 1, 10**5, 0.1),
+        ]
+    )
+    candidates = Candidates(labels, GRAPH, random_match(GRAPH, 2))
+
+    def names(**caps):
+        return {model.ref.short_name for model in select(candidates, SelectionConfig(strategy, **caps)).models}
+
+    assert names() == {"huge", "slow", "fine", "tiny"}
+    assert names(max_parameters=10**8) == {"slow", "fine", "tiny"}
+    assert names(max_parameters=10**8 - 1) == {"slow", "tiny"}
+    assert names(max_gflops=20) == {"fine", "tiny"}
+    assert names(max_gflops=30, max_parameters=10**7) == {"tiny"}
+    with pytest.raises(InputError, match=r"none of the 4 .*smallest: 100,000 parameters; cheapest: 0.1 GFLOPs"):
+        names(max_gflops=0.01)
+    with pytest.raises(InputError, match="label models first"):
+        select(replace(candidates, labels=()), SelectionConfig(strategy))
+
+
+def test_capping_uses_the_embeddings_of_the_models_that_stay():
+    graph = forest(8, 1)
+    embeddings = [random_embeddings(graph, seed)[3] for seed in (1, 2)]
+    labels = tuple(
+        make_label(graph, repo_id=f"org/{name}", cost=Cost(parameters, 1.0))
+        for name, parameters in (("large", 10), ("small", 5))
+    )
+    candidates = Candidates(labels, graph, random_match(graph, 3), embeddings=tuple(embeddings))
+    alone = Candidates(labels[1:], graph, candidates.match, embeddings=(embeddings[1],))
+    capped = select(candidates, SelectionConfig(Strategy.PAPER, max_parameters=5))
+    assert capped.to_json() == select(alone, SelectionConfig(Strategy.PAPER)).to_json()
+
+
+@pytest.mark.parametrize(
+    "options", [{"k": 0}, {"k": -1}, {"max_models": 0}, {"class_weight": -0.1}, {"class_weight": math.nan}]
+)
+def test_impossible_configurations(options):
+    with pytest.raises(InputError):
+        SelectionConfig(**options)
+
+
+def test_effective_images_by_hand():
+    # One concept of 20 images is worth 20; two equal ones of 20 are worth 40; .8 and .2 of 20: 1 / (.68 / 20) = 29.41.
+    # A concept without images counts as if it had one: .5 and .5 of 20 and 0: 1 / (.25 / 20 + .25) = 3.81.
+    label = make_label(GRAPH, support=[20, 20, 20, 20, 20, 0, 0])
+    match = make_match(
+        [[DOG, CAT], [DOG, CAT], [DOG, CAT], [DOG, PET], [PET, VEHICLE], [CAR, ANIMAL]],
+        [[1, 0], [2, 2], [0.8, 0.2], [0.5, 0.5], [0.5, 0.5], [0.3, -0.3]],
+    )
+    images = select(Candidates((label,), GRAPH, match), SelectionConfig(Strategy.PAPER)).images
+    np.testing.assert_allclose(images, [20, 40, 29.411765, 3.809524, 0, 40], rtol=1e-5)
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+def make_selection(strategy=Strategy.MLL, k=2, seed=0):
+    candidates = random_candidates(n_models=4, n_classes=3, seed=seed, domain="photo")
+    return select(candidates, SelectionConfig(strategy, k=k), task="naming")
+
+
+def test_the_shape_of_select_json():
+    selection = make_selection()
+    document = json.loads(json.dumps(selection.to_json(), allow_nan=False))
+    classes = list(selection.classes)
+    assert document["classes"] == classes
+    assert (document["strategy"], document["k"]) == ("mll", 2)
+    assert list(document["chosen"]) == list(document["matches"]) == list(document["coverage"]) == classes
+    ids = [model["id"] for model in document["models"]]
+    for model in document["models"]:
+        assert {"id", "revision", "parameters", "gflops", "scores", "overall"} <= set(model)
+        assert len(model["scores"]) == 3
+        assert model["overall"] == pytest.approx(sum(model["scores"]) / 3)
+    for chosen in document["chosen"].values():
+        assert chosen == ids[:2]
+    for matched in document["matches"].values():
+        assert all({"id", "name", "weight"} <= set(concept) for concept in matched)
+    assert all(0 <= coverage <= 1 for coverage in document["coverage"].values())
+
+
+def test_chosen_models_are_listed_best_first_for_their_class():
+    scores = np.array([[0.9, 0.6], [0.5, 0.8]])
+    selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
+    selection = replace(selection, scores=scores, chosen=np.ones((2, 2), np.bool_))
+    first, second = (model.ref.repo_id for model in selection.models)
+    assert selection.to_json()["chosen"] == {"class 0": [first, second], "class 1": [second, first]}
+
+
+@examples
+@given(candidates=worlds, strategy=st.sampled_from(Strategy), k=st.integers(1, 4))
+def test_json_round_trip(candidates, strategy, k):
+    # the paper's weights are cosines and may be negative; a model may be there in two revisions
+    match = replace(candidates.match, weights=candidates.match.weights - np.float32(0.3))
+    twin = replace(candidates.labels[0], model=replace(candidates.labels[0].model, revision="e" * 40))
+    candidates = replace(candidates, labels=(*candidates.labels, twin))
+    candidates = replace(candidates, match=match) if strategy is Strategy.PAPER else candidates
+    selection = select(candidates, SelectionConfig(strategy, k=k), task="naming")
+    back = Selection.from_json(json.loads(json.dumps(selection.to_json(), allow_nan=False)))
+    for name in ("scores", "chosen", "coverage", "images"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(selection, name))
+    for name in ("classes", "strategy", "k", "models", "matches", "domain", "task", "union", "cost"):
+        assert getattr(back, name) == getattr(selection, name)
+
+
+def test_two_revisions_of_a_model_stay_apart():
+    old, new = (make_label(GRAPH, hits=[hits] * 7, revision=r * 40) for r, hits in (("a", 5), ("b", 8)))
+    selection = select(Candidates((old, new), GRAPH, random_match(GRAPH, 1)), SelectionConfig())
+    assert selection.to_json()["chosen"] == {"class 0": ["org/model@" + "b" * 40]}
+    back = Selection.from_json(selection.to_json())
+    assert [back.models[m].ref.revision for m in back.union] == ["b" * 40]
+
+
+MODEL = ("models", 0)
+MATCH = ("matches", "class 0", 0)
+DROPPED = object()
+HOSTILE = [
+    *(((key,), DROPPED) for key in make_selection().to_json()),
+    *(((*MODEL, key), DROPPED) for key in make_selection().to_json()["models"][0] if key != "overall"),
+    *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "precision")),
+    *(
+        ((key,), value)
+        for key in ("classes", "models", "chosen", "matches")
+        for value in (None, 7, "abc", [], {}, [[]])
+    ),
+    (("classes",), "abc"),
+    (("classes",), ["class 0", "class 1", "class 1"]),
+    (("classes",), ["class 0", "class 1", 2]),
+    (("classes",), ["class 0", "class 1", ["class 2"]]),
+    (("strategy",), "best"),
+    (("k",), 0),
+    (("k",), "many"),
+    (("k",), math.inf),
+    (("domain",), 3),
+    (("task",), ["naming"]),
+    (("chosen", "class 0"), []),
+    (("chosen", "class 0"), "org/m00"),
+    (("chosen", "class 0"), ["org/unknown"]),
+    (("chosen", "class 0"), [["org/m00"]]),
+    ((*MODEL, "id"), 5),
+    ((*MODEL, "id"), "org/m99"),
+    ((*MODEL, "backend"), None),
+    ((*MODEL, "scores"), [0.5]),
+    ((*MODEL, "scores"), [0.5, 0.5, math.nan]),
+    ((*MODEL, "scores"), [0.5, 0.5, 10**400]),
+    ((*MODEL, "scores"), [0.5, 0.5, [0.5]]),
+    ((*MODEL, "scores"), "abc"),
+    ((*MODEL, "temperature"), 0),
+    ((*MODEL, "temperature"), -1),
+    ((*MODEL, "temperature"), math.nan),
+    ((*MODEL, "temperature"), math.inf),
+    ((*MODEL, "parameters"), -1),
+    ((*MODEL, "parameters"), math.inf),
+    ((*MODEL, "gflops"), math.nan),
+    ((*MODEL, "general"), 2),
+    ((*MATCH, "precision"), [0.5]),
+    ((*MATCH, "precision"), [0.5, "x"]),
+    ((*MATCH, "weight"), None),
+    (("coverage", "class 0"), 1.5),
+    (("coverage", "class 0"), DROPPED),
+    (("images", "class 0"), -3),
+    (("matches", "class 0"), []),
+    (("images",), [1, 2, 3]),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), HOSTILE)
+def test_hostile_selections_are_refused(path, value):
+    document = copy.deepcopy(make_selection().to_json())
+    Selection.from_json(document)
+    *parents, key = path
+    place = document
+    for parent in parents:
+        place = place[parent]
+    if value is DROPPED:
+        del place[key]
+    else:
+        place[key] = value
+    with pytest.raises(InputError, match=r"this is no selection .*mll-hf select --json") as failure:
+        Selection.from_json(document)
+    assert "\n" not in str(failure.value)
+    assert len(str(failure.value)) < 500
+
+
+@pytest.mark.parametrize("document", [None, 3, "text", [], [{}], {}])
+def test_what_is_no_object_is_no_selection(document):
+    with pytest.raises(InputError, match="this is no selection"):
+        Selection.from_json(document)
