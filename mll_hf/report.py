@@ -101,8 +101,8 @@ def _legend(selection: Selection) -> str:
         Strategy.UNIFORM: "share: the same for all; no model is preferred",
     }[selection.strategy]
     return (
-        f"{scores}; general: share of all probe images recognised among all concepts; coverage: 1 if the graph has the class, "
-        f"0 if nothing like it.\n"
+        f"{scores}; general: share of all probe images recognised among all concepts; "
+        "coverage: 1 if the graph has the class, 0 if nothing like it.\n"
         f"Together: {cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image."
     )
 

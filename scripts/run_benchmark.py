@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mll_hf.backends import load_model, resolve_model
 from mll_hf.client import Client
-from mll_hf.ensemble import Rule, combine
+from mll_hf.ensemble import Rule
 from mll_hf.graph import load_graph
 from mll_hf.images import decode_image
 from mll_hf.labeling import label_model
@@ -238,15 +238,9 @@ def accuracy_of_way(
 ) -> float:
     """Accuracy of a selection on a task, from the logits of all models."""
     selection = client.select(task.classes, SelectionConfig(strategy=strategy, k=k), domain=task.domain, task=task.task)
-    union = list(selection.union)
-    probabilities = combine(
-        rule,
-        np.stack([logits[selection.models[m].ref.repo_id] for m in union]),
-        selection.chosen[union],
-        temperatures=np.array([selection.models[m].temperature for m in union]),
-        weights=selection.overall[union],
-    )
-    return float((probabilities.argmax(axis=1) == task.labels).mean())
+    of_union = np.stack([logits[selection.models[m].ref.repo_id] for m in selection.union])
+    answers = client.load(selection).combine(of_union, rule).probabilities.argmax(axis=1)
+    return float((answers == task.labels).mean())
 
 
 def cached_logits(

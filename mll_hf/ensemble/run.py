@@ -82,8 +82,16 @@ class Ensemble:
             InputError: There are no images, or a template is wrong.
             ModelError: A model cannot be loaded or run.
         """
-        selection, logits = self.selection, self.logits(images)
-        union = list(selection.union)
+        return self.combine(self.logits(images), rule)
+
+    def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
+        """Combine logits that were computed before; :meth:`predict` is :meth:`logits` and then this.
+
+        Args:
+            logits: [U, N, C] of the selection's union of models, in that order.
+            rule: How to combine them.
+        """
+        selection, union = self.selection, list(self.selection.union)
         readable = np.isfinite(logits).all(axis=(0, 2))
         probabilities = np.full(logits.shape[1:], np.nan)
         if readable.any():
