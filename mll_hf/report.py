@@ -145,7 +145,9 @@ def label_report(label: ModelLabel, graph: SemanticGraph) -> str:
         [name, f"{hits.sum() / max(int(support.sum()), 1):.3f}", str(int(support.sum()))]
         for name, hits, support in zip(label.domain_names, label.domain_hits, label.domain_support, strict=True)
     ]
-    tested = np.flatnonzero(label.support >= min(_FEWEST_IMAGES, int(label.support.max())))
+    has_rivals = np.array([len(graph.relatives(v)) + 1 < len(graph) for v in range(len(graph))])
+    enough = label.support >= min(_FEWEST_IMAGES, int(label.support.max()))
+    tested = np.flatnonzero(has_rivals & enough)  # without rivals there is nothing to recognise
     ranked = tested[np.argsort(-label.node_precision[tested], kind="stable")]
     parts = [
         table(["", ""], facts).lstrip("\n"),

@@ -19,7 +19,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels import Cost
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, choose, choose_within, score, select
 from mll_hf.selection.baselines import general_scores, uniform_scores
-from mll_hf.selection.mll import domain_factor, mll_scores, shrunk_precision
+from mll_hf.selection.mll import domain_odds, mll_scores, shrunk_precision
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
 from selection_worlds import forest, make_match, random_candidates, random_labels, random_match
 from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, probe_set, unit
@@ -336,10 +336,22 @@ def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
     hits = np.array([[2] * 7, [10] * 7, [18] * 7])
     label = make_label(GRAPH, domain_names=names, domain_hits=hits, domain_support=np.full((3, 7), 20))
     # 140 images a domain. With 2 candidates a lost image is won with 5/6: clip art (14 + 126 * 5/6) / 140 = .85,
-    # photo .916667, sketch .983333, all .916667; the prior weighs as much as 10 images:
-    # clip art (140 * .85 + 10 * .916667) / 150 / .916667 = .932121, sketch 1.067879
-    expected = {None: 1, "clip art": 0.932121, "photo": 1, "sketch": 1.067879}[counts]
-    assert domain_factor(label, domain, 2) == pytest.approx(expected, abs=1e-6)
+    # photo .916667, sketch .983333, all .916667, odds 11. The prior weighs as much as 10 images:
+    # clip art (140 * .85 + 10 * .916667) / 150 = .854444, odds 5.870229; sketch .978889, odds 46.368421
+    expected = {None: 1, "clip art": 5.870229 / 11, "photo": 1, "sketch": 46.368421 / 11}[counts]
+    assert domain_odds(label, domain, 2) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_domain_moves_the_odds_of_every_class():
+    names, support = ("photo", "sketch"), np.full((2, 7), 20)
+    label = make_label(GRAPH, domain_names=names, domain_hits=np.array([[16] * 7, [4] * 7]), domain_support=support)
+    candidates = Candidates((label,), GRAPH, make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.1], [0.5, 0.5]]))
+    plain = mll_scores(candidates, 0.7)
+    for domain in names:
+        moved = mll_scores(replace(candidates, domain=domain), 0.7)
+        ratio = domain_odds(label, domain, 2)
+        assert (ratio > 1) == (domain == "photo")
+        np.testing.assert_allclose(moved / (1 - moved), ratio * plain / (1 - plain))
 
 
 def test_our_scores_by_hand():

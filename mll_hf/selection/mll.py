@@ -3,8 +3,8 @@
 1. Precision is that among as many candidates as the task has classes: one of 10 is easier than one of 9,000, and a
    model that nearly wins among 9,000 may win among 10.
 2. Concepts with few probe images are shrunk towards their hypernyms, and those towards the model's general level.
-3. A model that is better or worse on pictures of the task's domain (photo, sketch, icon ...) than on others counts as
-   that much better or worse on every class.
+3. A model with better or worse odds on pictures of the task's domain (photo, sketch, icon ...) than on others has
+   them on every class.
 4. Weights over concepts are normalised per class, so that classes compare.
 5. Where the graph has nothing like a class, the model's general level stands in for it.
 6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
@@ -48,8 +48,9 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     class_precision = node_precision @ (transition / transition.sum(axis=0))
     mixed = class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
     general = np.array([general_precision(label, n_candidates) for label in candidates.labels])[:, None]
-    factors = np.array([domain_factor(label, candidates.domain, n_candidates) for label in candidates.labels])[:, None]
-    return np.minimum(factors * (match.coverage * mixed + (1 - match.coverage) * general), 1.0)
+    precision = match.coverage * mixed + (1 - match.coverage) * general
+    ratios = np.array([domain_odds(label, candidates.domain, n_candidates) for label in candidates.labels])[:, None]
+    return ratios * precision / (1 - precision + ratios * precision)
 
 
 def candidates_of(match: ClassMatch) -> int:
@@ -63,19 +64,20 @@ def general_precision(label: ModelLabel, n_candidates: int) -> float:
     return float(precision_among(label.ranks[tested], len(label.hits), n_candidates).mean()) if tested.any() else 0.0
 
 
-def domain_factor(label: ModelLabel, domain: str | None, n_candidates: int) -> float:
-    """Precision on probe images of the task's domain over precision on all of them.
+def domain_odds(label: ModelLabel, domain: str | None, n_candidates: int) -> float:
+    """Odds of recognising a probe image of the task's domain, over the odds for any probe image.
 
-    1 if the task names none of the label's domains, or several. The domain's share is taken as if 10 more of its
+    1 if the task names none of the label's domains, or several. The domain's precision is taken as if 10 more of its
     images were like all others.
     """
     named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
     overall = float(precision_among(label.domain_ranks.sum(axis=0), len(label.hits), n_candidates))
-    if len(named) != 1 or overall == 0:
+    if len(named) != 1 or not 0 < overall < 1:
         return 1.0
     ranks = label.domain_ranks[named[0]]
     images, precision = ranks.sum(), float(precision_among(ranks, len(label.hits), n_candidates))
-    return float((images * precision + _PRIOR_IMAGES * overall) / (images + _PRIOR_IMAGES) / overall)
+    shrunk = (images * precision + _PRIOR_IMAGES * overall) / (images + _PRIOR_IMAGES)
+    return float(shrunk / (1 - shrunk) / (overall / (1 - overall)))
 
 
 def shrunk_precision(
