@@ -1,0 +1,90 @@
+"""The whole method on real models and real pictures: label, select, classify.
+
+The demo's models and pictures come with the repository and its packages; the zoo is used where it is present.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from demo_world import MODELS, build_graph, tasks
+from mll_hf import Client, SelectionConfig, Strategy
+from mll_hf.cli import main
+from mll_hf.store import LabelStore
+from mll_hf.text_encoder import CachedEncoder, default_encoder
+
+ROOT = Path(__file__).resolve().parents[1]
+TESTBED = Path(os.environ.get("MLL_TESTBED", ROOT.parent / "shared" / "testbed"))
+needs_testbed = pytest.mark.skipif(
+    not (TESTBED / "zoo").is_dir(), reason=f"no zoo at {TESTBED}; set MLL_TESTBED to run this on more models"
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return CachedEncoder(default_encoder(), tmp_path_factory.mktemp("encoder") / "embeddings.sqlite")
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    """Two of the demo's specialists, labelled through the command line."""
+    root = tmp_path_factory.mktemp("demo")
+    build_graph(root / "graph")
+    models = [f"local-dir:{MODELS / name}" for name in ("demo-digits", "demo-letters")]
+    assert main(["label", *models, "--graph", str(root / "graph"), "--labels", str(root / "labels")]) == 0
+    return root / "labels"
+
+
+def specialist(selection):
+    return selection.models[selection.union[0]].ref.short_name
+
+
+@pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.PAPER])
+@pytest.mark.parametrize(("task_number", "expected"), [(0, "demo-digits"), (1, "demo-letters")])
+def test_the_specialist_is_chosen_and_is_right(labels, encoder, strategy, task_number, expected):
+    task = tasks()[task_number]
+    client = Client(labels, encoder=encoder)
+    selection = client.select(task.classes, SelectionConfig(strategy), domain=task.domain, task=task.task)
+    most = max(range(len(selection.models)), key=lambda m: selection.chosen[m].sum())
+    assert selection.models[most].ref.short_name == expected
+    some = np.random.default_rng(0).permutation(len(task.images))[:150]
+    prediction = client.load(selection).predict([task.images[n] for n in some])
+    truth = [task.classes[task.labels[n]] for n in some]
+    accuracy = np.mean([answer == right for answer, right in zip(prediction.labels, truth, strict=True)])
+    assert accuracy > 6 / len(task.classes)  # far above chance: 10 and 26 classes
+    assert not prediction.unreadable
+
+
+def test_two_specialists_together_are_as_good_as_each_alone(labels, encoder):
+    client = Client(labels, encoder=encoder)
+    for task in tasks()[:2]:
+        both = client.select(task.classes, SelectionConfig(k=2), domain=task.domain, task=task.task)
+        one = client.select(task.classes, SelectionConfig(k=1), domain=task.domain, task=task.task)
+        images, truth = list(task.images[::3]), np.array(task.labels[::3])
+        accuracy = [
+            (client.load(selection).predict(images).probabilities.argmax(axis=1) == truth).mean()
+            for selection in (both, one)
+        ]
+        assert accuracy[0] > accuracy[1] - 0.03
+
+
+@needs_testbed
+def test_both_layouts_of_a_zoo_model_get_the_same_label(tmp_path, capsys):
+    models = [f"local-dir:{TESTBED / zoo / 'food-vit'}" for zoo in ("zoo", "zoo_clip")]
+    for name, model in zip(("open_clip", "transformers"), models, strict=True):
+        command = ["label", model, "--graph", str(TESTBED / "graph"), "--labels", str(tmp_path / name)]
+        assert main([*command, "--images-per-concept", "1", "--json"]) == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [record["backend"] for record in records] == ["open_clip", "transformers"]
+    assert records[0]["parameters"] == records[1]["parameters"]
+    assert records[0]["gflops"] == pytest.approx(records[1]["gflops"], rel=0.02)
+    first, second = (LabelStore(tmp_path / name).labels[0] for name in ("open_clip", "transformers"))
+    assert first.hits.sum() > 0
+    assert np.abs(first.hits - second.hits).sum() <= 0.02 * first.support.sum()  # rounding of the resize step
+    assert first.temperature[0] == pytest.approx(second.temperature[0], rel=0.02)
