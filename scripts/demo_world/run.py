@@ -6,7 +6,9 @@ Everything comes from installed PyPI packages and from this folder; no network i
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
+import textwrap
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo_world.graph import build_graph
-from demo_world.targets import Task, tasks
+from demo_world import MODELS, Task, build_graph, tasks
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.report import selection_report, table
@@ -25,8 +26,6 @@ from mll_hf.selection import Selection, SelectionConfig, Strategy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-MODELS = Path(__file__).resolve().parent / "models"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,9 @@ def main() -> int:
     for task in tasks():
         outcomes.append(_evaluate(client, task))
     _show(outcomes)
+
+    _say("6. The same on the command line, for a few of the pictures (their names tell the truth)")
+    _classify(labels, args.out / "pictures", tasks()[2])
     figure = _draw(outcomes, args.out / "accuracy.png")
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
     print(f"  mll-hf select --classes 'bicycle, umbrella, letter Q, 7' --labels {labels}")
@@ -69,31 +71,34 @@ def main() -> int:
 
 
 def _evaluate(client: Client, task: Task) -> Outcome:
-    """Accuracy of every model alone and of the strategies, all with the same prompts."""
-    images, truth = list(task.images), np.array(task.labels)
+    """Accuracy of every model alone and of the strategies, all with the same prompts; each model runs once."""
+    truth = np.array(task.labels)
 
     def select(strategy: Strategy, k: int) -> Selection:
         config = SelectionConfig(strategy=strategy, k=k)
         return client.select(task.classes, config, domain=task.domain, task=task.task)
 
+    everything = select(Strategy.UNIFORM, 1)
+    ids = [model.ref.repo_id for model in everything.models]
+    logits = dict(zip(ids, client.load(everything).logits(list(task.images)), strict=True))
+
     def accuracy(selection: Selection, rule: Rule = Rule.LINEAR_POOL) -> float:
-        answers = client.load(selection).predict(images, rule).probabilities.argmax(axis=1)
+        of_union = np.stack([logits[selection.models[m].ref.repo_id] for m in selection.union])
+        answers = client.load(selection).combine(of_union, rule).probabilities.argmax(axis=1)
         return float((answers == truth).mean())
 
     chosen = select(Strategy.MLL, 1)
-    print(f"\n{task.name}: {len(task.classes)} classes, {len(images)} pictures")
+    print(f"\n{task.name}: {len(task.classes)} classes, {len(task.images)} pictures")
     print(selection_report(chosen).split("\n\n")[1])
-    singles = {
-        model.ref.short_name: accuracy(replace(chosen, chosen=_only(chosen, m)))
-        for m, model in enumerate(chosen.models)
-    }
+    alone = [replace(chosen, chosen=_only(chosen, m)) for m in range(len(chosen.models))]
+    singles = {model.ref.short_name: accuracy(one) for model, one in zip(chosen.models, alone, strict=True)}
     ways = {
         "general, k = 1": accuracy(select(Strategy.GENERAL, 1)),
         "paper, k = 1": accuracy(select(Strategy.PAPER, 1), Rule.ENTROPY),
         "paper, k = 3": accuracy(select(Strategy.PAPER, 3), Rule.ENTROPY),
         "mll, k = 1": accuracy(chosen),
         "mll, k = 3": accuracy(select(Strategy.MLL, 3)),
-        "all, averaged": accuracy(select(Strategy.UNIFORM, 1), Rule.UNIFORM),
+        "all, averaged": accuracy(everything, Rule.UNIFORM),
     }
     return Outcome(task, singles, ways)
 
@@ -102,6 +107,15 @@ def _only(selection: Selection, m: int) -> NDArray[np.bool_]:
     chosen = np.zeros_like(selection.chosen)
     chosen[m] = True
     return chosen
+
+
+def _classify(labels: Path, folder: Path, task: Task) -> None:
+    """Select and classify a few pictures on the command line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(0, len(task.images), len(task.images) // 6):
+        (folder / f"{task.classes[task.labels[n]].replace(' ', '-')}-{n}.png").write_bytes(task.images[n])
+    choice = ["--classes", ",".join(task.classes), "--domain", task.domain, "--task", task.task]
+    _cli("predict", folder, *choice, "--labels", labels)
 
 
 def _show(outcomes: list[Outcome]) -> None:
@@ -153,7 +167,7 @@ def _cli(*arguments: object) -> None:
     from mll_hf.cli import main as command_line
 
     words = [str(argument) for argument in arguments]
-    print("$ mll-hf " + " ".join(words))
+    print("$ " + textwrap.shorten(shlex.join(["mll-hf", *words]), 160, placeholder=" ..."), flush=True)
     if command_line(words):
         raise SystemExit(1)
 

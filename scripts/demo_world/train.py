@@ -1,6 +1,6 @@
 """Train the demo's tiny models: `python scripts/demo_world/train.py [NAME ...]`.
 
-Six CLIPs of about 0.4 million parameters, each with a specialty, trained from scratch on the `train` split on a CPU
+Six CLIPs of about 0.5 million parameters, each with a specialty, trained from scratch on the `train` split on a CPU
 and saved in open_clip's local-folder layout. Afterwards, prints the zero-shot accuracy of every model on every task.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 PROMPT = "a photo of a {}."
-_CONTEXT, _VOCABULARY, _BATCH, _CAPTIONS = 24, 1400, 160, 80
+_CONTEXT, _VOCABULARY, _BATCH, _CAPTIONS = 24, 1100, 160, 80
 _ANCHOR_SCALE = 16.0  # 1 / temperature of the anchors
 _FIELDS = ("digits", "letters", "nature", "things", "surfaces")
 _RESNET = {"width": 8, "layers": [1, 1, 1, 1], "head_width": 64, "image_size": images.SIZE}
@@ -256,7 +256,9 @@ def train(recipe: Recipe, data: Data, tokenizer: Tokenizer, folder: Path) -> ope
         model.logit_scale.data.clamp_(0, float(np.log(100)))
     model.eval()
     state = {key: value.detach().half().contiguous() for key, value in model.state_dict().items()}
-    save_file(state, str(folder / "open_clip_model.safetensors"))
+    weights = folder / "open_clip_model.safetensors"
+    save_file(state, str(weights))
+    weights.chmod(0o644)
     return model
 
 
