@@ -122,12 +122,21 @@ def rank_bin(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(ranks == 0, 0, np.minimum(octave, RANK_BINS - 1))
 
 
+def chance_to_win(n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
+    """[RANK_BINS] chance that an image is won if a random few of the rivals take part instead of all.
+
+    An image on which ``r`` of the ``n_concepts - 1`` others beat the right concept is won if none of them is among the
+    ``n_candidates - 1`` that take part: ``(1 - r / (n_concepts - 1)) ** (n_candidates - 1)``. A bin stands for the
+    geometric mean of its ends.
+    """
+    ends = 2.0 ** np.arange(RANK_BINS)
+    r = np.append(0.0, np.sqrt(ends[:-1] * (ends[1:] - 1)))
+    chance: NDArray[np.float64] = np.clip(1 - r / max(n_concepts - 1, 1), 0, 1) ** (n_candidates - 1)
+    return chance
+
+
 def precision_among(ranks: NDArray[np.integer[Any]], n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
     """Expected precision if a random few of the rivals took part instead of all.
-
-    An image on which ``r`` of the ``n_concepts - 1`` others beat the right concept is still won if none of them is
-    among the ``n_candidates - 1`` that take part, which happens with probability ``(1 - r / (n_concepts - 1)) **
-    (n_candidates - 1)``. A bin stands for the geometric mean of its ends.
 
     Args:
         ranks: [..., RANK_BINS] counts of images by rank.
@@ -137,10 +146,8 @@ def precision_among(ranks: NDArray[np.integer[Any]], n_concepts: int, n_candidat
     Returns:
         [...] float64; 0 where there are no images.
     """
-    ends = 2.0 ** np.arange(RANK_BINS)
-    r = np.append(0.0, np.sqrt(ends[:-1] * (ends[1:] - 1)))
-    won = np.clip(1 - r / max(n_concepts - 1, 1), 0, 1) ** (n_candidates - 1)
-    return ranks @ won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
+    won = ranks @ chance_to_win(n_concepts, n_candidates)
+    return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
 
 
 def precision_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:

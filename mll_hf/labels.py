@@ -126,6 +126,13 @@ class ModelLabel:
         for name in _TENSORS:
             getattr(self, name).setflags(write=False)
 
+    @cached_property
+    def mean_rank_shares(self) -> NDArray[np.float64]:
+        """[RANK_BINS] share of images in each bin of ranks, averaged over the concepts that have images."""
+        tested = self.support > 0
+        shares = self.ranks[tested] / self.support[tested][:, None]
+        return shares.mean(axis=0) if tested.any() else np.zeros(RANK_BINS)
+
     @property
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """The label's tensors by name."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.counts import precision_among
+from mll_hf.counts import chance_to_win, precision_among
 from mll_hf.prompts import mentions
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     transition = match.transition.astype(np.float64)
     class_precision = node_precision @ (transition / transition.sum(axis=0))
     mixed = class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
-    general = np.array([general_precision(label, n_candidates) for label in candidates.labels])[:, None]
+    general = general_precision(candidates.labels, n_candidates)[:, None]
     precision = match.coverage * mixed + (1 - match.coverage) * general
     ratios = np.array([domain_odds(label, candidates.domain, n_candidates) for label in candidates.labels])[:, None]
     return ratios * precision / (1 - precision + ratios * precision)
@@ -58,10 +58,10 @@ def candidates_of(match: ClassMatch) -> int:
     return max(len(match.classes), 2)
 
 
-def general_precision(label: ModelLabel, n_candidates: int) -> float:
-    """Mean precision over the graph, were there only as many candidates as a task has classes."""
-    tested = label.support > 0
-    return float(precision_among(label.ranks[tested], len(label.hits), n_candidates).mean()) if tested.any() else 0.0
+def general_precision(labels: Sequence[ModelLabel], n_candidates: int) -> NDArray[np.float64]:
+    """[M] mean precision over the graph, were there only as many candidates as a task has classes."""
+    shares = np.stack([label.mean_rank_shares for label in labels])
+    return shares @ chance_to_win(len(labels[0].hits), n_candidates)
 
 
 def domain_odds(label: ModelLabel, domain: str | None, n_candidates: int) -> float:
@@ -71,8 +71,10 @@ def domain_odds(label: ModelLabel, domain: str | None, n_candidates: int) -> flo
     images were like all others.
     """
     named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
+    if len(named) != 1:
+        return 1.0
     overall = float(precision_among(label.domain_ranks.sum(axis=0), len(label.hits), n_candidates))
-    if len(named) != 1 or not 0 < overall < 1:
+    if not 0 < overall < 1:
         return 1.0
     ranks = label.domain_ranks[named[0]]
     images, precision = ranks.sum(), float(precision_among(ranks, len(label.hits), n_candidates))
@@ -99,17 +101,17 @@ def shrunk_precision(
         [M, K] float64.
     """
     needed = _with_ancestors(graph, selected)
-    column = {v: position for position, v in enumerate(needed)}
-    support = np.stack([label.support[needed] for label in labels]).astype(np.float64)
-    ranks = np.stack([label.ranks[needed] for label in labels])
-    hits = support * precision_among(ranks, len(graph), n_candidates)
+    row = {v: position for position, v in enumerate(needed)}
+    chance = chance_to_win(len(graph), n_candidates)
+    hits = np.stack([label.ranks[needed] @ chance for label in labels], axis=1)  # n_v * q_v
+    support = np.stack([label.support[needed] for label in labels], axis=1)
     precision = np.empty_like(hits)
-    roots = np.array([general_precision(label, n_candidates) for label in labels])
+    roots = general_precision(labels, n_candidates)
     for position, v in enumerate(needed):  # hypernyms first
-        parents = [column[parent] for parent in graph.parents[v]]
-        prior = precision[:, parents].mean(axis=1) if parents else roots
-        precision[:, position] = (hits[:, position] + _PRIOR_IMAGES * prior) / (support[:, position] + _PRIOR_IMAGES)
-    return precision[:, [column[v] for v in selected.tolist()]]
+        parents = [row[parent] for parent in graph.parents[v]]
+        prior = precision[parents].mean(axis=0) if len(parents) > 1 else precision[parents[0]] if parents else roots
+        precision[position] = (hits[position] + _PRIOR_IMAGES * prior) / (support[position] + _PRIOR_IMAGES)
+    return precision[[row[v] for v in selected.tolist()]].T
 
 
 def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> NDArray[np.int64]:
