@@ -57,7 +57,7 @@ def precision_from_label(label: ModelLabel, selected: NDArray[np.int64]) -> NDAr
     rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes
     competes[selected] = True
-    lost = np.where(competes[rivals], label.rival_wins[selected], 0).max(axis=1) / support
+    lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1) / support
     expected = precision_among(label.ranks[selected], len(label.hits), len(selected))
     precision: NDArray[np.float64] = np.minimum(expected, 1 - lost)
     return precision
