@@ -43,7 +43,7 @@ def prepared_batches(
     Yields:
         The inputs of a batch stacked [n, 3, H, W] (None if there are none), and which items they are for [B].
     """
-    pool = ThreadPoolExecutor(max_workers=usable_cores())
+    pool = ThreadPoolExecutor(max_workers=usable_cores(), initializer=_use_one_torch_thread)
 
     def submit(batch: Sequence[Item]) -> list[Future[Prepared]]:
         chunks = [batch[i : i + _CHUNK] for i in range(0, len(batch), _CHUNK)]
@@ -67,6 +67,17 @@ def _stack(parts: list[Future[Prepared]]) -> tuple[torch.Tensor | None, NDArray[
     inputs = [item for part in parts for item in part.result()]
     present = [item for item in inputs if item is not None]
     return (torch.stack(present) if present else None), np.array([item is not None for item in inputs])
+
+
+def _use_one_torch_thread() -> None:
+    """Keep this thread's small tensor operations on this thread.
+
+    Otherwise each decoding thread gets a team of its own, which spins while it waits and takes the cores from the model
+    (on two cores a small model ran at a quarter of its speed).
+    """
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def usable_cores() -> int:

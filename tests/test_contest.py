@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.contest import Contest
-from mll_hf.counts import TEMPERATURES
+from mll_hf.counts import RANK_BINS, TEMPERATURES
 from worlds import (
     ANIMAL,
     CAR,
@@ -54,33 +54,38 @@ def one_image(node, scores, concept=None):
 
 
 def naive(hypernyms, probes, concepts, images):
-    """The definition, one contest at a time: hits, predicted, support, hits and support by domain, outscored."""
+    """The definition, one contest at a time: hits, predicted, support, hits and support by domain, outscored, ranks."""
     ids = sorted(hypernyms)
     above = {v: {ids.index(a) for a in naive_ancestors(hypernyms, ids[v])} for v in range(len(ids))}
     hits, predicted, support = (np.zeros(len(ids), int) for _ in range(3))
     domain_hits, domain_support = (np.zeros((len(probes.domain_names), len(ids)), int) for _ in range(2))
     outscored = np.zeros((len(ids), len(ids)), int)
+    ranks = np.zeros((len(ids), RANK_BINS), int)
+    domain_ranks = np.zeros((len(probes.domain_names), RANK_BINS), int)
     for v in range(len(ids)):
         for x in probes.images_of(v):
             if np.isnan(images[x]).any():
                 continue
             score = [sum(a * b for a, b in zip(images[x], concept, strict=True)) for concept in concepts]
-            best, winner = -np.inf, None
+            best, winner, rank = -np.inf, None, 0
             for u in range(len(ids)):
                 is_relative = u == v or u in above[v] or v in above[u]
                 is_shown = u == probes.nodes[x] or u in above[probes.nodes[x]]
                 if is_relative or is_shown or score[u] < score[v]:
                     continue
                 outscored[v, u] += 1
+                rank += 1
                 if score[u] > best:
                     best, winner = score[u], u
+            ranks[v, rank.bit_length()] += 1
+            domain_ranks[probes.domains[x], rank.bit_length()] += 1
             support[v] += 1
             domain_support[probes.domains[x], v] += 1
             predicted[v if winner is None else winner] += 1
             if winner is None:
                 hits[v] += 1
                 domain_hits[probes.domains[x], v] += 1
-    return hits, predicted, support, domain_hits, domain_support, outscored
+    return hits, predicted, support, domain_hits, domain_support, outscored, ranks, domain_ranks
 
 
 @st.composite
@@ -110,7 +115,7 @@ def test_counts_are_those_of_the_definition(world):
     hypernyms, graph, probes, concepts, images, cuts = world
     counts = count(graph, probes, concepts, images, cuts=cuts)
     expected = naive(hypernyms, probes, concepts, images)
-    names = ("hits", "predicted", "support", "domain_hits", "domain_support", "outscored")
+    names = ("hits", "predicted", "support", "domain_hits", "domain_support", "outscored", "ranks", "domain_ranks")
     for name, array in zip(names, expected, strict=True):
         np.testing.assert_array_equal(getattr(counts, name), array, err_msg=name)
     assert counts.undecodable == int(np.isnan(images).any(axis=1).sum())
@@ -162,6 +167,8 @@ def test_worked_by_hand():
     assert counts.predicted.tolist() == [2, 3, 2, 2, 3, 1, 0]
     assert counts.domain_support.tolist() == [[2, 0, 1, 1, 1, 2, 0], [1, 1, 0, 1, 1, 1, 1]]
     assert counts.domain_hits.tolist() == [[2, 0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 0, 0]]
+    assert counts.ranks[:, :3].tolist() == [[2, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 1], [2, 0, 0], [1, 2, 0], [0, 1, 0]]
+    assert counts.domain_ranks[:, :3].tolist() == [[5, 2, 0], [2, 3, 1]]
     assert counts.undecodable == 0
 
 
@@ -206,7 +213,9 @@ def test_undecodable_images_are_left_out_and_counted():
     images = np.array([[np.nan] * 7, EYE[CAR], [np.nan] * 7], np.float32)
     counts = count(graph, probes, EYE, images, cuts=(1,))
     assert (counts.support[CAR], counts.hits[CAR], counts.undecodable) == (1, 1, 2)
-    assert count(graph, probes, EYE, np.full((3, 7), np.nan, np.float32)).undecodable == 3
+    none = count(graph, probes, EYE, np.full((3, 7), np.nan, np.float32))
+    assert none.undecodable == 3
+    assert not none.nll.any()
 
 
 def test_images_that_test_nothing_are_fine():

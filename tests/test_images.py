@@ -105,6 +105,7 @@ def test_what_is_no_picture(content):
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8))
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "WEBP", "PPM", "TGA", "ICO", "JPEG2000", "DDS"])
 def test_damage_never_raises(kind):
     content, rng, failed = encoded(PHOTO, kind), np.random.default_rng(1), 0

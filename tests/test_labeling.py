@@ -1,6 +1,7 @@
 """Labeling from images to file: once per image, resumable to the byte, nothing lost."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from mll_hf import images, labeling
-from mll_hf.embeddings import read_embeddings
-from mll_hf.errors import InputError, ModelError, StorageError
+from mll_hf.embeddings import EMBEDDINGS_FILE, read_embeddings
+from mll_hf.errors import GraphError, InputError, ModelError, StorageError
 from mll_hf.labeling import label_model
 from mll_hf.labels import ModelRef
 from mll_hf.probes import SamplingConfig, load_probes
@@ -241,6 +242,41 @@ def test_a_full_disk_loses_nothing(world, tmp_path, monkeypatch):
     assert len(world.encoded) <= 21 + 4  # at most one batch twice
 
 
+def test_a_truly_full_disk_loses_nothing(world, tmp_path):
+    resource = pytest.importorskip("resource")
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    world.store.adopt(GRAPH)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # the kernel takes four batches and half of one more
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*embeddings\.f32: File too large; free some space"):
+            world.label()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert next(world.store.folder.rglob("embeddings.f32")).stat().st_size == 500
+    assert world.label().path.read_bytes() == whole
+    assert Counter(world.encoded) == {serial: 2 if 16 <= serial < 20 else 1 for serial in range(21)}
+
+
+def test_a_disk_that_is_full_when_the_label_is_written(world, monkeypatch):
+    plain = os.replace
+
+    def no_space(source, target):
+        if str(target).endswith("label.safetensors"):
+            raise OSError(28, "No space left on device")
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(StorageError, match=r"label\.safetensors: No space left"):
+        world.label()
+    monkeypatch.setattr(os, "replace", plain)
+    assert [path.name for path in world.store.folder.rglob("*.f32")] == ["embeddings.f32"]
+    assert not list(world.store.path_of(REF).parent.iterdir())
+    assert world.label().measured
+    assert sorted(world.encoded) == list(range(21))
+
+
 def test_a_folder_that_cannot_be_written_costs_no_model(world, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write"):
@@ -258,6 +294,53 @@ def test_embeddings_are_kept_on_request(world):
     selected = np.array([CAR, CAT, CORGI])
     np.testing.assert_array_equal(embeddings.restricted_precision(selected), [1, 1, 1])
     assert not world.label(keep_embeddings=True).measured
+
+
+def test_embeddings_of_an_earlier_label_do_not_stay(world):
+    path = world.label(keep_embeddings=True).path
+    world.label(sampling=SamplingConfig(2), overwrite=True)
+    assert read_embeddings(path.parent) is None
+
+
+def test_damaged_embeddings_are_made_again(world):
+    path = world.label(keep_embeddings=True).path.parent / EMBEDDINGS_FILE
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert world.label(keep_embeddings=True).measured
+    assert path.read_bytes() == content
+
+
+def test_a_label_in_the_wrong_place_is_not_taken_for_ones_own(world):
+    other = replace(REF, repo_id="org/other", revision="1" * 40)
+    path = world.store.path_of(other)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(world.label().path.read_bytes())
+    with pytest.raises(InputError, match="another model than other"):
+        world.label(other)
+
+
+def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
+    world.folder = write_graph_folder(world.folder, [Probe("car", CAR, content=b"x" * 50_000)] * 60)
+    probes = load_probes(GRAPH, world.folder, SAMPLING)
+    file = world.folder / "images.parquet"
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    with pytest.raises(GraphError, match=r"images\.parquet: is no readable parquet file"):
+        label_model(REF, GRAPH, probes, SAMPLING, world.store)
+    assert world.models[0].closed
+
+
+def test_a_log_with_more_images_than_there_are_is_cut(world, tmp_path):
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.batches_left = 5
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    world.batches_left = None
+    log = next(world.store.folder.rglob("embeddings.f32"))
+    last = np.zeros(28, np.float32).reshape(4, 7)
+    last[0] = FakeModel(GRAPH, REF)._embeddings[CORGI]  # image 20, and three more that never were
+    with log.open("ab") as file:
+        file.write(last.tobytes())
+    assert world.label().path.read_bytes() == whole
 
 
 KILLED = """

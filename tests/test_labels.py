@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from dataclasses import fields, replace
-from functools import reduce
 
 import numpy as np
 import pytest
@@ -13,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
-from mll_hf.contest import Contest
-from mll_hf.counts import NO_RIVAL, RIVALS, TEMPERATURES, LabelCounts, log_loss_units, precision_of
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.errors import LabelError
 from mll_hf.labels import Cost, ModelLabel, ModelRef, label_from_bytes, label_to_bytes
-from worlds import SHA, examples, make_graph, make_label, pools_of, probe_set
+from worlds import SHA, examples, make_graph, make_label
 
 TENSORS = (
     "node_precision",
@@ -30,8 +28,8 @@ TENSORS = (
     "rival_wins",
     "ranks",
     "domain_ranks",
+    "temperature",
 )
-TENSORS += ("temperature",)
 
 
 def same_label(left, right):
@@ -65,109 +63,14 @@ def a_label(**changes):
     return make_label(make_graph(), **settings | changes)
 
 
-# ---- counting
-
-
-def random_counts(rng, n_concepts=5, n_domains=2):
-    empty = LabelCounts.zeros(n_concepts, n_domains)
-    return LabelCounts(
-        *(
-            rng.integers(0, 50, getattr(empty, f.name).shape).astype(getattr(empty, f.name).dtype)
-            for f in fields(empty)
-            if f.name != "undecodable"
-        ),
-        undecodable=int(rng.integers(5)),
-    )
-
-
-def assert_same_counts(left, right):
-    for f in fields(LabelCounts):
-        ours, theirs = getattr(left, f.name), getattr(right, f.name)
-        np.testing.assert_array_equal(ours, theirs, err_msg=f.name)
-        assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
-
-
-@examples
-@given(st.data())
-def test_counts_of_disjoint_images_add_up_to_those_of_the_whole(data):
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    graph, n_images = make_graph(), 16
-    nodes = rng.integers(0, 7, n_images)
-    probes = probe_set(pools_of(graph, nodes), nodes, rng.integers(0, 2, n_images), ("a", "b"))
-    concepts, images = (rng.integers(-2, 3, (n, 4)).astype(np.float32) for n in (7, n_images))
-    images[rng.integers(n_images)] = np.nan
-    shards = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n_images, max_size=n_images)))
-    contest = Contest(graph, probes, concepts, 5.0)
-    parts = [contest.count((x, images[x : x + 1]) for x in np.flatnonzero(shards == shard)) for shard in range(4)]
-    assert_same_counts(reduce(LabelCounts.__add__, parts), contest.count([(0, images)]))
-
-
-def test_addition_has_a_zero_and_no_order():
-    rng = np.random.default_rng(0)
-    a, b, c = (random_counts(rng) for _ in range(3))
-    assert_same_counts(a + LabelCounts.zeros(5, 2), a)
-    assert_same_counts((a + b) + c, c + (b + a))
-    assert (a + b).undecodable == a.undecodable + b.undecodable
-
-
-def counts_with(n_concepts=5, **arrays):
-    return replace(LabelCounts.zeros(n_concepts, 1), **arrays)
-
-
-def test_rivals_by_wins_then_by_number():
-    outscored = np.zeros((5, 5), np.uint16)
-    outscored[0] = [0, 3, 7, 3, 0]
-    outscored[4] = [1, 1, 1, 1, 0]
-    indices, wins = counts_with(outscored=outscored).rivals()
-    assert indices.shape == wins.shape == (5, RIVALS)
-    assert indices[0].tolist() == [2, 1, 3] + [NO_RIVAL] * (RIVALS - 3)
-    assert wins[0].tolist() == [7, 3, 3] + [0] * (RIVALS - 3)
-    assert indices[4, :5].tolist() == [0, 1, 2, 3, NO_RIVAL]
-    assert (indices[1:4] == NO_RIVAL).all()
-    assert indices.dtype == wins.dtype == np.uint16
-
-
-def test_only_the_strongest_rivals_are_kept():
-    rng = np.random.default_rng(0)
-    outscored = rng.integers(0, 6, (60, 60)).astype(np.uint16)
-    np.fill_diagonal(outscored, 0)
-    indices, wins = counts_with(60, outscored=outscored).rivals()
-    for v in range(60):
-        expected = sorted(range(60), key=lambda u, v=v: (-int(outscored[v, u]), u))[:RIVALS]
-        assert indices[v].tolist() == [u if outscored[v, u] else NO_RIVAL for u in expected]
-        assert wins[v].tolist() == [outscored[v, u] for u in expected]
-
-
-def losses_with_minimum_at(temperature):
-    return log_loss_units((np.log(TEMPERATURES) - np.log(temperature)) ** 2)
-
-
-@pytest.mark.parametrize("temperature", [0.06, 0.5, 1.0, 1.234, 7.7, 19.0])
-def test_temperature_is_where_the_loss_is_least(temperature):
-    nll = np.tile(losses_with_minimum_at(temperature), (5, 1))
-    ones = np.ones(5, np.int32)
-    assert counts_with(nll=nll, hits=ones, support=ones).temperature == pytest.approx(temperature, rel=1e-4)
-
-
-def test_temperature_counts_what_the_model_knows():
-    nll = np.stack([losses_with_minimum_at(0.5), losses_with_minimum_at(4.0)])
-    support = np.array([10, 10], np.int32)
-    known = counts_with(2, nll=nll, support=support, hits=np.array([10, 0], np.int32))
-    assert known.temperature == pytest.approx(0.5, rel=1e-4)
-    nothing = counts_with(2, nll=nll, support=support)  # then all concepts count alike
-    assert nothing.temperature == pytest.approx(np.sqrt(0.5 * 4.0), rel=1e-4)
-
-
-def test_temperature_of_nothing_is_one():
-    assert LabelCounts.zeros(3, 1).temperature == 1.0
-
-
-def test_precision():
-    precision = precision_of(np.array([0, 1, 0], np.int32), np.array([0, 3, 2], np.int32))
-    assert precision.dtype == np.float32
-    assert precision.tolist() == [0.0, np.float32(1 / 3), 0.0]
+def test_general_level():
     assert a_label().mean_precision == pytest.approx((0.7 + 0.5 + 0.3 + 0 + 1 + 0.2) / 6)
-    assert make_label(make_graph(), support=0).mean_precision == 0
+    shares = a_label().mean_rank_shares
+    assert shares[:2] == pytest.approx([a_label().mean_precision, 1 - a_label().mean_precision])
+    assert shares.shape == (RANK_BINS,)
+    nothing = make_label(make_graph(), support=0)
+    assert nothing.mean_precision == 0
+    assert not nothing.mean_rank_shares.any()
 
 
 # ---- to bytes and back
@@ -254,7 +157,8 @@ def test_slugs():
 def test_truncation_at_any_length():
     blob = label_to_bytes(a_label())
     for length in range(len(blob)):
-        complaint_of(blob[:length])
+        assert "no readable label" in complaint_of(blob[:length])
+    assert "the file is truncated" in complaint_of(blob[:500])
     complaint_of(blob + b"\0")
 
 
@@ -314,6 +218,13 @@ def put(array, place, value):
     return changed
 
 
+def moved(array, left, right):
+    """One count moved from a column to another in the first row, and back in the second."""
+    change = np.zeros_like(array)
+    change[:2, [left, right]] = [[1, -1], [-1, 1]]
+    return array + change
+
+
 def test_the_checksum_of_this_file_is_that_of_the_library():
     assert forged() == label_to_bytes(a_label())
     renamed = label_from_bytes(forged({"package_version": "9"}))
@@ -361,6 +272,15 @@ LABEL = a_label()
         ({"rival_wins": put(LABEL.rival_wins, (0, 1), 3)}, "rivals"),  # not in order
         ({"rivals": LABEL.rivals[:, :5].copy()}, "rivals is uint16 (7, 5)"),
         ({"rivals": LABEL.rival_wins, "rival_wins": LABEL.rivals}, "rivals"),
+        ({"ranks": put(LABEL.ranks, (0, 5), 1)}, "ranks do not add up"),
+        ({"ranks": put(put(LABEL.ranks, (0, 0), 8), (0, 1), 2)}, "ranks do not add up"),  # more than the hits
+        ({"ranks": LABEL.ranks.astype(np.int32)}, "ranks is int32"),
+        ({"ranks": LABEL.ranks[:, :13].copy()}, "ranks is uint16 (7, 13)"),
+        ({"domain_ranks": put(LABEL.domain_ranks, (0, 5), 1)}, "ranks by domain do not add up"),
+        ({"domain_ranks": moved(LABEL.domain_ranks, 0, 1)}, "ranks by domain"),  # not the domain's hits
+        ({"domain_ranks": put(put(LABEL.domain_ranks, (0, 1), 0), (1, 1), 28)}, "ranks by domain"),  # nor its support
+        ({"domain_ranks": moved(LABEL.domain_ranks, 1, 2)}, "ranks by domain"),  # negative
+        ({"domain_ranks": LABEL.domain_ranks + put(LABEL.domain_ranks * 0, (slice(2), 3), (-1, 1))}, "ranks by domain"),
         ({"hits": LABEL.support, "support": LABEL.hits}, "hits are not between 0 and support"),
         ({"hits": LABEL.domain_hits}, "hits is uint16 (2, 7)"),
         ({"hits": LABEL.hits.astype(np.int64)}, "hits is int64"),
@@ -503,6 +423,14 @@ def of_tensor(dtype, shape, size):
 )  # fmt: skip
 def test_what_is_no_label(blob):
     complaint_of(blob)
+
+
+def test_half_a_surrogate_pair():
+    blob = label_to_bytes(a_label())
+    end = 8 + int.from_bytes(blob[:8], "little")
+    header = json.loads(blob[8:end])
+    header["__metadata__"]["mll"] = json.dumps(claims_of(blob) | {"package_version": "\ud800"})
+    assert "surrogates not allowed" in complaint_of(with_header(header, blob[end:]))
 
 
 def test_half_precision_tensors_are_refused():

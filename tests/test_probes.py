@@ -125,6 +125,11 @@ def test_samples_follow_the_seed(tmp_path):
     assert first != rows_of(load(folder, 20, 1), VEHICLE)  # the same pool, another concept, another draw
 
 
+def test_which_sources_come_first_follows_the_seed(tmp_path):
+    folder = write_graph_folder(tmp_path, [Probe("car", CAR, source=f"{i}", content=b"x") for i in range(60)])
+    assert rows_of(load(folder, 10, 1), CAR) != rows_of(load(folder, 10, 2), CAR)
+
+
 def test_a_sample_does_not_depend_on_the_other_concepts(tmp_path):
     probes = [Probe("car", CAR, source=str(i % 3), content=b"x") for i in range(60)]
     alone = load(write_graph_folder(tmp_path / "a", probes), 10)
