@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,6 +123,7 @@ def rank_bin(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(ranks == 0, 0, np.minimum(octave, RANK_BINS - 1))
 
 
+@lru_cache(maxsize=64)
 def chance_to_win(n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
     """[RANK_BINS] chance that an image is won if a random few of the rivals take part instead of all.
 
@@ -132,6 +134,7 @@ def chance_to_win(n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
     ends = 2.0 ** np.arange(RANK_BINS)
     r = np.append(0.0, np.sqrt(ends[:-1] * (ends[1:] - 1)))
     chance: NDArray[np.float64] = np.clip(1 - r / max(n_concepts - 1, 1), 0, 1) ** (n_candidates - 1)
+    chance.setflags(write=False)
     return chance
 
 

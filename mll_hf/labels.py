@@ -130,8 +130,7 @@ class ModelLabel:
     def mean_rank_shares(self) -> NDArray[np.float64]:
         """[RANK_BINS] share of images in each bin of ranks, averaged over the concepts that have images."""
         tested = self.support > 0
-        shares = self.ranks[tested] / self.support[tested][:, None]
-        return shares.mean(axis=0) if tested.any() else np.zeros(RANK_BINS)
+        return (tested / np.maximum(self.support, 1)) @ self.ranks / max(int(tested.sum()), 1)
 
     @property
     def tensors(self) -> Mapping[str, NDArray[Any]]:
