@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from mll_hf.counts import RANK_BINS
 from mll_hf.graph import Concept, SemanticGraph
 from mll_hf.labels import Cost
 from mll_hf.matching import ClassMatch
@@ -53,19 +54,35 @@ def random_labels(graph, n_models, seed=0, domain_names=("photo", "sketch")):
     labels = []
     for m in range(n_models):
         support = rng.integers(0, 31, (len(domain_names), len(graph))) * (rng.random(len(graph)) < 0.9)
+        hits = rng.binomial(support, rng.uniform(0.1, 0.9)) if len(graph) > 1 else support
+        ranks = _random_ranks(hits, support - hits, rng)
         labels.append(
             make_label(
                 graph,
                 repo_id=f"org/m{m:02d}",
                 revision=f"{m:040x}",
                 domain_names=domain_names,
-                domain_hits=rng.binomial(support, rng.uniform(0.1, 0.9)),
+                domain_hits=hits,
                 domain_support=support,
                 temperature=float(rng.uniform(0.5, 2)),
                 cost=Cost(int(rng.integers(10**6, 10**9)), float(rng.uniform(0.1, 100))),
+                ranks=ranks.sum(axis=0).astype(np.uint16),
+                domain_ranks=ranks.sum(axis=1).astype(np.int32),
             )
         )
     return tuple(labels)
+
+
+def _random_ranks(hits, losses, rng):
+    """[S, V, RANK_BINS] images by rank; where the right concept is beaten, then by any number of others that exists."""
+    n_domains, n_concepts = hits.shape
+    ranks = np.zeros((n_domains, n_concepts, RANK_BINS), np.int64)
+    ranks[..., 0] = hits
+    for s, v in np.ndindex(n_domains, n_concepts):
+        if losses[s, v]:
+            beaten_by = rng.integers(1, n_concepts, losses[s, v])
+            np.add.at(ranks[s, v], [int(rank).bit_length() for rank in beaten_by], 1)
+    return ranks
 
 
 def make_match(concepts, weights, classes=None, coverage=1.0):

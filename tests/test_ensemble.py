@@ -75,6 +75,19 @@ def test_confidence_by_hand():
     np.testing.assert_allclose(confidence(logits_of(A, B), BOTH), [[0.672333, 0.327667]], atol=1e-6)
 
 
+def test_linear_pool_by_hand():
+    # T = (1, 2), shares .75 and .25. C = (.1, .9) at T = 2: sqrt .1 : sqrt .9 = 1 : 3 = (.25, .75).
+    # .75 * .8 + .25 * .25 = .6625
+    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, np.array([1.0, 2.0]), np.array([0.9, 0.3]))
+    np.testing.assert_allclose(pooled, [[0.6625, 0.3375]], atol=1e-12)
+    # every model of the union answers for every class, and only those of the union
+    np.testing.assert_allclose(linear_pool(logits_of(A, B), DIAGONAL, np.ones(2), np.ones(2)), [[0.65, 0.35]])
+    lone = linear_pool(logits_of(A, B), np.array([[True, False], [False, False]]), np.ones(2), np.ones(2))
+    np.testing.assert_allclose(lone, [A])
+    # no trust in anyone is the same trust in all
+    np.testing.assert_allclose(linear_pool(logits_of(A, B), BOTH, np.ones(2), np.zeros(2)), [[0.65, 0.35]])
+
+
 def test_log_pool_by_hand():
     # T = (1, 2), shares .75 and .25. A at T = 2 would be (sqrt .8, sqrt .2) / sum = (2/3, 1/3); here A has T = 1.
     # C = (.1, .9) at T = 2: sqrt .1 : sqrt .9 = 1 : 3 = (.25, .75).
@@ -230,39 +243,39 @@ def test_one_model_for_all_classes_is_left_as_it_is(pool, rule):
 
 
 @examples
-@given(pool=pools(), share=st.floats(0, 1))
-def test_log_pool_does_not_mind_twins(pool, share):
+@given(pool=pools(), share=st.floats(0, 1), pooling=st.sampled_from([linear_pool, log_pool]))
+def test_pools_do_not_mind_twins(pool, share, pooling):
     logits, chosen, temperatures, weights = pool
-    expected = log_pool(*pool)
+    expected = pooling(*pool)
 
     def double(array):
         return np.concatenate([array, array])
 
     # all models twice, with the same weights
-    twice = log_pool(double(logits), double(chosen), double(temperatures), double(weights))
+    twice = pooling(double(logits), double(chosen), double(temperatures), double(weights))
     np.testing.assert_allclose(twice, expected, atol=1e-9)
     # one model twice, sharing its weight
     first = [0, *range(len(logits))]
     split = weights[first]
     split[:2] = weights[0] * share, weights[0] * (1 - share)
-    np.testing.assert_allclose(log_pool(logits[first], chosen[first], temperatures[first], split), expected, atol=1e-9)
+    np.testing.assert_allclose(pooling(logits[first], chosen[first], temperatures[first], split), expected, atol=1e-9)
 
 
 @examples
-@given(pool=pools(), factor=st.floats(0.01, 100), m=st.integers(0, 3))
-def test_log_pool_sees_logits_only_through_the_temperature(pool, factor, m):
+@given(pool=pools(), factor=st.floats(0.01, 100), m=st.integers(0, 3), pooling=st.sampled_from([linear_pool, log_pool]))
+def test_pools_see_logits_only_through_the_temperature(pool, factor, m, pooling):
     logits, chosen, temperatures, weights = pool
     scale = np.ones(len(logits))
     scale[m % len(logits)] = factor
-    scaled = log_pool(logits * scale[:, None, None], chosen, temperatures * scale, weights)
-    np.testing.assert_allclose(scaled, log_pool(*pool), atol=1e-9)
+    scaled = pooling(logits * scale[:, None, None], chosen, temperatures * scale, weights)
+    np.testing.assert_allclose(scaled, pooling(*pool), atol=1e-9)
 
 
 @examples
-@given(pool=pools(), factor=st.floats(0.01, 100))
-def test_log_pool_sees_weights_only_as_shares(pool, factor):
+@given(pool=pools(), factor=st.floats(0.01, 100), pooling=st.sampled_from([linear_pool, log_pool]))
+def test_pools_see_weights_only_as_shares(pool, factor, pooling):
     logits, chosen, temperatures, weights = pool
-    np.testing.assert_allclose(log_pool(logits, chosen, temperatures, factor * weights), log_pool(*pool), atol=1e-9)
+    np.testing.assert_allclose(pooling(logits, chosen, temperatures, factor * weights), pooling(*pool), atol=1e-9)
 
 
 @examples

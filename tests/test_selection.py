@@ -290,16 +290,25 @@ def test_much_evidence_is_not_shrunk():
     np.testing.assert_allclose(shrunk_precision([label], GRAPH, np.arange(7), 4)[0], expected, atol=2e-4)
 
 
+def naive_precision_among(ranks, n_concepts, n_candidates):
+    """An image that r of the n - 1 others beat is won if none of the places of the other candidates goes to these r."""
+    won = images = 0.0
+    for b, count in enumerate(ranks.tolist()):
+        r = math.sqrt(2 ** (b - 1) * (2**b - 1)) if b else 0  # between 2^(b-1) and 2^b - 1
+        chance_of_one = max(1 - r / (n_concepts - 1), 0) if n_concepts > 1 else 1
+        won += count * chance_of_one ** (n_candidates - 1)
+        images += count
+    return won / images
+
+
 @examples
 @given(candidates=worlds, n_candidates=st.integers(1, 30))
 def test_shrinkage_against_a_naive_recursion(candidates, n_candidates):
     graph = candidates.graph
-    one_of_all = 1 - 1 / max(len(graph) - 1, 1)  # in these worlds one concept beats the right one where it is beaten
     for label in candidates.labels:
 
         def raw(v, label=label):
-            lost = int(label.support[v]) - int(label.hits[v])
-            return (int(label.hits[v]) + lost * one_of_all ** (n_candidates - 1)) / int(label.support[v])
+            return naive_precision_among(label.ranks[v], len(graph), n_candidates)
 
         tested = [v for v in range(len(graph)) if label.support[v]]
         general = sum(raw(v) for v in tested) / len(tested) if tested else 0
@@ -365,6 +374,39 @@ def test_our_scores_by_hand():
     match = make_match([[1, 2], [0, 2]], [[3, 1], [6, 2]], coverage=[1, 0.2])
     candidates = Candidates((label,), make_graph({"car": (), "cat": (), "dog": ()}), match)
     np.testing.assert_allclose(mll_scores(candidates, 0.7), [[0.7984375, 0.7465625]], atol=1e-7)
+
+
+@examples
+@given(candidates=worlds, class_weight=st.floats(0, 1))
+def test_our_scores_against_a_naive_loop(candidates, class_weight):
+    graph, match = candidates.graph, candidates.match
+    n_classes = len(match.classes)
+    n_candidates = max(n_classes, 2)
+    actual = mll_scores(candidates, class_weight)
+    for m, label in enumerate(candidates.labels):
+
+        def among(ranks):
+            return naive_precision_among(ranks, len(graph), n_candidates)
+
+        tested = [v for v in range(len(graph)) if label.support[v]]
+        general = sum(among(label.ranks[v]) for v in tested) / len(tested) if tested else 0
+        shrunk = shrunk_precision([label], graph, np.arange(len(graph)), n_candidates)[0]
+        p_y = []
+        for concepts, weights in zip(match.concepts, match.weights.astype(float), strict=True):
+            p_y.append(sum(w / sum(weights) * shrunk[v] for v, w in zip(concepts, weights, strict=True)))
+        ratio = 1.0
+        domain = {"photo": 0, "a pencil sketch": 1}.get(candidates.domain)
+        overall = among(label.ranks.sum(axis=0)) if tested else 0
+        if domain is not None and 0 < overall < 1:
+            images = int(label.domain_support[domain].sum())
+            own = images * among(label.domain_ranks[domain]) if images else 0
+            shifted = (own + 10 * overall) / (images + 10)
+            ratio = (shifted / (1 - shifted)) / (overall / (1 - overall))
+        for y, coverage in enumerate(match.coverage.tolist()):
+            mixed = class_weight * p_y[y] + (1 - class_weight) * sum(p_y) / n_classes
+            p = coverage * mixed + (1 - coverage) * general
+            expected = ratio * p / (1 - p + ratio * p)
+            assert actual[m, y] == pytest.approx(expected, abs=1e-6)
 
 
 @examples

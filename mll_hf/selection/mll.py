@@ -48,7 +48,8 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     class_precision = node_precision @ (transition / transition.sum(axis=0))
     mixed = class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
     general = general_precision(candidates.labels, n_candidates)[:, None]
-    precision = match.coverage * mixed + (1 - match.coverage) * general
+    coverage = match.coverage.astype(np.float64)
+    precision = np.minimum(coverage * mixed + (1 - coverage) * general, 1.0)  # sums may round up
     ratios = np.array([domain_odds(label, candidates.domain, n_candidates) for label in candidates.labels])[:, None]
     return ratios * precision / (1 - precision + ratios * precision)
 
