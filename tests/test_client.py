@@ -56,6 +56,11 @@ def test_each_strategy_from_class_names_to_models(store):
     assert chosen(uniform) == {"cat": {"org/all", "org/cars", "org/cats"}}
     paper = client.select(["cat", "car"], SelectionConfig(Strategy.PAPER))
     assert all(len(models) == 1 for models in chosen(paper).values())
+    # the paper's Z are the raw cosines of five captions; ours are shares of the weight of all seven
+    assert len(paper.explain("cat")) == 5
+    assert sum(concept.weight for concept in paper.explain("cat")) != pytest.approx(1, abs=0.01)
+    assert len(mll.explain("cat")) == 7
+    assert sum(concept.weight for concept in mll.explain("cat")) == pytest.approx(1)
 
 
 def test_classes_keep_their_names_and_order(store):

@@ -298,10 +298,10 @@ COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 class ColorModel:
     """Sees the mean color of an image and reads color words; keeps a diary of what is done with it."""
 
-    link, logit_bias, logit_scale = Link.SOFTMAX, 0.0, 10.0
+    link = Link.SOFTMAX
 
-    def __init__(self, ref, diary, bias=0.0, fails=False):
-        self.ref, self.diary, self.logit_bias, self.fails = ref, diary, bias, fails
+    def __init__(self, ref, diary, bias=0.0, scale=10.0, fails=False):
+        self.ref, self.diary, self.logit_bias, self.logit_scale, self.fails = ref, diary, bias, scale, fails
         self.batches = []
         diary.append(("load", ref.short_name))
 
@@ -397,29 +397,32 @@ def test_only_the_models_of_the_union_run(diary):
 
 @pytest.mark.parametrize("rule", Rule)
 def test_predictions_are_the_rule_of_the_models_logits(diary, rule):
-    selection = make_selection(k=2, strategy=Strategy.PAPER)
+    # the first and the third model answer; their logit scales are 10 and 5
+    scores = np.array([[0.9] * 3, [0.5] * 3, [0.3] * 3])
+    chosen = np.array([[True, False, True], [False, False, False], [True, True, False]])
+    selection = replace(make_selection(), scores=scores, chosen=chosen)
+    first, _, third = selection.models
+    diary.options[third.ref.short_name] = {"scale": 5.0}
     images = [png((200, 90, 10)), png((10, 20, 30)), png((90, 90, 80))]
     prediction = Ensemble(selection, device="somewhere").predict(images, rule)
-    # by hand: cosines of the mean colors (plus one) with the color words', times the logit scale of 10
+    assert prediction.models == (first.ref.repo_id, third.ref.repo_id)
+    # cosines of the mean colors (plus one) with those of the color words
     colors = np.array([(201, 91, 11), (11, 21, 31), (91, 91, 81)], float)
-    logits = 10 * colors / np.linalg.norm(colors, axis=1, keepdims=True)
-    union = list(selection.union)
-    expected = combine(
-        rule,
-        np.stack([logits] * len(union)),
-        selection.chosen[union],
-        np.array([selection.models[m].temperature for m in union]),
-        np.maximum(selection.overall[union], 0),
-    )
+    cosines = colors / np.linalg.norm(colors, axis=1, keepdims=True)
+    temperatures = np.array([first.temperature, third.temperature])
+    logits = np.stack([10 * cosines, 5 * cosines])
+    expected = naive(rule, logits, chosen[[0, 2]], temperatures, np.array([0.9, 0.3]))
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
 
 
 def test_negative_scores_of_the_paper_do_not_spoil_the_weights(diary):
+    # only the first model counts, whose logits are 10 times (0, 0, 1), nearly; the others would say (1/3, 1/3, 1/3)
     selection = make_selection()
-    scores = np.array([[0.5] * 3, [-0.5] * 3, [-0.6] * 3])
-    prediction = Ensemble(replace(selection, scores=scores), device="somewhere").predict([png("blue")])
-    assert prediction.labels == ("blue",)
-    assert (prediction.probabilities >= 0).all()
+    selection = replace(selection, scores=np.array([[0.9] * 3, [-0.3] * 3, [-0.5] * 3]))
+    diary.options.update({model.ref.short_name: {"scale": 0.0} for model in selection.models[1:]})
+    prediction = Ensemble(selection, device="somewhere").predict([png("blue")])
+    favourite = math.exp(10 / selection.models[0].temperature)
+    assert prediction.probabilities[0, 2] == pytest.approx(favourite / (favourite + 2), rel=1e-3)
 
 
 def test_models_are_closed_when_one_fails(diary):

@@ -107,11 +107,11 @@ def shrunk_precision(
     hits = np.stack([label.ranks[needed] @ chance for label in labels], axis=1)  # n_v * q_v
     support = np.stack([label.support[needed] for label in labels], axis=1)
     precision = np.empty_like(hits)
-    roots = general_precision(labels, n_candidates)
-    for position, v in enumerate(needed):  # hypernyms first
-        parents = [row[parent] for parent in graph.parents[v]]
-        prior = precision[parents].mean(axis=0) if len(parents) > 1 else precision[parents[0]] if parents else roots
-        precision[position] = (hits[position] + _PRIOR_IMAGES * prior) / (support[position] + _PRIOR_IMAGES)
+    for level in _levels(graph, needed):
+        rows = [row[v] for v in level]
+        parents = [[row[parent] for parent in graph.parents[v]] for v in level]
+        prior = _means(precision, parents) if parents[0] else general_precision(labels, n_candidates)
+        precision[rows] = (hits[rows] + _PRIOR_IMAGES * prior) / (support[rows] + _PRIOR_IMAGES)
     return precision[[row[v] for v in selected.tolist()]].T
 
 
@@ -119,3 +119,22 @@ def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> NDArra
     """The concepts and all above them, every hypernym before its hyponyms."""
     wanted = set(selected.tolist()).union(*(graph.ancestors[v].tolist() for v in selected))
     return np.array([v for v in graph.topological_order if v in wanted])
+
+
+def _levels(graph: SemanticGraph, needed: NDArray[np.int64]) -> list[list[int]]:
+    """The concepts by depth, roots first: all hypernyms of a level are in earlier ones."""
+    depth: dict[int, int] = {}
+    levels: list[list[int]] = []
+    for v in needed.tolist():
+        depth[v] = max((depth[parent] + 1 for parent in graph.parents[v]), default=0)
+        if depth[v] == len(levels):
+            levels.append([])
+        levels[depth[v]].append(v)
+    return levels
+
+
+def _means(values: NDArray[np.float64], groups: list[list[int]]) -> NDArray[np.float64]:
+    """[len(groups), M] mean over each group's rows of ``values`` [..., M]; no group is empty."""
+    sizes = np.array([len(group) for group in groups])
+    sums = np.add.reduceat(values[np.concatenate(groups)], np.cumsum(sizes) - sizes, axis=0)
+    return sums / sizes[:, None]
