@@ -321,7 +321,7 @@ def _read_selection(path: Path) -> Selection:
         return Selection.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}); make it with: mll-hf select --json") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: {error}") from None
 
 

@@ -181,7 +181,7 @@ def _read_json_object(path: Path) -> dict[str, object]:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DescribeError(f"cannot read descriptions from {path} ({error.strerror}); check the path") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DescribeError(f"{path}: is no valid JSON ({error}); mend the file") from None
     if not isinstance(content, dict):
         raise DescribeError(f'{path}: holds no JSON object; write {{"class": "description", ...}}')

@@ -85,7 +85,12 @@ def parse_class_names(text: str) -> tuple[str, ...]:
     if path is not None and os.path.isfile(path):  # unlike Path.is_file, never raises on names too long for a path
         try:
             return check_class_names(_read_names(path))
-        except (OSError, ValueError, csv.Error) as error:  # InputError, JSON and Unicode errors are ValueErrors
+        except (
+            OSError,
+            ValueError,
+            RecursionError,
+            csv.Error,
+        ) as error:  # JSON and Unicode errors too
             raise InputError(
                 f"{text}: {error}" + ("" if isinstance(error, InputError) else "; mend the file")
             ) from None

@@ -501,6 +501,15 @@ def test_predict_refuses_what_is_no_selection(world, tmp_path, content, capsys):
     assert str(choice) in fails(capsys, "predict", world / "images", "--selection", choice)
 
 
+def test_json_nested_too_deeply_is_one_line(world, tmp_path, capsys):
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 100_000)
+    task = ["--classes", "cat, dog", "--labels", world / "labels"]
+    assert str(file) in fails(capsys, "predict", world / "images", "--selection", file)
+    assert str(file) in fails(capsys, "select", "--classes", file, "--labels", world / "labels")
+    assert str(file) in fails(capsys, "select", *task, "--descriptions", file)
+
+
 def test_predict_refuses_a_bad_template(world, capsys):
     task = ["--classes", "cat, dog", "--labels", world / "labels"]
     assert "{}" in fails(capsys, "predict", world / "images", *task, "--template", "no place for the class")
