@@ -16,7 +16,7 @@ import numpy as np
 from mll_hf import __version__, describe
 from mll_hf.client import Client
 from mll_hf.describe import LanguageModel
-from mll_hf.errors import InputError, LabelError, MLLError, StorageError
+from mll_hf.errors import InputError, LabelError, MLLError, StorageError, abridged
 from mll_hf.graph import load_graph
 from mll_hf.prompts import check_class_names, parse_class_names
 from mll_hf.report import label_report, selection_report, table
@@ -59,8 +59,8 @@ def _label(args: argparse.Namespace) -> int:
     from mll_hf.labeling import label_model
     from mll_hf.probes import SamplingConfig, load_probes
 
-    graph, sampling = load_graph(args.graph), SamplingConfig(args.images_per_concept, args.seed)
-    probes, store = load_probes(graph, args.graph, sampling), LabelStore(args.labels)
+    graph, store = load_graph(args.graph), LabelStore(args.labels)
+    probes = load_probes(graph, args.graph, SamplingConfig(args.images_per_concept, args.seed))
     failed = 0
     for spec in args.models:
         try:
@@ -68,7 +68,6 @@ def _label(args: argparse.Namespace) -> int:
                 resolve_model(spec),
                 graph,
                 probes,
-                sampling,
                 store,
                 device=args.device,
                 batch_size=args.batch_size,
@@ -142,19 +141,20 @@ def _select(args: argparse.Namespace) -> int:
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < 0.1]
     if uncovered and selection.strategy is Strategy.MLL:
         _note(
-            f"the graph has nothing like {_some(uncovered)}; for these classes the models' general level decides, "
-            "so try the choice on some images of yours"
+            f"the graph has nothing like {abridged(uncovered, 5)}; for these classes the models' general level "
+            "decides, so try the choice on some images of yours"
         )
     return 0
 
 
 def _predict(args: argparse.Namespace) -> int:
     from mll_hf.ensemble import Rule
+    from mll_hf.ensemble.run import Ensemble
 
     selection = _read_selection(args.selection) if args.selection else _make_selection(args)
     images = _image_files(args.images)
-    client = Client(args.labels or ".", device=args.device)
-    prediction = client.load(selection, args.template).predict(images, Rule(args.rule))
+    ensemble = Ensemble(selection, args.device, tuple(args.template) if args.template else None)
+    prediction = ensemble.predict(images, Rule(args.rule))
     _print_prediction(args, images, prediction)
     for n in prediction.unreadable:
         _complain(f"{images[n]} is no readable image; convert or remove it")
@@ -411,10 +411,6 @@ def _count(text: str) -> int:
         return int(float(text[:-1]) * factor) if factor else int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text} is no number such as 200M or 1.5B") from None
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _verdict(failed: int, total: int, what: str) -> int:

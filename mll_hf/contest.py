@@ -91,15 +91,15 @@ class Contest:
         own = contest_scores[np.arange(len(images)), concepts]
         rivals = ~(self._related[concepts] | self._shown[self._probes.nodes[numbers]])
         beaten_by = (contest_scores >= own[:, None]) & rivals
-        ranks = beaten_by.sum(axis=1)
-        hit = ranks == 0
+        bins = rank_bin(beaten_by.sum(axis=1))
+        hit = bins == 0
         answer = np.where(hit, concepts, np.where(beaten_by, contest_scores, -np.inf).argmax(axis=1))
         domains = self._probes.domains[numbers]
 
         np.add.at(counts.support, concepts, 1)
         np.add.at(counts.hits, concepts[hit], 1)
-        np.add.at(counts.ranks, (concepts, rank_bin(ranks)), 1)
-        np.add.at(counts.domain_ranks, (domains, rank_bin(ranks)), 1)
+        np.add.at(counts.ranks, (concepts, bins), 1)
+        np.add.at(counts.domain_ranks, (domains, bins), 1)
         np.add.at(counts.predicted, answer, 1)
         np.add.at(counts.domain_support, (domains, concepts), 1)
         np.add.at(counts.domain_hits, (domains[hit], concepts[hit]), 1)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import DescribeError, StorageError
+from mll_hf.errors import DescribeError, StorageError, abridged
 from mll_hf.files import write_atomically
 from mll_hf.graph import normalize_lemma
 from mll_hf.prompts import clean_class_name
@@ -169,8 +169,8 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
             texts[name] = found
         else:
             unusable.append(name)
-    faults = [f"no description of {_some(missing)}"] if missing else []
-    faults += [f"no text or list of texts for {_some(unusable)}"] if unusable else []
+    faults = [f"no description of {_listed(missing)}"] if missing else []
+    faults += [f"no text or list of texts for {_listed(unusable)}"] if unusable else []
     if faults:
         raise DescribeError(f"{path}: {'; '.join(faults)}; give each class a text or a list of texts")
     return tuple(Description(name, texts[name], "file") for name in classes)
@@ -195,9 +195,8 @@ def _texts(value: object) -> tuple[str, ...]:
     return texts if len(texts) == len(items) else ()
 
 
-def _some(names: Sequence[str], most: int = 10) -> str:
-    shown = ", ".join(repr(name) for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
+def _listed(names: Sequence[str]) -> str:
+    return abridged([repr(name) for name in names], 10)
 
 
 # ---------------------------------------------------------------------------------------------------- language model

@@ -14,8 +14,8 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from mll_hf.errors import LabelError, StorageError
-from mll_hf.files import write_atomically
+from mll_hf.errors import LabelError
+from mll_hf.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,10 +94,8 @@ def remove_embeddings(folder: Path) -> None:
         StorageError: It cannot be deleted.
     """
     path = folder / EMBEDDINGS_FILE
-    try:
+    with storage_errors(path):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StorageError(path, error) from error
 
 
 def read_embeddings(folder: Path) -> ProbeEmbeddings | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -92,3 +93,9 @@ class MissingExtraError(MLLError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         self.extra = extra
         super().__init__(f"this needs the package '{package}'; install it with: pip install 'mll-hf[{extra}]'")
+
+
+def abridged(items: Sequence[str], most: int) -> str:
+    """Enumerate the first few items for a message: "a, b and 7 more"."""
+    more = len(items) - most
+    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import GraphError
+from mll_hf.errors import GraphError, abridged
 from mll_hf.files import write_atomically
 
 if TYPE_CHECKING:
@@ -244,6 +244,5 @@ def _duplicates(items: Iterable[str]) -> set[str]:
     return {item for item in items if item in seen or seen.add(item)}  # type: ignore[func-returns-value]
 
 
-def _some(items: Iterable[str], most: int = 3) -> str:
-    ordered = sorted(items)
-    return ", ".join(ordered[:most]) + (f" and {len(ordered) - most} more" if len(ordered) > most else "")
+def _some(items: Iterable[str]) -> str:
+    return abridged(sorted(items), 3)

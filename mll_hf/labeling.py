@@ -22,8 +22,8 @@ from mll_hf.backends import load_model
 from mll_hf.contest import Contest
 from mll_hf.counts import precision_of
 from mll_hf.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
-from mll_hf.errors import InputError, LabelError, StorageError
-from mll_hf.files import write_atomically
+from mll_hf.errors import InputError, LabelError
+from mll_hf.files import storage_errors, write_atomically
 from mll_hf.images import decode_image, prepared_batches
 from mll_hf.labels import ModelLabel
 from mll_hf.store import LabelStore, read_label
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mll_hf.counts import LabelCounts
     from mll_hf.graph import SemanticGraph
     from mll_hf.labels import Cost, ModelRef
-    from mll_hf.probes import ProbeSet, SamplingConfig
+    from mll_hf.probes import ProbeSet
 
 BATCH_SIZE = 128
 _CONTEST_BLOCK = 1024
@@ -67,7 +67,6 @@ def label_model(
     ref: ModelRef,
     graph: SemanticGraph,
     probes: ProbeSet,
-    sampling: SamplingConfig,
     store: LabelStore,
     *,
     device: str | None = None,
@@ -82,8 +81,7 @@ def label_model(
     Args:
         ref: The model.
         graph: Its concepts are what the model is measured on.
-        probes: The graph's probe images, sampled with ``sampling``.
-        sampling: How they were sampled; part of the label.
+        probes: The graph's probe images; how they were sampled is part of the label.
         store: Where the label goes.
         device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
         batch_size: Images encoded at a time.
@@ -97,10 +95,10 @@ def label_model(
         StorageError: The store cannot be written; what was encoded is kept where possible.
     """
     store.adopt(graph)
-    existing = None if overwrite else _existing_label(ref, graph, probes, sampling, store)
+    existing = None if overwrite else _existing_label(ref, graph, probes, store)
     if existing and not (keep_embeddings and _lacks_embeddings(ref, store)):
         return LabelingResult(existing, store.path_of(ref), measured=False)
-    log = _EmbeddingLog.open(store.folder, ref, _run_key(ref, graph, probes, sampling, batch_size))
+    log = _EmbeddingLog.open(store.folder, ref, _run_key(ref, graph, probes, batch_size))
     model = load_model(ref, device)
     try:
         concepts = model.encode_texts([concept.caption for concept in graph.concepts])
@@ -109,7 +107,7 @@ def label_model(
     finally:
         model.close()
     counts = Contest(graph, probes, concepts, scale).count(log.blocks(concepts.shape[1], _CONTEST_BLOCK))
-    label = _to_label(ref, cost, graph, probes, sampling, counts)
+    label = _to_label(ref, cost, graph, probes, counts)
     folder = store.path_of(ref).parent  # the label goes there last: it says that all is done
     remove_embeddings(folder)  # those of an earlier label may be of other images
     if keep_embeddings:
@@ -120,9 +118,7 @@ def label_model(
     return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
 
 
-def _existing_label(
-    ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, sampling: SamplingConfig, store: LabelStore
-) -> ModelLabel | None:
+def _existing_label(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, store: LabelStore) -> ModelLabel | None:
     path = store.path_of(ref)
     if not path.exists():
         return None
@@ -131,7 +127,7 @@ def _existing_label(
     except LabelError:
         return None  # a broken file is measured again
     question = (label.model.revision, label.model.backend, label.graph_digest, label.probes_revision, label.sampling)
-    if question != (ref.revision, ref.backend, graph.digest, probes.revision, sampling):
+    if question != (ref.revision, ref.backend, graph.digest, probes.revision, probes.sampling):
         raise InputError(
             f"{path} measures another model than {ref.short_name}, or on another graph, other images or another "
             "sample; use another folder of labels, or --overwrite to replace it"
@@ -154,7 +150,6 @@ def _to_label(
     cost: Cost,
     graph: SemanticGraph,
     probes: ProbeSet,
-    sampling: SamplingConfig,
     counts: LabelCounts,
 ) -> ModelLabel:
     rivals, rival_wins = counts.rivals()
@@ -165,7 +160,7 @@ def _to_label(
         graph_digest=graph.digest,
         probes_name=probes.name,
         probes_revision=probes.revision,
-        sampling=sampling,
+        sampling=probes.sampling,
         domain_names=probes.domain_names,
         package_version=__version__,
         node_precision=precision_of(counts.hits, counts.support),
@@ -209,15 +204,13 @@ def _encode_images(model: VisionLanguageModel, probes: ProbeSet, log: _Embedding
 # --- what survives a kill ---------------------------------------------------------------------------------------------
 
 
-def _run_key(
-    ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, sampling: SamplingConfig, batch_size: int
-) -> dict[str, object]:
+def _run_key(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, batch_size: int) -> dict[str, object]:
     """All that decides the embeddings and their order; batches too, for results differ in the last bit by batch."""
     return {
         "model": asdict(ref),
         "graph": graph.digest,
         "probes": probes.revision,
-        "sampling": asdict(sampling),
+        "sampling": asdict(probes.sampling),
         "batch_size": batch_size,
         "package_version": __version__,
     }
@@ -239,7 +232,7 @@ class _EmbeddingLog:
         folder = labels / ".partial" / f"{ref.slug}--{ref.revision[:12]}"
         text = json.dumps(key, sort_keys=True).encode()
         key_file = folder / "key.json"
-        with _storage_errors(folder):
+        with storage_errors(folder):
             if not (key_file.exists() and key_file.read_bytes() == text):
                 if folder.exists():
                     shutil.rmtree(folder)
@@ -255,7 +248,7 @@ class _EmbeddingLog:
         if not self.file.exists():
             return 0
         row = 4 * embedding_size
-        with _storage_errors(self.file):
+        with storage_errors(self.file):
             done = min(self.file.stat().st_size // row, n_images)
             if done < n_images:
                 done -= done % batch_size
@@ -265,11 +258,11 @@ class _EmbeddingLog:
     @contextmanager
     def appending(self) -> Iterator[Callable[[NDArray[np.float32]], None]]:
         """A function that appends embeddings [B, D] and hands them to the operating system at once."""
-        with _storage_errors(self.file):
+        with storage_errors(self.file):
             file = self.file.open("ab", buffering=0)
 
         def append(embeddings: NDArray[np.float32]) -> None:
-            with _storage_errors(self.file):  # around writing alone: reading images raises errors of its own
+            with storage_errors(self.file):  # around writing alone: reading images raises errors of its own
                 _write_all(file, embeddings.tobytes())
 
         with file:
@@ -289,17 +282,6 @@ class _EmbeddingLog:
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError):
             self.folder.parent.rmdir()
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    """Say which file or folder could not be written."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(path, error) from error
 
 
 def _write_all(file: RawIOBase, content: bytes) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 _METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
-_LOCAL_PREFIX = "local-dir:"
+LOCAL_PREFIX = "local-dir:"
 _MOST_COST = 2**63
 
 
@@ -49,10 +49,15 @@ class ModelRef:
     backend: str
 
     @property
+    def is_local(self) -> bool:
+        """Whether the model is a folder on this machine."""
+        return self.repo_id.startswith(LOCAL_PREFIX)
+
+    @property
     def slug(self) -> str:
         """Name of the model's folder in a store of labels: ``owner--name``, or ``local--name``."""
-        if self.repo_id.startswith(_LOCAL_PREFIX):
-            return f"local--{Path(self.repo_id.removeprefix(_LOCAL_PREFIX)).name}"
+        if self.is_local:
+            return f"local--{Path(self.repo_id.removeprefix(LOCAL_PREFIX)).name}"
         return self.repo_id.replace("/", "--")
 
     @property
@@ -239,7 +244,7 @@ def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
 def _check_identity(model: ModelRef, cost: Cost, graph_digest: str) -> None:
     if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
         raise LabelError("the model's revision is no full commit sha")
-    if not model.repo_id.startswith(_LOCAL_PREFIX) and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.repo_id, re.ASCII):
+    if not model.is_local and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.repo_id, re.ASCII):
         raise LabelError("the model's id is not of the form org/name")
     if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
         raise LabelError("the graph's digest is no sha256")

@@ -55,6 +55,7 @@ class ProbeSet:
     Attributes:
         name: Name of the folder or dataset repo.
         revision: Digest of the image files (40 hex digits), or a commit sha.
+        sampling: How many images test a concept, and which.
         files: The parquet files, in name order.
         rows: [N] row of each image, counted through all files; ascending.
         nodes: [N] index of the concept each image was filed under.
@@ -66,6 +67,7 @@ class ProbeSet:
 
     name: str
     revision: str
+    sampling: SamplingConfig
     files: tuple[Path, ...]
     rows: NDArray[np.int64]
     nodes: NDArray[np.int32]
@@ -158,6 +160,7 @@ def load_probes(graph: SemanticGraph, folder: str | Path, config: SamplingConfig
     return ProbeSet(
         name=Path(folder).absolute().name,
         revision=_digest(files),
+        sampling=config,
         files=files,
         rows=rows,
         nodes=nodes[rows],

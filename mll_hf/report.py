@@ -126,7 +126,7 @@ def _concepts(matches: tuple[MatchedConcept, ...]) -> str:
 
 def _name(model: SelectedModel) -> str:
     """The id on the Hub; of a local folder its name."""
-    return model.ref.short_name if model.ref.repo_id.startswith("local-dir:") else model.ref.repo_id
+    return model.ref.short_name if model.ref.is_local else model.ref.repo_id
 
 
 def label_report(label: ModelLabel, graph: SemanticGraph) -> str:

@@ -33,7 +33,7 @@ from mll_hf.graph import load_graph
 from mll_hf.images import decode_image
 from mll_hf.labeling import label_model
 from mll_hf.matching import ConceptIndex
-from mll_hf.probes import SamplingConfig, load_probes
+from mll_hf.probes import load_probes
 from mll_hf.prompts import DEFAULT_TEMPLATE
 from mll_hf.report import table
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
@@ -96,8 +96,8 @@ def measure_import() -> None:
 
 def measure_labeling(args: argparse.Namespace) -> None:
     """Time of labeling over time of the bare loop 'decode, preprocess, encode' with its best number of workers."""
-    graph, sampling = load_graph(args.graph), SamplingConfig()
-    probes, ref = load_probes(graph, args.graph, sampling), resolve_model(args.model)
+    graph, ref = load_graph(args.graph), resolve_model(args.model)
+    probes = load_probes(graph, args.graph)
     model = load_model(ref)
     loops = {workers: [] for workers in (0, 1, 2)}
     ours = []
@@ -105,7 +105,7 @@ def measure_labeling(args: argparse.Namespace) -> None:
         for workers, times in loops.items():
             times.append(_timed(lambda w=workers: bare_loop(model, probes, w)))
         with tempfile.TemporaryDirectory() as folder:
-            ours.append(_timed(lambda f=folder: label_model(ref, graph, probes, sampling, LabelStore(Path(f)))))
+            ours.append(_timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f)))))
     best = min(loops, key=lambda workers: statistics.median(loops[workers]))
     for workers, times in loops.items():
         print(f"bare loop, {workers} worker processes: {_spread(times)}{'  <- best' if workers == best else ''}")

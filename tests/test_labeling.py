@@ -42,7 +42,7 @@ class World:
 
     def label(self, ref=REF, sampling=SAMPLING, store=None, **options):
         probes = load_probes(GRAPH, self.folder, sampling)
-        return label_model(ref, GRAPH, probes, sampling, store or self.store, **{"batch_size": 4, **options})
+        return label_model(ref, GRAPH, probes, store or self.store, **{"batch_size": 4, **options})
 
     @property
     def encoded(self):
@@ -141,7 +141,7 @@ def test_a_store_of_another_graph_is_kept(world):
     other = make_graph({"animal": (), "car": (), "cat": ("animal",), "corgi": ("animal",)})
     probes = load_probes(other, write_graph_folder(world.folder.parent / "other", probes_of_all(), other), SAMPLING)
     with pytest.raises(InputError, match="another graph"):
-        label_model(REF, other, probes, SAMPLING, world.store)
+        label_model(REF, other, probes, world.store)
     assert path.exists()
 
 
@@ -325,7 +325,7 @@ def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
     file = world.folder / "images.parquet"
     file.write_bytes(b"\xff" * file.stat().st_size)
     with pytest.raises(GraphError, match=r"images\.parquet: is no readable parquet file"):
-        label_model(REF, GRAPH, probes, SAMPLING, world.store)
+        label_model(REF, GRAPH, probes, world.store)
     assert world.models[0].closed
 
 
@@ -350,7 +350,7 @@ from mll_hf.backends import resolve_model
 from mll_hf.backends.open_clip import OpenClipModel
 from mll_hf.graph import load_graph
 from mll_hf.labeling import label_model
-from mll_hf.probes import SamplingConfig, load_probes
+from mll_hf.probes import load_probes
 from mll_hf.store import LabelStore
 
 model, graph_folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
@@ -364,9 +364,9 @@ def encode(self, pixels):
     return plain(self, pixels)
 
 OpenClipModel.encode_pixels = encode
-graph, sampling = load_graph(graph_folder), SamplingConfig()
-probes = load_probes(graph, graph_folder, sampling)
-label_model(resolve_model(model), graph, probes, sampling, LabelStore(labels), batch_size=4)
+graph = load_graph(graph_folder)
+probes = load_probes(graph, graph_folder)
+label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4)
 print(json.dumps(encoded))
 """
 

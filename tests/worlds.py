@@ -117,6 +117,7 @@ def probe_set(members, nodes, domains=None, domain_names=("photo",)):
     return ProbeSet(
         name="none",
         revision=SHA,
+        sampling=SamplingConfig(),
         files=(),
         rows=np.arange(len(nodes)),
         nodes=np.array(nodes, np.int32),

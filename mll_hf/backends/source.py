@@ -28,12 +28,10 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 
 from mll_hf.backends.base import Backend
 from mll_hf.errors import ModelError
-from mll_hf.labels import ModelRef
+from mll_hf.labels import LOCAL_PREFIX, ModelRef
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-
-_LOCAL_PREFIX = "local-dir:"
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
@@ -54,11 +52,11 @@ _FULL_SHA = re.compile(r"[0-9a-f]{40}")
 
 def resolve(spec: str, token: str | None) -> ModelRef:
     """See `mll_hf.backends.resolve_model`."""
-    if spec.startswith(_LOCAL_PREFIX):
+    if spec.startswith(LOCAL_PREFIX):
         return _resolve_folder(spec)
     repo_id, _, revision = spec.partition("@")
     if "/" not in repo_id:
-        raise ModelError(spec, f"is not of the form org/name; for a folder write {_LOCAL_PREFIX}{spec}")
+        raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
     commit, names = _commit_and_files(spec, repo_id, revision or None, token)
     return ModelRef(repo_id=repo_id, revision=commit, backend=_choose_backend(spec, names))
 
@@ -73,7 +71,7 @@ def fetch(ref: ModelRef, token: str | None) -> Path:
         ModelError: The files cannot be had, or a local folder has changed since `ref` was made.
     """
     backend = _backend_of(ref)
-    if ref.repo_id.startswith(_LOCAL_PREFIX):
+    if ref.is_local:
         folder = _unchanged_folder(ref)
     else:
         folder = _download(ref, _DOWNLOADED[backend], token)
@@ -135,7 +133,7 @@ def _few(names: Collection[str]) -> str:
 
 
 def _resolve_folder(spec: str) -> ModelRef:
-    folder = Path(os.path.abspath(os.path.expanduser(spec.removeprefix(_LOCAL_PREFIX))))
+    folder = Path(os.path.abspath(os.path.expanduser(spec.removeprefix(LOCAL_PREFIX))))
     if not folder.is_dir():
         raise ModelError(spec, f"there is no folder {folder}; check the path")
     try:
@@ -144,13 +142,13 @@ def _resolve_folder(spec: str) -> ModelRef:
         revision = _content_digest(folder, names)
     except OSError as error:
         raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
-    return ModelRef(repo_id=f"{_LOCAL_PREFIX}{folder}", revision=revision, backend=backend)
+    return ModelRef(repo_id=f"{LOCAL_PREFIX}{folder}", revision=revision, backend=backend)
 
 
 def _unchanged_folder(ref: ModelRef) -> Path:
     if _resolve_folder(ref.repo_id).revision != ref.revision:
         raise ModelError(ref.repo_id, "has changed since it was labelled; label it again")
-    return Path(ref.repo_id.removeprefix(_LOCAL_PREFIX))
+    return Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
 
 
 def _file_names(folder: Path) -> list[str]:
@@ -223,7 +221,7 @@ def _hub_errors(spec: str) -> Iterator[None]:
     try:
         yield
     except HFValidationError:
-        raise ModelError(spec, f"is not of the form org/name or org/name@revision, nor {_LOCAL_PREFIX}PATH") from None
+        raise ModelError(spec, f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH") from None
     except GatedRepoError:
         page = f"{constants.ENDPOINT}/{repo_id}"
         raise ModelError(spec, f"is gated; accept its terms at {page} and log in with: hf auth login") from None
@@ -245,5 +243,5 @@ def _hub_errors(spec: str) -> Iterator[None]:
 
 def _advice_for_missing(repo_id: str) -> str:
     if Path(repo_id).is_dir():
-        return f"for the folder of this name write {_LOCAL_PREFIX}{repo_id}"
+        return f"for the folder of this name write {LOCAL_PREFIX}{repo_id}"
     return "check the name, or log in with: hf auth login"

@@ -6,6 +6,7 @@ and keeps what explains the choice.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -162,11 +163,9 @@ def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
 
 
 def _take(candidates: Candidates, order: list[int]) -> Candidates:
-    return Candidates(
+    return replace(
+        candidates,
         labels=tuple(candidates.labels[m] for m in order),
-        graph=candidates.graph,
-        match=candidates.match,
-        domain=candidates.domain,
         embeddings=tuple(candidates.embeddings[m] for m in order) if candidates.embeddings else (),
     )
 

@@ -10,7 +10,7 @@ import shlex
 import sys
 import textwrap
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,7 +25,7 @@ from mll_hf.report import selection_report, table
 from mll_hf.selection import Selection, SelectionConfig, Strategy
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterable
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,12 @@ def main() -> int:
     _cli("labels", "ls", "--labels", labels)
 
     _say("4. Select and classify: tasks whose pictures no model and no label has seen")
-    client, outcomes = Client(labels), []
-    for task in tasks():
-        outcomes.append(_evaluate(client, task))
+    client, held_out = Client(labels), tasks()
+    outcomes = [_evaluate(client, task) for task in held_out]
     _show(outcomes)
 
     _say("6. The same on the command line, for a few of the pictures (their names tell the truth)")
-    _classify(labels, args.out / "pictures", tasks()[2])
+    _classify(labels, args.out / "pictures", held_out[2])
     figure = _draw(outcomes, args.out / "accuracy.png")
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
     print(f"  mll-hf select --classes 'bicycle, umbrella, letter Q, 7' --labels {labels}")
@@ -90,8 +89,7 @@ def _evaluate(client: Client, task: Task) -> Outcome:
     chosen = select(Strategy.MLL, 1)
     print(f"\n{task.name}: {len(task.classes)} classes, {len(task.images)} pictures")
     print(selection_report(chosen).split("\n\n")[1])
-    alone = [replace(chosen, chosen=_only(chosen, m)) for m in range(len(chosen.models))]
-    singles = {model.ref.short_name: accuracy(one) for model, one in zip(chosen.models, alone, strict=True)}
+    singles = {Path(model).name: float((scores.argmax(axis=1) == truth).mean()) for model, scores in logits.items()}
     ways = {
         "general, k = 1": accuracy(select(Strategy.GENERAL, 1)),
         "paper, k = 1": accuracy(select(Strategy.PAPER, 1), Rule.ENTROPY),
@@ -101,12 +99,6 @@ def _evaluate(client: Client, task: Task) -> Outcome:
         "all, averaged": accuracy(everything, Rule.UNIFORM),
     }
     return Outcome(task, singles, ways)
-
-
-def _only(selection: Selection, m: int) -> NDArray[np.bool_]:
-    chosen = np.zeros_like(selection.chosen)
-    chosen[m] = True
-    return chosen
 
 
 def _classify(labels: Path, folder: Path, task: Task) -> None:
@@ -120,14 +112,14 @@ def _classify(labels: Path, folder: Path, task: Task) -> None:
 
 def _show(outcomes: list[Outcome]) -> None:
     _say("5. Accuracy of each model alone, and of what selection makes of them")
-    print(_accuracy_table(outcomes, "model alone", dict.fromkeys(sorted(outcomes[0].singles), 0), "singles"))
+    print(_accuracy_table(outcomes, "model alone", sorted(outcomes[0].singles), "singles"))
     print()
     print(_accuracy_table(outcomes, "selection", outcomes[0].ways, "ways"))
     best = np.mean([max(outcome.singles.values()) for outcome in outcomes])
     print(f"\nBest single model of each task, known only afterwards: {best:.3f} on average.")
 
 
-def _accuracy_table(outcomes: list[Outcome], title: str, names: dict[str, float], field: str) -> str:
+def _accuracy_table(outcomes: list[Outcome], title: str, names: Iterable[str], field: str) -> str:
     rows = []
     for name in names:
         values = [getattr(outcome, field)[name] for outcome in outcomes]
