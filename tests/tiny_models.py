@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGE_SIZE, PATCH, WIDTH, LAYERS, HEADS, DIMENSIONS, CONTEXT = 32, 8, 32, 2, 2, 24, 16
+SIGMOID_DIMENSIONS = 64  # the width of timm's smallest ViT
 WORDS = ["a", "an", "the", "photo", "of", "drawing", "icon", "this", "is", ".", ",", "cat", "dog", "car", "tree", "red"]
 WORDS += ["blue", "round", "which", "small", "large"]
 _PAD, _BOS, _EOS, _UNKNOWN = 0, 61, 62, 1  # the end of text has the highest id: open_clip finds it by argmax
@@ -21,19 +22,19 @@ _VOCABULARY = 64
 
 
 def make_open_clip(folder: Path, seed: int = 0, sigmoid: bool = False, own_tokenizer: bool = False) -> Path:
-    """A ViT of open_clip; `sigmoid` gives it SigLIP's bias, `own_tokenizer` open_clip's 49,408 tokens (6 MB)."""
+    """A ViT of open_clip; `own_tokenizer` gives it open_clip's 49,408 tokens (6 MB).
+
+    `sigmoid` makes it a SigLIP: its bias, and an image tower of timm with attention pooling.
+    """
     import open_clip
     from safetensors.torch import save_file
 
+    tower = {"layers": LAYERS, "width": WIDTH, "patch_size": PATCH, "head_width": WIDTH // HEADS}
+    if sigmoid:
+        tower = {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"}
     config = {
-        "embed_dim": DIMENSIONS,
-        "vision_cfg": {
-            "image_size": IMAGE_SIZE,
-            "layers": LAYERS,
-            "width": WIDTH,
-            "patch_size": PATCH,
-            "head_width": WIDTH // HEADS,
-        },
+        "embed_dim": SIGMOID_DIMENSIONS if sigmoid else DIMENSIONS,
+        "vision_cfg": {"image_size": IMAGE_SIZE, **tower},
         "text_cfg": {
             "context_length": CONTEXT,
             "vocab_size": 49408 if own_tokenizer else _VOCABULARY,
@@ -44,13 +45,16 @@ def make_open_clip(folder: Path, seed: int = 0, sigmoid: bool = False, own_token
         },
         **({"init_logit_bias": -10.0} if sigmoid else {}),
     }
-    network = _seeded(seed, lambda: open_clip.CLIP(**json.loads(json.dumps(config))))
+    kind = open_clip.CustomTextCLIP if sigmoid else open_clip.CLIP
+    network = _seeded(seed, lambda: kind(**json.loads(json.dumps(config))))  # it changes what it is given
     folder.mkdir(parents=True, exist_ok=True)
     if not own_tokenizer:
         _tokenizer().save_pretrained(folder)
     save_file(network.state_dict(), folder / "open_clip_model.safetensors", metadata={"format": "pt"})
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": {**config, "custom_text": sigmoid}, "preprocess_cfg": preprocess})
+    )
     return folder
 
 

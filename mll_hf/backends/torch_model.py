@@ -47,8 +47,9 @@ class TorchModel(ABC):
         self.ref = ref
         self._device = torch.device(device)
         self._half: torch.dtype | None = torch.float16 if self._device.type == "cuda" else None
+        network = network.eval().requires_grad_(False)  # else attention pools cannot be counted
         # channels_last makes convolutional towers a fifth faster on a CPU; torch's stubs do not know it
-        self._network = network.eval().to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._read_link()
         self._measure()
 
