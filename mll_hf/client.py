@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf import describe
-from mll_hf.errors import InputError
+from mll_hf.backends import resolve_model
+from mll_hf.errors import InputError, ModelError
+from mll_hf.labels import UNPINNED
 from mll_hf.matching import ConceptIndex
 from mll_hf.prompts import check_class_names
-from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
-from mll_hf.store import LabelStore
+from mll_hf.selection import Candidates, SelectionConfig, Strategy, best_published, select, select_by_imagenet
 from mll_hf.text_encoder import CachedEncoder, default_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from mll_hf.describe import Description
     from mll_hf.embeddings import ProbeEmbeddings
     from mll_hf.ensemble.run import Ensemble
+    from mll_hf.hub.sources import LabelSource
+    from mll_hf.labels import LabelSummary
     from mll_hf.matching import ClassMatch
     from mll_hf.selection import Selection
     from mll_hf.text_encoder import TextEncoder
+
+
+_log = logging.getLogger(__name__)
 
 
 class Client:
@@ -35,21 +43,40 @@ class Client:
         ('weld', 'intact pipe')
 
     Args:
-        labels: Folder of labels.
+        labels: Where labels come from: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]``
+            for a collection, or a local folder.
+        graph: Folder or dataset of the graph; needed for ``hub`` only, if several graphs are about.
+        token: Hub token; None takes the one that the user has logged in with.
         encoder: Text encoder that matches classes to concepts; by default all-MiniLM-L6-v2, its embeddings kept on
             disk.
         device: Where chosen models run: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
     """
 
-    def __init__(self, labels: str | Path, *, encoder: TextEncoder | None = None, device: str | None = None) -> None:
-        self.store = LabelStore(Path(labels))
+    def __init__(
+        self,
+        labels: str | Path,
+        *,
+        graph: str | Path | None = None,
+        token: str | None = None,
+        encoder: TextEncoder | None = None,
+        device: str | None = None,
+    ) -> None:
+        self._labels, self._graph = labels, graph
+        self._token = token
         self._encoder = encoder
         self._device = device
 
     @cached_property
+    def source(self) -> LabelSource:
+        """Where the labels come from."""
+        from mll_hf.hub.sources import open_source  # takes a quarter of a second
+
+        return open_source(self._labels, self._graph, self._token)
+
+    @cached_property
     def index(self) -> ConceptIndex:
         """The graph's concepts, embedded for matching."""
-        return ConceptIndex.build(self.store.graph, self._encoder or CachedEncoder(default_encoder()))
+        return ConceptIndex.build(self.source.graph, self._encoder or CachedEncoder(default_encoder()))
 
     def select(
         self,
@@ -60,7 +87,7 @@ class Client:
         task: str | None = None,
         descriptions: Sequence[Description] | None = None,
     ) -> Selection:
-        """Choose models for a list of classes. Nothing is downloaded and no model is run.
+        """Choose models for a list of classes. No model is downloaded, and none is run.
 
         Args:
             classes: Class names; at least one, all different.
@@ -70,26 +97,36 @@ class Client:
             descriptions: Texts for the classes, in their order; by default made from templates and glosses.
 
         Raises:
-            InputError: The classes are empty or repeated, or there is no label that fits.
-            LabelError: A label of the folder is damaged or of another graph.
+            InputError: The classes are empty or repeated, or no model fits the caps.
+            LabelError: A label of a folder is damaged or of another graph.
+            HubError: The labels cannot be had.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
+        labels = () if config.strategy is Strategy.IMAGENET else self.source.list()
+        if not labels:
+            if config.strategy is not Strategy.IMAGENET:
+                _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
+            return self._pinned(select_by_imagenet(names, config, domain, task))
         if descriptions is None:
-            descriptions = describe.from_templates(names, self.store.graph, domain, task)
+            descriptions = describe.from_templates(names, self.source.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
             raise InputError("the descriptions are not those of the classes; give one for each, in their order")
         if untold := [d.class_name for d in descriptions if not d.texts]:
             raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
-        labels = self.store.labels
+        embeddings = self._embeddings(labels) if config.strategy is Strategy.PAPER else ()
+        if config.strategy is Strategy.PAPER and not embeddings:
+            labels = self.source.fetch([label.model for label in labels])
+        labelled = {label.model.repo_id for label in labels}
         candidates = Candidates(
             labels=labels,
-            graph=self.store.graph,
+            graph=self.source.graph,
             match=self._match(descriptions, config.strategy),
             domain=domain,
-            embeddings=self._embeddings() if config.strategy is Strategy.PAPER else (),
+            embeddings=embeddings,
+            published=tuple(m for m in best_published() if m.repo_id not in labelled) if config.unlabelled else (),
         )
-        return select(candidates, config, task)
+        return self._pinned(select(candidates, config, task))
 
     def load(self, selection: Selection, templates: Sequence[str] | None = None) -> Ensemble:
         """Make the chosen models ready to classify; they are fetched and loaded when first used.
@@ -102,15 +139,26 @@ class Client:
 
         return Ensemble(selection, self._device, tuple(templates) if templates else None)
 
-    def _embeddings(self) -> tuple[ProbeEmbeddings, ...]:
+    def _embeddings(self, labels: Sequence[LabelSummary]) -> tuple[ProbeEmbeddings, ...]:
         """Probe embeddings of all models, or nothing if some have none."""
         found = []
-        for label in self.store.labels:
-            embeddings = self.store.embeddings_of(label.model)
+        for label in labels:
+            embeddings = self.source.embeddings_of(label.model)
             if embeddings is None:
                 return ()
             found.append(embeddings)
         return tuple(found)
+
+    def _pinned(self, selection: Selection) -> Selection:
+        """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""
+        models = list(selection.models)
+        for m in selection.union:
+            if models[m].ref.revision == UNPINNED:
+                try:
+                    models[m] = replace(models[m], ref=resolve_model(models[m].ref.repo_id, self._token))
+                except ModelError as error:
+                    _log.warning("not pinned to a commit, so it cannot be used yet: %s", error)
+        return replace(selection, models=tuple(models))
 
     def _match(self, descriptions: Sequence[Description], strategy: Strategy) -> ClassMatch:
         if strategy is Strategy.PAPER:

@@ -47,6 +47,10 @@ class LabelError(MLLError, ValueError):
         super().__init__(f"{path}: {reason}" if path else reason)
 
 
+class CardError(MLLError, ValueError):
+    """A model's card cannot be edited without a risk to what its author wrote."""
+
+
 class ModelError(MLLError):
     """A model that cannot be found, loaded or run.
 
@@ -57,6 +61,20 @@ class ModelError(MLLError):
     def __init__(self, model: str, reason: str) -> None:
         self.model = model
         super().__init__(f"model '{model}': {reason}")
+
+
+class HubError(MLLError):
+    """The Hub refused something, or cannot be reached.
+
+    Attributes:
+        repo_id: The repository that was asked for.
+        status: HTTP status of the answer, if there was one.
+    """
+
+    def __init__(self, repo_id: str, reason: str, status: int | None = None) -> None:
+        self.repo_id = repo_id
+        self.status = status
+        super().__init__(f"{repo_id}: {reason}")
 
 
 class DescribeError(MLLError):

@@ -1,16 +1,17 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Writing files so that a reader sees the old content or the new, never half of it; JSON that is always the same."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 
@@ -51,3 +52,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary:  # also after Ctrl-C
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def canonical_json(value: Mapping[str, Any]) -> str:
+    """JSON of which the same value always gives the same characters."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -20,7 +20,6 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf import __version__
 from mll_hf.backends import load_model
 from mll_hf.contest import Contest
-from mll_hf.counts import precision_of
 from mll_hf.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
 from mll_hf.errors import InputError, LabelError
 from mll_hf.files import storage_errors, write_atomically
@@ -102,7 +101,10 @@ def label_model(
     model = load_model(ref, device)
     try:
         concepts = model.encode_texts([concept.caption for concept in graph.concepts])
-        _encode_images(model, probes, log, batch_size)
+        start = log.resume(model.embedding_size, batch_size, len(probes))
+        with log.appending() as append:
+            for embeddings in encoded_batches(model, probes, batch_size, start):
+                append(embeddings)
         cost, scale = model.cost, model.logit_scale
     finally:
         model.close()
@@ -163,10 +165,7 @@ def _to_label(
         sampling=probes.sampling,
         domain_names=probes.domain_names,
         package_version=__version__,
-        node_precision=precision_of(counts.hits, counts.support),
-        hits=counts.hits,
         predicted=counts.predicted,
-        support=counts.support,
         domain_hits=counts.domain_hits,
         domain_support=counts.domain_support,
         rivals=rivals,
@@ -180,9 +179,20 @@ def _to_label(
 # --- encoding ---------------------------------------------------------------------------------------------------------
 
 
-def _encode_images(model: VisionLanguageModel, probes: ProbeSet, log: _EmbeddingLog, batch_size: int) -> None:
-    """Append the embeddings of all images that the log does not hold yet."""
-    start = log.resume(model.embedding_size, batch_size, len(probes))
+def encoded_batches(
+    model: VisionLanguageModel, probes: ProbeSet, batch_size: int, start: int = 0
+) -> Iterator[NDArray[np.float32]]:
+    """Embed probe images, with a progress bar.
+
+    Args:
+        model: The model.
+        probes: The images.
+        batch_size: Images at a time.
+        start: Number of the first image.
+
+    Yields:
+        [B, D] unit-norm float32, NaN where an image cannot be decoded.
+    """
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(probes), initial=start, unit="image", desc=model.ref.short_name, name="mll_hf.label", leave=False
     )
@@ -192,12 +202,12 @@ def _encode_images(model: VisionLanguageModel, probes: ProbeSet, log: _Embedding
         return None if image is None else model.preprocess(image)
 
     contents = (batch for _, batch in probes.iter_image_bytes(batch_size, start))
-    with progress, log.appending() as append:
+    with progress:
         for pixels, decodable in prepared_batches(contents, prepare):
             embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
             if pixels is not None:
                 embeddings[decodable] = model.encode_pixels(pixels)
-            append(embeddings)
+            yield embeddings
             progress.update(len(decodable))
 
 

@@ -20,6 +20,7 @@ from safetensors.numpy import load, save
 
 from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
 from mll_hf.errors import LabelError
+from mll_hf.files import canonical_json
 from mll_hf.probes import SamplingConfig
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ if TYPE_CHECKING:
 
 
 SCHEMA = 1
-_METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
+METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
 LOCAL_PREFIX = "local-dir:"
+UNPINNED = "main"  # revision of a model that no label pins; it must be resolved before the model is loaded
 _MOST_COST = 2**63
+UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # not safetensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +83,10 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class ModelLabel:
-    """A model's label on a graph of V concepts with probe images of S domains.
+class LabelSummary:
+    """What choosing among models needs of a label on a graph of V concepts with probe images of S domains.
+
+    The rest of a label says against whom a model loses; a collection's index leaves it out.
 
     Attributes:
         model: The model, pinned.
@@ -93,15 +98,8 @@ class ModelLabel:
         sampling: How the probe images were sampled.
         domain_names: The S domains.
         package_version: Version of this package that counted.
-        node_precision: [V] float32, share of the concept's images that the model recognises; 0 without images.
-        hits: [V] int32, see :class:`~mll_hf.counts.LabelCounts`.
-        predicted: [V] int32.
-        support: [V] int32.
-        domain_hits: [S, V] uint16.
-        domain_support: [S, V] uint16.
-        rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL if none.
-        rival_wins: [V, RIVALS] uint16, on how many images.
-        ranks: [V, RANK_BINS] uint16, images by how many concepts beat theirs, see :class:`~mll_hf.counts.LabelCounts`.
+        ranks: [V, RANK_BINS] uint16 (uint8 in an index), images by how many concepts beat theirs, see
+            :class:`~mll_hf.counts.LabelCounts`.
         domain_ranks: [S, RANK_BINS] int32, all tests of a domain by how many concepts beat the right one.
         temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
     """
@@ -115,21 +113,30 @@ class ModelLabel:
     sampling: SamplingConfig
     domain_names: tuple[str, ...]
     package_version: str
-    node_precision: NDArray[np.float32]
-    hits: NDArray[np.int32]
-    predicted: NDArray[np.int32]
-    support: NDArray[np.int32]
-    domain_hits: NDArray[np.uint16]
-    domain_support: NDArray[np.uint16]
-    rivals: NDArray[np.uint16]
-    rival_wins: NDArray[np.uint16]
-    ranks: NDArray[np.uint16]
+    ranks: NDArray[np.unsignedinteger[Any]]
     domain_ranks: NDArray[np.int32]
     temperature: NDArray[np.float32]
 
     def __post_init__(self) -> None:
-        for name in _TENSORS:
-            getattr(self, name).setflags(write=False)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value.setflags(write=False)
+
+    @cached_property
+    def hits(self) -> NDArray[np.int32]:
+        """[V] images on which the concept beat all its rivals."""
+        return _read_only(self.ranks[:, 0].astype(np.int32))
+
+    @cached_property
+    def support(self) -> NDArray[np.int32]:
+        """[V] images that tested the concept."""
+        return _read_only(self.ranks.sum(axis=1, dtype=np.int32))
+
+    @cached_property
+    def node_precision(self) -> NDArray[np.float32]:
+        """[V] share of the concept's images that the model recognises; 0 without images."""
+        return _read_only(precision_of(self.hits, self.support))
 
     @cached_property
     def mean_rank_shares(self) -> NDArray[np.float64]:
@@ -137,16 +144,40 @@ class ModelLabel:
         tested = self.support > 0
         return (tested / np.maximum(self.support, 1)) @ self.ranks / max(int(tested.sum()), 1)
 
-    @property
-    def tensors(self) -> Mapping[str, NDArray[Any]]:
-        """The label's tensors by name."""
-        return {name: getattr(self, name) for name in _TENSORS}
-
     @cached_property
     def mean_precision(self) -> float:
         """Mean node precision over the concepts that have images: the model's general level."""
         tested = self.support > 0
         return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
+
+
+@dataclass(frozen=True)
+class ModelLabel(LabelSummary):
+    """A model's label: its summary, and the model's mistakes.
+
+    Attributes:
+        predicted: [V] int32, times the concept was answered.
+        domain_hits: [S, V] uint16.
+        domain_support: [S, V] uint16.
+        rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL if none.
+        rival_wins: [V, RIVALS] uint16, on how many images.
+    """
+
+    predicted: NDArray[np.int32]
+    domain_hits: NDArray[np.uint16]
+    domain_support: NDArray[np.uint16]
+    rivals: NDArray[np.uint16]
+    rival_wins: NDArray[np.uint16]
+
+    @property
+    def tensors(self) -> Mapping[str, NDArray[Any]]:
+        """The tensors of the label's file by name; some follow from others, for readers that want just these."""
+        return {name: getattr(self, name) for name in _TENSORS}
+
+
+def _read_only(array: NDArray[Any]) -> NDArray[Any]:
+    array.setflags(write=False)
+    return array
 
 
 # name -> dtype and shape, in terms of the numbers of concepts V, domains S, slots for rivals R and bins of ranks B
@@ -163,6 +194,7 @@ _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "domain_ranks": (np.int32, "SB"),
     "temperature": (np.float32, "1"),
 }
+_DERIVED = ("node_precision", "hits", "support")
 
 
 # --- to and from bytes ------------------------------------------------------------------------------------------------
@@ -170,10 +202,10 @@ _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
 
 def label_to_bytes(label: ModelLabel) -> bytes:
     """Serialize a label. The same label always gives the same bytes."""
-    metadata = _metadata(label)
+    metadata = label_metadata(label)
     metadata["sha256"] = _checksum(metadata, label.tensors)
     contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in label.tensors.items()}  # else scrambled
-    return save(contiguous, metadata={_METADATA_KEY: _canonical(metadata)})
+    return save(contiguous, metadata={METADATA_KEY: canonical_json(metadata)})
 
 
 def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
@@ -187,14 +219,13 @@ def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
         LabelError: The bytes are no label, or one that contradicts itself.
     """
     try:
-        metadata = _parse_metadata(blob)
-        tensors = load(blob)
-    except (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        reason = f"is no readable label ({_first_line(error)}); fetch it again or label the model anew"
+        metadata, tensors = read_metadata(blob), load(blob)
+    except UNREADABLE as error:
+        reason = f"is no readable label ({first_line(error)}); fetch it again or label the model anew"
         raise LabelError(reason, path) from None
     try:
         label = _assemble(metadata, tensors)
-        _check_counts(label)
+        _check_counts(label, tensors)
         if metadata.get("sha256") != _checksum({k: v for k, v in metadata.items() if k != "sha256"}, tensors):
             raise LabelError("the checksum does not match")
     except LabelError as error:
@@ -202,7 +233,8 @@ def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
     return label
 
 
-def _metadata(label: ModelLabel) -> dict[str, Any]:
+def label_metadata(label: LabelSummary) -> dict[str, Any]:
+    """Everything about a label that is not a tensor, as plain JSON; :func:`fields_from_metadata` gives it back."""
     return {
         "schema": SCHEMA,
         "model": asdict(label.model),
@@ -215,8 +247,12 @@ def _metadata(label: ModelLabel) -> dict[str, Any]:
     }
 
 
-def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
-    """Build a label from parsed parts; every field and tensor must have the right type and shape."""
+def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a label that are no tensors; every one must be there and have the right type and form.
+
+    Raises:
+        LabelError: The metadata are not those of a label.
+    """
     schema = metadata.get("schema")
     if not _has_type(schema, int) or schema != SCHEMA:
         raise LabelError(f"schema {json.dumps(schema)[:20]} is not {SCHEMA}, the one that this version reads")
@@ -225,20 +261,29 @@ def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
         raise LabelError("the metadata lack the names of the domains")
     if len(set(domains)) < len(domains):
         raise LabelError("two domains have the same name")
-    _check_tensors(tensors, n_domains=len(domains))
     model, cost = _section(metadata, "model", ModelRef), _section(metadata, "cost", Cost)
     graph, probes = metadata.get("graph"), metadata.get("probes")
-    texts: dict[str, Any] = {
+    known = {
+        "model": model,
+        "cost": cost,
         "graph_name": _field(graph, "name"),
         "graph_digest": _field(graph, "digest"),
         "probes_name": _field(probes, "name"),
         "probes_revision": _field(probes, "revision"),
+        "sampling": _section(metadata, "config", SamplingConfig),
+        "domain_names": tuple(domains),
         "package_version": _field(metadata, "package_version"),
     }
-    _check_identity(model, cost, texts["graph_digest"])
-    sampling = _section(metadata, "config", SamplingConfig)
-    arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-    return ModelLabel(model=model, cost=cost, sampling=sampling, domain_names=tuple(domains), **texts, **arrays)
+    _check_identity(model, cost, known["graph_digest"])
+    return known
+
+
+def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
+    """Build a label from parsed parts; every field and tensor must have the right type and shape."""
+    known = fields_from_metadata(metadata)
+    _check_tensors(tensors, n_domains=len(known["domain_names"]))
+    arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name not in _DERIVED}
+    return ModelLabel(**known, **arrays)
 
 
 def _check_identity(model: ModelRef, cost: Cost, graph_digest: str) -> None:
@@ -265,63 +310,84 @@ def _check_tensors(tensors: Mapping[str, NDArray[Any]], n_domains: int) -> None:
             raise LabelError(f"{name} is {tensors[name].dtype} {tensors[name].shape}, not {dtype.__name__} {expected}")
 
 
-def _check_counts(label: ModelLabel) -> None:
-    """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
-    hits, predicted, support = (a.astype(np.int64) for a in (label.hits, label.predicted, label.support))
-    domain_hits, domain_support = label.domain_hits.astype(np.int64), label.domain_support.astype(np.int64)
+def check_summary(label: LabelSummary) -> None:
+    """Check what follows from how ranks are counted.
+
+    Raises:
+        LabelError: The label contradicts itself, so it was not measured.
+    """
     temperature = float(label.temperature[0])
-    checks = {
-        "hits are not between 0 and support": bool(((hits >= 0) & (hits <= support)).all()),
-        "hits exceed the times a concept was answered": bool((hits <= predicted).all()),
-        "answers and images do not add up": int(predicted.sum()) == int(support.sum()),
-        "node_precision is not hits / support": np.array_equal(
-            label.node_precision, precision_of(label.hits, label.support)
-        ),
-        "hits by domain do not add up": np.array_equal(domain_hits.sum(0), hits),
-        "support by domain does not add up": np.array_equal(domain_support.sum(0), support),
-        "hits by domain exceed their support": bool((domain_hits <= domain_support).all()),
-        "support exceeds the images per concept": bool((support <= label.sampling.images_per_concept).all()),
-        "ranks do not add up": np.array_equal(label.ranks.sum(axis=1, dtype=np.int64), support)
-        and np.array_equal(label.ranks[:, 0], hits),
-        "ranks by domain do not add up": bool((label.domain_ranks >= 0).all())
-        and np.array_equal(label.domain_ranks.sum(axis=0, dtype=np.int64), label.ranks.sum(axis=0, dtype=np.int64))
-        and np.array_equal(label.domain_ranks.sum(axis=1, dtype=np.int64), domain_support.sum(axis=1))
-        and np.array_equal(label.domain_ranks[:, 0], domain_hits.sum(axis=1)),
-        "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
-        "the rivals are inconsistent": _rivals_are_consistent(label),
-    }
-    faults = [fault for fault, passed in checks.items() if not passed]
-    if faults:
+    by_rank = label.ranks.sum(axis=0, dtype=np.int64)
+    _refuse_if_any_fails(
+        {
+            "support exceeds the images per concept": bool((label.support <= label.sampling.images_per_concept).all()),
+            "ranks by domain do not add up": bool((label.domain_ranks >= 0).all())
+            and np.array_equal(label.domain_ranks.sum(axis=0, dtype=np.int64), by_rank),
+            "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
+        }
+    )
+
+
+def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
+    check_summary(label)
+    domain_hits, domain_support = (a.sum(axis=0, dtype=np.int64) for a in (label.domain_hits, label.domain_support))
+    _refuse_if_any_fails(
+        {
+            **{
+                f"{name} does not follow from ranks": np.array_equal(tensors[name], getattr(label, name))
+                for name in _DERIVED
+            },
+            "hits exceed the times a concept was answered": bool((label.hits <= label.predicted).all()),
+            "answers and images do not add up": label.predicted.sum(dtype=np.int64)
+            == label.support.sum(dtype=np.int64),
+            "hits by domain do not add up": np.array_equal(domain_hits, label.hits),
+            "support by domain does not add up": np.array_equal(domain_support, label.support),
+            "hits by domain exceed their support": bool((label.domain_hits <= label.domain_support).all()),
+            "ranks by domain differ from support by domain": np.array_equal(
+                label.domain_ranks.sum(axis=1, dtype=np.int64), label.domain_support.sum(axis=1, dtype=np.int64)
+            )
+            and np.array_equal(label.domain_ranks[:, 0], label.domain_hits.sum(axis=1, dtype=np.int64)),
+            "the rivals are inconsistent": _rivals_are_consistent(label),
+        }
+    )
+
+
+def _refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
+    if faults := [fault for fault, passed in checks.items() if not passed]:
         raise LabelError(", ".join(faults))
 
 
 def _rivals_are_consistent(label: ModelLabel) -> bool:
-    n_concepts = len(label.hits)
-    rivals, wins = label.rivals.astype(np.int64), label.rival_wins.astype(np.int64)
+    n_concepts, rivals, wins = len(label.hits), label.rivals, label.rival_wins
     empty = rivals == NO_RIVAL
-    ordered = np.sort(np.where(empty, NO_RIVAL + np.arange(RIVALS), rivals), axis=1)
-    losses = (label.support - label.hits).astype(np.int64)
+    ordered = np.sort(rivals, axis=1)  # the empty slots come last
+    losses = label.support - label.hits
     return bool(
         (empty | (rivals < n_concepts)).all()
         and ((wins == 0) == empty).all()
-        and (np.diff(wins, axis=1) <= 0).all()
-        and (np.diff(ordered, axis=1) > 0).all()
-        and (rivals != np.arange(n_concepts)[:, None]).all()
-        and (wins <= losses[:, None]).all()
-        and ((wins.sum(axis=1) > 0) == (losses > 0)).all()
+        and (wins[:, 1:] <= wins[:, :-1]).all()
+        and ((ordered[:, 1:] > ordered[:, :-1]) | (ordered[:, 1:] == NO_RIVAL)).all()
+        and (rivals != np.arange(n_concepts, dtype=np.uint16)[:, None]).all()
+        and (wins[:, 0] <= losses).all()
+        and ((wins[:, 0] > 0) == (losses > 0)).all()
     )
 
 
-def _parse_metadata(blob: bytes) -> dict[str, Any]:
-    """Read our metadata from a safetensors header without trusting its length field."""
+def read_metadata(blob: bytes) -> dict[str, Any]:
+    """Read our metadata from a safetensors header without trusting its length field.
+
+    Raises:
+        Exception: One of UNREADABLE, if there are none.
+    """
     length = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or length > len(blob) - 8:
         raise ValueError("the file is truncated")
     header = json.loads(blob[8 : 8 + length])
-    metadata = json.loads(header["__metadata__"][_METADATA_KEY])
+    metadata = json.loads(header["__metadata__"][METADATA_KEY])
     if not isinstance(metadata, dict):
         raise ValueError("the metadata are no object")
-    _canonical(metadata).encode()  # half a surrogate pair raises here, where it is expected
+    canonical_json(metadata).encode()  # half a surrogate pair raises here, where it is expected
     return metadata
 
 
@@ -351,16 +417,13 @@ def _field(section: Any, key: str) -> str:  # noqa: ANN401 - parsed JSON
 
 def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
     """Sha256 over metadata and tensors."""
-    whole = hashlib.sha256(_canonical(metadata).encode())
+    whole = hashlib.sha256(canonical_json(metadata).encode())
     for name in _TENSORS:
         whole.update(name.encode())
         whole.update(np.ascontiguousarray(tensors[name]).tobytes())
     return whole.hexdigest()
 
 
-def _canonical(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-
-
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """The first line of what an exception says; its kind if it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +83,20 @@ class ProbeSet:
         """Ascending numbers (0 to N - 1) of the images that test concept ``v``."""
         return self.members[self.offsets[v] : self.offsets[v + 1]]
 
+    def restricted_to(self, concepts: NDArray[np.int64]) -> ProbeSet:
+        """The images that test some concepts, and these tests alone; all others are left without images."""
+        wanted = np.isin(np.arange(len(self.offsets) - 1), concepts)
+        kept = [self.images_of(v) if wanted[v] else self.members[:0] for v in range(len(wanted))]
+        images = np.unique(np.concatenate(kept))
+        return replace(
+            self,
+            rows=self.rows[images],
+            nodes=self.nodes[images],
+            domains=self.domains[images],
+            offsets=np.concatenate([[0], np.cumsum([len(members) for members in kept])]).astype(np.int64),
+            members=np.searchsorted(images, np.concatenate(kept)).astype(np.int64),
+        )
+
     @cached_property
     def pairs_by_image(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """All (image, concept) pairs sorted by image, as two arrays of the same length."""
@@ -127,11 +141,22 @@ class ProbeSet:
             first_row = end_row
 
 
-def load_probes(graph: SemanticGraph, folder: str | Path, config: SamplingConfig | None = None) -> ProbeSet:
+def load_probes(
+    graph: SemanticGraph,
+    folder: str | Path,
+    config: SamplingConfig | None = None,
+    origin: tuple[str, str] | None = None,
+) -> ProbeSet:
     """Sample probe images from the ``images*.parquet`` files of a graph's folder.
 
     The files hold ``image`` (encoded bytes, or the struct that ``datasets`` writes) and ``node`` (id of the concept);
     a column ``style`` gives the domain of an image, a column ``source``, ``vendor`` or ``dataset`` where it is from.
+
+    Args:
+        graph: The graph that the images are filed under.
+        folder: Where the files are.
+        config: How the sample is drawn.
+        origin: Dataset repo and commit that the files are from; by default the folder's name and a digest of the files.
 
     Raises:
         GraphError: There are no images, their files are damaged or lack columns, or they name nodes that the graph
@@ -157,9 +182,10 @@ def load_probes(graph: SemanticGraph, folder: str | Path, config: SamplingConfig
         for concept, pool in zip(graph.concepts, _pools(graph, nodes), strict=True)
     ]
     rows = np.unique(np.concatenate(samples))
+    name, revision = origin or (Path(folder).absolute().name, _digest(files))
     return ProbeSet(
-        name=Path(folder).absolute().name,
-        revision=_digest(files),
+        name=name,
+        revision=revision,
         sampling=config,
         files=files,
         rows=rows,

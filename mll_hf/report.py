@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from mll_hf.card import branch_precisions
+from mll_hf.errors import InputError
 from mll_hf.selection import Selection, Strategy
+from mll_hf.verification import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
+    from mll_hf.card import Branch
     from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import ModelLabel
+    from mll_hf.labels import LabelSummary, ModelLabel
     from mll_hf.selection import MatchedConcept, SelectedModel
+    from mll_hf.store import Origin
+    from mll_hf.verification import Verification
+
+T = TypeVar("T")
 
 _MODELS_SHOWN = 10
 _CLASSES_SHOWN = 25
 _EXTREMES_SHOWN = 8
+_BRANCHES_SHOWN = 5
+_SURE = 1.96  # standard errors
 _FEWEST_IMAGES = 10
 
 
@@ -48,9 +61,16 @@ def _headline(selection: Selection) -> str:
     k, many = selection.k, len(selection.union)
     per_class = "" if selection.strategy is Strategy.UNIFORM else f", k = {k}"
     return (
-        f"{len(selection.classes)} classes, {len(selection.models)} labelled models, strategy "
+        f"{len(selection.classes)} classes, {_models_counted(selection)}, strategy "
         f"{selection.strategy}{per_class}: {many} {'model' if many == 1 else 'models'} chosen (marked *)"
     )
+
+
+def _models_counted(selection: Selection) -> str:
+    labelled = sum(model.labelled for model in selection.models)
+    unlabelled = len(selection.models) - labelled
+    parts = [f"{labelled} labelled models"] if labelled else []
+    return " and ".join([*parts, *([f"{unlabelled} without a label"] if unlabelled else [])])
 
 
 def _model_table(selection: Selection) -> str:
@@ -58,7 +78,7 @@ def _model_table(selection: Selection) -> str:
     rows = [
         [
             "*" if m in selection.union else "",
-            _name(selection.models[m]),
+            _name(selection.models[m]) + ("" if selection.models[m].labelled else " (no label)"),
             f"{selection.overall[m]:.3f}",
             f"{selection.models[m].general:.3f}",
             f"{selection.chosen[m].sum()}",
@@ -99,16 +119,21 @@ def _legend(selection: Selection) -> str:
         Strategy.PAPER: "score r: the paper's reuse metric, which is no probability",
         Strategy.GENERAL: "precision: mean over all concepts of the graph, the same for every class",
         Strategy.UNIFORM: "share: the same for all; no model is preferred",
+        Strategy.IMAGENET: "accuracy: published zero-shot accuracy on ImageNet, which knows nothing of your classes",
     }[selection.strategy]
+    prior = "" if all(model.labelled for model in selection.models) else (
+        "no label: nobody has measured this model on the graph; its published ImageNet accuracy stands in.\n"
+    )  # fmt: skip
     return (
         f"{scores}; general: share of all probe images recognised among all concepts; "
-        "coverage: 1 if the graph has the class, 0 if nothing like it.\n"
+        f"coverage: 1 if the graph has the class, 0 if nothing like it.\n{prior}"
         f"Together: {cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image."
     )
 
 
 def _score_name(selection: Selection) -> str:
-    return {Strategy.PAPER: "score r", Strategy.UNIFORM: "share"}.get(selection.strategy, "precision")
+    names = {Strategy.PAPER: "score r", Strategy.UNIFORM: "share", Strategy.IMAGENET: "accuracy"}
+    return names.get(selection.strategy, "precision")
 
 
 def _score_with_error(selection: Selection, m: int, y: int) -> str:
@@ -120,7 +145,7 @@ def _score_with_error(selection: Selection, m: int, y: int) -> str:
 
 
 def _concepts(matches: tuple[MatchedConcept, ...]) -> str:
-    best = [concept for concept in matches[:3] if concept.weight >= 0.05 * matches[0].weight]
+    best = [concept for concept in matches[:3] if concept.weight >= 0.05 * matches[0].weight]  # none without labels
     return ", ".join(f"{concept.name} {concept.weight:.2f}" for concept in best)
 
 
@@ -129,12 +154,14 @@ def _name(model: SelectedModel) -> str:
     return model.ref.short_name if model.ref.is_local else model.ref.repo_id
 
 
-def label_report(label: ModelLabel, graph: SemanticGraph) -> str:
-    """What one label says."""
+def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str:
+    """What one label says, and who says so."""
     facts = [
         ["model", label.model.repo_id],
         ["revision", label.model.revision],
         ["backend", label.model.backend],
+        ["published by", origin.publisher or "nobody: it is on this machine only"],
+        ["read from", origin.location],
         ["size", f"{label.cost.parameters / 1e6:.1f} M parameters, {label.cost.gflops:.3g} GFLOPs per image"],
         ["graph", f"{label.graph_name} ({label.graph_digest[:12]}), {int((label.support > 0).sum())} concepts tested"],
         ["images", f"{label.probes_name} ({label.probes_revision[:12]}), {int(label.support.sum())} tests"],
@@ -152,10 +179,31 @@ def label_report(label: ModelLabel, graph: SemanticGraph) -> str:
     parts = [
         table(["", ""], facts).lstrip("\n"),
         "By domain\n" + table(["domain", "share recognised", "tests"], domains),
+        *_branch_tables(label, graph),
         "Recognises best\n" + _concept_table(label, graph, ranked[:_EXTREMES_SHOWN]),
         "Recognises worst\n" + _concept_table(label, graph, ranked[: -_EXTREMES_SHOWN - 1 : -1]),
     ]
     return "\n\n".join(parts)
+
+
+def _branch_tables(label: ModelLabel, graph: SemanticGraph) -> list[str]:
+    branches = branch_precisions(label, graph)
+    if not branches:
+        return []
+    rows = [[b.name, f"{b.precision:.3f}", str(b.concepts), _shorten(b.definition, 60)] for b in _ends(branches)]
+    return ["Branches, strongest and weakest\n" + table(["branch", "precision", "concepts", "meaning"], rows)]
+
+
+def _ends(ranked: Sequence[T]) -> Sequence[T]:
+    """The best and the worst of a ranking; all of it if it is short."""
+    if len(ranked) <= 2 * _BRANCHES_SHOWN:
+        return ranked
+    return [*ranked[:_BRANCHES_SHOWN], *ranked[-_BRANCHES_SHOWN:]]
+
+
+def _branches_by_place(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
+    """The branches in an order that does not depend on the label."""
+    return sorted(branch_precisions(label, graph), key=lambda branch: (branch.name, branch.definition))
 
 
 def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: Sequence[int] | np.ndarray) -> str:
@@ -169,6 +217,133 @@ def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: Sequence[i
         for v in concepts
     ]
     return table(["concept", "precision", "images", "meaning"], rows)
+
+
+@dataclass(frozen=True)
+class LabelDifference:
+    """Where one model is better than another, by their labels.
+
+    Attributes:
+        first: One label.
+        second: Another label of the same graph.
+        graph: That graph.
+        concepts: [K] indices of the concepts that both were tested on.
+        gain: [K] node precision of the first minus that of the second.
+        z: [K] the same in standard errors of a difference of two proportions.
+    """
+
+    first: LabelSummary
+    second: LabelSummary
+    graph: SemanticGraph
+    concepts: NDArray[np.intp]
+    gain: NDArray[np.float64]
+    z: NDArray[np.float64]
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference as plain JSON."""
+        names = [{"id": self.graph.concepts[v].id, "name": self.graph.concepts[v].name} for v in self.concepts]
+        return {
+            "first": asdict(self.first.model),
+            "second": asdict(self.second.model),
+            "precision": [self.first.mean_precision, self.second.mean_precision],
+            "concepts": [
+                {**name, "first": float(self.first.node_precision[v]), "second": float(self.second.node_precision[v]),
+                 "z": float(z)}
+                for name, v, z in zip(names, self.concepts, self.z, strict=True)
+            ],
+        }  # fmt: skip
+
+
+def label_difference(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> LabelDifference:
+    """Compare two labels concept by concept.
+
+    Raises:
+        InputError: They were not measured on the same images.
+    """
+    if (first.probes_revision, first.sampling) != (second.probes_revision, second.sampling):
+        raise InputError("the two labels were measured on different images and do not compare; label both on the same")
+    concepts = np.flatnonzero((first.support > 0) & (second.support > 0))
+    p, q = (label.node_precision[concepts].astype(np.float64) for label in (first, second))
+    n, m = (label.support[concepts].astype(np.float64) for label in (first, second))
+    pooled = (n * p + m * q) / (n + m)
+    error = np.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+    z = np.divide(p - q, error, out=np.zeros(len(p)), where=error > 0)
+    return LabelDifference(first, second, graph, concepts, p - q, z)
+
+
+def difference_report(difference: LabelDifference) -> str:
+    """Two labels side by side: overall, by branch, and the concepts that differ most surely."""
+    first, second, graph = difference.first, difference.second, difference.graph
+    names = [_distinct_name(first, second), _distinct_name(second, first)]
+    pairs = zip(*(_branches_by_place(label, graph) for label in (first, second)), strict=True)
+    by_branch = sorted(((b.precision - other.precision, b, other) for b, other in pairs), key=lambda row: -row[0])
+    shown = _ends(by_branch)
+    surely = np.abs(difference.z) > _SURE
+    wins = [int((surely & (difference.gain > 0)).sum()), int((surely & (difference.gain < 0)).sum())]
+    order = np.argsort(-difference.z, kind="stable")
+    facts = [
+        ["mean precision", *(f"{label.mean_precision:.3f}" for label in (first, second))],
+        ["surely better on", *(f"{won} concepts" for won in wins)],
+        ["parameters", *(f"{label.cost.parameters / 1e6:.1f} M" for label in (first, second))],
+        ["GFLOPs", *(f"{label.cost.gflops:.3g}" for label in (first, second))],
+    ]
+    rows = [[b.name, f"{b.precision:.3f}", f"{other.precision:.3f}", f"{gain:+.3f}"] for gain, b, other in shown]
+    parts = [
+        table(["", *names], facts),
+        *(["By branch\n" + table(["branch", *names, "difference"], rows)] if rows else []),
+        f"{names[0]} is better at\n" + _difference_table(difference, order[:_EXTREMES_SHOWN], names),
+        f"{names[1]} is better at\n" + _difference_table(difference, order[: -_EXTREMES_SHOWN - 1 : -1], names),
+        f"Surely: by more than {_SURE:.2f} standard errors, which about 5 % of equal concepts exceed by chance.",
+    ]
+    return "\n\n".join(parts)
+
+
+def _difference_table(difference: LabelDifference, at: NDArray[np.intp], names: Sequence[str]) -> str:
+    rows = [
+        [
+            difference.graph.concepts[v].name,
+            *(f"{label.node_precision[v]:.2f}" for label in (difference.first, difference.second)),
+            f"{gain:+.2f}",
+            f"{z:+.1f}",
+        ]
+        for v, gain, z in zip(difference.concepts[at], difference.gain[at], difference.z[at], strict=True)
+    ]
+    return table(["concept", *names, "difference", "standard errors"], rows)
+
+
+def _distinct_name(label: LabelSummary, other: LabelSummary) -> str:
+    same = label.model.short_name == other.model.short_name
+    return f"{label.model.repo_id}@{label.model.revision[:7]}" if same else label.model.short_name
+
+
+def verification_report(verification: Verification, graph: SemanticGraph) -> str:
+    """Whether a label agrees with a new measurement, how surely, and where it does not."""
+    lower, upper = verification.interval
+    n = len(verification.concepts)
+    gaps = verification.measured.astype(np.int64) - verification.claimed
+    worst = [at for at in np.argsort(-np.abs(gaps), kind="stable")[:_EXTREMES_SHOWN] if gaps[at]]
+    rows = [
+        [
+            graph.concepts[verification.concepts[at]].name,
+            str(verification.claimed[at]),
+            str(verification.measured[at]),
+            str(verification.support[at]),
+        ]
+        for at in worst
+    ]
+    meaning = {
+        Verdict.AGREES: "the label agrees with the new measurement",
+        Verdict.DISAGREES: "the label DISAGREES with the new measurement; do not rely on it",
+        Verdict.UNDECIDED: "the sample is too small to tell; try again with more --concepts",
+    }[verification.verdict]
+    parts = [
+        f"{verification.model.repo_id}@{verification.model.revision[:12]}: {meaning}.",
+        f"{verification.agreeing} of {n} sampled concepts agree (seed {verification.seed}), so between {lower:.1%} and "
+        f"{upper:.1%} of all do (95 % confidence). Mean precision of the sample: {verification.claimed_precision:.3f} "
+        f"claimed, {verification.measured_precision:.3f} measured.",
+        *(["Largest gaps\n" + table(["concept", "claimed", "measured", "images"], rows)] if rows else []),
+    ]
+    return "\n\n".join(parts)
 
 
 def _printable(text: str) -> str:

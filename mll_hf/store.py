@@ -8,15 +8,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mll_hf.embeddings import EMBEDDINGS_FILE, ProbeEmbeddings, read_embeddings
 from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.files import write_atomically
 from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph, save_graph
-from mll_hf.labels import ModelLabel, ModelRef, label_from_bytes, label_to_bytes
+from mll_hf.labels import label_from_bytes, label_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
 
 LABEL_FILE = "label.safetensors"
 MAX_LABEL_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a label was read from.
+
+    Attributes:
+        location: Path of the file, or ``hf://...@commit/path``.
+        publisher: The user or organisation whose repo it is in; None on this machine.
+    """
+
+    location: str
+    publisher: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,13 +73,31 @@ class LabelStore:
         graph = self.graph
         return tuple(read_label(path, graph) for path in self.paths())
 
-    def paths(self) -> list[Path]:
+    @property
+    def name(self) -> str:
+        """The folder, as text."""
+        return str(self.folder)
+
+    def list(self) -> tuple[LabelSummary, ...]:
+        """All labels; see :attr:`labels`."""
+        return self.labels
+
+    def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
+        """The labels of some models."""
+        by_model = {label.model: label for label in self.labels}
+        return tuple(by_model[model] for model in models)
+
+    def origin_of(self, model: ModelRef) -> Origin:
+        """The file of a model's label."""
+        return Origin(str(self.path_of(model)))
+
+    def paths(self) -> tuple[Path, ...]:
         """Paths of all label files, sorted."""
-        return sorted(self.folder.glob(f"labels/*/*/{LABEL_FILE}"))
+        return tuple(sorted(self.folder.glob(f"labels/*/*/{LABEL_FILE}")))
 
     def path_of(self, model: ModelRef) -> Path:
         """Where the label of a model is, or would be."""
-        return self.folder / "labels" / model.slug / model.revision / LABEL_FILE
+        return self.folder / label_path(model)
 
     def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None.
@@ -104,6 +141,11 @@ class LabelStore:
         path = self.path_of(label.model)
         write_atomically(path, label_to_bytes(label))
         return path
+
+
+def label_path(model: ModelRef) -> str:
+    """Where the label of a model lies in a store or a collection, from its top."""
+    return f"labels/{model.slug}/{model.revision}/{LABEL_FILE}"
 
 
 def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLabel:

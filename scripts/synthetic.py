@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.describe import Description
 from mll_hf.graph import Concept, SemanticGraph
 from mll_hf.labels import Cost, ModelLabel, ModelRef
@@ -88,10 +88,7 @@ def _make_label(graph: SemanticGraph, m: int, rng: np.random.Generator) -> Model
         sampling=SamplingConfig(IMAGES_PER_CONCEPT, 0),
         domain_names=DOMAINS,
         package_version="0",
-        node_precision=precision_of(hits, support),
-        hits=hits,
         predicted=hits + np.roll(losses, 1),
-        support=support,
         domain_hits=domain_hits,
         domain_support=domain_support,
         rivals=rivals,

@@ -10,7 +10,7 @@ from mll_hf.counts import RANK_BINS
 from mll_hf.graph import Concept, SemanticGraph
 from mll_hf.labels import Cost
 from mll_hf.matching import ClassMatch
-from mll_hf.selection import Candidates
+from mll_hf.selection import Candidates, Strategy
 from worlds import make_label
 
 
@@ -33,6 +33,9 @@ class WordEncoder:
 
     def _word(self, word):
         return np.random.default_rng(zlib.crc32(word.strip(".,").encode())).standard_normal(self.size)
+
+
+LABEL_STRATEGIES = [strategy for strategy in Strategy if strategy is not Strategy.IMAGENET]  # which needs no label
 
 
 def forest(n_concepts, seed=0):

@@ -10,13 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mll_hf.errors import InputError
 from mll_hf.labels import Cost
-from mll_hf.report import label_report, selection_report, table
-from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
-from selection_worlds import forest, make_match, random_candidates, random_labels, random_match
+from mll_hf.report import (
+    difference_report,
+    label_difference,
+    label_report,
+    selection_report,
+    table,
+    verification_report,
+)
+from mll_hf.selection import Candidates, SelectionConfig, Strategy, select, select_by_imagenet
+from mll_hf.store import Origin
+from mll_hf.verification import Verification
+from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
 from worlds import CAR, CAT, DOG, examples, make_graph, make_label
 
 GRAPH = make_graph()
+HERE = Origin("labels/org--model/label.safetensors")
 
 
 def test_table_by_hand():
@@ -106,7 +117,7 @@ def test_columns_of_a_report_align():
                 assert cell[match.start() - 1] == " " or cell[match.end()] == " "
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", LABEL_STRATEGIES)
 @pytest.mark.parametrize(("n_models", "n_classes"), [(1, 1), (1, 200), (30, 1), (30, 200)])
 def test_reports_of_any_size(strategy, n_models, n_classes):
     candidates = random_candidates(n_concepts=20, n_models=n_models, n_classes=n_classes)
@@ -146,7 +157,11 @@ def test_the_report_of_a_label():
         temperature=1.25,
         cost=Cost(151_300_000, 8.73),
     )
-    facts, domains, best, worst = label_report(label, graph).split("\n\n")
+    facts, domains, best, worst = (
+        part for part in label_report(label, graph, HERE).split("\n\n") if not part.startswith("Branches")
+    )
+    assert re.search(r"published by +nobody", facts)
+    assert re.search(r"read from +labels/org--model/label", facts)
     assert "org/model" in facts
     assert "151.3 M parameters, 8.73 GFLOPs per image" in facts
     assert f"forest ({graph.digest[:12]}), 30 concepts tested" in facts
@@ -166,7 +181,7 @@ def test_the_report_of_a_label():
 @pytest.mark.parametrize(("support", "n_concepts"), [(0, 7), (1, 7), (10, 1), (3, 2)])
 def test_labels_of_little_evidence(support, n_concepts):
     graph = forest(n_concepts)
-    report = label_report(make_label(graph, support=support), graph)
+    report = label_report(make_label(graph, support=support), graph, HERE)
     assert "nan" not in report
     # a concept whose relatives are all there is has nobody to be mistaken for
     has_rivals = len(graph.relatives(0)) + 1 < n_concepts
@@ -176,11 +191,114 @@ def test_labels_of_little_evidence(support, n_concepts):
 def test_labels_from_strangers_cannot_play_with_the_terminal():
     graph = forest(3)
     label = replace(make_label(graph), graph_name="a\x1b[31mb\nc", probes_name="\r\x07")
-    assert all(line.isprintable() for line in label_report(label, graph).splitlines())
-    assert "a?[31mb?c" in label_report(label, graph)
+    assert all(line.isprintable() for line in label_report(label, graph, HERE).splitlines())
+    assert "a?[31mb?c" in label_report(label, graph, HERE)
 
 
 def test_random_labels_can_all_be_shown():
     graph = forest(12)
     for label in random_labels(graph, 5):
-        assert label.model.repo_id in label_report(label, graph)
+        assert label.model.repo_id in label_report(label, graph, HERE)
+
+
+def test_who_published_a_label():
+    origin = Origin("hf://datasets/ann/labels@abc/x", "ann")
+    assert re.search(r"published by +ann\n", label_report(make_label(GRAPH), GRAPH, origin))
+
+
+def test_strong_and_weak_branches_of_a_label():
+    tops = ("bird", "fish", "tool")
+    graph = make_graph({**dict.fromkeys(tops, ()), **{f"{top}{n:02}": (top,) for top in tops for n in range(12)}})
+    hits = [{"b": 9, "f": 2, "t": 5}[concept.id[0]] for concept in graph.concepts]
+    report = label_report(make_label(graph, hits=hits), graph, HERE)
+    branches = next(part for part in report.split("\n\n") if part.startswith("Branches"))
+    assert [line.split()[:3] for line in branches.splitlines()[2:]] == [
+        ["bird", "0.900", "12"],
+        ["tool", "0.500", "12"],
+        ["fish", "0.200", "12"],
+    ]
+
+
+# --- differences ------------------------------------------------------------------------------------------------------
+
+
+def test_difference_by_hand():
+    first = make_label(GRAPH, hits=[10, 10, 5, 5, 5, 5, 5], repo_id="org/first")
+    second = make_label(GRAPH, hits=[0, 10, 5, 5, 5, 5, 9], repo_id="org/second")
+    difference = label_difference(first, second, GRAPH)
+    np.testing.assert_allclose(difference.gain, [1, 0, 0, 0, 0, 0, -0.4], atol=1e-7)
+    # 10 and 0 of 10: pooled .5, standard error sqrt(.5 * .5 * .2); 5 and 9 of 10: pooled .7
+    np.testing.assert_allclose(
+        difference.z, [1 / np.sqrt(0.05), 0, 0, 0, 0, 0, -0.4 / np.sqrt(0.7 * 0.3 * 0.2)], atol=1e-6
+    )
+    report = difference_report(difference)
+    assert re.search(r"surely better on +1 concepts +0 concepts", report)
+    first_best = report.split("first is better at\n")[1].splitlines()[1]
+    assert first_best.split() == ["animal", "1.00", "0.00", "+1.00", "+4.5"]
+    second_best = report.split("second is better at\n")[1].splitlines()[1]
+    assert second_best.split() == ["vehicle", "0.50", "0.90", "-0.40", "-2.0"] or "-1.9" in second_best
+    document = difference.to_json()
+    assert document["first"]["repo_id"] == "org/first"
+    assert document["concepts"][0] == {
+        "id": "animal",
+        "name": "animal",
+        "first": 1.0,
+        "second": 0.0,
+        "z": pytest.approx(4.472, abs=1e-3),
+    }
+
+
+def test_two_revisions_of_a_model_are_told_apart():
+    first, second = (make_label(GRAPH, revision=digit * 40) for digit in "ab")
+    report = difference_report(label_difference(first, second, GRAPH))
+    assert "org/model@aaaaaaa" in report
+    assert "org/model@bbbbbbb" in report
+
+
+def test_labels_of_other_images_do_not_compare():
+    with pytest.raises(InputError, match="different images"):
+        label_difference(make_label(GRAPH), replace(make_label(GRAPH), probes_revision="f" * 40), GRAPH)
+
+
+@examples
+@given(st.integers(0, 2**32))
+def test_differences_are_antisymmetric(seed):
+    first, second = random_labels(forest(15), 2, seed)
+    there, back = label_difference(first, second, forest(15)), label_difference(second, first, forest(15))
+    np.testing.assert_allclose(there.gain, -back.gain)
+    np.testing.assert_allclose(there.z, -back.z)
+    assert np.isfinite(there.z).all()
+    assert "nan" not in difference_report(there)
+
+
+# --- verifications ----------------------------------------------------------------------------------------------------
+
+
+def verification(measured, support=20, claimed=10):
+    n = len(measured)
+    model = make_label(GRAPH).model
+    full = np.full(n, support, np.int32)
+    return Verification(model, np.arange(n) % 7, full, np.full(n, claimed, np.int32), np.array(measured, np.int32), 3)
+
+
+def test_report_of_a_verification():
+    good = verification_report(verification([10] * 50), GRAPH)
+    assert "agrees with the new measurement" in good
+    assert "50 of 50 sampled concepts agree (seed 3), so between 92.9% and 100.0% of all do" in good
+    assert "Largest gaps" not in good
+    bad = verification_report(verification([10] * 25 + [3] * 25), GRAPH)
+    assert "DISAGREES" in bad
+    gaps = bad.split("Largest gaps\n")[1].splitlines()
+    assert gaps[1].split()[1:] == ["10", "3", "20"]
+    assert "too small to tell" in verification_report(verification([10] * 5), GRAPH)
+
+
+# --- models without a label -------------------------------------------------------------------------------------------
+
+
+def test_a_choice_without_labels_says_what_it_rests_on():
+    report = selection_report(select_by_imagenet(("cat", "car"), SelectionConfig(k=2)))
+    assert "47 without a label" in report
+    assert "labelled models" not in report
+    assert "knows nothing of your classes" in report
+    assert report.count("(no label)") >= 2

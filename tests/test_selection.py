@@ -17,11 +17,23 @@ from mll_hf.counts import RANK_BINS, RIVALS, precision_among, rank_bin
 from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.errors import InputError
 from mll_hf.labels import Cost
-from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, choose, choose_within, score, select
+from mll_hf.published import PublishedModel, published_models
+from mll_hf.selection import (
+    Candidates,
+    Selection,
+    SelectionConfig,
+    Strategy,
+    best_published,
+    choose,
+    choose_within,
+    score,
+    select,
+    select_by_imagenet,
+)
 from mll_hf.selection.baselines import general_scores, uniform_scores
 from mll_hf.selection.mll import domain_odds, mll_scores, shrunk_precision
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
-from selection_worlds import forest, make_match, random_candidates, random_labels, random_match
+from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
 from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, probe_set, unit
 
 GRAPH = make_graph()
@@ -432,7 +444,7 @@ def test_score_dispatches_to_the_strategy(candidates, class_weight):
         Strategy.GENERAL: general_scores(candidates),
         Strategy.UNIFORM: uniform_scores(candidates),
     }
-    assert set(direct) == set(Strategy)
+    assert set(direct) == set(LABEL_STRATEGIES)
     for strategy, expected in direct.items():
         actual = score(candidates, SelectionConfig(strategy, class_weight=class_weight))
         np.testing.assert_array_equal(actual, expected)
@@ -450,7 +462,12 @@ def test_baselines_by_hand():
 
 
 @examples
-@given(candidates=worlds, k=st.integers(1, 8), strategy=st.sampled_from(Strategy), most=st.none() | st.integers(1, 8))
+@given(
+    candidates=worlds,
+    k=st.integers(1, 8),
+    strategy=st.sampled_from(LABEL_STRATEGIES),
+    most=st.none() | st.integers(1, 8),
+)
 def test_what_every_selection_keeps(candidates, k, strategy, most):
     n_models = len(candidates.labels)
     selection = select(candidates, SelectionConfig(strategy, k=k, max_models=most), task="counting")
@@ -494,7 +511,7 @@ def test_explanations_hold_the_chosen_models_precision():
 
 
 @examples
-@given(candidates=worlds, data=st.data(), strategy=st.sampled_from(Strategy), k=st.integers(1, 4))
+@given(candidates=worlds, data=st.data(), strategy=st.sampled_from(LABEL_STRATEGIES), k=st.integers(1, 4))
 def test_the_order_of_models_does_not_matter(candidates, data, strategy, k):
     # twins are equal in all but their id: BLAS may add in another order for another row
     labels = [*candidates.labels]
@@ -525,7 +542,7 @@ def test_ties_are_broken_by_id_and_not_by_rounding(strategy):
 
 
 @examples
-@given(candidates=worlds, data=st.data(), strategy=st.sampled_from(Strategy), k=st.integers(1, 4))
+@given(candidates=worlds, data=st.data(), strategy=st.sampled_from(LABEL_STRATEGIES), k=st.integers(1, 4))
 def test_permuted_classes_give_permuted_selections(candidates, data, strategy, k):
     match = candidates.match
     order = list(data.draw(st.permutations(range(len(match.classes)))))
@@ -598,7 +615,7 @@ def test_choosing_within_a_budget_by_hand():
     assert chosen.tolist() == [[True, True], [False, False], [False, False], [False, False]]
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", LABEL_STRATEGIES)
 def test_caps_leave_models_out(strategy):
     labels = tuple(
         make_label(GRAPH, hits=[hits] * 7, repo_id=f"org/{name}", cost=Cost(parameters, gflops))
@@ -694,7 +711,7 @@ def test_chosen_models_are_listed_best_first_for_their_class():
 
 
 @examples
-@given(candidates=worlds, strategy=st.sampled_from(Strategy), k=st.integers(1, 4))
+@given(candidates=worlds, strategy=st.sampled_from(LABEL_STRATEGIES), k=st.integers(1, 4))
 def test_json_round_trip(candidates, strategy, k):
     # the paper's weights are cosines and may be negative; a model may be there in two revisions
     match = replace(candidates.match, weights=candidates.match.weights - np.float32(0.3))
@@ -792,3 +809,89 @@ def test_hostile_selections_are_refused(path, value):
 def test_what_is_no_object_is_no_selection(document):
     with pytest.raises(InputError, match="this is no selection"):
         Selection.from_json(document)
+
+
+# --- models without a label -------------------------------------------------------------------------------------------
+
+
+def published(name, imagenet, parameters=10**8, gflops=10.0):
+    return PublishedModel("ViT", name, f"org/{name}", parameters, gflops, imagenet, gflops)
+
+
+def test_the_better_entry_of_a_repository_counts():
+    best = {model.repo_id: model.imagenet for model in best_published()}
+    assert len(best) == 47
+    for model in published_models():
+        assert best[model.repo_id] >= model.imagenet
+
+
+def test_choosing_by_imagenet():
+    selection = select_by_imagenet(("cat", "car"), SelectionConfig(k=3), "photo", "counting")
+    accuracies = sorted((model.imagenet for model in best_published()), reverse=True)
+    assert [model.general for model in selection.models] == accuracies
+    assert selection.union == (0, 1, 2)
+    assert not any(model.labelled for model in selection.models)
+    assert (selection.domain, selection.task) == ("photo", "counting")
+    assert (selection.scores == np.array(accuracies)[:, None]).all()
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
+    small = select_by_imagenet(("cat",), SelectionConfig(max_parameters=160_000_000, max_gflops=10))
+    assert all(m.cost.parameters <= 160_000_000 and m.cost.gflops <= 10 for m in small.models)
+    with pytest.raises(InputError, match="raise the caps"):
+        select_by_imagenet(("cat",), SelectionConfig(max_parameters=1))
+
+
+def known_and_unknown(monkeypatch, imagenet, hits, unknown):
+    """Labelled models with published accuracies, and others that have nothing but an accuracy."""
+    table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate(imagenet))
+    others = tuple(published(f"other{m}", accuracy) for m, accuracy in enumerate(unknown))
+    monkeypatch.setattr("mll_hf.selection.published_models", lambda: table + others)
+    labels = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in enumerate(hits))
+    return Candidates(labels, GRAPH, random_match(GRAPH, 3), published=others)
+
+
+def test_a_line_through_the_labelled_models_places_the_others(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.55, 0.9, 0.1])
+    scores = score(candidates, SelectionConfig(Strategy.GENERAL))
+    # general precision .2, .4, .6 at accuracies .4, .5, .6; beyond these the line is not believed
+    np.testing.assert_allclose(scores[3:, 0], [0.3, 0.5, 0.6, 0.2], atol=1e-6)
+    assert (scores == scores[:, :1]).all()
+    selection = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
+    assert [model.ref.repo_id for model in selection.models[:2]] == ["org/known2", "org/other2"]
+    assert [selection.models[m].labelled for m in selection.union] == [True, False]
+    for name in selection.classes:
+        assert all(len(concept.precision) == 2 for concept in selection.explain(name))
+        assert all(concept.precision[1] == pytest.approx(0.6) for concept in selection.explain(name))
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
+
+
+def test_a_falling_line_is_not_believed(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [6, 4, 2], [0.3, 0.7])
+    np.testing.assert_allclose(score(candidates, SelectionConfig(Strategy.GENERAL))[3:, 0], [0.4, 0.4], atol=1e-6)
+
+
+def test_caps_hold_for_models_without_a_label(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.9])
+    selection = select(candidates, SelectionConfig(max_parameters=10**7))
+    assert all(model.labelled for model in selection.models)
+
+
+def test_too_few_known_models_to_place_the_others(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, 0.5], [2, 4], [0.45])
+    with pytest.raises(InputError, match="2 have a published ImageNet accuracy, and 3 are needed"):
+        select(candidates, SelectionConfig())
+
+
+@examples
+@given(st.integers(0, 2**32), st.sampled_from(LABEL_STRATEGIES))
+def test_scores_of_labelled_models_do_not_depend_on_the_others(seed, strategy):
+    plain = random_candidates(seed=seed)
+    names = [label.model.repo_id.removeprefix("org/") for label in plain.labels]
+    table = tuple(published(name, 0.3 + 0.1 * m) for m, name in enumerate(names))
+    others = (published("x", 0.55), published("y", 0.2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mll_hf.selection.published_models", lambda: table + others)
+        mixed = score(replace(plain, published=others), SelectionConfig(strategy))
+    alone = score(plain, SelectionConfig(strategy))
+    np.testing.assert_array_equal(mixed[: len(alone)], alone)
+    assert (mixed[len(alone) :] >= alone.mean(axis=1).min() - 1e-12).all()
+    assert (mixed[len(alone) :] <= alone.mean(axis=1).max() + 1e-12).all()

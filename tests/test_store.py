@@ -106,7 +106,7 @@ def test_labels_come_back(store):
     labels = [make_label(GRAPH, [9, 8, 7, 6, 5, 4, 3], repo_id=f"org/{name}") for name in ("b", "a")]
     paths = [store.write(label) for label in labels]
     assert paths[0] == store.folder / "labels" / "org--b" / SHA / "label.safetensors"
-    assert store.paths() == sorted(paths)
+    assert store.paths() == tuple(sorted(paths))
     assert [label.model.repo_id for label in store.labels] == ["org/a", "org/b"]
     assert store.graph == GRAPH
     assert read_label(paths[0], GRAPH).hits.tolist() == [9, 8, 7, 6, 5, 4, 3]

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mll_hf.backends import Link
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.graph import Concept, SemanticGraph, graph_to_json
 from mll_hf.labels import Cost, ModelLabel, ModelRef
 from mll_hf.probes import ProbeSet, SamplingConfig
@@ -225,10 +225,7 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         sampling=SamplingConfig(max(75, int(support.max()))),
         domain_names=tuple(domain_names),
         package_version="0.0",
-        node_precision=precision_of(hits, support),
-        hits=hits,
         predicted=support.copy(),
-        support=support,
         domain_hits=domain_hits,
         domain_support=domain_support,
         rivals=indices,

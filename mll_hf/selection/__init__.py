@@ -7,12 +7,14 @@ and keeps what explains the choice.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf.counts import precision_among
 from mll_hf.errors import InputError
+from mll_hf.labels import UNPINNED, Cost, ModelRef
+from mll_hf.published import published_models
 from mll_hf.selection.base import (
     Candidates,
     MatchedConcept,
@@ -24,11 +26,14 @@ from mll_hf.selection.base import (
 from mll_hf.selection.baselines import general_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
+from mll_hf.selection.prior import imagenet_scores, prior_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mll_hf.labels import ModelLabel
+    from mll_hf.labels import LabelSummary
+    from mll_hf.matching import ClassMatch
+    from mll_hf.published import PublishedModel
 
 _DIGITS = 12  # equal evidence gives equal scores, whatever the order in which a matrix product adds
 
@@ -39,10 +44,12 @@ __all__ = [
     "Selection",
     "SelectionConfig",
     "Strategy",
+    "best_published",
     "choose",
     "choose_within",
     "score",
     "select",
+    "select_by_imagenet",
 ]
 
 
@@ -59,43 +66,89 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     """
     candidates = _within_caps(candidates, config)
     scores = np.round(score(candidates, config), _DIGITS)
-    ids = [(label.model.repo_id, label.model.revision) for label in candidates.labels]
+    models = [*(_of_label(label) for label in candidates.labels), *(_of_published(m) for m in candidates.published)]
+    ids = [(model.ref.repo_id, model.ref.revision) for model in models]
     order = sorted(range(len(scores)), key=lambda m: (-scores[m].mean(), ids[m]))
-    candidates, scores = _take(candidates, order), scores[order]
-    levels = np.array([label.mean_precision for label in candidates.labels])
-    chosen = choose(scores, config, levels)
+    best = next(m for m in order if m < len(candidates.labels))
+    levels = np.array([models[m].general for m in order])
+    chosen = choose(scores[order], config, levels)
+    union = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
     return Selection(
         classes=candidates.match.classes,
         strategy=config.strategy,
         k=config.k,
-        models=tuple(_selected_model(label) for label in candidates.labels),
-        scores=scores,
+        models=tuple(models[m] for m in order),
+        scores=scores[order],
         chosen=chosen,
-        matches=_explain(candidates, chosen, config.strategy),
+        matches=_explain(candidates, union, scores, config.strategy),
         coverage=candidates.match.coverage.astype(np.float64),
-        images=_effective_images(candidates),
+        images=_effective_images(candidates.match, candidates.labels[best].support),
         domain=candidates.domain,
         task=task,
     )
 
 
+def select_by_imagenet(
+    classes: tuple[str, ...], config: SelectionConfig, domain: str | None = None, task: str | None = None
+) -> Selection:
+    """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
+
+    Raises:
+        InputError: No model is within the caps.
+    """
+    published = _published_within_caps(best_published(), config)
+    if not published:
+        raise InputError("none of the models with a published accuracy is within the caps; raise the caps")
+    published = tuple(sorted(published, key=lambda model: (-model.imagenet, model.repo_id)))
+    scores = imagenet_scores(published, len(classes))
+    models = tuple(_of_published(model) for model in published)
+    return Selection(
+        classes=classes,
+        strategy=Strategy.IMAGENET,
+        k=config.k,
+        models=models,
+        scores=scores,
+        chosen=choose(scores, replace(config, strategy=Strategy.IMAGENET), scores[:, 0]),
+        matches=((),) * len(classes),
+        coverage=np.zeros(len(classes)),
+        images=np.zeros(len(classes)),
+        domain=domain,
+        task=task,
+    )
+
+
+def best_published() -> tuple[PublishedModel, ...]:
+    """The published models, one entry for each repository: the better one."""
+    best: dict[str, PublishedModel] = {}
+    for model in published_models():
+        if model.repo_id not in best or model.imagenet > best[model.repo_id].imagenet:
+            best[model.repo_id] = model
+    return tuple(best.values())
+
+
 def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
-    """[M, C] scores of the models on the classes under the configured strategy."""
+    """[M + P, C] scores of M labelled and P published models on the classes under the configured strategy."""
     match config.strategy:
         case Strategy.PAPER:
-            return paper_scores(candidates, config.class_weight)
+            scores = paper_scores(candidates, config.class_weight)
         case Strategy.GENERAL:
-            return general_scores(candidates)
+            scores = general_scores(candidates)
         case Strategy.UNIFORM:
-            return uniform_scores(candidates)
+            scores = uniform_scores(candidates)
         case Strategy.MLL:
-            return mll_scores(candidates, config.class_weight)
+            scores = mll_scores(candidates, config.class_weight)
+        case Strategy.IMAGENET:
+            raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
+    if not candidates.published:
+        return scores
+    prior = prior_scores(best_published(), candidates.published, candidates.labels, scores)
+    return np.concatenate([scores, prior])
 
 
 def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray[np.float64]) -> NDArray[np.bool_]:
     """[M, C] which models answer for which class.
 
-    ``paper`` takes the k best models of each class; ``general`` and ``mll`` the k best overall, for all classes;
+    ``paper`` takes the k best models of each class; ``general``, ``mll`` and ``imagenet`` the k best overall, for all;
     ``uniform`` all models, or the ``max_models`` with the highest general level.
 
     Args:
@@ -110,7 +163,7 @@ def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray
             allowed = choose_within(scores, config.k, most)
             ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
             np.put_along_axis(chosen, ranked[: min(config.k, most)], True, axis=0)
-        case Strategy.GENERAL | Strategy.MLL:
+        case Strategy.GENERAL | Strategy.MLL | Strategy.IMAGENET:
             best = np.argsort(-scores.mean(axis=1), kind="stable")
             chosen[best[: min(config.k, most)]] = True
         case Strategy.UNIFORM:
@@ -146,12 +199,7 @@ def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
         raise InputError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
         )
-    fits = [
-        m
-        for m, label in enumerate(candidates.labels)
-        if (config.max_parameters is None or label.cost.parameters <= config.max_parameters)
-        and (config.max_gflops is None or label.cost.gflops <= config.max_gflops)
-    ]
+    fits = [m for m, label in enumerate(candidates.labels) if _fits(label.cost, config)]
     if not fits:
         costs = [label.cost for label in candidates.labels]
         raise InputError(
@@ -159,7 +207,19 @@ def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
             f"{min(c.parameters for c in costs):,} parameters; cheapest: {min(c.gflops for c in costs):.3g} GFLOPs per "
             "image); raise the caps"
         )
-    return _take(candidates, fits)
+    return replace(_take(candidates, fits), published=_published_within_caps(candidates.published, config))
+
+
+def _published_within_caps(
+    published: tuple[PublishedModel, ...], config: SelectionConfig
+) -> tuple[PublishedModel, ...]:
+    return tuple(model for model in published if _fits(Cost(model.parameters, model.image_gflops), config))
+
+
+def _fits(cost: Cost, config: SelectionConfig) -> bool:
+    return (config.max_parameters is None or cost.parameters <= config.max_parameters) and (
+        config.max_gflops is None or cost.gflops <= config.max_gflops
+    )
 
 
 def _take(candidates: Candidates, order: list[int]) -> Candidates:
@@ -170,25 +230,28 @@ def _take(candidates: Candidates, order: list[int]) -> Candidates:
     )
 
 
-def _selected_model(label: ModelLabel) -> SelectedModel:
+def _of_label(label: LabelSummary) -> SelectedModel:
     return SelectedModel(label.model, label.cost, float(label.temperature[0]), label.mean_precision)
 
 
+def _of_published(model: PublishedModel) -> SelectedModel:
+    ref = ModelRef(model.repo_id, revision=UNPINNED, backend="open_clip")
+    return SelectedModel(ref, Cost(model.parameters, model.image_gflops), 1.0, model.imagenet, labelled=False)
+
+
 def _explain(
-    candidates: Candidates, chosen: NDArray[np.bool_], strategy: Strategy
+    candidates: Candidates, union: list[int], scores: NDArray[np.float64], strategy: Strategy
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
-    """For each class its concepts, with the node precision of the models of the union as the strategy saw it."""
+    """For each class its concepts, with the node precision of the models of the union as the strategy saw it.
+
+    A model without a label is as good on every concept as its score says.
+    """
     matched, graph = candidates.match, candidates.graph
-    union = np.flatnonzero(chosen.any(axis=1))
-    labels = [candidates.labels[m] for m in union]
-    match strategy:
-        case Strategy.PAPER:
-            precision = restricted_precision(_take(candidates, union.tolist()))
-        case Strategy.MLL:
-            ranks = np.stack([label.ranks[matched.selected] for label in labels])
-            precision = precision_among(ranks, len(graph), candidates_of(matched))
-        case Strategy.GENERAL | Strategy.UNIFORM:
-            precision = np.stack([label.node_precision[matched.selected] for label in labels])
+    labelled = [m for m in union if m < len(candidates.labels)]
+    precision = np.repeat(scores[union].mean(axis=1)[:, None], len(matched.selected), axis=1)
+    if labelled:
+        rows = [position for position, m in enumerate(union) if m < len(candidates.labels)]
+        precision[rows] = _concept_precision(_take(candidates, labelled), strategy)
     columns = np.searchsorted(matched.selected, matched.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(
@@ -200,11 +263,23 @@ def _explain(
     )
 
 
-def _effective_images(candidates: Candidates) -> NDArray[np.float64]:
+def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np.floating[Any]]:
+    """[M, K] precision of every labelled model on the selected concepts, as the strategy sees it."""
+    matched = candidates.match
+    match strategy:
+        case Strategy.PAPER:
+            return restricted_precision(candidates)
+        case Strategy.MLL:
+            ranks = np.stack([label.ranks[matched.selected] for label in candidates.labels])
+            return precision_among(ranks, len(candidates.graph), candidates_of(matched))
+        case _:
+            return np.stack([label.node_precision[matched.selected] for label in candidates.labels])
+
+
+def _effective_images(match: ClassMatch, support: NDArray[np.int32]) -> NDArray[np.float64]:
     """[C] images that would give a single proportion the variance of the weighted mean over a class's concepts."""
-    match = candidates.match
-    support = candidates.labels[0].support[match.concepts].astype(np.float64)
+    images = support[match.concepts].astype(np.float64)
     weights = np.abs(match.weights).astype(np.float64)  # the paper's weights are cosines, which can be negative
-    spread = (weights**2 / np.maximum(support, 1)).sum(axis=1)
-    measured = (support > 0).any(axis=1) & (spread > 0)
+    spread = (weights**2 / np.maximum(images, 1)).sum(axis=1)
+    measured = (images > 0).any(axis=1) & (spread > 0)
     return np.divide(weights.sum(axis=1) ** 2, spread, out=np.zeros(len(spread)), where=measured)

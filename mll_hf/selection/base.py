@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from mll_hf.embeddings import ProbeEmbeddings
     from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import ModelLabel
+    from mll_hf.labels import LabelSummary
     from mll_hf.matching import ClassMatch
+    from mll_hf.published import PublishedModel
 
 
 class Strategy(StrEnum):
@@ -32,6 +33,7 @@ class Strategy(StrEnum):
     PAPER = "paper"
     GENERAL = "general"
     UNIFORM = "uniform"
+    IMAGENET = "imagenet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class SelectionConfig:
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
         max_models: Most different models over all classes.
+        unlabelled: Also consider models without a label whose ImageNet accuracy is published.
 
     Raises:
         InputError: A value is out of its range.
@@ -56,6 +59,7 @@ class SelectionConfig:
     max_parameters: int | None = None
     max_gflops: float | None = None
     max_models: int | None = None
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         if self.k < 1:
@@ -71,18 +75,21 @@ class Candidates:
     """The evidence that strategies score.
 
     Attributes:
-        labels: Labels of the M models that may be chosen, all of one graph.
+        labels: Labels of the M models that may be chosen, all of one graph; strategy ``paper`` needs whole ones, or
+            embeddings.
         graph: That graph.
         match: The classes, matched to concepts.
         domain: The task's domain as the user gave it.
         embeddings: Probe embeddings of each model; empty unless they are at hand for all of them.
+        published: Models with a published ImageNet accuracy that may be chosen without a label.
     """
 
-    labels: tuple[ModelLabel, ...]
+    labels: tuple[LabelSummary, ...]
     graph: SemanticGraph
     match: ClassMatch
     domain: str | None = None
     embeddings: tuple[ProbeEmbeddings, ...] = ()
+    published: tuple[PublishedModel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +99,16 @@ class SelectedModel:
     Attributes:
         ref: The model, pinned.
         cost: What it costs to run.
-        temperature: Calibration temperature of its logits.
-        general: Mean node precision over the whole graph.
+        temperature: Calibration temperature of its logits; 1 without a label.
+        general: Mean node precision over the whole graph; without a label the published ImageNet accuracy.
+        labelled: Whether a label speaks for it, or only its ImageNet accuracy.
     """
 
     ref: ModelRef
     cost: Cost
     temperature: float
     general: float
+    labelled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +139,7 @@ class Selection:
         models: The M models that were scored, best overall first.
         scores: [M, C] float64. Estimated precision; for strategy ``paper`` its reuse metric r (Eq. 7).
         chosen: [M, C] bool, which models answer for which class.
-        matches: For each class the concepts that speak for it, best first.
+        matches: For each class the concepts that speak for it, best first; none without labels.
         coverage: [C] how well the graph covers each class, 0 to 1.
         images: [C] number of probe images that the estimate for a class is worth.
         domain: Domain of the task as the user gave it; chooses the prompts.
@@ -208,6 +217,7 @@ class Selection:
             "gflops": model.cost.gflops,
             "temperature": model.temperature,
             "general": model.general,
+            "labelled": model.labelled,
             "overall": float(self.overall[m]),
             "scores": self.scores[m].tolist(),
         }
@@ -234,7 +244,7 @@ class Selection:
             raise ValueError("the scores are not one per model and class")
         union_size = int(chosen.any(axis=1).sum())
         matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
-        if not all(matches):
+        if not all(matches) and any(model.labelled for model in models):
             raise ValueError("a class has no concepts")
         return cls(
             classes=classes,
@@ -257,6 +267,7 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], sys.float_info.min),
         general=_number(model["general"], 0, 1),
+        labelled=_flag(model["labelled"]),
     )
 
 
@@ -290,6 +301,12 @@ def _distinct_ids(models: tuple[SelectedModel, ...]) -> list[str]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is neither true nor false")
     return value
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import ModelLabel
+    from mll_hf.labels import LabelSummary
     from mll_hf.matching import ClassMatch
     from mll_hf.selection.base import Candidates
 
@@ -59,13 +59,13 @@ def candidates_of(match: ClassMatch) -> int:
     return max(len(match.classes), 2)
 
 
-def general_precision(labels: Sequence[ModelLabel], n_candidates: int) -> NDArray[np.float64]:
+def general_precision(labels: Sequence[LabelSummary], n_candidates: int) -> NDArray[np.float64]:
     """[M] mean precision over the graph, were there only as many candidates as a task has classes."""
     shares = np.stack([label.mean_rank_shares for label in labels])
     return shares @ chance_to_win(len(labels[0].hits), n_candidates)
 
 
-def domain_odds(label: ModelLabel, domain: str | None, n_candidates: int) -> float:
+def domain_odds(label: LabelSummary, domain: str | None, n_candidates: int) -> float:
     """Odds of recognising a probe image of the task's domain, over the odds for any probe image.
 
     1 if the task names none of the label's domains, or several. The domain's precision is taken as if 10 more of its
@@ -84,7 +84,7 @@ def domain_odds(label: ModelLabel, domain: str | None, n_candidates: int) -> flo
 
 
 def shrunk_precision(
-    labels: Sequence[ModelLabel], graph: SemanticGraph, selected: NDArray[np.int64], n_candidates: int
+    labels: Sequence[LabelSummary], graph: SemanticGraph, selected: NDArray[np.int64], n_candidates: int
 ) -> NDArray[np.float64]:
     """Node precision among a number of candidates, with a prior from the hypernyms.
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.counts import NO_RIVAL, precision_among
+from mll_hf.errors import InputError
+from mll_hf.labels import ModelLabel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mll_hf.labels import ModelLabel
     from mll_hf.selection.base import Candidates
 
 
@@ -44,7 +45,10 @@ def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
     selected = candidates.match.selected
     if candidates.embeddings:
         return np.stack([embeddings.restricted_precision(selected) for embeddings in candidates.embeddings])
-    return np.stack([precision_from_label(label, selected) for label in candidates.labels])
+    whole = [label for label in candidates.labels if isinstance(label, ModelLabel)]
+    if len(whole) < len(candidates.labels):
+        raise InputError("strategy 'paper' needs whole labels, not summaries; fetch them from their source")
+    return np.stack([precision_from_label(label, selected) for label in whole])
 
 
 def precision_from_label(label: ModelLabel, selected: NDArray[np.int64]) -> NDArray[np.float64]:

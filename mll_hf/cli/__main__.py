@@ -1,0 +1,7 @@
+"""``python -m mll_hf.cli``."""
+
+import sys
+
+from mll_hf.cli import main
+
+sys.exit(main())

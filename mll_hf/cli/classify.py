@@ -1,0 +1,197 @@
+"""The verbs that use labels: select, predict."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf import describe
+from mll_hf.cli.options import add_source, count, positive
+from mll_hf.cli.output import complain, note
+from mll_hf.client import Client
+from mll_hf.describe import LanguageModel
+from mll_hf.errors import InputError, abridged
+from mll_hf.prompts import check_class_names, parse_class_names
+from mll_hf.report import selection_report, table
+from mll_hf.selection import Selection, SelectionConfig, Strategy
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from mll_hf.describe import Description
+    from mll_hf.ensemble.run import Prediction
+
+_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def add_select(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the verb ``select``."""
+    verb = verbs.add_parser(
+        "select",
+        help="which models suit a list of classes",
+        description="Estimate from the labels how precise every model is on your classes, and choose. No model is run "
+        "or downloaded.",
+    )
+    _add_selection_options(verb, required=True)
+    verb.add_argument("--json", action="store_true", help="print one JSON object; predict --selection reads it")
+    verb.set_defaults(run=_select)
+
+
+def _select(args: argparse.Namespace) -> int:
+    selection = _make_selection(args)
+    if args.json:
+        print(json.dumps(selection.to_json()))
+        return 0
+    print(selection_report(selection))
+    uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < 0.1]
+    if uncovered and selection.strategy is Strategy.MLL:
+        note(
+            f"the graph has nothing like {abridged(uncovered, 5)}; for these classes the models' general level "
+            "decides, so try the choice on some images of yours"
+        )
+    return 0
+
+
+def add_predict(verbs: Any) -> None:  # noqa: ANN401
+    """Add the verb ``predict``."""
+    from mll_hf.ensemble import Rule
+
+    verb = verbs.add_parser(
+        "predict",
+        help="classify images with the models that suit",
+        description="Classify images with the models that suit the classes, or with those of an earlier selection.",
+    )
+    verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
+    _add_selection_options(verb, required=False)
+    verb.add_argument("--selection", type=Path, metavar="FILE", help="use what 'select --json' wrote")
+    verb.add_argument(
+        "--rule",
+        choices=[str(r) for r in Rule],
+        default=str(Rule.LINEAR_POOL),
+        help="how models are combined (default: %(default)s)",
+    )
+    verb.add_argument(
+        "--template", action="append", metavar="TEXT", help="prompt with {} for the class; may be given again"
+    )
+    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+    output = verb.add_mutually_exclusive_group()
+    output.add_argument("--json", action="store_true", help="print one JSON line per image")
+    output.add_argument("--csv", action="store_true", help="print CSV: image, label, probability, one column per class")
+    verb.set_defaults(run=_predict)
+
+
+def _predict(args: argparse.Namespace) -> int:
+    from mll_hf.ensemble import Rule
+    from mll_hf.ensemble.run import Ensemble
+
+    selection = _read_selection(args.selection) if args.selection else _make_selection(args)
+    images = _image_files(args.images)
+    ensemble = Ensemble(selection, args.device, tuple(args.template) if args.template else None)
+    prediction = ensemble.predict(images, Rule(args.rule))
+    _print_prediction(args, images, prediction)
+    for n in prediction.unreadable:
+        complain(f"{images[n]} is no readable image; convert or remove it")
+    return 1 if prediction.unreadable else 0
+
+
+def _add_selection_options(verb: argparse.ArgumentParser, required: bool) -> None:
+    task = verb.add_argument_group("the task")
+    task.add_argument(
+        "--classes", required=required, metavar="LIST", help="'a, b, c', or a file: one per line, JSON or CSV"
+    )
+    add_source(task)
+    task.add_argument("--domain", metavar="TEXT", help="how the images look: photo, sketch, satellite image ...")
+    task.add_argument("--task", metavar="TEXT", help="what they are for: traffic sign recognition ...")
+    task.add_argument(
+        "--descriptions", type=Path, metavar="FILE", help="JSON object: class -> description or list of them"
+    )
+    task.add_argument("--llm", metavar="MODEL", help="let a language model describe the classes")
+    task.add_argument("--llm-url", metavar="URL", help="base URL of an OpenAI-compatible server for --llm")
+    choice = verb.add_argument_group("the choice")
+    choice.add_argument("-k", type=positive, default=1, metavar="N", help="models per class (default: 1)")
+    choice.add_argument(
+        "--strategy",
+        choices=[str(s) for s in Strategy],
+        default=str(Strategy.MLL),
+        help="how to choose (default: %(default)s)",
+    )
+    choice.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="also consider models without a label, by their published ImageNet accuracy",
+    )
+    choice.add_argument("--max-gflops", type=float, metavar="X", help="most GFLOPs per image of a model")
+    choice.add_argument("--max-parameters", type=count, metavar="N", help="most parameters of a model, such as 200M")
+    choice.add_argument("--max-models", type=positive, metavar="N", help="most different models over all classes")
+
+
+def _make_selection(args: argparse.Namespace) -> Selection:
+    if not args.classes:
+        raise InputError("give --classes, or --selection with what 'mll-hf select --json' wrote")
+    classes = check_class_names(parse_class_names(args.classes))
+    config = SelectionConfig(
+        strategy=Strategy(args.strategy),
+        k=args.k,
+        max_parameters=args.max_parameters,
+        max_gflops=args.max_gflops,
+        max_models=args.max_models,
+        unlabelled=args.unlabelled,
+    )
+    descriptions = _describe(args, classes)
+    client = Client(args.labels, graph=args.graph)
+    return client.select(classes, config, domain=args.domain, task=args.task, descriptions=descriptions)
+
+
+def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:
+    if args.descriptions and (args.llm or args.llm_url):
+        raise InputError("give either --descriptions or --llm, not both")
+    if args.descriptions:
+        return describe.from_file(args.descriptions, classes)
+    if args.llm or args.llm_url:
+        return describe.from_llm(classes, args.domain, args.task, LanguageModel(model=args.llm, base_url=args.llm_url))
+    return None
+
+
+def _read_selection(path: Path) -> Selection:
+    try:
+        return Selection.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}); make it with: mll-hf select --json") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def _image_files(paths: Iterable[Path]) -> list[Path]:
+    files: list[Path] = []
+    for path in paths:
+        found = [path]
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+        if not found or not found[0].exists():
+            raise InputError(f"{path} is no image and no folder with images; check the path")
+        files.extend(found)
+    return files
+
+
+def _print_prediction(args: argparse.Namespace, images: Sequence[Path], prediction: Prediction) -> None:
+    rows = [
+        (str(image), label, probabilities)
+        for image, label, probabilities in zip(images, prediction.labels, prediction.probabilities, strict=True)
+        if label is not None
+    ]
+    if args.json:
+        for image, label, probabilities in rows:
+            record = {"image": image, "label": label, "probability": float(probabilities.max())}
+            print(json.dumps({**record, "probabilities": probabilities.tolist()}))
+    elif args.csv:
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "label", "probability", *prediction.classes])
+        writer.writerows([image, label, float(p.max()), *p.tolist()] for image, label, p in rows)
+    elif rows:
+        print(table(["image", "label", "probability"], [[i, str(y), f"{np.max(p):.3f}"] for i, y, p in rows]))

@@ -1,0 +1,149 @@
+"""The verbs that make labels and publish them: label, push."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mll_hf.cli.options import GRAPH_HELP, find_label, positive
+from mll_hf.cli.output import complain, note, print_row, summary, verdict
+from mll_hf.errors import InputError, MLLError, StorageError
+from mll_hf.store import LabelStore
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mll_hf.hub.publish import Published
+    from mll_hf.labels import ModelLabel
+
+
+def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the verb ``label``."""
+    verb = verbs.add_parser(
+        "label",
+        help="measure models on a graph and keep their labels",
+        description="Measure each model once on a graph's probe images and write its label. Models that are labelled "
+        "already are skipped; an interrupted run goes on where it stopped; a model that fails does not stop the rest.",
+    )
+    verb.add_argument("models", nargs="+", metavar="MODEL", help="org/name[@revision] on the Hub, or local-dir:PATH")
+    verb.add_argument("--graph", required=True, metavar="GRAPH", help=GRAPH_HELP)
+    verb.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder that the labels go to")
+    verb.add_argument(
+        "--images-per-concept", type=positive, default=75, metavar="N", help="most images per concept (default: 75)"
+    )
+    verb.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample of images (default: 0)")
+    verb.add_argument("--batch-size", type=positive, default=128, metavar="N", help="images at a time (default: 128)")
+    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+    verb.add_argument(
+        "--keep-embeddings", action="store_true", help="also store embeddings, which make strategy 'paper' exact"
+    )
+    verb.add_argument("--overwrite", action="store_true", help="measure again even if a label exists")
+    verb.add_argument("--json", action="store_true", help="print one JSON line per model")
+    verb.set_defaults(run=_label)
+
+
+def _label(args: argparse.Namespace) -> int:
+    from mll_hf.backends import resolve_model
+    from mll_hf.hub.locations import fetch_graph_with_images
+    from mll_hf.labeling import label_model
+    from mll_hf.probes import SamplingConfig
+
+    location, store = fetch_graph_with_images(args.graph), LabelStore(args.labels)
+    graph, probes = location.graph, location.probes(SamplingConfig(args.images_per_concept, args.seed))
+    failed = 0
+    for spec in args.models:
+        try:
+            result = label_model(
+                resolve_model(spec),
+                graph,
+                probes,
+                store,
+                device=args.device,
+                batch_size=args.batch_size,
+                keep_embeddings=args.keep_embeddings,
+                overwrite=args.overwrite,
+            )
+        except StorageError:
+            raise  # the next model would meet the same full disk
+        except MLLError as error:
+            failed += complain(str(error))
+            continue
+        if result.undecodable:
+            note(f"{spec}: {result.undecodable} of {len(probes)} probe images could not be decoded and do not count")
+        record = {**summary(result.label), "path": str(result.path), "measured": result.measured}
+        done = "labelled" if result.measured else "already labelled"
+        print_row(args, record, f"{done}: {spec} (general precision {result.label.mean_precision:.3f})")
+    return verdict(failed, len(args.models), "models")
+
+
+def add_push(verbs: Any) -> None:  # noqa: ANN401
+    """Add the verb ``push``."""
+    verb = verbs.add_parser(
+        "push",
+        help="publish labels on the Hub",
+        description="Publish labels from a folder: each in its model's own repo, file and model card in one commit, or "
+        "all together in a collection (a dataset repo for labels of models that one does not own). Where you may not "
+        "write, a pull request is opened. What is published already is left alone.",
+        epilog="Example: mll-hf push org/model --labels my-labels --to hf://datasets/me/labels",
+    )
+    verb.add_argument("models", nargs="*", metavar="MODEL", help="id of a labelled model, or the last part of it")
+    verb.add_argument("--all", action="store_true", help="all labels of the folder")
+    verb.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels")
+    verb.add_argument("--to", metavar="COLLECTION", help="hf://datasets/ORG/NAME (default: each model's own repo)")
+    verb.add_argument("--pr", action="store_true", help="open a pull request even where you may write")
+    verb.add_argument("--private", action="store_true", help="make a new collection private")
+    verb.add_argument(
+        "--eval-results", action="store_true", help="also add the mean precision to the repo's .eval_results/"
+    )
+    verb.add_argument("--json", action="store_true", help="print one JSON line per publication")
+    verb.set_defaults(run=_push)
+
+
+def _push(args: argparse.Namespace) -> int:
+    if bool(args.models) == args.all:
+        raise InputError("name the models to publish, or give --all")
+    if args.to and args.eval_results:
+        raise InputError("--eval-results is for models' own repos; leave it or --to out")
+    if args.private and not args.to:
+        raise InputError("--private is for a new collection; name it with --to")
+    store = LabelStore(args.labels)
+    wanted = store.list() if args.all else [find_label(store, model) for model in args.models]
+    labels = store.fetch([label.model for label in wanted])
+    if args.to:
+        return _push_to_collection(args, store, labels)
+    return _push_to_models(args, store, labels)
+
+
+def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
+    from mll_hf.hub.publish import publish_to_collection
+
+    published = publish_to_collection(labels, store.graph, args.to, create_pr=args.pr, private=args.private)
+    models = [label.model.repo_id for label in labels]
+    _print_published(args, {"models": models, "to": args.to}, f"{len(models)} labels in {args.to}", published)
+    return 0
+
+
+def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
+    from mll_hf.hub.publish import publish_label
+
+    failed = 0
+    for label in labels:
+        try:
+            published = publish_label(label, store.graph, create_pr=args.pr, with_eval_results=args.eval_results)
+        except MLLError as error:
+            failed += complain(str(error))
+            continue
+        _print_published(args, {"models": [label.model.repo_id]}, label.model.repo_id, published)
+    return verdict(failed, len(labels), "publications")
+
+
+def _print_published(args: argparse.Namespace, record: dict[str, Any], what: str, published: Published) -> None:
+    done = "published" if published.changed else "published already"
+    record |= {
+        "url": published.url,
+        "revision": published.revision,
+        "pull_request": published.pull_request,
+        "changed": published.changed,
+    }
+    where = "as a pull request, " if published.pull_request else ""
+    print_row(args, record, f"{done}: {what} ({where}{published.url})")

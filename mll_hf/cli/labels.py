@@ -1,0 +1,159 @@
+"""The verbs that look at labels: labels ls, show, diff, check, verify, index."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mll_hf.cli.options import add_source, find_label, open_source_of, positive
+from mll_hf.cli.output import complain, print_row, summary, verdict
+from mll_hf.errors import InputError, LabelError
+from mll_hf.report import difference_report, label_difference, label_report, table, verification_report
+from mll_hf.store import LABEL_FILE, read_label
+
+if TYPE_CHECKING:
+    import argparse
+
+    from mll_hf.hub.sources import LabelSource
+    from mll_hf.labels import LabelSummary, ModelLabel
+
+
+def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the verb ``labels`` with its own verbs."""
+    verb = verbs.add_parser(
+        "labels", help="list, show, compare, check and verify labels", description="Look at labels."
+    )
+    actions = verb.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    ls = _add_action(actions, "ls", _ls, "list labels, best model first")
+    show = _add_action(actions, "show", _show, "what a label says: what the model recognises best and worst")
+    diff = _add_action(actions, "diff", _diff, "compare two labels: where is one model better than the other")
+    check = _add_action(actions, "check", _check, "validate label files; succeeds only if all are valid")
+    verify = _add_action(
+        actions, "verify", _verify, "measure a sample of concepts again; succeeds only if the label agrees"
+    )
+    index = _add_action(actions, "index", _index, "bring the index of a collection up to date with its labels")
+    for action in (ls, show, diff, verify, index):
+        add_source(action)
+    for action in (show, verify):
+        action.add_argument("model", metavar="MODEL", help="id of a labelled model, or the last part of it")
+    diff.add_argument("first", metavar="MODEL", help="id of a labelled model, or the last part of it")
+    diff.add_argument("second", metavar="OTHER", help="another one, or id@revision")
+    check.add_argument("path", type=Path, metavar="PATH", help="a label file, or a folder of labels")
+    verify.add_argument(
+        "--concepts", type=positive, default=50, metavar="N", help="size of the sample (default: 50; at least 35)"
+    )
+    verify.add_argument("--seed", type=int, metavar="N", help="seed of the sample (default: a random one)")
+    verify.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+
+
+def _add_action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:  # noqa: ANN401
+    action: argparse.ArgumentParser = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    action.add_argument("--json", action="store_true", help="print JSON")
+    action.set_defaults(run=run)
+    return action
+
+
+def _ls(args: argparse.Namespace) -> int:
+    source = open_source_of(args)
+    labels = sorted(source.list(), key=lambda label: -label.mean_precision)
+    origins = [source.origin_of(label.model) for label in labels]
+    if args.json:
+        records = zip(labels, origins, strict=True)
+        print(json.dumps([{**summary(label), "origin": origin.location} for label, origin in records]))
+        return 0
+    header = ["model", "revision", "backend", "precision", "parameters", "GFLOPs", "published by"]
+    rows = [
+        [
+            label.model.repo_id,
+            label.model.revision[:12],
+            label.model.backend,
+            f"{label.mean_precision:.3f}",
+            f"{label.cost.parameters / 1e6:.1f} M",
+            f"{label.cost.gflops:.3g}",
+            origin.publisher or "",
+        ]
+        for label, origin in zip(labels, origins, strict=True)
+    ]
+    columns = len(header) if any(origin.publisher for origin in origins) else len(header) - 1
+    print(table(header[:columns], [row[:columns] for row in rows]))
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    source = open_source_of(args)
+    label = find_label(source, args.model)
+    origin = source.origin_of(label.model)
+    if args.json:
+        print(json.dumps({**summary(label), "origin": origin.location, "publisher": origin.publisher}))
+    else:
+        print(label_report(_whole(source, label), source.graph, origin))
+    return 0
+
+
+def _diff(args: argparse.Namespace) -> int:
+    source = open_source_of(args)
+    first, second = (find_label(source, model) for model in (args.first, args.second))
+    difference = label_difference(first, second, source.graph)
+    print(json.dumps(difference.to_json()) if args.json else difference_report(difference))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    failed, paths = 0, _label_files(args.path)
+    for path in paths:
+        try:
+            label = read_label(path)
+        except LabelError as error:
+            failed += complain(str(error))
+            continue
+        print_row(args, {"path": str(path), **summary(label)}, f"valid: {path}")
+    return verdict(failed, len(paths), "labels")
+
+
+def _label_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    paths = sorted(path.rglob(LABEL_FILE))
+    if not paths:
+        raise InputError(f"{path} holds no {LABEL_FILE}; give a label file or a folder of labels")
+    return paths
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images
+    from mll_hf.verification import Verdict, verify_label
+
+    source = open_source_of(args)
+    label = _whole(source, find_label(source, args.model))
+    if not args.graph and not REPO_ID.fullmatch(label.probes_name):
+        raise InputError(f"the images of this label are a folder ({label.probes_name}); give it with --graph")
+    location = fetch_graph_with_images(args.graph or f"hf://datasets/{label.probes_name}@{label.probes_revision}")
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    verification = verify_label(
+        label,
+        location.graph,
+        location.probes(label.sampling),
+        n_concepts=args.concepts,
+        seed=seed,
+        device=args.device,
+    )
+    print_row(args, verification.to_json(), verification_report(verification, location.graph))
+    return 0 if verification.verdict is Verdict.AGREES else 1
+
+
+def _index(args: argparse.Namespace) -> int:
+    from mll_hf.hub.locations import is_on_hub
+    from mll_hf.hub.publish import build_index
+
+    if not is_on_hub(args.labels):
+        raise InputError(f"'{args.labels}' is no collection, which alone has an index; give hf://datasets/ORG/NAME")
+    published = build_index(args.labels)
+    done = "updated" if published.changed else "up to date already"
+    print_row(args, {"url": published.url, "changed": published.changed}, f"{done}: {args.labels} ({published.url})")
+    return 0
+
+
+def _whole(source: LabelSource, label: LabelSummary) -> ModelLabel:
+    return source.fetch([label.model])[0]

@@ -1,0 +1,72 @@
+"""Options and values that several verbs share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from mll_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mll_hf.hub.sources import LabelSource
+    from mll_hf.labels import LabelSummary
+
+SOURCE_VARIABLE = "MLL_LABELS"
+_SOURCE_HELP = (
+    "where labels are: 'hub' (all tagged models), hf://datasets/ORG/NAME[@REVISION], or a folder "
+    f"(default: ${SOURCE_VARIABLE}, or hub)"
+)
+GRAPH_HELP = "the graph: a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
+
+
+def add_source(verb: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--labels SOURCE`` and the ``--graph`` that chooses among the labels of the hub."""
+    verb.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or "hub", metavar="SOURCE", help=_SOURCE_HELP)
+    verb.add_argument("--graph", metavar="GRAPH", help=f"{GRAPH_HELP}; for --labels hub if several are in use")
+
+
+def open_source_of(args: argparse.Namespace) -> LabelSource:
+    """The source of labels that the options name."""
+    from mll_hf.hub.sources import open_source
+
+    return open_source(args.labels, args.graph)
+
+
+def find_label(source: LabelSource, model: str) -> LabelSummary:
+    """The one label that a user means by an id, the last part of it, or ``id@revision``.
+
+    Raises:
+        InputError: There is none, or several.
+    """
+    found = [label for label in source.list() if model in _names_of(label)]
+    if not found:
+        raise InputError(f"no label of '{model}' in {source.name}; see: mll-hf labels ls --labels {source.name}")
+    if len(found) > 1:
+        ids = ", ".join(f"{label.model.repo_id}@{label.model.revision}" for label in found)
+        raise InputError(f"'{model}' may be any of {ids}; give one of these")
+    return found[0]
+
+
+def _names_of(label: LabelSummary) -> Sequence[str]:
+    model = label.model
+    return (model.repo_id, model.short_name, f"{model.repo_id}@{model.revision}")
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+def count(text: str) -> int:
+    """A number of parameters: 151000000, 151M or 1.5B."""
+    factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}.get(text[-1:].upper())
+    try:
+        return int(float(text[:-1]) * factor) if factor else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no number such as 200M or 1.5B") from None

@@ -1,0 +1,71 @@
+"""What the verbs print: rows, notes and complaints, for people or as JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+    from mll_hf.labels import LabelSummary
+
+
+def complain(message: str) -> int:
+    """Print an error; returns the exit status of a failure."""
+    print(f"mll-hf: error: {message}", file=sys.stderr)
+    return 1
+
+
+def note(message: str) -> None:
+    """Print something worth knowing."""
+    print(f"mll-hf: note: {message}", file=sys.stderr)
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note(record.getMessage())
+
+
+@contextmanager
+def logged_notes() -> Iterator[None]:
+    """Show what the package logs as notes."""
+    logger, handler = logging.getLogger("mll_hf"), _Notes()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+def print_row(args: argparse.Namespace, record: dict[str, Any], text: str) -> None:
+    """Print one result: a JSON line or a text."""
+    print(json.dumps(record) if args.json else text, flush=True)
+
+
+def verdict(failed: int, total: int, what: str) -> int:
+    """Say how many failed; returns the exit status."""
+    if failed and total > 1:
+        note(f"{failed} of {total} {what} failed")
+    return 1 if failed else 0
+
+
+def summary(label: LabelSummary) -> dict[str, Any]:
+    """A label in JSON, without its tensors."""
+    return {
+        **asdict(label.model),
+        **asdict(label.cost),
+        "precision": label.mean_precision,
+        "temperature": float(label.temperature[0]),
+        "concepts": int((label.support > 0).sum()),
+        "graph": {"name": label.graph_name, "digest": label.graph_digest},
+        "probes": {"name": label.probes_name, "revision": label.probes_revision},
+        "config": asdict(label.sampling),
+        "domains": list(label.domain_names),
+        "package_version": label.package_version,
+    }

@@ -1,0 +1,338 @@
+"""What every conversation with the Hub needs: errors in one line, retries, pinned heads, downloads with a cap."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils.tqdm import tqdm
+
+from mll_hf import __version__
+from mll_hf.errors import HubError, LabelError, MLLError, StorageError
+from mll_hf.files import write_atomically
+from mll_hf.labels import LOCAL_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+T = TypeVar("T")
+
+TIMEOUT_SECONDS = 20.0
+FULL_SHA = re.compile(r"[0-9a-f]{40}")
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")  # what decides a model's answers
+
+_WAITS = (0.5, 1.0, 2.0, 4.0)
+_LONGEST_WAIT = 60.0
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+
+
+def connect(token: str | None = None) -> HfApi:
+    """A client of the Hub that says who we are.
+
+    Args:
+        token: Hub token; None takes the one that the user has logged in with.
+    """
+    return HfApi(token=token, library_name="mll_hf", library_version=__version__)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) -> Iterator[None]:
+    """Say in one line what the Hub or the way to it refused.
+
+    Args:
+        repo_id: The repository that is talked about.
+        error_of: Makes the error to raise out of the reason; by default a HubError.
+    """
+    try:
+        yield
+    except MLLError:
+        raise
+    except (OSError, httpx.HTTPError, HFValidationError) as error:
+        status = _status(error)
+        reason = _reason(error, repo_id)
+        raise (error_of(reason) if error_of else HubError(repo_id, reason, status)) from error
+
+
+def _reason(error: Exception, repo_id: str) -> str:
+    match error:
+        case HFValidationError():
+            return f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH"
+        case GatedRepoError():
+            return f"is gated; accept its terms at {constants.ENDPOINT}/{repo_id} and log in with: hf auth login"
+        case RepositoryNotFoundError():
+            return f"is not on the Hub, or private; {_advice_for_missing(repo_id)}"
+        case RevisionNotFoundError():
+            return "has no such revision; check the branch, tag or commit after the @"
+        case OfflineModeIsEnabled() | LocalEntryNotFoundError():
+            return "is not in the local cache and the Hub cannot be reached; go online once"
+        case EntryNotFoundError():
+            return "lacks a file that should be there; check that it is the repository you mean"
+        case HfHubHTTPError():
+            return _reason_for_status(error.response.status_code)
+        case httpx.HTTPError():
+            return f"the Hub cannot be reached ({one_line(error)}) and no copy is cached; go online once"
+    return f"cannot be downloaded ({one_line(error)}); check the disk and the network"
+
+
+def _reason_for_status(status: int) -> str:
+    match status:
+        case 401:
+            return "the Hub does not know your token; log in with: hf auth login"
+        case 403:
+            return "your token may not do this; log in with one that may write: hf auth login"
+        case 429:
+            return "the Hub has had too many requests from you; try again in a few minutes"
+    return f"the Hub answered with status {status}; check your token, or try later"
+
+
+def _advice_for_missing(repo_id: str) -> str:
+    if Path(repo_id).is_dir():
+        return f"for the folder of this name write {LOCAL_PREFIX}{repo_id}"
+    return "check the name, or log in with: hf auth login"
+
+
+def one_line(error: Exception) -> str:
+    """What an exception says, without line breaks; its kind if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _status(error: Exception) -> int | None:
+    return error.response.status_code if isinstance(error, HfHubHTTPError) else None
+
+
+def is_unreachable(error: Exception) -> bool:
+    """Whether the Hub cannot be asked now, by wish or by accident, so that what is cached has to do."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _PASSING
+    return isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
+
+
+# --- retries ----------------------------------------------------------------------------------------------------------
+
+
+def retried(call: Callable[[], T]) -> T:
+    """Repeat a call that fails for a reason that passes: 408, 429, 5xx, a timeout, a lost connection.
+
+    A connection that cannot even be opened is not tried again: a machine without network must not wait.
+    """
+    for wait in _WAITS:
+        try:
+            return call()
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            if not passes(error):
+                raise
+            time.sleep(max(wait, wait_asked_for(error)))
+    return call()
+
+
+def passes(error: Exception) -> bool:
+    """Whether a request that failed like this may succeed if it is sent again."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response.status_code in _PASSING
+    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
+
+
+def wait_asked_for(error: Exception) -> float:
+    """Seconds that the Hub wants us to wait, as far as it says so."""
+    if not isinstance(error, HfHubHTTPError):
+        return 0.0
+    headers = error.response.headers
+    asked = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.match(r"(\d+)$", headers.get("Retry-After", ""))
+    return min(float(asked[1]), _LONGEST_WAIT) if asked else 0.0
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RepoFile:
+    """A file of a repository at some commit.
+
+    Attributes:
+        size: In bytes, as the Hub says.
+        oid: Sha256 of the content of a large file (64 hex digits), git's blob id of any other (40).
+    """
+
+    size: int
+    oid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A commit of a repository.
+
+    Attributes:
+        repo_id: ``org/name``.
+        repo_type: ``model`` or ``dataset``.
+        sha: The commit.
+        files: Its files by path.
+    """
+
+    repo_id: str
+    repo_type: str
+    sha: str
+    files: Mapping[str, RepoFile]
+
+    @property
+    def model_files(self) -> dict[str, str]:
+        """Oids of the files at the root that decide what a model computes."""
+        names = [path for path in self.files if "/" not in path and path.endswith(MODEL_SUFFIXES)]
+        return {name: self.files[name].oid for name in names}
+
+
+def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
+    """Which commit a revision is, and its files: one request, none for a full sha that was asked for before.
+
+    When the Hub cannot be reached, the answer of the last time is given.
+
+    Raises:
+        HubError: There is no such repository or revision, or the Hub cannot be reached and was never asked.
+    """
+    revision = revision or "main"
+    remembered = _remembered_head(repo_id, repo_type, revision)
+    if remembered and FULL_SHA.fullmatch(revision):
+        return remembered
+    with hub_errors(repo_id):
+        try:
+            head = fetch_head(api, repo_id, repo_type, revision)
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+            if remembered and is_unreachable(error):
+                return remembered
+            raise
+    for asked in {revision, head.sha}:
+        remember(_memory_of(repo_id, repo_type, asked), asdict(head))
+    return head
+
+
+def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
+    """Ask the Hub which commit a revision is now, and for its files."""
+    info_of = api.dataset_info if repo_type == "dataset" else api.model_info
+    info = retried(lambda: info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
+    files = {}
+    for sibling in info.siblings or ():
+        lfs = sibling.lfs.sha256 if sibling.lfs else None
+        files[sibling.rfilename] = RepoFile(int(sibling.size or 0), str(lfs or sibling.blob_id or ""))
+    if info.sha is None:
+        raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
+    return Head(repo_id, repo_type, info.sha, files)
+
+
+def _remembered_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
+    document = recall(_memory_of(repo_id, repo_type, revision))
+    try:
+        files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
+        return Head(repo_id, repo_type, document["sha"], files)
+    except (LookupError, TypeError, AttributeError):
+        return None  # never asked, or written by another version
+
+
+def _memory_of(repo_id: str, repo_type: str, revision: str) -> Path:
+    return memory_file(f"{repo_type}/{repo_id}@{revision}")
+
+
+def memory_file(question: str) -> Path:
+    """Where the answer to a question to the Hub is kept for when it cannot be reached; one per endpoint."""
+    key = hashlib.sha256(f"{constants.ENDPOINT} {question}".encode()).hexdigest()[:32]
+    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers" / f"{key}.json"
+
+
+def recall(file: Path) -> Any:  # noqa: ANN401 - parsed JSON
+    """An answer of the Hub that was kept; None if there is none that can be read."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def remember(file: Path, answer: object) -> None:
+    """Keep an answer of the Hub, if the disk lets us."""
+    with contextlib.suppress(StorageError):
+        write_atomically(file, json.dumps(answer).encode())
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def download(
+    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, sha256: str | None = None
+) -> Path:
+    """A file at a pinned commit, from the cache or the Hub: at most two requests, none if it is cached.
+
+    Args:
+        api: The client.
+        repo_id: ``org/name``.
+        repo_type: ``model`` or ``dataset``.
+        path: The file.
+        revision: Full commit sha.
+        most_bytes: Larger files are refused before they are downloaded.
+        sha256: If given, what the content must be.
+
+    Raises:
+        HubError: The file cannot be had, or is too large.
+        LabelError: The content is not what the Hub said it would be.
+    """
+    with hub_errors(repo_id):
+        file = Path(
+            hf_hub_download(
+                repo_id,
+                path,
+                repo_type=repo_type,
+                revision=revision,
+                token=api.token,
+                library_name=api.library_name,
+                library_version=api.library_version,
+                etag_timeout=TIMEOUT_SECONDS,
+                tqdm_class=_guard(repo_id, path, most_bytes),
+            )
+        )
+        if file.stat().st_size > most_bytes:  # it was in the cache already
+            raise _too_large(repo_id, path, most_bytes)
+        if sha256 and (found := hashlib.sha256(file.read_bytes()).hexdigest()) != sha256:
+            file.resolve().unlink(missing_ok=True)  # so that the next try fetches it anew
+            reason = f"is not what the Hub lists (sha256 {found[:12]}, not {sha256[:12]}); try again, or tell its owner"
+            raise LabelError(reason, Path(repo_id) / path)
+    return file
+
+
+def _guard(repo_id: str, path: str, most_bytes: int) -> type[tqdm]:
+    """A progress bar that shows nothing and stops a download that is, or grows, too large."""
+
+    class Guard(tqdm):
+        def __init__(self, *args: Any, total: float | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+            if total is not None and total > most_bytes:
+                raise _too_large(repo_id, path, most_bytes)
+            self._left: float = most_bytes
+            super().__init__(*args, **{**kwargs, "total": total, "disable": True})  # type: ignore[no-untyped-call]
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self._left -= n or 0
+            if self._left < 0:
+                raise _too_large(repo_id, path, most_bytes)
+            return super().update(n)
+
+    return Guard
+
+
+def _too_large(repo_id: str, path: str, most_bytes: int) -> HubError:
+    return HubError(repo_id, f"{path} is larger than {most_bytes / 2**20:.0f} MB and was not fetched; tell its owner")

@@ -1,0 +1,146 @@
+"""Names of things on the Hub as users write them, and the graphs that are found there."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import snapshot_download
+
+from mll_hf.errors import GraphError, InputError
+from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph
+from mll_hf.hub.connection import Head, connect, download, hub_errors, read_head
+from mll_hf.probes import IMAGE_FILES, ProbeSet, SamplingConfig, load_probes
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+HUB = "hub"
+REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^/]+))?/?", re.ASCII)
+_MOST_GRAPH_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetLocation:
+    """A dataset repo on the Hub.
+
+    Attributes:
+        repo_id: ``org/name``.
+        revision: Branch, tag or commit; None for main.
+    """
+
+    repo_id: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        return f"hf://datasets/{self.repo_id}" + (f"@{self.revision}" if self.revision else "")
+
+
+def is_on_hub(text: str | Path) -> bool:
+    """Whether a location is written as one on the Hub."""
+    return isinstance(text, str) and text.startswith("hf://")
+
+
+def parse_dataset(text: str) -> DatasetLocation:
+    """Read ``hf://datasets/org/name`` or ``hf://datasets/org/name@revision``.
+
+    Raises:
+        InputError: It is not of this form.
+    """
+    match = _DATASET.fullmatch(text)
+    if not match:
+        raise InputError(f"'{text}' is not of the form hf://datasets/ORG/NAME or hf://datasets/ORG/NAME@REVISION")
+    return DatasetLocation(match[1], match[2])
+
+
+@dataclass(frozen=True, slots=True)
+class GraphLocation:
+    """A graph and its probe images on this machine.
+
+    Attributes:
+        folder: Where ``graph.json`` and ``images*.parquet`` are.
+        dataset: Where they came from at which commit, if from the Hub.
+    """
+
+    folder: Path
+    dataset: DatasetLocation | None = None
+
+    @property
+    def graph(self) -> SemanticGraph:
+        """The graph.
+
+        Raises:
+            GraphError: It cannot be read.
+        """
+        return load_graph(self.folder)
+
+    def probes(self, sampling: SamplingConfig) -> ProbeSet:
+        """A sample of the probe images; those of the Hub are named by their repo and commit.
+
+        Raises:
+            GraphError: The images cannot be read.
+            MissingExtraError: pyarrow is not installed.
+        """
+        origin = (self.dataset.repo_id, self.dataset.revision or "") if self.dataset else None
+        return load_probes(self.graph, self.folder, sampling, origin)
+
+
+def fetch_graph_with_images(location: str | Path, token: str | None = None) -> GraphLocation:
+    """Make sure that a graph and its probe images are on this machine.
+
+    Args:
+        location: A folder, or ``hf://datasets/org/name[@revision]``.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: The location is malformed.
+        HubError: The files cannot be had.
+    """
+    if not is_on_hub(location):
+        return GraphLocation(Path(location))
+    dataset = parse_dataset(str(location))
+    api = connect(token)
+    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
+    with hub_errors(dataset.repo_id):
+        folder = snapshot_download(
+            dataset.repo_id,
+            repo_type="dataset",
+            revision=head.sha,
+            allow_patterns=[GRAPH_FILE, IMAGE_FILES],
+            token=token,
+        )
+    return GraphLocation(Path(folder), DatasetLocation(dataset.repo_id, head.sha))
+
+
+def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
+    """A graph without its images.
+
+    Args:
+        location: A folder, or ``hf://datasets/org/name[@revision]``.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: The location is malformed.
+        HubError: The file cannot be had.
+        GraphError: It is no graph.
+    """
+    if not is_on_hub(location):
+        return load_graph(location)
+    dataset = parse_dataset(str(location))
+    api = connect(token)
+    return read_graph(api, read_head(api, dataset.repo_id, "dataset", dataset.revision))
+
+
+def read_graph(api: HfApi, head: Head) -> SemanticGraph:
+    """The graph of a dataset repo at a commit.
+
+    Raises:
+        HubError: The file cannot be had.
+        GraphError: There is none, or it is no graph.
+    """
+    if GRAPH_FILE not in head.files:
+        raise GraphError(f"hf://datasets/{head.repo_id} holds no {GRAPH_FILE}; give the dataset of a graph")
+    return load_graph(download(api, head.repo_id, "dataset", GRAPH_FILE, head.sha, _MOST_GRAPH_BYTES))

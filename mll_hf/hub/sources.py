@@ -1,0 +1,432 @@
+"""Where labels are read from: model repos found by their tag, a collection repo, or a local folder.
+
+Every label is a stranger's claim: it is validated, it must be of the model and graph that it is filed under, and
+where the Hub says what its content is, it must be that. What fails is left out and said. No file that the Hub counts
+as a download of a model is touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils.tqdm import tqdm
+
+from mll_hf.card import GRAPH_TAG_PREFIX, LABEL_PATH, LABEL_TAG, graph_tag
+from mll_hf.errors import HubError, InputError, LabelError, MLLError
+from mll_hf.graph import GRAPH_FILE
+from mll_hf.hub.connection import (
+    Head,
+    connect,
+    download,
+    hub_errors,
+    is_unreachable,
+    memory_file,
+    read_head,
+    recall,
+    remember,
+)
+from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes
+from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
+from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, LabelStore, Origin, label_path, read_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from huggingface_hub import HfApi
+
+    from mll_hf.embeddings import ProbeEmbeddings
+    from mll_hf.graph import SemanticGraph
+    from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+_LABEL_PATH = re.compile(rf"labels/[^/]+/[0-9a-f]{{40}}/{re.escape(LABEL_FILE)}")
+_MOST_INDEX_BYTES = 4 * 2**30
+_AT_ONCE = 16
+_FEW = 8  # so many downloads need no progress bar
+_log = logging.getLogger(__name__)
+
+
+class LabelSource(Protocol):
+    """Where labels come from."""
+
+    @property
+    def name(self) -> str:
+        """The source as the user wrote it."""
+
+    @property
+    def graph(self) -> SemanticGraph:
+        """The graph that all its labels belong to.
+
+        Raises:
+            MLLError: There is none, or it cannot be had.
+        """
+
+    def list(self) -> tuple[LabelSummary, ...]:
+        """What selection needs of every label, validated.
+
+        Raises:
+            MLLError: The source cannot be read.
+        """
+
+    def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
+        """The whole labels of some of the listed models.
+
+        Raises:
+            MLLError: One of them cannot be had.
+        """
+
+    def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
+        """The probe embeddings beside a label, if there are any."""
+
+    def origin_of(self, model: ModelRef) -> Origin:
+        """Which file at which commit a label was read from, and who published it."""
+
+
+def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
+    """The source of labels that a user names.
+
+    Args:
+        location: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a collection, or
+            a local folder.
+        graph: Folder or dataset of the graph that the labels are to be of. Only ``hub`` needs one, and only if labels
+            of several graphs are about or the graph is not on the Hub.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: The location is malformed.
+    """
+    if location == HUB:
+        return TaggedModels(fetch_graph(graph, token) if graph else None, token)
+    if is_on_hub(location):
+        return Collection(parse_dataset(str(location)), token)
+    return LabelStore(Path(location))
+
+
+# --- a collection -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A dataset repo with the labels of many models on one graph, and an index of them.
+
+    A cold query costs three requests, with a pinned revision a warm one none. Labels that the index lacks, or knows
+    otherwise than they are, are fetched one by one.
+
+    Attributes:
+        dataset: Where it is.
+        token: Hub token.
+    """
+
+    dataset: DatasetLocation
+    token: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The collection as users write it."""
+        return str(self.dataset)
+
+    @cached_property
+    def _api(self) -> HfApi:
+        return connect(self.token)
+
+    @cached_property
+    def _head(self) -> Head:
+        return read_head(self._api, self.dataset.repo_id, "dataset", self.dataset.revision)
+
+    @cached_property
+    def _content(self) -> CollectionContent:
+        return read_collection(self._api, self._head)
+
+    @property
+    def graph(self) -> SemanticGraph:
+        """The graph that all labels of the collection belong to."""
+        return self._content.graph
+
+    def list(self) -> tuple[LabelSummary, ...]:
+        """Summaries of all labels, in the order of their paths."""
+        return tuple(entry.summary for entry in self._content.entries)
+
+    def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
+        """Whole labels of some models, two requests each unless they are cached."""
+
+        def fetch_one(model: ModelRef) -> ModelLabel:
+            return fetch_from_collection(self._api, self._head, label_path(model), self.graph)
+
+        return tuple(together(fetch_one, models, self.name))
+
+    def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
+        """None: collections hold no embeddings."""
+        return None
+
+    def origin_of(self, model: ModelRef) -> Origin:
+        """The label's file in the collection, at the commit that was read."""
+        repo_id = self.dataset.repo_id
+        return Origin(f"hf://datasets/{repo_id}@{self._head.sha}/{label_path(model)}", repo_id.partition("/")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionContent:
+    """What a collection holds at some commit.
+
+    Attributes:
+        graph: Its graph.
+        entries: Its valid labels, in the order of their paths.
+    """
+
+    graph: SemanticGraph
+    entries: tuple[IndexEntry, ...]
+
+
+def read_collection(api: HfApi, head: Head) -> CollectionContent:
+    """Read a collection: its index as far as that agrees with the labels, and the other labels themselves.
+
+    Raises:
+        InputError: This is no collection.
+        MLLError: Its graph cannot be had.
+    """
+    graph, indexed = _read_index(api, head)
+    if graph is None:
+        if GRAPH_FILE not in head.files:
+            raise InputError(
+                f"hf://datasets/{head.repo_id} holds no labels yet; publish some: mll-hf push MODEL --to "
+                f"hf://datasets/{head.repo_id} --labels DIR"
+            )
+        graph = read_graph(api, head)
+    present = {path: head.files[path].oid for path in sorted(head.files) if _LABEL_PATH.fullmatch(path)}
+    agreeing = {path: entry for path, entry in indexed.items() if present.get(path) == entry.sha256}
+    missing = [path for path in present if path not in agreeing]
+    fetched = _readable(lambda path: _entry(api, head, path, graph), missing, f"hf://datasets/{head.repo_id}")
+    entries = {**agreeing, **{label_path(entry.summary.model): entry for entry in fetched}}
+    return CollectionContent(graph, tuple(entries[path] for path in sorted(entries)))
+
+
+def _read_index(api: HfApi, head: Head) -> tuple[SemanticGraph | None, dict[str, IndexEntry]]:
+    """The collection's index; nothing if there is none, or none that can be believed."""
+    if INDEX_FILE not in head.files:
+        return None, {}
+    try:
+        file = _download(api, head, INDEX_FILE, _MOST_INDEX_BYTES)
+        graph, entries = index_from_bytes(file.read_bytes(), Path(head.repo_id) / INDEX_FILE)
+    except LabelError as error:
+        _log.warning("%s", error)
+        return None, {}
+    return graph, {label_path(entry.summary.model): entry for entry in entries}
+
+
+def _entry(api: HfApi, head: Head, path: str, graph: SemanticGraph) -> IndexEntry:
+    return IndexEntry(fetch_from_collection(api, head, path, graph), head.files[path].oid)
+
+
+def fetch_from_collection(api: HfApi, head: Head, path: str, graph: SemanticGraph) -> ModelLabel:
+    """Fetch and validate one label of a collection.
+
+    Raises:
+        HubError: It cannot be had.
+        LabelError: It is no valid label of this graph, or not of the model that it is filed under.
+    """
+    if path not in head.files:
+        raise HubError(head.repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{head.repo_id}")
+    label = _validated(_download(api, head, path, MAX_LABEL_BYTES), graph, Path(head.repo_id) / path)
+    if label_path(label.model) != path or label.model.is_local:
+        raise LabelError(
+            f"is filed under another model than its own ({label.model.repo_id})", Path(head.repo_id) / path
+        )
+    return label
+
+
+def _download(api: HfApi, head: Head, path: str, most_bytes: int) -> Path:
+    file = head.files[path]
+    if file.size > most_bytes:
+        raise HubError(head.repo_id, f"{path} is larger than {most_bytes / 2**20:.0f} MB and was not fetched")
+    sha256 = file.oid if len(file.oid) == 64 else None
+    return download(api, head.repo_id, head.repo_type, path, head.sha, most_bytes, sha256)
+
+
+def _validated(file: Path, graph: SemanticGraph | None, name: Path) -> ModelLabel:
+    """Read a downloaded label; complaints name it by its place on the Hub, not by that in the cache."""
+    try:
+        return read_label(file, graph)
+    except LabelError as error:
+        raise LabelError(error.reason, name) from None
+
+
+# --- all tagged models ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Tagged:
+    """A model repo that says it carries a label."""
+
+    repo_id: str
+    sha: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TaggedModels:
+    """All models of the Hub that carry a label of one graph in their own repo.
+
+    Costs a listing (one request per 1,000 models) and at most two requests per model; none for a model whose commit
+    has not changed since the last time.
+
+    Attributes:
+        wanted_graph: The graph, or None for the one that most models are labelled on.
+        token: Hub token.
+    """
+
+    wanted_graph: SemanticGraph | None = None
+    token: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The source as users write it."""
+        return HUB
+
+    @cached_property
+    def _api(self) -> HfApi:
+        return connect(self.token)
+
+    @cached_property
+    def _models(self) -> tuple[_Tagged, ...]:
+        """The models that say that they carry a label of the graph."""
+        models = _list_tagged(self._api)
+        tags = Counter(tag for model in models for tag in model.tags)
+        if self.wanted_graph:
+            tag = graph_tag(self.wanted_graph.digest)
+        elif tags:
+            tag = min(tags, key=lambda tag: (-tags[tag], tag))
+        else:
+            return ()
+        if len(tags) > 1:
+            _log.warning(
+                "labels of %d graphs are on the Hub; taking %s (%d models); choose with --graph",
+                len(tags),
+                tag,
+                tags[tag],
+            )
+        return tuple(model for model in models if tag in model.tags)
+
+    @cached_property
+    def _labels(self) -> dict[str, tuple[ModelLabel, _Tagged]]:
+        found = _readable(lambda model: (self._fetch_one(model), model), self._models, HUB)
+        digests = Counter(label.graph_digest for label, _ in found)
+        most_common = max(digests, key=digests.__getitem__, default=None)
+        digest = self.wanted_graph.digest if self.wanted_graph else most_common
+        return {label.model.repo_id: (label, model) for label, model in found if label.graph_digest == digest}
+
+    def _fetch_one(self, model: _Tagged) -> ModelLabel:
+        file = download(self._api, model.repo_id, "model", LABEL_PATH, model.sha, MAX_LABEL_BYTES)
+        name = Path(model.repo_id) / LABEL_PATH
+        label = _validated(file, self.wanted_graph, name)
+        if label.model.repo_id != model.repo_id:
+            raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
+        return label
+
+    @cached_property
+    def graph(self) -> SemanticGraph:
+        """The graph: the one asked for, or the one in the dataset that the labels name as the origin of the images."""
+        if self.wanted_graph:
+            return self.wanted_graph
+        labels = self.list()
+        if not labels:
+            raise InputError(
+                "no model on the Hub carries a label that can be read; publish one: mll-hf push MODEL --labels DIR, or "
+                "name a collection: --labels hf://datasets/ORG/NAME"
+            )
+        names = Counter((label.probes_name, label.probes_revision) for label in labels)
+        for (repo_id, revision), _ in names.most_common(3):
+            try:
+                graph = fetch_graph(str(DatasetLocation(repo_id, revision)), self.token)
+            except MLLError as error:
+                _log.warning("%s", error)
+                continue
+            if graph.digest == labels[0].graph_digest:
+                return graph
+        raise InputError(
+            f"the graph '{labels[0].graph_name}' ({labels[0].graph_digest[:12]}) of the labels is not where they say; "
+            "give it with --graph"
+        )
+
+    def list(self) -> tuple[LabelSummary, ...]:
+        """The labels, in the order of the models' ids."""
+        return tuple(label for label, _ in (self._labels[repo_id] for repo_id in sorted(self._labels)))
+
+    def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
+        """Whole labels of some models; they were all read to list them."""
+        return tuple(self._labels[model.repo_id][0] for model in models)
+
+    def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
+        """None: model repos hold no embeddings."""
+        return None
+
+    def origin_of(self, model: ModelRef) -> Origin:
+        """The label's file in the model's own repo, at the commit that was read."""
+        sha = self._labels[model.repo_id][1].sha
+        return Origin(f"hf://{model.repo_id}@{sha}/{LABEL_PATH}", model.repo_id.partition("/")[0])
+
+
+def _list_tagged(api: HfApi) -> tuple[_Tagged, ...]:
+    """All models tagged as labelled that have the file; when the Hub cannot be reached, those of the last time.
+
+    The card is not asked for: it is the one part of a listing in which a stranger can put anything.
+    """
+    memory = memory_file(f"models tagged {LABEL_TAG}")
+    with hub_errors(HUB):
+        try:
+            models = [
+                _Tagged(model.id, str(model.sha), tuple(t for t in model.tags or () if t.startswith(GRAPH_TAG_PREFIX)))
+                for model in api.list_models(filter=LABEL_TAG, expand=["sha", "tags", "siblings"])
+                if any(sibling.rfilename == LABEL_PATH for sibling in model.siblings or ())
+            ]
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+            remembered = recall(memory)
+            if remembered is None or not is_unreachable(error):
+                raise
+            return tuple(_Tagged(repo_id, sha, tuple(tags)) for repo_id, sha, tags in remembered)
+    remember(memory, [[model.repo_id, model.sha, list(model.tags)] for model in models])
+    return tuple(models)
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+
+def together(function: Callable[[A], B], items: Sequence[A], name: str) -> list[B]:
+    """Apply a function to many items at once, in threads, with a progress bar if there are many.
+
+    Raises:
+        Exception: The first one that the function raised.
+    """
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        results = pool.map(function, items)
+        bar = tqdm(  # type: ignore[no-untyped-call]
+            results, total=len(items), unit="label", desc=name, name="mll_hf.fetch", leave=False,
+            disable=len(items) <= _FEW or None,
+        )  # fmt: skip
+        return list(bar)
+
+
+def _readable(function: Callable[[A], B], items: Sequence[A], name: str) -> list[B]:
+    """Apply a function to many items at once; what cannot be read or believed is left out and said."""
+
+    def attempt(item: A) -> B | MLLError:
+        try:
+            return function(item)
+        except (LabelError, HubError) as error:
+            return error
+
+    results = together(attempt, items, name)
+    for result in results:
+        if isinstance(result, MLLError):
+            _log.warning("left out: %s", result)
+    return [result for result in results if not isinstance(result, MLLError)]

@@ -1,0 +1,173 @@
+"""Is a label true? Measure a random sample of its concepts again and compare."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf.backends import load_model
+from mll_hf.contest import Contest
+from mll_hf.errors import InputError
+from mll_hf.labeling import BATCH_SIZE, encoded_batches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mll_hf.graph import SemanticGraph
+    from mll_hf.labels import ModelLabel, ModelRef
+    from mll_hf.probes import ProbeSet
+
+CONCEPTS = 50
+_TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds otherwise
+_REQUIRED_SHARE = 0.9
+_Z = 1.959964  # 95 % of a normal distribution are within so many standard deviations
+
+
+class Verdict(StrEnum):
+    """What a sample says of a label."""
+
+    AGREES = "agrees"
+    DISAGREES = "disagrees"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A label against a new measurement on K of its concepts.
+
+    Attributes:
+        model: The model that was measured again.
+        concepts: [K] indices of the sampled concepts.
+        support: [K] images of each.
+        claimed: [K] images that the label says are recognised.
+        measured: [K] images that were recognised now.
+        seed: Seed of the sample.
+    """
+
+    model: ModelRef
+    concepts: NDArray[np.int64]
+    support: NDArray[np.int32]
+    claimed: NDArray[np.int32]
+    measured: NDArray[np.int32]
+    seed: int
+
+    @property
+    def agreeing(self) -> int:
+        """Concepts on which claim and measurement differ by at most 5 % of the images, or one image."""
+        allowed = np.maximum(1, np.floor(_TOLERANCE * self.support))
+        return int((np.abs(self.claimed - self.measured) <= allowed).sum())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the share of all tested concepts on which the label agrees."""
+        return wilson_interval(self.agreeing, len(self.concepts))
+
+    @property
+    def claimed_precision(self) -> float:
+        """Mean node precision of the sample as the label has it."""
+        return float((self.claimed / self.support).mean())
+
+    @property
+    def measured_precision(self) -> float:
+        """Mean node precision of the sample as it was measured."""
+        return float((self.measured / self.support).mean())
+
+    @property
+    def verdict(self) -> Verdict:
+        """Agrees if at least 90 % of all concepts surely do, disagrees if surely fewer do."""
+        lower, upper = self.interval
+        if lower >= _REQUIRED_SHARE:
+            return Verdict.AGREES
+        return Verdict.DISAGREES if upper < _REQUIRED_SHARE else Verdict.UNDECIDED
+
+    def to_json(self) -> dict[str, Any]:
+        """The verification as plain JSON."""
+        return {
+            **asdict(self.model),
+            "verdict": str(self.verdict),
+            "concepts": self.concepts.tolist(),
+            "support": self.support.tolist(),
+            "claimed": self.claimed.tolist(),
+            "measured": self.measured.tolist(),
+            "seed": self.seed,
+            "agreeing": self.agreeing,
+            "interval": list(self.interval),
+            "claimed_precision": self.claimed_precision,
+            "measured_precision": self.measured_precision,
+        }
+
+
+def verify_label(
+    label: ModelLabel,
+    graph: SemanticGraph,
+    probes: ProbeSet,
+    *,
+    n_concepts: int = CONCEPTS,
+    seed: int = 0,
+    device: str | None = None,
+    batch_size: int = BATCH_SIZE,
+    token: str | None = None,
+) -> Verification:
+    """Measure a model again on a seeded sample of concepts, against all concepts of the graph.
+
+    Args:
+        label: The claim.
+        graph: Its graph.
+        probes: The images that it was measured on.
+        n_concepts: Size of the sample; 35 are the fewest that can show agreement.
+        seed: Seed of the sample. Whoever publishes a label must not know it.
+        device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
+        batch_size: Images at a time.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: Graph or images are not those of the label, or it has no tested concept.
+        ModelError: The model cannot be had or run.
+    """
+    _check_same_question(label, graph, probes)
+    tested = np.flatnonzero(label.support > 0)
+    if not len(tested):
+        raise InputError(f"the label of {label.model.repo_id} has no concept with images; there is nothing to verify")
+    concepts = np.sort(np.random.default_rng(seed).permutation(tested)[:n_concepts])
+    sample = probes.restricted_to(concepts)
+    model = load_model(label.model, device, token)
+    try:
+        texts = model.encode_texts([concept.caption for concept in graph.concepts])
+        images = np.concatenate(list(encoded_batches(model, sample, batch_size)))
+        scale = model.logit_scale
+    finally:
+        model.close()
+    counts = Contest(graph, sample, texts, scale).count(iter([(0, images)]))
+    return Verification(
+        model=label.model,
+        concepts=concepts,
+        support=label.support[concepts],
+        claimed=label.hits[concepts],
+        measured=counts.hits[concepts],
+        seed=seed,
+    )
+
+
+def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
+    if label.graph_digest != graph.digest:
+        wanted = f"{label.graph_name} ({label.graph_digest[:12]})"
+        raise InputError(f"the label is of graph {wanted}, not of {graph.name}; give that with --graph")
+    if (label.probes_revision, label.sampling) != (probes.revision, probes.sampling):
+        raise InputError(
+            f"the label was measured on the images of {label.probes_name} at {label.probes_revision[:12]}, not on "
+            f"those of {probes.name} at {probes.revision[:12]}; give the same with --graph"
+        )
+
+
+def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
+    """95 % confidence interval of a proportion (Wilson, 1927); (0, 1) without trials."""
+    if trials == 0:
+        return 0.0, 1.0
+    share, z2 = successes / trials, _Z**2
+    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    margin = _Z / (1 + z2 / trials) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    return max(center - margin, 0.0), min(center + margin, 1.0)
