@@ -6,32 +6,22 @@ download, so the backend is chosen from the names of the files.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, constants, scan_cache_dir, snapshot_download
-from huggingface_hub.errors import (
-    CacheNotFound,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import constants, scan_cache_dir, snapshot_download
+from huggingface_hub.errors import CacheNotFound, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.backends.base import Backend
 from mll_hf.errors import ModelError
+from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors
 from mll_hf.labels import LOCAL_PREFIX, ModelRef
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
@@ -39,15 +29,12 @@ _OPEN_CLIP_PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pt
 _WEIGHTS = "model.safetensors"
 _SHARD_INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")
 
 _TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
 _DOWNLOADED = {
     Backend.OPEN_CLIP: ("*.json", *_OPEN_CLIP_WEIGHTS, *_TOKENIZER_FILES),
     Backend.TRANSFORMERS: ("*.json", _WEIGHTS, "model-*-of-*.safetensors", *_TOKENIZER_FILES),
 }
-_TIMEOUT_SECONDS = 20.0
-_FULL_SHA = re.compile(r"[0-9a-f]{40}")
 
 
 def resolve(spec: str, token: str | None) -> ModelRef:
@@ -158,7 +145,7 @@ def _file_names(folder: Path) -> list[str]:
 def _content_digest(folder: Path, names: Collection[str]) -> str:
     """Digest of the files at the folder's root that decide what the model computes: no README, no label."""
     digest = hashlib.sha256()
-    for name in sorted(name for name in names if name.endswith(_MODEL_SUFFIXES)):
+    for name in sorted(name for name in names if name.endswith(MODEL_SUFFIXES)):
         with (folder / name).open("rb") as file:
             digest.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
     return digest.hexdigest()[:40]
@@ -168,16 +155,14 @@ def _content_digest(folder: Path, names: Collection[str]) -> str:
 
 
 def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str | None) -> tuple[str, list[str]]:
-    with _hub_errors(spec):
+    with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
         try:
-            info = HfApi(token=token).model_info(repo_id, revision=revision, timeout=_TIMEOUT_SECONDS)
+            head = fetch_head(connect(token), repo_id, "model", revision)
         except (OfflineModeIsEnabled, httpx.TransportError):
             if cached := _newest_cached(repo_id, revision):
                 return cached
             raise
-    if info.sha is None:
-        raise ModelError(spec, "has no commit on the Hub; check that the repository is not empty")
-    return info.sha, [file.rfilename for file in info.siblings or () if "/" not in file.rfilename]
+    return head.sha, [path for path in head.files if "/" not in path]
 
 
 def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:
@@ -201,9 +186,9 @@ def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] 
 
 
 def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:
-    if not _FULL_SHA.fullmatch(ref.revision):
+    if not FULL_SHA.fullmatch(ref.revision):
         raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', which is no full commit sha; resolve it again")
-    with _hub_errors(ref.repo_id):
+    with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
         folder = snapshot_download(
             ref.repo_id,
             revision=ref.revision,
@@ -212,36 +197,3 @@ def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Pa
             token=token,
         )
     return Path(folder)
-
-
-@contextlib.contextmanager
-def _hub_errors(spec: str) -> Iterator[None]:
-    """Say in one line what the Hub or the way to it refused."""
-    repo_id = spec.partition("@")[0]
-    try:
-        yield
-    except HFValidationError:
-        raise ModelError(spec, f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH") from None
-    except GatedRepoError:
-        page = f"{constants.ENDPOINT}/{repo_id}"
-        raise ModelError(spec, f"is gated; accept its terms at {page} and log in with: hf auth login") from None
-    except RepositoryNotFoundError:
-        raise ModelError(spec, f"is not on the Hub, or private; {_advice_for_missing(repo_id)}") from None
-    except RevisionNotFoundError:
-        raise ModelError(spec, "has no such revision; check the branch, tag or commit after the @") from None
-    except (OfflineModeIsEnabled, LocalEntryNotFoundError):
-        raise ModelError(spec, "is not in the local cache and the Hub cannot be reached; go online once") from None
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        raise ModelError(spec, f"the Hub answered with status {status}; check your token, or try later") from error
-    except httpx.TransportError as error:
-        reason = str(error) or type(error).__name__
-        raise ModelError(spec, f"the Hub cannot be reached ({reason}) and no copy is cached; go online once") from error
-    except OSError as error:
-        raise ModelError(spec, f"cannot be downloaded ({error}); check the disk and the network") from error
-
-
-def _advice_for_missing(repo_id: str) -> str:
-    if Path(repo_id).is_dir():
-        return f"for the folder of this name write {LOCAL_PREFIX}{repo_id}"
-    return "check the name, or log in with: hf auth login"
