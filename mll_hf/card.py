@@ -255,9 +255,8 @@ class _Readme:
 
     Attributes:
         head: Everything up to the dashes that open the front matter.
-        front: The front matter, from the line break behind these to the one before those that close it, both outside
-            of what YAML sees as values. Empty if there is none.
-        fence: The line that closes it, with the line break before and, but for the end of the file, behind it.
+        front: The front matter, from the line break behind these dashes; empty if there is none.
+        fence: The line that closes it, with the line break before it and, if there is one, that behind it.
         body: The rest.
         line_break: The first one.
     """

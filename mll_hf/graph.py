@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import GraphError, abridged
-from mll_hf.files import write_atomically
+from mll_hf.files import canonical_json, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -204,14 +204,18 @@ def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
     return {"name": graph.name, "nodes": nodes}
 
 
+def graph_to_bytes(graph: SemanticGraph) -> bytes:
+    """The file ``graph.json``; the same graph always gives the same bytes."""
+    return canonical_json(graph_to_json(graph)).encode()
+
+
 def save_graph(graph: SemanticGraph, folder: Path) -> None:
     """Write ``graph.json`` into a folder, atomically.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    text = json.dumps(graph_to_json(graph), ensure_ascii=False, separators=(",", ":"))
-    write_atomically(folder / GRAPH_FILE, text.encode())
+    write_atomically(folder / GRAPH_FILE, graph_to_bytes(graph))
 
 
 def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - parsed JSON

@@ -170,6 +170,11 @@ class ModelLabel(LabelSummary):
     rival_wins: NDArray[np.uint16]
 
     @property
+    def summary(self) -> LabelSummary:
+        """The label without the model's mistakes, a tenth of its size."""
+        return LabelSummary(**{field.name: getattr(self, field.name) for field in fields(LabelSummary)})
+
+    @property
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """The tensors of the label's file by name; some follow from others, for readers that want just these."""
         return {name: getattr(self, name) for name in _TENSORS}

@@ -281,6 +281,7 @@ def difference_report(difference: LabelDifference) -> str:
     surely = np.abs(difference.z) > _SURE
     wins = [int((surely & (difference.gain > 0)).sum()), int((surely & (difference.gain < 0)).sum())]
     order = np.argsort(-difference.z, kind="stable")
+    gains = difference.gain[order]
     facts = [
         ["mean precision", *(f"{label.mean_precision:.3f}" for label in (first, second))],
         ["surely better on", *(f"{won} concepts" for won in wins)],
@@ -291,8 +292,11 @@ def difference_report(difference: LabelDifference) -> str:
     parts = [
         table(["", *names], facts),
         *(["By branch\n" + table(["branch", *names, "difference"], rows)] if rows else []),
-        f"{names[0]} is better at\n" + _difference_table(difference, order[:_EXTREMES_SHOWN], names),
-        f"{names[1]} is better at\n" + _difference_table(difference, order[: -_EXTREMES_SHOWN - 1 : -1], names),
+        *(
+            f"{name} is better at\n" + _difference_table(difference, at[:_EXTREMES_SHOWN], names)
+            for name, at in zip(names, (order[gains > 0], order[::-1][gains[::-1] < 0]), strict=True)
+            if len(at)
+        ),
         f"Surely: by more than {_SURE:.2f} standard errors, which about 5 % of equal concepts exceed by chance.",
     ]
     return "\n\n".join(parts)

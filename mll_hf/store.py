@@ -83,8 +83,16 @@ class LabelStore:
         return self.labels
 
     def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
-        """The labels of some models."""
+        """The labels of some models.
+
+        Raises:
+            InputError: One of them has none here.
+        """
         by_model = {label.model: label for label in self.labels}
+        if missing := [model for model in models if model not in by_model]:
+            raise InputError(
+                f"there is no label of {missing[0].repo_id} at {missing[0].revision[:12]} in {self.folder}"
+            )
         return tuple(by_model[model] for model in models)
 
     def origin_of(self, model: ModelRef) -> Origin:

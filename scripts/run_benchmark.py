@@ -1,6 +1,7 @@
-"""Measure this package: what it costs (speed) and what choosing by labels is worth (targets).
+"""Measure this package: what it costs (speed, reading) and what choosing by labels is worth (targets).
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
+    python scripts/run_benchmark.py reading
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR [--published FILE]
 
 Ratios within one run mean something; seconds depend on the machine.
@@ -30,6 +31,8 @@ from mll_hf.backends import load_model, resolve_model
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.graph import load_graph
+from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_bytes
+from mll_hf.hub.sources import together
 from mll_hf.images import decode_image
 from mll_hf.labeling import label_model
 from mll_hf.matching import ConceptIndex
@@ -37,7 +40,7 @@ from mll_hf.probes import load_probes
 from mll_hf.prompts import DEFAULT_TEMPLATE
 from mll_hf.report import table
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
-from mll_hf.store import LabelStore
+from mll_hf.store import LabelStore, read_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,6 +64,10 @@ def main() -> int:
     speed.add_argument("--model", required=True, help="local-dir:PATH or org/name")
     speed.add_argument("--repeats", type=int, default=3)
     speed.set_defaults(run=run_speed)
+    reading = parts.add_parser("reading", help="reading and validating labels that are cached")
+    reading.add_argument("--labels", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
+    reading.add_argument("--repeats", type=int, default=3)
+    reading.set_defaults(run=run_reading)
     targets = parts.add_parser("targets", help="accuracy of the strategies on target tasks")
     targets.add_argument("--labels", type=Path, required=True)
     targets.add_argument("--tasks", type=Path, required=True, help="folder of folders with task.json and test.parquet")
@@ -168,6 +175,27 @@ def measure_selection(repeats: int) -> None:
                 _timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
             ]
             print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {_spread(times[1:], 'ms')}")
+
+
+def run_reading(args: argparse.Namespace) -> None:
+    """Print the time to read and validate labels of 9,000 concepts from disk: out of an index, and one by one."""
+    from synthetic import make_graph, make_labels
+
+    graph = make_graph(9000)
+    with tempfile.TemporaryDirectory() as name:
+        store = LabelStore(Path(name))
+        store.adopt(graph)
+        index = Path(name) / INDEX_FILE
+        labels = make_labels(graph, args.labels)
+        index.write_bytes(index_to_bytes(graph, [IndexEntry(label.summary, "0" * 64) for label in labels]))
+        paths = [store.write(label) for label in labels]
+        del labels
+        of_index = [_timed(lambda: index_from_bytes(index.read_bytes())) for _ in range(args.repeats)]
+        of_files = [_timed(lambda: together(lambda path: read_label(path, graph).summary, paths, "labels"))
+                    for _ in range(args.repeats)]  # fmt: skip
+        sizes = index.stat().st_size / 2**20, sum(path.stat().st_size for path in paths) / 2**20
+    print(f"{args.labels} labels of 9,000 concepts in an index ({sizes[0]:.0f} MB): {_spread(of_index)}")
+    print(f"{args.labels} labels of 9,000 concepts in files ({sizes[1]:.0f} MB): {_spread(of_files)}")
 
 
 class _Remembering:

@@ -1,40 +1,88 @@
 """A Hugging Face Hub in this process, for tests: repositories, commits, pull requests and files over real HTTP.
 
 It holds everything in memory and speaks just enough of the wire protocol for huggingface_hub, transformers, open_clip
-and datasets. Known simplifications: listings show public repositories only and ignore sorting; merging a pull request
-takes its files as they are.
+and datasets. Known simplifications: listings ignore sorting; there are no organisations.
 
     server = tiny_hub.serve()            # then point HF_ENDPOINT at tiny_hub.endpoint(server)
     tiny_hub.HUB.requests                # what was asked, e.g. "HEAD /alice/m/resolve/main/config.json"
+    tiny_hub.HUB.fail("/commit/", 500)   # the next commit fails
+    tiny_hub.HUB.before("/commit/", act) # `act()` is called before the next commit is handled
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
+import socket
 import threading
 import time
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
 
 PAGE_SIZE = 3  # small, so that clients must follow pages
 LFS_THRESHOLD = 10 * 2**20
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".npz", ".arrow", ".png", ".jpg")
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
-TOKENS = {"hf_test_token": "alice", "hf_reader_token": "bob"}
+TOKENS = {"hf_test_token": "alice", "hf_reader_token": "bob", "hf_third_token": "carol", "hf_read_only_token": "alice"}
+READ_ONLY_TOKENS = ("hf_read_only_token",)
+COUNTED = re.compile(  # the Hub counts every HEAD and GET of these as a download of the model
+    r"(HEAD|GET) /[^/]+/[^/]+/resolve/[^/]+/"
+    r"(config\.json|config\.yaml|hyperparams\.yaml|params\.json|meta\.yaml|(open_clip_)?(model\.safetensors|.*\.bin))"
+)
 
 
 def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
+def is_large(path: str, size: int) -> bool:
+    """Whether the Hub keeps a file outside of git."""
+    return size >= LFS_THRESHOLD or path.endswith(LFS_SUFFIXES)
+
+
 def git_sha(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+class Request(str):
+    """What was asked, as text: method and path; with what came along.
+
+    Attributes:
+        user: Who asked; None for nobody.
+        headers: As sent.
+        query: {name: values}.
+    """
+
+    user: str | None
+    headers: Mapping[str, str]
+    query: dict[str, list[str]]
+
+
+@dataclass
+class Disturbance:
+    """What is to happen to the next few requests that match a pattern; see `Hub.fail` and `Hub.before`."""
+
+    pattern: str
+    times: int
+    status: int | None = None
+    headers: dict = field(default_factory=dict)
+    delay: float = 0.0
+    drop: str | None = None
+    cut: int | None = None
+    alter: Callable[[bytes], bytes | Iterable[bytes]] | None = None
+    before: Callable[[], object] | None = None
 
 
 class Repo:
@@ -42,13 +90,13 @@ class Repo:
 
     def __init__(self, kind: str, repo_id: str, private: bool):
         self.kind, self.id, self.private = kind, repo_id, private
-        self.gated = False
+        self.gated = self.disabled = False
         self.created = now()
         self.commits: dict[str, dict] = {}
         self.refs: dict[str, str] = {}
         self.tags: dict[str, str] = {}
         self.discussions: list[dict] = []
-        self.commit("main", {}, "initial commit", None)
+        self.commit("main", {}, "initial commit", None, self.owner)
 
     @property
     def owner(self) -> str:
@@ -58,11 +106,41 @@ class Repo:
     def prefix(self) -> str:
         return "" if self.kind == "model" else f"{self.kind}s/"
 
-    def commit(self, ref: str, files: dict, title: str, parent: str | None) -> str:
-        oid = hashlib.sha1(f"{time.time_ns()}{title}{sorted(files)}".encode()).hexdigest()
-        self.commits[oid] = {"files": files, "title": title, "parent": parent, "date": now()}
+    @property
+    def files(self) -> dict:
+        """The files on main."""
+        return self.commits[self.refs["main"]]["files"]
+
+    def commit(self, ref: str, files: dict, title: str, parent: str | None, author: str) -> str:
+        oid = hashlib.sha1(f"{time.time_ns()}{len(self.commits)}{title}{sorted(files)}".encode()).hexdigest()
+        self.commits[oid] = {"files": files, "title": title, "parent": parent, "date": now(), "author": author}
         self.refs[ref] = oid
         return oid
+
+    def history(self, oid: str | None) -> list[str]:
+        """A commit and those before it, newest first."""
+        found = []
+        while oid:
+            found.append(oid)
+            oid = self.commits[oid]["parent"]
+        return found
+
+    def merged(self, ref: str) -> dict | None:
+        """Files of main with what a branch changed since it left main; None if both changed the same path."""
+        on_main = set(self.history(self.refs["main"]))
+        fork = next(oid for oid in self.history(self.refs[ref]) if oid in on_main)
+        base, theirs = self.commits[fork]["files"], self.commits[self.refs[ref]]["files"]
+        changed = [path for path in {*base, *theirs} if base.get(path) != theirs.get(path)]
+        if any(self.files.get(path) not in (base.get(path), theirs.get(path)) for path in changed):
+            return None
+        files = {**self.files, **{path: theirs.get(path) for path in changed}}
+        return {path: file for path, file in files.items() if file is not None}
+
+    def author_of(self, ref: str) -> str | None:
+        """Who opened the pull request of a branch, if it is that of an open one."""
+        number = int(ref.removeprefix("refs/pr/")) if re.fullmatch(r"refs/pr/\d+", ref) else 0
+        is_open = 0 < number <= len(self.discussions) and self.discussions[number - 1]["status"] == "open"
+        return self.discussions[number - 1]["author"]["name"] if is_open else None
 
     def resolve(self, revision: str) -> str | None:
         known = self.refs.get(revision) or self.tags.get(revision)
@@ -74,13 +152,75 @@ class Hub:
 
     def __init__(self):
         self.lock = threading.RLock()
+        self.in_progress = 0
         self.reset()
 
     def reset(self):
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lfs: dict[str, bytes] = {}
-        self.requests: list[str] = []
+        self.requests: list[Request] = []
+        self.jobs: list[dict] = []  # as they were asked for
+        self.disturbances: list[Disturbance] = []
         self.down = False
+
+    def fail(self, pattern: str, status: int | None = None, *, times: int = 1, method: str = "", **how):
+        """Make the next `times` requests go wrong whose method matches and whose path has `pattern` in it.
+
+        Args:
+            pattern: A regular expression.
+            status: Answered instead of doing what is asked.
+            times: How many requests.
+            method: A regular expression; by default any.
+            how: What else, or instead: `headers`, put over those of the answer; `delay`, seconds before the request
+                is handled; `drop`, the connection is lost "before" or "after" the request is handled; `cut`, it is
+                lost after so many bytes of the body; `alter`, from the true body to another one, or to an iterator of
+                chunks.
+        """
+        self.disturbances.append(Disturbance(f"({method or '.*'}) .*{pattern}", times, status, **how))
+
+    def before(self, pattern: str, act: Callable[[], object], *, times: int = 1):
+        """Call `act` before each of the next `times` requests that match is handled; it may talk to the Hub."""
+        self.disturbances.append(Disturbance(f".*{pattern}", times, before=act))
+
+    def disturbance(self, request: Request) -> Disturbance | None:
+        """What to do to a request, if anything."""
+        for planned in self.disturbances:
+            if planned.times > 0 and re.match(planned.pattern, request):
+                planned.times -= 1
+                return planned
+        return None
+
+    def wait_until_idle(self):
+        """Until all requests are handled, also those of clients that are gone."""
+        while self.in_progress:
+            time.sleep(0.001)
+
+    @property
+    def counted(self) -> list[Request]:
+        """The requests that the Hub counts as downloads."""
+        return [request for request in self.requests if COUNTED.fullmatch(request)]
+
+    def put(self, kind: str, repo_id: str, files: Mapping[str, bytes | None], author: str | None = None) -> str:
+        """Commit files to main without a request, None to delete one; the repository is made if there is none."""
+        with self.lock:
+            repo = self.repos.get((kind, repo_id)) or Repo(kind, repo_id, private=False)
+            self.repos[kind, repo_id] = repo
+            changed = {path: None if content is None else self.stored(path, content) for path, content in files.items()}
+            after = {path: file for path, file in {**repo.files, **changed}.items() if file}
+            return repo.commit("main", after, "put", repo.refs["main"], author or repo.owner)
+
+    def stored(self, path: str, content: bytes) -> dict:
+        """A file as commits hold it."""
+        if not is_large(path, len(content)):
+            return {"oid": git_sha(content), "size": len(content), "data": content}
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.lfs[sha256] = content
+        return {"oid": git_sha(sha256.encode()), "size": len(content), "lfs": sha256}
+
+    def files(self, kind: str, repo_id: str, revision: str = "main") -> dict[str, bytes]:
+        """Content of all files of a repository."""
+        repo = self.repos[kind, repo_id]
+        return {path: self.content(file) for path, file in repo.commits[repo.resolve(revision)]["files"].items()}
 
     def content(self, file: dict) -> bytes:
         return self.lfs[file["lfs"]] if "lfs" in file else file["data"]
@@ -88,9 +228,7 @@ class Hub:
     def card(self, files: dict) -> dict:
         if "README.md" not in files:
             return {}
-        text = self.content(files["README.md"]).decode("utf8", "replace")
-        match = re.match(r"^---\s*\n(.*?)\n---\s*\n?", text, re.S)
-        return (yaml.safe_load(match[1]) or {}) if match else {}
+        return card_data(self.content(files["README.md"]))
 
     def info(self, repo: Repo, oid: str, query: dict) -> dict:
         files, card = repo.commits[oid]["files"], self.card(repo.commits[oid]["files"])
@@ -104,7 +242,7 @@ class Hub:
             "createdAt": repo.created,
             "private": repo.private,
             "gated": repo.gated,
-            "disabled": False,
+            "disabled": repo.disabled,
             "downloads": 0,
             "likes": 0,
             "tags": computed_tags(card, files),
@@ -126,6 +264,17 @@ class Hub:
         return entry
 
 
+@lru_cache(maxsize=1000)
+def card_data(readme: bytes) -> dict:
+    """The metadata of a card; none if they are no YAML or no mapping."""
+    match = re.match(r"^---\s*\n(.*?)\n---\s*\n?", readme.decode("utf8", "replace"), re.S)
+    try:
+        card = yaml.safe_load(match[1]) if match else {}
+    except yaml.YAMLError:
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
 def computed_tags(card: dict, files: dict) -> list[str]:
     """The searchable tags that the Hub derives from a card and the files."""
 
@@ -145,27 +294,77 @@ HUB = Hub()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two packets; the second shall not wait
 
     def log_message(self, *args):
         pass
 
     # ---- plumbing
 
+    def handle(self):
+        with contextlib.suppress(ConnectionError):  # the client is gone
+            super().handle()
+
     def handle_request(self):
+        with HUB.lock:
+            HUB.in_progress += 1
+        try:
+            self.handle_disturbed()
+        finally:
+            with HUB.lock:
+                HUB.in_progress -= 1
+
+    def handle_disturbed(self):
         self.body = self.read_body()
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
+        request = Request(f"{self.command} {unquote(url.path)}")
+        request.user, request.headers, request.query = self.user, self.headers, self.query
         with HUB.lock:
             if url.path != "/api/agent-harnesses":  # the client asks this on its own, once a day
-                HUB.requests.append(f"{self.command} {unquote(url.path)}")
-            if HUB.down:
-                return self.error(503, "", "Service Unavailable")
-            for methods, pattern, answer in ROUTES:
-                match = re.fullmatch(pattern, url.path)
-                if match and self.command in methods:
-                    found = {name: value and unquote(value) for name, value in match.groupdict().items()}
-                    return answer(self, **found)
-            return self.error(404, "", f"no route {self.command} {url.path}")
+                HUB.requests.append(request)
+            disturbance = HUB.disturbance(request) or Disturbance("", 0)
+        time.sleep(disturbance.delay)
+        if disturbance.before:
+            disturbance.before()
+        if disturbance.drop == "before":
+            return self.hang_up()
+        with HUB.lock:
+            if HUB.down or disturbance.status:
+                self.error(503 if HUB.down else disturbance.status, "", "as the test wants it")
+            else:
+                self.route(url.path)
+        if disturbance.drop == "after":
+            return self.hang_up()
+        return self.answer(disturbance)
+
+    def route(self, path: str):
+        for methods, pattern, answer in ROUTES:
+            match = re.fullmatch(pattern, path)
+            if match and self.command in methods:
+                return answer(self, **{name: value and unquote(value) for name, value in match.groupdict().items()})
+        return self.error(404, "", f"no route {self.command} {path}")
+
+    def answer(self, disturbance: Disturbance):
+        """Write what `send` has prepared, as far as the disturbance lets it through."""
+        status, headers, payload = self.prepared
+        body = disturbance.alter(payload) if disturbance.alter else payload
+        length = {"Content-Length": str(len(body))} if isinstance(body, bytes) else {"Connection": "close"}
+        self.send_response(status)
+        for name, value in {**headers, **length, **disturbance.headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        for chunk in [body[: disturbance.cut]] if isinstance(body, bytes) else body:
+            self.wfile.write(chunk)
+        if not isinstance(body, bytes) or disturbance.cut is not None or "Content-Length" in disturbance.headers:
+            self.hang_up()
+
+    def hang_up(self):
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = handle_request  # noqa: N815
 
@@ -181,16 +380,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send(self, status, body=b"", headers=None, content_type="application/json"):
         payload = body if isinstance(body, bytes) else json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in {
-            "Content-Type": content_type,
-            "Content-Length": str(len(payload)),
-            **(headers or {}),
-        }.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(payload)
+        self.prepared = status, {"Content-Type": content_type, **(headers or {})}, payload
 
     def error(self, status, code, message):
         self.send(status, {"error": message}, {"X-Error-Code": code, "X-Error-Message": message})
@@ -230,8 +420,15 @@ class Handler(BaseHTTPRequestHandler):
     def user(self) -> str | None:
         return TOKENS.get((self.headers.get("Authorization") or "").removeprefix("Bearer "))
 
+    @property
+    def may_write(self) -> bool:
+        return (self.headers.get("Authorization") or "").removeprefix("Bearer ") not in READ_ONLY_TOKENS
+
     def repo(self, kind: str, repo_id: str) -> Repo | None:
         repo = HUB.repos.get((KINDS[kind], repo_id))
+        if repo and repo.disabled:
+            self.error(403, "", "Access to this resource is disabled.")
+            return None
         if repo and (not repo.private or self.user == repo.owner):
             return repo
         # over plain http the client recognises a missing repository by this code alone
@@ -251,7 +448,8 @@ class Handler(BaseHTTPRequestHandler):
     def whoami(self):
         if not self.user:
             return self.error(401, "", "Invalid username or password.")
-        token = {"type": "access_token", "accessToken": {"displayName": "test", "role": "write"}}
+        role = "write" if self.may_write else "read"
+        token = {"type": "access_token", "accessToken": {"displayName": "test", "role": role}}
         return self.send(200, {"type": "user", "name": self.user, "orgs": [], "auth": token})
 
     def create(self):
@@ -261,7 +459,7 @@ class Handler(BaseHTTPRequestHandler):
         answer = {"url": f"{self.base}/{repo.prefix}{repo_id}", "name": repo_id}
         if (kind, repo_id) in HUB.repos:
             return self.send(409, {"error": "already exists", **answer}, {"X-Error-Code": "RepoAlreadyExists"})
-        if repo.owner != self.user:
+        if repo.owner != self.user or not self.may_write:
             return self.error(403, "", "You don't have the rights to create a repository under this namespace")
         HUB.repos[kind, repo_id] = repo
         return self.send(200, answer)
@@ -289,17 +487,16 @@ class Handler(BaseHTTPRequestHandler):
     # ---- reading about repositories
 
     def list_repos(self, kind):
-        public = [repo for repo in HUB.repos.values() if repo.kind == KINDS[kind] and not repo.private]
-        infos = [HUB.info(repo, repo.refs["main"], {}) for repo in sorted(public, key=lambda repo: repo.id)]
         wanted, author = set(self.query.get("filter", [])), self.query.get("author", [None])[0]
         search = self.query.get("search", [""])[0].lower()
-        found = [
-            info["id"]
-            for info in infos
-            if wanted <= set(info["tags"]) and author in (None, info["author"]) and search in info["id"].lower()
-        ]
-        repos = [HUB.repos[KINDS[kind], repo_id] for repo_id in found]
-        self.send_page([HUB.info(repo, repo.refs["main"], self.query) for repo in repos])
+        found = []
+        for (of_kind, repo_id), repo in sorted(HUB.repos.items()):
+            is_visible = of_kind == KINDS[kind] and not repo.disabled and (not repo.private or self.user == repo.owner)
+            if is_visible and author in (None, repo.owner) and search in repo_id.lower():
+                info = HUB.info(repo, repo.refs["main"], {})
+                if wanted <= set(info["tags"]):
+                    found.append(HUB.info(repo, repo.refs["main"], self.query))
+        self.send_page(found)
 
     def repo_info(self, kind, repo_id, revision=None):
         repo, oid = self.repo_at(kind, repo_id, revision or "main")
@@ -349,11 +546,10 @@ class Handler(BaseHTTPRequestHandler):
         if repo is None:
             return
         log = []
-        while oid:
-            commit = repo.commits[oid]
-            author = [{"user": repo.owner}]
-            log.append({"id": oid, "title": commit["title"], "message": "", "date": commit["date"], "authors": author})
-            oid = commit["parent"]
+        for commit_id in repo.history(oid):
+            commit = repo.commits[commit_id]
+            entry = {"id": commit_id, "title": commit["title"], "message": "", "date": commit["date"]}
+            log.append({**entry, "authors": [{"user": commit["author"]}]})
         self.send(200, log)
 
     def branch(self, kind, repo_id, name):
@@ -374,8 +570,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         current, answer = repo.commits[oid]["files"], []
         for file in self.json["files"]:
-            lfs = file["size"] >= LFS_THRESHOLD or file["path"].endswith(LFS_SUFFIXES)
-            entry = {"path": file["path"], "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+            mode = "lfs" if is_large(file["path"], file["size"]) else "regular"
+            entry = {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
             if old := current.get(file["path"]):
                 entry["oid"] = old.get("lfs") or old["oid"]
             answer.append(entry)
@@ -391,9 +587,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, {"transfer": "basic", "objects": objects}, content_type="application/vnd.git-lfs+json")
 
     def lfs_put(self, oid):
-        assert hashlib.sha256(self.body).hexdigest() == oid
+        if hashlib.sha256(self.body).hexdigest() != oid:
+            return self.error(400, "", "the content is not what was announced")
         HUB.lfs[oid] = self.body
-        self.send(200, b"", {"ETag": f'"{oid}"'})
+        return self.send(200, b"", {"ETag": f'"{oid}"'})
 
     def commit(self, kind, repo_id, revision):
         repo, parent = self.repo_at(kind, repo_id, revision)
@@ -402,15 +599,19 @@ class Handler(BaseHTTPRequestHandler):
         as_pull_request = self.query.get("create_pr") == ["1"]
         if not self.user:
             return self.error(401, "", "Invalid username or password.")
-        if not as_pull_request and self.user != repo.owner:
+        if not self.may_write or not (as_pull_request or self.user in (repo.owner, repo.author_of(revision))):
             return self.error(403, "", "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
         header = next(line["value"] for line in lines if line["key"] == "header")
-        if not as_pull_request and not parent.startswith(header.get("parentCommit") or ""):
+        expected = header.get("parentCommit") or ""
+        if as_pull_request:  # based on whatever commit it was made for
+            parent = repo.resolve(expected) or parent
+        elif not parent.startswith(expected):
             return self.error(412, "", "A commit has happened since. Please refresh and try again.")
         files = apply_operations(repo.commits[parent]["files"], lines)
         number = len(repo.discussions) + 1
-        oid = repo.commit(f"refs/pr/{number}" if as_pull_request else revision, files, header["summary"], parent)
+        branch = f"refs/pr/{number}" if as_pull_request else revision
+        oid = repo.commit(branch, files, header["summary"], parent, self.user)
         url = f"{self.base}/{repo.prefix}{repo_id}"
         answer = {"success": True, "commitUrl": f"{url}/commit/{oid}", "commitOid": oid, "hookOutput": ""}
         if as_pull_request:
@@ -437,8 +638,17 @@ class Handler(BaseHTTPRequestHandler):
         }
 
     def discussions(self, kind, repo_id):
-        if repo := self.repo(kind, repo_id):
-            self.send(200, {"discussions": repo.discussions, "start": 0, "count": len(repo.discussions)})
+        if (repo := self.repo(kind, repo_id)) is None:
+            return
+        author, status = (self.query.get(name, [None])[0] for name in ("author", "status"))
+        found = [
+            discussion
+            for discussion in repo.discussions
+            if author in (None, discussion["author"]["name"]) and status in (None, "all", discussion["status"])
+        ]
+        start = int(self.query.get("p", ["0"])[0]) * PAGE_SIZE
+        page = found[start : start + PAGE_SIZE]
+        self.send(200, {"discussions": page, "start": start, "count": len(found)})
 
     def discussion(self, kind, repo_id, number):
         if repo := self.repo(kind, repo_id):
@@ -446,12 +656,27 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, found[0]) if found else self.error(404, "", "Discussion not found")
 
     def merge(self, kind, repo_id, number):
-        if repo := self.repo(kind, repo_id):
-            discussion = repo.discussions[int(number) - 1]
-            files = repo.commits[repo.refs[f"refs/pr/{number}"]]["files"]
-            repo.commit("main", files, f"merge #{number}", repo.refs["main"])
-            discussion["status"] = "merged"
-            self.send(200, {})
+        if (repo := self.repo(kind, repo_id)) is None:
+            return None
+        discussion = repo.discussions[int(number) - 1]
+        if self.user != repo.owner:
+            return self.error(403, "", "You may not merge here")
+        if (files := repo.merged(f"refs/pr/{number}")) is None:
+            return self.error(409, "", "The pull request conflicts with main")
+        repo.commit("main", files, f"merge #{number}", repo.refs["main"], self.user)
+        discussion["status"] = "merged"
+        return self.send(200, {})
+
+    # ---- jobs
+
+    def start_job(self, namespace):
+        if self.user != namespace:
+            return self.error(403, "", "You may not start jobs in this namespace")
+        HUB.jobs.append(self.json)
+        status = {"stage": "RUNNING", "message": None}
+        owner = {"id": "0", "name": namespace, "type": "user"}
+        job = {"id": str(len(HUB.jobs)), "createdAt": now(), "status": status, "owner": owner}
+        return self.send(200, {**{key: self.json.get(key) for key in ("dockerImage", "command", "flavor")}, **job})
 
     # ---- files
 
@@ -503,6 +728,7 @@ REVISION = r"(?P<revision>[^/]+)"
 NUMBER = r"(?P<number>\d+)"
 ROUTES = [
     (("GET",), r"/api/whoami-v2", Handler.whoami),
+    (("POST",), r"/api/jobs/(?P<namespace>[^/]+)", Handler.start_job),
     (("POST",), r"/api/repos/create", Handler.create),
     (("DELETE",), r"/api/repos/delete", Handler.delete),
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),

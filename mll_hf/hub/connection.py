@@ -8,11 +8,13 @@ import json
 import re
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import (
+    DisabledRepoError,
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
@@ -22,7 +24,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
@@ -31,7 +33,9 @@ from mll_hf.files import write_atomically
 from mll_hf.labels import LOCAL_PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from huggingface_hub.hf_api import RepoSibling
 
 T = TypeVar("T")
 
@@ -74,12 +78,32 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
         raise (error_of(reason) if error_of else HubError(repo_id, reason, status)) from error
 
 
+@contextlib.contextmanager
+def sensible_answers(repo_id: str) -> Iterator[None]:
+    """Blame the Hub for what the client raises on answers that make no sense to it.
+
+    Around calls of the client alone, for in our own code the same exceptions would be faults.
+
+    Raises:
+        HubError: The answer made no sense, or the Hub found that what was sent makes none.
+    """
+    try:
+        yield
+    except (MLLError, OSError, httpx.HTTPError, HFValidationError):
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        reason = f"the Hub's answer makes no sense here ({one_line(error)[:200]}); try later, or update huggingface_hub"
+        raise HubError(repo_id, reason) from error
+
+
 def _reason(error: Exception, repo_id: str) -> str:
     match error:
         case HFValidationError():
             return f"is not of the form org/name or org/name@revision, nor {LOCAL_PREFIX}PATH"
         case GatedRepoError():
             return f"is gated; accept its terms at {constants.ENDPOINT}/{repo_id} and log in with: hf auth login"
+        case DisabledRepoError():
+            return "is disabled by the Hub; use another repository"
         case RepositoryNotFoundError():
             return f"is not on the Hub, or private; {_advice_for_missing(repo_id)}"
         case RevisionNotFoundError():
@@ -139,15 +163,17 @@ def retried(call: Callable[[], T]) -> T:
     for wait in _WAITS:
         try:
             return call()
-        except (HfHubHTTPError, httpx.TransportError) as error:
+        except (HfHubHTTPError, httpx.TransportError, LocalEntryNotFoundError) as error:
             if not passes(error):
                 raise
             time.sleep(max(wait, wait_asked_for(error)))
     return call()
 
 
-def passes(error: Exception) -> bool:
+def passes(error: BaseException | None) -> bool:
     """Whether a request that failed like this may succeed if it is sent again."""
+    if isinstance(error, LocalEntryNotFoundError):  # a download whose first request failed
+        return passes(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in _PASSING
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
@@ -200,6 +226,13 @@ class Head:
         names = [path for path in self.files if "/" not in path and path.endswith(MODEL_SUFFIXES)]
         return {name: self.files[name].oid for name in names}
 
+    def holds(self, path: str, content: bytes) -> bool:
+        """Whether the commit has a file with this content."""
+        if path not in self.files:
+            return False
+        blob_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        return self.files[path].oid in (hashlib.sha256(content).hexdigest(), blob_id)
+
 
 def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
     """Which commit a revision is, and its files: one request, none for a full sha that was asked for before.
@@ -228,14 +261,53 @@ def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = N
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
     """Ask the Hub which commit a revision is now, and for its files."""
     info_of = api.dataset_info if repo_type == "dataset" else api.model_info
-    info = retried(lambda: info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
-    files = {}
-    for sibling in info.siblings or ():
-        lfs = sibling.lfs.sha256 if sibling.lfs else None
-        files[sibling.rfilename] = RepoFile(int(sibling.size or 0), str(lfs or sibling.blob_id or ""))
-    if info.sha is None:
-        raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
-    return Head(repo_id, repo_type, info.sha, files)
+    with sensible_answers(repo_id):
+        info = retried(lambda: info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
+        files = dict(_file(sibling) for sibling in info.siblings or ())
+        if not FULL_SHA.fullmatch(info.sha or ""):
+            raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
+    return Head(repo_id, repo_type, str(info.sha), files)
+
+
+def _file(sibling: RepoSibling) -> tuple[str, RepoFile]:
+    size, oid = sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
+    if not (isinstance(sibling.rfilename, str) and isinstance(oid, str) and isinstance(size, int) and size >= 0):
+        raise ValueError(f"a file is listed as {sibling!r:.100}")
+    return sibling.rfilename, RepoFile(size, oid)
+
+
+def list_model_repos(api: HfApi, tags: Sequence[str], fields: Sequence[str]) -> list[dict[str, Any]]:
+    """All models with some tags: a request per 1,000.
+
+    Not by the client's own listing: that waits half a minute for a Hub that cannot be reached, fails altogether if it
+    cannot parse one entry, and follows links to anywhere with the token.
+
+    Args:
+        api: The client.
+        tags: The tags.
+        fields: Which fields of a model to ask for, besides ``id``.
+
+    Returns:
+        Whatever the Hub says of each model, unchecked.
+    """
+    found: list[dict[str, Any]] = []
+    address: str | None = f"{api.endpoint}/api/models"
+    params: dict[str, Sequence[str]] = {"filter": tags, "expand": fields}
+    headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
+    while address:
+        page = retried(partial(_get, address, params, headers))
+        with sensible_answers("hub"):
+            found += [entry for entry in page.json() if isinstance(entry, dict)]
+        address, params = page.links.get("next", {}).get("url"), {}
+        if address and not address.startswith(f"{api.endpoint}/"):
+            raise HubError("hub", f"sends us on to another place ({address[:80]!r}), where we do not follow; try later")
+    return found
+
+
+def _get(address: str, params: Mapping[str, Sequence[str]], headers: Mapping[str, str]) -> httpx.Response:
+    response = get_session().get(address, params=params, headers=headers, timeout=TIMEOUT_SECONDS)
+    hf_raise_for_status(response)
+    return response
 
 
 def _remembered_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
@@ -261,7 +333,7 @@ def recall(file: Path) -> Any:  # noqa: ANN401 - parsed JSON
     """An answer of the Hub that was kept; None if there is none that can be read."""
     try:
         return json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -292,20 +364,25 @@ def download(
         HubError: The file cannot be had, or is too large.
         LabelError: The content is not what the Hub said it would be.
     """
-    with hub_errors(repo_id):
-        file = Path(
-            hf_hub_download(
-                repo_id,
-                path,
-                repo_type=repo_type,
-                revision=revision,
-                token=api.token,
-                library_name=api.library_name,
-                library_version=api.library_version,
-                etag_timeout=TIMEOUT_SECONDS,
-                tqdm_class=_guard(repo_id, path, most_bytes),
+
+    def fetch() -> Path:
+        with sensible_answers(repo_id):
+            return Path(
+                hf_hub_download(
+                    repo_id,
+                    path,
+                    repo_type=repo_type,
+                    revision=revision,
+                    token=api.token,
+                    library_name=api.library_name,
+                    library_version=api.library_version,
+                    etag_timeout=TIMEOUT_SECONDS,
+                    tqdm_class=_guard(repo_id, path, most_bytes),
+                )
             )
-        )
+
+    with hub_errors(repo_id):
+        file = retried(fetch)
         if file.stat().st_size > most_bytes:  # it was in the cache already
             raise _too_large(repo_id, path, most_bytes)
         if sha256 and (found := hashlib.sha256(file.read_bytes()).hexdigest()) != sha256:

@@ -1,7 +1,7 @@
 """The index of a collection: the summaries of all its labels and their graph in one file.
 
 So a query costs the same few requests however many models there are. The same labels always give the same bytes.
-An entry names the label file that it was taken from by its sha256, so a reader sees whether it still agrees.
+An entry names the label file that it was taken from by its content, so a reader sees whether it still agrees.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from safetensors.numpy import load, save
 from mll_hf.counts import RANK_BINS
 from mll_hf.errors import GraphError, LabelError
 from mll_hf.files import canonical_json
-from mll_hf.graph import SemanticGraph, graph_from_json, graph_to_json
+from mll_hf.graph import SemanticGraph, graph_from_json, graph_to_bytes
 from mll_hf.labels import (
     METADATA_KEY,
     UNREADABLE,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 INDEX_FILE = "index.safetensors"
 SCHEMA = 1
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _NARROW = 255  # support up to here lets ranks be stored in 8 bits
 
 
@@ -47,11 +47,11 @@ class IndexEntry:
 
     Attributes:
         summary: What selection needs of it.
-        sha256: Hash of the label's file.
+        oid: Name of the label's file by its content, as the Hub has it: sha256, or git's blob id.
     """
 
     summary: LabelSummary
-    sha256: str
+    oid: str
 
 
 def index_to_bytes(graph: SemanticGraph, entries: Sequence[IndexEntry]) -> bytes:
@@ -63,11 +63,11 @@ def index_to_bytes(graph: SemanticGraph, entries: Sequence[IndexEntry]) -> bytes
         "ranks": np.stack([summary.ranks for summary in summaries]).astype(np.uint8 if narrow else np.uint16),
         "domain_ranks": np.concatenate([summary.domain_ranks for summary in summaries]),
         "temperature": np.concatenate([summary.temperature for summary in summaries]),
-        "graph": np.frombuffer(canonical_json(graph_to_json(graph)).encode(), np.uint8),
+        "graph": np.frombuffer(graph_to_bytes(graph), np.uint8),
     }
     metadata = {
         "schema": SCHEMA,
-        "labels": [{**label_metadata(entry.summary), "sha256": entry.sha256} for entry in entries],
+        "labels": [{**label_metadata(entry.summary), "oid": entry.oid} for entry in entries],
     }
     return save(tensors, metadata={METADATA_KEY: canonical_json(metadata)})
 
@@ -95,8 +95,11 @@ def index_from_bytes(blob: bytes, path: Path | None = None) -> tuple[SemanticGra
 
 
 def _check_layout(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
-    if metadata.get("schema") != SCHEMA:
+    if type(metadata.get("schema")) is not int or metadata["schema"] != SCHEMA:
         raise LabelError(f"its schema is not {SCHEMA}, the one that this version reads")
+    labels = metadata.get("labels")
+    if not isinstance(labels, list) or not all(isinstance(claims, dict) for claims in labels):
+        raise LabelError("the metadata lack a list of labels")
     kinds = {
         "ranks": ((np.uint8, np.uint16), 3),
         "domain_ranks": ((np.int32,), 2),
@@ -137,11 +140,11 @@ def _entries(
         if summary.graph_digest != graph.digest:
             raise LabelError(f"{summary.model.repo_id} is of another graph")
         check_summary(summary)
-        sha256 = claims[m].get("sha256")
-        if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
-            raise LabelError(f"{summary.model.repo_id} lacks the sha256 of its file")
+        oid = claims[m].get("oid")
+        if not isinstance(oid, str) or not _OID.fullmatch(oid):
+            raise LabelError(f"{summary.model.repo_id} lacks the hash of its file")
         seen.add(_place(summary))
-        yield IndexEntry(summary, sha256)
+        yield IndexEntry(summary, oid)
     if len(seen) < len(fields):
         raise LabelError("a label is there twice")
 

@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph
-from mll_hf.hub.connection import Head, connect, download, hub_errors, read_head
+from mll_hf.hub.connection import FULL_SHA, Head, connect, download, hub_errors, read_head
 from mll_hf.probes import IMAGE_FILES, ProbeSet, SamplingConfig, load_probes
 
 if TYPE_CHECKING:
@@ -129,8 +129,9 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
     """
     if not is_on_hub(location):
         return load_graph(location)
-    dataset = parse_dataset(str(location))
-    api = connect(token)
+    dataset, api = parse_dataset(str(location)), connect(token)
+    if dataset.revision and FULL_SHA.fullmatch(dataset.revision):
+        return _graph_at(api, dataset.repo_id, dataset.revision)
     return read_graph(api, read_head(api, dataset.repo_id, "dataset", dataset.revision))
 
 
@@ -143,4 +144,8 @@ def read_graph(api: HfApi, head: Head) -> SemanticGraph:
     """
     if GRAPH_FILE not in head.files:
         raise GraphError(f"hf://datasets/{head.repo_id} holds no {GRAPH_FILE}; give the dataset of a graph")
-    return load_graph(download(api, head.repo_id, "dataset", GRAPH_FILE, head.sha, _MOST_GRAPH_BYTES))
+    return _graph_at(api, head.repo_id, head.sha)
+
+
+def _graph_at(api: HfApi, repo_id: str, sha: str) -> SemanticGraph:
+    return load_graph(download(api, repo_id, "dataset", GRAPH_FILE, sha, _MOST_GRAPH_BYTES))

@@ -19,9 +19,17 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 
 from mll_hf.card import EVAL_RESULTS_PATH, LABEL_PATH, add_label, collection_card, eval_results
 from mll_hf.errors import CardError, HubError, InputError
-from mll_hf.files import canonical_json
-from mll_hf.graph import GRAPH_FILE, graph_to_json
-from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, passes, wait_asked_for
+from mll_hf.graph import GRAPH_FILE, graph_to_bytes
+from mll_hf.hub.connection import (
+    Head,
+    connect,
+    download,
+    fetch_head,
+    hub_errors,
+    passes,
+    sensible_answers,
+    wait_asked_for,
+)
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from mll_hf.hub.locations import REPO_ID, parse_dataset
 from mll_hf.hub.sources import read_collection
@@ -129,13 +137,12 @@ def publish_to_collection(
     _ensure_collection(api, repo_id, private)
     blobs = {label_path(label.model): label_to_bytes(label) for label in labels}
     new = {
-        path: IndexEntry(label, hashlib.sha256(blob).hexdigest())
+        path: IndexEntry(label.summary, hashlib.sha256(blob).hexdigest())
         for label, (path, blob) in zip(labels, blobs.items(), strict=True)
     }
 
     def files(head: Head, as_pull_request: bool) -> Mapping[str, bytes]:
-        started = GRAPH_FILE in head.files
-        content = read_collection(api, head) if started else None
+        content = read_collection(api, head) if GRAPH_FILE in head.files else None
         if content and content.graph.digest != graph.digest:
             raise InputError(
                 f"{collection} holds labels of another graph ({content.graph.name}, {content.graph.digest[:12]}); "
@@ -144,9 +151,7 @@ def publish_to_collection(
         if as_pull_request:
             return blobs
         entries = {label_path(entry.summary.model): entry for entry in content.entries} if content else {}
-        graph_file = {} if started else {GRAPH_FILE: canonical_json(graph_to_json(graph)).encode()}
-        shared_graph = content.graph if content else graph
-        return {**blobs, **graph_file, **_overview(repo_id, shared_graph, {**entries, **new})}
+        return {**blobs, **_overview(repo_id, content.graph if content else graph, {**entries, **new})}
 
     return _publish(api, repo_id, "dataset", files, _COLLECTION_TITLE, _describe(labels), create_pr)
 
@@ -235,7 +240,11 @@ def _eval_results(label: ModelLabel) -> bytes:
 def _overview(repo_id: str, graph: SemanticGraph, entries: Mapping[str, IndexEntry]) -> dict[str, bytes]:
     summaries = [entry.summary for entry in entries.values()]
     card = collection_card(repo_id, graph, summaries)
-    return {INDEX_FILE: index_to_bytes(graph, list(entries.values())), README: card.encode()}
+    return {
+        GRAPH_FILE: graph_to_bytes(graph),
+        INDEX_FILE: index_to_bytes(graph, list(entries.values())),
+        README: card.encode(),
+    }
 
 
 def _describe(labels: Sequence[ModelLabel]) -> str:
@@ -331,22 +340,23 @@ def _try_to_publish(
     operations = [
         CommitOperationAdd(path, content)
         for path, content in files(head, create_pr).items()
-        if not _holds(head, path, content)
+        if not head.holds(path, content)
     ]
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
     if not operations:
         there = f"{page}/discussions/{number}" if number else f"{page}/tree/{head.sha}"
         return Published(there, head.sha, number, changed=False)
-    commit = api.create_commit(
-        repo_id,
-        operations,
-        commit_message=title,
-        commit_description=description,
-        repo_type=repo_type,
-        revision=branch,
-        create_pr=create_pr and number is None,
-        parent_commit=head.sha,
-    )
+    with sensible_answers(repo_id):
+        commit = api.create_commit(
+            repo_id,
+            operations,
+            commit_message=title,
+            commit_description=description,
+            repo_type=repo_type,
+            revision=branch,
+            create_pr=create_pr and number is None,
+            parent_commit=head.sha,
+        )
     number = number or commit.pr_num
     return Published(commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url), commit.oid,
                      number, changed=True)  # fmt: skip
@@ -354,21 +364,14 @@ def _try_to_publish(
 
 def _my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
     """Number of our open pull request with this title, if there is one."""
-    me = api.whoami()["name"]
-    mine = [
-        discussion.num
-        for discussion in api.get_repo_discussions(repo_id, repo_type=repo_type, author=me)
-        if discussion.is_pull_request
-        and discussion.status in ("open", "draft")
-        and discussion.title == title
-        and discussion.author == me
-    ]
-    return min(mine, default=None)
-
-
-def _holds(head: Head, path: str, content: bytes) -> bool:
-    """Whether a commit has a file with this content: large files are known by sha256, others by git's blob id."""
-    if path not in head.files:
-        return False
-    blob_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return head.files[path].oid in (hashlib.sha256(content).hexdigest(), blob_id)
+    with sensible_answers(repo_id):
+        me = api.whoami()["name"]
+        mine = [
+            discussion.num
+            for discussion in api.get_repo_discussions(repo_id, repo_type=repo_type, author=me)
+            if discussion.is_pull_request
+            and discussion.status in ("open", "draft")
+            and discussion.title == title
+            and discussion.author == me
+        ]
+        return min(mine, default=None)

@@ -22,20 +22,22 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.card import GRAPH_TAG_PREFIX, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
-from mll_hf.graph import GRAPH_FILE
+from mll_hf.graph import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub.connection import (
+    FULL_SHA,
     Head,
     connect,
     download,
     hub_errors,
     is_unreachable,
+    list_model_repos,
     memory_file,
     read_head,
     recall,
     remember,
 )
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes
-from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
+from mll_hf.hub.locations import HUB, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
 from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, LabelStore, Origin, label_path, read_label
 
 if TYPE_CHECKING:
@@ -195,37 +197,43 @@ def read_collection(api: HfApi, head: Head) -> CollectionContent:
         InputError: This is no collection.
         MLLError: Its graph cannot be had.
     """
-    graph, indexed = _read_index(api, head)
-    if graph is None:
-        if GRAPH_FILE not in head.files:
-            raise InputError(
-                f"hf://datasets/{head.repo_id} holds no labels yet; publish some: mll-hf push MODEL --to "
-                f"hf://datasets/{head.repo_id} --labels DIR"
-            )
-        graph = read_graph(api, head)
+    if GRAPH_FILE not in head.files:
+        raise InputError(
+            f"hf://datasets/{head.repo_id} holds no labels yet; publish some: mll-hf push MODEL --to "
+            f"hf://datasets/{head.repo_id} --labels DIR"
+        )
+    index = _read_index(api, head)
+    graph = index.graph if index else read_graph(api, head)
+    indexed = {label_path(entry.summary.model): entry for entry in index.entries} if index else {}
     present = {path: head.files[path].oid for path in sorted(head.files) if _LABEL_PATH.fullmatch(path)}
-    agreeing = {path: entry for path, entry in indexed.items() if present.get(path) == entry.sha256}
+    agreeing = {path: entry for path, entry in indexed.items() if present.get(path) == entry.oid}
     missing = [path for path in present if path not in agreeing]
     fetched = _readable(lambda path: _entry(api, head, path, graph), missing, f"hf://datasets/{head.repo_id}")
     entries = {**agreeing, **{label_path(entry.summary.model): entry for entry in fetched}}
     return CollectionContent(graph, tuple(entries[path] for path in sorted(entries)))
 
 
-def _read_index(api: HfApi, head: Head) -> tuple[SemanticGraph | None, dict[str, IndexEntry]]:
-    """The collection's index; nothing if there is none, or none that can be believed."""
+def _read_index(api: HfApi, head: Head) -> CollectionContent | None:
+    """The collection's index; None if there is none, or none that can be believed."""
     if INDEX_FILE not in head.files:
-        return None, {}
+        return None
+    name = Path(head.repo_id) / INDEX_FILE
+    if head.files[INDEX_FILE].size > _MOST_INDEX_BYTES:
+        _log.warning("%s is larger than %d GB and is not read", name, _MOST_INDEX_BYTES // 2**30)
+        return None
     try:
-        file = _download(api, head, INDEX_FILE, _MOST_INDEX_BYTES)
-        graph, entries = index_from_bytes(file.read_bytes(), Path(head.repo_id) / INDEX_FILE)
+        graph, entries = index_from_bytes(_download(api, head, INDEX_FILE, _MOST_INDEX_BYTES).read_bytes(), name)
     except LabelError as error:
         _log.warning("%s", error)
-        return None, {}
-    return graph, {label_path(entry.summary.model): entry for entry in entries}
+        return None
+    if not head.holds(GRAPH_FILE, graph_to_bytes(graph)):
+        _log.warning("%s is of another graph than the collection; build it again: mll-hf labels index", name)
+        return None
+    return CollectionContent(graph, entries)
 
 
 def _entry(api: HfApi, head: Head, path: str, graph: SemanticGraph) -> IndexEntry:
-    return IndexEntry(fetch_from_collection(api, head, path, graph), head.files[path].oid)
+    return IndexEntry(fetch_from_collection(api, head, path, graph).summary, head.files[path].oid)
 
 
 def fetch_from_collection(api: HfApi, head: Head, path: str, graph: SemanticGraph) -> ModelLabel:
@@ -318,8 +326,9 @@ class TaggedModels:
         return tuple(model for model in models if tag in model.tags)
 
     @cached_property
-    def _labels(self) -> dict[str, tuple[ModelLabel, _Tagged]]:
-        found = _readable(lambda model: (self._fetch_one(model), model), self._models, HUB)
+    def _labels(self) -> dict[str, tuple[LabelSummary, _Tagged]]:
+        """What is kept of the labels, by the models' ids; whole ones would fill the memory."""
+        found = _readable(lambda model: (self._fetch_one(model).summary, model), self._models, HUB)
         digests = Counter(label.graph_digest for label, _ in found)
         most_common = max(digests, key=digests.__getitem__, default=None)
         digest = self.wanted_graph.digest if self.wanted_graph else most_common
@@ -363,8 +372,11 @@ class TaggedModels:
         return tuple(label for label, _ in (self._labels[repo_id] for repo_id in sorted(self._labels)))
 
     def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
-        """Whole labels of some models; they were all read to list them."""
-        return tuple(self._labels[model.repo_id][0] for model in models)
+        """Whole labels of some models, from the cache, for they were all read to list them."""
+        for model in models:
+            if model.repo_id not in self._labels or self._labels[model.repo_id][0].model != model:
+                raise InputError(f"there is no label of {model.repo_id} at {model.revision[:12]} on the Hub")
+        return tuple(together(self._fetch_one, [self._labels[model.repo_id][1] for model in models], HUB))
 
     def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
         """None: model repos hold no embeddings."""
@@ -384,18 +396,26 @@ def _list_tagged(api: HfApi) -> tuple[_Tagged, ...]:
     memory = memory_file(f"models tagged {LABEL_TAG}")
     with hub_errors(HUB):
         try:
-            models = [
-                _Tagged(model.id, str(model.sha), tuple(t for t in model.tags or () if t.startswith(GRAPH_TAG_PREFIX)))
-                for model in api.list_models(filter=LABEL_TAG, expand=["sha", "tags", "siblings"])
-                if any(sibling.rfilename == LABEL_PATH for sibling in model.siblings or ())
-            ]
+            listed = list_model_repos(api, [LABEL_TAG], ["sha", "tags", "siblings"])
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             remembered = recall(memory)
-            if remembered is None or not is_unreachable(error):
+            if not isinstance(remembered, list) or not is_unreachable(error):
                 raise
-            return tuple(_Tagged(repo_id, sha, tuple(tags)) for repo_id, sha, tags in remembered)
-    remember(memory, [[model.repo_id, model.sha, list(model.tags)] for model in models])
-    return tuple(models)
+            return tuple(model for model in map(_tagged, remembered) if model)
+    models = {entry["id"]: entry for entry in listed if _tagged(entry)}
+    remember(memory, list(models.values()))
+    return tuple(model for model in map(_tagged, models.values()) if model)
+
+
+def _tagged(entry: object) -> _Tagged | None:
+    """A model of a listing; None if it lacks the label's file, or is not what a model should be."""
+    match entry:
+        case {"id": str(repo_id), "sha": str(sha), "tags": list(tags), "siblings": list(siblings)}:
+            names = [sibling.get("rfilename") for sibling in siblings if isinstance(sibling, dict)]
+            if LABEL_PATH in names and REPO_ID.fullmatch(repo_id) and FULL_SHA.fullmatch(sha):
+                of_graphs = (tag for tag in tags if isinstance(tag, str) and tag.startswith(GRAPH_TAG_PREFIX))
+                return _Tagged(repo_id, sha, tuple(of_graphs))
+    return None
 
 
 # --- many at once -----------------------------------------------------------------------------------------------------
