@@ -50,6 +50,7 @@ def _fresh_hub(tmp_path_factory, monkeypatch):
     tiny_hub.HUB.reset()
     # the default cache folder is read at call time
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub-cache")))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("assets")))
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,7 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges"
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT = 60.0
+_MOST_LISTED = 200_000
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -292,19 +293,22 @@ def list_model_repos(api: HfApi, tags: Sequence[str], fields: Sequence[str]) -> 
     """
     found: list[dict[str, Any]] = []
     address: str | None = f"{api.endpoint}/api/models"
-    params: dict[str, Sequence[str]] = {"filter": tags, "expand": fields}
+    params: dict[str, Sequence[str]] | None = {"filter": tags, "expand": fields}
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
-    while address:
+    while address and len(found) < _MOST_LISTED:
         page = retried(partial(_get, address, params, headers))
         with sensible_answers("hub"):
-            found += [entry for entry in page.json() if isinstance(entry, dict)]
-        address, params = page.links.get("next", {}).get("url"), {}
+            entries = page.json()
+            if not isinstance(entries, list):
+                raise TypeError("a listing is no list")
+        found += [entry for entry in entries if isinstance(entry, dict)]
+        address, params = page.links.get("next", {}).get("url"), None  # it carries them itself
         if address and not address.startswith(f"{api.endpoint}/"):
             raise HubError("hub", f"sends us on to another place ({address[:80]!r}), where we do not follow; try later")
     return found
 
 
-def _get(address: str, params: Mapping[str, Sequence[str]], headers: Mapping[str, str]) -> httpx.Response:
+def _get(address: str, params: Mapping[str, Sequence[str]] | None, headers: Mapping[str, str]) -> httpx.Response:
     response = get_session().get(address, params=params, headers=headers, timeout=TIMEOUT_SECONDS)
     hf_raise_for_status(response)
     return response

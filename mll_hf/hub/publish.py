@@ -48,7 +48,7 @@ README = "README.md"
 _MOST_README_BYTES = 2**20
 _TITLE = "Add MLL label"
 _COLLECTION_TITLE = "Add MLL labels"
-_ATTEMPTS = 20
+_CONFLICTS, _STUMBLES = 30, 4  # so often a publication is tried again
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
 _log = logging.getLogger(__name__)
 
@@ -294,22 +294,23 @@ def _publish(
         description: Of the commit.
         create_pr: Open a pull request from the start.
     """
-    failure: Exception | None = None
+    conflicts = stumbles = 0
     with hub_errors(repo_id):
-        for attempt in range(_ATTEMPTS):
-            if failure:
-                pause = min(_FIRST_WAIT * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.5)  # noqa: S311
-                time.sleep(max(pause, wait_asked_for(failure)))
+        while True:
             try:
                 return _try_to_publish(api, repo_id, repo_type, files, title, description, create_pr)
             except _FAILURES as error:
                 failure = _cause(error)
-                if _status(failure) == 403 and not create_pr:
-                    _log.warning("you may not write to %s; opening a pull request", repo_id)
-                    create_pr = True
-                elif not (_status(failure) == 412 or passes(failure)):
-                    raise failure from None
-        raise failure or HubError(repo_id, "could not be written")
+            if _status(failure) == 403 and not create_pr:
+                _log.warning("you may not write to %s; opening a pull request", repo_id)
+                create_pr = True
+                continue
+            conflicts += _status(failure) == 412  # somebody else was quicker, and so not everybody is held up
+            stumbles += passes(failure)
+            if not (_status(failure) == 412 or passes(failure)) or conflicts > _CONFLICTS or stumbles > _STUMBLES:
+                raise failure
+            pause = min(_FIRST_WAIT * 2 ** (conflicts + stumbles), _LONGEST_WAIT) * random.uniform(0.5, 1.5)  # noqa: S311
+            time.sleep(max(pause, wait_asked_for(failure)))
 
 
 _FAILURES = (HfHubHTTPError, httpx.TransportError, RuntimeError, ConnectionError)

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 
-_LABEL_PATH = re.compile(rf"labels/[^/]+/[0-9a-f]{{40}}/{re.escape(LABEL_FILE)}")
+_LABEL_PATH = re.compile(rf"labels/[\w.-]+--[\w.-]+/[0-9a-f]{{40}}/{re.escape(LABEL_FILE)}", re.ASCII)
 _MOST_INDEX_BYTES = 4 * 2**30
 _AT_ONCE = 16
 _FEW = 8  # so many downloads need no progress bar

@@ -1,0 +1,568 @@
+"""Label many models, one after another: which ones, what is labelled already, and what became of each.
+
+What is labelled already is found out before any weights are downloaded, and no file that the Hub counts as a download
+is touched for it. A model that fails does not stop the others; a run that was killed goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub.errors import CacheNotFound
+
+from mll_hf.backends import resolve_model
+from mll_hf.card import LABEL_PATH
+from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
+from mll_hf.graph import GRAPH_FILE
+from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, one_line, read_head
+from mll_hf.hub.locations import HUB, REPO_ID, parse_dataset
+from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
+from mll_hf.hub.sources import read_collection
+from mll_hf.labeling import BATCH_SIZE, label_model
+from mll_hf.published import published_models
+from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, label_path, read_label
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from mll_hf.graph import SemanticGraph
+    from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
+    from mll_hf.probes import ProbeSet, SamplingConfig
+    from mll_hf.store import LabelStore
+
+L = TypeVar("L", bound="LabelSummary")
+
+_ID_FIELDS = ("repo_id", "model", "id")
+_NOT_THERE = (401, 404)  # the Hub says 401 to strangers, so as not to tell what exists
+_log = logging.getLogger(__name__)
+
+
+# --- which models -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFilter:
+    """Which of the Hub's models to take; everything that is given must fit.
+
+    Attributes:
+        tags: Tags of the models, such as ``open_clip`` or ``zero-shot-image-classification``.
+        author: Their owner.
+        search: Part of their ids.
+        limit: Only so many, the most downloaded first.
+    """
+
+    tags: tuple[str, ...] = ()
+    author: str | None = None
+    search: str | None = None
+    limit: int | None = None
+
+
+def list_models(wanted: ModelFilter) -> tuple[str, ...]:
+    """Ids of the Hub's models that a filter lists.
+
+    Raises:
+        InputError: There are none.
+        HubError: The Hub cannot be asked.
+    """
+    with hub_errors(HUB):
+        found = connect().list_models(
+            filter=list(wanted.tags) or None,
+            author=wanted.author,
+            search=wanted.search,
+            sort="downloads",
+            limit=wanted.limit,
+            expand=["sha"],  # the ids are all that is needed
+        )
+        ids = tuple(model.id for model in found if REPO_ID.fullmatch(model.id))
+    if not ids:
+        raise InputError("no model on the Hub fits this filter; check the tags, the author and the words to search for")
+    return ids
+
+
+def paper_models() -> tuple[str, ...]:
+    """Ids of the repositories of the paper's models, without repetitions, in the paper's order."""
+    return tuple(dict.fromkeys(model.repo_id for model in published_models()))
+
+
+def read_models(file: Path) -> tuple[str, ...]:
+    """The models that a hub file names.
+
+    Text has one model per line, ``#`` starts a comment. CSV has a column, JSON a list of texts or of objects with a
+    field ``repo_id``, ``model`` or ``id``, and optionally ``revision``; so a run's report and the output of
+    ``mll-hf labels ls --json`` are hub files too.
+
+    Raises:
+        InputError: The file cannot be read, or names no models.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        models = [*_parse_models(text, file.suffix.lower())]
+    except OSError as error:
+        raise InputError(f"cannot read {file} ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file} is no list of models ({one_line(error)}); give text, CSV or JSON") from None
+    if not models:
+        raise InputError(f"{file} names no models; give one org/name per line")
+    return tuple(dict.fromkeys(models))
+
+
+def _parse_models(text: str, suffix: str) -> Iterator[str]:
+    if suffix == ".json":
+        document = json.loads(text)
+        if not isinstance(document, list):
+            raise ValueError("it is no JSON list")
+        yield from map(_model_of, document)
+    elif suffix == ".csv":
+        yield from map(_model_of, csv.DictReader(text.splitlines()))
+    else:
+        for line in text.splitlines():
+            if model := line.partition("#")[0].strip():
+                yield model
+
+
+def _model_of(record: object) -> str:
+    """A model as users write it, out of one record of a hub file."""
+    if isinstance(record, str):
+        return record.strip()
+    if isinstance(record, dict):
+        revision = record.get("revision")
+        for field in _ID_FIELDS:
+            if isinstance(model := record.get(field), str) and model.strip():
+                pinned = f"@{revision}" if isinstance(revision, str) and revision and "@" not in model else ""
+                return f"{model.strip()}{pinned}"
+    raise ValueError(f"a record has none of the fields {', '.join(_ID_FIELDS)}")
+
+
+# --- where labels go --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a label has to answer to be the one that a run would make.
+
+    Attributes:
+        graph: Its concepts.
+        probes_revision: The probe images.
+        sampling: How they were sampled.
+    """
+
+    graph: SemanticGraph
+    probes_revision: str
+    sampling: SamplingConfig
+
+    def is_answered_by(self, label: LabelSummary, model: ModelRef) -> bool:
+        """Whether a label measures the same, on some revision of the model that the same backend runs."""
+        return (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend) and (
+            label.graph_digest,
+            label.probes_revision,
+            label.sampling,
+        ) == (self.graph.digest, self.probes_revision, self.sampling)
+
+
+class Destination(Protocol):
+    """Where the labels of a run are published."""
+
+    def find(self, model: ModelRef, question: Question) -> str | None:
+        """Where a model's label is already; None if it is not.
+
+        Raises:
+            MLLError: This cannot be found out, or the label could not be published here.
+        """
+
+    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+        """Publish a label.
+
+        Raises:
+            MLLError: The Hub refuses.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRepos:
+    """Labels go into the repository of each model.
+
+    Attributes:
+        create_pr: Open pull requests even where one may write.
+    """
+
+    create_pr: bool = False
+
+    def __str__(self) -> str:
+        return "its own repository"
+
+    def find(self, model: ModelRef, question: Question) -> str | None:
+        """The label in the model's repository, if it was measured on the same weights; see :class:`Destination`."""
+        api = connect()
+        with hub_errors(model.repo_id):
+            head = fetch_head(api, model.repo_id, "model")
+            if not same_weights(api, head, model):
+                raise HubError(
+                    model.repo_id,
+                    f"has other weights now than at {model.revision[:12]}, so its label has no place there; label the "
+                    "newest revision, or publish to a collection with --to",
+                )
+            label = _label_in(head)
+            if label is None or not question.is_answered_by(label, model) or not _is_of(label.model, head):
+                return None
+        return f"{constants.ENDPOINT}/{model.repo_id}/blob/{head.sha}/{LABEL_PATH}"
+
+    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+        """See :class:`Destination`."""
+        return publish_label(label, graph, create_pr=self.create_pr)
+
+
+@dataclass(frozen=True)
+class CollectionRepo:
+    """Labels go into a collection.
+
+    Attributes:
+        location: ``hf://datasets/org/name``.
+        create_pr: Open a pull request even if one may write.
+        private: Make a new collection private.
+
+    Raises:
+        InputError: The location is malformed, or names a revision.
+    """
+
+    location: str
+    create_pr: bool = False
+    private: bool = False
+
+    def __post_init__(self) -> None:
+        if parse_dataset(self.location).revision:
+            raise InputError(
+                f"'{self.location}' names a revision, but labels are published on main; leave out the @..."
+            )
+
+    def __str__(self) -> str:
+        return self.location
+
+    @cached_property
+    def _content(self) -> tuple[SemanticGraph | None, dict[str, LabelSummary]]:
+        """The collection's graph and labels by path, as they are when it is first looked at."""
+        api, dataset = connect(), parse_dataset(self.location)
+        try:
+            head = read_head(api, dataset.repo_id, "dataset")
+        except HubError as error:
+            if error.status in _NOT_THERE:
+                return None, {}
+            raise
+        if GRAPH_FILE not in head.files:
+            return None, {}
+        content = read_collection(api, head)
+        return content.graph, {label_path(entry.summary.model): entry.summary for entry in content.entries}
+
+    def find(self, model: ModelRef, question: Question) -> str | None:
+        """The label of this revision, or one of the same weights, in the collection; see :class:`Destination`."""
+        graph, labels = self._content
+        if graph is not None and graph.digest != question.graph.digest:
+            raise InputError(
+                f"{self.location} holds labels of another graph ({graph.name}, {graph.digest[:12]}); use another "
+                f"collection for labels of {question.graph.name} ({question.graph.digest[:12]})"
+            )
+        same = _of_same_weights(labels.values(), model, question)
+        return f"{self.location}/{label_path(same.model)}" if same else None
+
+    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+        """See :class:`Destination`."""
+        return publish_to_collection([label], graph, self.location, create_pr=self.create_pr, private=self.private)
+
+
+def _label_in(head: Head) -> ModelLabel | None:
+    """The label in a model's repository; None if there is none that can be read."""
+    if LABEL_PATH not in head.files:
+        return None
+    oid = head.files[LABEL_PATH].oid
+    sha256 = oid if len(oid) == 64 else None
+    try:
+        return read_label(download(connect(), head.repo_id, "model", LABEL_PATH, head.sha, MAX_LABEL_BYTES, sha256))
+    except LabelError as error:
+        _log.warning("%s will be replaced: %s", head.repo_id, error)
+        return None
+
+
+def _of_same_weights(labels: Iterable[L], model: ModelRef, question: Question) -> L | None:
+    """A label of a model's revision, or else of one with the same weights: a new README is no new model.
+
+    Costs two requests where there is none of the revision but one of another.
+    """
+    fitting = [label for label in labels if question.is_answered_by(label, model)]
+    for label in fitting:
+        if label.model == model:
+            return label
+    if model.is_local or not fitting:
+        return None
+    with hub_errors(model.repo_id):
+        head = fetch_head(connect(), model.repo_id, "model", model.revision)
+    return next((label for label in fitting if _is_of(label.model, head)), None)
+
+
+def _is_of(measured: ModelRef, head: Head) -> bool:
+    """Whether a label's model has the weights of a head; not if its commit is gone."""
+    try:
+        with hub_errors(head.repo_id):
+            return same_weights(connect(), head, measured)
+    except HubError as error:
+        if error.status in _NOT_THERE:
+            return False
+        raise
+
+
+def check_login() -> None:
+    """Find out before hours of work that nothing could be published.
+
+    Raises:
+        HubError: The Hub does not know the user.
+    """
+    try:
+        with hub_errors(HUB):
+            connect().whoami()
+    except HubError as error:
+        raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error
+
+
+# --- one after another ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """How a run labels each of its models.
+
+    Attributes:
+        graph: What they are measured on.
+        probes: The graph's probe images.
+        store: Working folder for labels and what is measured so far.
+        destination: Where labels are published; None for nowhere.
+        device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
+        batch_size: Images encoded at a time.
+        overwrite: Measure again what is labelled already.
+        free_cache: Delete a model's files from the cache when it is done, if the run downloaded its weights.
+    """
+
+    graph: SemanticGraph
+    probes: ProbeSet
+    store: LabelStore
+    destination: Destination | None
+    device: str | None = None
+    batch_size: int = BATCH_SIZE
+    overwrite: bool = False
+    free_cache: bool = False
+
+    @property
+    def question(self) -> Question:
+        """What its labels answer."""
+        return Question(self.graph, self.probes.revision, self.probes.sampling)
+
+
+def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
+    """Where a run keeps labels if the user names no folder: in the assets cache, by graph, images and sample."""
+    sample = f"{probes.sampling.images_per_concept}-{probes.sampling.seed}"
+    name = f"{graph.digest[:12]}-{probes.revision[:12]}-{sample}"
+    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "labels" / name
+
+
+class Step(StrEnum):
+    """What is to be done about a model."""
+
+    MEASURE = "measure"
+    PUBLISH = "publish"  # the working folder holds its label
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done about one model.
+
+    Attributes:
+        model: The model, pinned; to the revision that was measured, if one of the same weights was.
+        step: What to do.
+        found: Where its label is, if nothing has to be measured.
+    """
+
+    model: ModelRef
+    step: Step
+    found: str = ""
+
+
+def plan(model: str, fleet: Fleet) -> Plan:
+    """Find out what is to be done about a model; no weights are downloaded.
+
+    Args:
+        model: ``org/name[@revision]`` or ``local-dir:PATH``.
+        fleet: How it would be labelled.
+
+    Raises:
+        MLLError: The model cannot be labelled, or not published.
+    """
+    ref, destination = resolve_model(model), fleet.destination
+    if destination and ref.is_local:
+        raise InputError(f"{model} is a folder on this machine, and its label of no use to others; add --no-push")
+    published = destination.find(ref, fleet.question) if destination else None
+    if fleet.overwrite:
+        return Plan(ref, Step.MEASURE)
+    if published:
+        return Plan(ref, Step.NOTHING, published)
+    if stored := _stored(ref, fleet):
+        step = Step.PUBLISH if destination else Step.NOTHING
+        return Plan(stored.model, step, str(fleet.store.path_of(stored.model)))
+    return Plan(ref, Step.MEASURE)
+
+
+def _stored(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
+    """The label in the working folder that a run would not measure again."""
+    labels = []
+    for path in fleet.store.folder.glob(f"labels/{model.slug}/*/{LABEL_FILE}"):
+        with contextlib.suppress(LabelError):  # a broken file is measured again
+            labels.append(read_label(path, fleet.graph))
+    return _of_same_weights(labels, model, fleet.question)
+
+
+class Outcome(StrEnum):
+    """What became of a model."""
+
+    LABELLED = "labelled"
+    PLANNED = "planned"  # a dry run would have labelled it
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResult:
+    """What became of one model.
+
+    Attributes:
+        name: The model as the user named it.
+        outcome: What became of it.
+        reason: Why it was skipped or failed, or what is planned, in one line.
+        model: The model, pinned, if there is such a model.
+        label: Its label, if it was labelled.
+        path: Where its label lies in the working folder.
+        published: What became of the publication, if there was one.
+        undecodable: Probe images that could not be decoded; they do not count.
+    """
+
+    name: str
+    outcome: Outcome
+    reason: str = ""
+    model: ModelRef | None = None
+    label: ModelLabel | None = None
+    path: Path | None = None
+    published: Published | None = None
+    undecodable: int = 0
+
+
+def run(
+    models: Sequence[str], fleet: Fleet, on_start: Callable[[int, str], None], *, dry_run: bool = False
+) -> Iterator[ModelResult]:
+    """Label models one after another, and publish each label at once.
+
+    Args:
+        models: ``org/name[@revision]`` or ``local-dir:PATH``.
+        fleet: How.
+        on_start: Called before each model with its number, from 1, and its name.
+        dry_run: Only find out what would be done.
+
+    Yields:
+        What became of each model.
+
+    Raises:
+        StorageError: The working folder cannot be written; the next model would meet the same full disk.
+    """
+    for number, name in enumerate(models, 1):
+        on_start(number, name)
+        yield _attempt(name, fleet, dry_run)
+
+
+def _attempt(name: str, fleet: Fleet, dry_run: bool) -> ModelResult:
+    try:
+        to_do = plan(name, fleet)
+        if to_do.step is Step.NOTHING:
+            return ModelResult(name, Outcome.SKIPPED, f"labelled already: {to_do.found}", to_do.model)
+        if dry_run:
+            return ModelResult(name, Outcome.PLANNED, _intention(to_do, fleet), to_do.model)
+        return _label(name, to_do.model, fleet)
+    except StorageError:
+        raise
+    except MLLError as error:
+        return ModelResult(name, Outcome.FAILED, _printable(str(error)))
+    except Exception as error:  # the model is a stranger's, and running it may raise anything
+        _log.warning("%s", name, exc_info=True)
+        cause = f"{type(error).__name__}: {one_line(error)[:200]}"
+        reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
+        return ModelResult(name, Outcome.FAILED, _printable(reason))
+
+
+def _intention(to_do: Plan, fleet: Fleet) -> str:
+    measure = "" if to_do.step is Step.PUBLISH else f"measure {to_do.model.revision[:12]} with {to_do.model.backend}"
+    publish = f"publish to {fleet.destination}" if fleet.destination else ""
+    return " and ".join(filter(None, [measure, publish]))
+
+
+def _label(name: str, ref: ModelRef, fleet: Fleet) -> ModelResult:
+    with _weights_freed(ref) if fleet.free_cache else contextlib.nullcontext():
+        result = label_model(
+            ref,
+            fleet.graph,
+            fleet.probes,
+            fleet.store,
+            device=fleet.device,
+            batch_size=fleet.batch_size,
+            overwrite=fleet.overwrite,
+        )
+    published = fleet.destination.publish(result.label, fleet.graph) if fleet.destination else None
+    return ModelResult(
+        name,
+        Outcome.LABELLED,
+        model=ref,
+        label=result.label,
+        path=result.path,
+        published=published,
+        undecodable=result.undecodable,
+    )
+
+
+def _printable(text: str) -> str:
+    """A text without control characters: strangers' names must not move the cursor of a terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _weights_freed(model: ModelRef) -> Iterator[None]:
+    """Delete a model's revision from the cache afterwards, if its weights were not there before."""
+    keep = _has_cached_weights(model)
+    try:
+        yield
+    except KeyboardInterrupt:
+        keep = True  # the run that goes on needs them
+        raise
+    finally:
+        if not keep and _has_cached_weights(model):
+            # files that other revisions share stay
+            scan_cache_dir(constants.HF_HUB_CACHE).delete_revisions(model.revision).execute()
+
+
+def _has_cached_weights(model: ModelRef) -> bool:
+    try:
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        return False
+    return any(
+        file.file_name.endswith(".safetensors") and file.file_path.parent == copy.snapshot_path
+        for repo in cache.repos
+        if (repo.repo_type, repo.repo_id) == ("model", model.repo_id)
+        for copy in repo.revisions
+        if copy.commit_hash == model.revision
+        for file in copy.files
+    )

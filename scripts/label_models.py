@@ -1,0 +1,264 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["mll-hf[models]"]
+#
+# [tool.hf-jobs]
+# flavor = "t4-small"
+# timeout = "6h"
+# secrets = ["HF_TOKEN"]
+# ///
+"""Label models of the Hub on a graph of visual concepts, and publish the labels.
+
+Name models, or let a filter of the Hub or a hub file name them. What is labelled already is skipped before anything is
+downloaded; a model that fails does not stop the others; the same command goes on where an interrupted run stopped.
+
+    python scripts/label_models.py laion/CLIP-ViT-B-32-laion2B-s34B-b79K --graph hf://datasets/ORG/GRAPH
+    python scripts/label_models.py --filter open_clip --limit 20 --graph DIR --to hf://datasets/ORG/LABELS
+    hf jobs uv run scripts/label_models.py --paper-models --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
+
+On HF Jobs the table above asks for the machine and passes your token on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mll_hf import fleet
+from mll_hf.backends import pick_device
+from mll_hf.errors import InputError, MLLError
+from mll_hf.files import write_atomically
+from mll_hf.fleet import CollectionRepo, Destination, Fleet, ModelFilter, ModelResult, Outcome, OwnRepos
+from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.labeling import BATCH_SIZE
+from mll_hf.probes import SamplingConfig
+from mll_hf.store import LabelStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_CHOICE = ("models", "filter", "author", "search", "limit", "models_from", "paper_models")
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit status (0 all labelled, 1 some failed, 2 misused, 130 interrupted)."""
+    parser = build_parser()
+    args = parser.parse_args(arguments)
+    report = Report(args)
+    try:
+        label(args, report)
+        status = 1 if report.failed else 0
+    except MLLError as error:
+        say(f"error: {error}")
+        status = 1
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept, and the same command goes on from there")
+        status = _INTERRUPTED
+    if report.results:
+        say(report.text(again=command(parser, args, report.failed)))
+    return status
+
+
+def label(args: argparse.Namespace, report: Report) -> None:
+    """Label all models that the arguments name, and enter each into the report."""
+    models = chosen_models(args)
+    report.total = len(models)
+    location = fetch_graph_with_images(args.graph)
+    graph = location.graph
+    probes = location.probes(SamplingConfig(args.images_per_concept, args.seed))
+    destination = chosen_destination(args)
+    if not args.dry_run:
+        pick_device(args.device)  # a wrong one would fail every model
+        if destination:
+            fleet.check_login()
+    crew = Fleet(
+        graph=graph,
+        probes=probes,
+        store=LabelStore(args.labels or fleet.working_folder(graph, probes)),
+        destination=destination,
+        device=args.device,
+        batch_size=args.batch_size,
+        overwrite=args.overwrite,
+        free_cache=args.free_cache,
+    )
+
+    def on_start(number: int, name: str) -> None:
+        say(f"[{number}/{len(models)}] {name}")
+
+    for result in fleet.run(models, crew, on_start, dry_run=args.dry_run):
+        report.add(result)
+        print(json.dumps(record(result)) if args.json else line(result), flush=True)
+
+
+def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
+    """All models that the arguments name, each once."""
+    models = list(args.models)
+    if args.paper_models:
+        models += fleet.paper_models()
+    if args.models_from:
+        models += fleet.read_models(args.models_from)
+    if args.filter or args.author or args.search:
+        models += fleet.list_models(ModelFilter(tuple(args.filter or ()), args.author, args.search, args.limit))
+    elif args.limit:
+        raise InputError("--limit belongs to a filter; add --filter, --author or --search")
+    if not models:
+        raise InputError("no models; name some, or give --filter, --author, --search, --models-from or --paper-models")
+    return tuple(dict.fromkeys(models))
+
+
+def chosen_destination(args: argparse.Namespace) -> Destination | None:
+    """Where the arguments want labels published."""
+    if args.no_push and (args.to or args.pr):
+        raise InputError("--no-push publishes nothing; leave it out, or leave out --to and --pr")
+    if args.private and not args.to:
+        raise InputError("--private is for a new collection; add --to hf://datasets/ORG/NAME")
+    if args.no_push:
+        return None
+    return CollectionRepo(args.to, args.pr, args.private) if args.to else OwnRepos(args.pr)
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Report:
+    """What became of the models so far.
+
+    Attributes:
+        args: The arguments of the run.
+        total: How many models there are.
+        results: One for each model tried.
+    """
+
+    args: argparse.Namespace
+    total: int = 0
+    results: list[ModelResult] = field(default_factory=list)
+
+    def add(self, result: ModelResult) -> None:
+        """Enter a result; the report's file, if one is wanted, is brought up to date."""
+        self.results.append(result)
+        if self.args.report:
+            records = [record(result) for result in self.results]
+            write_atomically(self.args.report, (json.dumps(records, indent=1) + "\n").encode())
+
+    @property
+    def failed(self) -> list[str]:
+        """Names of the models that failed."""
+        return [result.name for result in self.results if result.outcome is Outcome.FAILED]
+
+    def text(self, again: str) -> str:
+        """Counts, reasons, and how to run again for what failed."""
+        counts = Counter(result.outcome for result in self.results)
+        parts = [f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]]
+        left = self.total - len(self.results)
+        lines = [", ".join([*parts, *([f"{left} not tried"] if left else [])])]
+        lines += [f"  {result.reason}" for result in self.results if result.outcome is Outcome.FAILED]
+        return "\n".join([*lines, *([f"again for what failed: {again}"] if self.failed else [])])
+
+
+def record(result: ModelResult) -> dict[str, Any]:
+    """A result as JSON; a list of them is a hub file for --models-from."""
+    label, published = result.label, result.published
+    return {
+        "model": result.name,
+        "outcome": result.outcome,
+        "reason": result.reason,
+        "ref": asdict(result.model) if result.model else None,
+        "precision": label.mean_precision if label else None,
+        "path": str(result.path) if result.path else None,
+        "published": asdict(published) if published else None,
+        "undecodable": result.undecodable,
+    }
+
+
+def line(result: ModelResult) -> str:
+    """A result for people."""
+    text = f"{result.outcome}: {result.name}"
+    if result.label:
+        text += f" (general precision {result.label.mean_precision:.3f})"
+    if result.published:
+        text += f" {result.published.url}"
+    if result.undecodable:
+        text += f"; {result.undecodable} probe images could not be decoded and do not count"
+    return text if result.outcome is Outcome.FAILED or not result.reason else f"{text} ({result.reason})"
+
+
+def command(parser: argparse.ArgumentParser, args: argparse.Namespace, models: Sequence[str]) -> str:
+    """This command for other models."""
+    parts = ["python", sys.argv[0], *models]
+    for name, value in vars(args).items():
+        if name not in _CHOICE and value != parser.get_default(name):
+            option = f"--{name.replace('_', '-')}"
+            parts += [option] if value is True else [option, str(value)]
+    return shlex.join(parts)
+
+
+def say(message: str) -> None:
+    """Tell the user something that is no result."""
+    print(message, file=sys.stderr, flush=True)
+
+
+# --- the arguments ----------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the script's arguments."""
+    description, _, examples = str(__doc__).partition("    python")
+    parser = argparse.ArgumentParser(
+        description=description,
+        epilog=f"    python{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    choice = parser.add_argument_group("which models")
+    choice.add_argument("models", nargs="*", metavar="MODEL", help="org/name[@revision] on the Hub")
+    choice.add_argument("--filter", action="append", metavar="TAG", help="all models with this tag; may be repeated")
+    choice.add_argument("--author", metavar="NAME", help="all models of a user or organization")
+    choice.add_argument("--search", metavar="TEXT", help="all models with this text in their id")
+    choice.add_argument("--limit", type=_positive, metavar="N", help="only the N most downloaded that fit the filter")
+    choice.add_argument("--models-from", type=Path, metavar="FILE", help="text with one model per line, CSV or JSON")
+    choice.add_argument("--paper-models", action="store_true", help="the models of the paper")
+    measure = parser.add_argument_group("how they are measured")
+    measure.add_argument("--graph", required=True, metavar="WHERE", help="folder, or hf://datasets/ORG/GRAPH[@rev]")
+    measure.add_argument(
+        "--images-per-concept", type=_positive, default=75, metavar="N", help="most per concept (default: %(default)s)"
+    )
+    measure.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample of images (default: 0)")
+    measure.add_argument(
+        "--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help="images at a time (default: %(default)s)"
+    )
+    measure.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+    measure.add_argument("--overwrite", action="store_true", help="measure again what is labelled already")
+    measure.add_argument(
+        "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
+    )
+    measure.add_argument(
+        "--free-cache", action="store_true", help="when a model is done, delete the files that this run downloaded"
+    )
+    publish = parser.add_argument_group("where labels are published (default: each model's own repo)")
+    publish.add_argument("--to", metavar="WHERE", help="a collection of labels: hf://datasets/ORG/LABELS")
+    publish.add_argument("--pr", action="store_true", help="open pull requests even where you may write")
+    publish.add_argument("--private", action="store_true", help="make a new collection private")
+    publish.add_argument("--no-push", action="store_true", help="publish nothing; labels stay in the working folder")
+    output = parser.add_argument_group("what is said")
+    output.add_argument("--dry-run", action="store_true", help="only say what would be done")
+    output.add_argument("--json", action="store_true", help="print one JSON line per model")
+    output.add_argument("--report", type=Path, metavar="FILE", help="write the report as JSON; --models-from reads it")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

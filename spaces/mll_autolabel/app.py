@@ -1,0 +1,95 @@
+"""A Space that labels models when they change: a webhook and a page that says what became of its events."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import gradio as gr
+import uvicorn
+from autolabel import Queue, Settings, State, Unimportant, read_payload, status_html, worker
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from mll_hf.errors import InputError, MLLError
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+_MOST_BYTES = 2**20
+_REFRESH_SECONDS = 5
+
+
+def build_app(settings: Settings, queue: Queue) -> FastAPI:
+    """The webhook at ``/webhook`` and the status page at ``/``."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    async def receive(request: Request) -> JSONResponse:
+        given = request.headers.get("x-webhook-secret")
+        if given is None:
+            return _answer(401, error="the header X-Webhook-Secret is missing")
+        if not hmac.compare_digest(given.encode("latin-1"), settings.secret.encode()):  # takes as long for any guess
+            return _answer(403, error="the webhook's secret is another one")
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > _MOST_BYTES:
+                return _answer(413, error="this is too large for an event")
+        try:
+            change = read_payload(json.loads(body))
+        except InputError as error:
+            return _answer(400, error=str(error))
+        except (ValueError, RecursionError):
+            return _answer(400, error="this is no JSON")
+        if isinstance(change, Unimportant):
+            queue.note(change)
+            return _answer(200, ignored=change.reason)
+        state = queue.offer(change)
+        if state is None:
+            return _answer(503, error="too many models are waiting; try again later")
+        if state is State.IGNORED:
+            return _answer(200, ignored="this commit was taken before")
+        return _answer(202, queued=change.repo_id)
+
+    app.add_route("/webhook", receive, methods=["POST"])
+    return gr.mount_gradio_app(app, build_page(queue), path="/", ssr_mode=False)
+
+
+def _answer(status: int, **content: str) -> JSONResponse:
+    return JSONResponse(content, status)
+
+
+def build_page(queue: Queue) -> gr.Blocks:
+    """The status page; programs can ask for its table as ``/events``."""
+
+    def events() -> str:
+        return status_html(queue.events())
+
+    with gr.Blocks(title="MLL autolabel") as page:
+        gr.Markdown("# MLL autolabel\nLabels models when their repositories change. The newest events:")
+        table = gr.HTML()
+        page.load(events, outputs=table, api_name="events", show_progress="hidden")
+        timer = gr.Timer(_REFRESH_SECONDS)
+        timer.tick(events, outputs=table, api_visibility="private", show_progress="hidden")
+    return page
+
+
+def main() -> int:
+    """Serve until the Space is stopped; returns the exit status."""
+    try:
+        settings = Settings.from_environment(os.environ)
+        queue = Queue(worker(settings), settings.settle_seconds, settings.most_waiting)
+    except MLLError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    queue.start()
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    uvicorn.run(build_app(settings, queue), host="0.0.0.0", port=port)  # noqa: S104 - a Space is in a container
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Models, labels and collections on the tiny Hub, and a client that does not wait."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
+
+import tiny_hub
+from mll_hf.card import LABEL_PATH, add_label
+from mll_hf.files import canonical_json
+from mll_hf.graph import GRAPH_FILE, graph_to_json
+from mll_hf.hub import connection, publish
+from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
+from mll_hf.labels import LabelSummary, label_to_bytes
+from mll_hf.store import label_path
+from worlds import make_graph, make_label
+
+GRAPH = make_graph()
+OTHER_GRAPH = make_graph({"a": (), "b": ("a",), "c": ("a",)}, "other")
+REPO = "alice/labels"
+COLLECTION = f"hf://datasets/{REPO}"
+READER, THIRD, READ_ONLY = "hf_reader_token", "hf_third_token", "hf_read_only_token"
+MODEL_FILES = {"config.json": b"{}", "open_clip_model.safetensors": b"weights", "README.md": b"# A model\n"}
+
+
+class Clock:
+    """Stands for the module `time` and notes how long it would have slept."""
+
+    def __init__(self):
+        self.waits = []
+
+    def sleep(self, seconds):
+        self.waits.append(seconds)
+        time.sleep(0.001)  # lets others go on
+
+    def __getattr__(self, name):
+        return getattr(time, name)
+
+
+@pytest.fixture
+def clock(monkeypatch, tmp_path):
+    """Waits that take no time, ours and the client's; answers of the Hub are kept for this test only."""
+    clock = Clock()
+    for module in (connection, publish, _http, file_download):
+        monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    return clock
+
+
+def sha256_of(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+def put_model(repo_id="alice/model", graph=GRAPH, files=MODEL_FILES, **settings):
+    """A model on the Hub; returns its label, which is nowhere yet."""
+    revision = tiny_hub.HUB.put("model", repo_id, files)
+    return make_label(graph, repo_id=repo_id, revision=revision, **settings)
+
+
+def put_labelled_model(repo_id="alice/model", graph=GRAPH, **settings):
+    """A model whose label is in its own repo; returns the label."""
+    label = put_model(repo_id, graph, **settings)
+    blob = label_to_bytes(label)
+    readme = add_label("# A model\n", label, graph, sha256_of(blob)).encode()
+    tiny_hub.HUB.put("model", repo_id, {LABEL_PATH: blob, "README.md": readme})
+    return label
+
+
+def label_files(labels):
+    """Files of a collection by path."""
+    return {label_path(label.model): label_to_bytes(label) for label in labels}
+
+
+def graph_file(graph=GRAPH):
+    return {GRAPH_FILE: canonical_json(graph_to_json(graph)).encode()}
+
+
+def entries_of(labels):
+    return [IndexEntry(label, sha256_of(label_to_bytes(label))) for label in labels]
+
+
+def index_file(labels, graph=GRAPH):
+    return {INDEX_FILE: index_to_bytes(graph, entries_of(labels))}
+
+
+def put_collection(labels, *, index=None, repo_id=REPO, graph=GRAPH):
+    """A collection on the Hub, with an index of all its labels or of those given; returns its commit."""
+    indexed = labels if index is None else index
+    files = {**graph_file(graph), **label_files(labels), **(index_file(indexed, graph) if indexed else {})}
+    return tiny_hub.HUB.put("dataset", repo_id, files)
+
+
+def some_labels(count, graph=GRAPH):
+    """Labels of models of different quality."""
+    return [
+        make_label(graph, [i % 11, 5, 0, 3, 2, 10, 10][: len(graph)], repo_id=f"org/model-{i:02}") for i in range(count)
+    ]
+
+
+def assert_same_summary(ours, theirs):
+    """Every field of a summary agrees in value; an index may hold ranks in fewer bits."""
+    for field in fields(LabelSummary):
+        left, right = getattr(ours, field.name), getattr(theirs, field.name)
+        if isinstance(left, np.ndarray):
+            np.testing.assert_array_equal(left, right, err_msg=field.name)
+        else:
+            assert left == right, field.name
