@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml  # type: ignore[import-untyped]
 
-from mll_hf.errors import CardError, InputError, abridged
+from mll_hf.errors import CardError, InputError
+from mll_hf.text import abridged, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -195,9 +196,9 @@ def _count(value: object) -> int | None:
 
 def _claim_of(label: ModelLabel, sha256: str) -> CardClaim:
     return CardClaim(
-        graph_name=_printable(label.graph_name)[:_LONGEST_NAME],
+        graph_name=printable(label.graph_name)[:_LONGEST_NAME],
         graph_digest=label.graph_digest,
-        probes_name=_printable(label.probes_name)[:_LONGEST_NAME],
+        probes_name=printable(label.probes_name)[:_LONGEST_NAME],
         probes_revision=label.probes_revision,
         file=LABEL_PATH,
         sha256=sha256,
@@ -206,7 +207,7 @@ def _claim_of(label: ModelLabel, sha256: str) -> CardClaim:
         concepts=int((label.support > 0).sum()),
         tests=int(label.support.sum(dtype=np.int64)),
         temperature=float(f"{float(label.temperature[0]):.4g}"),
-        package_version=_printable(label.package_version)[:_LONGEST_NAME],
+        package_version=printable(label.package_version)[:_LONGEST_NAME],
     )
 
 
@@ -372,7 +373,7 @@ def _repeated_key(node: Any) -> str | None:  # noqa: ANN401 - a node of yaml, wh
     if isinstance(node, yaml.MappingNode):
         keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         if repeated := [name for (_, name), times in keys.items() if times > 1]:
-            return f"has the key '{_printable(repeated[0])[:50]}' twice; keep one"
+            return f"has the key '{printable(repeated[0])[:50]}' twice; keep one"
         children = [value for _, value in node.value]
     else:
         children = node.value if isinstance(node, yaml.SequenceNode) else []
@@ -382,7 +383,7 @@ def _repeated_key(node: Any) -> str | None:  # noqa: ANN401 - a node of yaml, wh
 def _problem(error: Exception) -> str:
     mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
     where = f"line {mark.line + 1}: " if mark else ""
-    return where + _printable((problem or str(error)).splitlines()[0])[:100]
+    return where + printable((problem or str(error)).splitlines()[0])[:100]
 
 
 _Edit = tuple[int, int, str]  # replace text[start:end] by another
@@ -552,10 +553,10 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
     for title, shown in (("strongest", branches[:half]), ("weakest", branches[half:][::-1])):
         rows = [
             [
-                _escaped(_shorten(b.name, 60)),
+                _escaped(shortened(b.name, 60)),
                 f"{b.precision:.1%}",
                 str(b.concepts),
-                _escaped(_shorten(b.definition, 80)),
+                _escaped(shortened(b.definition, 80)),
             ]
             for b in shown[:_BRANCHES_SHOWN]
         ]
@@ -626,7 +627,7 @@ def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSu
     lines = [
         "---",
         "license: apache-2.0",
-        f"pretty_name: {_scalar(f'Model labels on the graph {_printable(graph.name)[:_LONGEST_NAME]}')}",
+        f"pretty_name: {_scalar(f'Model labels on the graph {printable(graph.name)[:_LONGEST_NAME]}')}",
         "tags:",
         f"- {COLLECTION_TAG}",
         f"- {graph_tag(graph.digest)}",
@@ -708,12 +709,4 @@ def _table(header: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[s
 
 def _escaped(text: str) -> str:
     """Text that is only text: what means something to Markdown or HTML becomes a character reference."""
-    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", _printable(text))
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _shorten(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import DescribeError, StorageError, abridged
+from mll_hf.errors import DescribeError, StorageError
 from mll_hf.files import write_atomically
 from mll_hf.graph import normalize_lemma
 from mll_hf.prompts import clean_class_name
+from mll_hf.text import abridged, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -393,11 +394,11 @@ def _diagnose(error: Exception) -> _Problem:
         case httpx.TransportError():
             return _Problem(f"the connection broke ({type(error).__name__})", "try later", passing=True)
         case _:
-            return _Problem(_one_line(str(error)), "check model, base URL and token")
+            return _Problem(one_line(error), "check model, base URL and token")
 
 
 def _diagnose_status(status: int, headers: Mapping[str, str], message: str | None) -> _Problem:
-    reason = f"HTTP {status}" + (f" ({_one_line(message)})" if message else "")
+    reason = f"HTTP {status}" + (f" ({one_line(message)})" if message else "")
     if status in (401, 402, 403):
         return _Problem(reason, "check the token and what it may use")
     if status in (408, 425, 429) or status >= 500:
@@ -408,11 +409,6 @@ def _diagnose_status(status: int, headers: Mapping[str, str], message: str | Non
 
 
 _LONGEST_WAIT = 60.0  # seconds; what a server asks for beyond that is not waited out
-
-
-def _one_line(text: str, longest: int = 160) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def _kept_caption(llm: LanguageModel, question: _Question) -> str | None:

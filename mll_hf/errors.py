@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mll_hf.text import printable
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
 
 class MLLError(Exception):
-    """Base of all errors that a user can do something about."""
+    """Base of all errors that a user can do something about.
+
+    Args:
+        message: May quote strangers, so what no terminal should be sent is replaced.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(message))
 
 
 class InputError(MLLError, ValueError):
@@ -111,9 +119,3 @@ class MissingExtraError(MLLError, ImportError):
     def __init__(self, package: str, extra: str) -> None:
         self.extra = extra
         super().__init__(f"this needs the package '{package}'; install it with: pip install 'mll-hf[{extra}]'")
-
-
-def abridged(items: Sequence[str], most: int) -> str:
-    """Enumerate the first few items for a message: "a, b and 7 more"."""
-    more = len(items) - most
-    return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")

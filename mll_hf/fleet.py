@@ -23,13 +23,14 @@ from mll_hf.backends import resolve_model
 from mll_hf.card import LABEL_PATH
 from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
 from mll_hf.graph import GRAPH_FILE
-from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, one_line, read_head
+from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, read_head
 from mll_hf.hub.locations import HUB, REPO_ID, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import read_collection
 from mll_hf.labeling import BATCH_SIZE, label_model
 from mll_hf.published import published_models
 from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, label_path, read_label
+from mll_hf.text import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -493,12 +494,12 @@ def _attempt(name: str, fleet: Fleet, dry_run: bool) -> ModelResult:
     except StorageError:
         raise
     except MLLError as error:
-        return ModelResult(name, Outcome.FAILED, _printable(str(error)))
+        return ModelResult(name, Outcome.FAILED, str(error))
     except Exception as error:  # the model is a stranger's, and running it may raise anything
         _log.warning("%s", name, exc_info=True)
-        cause = f"{type(error).__name__}: {one_line(error)[:200]}"
+        cause = f"{type(error).__name__}: {one_line(error)}"
         reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
-        return ModelResult(name, Outcome.FAILED, _printable(reason))
+        return ModelResult(name, Outcome.FAILED, printable(reason))
 
 
 def _intention(to_do: Plan, fleet: Fleet) -> str:
@@ -528,11 +529,6 @@ def _label(name: str, ref: ModelRef, fleet: Fleet) -> ModelResult:
         published=published,
         undecodable=result.undecodable,
     )
-
-
-def _printable(text: str) -> str:
-    """A text without control characters: strangers' names must not move the cursor of a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

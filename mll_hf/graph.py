@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import GraphError, abridged
+from mll_hf.errors import GraphError
 from mll_hf.files import canonical_json, write_atomically
+from mll_hf.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

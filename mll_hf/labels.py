@@ -22,6 +22,7 @@ from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
 from mll_hf.errors import LabelError
 from mll_hf.files import canonical_json
 from mll_hf.probes import SamplingConfig
+from mll_hf.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -226,7 +227,7 @@ def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
     try:
         metadata, tensors = read_metadata(blob), load(blob)
     except UNREADABLE as error:
-        reason = f"is no readable label ({first_line(error)}); fetch it again or label the model anew"
+        reason = f"is no readable label ({one_line(error)}); fetch it again or label the model anew"
         raise LabelError(reason, path) from None
     try:
         label = _assemble(metadata, tensors)
@@ -427,8 +428,3 @@ def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) 
         whole.update(name.encode())
         whole.update(np.ascontiguousarray(tensors[name]).tobytes())
     return whole.hexdigest()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an exception says; its kind if it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,6 +10,7 @@ import numpy as np
 from mll_hf.card import branch_precisions
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection, Strategy
+from mll_hf.text import printable, shortened
 from mll_hf.verification import Verdict
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
     What no terminal should be sent (names come from labels and graphs of others) is shown as a question mark.
     """
-    header, *rows = ([_printable(cell) for cell in row] for row in (header, *rows))
+    header, *rows = ([printable(cell) for cell in row] for row in (header, *rows))
     columns = list(zip(header, *rows, strict=True))
     widths = [max(len(cell) for cell in column) for column in columns]
     numeric = [all(cell.removeprefix("-")[:1].isdigit() for cell in column[1:]) for column in columns]
@@ -99,7 +100,7 @@ def _class_table(selection: Selection) -> str:
         names = [_name(selection.models[m]) for m in models]
         rows.append(
             [
-                _shorten(name, 32),
+                shortened(name, 32),
                 _score_with_error(selection, models[0], y),
                 f"{selection.coverage[y]:.2f}",
                 _concepts(selection.matches[y]),
@@ -190,7 +191,7 @@ def _branch_tables(label: ModelLabel, graph: SemanticGraph) -> list[str]:
     branches = branch_precisions(label, graph)
     if not branches:
         return []
-    rows = [[b.name, f"{b.precision:.3f}", str(b.concepts), _shorten(b.definition, 60)] for b in _ends(branches)]
+    rows = [[b.name, f"{b.precision:.3f}", str(b.concepts), shortened(b.definition, 60)] for b in _ends(branches)]
     return ["Branches, strongest and weakest\n" + table(["branch", "precision", "concepts", "meaning"], rows)]
 
 
@@ -212,7 +213,7 @@ def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: Sequence[i
             graph.concepts[v].name,
             f"{label.node_precision[v]:.2f}",
             str(label.support[v]),
-            _shorten(graph.concepts[v].definition, 60),
+            shortened(graph.concepts[v].definition, 60),
         ]
         for v in concepts
     ]
@@ -348,11 +349,3 @@ def verification_report(verification: Verification, graph: SemanticGraph) -> str
         *(["Largest gaps\n" + table(["concept", "claimed", "measured", "images"], rows)] if rows else []),
     ]
     return "\n\n".join(parts)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _shorten(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

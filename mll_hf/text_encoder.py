@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from mll_hf.errors import EncoderError, MissingExtraError
+from mll_hf.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -282,7 +283,7 @@ def _load(id: str, folder: Callable[[], Path]) -> Any:  # noqa: ANN401 - an unty
             model_kwargs={"use_safetensors": True},
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EncoderError(f"text encoder {id} cannot be loaded ({_one_line(error)}); choose another one") from error
+        raise EncoderError(f"text encoder {id} cannot be loaded ({one_line(error)}); choose another one") from error
 
 
 def _resolve(repo_id: str, revision: str | None) -> str:
@@ -311,13 +312,8 @@ def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     except (httpx.HTTPError, OSError, ValueError, RevisionResolutionError) as error:
         name = f"{repo_id}@{revision}" if revision else repo_id
         raise EncoderError(
-            f"text encoder '{name}' cannot be had ({_one_line(error)}); check its name and the connection to the Hub"
+            f"text encoder '{name}' cannot be had ({one_line(error)}); check its name and the connection to the Hub"
         ) from error
-
-
-def _one_line(error: Exception, longest: int = 160) -> str:
-    line = " ".join(str(error).split())
-    return line if len(line) <= longest else line[: longest - 3] + "..."
 
 
 def _folder_digest(folder: Path) -> str:

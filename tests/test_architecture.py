@@ -12,6 +12,7 @@ import mll_hf
 PACKAGE = Path(mll_hf.__file__).parent
 # Each module may import only from those above it.
 ORDER = [
+    "text",
     "errors",
     "files",
     "graph",

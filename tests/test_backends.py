@@ -167,6 +167,20 @@ def test_half_precision_that_overflows_runs_again_in_full(folders, monkeypatch):
     assert seen == [True, False]
 
 
+def test_a_model_that_runs_out_of_memory_is_an_error_of_ours(folders, monkeypatch):
+    model = load_local(folders["open_clip"])
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(model, "_image_features", full)
+    monkeypatch.setattr(model, "_text_features", full)
+    for run in (lambda: model.encode_pixels(random_pixels(2)), lambda: model.encode_texts(["a"])):
+        with pytest.raises(ModelError, match="use smaller batches") as caught:
+            run()
+        assert "CUDA out of memory. Tried" in str(caught.value)
+
+
 def test_a_closed_model_frees_its_network(folders):
     model = load_local(folders["clip"])
     model.close()

@@ -23,7 +23,6 @@ from mll_hf.hub.connection import (
     fetch_head,
     hub_errors,
     memory_file,
-    one_line,
     read_head,
     recall,
     remember,
@@ -176,11 +175,6 @@ def test_an_error_can_be_of_another_kind_and_ours_pass_through():
         raise StorageError(Path("x"), OSError(28, "No space left on device"))
     with pytest.raises(HubError, match="b: cannot be downloaded"), hub_errors(MODEL, lambda r: HubError("b", r)):
         raise OSError("the disk\nis gone")
-
-
-def test_an_exception_is_told_in_one_line():
-    assert one_line(ValueError(" a\n  b ")) == "a b"
-    assert one_line(ValueError()) == "ValueError"
 
 
 # ---- again

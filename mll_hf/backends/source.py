@@ -19,6 +19,7 @@ from mll_hf.backends.base import Backend
 from mll_hf.errors import ModelError
 from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors
 from mll_hf.labels import LOCAL_PREFIX, ModelRef
+from mll_hf.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -107,13 +108,8 @@ def _why_unusable(names: Collection[str]) -> str:
         return f"has weights but neither {_OPEN_CLIP_CONFIG} nor config.json; choose a model of one of these layouts"
     if any(name.endswith(_PICKLE_SUFFIXES) for name in names):
         return "has only pickle weights, which can run code when loaded; ask its author for safetensors"
-    reason = f"is no model that open_clip or transformers can load (files: {_few(names)})"
+    reason = f"is no model that open_clip or transformers can load (files: {abridged(sorted(names), 4) or 'none'})"
     return f"{reason}; choose one with a config and weights in safetensors"
-
-
-def _few(names: Collection[str]) -> str:
-    shown = sorted(names)[:4]
-    return ", ".join(shown) + (", ..." if len(names) > len(shown) else "") if shown else "none"
 
 
 # ---- local folders

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mll_hf.backends.base import Cost, Link
 from mll_hf.errors import InputError, MLLError, ModelError
+from mll_hf.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -71,7 +72,7 @@ class TorchModel(ABC):
 
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """See `VisionLanguageModel`."""
-        with torch.inference_mode():
+        with torch.inference_mode(), self._running():
             pixels = pixels.to(self._device, non_blocking=True)
             with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
                 features = self._image_features(pixels)
@@ -82,7 +83,7 @@ class TorchModel(ABC):
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `VisionLanguageModel`."""
         parts = [np.empty((0, self.embedding_size), np.float32)]
-        with torch.inference_mode():
+        with torch.inference_mode(), self._running():
             for start in range(0, len(texts), _TEXTS_AT_ONCE):
                 tokens = self._tokenize(list(texts[start : start + _TEXTS_AT_ONCE]))
                 features = self._text_features({name: part.to(self._device) for name, part in tokens.items()})
@@ -95,6 +96,15 @@ class TorchModel(ABC):
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Say which model cannot be run when torch gives up: mostly for want of memory."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = f"cannot be run on {self._device} ({one_line(error)}); use smaller batches, or another device"
+            raise ModelError(self.ref.repo_id, reason) from error
 
     def _unit_norm(self, features: torch.Tensor, what: str) -> NDArray[np.float32]:
         features = features.float()
@@ -162,7 +172,7 @@ def one_line_errors(ref: ModelRef) -> Iterator[None]:
     except MLLError:
         raise
     except Exception as error:
-        cause = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}".rstrip(": ")
+        cause = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {_DAMAGED}") from error
 
 

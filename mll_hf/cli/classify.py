@@ -15,10 +15,11 @@ from mll_hf.cli.options import add_source, count, positive
 from mll_hf.cli.output import complain, note
 from mll_hf.client import Client
 from mll_hf.describe import LanguageModel
-from mll_hf.errors import InputError, abridged
+from mll_hf.errors import InputError
 from mll_hf.prompts import check_class_names, parse_class_names
 from mll_hf.report import selection_report, table
 from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.text import abridged
 
 if TYPE_CHECKING:
     import argparse

@@ -31,6 +31,7 @@ from mll_hf import __version__
 from mll_hf.errors import HubError, LabelError, MLLError, StorageError
 from mll_hf.files import write_atomically
 from mll_hf.labels import LOCAL_PREFIX
+from mll_hf.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +94,7 @@ def sensible_answers(repo_id: str) -> Iterator[None]:
     except (MLLError, OSError, httpx.HTTPError, HFValidationError):
         raise
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        reason = f"the Hub's answer makes no sense here ({one_line(error)[:200]}); try later, or update huggingface_hub"
+        reason = f"the Hub's answer makes no sense here ({one_line(error)}); try later, or update huggingface_hub"
         raise HubError(repo_id, reason) from error
 
 
@@ -135,11 +136,6 @@ def _advice_for_missing(repo_id: str) -> str:
     if Path(repo_id).is_dir():
         return f"for the folder of this name write {LOCAL_PREFIX}{repo_id}"
     return "check the name, or log in with: hf auth login"
-
-
-def one_line(error: Exception) -> str:
-    """What an exception says, without line breaks; its kind if it says nothing."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _status(error: Exception) -> int | None:
