@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mll_hf.card import branch_precisions
+from mll_hf.branches import branch_precisions
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection, Strategy
 from mll_hf.text import printable, shortened
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.card import Branch
+    from mll_hf.branches import Branch
     from mll_hf.graph import SemanticGraph
     from mll_hf.labels import LabelSummary, ModelLabel
     from mll_hf.selection import MatchedConcept, SelectedModel

@@ -22,6 +22,7 @@ ORDER = [
     "labels",
     "embeddings",
     "store",
+    "branches",
     "card",
     "hub",
     "contest",

@@ -7,7 +7,6 @@ import re
 from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
@@ -21,10 +20,8 @@ from mll_hf.card import (
     GRAPH_TAG_PREFIX,
     LABEL_PATH,
     LABEL_TAG,
-    Branch,
     CardClaim,
     add_label,
-    branch_precisions,
     collection_card,
     eval_results,
     graph_tag,
@@ -33,7 +30,7 @@ from mll_hf.card import (
 from mll_hf.errors import CardError, InputError
 from mll_hf.graph import Concept, SemanticGraph
 from mll_hf.labels import Cost
-from worlds import SHA, dags, examples, make_graph, make_label
+from worlds import SHA, examples, make_graph, make_label, two_branches
 
 GRAPH = make_graph()
 LABEL = make_label(GRAPH, hits=[10, 5, 5, 5, 10, 10, 10], temperature=1.23456)
@@ -610,58 +607,8 @@ def test_whatever_a_card_holds_reading_its_claim_never_fails(fields, whole):
 # --- branches ---------------------------------------------------------------------------------------------------------
 
 
-def two_branches(n_dogs=12, n_cars=10):
-    """thing > (animal > dogs, artifact > vehicle > cars)"""
-    hypernyms = {"thing": (), "animal": ("thing",), "artifact": ("thing",), "vehicle": ("artifact",)}
-    hypernyms |= {f"dog{i:02}": ("animal",) for i in range(n_dogs)}
-    hypernyms |= {f"car{i:02}": ("vehicle",) for i in range(n_cars)}
-    return make_graph(hypernyms)
-
-
-def test_branches_by_hand():
-    graph = two_branches()
-    hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]
-    assert branch_precisions(make_label(graph, hits), graph) == [
-        Branch("vehicle", "the kind vehicle", pytest.approx(0.8), 10),
-        Branch("animal", "the kind animal", pytest.approx(0.3), 12),
-    ]
-
-
-def test_untested_concepts_do_not_make_a_branch():
-    graph = two_branches()
-    support = [0 if concept.id in ("car03", "vehicle") else 10 for concept in graph.concepts]
-    assert [branch.name for branch in branch_precisions(make_label(graph, support=support), graph)] == ["animal"]
-
-
-def test_a_small_graph_has_no_branches_and_its_section_no_tables():
-    assert branch_precisions(LABEL, GRAPH) == []
+def test_a_small_graph_has_no_branches_to_show():
     assert "branches" not in added("")
-
-
-def test_equally_good_branches_come_smallest_first():
-    graph = two_branches()
-    assert [branch.concepts for branch in branch_precisions(make_label(graph), graph)] == [10, 12]
-
-
-@examples
-@given(data=st.data())
-def test_branches_are_large_and_apart(data):
-    graph = make_graph(data.draw(dags(most=40)))
-    support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4, 4]), min_size=len(graph), max_size=len(graph))))
-    hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
-    label = make_label(graph, hits, support)
-    branches = branch_precisions(label, graph)
-    assert [b.precision for b in branches] == sorted((b.precision for b in branches), reverse=True)
-    tested_below = {
-        v: [u for u in range(len(graph)) if v in graph.ancestors[u] and support[u]] for v in range(len(graph))
-    }
-    large = {v for v, below in tested_below.items() if len(below) >= 10}
-    expected = {v for v in large if not large & set(graph.descendants[v].tolist())}
-    assert {b.name for b in branches} == {graph.concepts[v].name for v in expected}
-    for branch in branches:
-        below = tested_below[graph.index[branch.name]]
-        assert branch.concepts == len(below)
-        assert branch.precision == pytest.approx(np.mean([hits[u] / support[u] for u in below]))
 
 
 def test_the_section_shows_the_five_best_and_the_five_worst_branches():

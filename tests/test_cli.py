@@ -263,6 +263,11 @@ def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monk
     assert "No space left on device" in line
 
 
+def let_ctrl_c_through():
+    """Whoever runs the tests in the background ignores Ctrl-C, and what they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_interrupt_keeps_what_is_done(tmp_path, world, tiny_open_clip):
     """Ctrl-C in the middle of labeling: one line, exit status 130, and the next run goes on from there."""
@@ -291,7 +296,9 @@ def test_interrupt_keeps_what_is_done(tmp_path, world, tiny_open_clip):
         4,
     ]
     words = [sys.executable, "-c", code, *map(str, command)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=let_ctrl_c_through
+    )
     seen = [process.stdout.readline() for _ in range(4)]
     assert seen[-1] == "batch 4\n"
     time.sleep(0.2)

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import constants
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
+import label_models
 from demo_world import MODELS, build_graph, tasks
 from mll_hf import Client, SelectionConfig, Strategy
 from mll_hf.cli import main
@@ -72,6 +74,35 @@ def test_two_specialists_together_are_as_good_as_each_alone(labels, encoder):
             for selection in (both, one)
         ]
         assert accuracy[0] > accuracy[1] - 0.03
+
+
+def test_labels_through_the_hub(api, hub, tmp_path, encoder, monkeypatch):
+    """Published by the labeling script, found by tag, selected from, and the models used from a second cache."""
+    names = ("demo-digits", "demo-letters")
+    build_graph(tmp_path / "graph")
+    api.create_repo("alice/graph", repo_type="dataset")
+    api.upload_folder(repo_id="alice/graph", repo_type="dataset", folder_path=tmp_path / "graph")
+    for name in names:
+        api.create_repo(f"alice/{name}")
+        api.upload_folder(repo_id=f"alice/{name}", folder_path=MODELS / name)
+    models = [f"alice/{name}" for name in names]
+    assert label_models.main([*models, "--graph", "hf://datasets/alice/graph", "--images-per-concept", "10"]) == 0
+
+    for cache in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
+        monkeypatch.setattr(constants, cache, str(tmp_path / "second" / cache))
+    hub.requests.clear()
+    task = tasks()[0]
+    client = Client("hub", encoder=encoder)
+    selection = client.select(task.classes, domain=task.domain, task=task.task)
+    # a page of the listing, and HEAD and GET of two labels and of the graph
+    assert len(hub.requests) == 1 + 2 * 2 + 2
+    assert not hub.counted
+    assert [selection.models[m].ref.repo_id for m in selection.union] == ["alice/demo-digits"]
+    some = np.random.default_rng(0).permutation(len(task.images))[:150]
+    prediction = client.load(selection).predict([task.images[n] for n in some])
+    truth = [task.classes[task.labels[n]] for n in some]
+    assert np.mean([answer == right for answer, right in zip(prediction.labels, truth, strict=True)]) > 0.6
+    assert {request.split("/")[2] for request in hub.counted} == {"demo-digits"}
 
 
 @needs_testbed

@@ -273,6 +273,22 @@ def test_only_what_the_collection_lacks_is_labelled(world):
     assert (result.outcome, result.model.revision) == (Outcome.LABELLED, head)
 
 
+def test_labels_of_the_same_weights_are_not_measured_again(world):
+    world.add("alice/a")
+    (first,) = world.run(["alice/a"], CollectionRepo(LABELS))
+    world.hub.put("model", "alice/a", {"README.md": b"a new commit"})
+    (again,) = world.run(["alice/a"], CollectionRepo(LABELS), store="another")
+    assert again.outcome is Outcome.SKIPPED
+    assert first.model.revision in again.reason
+    # the working folder's label is published elsewhere, as it is
+    (elsewhere,) = world.run(["alice/a"], CollectionRepo("hf://datasets/alice/others"))
+    assert (elsewhere.outcome, elsewhere.model.revision) == (Outcome.LABELLED, first.model.revision)
+    assert world.loaded == ["alice/a"]
+    world.hub.put("model", "alice/a", {"open_clip_model.safetensors": b"better"})
+    assert world.outcomes(["alice/a"], CollectionRepo(LABELS)) == [Outcome.LABELLED]
+    assert world.loaded == ["alice/a"] * 2
+
+
 def test_a_collection_of_another_graph_is_refused_before_anything_is_measured(world):
     world.add("alice/a", "alice/b")
     world.run(["alice/a"], CollectionRepo(LABELS))

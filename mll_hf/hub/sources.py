@@ -399,9 +399,10 @@ def _list_tagged(api: HfApi) -> tuple[_Tagged, ...]:
             listed = list_model_repos(api, [LABEL_TAG], ["sha", "tags", "siblings"])
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             remembered = recall(memory)
-            if not isinstance(remembered, list) or not is_unreachable(error):
+            known = [_tagged(entry) for entry in remembered] if isinstance(remembered, list) else [None]
+            if None in known or not is_unreachable(error):
                 raise
-            return tuple(model for model in map(_tagged, remembered) if model)
+            return tuple(model for model in known if model)
     models = {entry["id"]: entry for entry in listed if _tagged(entry)}
     remember(memory, list(models.values()))
     return tuple(model for model in map(_tagged, models.values()) if model)

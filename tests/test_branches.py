@@ -1,0 +1,57 @@
+"""What a model is good at and what not, by branches of the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.branches import Branch, branch_precisions
+from worlds import dags, examples, make_graph, make_label, two_branches
+
+
+def test_branches_by_hand():
+    graph = two_branches()
+    hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]
+    assert branch_precisions(make_label(graph, hits), graph) == [
+        Branch("vehicle", "the kind vehicle", pytest.approx(0.8), 10),
+        Branch("animal", "the kind animal", pytest.approx(0.3), 12),
+    ]
+
+
+def test_untested_concepts_do_not_make_a_branch():
+    graph = two_branches()
+    support = [0 if concept.id in ("car03", "vehicle") else 10 for concept in graph.concepts]
+    assert [branch.name for branch in branch_precisions(make_label(graph, support=support), graph)] == ["animal"]
+
+
+def test_equally_good_branches_come_smallest_first():
+    graph = two_branches()
+    assert [branch.concepts for branch in branch_precisions(make_label(graph), graph)] == [10, 12]
+
+
+def test_a_small_graph_has_no_branches():
+    graph = make_graph()
+    assert branch_precisions(make_label(graph), graph) == []
+
+
+@examples
+@given(data=st.data())
+def test_branches_are_large_and_apart(data):
+    graph = make_graph(data.draw(dags(most=40)))
+    support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4, 4]), min_size=len(graph), max_size=len(graph))))
+    hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
+    label = make_label(graph, hits, support)
+    branches = branch_precisions(label, graph)
+    assert [b.precision for b in branches] == sorted((b.precision for b in branches), reverse=True)
+    tested_below = {
+        v: [u for u in range(len(graph)) if v in graph.ancestors[u] and support[u]] for v in range(len(graph))
+    }
+    large = {v for v, below in tested_below.items() if len(below) >= 10}
+    expected = {v for v in large if not large & set(graph.descendants[v].tolist())}
+    assert {b.name for b in branches} == {graph.concepts[v].name for v in expected}
+    for branch in branches:
+        below = tested_below[graph.index[branch.name]]
+        assert branch.concepts == len(below)
+        assert branch.precision == pytest.approx(np.mean([hits[u] / support[u] for u in below]))
