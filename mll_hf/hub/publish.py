@@ -103,7 +103,7 @@ def publish_label(
         results = {EVAL_RESULTS_PATH: _eval_results(label)} if with_eval_results else {}
         return {LABEL_PATH: blob, README: card, **results}
 
-    return _publish(api, repo_id, "model", files, _TITLE, _describe([label]), create_pr)
+    return _publish(api, _Change(repo_id, "model", files, _TITLE, _describe([label])), create_pr)
 
 
 def publish_to_collection(
@@ -153,7 +153,7 @@ def publish_to_collection(
         entries = {label_path(entry.summary.model): entry for entry in content.entries} if content else {}
         return {**blobs, **_overview(repo_id, content.graph if content else graph, {**entries, **new})}
 
-    return _publish(api, repo_id, "dataset", files, _COLLECTION_TITLE, _describe(labels), create_pr)
+    return _publish(api, _Change(repo_id, "dataset", files, _COLLECTION_TITLE, _describe(labels)), create_pr)
 
 
 def build_index(collection: str, *, token: str | None = None) -> Published:
@@ -175,7 +175,7 @@ def build_index(collection: str, *, token: str | None = None) -> Published:
             raise InputError(f"{collection} holds no valid label; publish some: mll-hf push MODEL --to {collection}")
         return _overview(repo_id, content.graph, {label_path(e.summary.model): e for e in content.entries})
 
-    return _publish(api, repo_id, "dataset", files, "Update the index of labels", "", create_pr=False)
+    return _publish(api, _Change(repo_id, "dataset", files, "Update the index of labels"), create_pr=False)
 
 
 # --- what is published ------------------------------------------------------------------------------------------------
@@ -274,35 +274,39 @@ def _ensure_collection(api: HfApi, repo_id: str, private: bool) -> None:
 # --- one commit -------------------------------------------------------------------------------------------------------
 
 
-def _publish(
-    api: HfApi,
-    repo_id: str,
-    repo_type: str,
-    files: Callable[[Head, bool], Mapping[str, bytes]],
-    title: str,
-    description: str,
-    create_pr: bool,
-) -> Published:
-    """Commit some files on the newest head, again and again while others are quicker or the Hub stumbles.
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What should be in a repository.
 
-    Args:
-        api: The client.
+    Attributes:
         repo_id: ``org/name``.
         repo_type: ``model`` or ``dataset``.
         files: From a head, and whether it is for a pull request, to what the files should be.
         title: Of the commit; an open pull request of ours with this title is gone on with.
         description: Of the commit.
-        create_pr: Open a pull request from the start.
+    """
+
+    repo_id: str
+    repo_type: str
+    files: Callable[[Head, bool], Mapping[str, bytes]]
+    title: str
+    description: str = ""
+
+
+def _publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
+    """Make a change on the newest head, again and again while others are quicker or the Hub stumbles.
+
+    Without write access, or if ``create_pr``, it becomes a pull request.
     """
     conflicts = stumbles = 0
-    with hub_errors(repo_id):
+    with hub_errors(change.repo_id):
         while True:
             try:
-                return _try_to_publish(api, repo_id, repo_type, files, title, description, create_pr)
+                return _try_to_publish(api, change, create_pr)
             except _FAILURES as error:
                 failure = _cause(error)
             if _status(failure) == 403 and not create_pr:
-                _log.warning("you may not write to %s; opening a pull request", repo_id)
+                _log.warning("you may not write to %s; opening a pull request", change.repo_id)
                 create_pr = True
                 continue
             conflicts += _status(failure) == 412  # somebody else was quicker, and so not everybody is held up
@@ -326,21 +330,14 @@ def _status(error: Exception) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
-def _try_to_publish(
-    api: HfApi,
-    repo_id: str,
-    repo_type: str,
-    files: Callable[[Head, bool], Mapping[str, bytes]],
-    title: str,
-    description: str,
-    create_pr: bool,
-) -> Published:
-    number = _my_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
+def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
+    repo_id, repo_type = change.repo_id, change.repo_type
+    number = _my_open_pull_request(api, repo_id, repo_type, change.title) if create_pr else None
     branch = f"refs/pr/{number}" if number else None
     head = fetch_head(api, repo_id, repo_type, branch)
     operations = [
         CommitOperationAdd(path, content)
-        for path, content in files(head, create_pr).items()
+        for path, content in change.files(head, create_pr).items()
         if not head.holds(path, content)
     ]
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
@@ -351,8 +348,8 @@ def _try_to_publish(
         commit = api.create_commit(
             repo_id,
             operations,
-            commit_message=title,
-            commit_description=description,
+            commit_message=change.title,
+            commit_description=change.description,
             repo_type=repo_type,
             revision=branch,
             create_pr=create_pr and number is None,
