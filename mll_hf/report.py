@@ -325,17 +325,18 @@ def verification_report(verification: Verification, graph: SemanticGraph) -> str
     """Whether a label agrees with a new measurement, how surely, and where it does not."""
     lower, upper = verification.interval
     n = len(verification.concepts)
-    gaps = verification.measured.astype(np.int64) - verification.claimed
-    worst = [at for at in np.argsort(-np.abs(gaps), kind="stable")[:_EXTREMES_SHOWN] if gaps[at]]
+    worst = [at for at in np.argsort(-verification.moved, kind="stable")[:_EXTREMES_SHOWN] if verification.moved[at]]
     rows = [
         [
             graph.concepts[verification.concepts[at]].name,
             str(verification.claimed[at]),
             str(verification.measured[at]),
+            str(verification.moved[at]),
             str(verification.support[at]),
         ]
         for at in worst
     ]
+    header = ["concept", "claimed", "measured", "ranked otherwise", "images"]
     meaning = {
         Verdict.AGREES: "the label agrees with the new measurement",
         Verdict.DISAGREES: "the label DISAGREES with the new measurement; do not rely on it",
@@ -346,6 +347,10 @@ def verification_report(verification: Verification, graph: SemanticGraph) -> str
         f"{verification.agreeing} of {n} sampled concepts agree (seed {verification.seed}), so between {lower:.1%} and "
         f"{upper:.1%} of all do (95 % confidence). Mean precision of the sample: {verification.claimed_precision:.3f} "
         f"claimed, {verification.measured_precision:.3f} measured.",
-        *(["Largest gaps\n" + table(["concept", "claimed", "measured", "images"], rows)] if rows else []),
+        *(
+            ["Largest gaps\n" + table(["concept", "claimed", "measured", "ranked otherwise", "images"], rows)]
+            if rows
+            else []
+        ),
     ]
     return "\n\n".join(parts)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 CONCEPTS = 50
 _TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds otherwise
+_RANK_TOLERANCE = 0.1  # a rank moves more easily than a hit
 _REQUIRED_SHARE = 0.9
 _Z = 1.959964  # 95 % of a normal distribution are within so many standard deviations
 
@@ -45,6 +46,7 @@ class Verification:
         support: [K] images of each.
         claimed: [K] images that the label says are recognised.
         measured: [K] images that were recognised now.
+        moved: [K] images, at least, that were beaten by more or fewer concepts (another bin of ranks) than claimed.
         seed: Seed of the sample.
     """
 
@@ -53,13 +55,15 @@ class Verification:
     support: NDArray[np.int32]
     claimed: NDArray[np.int32]
     measured: NDArray[np.int32]
+    moved: NDArray[np.int32]
     seed: int
 
     @property
     def agreeing(self) -> int:
-        """Concepts on which claim and measurement differ by at most 5 % of the images, or one image."""
-        allowed = np.maximum(1, np.floor(_TOLERANCE * self.support))
-        return int((np.abs(self.claimed - self.measured) <= allowed).sum())
+        """Concepts on which at most 5 % of the images (or one) are recognised otherwise, and 10 % ranked otherwise."""
+        hits = np.abs(self.claimed - self.measured) <= np.maximum(1, np.floor(_TOLERANCE * self.support))
+        ranks = self.moved <= np.maximum(1, np.floor(_RANK_TOLERANCE * self.support))
+        return int((hits & ranks).sum())
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -93,6 +97,7 @@ class Verification:
             "support": self.support.tolist(),
             "claimed": self.claimed.tolist(),
             "measured": self.measured.tolist(),
+            "moved": self.moved.tolist(),
             "seed": self.seed,
             "agreeing": self.agreeing,
             "interval": list(self.interval),
@@ -148,8 +153,14 @@ def verify_label(
         support=label.support[concepts],
         claimed=label.hits[concepts],
         measured=counts.hits[concepts],
+        moved=_moved(label.ranks[concepts].astype(np.int32), counts.ranks[concepts].astype(np.int32)),
         seed=seed,
     )
+
+
+def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[K] fewest images that must change bins to turn one histogram [K, RANK_BINS] into the other."""
+    return np.maximum(claimed - measured, 0).sum(axis=1, dtype=np.int32)
 
 
 def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:

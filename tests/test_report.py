@@ -278,7 +278,8 @@ def verification(measured, support=20, claimed=10):
     n = len(measured)
     model = make_label(GRAPH).model
     full = np.full(n, support, np.int32)
-    return Verification(model, np.arange(n) % 7, full, np.full(n, claimed, np.int32), np.array(measured, np.int32), 3)
+    counts = np.full(n, claimed, np.int32), np.array(measured, np.int32)
+    return Verification(model, np.arange(n) % 7, full, *counts, np.abs(counts[0] - counts[1]), 3)
 
 
 def test_report_of_a_verification():
@@ -289,7 +290,7 @@ def test_report_of_a_verification():
     bad = verification_report(verification([10] * 25 + [3] * 25), GRAPH)
     assert "DISAGREES" in bad
     gaps = bad.split("Largest gaps\n")[1].splitlines()
-    assert gaps[1].split()[1:] == ["10", "3", "20"]
+    assert gaps[1].split()[1:] == ["10", "3", "7", "20"]
     assert "too small to tell" in verification_report(verification([10] * 5), GRAPH)
 
 

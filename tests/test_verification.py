@@ -90,17 +90,33 @@ def test_other_images_or_graphs_are_no_check(world):
         verify_label(empty, graph, probes)
 
 
-def verification_of(gaps, support=100):
+def verification_of(gaps, support=100, moved=None):
     n = len(gaps)
     claimed = np.full(n, 50, np.int32)
     measured = claimed + np.array(gaps, np.int32)
-    return Verification(REF, np.arange(n), np.full(n, support, np.int32), claimed, measured, 0)
+    moved = np.abs(gaps) if moved is None else np.array(moved)
+    return Verification(REF, np.arange(n), np.full(n, support, np.int32), claimed, measured, moved, 0)
 
 
 def test_rounding_is_forgiven_and_more_is_not():
     assert verification_of([5, -5, 0]).agreeing == 3
     assert verification_of([6, -6, 0]).agreeing == 1
     assert verification_of([1, 2], support=10).agreeing == 1
+    assert verification_of([0, 0, 0], moved=[0, 10, 11]).agreeing == 2
+    assert verification_of([0, 0], support=5, moved=[1, 2]).agreeing == 1
+
+
+def test_a_label_that_boasts_of_ranks_alone_disagrees(world):
+    graph, probes, label, _ = world
+    honest = verify_label(label, graph, probes, n_concepts=42, seed=0)
+    assert not honest.moved.any()
+    lost = label.ranks[:, 1:].sum(axis=1)
+    ranks = np.zeros_like(label.ranks)
+    ranks[:, 0], ranks[:, 4] = label.ranks[:, 0], lost  # as many hits, other misses
+    result = verify_label(replace(label, ranks=ranks), graph, probes, n_concepts=42, seed=0)
+    np.testing.assert_array_equal(result.claimed, result.measured)
+    np.testing.assert_array_equal(result.moved, lost[result.concepts])
+    assert result.agreeing < 42
 
 
 @pytest.mark.parametrize(
