@@ -383,7 +383,7 @@ def _diagnose(error: Exception) -> _Problem:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     match error:
-        case InferenceTimeoutError():
+        case InferenceTimeoutError() | httpx.TimeoutException():
             return _Problem("no answer in time", "allow more time or try later", passing=True)
         case HfHubHTTPError():
             return _diagnose_status(error.response.status_code, error.response.headers, error.server_message)

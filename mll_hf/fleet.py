@@ -23,7 +23,7 @@ from mll_hf.backends import resolve_model
 from mll_hf.card import LABEL_PATH
 from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
 from mll_hf.graph import GRAPH_FILE
-from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, read_head
+from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, list_model_repos, read_head
 from mll_hf.hub.locations import HUB, REPO_ID, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import read_collection
@@ -74,16 +74,17 @@ def list_models(wanted: ModelFilter) -> tuple[str, ...]:
         InputError: There are none.
         HubError: The Hub cannot be asked.
     """
+    question = {
+        "filter": list(wanted.tags),
+        "author": wanted.author or "",
+        "search": wanted.search or "",
+        "sort": "downloads",
+        "expand": "sha",  # the ids are all that is needed
+        "limit": str(wanted.limit or ""),
+    }
     with hub_errors(HUB):
-        found = connect().list_models(
-            filter=list(wanted.tags) or None,
-            author=wanted.author,
-            search=wanted.search,
-            sort="downloads",
-            limit=wanted.limit,
-            expand=["sha"],  # the ids are all that is needed
-        )
-        ids = tuple(model.id for model in found if REPO_ID.fullmatch(model.id))
+        found = list_model_repos(connect(), {name: value for name, value in question.items() if value})
+    ids = tuple(str(model.get("id")) for model in found if REPO_ID.fullmatch(str(model.get("id"))))[: wanted.limit]
     if not ids:
         raise InputError("no model on the Hub fits this filter; check the tags, the author and the words to search for")
     return ids
@@ -328,6 +329,8 @@ def check_login() -> None:
         with hub_errors(HUB):
             connect().whoami()
     except HubError as error:
+        if error.status not in (401, 403):
+            raise
         raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error
 
 
@@ -412,14 +415,18 @@ def plan(model: str, fleet: Fleet) -> Plan:
         return Plan(ref, Step.MEASURE)
     if published:
         return Plan(ref, Step.NOTHING, published)
-    if stored := _stored(ref, fleet):
+    if stored := stored_label(ref, fleet):
         step = Step.PUBLISH if destination else Step.NOTHING
         return Plan(stored.model, step, str(fleet.store.path_of(stored.model)))
     return Plan(ref, Step.MEASURE)
 
 
-def _stored(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
-    """The label in the working folder that a run would not measure again."""
+def stored_label(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
+    """The label in the working folder that a run would not measure again: of the model, or of the same weights.
+
+    Raises:
+        HubError: The weights of another revision cannot be compared.
+    """
     labels = []
     for path in fleet.store.folder.glob(f"labels/{model.slug}/*/{LABEL_FILE}"):
         with contextlib.suppress(LabelError):  # a broken file is measured again

@@ -162,8 +162,12 @@ def normalize_lemma(lemma: str) -> str:
     return " ".join(lemma.replace("_", " ").replace("-", " ").lower().split())
 
 
-def load_graph(path: str | Path) -> SemanticGraph:
+def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
     """Read a graph from ``graph.json`` or from the folder that holds it.
+
+    Args:
+        path: The file or folder.
+        name: What to call the graph, here and in messages, if the file does not name it; by default as the folder.
 
     Raises:
         GraphError: The file is missing, is no JSON, or does not describe a graph.
@@ -174,13 +178,14 @@ def load_graph(path: str | Path) -> SemanticGraph:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise GraphError(f"there is no {GRAPH_FILE}; give the folder of a graph", Path(path)) from None
+        raise GraphError(f"there is no {GRAPH_FILE}; give the folder of a graph", Path(name or path)) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise GraphError(f"cannot be read as JSON ({error}); fetch or build the graph again", file) from None
+        reason = f"cannot be read as JSON ({error}); fetch or build the graph again"
+        raise GraphError(reason, Path(name) / GRAPH_FILE if name else file) from None
     try:
-        return graph_from_json(document, default_name=file.absolute().parent.name)
+        return graph_from_json(document, default_name=name or file.absolute().parent.name)
     except GraphError as error:
-        raise GraphError(str(error), file) from None
+        raise GraphError(str(error), Path(name) / GRAPH_FILE if name else file) from None
 
 
 def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph:  # noqa: ANN401 - parsed JSON

@@ -347,10 +347,6 @@ def verification_report(verification: Verification, graph: SemanticGraph) -> str
         f"{verification.agreeing} of {n} sampled concepts agree (seed {verification.seed}), so between {lower:.1%} and "
         f"{upper:.1%} of all do (95 % confidence). Mean precision of the sample: {verification.claimed_precision:.3f} "
         f"claimed, {verification.measured_precision:.3f} measured.",
-        *(
-            ["Largest gaps\n" + table(["concept", "claimed", "measured", "ranked otherwise", "images"], rows)]
-            if rows
-            else []
-        ),
+        *(["Largest gaps\n" + table(header, rows)] if rows else []),
     ]
     return "\n\n".join(parts)

@@ -13,7 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer, CLIPModel
@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassifica
 import tiny_models
 from mll_hf.backends import Backend, Link, load_model, pick_device, resolve_model
 from mll_hf.errors import InputError, ModelError
+from mll_hf.hub import connection
 from mll_hf.images import to_rgb
 from mll_hf.labels import ModelRef
 
@@ -573,6 +574,9 @@ def test_pickles_on_the_hub_are_refused_before_any_download(folders, api, hub, t
     assert hub.requests == ["GET /api/models/alice/tiny"]
 
 
+NOT_CACHED = "go online once|HF_HUB_OFFLINE forbids .* unset it"
+
+
 @pytest.fixture(params=["offline", "unreachable"])
 def disconnect(request, monkeypatch):
     def cut():
@@ -596,15 +600,34 @@ def test_a_downloaded_model_works_without_the_hub(kind, folders, api, hub, disco
     np.testing.assert_array_equal(
         load_model(ref, "cpu").encode_texts(TEXTS), load_local(folders[kind]).encode_texts(TEXTS)
     )
-    with pytest.raises(ModelError, match="go online once"):
+    with pytest.raises(ModelError, match=NOT_CACHED):
         resolve_model("alice/tiny@another-branch")
     assert hub.requests == []
 
 
 def test_a_model_that_was_never_downloaded_needs_the_hub(disconnect):
     disconnect()
-    with pytest.raises(ModelError, match=r"'alice/tiny': .* go online once"):
+    with pytest.raises(ModelError, match=rf"'alice/tiny': .*({NOT_CACHED})"):
         resolve_model("alice/tiny")
+
+
+def test_a_downloaded_model_is_found_while_the_hub_is_in_trouble(folders, api, hub, monkeypatch):
+    upload(api, folders["clip"])
+    ref = resolve_model("alice/tiny")
+    load_model(ref, "cpu")
+    monkeypatch.setattr(connection, "_WAITS", ())
+    hub.down = True
+    assert resolve_model("alice/tiny") == ref
+
+
+def test_a_cached_copy_without_a_model_is_not_taken_for_one(folders, api, disconnect):
+    upload(api, folders["clip"])
+    ref = resolve_model("alice/tiny")
+    load_model(ref, "cpu")
+    newer = api.upload_file(path_or_fileobj=b"# Card", path_in_repo="README.md", repo_id="alice/tiny").oid
+    hf_hub_download("alice/tiny", "README.md", revision=newer)
+    disconnect()
+    assert resolve_model("alice/tiny") == ref
 
 
 def test_a_hub_in_trouble(hub):

@@ -669,7 +669,8 @@ def test_names_in_a_collection_card_mean_nothing_to_markdown_or_html():
     card = collection_card("org/labels", graph, [make_label(graph, repo_id="local-dir:/x/" + HOSTILE.replace("/", ""))])
     data, body = hub_view(card)
     assert data["pretty_name"].startswith("Model labels on the graph <!--")
-    assert "<" not in body
+    assert body.count(START) == body.count(END) == 1
+    assert "<" not in body.replace(START, "").replace(END, "")
     assert "\x1b" not in card
     assert body.count("\n---\n") == 0
 
@@ -720,6 +721,29 @@ def test_the_card_of_a_large_collection_shows_two_hundred_models():
 
 def test_an_empty_collection_has_a_card():
     assert hub_view(collection_card("org/labels", GRAPH, []))[0]["tags"] == [COLLECTION_TAG, TAG]
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_what_the_owner_of_a_collection_wrote_stays(line_break):
+    labels = collection_labels()
+    before = line_break.join(["---", "license: mit # ours", "---", "# Ours", ""])
+    card = collection_card("org/labels", GRAPH, labels[:1], before)
+    assert card.startswith(before)
+    assert card.replace(line_break, "").count("\n") == 0
+    changed = card + f"Our last words.{line_break}"
+    again = collection_card("org/labels", GRAPH, labels, changed)
+    assert again.startswith(before)
+    assert again.endswith(f"{END}{line_break}Our last words.{line_break}")
+    assert again.count(START) == again.count(END) == 1
+    assert "org/best_one" in again
+    assert collection_card("org/labels", GRAPH, labels, again) == again
+
+
+def test_a_collection_s_card_that_cannot_be_edited_is_refused():
+    card = collection_card("org/labels", GRAPH, collection_labels())
+    for damaged in (card.replace(END, ""), card + END, "---\nlicense: mit\n"):
+        with pytest.raises(CardError):
+            collection_card("org/labels", GRAPH, collection_labels(), damaged)
 
 
 @pytest.mark.parametrize("url", [None, "https://huggingface.co/org/model"])

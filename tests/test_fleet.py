@@ -449,6 +449,12 @@ def test_nobody_works_for_hours_without_being_logged_in(monkeypatch):
         fleet.check_login()
 
 
+def test_a_hub_in_trouble_is_not_taken_for_a_missing_login(hub):
+    hub.fail("/api/whoami-v2", 500, times=9)
+    with pytest.raises(HubError, match="status 500"):
+        fleet.check_login()
+
+
 def test_overwrite_measures_again(world):
     models = world.add("alice/a")
     world.run(models, OwnRepos())

@@ -517,6 +517,28 @@ def test_a_collection_whose_first_publication_was_killed_is_completed(hub, proce
     assert number > 5
 
 
+def test_metadata_that_the_hub_refuses_are_the_card_s_fault(hub, label):
+    hub.fail("/api/validate-yaml", 400, times=9)
+    said = complaint_of(lambda: publish_label(label, GRAPH), CardError)
+    assert said.startswith("alice/model: the Hub refuses the metadata of its card (")
+    assert LABEL_PATH not in hub.files("model", MODEL)
+
+
+def test_replacing_a_label_of_another_graph_is_said(hub, label, caplog):
+    publish_label(label, GRAPH)
+    assert "another graph" not in caplog.text
+    other = make_label(OTHER_GRAPH, repo_id=MODEL, revision=label.model.revision)
+    publish_label(other, OTHER_GRAPH)
+    assert "alice/model carries a label of another graph, which this one replaces" in caplog.text
+    assert_published(hub, other)
+
+
+@pytest.mark.parametrize(("name", "warned"), [("my-folder", True), ("alice/graph", False)])
+def test_a_label_whose_graph_others_cannot_get_is_published_with_a_warning(hub, caplog, name, warned):
+    publish_label(put_model(probes_name=name), GRAPH)
+    assert ("is a folder here (my-folder)" in caplog.text) == warned
+
+
 # ---- in a collection
 
 
@@ -548,6 +570,29 @@ def test_the_dataset_of_a_graph_becomes_a_collection(hub):
     publish_to_collection(LABELS, GRAPH, COLLECTION)
     assert before.items() <= hub.files("dataset", REPO).items()
     assert len(open_source(COLLECTION).list()) == 4
+
+
+def test_what_its_owner_wrote_on_a_collection_s_card_stays(hub):
+    hub.put("dataset", REPO, {"README.md": README})
+    publish_to_collection(LABELS[:2], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+    assert hub.files("dataset", REPO)["README.md"].startswith(README)
+
+
+def test_a_dataset_of_another_kind_does_not_become_a_collection(hub):
+    hub.put("dataset", REPO, {"train.parquet": b"rows"})
+    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION), InputError)
+    assert "a dataset of another kind (train.parquet)" in said
+    assert set(hub.files("dataset", REPO)) == {"train.parquet"}
+
+
+def test_a_public_collection_is_not_taken_for_private(hub):
+    put_collection(LABELS[:2])
+    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION, private=True), InputError)
+    assert "exists already and is public" in said
+    hub.repos["dataset", REPO].private = True
+    assert publish_to_collection(LABELS, GRAPH, COLLECTION, private=True).changed
 
 
 def test_publishing_to_a_collection_twice_changes_nothing(hub):

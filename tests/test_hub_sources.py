@@ -359,6 +359,32 @@ def test_a_damaged_index_is_said_to_be(hub, caplog):
     assert "build it again: mll-hf labels index" in caplog.text
 
 
+def test_a_collection_whose_graph_file_is_gone_has_that_of_its_index(hub):
+    hub.put("dataset", REPO, {**label_files(LABELS), **index_file(LABELS)})
+    source = open_source(COLLECTION)
+    assert_lists(source, LABELS)
+    assert source.graph.digest == GRAPH.digest
+
+
+def test_labels_without_any_graph_are_of_no_use(hub):
+    hub.put("dataset", REPO, label_files(LABELS))
+    assert "put the file back" in complaint_of(open_source(COLLECTION).list, InputError)
+
+
+def test_an_index_counts_if_its_graph_is_written_otherwise(hub):
+    put_collection(LABELS)
+    content = graph_file()[GRAPH_FILE]
+    hub.put("dataset", REPO, {GRAPH_FILE: json.dumps(json.loads(content), indent=1).encode()})
+    assert_lists(open_source(COLLECTION), LABELS)
+    assert asked_for(hub) == []
+
+
+def test_a_graph_is_chosen_only_where_there_are_several(tmp_path, dataset):
+    for location in (COLLECTION, str(tmp_path)):
+        said = complaint_of(lambda where=location: open_source(where, "hf://datasets/alice/graph"), InputError)
+        assert "leave out --graph" in said
+
+
 def test_an_index_whose_content_was_exchanged_is_not_believed(hub, caplog):
     put_collection(LABELS)
     hub.fail("/_cdn/", alter=lambda _: index_file(NEWER)[INDEX_FILE], method="GET")

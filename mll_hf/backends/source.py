@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import constants, scan_cache_dir, snapshot_download
-from huggingface_hub.errors import CacheNotFound, OfflineModeIsEnabled
+from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.backends.base import Backend
 from mll_hf.errors import ModelError
-from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors
+from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable
 from mll_hf.labels import LOCAL_PREFIX, ModelRef
 from mll_hf.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Collection
+
+    from huggingface_hub import CachedRevisionInfo
 
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
@@ -154,8 +156,8 @@ def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str 
     with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
         try:
             head = fetch_head(connect(token), repo_id, "model", revision)
-        except (OfflineModeIsEnabled, httpx.TransportError):
-            if cached := _newest_cached(repo_id, revision):
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+            if is_unreachable(error) and (cached := _newest_cached(repo_id, revision)):
                 return cached
             raise
     return head.sha, [path for path in head.files if "/" not in path]
@@ -174,11 +176,15 @@ def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] 
         for copy in repo.revisions
         if revision in (None, copy.commit_hash) or revision in copy.refs
     ]
-    if not fitting:
-        return None
-    newest = max(fitting, key=lambda copy: copy.last_modified)
-    paths = (file.file_path.relative_to(newest.snapshot_path) for file in newest.files)
-    return newest.commit_hash, [path.name for path in paths if len(path.parts) == 1]
+    # reading cards and labels leaves copies without a model
+    copies = [(copy.last_modified, copy.commit_hash, _names_at_root(copy)) for copy in fitting]
+    usable = [copy for copy in copies if _loadable(copy[2])]
+    return max(usable)[1:] if usable else None
+
+
+def _names_at_root(copy: CachedRevisionInfo) -> list[str]:
+    paths = (file.file_path.relative_to(copy.snapshot_path) for file in copy.files)
+    return [path.name for path in paths if len(path.parts) == 1]
 
 
 def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:

@@ -22,7 +22,7 @@ from mll_hf.card.claim import (
     read_claim,
     yaml_scalar,
 )
-from mll_hf.card.readme import edit_readme
+from mll_hf.card.readme import edit_readme, put_section
 from mll_hf.errors import InputError
 from mll_hf.text import printable, shortened
 
@@ -120,17 +120,24 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
     return lines
 
 
-def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSummary]) -> str:
+def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSummary], readme: str = "") -> str:
     """The README of a dataset repo that collects labels of one graph.
 
     Args:
         repo_id: ``owner/name`` of the dataset repo.
         graph: The graph.
         labels: The labels; the table has the best 200.
+        readme: The README so far; all but our section of it stays. Without one, metadata and a title are added.
+
+    Raises:
+        CardError: The comments that mark our section are no pair.
     """
-    source = f"hf://datasets/{repo_id}"
-    ranked = sorted(labels, key=lambda label: (-label.mean_precision, label.model.repo_id, label.model.revision))
-    more = len(ranked) - _MODELS_SHOWN
+    if not readme.strip():
+        readme = _collection_head(graph)
+    return put_section(readme, _collection_section(repo_id, graph, labels))
+
+
+def _collection_head(graph: SemanticGraph) -> str:
     lines = [
         "---",
         "license: apache-2.0",
@@ -142,7 +149,15 @@ def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSu
         "---",
         "",
         f"# Model labels on the graph {_escaped(graph.name[:LONGEST_NAME])}",
-        "",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _collection_section(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSummary]) -> list[str]:
+    source = f"hf://datasets/{repo_id}"
+    ranked = sorted(labels, key=lambda label: (-label.mean_precision, label.model.repo_id, label.model.revision))
+    more = len(ranked) - _MODELS_SHOWN
+    return [
         f"A label says how well a vision-language model recognises each of {len(graph):,} visual concepts "
         f"(graph `{graph.digest[:12]}`). Every model was measured once. From these labels `mll-hf` tells which models "
         "suit a list of classes and how to combine them; no model is run or downloaded for the answer.",
@@ -167,7 +182,6 @@ def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSu
         "Precision: the share of a concept's images that the model recognises against all concepts that they do not "
         "show, averaged over the concepts. GFLOPs: to encode one image.",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _model_row(label: LabelSummary) -> list[str]:

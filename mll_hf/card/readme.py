@@ -51,10 +51,25 @@ def edit_readme(readme: str, claim: CardClaim, section: Sequence[str]) -> str:
     """
     card = _split(readme)
     root, data = _parse_front(card.front)
-    body = _edit_body(card, section)
+    body = _edit_body(card.body, section, card.line_break)
     edited = card.head + _edit_front(card, root, claim) + _ended(card) + body
     _check_edit(card, data, edited, claim)
     return edited
+
+
+def put_section(readme: str, section: Sequence[str]) -> str:
+    """Bring a section into a README, in the place of an older one of ours or at the end; the rest stays.
+
+    Args:
+        readme: The README, line breaks as they are in the file; may be empty.
+        section: Lines of the section.
+
+    Raises:
+        CardError: The comments that mark an older section are no pair, or front matter is not closed.
+    """
+    card = _split(readme)
+    before = readme[: len(readme) - len(card.body)]
+    return before + _edit_body(card.body, section, card.line_break)
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,14 +290,14 @@ def _apply(text: str, edits: Sequence[_Edit]) -> str:
 # --- its body ---------------------------------------------------------------------------------------------------------
 
 
-def _edit_body(card: _Readme, lines: Sequence[str]) -> str:
+def _edit_body(body: str, lines: Sequence[str], line_break: str) -> str:
     """The body with our section, in the place of an older one or at the end."""
-    before, after = _around_section(card.body)
-    section = card.line_break.join([_SECTION_START, *lines, _SECTION_END])
-    if _SECTION_START in card.body:
+    before, after = _around_section(body)
+    section = line_break.join([_SECTION_START, *lines, _SECTION_END])
+    if _SECTION_START in body:
         return before + section + after
-    gap = card.line_break if before.endswith("\n") or not before else 2 * card.line_break
-    return before + gap + section + card.line_break
+    gap = line_break if before.endswith("\n") or not before else 2 * line_break
+    return before + gap + section + line_break
 
 
 def _around_section(body: str) -> tuple[str, str]:

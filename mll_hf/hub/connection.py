@@ -110,7 +110,9 @@ def _reason(error: Exception, repo_id: str) -> str:
             return f"is not on the Hub, or private; {_advice_for_missing(repo_id)}"
         case RevisionNotFoundError():
             return "has no such revision; check the branch, tag or commit after the @"
-        case OfflineModeIsEnabled() | LocalEntryNotFoundError():
+        case OfflineModeIsEnabled():
+            return "HF_HUB_OFFLINE forbids to ask the Hub, and what is needed is not in the local cache; unset it"
+        case LocalEntryNotFoundError():
             return "is not in the local cache and the Hub cannot be reached; go online once"
         case EntryNotFoundError():
             return "lacks a file that should be there; check that it is the repository you mean"
@@ -124,12 +126,12 @@ def _reason(error: Exception, repo_id: str) -> str:
 def _reason_for_status(status: int) -> str:
     match status:
         case 401:
-            return "the Hub does not know your token; log in with: hf auth login"
+            return "you are not logged in, or the Hub does not know your token; log in with: hf auth login"
         case 403:
             return "your token may not do this; log in with one that may write: hf auth login"
         case 429:
             return "the Hub has had too many requests from you; try again in a few minutes"
-    return f"the Hub answered with status {status}; check your token, or try later"
+    return f"the Hub answered with status {status}; try later"
 
 
 def _advice_for_missing(repo_id: str) -> str:
@@ -273,23 +275,22 @@ def _file(sibling: RepoSibling) -> tuple[str, RepoFile]:
     return sibling.rfilename, RepoFile(size, oid)
 
 
-def list_model_repos(api: HfApi, tags: Sequence[str], fields: Sequence[str]) -> list[dict[str, Any]]:
-    """All models with some tags: a request per 1,000.
+def list_model_repos(api: HfApi, question: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
+    """All models that the Hub lists: a request per 1,000.
 
     Not by the client's own listing: that waits half a minute for a Hub that cannot be reached, fails altogether if it
     cannot parse one entry, and follows links to anywhere with the token.
 
     Args:
         api: The client.
-        tags: The tags.
-        fields: Which fields of a model to ask for, besides ``id``.
+        question: What to list: ``filter`` (tags), ``expand`` (fields besides ``id``), ``author``, ``search`` ...
 
     Returns:
         Whatever the Hub says of each model, unchecked.
     """
     found: list[dict[str, Any]] = []
     address: str | None = f"{api.endpoint}/api/models"
-    params: dict[str, Sequence[str]] | None = {"filter": tags, "expand": fields}
+    params: Mapping[str, str | Sequence[str]] | None = question
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
     while address and len(found) < _MOST_LISTED:
         page = retried(partial(_get, address, params, headers))
@@ -304,7 +305,7 @@ def list_model_repos(api: HfApi, tags: Sequence[str], fields: Sequence[str]) -> 
     return found
 
 
-def _get(address: str, params: Mapping[str, Sequence[str]] | None, headers: Mapping[str, str]) -> httpx.Response:
+def _get(address: str, params: Mapping[str, str | Sequence[str]] | None, headers: Mapping[str, str]) -> httpx.Response:
     response = get_session().get(address, params=params, headers=headers, timeout=TIMEOUT_SECONDS)
     hf_raise_for_status(response)
     return response

@@ -89,7 +89,7 @@ def index_from_bytes(blob: bytes, path: Path | None = None) -> tuple[SemanticGra
         fields = [fields_from_metadata(claims) for claims in metadata["labels"]]
         entries = tuple(_entries(graph, metadata["labels"], fields, tensors))
     except (*UNREADABLE, GraphError, LabelError) as error:
-        reason = f"is no valid index ({one_line(error)}); build it again: mll-hf labels index"
+        reason = f"is no valid index ({one_line(error)})"
         raise LabelError(reason, path) from None
     return graph, entries
 

@@ -75,7 +75,7 @@ class GraphLocation:
         Raises:
             GraphError: It cannot be read.
         """
-        return load_graph(self.folder)
+        return load_graph(self.folder, self.dataset.repo_id if self.dataset else None)
 
     def probes(self, sampling: SamplingConfig) -> ProbeSet:
         """A sample of the probe images; those of the Hub are named by their repo and commit.
@@ -148,4 +148,4 @@ def read_graph(api: HfApi, head: Head) -> SemanticGraph:
 
 
 def _graph_at(api: HfApi, repo_id: str, sha: str) -> SemanticGraph:
-    return load_graph(download(api, repo_id, "dataset", GRAPH_FILE, sha, _MOST_GRAPH_BYTES))
+    return load_graph(download(api, repo_id, "dataset", GRAPH_FILE, sha, _MOST_GRAPH_BYTES), repo_id)

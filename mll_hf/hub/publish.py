@@ -10,6 +10,7 @@ import hashlib
 import logging
 import random
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,15 @@ from huggingface_hub import CommitOperationAdd, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
-from mll_hf.card import EVAL_RESULTS_PATH, LABEL_PATH, add_label, collection_card, eval_results
+from mll_hf.card import (
+    EVAL_RESULTS_PATH,
+    GRAPH_TAG_PREFIX,
+    LABEL_PATH,
+    add_label,
+    collection_card,
+    eval_results,
+    graph_tag,
+)
 from mll_hf.errors import CardError, HubError, InputError
 from mll_hf.graph import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub.connection import (
@@ -32,12 +41,13 @@ from mll_hf.hub.connection import (
 )
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from mll_hf.hub.locations import REPO_ID, parse_dataset
-from mll_hf.hub.sources import read_collection
+from mll_hf.hub.sources import is_collection, read_collection
 from mll_hf.labels import label_to_bytes
 from mll_hf.store import label_path
+from mll_hf.text import abridged, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from huggingface_hub import HfApi
 
@@ -46,6 +56,7 @@ if TYPE_CHECKING:
 
 README = "README.md"
 _MOST_README_BYTES = 2**20
+_EMPTY_REPO = {".gitattributes", README}  # what may be in a dataset repo that becomes a collection
 _TITLE = "Add MLL label"
 _COLLECTION_TITLE = "Add MLL labels"
 _CONFLICTS, _STUMBLES = 30, 4  # so often a publication is tried again
@@ -93,13 +104,21 @@ def publish_label(
         CardError: The repo's README cannot be edited safely.
     """
     _check_publishable([label], graph)
+    if not REPO_ID.fullmatch(label.probes_name):
+        _log.warning(
+            "the graph of this label is a folder here (%s): others can select with it only if they have the graph; "
+            "better upload the graph and label with --graph hf://datasets/ORG/NAME", label.probes_name,
+        )  # fmt: skip
     api, repo_id = connect(token), label.model.repo_id
     blob = label_to_bytes(label)
     sha256 = hashlib.sha256(blob).hexdigest()
 
     def files(head: Head, _: bool) -> Mapping[str, bytes]:
         _check_weights(api, head, label.model)
-        card = _edited(head, lambda readme: add_label(readme, label, graph, sha256), _read_readme(api, head))
+        readme = _read_readme(api, head)
+        if GRAPH_TAG_PREFIX.encode() in readme and graph_tag(graph.digest).encode() not in readme:
+            _log.warning("%s carries a label of another graph, which this one replaces", repo_id)
+        card = _edited(head, lambda text: add_label(text, label, graph, sha256), readme)
         results = {EVAL_RESULTS_PATH: _eval_results(label)} if with_eval_results else {}
         return {LABEL_PATH: blob, README: card, **results}
 
@@ -142,7 +161,11 @@ def publish_to_collection(
     }
 
     def files(head: Head, as_pull_request: bool) -> Mapping[str, bytes]:
-        content = read_collection(api, head) if GRAPH_FILE in head.files else None
+        content = read_collection(api, head) if is_collection(head) else None
+        if content is None and (others := sorted(head.files.keys() - _EMPTY_REPO)):
+            raise InputError(
+                f"{collection} is a dataset of another kind ({abridged(others, 3)}); name a new one, or an empty one"
+            )
         if content and content.graph.digest != graph.digest:
             raise InputError(
                 f"{collection} holds labels of another graph ({content.graph.name}, {content.graph.digest[:12]}); "
@@ -151,7 +174,7 @@ def publish_to_collection(
         if as_pull_request:
             return blobs
         entries = {label_path(entry.summary.model): entry for entry in content.entries} if content else {}
-        return {**blobs, **_overview(repo_id, content.graph if content else graph, {**entries, **new})}
+        return {**blobs, **_overview(api, head, content.graph if content else graph, {**entries, **new})}
 
     return _publish(api, _Change(repo_id, "dataset", files, _COLLECTION_TITLE, _describe(labels)), create_pr)
 
@@ -173,7 +196,7 @@ def build_index(collection: str, *, token: str | None = None) -> Published:
         content = read_collection(api, head)
         if not content.entries:
             raise InputError(f"{collection} holds no valid label; publish some: mll-hf push MODEL --to {collection}")
-        return _overview(repo_id, content.graph, {label_path(e.summary.model): e for e in content.entries})
+        return _overview(api, head, content.graph, {label_path(e.summary.model): e for e in content.entries})
 
     return _publish(api, _Change(repo_id, "dataset", files, "Update the index of labels"), create_pr=False)
 
@@ -237,13 +260,14 @@ def _eval_results(label: ModelLabel) -> bytes:
     return eval_results(label, label.probes_name, label.graph_name, source).encode()
 
 
-def _overview(repo_id: str, graph: SemanticGraph, entries: Mapping[str, IndexEntry]) -> dict[str, bytes]:
+def _overview(api: HfApi, head: Head, graph: SemanticGraph, entries: Mapping[str, IndexEntry]) -> dict[str, bytes]:
+    """Graph, index and card of a collection; what its owner changed in the card around our section stays."""
     summaries = [entry.summary for entry in entries.values()]
-    card = collection_card(repo_id, graph, summaries)
+    card = _edited(head, lambda old: collection_card(head.repo_id, graph, summaries, old), _read_readme(api, head))
     return {
         GRAPH_FILE: graph_to_bytes(graph),
         INDEX_FILE: index_to_bytes(graph, list(entries.values())),
-        README: card.encode(),
+        README: card,
     }
 
 
@@ -269,6 +293,11 @@ def _ensure_collection(api: HfApi, repo_id: str, private: bool) -> None:
             fetch_head(api, repo_id, "dataset")
         except RepositoryNotFoundError:
             api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+            return
+        if private and not api.dataset_info(repo_id).private:
+            raise InputError(
+                f"{repo_id} exists already and is public; change that in its settings, or leave out --private"
+            )
 
 
 # --- one commit -------------------------------------------------------------------------------------------------------
@@ -344,7 +373,7 @@ def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
     if not operations:
         there = f"{page}/discussions/{number}" if number else f"{page}/tree/{head.sha}"
         return Published(there, head.sha, number, changed=False)
-    with sensible_answers(repo_id):
+    with _card_errors(repo_id), sensible_answers(repo_id):
         commit = api.create_commit(
             repo_id,
             operations,
@@ -358,6 +387,21 @@ def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
     number = number or commit.pr_num
     return Published(commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url), commit.oid,
                      number, changed=True)  # fmt: skip
+
+
+@contextmanager
+def _card_errors(repo_id: str) -> Iterator[None]:
+    """Say what the Hub has against the metadata of a card, which it checks before it takes a commit."""
+    try:
+        yield
+    except HubError as error:
+        refused = error.__cause__
+        if not (isinstance(refused, ValueError) and "metadata" in str(refused)):
+            raise
+        reason = one_line(refused.__cause__ if isinstance(refused.__cause__, Exception) else refused)
+        raise CardError(
+            f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
+        ) from None
 
 
 def _my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:

@@ -106,10 +106,12 @@ def open_source(location: str | Path, graph: str | Path | None = None, token: st
         token: Hub token; None takes the one that the user has logged in with.
 
     Raises:
-        InputError: The location is malformed.
+        InputError: The location is malformed, or a graph is given where there is nothing to choose.
     """
     if location == HUB:
         return TaggedModels(fetch_graph(graph, token) if graph else None, token)
+    if graph:
+        raise InputError(f"all labels of {location} are of one graph; leave out --graph, which is for --labels hub")
     if is_on_hub(location):
         return Collection(parse_dataset(str(location)), token)
     return LabelStore(Path(location))
@@ -197,13 +199,13 @@ def read_collection(api: HfApi, head: Head) -> CollectionContent:
         InputError: This is no collection.
         MLLError: Its graph cannot be had.
     """
-    if GRAPH_FILE not in head.files:
+    if not is_collection(head):
         raise InputError(
             f"hf://datasets/{head.repo_id} holds no labels yet; publish some: mll-hf push MODEL --to "
             f"hf://datasets/{head.repo_id} --labels DIR"
         )
     index = _read_index(api, head)
-    graph = index.graph if index else read_graph(api, head)
+    graph = index.graph if index else _read_graph(api, head)
     indexed = {label_path(entry.summary.model): entry for entry in index.entries} if index else {}
     present = {path: head.files[path].oid for path in sorted(head.files) if _LABEL_PATH.fullmatch(path)}
     agreeing = {path: entry for path, entry in indexed.items() if present.get(path) == entry.oid}
@@ -224,12 +226,31 @@ def _read_index(api: HfApi, head: Head) -> CollectionContent | None:
     try:
         graph, entries = index_from_bytes(_download(api, head, INDEX_FILE, _MOST_INDEX_BYTES).read_bytes(), name)
     except LabelError as error:
-        _log.warning("%s", error)
+        _log.warning("%s; %s", error, _rebuild(head))
         return None
-    if not head.holds(GRAPH_FILE, graph_to_bytes(graph)):
-        _log.warning("%s is of another graph than the collection; build it again: mll-hf labels index", name)
+    same_bytes = GRAPH_FILE not in head.files or head.holds(GRAPH_FILE, graph_to_bytes(graph))
+    if not same_bytes and _read_graph(api, head).digest != graph.digest:
+        _log.warning("%s is of another graph than the collection; %s", name, _rebuild(head))
         return None
     return CollectionContent(graph, entries)
+
+
+def is_collection(head: Head) -> bool:
+    """Whether a dataset repo holds labels, or the graph that they would be of."""
+    return bool({GRAPH_FILE, INDEX_FILE} & head.files.keys()) or any(_LABEL_PATH.fullmatch(path) for path in head.files)
+
+
+def _read_graph(api: HfApi, head: Head) -> SemanticGraph:
+    if GRAPH_FILE not in head.files:
+        raise InputError(
+            f"hf://datasets/{head.repo_id} has labels, but no {GRAPH_FILE} and no index that holds it; "
+            "put the file back from the repo's history"
+        )
+    return read_graph(api, head)
+
+
+def _rebuild(head: Head) -> str:
+    return f"build it again: mll-hf labels index --labels hf://datasets/{head.repo_id}"
 
 
 def _entry(api: HfApi, head: Head, path: str, graph: SemanticGraph) -> IndexEntry:
@@ -353,7 +374,9 @@ class TaggedModels:
                 "no model on the Hub carries a label that can be read; publish one: mll-hf push MODEL --labels DIR, or "
                 "name a collection: --labels hf://datasets/ORG/NAME"
             )
-        names = Counter((label.probes_name, label.probes_revision) for label in labels)
+        names = Counter(
+            (label.probes_name, label.probes_revision) for label in labels if REPO_ID.fullmatch(label.probes_name)
+        )
         for (repo_id, revision), _ in names.most_common(3):
             try:
                 graph = fetch_graph(str(DatasetLocation(repo_id, revision)), self.token)
@@ -396,7 +419,7 @@ def _list_tagged(api: HfApi) -> tuple[_Tagged, ...]:
     memory = memory_file(f"models tagged {LABEL_TAG}")
     with hub_errors(HUB):
         try:
-            listed = list_model_repos(api, [LABEL_TAG], ["sha", "tags", "siblings"])
+            listed = list_model_repos(api, {"filter": LABEL_TAG, "expand": ["sha", "tags", "siblings"]})
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             remembered = recall(memory)
             known = [_tagged(entry) for entry in remembered] if isinstance(remembered, list) else [None]
