@@ -38,6 +38,7 @@ ORDER = [
     "verification",
     "fleet",
     "client",
+    "bench",
     "report",
     "cli",
 ]

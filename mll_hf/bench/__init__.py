@@ -1,0 +1,1 @@
+"""The benchmark: what choosing by labels is worth, against every baseline and the best possible choice."""

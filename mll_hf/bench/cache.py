@@ -1,0 +1,187 @@
+"""Embeddings of images and texts, computed once per model and data revision and kept on disk.
+
+With them every method can be run again in seconds. What is missing is computed model by model, so an interrupted run
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from huggingface_hub.utils.tqdm import tqdm
+
+from mll_hf.backends import load_model
+from mll_hf.files import write_atomically
+from mll_hf.images import decode_image, prepared_batches
+from mll_hf.labels import Cost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import torch
+    from numpy.typing import NDArray
+
+    from mll_hf.backends import VisionLanguageModel
+    from mll_hf.labels import ModelRef
+    from mll_hf.probes import ProbeSet
+
+_BATCH = 128
+
+
+class ImageData(Protocol):
+    """Images that can be embedded.
+
+    Attributes:
+        name: For progress bars.
+        revision: Changes whenever an image does.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def revision(self) -> str: ...  # noqa: D102
+    def __len__(self) -> int: ...
+
+    def batches(self, size: int) -> Iterator[Sequence[bytes | None]]:
+        """The encoded images in order, ``size`` at a time."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeImages:
+    """The probe images of a graph, as data to embed."""
+
+    probes: ProbeSet
+
+    @property
+    def name(self) -> str:
+        """Name of the graph's images."""
+        return self.probes.name
+
+    @property
+    def revision(self) -> str:
+        """Digest of the images' revision and of how they were sampled."""
+        key = json.dumps([self.probes.revision, asdict(self.probes.sampling)], sort_keys=True)
+        return hashlib.sha256(key.encode()).hexdigest()[:40]
+
+    def __len__(self) -> int:
+        return len(self.probes)
+
+    def batches(self, size: int) -> Iterator[Sequence[bytes | None]]:
+        """The encoded images in order, ``size`` at a time."""
+        return (batch for _, batch in self.probes.iter_image_bytes(size))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What else of a model is needed besides its embeddings.
+
+    Attributes:
+        logit_scale: Factor between a cosine and a logit.
+        logit_bias: Added to every logit.
+        cost: What the model costs to run.
+    """
+
+    logit_scale: float
+    logit_bias: float
+    cost: Cost
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingCache:
+    """A folder of embeddings: a folder for each model, a file for each data set and list of texts."""
+
+    folder: Path
+
+    def fill(
+        self,
+        refs: Sequence[ModelRef],
+        images: Sequence[ImageData],
+        texts: Sequence[Sequence[str]],
+        device: str | None = None,
+    ) -> None:
+        """Compute what is missing, one model after another; each is loaded only if something is.
+
+        Args:
+            refs: The models.
+            images: The data sets.
+            texts: Lists of texts.
+            device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
+
+        Raises:
+            ModelError: A model cannot be loaded or run.
+            StorageError: The folder cannot be written.
+        """
+        progress = tqdm(refs, unit="model", desc="embeddings", name="mll_hf.bench")  # type: ignore[no-untyped-call]
+        for ref in progress:
+            new_images = [data for data in images if not self._images_file(ref, data).exists()]
+            new_texts = [part for part in texts if not self._texts_file(ref, part).exists()]
+            if not (new_images or new_texts or not self._facts_file(ref).exists()):
+                continue
+            model = load_model(ref, device)
+            try:
+                for part in new_texts:
+                    _write_array(self._texts_file(ref, part), model.encode_texts(part))
+                for data in new_images:
+                    _write_array(self._images_file(ref, data), _embed(model, data))
+                facts = ModelFacts(model.logit_scale, model.logit_bias, model.cost)
+                write_atomically(self._facts_file(ref), json.dumps(asdict(facts)).encode())
+            finally:
+                model.close()
+
+    def images(self, ref: ModelRef, data: ImageData) -> NDArray[np.float32]:
+        """[N, D] unit-norm embeddings; rows of NaN for images that cannot be decoded."""
+        return np.load(self._images_file(ref, data))
+
+    def texts(self, ref: ModelRef, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[T, D] unit-norm embeddings."""
+        return np.load(self._texts_file(ref, texts))
+
+    def facts(self, ref: ModelRef) -> ModelFacts:
+        """What else is needed of a model."""
+        document = json.loads(self._facts_file(ref).read_bytes())
+        return ModelFacts(document["logit_scale"], document["logit_bias"], Cost(**document["cost"]))
+
+    def _folder_of(self, ref: ModelRef) -> Path:
+        return self.folder / f"{ref.slug}--{ref.revision[:12]}"
+
+    def _facts_file(self, ref: ModelRef) -> Path:
+        return self._folder_of(ref) / "model.json"
+
+    def _images_file(self, ref: ModelRef, data: ImageData) -> Path:
+        return self._folder_of(ref) / f"images-{data.revision[:16]}.npy"
+
+    def _texts_file(self, ref: ModelRef, texts: Sequence[str]) -> Path:
+        digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
+        return self._folder_of(ref) / f"texts-{digest[:16]}.npy"
+
+
+def _embed(model: VisionLanguageModel, data: ImageData) -> NDArray[np.float32]:
+    def prepare(content: bytes | None) -> torch.Tensor | None:
+        image = decode_image(content)
+        return None if image is None else model.preprocess(image)
+
+    embeddings = np.full((len(data), model.embedding_size), np.nan, np.float32)
+    done = 0
+    progress = tqdm(  # type: ignore[no-untyped-call]
+        total=len(data), unit="image", desc=f"{model.ref.short_name} {data.name}", name="mll_hf.embed", leave=False
+    )
+    with progress:
+        for pixels, decodable in prepared_batches(data.batches(_BATCH), prepare):
+            if pixels is not None:
+                embeddings[done + np.flatnonzero(decodable)] = model.encode_pixels(pixels)
+            done += len(decodable)
+            progress.update(len(decodable))
+    return embeddings
+
+
+def _write_array(path: Path, array: NDArray[np.float32]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomically(path, buffer.getvalue())
