@@ -1,0 +1,227 @@
+"""Metrics against hand-computed values and naive loops."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mll_hf.bench.metrics import (
+    BootstrapConfig,
+    Interval,
+    SignedRankTest,
+    accuracy,
+    bootstrap_images,
+    bootstrap_tasks,
+    gap_closed,
+    kendall,
+    mean_difference,
+    mean_gap_closed,
+    mean_per_class_recall,
+    regret,
+    spearman,
+    top_kendall,
+    top_l1,
+    top_models,
+    top_overlap,
+    wilcoxon,
+)
+from mll_hf.errors import InputError, MissingExtraError
+
+SCORES = hnp.arrays(np.float64, st.integers(2, 9), elements=st.integers(0, 6).map(float))
+
+
+def test_accuracy_counts_images_and_recall_counts_classes():
+    labels = np.array([0, 0, 0, 0, 5, 5])
+    predicted = np.array([0, 0, 0, 1, 5, 0])
+    assert accuracy(predicted, labels) == pytest.approx(4 / 6)
+    assert mean_per_class_recall(predicted, labels) == pytest.approx((3 / 4 + 1 / 2) / 2)  # classes 1 to 4 do not occur
+
+
+def test_regret_is_to_the_best_model_of_each_task():
+    accuracies = np.array([[0.5, 0.9, 0.2], [0.7, 0.1, 0.2]])
+    np.testing.assert_allclose(regret(np.array([0.5, 0.9, 0.3]), accuracies), [0.2, 0, -0.1])
+
+
+def test_gap_closed():
+    general, oracle = np.array([0.4, 0.4, 0.5, 0.6]), np.array([0.8, 0.8, 0.5, 0.6])
+    ours = np.array([0.6, 0.3, 0.5, 0.4])
+    np.testing.assert_allclose(gap_closed(ours, general, oracle), [0.5, -0.25, np.nan, np.nan])
+    # (0.45 - 0.475) / (0.675 - 0.475): what is lost where there is no gap counts too
+    assert mean_gap_closed(ours, general, oracle) == pytest.approx(-0.125)
+    assert np.isnan(mean_gap_closed(ours[2:], general[2:], oracle[2:]))
+
+
+def test_mean_gap_closed_takes_many_samples_at_once():
+    ours, general, oracle = np.random.default_rng(0).random((3, 4, 6))
+    oracle += 1
+    together = mean_gap_closed(ours, general, oracle)
+    np.testing.assert_allclose(together, [mean_gap_closed(*row) for row in zip(ours, general, oracle, strict=True)])
+
+
+# --- rankings ---------------------------------------------------------------------------------------------------------
+
+
+def test_best_models_come_first_and_equal_ones_keep_their_order():
+    assert top_models(np.array([0.1, 0.5, 0.5, 0.9]), 3).tolist() == [3, 1, 2]
+    assert len(top_models(np.array([0.1, 0.5]), 5)) == 2
+
+
+def test_top_five_by_hand():
+    truth = np.array([0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3])
+    scores = np.array([3.0, 4.0, 2.0, 0.0, 0.1, 9.0, 8.0])  # ranks 5, 6, 1, 0, 2 first
+    assert top_overlap(scores, truth) == pytest.approx(3 / 5)
+    assert top_kendall(scores, truth) == pytest.approx(1 / 3)  # of 0, 1, 2 only the pair (0, 1) is reversed
+    assert top_kendall(scores, truth, top=4) == 0.0  # 0 and 1 alone are too few
+    assert top_overlap(scores, truth, top=4) == pytest.approx(2 / 4)
+
+
+def test_top_kendall_of_three_equal_scores_is_zero():
+    assert top_kendall(np.ones(3), np.array([0.1, 0.2, 0.3])) == 0.0
+
+
+def test_l1_is_of_the_mean_over_the_models_predicted_best():
+    predicted, truth = np.array([0.9, 0.8, 0.1]), np.array([0.7, 0.9, 0.9])
+    assert top_l1(predicted, truth, top=2) == pytest.approx(abs(0.2 - 0.1) / 2)
+    assert top_l1(predicted, truth, top=1) == pytest.approx(0.2)
+
+
+def naive_tau_b(left, right):
+    pairs = list(itertools.combinations(range(len(left)), 2))
+    signs = [(np.sign(left[i] - left[j]), np.sign(right[i] - right[j])) for i, j in pairs]
+    untied = [sum(sign[side] != 0 for sign in signs) for side in (0, 1)]
+    return sum(a * b for a, b in signs) / np.sqrt(untied[0] * untied[1]) if min(untied) else 0.0
+
+
+@given(st.data())
+def test_rank_correlations_against_loops(data):
+    left = data.draw(SCORES)
+    right = data.draw(hnp.arrays(np.float64, len(left), elements=st.integers(0, 6).map(float)))
+    assert kendall(left, right) == pytest.approx(naive_tau_b(left, right))
+    ranks = [[np.mean([(y < x) + (y == x) / 2 for y in values]) for x in values] for values in (left, right)]
+    expected = 0.0 if np.ptp(left) == 0 or np.ptp(right) == 0 else np.corrcoef(*ranks)[0, 1]
+    assert spearman(left, right) == pytest.approx(expected)
+    common = set(top_models(left, 3)) & set(top_models(right, 3))
+    assert top_overlap(left, right, 3) == len(common) / min(3, len(left))
+    inside = sorted(common)
+    assert top_kendall(left, right, 3) == pytest.approx(
+        naive_tau_b(left[inside], right[inside]) if len(inside) > 2 else 0.0
+    )
+
+
+# --- how sure ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_of_a_mean_is_that_of_the_normal_distribution():
+    values = np.random.default_rng(1).normal(0.3, 0.1, 200)
+    interval = bootstrap_tasks(mean_difference, [values, np.zeros(200)])
+    half = 1.96 * values.std() / np.sqrt(200)
+    assert interval.estimate == pytest.approx(values.mean())
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 20)
+
+
+def test_methods_are_resampled_together():
+    general = np.random.default_rng(2).random(9)
+    interval = bootstrap_tasks(mean_difference, [general + 0.25, general])
+    assert (interval.low, interval.high) == pytest.approx((0.25, 0.25))
+
+
+def test_the_statistic_may_be_any_and_levels_nest():
+    generator = np.random.default_rng(3)
+    general, oracle = generator.random(8) / 2, 0.5 + generator.random(8) / 2
+    ours = general + generator.random(8) * (oracle - general)
+    narrow, wide = (
+        bootstrap_tasks(mean_gap_closed, [ours, general, oracle], BootstrapConfig(2000, level)) for level in (0.5, 0.99)
+    )
+    assert narrow.estimate == pytest.approx((ours - general).sum() / (oracle - general).sum())
+    assert wide.low < narrow.low < narrow.estimate < narrow.high < wide.high
+
+
+def test_resamples_without_a_gap_are_left_out():
+    interval = bootstrap_tasks(mean_gap_closed, [np.array([0.6, 0.5]), np.array([0.5, 0.5]), np.array([0.7, 0.5])])
+    assert interval == Interval(pytest.approx(0.5), pytest.approx(0.5), pytest.approx(0.5))
+
+
+def test_the_same_seed_draws_the_same_and_another_does_not():
+    values = [np.random.default_rng(4).random(7), np.zeros(7)]
+    first, again, other = (bootstrap_tasks(mean_difference, values, BootstrapConfig(99, seed=s)) for s in (0, 0, 1))
+    assert first == again != other
+
+
+def test_resampling_images_widens_the_interval_as_their_number_says():
+    generator = np.random.default_rng(5)
+    outcomes = [[generator.random(40) < 0.5] for _ in range(2)]  # one task: all that varies is its images
+    interval = bootstrap_images(mean_difference, outcomes, BootstrapConfig(4000))
+    differences = outcomes[0][0].astype(float) - outcomes[1][0]
+    half = 1.96 * differences.std() / np.sqrt(40)
+    assert interval.estimate == pytest.approx(differences.mean())
+    assert (interval.high - interval.low) / 2 == pytest.approx(half, rel=0.1)
+    tasks_only = bootstrap_tasks(mean_difference, [np.array([of[0].mean()]) for of in outcomes])
+    assert tasks_only.low == tasks_only.high
+
+
+def test_the_images_of_a_task_are_drawn_from_that_task_and_alike_for_all_methods():
+    sure, never = np.ones(3, bool), np.zeros(500, bool)
+    ours, theirs = [sure, never, np.array([True, False] * 50)], [~sure, never, np.array([True, False] * 50)]
+    drawn = []
+
+    def keep(ours, theirs):
+        drawn.append(ours - theirs)
+        return (ours - theirs).mean(axis=-1)
+
+    bootstrap_images(keep, [ours, theirs], BootstrapConfig(300))
+    assert set(np.unique(drawn[0])) == {0.0, 1.0}  # 1 for the first task, 0 for the others, however they are drawn
+
+
+@pytest.mark.parametrize("values", [[np.ones(3), np.ones(2)], [np.ones(0), np.ones(0)], [np.ones((2, 2))] * 2])
+def test_methods_must_be_compared_on_the_same_tasks(values):
+    with pytest.raises(InputError, match="same"):
+        bootstrap_tasks(mean_difference, values)
+
+
+def test_methods_must_be_compared_on_the_same_images():
+    with pytest.raises(InputError, match="same"):
+        bootstrap_images(mean_difference, [[np.ones(3), np.ones(2)], [np.ones(3), np.ones(3)]])
+
+
+@pytest.mark.parametrize("settings", [{"resamples": 0}, {"level": 0.0}, {"level": 1.0}])
+def test_intervals_need_sensible_settings(settings):
+    with pytest.raises(InputError, match="choose others"):
+        BootstrapConfig(**settings)
+
+
+def exact_p_value(differences):
+    """Share of all assignments of signs whose rank sum is as far from its mean."""
+    size = np.abs(differences)
+    ranks = np.array([(size < x).sum() + ((size == x).sum() + 1) / 2 for x in size])
+    observed = abs(ranks[differences > 0].sum() - ranks.sum() / 2)
+    sums = [ranks[np.array(signs)].sum() for signs in itertools.product([False, True], repeat=len(ranks))]
+    return np.mean([abs(total - ranks.sum() / 2) >= observed for total in sums])
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=8, unique_by=abs).filter(lambda drawn: 0 not in drawn))
+def test_wilcoxon_against_all_assignments_of_signs(differences):
+    theirs = np.linspace(0.1, 0.5, len(differences))
+    ours = theirs + np.array(differences) / 100
+    test = wilcoxon(ours, theirs)
+    assert test.p_value == pytest.approx(exact_p_value(np.array(differences)))
+    assert (test.wins, test.losses) == (sum(d > 0 for d in differences), sum(d < 0 for d in differences))
+
+
+def test_wilcoxon_leaves_ties_out_also_those_of_rounding():
+    theirs = np.array([0.5, 0.1, 0.2, 0.3, 0.4])
+    ours = np.array([0.5, 0.1 + 1e-16, 0.3, 0.5, 0.7])
+    assert wilcoxon(ours, theirs) == SignedRankTest(3, 0, 2, pytest.approx(2 / 8))
+    assert wilcoxon(theirs, theirs).p_value == 1.0
+
+
+def test_the_extra_is_named_where_scipy_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[bench\]"):
+        kendall(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
