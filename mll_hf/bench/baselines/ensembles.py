@@ -1,0 +1,160 @@
+"""Several models together: means of probabilities, and a consensus over all images of a task.
+
+All take class probabilities [M, N, C] (M models, N images, C classes). The rules of the library itself are in
+:mod:`mll_hf.ensemble`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.bench.metrics import top_models
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.bench.metrics import Floats
+
+# Settings of the released solver of SOTA.
+_ROUNDS = 10
+_SHARPNESS = 0.01  # entropic regularisation
+_SINKHORN_STEPS = 15
+_SINKHORN_TOLERANCE = 1e-5
+_SEEDS_PER_CLASS = 8
+_GAUSSIAN_TEMPERATURE = 50
+_TINY = 1e-12
+
+
+def uniform_ensemble(probabilities: Floats) -> NDArray[np.float64]:
+    """[N, C] mean over all models."""
+    return probabilities.mean(axis=0, dtype=np.float64)
+
+
+def top_ensemble(probabilities: Floats, scores: Floats, k: int) -> NDArray[np.float64]:
+    """[N, C] mean over the k models with the greatest scores [M]."""
+    return uniform_ensemble(probabilities[top_models(scores, k)])
+
+
+def confidence_ensemble(probabilities: Floats, strong: int) -> NDArray[np.float64]:
+    """[N, C] zero-shot ensemble of CoE (Lu et al., ICML 2024, arXiv 2311.17091): one strong model, confident weak ones.
+
+    ``p(x) = (p_strong(x) + sum_i w_i(x) p_i(x)) / 2`` with ``w(x) = softmax over the weak models i of max_c p_i(c|x)``.
+    The authors' code divides by the number of models, which changes no answer.
+
+    Args:
+        probabilities: [M, N, C] of at least two models.
+        strong: Position of the strong model; all others are weak.
+    """
+    weak = np.delete(probabilities, strong, axis=0).astype(np.float64)
+    weights = np.exp(weak.max(axis=-1))
+    return (probabilities[strong] + np.einsum("mn,mnc->nc", weights / weights.sum(axis=0), weak)) / 2
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What all models together make of N images.
+
+    Attributes:
+        assignment: [N, C] transport plan between images and classes; rows sum to one.
+        model_weights: [M] agreement of each model with it; they sum to one.
+        feature_weights: One weight per set of features; they sum to one. Empty without features.
+    """
+
+    assignment: NDArray[np.float64]
+    model_weights: NDArray[np.float64]
+    feature_weights: NDArray[np.float64]
+
+
+def sota_transport(probabilities: Floats, features: Sequence[Floats] = ()) -> Consensus:
+    """Self-adaptive optimal transport, SOTA (arXiv 2506.13723), transductive, with the settings of its released code.
+
+    In turn, ten times: Gaussians around each class give visual probabilities; they and those of the models are added
+    up by weights; Sinkhorn's algorithm turns the sum into an assignment with equally many images per class; weights
+    follow from how often each source agrees with the assignment, and the Gaussians from the assigned images.
+
+    The assumption of equally frequent classes costs accuracy where they are not. The distances of the Gaussians are
+    expanded into matrix products, so memory and time stay at a few [N, C] matrices and N C D operations per round.
+
+    Args:
+        probabilities: [M, N, C] of each model, from its own logit scale.
+        features: [N, D_i] unit-norm image embeddings of any encoders; without them only the models are consulted.
+    """
+    models = probabilities.astype(np.float64)
+    visual = [_Gaussians.start(models.mean(axis=0), of_encoder.astype(np.float64)) for of_encoder in features]
+    model_weights = np.full(len(models), 1 / len(models))
+    feature_weights = np.full(len(visual), 1 / max(len(visual), 1))
+    for _ in range(_ROUNDS):
+        likelihoods = [gaussians.probabilities(x) for gaussians, x in zip(visual, features, strict=True)]
+        fused = np.einsum("m,mnc->nc", model_weights, models)
+        fused += sum(weight * likelihood for weight, likelihood in zip(feature_weights, likelihoods, strict=True))
+        assignment = _sinkhorn(fused)
+        answers = assignment.argmax(axis=1)
+        model_weights = _agreement([model.argmax(axis=1) for model in models], answers)
+        feature_weights = _agreement([likelihood.argmax(axis=1) for likelihood in likelihoods], answers)
+        visual = [_Gaussians.fit(assignment, x.astype(np.float64)) for x in features]
+    return Consensus(assignment, model_weights, feature_weights)
+
+
+@dataclass(frozen=True)
+class _Gaussians:
+    """One Gaussian per class on the unit sphere, with a diagonal covariance that they share.
+
+    Attributes:
+        means: [C, D].
+        variances: [D].
+    """
+
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+    @classmethod
+    def start(cls, guess: NDArray[np.float64], x: NDArray[np.float64]) -> _Gaussians:
+        """Around the surest images of each class, by a guess [N, C] for the images x [N, D]."""
+        surest = np.argsort(-guess, axis=0, kind="stable")[:_SEEDS_PER_CLASS]  # [8, C]
+        weights = np.take_along_axis(guess, surest, axis=0)
+        means = np.einsum("kc,kcd->cd", weights, x[surest])
+        return cls(_unit_norm(means), np.full(x.shape[1], 1 / x.shape[1]))
+
+    @classmethod
+    def fit(cls, assignment: NDArray[np.float64], x: NDArray[np.float64]) -> _Gaussians:
+        """To the assigned images."""
+        mass, sums = assignment.sum(axis=0), assignment.T @ x
+        means = _unit_norm(sums)
+        squares = assignment.sum(axis=1) @ x**2 - 2 * (sums * means).sum(axis=0) + mass @ means**2
+        return cls(means, np.maximum(squares / mass.sum(), _TINY))
+
+    def probabilities(self, x: Floats) -> NDArray[np.float64]:
+        """[N, C]; the squares of x drop out of the softmax over classes."""
+        scaled = self.means / self.variances
+        logits = (x @ scaled.T - (scaled * self.means).sum(axis=1) / 2) / _GAUSSIAN_TEMPERATURE
+        likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return likelihood / likelihood.sum(axis=1, keepdims=True)
+
+
+def _sinkhorn(fused: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[N, C] plan with rows that sum to one and, nearly, equal columns."""
+    n_images, n_classes = fused.shape
+    plan = np.exp((fused - fused.max(axis=1, keepdims=True)) / _SHARPNESS)
+    plan /= plan.sum()
+    for _ in range(_SINKHORN_STEPS):
+        before = plan
+        plan = plan / (plan.sum(axis=0) * n_classes)
+        plan = plan / (plan.sum(axis=1, keepdims=True) * n_images)
+        if np.abs(plan - before).max() < _SINKHORN_TOLERANCE:
+            break
+    return plan * n_images
+
+
+def _agreement(answers_of_sources: Sequence[NDArray[np.int64]], answers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """How often each source agrees, as weights that sum to one."""
+    shares = np.array([max(float(np.mean(of_source == answers)), _TINY) for of_source in answers_of_sources])
+    return shares / shares.sum()
+
+
+def _unit_norm(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), _TINY)

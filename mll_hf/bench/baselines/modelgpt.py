@@ -1,0 +1,117 @@
+"""ModelGPT, the baseline of LOVM (Zohar et al., NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.08893).
+
+A model's accuracy on a data set is predicted from features that need texts alone, by a linear regression over other
+data sets. The authors' script tries all subsets of features and prints the best one *by the test metric*. Here
+all features that are given are used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.bench.metrics import Floats
+
+TEXT_FEATURES = ("text-f1", "text-acc1", "intraclass_sim", "inter_close", "intra_close", "superclass_metric")
+NOISE = 0.1  # LOVM's sigma
+
+
+def text_features(
+    class_weights: Floats, captions: Sequence[Floats], synonyms: Sequence[Floats], seed: int = 0
+) -> NDArray[np.float64]:
+    """[6] one model's features of one task, in the order of :data:`TEXT_FEATURES`. All embeddings are of unit norm.
+
+    - ``text-f1``, ``text-acc1``: macro F1 and accuracy of classifying the captions, with normal noise of standard
+      deviation 0.1 added to each coordinate, by the class weights.
+    - ``intraclass_sim``: ``mean_c max_{c' != c} <w_c, w_c'>``.
+    - ``inter_close``: ``mean_c mean_i <d_{c,i}, w_c>``.
+    - ``intra_close``: ``mean_c max_{c' != c} mean_i <d_{c,i}, w_c'>``.
+    - ``superclass_metric``: ``mean_c mean_j <w_c, s_{c,j}>``.
+
+    Args:
+        class_weights: [C, D] mean embeddings w_c of each class's prompts.
+        captions: For each class [I_c, D], embeddings d of captions of its images.
+        synonyms: For each class [J_c, D], embeddings s of its synonyms and superclasses.
+        seed: Seed of the noise.
+
+    Raises:
+        InputError: There are fewer than two classes, or a class lacks captions or synonyms.
+    """
+    n_classes = len(class_weights)
+    if n_classes < 2 or not (len(captions) == len(synonyms) == n_classes) or not all(map(len, (*captions, *synonyms))):
+        raise InputError("these features need two classes or more, each with captions and synonyms; give them all")
+    others = ~np.eye(n_classes, dtype=np.bool_)
+    of_classes = class_weights @ class_weights.T
+    of_captions = np.stack([(of_class @ class_weights.T).mean(axis=0) for of_class in captions])
+    labels = np.repeat(np.arange(n_classes), [len(of_class) for of_class in captions])
+    whole = np.concatenate(captions).astype(np.float64)
+    noise = np.random.default_rng(seed).normal(0, NOISE, whole.shape)
+    predicted = ((whole + noise) @ class_weights.T).argmax(axis=1)
+    return np.array(
+        [
+            _macro_f1(predicted, labels, n_classes),
+            (predicted == labels).mean(),
+            np.where(others, of_classes, -np.inf).max(axis=1).mean(),
+            np.diagonal(of_captions).mean(),
+            np.where(others, of_captions, -np.inf).max(axis=1).mean(),
+            np.mean([(of_class @ weight).mean() for of_class, weight in zip(synonyms, class_weights, strict=True)]),
+        ]
+    )
+
+
+def predict(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.float64]:
+    """[M] predicted accuracy of each model on a new data set, by ordinary least squares over other ones.
+
+    Args:
+        known: [M, S, F] features of each model on S data sets.
+        accuracies: [M, S] its accuracy there.
+        features: [M, F] its features of the new one.
+    """
+    n_features = known.shape[-1]
+    design = _with_one(known.reshape(-1, n_features))
+    weights = np.linalg.lstsq(design, accuracies.astype(np.float64).reshape(-1), rcond=None)[0]
+    return _with_one(features) @ weights
+
+
+def rank(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.float64]:
+    """[M] scores of each model on a new data set: as :func:`predict`, of the part above a data set's mean."""
+    return predict(known, accuracies - accuracies.mean(axis=0), features)
+
+
+def predict_left_out(features: Floats, accuracies: Floats) -> NDArray[np.float64]:
+    """[M, T] predicted accuracy on each data set, from all the others.
+
+    Args:
+        features: [M, T, F] features of each model on each data set.
+        accuracies: [M, T] its accuracy.
+    """
+    return np.stack([predict(*_left_out(features, accuracies, t)) for t in range(features.shape[1])], axis=1)
+
+
+def rank_left_out(features: Floats, accuracies: Floats) -> NDArray[np.float64]:
+    """[M, T] scores on each data set, from all the others; arguments as for :func:`predict_left_out`."""
+    return np.stack([rank(*_left_out(features, accuracies, t)) for t in range(features.shape[1])], axis=1)
+
+
+def _left_out(features: Floats, accuracies: Floats, t: int) -> tuple[Floats, Floats, Floats]:
+    return np.delete(features, t, axis=1), np.delete(accuracies, t, axis=1), features[:, t]
+
+
+def _with_one(features: Floats) -> NDArray[np.float64]:
+    """[N, F + 1] features and an intercept."""
+    return np.column_stack([features, np.ones(len(features))]).astype(np.float64)
+
+
+def _macro_f1(predicted: NDArray[np.int64], labels: NDArray[np.int64], n_classes: int) -> float:
+    hits = np.bincount(labels[predicted == labels], minlength=n_classes)
+    return float(
+        (2 * hits / (np.bincount(labels, minlength=n_classes) + np.bincount(predicted, minlength=n_classes))).mean()
+    )

@@ -1,0 +1,155 @@
+"""Transferability scores of one model, from a few labelled images or from texts that stand for them.
+
+A text proxy has the embeddings of captions for features, their class for label, and the model's class probabilities
+on the captions for predictions: so SWAB (arXiv 2403.13797) and LOVM (arXiv 2306.08893) tried these scores where no
+image is at hand, and found them no better than chance.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mll_hf.bench.metrics import Floats, Integers
+
+_MOST_STEPS = 1000
+_CONVERGED = 1e-10
+_TINY = 1e-12
+_RANK = 1e-10  # singular values smaller than this share of the greatest are rounding
+
+
+def nce(predicted: Integers, labels: Integers) -> float:
+    """Negative conditional entropy (Tran et al., ICCV 2019, arXiv 1908.08142): ``-H(Y | Z)`` in nats, at most 0.
+
+    Args:
+        predicted: [N] the model's answers Z, indices of any classes.
+        labels: [N] the true classes Y.
+    """
+    _, z = np.unique(predicted, return_inverse=True)
+    _, y = np.unique(labels, return_inverse=True)
+    joint = np.zeros((y.max() + 1, z.max() + 1))
+    np.add.at(joint, (y, z), 1 / len(y))
+    given = joint / joint.sum(axis=0)
+    return float((joint * np.log(given, out=np.zeros_like(given), where=given > 0)).sum())
+
+
+def leep(probabilities: Floats, labels: Integers) -> float:
+    """Log expected empirical prediction (Nguyen et al., ICML 2020, arXiv 2002.12462), at most 0.
+
+    ``mean_n log sum_z P(y_n | z) p_z(x_n)``, where P(y | z) is the share of class y in the probability that the model
+    gives to its class z over the N images.
+
+    Args:
+        probabilities: [N, Z] the model's probabilities of its own Z classes.
+        labels: [N] the true classes.
+    """
+    weights = probabilities.astype(np.float64)
+    _, y = np.unique(labels, return_inverse=True)
+    joint = np.zeros((y.max() + 1, weights.shape[1]))
+    np.add.at(joint, y, weights)
+    total = joint.sum(axis=0)
+    given = np.divide(joint, total, out=np.zeros_like(joint), where=total > 0)
+    expected = np.einsum("nz,nz->n", weights, given[y]) / weights.sum(axis=1)
+    return float(np.log(np.maximum(expected, _TINY)).mean())
+
+
+def logme(features: Floats, labels: Integers) -> float:
+    """Logarithm of the maximum evidence (You et al., ICML 2021, arXiv 2102.11005), per image.
+
+    For each class that occurs, the evidence ``p(y | F, alpha, beta)`` of a linear model ``y = F w + noise`` of its
+    one-hot labels, with prior ``w ~ N(0, I / alpha)`` and noise of variance ``1 / beta``, is maximised over alpha and
+    beta by MacKay's fixed point, and its logarithm averaged over classes and divided by N.
+
+    Args:
+        features: [N, D] embeddings of the images.
+        labels: [N] the true classes.
+    """
+    whole = features.astype(np.float64)
+    left, singular, _ = np.linalg.svd(whole, full_matrices=False)
+    targets = (labels[:, None] == np.unique(labels)).astype(np.float64)
+    squares = (left.T @ targets) ** 2  # [min(N, D), C]: how much of each target lies along each singular vector
+    rest = np.maximum((targets**2).sum(axis=0) - squares.sum(axis=0), 0)
+    evidences = [_evidence(singular**2, along, out, len(whole)) for along, out in zip(squares.T, rest, strict=True)]
+    return float(np.mean(evidences))
+
+
+def _evidence(variances: NDArray[np.float64], along: NDArray[np.float64], out: float, n_images: int) -> float:
+    """Maximum log evidence of one target per image.
+
+    Args:
+        variances: [K] squared singular values of the features.
+        along: [K] squared part of the target along each singular vector.
+        out: Squared part of the target outside of all of them.
+        n_images: N.
+    """
+    alpha = beta = 1.0
+    for _ in range(_MOST_STEPS):
+        ratio = alpha / beta
+        effective = (variances / (variances + ratio)).sum()
+        weights = (variances * along / (variances + ratio) ** 2).sum()  # squared norm of the mean weights
+        residual = (along * (ratio / (variances + ratio)) ** 2).sum() + out
+        # Where the target is fitted without error the evidence has no maximum; the floors keep it finite.
+        alpha = max(effective, _TINY) / max(weights, _TINY)
+        beta = max(n_images - effective, _TINY) / max(residual, _TINY)
+        if abs(alpha / beta - ratio) <= _CONVERGED * ratio:
+            break
+    ratio = alpha / beta
+    weights = (variances * along / (variances + ratio) ** 2).sum()
+    residual = (along * (ratio / (variances + ratio)) ** 2).sum() + out
+    evidence = (
+        len(variances) * np.log(alpha)  # of D; the others cancel against the same number in the determinant
+        + n_images * np.log(beta / (2 * np.pi))
+        - np.log(alpha + beta * variances).sum()
+        - beta * residual
+        - alpha * weights
+    ) / 2
+    return float(evidence / n_images)
+
+
+def h_score(features: Floats, labels: Integers) -> float:
+    """H-score (Bao et al., ICIP 2019): ``tr(cov(f)^-1 cov(E[f | y]))``, between 0 and the rank of the features.
+
+    With fewer images than dimensions the inverse is a pseudo-inverse and the score says little: see
+    :func:`shrunk_h_score`.
+
+    Args:
+        features: [N, D] embeddings of the images.
+        labels: [N] the true classes.
+    """
+    centred, between = _centred_with_means(features, labels)
+    inverse = np.linalg.pinv(centred.T @ centred / len(centred), rcond=_RANK, hermitian=True)
+    return float(np.trace(inverse @ (between.T @ between / len(between))))
+
+
+def shrunk_h_score(features: Floats, labels: Integers) -> float:
+    """H-score with a Ledoit-Wolf covariance, for few images (Ibrahim et al., ECML PKDD 2022, arXiv 2110.06893).
+
+    ``(1 - a) tr(cov_a(f)^-1 cov(E[f | y]))``, a the shrinkage of ``cov_a = (1 - a) cov + a tr(cov) / D I``.
+
+    Args:
+        features: [N, D] embeddings of the images.
+        labels: [N] the true classes.
+    """
+    centred, between = _centred_with_means(features, labels)
+    n_images, n_features = centred.shape
+    covariance = centred.T @ centred / n_images
+    level = np.trace(covariance) / n_features
+    spread = ((covariance - level * np.eye(n_features)) ** 2).sum()
+    noise = (((centred**2).sum(axis=1) ** 2).mean() - (covariance**2).sum()) / n_images
+    shrinkage = min(noise / spread, 1.0) if spread > 0 else 1.0
+    shrunk = (1 - shrinkage) * covariance + shrinkage * level * np.eye(n_features)
+    inverse = np.linalg.pinv(shrunk, rcond=_RANK, hermitian=True)
+    return float((1 - shrinkage) * np.trace(inverse @ (between.T @ between / n_images)))
+
+
+def _centred_with_means(features: Floats, labels: Integers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """[N, D] centred features, and in place of each the mean of its class."""
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, y = np.unique(labels, return_inverse=True)
+    means = np.zeros((y.max() + 1, centred.shape[1]))
+    np.add.at(means, y, centred)
+    return centred, (means / np.bincount(y)[:, None])[y]
