@@ -1,7 +1,8 @@
-"""Target tasks with known answers.
+"""Target tasks with known answers, from this machine; :mod:`~mll_hf.bench.hub_tasks` has those of the Hub.
 
 A suite is a folder of tasks, each a folder with ``task.json`` (name, classes, domain, task) and ``test.parquet``
-(columns ``image``, encoded bytes, and ``label``, index of the class).
+(columns ``image``, encoded bytes, and ``label``, index of the class). An image folder holds a folder of images for
+each class.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.probes import scramble
 from mll_hf.prompts import check_class_names
 from mll_hf.text import one_line
 
@@ -24,6 +26,33 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
+_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCap:
+    """How many images of a task are used, and which.
+
+    Attributes:
+        most_images: Most images per task; None for all. They are drawn from all images alike, so that the mix of
+            classes stays what it is. A smaller sample is part of a larger one.
+        seed: Seed of the draw.
+
+    Raises:
+        InputError: No image is allowed.
+    """
+
+    most_images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.most_images is not None and self.most_images < 1:
+            raise InputError(f"most_images is {self.most_images}; allow at least 1 image")
+
+    def sample(self, n_images: int) -> NDArray[np.int64]:
+        """Ascending positions of the images to use, of ``n_images``."""
+        order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), self.seed, 0), kind="stable")
+        return np.sort(order[: self.most_images])
 
 
 @dataclass(frozen=True)
@@ -38,6 +67,7 @@ class TargetTask:
         labels: [N] int64, index of each image's class.
         revision: Digest of images, labels and classes (40 hex digits).
         images: The N encoded images.
+        source: Where they are from, with the commit if that is the Hub; None if it is not said.
     """
 
     name: str
@@ -47,6 +77,7 @@ class TargetTask:
     labels: NDArray[np.int64]
     revision: str
     images: tuple[bytes | None, ...] = field(repr=False)
+    source: str | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,8 +88,12 @@ class TargetTask:
             yield self.images[first : first + size]
 
 
-def read_suite(folder: Path) -> tuple[TargetTask, ...]:
+def read_suite(folder: Path, cap: ImageCap | None = None) -> tuple[TargetTask, ...]:
     """Read all tasks of a folder, in the order of their folders' names.
+
+    Args:
+        folder: Holds a folder per task.
+        cap: Which images are used; by default all.
 
     Raises:
         InputError: There are none, or one cannot be read.
@@ -67,11 +102,15 @@ def read_suite(folder: Path) -> tuple[TargetTask, ...]:
     folders = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
     if not folders:
         raise InputError(f"{folder} holds no tasks; give a folder of folders with {TASK_FILE} and {IMAGES_FILE}")
-    return tuple(read_task(path) for path in folders)
+    return tuple(read_task(path, cap) for path in folders)
 
 
-def read_task(folder: Path) -> TargetTask:
+def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
     """Read one task.
+
+    Args:
+        folder: Holds ``task.json`` and ``test.parquet``.
+        cap: Which images are used; by default all.
 
     Raises:
         InputError: It cannot be read, or contradicts itself.
@@ -81,7 +120,7 @@ def read_task(folder: Path) -> TargetTask:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise MissingExtraError("pyarrow", "models") from error
+        raise MissingExtraError("pyarrow", "bench") from error
 
     try:
         facts = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
@@ -96,8 +135,48 @@ def read_task(folder: Path) -> TargetTask:
         ) from None
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(classes):
         raise InputError(f"{folder / IMAGES_FILE}: the labels are not indices of the {len(classes)} classes")
-    images = tuple(rows["image"].to_pylist())
-    return make_task(name or folder.name, classes, labels, images, domain=domain, task=task)
+    some = (cap or ImageCap()).sample(len(labels))
+    images = tuple(rows["image"].take(some).to_pylist())
+    return make_task(name or folder.name, classes, labels[some], images, domain=domain, task=task)
+
+
+def read_image_folder(
+    folder: Path, cap: ImageCap | None = None, *, domain: str | None = None, task: str | None = None
+) -> TargetTask:
+    """Read a folder with a folder of images for each class; the names of these folders are the class names.
+
+    Args:
+        folder: Holds ``CLASS/IMAGE``; other files, hidden ones and empty folders do not count.
+        cap: Which images are used; by default all.
+        domain: How the images look.
+        task: What is recognised.
+
+    Raises:
+        InputError: There are no images, or a file or folder cannot be read.
+    """
+    try:
+        groups = {path.name: _images_in(path) for path in sorted(folder.iterdir()) if _is_class(path)}
+        groups = {name: files for name, files in groups.items() if files}
+        classes = check_class_names(list(groups)) if groups else ()
+        files = [path for group in groups.values() for path in group]
+        labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
+        some = (cap or ImageCap()).sample(len(files))
+        images = tuple(files[n].read_bytes() for n in some)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be read ({one_line(error)}); check the path and its permissions") from None
+    if not images:
+        raise InputError(f"{folder} holds no images; give a folder with a folder of images for each class")
+    return make_task(folder.absolute().name, classes, labels[some], images, domain=domain, task=task)
+
+
+def _is_class(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
 
 
 def make_task(
@@ -108,6 +187,7 @@ def make_task(
     *,
     domain: str | None = None,
     task: str | None = None,
+    source: str | None = None,
 ) -> TargetTask:
     """Put a task together; its revision follows from what it holds.
 
@@ -118,12 +198,13 @@ def make_task(
         images: The N encoded images.
         domain: How the images look.
         task: What is recognised.
+        source: Where the images are from.
     """
     whole = hashlib.sha256(json.dumps(classes).encode())
     for image in images:
         whole.update(hashlib.sha256(image or b"").digest())
     whole.update(labels.astype("<i8").tobytes())
-    return TargetTask(name, classes, domain, task, labels, whole.hexdigest()[:40], images)
+    return TargetTask(name, classes, domain, task, labels, whole.hexdigest()[:40], images, source)
 
 
 def _text(facts: dict[str, Any], key: str) -> str | None:

@@ -1,0 +1,288 @@
+"""Target tasks from image data sets on the Hub.
+
+Any data set with images and classes in parquet files, as the ``datasets`` library writes them: which column holds the
+images and what the classes are called stands in the files' schema or on the data set's card. Files are read at a
+pinned commit. Data sets of other formats (zip, webdataset, loading scripts) are not read.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+
+from mll_hf.bench.suites import TASK_FILE, ImageCap, TargetTask, make_task, read_image_folder, read_suite, read_task
+from mll_hf.errors import InputError, MissingExtraError, MLLError
+from mll_hf.hub.connection import Head, connect, download, read_head
+from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
+from mll_hf.prompts import check_class_names
+from mll_hf.text import abridged, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from huggingface_hub import HfApi
+    from numpy.typing import NDArray
+
+_CARD = "README.md"
+_MOST_CARD_BYTES = 4 * 2**20
+_MOST_FILE_BYTES = 8 * 2**30
+_USUAL_IMAGE_COLUMNS = ("image", "img")
+
+
+@dataclass(frozen=True, slots=True)
+class HubSplit:
+    """Which part of a data set on the Hub is the task.
+
+    Attributes:
+        split: Name of the split.
+        config: Name of the subset; None for the default or only one.
+        label: Column of the classes; None for the only one.
+        domain: How the images look.
+        task: What is recognised.
+    """
+
+    split: str = "test"
+    config: str | None = None
+    label: str | None = None
+    domain: str | None = None
+    task: str | None = None
+
+
+def load_tasks(
+    location: str | Path, cap: ImageCap | None = None, part: HubSplit | None = None, token: str | None = None
+) -> tuple[TargetTask, ...]:
+    """The tasks of any location.
+
+    Args:
+        location: ``hf://datasets/ORG/NAME[@REVISION]``, a suite, a task of a suite, or an image folder.
+        cap: Which images of each task are used; by default all.
+        part: Which part of a data set on the Hub; by default its split ``test``.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: There is no task, or it cannot be read.
+        HubError: The data set cannot be had.
+        MissingExtraError: pyarrow is not installed.
+    """
+    if is_on_hub(location):
+        return (fetch_task(str(location), cap, part, token),)
+    folder = Path(location)
+    if (folder / TASK_FILE).is_file():
+        return (read_task(folder, cap),)
+    if any(folder.glob(f"*/{TASK_FILE}")):
+        return read_suite(folder, cap)
+    return (read_image_folder(folder, cap),)
+
+
+def fetch_task(
+    location: str, cap: ImageCap | None = None, part: HubSplit | None = None, token: str | None = None
+) -> TargetTask:
+    """A split of an image data set on the Hub.
+
+    Args:
+        location: ``hf://datasets/ORG/NAME``, or with ``@REVISION``.
+        cap: Which images are used; by default all.
+        part: Which part; by default the split ``test``.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: The location is malformed, or this part has no images with classes in parquet files.
+        HubError: The data set cannot be had.
+        MissingExtraError: pyarrow is not installed.
+    """
+    part = part or HubSplit()
+    dataset = parse_dataset(location)
+    api = connect(token)
+    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
+    with _parquet_errors(head.repo_id):
+        card = _read_card(api, head)
+        paths = _files_of(head, card, part)
+        files = [download(api, head.repo_id, "dataset", path, head.sha, _MOST_FILE_BYTES) for path in paths]
+        image_column, label_column, classes = _columns_of(files[0], card, head.repo_id, part)
+        labels = _read_labels(files, label_column)
+        if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(classes):
+            raise InputError(
+                f"{head.repo_id}: the split '{part.split}' has images without a class, or no images; "
+                "choose a split with labels"
+            )
+        some = (cap or ImageCap()).sample(len(labels))
+        images = tuple(_read_images(files, image_column, some))
+    if not all(isinstance(image, (bytes, type(None))) for image in images):
+        raise InputError(
+            f"{head.repo_id}: the column '{image_column}' holds no encoded images; choose another data set"
+        )
+    return make_task(
+        head.repo_id.split("/")[1],
+        classes,
+        labels[some],
+        images,
+        domain=part.domain,
+        task=part.task,
+        source=str(DatasetLocation(head.repo_id, head.sha)),
+    )
+
+
+@contextmanager
+def _parquet_errors(repo_id: str) -> Iterator[None]:
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "bench") from error
+    try:
+        yield
+    except MLLError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{repo_id}: a parquet file cannot be read ({one_line(error)}); tell its owner") from None
+
+
+# --- which files ------------------------------------------------------------------------------------------------------
+
+
+def _read_card(api: HfApi, head: Head) -> dict[str, Any]:
+    """Front matter of the data set's card; empty if there is none that can be read, for the files may say enough."""
+    if _CARD not in head.files:
+        return {}
+    file = download(api, head.repo_id, "dataset", _CARD, head.sha, _MOST_CARD_BYTES)
+    front = re.match(r"---\s*\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        metadata = yaml.safe_load(front[1]) if front else {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _files_of(head: Head, card: Mapping[str, Any], part: HubSplit) -> list[str]:
+    """Parquet files of a split: those that the card's ``configs`` name, or else those named after it."""
+    everything = sorted(path for path in head.files if path.endswith(".parquet"))
+    configs = {str(entry.get("config_name")): entry for entry in _mappings(card.get("configs"))}
+    if configs:
+        patterns = _patterns(configs[_config_of(head.repo_id, configs, part)], part.split)
+        found = [path for path in everything if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
+    else:
+        folder = f"{part.config}/" if part.config else ""
+        # As the Hub finds splits: the name anywhere in the path, set off by anything but letters and digits
+        named = re.compile(rf"(?<![A-Za-z0-9]){re.escape(part.split)}(?![A-Za-z0-9])")
+        found = [path for path in everything if path.startswith(folder) and named.search(path)]
+    if not found:
+        raise InputError(
+            f"{head.repo_id} has no parquet files of a split '{part.split}'; its parquet files are: "
+            f"{abridged(everything, 5) or 'none'}; name another split, config or data set"
+        )
+    return found
+
+
+def _config_of(repo_id: str, configs: Mapping[str, Mapping[str, Any]], part: HubSplit) -> str:
+    if part.config in configs:
+        return str(part.config)
+    default = [name for name, entry in configs.items() if entry.get("default") is True or name == "default"]
+    if part.config is None and (default or len(configs) == 1):
+        return (default or list(configs))[0]
+    raise InputError(f"{repo_id} has the configs {abridged(list(configs), 8)}; choose one of them")
+
+
+def _patterns(config: Mapping[str, Any], split: str) -> list[str]:
+    """Patterns of a split's files; files without a split are those of ``train``."""
+    files = config.get("data_files")
+    of_split = [entry.get("path") for entry in _mappings(files) if entry.get("split") == split]
+    if not _mappings(files) and split == "train":
+        of_split = [files]
+    return [str(pattern) for path in of_split for pattern in (path if isinstance(path, list) else [path])]
+
+
+def _mappings(value: object) -> list[Mapping[str, Any]]:
+    """The mappings in what should be a list of them, or be one."""
+    return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, dict)]
+
+
+# --- which columns ----------------------------------------------------------------------------------------------------
+
+
+def _columns_of(file: Path, card: Mapping[str, Any], repo_id: str, part: HubSplit) -> tuple[str, str, tuple[str, ...]]:
+    """Column of the images, column of the classes, and the class names."""
+    import pyarrow.parquet as pq
+
+    schema = pq.read_schema(file)
+    images, labels = _features_in_schema(schema.metadata or {})
+    if not (images and labels):
+        on_card = _features_on_card(card, part)
+        images, labels = images or on_card[0], labels or on_card[1]
+    images = [name for name in (images or _USUAL_IMAGE_COLUMNS) if name in schema.names]
+    labels = {name: names for name, names in labels.items() if name in schema.names}
+    if not images:
+        raise InputError(f"{repo_id} has no column of images; its columns are {abridged(schema.names, 8)}")
+    label = part.label or (next(iter(labels)) if len(labels) == 1 else None)
+    if label not in labels:
+        raise InputError(
+            f"{repo_id} has these columns of named classes: {abridged(list(labels), 8) or 'none'}; "
+            "choose one of them, or another data set"
+        )
+    return images[0], label, check_class_names(labels[label])
+
+
+def _features_in_schema(metadata: Mapping[bytes, bytes]) -> tuple[Sequence[str], dict[str, list[str]]]:
+    """Columns of images, and class names by column, as ``datasets`` writes them into parquet files."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
+        labels = {name: list(features[name]["names"]) for name, kind in kinds.items() if kind == "ClassLabel"}
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+        return [], {}  # written by something else
+    return [name for name, kind in kinds.items() if kind == "Image"], labels
+
+
+def _features_on_card(card: Mapping[str, Any], part: HubSplit) -> tuple[Sequence[str], dict[str, list[str]]]:
+    """The same as the card's ``dataset_info`` says it."""
+    infos = _mappings(card.get("dataset_info"))
+    info = next((info for info in infos if part.config in (None, info.get("config_name"))), {})
+    images: list[str] = []
+    labels: dict[str, list[str]] = {}
+    for feature in _mappings(info.get("features")):
+        match feature:
+            case {"name": str(name), "dtype": "image"}:
+                images.append(name)
+            case {"name": str(name), "dtype": {"class_label": {"names": names}}}:
+                labels[name] = _names_in_order(names)
+    return images, labels
+
+
+def _names_in_order(names: object) -> list[str]:
+    """Class names that a card gives by number, or as a list; none if it is something else."""
+    if isinstance(names, dict) and all(str(number).isdecimal() for number in names):
+        return [str(names[number]) for number in sorted(names, key=lambda number: int(str(number)))]
+    return [str(name) for name in names] if isinstance(names, list) else []
+
+
+# --- what is in them --------------------------------------------------------------------------------------------------
+
+
+def _read_labels(files: Sequence[Path], column: str) -> NDArray[np.int64]:
+    """[N] indices of classes over all files; -1 where there is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = [pq.read_table(file, columns=[column])[column].cast(pa.int64()).fill_null(-1) for file in files]
+    return np.concatenate([of_file.to_numpy() for of_file in labels])
+
+
+def _read_images(files: Sequence[Path], column: str, rows: NDArray[np.int64]) -> Iterator[bytes | None]:
+    """The encoded images of some rows (ascending, counted through all files), a few in memory at a time."""
+    import pyarrow.parquet as pq
+
+    first = 0
+    for file in files:
+        # A small buffer instead of whole column chunks keeps memory flat on files with one huge row group
+        parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
+        for batch in parquet.iter_batches(batch_size=64, columns=[column], use_threads=False):
+            here = rows[(rows >= first) & (rows < first + len(batch))] - first
+            for value in batch.column(0).take(here).to_pylist():
+                yield value.get("bytes") if isinstance(value, dict) else value
+            first += len(batch)
