@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mll_hf.bench.metrics import Floats, Integers
 
 _MOST_STEPS = 1000
-_CONVERGED = 1e-10
+_CONVERGED = 1e-6
 _TINY = 1e-12
 _RANK = 1e-10  # singular values smaller than this share of the greatest are rounding
 
@@ -73,41 +73,49 @@ def logme(features: Floats, labels: Integers) -> float:
     targets = (labels[:, None] == np.unique(labels)).astype(np.float64)
     squares = (left.T @ targets) ** 2  # [min(N, D), C]: how much of each target lies along each singular vector
     rest = np.maximum((targets**2).sum(axis=0) - squares.sum(axis=0), 0)
-    evidences = [_evidence(singular**2, along, out, len(whole)) for along, out in zip(squares.T, rest, strict=True)]
-    return float(np.mean(evidences))
+    return float(_evidences(singular**2, squares, rest, len(whole)).mean())
 
 
-def _evidence(variances: NDArray[np.float64], along: NDArray[np.float64], out: float, n_images: int) -> float:
-    """Maximum log evidence of one target per image.
+def _evidences(
+    variances: NDArray[np.float64], along: NDArray[np.float64], out: NDArray[np.float64], n_images: int
+) -> NDArray[np.float64]:
+    """[C] maximum log evidence of each class's target, per image.
 
     Args:
         variances: [K] squared singular values of the features.
-        along: [K] squared part of the target along each singular vector.
-        out: Squared part of the target outside of all of them.
+        along: [K, C] squared part of each target along each singular vector.
+        out: [C] squared part of each target outside of all of them.
         n_images: N.
     """
-    alpha = beta = 1.0
+    alpha, beta = np.ones(len(out)), np.ones(len(out))
     for _ in range(_MOST_STEPS):
         ratio = alpha / beta
-        effective = (variances / (variances + ratio)).sum()
-        weights = (variances * along / (variances + ratio) ** 2).sum()  # squared norm of the mean weights
-        residual = (along * (ratio / (variances + ratio)) ** 2).sum() + out
-        # Where the target is fitted without error the evidence has no maximum; the floors keep it finite.
-        alpha = max(effective, _TINY) / max(weights, _TINY)
-        beta = max(n_images - effective, _TINY) / max(residual, _TINY)
-        if abs(alpha / beta - ratio) <= _CONVERGED * ratio:
+        effective, weights, residual = _fit(variances, along, out, ratio)
+        # Where the target is fitted without error the evidence has no maximum; the floors keep it finite
+        alpha = np.maximum(effective, _TINY) / np.maximum(weights, _TINY)
+        beta = np.maximum(n_images - effective, _TINY) / np.maximum(residual, _TINY)
+        if (np.abs(alpha / beta - ratio) <= _CONVERGED * ratio).all():
             break
-    ratio = alpha / beta
-    weights = (variances * along / (variances + ratio) ** 2).sum()
-    residual = (along * (ratio / (variances + ratio)) ** 2).sum() + out
-    evidence = (
+    _, weights, residual = _fit(variances, along, out, alpha / beta)
+    evidences = (
         len(variances) * np.log(alpha)  # of D; the others cancel against the same number in the determinant
         + n_images * np.log(beta / (2 * np.pi))
-        - np.log(alpha + beta * variances).sum()
+        - np.log(alpha + beta * variances[:, None]).sum(axis=0)
         - beta * residual
         - alpha * weights
     ) / 2
-    return float(evidence / n_images)
+    return evidences / n_images
+
+
+def _fit(
+    variances: NDArray[np.float64], along: NDArray[np.float64], out: NDArray[np.float64], ratio: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """[C] each: effective number of parameters, squared norm of the mean weights, squared error; ratio is [C]."""
+    ridge = variances[:, None] + ratio
+    shrunk = ratio / ridge
+    effective = len(variances) - shrunk.sum(axis=0)
+    weights = (variances[:, None] * along / ridge**2).sum(axis=0)
+    return effective, weights, (along * shrunk**2).sum(axis=0) + out
 
 
 def h_score(features: Floats, labels: Integers) -> float:
