@@ -55,6 +55,7 @@ def test_gap_closed():
     # (0.45 - 0.475) / (0.675 - 0.475): what is lost where there is no gap counts too
     assert mean_gap_closed(ours, general, oracle) == pytest.approx(-0.125)
     assert np.isnan(mean_gap_closed(ours[2:], general[2:], oracle[2:]))
+    assert np.isnan(gap_closed(np.array([0.7]), np.array([0.6]), np.array([0.5])))  # no oracle
 
 
 def test_mean_gap_closed_takes_many_samples_at_once():
@@ -219,6 +220,9 @@ def test_wilcoxon_leaves_ties_out_also_those_of_rounding():
     ours = np.array([0.5, 0.1 + 1e-16, 0.3, 0.5, 0.7])
     assert wilcoxon(ours, theirs) == SignedRankTest(3, 0, 2, pytest.approx(2 / 8))
     assert wilcoxon(theirs, theirs).p_value == 1.0
+    # 5 of the 16 assignments of signs to the ranks 1 to 4 have a sum of at most 3; with the tie ranked it would be 6
+    zero = np.zeros(5)
+    assert wilcoxon(np.array([0, -1, -2, 3, 4.0]), zero) == SignedRankTest(2, 2, 1, pytest.approx(2 * 5 / 16))
 
 
 def test_the_extra_is_named_where_scipy_is_missing(monkeypatch):
