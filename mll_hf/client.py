@@ -7,13 +7,24 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mll_hf import describe
 from mll_hf.backends import resolve_model
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels import UNPINNED
 from mll_hf.matching import ConceptIndex
 from mll_hf.prompts import check_class_names
-from mll_hf.selection import Candidates, SelectionConfig, Strategy, best_published, select, select_by_imagenet
+from mll_hf.selection import (
+    Candidates,
+    SelectionConfig,
+    Strategy,
+    best_published,
+    choose_with_images,
+    select,
+    select_by_imagenet,
+    shortlisting,
+)
 from mll_hf.text_encoder import CachedEncoder, default_encoder
 
 if TYPE_CHECKING:
@@ -22,7 +33,7 @@ if TYPE_CHECKING:
 
     from mll_hf.describe import Description
     from mll_hf.embeddings import ProbeEmbeddings
-    from mll_hf.ensemble.run import Ensemble
+    from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import LabelSummary
     from mll_hf.matching import ClassMatch
@@ -86,8 +97,13 @@ class Client:
         domain: str | None = None,
         task: str | None = None,
         descriptions: Sequence[Description] | None = None,
+        images: Sequence[ImageLike] = (),
     ) -> Selection:
-        """Choose models for a list of classes. No model is downloaded, and none is run.
+        """Choose models for a list of classes.
+
+        Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
+        ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
+        they answer decides.
 
         Args:
             classes: Class names; at least one, all different.
@@ -95,9 +111,12 @@ class Client:
             domain: How the images look ("photo", "sketch", "satellite image").
             task: What they are for ("traffic sign recognition").
             descriptions: Texts for the classes, in their order; by default made from templates and glosses.
+            images: Images of the task (paths, encoded bytes or pictures), without labels; 64 already help, 256 are
+                better.
 
         Raises:
-            InputError: The classes are empty or repeated, or no model fits the caps.
+            InputError: The classes are empty or repeated, no model fits the caps, or there are too few images.
+            ModelError: No model can be tried.
             LabelError: A label of a folder is damaged or of another graph.
             HubError: The labels cannot be had.
             MissingExtraError: The text encoder is not installed.
@@ -107,6 +126,8 @@ class Client:
         if not labels:
             if config.strategy is not Strategy.IMAGENET:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
+            if images:
+                _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             return self._pinned(select_by_imagenet(names, config, domain, task))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.source.graph, domain, task)
@@ -126,7 +147,16 @@ class Client:
             embeddings=embeddings,
             published=tuple(m for m in best_published() if m.repo_id not in labelled) if config.unlabelled else (),
         )
-        return self._pinned(select(candidates, config, task))
+        if not images:
+            return self._pinned(select(candidates, config, task))
+        return self._tried(self._pinned(select(candidates, shortlisting(config), task)), config, images)
+
+    def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
+        """The choice among the shortlisted models after they were tried on a sample of images."""
+        kept = np.random.default_rng(0).permutation(len(images))[: config.most_images]
+        ensemble = self.load(shortlist)
+        answering, logits = ensemble.try_logits([images[n] for n in np.sort(kept)])
+        return choose_with_images(shortlist, answering, logits, config, ensemble.prompt_templates)
 
     def load(self, selection: Selection, templates: Sequence[str] | None = None) -> Ensemble:
         """Make the chosen models ready to classify; they are fetched and loaded when first used.

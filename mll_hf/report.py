@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.branches import Branch
+    from mll_hf.evidence import UnlabelledEvidence
     from mll_hf.graph import SemanticGraph
     from mll_hf.labels import LabelSummary, ModelLabel
     from mll_hf.selection import MatchedConcept, SelectedModel
@@ -54,15 +55,20 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def selection_report(selection: Selection) -> str:
-    """Which models, how good, at what cost, which concepts decided and how sure it is."""
-    return "\n\n".join([_headline(selection), _model_table(selection), _class_table(selection), _legend(selection)])
+    """Which models, how good, at what cost, which concepts decided or what images said, and how sure it is."""
+    if selection.evidence is not None:
+        parts = [_trial_table(selection, selection.evidence), _trial_legend(selection)]
+    else:
+        parts = [_model_table(selection), _class_table(selection), _legend(selection)]
+    return "\n\n".join([_headline(selection), *parts])
 
 
 def _headline(selection: Selection) -> str:
     k, many = selection.k, len(selection.union)
     per_class = "" if selection.strategy is Strategy.UNIFORM else f", k = {k}"
+    tried = f" tried on {selection.evidence.n_images} images" if selection.evidence else ""
     return (
-        f"{len(selection.classes)} classes, {_models_counted(selection)}, strategy "
+        f"{len(selection.classes)} classes, {_models_counted(selection)}{tried}, strategy "
         f"{selection.strategy}{per_class}: {many} {'model' if many == 1 else 'models'} chosen (marked *)"
     )
 
@@ -93,6 +99,30 @@ def _model_table(selection: Selection) -> str:
     return table(header, rows) + (f"\n... and {more} more; --json has all" if more else "")
 
 
+def _trial_table(selection: Selection, evidence: UnlabelledEvidence) -> str:
+    rows = [
+        [
+            "*" if m in selection.union else "",
+            _name(model) + ("" if model.labelled else " (no label)"),
+            f"{evidence.calibration.information[m]:.3f}",
+            f"{evidence.firsts[m]:.0%}",
+            f"{evidence.prior[m]:.3f}",
+            f"{model.cost.parameters / 1e6:.1f} M",
+            f"{model.cost.gflops:.3g}",
+        ]
+        for m, model in enumerate(selection.models)
+    ]
+    return table(["", "model", "information", "first", "precision by label", "parameters", "GFLOPs"], rows)
+
+
+def _trial_legend(selection: Selection) -> str:
+    return (
+        "information: what the model's answers tell about the images, 1 if it is sure of each and gives all classes "
+        "equally often; first: how often the model would come first with other images of the kind; precision by label: "
+        f"what labels alone make expect.\nTogether: {_together(selection)}"
+    )
+
+
 def _class_table(selection: Selection) -> str:
     rows = []
     for y, name in enumerate(selection.classes[:_CLASSES_SHOWN]):
@@ -114,7 +144,6 @@ def _class_table(selection: Selection) -> str:
 
 
 def _legend(selection: Selection) -> str:
-    cost = selection.cost
     scores = {
         Strategy.MLL: "precision: expected share of a class's images that a model gets right among your classes",
         Strategy.PAPER: "score r: the paper's reuse metric, which is no probability",
@@ -128,8 +157,13 @@ def _legend(selection: Selection) -> str:
     return (
         f"{scores}; general: share of all probe images recognised among all concepts; "
         f"coverage: 1 if the graph has the class, 0 if nothing like it.\n{prior}"
-        f"Together: {cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image."
+        f"Together: {_together(selection)}"
     )
+
+
+def _together(selection: Selection) -> str:
+    cost = selection.cost
+    return f"{cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image."
 
 
 def _score_name(selection: Selection) -> str:

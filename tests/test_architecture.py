@@ -30,6 +30,8 @@ ORDER = [
     "describe",
     "text_encoder",
     "matching",
+    "probabilities",
+    "evidence",
     "selection",
     "images",
     "backends",

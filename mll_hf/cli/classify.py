@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mll_hf.describe import Description
     from mll_hf.ensemble.run import Prediction
 
+_DEFAULTS = SelectionConfig()
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -37,24 +38,43 @@ def add_select(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
         "select",
         help="which models suit a list of classes",
         description="Estimate from the labels how precise every model is on your classes, and choose. No model is run "
-        "or downloaded.",
+        "or downloaded, unless you give images of the task, which need no labels: then the best models by label are "
+        "tried on them.",
     )
     _add_selection_options(verb, required=True)
+    trial = verb.add_argument_group("a trial on images")
+    trial.add_argument(
+        "--images",
+        nargs="+",
+        type=Path,
+        metavar="IMAGE",
+        help="images of the task or folders of them, without labels",
+    )
+    trial.add_argument(
+        "--candidates", type=positive, default=_DEFAULTS.candidates, metavar="N",
+        help="most models to try: the best by label (default: %(default)s)",
+    )  # fmt: skip
+    trial.add_argument(
+        "--most-images", type=positive, default=_DEFAULTS.most_images, metavar="N",
+        help="most images to try them on, a seeded sample (default: %(default)s)",
+    )  # fmt: skip
+    trial.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
     verb.add_argument("--json", action="store_true", help="print one JSON object; predict --selection reads it")
     verb.set_defaults(run=_select)
 
 
 def _select(args: argparse.Namespace) -> int:
-    selection = _make_selection(args)
+    images = _image_files(args.images) if args.images else []
+    selection = _make_selection(args, images, candidates=args.candidates, most_images=args.most_images)
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
     print(selection_report(selection))
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < 0.1]
-    if uncovered and selection.strategy is Strategy.MLL:
+    if uncovered and selection.strategy is Strategy.MLL and not images:
         note(
             f"the graph has nothing like {abridged(uncovered, 5)}; for these classes the models' general level "
-            "decides, so try the choice on some images of yours"
+            "decides, so give some images of yours with --images"
         )
     return 0
 
@@ -132,7 +152,7 @@ def _add_selection_options(verb: argparse.ArgumentParser, required: bool) -> Non
     choice.add_argument("--max-models", type=positive, metavar="N", help="most different models over all classes")
 
 
-def _make_selection(args: argparse.Namespace) -> Selection:
+def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **trial: int) -> Selection:
     if not args.classes:
         raise InputError("give --classes, or --selection with what 'mll-hf select --json' wrote")
     classes = check_class_names(parse_class_names(args.classes))
@@ -143,10 +163,11 @@ def _make_selection(args: argparse.Namespace) -> Selection:
         max_gflops=args.max_gflops,
         max_models=args.max_models,
         unlabelled=args.unlabelled,
+        **trial,
     )
     descriptions = _describe(args, classes)
-    client = Client(args.labels, graph=args.graph)
-    return client.select(classes, config, domain=args.domain, task=args.task, descriptions=descriptions)
+    client = Client(args.labels, graph=args.graph, device=args.device)
+    return client.select(classes, config, domain=args.domain, task=args.task, descriptions=descriptions, images=images)
 
 
 def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from mll_hf.ensemble.rules import confidence, entropy, inverse_entropy, linear_pool, log_pool, uniform
+from mll_hf.ensemble.rules import confidence, entropy, inverse_entropy, linear_pool, log_pool, transport, uniform
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mll_hf.ensemble.rules import Floats
+    from mll_hf.ensemble.rules import Floats, Trust
 
 __all__ = ["Rule", "combine"]
 
@@ -21,23 +21,21 @@ class Rule(StrEnum):
 
     LINEAR_POOL = "linear_pool"
     LOG_POOL = "log_pool"
+    TRANSPORT = "transport"
     ENTROPY = "entropy"
     INVERSE_ENTROPY = "inverse_entropy"
     UNIFORM = "uniform"
     CONFIDENCE = "confidence"
 
 
-def combine(
-    rule: Rule, logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, weights: Floats
-) -> NDArray[np.float64]:
+def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
     """Combine M models' logits on N images and C classes.
 
     Args:
         rule: How.
         logits: [M, N, C] as the models give them.
         chosen: [M, C], which models answer for which class.
-        temperatures: [M] calibration temperatures; only the pools use them.
-        weights: [M] trust in each model; only the pools use them.
+        trust: What the selection knows of the models; only the pools and ``transport`` use it.
 
     Returns:
         [N, C] probabilities; rows sum to one.
@@ -52,6 +50,8 @@ def combine(
         case Rule.CONFIDENCE:
             return confidence(logits, chosen)
         case Rule.LINEAR_POOL:
-            return linear_pool(logits, chosen, temperatures, weights)
+            return linear_pool(logits, chosen, trust)
         case Rule.LOG_POOL:
-            return log_pool(logits, chosen, temperatures, weights)
+            return log_pool(logits, chosen, trust)
+        case Rule.TRANSPORT:
+            return transport(logits, chosen, trust)

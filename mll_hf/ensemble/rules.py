@@ -7,9 +7,14 @@ and ``chosen`` [M, C], which models answer for which class (F_y; at least one pe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mll_hf.evidence import LEAST_IMAGES, calibrate, pooling_weights, scores_of
+from mll_hf.probabilities import entropy as entropy_of
+from mll_hf.probabilities import log_softmax, softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -31,7 +36,7 @@ def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     own logit scale, without which the softmax of cosines would be all but uniform.
     """
     probabilities = softmax(logits)
-    return _normalize(_pool_per_class(probabilities, _entropies(probabilities), chosen))
+    return _normalize(_pool_per_class(probabilities, entropy_of(probabilities), chosen))
 
 
 def inverse_entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -40,7 +45,7 @@ def inverse_entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.flo
     Sure models weigh more, without bound; H is held above 1e-12 bits, where the code would divide by zero.
     """
     probabilities = softmax(logits)
-    weights = 1 / np.maximum(_entropies(probabilities) / np.log(2), _TINY)
+    weights = 1 / np.maximum(entropy_of(probabilities) / np.log(2), _TINY)
     return _normalize((weights[..., None] * probabilities * chosen[:, None, :]).sum(axis=0))
 
 
@@ -59,12 +64,27 @@ def confidence(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]
     return _normalize(_pool_per_class(probabilities, np.exp(probabilities.max(axis=-1)), chosen))
 
 
-def linear_pool(
-    logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, weights: Floats
-) -> NDArray[np.float64]:
+@dataclass(frozen=True)
+class Trust:
+    """What a selection knows of M models; only the pools use it.
+
+    Attributes:
+        temperatures: [M] calibration temperatures.
+        weights: [M] non-negative; how much each model counts.
+        prior: [M] precision that the models' labels make expect, 0 to 1.
+        offsets: [M, C] added to the calibrated logits; None for none.
+    """
+
+    temperatures: Floats
+    weights: Floats
+    prior: NDArray[np.float64]
+    offsets: Floats | None = None
+
+
+def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
     """Our rule: weighted mean of the calibrated probabilities of all chosen models.
 
-    ``p(y|x) = sum over m of a_m softmax(logits_m / T_m)_y``
+    ``p(y|x) = sum over m of a_m softmax(logits_m / T_m + b_m)_y``
 
     Every model of the union answers for every class, so that columns compare. A specialist that is sure decides where
     the others are unsure, and cannot veto what it does not know.
@@ -72,33 +92,38 @@ def linear_pool(
     Args:
         logits: [M, N, C].
         chosen: [M, C].
-        temperatures: [M] calibration temperatures.
-        weights: [M] non-negative; scaled here so that those of the union sum to one.
+        trust: Temperatures, weights (scaled here so that those of the union sum to one) and offsets.
     """
-    calibrated = softmax(logits / temperatures[:, None, None])
-    return np.einsum("m,mnc->nc", _shares(chosen, weights), calibrated)
+    return np.einsum("m,mnc->nc", _shares(chosen, trust.weights), softmax(_calibrated(logits, trust)))
 
 
-def log_pool(logits: Floats, chosen: NDArray[np.bool_], temperatures: Floats, weights: Floats) -> NDArray[np.float64]:
+def log_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
     """Logarithmic pool of the calibrated probabilities of all chosen models; arguments as for :func:`linear_pool`.
 
     ``log p(y|x) = sum over m of a_m log softmax(logits_m / T_m)_y - log Z(x)``
 
     A class that one model rules out is ruled out: good for models of equal skill, bad for specialists.
     """
-    calibrated = log_softmax(logits / temperatures[:, None, None])
-    return softmax(np.einsum("m,mnc->nc", _shares(chosen, weights), calibrated))
+    calibrated = log_softmax(_calibrated(logits, trust))
+    return softmax(np.einsum("m,mnc->nc", _shares(chosen, trust.weights), calibrated))
 
 
-def softmax(logits: Floats) -> NDArray[np.float64]:
-    """Softmax over the last axis, in float64."""
-    return np.exp(log_softmax(logits))
+def transport(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
+    """Our rule for many images at once: the linear pool with everything but the prior taken from these images.
+
+    Temperatures, weights and offsets follow from the logits themselves (:func:`~mll_hf.evidence.calibrate`). Too few
+    images say nothing of that kind; they are answered by :func:`linear_pool` as it is.
+    """
+    if logits.shape[1] < LEAST_IMAGES:
+        return linear_pool(logits, chosen, trust)
+    found = calibrate(logits, trust.prior)
+    weights = pooling_weights(scores_of(found.information, trust.prior), logits.shape[2])
+    return linear_pool(logits, chosen, Trust(found.temperatures, weights, trust.prior, found.offsets))
 
 
-def log_softmax(logits: Floats) -> NDArray[np.float64]:
-    """Logarithm of the softmax over the last axis, in float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+def _calibrated(logits: Floats, trust: Trust) -> Floats:
+    divided = logits / trust.temperatures[:, None, None]
+    return divided if trust.offsets is None else divided + trust.offsets[:, None, :]
 
 
 def _shares(chosen: NDArray[np.bool_], weights: Floats) -> NDArray[np.float64]:
@@ -106,11 +131,6 @@ def _shares(chosen: NDArray[np.bool_], weights: Floats) -> NDArray[np.float64]:
     union = chosen.any(axis=1)
     shares = np.where(union, weights, 0)
     return shares / shares.sum() if shares.sum() > 0 else union / union.sum()
-
-
-def _entropies(probabilities: Floats) -> NDArray[np.float64]:
-    """[M, N] entropies in nats."""
-    return -(probabilities * np.log(np.maximum(probabilities, _LEAST))).sum(axis=-1)
 
 
 def _pool_per_class(probabilities: Floats, weights: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:

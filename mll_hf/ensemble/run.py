@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,8 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.backends import load_model
 from mll_hf.ensemble import Rule, combine
-from mll_hf.errors import InputError
+from mll_hf.ensemble.rules import Trust
+from mll_hf.errors import InputError, ModelError
 from mll_hf.images import decode_image, prepared_batches
 from mll_hf.prompts import fill, templates_for
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     ImageLike = str | Path | bytes | Image.Image
 
+_log = logging.getLogger(__name__)
 _BATCH = 64
 _PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model; the rest are decoded again
 
@@ -92,6 +96,7 @@ class Ensemble:
             rule: How to combine them.
         """
         selection, union = self.selection, list(self.selection.union)
+        evidence = selection.evidence
         readable = np.isfinite(logits).all(axis=(0, 2))
         probabilities = np.full(logits.shape[1:], np.nan)
         if readable.any():
@@ -99,8 +104,12 @@ class Ensemble:
                 rule,
                 logits[:, readable],
                 selection.chosen[union],
-                temperatures=np.array([selection.models[m].temperature for m in union]),
-                weights=np.maximum(selection.overall[union], 0),  # the paper's r can be negative
+                Trust(
+                    temperatures=selection.temperatures[union],
+                    weights=selection.weights[union],
+                    prior=np.clip(selection.overall if evidence is None else evidence.prior, 0, 1)[union],
+                    offsets=None if evidence is None else evidence.calibration.offsets[union],
+                ),
             )
         ids = tuple(selection.models[m].ref.repo_id for m in union)
         return Prediction(selection.classes, probabilities, ids)
@@ -110,21 +119,55 @@ class Ensemble:
 
         Rows of unreadable images are NaN. Raises as :meth:`predict` does.
         """
+        source = self._checked(images)
+        return np.stack([self._logits(m, source) for m in self.selection.union])
+
+    def try_logits(self, images: Sequence[ImageLike]) -> tuple[tuple[int, ...], NDArray[np.float32]]:
+        """As :meth:`logits`, but models that fail and images that cannot be read are left out.
+
+        Returns:
+            Positions of M models in the union, and their logits [M, N, C] on the N readable images.
+
+        Raises:
+            InputError: There are no images, or a template is wrong.
+            ModelError: All models fail; the error of the last one.
+        """
+        source, found = self._checked(images), {}
+        for position, m in enumerate(self.selection.union):
+            try:
+                found[position] = self._logits(m, source)
+            except ModelError as error:
+                failure = error
+                _log.warning("left out: %s", error)
+        if not found:
+            raise failure
+        logits = np.stack(list(found.values()))
+        return tuple(found), logits[:, np.isfinite(logits).all(axis=(0, 2))]
+
+    def _checked(self, images: Sequence[ImageLike]) -> _Images:
+        """The images, after everything that can be wrong with a call was looked at, before a model is loaded."""
         if not images or isinstance(images, (str, bytes)):
             raise InputError("there are no images to classify; give a list with at least one")
-        source, prompts = _Images(images), self._prompts()
-        return np.stack([self._logits(m, source, prompts) for m in self.selection.union])
+        _ = self._prompts
+        return _Images(images)
 
+    @cached_property
+    def prompt_templates(self) -> tuple[str, ...]:
+        """The templates of all prompts: those given, those of the trial on images, or those that fit the task."""
+        evidence = self.selection.evidence
+        of_trial = evidence.templates if evidence else ()
+        return self.templates or of_trial or templates_for(self.selection.domain, self.selection.task)
+
+    @cached_property
     def _prompts(self) -> list[tuple[str, ...]]:
         """The prompts of each class, one per template."""
-        templates = self.templates or templates_for(self.selection.domain, self.selection.task)
-        return [fill(templates, name) for name in self.selection.classes]
+        return [fill(self.prompt_templates, name) for name in self.selection.classes]
 
-    def _logits(self, m: int, images: _Images, prompts: list[tuple[str, ...]]) -> NDArray[np.float32]:
+    def _logits(self, m: int, images: _Images) -> NDArray[np.float32]:
         """[N, C] logits of one model; NaN rows for unreadable images."""
         model = load_model(self.selection.models[m].ref, self.device)
         try:
-            texts = _class_embeddings(model, prompts)
+            texts = _class_embeddings(model, self._prompts)
             logits = np.full((len(images), len(texts)), np.nan, np.float32)
             progress = tqdm(  # type: ignore[no-untyped-call]
                 total=len(images), unit="image", desc=model.ref.short_name, name="mll_hf.predict", leave=False

@@ -27,6 +27,7 @@ from mll_hf.selection.baselines import general_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.prior import imagenet_scores, prior_scores
+from mll_hf.selection.unlabelled import choose_with_images, shortlisting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -46,10 +47,12 @@ __all__ = [
     "Strategy",
     "best_published",
     "choose",
+    "choose_with_images",
     "choose_within",
     "score",
     "select",
     "select_by_imagenet",
+    "shortlisting",
 ]
 
 

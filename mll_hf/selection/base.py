@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError
+from mll_hf.evidence import LEAST_IMAGES, Calibration, UnlabelledEvidence, pooling_weights
 from mll_hf.labels import Cost, ModelRef
 from mll_hf.prompts import check_class_names
 
@@ -48,6 +49,8 @@ class SelectionConfig:
         max_gflops: Leave out models that need more GFLOPs per image.
         max_models: Most different models over all classes.
         unlabelled: Also consider models without a label whose ImageNet accuracy is published.
+        candidates: Most models that are tried on the task's images, where there are any.
+        most_images: Most images that they are tried on.
 
     Raises:
         InputError: A value is out of its range.
@@ -60,12 +63,18 @@ class SelectionConfig:
     max_gflops: float | None = None
     max_models: int | None = None
     unlabelled: bool = False
+    candidates: int = 32
+    most_images: int = 256
 
     def __post_init__(self) -> None:
         if self.k < 1:
             raise InputError(f"k is {self.k}; choose at least 1 model per class")
         if self.max_models is not None and self.max_models < 1:
             raise InputError(f"max_models is {self.max_models}; allow at least 1 model")
+        if self.candidates < 1:
+            raise InputError(f"candidates is {self.candidates}; try at least 1 model")
+        if self.most_images < LEAST_IMAGES:
+            raise InputError(f"most_images is {self.most_images}; allow at least {LEAST_IMAGES}")
         if not 0 <= self.class_weight <= 1:
             raise InputError(f"class_weight is {self.class_weight}; choose a number from 0 to 1")
 
@@ -137,13 +146,15 @@ class Selection:
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
         models: The M models that were scored, best overall first.
-        scores: [M, C] float64. Estimated precision; for strategy ``paper`` its reuse metric r (Eq. 7).
+        scores: [M, C] float64. Estimated precision; for strategy ``paper`` its reuse metric r (Eq. 7); with evidence
+            of images their information and a tenth of the precision.
         chosen: [M, C] bool, which models answer for which class.
         matches: For each class the concepts that speak for it, best first; none without labels.
         coverage: [C] how well the graph covers each class, 0 to 1.
         images: [C] number of probe images that the estimate for a class is worth.
         domain: Domain of the task as the user gave it; chooses the prompts.
         task: Task as the user gave it.
+        evidence: What unlabelled images of the task say about the M models; None if there were none.
     """
 
     classes: tuple[str, ...]
@@ -157,6 +168,7 @@ class Selection:
     images: NDArray[np.float64]
     domain: str | None = None
     task: str | None = None
+    evidence: UnlabelledEvidence | None = None
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:
@@ -168,6 +180,20 @@ class Selection:
     def union(self) -> tuple[int, ...]:
         """Positions of the models that answer for at least one class, best overall first."""
         return tuple(np.flatnonzero(self.chosen.any(axis=1)).tolist())
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """[M] non-negative; how much each model counts when answers are pooled."""
+        if self.evidence is None:
+            return np.maximum(self.overall, 0)  # the paper's r can be negative
+        return pooling_weights(self.overall, len(self.classes))
+
+    @property
+    def temperatures(self) -> NDArray[np.float64]:
+        """[M] the models' logits are divided by them: what images say, or else the labels."""
+        if self.evidence is None:
+            return np.array([model.temperature for model in self.models])
+        return self.evidence.calibration.temperatures
 
     @property
     def cost(self) -> Cost:
@@ -205,6 +231,7 @@ class Selection:
             },
             "coverage": dict(zip(self.classes, self.coverage.tolist(), strict=True)),
             "images": dict(zip(self.classes, self.images.tolist(), strict=True)),
+            "evidence": None if self.evidence is None else _evidence_to_json(self.evidence),
         }
 
     def _model_to_json(self, m: int) -> dict[str, Any]:
@@ -258,6 +285,7 @@ class Selection:
             images=np.array([_number(document["images"][name], 0) for name in classes]),
             domain=_optional_text(document["domain"]),
             task=_optional_text(document["task"]),
+            evidence=_evidence_from_json(document["evidence"], scores.shape),
         )
 
 
@@ -276,6 +304,40 @@ def _concept_from_json(concept: dict[str, Any], n_precisions: int) -> MatchedCon
     if len(precision) != n_precisions:
         raise ValueError(f"{len(precision)} precisions of a concept for {n_precisions} chosen models")
     return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), precision)
+
+
+def _evidence_to_json(evidence: UnlabelledEvidence) -> dict[str, Any]:
+    calibration = evidence.calibration
+    return {
+        "images": evidence.n_images,
+        "templates": list(evidence.templates),
+        "temperatures": calibration.temperatures.tolist(),
+        "offsets": calibration.offsets.tolist(),
+        "information": calibration.information.tolist(),
+        "prior": evidence.prior.tolist(),
+        "firsts": evidence.firsts.tolist(),
+    }
+
+
+def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...]) -> UnlabelledEvidence | None:
+    if document is None:
+        return None
+    offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
+    per_model = {
+        "temperatures": _numbers(document["temperatures"], sys.float_info.min),
+        "information": _numbers(document["information"], 0, 1),
+        "prior": _numbers(document["prior"], 0, 1),
+        "firsts": _numbers(document["firsts"], 0, 1),
+    }
+    if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model.values()):
+        raise ValueError("the evidence of images is not one for each model and class")
+    return UnlabelledEvidence(
+        n_images=int(_number(document["images"], LEAST_IMAGES)),
+        calibration=Calibration(per_model["temperatures"], offsets, per_model["information"]),
+        prior=per_model["prior"],
+        firsts=per_model["firsts"],
+        templates=tuple(_text(template) for template in document["templates"]),
+    )
 
 
 def _chosen_from_json(chosen: list[list[str]], ids: list[str]) -> NDArray[np.bool_]:
@@ -319,6 +381,10 @@ def _number(value: Any, least: float = -np.inf, most: float = np.inf) -> float: 
     if not (math.isfinite(number) and least <= number <= most):
         raise ValueError(f"{number} is out of range")
     return number
+
+
+def _numbers(values: list[Any], least: float = -np.inf, most: float = np.inf) -> NDArray[np.float64]:
+    return np.array([_number(value, least, most) for value in values])
 
 
 def _by_score(scores: NDArray[np.float64]) -> list[int]:

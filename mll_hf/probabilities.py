@@ -1,0 +1,43 @@
+"""From logits to probabilities, and what they hold. Float64, over the last axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32] | NDArray[np.float64]
+
+_LEAST = 1e-300
+
+
+def softmax(logits: Floats) -> NDArray[np.float64]:
+    """Softmax over the last axis."""
+    return np.exp(log_softmax(logits))
+
+
+def log_softmax(logits: Floats) -> NDArray[np.float64]:
+    """Logarithm of the softmax over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def entropy(probabilities: Floats) -> NDArray[np.float64]:
+    """Entropy over the last axis, in nats."""
+    return -(probabilities * np.log(np.maximum(probabilities, _LEAST))).sum(axis=-1)
+
+
+def mutual_information(probabilities: Floats) -> NDArray[np.float64]:
+    """[M] what a model's answers say about the images, in nats; between 0 and log C.
+
+    ``MI_m = H(mean over n of p_m(x_n)) - mean over n of H(p_m(x_n))`` (Bridle et al., "Unsupervised classifiers,
+    mutual information and phantom targets", NIPS 1991): great if the model is sure of single images and yet gives all
+    classes.
+
+    Args:
+        probabilities: [M, N, C].
+    """
+    return entropy(probabilities.mean(axis=1, dtype=np.float64)) - entropy(probabilities).mean(axis=1)
