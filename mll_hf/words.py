@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _FUNCTION_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"})
 _IRREGULAR = {
-    "buses": "bus", "calves": "calf", "children": "child", "feet": "foot", "geese": "goose", "grey": "gray", "halves": "half",
-    "knives": "knife", "leaves": "leaf", "lice": "louse", "loaves": "loaf", "mice": "mouse", "oxen": "ox",
+    "buses": "bus", "calves": "calf", "children": "child", "feet": "foot", "geese": "goose", "grey": "gray",
+    "halves": "half", "knives": "knife", "leaves": "leaf", "lice": "louse", "loaves": "loaf", "mice": "mouse", "oxen": "ox",
     "people": "person", "scarves": "scarf", "shelves": "shelf", "teeth": "tooth", "wives": "wife", "wolves": "wolf",
 }  # fmt: skip
 _REWRITES = tuple(
@@ -33,7 +33,7 @@ _REWRITES = tuple(
     for pattern, replacement in (
         (r"(?<=\w\w)ies$", "y"),
         (r"(?<=[cs]h|ss)es$|(?<=[xz])es$", ""),
-        (r"(?<=\w{3})(?<![sui])s$", ""),
+        (r"(?<=\w{3})(?<![su])s$", ""),
         (r"men$", "man"),
         (r"(?<=[a-z]{2})our$", "or"),  # colour, harbour
         (r"(?<=[bt])re$", "er"),  # fibre, theatre
