@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 _FUNCTION_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"})
 _IRREGULAR = {
     "buses": "bus", "calves": "calf", "children": "child", "feet": "foot", "geese": "goose", "grey": "gray",
-    "halves": "half", "knives": "knife", "leaves": "leaf", "lice": "louse", "loaves": "loaf", "mice": "mouse", "oxen": "ox",
-    "people": "person", "scarves": "scarf", "shelves": "shelf", "teeth": "tooth", "wives": "wife", "wolves": "wolf",
+    "halves": "half", "knives": "knife", "leaves": "leaf", "lice": "louse", "loaves": "loaf", "mice": "mouse",
+    "oxen": "ox", "people": "person", "scarves": "scarf", "shelves": "shelf", "teeth": "tooth",
+    "wives": "wife", "wolves": "wolf",
 }  # fmt: skip
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
