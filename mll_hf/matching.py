@@ -31,13 +31,36 @@ PAPER_CONCEPTS = 5  # K_n; not stated in the paper, 5 in the authors' code
 CONCEPTS = 8
 COVERED = 0.5  # coverage from which a class counts as covered
 
-# Weights of the logit, by maximum likelihood on 2,600 queries for concepts of ImageNet-12k outside ImageNet-1k, with
-# all-MiniLM-L6-v2: held-out synonyms, lemmas, lemmas with a word of a hypernym, lemmas with a word of the gloss.
-_NAME, _CAPTION, _GLOSS, _WORDS, _HEAD, _SYNONYMS = 7.3, 4.3, 8.0, 5.4, 0.9, -0.4
-# Coverage is logistic in the best logit; fitted on the same queries, with and without their concepts in the graph.
+# Coverage is logistic in the best logit; fitted on the queries of :class:`LogitWeights`, with their concepts in the
+# graph and without.
 _COVERAGE_SLOPE, _COVERAGE_MIDDLE = 0.45, 13.2
 _RIDGE = 100.0  # in lemmas; from 3 to 1,000 the accuracy is the same to 0.3 points
 _OWN_WORDS = frozenset({"file", "llm"})  # sources of descriptions that say more than name and graph do
+
+
+@dataclass(frozen=True, slots=True)
+class LogitWeights:
+    """What each sign that a concept is a class counts in :meth:`ConceptIndex.match`.
+
+    The defaults are the maximum likelihood (``bench.matching.fit_weights``) over queries for concepts of ImageNet-12k
+    outside ImageNet-1k with all-MiniLM-L6-v2: synonyms taken out of the graph, lemmas, lemmas with a word of a
+    hypernym, and lemmas with a word of the gloss.
+
+    Attributes:
+        name: Of the cosine of the class's name with the nearest lemma.
+        caption: Of the cosine of name or description with the caption.
+        gloss: Of how well the gloss fits what the name lets expect.
+        words: Of the share of the name's words that the concept's names, gloss and ancestors hold.
+        head: Of the share of the name that its head is, where that is a lemma of the concept.
+        synonyms: Of the logarithm of the number of lemmas: a concept with many names bears each more rarely.
+    """
+
+    name: float = 7.3
+    caption: float = 4.3
+    gloss: float = 8.0
+    words: float = 5.4
+    head: float = 0.9
+    synonyms: float = -0.4
 
 
 @dataclass(frozen=True)
@@ -86,6 +109,7 @@ class ConceptIndex:
         starts: [V] row of each concept's first lemma.
         glosses: [V, E] float32, unit norm; the definitions alone.
         words: Where the words of names, glosses and ancestors' names occur.
+        weights: Of the logit.
     """
 
     graph: SemanticGraph
@@ -95,6 +119,7 @@ class ConceptIndex:
     starts: NDArray[np.int64]
     glosses: NDArray[np.float32]
     words: WordIndex
+    weights: LogitWeights = LogitWeights()
 
     @classmethod
     def build(cls, graph: SemanticGraph, encoder: TextEncoder) -> ConceptIndex:
@@ -111,20 +136,17 @@ class ConceptIndex:
         cosines = self._encode_descriptions(descriptions) @ self.captions.T
         concepts = _best(cosines, top)
         similarities = np.take_along_axis(cosines, concepts, axis=1)
-        coverage = self._coverage(descriptions, self._logits(descriptions))
+        coverage = self._coverage(descriptions, self.logits(descriptions))
         return ClassMatch(_names(descriptions), concepts, similarities, similarities, coverage, self.encoder.id)
 
     def match(self, descriptions: Sequence[Description], top: int = CONCEPTS) -> ClassMatch:
         """Match by name and meaning.
 
-        The logit of a concept sums up, each with its weight: the cosine of the class's name with the nearest lemma;
-        the cosine of name (or of the description, if a user or a language model wrote it) with the caption; the cosine
-        of the gloss that the name lets expect with the gloss; the share of the name's words that the concept's names,
-        gloss and ancestors hold; the share that its head is, if that is a lemma; and the logarithm of the number of
-        lemmas, because a concept with many names bears each more rarely. Weights are a softmax over the ``top`` best
-        concepts.
+        The logit of a concept for a class is a weighted sum of six signs, see :class:`LogitWeights`. A description
+        counts if a user or a language model wrote it; a template says no more than name and graph do. Weights are a
+        softmax over the ``top`` best concepts.
         """
-        logits = self._logits(descriptions)
+        logits = self.logits(descriptions)
         concepts = _best(logits, top)
         best = np.take_along_axis(logits, concepts, axis=1)
         weights = np.exp(best - best[:, :1])
@@ -144,21 +166,22 @@ class ConceptIndex:
         sums = np.add.reduceat(embeddings, np.cumsum([0, *counts[:-1]]), axis=0)
         return _unit(sums)
 
-    def _logits(self, descriptions: Sequence[Description]) -> NDArray[np.float32]:
-        """[C, V] the logit of each concept for each class."""
+    def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float32]:
+        """The logit of each concept for each class; returns [C, V] float32."""
         classes = [description.class_name for description in descriptions]
         names = self.encoder.encode([clean_class_name(name) for name in classes])
         meanings = names.copy()
         described = [y for y, description in enumerate(descriptions) if description.source in _OWN_WORDS]
         if described:
             meanings[described] = self._encode_descriptions([descriptions[y] for y in described])
-        logits = (_CAPTION * meanings) @ self.captions.T
+        weights = self.weights
+        logits = (weights.caption * meanings) @ self.captions.T
         mean, gloss_map = self._gloss_map
-        logits += _GLOSS * (names - mean) @ gloss_map
-        logits += _NAME * self._lemma_cosines(names)
-        logits += _SYNONYMS * np.log(self._counts, dtype=np.float32)
+        logits += weights.gloss * (names - mean) @ gloss_map
+        logits += weights.name * self._lemma_cosines(names)
+        logits += weights.synonyms * np.log(self._counts, dtype=np.float32)
         for row, name in zip(logits, classes, strict=True):
-            row += _WORDS * self.words.word_shares(name) + _HEAD * self.words.head_shares(name)
+            row += weights.words * self.words.word_shares(name) + weights.head * self.words.head_shares(name)
         return logits.astype(np.float32)
 
     def _lemma_cosines(self, names: NDArray[np.float32]) -> NDArray[np.float32]:

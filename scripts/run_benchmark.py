@@ -2,7 +2,7 @@
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py reading
-    python scripts/run_benchmark.py matching [--wordnet DIR]
+    python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR [--published FILE]
 
 Ratios within one run mean something; seconds depend on the machine.
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mll_hf.backends import load_model, resolve_model
-from mll_hf.bench.matching import detection, imagenet_gold, leave_concepts_out, top_accuracy
+from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
 from mll_hf.client import Client
 from mll_hf.describe import Description
 from mll_hf.ensemble import Rule
@@ -38,7 +38,7 @@ from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_
 from mll_hf.hub.sources import together
 from mll_hf.images import decode_image
 from mll_hf.labeling import label_model
-from mll_hf.matching import COVERED, ConceptIndex
+from mll_hf.matching import COVERED, ConceptIndex, LogitWeights
 from mll_hf.probes import load_probes
 from mll_hf.prompts import DEFAULT_TEMPLATE
 from mll_hf.report import table
@@ -73,6 +73,7 @@ def main() -> int:
     reading.set_defaults(run=run_reading)
     matching = parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
     matching.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
+    matching.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
     matching.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
     matching.set_defaults(run=run_matching)
     targets = parts.add_parser("targets", help="accuracy of the strategies on target tasks")
@@ -216,6 +217,9 @@ def run_matching(args: argparse.Namespace) -> None:
         "paper: captions against templates with glosses": index.match_captions(gold.describe()),
         "ours": index.match(gold.describe()),
     }
+    for field in fields(LogitWeights):
+        ablated = replace(index, weights=replace(index.weights, **{field.name: 0.0}))
+        ways[f"ours without {field.name}"] = ablated.match(gold.describe())
     rows = [[name, *(f"{top_accuracy(match, gold.concepts, k):.1%}" for k in (1, 5))] for name, match in ways.items()]
     print(f"{len(gold.names)} class names, {len(gold.graph):,} concepts, text encoder {encoder.id}")
     print(table(["match", "right concept first", "in the first five"], rows))
@@ -225,6 +229,9 @@ def run_matching(args: argparse.Namespace) -> None:
         f"coverage of {COVERED} and more, concepts in the graph against concepts and relatives left out, 100 classes "
         f"at a time: precision {facts.precision:.3f}, recall {facts.recall:.3f}, AUC {facts.auc:.3f}"
     )
+    if args.fit:
+        weights, slope, middle = fit_weights(make_queries(gold), encoder)
+        print(f"fitted: {weights}, coverage slope {slope:.2f}, middle {middle:.1f}")
 
 
 class _Remembering:

@@ -90,6 +90,9 @@ def test_transition_by_hand():
     np.testing.assert_allclose(whole.transition, [[0.70711], [0.70711], [-0.70711]], atol=1e-5)
 
 
+WEIGHTS = matching.LogitWeights()
+
+
 def naive_words(text):
     """Good enough for the words of ``forest``: lower case, no plurals."""
     return text.lower().split()
@@ -121,12 +124,12 @@ def naive_logit(graph, encoder, name, text, v):
     heads = [naive_words(name)[at:] for at in range(len(naive_words(name)))]
     named = [head for head in heads if " ".join(head) in [lemma.lower() for lemma in concept.lemmas]]
     return (
-        matching._NAME * max(cosine(embed(name), embed(lemma)) for lemma in concept.lemmas)
-        + matching._CAPTION * cosine(embed(text), embed(concept.caption))
-        + matching._GLOSS * gloss_fit
-        + matching._WORDS * sum(weight[w] for w in set(weight) & held) / total
-        + matching._HEAD * max((sum(weight[w] for w in set(head)) / total for head in named), default=0)
-        + matching._SYNONYMS * math.log(len(concept.lemmas))
+        WEIGHTS.name * max(cosine(embed(name), embed(lemma)) for lemma in concept.lemmas)
+        + WEIGHTS.caption * cosine(embed(text), embed(concept.caption))
+        + WEIGHTS.gloss * gloss_fit
+        + WEIGHTS.words * sum(weight[w] for w in set(weight) & held) / total
+        + WEIGHTS.head * max((sum(weight[w] for w in set(head)) / total for head in named), default=0)
+        + WEIGHTS.synonyms * math.log(len(concept.lemmas))
     )
 
 

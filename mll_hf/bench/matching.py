@@ -6,7 +6,8 @@ hypernym edges are in neither: without WordNet's own files the graph has none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from mll_hf.describe import from_templates
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.graph import Concept, SemanticGraph
-from mll_hf.matching import ConceptIndex
+from mll_hf.matching import ConceptIndex, LogitWeights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mll_hf.text_encoder import TextEncoder
 
 _TASK_SIZE = 100
+_RIDGE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,119 @@ def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], th
     not_below = np.searchsorted(np.sort(negatives), positives, side="right")
     auc = (above + not_below).sum() / (2 * len(positives) * len(negatives))
     return Detection(hits / max(hits + false, 1), hits / len(positives), float(auc))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Names for concepts of a graph, made from the graph itself.
+
+    Attributes:
+        graph: Without the lemmas that are queries of their own.
+        names: Q names.
+        concepts: [Q] index of the concept that each stands for.
+    """
+
+    graph: SemanticGraph
+    names: tuple[str, ...]
+    concepts: NDArray[np.int64]
+
+
+def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:
+    """Queries for concepts that are no class of the gold data, so that what is fitted on them can be measured there.
+
+    Four kinds: lemmas that are taken out of the graph; lemmas; lemmas with the last word of a hypernym ("crane bird"),
+    if the graph has edges; and lemmas after a word of the gloss.
+    """
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(len(gold.graph)), gold.concepts)
+    several = [v for v in others if len(gold.graph.concepts[v].lemmas) > 1]
+    hidden = {int(v): int(rng.integers(len(gold.graph.concepts[v].lemmas))) for v in rng.choice(several, per_kind)}
+    queries = [(gold.graph.concepts[v].lemmas[at], v) for v, at in hidden.items()]
+    graph = SemanticGraph(
+        gold.graph.name, tuple(_without_lemma(c, hidden.get(v)) for v, c in enumerate(gold.graph.concepts))
+    )
+
+    def lemma_of(v: int) -> str:
+        return str(rng.choice(graph.concepts[v].lemmas))
+
+    queries += [(lemma_of(v), v) for v in rng.choice(others, per_kind).tolist()]
+    below = [v for v in others.tolist() if graph.parents[v]]
+    for v in rng.choice(below, per_kind).tolist() if below else ():
+        kind = graph.concepts[int(rng.choice(graph.parents[v]))].name.split()[-1]
+        queries.append((f"{lemma_of(v)} {kind}", v))
+    for v in rng.choice(others, per_kind).tolist():
+        said = re.findall(r"[A-Za-z]{4,}", graph.concepts[v].definition)[:4]
+        queries.append((f"{rng.choice(said)} {lemma_of(v)}" if said else lemma_of(v), v))
+    names, concepts = zip(*queries, strict=True)
+    return Queries(graph, names, np.array(concepts))
+
+
+def fit_weights(queries: Queries, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, float, float]:
+    """Maximum-likelihood weights of the logit, and slope and middle of the coverage.
+
+    Args:
+        queries: Names with their concepts.
+        encoder: Text encoder.
+        candidates: Concepts that stand against each other for a query: the best by the present weights.
+
+    Returns:
+        Weights; slope and middle of the logistic that tells the best logits of queries whose concepts are in the graph
+        from those without concept and relatives, among queries that are nobody's lemma.
+    """
+    index = ConceptIndex.build(queries.graph, encoder)
+    names = [field.name for field in fields(LogitWeights)]
+    alone = [replace(index, weights=LogitWeights(**{n: float(n == name) for n in names})) for name in names]
+    signs, answers, lost = [], [], []
+    for at in range(0, len(queries.names), _TASK_SIZE):
+        descriptions = from_templates(queries.names[at : at + _TASK_SIZE], queries.graph)
+        parts = np.stack([index.logits(descriptions) for index in alone], axis=2)
+        best = index.match(descriptions, top=candidates).concepts
+        for y, v in enumerate(queries.concepts[at : at + _TASK_SIZE].tolist()):
+            among = np.append(best[y][best[y] != v][: candidates - 1], v)
+            signs.append(parts[y, among])
+            answers.append(candidates - 1)
+            lost.append(np.isin(among, [v, *queries.graph.relatives(v)]))
+    X = np.stack(signs).astype(np.float64)
+    weights = conditional_logit(X, np.array(answers))
+
+    logits = X @ weights
+    unnamed = np.array([len(index.words.concepts_named(name)) == 0 for name in queries.names])
+    present = logits.max(axis=1)[unnamed]
+    absent = np.where(lost, -np.inf, logits).max(axis=1)[unnamed]
+    pairs = np.zeros((len(present) + len(absent), 2, 2))  # covered or not: two choices, the second with logit 0
+    pairs[:, 0] = np.stack([np.concatenate([present, absent]), np.ones(len(pairs))], axis=1)
+    slope, intercept = conditional_logit(pairs, np.repeat([0, 1], len(present)))
+    return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), float(slope), float(-intercept / slope)
+
+
+def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64], steps: int = 30) -> NDArray[np.float64]:
+    """McFadden's conditional logit by Newton's method: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
+
+    Args:
+        X: [Q, K, F] features of the K choices of each question.
+        answers: [Q] the choices made.
+        steps: Newton steps.
+
+    Returns:
+        [F] weights of the greatest likelihood, with a ridge of 1e-4 per question.
+    """
+    n, _, size = X.shape
+    weights = np.zeros(size)
+    made = X[np.arange(n), answers].sum(axis=0)
+    for _ in range(steps):
+        logits = X @ weights
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
+        means = np.einsum("qk,qkf->qf", shares, X)
+        gradient = made - means.sum(axis=0) - _RIDGE * n * weights
+        hessian = np.einsum("qk,qkf,qkg->fg", shares, X, X, optimize=True) - means.T @ means
+        weights += np.linalg.solve(hessian + _RIDGE * n * np.eye(size), gradient)
+    return weights
+
+
+def _without_lemma(concept: Concept, at: int | None) -> Concept:
+    lemmas = tuple(lemma for i, lemma in enumerate(concept.lemmas) if i != at)
+    return replace(concept, name=lemmas[0], lemmas=lemmas)
 
 
 def _nearest_kept(hypernyms: Mapping[str, tuple[str, ...]], kept: Iterable[str]) -> dict[str, tuple[str, ...]]:
