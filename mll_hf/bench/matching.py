@@ -255,17 +255,27 @@ def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64], steps:
     Returns:
         [F] weights of the greatest likelihood, with a ridge of 1e-4 per question.
     """
-    n, _, size = X.shape
-    weights = np.zeros(size)
-    made = X[np.arange(n), answers].sum(axis=0)
-    for _ in range(steps):
+    made = X[np.arange(len(X)), answers].mean(axis=0)
+
+    def likelihood(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Penalized mean log-likelihood, and the shares [Q, K] that the weights give the choices."""
         logits = X @ weights
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        total = np.log(shares.sum(axis=1)) + logits.max(axis=1)
         shares /= shares.sum(axis=1, keepdims=True)
+        return float(made @ weights - total.mean() - _RIDGE / 2 * weights @ weights), shares
+
+    weights = np.zeros(X.shape[2])
+    value, shares = likelihood(weights)
+    for _ in range(steps):
         means = np.einsum("qk,qkf->qf", shares, X)
-        gradient = made - means.sum(axis=0) - _RIDGE * n * weights
-        hessian = np.einsum("qk,qkf,qkg->fg", shares, X, X, optimize=True) - means.T @ means
-        weights += np.linalg.solve(hessian + _RIDGE * n * np.eye(size), gradient)
+        gradient = made - means.mean(axis=0) - _RIDGE * weights
+        spread = (np.einsum("qk,qkf,qkg->fg", shares, X, X, optimize=True) - means.T @ means) / len(X)
+        step = np.linalg.solve(spread + _RIDGE * np.eye(len(weights)), gradient)
+        while likelihood(weights + step)[0] < value and np.abs(step).max() > 1e-9:
+            step /= 2
+        weights = weights + step
+        value, shares = likelihood(weights)
     return weights
 
 
