@@ -33,7 +33,7 @@ COVERED = 0.5  # coverage from which a class counts as covered
 
 # Coverage is logistic in the best logit; fitted on the queries of :class:`LogitWeights`, with their concepts in the
 # graph and without.
-_COVERAGE_SLOPE, _COVERAGE_MIDDLE = 0.45, 13.2
+_COVERAGE_SLOPE, _COVERAGE_MIDDLE = 0.56, 9.5
 _RIDGE = 100.0  # in lemmas; from 3 to 1,000 the accuracy is the same to 0.3 points
 _OWN_WORDS = frozenset({"file", "llm"})  # sources of descriptions that say more than name and graph do
 
@@ -55,12 +55,12 @@ class LogitWeights:
         synonyms: Of the logarithm of the number of lemmas: a concept with many names bears each more rarely.
     """
 
-    name: float = 7.3
-    caption: float = 4.3
-    gloss: float = 8.0
+    name: float = 4.8
+    caption: float = 3.2
+    gloss: float = 2.8
     words: float = 5.4
-    head: float = 0.9
-    synonyms: float = -0.4
+    head: float = 1.1
+    synonyms: float = -0.6
 
 
 @dataclass(frozen=True)

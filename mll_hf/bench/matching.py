@@ -237,10 +237,10 @@ def fit_weights(queries: Queries, encoder: TextEncoder, candidates: int = 80) ->
     logits = X @ weights
     unnamed = np.array([len(index.words.concepts_named(name)) == 0 for name in queries.names])
     present = logits.max(axis=1)[unnamed]
-    absent = np.where(lost, -np.inf, logits).max(axis=1)[unnamed]
+    absent = np.where(lost, -np.inf, logits).max(axis=1)[unnamed & ~np.all(lost, axis=1)]
     pairs = np.zeros((len(present) + len(absent), 2, 2))  # covered or not: two choices, the second with logit 0
     pairs[:, 0] = np.stack([np.concatenate([present, absent]), np.ones(len(pairs))], axis=1)
-    slope, intercept = conditional_logit(pairs, np.repeat([0, 1], len(present)))
+    slope, intercept = conditional_logit(pairs, np.repeat([0, 1], [len(present), len(absent)]))
     return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), float(slope), float(-intercept / slope)
 
 
