@@ -1,7 +1,8 @@
-"""Measure this package: what it costs (speed, reading) and what choosing by labels is worth (targets).
+"""Measure this package: its costs (speed, reading), its matching, and what choosing by labels is worth (targets).
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py reading
+    python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR [--published FILE]
 
 Ratios within one run mean something; seconds depend on the machine.
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,19 +29,22 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mll_hf.backends import load_model, resolve_model
+from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
 from mll_hf.client import Client
+from mll_hf.describe import Description
 from mll_hf.ensemble import Rule
 from mll_hf.graph import load_graph
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_bytes
 from mll_hf.hub.sources import together
 from mll_hf.images import decode_image
 from mll_hf.labeling import label_model
-from mll_hf.matching import ConceptIndex
+from mll_hf.matching import COVERED, ConceptIndex, LogitWeights
 from mll_hf.probes import load_probes
 from mll_hf.prompts import DEFAULT_TEMPLATE
 from mll_hf.report import table
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
 from mll_hf.store import LabelStore, read_label
+from mll_hf.text_encoder import CachedEncoder, default_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,7 +53,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.backends import VisionLanguageModel
-    from mll_hf.describe import Description
     from mll_hf.labels import ModelLabel
     from mll_hf.probes import ProbeSet
     from mll_hf.text_encoder import TextEncoder
@@ -68,6 +71,11 @@ def main() -> int:
     reading.add_argument("--labels", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
     reading.add_argument("--repeats", type=int, default=3)
     reading.set_defaults(run=run_reading)
+    matching = parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
+    matching.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
+    matching.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
+    matching.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
+    matching.set_defaults(run=run_matching)
     targets = parts.add_parser("targets", help="accuracy of the strategies on target tasks")
     targets.add_argument("--labels", type=Path, required=True)
     targets.add_argument("--tasks", type=Path, required=True, help="folder of folders with task.json and test.parquet")
@@ -196,6 +204,34 @@ def run_reading(args: argparse.Namespace) -> None:
         sizes = index.stat().st_size / 2**20, sum(path.stat().st_size for path in paths) / 2**20
     print(f"{args.labels} labels of 9,000 concepts in an index ({sizes[0]:.0f} MB): {_spread(of_index)}")
     print(f"{args.labels} labels of 9,000 concepts in files ({sizes[1]:.0f} MB): {_spread(of_files)}")
+
+
+def run_matching(args: argparse.Namespace) -> None:
+    """Print how often the right concept comes first, and how well coverage tells what the graph lacks."""
+    gold = imagenet_gold(args.wordnet)
+    encoder = CachedEncoder(default_encoder(), args.cache)
+    index = ConceptIndex.build(gold.graph, encoder)
+    bare = tuple(Description(name, (name,), "file") for name in gold.names)
+    ways = {
+        "paper: captions against the bare names": index.match_captions(bare),
+        "paper: captions against templates with glosses": index.match_captions(gold.describe()),
+        "ours": index.match(gold.describe()),
+    }
+    for field in fields(LogitWeights):
+        ablated = replace(index, weights=replace(index.weights, **{field.name: 0.0}))
+        ways[f"ours without {field.name}"] = ablated.match(gold.describe())
+    rows = [[name, *(f"{top_accuracy(match, gold.concepts, k):.1%}" for k in (1, 5))] for name, match in ways.items()]
+    print(f"{len(gold.names)} class names, {len(gold.graph):,} concepts, text encoder {encoder.id}")
+    print(table(["match", "right concept first", "in the first five"], rows))
+    covered, uncovered = leave_concepts_out(gold, encoder)
+    facts = detection(covered, uncovered, COVERED)
+    print(
+        f"coverage of {COVERED} and more, concepts in the graph against concepts and relatives left out, 100 classes "
+        f"at a time: precision {facts.precision:.3f}, recall {facts.recall:.3f}, AUC {facts.auc:.3f}"
+    )
+    if args.fit:
+        weights, slope, middle = fit_weights(make_queries(gold), encoder)
+        print(f"fitted: {weights}, coverage slope {slope:.2f}, middle {middle:.1f}")
 
 
 class _Remembering:

@@ -27,6 +27,7 @@ ORDER = [
     "hub",
     "contest",
     "prompts",
+    "words",
     "describe",
     "text_encoder",
     "matching",

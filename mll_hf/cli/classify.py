@@ -16,6 +16,7 @@ from mll_hf.cli.output import complain, note
 from mll_hf.client import Client
 from mll_hf.describe import LanguageModel
 from mll_hf.errors import InputError
+from mll_hf.matching import COVERED
 from mll_hf.prompts import check_class_names, parse_class_names
 from mll_hf.report import selection_report, table
 from mll_hf.selection import Selection, SelectionConfig, Strategy
@@ -70,10 +71,10 @@ def _select(args: argparse.Namespace) -> int:
         print(json.dumps(selection.to_json()))
         return 0
     print(selection_report(selection))
-    uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < 0.1]
+    uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if uncovered and selection.strategy is Strategy.MLL and not images:
         note(
-            f"the graph has nothing like {abridged(uncovered, 5)}; for these classes the models' general level "
+            f"the graph cannot tell {abridged(uncovered, 5)}; for these classes the models' general level mostly "
             "decides, so give some images of yours with --images"
         )
     return 0

@@ -1,0 +1,294 @@
+"""How well class names find their concepts: the names of ImageNet's classes among the concepts of ImageNet-12k.
+
+Names come from open_clip (curated by its authors), wnids, lemmas and glosses from timm; both ship in the packages. The
+hypernym edges are in neither: without WordNet's own files the graph has none.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.describe import from_templates
+from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.graph import Concept, SemanticGraph
+from mll_hf.matching import ConceptIndex, LogitWeights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mll_hf.describe import Description
+    from mll_hf.matching import ClassMatch
+    from mll_hf.text_encoder import TextEncoder
+
+_TASK_SIZE = 100
+_RIDGE = 1e-4
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Class names whose concepts are known.
+
+    Attributes:
+        graph: The V concepts.
+        names: C class names; some classes share a name.
+        concepts: [C] index of each class's concept.
+    """
+
+    graph: SemanticGraph
+    names: tuple[str, ...]
+    concepts: NDArray[np.int64]
+
+    def describe(self) -> tuple[Description, ...]:
+        """The names in the templates that a user without descriptions gets."""
+        return from_templates(self.names, self.graph)
+
+
+@dataclass(frozen=True, slots=True)
+class Detection:
+    """How well a score tells positives from negatives.
+
+    Attributes:
+        precision: Share of positives among what reaches the threshold; 0 if nothing does.
+        recall: Share of the positives that reach it.
+        auc: How often a positive scores above a negative; ties count half.
+    """
+
+    precision: float
+    recall: float
+    auc: float
+
+
+def imagenet_gold(wordnet: Path | None = None) -> Gold:
+    """ImageNet's 1,000 classes among the 11,828 concepts of ImageNet-12k and ImageNet-1k.
+
+    Args:
+        wordnet: Folder with WordNet 3.0's ``data.noun`` for the hypernym edges; without it the graph has none.
+
+    Raises:
+        InputError: There is no ``data.noun``.
+        MissingExtraError: open_clip or timm is not installed.
+    """
+    try:
+        from open_clip import IMAGENET_CLASSNAMES
+        from timm.data import ImageNetInfo
+    except ImportError as error:
+        raise MissingExtraError("open-clip-torch", "models") from error
+
+    classes, larger = ImageNetInfo("imagenet-1k"), ImageNetInfo("imagenet-12k")
+    ids = classes.label_names()
+    lemmas, glosses = dict[str, tuple[str, ...]](), dict[str, str]()
+    for info in (classes, larger):
+        for id in info.label_names():
+            lemmas[id] = tuple(lemma.strip() for lemma in info.label_name_to_description(id, False).split(","))
+            glosses[id] = info.label_name_to_description(id, True).split(": ", 1)[-1]
+    edges = _nearest_kept(read_hypernyms(wordnet), lemmas.keys()) if wordnet else {}
+    graph = SemanticGraph(
+        "imagenet-12k", tuple(Concept(id, lemmas[id][0], lemmas[id], glosses[id], edges.get(id, ())) for id in lemmas)
+    )
+    return Gold(graph, tuple(IMAGENET_CLASSNAMES), np.array([graph.index[id] for id in ids]))
+
+
+def read_hypernyms(wordnet: Path) -> dict[str, tuple[str, ...]]:
+    """Direct hypernyms of every noun synset, by wnid, from ``data.noun`` (its format: man page wndb(5)).
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    try:
+        lines = (wordnet / "data.noun").read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {wordnet / 'data.noun'} ({error.strerror}); give WordNet's own folder") from None
+    hypernyms = {}
+    for line in lines:
+        if not line.startswith("  "):  # the licence
+            fields = line.split(" | ")[0].split()
+            first = 5 + 2 * int(fields[3], 16)  # after the words and the number of pointers: symbol, offset, ...
+            pointers = zip(fields[first::4], fields[first + 1 :: 4], strict=False)
+            hypernyms[f"n{fields[0]}"] = tuple(f"n{offset}" for symbol, offset in pointers if symbol in ("@", "@i"))
+    return hypernyms
+
+
+def top_accuracy(match: ClassMatch, concepts: NDArray[np.int64], k: int) -> float:
+    """Share of classes whose concept is among the ``k`` best of a match."""
+    return float((match.concepts[:, :k] == concepts[:, None]).any(axis=1).mean())
+
+
+def leave_concepts_out(gold: Gold, encoder: TextEncoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Coverage of classes that the graph has, and of the same classes after it lost them.
+
+    Classes come as tasks of 100. Each is matched with the whole graph, and with the graph less the concepts of its
+    classes and all their ancestors and descendants. What remains, siblings included, is not the class: it counts as
+    uncovered.
+
+    Returns:
+        [C] coverage with, and [C] without the own concepts.
+    """
+    whole = ConceptIndex.build(gold.graph, encoder)
+    order = np.random.default_rng(0).permutation(len(gold.names))
+    covered: list[NDArray[np.float32]] = []
+    uncovered: list[NDArray[np.float32]] = []
+    for at in range(0, len(order), _TASK_SIZE):
+        classes = order[at : at + _TASK_SIZE]
+        lost = {r for v in gold.concepts[classes].tolist() for r in (v, *gold.graph.relatives(v).tolist())}
+        rest = ConceptIndex.build(without(gold.graph, lost), encoder)
+        for index, coverage in ((whole, covered), (rest, uncovered)):
+            names = [gold.names[y] for y in classes]
+            coverage.append(index.match(from_templates(names, index.graph)).coverage)
+    return np.concatenate(covered), np.concatenate(uncovered)
+
+
+def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:
+    """A graph without some concepts; the hypernyms of a lost concept become those of its hyponyms."""
+    gone = set(lost)
+    kept = [concept for v, concept in enumerate(graph.concepts) if v not in gone]
+    hypernyms = _nearest_kept({c.id: c.hypernyms for c in graph.concepts}, [c.id for c in kept])
+    return SemanticGraph(graph.name, tuple(replace(c, hypernyms=hypernyms[c.id]) for c in kept))
+
+
+def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], threshold: float) -> Detection:
+    """Precision and recall at a threshold, and the area under the ROC curve."""
+    hits, false = int((positives >= threshold).sum()), int((negatives >= threshold).sum())
+    above = np.searchsorted(np.sort(negatives), positives, side="left")
+    not_below = np.searchsorted(np.sort(negatives), positives, side="right")
+    auc = (above + not_below).sum() / (2 * len(positives) * len(negatives))
+    return Detection(hits / max(hits + false, 1), hits / len(positives), float(auc))
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Names for concepts of a graph, made from the graph itself.
+
+    Attributes:
+        graph: Without the lemmas that are queries of their own.
+        names: Q names.
+        concepts: [Q] index of the concept that each stands for.
+    """
+
+    graph: SemanticGraph
+    names: tuple[str, ...]
+    concepts: NDArray[np.int64]
+
+
+def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:
+    """Queries for concepts that are no class of the gold data, so that what is fitted on them can be measured there.
+
+    Four kinds: lemmas that are taken out of the graph; lemmas; lemmas with the last word of a hypernym ("crane bird"),
+    if the graph has edges; and lemmas after a word of the gloss.
+    """
+    rng = np.random.default_rng(seed)
+    others = np.setdiff1d(np.arange(len(gold.graph)), gold.concepts)
+    several = [v for v in others if len(gold.graph.concepts[v].lemmas) > 1]
+    hidden = {int(v): int(rng.integers(len(gold.graph.concepts[v].lemmas))) for v in rng.choice(several, per_kind)}
+    queries = [(gold.graph.concepts[v].lemmas[at], v) for v, at in hidden.items()]
+    graph = SemanticGraph(
+        gold.graph.name, tuple(_without_lemma(c, hidden.get(v)) for v, c in enumerate(gold.graph.concepts))
+    )
+
+    def lemma_of(v: int) -> str:
+        return str(rng.choice(graph.concepts[v].lemmas))
+
+    queries += [(lemma_of(v), v) for v in rng.choice(others, per_kind).tolist()]
+    below = [v for v in others.tolist() if graph.parents[v]]
+    for v in rng.choice(below, per_kind).tolist() if below else ():
+        kind = graph.concepts[int(rng.choice(graph.parents[v]))].name.split()[-1]
+        queries.append((f"{lemma_of(v)} {kind}", v))
+    for v in rng.choice(others, per_kind).tolist():
+        said = re.findall(r"[A-Za-z]{4,}", graph.concepts[v].definition)[:4]
+        queries.append((f"{rng.choice(said)} {lemma_of(v)}" if said else lemma_of(v), v))
+    names, concepts = zip(*queries, strict=True)
+    return Queries(graph, names, np.array(concepts))
+
+
+def fit_weights(queries: Queries, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, float, float]:
+    """Maximum-likelihood weights of the logit, and slope and middle of the coverage.
+
+    Args:
+        queries: Names with their concepts.
+        encoder: Text encoder.
+        candidates: Concepts that stand against each other for a query: the best by the present weights.
+
+    Returns:
+        Weights; slope and middle of the logistic that tells the best logits of queries whose concepts are in the graph
+        from those without concept and relatives, among queries that are nobody's lemma.
+    """
+    index = ConceptIndex.build(queries.graph, encoder)
+    names = [field.name for field in fields(LogitWeights)]
+    alone = [replace(index, weights=LogitWeights(**{n: float(n == name) for n in names})) for name in names]
+    signs, answers, lost = [], [], []
+    for at in range(0, len(queries.names), _TASK_SIZE):
+        descriptions = from_templates(queries.names[at : at + _TASK_SIZE], queries.graph)
+        parts = np.stack([index.logits(descriptions) for index in alone], axis=2)
+        best = index.match(descriptions, top=candidates).concepts
+        for y, v in enumerate(queries.concepts[at : at + _TASK_SIZE].tolist()):
+            among = np.append(best[y][best[y] != v][: candidates - 1], v)
+            signs.append(parts[y, among])
+            answers.append(candidates - 1)
+            lost.append(np.isin(among, [v, *queries.graph.relatives(v)]))
+    X = np.stack(signs).astype(np.float64)
+    weights = conditional_logit(X, np.array(answers))
+
+    logits = X @ weights
+    unnamed = np.array([len(index.words.concepts_named(name)) == 0 for name in queries.names])
+    present = logits.max(axis=1)[unnamed]
+    absent = np.where(lost, -np.inf, logits).max(axis=1)[unnamed & ~np.all(lost, axis=1)]
+    pairs = np.zeros((len(present) + len(absent), 2, 2))  # covered or not: two choices, the second with logit 0
+    pairs[:, 0] = np.stack([np.concatenate([present, absent]), np.ones(len(pairs))], axis=1)
+    slope, intercept = conditional_logit(pairs, np.repeat([0, 1], [len(present), len(absent)]))
+    return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), float(slope), float(-intercept / slope)
+
+
+def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64], steps: int = 30) -> NDArray[np.float64]:
+    """McFadden's conditional logit by Newton's method: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
+
+    Args:
+        X: [Q, K, F] features of the K choices of each question.
+        answers: [Q] the choices made.
+        steps: Newton steps.
+
+    Returns:
+        [F] weights of the greatest likelihood, with a ridge of 1e-4 per question.
+    """
+    made = X[np.arange(len(X)), answers].mean(axis=0)
+
+    def likelihood(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Penalized mean log-likelihood, and the shares [Q, K] that the weights give the choices."""
+        logits = X @ weights
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        total = np.log(shares.sum(axis=1)) + logits.max(axis=1)
+        shares /= shares.sum(axis=1, keepdims=True)
+        return float(made @ weights - total.mean() - _RIDGE / 2 * weights @ weights), shares
+
+    weights = np.zeros(X.shape[2])
+    value, shares = likelihood(weights)
+    for _ in range(steps):
+        means = np.einsum("qk,qkf->qf", shares, X)
+        gradient = made - means.mean(axis=0) - _RIDGE * weights
+        spread = (np.einsum("qk,qkf,qkg->fg", shares, X, X, optimize=True) - means.T @ means) / len(X)
+        step = np.linalg.solve(spread + _RIDGE * np.eye(len(weights)), gradient)
+        while likelihood(weights + step)[0] < value and np.abs(step).max() > 1e-9:
+            step /= 2
+        weights = weights + step
+        value, shares = likelihood(weights)
+    return weights
+
+
+def _without_lemma(concept: Concept, at: int | None) -> Concept:
+    lemmas = tuple(lemma for i, lemma in enumerate(concept.lemmas) if i != at)
+    return replace(concept, name=lemmas[0], lemmas=lemmas)
+
+
+def _nearest_kept(hypernyms: Mapping[str, tuple[str, ...]], kept: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The hypernyms of each kept concept, those that are not kept replaced by theirs."""
+    kept = set(kept)
+
+    def nearest(id: str) -> set[str]:
+        return {k for h in hypernyms.get(id, ()) for k in ({h} if h in kept else nearest(h))}
+
+    return {id: tuple(sorted(nearest(id))) for id in kept}
