@@ -20,6 +20,7 @@ ORDER = [
     "counts",
     "published",
     "labels",
+    "packs",
     "embeddings",
     "store",
     "branches",
