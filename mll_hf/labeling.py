@@ -25,7 +25,7 @@ from mll_hf.errors import InputError, LabelError
 from mll_hf.files import storage_errors, write_atomically
 from mll_hf.images import decode_image, prepared_batches
 from mll_hf.labels import ModelLabel
-from mll_hf.packs import covers_exactly, graph_with_packs, in_order, label_with_pack
+from mll_hf.packs import covers_exactly, graph_with_packs, in_order, label_with_pack, positions_in
 from mll_hf.store import LabelStore, read_label
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mll_hf.backends import VisionLanguageModel
     from mll_hf.counts import LabelCounts
     from mll_hf.graph import Concept, SemanticGraph
+    from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import Cost, ModelRef
     from mll_hf.packs import AttachedPack
     from mll_hf.probes import ProbeSet
@@ -128,6 +129,18 @@ def label_model(
     for part in encoded:
         part.log.remove()
     return LabelingResult(label, path, measured=bool(encoded), undecodable=undecodable)
+
+
+def label_to_extend(source: LabelSource, ref: ModelRef) -> ModelLabel | None:
+    """The label of a model in a source, as ``earlier`` for :func:`label_model`; None if there is none.
+
+    A revision names its content, so a label of it may stand under another path.
+
+    Raises:
+        MLLError: The source cannot be read.
+    """
+    same = [s.model for s in source.list() if (s.model.revision, s.model.backend) == (ref.revision, ref.backend)]
+    return source.fetch(same[:1])[0] if same else None
 
 
 def _existing_label(
@@ -242,8 +255,8 @@ class _EncodedPart:
     def quantized(self, whole: SemanticGraph) -> tuple[ProbeEmbeddings, NDArray[np.int64]]:
         """The embeddings in small, and the index in a larger graph of each of the part's concepts."""
         images = np.concatenate([block for _, block in self.blocks()])
-        positions = np.array([whole.index[concept.id] for concept in self.part.graph.concepts], np.int64)
-        return ProbeEmbeddings.quantize(images, self.concepts, self.part.probes), positions
+        quantized = ProbeEmbeddings.quantize(images, self.concepts, self.part.probes)
+        return quantized, positions_in(whole, self.part.graph)
 
 
 def _encode(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.labels import ModelLabel
+    from mll_hf.labels import LabelSummary, ModelLabel
     from mll_hf.probes import ProbeSet, SamplingConfig
 
 
@@ -75,8 +75,13 @@ class GraphPack:
             object.__setattr__(self, "image_files", tuple(sorted(set(self.image_files))))
         if rootless := [concept.id for concept in self.concepts if not concept.hypernyms]:
             raise GraphError(f"concepts of a pack without hypernyms: {_some(rootless)}; attach them to the graph's")
+        _ = self.standing_alone  # refuses what no graph may hold
+
+    @cached_property
+    def standing_alone(self) -> SemanticGraph:
+        """The pack as a graph, in which bare stand-ins take the place of the concepts that it is attached to."""
         stand_ins = (Concept(id, id, (id,), "", ()) for id in sorted(self.attached_to))
-        SemanticGraph(self.name, (*self.concepts, *stand_ins))  # refuses what no graph may hold
+        return SemanticGraph(self.name, (*self.concepts, *stand_ins))
 
     @cached_property
     def ids(self) -> frozenset[str]:
@@ -143,6 +148,11 @@ def graph_with_packs(base: SemanticGraph, packs: Sequence[GraphPack]) -> Semanti
     return SemanticGraph(" + ".join(names), tuple(concepts))
 
 
+def positions_in(whole: SemanticGraph, part: SemanticGraph) -> NDArray[np.int64]:
+    """[V] index in a graph of each concept of a part of it; ascending, as both are in id order."""
+    return np.array([whole.index[concept.id] for concept in part.concepts], np.int64)
+
+
 @dataclass(frozen=True)
 class AttachedPack:
     """A pack on a graph, with a sample of its images.
@@ -172,7 +182,7 @@ class AttachedPack:
         """[K] ascending indices of the pack's concepts in ``graph``."""
         return np.array([self.graph.index[concept.id] for concept in self.pack.concepts], np.int64)
 
-    def is_covered_by(self, label: ModelLabel) -> bool:
+    def is_covered_by(self, label: LabelSummary) -> bool:
         """Whether a label covers these concepts with these images."""
         return (self.digest, self.probes.revision) in _covered(label)
 
@@ -213,12 +223,12 @@ def in_order(packs: Iterable[Named]) -> list[Named]:
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-def covers_exactly(label: ModelLabel, packs: Sequence[AttachedPack]) -> bool:
+def covers_exactly(label: LabelSummary, packs: Sequence[AttachedPack]) -> bool:
     """Whether a label covers some packs, with the same images, and no others."""
     return _covered(label) == {(pack.digest, pack.probes.revision) for pack in packs}
 
 
-def _covered(label: ModelLabel) -> set[tuple[str, str]]:
+def _covered(label: LabelSummary) -> set[tuple[str, str]]:
     return {(part.digest, part.probes_revision) for part in label.packs}
 
 
@@ -239,7 +249,7 @@ def label_with_pack(
     """
     old_graph = graph_with_packs(base, [pack.pack for pack in covered])
     graph = graph_with_packs(base, [*(pack.pack for pack in covered), new.pack])
-    old, added = _positions(old_graph, graph), _positions(new.graph, graph)
+    old, added = positions_in(graph, old_graph), positions_in(graph, new.graph)
     domains = tuple(sorted({*label.domain_names, *measured.domain_names}))
     rows = _rows_of((label, old, np.arange(len(old))), (measured, added, new.concepts), len(graph), domains)
     domain_ranks = np.zeros((len(domains), RANK_BINS), np.int32)
@@ -301,11 +311,6 @@ def _rows_of(
 def _renumbered(rivals: NDArray[np.uint16], positions: NDArray[np.int64]) -> NDArray[np.uint16]:
     empty = rivals == NO_RIVAL
     return np.where(empty, NO_RIVAL, positions[np.where(empty, 0, rivals)]).astype(np.uint16)
-
-
-def _positions(part: SemanticGraph, whole: SemanticGraph) -> NDArray[np.int64]:
-    """[V] index in a graph of each concept of a part of it; ascending, as both are in id order."""
-    return np.array([whole.index[concept.id] for concept in part.concepts], np.int64)
 
 
 def _some(ids: Iterable[str]) -> str:

@@ -33,6 +33,7 @@ ORDER = [
     "matching",
     "selection",
     "images",
+    "authoring",
     "backends",
     "ensemble",
     "labeling",
