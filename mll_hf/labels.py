@@ -204,7 +204,7 @@ class LabelSummary:
     def mean_rank_shares(self) -> NDArray[np.float64]:
         """[RANK_BINS] share of images in each bin of ranks, averaged over the base's concepts that have images."""
         tested = self._tested_base
-        return (tested / np.maximum(self.support, 1)) @ self.ranks / max(int(tested.sum()), 1)
+        return (1 / self.support[tested]) @ self.ranks[tested] / max(int(tested.sum()), 1)
 
     @cached_property
     def mean_precision(self) -> float:
