@@ -139,7 +139,7 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
     if row.get("images"):
         images = folder / _text(row, "images", where)
     elif images_root:
-        if Path(id).name != id:
+        if Path(id).name != id or id == "..":
             raise InputError(f"{where}: no folder can be named '{id}'; give the field images")
         images = images_root / id
     else:

@@ -125,10 +125,11 @@ def _label_files(path: Path) -> list[Path]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images
+    from mll_hf.hub.locations import HUB, REPO_ID, fetch_graph_with_images
+    from mll_hf.hub.sources import open_source
     from mll_hf.verification import Verdict, verify_label
 
-    source = open_source_of(args)
+    source = open_source(args.labels, args.graph if args.labels == HUB else None)  # elsewhere it is for the images
     label = _whole(source, find_label(source, args.model))
     if not args.graph and not REPO_ID.fullmatch(label.probes_name):
         raise InputError(f"the images of this label are a folder ({label.probes_name}); give it with --graph")
