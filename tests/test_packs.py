@@ -12,7 +12,7 @@ from mll_hf import labeling, verification
 from mll_hf.counts import NO_RIVAL
 from mll_hf.embeddings import EMBEDDINGS_FILE, read_embeddings
 from mll_hf.errors import GraphError, InputError, LabelError
-from mll_hf.fleet import Fleet, Question, working_folder
+from mll_hf.fleet import Fleet, Outcome, Question, run, working_folder
 from mll_hf.graph import Concept, SemanticGraph
 from mll_hf.hub.index import IndexEntry, index_from_bytes, index_to_bytes
 from mll_hf.labeling import label_model, label_to_extend
@@ -437,6 +437,22 @@ def test_a_fleet_knows_which_packs_it_asks_for(world):
     folders = [working_folder(BASE, world.probes, part) for part in ((), packs[:1], packs, (other, *packs[1:]))]
     assert len(set(folders)) == 4
     assert working_folder(BASE, world.probes, packs) == working_folder(BASE, world.probes, packs[::-1])
+
+
+def test_a_fleet_extends_labels(world, monkeypatch):
+    world.label("base")
+    ref = replace(REF, repo_id="local-dir:/models/one")
+    monkeypatch.setattr("mll_hf.fleet.resolve_model", lambda name: ref)
+    packs = world.packs["birds"], world.packs["trucks"]
+    stores = {name: LabelStore(world.root / name) for name in ("base", "fleet")}
+    crew = Fleet(BASE, world.probes, stores["fleet"], None, batch_size=4, packs=packs, extended=stores["base"])
+    (result,) = run(["one"], crew, lambda number, name: None)
+    assert result.outcome is Outcome.LABELLED
+    assert world.n_encoded == 36 + 27 + 27
+    expected = replace(world.label("whole", "birds", "trucks").label, model=ref)
+    assert result.path.read_bytes() == label_to_bytes(expected)
+    (again,) = run(["one"], crew, lambda number, name: None)
+    assert again.outcome is Outcome.SKIPPED
 
 
 # --- what a pack may be
