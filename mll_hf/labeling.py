@@ -98,12 +98,14 @@ def label_model(
         overwrite: Measure again even if a label exists.
 
     Raises:
-        InputError: The store is of another graph, or holds a label of this model on other images or another sample; the
-            earlier label is of another model, graph, images or sample.
+        InputError: The store is of another graph, or holds a label of this model on other images or another sample; a
+            pack is attached to another graph or sampled otherwise; the earlier label is of another model, graph, images
+            or sample.
         ModelError: The model cannot be loaded or run.
         StorageError: The store cannot be written; what was encoded is kept where possible.
     """
     packs = in_order(packs)
+    _check_packs(packs, graph, probes)
     whole = graph_with_packs(graph, [pack.pack for pack in packs])
     store.adopt(whole)
     existing = None if overwrite else _existing_label(ref, whole, probes, packs, store)
@@ -165,6 +167,14 @@ def _existing_label(
         label = replace(label, model=ref)
         store.write(label)
     return label
+
+
+def _check_packs(packs: Sequence[AttachedPack], graph: SemanticGraph, probes: ProbeSet) -> None:
+    for pack in packs:
+        if pack.probes.sampling != probes.sampling:
+            raise InputError(f"pack {pack.name} is sampled otherwise than the graph; use the same sampling for both")
+        if pack.graph.digest != graph_with_packs(graph, [pack.pack]).digest:
+            raise InputError(f"pack {pack.name} is attached to another graph than {graph.name}; attach it to this one")
 
 
 def _check_earlier(

@@ -288,6 +288,14 @@ def test_a_label_that_covers_more_is_not_extended(world):
         world.label("all", "birds", earlier=earlier)
 
 
+def test_packs_of_another_graph_or_sample_are_not_mixed_in(world):
+    other = attach_pack(make_graph({"animal": (), "pet": ("animal",)}), BIRDS, world.root / "birds")
+    sampled = attach_pack(BASE, BIRDS, world.root / "birds", SamplingConfig(5))
+    for pack, complaint in ((other, "attached to another graph"), (sampled, "sampled otherwise")):
+        with pytest.raises(InputError, match=complaint):
+            label_model(REF, BASE, world.probes, LabelStore(world.root / "all"), packs=[pack])
+
+
 def test_the_label_to_extend_is_found_by_revision(world):
     label = world.label("base").label
     store = LabelStore(world.root / "base")
