@@ -18,6 +18,7 @@ from mll_hf.errors import LabelError
 from mll_hf.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,6 +53,31 @@ class ProbeEmbeddings:
         scales = np.abs(finite).max(axis=1, initial=0.0) / 127
         quantized = np.rint(finite / np.maximum(scales, 1e-12)[:, None]).astype(np.int8)
         return cls(quantized, scales.astype(np.float32), concepts.astype(np.float16), probes.offsets, probes.members)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[ProbeEmbeddings, NDArray[np.int64]]], n_concepts: int) -> ProbeEmbeddings:
+        """Put embeddings of one model on parts of a graph together.
+
+        Args:
+            parts: Embeddings and, for each of their concepts, its index in the whole graph. No concept is tested in two
+                parts, and every concept is in one of them.
+            n_concepts: Concepts of the whole graph.
+        """
+        concepts = np.empty((n_concepts, parts[0][0].concepts.shape[1]), np.float16)
+        members: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * n_concepts
+        first = 0
+        for part, positions in parts:
+            concepts[positions] = part.concepts
+            for v in np.flatnonzero(np.diff(part.offsets)):
+                members[positions[v]] = first + part.members[part.offsets[v] : part.offsets[v + 1]]
+            first += len(part.images)
+        return cls(
+            images=np.concatenate([part.images for part, _ in parts]),
+            scales=np.concatenate([part.scales for part, _ in parts]),
+            concepts=concepts,
+            offsets=np.concatenate([[0], np.cumsum([len(images) for images in members])]).astype(np.int64),
+            members=np.concatenate(members),
+        )
 
     def restricted_precision(self, selected: NDArray[np.int64]) -> NDArray[np.float64]:
         """Node precision when only the selected concepts compete (paper, Eq. 5).

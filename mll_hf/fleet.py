@@ -27,7 +27,8 @@ from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_error
 from mll_hf.hub.locations import HUB, REPO_ID, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import read_collection
-from mll_hf.labeling import BATCH_SIZE, label_model
+from mll_hf.labeling import BATCH_SIZE, label_model, label_to_extend
+from mll_hf.packs import covers_exactly, graph_with_packs, in_order
 from mll_hf.published import published_models
 from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, label_path, read_label
 from mll_hf.text import one_line, printable
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mll_hf.graph import SemanticGraph
+    from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
+    from mll_hf.packs import AttachedPack
     from mll_hf.probes import ProbeSet, SamplingConfig
     from mll_hf.store import LabelStore
 
@@ -152,22 +155,23 @@ class Question:
     """What a label has to answer to be the one that a run would make.
 
     Attributes:
-        graph: Its concepts.
-        probes_revision: The probe images.
+        graph: Its concepts, those of packs included.
+        probes_revision: The probe images of the graph without packs.
         sampling: How they were sampled.
+        packs: Packs that it covers, with their images.
     """
 
     graph: SemanticGraph
     probes_revision: str
     sampling: SamplingConfig
+    packs: tuple[AttachedPack, ...] = ()
 
     def is_answered_by(self, label: LabelSummary, model: ModelRef) -> bool:
         """Whether a label measures the same, on some revision of the model that the same backend runs."""
-        return (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend) and (
-            label.graph_digest,
-            label.probes_revision,
-            label.sampling,
-        ) == (self.graph.digest, self.probes_revision, self.sampling)
+        same_model = (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend)
+        question = (label.graph_digest, label.probes_revision, label.sampling)
+        same_question = question == (self.graph.digest, self.probes_revision, self.sampling)
+        return same_model and same_question and covers_exactly(label, self.packs)
 
 
 class Destination(Protocol):
@@ -337,12 +341,12 @@ def check_login() -> None:
 # --- one after another ------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Fleet:
     """How a run labels each of its models.
 
     Attributes:
-        graph: What they are measured on.
+        base: The graph that they are measured on.
         probes: The graph's probe images.
         store: Working folder for labels and what is measured so far.
         destination: Where labels are published; None for nowhere.
@@ -350,9 +354,11 @@ class Fleet:
         batch_size: Images encoded at a time.
         overwrite: Measure again what is labelled already.
         free_cache: Delete a model's files from the cache when it is done, if the run downloaded its weights.
+        packs: Packs on the graph that the labels are to cover.
+        extended: Labels of the graph without packs, or with fewer; only what they lack is measured.
     """
 
-    graph: SemanticGraph
+    base: SemanticGraph
     probes: ProbeSet
     store: LabelStore
     destination: Destination | None
@@ -360,17 +366,25 @@ class Fleet:
     batch_size: int = BATCH_SIZE
     overwrite: bool = False
     free_cache: bool = False
+    packs: tuple[AttachedPack, ...] = ()
+    extended: LabelSource | None = None
+
+    @cached_property
+    def graph(self) -> SemanticGraph:
+        """The graph with the packs."""
+        return graph_with_packs(self.base, [pack.pack for pack in self.packs])
 
     @property
     def question(self) -> Question:
         """What its labels answer."""
-        return Question(self.graph, self.probes.revision, self.probes.sampling)
+        return Question(self.graph, self.probes.revision, self.probes.sampling, self.packs)
 
 
-def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
-    """Where a run keeps labels if the user names no folder: in the assets cache, by graph, images and sample."""
+def working_folder(graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack] = ()) -> Path:
+    """Where a run keeps labels if the user names no folder: in the assets cache, by graph, images, packs and sample."""
     sample = f"{probes.sampling.images_per_concept}-{probes.sampling.seed}"
-    name = f"{graph.digest[:12]}-{probes.revision[:12]}-{sample}"
+    of_packs = [f"{pack.digest[:12]}-{pack.probes.revision[:12]}" for pack in in_order(packs)]
+    name = "-".join([graph.digest[:12], probes.revision[:12], sample, *of_packs])
     return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "labels" / name
 
 
@@ -519,9 +533,11 @@ def _label(name: str, ref: ModelRef, fleet: Fleet) -> ModelResult:
     with _weights_freed(ref) if fleet.free_cache else contextlib.nullcontext():
         result = label_model(
             ref,
-            fleet.graph,
+            fleet.base,
             fleet.probes,
             fleet.store,
+            packs=fleet.packs,
+            earlier=label_to_extend(fleet.extended, ref) if fleet.extended else None,
             device=fleet.device,
             batch_size=fleet.batch_size,
             overwrite=fleet.overwrite,

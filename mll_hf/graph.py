@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,11 +20,12 @@ from mll_hf.files import canonical_json, write_atomically
 from mll_hf.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 GRAPH_FILE = "graph.json"
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class SemanticGraph:
         if len(self.topological_order) < len(self.concepts):
             raise GraphError("the hypernym edges form a cycle; a concept cannot be its own ancestor")
         try:
-            self._canonical.encode()
+            _ = self.digest
         except UnicodeEncodeError as error:
             raise GraphError(f"holds text that is no Unicode ({error.reason}); repair its names and glosses") from None
 
@@ -95,12 +96,7 @@ class SemanticGraph:
     @cached_property
     def digest(self) -> str:
         """Sha256 (64 hex digits) of the canonical form: names, glosses and edges, in id order."""
-        return hashlib.sha256(self._canonical.encode()).hexdigest()
-
-    @property
-    def _canonical(self) -> str:
-        fields = [[c.id, c.name, list(c.lemmas), c.definition, list(c.hypernyms)] for c in self.concepts]
-        return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
+        return concepts_digest(self.concepts)
 
     @cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
@@ -157,6 +153,16 @@ class SemanticGraph:
         return self._by_lemma.get(normalize_lemma(lemma), ())
 
 
+def concepts_digest(concepts: Sequence[Concept]) -> str:
+    """Sha256 (64 hex digits) of the canonical form of concepts in id order: names, glosses and edges.
+
+    Raises:
+        UnicodeEncodeError: A text is no Unicode.
+    """
+    fields = [[c.id, c.name, list(c.lemmas), c.definition, list(c.hypernyms)] for c in concepts]
+    return hashlib.sha256(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+
 def normalize_lemma(lemma: str) -> str:
     """Bring a lemma into the form that look-ups compare: lower case, single blanks."""
     return " ".join(lemma.replace("_", " ").replace("-", " ").lower().split())
@@ -172,6 +178,20 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
     Raises:
         GraphError: The file is missing, is no JSON, or does not describe a graph.
     """
+    return read_graph_file(path, name, graph_from_json)
+
+
+def read_graph_file(path: str | Path, name: str | None, parse: Callable[[Any, str], Parsed]) -> Parsed:
+    """Read ``graph.json``, given itself or by its folder, and build what it describes.
+
+    Args:
+        path: The file or folder.
+        name: What to call it in messages; by default its path.
+        parse: Gives what the parsed JSON describes; its second argument is a name for things without one.
+
+    Raises:
+        GraphError: The file is missing, is no JSON, or ``parse`` refuses it.
+    """
     file = Path(path)
     if file.is_dir():
         file = file / GRAPH_FILE
@@ -183,7 +203,7 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
         reason = f"cannot be read as JSON ({error}); fetch or build the graph again"
         raise GraphError(reason, Path(name) / GRAPH_FILE if name else file) from None
     try:
-        return graph_from_json(document, default_name=name or file.absolute().parent.name)
+        return parse(document, name or file.absolute().parent.name)
     except GraphError as error:
         raise GraphError(str(error), Path(name) / GRAPH_FILE if name else file) from None
 
@@ -194,20 +214,32 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
     Raises:
         GraphError: A field is missing or has a wrong type.
     """
+    concepts = concepts_from_json(document)
+    return SemanticGraph(str(document.get("name") or default_name), concepts)
+
+
+def concepts_from_json(document: Any) -> tuple[Concept, ...]:  # noqa: ANN401 - parsed JSON
+    """The concepts in the parsed content of ``graph.json``, in its order.
+
+    Raises:
+        GraphError: A field is missing or has a wrong type.
+    """
     nodes = document.get("nodes") if isinstance(document, dict) else None
     if not isinstance(nodes, list):
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
-    name = document.get("name") or default_name
-    return SemanticGraph(str(name), tuple(_concept_from_json(node, at) for at, node in enumerate(nodes)))
+    return tuple(_concept_from_json(node, at) for at, node in enumerate(nodes))
 
 
 def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
     """The content of ``graph.json``; :func:`graph_from_json` gives the same graph back."""
-    nodes = [
-        {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)}
-        for c in graph.concepts
+    return {"name": graph.name, "nodes": concepts_to_json(graph.concepts)}
+
+
+def concepts_to_json(concepts: Iterable[Concept]) -> list[dict[str, Any]]:
+    """The list ``nodes`` of ``graph.json``."""
+    return [
+        {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)} for c in concepts
     ]
-    return {"name": graph.name, "nodes": nodes}
 
 
 def graph_to_bytes(graph: SemanticGraph) -> bytes:

@@ -1,8 +1,8 @@
 """Run one model over the probe images and count.
 
-Three steps, each of which a reader of the paper will recognise: embed the concepts' captions and every probe image
-(the costly part: each image is decoded and encoded once, and what is done survives a kill), let the concepts contest
-every image, and sum up.
+Three steps, for the graph and for each of its packs, which a reader of the paper will recognise: embed the concepts'
+captions and every probe image (the costly part: each image is decoded and encoded once, and what is done survives a
+kill), let the concepts contest every image, and sum up.
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ from mll_hf.errors import InputError, LabelError
 from mll_hf.files import storage_errors, write_atomically
 from mll_hf.images import decode_image, prepared_batches
 from mll_hf.labels import ModelLabel
+from mll_hf.packs import covers_exactly, graph_with_packs, in_order, label_with_pack, positions_in
 from mll_hf.store import LabelStore, read_label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from io import RawIOBase
     from pathlib import Path
 
@@ -37,8 +38,10 @@ if TYPE_CHECKING:
 
     from mll_hf.backends import VisionLanguageModel
     from mll_hf.counts import LabelCounts
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.graph import Concept, SemanticGraph
+    from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import Cost, ModelRef
+    from mll_hf.packs import AttachedPack
     from mll_hf.probes import ProbeSet
 
 BATCH_SIZE = 128
@@ -68,6 +71,8 @@ def label_model(
     probes: ProbeSet,
     store: LabelStore,
     *,
+    packs: Sequence[AttachedPack] = (),
+    earlier: ModelLabel | None = None,
     device: str | None = None,
     batch_size: int = BATCH_SIZE,
     keep_embeddings: bool = False,
@@ -75,52 +80,74 @@ def label_model(
 ) -> LabelingResult:
     """Measure a model and put its label into a store, unless it is there already.
 
-    A run that was killed goes on where it stopped; the finished file is the same, byte for byte.
+    A run that was killed goes on where it stopped; the finished file is the same, byte for byte. It is the same, too,
+    whether packs were measured together with the graph or added to an earlier label, at once or one by one.
 
     Args:
         ref: The model.
         graph: Its concepts are what the model is measured on.
         probes: The graph's probe images; how they were sampled is part of the label.
-        store: Where the label goes.
+        store: Where the label goes; a store of labels of the graph with all packs.
+        packs: Packs on the graph that the label is to cover.
+        earlier: A label of this model on the graph, or on the graph and some of the packs. Only what it lacks is
+            measured.
         device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
         batch_size: Images encoded at a time.
         keep_embeddings: Also store the embeddings, for the exact Eq. 5 on any task; if a label lacks them, the model is
-            measured again.
+            measured again, all of it, for an earlier label has none.
         overwrite: Measure again even if a label exists.
 
     Raises:
-        InputError: The store is of another graph, or holds a label of this model on other images or another sample.
+        InputError: The store is of another graph, or holds a label of this model on other images or another sample; a
+            pack is attached to another graph or sampled otherwise; the earlier label is of another model, graph, images
+            or sample.
         ModelError: The model cannot be loaded or run.
         StorageError: The store cannot be written; what was encoded is kept where possible.
     """
-    store.adopt(graph)
-    existing = None if overwrite else _existing_label(ref, graph, probes, store)
+    packs = in_order(packs)
+    _check_packs(packs, graph, probes)
+    whole = graph_with_packs(graph, [pack.pack for pack in packs])
+    store.adopt(whole)
+    existing = None if overwrite else _existing_label(ref, whole, probes, packs, store)
     if existing and not (keep_embeddings and _lacks_embeddings(ref, store)):
         return LabelingResult(existing, store.path_of(ref), measured=False)
-    log = _EmbeddingLog.open(store.folder, ref, _run_key(ref, graph, probes, batch_size))
-    model = load_model(ref, device)
-    try:
-        concepts = model.encode_texts([concept.caption for concept in graph.concepts])
-        start = log.resume(model.embedding_size, batch_size, len(probes))
-        with log.appending() as append:
-            for embeddings in encoded_batches(model, probes, batch_size, start):
-                append(embeddings)
-        cost, scale = model.cost, model.logit_scale
-    finally:
-        model.close()
-    counts = Contest(graph, probes, concepts, scale).count(log.blocks(concepts.shape[1], _CONTEST_BLOCK))
-    label = _to_label(ref, cost, graph, probes, counts)
+    if earlier:
+        _check_earlier(earlier, ref, graph, probes, packs)
+        earlier = None if keep_embeddings else replace(earlier, model=ref)
+    covered = [pack for pack in packs if earlier and pack.is_covered_by(earlier)]
+    new = [pack for pack in packs if pack not in covered]
+    parts = [_Part(pack.graph, pack.probes, pack.digest) for pack in new]
+    encoded = _encode(ref, graph, parts if earlier else [_Part(graph, probes), *parts], store, device, batch_size)
+    measured, undecodable = _count(ref, encoded)
+    label = earlier or measured.pop(0)
+    for pack, of_pack in zip(new, measured, strict=True):
+        label = label_with_pack(label, graph, covered, pack, of_pack)
+        covered.append(pack)
     folder = store.path_of(ref).parent  # the label goes there last: it says that all is done
     remove_embeddings(folder)  # those of an earlier label may be of other images
     if keep_embeddings:
-        blocks = [block for _, block in log.blocks(concepts.shape[1], _CONTEST_BLOCK)]
-        write_embeddings(ProbeEmbeddings.quantize(np.concatenate(blocks), concepts, probes), folder)
+        write_embeddings(ProbeEmbeddings.joined([part.quantized(whole) for part in encoded], len(whole)), folder)
     path = store.write(label)
-    log.remove()
-    return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
+    for part in encoded:
+        part.log.remove()
+    return LabelingResult(label, path, measured=bool(encoded), undecodable=undecodable)
 
 
-def _existing_label(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, store: LabelStore) -> ModelLabel | None:
+def label_to_extend(source: LabelSource, ref: ModelRef) -> ModelLabel | None:
+    """The label of a model in a source, as ``earlier`` for :func:`label_model`; None if there is none.
+
+    A revision names its content, so a label of it may stand under another path.
+
+    Raises:
+        MLLError: The source cannot be read.
+    """
+    same = [s.model for s in source.list() if (s.model.revision, s.model.backend) == (ref.revision, ref.backend)]
+    return source.fetch(same[:1])[0] if same else None
+
+
+def _existing_label(
+    ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack], store: LabelStore
+) -> ModelLabel | None:
     path = store.path_of(ref)
     if not path.exists():
         return None
@@ -129,7 +156,9 @@ def _existing_label(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, store
     except LabelError:
         return None  # a broken file is measured again
     question = (label.model.revision, label.model.backend, label.graph_digest, label.probes_revision, label.sampling)
-    if question != (ref.revision, ref.backend, graph.digest, probes.revision, probes.sampling):
+    if question != (ref.revision, ref.backend, graph.digest, probes.revision, probes.sampling) or not covers_exactly(
+        label, packs
+    ):
         raise InputError(
             f"{path} measures another model than {ref.short_name}, or on another graph, other images or another "
             "sample; use another folder of labels, or --overwrite to replace it"
@@ -138,6 +167,31 @@ def _existing_label(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, store
         label = replace(label, model=ref)
         store.write(label)
     return label
+
+
+def _check_packs(packs: Sequence[AttachedPack], graph: SemanticGraph, probes: ProbeSet) -> None:
+    for pack in packs:
+        if pack.probes.sampling != probes.sampling:
+            raise InputError(f"pack {pack.name} is sampled otherwise than the graph; use the same sampling for both")
+        if pack.graph.digest != graph_with_packs(graph, [pack.pack]).digest:
+            raise InputError(f"pack {pack.name} is attached to another graph than {graph.name}; attach it to this one")
+
+
+def _check_earlier(
+    label: ModelLabel, ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack]
+) -> None:
+    question = (label.model.revision, label.model.backend, label.base_digest, label.probes_revision, label.sampling)
+    if question != (ref.revision, ref.backend, graph.digest, probes.revision, probes.sampling):
+        raise InputError(
+            f"the label of {ref.short_name} to be extended is of another revision, or on another graph, other images "
+            "or another sample; leave it out and measure the model anew"
+        )
+    if not covers_exactly(label, [pack for pack in packs if pack.is_covered_by(label)]):
+        names = ", ".join(part.name for part in label.packs)
+        raise InputError(
+            f"the label of {ref.short_name} to be extended covers packs ({names}) of which one is not asked for or "
+            "has other images now; give all of them with --pack, or extend a label without them"
+        )
 
 
 def _lacks_embeddings(ref: ModelRef, store: LabelStore) -> bool:
@@ -174,6 +228,96 @@ def _to_label(
         domain_ranks=counts.domain_ranks,
         temperature=np.array([counts.temperature], np.float32),
     )
+
+
+# --- parts: the graph and its packs -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Images, and the concepts that contest them.
+
+    Attributes:
+        graph: The concepts.
+        probes: The images.
+        pack: Digest of the pack that they belong to; empty for those of the graph itself.
+    """
+
+    graph: SemanticGraph
+    probes: ProbeSet
+    pack: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _EncodedPart:
+    """A part as one model sees it: ``concepts`` [V, D] are embedded, and so are the images in the log."""
+
+    part: _Part
+    concepts: NDArray[np.float32]
+    log: _EmbeddingLog
+    cost: Cost
+    logit_scale: float
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Embeddings of the images, a block [B, D] at a time, with the number of its first image."""
+        return self.log.blocks(self.concepts.shape[1], _CONTEST_BLOCK)
+
+    def quantized(self, whole: SemanticGraph) -> tuple[ProbeEmbeddings, NDArray[np.int64]]:
+        """The embeddings in small, and the index in a larger graph of each of the part's concepts."""
+        images = np.concatenate([block for _, block in self.blocks()])
+        quantized = ProbeEmbeddings.quantize(images, self.concepts, self.part.probes)
+        return quantized, positions_in(whole, self.part.graph)
+
+
+def _encode(
+    ref: ModelRef,
+    base: SemanticGraph,
+    parts: Sequence[_Part],
+    store: LabelStore,
+    device: str | None,
+    batch_size: int,
+) -> list[_EncodedPart]:
+    """Encode the concepts and images of some parts; the model is loaded only if there are any.
+
+    The captions of the graph and those of a pack are encoded apart, and so are the images: results differ in the last
+    bit with what else is in a batch, but must not with what else is measured.
+    """
+    if not parts:
+        return []
+    logs = [_EmbeddingLog.open(store.folder, ref, part, batch_size) for part in parts]
+    model, encoded = load_model(ref, device), []
+    try:
+        of_base = _embedded(model, base.concepts)
+        for part, log in zip(parts, logs, strict=True):
+            start = log.resume(model.embedding_size, batch_size, len(part.probes))
+            with log.appending() as append:
+                for embeddings in encoded_batches(model, part.probes, batch_size, start):
+                    append(embeddings)
+            captions = of_base | _embedded(model, [c for c in part.graph.concepts if c.id not in base.index])
+            concepts = np.stack([captions[concept.id] for concept in part.graph.concepts])
+            encoded.append(_EncodedPart(part, concepts, log, model.cost, model.logit_scale))
+    finally:
+        model.close()
+    return encoded
+
+
+def _embedded(model: VisionLanguageModel, concepts: Sequence[Concept]) -> dict[str, NDArray[np.float32]]:
+    """Embedding [D] of the caption of each concept, by its id."""
+    if not concepts:
+        return {}
+    embeddings = model.encode_texts([concept.caption for concept in concepts])
+    return {concept.id: row for concept, row in zip(concepts, embeddings, strict=True)}
+
+
+def _count(ref: ModelRef, encoded: Sequence[_EncodedPart]) -> tuple[list[ModelLabel], int]:
+    """Let the concepts contest the images: the label of each part, and how many images could not be decoded."""
+    labels, undecodable = [], 0
+    for each in encoded:
+        part = each.part
+        counts = Contest(part.graph, part.probes, each.concepts, each.logit_scale).count(each.blocks())
+        labels.append(_to_label(ref, each.cost, part.graph, part.probes, counts))
+        undecodable += counts.undecodable
+    return labels, undecodable
 
 
 # --- encoding ---------------------------------------------------------------------------------------------------------
@@ -214,13 +358,13 @@ def encoded_batches(
 # --- what survives a kill ---------------------------------------------------------------------------------------------
 
 
-def _run_key(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, batch_size: int) -> dict[str, object]:
+def _run_key(ref: ModelRef, part: _Part, batch_size: int) -> dict[str, object]:
     """All that decides the embeddings and their order; batches too, for results differ in the last bit by batch."""
     return {
         "model": asdict(ref),
-        "graph": graph.digest,
-        "probes": probes.revision,
-        "sampling": asdict(probes.sampling),
+        "graph": part.graph.digest,
+        "probes": part.probes.revision,
+        "sampling": asdict(part.probes.sampling),
         "batch_size": batch_size,
         "package_version": __version__,
     }
@@ -233,14 +377,14 @@ class _EmbeddingLog:
     folder: Path
 
     @classmethod
-    def open(cls, labels: Path, ref: ModelRef, key: dict[str, object]) -> _EmbeddingLog:
-        """Take up the log of an earlier run with the same key, or start one.
+    def open(cls, labels: Path, ref: ModelRef, part: _Part, batch_size: int) -> _EmbeddingLog:
+        """Take up the log of an earlier run of the same, or start one.
 
         Raises:
             StorageError: The store cannot be written.
         """
-        folder = labels / ".partial" / f"{ref.slug}--{ref.revision[:12]}"
-        text = json.dumps(key, sort_keys=True).encode()
+        folder = labels / ".partial" / "--".join(filter(None, [ref.slug, ref.revision[:12], part.pack[:12]]))
+        text = json.dumps(_run_key(ref, part, batch_size), sort_keys=True).encode()
         key_file = folder / "key.json"
         with storage_errors(folder):
             if not (key_file.exists() and key_file.read_bytes() == text):

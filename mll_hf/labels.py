@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,18 +83,59 @@ class Cost:
     gflops: float
 
 
+@dataclass(frozen=True, slots=True)
+class PackPart:
+    """A pack that a label covers.
+
+    The pack's images were contested by the concepts of the base graph and of this pack, whatever other packs the label
+    covers. So it does not matter which of them came first.
+
+    Attributes:
+        name: Name of the pack, for people.
+        digest: The pack's concepts and their edges, see :class:`~mll_hf.packs.GraphPack`.
+        probes_name: Dataset or folder of its images.
+        probes_revision: Its revision.
+        package_version: Version of this package that counted.
+        concepts: Ascending indices of the pack's concepts in the label.
+    """
+
+    name: str
+    digest: str
+    probes_name: str
+    probes_revision: str
+    package_version: str
+    concepts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What a label of a graph with packs consists of.
+
+    Attributes:
+        base_digest: The graph without the packs, whose concepts were contested by one another alone.
+        packs: The packs in the order of their names and digests; at least one.
+    """
+
+    base_digest: str
+    packs: tuple[PackPart, ...]
+
+
 @dataclass(frozen=True)
 class LabelSummary:
     """What choosing among models needs of a label on a graph of V concepts with probe images of S domains.
 
     The rest of a label says against whom a model loses; a collection's index leaves it out.
 
+    A label may cover packs besides its graph. Then the graph is that of all concepts, and what is said of a model as a
+    whole (its general level, ``domain_ranks``, ``temperature``) is about the graph without the packs, so that models
+    compare whatever packs they know.
+
     Attributes:
         model: The model, pinned.
         cost: What it costs to run.
         graph_name: Name of the graph, for people.
         graph_digest: The graph that the columns belong to.
-        probes_name: Dataset or folder of the probe images.
+        probes_name: Dataset or folder of the probe images; those of packs are in ``extension``.
         probes_revision: Its revision.
         sampling: How the probe images were sampled.
         domain_names: The S domains.
@@ -103,6 +144,7 @@ class LabelSummary:
             :class:`~mll_hf.counts.LabelCounts`.
         domain_ranks: [S, RANK_BINS] int32, all tests of a domain by how many concepts beat the right one.
         temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
+        extension: The packs among the concepts; None if there are none.
     """
 
     model: ModelRef
@@ -117,12 +159,31 @@ class LabelSummary:
     ranks: NDArray[np.unsignedinteger[Any]]
     domain_ranks: NDArray[np.int32]
     temperature: NDArray[np.float32]
+    extension: Extension | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, np.ndarray):
                 value.setflags(write=False)
+
+    @property
+    def packs(self) -> tuple[PackPart, ...]:
+        """The packs that the label covers."""
+        return self.extension.packs if self.extension else ()
+
+    @property
+    def base_digest(self) -> str:
+        """The graph without the packs."""
+        return self.extension.base_digest if self.extension else self.graph_digest
+
+    @cached_property
+    def part_numbers(self) -> NDArray[np.int32]:
+        """[V] 0 for concepts of the base graph, and ``i + 1`` for those of ``packs[i]``."""
+        numbers = np.zeros(len(self.ranks), np.int32)
+        for number, pack in enumerate(self.packs, 1):
+            numbers[list(pack.concepts)] = number
+        return _read_only(numbers)
 
     @cached_property
     def hits(self) -> NDArray[np.int32]:
@@ -141,15 +202,19 @@ class LabelSummary:
 
     @cached_property
     def mean_rank_shares(self) -> NDArray[np.float64]:
-        """[RANK_BINS] share of images in each bin of ranks, averaged over the concepts that have images."""
-        tested = self.support > 0
-        return (tested / np.maximum(self.support, 1)) @ self.ranks / max(int(tested.sum()), 1)
+        """[RANK_BINS] share of images in each bin of ranks, averaged over the base's concepts that have images."""
+        tested = self._tested_base
+        return (1 / self.support[tested]) @ self.ranks[tested] / max(int(tested.sum()), 1)
 
     @cached_property
     def mean_precision(self) -> float:
-        """Mean node precision over the concepts that have images: the model's general level."""
-        tested = self.support > 0
+        """Mean node precision over the base's concepts that have images: the model's general level."""
+        tested = self._tested_base
         return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
+
+    @property
+    def _tested_base(self) -> NDArray[np.bool_]:
+        return (self.support > 0) & (self.part_numbers == 0)
 
 
 @dataclass(frozen=True)
@@ -157,7 +222,9 @@ class ModelLabel(LabelSummary):
     """A model's label: its summary, and the model's mistakes.
 
     Attributes:
-        predicted: [V] int32, times the concept was answered.
+        predicted: [V] int32, times the concept was answered on the images of its own part: those of the base graph,
+            or of the concept's pack. What concepts of the base answer on a pack's images is not counted, so that their
+            counts stay as they were measured.
         domain_hits: [S, V] uint16.
         domain_support: [S, V] uint16.
         rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL if none.
@@ -173,7 +240,7 @@ class ModelLabel(LabelSummary):
     @property
     def summary(self) -> LabelSummary:
         """The label without the model's mistakes, a tenth of its size."""
-        return LabelSummary(**{field.name: getattr(self, field.name) for field in fields(LabelSummary)})
+        return LabelSummary(**{each.name: getattr(self, each.name) for each in fields(LabelSummary)})
 
     @property
     def tensors(self) -> Mapping[str, NDArray[Any]]:
@@ -241,7 +308,7 @@ def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
 
 def label_metadata(label: LabelSummary) -> dict[str, Any]:
     """Everything about a label that is not a tensor, as plain JSON; :func:`fields_from_metadata` gives it back."""
-    return {
+    metadata = {
         "schema": SCHEMA,
         "model": asdict(label.model),
         "cost": asdict(label.cost),
@@ -251,6 +318,7 @@ def label_metadata(label: LabelSummary) -> dict[str, Any]:
         "domains": list(label.domain_names),
         "package_version": label.package_version,
     }
+    return {**metadata, "extension": asdict(label.extension)} if label.extension else metadata
 
 
 def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -279,9 +347,32 @@ def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "sampling": _section(metadata, "config", SamplingConfig),
         "domain_names": tuple(domains),
         "package_version": _field(metadata, "package_version"),
+        "extension": _extension(metadata["extension"]) if "extension" in metadata else None,
     }
     _check_identity(model, cost, known["graph_digest"])
     return known
+
+
+def _extension(section: Any) -> Extension:  # noqa: ANN401 - parsed JSON
+    """Read what a label says of its packs; which concepts there are is checked later, by :func:`check_summary`."""
+    names = [f.name for f in fields(PackPart) if f.name != "concepts"]
+    packs = section.get("packs") if isinstance(section, dict) else None
+    if not isinstance(packs, list) or not packs:
+        raise LabelError("the metadata lack the label's packs")
+    parts = []
+    for pack in packs:
+        texts = {name: _field(pack, name) for name in names}
+        concepts = pack.get("concepts")
+        if not isinstance(concepts, list) or not concepts or not all(_has_type(v, int) for v in concepts):
+            raise LabelError("the metadata lack the concepts of a pack")
+        parts.append(PackPart(**texts, concepts=tuple(concepts)))
+    extension = Extension(_field(section, "base_digest"), tuple(parts))
+    if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in (extension.base_digest, *(p.digest for p in parts))):
+        raise LabelError("the digest of the graph without its packs, or of a pack, is no sha256")
+    order = [(part.name, part.digest) for part in parts]
+    if order != sorted(order) or len({part.digest for part in parts}) < len(parts):
+        raise LabelError("the packs are out of order, or one is there twice")
+    return extension
 
 
 def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
@@ -322,8 +413,9 @@ def check_summary(label: LabelSummary) -> None:
     Raises:
         LabelError: The label contradicts itself, so it was not measured.
     """
+    _check_parts(label)
     temperature = float(label.temperature[0])
-    by_rank = label.ranks.sum(axis=0, dtype=np.int64)
+    by_rank = label.ranks[label.part_numbers == 0].sum(axis=0, dtype=np.int64)
     _refuse_if_any_fails(
         {
             "support exceeds the images per concept": bool((label.support <= label.sampling.images_per_concept).all()),
@@ -334,10 +426,20 @@ def check_summary(label: LabelSummary) -> None:
     )
 
 
+def _check_parts(label: LabelSummary) -> None:
+    """Every pack has concepts of its own, and the base graph the others, of which there are some."""
+    n_concepts, concepts = len(label.ranks), [v for pack in label.packs for v in pack.concepts]
+    ascending = all(pack.concepts == tuple(sorted(pack.concepts)) for pack in label.packs)
+    distinct = len(set(concepts)) == len(concepts) < n_concepts
+    if not (ascending and distinct and all(0 <= v < n_concepts for v in concepts)):
+        raise LabelError("the packs' concepts contradict one another")
+
+
 def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
     check_summary(label)
     domain_hits, domain_support = (a.sum(axis=0, dtype=np.int64) for a in (label.domain_hits, label.domain_support))
+    of_base = label.part_numbers == 0
     _refuse_if_any_fails(
         {
             **{
@@ -345,18 +447,26 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
                 for name in _DERIVED
             },
             "hits exceed the times a concept was answered": bool((label.hits <= label.predicted).all()),
-            "answers and images do not add up": label.predicted.sum(dtype=np.int64)
-            == label.support.sum(dtype=np.int64),
+            "answers and images do not add up": _answers_add_up(label),
             "hits by domain do not add up": np.array_equal(domain_hits, label.hits),
             "support by domain does not add up": np.array_equal(domain_support, label.support),
             "hits by domain exceed their support": bool((label.domain_hits <= label.domain_support).all()),
             "ranks by domain differ from support by domain": np.array_equal(
-                label.domain_ranks.sum(axis=1, dtype=np.int64), label.domain_support.sum(axis=1, dtype=np.int64)
+                label.domain_ranks.sum(axis=1, dtype=np.int64),
+                label.domain_support[:, of_base].sum(axis=1, dtype=np.int64),
             )
-            and np.array_equal(label.domain_ranks[:, 0], label.domain_hits.sum(axis=1, dtype=np.int64)),
+            and np.array_equal(label.domain_ranks[:, 0], label.domain_hits[:, of_base].sum(axis=1, dtype=np.int64)),
             "the rivals are inconsistent": _rivals_are_consistent(label),
         }
     )
+
+
+def _answers_add_up(label: ModelLabel) -> bool:
+    """Every image of the base was answered by a concept of it; those of a pack may be answered by the base, too."""
+    n_parts = len(label.packs) + 1
+    answers = np.bincount(label.part_numbers, label.predicted, n_parts)
+    images = np.bincount(label.part_numbers, label.support, n_parts)
+    return bool(answers[0] == images[0] and (answers <= images).all())
 
 
 def _refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
@@ -369,8 +479,11 @@ def _rivals_are_consistent(label: ModelLabel) -> bool:
     empty = rivals == NO_RIVAL
     ordered = np.sort(rivals, axis=1)  # the empty slots come last
     losses = label.support - label.hits
+    if not (empty | (rivals < n_concepts)).all():
+        return False
+    own_part, part_of_rival = label.part_numbers[:, None], label.part_numbers[np.where(empty, 0, rivals)]
     return bool(
-        (empty | (rivals < n_concepts)).all()
+        (empty | (part_of_rival == 0) | (part_of_rival == own_part)).all()
         and ((wins == 0) == empty).all()
         and (wins[:, 1:] <= wins[:, :-1]).all()
         and ((ordered[:, 1:] > ordered[:, :-1]) | (ordered[:, 1:] == NO_RIVAL)).all()

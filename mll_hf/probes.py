@@ -19,7 +19,7 @@ import numpy as np
 from mll_hf.errors import GraphError, MissingExtraError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -146,6 +146,7 @@ def load_probes(
     folder: str | Path,
     config: SamplingConfig | None = None,
     origin: tuple[str, str] | None = None,
+    files: Sequence[str] | None = None,
 ) -> ProbeSet:
     """Sample probe images from the ``images*.parquet`` files of a graph's folder.
 
@@ -157,6 +158,7 @@ def load_probes(
         folder: Where the files are.
         config: How the sample is drawn.
         origin: Dataset repo and commit that the files are from; by default the folder's name and a digest of the files.
+        files: Names of the files; by default all that are there.
 
     Raises:
         GraphError: There are no images, their files are damaged or lack columns, or they name nodes that the graph
@@ -166,10 +168,10 @@ def load_probes(
     config = config or SamplingConfig()
     if not 1 <= config.images_per_concept <= _MOST_IMAGES_PER_CONCEPT:
         raise GraphError(f"images_per_concept is not between 1 and {_MOST_IMAGES_PER_CONCEPT}; choose another number")
-    files = tuple(sorted(Path(folder).glob(IMAGE_FILES)))
-    if not files:
+    paths = image_files(Path(folder)) if files is None else tuple(Path(folder) / name for name in sorted(files))
+    if not paths:
         raise GraphError(f"no {IMAGE_FILES} here; a graph's folder holds its probe images", Path(folder))
-    columns = _read_columns(files)
+    columns = _read_columns(paths)
     if not len(columns["node"]):
         raise GraphError(f"the {IMAGE_FILES} hold no rows; a graph needs probe images", Path(folder))
     nodes = _node_indices(graph, columns["node"], Path(folder))
@@ -182,12 +184,12 @@ def load_probes(
         for concept, pool in zip(graph.concepts, _pools(graph, nodes), strict=True)
     ]
     rows = np.unique(np.concatenate(samples))
-    name, revision = origin or (Path(folder).absolute().name, _digest(files))
+    name, revision = origin or (Path(folder).absolute().name, _digest(paths))
     return ProbeSet(
         name=name,
         revision=revision,
         sampling=config,
-        files=files,
+        files=paths,
         rows=rows,
         nodes=nodes[rows],
         domains=domains[rows].astype(np.int16),
@@ -195,6 +197,11 @@ def load_probes(
         offsets=np.concatenate([[0], np.cumsum([len(sample) for sample in samples])]).astype(np.int64),
         members=np.searchsorted(rows, np.concatenate(samples)).astype(np.int64),
     )
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The ``images*.parquet`` files of a folder, in name order."""
+    return tuple(sorted(folder.glob(IMAGE_FILES)))
 
 
 def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:

@@ -120,6 +120,14 @@ class LabelStore:
             raise LabelError(reason, folder / EMBEDDINGS_FILE)
         return embeddings
 
+    def is_of(self, graph: SemanticGraph) -> bool:
+        """Whether this is a store of labels of a graph already.
+
+        Raises:
+            GraphError: Its own graph cannot be read.
+        """
+        return (self.folder / GRAPH_FILE).exists() and self.graph.digest == graph.digest
+
     def adopt(self, graph: SemanticGraph) -> None:
         """Make this a store of labels of a graph.
 

@@ -11,14 +11,20 @@ import numpy as np
 
 from mll_hf.backends import load_model
 from mll_hf.contest import Contest
+from mll_hf.counts import RANK_BINS, LabelCounts
 from mll_hf.errors import InputError
 from mll_hf.labeling import BATCH_SIZE, encoded_batches
+from mll_hf.packs import covers_exactly, graph_with_packs, positions_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from mll_hf.backends import VisionLanguageModel
     from mll_hf.graph import SemanticGraph
     from mll_hf.labels import ModelLabel, ModelRef
+    from mll_hf.packs import AttachedPack
     from mll_hf.probes import ProbeSet
 
 CONCEPTS = 50
@@ -111,6 +117,7 @@ def verify_label(
     graph: SemanticGraph,
     probes: ProbeSet,
     *,
+    packs: Sequence[AttachedPack] = (),
     n_concepts: int = CONCEPTS,
     seed: int = 0,
     device: str | None = None,
@@ -121,8 +128,9 @@ def verify_label(
 
     Args:
         label: The claim.
-        graph: Its graph.
+        graph: Its graph, without packs.
         probes: The images that it was measured on.
+        packs: The packs that the label covers; their concepts are sampled like any others.
         n_concepts: Size of the sample; 35 are the fewest that can show agreement.
         seed: Seed of the sample. Whoever publishes a label must not know it.
         device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
@@ -130,32 +138,43 @@ def verify_label(
         token: Hub token; None takes the one that the user has logged in with.
 
     Raises:
-        InputError: Graph or images are not those of the label, or it has no tested concept.
+        InputError: Graph, packs or images are not those of the label, or it has no tested concept.
         ModelError: The model cannot be had or run.
     """
-    _check_same_question(label, graph, probes)
+    _check_same_question(label, graph, probes, packs)
     tested = np.flatnonzero(label.support > 0)
     if not len(tested):
         raise InputError(f"the label of {label.model.repo_id} has no concept with images; there is nothing to verify")
     concepts = np.sort(np.random.default_rng(seed).permutation(tested)[:n_concepts])
-    sample = probes.restricted_to(concepts)
+    whole = graph_with_packs(graph, [pack.pack for pack in packs])
+    hits, ranks = np.zeros(len(concepts), np.int32), np.zeros((len(concepts), RANK_BINS), np.int32)
     model = load_model(label.model, device, token)
     try:
-        texts = model.encode_texts([concept.caption for concept in graph.concepts])
-        images = np.concatenate(list(encoded_batches(model, sample, batch_size)))
-        scale = model.logit_scale
+        for part, images in (graph, probes), *((pack.graph, pack.probes) for pack in packs):
+            positions = positions_in(whole, part)
+            sampled = np.flatnonzero(np.isin(positions, concepts) & (np.diff(images.offsets) > 0))
+            counts = _count_again(model, part, images.restricted_to(sampled), batch_size)
+            rows = np.searchsorted(concepts, positions[sampled])
+            hits[rows], ranks[rows] = counts.hits[sampled], counts.ranks[sampled]
     finally:
         model.close()
-    counts = Contest(graph, sample, texts, scale).count(iter([(0, images)]))
     return Verification(
         model=label.model,
         concepts=concepts,
         support=label.support[concepts],
         claimed=label.hits[concepts],
-        measured=counts.hits[concepts],
-        moved=_moved(label.ranks[concepts].astype(np.int32), counts.ranks[concepts].astype(np.int32)),
+        measured=hits,
+        moved=_moved(label.ranks[concepts].astype(np.int32), ranks),
         seed=seed,
     )
+
+
+def _count_again(model: VisionLanguageModel, graph: SemanticGraph, sample: ProbeSet, batch_size: int) -> LabelCounts:
+    if not len(sample):
+        return LabelCounts.zeros(len(graph), len(sample.domain_names))
+    texts = model.encode_texts([concept.caption for concept in graph.concepts])
+    images = np.concatenate(list(encoded_batches(model, sample, batch_size)))
+    return Contest(graph, sample, texts, model.logit_scale).count([(0, images)])
 
 
 def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -163,8 +182,10 @@ def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[n
     return np.maximum(claimed - measured, 0).sum(axis=1, dtype=np.int32)
 
 
-def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
-    if label.graph_digest != graph.digest:
+def _check_same_question(
+    label: ModelLabel, graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack]
+) -> None:
+    if label.base_digest != graph.digest:
         wanted = f"{label.graph_name} ({label.graph_digest[:12]})"
         raise InputError(f"the label is of graph {wanted}, not of {graph.name}; give that with --graph")
     if (label.probes_revision, label.sampling) != (probes.revision, probes.sampling):
@@ -172,6 +193,9 @@ def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeS
             f"the label was measured on the images of {label.probes_name} at {label.probes_revision[:12]}, not on "
             f"those of {probes.name} at {probes.revision[:12]}; give the same with --graph"
         )
+    if not covers_exactly(label, packs):
+        names = ", ".join(f"{part.name} ({part.probes_revision[:12]})" for part in label.packs) or "none"
+        raise InputError(f"the label covers other packs than these, or other images of them: {names}; give the same")
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

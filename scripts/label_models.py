@@ -36,6 +36,7 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.files import write_atomically
 from mll_hf.fleet import CollectionRepo, Destination, Fleet, ModelFilter, ModelResult, Outcome, OwnRepos
 from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.hub.sources import open_source
 from mll_hf.labeling import BATCH_SIZE
 from mll_hf.probes import SamplingConfig
 from mll_hf.store import LabelStore
@@ -72,21 +73,25 @@ def label(args: argparse.Namespace, report: Report) -> None:
     report.total = len(models)
     location = fetch_graph_with_images(args.graph)
     graph = location.graph
-    probes = location.probes(SamplingConfig(args.images_per_concept, args.seed))
+    sampling = SamplingConfig(args.images_per_concept, args.seed)
+    probes = location.probes(sampling)
+    packs = tuple(fetch_graph_with_images(pack).attached_to(graph, sampling) for pack in args.pack)
     destination = chosen_destination(args)
     if not args.dry_run:
         pick_device(args.device)  # a wrong one would fail every model
         if destination:
             fleet.check_login()
     crew = Fleet(
-        graph=graph,
+        base=graph,
         probes=probes,
-        store=LabelStore(args.labels or fleet.working_folder(graph, probes)),
+        store=LabelStore(args.labels or fleet.working_folder(graph, probes, packs)),
         destination=destination,
         device=args.device,
         batch_size=args.batch_size,
         overwrite=args.overwrite,
         free_cache=args.free_cache,
+        packs=packs,
+        extended=open_source(args.extend) if args.extend else None,
     )
 
     def on_start(number: int, name: str) -> None:
@@ -196,7 +201,8 @@ def command(parser: argparse.ArgumentParser, args: argparse.Namespace, models: S
     for name, value in vars(args).items():
         if name not in _CHOICE and value != parser.get_default(name):
             option = f"--{name.replace('_', '-')}"
-            parts += [option] if value is True else [option, str(value)]
+            for each in value if isinstance(value, list) else [value]:
+                parts += [option] if each is True else [option, str(each)]
     return shlex.join(parts)
 
 
@@ -226,6 +232,16 @@ def build_parser() -> argparse.ArgumentParser:
     choice.add_argument("--paper-models", action="store_true", help="the models of the paper")
     measure = parser.add_argument_group("how they are measured")
     measure.add_argument("--graph", required=True, metavar="WHERE", help="folder, or hf://datasets/ORG/GRAPH[@rev]")
+    measure.add_argument(
+        "--pack",
+        action="append",
+        default=[],
+        metavar="WHERE",
+        help="a pack to measure, too; may be repeated",
+    )
+    measure.add_argument(
+        "--extend", metavar="SOURCE", help="labels without packs, or with fewer; only what they lack is measured"
+    )
     measure.add_argument(
         "--images-per-concept", type=_positive, default=75, metavar="N", help="most per concept (default: %(default)s)"
     )

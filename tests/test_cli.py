@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mll_hf import client
+from mll_hf import client, labeling
 from mll_hf.cli import build_parser, main
 from mll_hf.errors import StorageError
 from mll_hf.text_encoder import CachedEncoder
@@ -109,7 +109,10 @@ def fails(capsys, *arguments):
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["label"], ["labels"], ["labels", "ls"], ["labels", "show"], ["labels", "check"], ["select"], ["predict"]],
+    [
+        *([], ["label"], ["labels"], ["labels", "ls"], ["labels", "show"], ["labels", "check"]),
+        *(["select"], ["predict"], ["graph"], ["graph", "add"], ["graph", "show"], ["graph", "check"]),
+    ],
 )
 def test_every_command_has_help(words, capsys):
     with pytest.raises(SystemExit) as exit_info:
@@ -540,6 +543,137 @@ def test_a_closed_pipe_is_no_error(world):
     assert run.stderr == ""
 
 
+# --- packs ---
+
+
+def write_images(folder, color, first=0):
+    folder.mkdir(parents=True)
+    for n in range(5):
+        (folder / f"{n}.png").write_bytes(encoded(color, first + n))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packs(world):
+    """Two packs, made by command: one concept by one, one from a table."""
+    root = world / "packs"
+    for id, parent, color in (("ape", "n2", (60, 60, 60)), ("chimp", "ape", (30, 30, 30))):
+        images = write_images(root / "pictures" / id, color)
+        words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
+        words += ["--parent", parent, "--images", str(images), "--domain", "sketch"]
+        assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "apes"), *words]) == 0
+    write_images(root / "pictures" / "bus", (220, 30, 30), 50)
+    table = root / "table.csv"
+    table.write_text("id,name,description,parents\nbus,bus,a long car,n5\n")
+    words = ["--from", str(table), "--images-root", str(root / "pictures")]
+    assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "buses"), *words]) == 0
+    return root
+
+
+def test_packs_are_shown_and_checked(world, packs, capsys):
+    pack = packs / "apes"
+    status, out, _ = run(capsys, "graph", "show", pack, "--graph", world / "graph")
+    assert status == 0
+    assert out.splitlines()[0].startswith("apes: 2 concepts, 10 images, digest ")
+    assert out.splitlines()[1:] == ["ape  ape  (10 images, under n2)", "chimp  chimp  (5 images, under ape)"]
+    record = json.loads(run(capsys, "graph", "show", pack, "--graph", world / "graph", "--json")[1])
+    assert record["domains"] == {"sketch": 10}
+    assert record["concepts"]["ape"] == {"name": "ape", "images": 10}
+    status, out, _ = run(capsys, "graph", "check", pack, "--graph", world / "graph", "--json")
+    assert (status, json.loads(out)["digest"]) == (0, record["digest"])
+    assert "no graph.json" in fails(capsys, "graph", "check", packs, "--graph", world / "graph")
+    assert "without hypernyms" in fails(capsys, "graph", "check", world / "graph", "--graph", world / "graph")
+
+
+def test_adding_again_adds_nothing(world, packs, capsys):
+    words = ["--from", packs / "table.csv", "--images-root", packs / "pictures", "--json"]
+    status, out, _ = run(capsys, "graph", "add", "--graph", world / "graph", "--pack", packs / "buses", *words)
+    assert status == 0
+    assert {key: json.loads(out)[key] for key in ("new_concepts", "new_images", "concepts")} == {
+        "new_concepts": 0,
+        "new_images": 0,
+        "concepts": 1,
+    }
+
+
+def test_what_graph_add_needs(world, packs, tmp_path, capsys):
+    def complaint(*words):
+        return fails(capsys, "graph", "add", "--graph", world / "graph", "--pack", tmp_path / "p", *words)
+
+    assert "either one concept with --id" in complaint()
+    assert "either one concept with --id" in complaint("--id", "x", "--from", packs / "table.csv")
+    words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", packs / "pictures" / "ape"]
+    for option in ("--name", "--description", "--parent", "--images"):
+        at = words.index(option)
+        assert f"a concept needs {option}" in complaint(*words[:at], *words[at + 2 :])
+    assert "does not have: n77" in complaint(*["n77" if word == "n2" else word for word in words])
+    assert not (tmp_path / "p").exists()
+    assert run(capsys, "graph", "add", "--graph", world / "graph", "--pack", tmp_path / "p", *words)[0] == 0
+
+
+def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, tiny_siglip, capsys, monkeypatch):
+    encoded_images = []
+    plain = labeling.encoded_batches
+
+    def counting(model, probes, *args):
+        encoded_images.append(len(probes))
+        return plain(model, probes, *args)
+
+    monkeypatch.setattr(labeling, "encoded_batches", counting)
+    models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
+    apes, buses = ("--pack", packs / "apes"), ("--pack", packs / "buses")
+
+    def label(folder, *words):
+        status, out, err = run(capsys, "label", *models, "--graph", world / "graph", "--labels", folder, *words)
+        assert status == 0, err
+        return out, err
+
+    label(tmp_path / "one", *apes, "--extend", world / "labels")
+    label(tmp_path / "two", *apes, *buses, "--extend", tmp_path / "one")
+    assert encoded_images == [10, 10, 5, 5]
+    label(tmp_path / "whole", *buses, *apes)
+    files = [sorted(path.read_bytes() for path in (tmp_path / n).rglob("*.safetensors")) for n in ("two", "whole")]
+    assert files[0] == files[1]
+
+    lines = run(capsys, "labels", "check", tmp_path / "two")[1].splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("valid: ") for line in lines)
+    words = ["select", "--classes", "chimp, bus, cat", "--labels", tmp_path / "two", "--json"]
+    for strategy in ("mll", "paper", "general"):
+        status, out, _ = run(capsys, *words, "--strategy", strategy)
+        assert status == 0
+        assert {"chimp", "bus"} <= {c["id"] for matched in json.loads(out)["matches"].values() for c in matched}
+    image = world / "images" / "a.png"
+    assert run(capsys, "predict", image, "--classes", "chimp, bus, cat", "--labels", tmp_path / "two")[0] == 0
+
+    verify = ["labels", "verify", tiny_open_clip.name, "--labels", tmp_path / "two", "--graph", world / "graph"]
+    _, out, err = run(capsys, *verify, *apes, *buses, "--json")
+    assert out, err
+    assert json.loads(out)["claimed"] == json.loads(out)["measured"]
+    assert len(json.loads(out)["concepts"]) == 9
+    assert "covers other packs" in fails(capsys, *verify, *apes)
+
+
+def test_a_folder_without_packs_stays_without(world, packs, tiny_open_clip, capsys):
+    words = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", world / "labels"]
+    said = fails(capsys, *words, "--pack", packs / "apes")
+    assert f"add --extend {world / 'labels'}" in said
+
+
+def test_a_model_without_a_label_to_extend_is_measured(world, packs, tmp_path, tiny_transformers_clip, capsys):
+    words = [
+        "label",
+        f"local-dir:{tiny_transformers_clip}",
+        "--graph",
+        world / "graph",
+        "--labels",
+        tmp_path / "labels",
+    ]
+    status, _, err = run(capsys, *words, "--pack", packs / "apes", "--extend", world / "labels")
+    assert status == 0
+    assert "has no label of it to extend" in err
+
+
 def test_the_parser_is_complete():
     """Every verb has a function and every option a help text."""
 
@@ -552,7 +686,7 @@ def test_the_parser_is_complete():
                 yield from leaves(child)
 
     parsers = list(leaves(build_parser()))
-    assert len(parsers) == 10
+    assert len(parsers) == 13
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)

@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mll_hf import __version__
-from mll_hf.cli import classify, label, labels
+from mll_hf.cli import classify, graph, label, labels
 from mll_hf.cli.output import complain, logged_notes
 from mll_hf.errors import MLLError
 
@@ -50,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     label.add_label(verbs)
     label.add_push(verbs)
     labels.add_labels(verbs)
+    graph.add_graph(verbs)
     classify.add_select(verbs)
     classify.add_predict(verbs)
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mll_hf.cli.graph import PACK_HELP
 from mll_hf.cli.options import GRAPH_HELP, find_label, positive
 from mll_hf.cli.output import complain, note, print_row, summary, verdict
 from mll_hf.errors import InputError, MLLError, StorageError
@@ -27,7 +28,13 @@ def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     )
     verb.add_argument("models", nargs="+", metavar="MODEL", help="org/name[@revision] on the Hub, or local-dir:PATH")
     verb.add_argument("--graph", required=True, metavar="GRAPH", help=GRAPH_HELP)
+    verb.add_argument(
+        "--pack", action="append", default=[], metavar="PACK", help=f"{PACK_HELP}; its concepts are measured, too"
+    )
     verb.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder that the labels go to")
+    verb.add_argument(
+        "--extend", metavar="SOURCE", help="labels without packs, or with fewer; only what they lack is measured"
+    )
     verb.add_argument(
         "--images-per-concept", type=positive, default=75, metavar="N", help="most images per concept (default: 75)"
     )
@@ -45,19 +52,35 @@ def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.backends import resolve_model
     from mll_hf.hub.locations import fetch_graph_with_images
-    from mll_hf.labeling import label_model
+    from mll_hf.hub.sources import open_source
+    from mll_hf.labeling import label_model, label_to_extend
     from mll_hf.probes import SamplingConfig
 
     location, store = fetch_graph_with_images(args.graph), LabelStore(args.labels)
-    graph, probes = location.graph, location.probes(SamplingConfig(args.images_per_concept, args.seed))
+    sampling = SamplingConfig(args.images_per_concept, args.seed)
+    graph, probes = location.graph, location.probes(sampling)
+    packs = [fetch_graph_with_images(pack).attached_to(graph, sampling) for pack in args.pack]
+    if packs and store.is_of(graph):
+        raise InputError(
+            f"{args.labels} holds labels of {graph.name} without packs; use another folder, and add --extend "
+            f"{args.labels} so that only the packs are measured"
+        )
+    extended = open_source(args.extend) if args.extend else None
+    n_images = len(probes) + sum(len(pack.probes) for pack in packs)
     failed = 0
     for spec in args.models:
         try:
+            ref = resolve_model(spec)
+            earlier = label_to_extend(extended, ref) if extended else None
+            if extended and not earlier:
+                note(f"{spec}: {extended.name} has no label of it to extend, so all of it is measured")
             result = label_model(
-                resolve_model(spec),
+                ref,
                 graph,
                 probes,
                 store,
+                packs=packs,
+                earlier=earlier,
                 device=args.device,
                 batch_size=args.batch_size,
                 keep_embeddings=args.keep_embeddings,
@@ -69,7 +92,7 @@ def _label(args: argparse.Namespace) -> int:
             failed += complain(str(error))
             continue
         if result.undecodable:
-            note(f"{spec}: {result.undecodable} of {len(probes)} probe images could not be decoded and do not count")
+            note(f"{spec}: {result.undecodable} of {n_images} probe images could not be decoded and do not count")
         record = {**summary(result.label), "path": str(result.path), "measured": result.measured}
         done = "labelled" if result.measured else "already labelled"
         print_row(args, record, f"{done}: {spec} (general precision {result.label.mean_precision:.3f})")

@@ -44,6 +44,9 @@ def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     verify.add_argument(
         "--concepts", type=positive, default=50, metavar="N", help="size of the sample (default: 50; at least 35)"
     )
+    verify.add_argument(
+        "--pack", action="append", metavar="PACK", help="a pack that the label covers; by default where the label says"
+    )
     verify.add_argument("--seed", type=int, metavar="N", help="seed of the sample (default: a random one)")
     verify.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
 
@@ -122,24 +125,28 @@ def _label_files(path: Path) -> list[Path]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images
+    from mll_hf.hub.locations import HUB, REPO_ID, fetch_graph_with_images
+    from mll_hf.hub.sources import open_source
     from mll_hf.verification import Verdict, verify_label
 
-    source = open_source_of(args)
+    source = open_source(args.labels, args.graph if args.labels == HUB else None)  # elsewhere it is for the images
     label = _whole(source, find_label(source, args.model))
     if not args.graph and not REPO_ID.fullmatch(label.probes_name):
         raise InputError(f"the images of this label are a folder ({label.probes_name}); give it with --graph")
     location = fetch_graph_with_images(args.graph or f"hf://datasets/{label.probes_name}@{label.probes_revision}")
+    graph = location.graph
+    packs = args.pack or [f"hf://datasets/{pack.probes_name}@{pack.probes_revision}" for pack in label.packs]
     seed = secrets.randbits(32) if args.seed is None else args.seed
     verification = verify_label(
         label,
-        location.graph,
+        graph,
         location.probes(label.sampling),
+        packs=[fetch_graph_with_images(pack).attached_to(graph, label.sampling) for pack in packs],
         n_concepts=args.concepts,
         seed=seed,
         device=args.device,
     )
-    print_row(args, verification.to_json(), verification_report(verification, location.graph))
+    print_row(args, verification.to_json(), verification_report(verification, source.graph))
     return 0 if verification.verdict is Verdict.AGREES else 1
 
 

@@ -12,6 +12,7 @@ from huggingface_hub import snapshot_download
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph
 from mll_hf.hub.connection import FULL_SHA, Head, connect, download, hub_errors, read_head
+from mll_hf.packs import AttachedPack, GraphPack, attach_pack, load_pack
 from mll_hf.probes import IMAGE_FILES, ProbeSet, SamplingConfig, load_probes
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def parse_dataset(text: str) -> DatasetLocation:
 
 @dataclass(frozen=True, slots=True)
 class GraphLocation:
-    """A graph and its probe images on this machine.
+    """A graph or a pack, and its probe images, on this machine.
 
     Attributes:
         folder: Where ``graph.json`` and ``images*.parquet`` are.
@@ -84,12 +85,25 @@ class GraphLocation:
             GraphError: The images cannot be read.
             MissingExtraError: pyarrow is not installed.
         """
-        origin = (self.dataset.repo_id, self.dataset.revision or "") if self.dataset else None
-        return load_probes(self.graph, self.folder, sampling, origin)
+        return load_probes(self.graph, self.folder, sampling, self._origin)
+
+    def attached_to(self, base: SemanticGraph, sampling: SamplingConfig) -> AttachedPack:
+        """The pack that is here, on a graph and with a sample of its images.
+
+        Raises:
+            GraphError: It is no pack, does not fit the graph, or its images cannot be read.
+            MissingExtraError: pyarrow is not installed.
+        """
+        pack = load_pack(self.folder, self.dataset.repo_id if self.dataset else None)
+        return attach_pack(base, pack, self.folder, sampling, self._origin)
+
+    @property
+    def _origin(self) -> tuple[str, str] | None:
+        return (self.dataset.repo_id, self.dataset.revision or "") if self.dataset else None
 
 
 def fetch_graph_with_images(location: str | Path, token: str | None = None) -> GraphLocation:
-    """Make sure that a graph and its probe images are on this machine.
+    """Make sure that a graph, or a pack, and its probe images are on this machine.
 
     Args:
         location: A folder, or ``hf://datasets/org/name[@revision]``.
@@ -133,6 +147,21 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
     if dataset.revision and FULL_SHA.fullmatch(dataset.revision):
         return _graph_at(api, dataset.repo_id, dataset.revision)
     return read_graph(api, read_head(api, dataset.repo_id, "dataset", dataset.revision))
+
+
+def fetch_pack(repo_id: str, sha: str, token: str | None = None) -> GraphPack:
+    """A pack of a dataset repo at a commit, without its images.
+
+    Raises:
+        InputError: This is no dataset repo at a commit.
+        HubError: The file cannot be had.
+        GraphError: It is no pack.
+    """
+    if not (REPO_ID.fullmatch(repo_id) and FULL_SHA.fullmatch(sha)):
+        raise InputError(
+            f"the pack '{repo_id}' is no dataset on the Hub; name a collection or a folder of labels instead"
+        )
+    return load_pack(download(connect(token), repo_id, "dataset", GRAPH_FILE, sha, _MOST_GRAPH_BYTES), repo_id)
 
 
 def read_graph(api: HfApi, head: Head) -> SemanticGraph:

@@ -37,7 +37,17 @@ from mll_hf.hub.connection import (
     remember,
 )
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes
-from mll_hf.hub.locations import HUB, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
+from mll_hf.hub.locations import (
+    HUB,
+    REPO_ID,
+    DatasetLocation,
+    fetch_graph,
+    fetch_pack,
+    is_on_hub,
+    parse_dataset,
+    read_graph,
+)
+from mll_hf.packs import graph_with_packs
 from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, LabelStore, Origin, label_path, read_label
 
 if TYPE_CHECKING:
@@ -379,7 +389,9 @@ class TaggedModels:
         )
         for (repo_id, revision), _ in names.most_common(3):
             try:
-                graph = fetch_graph(str(DatasetLocation(repo_id, revision)), self.token)
+                base = fetch_graph(str(DatasetLocation(repo_id, revision)), self.token)
+                packs = [fetch_pack(pack.probes_name, pack.probes_revision, self.token) for pack in labels[0].packs]
+                graph = graph_with_packs(base, packs)
             except MLLError as error:
                 _log.warning("%s", error)
                 continue
