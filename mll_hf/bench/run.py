@@ -18,6 +18,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
 from mll_hf.bench.baselines.modelgpt import text_features
+from mll_hf.bench.cache import ProbeImages
 from mll_hf.bench.methods import ABLATIONS, METHODS, Choice, Group, Method
 from mll_hf.bench.metrics import (
     accuracy,
@@ -45,14 +46,16 @@ from mll_hf.files import canonical_json, write_atomically
 from mll_hf.prompts import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from mll_hf.bench.cache import EmbeddingCache
+    from mll_hf.bench.cache import EmbeddingCache, ImageData
     from mll_hf.bench.suites import TargetTask
+    from mll_hf.labels import ModelRef
     from mll_hf.matching import ConceptIndex
+    from mll_hf.probes import ProbeSet
 
 
 @dataclass(frozen=True)
@@ -188,6 +191,7 @@ class Results:
         facts: Of each task, in order.
         general: Of the general benchmark.
         records: Of all methods.
+        encoder: Id of the text encoder that matched classes to concepts.
         digest: Of all inputs.
     """
 
@@ -196,6 +200,7 @@ class Results:
     facts: tuple[TaskFacts, ...]
     general: TaskFacts | None
     records: tuple[Record, ...]
+    encoder: str
     digest: str
 
     @cached_property
@@ -203,24 +208,63 @@ class Results:
         """[M, T] of each model alone."""
         return np.array([facts.accuracies for facts in self.facts]).T
 
+    @cached_property
+    def _by_method(self) -> dict[tuple[str, str], list[Record]]:
+        groups: dict[tuple[str, str], list[Record]] = {}
+        for record in self.records:
+            groups.setdefault((record.scenario, record.method), []).append(record)
+        return groups
+
+    @cached_property
+    def scenarios(self) -> tuple[str, ...]:
+        """Names of the scenarios, in order."""
+        return tuple(dict.fromkeys(scenario for scenario, _ in self._by_method))
+
+    def per_task(self, scenario: str, value: Callable[[Record], float]) -> dict[str, NDArray[np.float64]]:
+        """For each method of a scenario [T], the mean over draws of something about its records."""
+        rows = {}
+        for (of_scenario, method), records in self._by_method.items():
+            if of_scenario == scenario:
+                draws = {facts.name: [value(r) for r in records if r.task == facts.name] for facts in self.facts}
+                rows[method] = np.array([np.mean(of_task) for of_task in draws.values()])
+        return rows
+
 
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
-def embed(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, config: BenchConfig, device: str | None) -> None:
+def embed(
+    refs: Sequence[ModelRef],
+    tasks: Sequence[TargetTask],
+    index: ConceptIndex,
+    cache: EmbeddingCache,
+    templates: Sequence[str] | None,
+    *,
+    probes: ProbeSet | None = None,
+    device: str | None = None,
+) -> None:
     """Compute the embeddings that are missing; see :meth:`~mll_hf.bench.cache.EmbeddingCache.fill`.
+
+    Args:
+        refs: The models.
+        tasks: The tasks, the general benchmark among them.
+        index: Concepts of the graph.
+        cache: Where embeddings are kept.
+        templates: Prompt templates; None for those that fit each task's domain and purpose.
+        probes: Images of the graph, to be embedded too, with the captions of its concepts.
+        device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
 
     Raises:
         ModelError: A model cannot be loaded or run.
         StorageError: The cache cannot be written.
     """
-    texts = []
-    for task in _everything(suite):
-        words = read_text(task, index, config.templates)
-        texts.append(flat(words.prompts))
-        if task is not suite.general:
-            texts += [flat(words.captions), flat(words.synonyms)]
-    cache.fill(suite.hub.refs, _everything(suite), texts, device)
+    words = [read_text(task, index, templates) for task in tasks]
+    texts = [flat(part) for text in words for part in (text.prompts, text.captions, text.synonyms)]
+    images: list[ImageData] = list(tasks)
+    if probes is not None:
+        texts.append([concept.caption for concept in index.graph.concepts])
+        images.append(ProbeImages(probes))
+    cache.fill(refs, images, texts, device)
 
 
 def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, config: BenchConfig) -> Results:
@@ -252,7 +296,7 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, 
             for scenario in planned:
                 records += bench.records_of(scenario)
                 progress.update(1)
-    return Results(suite, config, facts, general, tuple(records), digest)
+    return Results(suite, config, facts, general, tuple(records), index.encoder.id, digest)
 
 
 def run_digest(suite: Suite, index: ConceptIndex, config: BenchConfig) -> str:
@@ -267,10 +311,6 @@ def run_digest(suite: Suite, index: ConceptIndex, config: BenchConfig) -> str:
         "seed": config.seed,
     }
     return hashlib.sha256(canonical_json(inputs).encode()).hexdigest()
-
-
-def _everything(suite: Suite) -> list[TargetTask]:
-    return [*suite.tasks, *([suite.general] if suite.general else [])]
 
 
 @dataclass(frozen=True)

@@ -295,8 +295,7 @@ class TaskView:
     @cached_property
     def calibrated(self) -> NDArray[np.float64]:
         """[M, N, C] from logits divided by the temperatures of the labels."""
-        logits: NDArray[np.float32] = self.logits / self.hub.temperatures[:, None, None].astype(np.float32)
-        return softmax(logits)
+        return softmax(np.divide(self.logits, self.hub.temperatures[:, None, None], dtype=np.float32))
 
     @cached_property
     def answers(self) -> NDArray[np.int64]:
