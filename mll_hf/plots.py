@@ -61,19 +61,19 @@ def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
         "targets": dumbbells(results),
         "ablations": ablations(results),
     }
-    paths = [folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
-    for path in paths:
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a date, so that the same results give the same file
-            figures[path.stem].savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return tuple(paths)
+    from matplotlib import rc_context
+
+    paths = tuple(folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg"))
+    with rc_context({"svg.hashsalt": "mll"}):  # and no date, so that the same results give the same files
+        for path in paths:
+            with storage_errors(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                figures[path.stem].savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
 
 
 def accuracy_by_cost(results: Results) -> Figure:
-    """Mean accuracy of methods and of single models against GFLOPs per image, with the Pareto front of the methods
-    that are told no image's class.
-    """
+    """Mean accuracy against GFLOPs per image, with the Pareto front of the methods that are told no image's class."""
     figure, axes = _figure(8.0, 5.2)
     hub = results.suite.hub
     axes.scatter(hub.gflops, results.accuracies.mean(axis=1), s=18, color="#c4c4c4", label="a model alone", zorder=1)
@@ -89,7 +89,7 @@ def accuracy_by_cost(results: Results) -> Figure:
             axes.scatter(x[rows], y[rows], s=52, label=str(group), zorder=3, **style)
     feasible = [row for row, method in enumerate(methods) if method.group in _NEEDS_NO_ANSWERS]
     front = [feasible[row] for row in pareto_front(x[feasible], y[feasible])]
-    axes.step(x[front], y[front], where="post", color=VERMILION, linewidth=1.2, zorder=2, label="best without labels")
+    axes.step(x[front], y[front], where="post", color=VERMILION, linewidth=1.2, zorder=2, label="Pareto front (no\nanswers told)")
     known = (GENERAL, PAPER, OURS, "mll, k=3", "uniform, all", "INB", ORACLE)
     named = {*front, *(row for row, method in enumerate(methods) if method.name in known)}
     _name_points(axes, [(float(x[row]), float(y[row]), methods[row].name) for row in sorted(named)])
@@ -237,6 +237,8 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
             va="center",
             fontsize=7.5,
             arrowprops=line,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+            zorder=4,
         )
 
 

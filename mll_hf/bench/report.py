@@ -236,8 +236,8 @@ def hub_tables(results: Results) -> tuple[Table, Table]:
     } | {"all": _ALL}
     rows = [method.name for method in _methods(results) if not method.transductive]
     note = (
-        f"Random hubs ({HUBS_PER_DRAW * results.config.draws} of each size, the same for all methods and tasks), and hubs of the "
-        "models up to a quantile of GFLOPs per image. General choice and oracle are those of the same hub."
+        f"Random hubs ({HUBS_PER_DRAW * results.config.draws} of each size, the same for all methods and tasks), and "
+        "hubs of the models up to a quantile of GFLOPs per image. General choice and oracle are those of the same hub."
     )
     return _scenario_tables(results, "hubs", "hub", note, columns, rows)
 

@@ -443,7 +443,7 @@ class _TaskRun:
 
     def _scores_of(self, method: Method, draw: int) -> NDArray[np.float64]:
         """Scores within the whole hub, computed once."""
-        draw = draw if method.sample else 0
+        draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labelled samples
         if (method.name, draw) not in self._scores:
             assert method.score is not None  # noqa: S101 - asked by the caller
             self._scores[method.name, draw] = method.score(self._prepared(self._opened[0], method, draw))
