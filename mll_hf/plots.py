@@ -89,7 +89,15 @@ def accuracy_by_cost(results: Results) -> Figure:
             axes.scatter(x[rows], y[rows], s=52, label=str(group), zorder=3, **style)
     feasible = [row for row, method in enumerate(methods) if method.group in _NEEDS_NO_ANSWERS]
     front = [feasible[row] for row in pareto_front(x[feasible], y[feasible])]
-    axes.step(x[front], y[front], where="post", color=VERMILION, linewidth=1.2, zorder=2, label="Pareto front (no\nanswers told)")
+    axes.step(
+        x[front],
+        y[front],
+        where="post",
+        color=VERMILION,
+        linewidth=1.2,
+        zorder=2,
+        label="Pareto front without\nlabelled images",
+    )
     known = (GENERAL, PAPER, OURS, "mll, k=3", "uniform, all", "INB", ORACLE)
     named = {*front, *(row for row, method in enumerate(methods) if method.name in known)}
     _name_points(axes, [(float(x[row]), float(y[row]), methods[row].name) for row in sorted(named)])
@@ -159,6 +167,8 @@ def dumbbells(results: Results) -> Figure:
     ends = np.sort(np.stack([accuracies[GENERAL], accuracies[ORACLE]])[:, order], axis=0)
     axes.hlines(rows, ends[0], ends[1], color="#d4d4d4", linewidth=3, zorder=1)
     for name, (marker, colour) in marked.items():
+        if name not in accuracies:
+            continue
         size = 190 if marker == "|" else 46
         width = 2.2 if marker == "|" else 0.6
         edge = {} if marker == "|" else {"edgecolor": "white"}

@@ -17,11 +17,16 @@ from mll_hf.bench.suites import make_task
 from mll_hf.bench.world import Hub
 from mll_hf.labels import Cost
 from mll_hf.matching import ConceptIndex
+from mll_hf.prompts import DEFAULT_TEMPLATE
 from selection_worlds import WordEncoder, forest, random_labels
 from worlds import unit
 
 N_MODELS, N_IMAGES, SIZE = 6, 48, 24
-TASKS = {"first": ("name1x0", "name2x0", "name3x0"), "second": ("crane", "drill", "heron", "winch"), "third": ("a", "b")}
+TASKS = {
+    "first": ("name1x0", "name2x0", "name3x0"),
+    "second": ("crane", "drill", "heron", "winch"),
+    "third": ("a", "b"),
+}
 FAST = tuple(method for method in METHODS if "LogME" not in method.name)
 QUICK = methods_named(["MI", "accuracy, 50 labels"])
 LABEL_FREE = tuple(m for m in METHODS if m.sample is None and m.needs != ("hindsight",) and m.name != "random")
@@ -96,7 +101,7 @@ def make_index():
     return ConceptIndex.build(forest(12), WordEncoder())
 
 
-def filled_cache(folder, monkeypatch, broken=0, templates=bench.BenchConfig().templates):
+def filled_cache(folder, monkeypatch, broken=0, templates=(DEFAULT_TEMPLATE,)):
     """All embeddings."""
     monkeypatch.setattr(cache_module, "load_model", lambda ref, device: FakeModel(ref))
     cache = EmbeddingCache(folder)

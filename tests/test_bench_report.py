@@ -150,7 +150,13 @@ def test_it_says_what_made_it(report):
     suite = make_suite()
     assert [task["revision"] for task in document["tasks"][:2]] == [task.revision for task in suite.tasks]
     assert [model["revision"] for model in document["models"]] == [ref.revision for ref in suite.hub.refs]
-    for said in ("mll-hf bench --labels x", suite.hub.graph.digest[:12], suite.tasks[0].revision[:12], "Seed 0", "abab"):
+    for said in (
+        "mll-hf bench --labels x",
+        suite.hub.graph.digest[:12],
+        suite.tasks[0].revision[:12],
+        "Seed 0",
+        "abab",
+    ):
         assert said in text
 
 

@@ -86,9 +86,7 @@ def find(name):
 
 
 def record_of(results, method, task="first", scenario="all images", draw=0):
-    return next(
-        r for r in results.records if (r.method, r.task, r.scenario, r.draw) == (method, task, scenario, draw)
-    )
+    return next(r for r in results.records if (r.method, r.task, r.scenario, r.draw) == (method, task, scenario, draw))
 
 
 def timeless(records):
@@ -468,7 +466,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(cache, tmp_path):
 def test_a_killed_run_leaves_whole_files(cache, tmp_path):
     code = (
         "import sys, time, pathlib; sys.path[:0] = sys.argv[3:]\n"
-        "from mll_hf.bench import run as bench; from mll_hf.bench.cache import EmbeddingCache; import bench_worlds as w\n"
+        "import bench_worlds as w; from mll_hf.bench import run as bench\n"
+        "from mll_hf.bench.cache import EmbeddingCache\n"
         "def slow(*args):\n    time.sleep(0.05); return old(*args)\n"
         "old, bench.situation = bench.situation, slow\n"
         "config = bench.BenchConfig(draws=2, methods=w.QUICK, ablations=())\n"

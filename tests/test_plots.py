@@ -34,7 +34,9 @@ def test_the_front_is_what_nothing_beats(points):
     costs, values = np.array(points, float).T
     front = pareto_front(costs, values)
     for row in range(len(points)):
-        beaten = ((costs <= costs[row]) & (values >= values[row]) & ((costs < costs[row]) | (values > values[row]))).any()
+        beaten = (
+            (costs <= costs[row]) & (values >= values[row]) & ((costs < costs[row]) | (values > values[row]))
+        ).any()
         there = (costs[row], values[row]) in {(costs[f], values[f]) for f in front}
         assert there == (not beaten)
     assert (np.diff(costs[front]) > 0).all()
