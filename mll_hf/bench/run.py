@@ -41,7 +41,7 @@ from mll_hf.bench.world import (
     read_embeddings,
     read_text,
 )
-from mll_hf.errors import InputError
+from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.files import canonical_json, write_atomically
 from mll_hf.prompts import DEFAULT_TEMPLATE
 
@@ -279,8 +279,14 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, 
 
     Raises:
         InputError: No image of a task can be decoded.
+        MissingExtraError: What some methods need is not installed.
         StorageError: The folder cannot be written.
     """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError as error:
+        raise MissingExtraError("threadpoolctl", "bench") from error
+
     digest = run_digest(suite, index, config)
     runner = _Runner(suite, index, cache, folder / digest[:16], config)
     facts = tuple(runner.facts_of(task) for task in suite.tasks)
@@ -290,7 +296,7 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, 
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(suite.tasks) * len(planned), unit="scenario", desc="methods", name="mll_hf.bench"
     )
-    with progress:
+    with progress, threadpool_limits(1):  # on many small matrices, threads mostly wait for one another
         for t in range(len(suite.tasks)):
             bench = _TaskRun(runner, t, facts, general)
             for scenario in planned:
