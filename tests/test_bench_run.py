@@ -53,7 +53,7 @@ from mll_hf.client import Client
 from mll_hf.embeddings import write_embeddings
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
-from mll_hf.errors import InputError
+from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.selection import SelectionConfig, Strategy
 from mll_hf.store import LabelStore
 from selection_worlds import WordEncoder
@@ -532,6 +532,12 @@ def test_prompts_by_domain_and_task(tmp_path, monkeypatch):
     text = read_text(tasks()[1], make_index(), None)
     assert len(text.prompts[0]) > 1
     assert text.prompts[0][0] == "a photo of a crane."
+
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[bench\]"):
+        run(make_suite(), make_index(), None, tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize("fault", [{"draws": 0}, {"seed": -1}])

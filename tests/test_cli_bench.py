@@ -124,9 +124,10 @@ def test_embed_models_without_labels_and_the_graph(world, tmp_path, tiny_open_cl
 
 def test_embed_all_labelled_models(world, tmp_path, capsys, monkeypatch, no_figures):
     where = ["--labels", world / "labels", "--tasks", world / "tasks", "--cache", tmp_path / "cache"]
-    status, out, _ = run(capsys, "bench", "embed", *where)
+    status, out, _ = run(capsys, "bench", "embed", *where, "--graph", world / "graph")
     assert status == 0
     assert out.startswith("embedded: 2 models")
+    assert sum(len(np.load(file)) == 24 for file in tmp_path.glob("cache/*/images-*.npy")) == 2
     monkeypatch.setattr(cache_module, "load_model", None)  # all is there for the benchmark
     assert run(capsys, *bench(world, tmp_path, "--methods", "MI"), "--cache", tmp_path / "cache")[0] == 0
 

@@ -18,7 +18,7 @@ from mll_hf import describe
 from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.ensemble.rules import softmax
 from mll_hf.errors import InputError
-from mll_hf.labels import label_metadata
+from mll_hf.labels import ModelLabel, label_metadata
 from mll_hf.prompts import clean_class_name, fill, templates_for
 from mll_hf.selection import Candidates
 
@@ -89,7 +89,8 @@ class Hub:
         whole = hashlib.sha256(f"{self.graph.digest} {bool(self.embeddings)}".encode())
         for label in self.labels:
             whole.update(json.dumps(label_metadata(label), sort_keys=True).encode())
-            for counts in (label.ranks, label.domain_ranks, label.temperature):
+            tensors = label.tensors if isinstance(label, ModelLabel) else {}
+            for counts in (label.ranks, label.domain_ranks, label.temperature, *tensors.values()):
                 whole.update(counts.tobytes())
         return whole.hexdigest()
 

@@ -122,7 +122,8 @@ def _embed(args: argparse.Namespace) -> int:
     from mll_hf.backends import resolve_model
     from mll_hf.bench.cache import EmbeddingCache
     from mll_hf.bench.run import embed
-    from mll_hf.hub.locations import fetch_graph_with_images
+    from mll_hf.hub.locations import HUB, fetch_graph_with_images
+    from mll_hf.hub.sources import open_source
     from mll_hf.probes import SamplingConfig
 
     targets, general = _tasks(args)
@@ -130,7 +131,8 @@ def _embed(args: argparse.Namespace) -> int:
     probes = location.probes(SamplingConfig(args.images_per_concept)) if location else None
     refs = [resolve_model(spec) for spec in args.models]
     if not (refs and location):
-        source = open_source_of(args)
+        # Here --graph also names the images to embed, whatever the source
+        source = open_source(args.labels, args.graph if args.labels == HUB else None)
         refs = refs or [label.model for label in source.list()]
     index = _index(location.graph if location else source.graph)
     embed(
