@@ -157,35 +157,27 @@ def accuracy_by_images(results: Results) -> Figure:
 def dumbbells(results: Results) -> Figure:
     """For each target the generally best model, ours, the best choice by unlabelled images, and the best model."""
     accuracies = results.per_task(_ALL, accuracy_of)
-    marked = {GENERAL: ("|", GRAY), PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
-    marked |= dict.fromkeys(_best_of_groups(results, (Group.UNLABELLED,), 1), ("o", GREEN))
-    marked |= dict.fromkeys(_best_of_groups(results, (Group.BATCH,), 1), ("P", PURPLE))
-    marked[ORACLE] = ("|", BLACK)
+    ends = {GENERAL: GRAY, ORACLE: BLACK}
+    between = {PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
+    between |= dict.fromkeys(_best_of_groups(results, (Group.UNLABELLED,), 1), ("o", GREEN))
+    between |= dict.fromkeys(_best_of_groups(results, (Group.BATCH,), 1), ("P", PURPLE))
+    between = {name: style for name, style in between.items() if name in accuracies}
     order = np.argsort(accuracies[ORACLE] - accuracies[GENERAL], kind="stable")
     rows = np.arange(len(order))
-    figure, axes = _figure(7.6, 0.42 * len(order) + 1.4)
-    ends = np.sort(np.stack([accuracies[GENERAL], accuracies[ORACLE]])[:, order], axis=0)
-    axes.hlines(rows, ends[0], ends[1], color="#d4d4d4", linewidth=3, zorder=1)
-    for name, (marker, colour) in marked.items():
-        if name not in accuracies:
-            continue
-        size = 190 if marker == "|" else 46
-        width = 2.2 if marker == "|" else 0.6
-        edge = {} if marker == "|" else {"edgecolor": "white"}
+    figure, axes = _figure(7.6, 0.46 * len(order) + 1.4)
+    reach = np.sort(np.stack([accuracies[name][order] for name in ends]), axis=0)
+    axes.hlines(rows, reach[0], reach[1], color="#d4d4d4", linewidth=3, zorder=1)
+    for name, colour in ends.items():
         axes.scatter(
-            accuracies[name][order],
-            rows,
-            s=size,
-            marker=marker,
-            color=colour,
-            linewidth=width,
-            label=name,
-            zorder=3,
-            **edge,
+            accuracies[name][order], rows, s=330, marker="|", color=colour, linewidth=2.2, label=name, zorder=2
         )
-    axes.set(xlim=(0, 1), xlabel="accuracy", yticks=rows)
+    apart = np.linspace(0.24, -0.24, len(between))  # so that equal choices do not hide one another
+    for (name, (marker, colour)), shift in zip(between.items(), apart, strict=True):
+        style = {"marker": marker, "color": colour, "edgecolor": "white", "linewidth": 0.6}
+        axes.scatter(accuracies[name][order], rows + shift, s=40, label=name, zorder=3, **style)
+    axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy", yticks=rows)
     axes.set_yticklabels([results.facts[t].name for t in order])
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8, labelspacing=1.2)
     return figure
 
 
@@ -231,14 +223,15 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
     """Write names beside points, one below the other where points are close; those of equal points are joined."""
     names: dict[tuple[float, float], list[str]] = {}
     for x, y, name in points:
-        names.setdefault((round(x, 3), round(y, 3)), []).append(name)
+        same = (at for at in names if np.allclose(at, (x, y), rtol=1e-3))
+        names.setdefault(next(same, (x, y)), []).append(name)
     low, high = axes.get_ylim()
     placed: list[tuple[float, float]] = []
     for (x, y), here in sorted(names.items(), key=lambda item: (-item[0][1], item[0][0])):
         near = [at for of, at in placed if 0.4 < of / x < 2.5]
         at_y = min([y, *(at - _LEAST_APART * (high - low) for at in near if at - y < _LEAST_APART * (high - low))])
         placed.append((x, at_y))
-        line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+        line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
         axes.annotate(
             " = ".join(here),
             (x, y),
