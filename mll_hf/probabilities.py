@@ -27,7 +27,8 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
 
 def entropy(probabilities: Floats) -> NDArray[np.float64]:
     """Entropy over the last axis, in nats."""
-    return -(probabilities * np.log(np.maximum(probabilities, _LEAST))).sum(axis=-1)
+    values = probabilities.astype(np.float64, copy=False)
+    return -(values * np.log(np.maximum(values, _LEAST))).sum(axis=-1)
 
 
 def mutual_information(probabilities: Floats) -> NDArray[np.float64]:

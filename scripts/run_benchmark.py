@@ -3,7 +3,7 @@
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py reading
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
-    python scripts/run_benchmark.py targets --labels DIR --tasks DIR [--published FILE]
+    python scripts/run_benchmark.py targets --labels DIR --tasks DIR ...    (the same as: mll-hf bench)
 
 Ratios within one run mean something; seconds depend on the machine.
 """
@@ -11,9 +11,6 @@ Ratios within one run mean something; seconds depend on the machine.
 from __future__ import annotations
 
 import argparse
-import csv
-import hashlib
-import json
 import statistics
 import subprocess
 import sys
@@ -24,15 +21,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from mll_hf.backends import load_model, resolve_model
 from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
-from mll_hf.client import Client
+from mll_hf.cli import main as command_line
 from mll_hf.describe import Description
-from mll_hf.ensemble import Rule
 from mll_hf.graph import load_graph
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_bytes
 from mll_hf.hub.sources import together
@@ -40,7 +34,6 @@ from mll_hf.images import decode_image
 from mll_hf.labeling import label_model
 from mll_hf.matching import COVERED, ConceptIndex, LogitWeights
 from mll_hf.probes import load_probes
-from mll_hf.prompts import DEFAULT_TEMPLATE
 from mll_hf.report import table
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
 from mll_hf.store import LabelStore, read_label
@@ -49,6 +42,7 @@ from mll_hf.text_encoder import CachedEncoder, default_encoder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
@@ -76,12 +70,9 @@ def main() -> int:
     matching.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
     matching.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
     matching.set_defaults(run=run_matching)
-    targets = parts.add_parser("targets", help="accuracy of the strategies on target tasks")
-    targets.add_argument("--labels", type=Path, required=True)
-    targets.add_argument("--tasks", type=Path, required=True, help="folder of folders with task.json and test.parquet")
-    targets.add_argument("--published", type=Path, help="CSV of known accuracies: model, then one column per task")
-    targets.add_argument("--cache", type=Path, default=Path("bench-cache"), help="where logits are kept")
-    targets.set_defaults(run=run_targets)
+    parts.add_parser("targets", add_help=False, help="what choosing is worth on target tasks: mll-hf bench")
+    if sys.argv[1:2] == ["targets"]:
+        return command_line(["bench", *sys.argv[2:]])
     args = parser.parse_args()
     args.run(args)
     return 0
@@ -263,114 +254,6 @@ def _timed(run: Callable[[], object]) -> float:
 
 def _spread(times: list[float], unit: str = "s") -> str:
     return f"{statistics.median(times):.3g} {unit} ({min(times):.3g} to {max(times):.3g})"
-
-
-# --- targets ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TargetTask:
-    """A task with known answers."""
-
-    name: str
-    classes: tuple[str, ...]
-    domain: str | None
-    task: str | None
-    images: list[bytes]
-    labels: NDArray[np.int64]
-    digest: str
-
-
-# name of a way -> strategy, k, rule of combination
-WAYS = {
-    "general k=1": (Strategy.GENERAL, 1, Rule.UNIFORM),
-    "general k=3": (Strategy.GENERAL, 3, Rule.UNIFORM),
-    "paper k=1": (Strategy.PAPER, 1, Rule.ENTROPY),
-    "paper k=3": (Strategy.PAPER, 3, Rule.ENTROPY),
-    "mll k=1": (Strategy.MLL, 1, Rule.LINEAR_POOL),
-    "mll k=3": (Strategy.MLL, 3, Rule.LINEAR_POOL),
-    "all, averaged": (Strategy.UNIFORM, 1, Rule.UNIFORM),
-}
-
-
-def run_targets(args: argparse.Namespace) -> None:
-    """Print accuracies of every way on every task, all with the prompt 'a photo of a {}.'."""
-    client = Client(args.labels)
-    rows, singles_by_task = [], {}
-    for folder in sorted(path.parent for path in args.tasks.glob("*/task.json")):
-        task = read_task(folder)
-        everything = client.select(task.classes, SelectionConfig(strategy=Strategy.UNIFORM), domain=task.domain)
-        logits = cached_logits(client, everything, task, args.cache)
-        singles = {model: float((scores.argmax(axis=1) == task.labels).mean()) for model, scores in logits.items()}
-        singles_by_task[task.name] = {Path(model).name: accuracy for model, accuracy in singles.items()}
-        accuracies = [accuracy_of_way(client, task, logits, *way) for way in WAYS.values()]
-        best = max(singles, key=lambda model: singles[model])
-        rows.append((task.name, [*accuracies, singles[best]], Path(best).name))
-    means = np.mean([values for _, values, _ in rows], axis=0)
-    shown = [[name, *[f"{value:.3f}" for value in values], best] for name, values, best in rows]
-    shown.append(["mean", *[f"{value:.3f}" for value in means], ""])
-    print(table(["task", *WAYS, "best single", "which"], shown))
-    if args.published:
-        compare(singles_by_task, args.published)
-
-
-def accuracy_of_way(
-    client: Client, task: TargetTask, logits: dict[str, NDArray[np.float32]], strategy: Strategy, k: int, rule: Rule
-) -> float:
-    """Accuracy of a selection on a task, from the logits of all models."""
-    selection = client.select(task.classes, SelectionConfig(strategy=strategy, k=k), domain=task.domain, task=task.task)
-    of_union = np.stack([logits[selection.models[m].ref.repo_id] for m in selection.union])
-    answers = client.load(selection).combine(of_union, rule).probabilities.argmax(axis=1)
-    return float((answers == task.labels).mean())
-
-
-def cached_logits(
-    client: Client, selection: Selection, task: TargetTask, cache: Path
-) -> dict[str, NDArray[np.float32]]:
-    """Logits [N, C] of every model on a task, computed once per model revision, task content and prompt."""
-    logits = {}
-    for m, model in enumerate(selection.models):
-        path = cache / f"{model.ref.revision[:16]}-{task.digest[:16]}.npy"
-        if not path.exists():
-            only = np.zeros_like(selection.chosen)
-            only[m] = True
-            ensemble = client.load(replace(selection, chosen=only), templates=[DEFAULT_TEMPLATE])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, ensemble.logits(task.images)[0])
-        logits[model.ref.repo_id] = np.load(path)
-    return logits
-
-
-def read_task(folder: Path) -> TargetTask:
-    """Read ``task.json`` (name, classes, domain, task) and ``test.parquet`` (image, label)."""
-    import pyarrow.parquet as pq
-
-    facts = json.loads((folder / "task.json").read_text())
-    content = (folder / "test.parquet").read_bytes()
-    rows = pq.read_table(folder / "test.parquet", columns=["image", "label"])
-    return TargetTask(
-        name=facts["name"],
-        classes=tuple(facts["classes"]),
-        domain=facts.get("domain"),
-        task=facts.get("task"),
-        images=rows["image"].to_pylist(),
-        labels=rows["label"].to_numpy().astype(np.int64),
-        digest=hashlib.sha256(content + json.dumps(facts, sort_keys=True).encode()).hexdigest(),
-    )
-
-
-def compare(singles: dict[str, dict[str, float]], published: Path) -> None:
-    """Print how far single-model accuracies are from a published table."""
-    known = {row["model"]: row for row in csv.DictReader(published.open())}
-    gaps = [
-        (abs(accuracy - float(known[model][task])), model, task)
-        for task, models in singles.items()
-        for model, accuracy in models.items()
-        if model in known and task in known[model]
-    ]
-    largest = max(gaps)
-    mean = np.mean([gap for gap, _, _ in gaps])
-    print(f"\n{len(gaps)} accuracies of single models against {published.name}: mean gap {mean:.4f}, largest {largest}")
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ ORDER = [
     "client",
     "bench",
     "report",
+    "plots",
     "cli",
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")

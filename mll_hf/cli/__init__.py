@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from mll_hf import __version__
-from mll_hf.cli import classify, graph, label, labels
+from mll_hf.cli import bench, classify, graph, label, labels
 from mll_hf.cli.output import complain, logged_notes
 from mll_hf.errors import MLLError
 
@@ -20,7 +21,8 @@ _INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (0 done, 1 failed, 2 misused, 130 interrupted)."""
-    args = build_parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    args = build_parser().parse_args(words, argparse.Namespace(command=shlex.join(["mll-hf", *words])))
     try:
         with logged_notes():
             status: int = args.run(args)
@@ -53,4 +55,5 @@ def build_parser() -> argparse.ArgumentParser:
     graph.add_graph(verbs)
     classify.add_select(verbs)
     classify.add_predict(verbs)
+    bench.add_bench(verbs)
     return parser

@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_world import MODELS, Task, build_graph, tasks
+from demo_world.targets import write_task
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.report import selection_report, table
@@ -58,6 +59,8 @@ def main() -> int:
 
     _say("4. Select and classify: tasks whose pictures no model and no label has seen")
     client, held_out = Client(labels), tasks()
+    for task in held_out:
+        write_task(task, args.out / "tasks" / task.name)
     outcomes = [_evaluate(client, task) for task in held_out]
     _show(outcomes)
 
@@ -66,6 +69,7 @@ def main() -> int:
     figure = _draw(outcomes, args.out / "accuracy.png")
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
     print(f"  mll-hf select --classes 'bicycle, umbrella, letter Q, 7' --labels {labels}")
+    print(f"  mll-hf bench --labels {labels} --tasks {args.out / 'tasks'} --out {args.out / 'benchmark'}")
     return 0
 
 

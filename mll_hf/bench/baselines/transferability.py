@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mll_hf.bench.metrics import Floats, Integers
 
-_MOST_STEPS = 1000
+_MOST_STEPS = 100
 _CONVERGED = 1e-6
 _TINY = 1e-12
 _RANK = 1e-10  # singular values smaller than this share of the greatest are rounding

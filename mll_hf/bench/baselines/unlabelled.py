@@ -10,21 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.probabilities import entropy, mutual_information
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.bench.metrics import Floats
 
-_LEAST = 1e-300  # 0 log 0 is 0
-
-
-def mutual_information(probabilities: Floats) -> NDArray[np.float64]:
-    """Information between image and predicted class: sure on each image, and of many classes over all of them.
-
-    ``MI_m = H(mean_n p_m(x_n)) - mean_n H(p_m(x_n))`` in nats (Bridle et al., "Unsupervised classifiers, mutual
-    information and phantom targets", NIPS 1991), between 0 and log C.
-    """
-    return _entropy(probabilities.mean(axis=1, dtype=np.float64)) - _entropy(probabilities).mean(axis=1)
+__all__ = ["certainty", "mean_confidence", "mutual_information", "nuclear_norm"]
 
 
 def nuclear_norm(probabilities: Floats) -> NDArray[np.float64]:
@@ -48,10 +41,4 @@ def certainty(probabilities: Floats) -> NDArray[np.float64]:
     That paper ranks large multimodal models by the uncertainty of their softmax; of its scores this is the one that a
     classifier has.
     """
-    return -_entropy(probabilities).mean(axis=-1)
-
-
-def _entropy(probabilities: Floats) -> NDArray[np.float64]:
-    """Entropies over the last axis, in nats."""
-    whole = probabilities.astype(np.float64)
-    return -(whole * np.log(np.maximum(whole, _LEAST))).sum(axis=-1)
+    return -entropy(probabilities).mean(axis=-1)

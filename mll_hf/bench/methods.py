@@ -1,0 +1,417 @@
+"""The methods that the benchmark compares: one row of a table and a small function each.
+
+A method looks at a :class:`~mll_hf.bench.world.TaskView` and makes a :class:`Choice`. To add one, write a function that
+scores the models, or makes a choice, and add a row to :data:`METHODS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.bench.baselines import modelgpt
+from mll_hf.bench.baselines.ensembles import Consensus, confidence_ensemble, sota_transport, uniform_ensemble
+from mll_hf.bench.baselines.swab import LEAST_SIMILARITY, transport_plan, weighted_borda
+from mll_hf.bench.baselines.transferability import leep, logme, nce, shrunk_h_score
+from mll_hf.bench.baselines.unlabelled import certainty, mean_confidence, mutual_information, nuclear_norm
+from mll_hf.bench.world import LabelledSample, TaskView
+from mll_hf.ensemble import Rule
+from mll_hf.ensemble.run import Ensemble
+from mll_hf.errors import InputError
+from mll_hf.evidence import LEAST_IMAGES
+from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlisting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.bench.metrics import Floats
+    from mll_hf.bench.world import Hindsight, TaskText
+
+Scores = Callable[[TaskView], "NDArray[np.float64]"]
+OURS, PAPER, GENERAL, ORACLE = "mll, k=1", "paper, k=1", "general, k=1", "oracle"
+OURS_WITH_IMAGES = "mll + images, k=1"
+ALPHAS, DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9), (1, 2, 3, 4, 5, 6)  # as in the paper's Tables 3 and 4
+
+
+class Group(StrEnum):
+    """What a method looks at."""
+
+    REFERENCE = "reference"
+    LABELS = "labels"
+    UNLABELLED = "unlabelled images"
+    FEW_LABELS = "few labelled images"
+    BATCH = "all images at once"
+    HINDSIGHT = "hindsight"
+    ABLATION = "ablation"
+
+
+SEES_SAMPLES = (Group.UNLABELLED, Group.BATCH)
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a method makes of a task and of M models.
+
+    Attributes:
+        runs: [M] how often each model runs for an image that is answered.
+        answer: From a view of the images to their classes [N], or [R, N] if R answers are equally likely.
+        scores: [M] how well each model is expected to do, greater is better; None if it does not rank models.
+        predicted: [M] the accuracy that it predicts; None if it predicts none.
+    """
+
+    runs: NDArray[np.float64]
+    answer: Callable[[TaskView], NDArray[np.int64]]
+    scores: NDArray[np.float64] | None = None
+    predicted: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How many images of a task are labelled for a method.
+
+    Attributes:
+        total: Most images; they are drawn from all alike.
+        per_class: Most images of each class; None for no such limit.
+    """
+
+    total: int
+    per_class: int | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to choose models, or to combine them.
+
+    Attributes:
+        name: For tables.
+        group: What it looks at.
+        choose: The method.
+        score: [M] its scores, if it takes the one model with the greatest and if the score of a model does not depend
+            on what other models there are; then a choice within a part of the hub needs no new computation.
+        predicts: Whether these scores are accuracies that it predicts.
+        needs: What of a view must be there.
+        sample: How many labelled images it is given.
+        transductive: Whether it can answer only the images that it chose by.
+    """
+
+    name: str
+    group: Group
+    choose: Callable[[TaskView], Choice]
+    score: Scores | None = None
+    predicts: bool = False
+    needs: tuple[str, ...] = ()
+    sample: SampleConfig | None = None
+    transductive: bool = False
+
+    def choose_by(self, scores: NDArray[np.float64]) -> Choice:
+        """The choice that follows from scores, for a method that has them."""
+        return best_of(scores, scores if self.predicts else None)
+
+
+# --- choices ----------------------------------------------------------------------------------------------------------
+
+
+def best_of(scores: NDArray[np.float64], predicted: NDArray[np.float64] | None = None) -> Choice:
+    """The one model with the greatest score; of equal ones the first."""
+    best = int(np.argmax(scores))
+    return Choice(_once([best], len(scores)), lambda view: view.answers[best], scores, predicted)
+
+
+def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
+    """What a selection of the library chooses, combined by one of its rules."""
+    row = {ref: m for m, ref in enumerate(view.hub.refs)}
+    rows = [row[model.ref] for model in selection.models]
+    union = [rows[m] for m in selection.union]
+    scores = np.full(len(view.hub), -np.inf)  # models that were not tried come last
+    scores[rows] = selection.overall
+    ensemble = Ensemble(selection)
+
+    def answer(seen: TaskView) -> NDArray[np.int64]:
+        return ensemble.combine(seen.logits[union], rule).probabilities.argmax(axis=1)
+
+    estimates = selection.strategy is Strategy.MLL and selection.evidence is None
+    return Choice(_once(union, len(view.hub)), answer, scores, scores if estimates else None)
+
+
+def pooled(weights: NDArray[np.float64], scores: NDArray[np.float64] | None = None) -> Choice:
+    """The mean of the models' probabilities with weights [M]; models of weight zero do not run."""
+    used = np.flatnonzero(weights)
+
+    def answer(view: TaskView) -> NDArray[np.int64]:
+        return np.einsum("m,mnc->nc", weights[used], view.probabilities[used]).argmax(axis=1)
+
+    return Choice(_once(used, len(weights)), answer, scores)
+
+
+def _once(models: Iterable[int], n_models: int) -> NDArray[np.float64]:
+    runs = np.zeros(n_models)
+    runs[list(models)] = 1
+    return runs
+
+
+# --- by labels --------------------------------------------------------------------------------------------------------
+
+
+def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
+    """Selection and combination as the library's users have them."""
+    candidates = view.candidates(captions=config.strategy is Strategy.PAPER)
+    return selected(select(candidates, config, view.text.task), view, rule)
+
+
+def with_images(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
+    """The library's choice by labels and unlabelled images: models are tried on the images of the view.
+
+    With fewer images than the library takes, by labels alone.
+    """
+    if view.logits.shape[1] < LEAST_IMAGES:
+        return by_strategy(view, config, rule)
+    tried = select(view.candidates(captions=False), shortlisting(config), view.text.task)
+    row = {ref: m for m, ref in enumerate(view.hub.refs)}
+    logits = view.logits[[row[tried.models[m].ref] for m in tried.union]]
+    return selected(choose_with_images(tried, range(len(logits)), logits, config, ()), view, rule)
+
+
+def _trial(k: int, candidates: int, rule: Rule = Rule.LINEAR_POOL) -> Callable[[TaskView], Choice]:
+    return partial(with_images, config=SelectionConfig(k=k, candidates=candidates), rule=rule)
+
+
+def _strategy(
+    name: str, strategy: Strategy, k: int, rule: Rule, alpha: float = 0.7, group: Group = Group.LABELS
+) -> Method:
+    config = SelectionConfig(strategy=strategy, k=k, class_weight=alpha)
+    choose = partial(by_strategy, config=config, rule=rule)
+    independent = k == 1 and strategy in (Strategy.GENERAL, Strategy.MLL)
+    score = partial(_overall, config=config) if independent else None
+    return Method(name, group, choose, score, predicts=strategy is Strategy.MLL)
+
+
+def _overall(view: TaskView, config: SelectionConfig) -> NDArray[np.float64]:
+    scores = by_strategy(view, config, Rule.UNIFORM).scores
+    assert scores is not None  # noqa: S101 - a selection always scores
+    return scores
+
+
+def _swab(view: TaskView) -> Choice:
+    """SWAB's r2 with the graph's concepts as source classes: ranks on them, weighted by the transport plan."""
+    weights = _swab_weights(view.text, view.hub.measured.tobytes())
+    used = weights > 0
+    if not used.any():
+        return best_of(np.zeros(len(view.hub)))
+    return best_of(weighted_borda(view.hub.node_precision[:, used].T, weights[used]))
+
+
+@lru_cache(maxsize=4)
+def _swab_weights(text: TaskText, measured: bytes) -> NDArray[np.float64]:
+    """[V] what the plan moves from each concept; the same for all hubs."""
+    sources = np.frombuffer(measured, np.bool_) & ((text.concepts @ text.names.T).max(axis=1) > LEAST_SIMILARITY)
+    weights = np.zeros(len(sources))
+    if sources.any():
+        weights[sources] = transport_plan(text.concepts[sources], text.names).sum(axis=1)
+    return weights
+
+
+def _modelgpt(view: TaskView, *, general: bool) -> Choice:
+    """ModelGPT, learned on the other tasks of the benchmark; optionally with the general benchmark's accuracy."""
+    known = view.known
+    assert known is not None  # noqa: S101 - in `needs`
+    features, own = known.features, known.own
+    if general:
+        level = np.asarray(view.general)[:, None]
+        features = np.concatenate([features, np.broadcast_to(level[:, None], (*features.shape[:2], 1))], axis=2)
+        own = np.concatenate([own, level], axis=1)
+    scores = modelgpt.rank(features, known.accuracies, own)
+    return best_of(scores, modelgpt.predict(features, known.accuracies, own))
+
+
+# --- by images --------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _consensus(view: TaskView, features: bool) -> Consensus:
+    return sota_transport(view.probabilities, view.features if features else ())
+
+
+def _agreeing(view: TaskView) -> Choice:
+    """The model that agrees most with SOTA's assignment."""
+    return best_of(_consensus(view, False).model_weights)
+
+
+def _sota(view: TaskView, *, features: bool) -> Choice:
+    """SOTA's assignment of the images that it sees; other images by the models, with the weights found."""
+    consensus = _consensus(view, features)
+    later = pooled(consensus.model_weights)
+
+    def answer(seen: TaskView) -> NDArray[np.int64]:
+        return consensus.assignment.argmax(axis=1) if seen is view else later.answer(seen)
+
+    return Choice(later.runs, answer)
+
+
+def _coe(view: TaskView) -> Choice:
+    """CoE with the generally best model by label as the strong one."""
+    strong = int(np.argmax([label.mean_precision for label in view.hub.labels]))
+    if len(view.hub) == 1:
+        return best_of(np.ones(1))
+    return Choice(np.ones(len(view.hub)), lambda seen: confidence_ensemble(seen.probabilities, strong).argmax(axis=1))
+
+
+def _uniform(view: TaskView) -> Choice:
+    return Choice(np.ones(len(view.hub)), lambda seen: uniform_ensemble(seen.probabilities).argmax(axis=1))
+
+
+# --- by a few labelled images -----------------------------------------------------------------------------------------
+
+
+def _of_sample(view: TaskView, score: Callable[[TaskView, LabelledSample, int], float]) -> NDArray[np.float64]:
+    sample = view.labelled
+    assert sample is not None  # noqa: S101 - in `needs`
+    return np.array([score(view, sample, m) for m in range(len(view.hub))])
+
+
+def _nce(view: TaskView, sample: LabelledSample, m: int) -> float:
+    return nce(view.answers[m, sample.images], sample.labels)
+
+
+def _leep(view: TaskView, sample: LabelledSample, m: int) -> float:
+    return leep(view.probabilities[m, sample.images], sample.labels)
+
+
+def _logme(view: TaskView, sample: LabelledSample, m: int) -> float:
+    return logme(view.features[m][sample.images], sample.labels)
+
+
+def _h_score(view: TaskView, sample: LabelledSample, m: int) -> float:
+    return shrunk_h_score(view.features[m][sample.images], sample.labels)
+
+
+def _sample_accuracy(view: TaskView, sample: LabelledSample, m: int) -> float:
+    return float((view.answers[m, sample.images] == sample.labels).mean())
+
+
+# --- in hindsight -----------------------------------------------------------------------------------------------------
+
+
+def _hindsight(view: TaskView) -> Hindsight:
+    assert view.hindsight is not None  # noqa: S101 - in `needs`
+    return view.hindsight
+
+
+def _random(view: TaskView) -> Choice:
+    """A model drawn at random: all of them, equally likely."""
+    n_models = len(view.hub)
+    return Choice(np.full(n_models, 1 / n_models), lambda seen: seen.answers)
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def ranker(
+    name: str,
+    group: Group,
+    score: Scores,
+    *,
+    needs: tuple[str, ...] = (),
+    sample: SampleConfig | None = None,
+    predicts: bool = False,
+) -> Method:
+    """A method that takes the one model with the greatest score, where each model's score is its own.
+
+    Args:
+        name: For tables.
+        group: What it looks at.
+        score: [M] from a view.
+        needs: What of a view must be there.
+        sample: How many labelled images it is given.
+        predicts: Whether the score is an accuracy.
+    """
+
+    def choose(view: TaskView) -> Choice:
+        scores = score(view)
+        return best_of(scores, scores if predicts else None)
+
+    return Method(name, group, choose, score, predicts, needs, sample)
+
+
+def _by_probabilities(name: str, score: Callable[[Floats], NDArray[np.float64]]) -> tuple[Method, Method]:
+    """A score of class probabilities, from the models' own logits and from calibrated ones."""
+    return (
+        ranker(name, Group.UNLABELLED, lambda view: score(view.probabilities)),
+        ranker(f"{name}, calibrated", Group.UNLABELLED, lambda view: score(view.calibrated)),
+    )
+
+
+def _by_sample(sample: SampleConfig, text: str) -> list[Method]:
+    scores = {"NCE": _nce, "LEEP": _leep, "LogME": _logme, "H-score": _h_score, "accuracy": _sample_accuracy}
+    return [
+        ranker(
+            f"{name}, {text}",
+            Group.FEW_LABELS,
+            partial(_of_sample, score=score),
+            needs=("labelled",),
+            sample=sample,
+            predicts=score is _sample_accuracy,
+        )
+        for name, score in scores.items()
+    ]
+
+
+METHODS: tuple[Method, ...] = (
+    Method("random", Group.REFERENCE, _random),
+    ranker("INB", Group.REFERENCE, lambda view: np.asarray(view.general), needs=("general",)),
+    Method("uniform, all", Group.REFERENCE, _uniform),
+    Method("CoE", Group.REFERENCE, _coe),
+    _strategy(GENERAL, Strategy.GENERAL, 1, Rule.UNIFORM),
+    _strategy("general, k=3", Strategy.GENERAL, 3, Rule.UNIFORM),
+    Method("ModelGPT", Group.LABELS, partial(_modelgpt, general=False), needs=("known",)),
+    Method("ModelGPT + INB", Group.LABELS, partial(_modelgpt, general=True), needs=("known", "general")),
+    Method("SWAB r2", Group.LABELS, _swab),
+    _strategy(PAPER, Strategy.PAPER, 1, Rule.ENTROPY),
+    _strategy("paper, k=3", Strategy.PAPER, 3, Rule.ENTROPY),
+    _strategy(OURS, Strategy.MLL, 1, Rule.LINEAR_POOL),
+    _strategy("mll, k=3", Strategy.MLL, 3, Rule.LINEAR_POOL),
+    *_by_probabilities("MI", mutual_information),
+    *_by_probabilities("nuclear norm", nuclear_norm),
+    *_by_probabilities("confidence", mean_confidence),
+    *_by_probabilities("certainty", certainty),
+    Method("SOTA weights", Group.UNLABELLED, _agreeing),
+    Method(OURS_WITH_IMAGES, Group.UNLABELLED, _trial(1, 32)),
+    Method("mll + images, k=3", Group.UNLABELLED, _trial(3, 32)),
+    Method("mll + images, k=5", Group.UNLABELLED, _trial(5, 32)),
+    Method("mll + images, k=1 of 8", Group.UNLABELLED, _trial(1, 8)),
+    *_by_sample(SampleConfig(50), "50 labels"),
+    *_by_sample(SampleConfig(200, per_class=4), "4 per class"),
+    Method("transport, k=1", Group.BATCH, _trial(1, 32, Rule.TRANSPORT)),
+    Method("transport, k=5", Group.BATCH, _trial(5, 32, Rule.TRANSPORT)),
+    Method("SOTA", Group.BATCH, partial(_sota, features=False)),
+    Method("SOTA + features", Group.BATCH, partial(_sota, features=True), transductive=True),
+    ranker("best fixed", Group.HINDSIGHT, lambda view: _hindsight(view).mean_accuracies, needs=("hindsight",)),
+    ranker(ORACLE, Group.HINDSIGHT, lambda view: _hindsight(view).accuracies, needs=("hindsight",)),
+)
+"""All methods, in the order of the tables."""
+
+ABLATIONS: tuple[Method, ...] = (
+    *(_strategy(f"paper, alpha={a}", Strategy.PAPER, 1, Rule.ENTROPY, a, Group.ABLATION) for a in ALPHAS),
+    *(_strategy(f"paper, k={k}, ablation", Strategy.PAPER, k, Rule.ENTROPY, group=Group.ABLATION) for k in DEPTHS),
+    *(_strategy(f"mll, k={k}, ablation", Strategy.MLL, k, Rule.LINEAR_POOL, group=Group.ABLATION) for k in DEPTHS),
+)
+"""Variants of the strategies."""
+
+
+def methods_named(names: Sequence[str]) -> tuple[Method, ...]:
+    """The methods of these names or groups, and those that all others are compared with; all of them for no name.
+
+    Raises:
+        InputError: A name is none of them.
+    """
+    known = {method.name for method in METHODS} | {str(group) for group in Group}
+    if wrong := [name for name in names if name not in known]:
+        raise InputError(f"there is no method '{wrong[0]}'; choose among: {'; '.join(sorted(known))}")
+    wanted = {*names, GENERAL, PAPER, ORACLE}
+    return tuple(method for method in METHODS if not names or not wanted.isdisjoint((method.name, str(method.group))))
