@@ -283,11 +283,13 @@ def test_json_gives_the_trial_back():
     )
 
 
-@pytest.mark.parametrize("kind", ["alike", "sure", "one class"])
+@pytest.mark.parametrize("kind", ["alike", "unsure", "sure", "one class"])
 def test_json_of_extreme_trials_is_accepted(kind):
     # information is 0 or 1 there, but for rounding
     n_classes = 1 if kind == "one class" else 3
     logits = np.random.default_rng(0).normal(size=(4, 1, n_classes)).repeat(33, axis=1)
+    if kind == "unsure":
+        logits = np.zeros((4, 19, 3))
     if kind == "sure":
         logits = np.tile(1e4 * np.eye(3)[np.arange(33) % 3], (4, 1, 1))
     shortlist = make_shortlist()
