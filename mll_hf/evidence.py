@@ -116,7 +116,8 @@ def calibrate(logits: Floats, prior: NDArray[np.float64]) -> Calibration:
     temperatures = image_scale(logits) / _SHARPNESS
     scaled = logits / temperatures[:, None, None]
     probabilities = softmax(scaled)
-    information = np.clip(mutual_information(probabilities) / _most_information(n_classes), 0, 1)  # but for rounding
+    told = mutual_information(probabilities) / _most_information(n_classes)
+    information = np.clip(told, 0, 1) + 0.0  # rounding may leave the range, and -0.0 prints badly
     weights = pooling_weights(scores_of(information, prior), n_classes)
     shares = expected_shares(np.einsum("m,mnc->nc", weights, probabilities))
     return Calibration(temperatures, class_offsets(scaled, shares), information)

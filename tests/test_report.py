@@ -128,6 +128,14 @@ def test_the_report_of_a_trial():
         assert f"{word}: " in legend
 
 
+def test_one_is_said_in_the_singular():
+    selection = simple_selection()
+    one = choose_with_images(selection, (0,), np.zeros((1, 20, 2), np.float32), SelectionConfig(), ("a {}",))
+    assert selection_report(one).startswith("2 classes, 1 labelled model tried on 20 images, ")
+    candidates = random_candidates(n_models=1, n_classes=1)
+    assert selection_report(select(candidates, SelectionConfig())).startswith("1 class, 1 labelled model, ")
+
+
 def test_the_report_of_a_trial_names_models_without_a_label():
     selection = tried_selection()
     models = (replace(selection.models[0], labelled=False), *selection.models[1:])
