@@ -120,8 +120,8 @@ def _trial_table(selection: Selection, evidence: UnlabelledEvidence) -> str:
 
 def _trial_legend(selection: Selection) -> str:
     return (
-        "information: what the model's answers tell about the images, 1 if it is sure of each and gives all classes "
-        "equally often; first: how often the model would come first with other images of the kind; precision by label: "
+        "information: what the model's answers tell about the images, 0 to 1: much if it is sure of each and yet gives "
+        "all classes; first: how often the model would come first with other images of the kind; precision by label: "
         f"what labels alone make expect.\nTogether: {_together(selection)}"
     )
 
