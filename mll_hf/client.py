@@ -12,6 +12,7 @@ import numpy as np
 from mll_hf import describe
 from mll_hf.backends import resolve_model
 from mll_hf.errors import InputError, ModelError
+from mll_hf.evidence import check_image_count
 from mll_hf.labels import UNPINNED
 from mll_hf.matching import ConceptIndex
 from mll_hf.prompts import check_class_names
@@ -122,6 +123,7 @@ class Client:
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
+        trial = shortlisting(config) if images else None
         labels = () if config.strategy is Strategy.IMAGENET else self.source.list()
         if not labels:
             if config.strategy is not Strategy.IMAGENET:
@@ -147,9 +149,10 @@ class Client:
             embeddings=embeddings,
             published=tuple(m for m in best_published() if m.repo_id not in labelled) if config.unlabelled else (),
         )
-        if not images:
+        if trial is None:
             return self._pinned(select(candidates, config, task))
-        return self._tried(self._pinned(select(candidates, shortlisting(config), task)), config, images)
+        _check_images(images)
+        return self._tried(self._pinned(select(candidates, trial, task)), config, images)
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""
@@ -194,3 +197,10 @@ class Client:
         if strategy is Strategy.PAPER:
             return self.index.match_captions(descriptions)
         return self.index.match(descriptions)
+
+
+def _check_images(images: Sequence[ImageLike]) -> None:
+    """Refuse what a trial would refuse, before a model is fetched for it."""
+    if isinstance(images, (str, bytes)):
+        raise InputError("one image or folder is no list of images; give a list of paths, bytes or pictures")
+    check_image_count(len(images))

@@ -82,6 +82,16 @@ class UnlabelledEvidence:
         return replace(self, calibration=calibration, prior=self.prior[models], firsts=self.firsts[models])
 
 
+def check_image_count(n_images: int) -> None:
+    """Refuse to draw conclusions from too few images.
+
+    Raises:
+        InputError: There are fewer than ``LEAST_IMAGES``.
+    """
+    if n_images < LEAST_IMAGES:
+        raise InputError(f"{n_images} readable images say too little about models; give at least {LEAST_IMAGES}")
+
+
 def gather_evidence(logits: Floats, prior: NDArray[np.float64], templates: tuple[str, ...]) -> UnlabelledEvidence:
     """Look at the logits of models on unlabelled images.
 
@@ -94,8 +104,7 @@ def gather_evidence(logits: Floats, prior: NDArray[np.float64], templates: tuple
         InputError: There are too few images to say anything.
     """
     n_images = logits.shape[1]
-    if n_images < LEAST_IMAGES:
-        raise InputError(f"{n_images} readable images say too little about models; give at least {LEAST_IMAGES}")
+    check_image_count(n_images)
     calibration = calibrate(logits, prior)
     probabilities = softmax(logits / calibration.temperatures[:, None, None])
     return UnlabelledEvidence(n_images, calibration, prior, _share_of_firsts(probabilities, prior), templates)
@@ -107,7 +116,8 @@ def calibrate(logits: Floats, prior: NDArray[np.float64]) -> Calibration:
     temperatures = image_scale(logits) / _SHARPNESS
     scaled = logits / temperatures[:, None, None]
     probabilities = softmax(scaled)
-    information = mutual_information(probabilities) / _most_information(n_classes)
+    told = mutual_information(probabilities) / _most_information(n_classes)
+    information = np.clip(told, 0, 1) + 0.0  # rounding may leave the range, and -0.0 prints badly
     weights = pooling_weights(scores_of(information, prior), n_classes)
     shares = expected_shares(np.einsum("m,mnc->nc", weights, probabilities))
     return Calibration(temperatures, class_offsets(scaled, shares), information)

@@ -64,20 +64,23 @@ def selection_report(selection: Selection) -> str:
 
 
 def _headline(selection: Selection) -> str:
-    k, many = selection.k, len(selection.union)
-    per_class = "" if selection.strategy is Strategy.UNIFORM else f", k = {k}"
+    per_class = "" if selection.strategy is Strategy.UNIFORM else f", k = {selection.k}"
     tried = f" tried on {selection.evidence.n_images} images" if selection.evidence else ""
     return (
-        f"{len(selection.classes)} classes, {_models_counted(selection)}{tried}, strategy "
-        f"{selection.strategy}{per_class}: {many} {'model' if many == 1 else 'models'} chosen (marked *)"
+        f"{_counted(len(selection.classes), 'class', 'classes')}, {_models_counted(selection)}{tried}, strategy "
+        f"{selection.strategy}{per_class}: {_counted(len(selection.union), 'model', 'models')} chosen (marked *)"
     )
 
 
 def _models_counted(selection: Selection) -> str:
     labelled = sum(model.labelled for model in selection.models)
     unlabelled = len(selection.models) - labelled
-    parts = [f"{labelled} labelled models"] if labelled else []
+    parts = [_counted(labelled, "labelled model", "labelled models")] if labelled else []
     return " and ".join([*parts, *([f"{unlabelled} without a label"] if unlabelled else [])])
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def _model_table(selection: Selection) -> str:
@@ -117,8 +120,8 @@ def _trial_table(selection: Selection, evidence: UnlabelledEvidence) -> str:
 
 def _trial_legend(selection: Selection) -> str:
     return (
-        "information: what the model's answers tell about the images, 1 if it is sure of each and gives all classes "
-        "equally often; first: how often the model would come first with other images of the kind; precision by label: "
+        "information: what the model's answers tell about the images, 0 to 1: much if it is sure of each and yet gives "
+        "all classes; first: how often the model would come first with other images of the kind; precision by label: "
         f"what labels alone make expect.\nTogether: {_together(selection)}"
     )
 

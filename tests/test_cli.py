@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import naive_evidence
 from mll_hf import client, labeling
 from mll_hf.cli import build_parser, main
+from mll_hf.ensemble import Rule
+from mll_hf.ensemble import run as ensemble_run
+from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import StorageError
+from mll_hf.prompts import templates_for
+from mll_hf.selection import Selection
 from mll_hf.text_encoder import CachedEncoder
 
 NODES = [
@@ -137,6 +144,10 @@ def test_version(capsys):
         ["select", "--classes", "a", "--labels", "x", "-k", "0"],
         ["select", "--classes", "a", "--labels", "x", "--strategy", "nonsense"],
         ["select", "--classes", "a", "--labels", "x", "--max-parameters", "many"],
+        ["select", "--classes", "a", "--labels", "x", "--images"],
+        ["select", "--classes", "a", "--labels", "x", "--images", "y", "--candidates", "0"],
+        ["select", "--classes", "a", "--labels", "x", "--images", "y", "--most-images", "some"],
+        ["predict", "x.png", "--classes", "a, b", "--images", "y"],
         ["label", "a/b", "--graph", "x", "--labels", "y", "--batch-size", "-3"],
         ["predict", "x.png", "--rule", "nonsense"],
         ["predict", "x.png", "--json", "--csv"],
@@ -448,6 +459,146 @@ def test_select_refuses_damaged_labels(world, tmp_path, capsys):
     assert str(file) in fails(capsys, "select", "--classes", "cat, dog", "--labels", labels)
 
 
+# --- select with images ---
+
+
+@pytest.fixture(scope="session")
+def task_images(tmp_path_factory):
+    """A folder of 24 pictures in two folders, one of them gray, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("task") / "images"
+    for part in ("first", "second"):
+        (folder / part).mkdir(parents=True)
+        for n, color in enumerate(list(COLORS.values()) * 3):
+            (folder / part / f"{n:02}.png").write_bytes(encoded(color, 100 * len(part) + n))
+    Image.open(folder / "first" / "00.png").convert("L").save(folder / "first" / "00.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+TASK = ["select", "--classes", "cat, dog, car", "-k", 2]
+
+
+def test_select_with_images(world, task_images, capsys):
+    command = [*TASK, "--labels", world / "labels", "--images", task_images]
+    status, out, err = run(capsys, *command)
+    assert (status, err) == (0, "")
+    headline, models, legend = out.split("\n\n")
+    assert (
+        headline == "3 classes, 2 labelled models tried on 24 images, strategy mll, k = 2: 2 models chosen (marked *)"
+    )
+    assert models.splitlines()[0].split()[:3] == ["model", "information", "first"]
+    assert len(models.splitlines()) == 3
+    assert "Together: " in legend
+    answer = json.loads(run(capsys, *command, "--json")[1])
+    evidence = answer["evidence"]
+    assert (evidence["images"], len(evidence["temperatures"]), len(evidence["offsets"][0])) == (24, 2, 3)
+    assert sum(evidence["firsts"]) == pytest.approx(1)
+    assert {model["id"] for model in answer["models"]} == set(answer["chosen"]["cat"])
+    assert json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["evidence"] is None
+
+
+def test_predict_uses_what_the_trial_found(world, task_images, tmp_path, capsys):
+    choice = tmp_path / "choice.json"
+    command = [*TASK, "--labels", world / "labels", "--images", task_images / "first", task_images / "second"]
+    choice.write_text(run(capsys, *command, "--domain", "pencil sketch", "--json")[1])
+    document = json.loads(choice.read_text())
+    evidence, scores = document["evidence"], [model["overall"] for model in document["models"]]
+    assert tuple(evidence["templates"]) == templates_for("pencil sketch")
+
+    def predicted(*options):
+        out = run(capsys, "predict", task_images, "--selection", choice, "--json", *options)[1]
+        records = [json.loads(line) for line in out.splitlines()]
+        return [record["image"] for record in records], [record["probabilities"] for record in records]
+
+    images, pooled = predicted()
+    assert len(images) == 24
+    plain = replace(Selection.from_json(document), evidence=None, domain=None)  # which knows nothing of the trial
+    logits = Ensemble(plain, templates=tuple(evidence["templates"])).logits(images).tolist()
+    scaled = [[[z / t for z in row] for row in model]
+              for model, t in zip(logits, evidence["temperatures"], strict=True)]  # fmt: skip
+    weights = naive_evidence.pooling_weights(scores, 3)
+    np.testing.assert_allclose(pooled, naive_evidence.pool(scaled, weights, evidence["offsets"]), atol=1e-6)
+    transported = predicted("--rule", "transport")[1]
+    np.testing.assert_allclose(transported, naive_evidence.transport(logits, evidence["prior"]), atol=1e-6)
+    # a template of the user's comes before those of the trial
+    assert np.abs(np.array(predicted("--template", "this is {}")[1]) - pooled).max() > 1e-3
+
+
+def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
+    loaded, plain = [], ensemble_run.load_model
+
+    def load(ref, device):
+        loaded.append((ref.repo_id, device))
+        return plain(ref, device)
+
+    monkeypatch.setattr(ensemble_run, "load_model", load)
+    command = [*TASK, "--labels", world / "labels", "--images", task_images, "--device", "cpu", "--json"]
+    answer = json.loads(run(capsys, *command, "--candidates", 1, "--most-images", 20)[1])
+    best = json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["models"][0]["id"]
+    assert loaded == [(best, "cpu")]
+    assert [model["id"] for model in answer["models"]] == [best]
+    assert answer["evidence"]["images"] == 20
+    again = json.loads(run(capsys, *command, "--candidates", 1, "--most-images", 20)[1])
+    assert again == answer
+    few = json.loads(run(capsys, *command, "--candidates", 1)[1])
+    assert few["evidence"]["images"] == 24
+    assert few["evidence"]["temperatures"] != answer["evidence"]["temperatures"]
+
+
+def test_a_damaged_model_and_damaged_images_are_left_out(world, tmp_path, task_images, tiny_open_clip, capsys):
+    model, labels, images = tmp_path / "model", tmp_path / "labels", tmp_path / "images"
+    shutil.copytree(tiny_open_clip, model)
+    shutil.copytree(task_images, images)
+    shutil.copytree(world / "labels", labels)
+    label = ["label", f"local-dir:{model}", "--graph", world / "graph", "--labels", labels]
+    assert main([str(word) for word in label]) == 0
+    weights = model / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (images / "first" / "empty.png").write_bytes(b"")
+    (images / "first" / "truncated.png").write_bytes(encoded((1, 2, 3), 0)[:200])
+    status, out, err = run(capsys, *TASK, "--labels", labels, "--images", images, "--json")
+    assert status == 0
+    notes = err.splitlines()
+    assert len(notes) == 1
+    assert notes[0].startswith("mll-hf: note: left out: ")
+    assert str(model) in notes[0]
+    answer = json.loads(out)
+    assert f"local-dir:{model}" not in {model["id"] for model in answer["models"]}
+    assert len(answer["models"]) == 2
+    assert answer["evidence"]["images"] == 24
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--images", "nowhere"], "nowhere is no image and no folder with images"),
+        (["--images", "empty"], "empty is no image and no folder with images"),
+        (["--images", "few"], "15 readable images say too little about models; give at least 16"),
+        (["--images", "few", "broken"], "15 readable images say too little about models; give at least 16"),
+        (["--images", "all", "--strategy", "paper"], "images help strategy 'mll' only, not 'paper'"),
+        (["--images", "all", "--strategy", "imagenet"], "images help strategy 'mll' only, not 'imagenet'"),
+        (["--images", "all", "--most-images", "15"], "most_images is 15; allow at least 16"),
+        (["--images", "all", "--device", "toaster"], "there is no device 'toaster'"),
+        (["--images", "all", "--max-gflops", "0.0000001"], "caps"),
+    ],
+)
+def test_trials_that_are_refused(world, tmp_path, task_images, monkeypatch, extra, words, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(task_images, "all")
+    for name in ("empty", "few", "broken"):
+        Path(name).mkdir()
+    for n in range(15):
+        Path("few", f"{n}.png").write_bytes(encoded((n, n, n), n))
+        Path("broken", f"{n}.png").write_bytes(b"no picture")
+    assert words in fails(capsys, *TASK, "--labels", world / "labels", *extra)
+
+
+def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, capsys):
+    command = ["select", "--classes", "cat, zzyzx", "--labels", world / "labels"]
+    assert "give some images of yours with --images" in run(capsys, *command)[2]
+    assert run(capsys, *command, "--images", task_images)[2] == ""
+
+
 # --- predict ---
 
 
@@ -470,7 +621,7 @@ def test_predict_json_csv_and_table(world, capsys):
     assert len(out.splitlines()) == 4
 
 
-@pytest.mark.parametrize("rule", ["linear_pool", "log_pool", "entropy", "inverse_entropy", "uniform", "confidence"])
+@pytest.mark.parametrize("rule", [str(rule) for rule in Rule])
 def test_predict_from_a_selection(world, tmp_path, rule, capsys):
     task = ["--classes", "cat, dog", "--labels", world / "labels", "--strategy", "paper", "-k", 2]
     choice = tmp_path / "choice.json"

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
 from mll_hf.describe import Description
 from mll_hf.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.ensemble import run
-from mll_hf.errors import GraphError, InputError, LabelError
-from mll_hf.selection import Selection
+from mll_hf.ensemble.run import Ensemble
+from mll_hf.errors import GraphError, InputError, LabelError, ModelError
+from mll_hf.labels import ModelRef
+from mll_hf.prompts import fill, templates_for
+from mll_hf.published import PublishedModel
+from mll_hf.selection import Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from mll_hf.store import LabelStore
 from selection_worlds import WordEncoder
@@ -216,3 +223,236 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
             ensemble.predict([b"picture"])
     assert asked == [(selection.models[0].ref, "cpu")] * 2
     assert client.load(selection).templates is None
+
+
+# --- a trial on images ------------------------------------------------------------------------------------------------
+
+SHOWN = ("cat", "car")
+
+
+def photo(serial, mode="RGB"):
+    """A picture of a cat (even serial number) or a car (odd) that says in its red value which picture it is."""
+    content = io.BytesIO()
+    Image.new("RGB", (4, 4), (serial, 0, 0)).convert(mode).save(content, format="PNG")
+    return content.getvalue()
+
+
+class TriedModel:
+    """Recognises the share `skill` of the pictures of `photo`, and is as unsure of the others as a coin."""
+
+    logit_bias = 0.0
+
+    def __init__(self, ref, skill=1.0, logit_scale=50.0):
+        self.ref, self.skill, self.logit_scale = ref, skill, logit_scale
+        self.seen, self.texts, self.closed = [], (), False
+
+    def preprocess(self, image):
+        import torch
+
+        return torch.tensor([float(image.getpixel((0, 0))[0])])
+
+    def encode_pixels(self, pixels):
+        serials = pixels[:, 0].numpy().astype(int)
+        self.seen.extend(serials.tolist())
+        known = (serials * 7 % 10) < 10 * self.skill
+        right = np.eye(2)[serials % 2] + 1e-3 * np.sin(serials)[:, None]
+        return unit(np.where(known[:, None], right, [1, 1] + 0.2 * np.sin(serials)[:, None] * [1, -1]))
+
+    def encode_texts(self, texts):
+        self.texts = tuple(texts)
+        return unit([[name in text for name in SHOWN] for text in texts])
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def models(monkeypatch):
+    """The models that were loaded, by name; `models.skills` says how good they are, and an error that one raises."""
+
+    class Models(dict):
+        pass
+
+    models = Models()
+    models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
+
+    def load(ref, device):
+        skill = models.skills[ref.short_name]
+        if isinstance(skill, Exception):
+            raise skill
+        models[ref.short_name] = skill if isinstance(skill, TriedModel) else TriedModel(ref, skill)
+        return models[ref.short_name]
+
+    monkeypatch.setattr(run, "load_model", load)
+    return models
+
+
+def names(selection):
+    return [model.ref.short_name for model in selection.models]
+
+
+PHOTOS = [photo(serial) for serial in range(40)]
+
+
+def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
+    client = Client(store.folder, encoder=WordEncoder())
+    by_label = client.select(SHOWN)
+    assert chosen(by_label) == {name: {"org/all"} for name in SHOWN}
+    assert by_label.evidence is None
+    selection = client.select(SHOWN, domain="sketch", images=PHOTOS)
+    assert chosen(selection) == {name: {"org/cars"} for name in SHOWN}
+    assert names(selection) == ["cars", "all", "cats"]
+    assert list(models) == names(client.select(SHOWN, SelectionConfig(k=3)))  # one after another, best by label first
+    for model in models.values():
+        assert model.closed
+        assert sorted(model.seen) == list(range(40))
+        assert model.texts == tuple(text for name in SHOWN for text in fill(templates_for("sketch"), name))
+    evidence = selection.evidence
+    assert evidence.n_images == 40
+    assert evidence.templates == templates_for("sketch")
+    assert evidence.firsts[0] > 0.9
+    overall = dict(zip(names(by_label), by_label.overall, strict=True))
+    np.testing.assert_allclose(evidence.prior, [overall[name] for name in names(selection)])
+    all_three = client.select(SHOWN, SelectionConfig(k=3), domain="sketch")
+    for name in SHOWN:
+        column = names(all_three).index("cars")
+        expected = [(concept.precision[column],) for concept in all_three.explain(name)]
+        assert [concept.precision for concept in selection.explain(name)] == expected
+
+
+def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
+    client = Client(store.folder, encoder=WordEncoder())
+    shortlist = client.select(SHOWN, SelectionConfig(k=3))
+    logits = client.load(shortlist).logits(PHOTOS)
+    expected = choose_with_images(shortlist, (0, 1, 2), logits, SelectionConfig(k=2), templates_for())
+    selection = client.select(SHOWN, SelectionConfig(k=2), images=PHOTOS)
+    assert names(selection) == names(expected)
+    assert selection.matches == expected.matches
+    np.testing.assert_allclose(selection.scores, expected.scores)
+    np.testing.assert_allclose(selection.temperatures, expected.temperatures)
+    found = selection.evidence.calibration.offsets
+    np.testing.assert_allclose(found, expected.evidence.calibration.offsets, atol=1e-9)
+    # and what is predicted with it is what its temperatures, offsets and weights make of the chosen models' logits
+    later = [photo(serial) for serial in range(100, 110)]
+    prediction = client.load(selection).predict(later)
+    chosen_of_shortlist = [names(shortlist).index(name) for name in names(selection)[:2]]
+    pooled = Ensemble(selection).combine(client.load(shortlist).logits(later)[chosen_of_shortlist])
+    np.testing.assert_array_equal(prediction.probabilities, pooled.probabilities)
+    assert prediction.labels == SHOWN * 5
+
+
+def test_only_the_candidates_are_tried(store, models):
+    client = Client(store.folder, encoder=WordEncoder())
+    best = names(client.select(SHOWN, SelectionConfig(k=3)))
+    selection = client.select(SHOWN, SelectionConfig(candidates=2), images=PHOTOS)
+    assert list(models) == best[:2]
+    assert set(names(selection)) == set(best[:2])
+    assert len(selection.union) == 1
+
+
+def test_a_sample_of_many_images_is_the_same_every_time(store, models):
+    client, config = Client(store.folder, encoder=WordEncoder()), SelectionConfig(most_images=20)
+    selection = client.select(SHOWN, config, images=PHOTOS)
+    assert selection.evidence.n_images == 20
+    first = {name: model.seen for name, model in models.items()}
+    assert len(set(first["all"])) == 20
+    assert first["cats"] == first["cars"] == first["all"]
+    assert sorted(first["all"]) != list(range(20))  # a sample, not the beginning
+    again = client.select(SHOWN, config, images=PHOTOS)
+    assert {name: model.seen for name, model in models.items()} == first
+    assert again.to_json() == selection.to_json()
+
+
+def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
+    models.skills = {**models.skills, "cars": ModelError("org/cars", "is broken"), "all": None}
+    models.skills["all"] = TriedModel(ModelRef("org/all", "0" * 40, "open_clip"), logit_scale=math.inf)
+    selection = Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+    assert names(selection) == ["cats"]
+    assert selection.evidence.n_images == 40
+    left_out = [record.message for record in caplog.records if record.message.startswith("left out: ")]
+    assert len(left_out) == 2
+    assert any("org/cars" in message and "is broken" in message for message in left_out)
+    assert any("org/all" in message and "no finite logit scale" in message for message in left_out)
+    assert models["all"].closed
+
+
+def test_no_model_can_be_tried(store, models):
+    models.skills = {name: ModelError(f"org/{name}", "is broken") for name in models.skills}
+    with pytest.raises(ModelError, match="is broken"):
+        Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+
+
+def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_path):
+    (tmp_path / "good.png").write_bytes(photo(3))
+    images = [b"", *PHOTOS[:16], tmp_path / "missing.png", b"\x89PNG no more", tmp_path / "good.png", photo(6, "L")]
+    client = Client(store.folder, encoder=WordEncoder())
+    selection = client.select(SHOWN, images=images)
+    assert selection.evidence.n_images == 18
+    plain = client.select(SHOWN, images=[*PHOTOS[:16], PHOTOS[3], photo(6, "L")])
+    assert selection.to_json() == plain.to_json()
+    with pytest.raises(InputError, match="15 readable images say too little about models; give at least 16"):
+        client.select(SHOWN, images=[*PHOTOS[:15], *[b"no picture"] * 20])
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (PHOTOS[:15], "15 readable images say too little about models; give at least 16"),
+        ("a folder with pictures", "give a list of paths"),
+        (PHOTOS[0], "give a list of paths"),
+    ],
+)
+def test_what_cannot_be_tried_costs_no_model(store, models, images, message):
+    with pytest.raises(InputError, match=message):
+        Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=images)
+    assert models == {}
+
+
+@pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])
+def test_images_and_another_strategy(store, models, strategy):
+    with pytest.raises(InputError, match=f"images help strategy 'mll' only, not '{strategy}'"):
+        Client(store.folder, encoder=WordEncoder()).select(SHOWN, SelectionConfig(strategy), images=PHOTOS)
+    assert models == {}
+
+
+def test_images_are_of_no_use_without_labels(tmp_path, models, caplog):
+    LabelStore(tmp_path).adopt(GRAPH)
+    selection = Client(tmp_path, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+    assert selection.strategy is Strategy.IMAGENET
+    assert selection.evidence is None
+    assert "the images are not looked at" in caplog.text
+    assert models == {}
+
+
+def test_one_class_and_pictures_all_alike(store, models):
+    client = Client(store.folder, encoder=WordEncoder())
+    order = names(client.select(["cat"], SelectionConfig(k=3)))
+    for images in (PHOTOS, PHOTOS[:1] * 16):
+        selection = client.select(["cat"], SelectionConfig(k=3), images=images)
+        assert names(selection) == order  # nothing is learned, so the labels decide
+        assert client.load(selection).predict(PHOTOS[:2]).labels == ("cat", "cat")
+    alike = client.select(SHOWN, images=PHOTOS[:1] * 16)
+    assert names(alike) == names(client.select(SHOWN))
+    assert np.isfinite(client.load(alike).predict(PHOTOS).probabilities).all()
+    Selection.from_json(json.loads(json.dumps(alike.to_json(), allow_nan=False)))
+
+
+def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):
+    table = [PublishedModel("ViT", name, f"org/{name}", 10**8, 9.0, 0.5, 9.0)
+             for name in ("cats", "cars", "all", "unheard", "gone")]  # fmt: skip
+    monkeypatch.setattr("mll_hf.selection.published_models", lambda: tuple(table))
+    models.skills |= {"unheard": 1.0, "gone": ModelError("org/gone", "is gone"), "cars": 0.4}
+
+    def resolve(repo_id, token):
+        if repo_id == "org/gone":
+            raise ModelError(repo_id, "is gone")
+        return ModelRef(repo_id, "e" * 40, "open_clip")
+
+    monkeypatch.setattr("mll_hf.client.resolve_model", resolve)
+    config = SelectionConfig(unlabelled=True, k=2)
+    selection = Client(store.folder, encoder=WordEncoder()).select(SHOWN, config, images=PHOTOS)
+    first = selection.models[0]
+    assert (first.ref.short_name, first.ref.revision, first.labelled) == ("unheard", "e" * 40, False)
+    assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
+    assert "left out: model 'org/gone'" in caplog.text
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()

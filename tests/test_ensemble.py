@@ -8,16 +8,28 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+import naive_evidence
 from mll_hf.backends import Link
 from mll_hf.ensemble import Rule, combine, run
-from mll_hf.ensemble.rules import confidence, entropy, inverse_entropy, linear_pool, log_pool, softmax, uniform
+from mll_hf.ensemble.rules import (
+    Trust,
+    confidence,
+    entropy,
+    inverse_entropy,
+    linear_pool,
+    log_pool,
+    softmax,
+    transport,
+    uniform,
+)
 from mll_hf.ensemble.run import Ensemble, Prediction
 from mll_hf.errors import InputError, ModelError
+from mll_hf.evidence import LEAST_IMAGES
 from mll_hf.prompts import fill, templates_for
 from mll_hf.selection import SelectionConfig, Strategy, select
 from selection_worlds import random_candidates
@@ -34,6 +46,13 @@ BOTH, DIAGONAL = np.ones((2, 2), bool), np.eye(2, dtype=bool)
 def logits_of(*probabilities):
     """[M, 1, C] logits whose softmax the probabilities are; each model's are shifted by some constant."""
     return np.array([[np.log(p) + 7 * m] for m, p in enumerate(probabilities)])
+
+
+def trust_in(temperatures, weights, prior=None, offsets=None):
+    """Trust in models; by default their labels make expect a precision of one half, and they lean nowhere."""
+    temperatures, weights = np.asarray(temperatures, float), np.asarray(weights, float)
+    prior = np.full(len(weights), 0.5) if prior is None else np.asarray(prior, float)
+    return Trust(temperatures, weights, prior, None if offsets is None else np.asarray(offsets, float))
 
 
 def test_entropy_by_hand():
@@ -78,27 +97,38 @@ def test_confidence_by_hand():
 def test_linear_pool_by_hand():
     # T = (1, 2), shares .75 and .25. C = (.1, .9) at T = 2: sqrt .1 : sqrt .9 = 1 : 3 = (.25, .75).
     # .75 * .8 + .25 * .25 = .6625
-    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, np.array([1.0, 2.0]), np.array([0.9, 0.3]))
+    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, trust_in([1, 2], [0.9, 0.3]))
     np.testing.assert_allclose(pooled, [[0.6625, 0.3375]], atol=1e-12)
     # every model of the union answers for every class, and only those of the union
-    np.testing.assert_allclose(linear_pool(logits_of(A, B), DIAGONAL, np.ones(2), np.ones(2)), [[0.65, 0.35]])
-    lone = linear_pool(logits_of(A, B), np.array([[True, False], [False, False]]), np.ones(2), np.ones(2))
+    np.testing.assert_allclose(linear_pool(logits_of(A, B), DIAGONAL, trust_in([1, 1], [1, 1])), [[0.65, 0.35]])
+    lone = linear_pool(logits_of(A, B), np.array([[True, False], [False, False]]), trust_in([1, 1], [1, 1]))
     np.testing.assert_allclose(lone, [A])
     # no trust in anyone is the same trust in all
-    np.testing.assert_allclose(linear_pool(logits_of(A, B), BOTH, np.ones(2), np.zeros(2)), [[0.65, 0.35]])
+    np.testing.assert_allclose(linear_pool(logits_of(A, B), BOTH, trust_in([1, 1], [0, 0])), [[0.65, 0.35]])
+
+
+def test_offsets_are_added_to_the_calibrated_logits():
+    # .8 : .2 with ln 2 for the second class is .8 : .4; C at T = 2 is 1 : 3 and with ln 3 for the first class 3 : 3
+    trust = trust_in([1, 2], [0.9, 0.3], offsets=[[0, np.log(2)], [np.log(3), 0]])
+    # .75 * 2/3 + .25 * 1/2 = .625
+    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, trust)
+    np.testing.assert_allclose(pooled, [[0.625, 0.375]], atol=1e-12)
+    # (2/3)^.75 (1/2)^.25 against (1/3)^.75 (1/2)^.25: 2^.75 : 1 = .627115 of 1
+    pooled = log_pool(logits_of(A, (0.1, 0.9)), BOTH, trust)
+    np.testing.assert_allclose(pooled, [[0.627115, 0.372885]], atol=1e-6)
 
 
 def test_log_pool_by_hand():
     # T = (1, 2), shares .75 and .25. A at T = 2 would be (sqrt .8, sqrt .2) / sum = (2/3, 1/3); here A has T = 1.
     # C = (.1, .9) at T = 2: sqrt .1 : sqrt .9 = 1 : 3 = (.25, .75).
     # .8^.75 * .25^.25 = .598139; .2^.75 * .75^.25 = .278316; of .876455: .682453
-    pooled = log_pool(logits_of(A, (0.1, 0.9)), BOTH, np.array([1.0, 2.0]), np.array([0.9, 0.3]))
+    pooled = log_pool(logits_of(A, (0.1, 0.9)), BOTH, trust_in([1, 2], [0.9, 0.3]))
     np.testing.assert_allclose(pooled, [[0.682453, 0.317547]], atol=1e-5)
     # every model of the union answers for every class, and only those of the union
-    lone = log_pool(logits_of(A, (0.1, 0.9)), np.array([[True, False], [False, False]]), np.ones(2), np.ones(2))
+    lone = log_pool(logits_of(A, (0.1, 0.9)), np.array([[True, False], [False, False]]), trust_in([1, 1], [1, 1]))
     np.testing.assert_allclose(lone, [A], atol=1e-12)
     # no trust in anyone is the same trust in all
-    pooled = log_pool(logits_of(A, B), BOTH, np.ones(2), np.zeros(2))
+    pooled = log_pool(logits_of(A, B), BOTH, trust_in([1, 1], [0, 0]))
     np.testing.assert_allclose(pooled, [[2 / 3, 1 / 3]], atol=1e-12)
 
 
@@ -106,15 +136,20 @@ def test_log_pool_by_hand():
 def test_models_that_are_certain_and_disagree(rule):
     # H = 0 for both models, one certain of each class: nothing tells them apart
     logits = np.array([[[1e4, 0.0]], [[0.0, 1e4]]])
-    np.testing.assert_allclose(combine(rule, logits, BOTH, np.ones(2), np.ones(2)), [[0.5, 0.5]])
+    np.testing.assert_allclose(combine(rule, logits, BOTH, trust_in([1, 1], [1, 1])), [[0.5, 0.5]])
 
 
 # --- the rules against naive loops ------------------------------------------------------------------------------------
 
 
-def naive(rule, logits, chosen, temperatures, weights):
+def naive(rule, logits, chosen, trust):
     """Each rule image by image and class by class, from its equation."""
     n_models, n_images, n_classes = logits.shape
+    temperatures, weights = trust.temperatures, trust.weights
+    offsets = np.zeros((n_models, n_classes)) if trust.offsets is None else trust.offsets
+    if rule is Rule.TRANSPORT and n_images >= LEAST_IMAGES:
+        union = [m for m in range(n_models) if any(chosen[m])]
+        return naive_evidence.transport(logits[union].tolist(), trust.prior[union].tolist())
     answer = np.zeros((n_images, n_classes))
     for x in range(n_images):
         p, h = [], []
@@ -134,32 +169,43 @@ def naive(rule, logits, chosen, temperatures, weights):
                 case Rule.CONFIDENCE:
                     total = sum(math.exp(max(p[n])) for n in members)
                     answer[x, y] = sum(math.exp(max(p[m])) / total * p[m][y] for m in members)
-                case Rule.LINEAR_POOL:
+                case Rule.LINEAR_POOL | Rule.TRANSPORT:  # few images say nothing of their own
                     union = [m for m in range(n_models) if any(chosen[m])]
                     total = sum(weights[m] for m in union)
                     for m in union:
-                        sharpened = [math.exp((z - max(logits[m, x])) / temperatures[m]) for z in logits[m, x]]
+                        sharpened = [(z - max(logits[m, x])) / temperatures[m] for z in logits[m, x]]
+                        sharpened = [math.exp(z + b) for z, b in zip(sharpened, offsets[m], strict=True)]
                         answer[x, y] += weights[m] / total * sharpened[y] / sum(sharpened)
                 case Rule.LOG_POOL:
                     union = [m for m in range(n_models) if any(chosen[m])]
                     total = sum(weights[m] for m in union)
                     answer[x, y] = 1
                     for m in union:
-                        sharpened = [math.exp((z - max(logits[m, x])) / temperatures[m]) for z in logits[m, x]]
+                        sharpened = [(z - max(logits[m, x])) / temperatures[m] for z in logits[m, x]]
+                        sharpened = [math.exp(z + b) for z, b in zip(sharpened, offsets[m], strict=True)]
                         answer[x, y] *= (sharpened[y] / sum(sharpened)) ** (weights[m] / total)
         answer[x] /= sum(answer[x])
     return answer
 
 
 @st.composite
-def pools(draw, scale=3.0):
-    """Logits [M, N, C], who is chosen [M, C] (somebody for every class), temperatures and weights [M]."""
-    n_models, n_images, n_classes = (draw(st.integers(1, most)) for most in (4, 3, 5))
+def pools(draw, scale=3.0, n_images=(1, 3)):
+    """Logits [M, N, C], who is chosen [M, C] (somebody for every class), and trust in the models."""
+    n_models, n_images, n_classes = draw(st.integers(1, 4)), draw(st.integers(*n_images)), draw(st.integers(1, 5))
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     chosen = rng.random((n_models, n_classes)) < draw(st.sampled_from([0.2, 0.5, 1.0]))
     chosen[rng.integers(n_models, size=n_classes), np.arange(n_classes)] = True
     logits = scale * rng.standard_normal((n_models, n_images, n_classes))
-    return logits, chosen, rng.uniform(0.3, 3, n_models), rng.uniform(0.1, 1, n_models)
+    temperatures, weights, prior = (rng.uniform(*of, n_models) for of in ((0.3, 3), (0.1, 1), (0, 1)))
+    offsets = rng.normal(size=(n_models, n_classes)) if draw(st.booleans()) else None
+    return logits, chosen, trust_in(temperatures, weights, prior, offsets)
+
+
+def of_models(trust, models, **fields):
+    """Trust in some of the models, in the order given."""
+    offsets = None if trust.offsets is None else trust.offsets[models]
+    taken = Trust(trust.temperatures[models], trust.weights[models], trust.prior[models], offsets)
+    return replace(taken, **fields)
 
 
 @examples
@@ -171,17 +217,30 @@ def test_every_rule_against_a_naive_loop(pool):
         np.testing.assert_allclose(combine(rule, *pool), naive(rule, *pool), atol=1e-9, err_msg=rule)
 
 
+@settings(examples, max_examples=25)
+@given(pool=pools(n_images=(LEAST_IMAGES, LEAST_IMAGES + 4)))
+def test_transport_of_many_images_against_a_naive_loop(pool):
+    np.testing.assert_allclose(transport(*pool), naive(Rule.TRANSPORT, *pool), atol=1e-9)
+
+
+@examples
+@given(pool=pools(n_images=(1, LEAST_IMAGES - 1)))
+def test_transport_of_few_images_is_the_linear_pool(pool):
+    np.testing.assert_array_equal(transport(*pool), linear_pool(*pool))
+
+
 @examples
 @given(pool=pools())
 def test_combine_dispatches_to_the_rule(pool):
-    logits, chosen, temperatures, weights = pool
+    logits, chosen, trust = pool
     direct = {
         Rule.ENTROPY: entropy(logits, chosen),
         Rule.INVERSE_ENTROPY: inverse_entropy(logits, chosen),
         Rule.UNIFORM: uniform(logits, chosen),
         Rule.CONFIDENCE: confidence(logits, chosen),
-        Rule.LINEAR_POOL: linear_pool(logits, chosen, temperatures, weights),
-        Rule.LOG_POOL: log_pool(logits, chosen, temperatures, weights),
+        Rule.LINEAR_POOL: linear_pool(logits, chosen, trust),
+        Rule.LOG_POOL: log_pool(logits, chosen, trust),
+        Rule.TRANSPORT: transport(logits, chosen, trust),
     }
     assert set(direct) == set(Rule)
     for rule, expected in direct.items():
@@ -207,7 +266,7 @@ def test_probabilities_whatever_the_logits(logits, chosen_bits, temperature):
     chosen = chosen.reshape(n_models, n_classes)
     chosen[0] |= ~chosen.any(axis=0)
     for rule in Rule:
-        p = combine(rule, logits, chosen, np.full(n_models, temperature), np.ones(n_models))
+        p = combine(rule, logits, chosen, trust_in(np.full(n_models, temperature), np.ones(n_models)))
         assert p.shape == logits.shape[1:]
         assert p.dtype == np.float64
         assert np.isfinite(p).all()
@@ -216,18 +275,47 @@ def test_probabilities_whatever_the_logits(logits, chosen_bits, temperature):
 
 
 @examples
-@given(pool=pools(), data=st.data(), rule=st.sampled_from(Rule))
+@given(
+    logits=hnp.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        st.tuples(st.integers(1, 3), st.integers(LEAST_IMAGES, LEAST_IMAGES + 2), st.integers(1, 4)),
+        elements=st.floats(-1e4, 1e4, width=32) | st.sampled_from([-1e4, 0.0, 1e4]),
+        fill=st.sampled_from([-1e4, 0.0, 1e4]),
+    )
+)
+def test_transport_gives_probabilities_whatever_the_logits(logits):
+    n_models, _, n_classes = logits.shape
+    p = transport(logits, np.ones((n_models, n_classes), bool), trust_in(np.ones(n_models), np.ones(n_models)))
+    assert p.shape == logits.shape[1:]
+    assert p.dtype == np.float64
+    assert (p >= 0).all()
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+
+
+def test_transport_asks_only_the_models_of_the_union():
+    logits = np.random.default_rng(0).normal(size=(3, LEAST_IMAGES, 4))
+    chosen = np.array([[True] * 4, [False] * 4, [True, False, False, False]])
+    trust = trust_in([1, 1, 1], [1, 1, 1], [0.1, 0.9, 0.4])
+    alone = transport(logits[[0, 2]], chosen[[0, 2]], of_models(trust, [0, 2]))
+    np.testing.assert_array_equal(transport(logits, chosen, trust), alone)
+
+
+@examples
+@given(pool=pools() | pools(n_images=(LEAST_IMAGES, LEAST_IMAGES)), data=st.data(), rule=st.sampled_from(Rule))
 def test_permutations_of_classes_images_and_models(pool, data, rule):
-    logits, chosen, temperatures, weights = pool
+    logits, chosen, trust = pool
     models, images, classes = (list(data.draw(st.permutations(range(size)))) for size in logits.shape)
     expected = combine(rule, *pool)[images][:, classes]
     permuted = logits[models][:, images][:, :, classes]
-    actual = combine(rule, permuted, chosen[models][:, classes], temperatures[models], weights[models])
+    offsets = None if trust.offsets is None else trust.offsets[models][:, classes]
+    actual = combine(rule, permuted, chosen[models][:, classes], of_models(trust, models, offsets=offsets))
     np.testing.assert_allclose(actual, expected, atol=1e-9)
 
 
 @examples
-@given(pool=pools(), rule=st.sampled_from(Rule), shift=st.floats(-100, 100))
+@given(
+    pool=pools() | pools(n_images=(LEAST_IMAGES, LEAST_IMAGES)), rule=st.sampled_from(Rule), shift=st.floats(-100, 100)
+)
 def test_a_constant_in_the_logits_changes_nothing(pool, rule, shift):
     # so the logit bias of sigmoid models does no harm
     logits, *others = pool
@@ -238,44 +326,62 @@ def test_a_constant_in_the_logits_changes_nothing(pool, rule, shift):
 @given(pool=pools(), rule=st.sampled_from(Rule))
 def test_one_model_for_all_classes_is_left_as_it_is(pool, rule):
     logits = pool[0][:1]
-    alone = combine(rule, logits, np.ones((1, logits.shape[2]), bool), np.ones(1), np.ones(1))
+    alone = combine(rule, logits, np.ones((1, logits.shape[2]), bool), trust_in([1], [1]))
     np.testing.assert_allclose(alone, softmax(logits[0]), atol=1e-9)
 
 
 @examples
-@given(pool=pools(), share=st.floats(0, 1), pooling=st.sampled_from([linear_pool, log_pool]))
+@given(pool=pools(), share=st.floats(0, 1), pooling=st.sampled_from([linear_pool, log_pool, transport]))
 def test_pools_do_not_mind_twins(pool, share, pooling):
-    logits, chosen, temperatures, weights = pool
+    logits, chosen, trust = pool
     expected = pooling(*pool)
 
     def double(array):
         return np.concatenate([array, array])
 
     # all models twice, with the same weights
-    twice = pooling(double(logits), double(chosen), double(temperatures), double(weights))
+    twice = pooling(double(logits), double(chosen), of_models(trust, double(np.arange(len(logits)))))
     np.testing.assert_allclose(twice, expected, atol=1e-9)
     # one model twice, sharing its weight
     first = [0, *range(len(logits))]
-    split = weights[first]
-    split[:2] = weights[0] * share, weights[0] * (1 - share)
-    np.testing.assert_allclose(pooling(logits[first], chosen[first], temperatures[first], split), expected, atol=1e-9)
+    split = trust.weights[first]
+    split[:2] = trust.weights[0] * share, trust.weights[0] * (1 - share)
+    shared = pooling(logits[first], chosen[first], of_models(trust, first, weights=split))
+    np.testing.assert_allclose(shared, expected, atol=1e-9)
 
 
 @examples
-@given(pool=pools(), factor=st.floats(0.01, 100), m=st.integers(0, 3), pooling=st.sampled_from([linear_pool, log_pool]))
+@given(
+    pool=pools(),
+    factor=st.floats(0.01, 100),
+    m=st.integers(0, 3),
+    pooling=st.sampled_from([linear_pool, log_pool, transport]),
+)
 def test_pools_see_logits_only_through_the_temperature(pool, factor, m, pooling):
-    logits, chosen, temperatures, weights = pool
+    logits, chosen, trust = pool
     scale = np.ones(len(logits))
     scale[m % len(logits)] = factor
-    scaled = pooling(logits * scale[:, None, None], chosen, temperatures * scale, weights)
+    scaled = pooling(logits * scale[:, None, None], chosen, replace(trust, temperatures=trust.temperatures * scale))
     np.testing.assert_allclose(scaled, pooling(*pool), atol=1e-9)
 
 
 @examples
-@given(pool=pools(), factor=st.floats(0.01, 100), pooling=st.sampled_from([linear_pool, log_pool]))
+@given(pool=pools(n_images=(LEAST_IMAGES, LEAST_IMAGES)), factor=st.floats(0.01, 100), m=st.integers(0, 3))
+def test_transport_of_many_images_sees_neither_scales_nor_leans_nor_weights(pool, factor, m):
+    logits, chosen, trust = pool
+    scale = np.ones(len(logits))
+    scale[m % len(logits)] = factor
+    other = trust_in(np.ones(len(scale)), np.zeros(len(scale)), trust.prior)
+    scaled = transport(logits * scale[:, None, None], chosen, other)
+    np.testing.assert_allclose(scaled, transport(*pool), atol=1e-9)
+
+
+@examples
+@given(pool=pools(), factor=st.floats(0.01, 100), pooling=st.sampled_from([linear_pool, log_pool, transport]))
 def test_pools_see_weights_only_as_shares(pool, factor, pooling):
-    logits, chosen, temperatures, weights = pool
-    np.testing.assert_allclose(pooling(logits, chosen, temperatures, factor * weights), pooling(*pool), atol=1e-9)
+    logits, chosen, trust = pool
+    scaled = pooling(logits, chosen, replace(trust, weights=factor * trust.weights))
+    np.testing.assert_allclose(scaled, pooling(*pool), atol=1e-9)
 
 
 @examples
@@ -409,9 +515,9 @@ def test_predictions_are_the_rule_of_the_models_logits(diary, rule):
     # cosines of the mean colors (plus one) with those of the color words
     colors = np.array([(201, 91, 11), (11, 21, 31), (91, 91, 81)], float)
     cosines = colors / np.linalg.norm(colors, axis=1, keepdims=True)
-    temperatures = np.array([first.temperature, third.temperature])
+    trust = trust_in([first.temperature, third.temperature], [0.9, 0.3])
     logits = np.stack([10 * cosines, 5 * cosines])
-    expected = naive(rule, logits, chosen[[0, 2]], temperatures, np.array([0.9, 0.3]))
+    expected = naive(rule, logits, chosen[[0, 2]], trust)
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
 
 

@@ -20,7 +20,7 @@ from mll_hf.report import (
     table,
     verification_report,
 )
-from mll_hf.selection import Candidates, SelectionConfig, Strategy, select, select_by_imagenet
+from mll_hf.selection import Candidates, SelectionConfig, Strategy, choose_with_images, select, select_by_imagenet
 from mll_hf.store import Origin
 from mll_hf.verification import Verification
 from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
@@ -92,6 +92,57 @@ def test_the_report_of_a_selection():
     assert cat.endswith("org/all, org/cats")
     assert "car 0.96  " in car  # dog's .04 is less than a twentieth of it
     assert " 0.50 " in car
+
+
+def tried_selection(k=2):
+    """The three models of `simple_selection` tried on 20 images: the last by label is right, the others guess."""
+    shortlist = simple_selection(k=3)
+    shown, rng = np.eye(2)[np.arange(20) % 2], np.random.default_rng(0)
+    logits = np.stack([rng.normal(size=(20, 2)), rng.normal(size=(20, 2)), 9 * shown]).astype(np.float32)
+    return choose_with_images(shortlist, (0, 1, 2), logits, SelectionConfig(k=k), ("a {}",))
+
+
+def test_the_report_of_a_trial():
+    selection = tried_selection()
+    evidence = selection.evidence
+    headline, models, legend = selection_report(selection).split("\n\n")
+    assert headline == (
+        "2 classes, 3 labelled models tried on 20 images, strategy mll, k = 2: 2 models chosen (marked *)"
+    )
+    header, *rows = models.splitlines()
+    assert re.split(r"\s{2,}", header.strip()) == [
+        "model", "information", "first", "precision by label", "parameters", "GFLOPs"
+    ]  # fmt: skip
+    assert len(rows) == 3
+    shown = {"local-dir:/home/me/models/mine": ["mine", "0.0", "M", "0.00123"],
+             "org/cats": ["org/cats", "151.3", "M", "8.73"], "org/all": ["org/all", "986.0", "M", "334"]}  # fmt: skip
+    for m, (row, model) in enumerate(zip(rows, selection.models, strict=True)):
+        name, *cost = shown[model.ref.repo_id]
+        told = [evidence.calibration.information[m], evidence.firsts[m] * 100, evidence.prior[m]]
+        numbers = [f"{told[0]:.3f}", f"{told[1]:.0f}%", f"{told[2]:.3f}"]
+        assert row.split() == [*(["*"] if m < 2 else []), name, *numbers, *cost]
+    assert rows[0].split()[1] == "mine"
+    other = {"org/cats": 151.34, "org/all": 986.04}[selection.models[1].ref.repo_id]
+    assert legend.endswith(f"\nTogether: {other:.1f} M parameters, {selection.cost.gflops:.3g} GFLOPs per image.")
+    for word in ("information", "first", "precision by label"):
+        assert f"{word}: " in legend
+
+
+def test_one_is_said_in_the_singular():
+    selection = simple_selection()
+    one = choose_with_images(selection, (0,), np.zeros((1, 20, 2), np.float32), SelectionConfig(), ("a {}",))
+    assert selection_report(one).startswith("2 classes, 1 labelled model tried on 20 images, ")
+    candidates = random_candidates(n_models=1, n_classes=1)
+    assert selection_report(select(candidates, SelectionConfig())).startswith("1 class, 1 labelled model, ")
+
+
+def test_the_report_of_a_trial_names_models_without_a_label():
+    selection = tried_selection()
+    models = (replace(selection.models[0], labelled=False), *selection.models[1:])
+    headline, table_of_models, _ = selection_report(replace(selection, models=models)).split("\n\n")
+    assert "2 labelled models and 1 without a label tried on 20 images" in headline
+    assert table_of_models.count("(no label)") == 1
+    assert "mine (no label)" in table_of_models
 
 
 def test_what_is_no_precision_of_a_class_is_not_called_one():

@@ -7,7 +7,7 @@ scores the models, or makes a choice, and add a row to :data:`METHODS`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING
@@ -165,21 +165,31 @@ def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
     return selected(select(candidates, config, view.text.task), view, rule)
 
 
-def with_images(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
+def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
     """The library's choice by labels and unlabelled images: models are tried on the images of the view.
 
     With fewer images than the library takes, by labels alone.
     """
     if view.logits.shape[1] < LEAST_IMAGES:
-        return by_strategy(view, config, rule)
+        return by_strategy(view, SelectionConfig(k=k), rule)
+    ranked = _tried(view, candidates)
+    chosen = np.zeros_like(ranked.chosen)
+    chosen[:k] = True
+    return selected(replace(ranked, k=k, chosen=chosen), view, rule)
+
+
+@lru_cache(maxsize=2)
+def _tried(view: TaskView, candidates: int) -> Selection:
+    """All models that were tried, best first; the same for every k."""
+    config = SelectionConfig(k=candidates, candidates=candidates)
     tried = select(view.candidates(captions=False), shortlisting(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     logits = view.logits[[row[tried.models[m].ref] for m in tried.union]]
-    return selected(choose_with_images(tried, range(len(logits)), logits, config, ()), view, rule)
+    return choose_with_images(tried, range(len(logits)), logits, config, ())
 
 
 def _trial(k: int, candidates: int, rule: Rule = Rule.LINEAR_POOL) -> Callable[[TaskView], Choice]:
-    return partial(with_images, config=SelectionConfig(k=k, candidates=candidates), rule=rule)
+    return partial(with_images, k=k, candidates=candidates, rule=rule)
 
 
 def _strategy(

@@ -116,9 +116,11 @@ def transport(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArra
     """
     if logits.shape[1] < LEAST_IMAGES:
         return linear_pool(logits, chosen, trust)
-    found = calibrate(logits, trust.prior)
-    weights = pooling_weights(scores_of(found.information, trust.prior), logits.shape[2])
-    return linear_pool(logits, chosen, Trust(found.temperatures, weights, trust.prior, found.offsets))
+    union = chosen.any(axis=1)
+    logits, prior = logits[union], trust.prior[union]
+    found = calibrate(logits, prior)
+    weights = pooling_weights(scores_of(found.information, prior), logits.shape[2])
+    return linear_pool(logits, chosen[union], Trust(found.temperatures, weights, prior, found.offsets))
 
 
 def _calibrated(logits: Floats, trust: Trust) -> Floats:

@@ -167,6 +167,9 @@ class Ensemble:
         """[N, C] logits of one model; NaN rows for unreadable images."""
         model = load_model(self.selection.models[m].ref, self.device)
         try:
+            if not np.isfinite([model.logit_scale, model.logit_bias]).all():
+                reason = "has no finite logit scale or bias; its files may be damaged: use another model"
+                raise ModelError(model.ref.repo_id, reason)
             texts = _class_embeddings(model, self._prompts)
             logits = np.full((len(images), len(texts)), np.nan, np.float32)
             progress = tqdm(  # type: ignore[no-untyped-call]

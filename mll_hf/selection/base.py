@@ -285,7 +285,7 @@ class Selection:
             images=np.array([_number(document["images"][name], 0) for name in classes]),
             domain=_optional_text(document["domain"]),
             task=_optional_text(document["task"]),
-            evidence=_evidence_from_json(document["evidence"], scores.shape),
+            evidence=_evidence_from_json(document.get("evidence"), scores.shape),
         )
 
 
@@ -336,7 +336,7 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         calibration=Calibration(per_model["temperatures"], offsets, per_model["information"]),
         prior=per_model["prior"],
         firsts=per_model["firsts"],
-        templates=tuple(_text(template) for template in document["templates"]),
+        templates=_templates(document["templates"]),
     )
 
 
@@ -364,6 +364,15 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r:.40} is no text")
     return value
+
+
+def _templates(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r:.40} is no list of templates")
+    templates = tuple(_text(value) for value in values)
+    if wrong := [template for template in templates if template.count("{}") != 1]:
+        raise ValueError(f"{wrong[0]!r:.40} has not exactly one {{}} for the class")
+    return templates
 
 
 def _flag(value: object) -> bool:
