@@ -36,6 +36,7 @@ _FAVOUR = 12.0  # a model with 0.1 nats more than another counts exp(1.2) times 
 _STEPS = 20  # of Sinkhorn's algorithm
 _RESAMPLES = 200
 _LEAST_SCALE = 1e-12
+_LEAST_SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -124,11 +125,15 @@ def calibrate(logits: Floats, prior: NDArray[np.float64]) -> Calibration:
 
 
 def image_scale(logits: Floats) -> NDArray[np.float64]:
-    """[M] standard deviation of logits [M, N, C] after what holds for an image or for a class alone is taken out."""
+    """[M] standard deviation of logits [M, N, C] after what holds for an image or for a class alone is taken out.
+
+    At least a hundredth of that between classes: images that are all alike would have next to none.
+    """
     left = logits.astype(np.float64)
-    left -= left.mean(axis=1, keepdims=True)
     left -= left.mean(axis=2, keepdims=True)
-    scale = np.maximum(left.std(axis=(1, 2)), _LEAST_SCALE)
+    least = _LEAST_SHARE * left.std(axis=(1, 2)) + _LEAST_SCALE
+    left -= left.mean(axis=1, keepdims=True)
+    scale = np.maximum(left.std(axis=(1, 2)), least)
     return scale
 
 

@@ -26,7 +26,9 @@ def image_scale(logits):
     total = mean(z for row in logits for z in row)
     of_class = [mean(column) for column in zip(*logits, strict=True)]
     left = [z - mean(row) - of_class[y] + total for row in logits for y, z in enumerate(row)]
-    return max(math.sqrt(mean(z**2 for z in left)), evidence._LEAST_SCALE)
+    between_classes = math.sqrt(mean((z - mean(row)) ** 2 for row in logits for z in row))
+    least = evidence._LEAST_SHARE * between_classes + evidence._LEAST_SCALE
+    return max(math.sqrt(mean(z**2 for z in left)), least)
 
 
 def information(probabilities):

@@ -371,3 +371,12 @@ def test_nothing_is_learned_where_nothing_differs(logits):
     assert not np.signbit(evidence.calibration.information).any()  # or "-0.000" is printed
     assert evidence.scores.argmax() == 1
     assert evidence.firsts.tolist() == [0, 1]
+
+
+def test_images_that_are_all_alike_do_not_make_noise_certain():
+    rng = np.random.default_rng(0)
+    logits = np.repeat(rng.normal(size=(2, 1, 5)), 20, axis=1) + rng.normal(size=(2, 20, 5)) * 1e-9
+    probabilities = softmax(logits / calibrate(logits, np.zeros(2)).temperatures[:, None, None])
+    one_image = calibrate(logits, np.zeros(2))
+    np.testing.assert_allclose(one_image.information, 0, atol=1e-6)
+    assert np.ptp(probabilities, axis=1).max() < 1e-5

@@ -52,12 +52,12 @@ def add_select(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
         help="images of the task or folders of them, without labels",
     )
     trial.add_argument(
-        "--candidates", type=positive, default=_DEFAULTS.candidates, metavar="N",
-        help="most models to try: the best by label (default: %(default)s)",
+        "--candidates", type=positive, metavar="N",
+        help=f"most models to try: the best by label (default: {_DEFAULTS.candidates})",
     )  # fmt: skip
     trial.add_argument(
-        "--most-images", type=positive, default=_DEFAULTS.most_images, metavar="N",
-        help="most images to try them on, a seeded sample (default: %(default)s)",
+        "--most-images", type=positive, metavar="N",
+        help=f"most images to try them on, a seeded sample (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
     verb.add_argument("--json", action="store_true", help="print one JSON object; predict --selection reads it")
@@ -66,7 +66,11 @@ def add_select(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
 
 def _select(args: argparse.Namespace) -> int:
     images = _image_files(args.images) if args.images else []
-    selection = _make_selection(args, images, candidates=args.candidates, most_images=args.most_images)
+    trial = {"candidates": args.candidates, "most_images": args.most_images}
+    trial = {name: value for name, value in trial.items() if value is not None}
+    if trial and not images:
+        raise InputError("--candidates and --most-images are about a trial on images; give --images, or leave them out")
+    selection = _make_selection(args, images, **trial)
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
