@@ -201,13 +201,14 @@ def _lacks_embeddings(ref: ModelRef, store: LabelStore) -> bool:
         return True  # as with a broken label
 
 
-def _to_label(
+def label_from_counts(
     ref: ModelRef,
     cost: Cost,
     graph: SemanticGraph,
     probes: ProbeSet,
     counts: LabelCounts,
 ) -> ModelLabel:
+    """The label that follows from what was counted on a graph's probe images."""
     rivals, rival_wins = counts.rivals()
     return ModelLabel(
         model=ref,
@@ -315,7 +316,7 @@ def _count(ref: ModelRef, encoded: Sequence[_EncodedPart]) -> tuple[list[ModelLa
     for each in encoded:
         part = each.part
         counts = Contest(part.graph, part.probes, each.concepts, each.logit_scale).count(each.blocks())
-        labels.append(_to_label(ref, each.cost, part.graph, part.probes, counts))
+        labels.append(label_from_counts(ref, each.cost, part.graph, part.probes, counts))
         undecodable += counts.undecodable
     return labels, undecodable
 

@@ -18,11 +18,12 @@ from mll_hf.errors import MissingExtraError
 from mll_hf.files import storage_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from mll_hf.bench.fidelity import SampleQuality
     from mll_hf.bench.run import Results
 
     Figure = Any  # matplotlib has no types that mypy reads here
@@ -61,6 +62,20 @@ def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
         "targets": dumbbells(results),
         "ablations": ablations(results),
     }
+    return _save(figures, folder)
+
+
+def save_fidelity(samples: Sequence[SampleQuality], folder: Path) -> tuple[Path, ...]:
+    """Draw what labels of fewer images are worth, as PNG and SVG; returns the paths.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        StorageError: The folder cannot be written.
+    """
+    return _save({"images-per-concept": images_per_concept(samples)}, folder)
+
+
+def _save(figures: Mapping[str, Figure], folder: Path) -> tuple[Path, ...]:
     from matplotlib import rc_context
 
     paths = tuple(folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg"))
@@ -150,6 +165,23 @@ def accuracy_by_images(results: Results) -> Figure:
         axes.axhline(full[name].mean(), color=BLACK, linewidth=1, linestyle=style, label=name)
     axes.set(xlabel="unlabelled images", ylabel="mean accuracy on all images", xticks=at_x)
     axes.set_xticklabels([*(f"{scenario.value:g}" for scenario in planned), "all"])
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
+def images_per_concept(samples: Sequence[SampleQuality]) -> Figure:
+    """How far labels of fewer images agree with those of all, and what choosing by them is worth."""
+    figure, axes = _figure(7.0, 3.6)
+    at_x = np.arange(len(samples))
+    series = {
+        "rank correlation of mean precisions": [s.general_correlation for s in samples],
+        "rank correlation of scores": [s.score_correlation for s in samples],
+        "accuracy of the choice": [s.accuracy for s in samples],
+    }
+    for at, (name, values) in enumerate(series.items()):
+        axes.plot(at_x, values, label=name, **_line(at))
+    axes.set(xlabel="most images per concept", ylim=(0, 1.03), xticks=at_x)
+    axes.set_xticklabels([str(s.images_per_concept) for s in samples])
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
 

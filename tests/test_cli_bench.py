@@ -155,7 +155,7 @@ def test_published_tables_must_be_there(tmp_path, capsys):
     assert "lovm_eval_table.csv" in fails(capsys, "bench", "published", "--tables", tmp_path)
 
 
-@pytest.mark.parametrize("words", [["bench"], ["bench", "embed"], ["bench", "published"]])
+@pytest.mark.parametrize("words", [["bench"], ["bench", "embed"], ["bench", "fidelity"], ["bench", "published"]])
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*words, "--help"])
@@ -169,3 +169,18 @@ def test_the_script_says_the_same(world):
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("mll-hf: error: there is no method 'nonsense'")
+
+
+def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "save_fidelity", lambda samples, folder: ())
+    where = ["--labels", world / "labels", "--tasks", world / "tasks", "--cache", world / "cache"]
+    words = ["bench", "fidelity", *where, "--out", tmp_path, "--graph", world / "graph"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    assert out == (tmp_path / "fidelity.md").read_text()
+    document = json.loads((tmp_path / "fidelity.json").read_text())
+    assert [quality["task"] for quality in document["estimates"]] == ["one", "two"]
+    *_, whole = document["samples"]
+    assert whole["images_per_concept"] == 75
+    assert whole["score_correlation"] == pytest.approx(1)
+    assert "--graph" in fails(capsys, "bench", "fidelity", *where)

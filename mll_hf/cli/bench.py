@@ -1,9 +1,11 @@
-"""The verb that compares methods: bench, bench embed, bench published."""
+"""The verb that compares methods: bench, bench embed, bench fidelity, bench published."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mll_hf.cli.options import add_source, open_source_of, positive
 from mll_hf.cli.output import note
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from mll_hf.matching import ConceptIndex
 
 _MOST_IMAGES = 1000
+_SAMPLE_SIZES = (1, 2, 4, 8, 16, 32)
 _TASKS_HELP = "a folder of tasks, a task, an image folder, or hf://datasets/ORG/NAME[@REVISION]"
 
 
@@ -48,17 +51,17 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     actions = verb.add_subparsers(title="commands", metavar="COMMAND")
     text = "only compute the embeddings, of the graph's images too if --graph is given"
     embed = actions.add_parser("embed", help=text, description=f"{text[0].upper()}{text[1:]}. Resumable.")
-    embed.add_argument(
-        "models",
-        nargs="*",
-        metavar="MODEL",
-        help="org/name[@revision] or local-dir:PATH (default: all labelled ones)",
-    )
-    _add_inputs(embed)
-    embed.add_argument(
-        "--images-per-concept", type=positive, default=75, metavar="N", help="most images per concept (default: 75)"
-    )
+    _add_models(embed)
     embed.set_defaults(run=_embed)
+    text = "what small labels lose against all similarities, and with fewer images per concept"
+    fidelity = actions.add_parser(
+        "fidelity",
+        help=text,
+        description=f"{text[0].upper()}{text[1:]}. Labels are counted again from cached embeddings.",
+    )
+    _add_models(fidelity)
+    fidelity.add_argument("--out", type=Path, default=Path("benchmark"), metavar="DIR", help="(default: %(default)s)")
+    fidelity.set_defaults(run=_fidelity)
     text = "compute figures of LOVM and open_clip from their published tables, as a check"
     published = actions.add_parser("published", help=text, description=f"{text[0].upper()}{text[1:]}.")
     published.add_argument(
@@ -70,6 +73,19 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     )
     published.add_argument("--seed", type=int, default=0, metavar="N", help="of random hubs (default: 0)")
     published.set_defaults(run=_published)
+
+
+def _add_models(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help="org/name[@revision] or local-dir:PATH (default: all labelled ones)",
+    )
+    _add_inputs(verb)
+    verb.add_argument(
+        "--images-per-concept", type=positive, default=75, metavar="N", help="most images per concept (default: 75)"
+    )
 
 
 def _add_inputs(verb: argparse.ArgumentParser) -> None:
@@ -145,6 +161,51 @@ def _embed(args: argparse.Namespace) -> int:
         device=args.device,
     )
     print(f"embedded: {len(refs)} models in {args.cache}")
+    return 0
+
+
+def _fidelity(args: argparse.Namespace) -> int:
+    from mll_hf.backends import resolve_model
+    from mll_hf.bench.cache import EmbeddingCache
+    from mll_hf.bench.fidelity import (
+        LabelledHub,
+        estimates_against_exact,
+        fidelity_to_json,
+        fidelity_to_markdown,
+        quality_of_samples,
+        read_known_task,
+    )
+    from mll_hf.bench.run import embed
+    from mll_hf.files import canonical_json, write_atomically
+    from mll_hf.hub.locations import fetch_graph_with_images
+    from mll_hf.hub.sources import open_source
+    from mll_hf.plots import save_fidelity
+    from mll_hf.probes import SamplingConfig
+
+    if not args.graph:
+        raise InputError("name the graph whose images the labels are counted on: --graph DIR")
+    targets, _ = _tasks(args)
+    location = fetch_graph_with_images(args.graph)
+    graph, probes = location.graph, location.probes(SamplingConfig(args.images_per_concept))
+    refs = tuple(resolve_model(spec) for spec in args.models) or tuple(
+        label.model for label in open_source(args.labels).list()
+    )
+    index, cache, templates = _index(graph), EmbeddingCache(args.cache), _templates(args)
+    embed(refs, targets, index, cache, templates, probes=probes, device=args.device)
+    hub = LabelledHub(refs, graph, probes, cache)
+    tasks = [read_known_task(hub, task, index, templates) for task in targets]
+    fewer = [most for most in _SAMPLE_SIZES if most < int(np.diff(probes.offsets).max())]
+    samples = {most: location.probes(SamplingConfig(most)) for most in fewer}
+    estimates = estimates_against_exact(hub, hub.labels(probes), tasks)
+    qualities = quality_of_samples(hub, {**samples, args.images_per_concept: probes}, tasks)
+    text = fidelity_to_markdown(estimates, qualities, args.command)
+    write_atomically(args.out / "fidelity.json", canonical_json(fidelity_to_json(estimates, qualities)).encode())
+    write_atomically(args.out / "fidelity.md", text.encode())
+    try:
+        save_fidelity(qualities, args.out)
+    except MissingExtraError as error:
+        note(f"no figure: {error}")
+    print(text, end="")
     return 0
 
 
