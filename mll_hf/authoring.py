@@ -265,7 +265,7 @@ def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> l
 
 def _check_counts(pack: GraphPack, own: Counter[str], folder: Path) -> None:
     """Every concept has enough images, with those of what is below it."""
-    graph = pack.standing_alone
+    graph = pack.graph
     pooled = Counter(own)
     for v, concept in enumerate(graph.concepts):
         for ancestor in graph.ancestors[v]:

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, chance_to_win, precision_of
 from mll_hf.errors import LabelError
 from mll_hf.files import canonical_json
 from mll_hf.probes import SamplingConfig
@@ -87,8 +87,8 @@ class Cost:
 class PackPart:
     """A pack that a label covers.
 
-    The pack's images were contested by the concepts of the base graph and of this pack, whatever other packs the label
-    covers. So it does not matter which of them came first.
+    The pack's images were contested by its own concepts alone, see :mod:`mll_hf.packs`. So it does not matter what else
+    the label covers, and which pack came first.
 
     Attributes:
         name: Name of the pack, for people.
@@ -186,6 +186,11 @@ class LabelSummary:
         return _read_only(numbers)
 
     @cached_property
+    def part_sizes(self) -> NDArray[np.int64]:
+        """[1 + packs] concepts of the base graph and of each pack: so many contested the images of the part."""
+        return _read_only(np.bincount(self.part_numbers, minlength=len(self.packs) + 1))
+
+    @cached_property
     def hits(self) -> NDArray[np.int32]:
         """[V] images on which the concept beat all its rivals."""
         return _read_only(self.ranks[:, 0].astype(np.int32))
@@ -202,19 +207,35 @@ class LabelSummary:
 
     @cached_property
     def mean_rank_shares(self) -> NDArray[np.float64]:
-        """[RANK_BINS] share of images in each bin of ranks, averaged over the base's concepts that have images."""
-        tested = self._tested_base
-        return (1 / self.support[tested]) @ self.ranks[tested] / max(int(tested.sum()), 1)
+        """[1 + packs, RANK_BINS] share of images in each bin of ranks, averaged over the part's concepts with images."""
+        tested = [(self.support > 0) & (self.part_numbers == part) for part in range(len(self.part_sizes))]
+        return _read_only(np.stack([(1 / self.support[of]) @ self.ranks[of] / max(int(of.sum()), 1) for of in tested]))
 
     @cached_property
     def mean_precision(self) -> float:
         """Mean node precision over the base's concepts that have images: the model's general level."""
-        tested = self._tested_base
+        tested = (self.support > 0) & (self.part_numbers == 0)
         return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
 
-    @property
-    def _tested_base(self) -> NDArray[np.bool_]:
-        return (self.support > 0) & (self.part_numbers == 0)
+    def chance_to_win(self, n_candidates: int) -> NDArray[np.float64]:
+        """[1 + packs, RANK_BINS] chance that an image of each part is won among a few of the part's concepts.
+
+        Args:
+            n_candidates: Candidates of the smaller contest, the right one included; a part with fewer concepts has all
+                of them take part.
+        """
+        sizes = self.part_sizes.tolist()
+        return np.stack([chance_to_win(size, min(n_candidates, size)) for size in sizes])
+
+    def wins_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[K] expected wins of K concepts on their ``support`` images, were there only so many candidates."""
+        chances = self.chance_to_win(n_candidates)[self.part_numbers[concepts]]
+        wins: NDArray[np.float64] = (self.ranks[concepts] * chances).sum(axis=1)
+        return wins
+
+    def precision_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[K] expected precision on K concepts, were there only so many candidates; 0 without images."""
+        return self.wins_among(n_candidates, concepts) / np.maximum(self.support[concepts], 1)
 
 
 @dataclass(frozen=True)
@@ -222,9 +243,7 @@ class ModelLabel(LabelSummary):
     """A model's label: its summary, and the model's mistakes.
 
     Attributes:
-        predicted: [V] int32, times the concept was answered on the images of its own part: those of the base graph,
-            or of the concept's pack. What concepts of the base answer on a pack's images is not counted, so that their
-            counts stay as they were measured.
+        predicted: [V] int32, times the concept was answered on the images of its part: the base graph's or its pack's.
         domain_hits: [S, V] uint16.
         domain_support: [S, V] uint16.
         rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL if none.
@@ -462,11 +481,10 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
 
 
 def _answers_add_up(label: ModelLabel) -> bool:
-    """Every image of the base was answered by a concept of it; those of a pack may be answered by the base, too."""
+    """Every image was answered by a concept of its own part."""
     n_parts = len(label.packs) + 1
     answers = np.bincount(label.part_numbers, label.predicted, n_parts)
-    images = np.bincount(label.part_numbers, label.support, n_parts)
-    return bool(answers[0] == images[0] and (answers <= images).all())
+    return np.array_equal(answers, np.bincount(label.part_numbers, label.support, n_parts))
 
 
 def _refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
@@ -483,7 +501,7 @@ def _rivals_are_consistent(label: ModelLabel) -> bool:
         return False
     own_part, part_of_rival = label.part_numbers[:, None], label.part_numbers[np.where(empty, 0, rivals)]
     return bool(
-        (empty | (part_of_rival == 0) | (part_of_rival == own_part)).all()
+        (empty | (part_of_rival == own_part)).all()
         and ((wins == 0) == empty).all()
         and (wins[:, 1:] <= wins[:, :-1]).all()
         and ((ordered[:, 1:] > ordered[:, :-1]) | (ordered[:, 1:] == NO_RIVAL)).all()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.counts import precision_among
 from mll_hf.errors import InputError
 from mll_hf.labels import UNPINNED, Cost, ModelRef
 from mll_hf.published import published_models
@@ -273,8 +272,8 @@ def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np
         case Strategy.PAPER:
             return restricted_precision(candidates)
         case Strategy.MLL:
-            ranks = np.stack([label.ranks[matched.selected] for label in candidates.labels])
-            return precision_among(ranks, len(candidates.graph), candidates_of(matched))
+            n_candidates = candidates_of(matched)
+            return np.stack([label.precision_among(n_candidates, matched.selected) for label in candidates.labels])
         case _:
             return np.stack([label.node_precision[matched.selected] for label in candidates.labels])
 
