@@ -96,6 +96,7 @@ class PackPart:
         probes_name: Dataset or folder of its images.
         probes_revision: Its revision.
         package_version: Version of this package that counted.
+        domains: Those of the label's domains that the images are of, sorted.
         concepts: Ascending indices of the pack's concepts in the label.
     """
 
@@ -104,6 +105,7 @@ class PackPart:
     probes_name: str
     probes_revision: str
     package_version: str
+    domains: tuple[str, ...]
     concepts: tuple[int, ...]
 
 
@@ -207,7 +209,7 @@ class LabelSummary:
 
     @cached_property
     def mean_rank_shares(self) -> NDArray[np.float64]:
-        """[1 + packs, RANK_BINS] share of images in each bin of ranks, averaged over the part's concepts with images."""
+        """[1 + packs, RANK_BINS] share of images in each bin of ranks, averaged over its concepts with images."""
         tested = [(self.support > 0) & (self.part_numbers == part) for part in range(len(self.part_sizes))]
         return _read_only(np.stack([(1 / self.support[of]) @ self.ranks[of] / max(int(of.sum()), 1) for of in tested]))
 
@@ -374,7 +376,7 @@ def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _extension(section: Any) -> Extension:  # noqa: ANN401 - parsed JSON
     """Read what a label says of its packs; which concepts there are is checked later, by :func:`check_summary`."""
-    names = [f.name for f in fields(PackPart) if f.name != "concepts"]
+    names = [f.name for f in fields(PackPart) if f.name not in ("domains", "concepts")]
     packs = section.get("packs") if isinstance(section, dict) else None
     if not isinstance(packs, list) or not packs:
         raise LabelError("the metadata lack the label's packs")
@@ -384,7 +386,10 @@ def _extension(section: Any) -> Extension:  # noqa: ANN401 - parsed JSON
         concepts = pack.get("concepts")
         if not isinstance(concepts, list) or not concepts or not all(_has_type(v, int) for v in concepts):
             raise LabelError("the metadata lack the concepts of a pack")
-        parts.append(PackPart(**texts, concepts=tuple(concepts)))
+        domains = pack.get("domains")
+        if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
+            raise LabelError("the metadata lack the domains of a pack")
+        parts.append(PackPart(**texts, domains=tuple(domains), concepts=tuple(concepts)))
     extension = Extension(_field(section, "base_digest"), tuple(parts))
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in (extension.base_digest, *(p.digest for p in parts))):
         raise LabelError("the digest of the graph without its packs, or of a pack, is no sha256")
@@ -446,12 +451,14 @@ def check_summary(label: LabelSummary) -> None:
 
 
 def _check_parts(label: LabelSummary) -> None:
-    """Every pack has concepts of its own, and the base graph the others, of which there are some."""
+    """Every pack has concepts of its own, and the base graph the others, of which there are some; domains are known."""
     n_concepts, concepts = len(label.ranks), [v for pack in label.packs for v in pack.concepts]
     ascending = all(pack.concepts == tuple(sorted(pack.concepts)) for pack in label.packs)
     distinct = len(set(concepts)) == len(concepts) < n_concepts
     if not (ascending and distinct and all(0 <= v < n_concepts for v in concepts)):
         raise LabelError("the packs' concepts contradict one another")
+    if not all(pack.domains and set(pack.domains) <= set(label.domain_names) for pack in label.packs):
+        raise LabelError("the packs' domains are not the label's")
 
 
 def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -467,6 +474,9 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
             },
             "hits exceed the times a concept was answered": bool((label.hits <= label.predicted).all()),
             "answers and images do not add up": _answers_add_up(label),
+            "the packs' domains are not those of their images": all(
+                pack.domains == domains_with_images(label, list(pack.concepts)) for pack in label.packs
+            ),
             "hits by domain do not add up": np.array_equal(domain_hits, label.hits),
             "support by domain does not add up": np.array_equal(domain_support, label.support),
             "hits by domain exceed their support": bool((label.domain_hits <= label.domain_support).all()),
@@ -478,6 +488,12 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
             "the rivals are inconsistent": _rivals_are_consistent(label),
         }
     )
+
+
+def domains_with_images(label: ModelLabel, concepts: list[int]) -> tuple[str, ...]:
+    """The domains of the images that tested some concepts, sorted."""
+    images = label.domain_support[:, concepts].any(axis=1)
+    return tuple(sorted(label.domain_names[s] for s in np.flatnonzero(images)))
 
 
 def _answers_add_up(label: ModelLabel) -> bool:

@@ -34,7 +34,7 @@ from mll_hf.graph import (
     concepts_to_json,
     read_graph_file,
 )
-from mll_hf.labels import Extension, PackPart
+from mll_hf.labels import Extension, PackPart, domains_with_images
 from mll_hf.probes import load_probes
 from mll_hf.text import abridged
 
@@ -264,6 +264,7 @@ def label_with_pack(
         measured.probes_name,
         measured.probes_revision,
         measured.package_version,
+        domains_with_images(measured, list(range(len(added)))),
         tuple(added.tolist()),
     )
     parts = [replace(pack, concepts=tuple(old[list(pack.concepts)].tolist())) for pack in label.packs]

@@ -23,7 +23,7 @@ from mll_hf.selection.base import (
     Strategy,
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
-from mll_hf.selection.mll import candidates_of, mll_scores
+from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.prior import imagenet_scores, prior_scores
 from mll_hf.selection.unlabelled import choose_with_images, shortlisting
@@ -83,7 +83,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         scores=scores[order],
         chosen=chosen,
         matches=_explain(candidates, union, scores, config.strategy),
-        coverage=candidates.match.coverage.astype(np.float64),
+        coverage=_coverage(candidates, config),
         images=_effective_images(candidates.match, candidates.labels[best].support),
         domain=candidates.domain,
         task=task,
@@ -276,6 +276,13 @@ def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np
             return np.stack([label.precision_among(n_candidates, matched.selected) for label in candidates.labels])
         case _:
             return np.stack([label.node_precision[matched.selected] for label in candidates.labels])
+
+
+def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
+    """[C] how much of each class's estimate comes from concepts, as far as the strategy counts them."""
+    if config.strategy is not Strategy.MLL:
+        return candidates.match.coverage.astype(np.float64)
+    return np.clip(evidence_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
 
 
 def _effective_images(match: ClassMatch, support: NDArray[np.int32]) -> NDArray[np.float64]:

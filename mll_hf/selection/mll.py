@@ -8,6 +8,10 @@
 4. Weights over concepts are normalised per class, so that classes compare.
 5. Where the graph has nothing like a class, the model's general level stands in for it.
 6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
+7. A model must lead the generally best one by more than the estimates' standard error, or it stays behind it. The
+   estimates of models that seem better are lowered by as much, so that they are cautious.
+8. Concepts of a pack were contested within it. So their candidates are at most the pack's concepts, and they are shrunk
+   towards the model's mean over the pack. Packs without images of the task's domain count for nothing.
 """
 
 from __future__ import annotations
@@ -42,28 +46,36 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     Returns:
         [M, C] float64 from 0 to 1.
     """
-    match, labels, n_candidates = candidates.match, candidates.labels, candidates_of(candidates.match)
-    coverage = match.coverage.astype(np.float64)
-    weights = concept_weights(match, class_weight)
-    node_precision = shrunk_precision(labels, candidates.graph, match.selected, n_candidates)
+    labels, n_candidates = candidates.labels, candidates_of(candidates.match)
+    selected, weights = candidates.match.selected, evidence_weights(candidates, class_weight)
+    node_precision = shrunk_precision(labels, candidates.graph, selected, n_candidates)
     general = general_precision(labels, n_candidates)[:, None]
-    precision = np.minimum(node_precision @ weights + (1 - coverage) * general, 1.0)  # sums may round up
-    errors = standard_errors(labels, match.selected, node_precision, weights.mean(axis=1))
-    precision = cautious(precision, errors, generally_best(labels))
+    precision = np.clip(node_precision @ weights + (1 - weights.sum(axis=0)) * general, 0, 1)  # sums may round
     ratios = np.array([domain_odds(label, candidates.domain, n_candidates) for label in labels])[:, None]
-    return ratios * precision / (1 - precision + ratios * precision)
+    precision = ratios * precision / (1 - precision + ratios * precision)
+    errors = standard_errors(labels, selected, node_precision, weights.mean(axis=1))
+    return cautious(precision, errors, generally_best(labels))
 
 
-def concept_weights(match: ClassMatch, class_weight: float) -> NDArray[np.float64]:
-    """[K, C] what the precision on each selected concept counts for each class; a class's sum is its coverage.
+def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
+    """[K, C] what the precision on each selected concept counts for each class; the rest of 1 is the general level's.
+
+    A pack whose images are all of other domains than the task's counts for nothing: how models rank on drawn traffic
+    signs says little of photos of them. The base graph is of many domains, and :func:`domain_odds` are known there.
 
     Args:
-        match: K concepts and C classes.
+        candidates: K concepts and C classes.
         class_weight: Weight of a class's own concepts against the mean over classes.
     """
+    match, label = candidates.match, candidates.labels[0]
     transition = match.transition.astype(np.float64)
     own = transition / transition.sum(axis=0)
-    return match.coverage * (class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True))
+    weights: NDArray[np.float64] = match.coverage * (
+        class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
+    )
+    domain = _named_domain(label, candidates.domain)
+    of_domain = [True, *(domain is None or label.domain_names[domain] in pack.domains for pack in label.packs)]
+    return weights * np.array(of_domain)[label.part_numbers[match.selected], None]
 
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:
@@ -81,6 +93,8 @@ def standard_errors(
     weights: NDArray[np.float64],
 ) -> NDArray[np.float64]:
     """[M] standard error of a weighted sum of node precisions: ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``.
+
+    The images of the prior count among the ``n_v``.
 
     Args:
         labels: M labels.
@@ -136,17 +150,23 @@ def domain_odds(label: LabelSummary, domain: str | None, n_candidates: int) -> f
     1 if the task names none of the label's domains, or several. The domain's precision is taken as if 10 more of its
     images were like all others.
     """
-    named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
-    if len(named) != 1:
+    named = _named_domain(label, domain)
+    if named is None:
         return 1.0
     n_concepts = int(label.part_sizes[0])
     overall = float(precision_among(label.domain_ranks.sum(axis=0), n_concepts, n_candidates))
     if not 0 < overall < 1:
         return 1.0
-    ranks = label.domain_ranks[named[0]]
+    ranks = label.domain_ranks[named]
     images, precision = ranks.sum(), float(precision_among(ranks, n_concepts, n_candidates))
     shrunk = (images * precision + _PRIOR_IMAGES * overall) / (images + _PRIOR_IMAGES)
     return float(shrunk / (1 - shrunk) / (overall / (1 - overall)))
+
+
+def _named_domain(label: LabelSummary, domain: str | None) -> int | None:
+    """Position of the one domain of a label that a task names."""
+    named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
+    return named[0] if len(named) == 1 else None
 
 
 def shrunk_precision(
