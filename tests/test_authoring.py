@@ -266,7 +266,7 @@ def test_a_table(tmp_path, kind):
     [
         ({"name": ""}, "row 1: lacks a text 'name'"),
         ({"id": 7}, "row 1: lacks a text 'id'"),
-        ({"description": None}, "lacks a text 'description'"),
+        ({"description": 7}, "lacks a text 'description'"),
         ({"parents": [7]}, "'parents' is no list of texts"),
         ({"gloss": "x"}, r"unknown fields \(gloss\)"),
         ({"images": "gone"}, "is no folder"),

@@ -64,9 +64,11 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         task: The user's name of the task; the selection carries it for the prompts.
 
     Raises:
-        InputError: There are no labels, or none within the caps.
+        InputError: There are no labels, or none within the caps, or they do not cover the same packs.
     """
     candidates = _within_caps(candidates, config)
+    if len({(label.base_digest, *(pack.digest for pack in label.packs)) for label in candidates.labels}) > 1:
+        raise InputError("the labels cover different packs; extend them to the same: mll-hf label --pack PACK --extend")
     scores = np.round(score(candidates, config), _DIGITS)
     models = [*(_of_label(label) for label in candidates.labels), *(_of_published(m) for m in candidates.published)]
     ids = [(model.ref.repo_id, model.ref.revision) for model in models]

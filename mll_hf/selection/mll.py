@@ -24,7 +24,7 @@ from mll_hf.counts import precision_among
 from mll_hf.prompts import mentions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -188,9 +188,8 @@ def shrunk_precision(
     Returns:
         [M, K] float64.
     """
-    parts = labels[0].part_numbers
-    parents = [[parent for parent in of_v if parts[parent] == parts[v]] for v, of_v in enumerate(graph.parents)]
-    needed = _with_ancestors(graph, selected)
+    needed, parts = _with_ancestors(graph, selected), labels[0].part_numbers
+    parents = {v: [parent for parent in graph.parents[v] if parts[parent] == parts[v]] for v in needed.tolist()}
     row = {v: position for position, v in enumerate(needed)}
     hits = np.stack([label.wins_among(n_candidates, needed) for label in labels], axis=1)
     support = np.stack([label.support[needed] for label in labels], axis=1)
@@ -210,7 +209,7 @@ def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> NDArra
     return np.array([v for v in graph.topological_order if v in wanted])
 
 
-def _levels(parents: Sequence[Sequence[int]], needed: NDArray[np.int64]) -> list[list[int]]:
+def _levels(parents: Mapping[int, Sequence[int]], needed: NDArray[np.int64]) -> list[list[int]]:
     """The concepts by depth, roots first: all hypernyms of a level are in earlier ones."""
     depth: dict[int, int] = {}
     levels: list[list[int]] = []
