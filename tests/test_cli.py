@@ -557,12 +557,8 @@ def write_images(folder, color, first=0):
 def packs(world):
     """Two packs, made by command: one concept by one, one from a table."""
     root = world / "packs"
-    for id, parent, color in (
-        ("ape", "n2", (60, 60, 60)),
-        ("chimp", "ape", (30, 30, 30)),
-        ("gibbon", "ape", (99, 80, 9)),
-    ):
-        images = write_images(root / "pictures" / id, color)
+    for id, parent, grey in (("ape", "n2", 60), ("chimp", "ape", 30), ("gibbon", "ape", 90)):
+        images = write_images(root / "pictures" / id, (grey, grey, grey))
         words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
         words += ["--parent", parent, "--images", str(images), "--domain", "sketch"]
         assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "apes"), *words]) == 0
