@@ -94,7 +94,8 @@ def standard_errors(
 ) -> NDArray[np.float64]:
     """[M] standard error of a weighted sum of node precisions: ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``.
 
-    The images of the prior count among the ``n_v``.
+    The images of the prior count among the ``n_v``. General levels and domain odds rest on thousands of images and are
+    taken as known.
 
     Args:
         labels: M labels.
