@@ -107,7 +107,8 @@ def read_concepts(file: Path, images_root: Path | None = None, domain: str = "ph
     """Read concepts from a table: JSON (a list of objects) or CSV (a header, several values apart by semicolons).
 
     Fields: ``id``, ``name``, ``lemmas``, ``description``, ``parents``, ``images`` (a folder, seen from the table's own;
-    by default the one in ``images_root`` that is named after the id), ``domain`` and ``source``.
+    by default the one in ``images_root`` that is named after the id), ``domain`` and ``source``. A description that
+    only repeats the name is better left out: it makes the caption that models are tested with longer, and no clearer.
 
     Args:
         file: The table.
@@ -130,12 +131,13 @@ def read_concepts(file: Path, images_root: Path | None = None, domain: str = "ph
 
 def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None, domain: str) -> NewConcept:  # noqa: ANN401 - parsed
     if not isinstance(row, dict):
-        raise InputError(f"{where}: is no object; give one with id, name, description and parents")
+        raise InputError(f"{where}: is no object; give one with id, name and parents")
     if unknown := set(map(str, row)) - _FIELDS:
         raise InputError(
             f"{where}: has unknown fields ({abridged(sorted(unknown), 3)}); use {', '.join(sorted(_FIELDS))}"
         )
-    id, name, description = (_text(row, field, where) for field in ("id", "name", "description"))
+    id, name = (_text(row, field, where) for field in ("id", "name"))
+    description = _text(row, "description", where) if row.get("description") else ""
     if row.get("images"):
         images = folder / _text(row, "images", where)
     elif images_root:
@@ -212,7 +214,7 @@ def add_to_pack(folder: Path, base: SemanticGraph, new: Iterable[NewConcept]) ->
 
 
 def check_pack(attached: AttachedPack, folder: Path) -> None:
-    """Refuse a pack with images that cannot be decoded or concepts with too few images.
+    """Refuse a pack with images that cannot be decoded, concepts with too few images, or nothing to tell apart.
 
     Args:
         attached: The pack with all its images, see ``ALL_IMAGES``.
@@ -228,6 +230,8 @@ def check_pack(attached: AttachedPack, folder: Path) -> None:
         raise GraphError(f"{undecodable} images cannot be decoded; make the pack anew without them", folder)
     own = Counter(attached.graph.concepts[v].id for v in attached.probes.nodes)
     _check_counts(attached.pack, own, folder)
+    if not len(attached.tests):
+        raise GraphError("has no two concepts to tell apart; add others that are confused with it", folder)
 
 
 def _present_pack(folder: Path, base: SemanticGraph) -> AttachedPack | None:
@@ -265,7 +269,7 @@ def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> l
 
 def _check_counts(pack: GraphPack, own: Counter[str], folder: Path) -> None:
     """Every concept has enough images, with those of what is below it."""
-    graph = pack.standing_alone
+    graph = pack.graph
     pooled = Counter(own)
     for v, concept in enumerate(graph.concepts):
         for ancestor in graph.ancestors[v]:

@@ -51,8 +51,11 @@ class Concept:
 
     @property
     def caption(self) -> str:
-        """The text that stands for the concept (paper, section 5.2): ``"{name} which is {definition}"``."""
-        return f"{self.name} which is {self.definition}"
+        """The text that stands for the concept (paper, section 5.2): ``"{name} which is {definition}"``.
+
+        Without a definition it is the name alone.
+        """
+        return f"{self.name} which is {self.definition}" if self.definition else self.name
 
 
 @dataclass(frozen=True)

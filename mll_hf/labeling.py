@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from mll_hf.backends import VisionLanguageModel
     from mll_hf.counts import LabelCounts
-    from mll_hf.graph import Concept, SemanticGraph
+    from mll_hf.graph import SemanticGraph
     from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import Cost, ModelRef
     from mll_hf.packs import AttachedPack
@@ -98,14 +98,15 @@ def label_model(
         overwrite: Measure again even if a label exists.
 
     Raises:
+        GraphError: A pack does not fit the graph.
         InputError: The store is of another graph, or holds a label of this model on other images or another sample; a
-            pack is attached to another graph or sampled otherwise; the earlier label is of another model, graph, images
-            or sample.
+            pack is sampled otherwise or has nothing to tell apart; the earlier label is of another model, graph,
+            images or sample.
         ModelError: The model cannot be loaded or run.
         StorageError: The store cannot be written; what was encoded is kept where possible.
     """
     packs = in_order(packs)
-    _check_packs(packs, graph, probes)
+    _check_packs(packs, probes)
     whole = graph_with_packs(graph, [pack.pack for pack in packs])
     store.adopt(whole)
     existing = None if overwrite else _existing_label(ref, whole, probes, packs, store)
@@ -116,8 +117,8 @@ def label_model(
         earlier = None if keep_embeddings else replace(earlier, model=ref)
     covered = [pack for pack in packs if earlier and pack.is_covered_by(earlier)]
     new = [pack for pack in packs if pack not in covered]
-    parts = [_Part(pack.graph, pack.probes, pack.digest) for pack in new]
-    encoded = _encode(ref, graph, parts if earlier else [_Part(graph, probes), *parts], store, device, batch_size)
+    parts = [_Part(pack.graph, pack.tests, pack.digest) for pack in new]
+    encoded = _encode(ref, parts if earlier else [_Part(graph, probes), *parts], store, device, batch_size)
     measured, undecodable = _count(ref, encoded)
     label = earlier or measured.pop(0)
     for pack, of_pack in zip(new, measured, strict=True):
@@ -169,12 +170,14 @@ def _existing_label(
     return label
 
 
-def _check_packs(packs: Sequence[AttachedPack], graph: SemanticGraph, probes: ProbeSet) -> None:
+def _check_packs(packs: Sequence[AttachedPack], probes: ProbeSet) -> None:
     for pack in packs:
         if pack.probes.sampling != probes.sampling:
             raise InputError(f"pack {pack.name} is sampled otherwise than the graph; use the same sampling for both")
-        if pack.graph.digest != graph_with_packs(graph, [pack.pack]).digest:
-            raise InputError(f"pack {pack.name} is attached to another graph than {graph.name}; attach it to this one")
+        if not len(pack.tests):
+            raise InputError(
+                f"pack {pack.name} has no two concepts to tell apart; add others that are confused with it"
+            )
 
 
 def _check_earlier(
@@ -272,7 +275,6 @@ class _EncodedPart:
 
 def _encode(
     ref: ModelRef,
-    base: SemanticGraph,
     parts: Sequence[_Part],
     store: LabelStore,
     device: str | None,
@@ -280,34 +282,24 @@ def _encode(
 ) -> list[_EncodedPart]:
     """Encode the concepts and images of some parts; the model is loaded only if there are any.
 
-    The captions of the graph and those of a pack are encoded apart, and so are the images: results differ in the last
-    bit with what else is in a batch, but must not with what else is measured.
+    Each part is encoded apart: results differ in the last bit with what else is in a batch, but must not with what else
+    is measured.
     """
     if not parts:
         return []
     logs = [_EmbeddingLog.open(store.folder, ref, part, batch_size) for part in parts]
     model, encoded = load_model(ref, device), []
     try:
-        of_base = _embedded(model, base.concepts)
         for part, log in zip(parts, logs, strict=True):
             start = log.resume(model.embedding_size, batch_size, len(part.probes))
             with log.appending() as append:
                 for embeddings in encoded_batches(model, part.probes, batch_size, start):
                     append(embeddings)
-            captions = of_base | _embedded(model, [c for c in part.graph.concepts if c.id not in base.index])
-            concepts = np.stack([captions[concept.id] for concept in part.graph.concepts])
+            concepts = model.encode_texts([concept.caption for concept in part.graph.concepts])
             encoded.append(_EncodedPart(part, concepts, log, model.cost, model.logit_scale))
     finally:
         model.close()
     return encoded
-
-
-def _embedded(model: VisionLanguageModel, concepts: Sequence[Concept]) -> dict[str, NDArray[np.float32]]:
-    """Embedding [D] of the caption of each concept, by its id."""
-    if not concepts:
-        return {}
-    embeddings = model.encode_texts([concept.caption for concept in concepts])
-    return {concept.id: row for concept, row in zip(concepts, embeddings, strict=True)}
 
 
 def _count(ref: ModelRef, encoded: Sequence[_EncodedPart]) -> tuple[list[ModelLabel], int]:

@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, precision_of
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, chance_to_win, precision_of
 from mll_hf.errors import LabelError
 from mll_hf.files import canonical_json
 from mll_hf.probes import SamplingConfig
@@ -87,8 +87,8 @@ class Cost:
 class PackPart:
     """A pack that a label covers.
 
-    The pack's images were contested by the concepts of the base graph and of this pack, whatever other packs the label
-    covers. So it does not matter which of them came first.
+    The pack's images were contested by its own concepts alone, see :mod:`mll_hf.packs`. So it does not matter what else
+    the label covers, and which pack came first.
 
     Attributes:
         name: Name of the pack, for people.
@@ -96,6 +96,7 @@ class PackPart:
         probes_name: Dataset or folder of its images.
         probes_revision: Its revision.
         package_version: Version of this package that counted.
+        domains: Those of the label's domains that the images are of, sorted.
         concepts: Ascending indices of the pack's concepts in the label.
     """
 
@@ -104,6 +105,7 @@ class PackPart:
     probes_name: str
     probes_revision: str
     package_version: str
+    domains: tuple[str, ...]
     concepts: tuple[int, ...]
 
 
@@ -186,6 +188,11 @@ class LabelSummary:
         return _read_only(numbers)
 
     @cached_property
+    def part_sizes(self) -> NDArray[np.int64]:
+        """[1 + packs] concepts of the base graph and of each pack: so many contested the images of the part."""
+        return _read_only(np.bincount(self.part_numbers, minlength=len(self.packs) + 1))
+
+    @cached_property
     def hits(self) -> NDArray[np.int32]:
         """[V] images on which the concept beat all its rivals."""
         return _read_only(self.ranks[:, 0].astype(np.int32))
@@ -202,19 +209,35 @@ class LabelSummary:
 
     @cached_property
     def mean_rank_shares(self) -> NDArray[np.float64]:
-        """[RANK_BINS] share of images in each bin of ranks, averaged over the base's concepts that have images."""
-        tested = self._tested_base
-        return (1 / self.support[tested]) @ self.ranks[tested] / max(int(tested.sum()), 1)
+        """[1 + packs, RANK_BINS] share of images in each bin of ranks, averaged over its concepts with images."""
+        tested = [(self.support > 0) & (self.part_numbers == part) for part in range(len(self.part_sizes))]
+        return _read_only(np.stack([(1 / self.support[of]) @ self.ranks[of] / max(int(of.sum()), 1) for of in tested]))
 
     @cached_property
     def mean_precision(self) -> float:
         """Mean node precision over the base's concepts that have images: the model's general level."""
-        tested = self._tested_base
+        tested = (self.support > 0) & (self.part_numbers == 0)
         return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
 
-    @property
-    def _tested_base(self) -> NDArray[np.bool_]:
-        return (self.support > 0) & (self.part_numbers == 0)
+    def chance_to_win(self, n_candidates: int) -> NDArray[np.float64]:
+        """[1 + packs, RANK_BINS] chance that an image of each part is won among a few of the part's concepts.
+
+        Args:
+            n_candidates: Candidates of the smaller contest, the right one included; a part with fewer concepts has all
+                of them take part.
+        """
+        sizes = self.part_sizes.tolist()
+        return np.stack([chance_to_win(size, min(n_candidates, size)) for size in sizes])
+
+    def wins_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[K] expected wins of K concepts on their ``support`` images, were there only so many candidates."""
+        chances = self.chance_to_win(n_candidates)[self.part_numbers[concepts]]
+        wins: NDArray[np.float64] = (self.ranks[concepts] * chances).sum(axis=1)
+        return wins
+
+    def precision_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
+        """[K] expected precision on K concepts, were there only so many candidates; 0 without images."""
+        return self.wins_among(n_candidates, concepts) / np.maximum(self.support[concepts], 1)
 
 
 @dataclass(frozen=True)
@@ -222,9 +245,7 @@ class ModelLabel(LabelSummary):
     """A model's label: its summary, and the model's mistakes.
 
     Attributes:
-        predicted: [V] int32, times the concept was answered on the images of its own part: those of the base graph,
-            or of the concept's pack. What concepts of the base answer on a pack's images is not counted, so that their
-            counts stay as they were measured.
+        predicted: [V] int32, times the concept was answered on the images of its part: the base graph's or its pack's.
         domain_hits: [S, V] uint16.
         domain_support: [S, V] uint16.
         rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL if none.
@@ -355,7 +376,7 @@ def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _extension(section: Any) -> Extension:  # noqa: ANN401 - parsed JSON
     """Read what a label says of its packs; which concepts there are is checked later, by :func:`check_summary`."""
-    names = [f.name for f in fields(PackPart) if f.name != "concepts"]
+    names = [f.name for f in fields(PackPart) if f.name not in ("domains", "concepts")]
     packs = section.get("packs") if isinstance(section, dict) else None
     if not isinstance(packs, list) or not packs:
         raise LabelError("the metadata lack the label's packs")
@@ -365,7 +386,10 @@ def _extension(section: Any) -> Extension:  # noqa: ANN401 - parsed JSON
         concepts = pack.get("concepts")
         if not isinstance(concepts, list) or not concepts or not all(_has_type(v, int) for v in concepts):
             raise LabelError("the metadata lack the concepts of a pack")
-        parts.append(PackPart(**texts, concepts=tuple(concepts)))
+        domains = pack.get("domains")
+        if not isinstance(domains, list) or not all(isinstance(domain, str) for domain in domains):
+            raise LabelError("the metadata lack the domains of a pack")
+        parts.append(PackPart(**texts, domains=tuple(domains), concepts=tuple(concepts)))
     extension = Extension(_field(section, "base_digest"), tuple(parts))
     if not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in (extension.base_digest, *(p.digest for p in parts))):
         raise LabelError("the digest of the graph without its packs, or of a pack, is no sha256")
@@ -427,12 +451,14 @@ def check_summary(label: LabelSummary) -> None:
 
 
 def _check_parts(label: LabelSummary) -> None:
-    """Every pack has concepts of its own, and the base graph the others, of which there are some."""
+    """Every pack has concepts of its own, and the base graph the others, of which there are some; domains are known."""
     n_concepts, concepts = len(label.ranks), [v for pack in label.packs for v in pack.concepts]
     ascending = all(pack.concepts == tuple(sorted(pack.concepts)) for pack in label.packs)
     distinct = len(set(concepts)) == len(concepts) < n_concepts
     if not (ascending and distinct and all(0 <= v < n_concepts for v in concepts)):
         raise LabelError("the packs' concepts contradict one another")
+    if not all(pack.domains and set(pack.domains) <= set(label.domain_names) for pack in label.packs):
+        raise LabelError("the packs' domains are not the label's")
 
 
 def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -448,6 +474,9 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
             },
             "hits exceed the times a concept was answered": bool((label.hits <= label.predicted).all()),
             "answers and images do not add up": _answers_add_up(label),
+            "the packs' domains are not those of their images": all(
+                pack.domains == domains_with_images(label, list(pack.concepts)) for pack in label.packs
+            ),
             "hits by domain do not add up": np.array_equal(domain_hits, label.hits),
             "support by domain does not add up": np.array_equal(domain_support, label.support),
             "hits by domain exceed their support": bool((label.domain_hits <= label.domain_support).all()),
@@ -461,12 +490,17 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
     )
 
 
+def domains_with_images(label: ModelLabel, concepts: list[int]) -> tuple[str, ...]:
+    """The domains of the images that tested some concepts, sorted."""
+    images = label.domain_support[:, concepts].any(axis=1)
+    return tuple(sorted(label.domain_names[s] for s in np.flatnonzero(images)))
+
+
 def _answers_add_up(label: ModelLabel) -> bool:
-    """Every image of the base was answered by a concept of it; those of a pack may be answered by the base, too."""
+    """Every image was answered by a concept of its own part."""
     n_parts = len(label.packs) + 1
     answers = np.bincount(label.part_numbers, label.predicted, n_parts)
-    images = np.bincount(label.part_numbers, label.support, n_parts)
-    return bool(answers[0] == images[0] and (answers <= images).all())
+    return np.array_equal(answers, np.bincount(label.part_numbers, label.support, n_parts))
 
 
 def _refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
@@ -483,7 +517,7 @@ def _rivals_are_consistent(label: ModelLabel) -> bool:
         return False
     own_part, part_of_rival = label.part_numbers[:, None], label.part_numbers[np.where(empty, 0, rivals)]
     return bool(
-        (empty | (part_of_rival == 0) | (part_of_rival == own_part)).all()
+        (empty | (part_of_rival == own_part)).all()
         and ((wins == 0) == empty).all()
         and (wins[:, 1:] <= wins[:, :-1]).all()
         and ((ordered[:, 1:] > ordered[:, :-1]) | (ordered[:, 1:] == NO_RIVAL)).all()

@@ -1,9 +1,12 @@
 """Packs: new concepts with images of their own, attached under the concepts of a graph.
 
 WordNet's objects leave out letters, traffic signs, or a company's parts. A pack adds such concepts without a new
-measurement of everything: its images are contested by the concepts of the graph and of the pack, and the graph's own
-images are not touched. Packs know nothing of one another. So a label of a graph with several packs is the same in
-whatever order they were added.
+measurement of everything: its images are contested by its own concepts alone, and the graph's images are not touched.
+So a label of a graph with several packs is the same in whatever order they were added.
+
+The concepts of the graph do not contest a pack's images, because a pack is about what they leave out. A specialist
+that tells all digits apart may well score some caption that it never learned, *lesser panda*, above *seven*; no task
+with digits for classes has such candidates, and models would be ranked by how they rate captions at random.
 
 A pack's folder is like a graph's: ``graph.json`` with the new concepts alone, whose hypernyms may be concepts of the
 graph, and ``images*.parquet``. The list ``images`` in ``graph.json`` names the image files that belong to the pack;
@@ -31,7 +34,7 @@ from mll_hf.graph import (
     concepts_to_json,
     read_graph_file,
 )
-from mll_hf.labels import Extension, PackPart
+from mll_hf.labels import Extension, PackPart, domains_with_images
 from mll_hf.probes import load_probes
 from mll_hf.text import abridged
 
@@ -75,13 +78,13 @@ class GraphPack:
             object.__setattr__(self, "image_files", tuple(sorted(set(self.image_files))))
         if rootless := [concept.id for concept in self.concepts if not concept.hypernyms]:
             raise GraphError(f"concepts of a pack without hypernyms: {_some(rootless)}; attach them to the graph's")
-        _ = self.standing_alone  # refuses what no graph may hold
+        _ = self.graph  # refuses what no graph may hold
 
     @cached_property
-    def standing_alone(self) -> SemanticGraph:
-        """The pack as a graph, in which bare stand-ins take the place of the concepts that it is attached to."""
-        stand_ins = (Concept(id, id, (id,), "", ()) for id in sorted(self.attached_to))
-        return SemanticGraph(self.name, (*self.concepts, *stand_ins))
+    def graph(self) -> SemanticGraph:
+        """The pack's concepts and the edges between them; those to the graph that it is attached to are left out."""
+        own = (replace(c, hypernyms=tuple(h for h in c.hypernyms if h in self.ids)) for c in self.concepts)
+        return SemanticGraph(self.name, tuple(own))
 
     @cached_property
     def ids(self) -> frozenset[str]:
@@ -155,16 +158,14 @@ def positions_in(whole: SemanticGraph, part: SemanticGraph) -> NDArray[np.int64]
 
 @dataclass(frozen=True)
 class AttachedPack:
-    """A pack on a graph, with a sample of its images.
+    """A pack that fits a graph, with a sample of its images.
 
     Attributes:
         pack: The pack.
-        graph: The concepts of the graph and of this pack, which contest its images.
-        probes: The images; they test concepts of the pack alone.
+        probes: The images, filed under concepts of ``pack.graph``.
     """
 
     pack: GraphPack
-    graph: SemanticGraph
     probes: ProbeSet
 
     @property
@@ -177,10 +178,19 @@ class AttachedPack:
         """Digest of the pack."""
         return self.pack.digest
 
+    @property
+    def graph(self) -> SemanticGraph:
+        """The concepts that contest the images."""
+        return self.pack.graph
+
     @cached_property
-    def concepts(self) -> NDArray[np.int64]:
-        """[K] ascending indices of the pack's concepts in ``graph``."""
-        return np.array([self.graph.index[concept.id] for concept in self.pack.concepts], np.int64)
+    def tests(self) -> ProbeSet:
+        """The images without the tests that no model can fail: those of a concept that all others are related to.
+
+        *Letter* above 26 letters has no rivals. Empty if the pack has no two concepts to tell apart.
+        """
+        related = np.array([len(self.graph.relatives(v)) for v in range(len(self.graph))])
+        return self.probes.restricted_to(np.flatnonzero(related < len(self.graph) - 1))
 
     def is_covered_by(self, label: LabelSummary) -> bool:
         """Whether a label covers these concepts with these images."""
@@ -204,15 +214,10 @@ def attach_pack(
         MissingExtraError: pyarrow is not installed.
     """
     try:
-        graph = graph_with_packs(base, [pack])
+        graph_with_packs(base, [pack])
     except GraphError as error:
         raise GraphError(str(error), Path(folder)) from None
-    whole = load_probes(graph, folder, sampling, origin, pack.image_files)
-    concepts = np.array([graph.index[concept.id] for concept in pack.concepts], np.int64)
-    if foreign := {graph.concepts[v].id for v in whole.nodes} - pack.ids:
-        reason = f"images of a pack that are filed under other concepts: {_some(foreign)}; file them under the pack's"
-        raise GraphError(reason, Path(folder))
-    return AttachedPack(pack, graph, whole.restricted_to(concepts))
+    return AttachedPack(pack, load_probes(pack.graph, folder, sampling, origin, pack.image_files))
 
 
 def in_order(packs: Iterable[Named]) -> list[Named]:
@@ -251,7 +256,6 @@ def label_with_pack(
     graph = graph_with_packs(base, [*(pack.pack for pack in covered), new.pack])
     old, added = positions_in(graph, old_graph), positions_in(graph, new.graph)
     domains = tuple(sorted({*label.domain_names, *measured.domain_names}))
-    rows = _rows_of((label, old, np.arange(len(old))), (measured, added, new.concepts), len(graph), domains)
     domain_ranks = np.zeros((len(domains), RANK_BINS), np.int32)
     domain_ranks[[domains.index(name) for name in label.domain_names]] = label.domain_ranks
     part = PackPart(
@@ -260,7 +264,8 @@ def label_with_pack(
         measured.probes_name,
         measured.probes_revision,
         measured.package_version,
-        tuple(added[new.concepts].tolist()),
+        domains_with_images(measured, list(range(len(added)))),
+        tuple(added.tolist()),
     )
     parts = [replace(pack, concepts=tuple(old[list(pack.concepts)].tolist())) for pack in label.packs]
     return replace(
@@ -270,20 +275,20 @@ def label_with_pack(
         domain_names=domains,
         domain_ranks=domain_ranks,
         extension=Extension(label.base_digest, tuple(in_order([*parts, part]))),
-        **rows,
+        **_rows_of((label, old), (measured, added), len(graph), domains),
     )
 
 
 def _rows_of(
-    first: tuple[ModelLabel, NDArray[np.int64], NDArray[np.int64]],
-    second: tuple[ModelLabel, NDArray[np.int64], NDArray[np.int64]],
+    first: tuple[ModelLabel, NDArray[np.int64]],
+    second: tuple[ModelLabel, NDArray[np.int64]],
     n_concepts: int,
     domains: tuple[str, ...],
 ) -> dict[str, Any]:
     """The tensors that two labels fill row by row.
 
     Args:
-        first: A label of a part, the index in the whole of each of the part's concepts, and the rows to take.
+        first: A label of a part, and the index in the whole of each of the part's concepts.
         second: Another one.
         n_concepts: Concepts of the whole.
         domains: Domains of the whole.
@@ -296,15 +301,14 @@ def _rows_of(
         "domain_hits": np.zeros((len(domains), n_concepts), np.uint16),
         "domain_support": np.zeros((len(domains), n_concepts), np.uint16),
     }
-    for label, positions, taken in (first, second):
-        places = positions[taken]
-        rows["ranks"][places] = label.ranks[taken]
-        rows["predicted"][places] = label.predicted[taken]
-        rows["rivals"][places] = _renumbered(label.rivals[taken], positions)
-        rows["rival_wins"][places] = label.rival_wins[taken]
+    for label, places in (first, second):
+        rows["ranks"][places] = label.ranks
+        rows["predicted"][places] = label.predicted
+        rows["rivals"][places] = _renumbered(label.rivals, places)
+        rows["rival_wins"][places] = label.rival_wins
         for s, name in enumerate(label.domain_names):
-            rows["domain_hits"][domains.index(name), places] = label.domain_hits[s, taken]
-            rows["domain_support"][domains.index(name), places] = label.domain_support[s, taken]
+            rows["domain_hits"][domains.index(name), places] = label.domain_hits[s]
+            rows["domain_support"][domains.index(name), places] = label.domain_support[s]
     return rows
 
 

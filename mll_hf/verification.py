@@ -124,7 +124,7 @@ def verify_label(
     batch_size: int = BATCH_SIZE,
     token: str | None = None,
 ) -> Verification:
-    """Measure a model again on a seeded sample of concepts, against all concepts of the graph.
+    """Measure a model again on a seeded sample of concepts, against all concepts of their part.
 
     Args:
         label: The claim.
@@ -150,7 +150,7 @@ def verify_label(
     hits, ranks = np.zeros(len(concepts), np.int32), np.zeros((len(concepts), RANK_BINS), np.int32)
     model = load_model(label.model, device, token)
     try:
-        for part, images in (graph, probes), *((pack.graph, pack.probes) for pack in packs):
+        for part, images in (graph, probes), *((pack.graph, pack.tests) for pack in packs):
             positions = positions_in(whole, part)
             sampled = np.flatnonzero(np.isin(positions, concepts) & (np.diff(images.offsets) > 0))
             counts = _count_again(model, part, images.restricted_to(sampled), batch_size)

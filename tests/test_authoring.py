@@ -187,13 +187,13 @@ def test_a_full_disk_is_said(tmp_path, monkeypatch):
 
 def test_check_finds_damage(tmp_path):
     folder = write_graph_folder(tmp_path / "p", [])
-    document = {"nodes": [{"id": "duck", "names": ["duck"], "gloss": "", "hypernyms": ["animal"]}]}
-    (folder / "graph.json").write_text(json.dumps(document))
-    rows = [{"image": picture(7, n), "node": "duck"} for n in range(5)]
+    nodes = [{"id": id, "names": [id], "gloss": "", "hypernyms": ["animal"]} for id in ("duck", "emu")]
+    rows = [{"image": picture(7, n), "node": id} for id in ("duck", "emu") for n in range(5)]
 
     def checked():
         import pyarrow as pa
 
+        (folder / "graph.json").write_text(json.dumps({"nodes": nodes}))
         pq.write_table(pa.Table.from_pylist(rows), folder / "images.parquet")
         check_pack(attach_pack(BASE, load_pack(folder), folder, ALL_IMAGES), folder)
 
@@ -203,6 +203,11 @@ def test_check_finds_damage(tmp_path):
         checked()
     del rows[3]
     with pytest.raises(GraphError, match="fewer than 5 images"):
+        checked()
+    rows.insert(0, {"image": picture(7, 9), "node": "duck"})
+    checked()
+    nodes[1]["hypernyms"] = ["duck"]
+    with pytest.raises(GraphError, match="no two concepts to tell apart"):
         checked()
 
 
@@ -266,7 +271,7 @@ def test_a_table(tmp_path, kind):
     [
         ({"name": ""}, "row 1: lacks a text 'name'"),
         ({"id": 7}, "row 1: lacks a text 'id'"),
-        ({"description": None}, "lacks a text 'description'"),
+        ({"description": 7}, "lacks a text 'description'"),
         ({"parents": [7]}, "'parents' is no list of texts"),
         ({"gloss": "x"}, r"unknown fields \(gloss\)"),
         ({"images": "gone"}, "is no folder"),

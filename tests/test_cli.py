@@ -708,14 +708,15 @@ def write_images(folder, color, first=0):
 def packs(world):
     """Two packs, made by command: one concept by one, one from a table."""
     root = world / "packs"
-    for id, parent, color in (("ape", "n2", (60, 60, 60)), ("chimp", "ape", (30, 30, 30))):
-        images = write_images(root / "pictures" / id, color)
+    for id, parent, grey in (("ape", "n2", 60), ("chimp", "ape", 30), ("gibbon", "ape", 90)):
+        images = write_images(root / "pictures" / id, (grey, grey, grey))
         words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
         words += ["--parent", parent, "--images", str(images), "--domain", "sketch"]
         assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "apes"), *words]) == 0
     write_images(root / "pictures" / "bus", (220, 30, 30), 50)
+    write_images(root / "pictures" / "tram", (30, 30, 220), 60)
     table = root / "table.csv"
-    table.write_text("id,name,description,parents\nbus,bus,a long car,n5\n")
+    table.write_text("id,name,description,parents\nbus,bus,a long car,n5\ntram,tram,,n5\n")
     words = ["--from", str(table), "--images-root", str(root / "pictures")]
     assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "buses"), *words]) == 0
     return root
@@ -725,11 +726,15 @@ def test_packs_are_shown_and_checked(world, packs, capsys):
     pack = packs / "apes"
     status, out, _ = run(capsys, "graph", "show", pack, "--graph", world / "graph")
     assert status == 0
-    assert out.splitlines()[0].startswith("apes: 2 concepts, 10 images, digest ")
-    assert out.splitlines()[1:] == ["ape  ape  (10 images, under n2)", "chimp  chimp  (5 images, under ape)"]
+    assert out.splitlines()[0].startswith("apes: 3 concepts, 15 images, digest ")
+    assert out.splitlines()[1:] == [
+        "ape  ape  (15 images, under n2)",
+        "chimp  chimp  (5 images, under ape)",
+        "gibbon  gibbon  (5 images, under ape)",
+    ]
     record = json.loads(run(capsys, "graph", "show", pack, "--graph", world / "graph", "--json")[1])
-    assert record["domains"] == {"sketch": 10}
-    assert record["concepts"]["ape"] == {"name": "ape", "images": 10}
+    assert record["domains"] == {"sketch": 15}
+    assert record["concepts"]["ape"] == {"name": "ape", "images": 15}
     status, out, _ = run(capsys, "graph", "check", pack, "--graph", world / "graph", "--json")
     assert (status, json.loads(out)["digest"]) == (0, record["digest"])
     assert "no graph.json" in fails(capsys, "graph", "check", packs, "--graph", world / "graph")
@@ -743,7 +748,7 @@ def test_adding_again_adds_nothing(world, packs, capsys):
     assert {key: json.loads(out)[key] for key in ("new_concepts", "new_images", "concepts")} == {
         "new_concepts": 0,
         "new_images": 0,
-        "concepts": 1,
+        "concepts": 2,
     }
 
 
@@ -754,7 +759,7 @@ def test_what_graph_add_needs(world, packs, tmp_path, capsys):
     assert "either one concept with --id" in complaint()
     assert "either one concept with --id" in complaint("--id", "x", "--from", packs / "table.csv")
     words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", packs / "pictures" / "ape"]
-    for option in ("--name", "--description", "--parent", "--images"):
+    for option in ("--name", "--parent", "--images"):
         at = words.index(option)
         assert f"a concept needs {option}" in complaint(*words[:at], *words[at + 2 :])
     assert "does not have: n77" in complaint(*["n77" if word == "n2" else word for word in words])
@@ -781,7 +786,7 @@ def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, ti
 
     label(tmp_path / "one", *apes, "--extend", world / "labels")
     label(tmp_path / "two", *apes, *buses, "--extend", tmp_path / "one")
-    assert encoded_images == [10, 10, 5, 5]
+    assert encoded_images == [10, 10, 10, 10]  # nothing contests an ape
     label(tmp_path / "whole", *buses, *apes)
     files = [sorted(path.read_bytes() for path in (tmp_path / n).rglob("*.safetensors")) for n in ("two", "whole")]
     assert files[0] == files[1]
@@ -801,7 +806,7 @@ def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, ti
     _, out, err = run(capsys, *verify, *apes, *buses, "--json")
     assert out, err
     assert json.loads(out)["claimed"] == json.loads(out)["measured"]
-    assert len(json.loads(out)["concepts"]) == 9
+    assert len(json.loads(out)["concepts"]) == 10
     assert "covers other packs" in fails(capsys, *verify, *apes)
 
 

@@ -39,7 +39,12 @@ def store(tmp_path):
     store = LabelStore(tmp_path / "labels")
     store.adopt(GRAPH)
     for name, hits in (("cats", CAT_EXPERT), ("cars", CAR_EXPERT), ("all", ALL_ROUNDER)):
-        store.write(make_label(GRAPH, hits=hits, repo_id=f"org/{name}", revision=name.encode().hex().ljust(40, "0")))
+        hits = [100 * images for images in hits]  # so many that no lead is by chance
+        store.write(
+            make_label(
+                GRAPH, hits=hits, support=1000, repo_id=f"org/{name}", revision=name.encode().hex().ljust(40, "0")
+            )
+        )
     return LabelStore(tmp_path / "labels")
 
 

@@ -67,6 +67,7 @@ def test_caption_and_lemmas():
     corgi = Concept("n1", "corgi", ("corgi", "Welsh_corgi"), "a dog with short legs", ())
     graph = SemanticGraph("g", (corgi, Concept("n2", "Welsh-Corgi", ("Welsh-Corgi",), "another", ())))
     assert corgi.caption == "corgi which is a dog with short legs"
+    assert Concept("n1", "corgi", ("corgi",), "", ()).caption == "corgi"
     assert graph.concepts_named("welsh  corgi") == (0, 1)
     assert graph.concepts_named("CORGI") == (0,)
     assert graph.concepts_named("cat") == ()

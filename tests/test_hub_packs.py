@@ -18,14 +18,18 @@ from worlds import Probe, make_label, write_graph_folder
 __all__ = ["clock"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("clock")
-BIRDS = GraphPack("birds", (Concept("bird", "bird", ("bird",), "it flies", ("animal",)),), ("images.parquet",))
+BIRDS = GraphPack(
+    "birds",
+    tuple(Concept(id, id, (id,), "it flies", ("animal",)) for id in ("bat", "bird")),
+    ("images.parquet",),
+)
 WHOLE = graph_with_packs(GRAPH, [BIRDS])
 
 
 @pytest.fixture
 def dataset(hub, tmp_path):
     """The pack as a dataset, with a file that a killed run left over; its commit."""
-    folder = write_graph_folder(tmp_path / "birds", [Probe("bird", 0, "icon")] * 5)
+    folder = write_graph_folder(tmp_path / "birds", [Probe(id, 0, "icon") for id in ("bat", "bird")] * 5)
     images = (folder / "images.parquet").read_bytes()
     files = {"graph.json": pack_to_bytes(BIRDS), "images.parquet": images, "images-left.parquet": b"half"}
     return hub.put("dataset", "alice/birds", files)
@@ -39,7 +43,7 @@ def attached(dataset):
 def extended(label, pack: AttachedPack):
     measured = make_label(
         pack.graph,
-        support=[5 * (concept.id == "bird") for concept in pack.graph.concepts],
+        support=5,
         probes_name=pack.probes.name,
         probes_revision=pack.probes.revision,
         domain_names=("icon",),
@@ -50,7 +54,7 @@ def extended(label, pack: AttachedPack):
 def test_a_pack_is_a_dataset(attached, dataset):
     assert attached.digest == BIRDS.digest
     assert (attached.probes.name, attached.probes.revision) == ("alice/birds", dataset)
-    assert len(attached.probes) == 5
+    assert len(attached.probes) == 10
     assert attached.probes.domain_names == ("icon",)
     assert fetch_graph_with_images(f"hf://datasets/alice/birds@{dataset}").dataset.revision == dataset
 
@@ -78,7 +82,7 @@ def test_the_graph_of_tagged_labels_is_put_together(hub, attached):
     assert [found.model for found in source.list()] == [label.model]
     assert covers_exactly(source.list()[0], [attached])
     assert source.graph.digest == WHOLE.digest
-    assert source.graph.index["bird"] == 1
+    assert source.graph.index["bird"] == 2
 
 
 def test_labels_whose_pack_is_gone_say_so(hub, attached, caplog):

@@ -66,8 +66,8 @@ def a_label(**changes):
 def test_general_level():
     assert a_label().mean_precision == pytest.approx((0.7 + 0.5 + 0.3 + 0 + 1 + 0.2) / 6)
     shares = a_label().mean_rank_shares
-    assert shares[:2] == pytest.approx([a_label().mean_precision, 1 - a_label().mean_precision])
-    assert shares.shape == (RANK_BINS,)
+    assert shares[0, :2] == pytest.approx([a_label().mean_precision, 1 - a_label().mean_precision])
+    assert shares.shape == (1, RANK_BINS)
     nothing = make_label(make_graph(), support=0)
     assert nothing.mean_precision == 0
     assert not nothing.mean_rank_shares.any()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from mll_hf.counts import RANK_BINS, RIVALS, precision_among, rank_bin
 from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.errors import InputError
-from mll_hf.labels import Cost
+from mll_hf.labels import Cost, Extension, PackPart
 from mll_hf.published import PublishedModel, published_models
 from mll_hf.selection import (
     Candidates,
@@ -31,7 +31,15 @@ from mll_hf.selection import (
     select_by_imagenet,
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
-from mll_hf.selection.mll import domain_odds, mll_scores, shrunk_precision
+from mll_hf.selection.mll import (
+    cautious,
+    domain_odds,
+    evidence_weights,
+    generally_best,
+    mll_scores,
+    shrunk_precision,
+    standard_errors,
+)
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
 from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
 from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, probe_set, unit
@@ -320,7 +328,7 @@ def test_shrinkage_against_a_naive_recursion(candidates, n_candidates):
     for label in candidates.labels:
 
         def raw(v, label=label):
-            return naive_precision_among(label.ranks[v], len(graph), n_candidates)
+            return naive_precision_among(label.ranks[v], len(graph), min(n_candidates, len(graph)))
 
         tested = [v for v in range(len(graph)) if label.support[v]]
         general = sum(raw(v) for v in tested) / len(tested) if tested else 0
@@ -395,18 +403,20 @@ def test_our_scores_against_a_naive_loop(candidates, class_weight):
     graph, match = candidates.graph, candidates.match
     n_classes = len(match.classes)
     n_candidates = max(n_classes, 2)
-    actual = mll_scores(candidates, class_weight)
+    plain, errors = np.zeros((len(candidates.labels), n_classes)), []
     for m, label in enumerate(candidates.labels):
 
         def among(ranks):
-            return naive_precision_among(ranks, len(graph), n_candidates)
+            return naive_precision_among(ranks, len(graph), min(n_candidates, len(graph)))
 
         tested = [v for v in range(len(graph)) if label.support[v]]
         general = sum(among(label.ranks[v]) for v in tested) / len(tested) if tested else 0
         shrunk = shrunk_precision([label], graph, np.arange(len(graph)), n_candidates)[0]
-        p_y = []
-        for concepts, weights in zip(match.concepts, match.weights.astype(float), strict=True):
-            p_y.append(sum(w / sum(weights) * shrunk[v] for v, w in zip(concepts, weights, strict=True)))
+        shares = [
+            {v: w / sum(weights) for v, w in zip(concepts.tolist(), weights, strict=True)}
+            for concepts, weights in zip(match.concepts, match.weights.astype(float), strict=True)
+        ]
+        p_y = [sum(share * shrunk[v] for v, share in of_y.items()) for of_y in shares]
         ratio = 1.0
         domain = {"photo": 0, "a pencil sketch": 1}.get(candidates.domain)
         overall = among(label.ranks.sum(axis=0)) if tested else 0
@@ -415,11 +425,106 @@ def test_our_scores_against_a_naive_loop(candidates, class_weight):
             own = images * among(label.domain_ranks[domain]) if images else 0
             shifted = (own + 10 * overall) / (images + 10)
             ratio = (shifted / (1 - shifted)) / (overall / (1 - overall))
+        counts = dict.fromkeys(range(len(graph)), 0.0)  # what each concept counts for the mean over the classes
         for y, coverage in enumerate(match.coverage.tolist()):
             mixed = class_weight * p_y[y] + (1 - class_weight) * sum(p_y) / n_classes
             p = coverage * mixed + (1 - coverage) * general
-            expected = ratio * p / (1 - p + ratio * p)
-            assert actual[m, y] == pytest.approx(expected, abs=1e-6)
+            plain[m, y] = ratio * p / (1 - p + ratio * p)
+            for of_class, weight in [
+                (y, class_weight),
+                *((u, (1 - class_weight) / n_classes) for u in range(n_classes)),
+            ]:
+                for v, share in shares[of_class].items():
+                    counts[v] += coverage * weight * share / n_classes
+        variance = sum(counts[v] ** 2 * shrunk[v] * (1 - shrunk[v]) / (label.support[v] + 10) for v in counts)
+        errors.append(math.sqrt(variance))
+    expected, levels = plain.copy(), plain.mean(axis=1)
+    best = max(range(len(levels)), key=lambda m: candidates.labels[m].mean_precision)
+    for m in range(len(levels)):
+        if levels[m] > levels[best] + 1e-12:
+            lowered = max(levels[m] - math.sqrt(errors[m] ** 2 + errors[best] ** 2), 0)
+            expected[m] *= lowered / levels[m]
+    np.testing.assert_allclose(mll_scores(candidates, class_weight), expected, atol=1e-6)
+
+
+def test_the_standard_error_by_hand():
+    # 10 and 90 images and 10 of the prior: .6^2 * .5 * .5 / 20 + .4^2 * .2 * .8 / 100 = .0045 + .000256 = .004756
+    label = make_label(make_graph({"a": (), "b": ()}), support=[10, 90])
+    error = standard_errors([label], np.array([0, 1]), np.array([[0.5, 0.2]]), np.array([0.6, 0.4]))
+    assert error == pytest.approx([math.sqrt(0.004756)])
+
+
+def test_caution_by_hand():
+    # Means .5, .6, .53, .4; the errors of the differences from the first are .05 (3-4-5), .03 and .2.
+    precision = np.array([[0.4, 0.6], [0.5, 0.7], [0.53, 0.53], [0.3, 0.5]])
+    lowered = cautious(precision, np.array([0.03, 0.04, 0, 0.2]), 0)
+    np.testing.assert_allclose(lowered.mean(axis=1), [0.5, 0.55, 0.5, 0.4])
+    np.testing.assert_array_equal(lowered[[0, 3]], precision[[0, 3]])  # the reference, and what is not better
+    np.testing.assert_allclose(lowered[1], precision[1] * 0.55 / 0.6)
+    assert cautious(precision, np.array([0, 5, 0, 0]), 0)[1].tolist() == [0, 0]  # never below nothing
+
+
+def test_a_small_lead_does_not_displace_the_generally_best_model():
+    graph = make_graph({"a": (), "b": (), "c": ()})
+    match = make_match([[0], [1]], [[1], [1]])
+    for images, chosen in ((20, 0), (2000, 1)):
+        share = np.array([[80, 80, 80], [90, 82, 0]]) * images // 100
+        labels = tuple(make_label(graph, hits, images, repo_id=f"org/{n}") for n, hits in enumerate(share))
+        assert generally_best(labels) == 0
+        selection = select(Candidates(labels, graph, match), SelectionConfig())
+        assert selection.models[0].ref == labels[chosen].model
+
+
+def test_ids_decide_between_equally_good_models():
+    labels = [make_label(GRAPH, repo_id=f"org/{name}") for name in "bac"]
+    assert generally_best(labels) == 1
+
+
+# A graph a, c with a pack b, d under a.
+PACKED = make_graph({"a": (), "b": ("a",), "c": (), "d": ("a",)})
+
+
+def packed(ranks, domains=("icon",), digest="1" * 64, **fields):
+    """A label of PACKED with [4, <= RANK_BINS] images by rank; all images of the base are photos."""
+    ranks = np.array([[*row, *[0] * (RANK_BINS - len(row))] for row in ranks], np.uint16)
+    part = PackPart("p", digest, "p", "0" * 40, "0", domains, (1, 3))
+    return make_label(PACKED, ranks[:, 0], ranks.sum(axis=1), ranks=ranks, domain_names=("icon", "photo"),
+                      domain_ranks=np.stack([0 * ranks[0], ranks[0] + ranks[2]]).astype(np.int32),
+                      extension=Extension("0" * 64, (part,)), **fields)  # fmt: skip
+
+
+def test_a_pack_is_judged_by_itself():
+    # Both parts have 2 concepts, so 5 candidates are 2: all take part, and what another beat is lost.
+    # b: 6 of 10, d: 0 of 10; mean .3, towards which they are shrunk: (6 + 10 * .3) / 20 = .45, (0 + 3) / 20 = .15
+    # a: 10 of 10, c: 4 of 10; mean .7; .85 and .55. The hypernym a of b and d is of another part.
+    label = packed([[10], [6, 4], [4, 6], [0, 10]])
+    assert label.part_sizes.tolist() == [2, 2]
+    np.testing.assert_allclose(shrunk_precision([label], PACKED, np.arange(4), 5), [[0.85, 0.45, 0.55, 0.15]])
+    np.testing.assert_allclose(label.precision_among(5, np.arange(4)), [1, 0.6, 0.4, 0])
+    assert precision_from_label(label, np.array([1, 2])).tolist() == pytest.approx([0.6, 0.4])
+
+
+@pytest.mark.parametrize(
+    ("domain", "covered"), [("icon", 0.8), ("photo", 0.2), (None, 0.8), ("glyph", 0.8), ("icon, photo", 0.8)]
+)
+def test_a_pack_without_images_of_the_domain_counts_for_nothing(domain, covered):
+    label = packed([[10], [6, 4], [4, 6], [0, 10]])
+    match = make_match([[1, 0]], [[3, 1]], coverage=0.8)
+    candidates = Candidates((label,), PACKED, match, domain=domain)
+    weights = evidence_weights(candidates, 0.7)
+    np.testing.assert_allclose(weights[:, 0], [0.2, 0.6] if covered == 0.8 else [0.2, 0])
+    selection = select(candidates, SelectionConfig())
+    np.testing.assert_allclose(selection.coverage, [covered])
+    assert select(candidates, SelectionConfig(Strategy.GENERAL)).coverage == pytest.approx([0.8])
+    if domain is None:  # .2 * .85 + .6 * .45 + .2 * .7
+        np.testing.assert_allclose(selection.scores, [[0.58]])
+
+
+def test_labels_of_different_packs_do_not_compare():
+    ranks = [[10], [6, 4], [4, 6], [0, 10]]
+    labels = (packed(ranks), packed(ranks, digest="2" * 64, repo_id="org/other"))
+    with pytest.raises(InputError, match="cover different packs"):
+        select(Candidates(labels, PACKED, make_match([[1, 0]], [[3, 1]])), SelectionConfig())
 
 
 @examples

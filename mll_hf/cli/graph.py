@@ -56,7 +56,7 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
     one.add_argument("--id", help="any id that neither the graph nor the pack uses for something else")
     one.add_argument("--name", help="what people call it first")
     one.add_argument("--lemma", action="append", default=[], help="another name; may be repeated")
-    one.add_argument("--description", metavar="TEXT", help="what it is, as in a dictionary")
+    one.add_argument("--description", metavar="TEXT", help="what it is, as in a dictionary (default: the name says it)")
     one.add_argument(
         "--parent", action="append", default=[], metavar="ID", help="what it is a kind of, in the graph or this pack"
     )
@@ -101,10 +101,10 @@ def _add(args: argparse.Namespace) -> int:
 def _one_concept(args: argparse.Namespace) -> NewConcept:
     from mll_hf.authoring import NewConcept, new_concept, read_images
 
-    for option in ("name", "description", "parent", "images"):
+    for option in ("name", "parent", "images"):
         if not getattr(args, option):
             raise InputError(f"a concept needs --{option}")
-    concept = new_concept(args.id, args.name, args.lemma, args.description, args.parent)
+    concept = new_concept(args.id, args.name, args.lemma, args.description or "", args.parent)
     return NewConcept(concept, read_images(args.images, args.domain, args.source))
 
 

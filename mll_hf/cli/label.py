@@ -66,7 +66,7 @@ def _label(args: argparse.Namespace) -> int:
             f"{args.labels} so that only the packs are measured"
         )
     extended = open_source(args.extend) if args.extend else None
-    n_images = len(probes) + sum(len(pack.probes) for pack in packs)
+    n_images = len(probes) + sum(len(pack.tests) for pack in packs)
     failed = 0
     for spec in args.models:
         try:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.counts import precision_among
 from mll_hf.errors import InputError
 from mll_hf.labels import UNPINNED, Cost, ModelRef
 from mll_hf.published import published_models
@@ -24,7 +23,7 @@ from mll_hf.selection.base import (
     Strategy,
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
-from mll_hf.selection.mll import candidates_of, mll_scores
+from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.prior import imagenet_scores, prior_scores
 from mll_hf.selection.unlabelled import choose_with_images, shortlisting
@@ -65,9 +64,11 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         task: The user's name of the task; the selection carries it for the prompts.
 
     Raises:
-        InputError: There are no labels, or none within the caps.
+        InputError: There are no labels, or none within the caps, or they do not cover the same packs.
     """
     candidates = _within_caps(candidates, config)
+    if len({(label.base_digest, *(pack.digest for pack in label.packs)) for label in candidates.labels}) > 1:
+        raise InputError("the labels cover different packs; extend them to the same: mll-hf label --pack PACK --extend")
     scores = np.round(score(candidates, config), _DIGITS)
     models = [*(_of_label(label) for label in candidates.labels), *(_of_published(m) for m in candidates.published)]
     ids = [(model.ref.repo_id, model.ref.revision) for model in models]
@@ -84,7 +85,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         scores=scores[order],
         chosen=chosen,
         matches=_explain(candidates, union, scores, config.strategy),
-        coverage=candidates.match.coverage.astype(np.float64),
+        coverage=_coverage(candidates, config),
         images=_effective_images(candidates.match, candidates.labels[best].support),
         domain=candidates.domain,
         task=task,
@@ -273,10 +274,17 @@ def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np
         case Strategy.PAPER:
             return restricted_precision(candidates)
         case Strategy.MLL:
-            ranks = np.stack([label.ranks[matched.selected] for label in candidates.labels])
-            return precision_among(ranks, len(candidates.graph), candidates_of(matched))
+            n_candidates = candidates_of(matched)
+            return np.stack([label.precision_among(n_candidates, matched.selected) for label in candidates.labels])
         case _:
             return np.stack([label.node_precision[matched.selected] for label in candidates.labels])
+
+
+def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
+    """[C] how much of each class's estimate comes from concepts, as far as the strategy counts them."""
+    if config.strategy is not Strategy.MLL:
+        return candidates.match.coverage.astype(np.float64)
+    return np.clip(evidence_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
 
 
 def _effective_images(match: ClassMatch, support: NDArray[np.int32]) -> NDArray[np.float64]:

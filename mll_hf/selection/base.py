@@ -84,8 +84,8 @@ class Candidates:
     """The evidence that strategies score.
 
     Attributes:
-        labels: Labels of the M models that may be chosen, all of one graph; strategy ``paper`` needs whole ones, or
-            embeddings.
+        labels: Labels of the M models that may be chosen, all of one graph and the same packs; strategy ``paper`` needs
+            whole ones, or embeddings.
         graph: That graph.
         match: The classes, matched to concepts.
         domain: The task's domain as the user gave it.
@@ -146,11 +146,12 @@ class Selection:
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
         models: The M models that were scored, best overall first.
-        scores: [M, C] float64. Estimated precision; for strategy ``paper`` its reuse metric r (Eq. 7); with evidence
-            of images their information and a tenth of the precision.
+        scores: [M, C] float64. Estimated precision, cautiously: lowered by the standard error for models that seem
+            better than the generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); with evidence of
+            images their information and a tenth of the precision.
         chosen: [M, C] bool, which models answer for which class.
         matches: For each class the concepts that speak for it, best first; none without labels.
-        coverage: [C] how well the graph covers each class, 0 to 1.
+        coverage: [C] how well the graph covers each class, 0 to 1; for strategy ``mll`` as far as it counts the packs.
         images: [C] number of probe images that the estimate for a class is worth.
         domain: Domain of the task as the user gave it; chooses the prompts.
         task: Task as the user gave it.

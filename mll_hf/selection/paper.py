@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.counts import NO_RIVAL, precision_among
+from mll_hf.counts import NO_RIVAL
 from mll_hf.errors import InputError
 from mll_hf.labels import ModelLabel
 
@@ -56,12 +56,12 @@ def precision_from_label(label: ModelLabel, selected: NDArray[np.int64]) -> NDAr
 
     Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
     wins are lost, and so is what would be lost on average if the selected concepts were any others of their number
-    (:func:`~mll_hf.counts.precision_among`). The estimate is the smaller of the two.
+    (:meth:`~mll_hf.labels.LabelSummary.precision_among`). The estimate is the smaller of the two.
     """
     rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes
     competes[selected] = True
     lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1) / support
-    expected = precision_among(label.ranks[selected], len(label.hits), len(selected))
+    expected = label.precision_among(len(selected), selected)
     precision: NDArray[np.float64] = np.minimum(expected, 1 - lost)
     return precision

@@ -54,7 +54,7 @@ def flags(packages: Packages) -> Iterator[NewConcept]:
             f"flag-{code}",
             f"flag of {name}",
             [f"{name} flag", f"flag of {country['name']}"],
-            f"the flag of {name}",
+            "",  # the name says it all, and a longer caption only confuses the models
             [PARENT],
         )
         yield NewConcept(concept, tuple(images))

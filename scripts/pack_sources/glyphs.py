@@ -46,7 +46,7 @@ def letters(packages: Packages) -> Iterator[NewConcept]:
             f"letter-{letter.lower()}",
             f"letter {letter}",
             [f"the letter {letter}", f"capital letter {letter}", f"small letter {letter.lower()}"],
-            f"the {ordinal(string.ascii_uppercase.index(letter) + 1)} letter of the Latin alphabet",
+            "",  # the name says it all, and a longer caption only confuses the models
             ["letter"],
         )
         yield NewConcept(concept, tuple(_drawn(fonts, letter) + _drawn(fonts, letter.lower())))
@@ -62,7 +62,7 @@ def digits(packages: Packages) -> Iterator[NewConcept]:
             f"digit-{digit}",
             f"digit {name}",
             [f"digit {digit}", f"number {name}", f"number {digit}", f"the numeral {digit}"],
-            f"the symbol {digit} that stands for the number {name}",
+            "",  # as with letters
             ["numeral"],
         )
         yield NewConcept(concept, tuple(_drawn(fonts, str(digit)) + _handwritten(digit)))
@@ -70,11 +70,6 @@ def digits(packages: Packages) -> Iterator[NewConcept]:
 
 def _umbrella(id: str, name: str, lemmas: list[str], description: str) -> NewConcept:
     return NewConcept(new_concept(id, name, lemmas, description, [PARENT]), ())
-
-
-def ordinal(number: int) -> str:
-    """``1st``, ``2nd`` and so on, up to 26."""
-    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10 if number not in (11, 12, 13) else 0, 'th') }"
 
 
 def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:
