@@ -217,7 +217,6 @@ def templates_for(domain: str | None = None, task: str | None = None) -> tuple[s
 
 def mentions(text: str, words: Iterable[str]) -> bool:
     """Whether a text holds one of some lower-case words or phrases, in whatever case, in the singular or plural."""
-    """Whether a text holds one of some lower-case words or phrases, in whatever case, in the singular or plural."""
     pattern = "|".join(re.escape(word) for word in words)
     return re.search(rf"\b(?:{pattern})(?:s|es)?\b", text.lower()) is not None
 

@@ -166,7 +166,7 @@ def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
 
 
 def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
-    """The library's choice by labels and unlabelled images: models are tried on the images of the view.
+    """The library's choice by labels and unlabelled images: models are tried on a sample of the view's images.
 
     With fewer images than the library takes, by labels alone.
     """
@@ -180,11 +180,12 @@ def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
 
 @lru_cache(maxsize=2)
 def _tried(view: TaskView, candidates: int) -> Selection:
-    """All models that were tried, best first; the same for every k."""
+    """All models that were tried, best first, on as many images as the library tries them on; the same for every k."""
     config = SelectionConfig(k=candidates, candidates=candidates)
     tried = select(view.candidates(captions=False), shortlisting(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
-    logits = view.logits[[row[tried.models[m].ref] for m in tried.union]]
+    sample = np.random.default_rng(0).permutation(view.logits.shape[1])[: config.most_images]
+    logits = view.logits[[row[tried.models[m].ref] for m in tried.union]][:, sample]
     return choose_with_images(tried, range(len(logits)), logits, config, ())
 
 
