@@ -29,7 +29,7 @@ from mll_hf.packs import covers_exactly, graph_with_packs, in_order, label_with_
 from mll_hf.store import LabelStore, read_label
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from io import RawIOBase
     from pathlib import Path
 
@@ -333,19 +333,24 @@ def encoded_batches(
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(probes), initial=start, unit="image", desc=model.ref.short_name, name="mll_hf.label", leave=False
     )
+    with progress:
+        for embeddings in encoded(model, (batch for _, batch in probes.iter_image_bytes(batch_size, start))):
+            yield embeddings
+            progress.update(len(embeddings))
+
+
+def encoded(model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]]) -> Iterator[NDArray[np.float32]]:
+    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where an image cannot be decoded."""
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = decode_image(content)
         return None if image is None else model.preprocess(image)
 
-    contents = (batch for _, batch in probes.iter_image_bytes(batch_size, start))
-    with progress:
-        for pixels, decodable in prepared_batches(contents, prepare):
-            embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
-            if pixels is not None:
-                embeddings[decodable] = model.encode_pixels(pixels)
-            yield embeddings
-            progress.update(len(decodable))
+    for pixels, decodable in prepared_batches(batches, prepare):
+        embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
+        if pixels is not None:
+            embeddings[decodable] = model.encode_pixels(pixels)
+        yield embeddings
 
 
 # --- what survives a kill ---------------------------------------------------------------------------------------------

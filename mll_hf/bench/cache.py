@@ -17,14 +17,13 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.backends import load_model
 from mll_hf.files import write_atomically
-from mll_hf.images import decode_image, prepared_batches
+from mll_hf.labeling import encoded
 from mll_hf.labels import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    import torch
     from numpy.typing import NDArray
 
     from mll_hf.backends import VisionLanguageModel
@@ -163,22 +162,15 @@ class EmbeddingCache:
 
 
 def _embed(model: VisionLanguageModel, data: ImageData) -> NDArray[np.float32]:
-    def prepare(content: bytes | None) -> torch.Tensor | None:
-        image = decode_image(content)
-        return None if image is None else model.preprocess(image)
-
-    embeddings = np.full((len(data), model.embedding_size), np.nan, np.float32)
-    done = 0
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(data), unit="image", desc=f"{model.ref.short_name} {data.name}", name="mll_hf.embed", leave=False
     )
+    done = []
     with progress:
-        for pixels, decodable in prepared_batches(data.batches(_BATCH), prepare):
-            if pixels is not None:
-                embeddings[done + np.flatnonzero(decodable)] = model.encode_pixels(pixels)
-            done += len(decodable)
-            progress.update(len(decodable))
-    return embeddings
+        for embeddings in encoded(model, data.batches(_BATCH)):
+            done.append(embeddings)
+            progress.update(len(embeddings))
+    return np.concatenate(done)
 
 
 def _write_array(path: Path, array: NDArray[np.float32]) -> None:
