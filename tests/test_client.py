@@ -17,7 +17,7 @@ from mll_hf.describe import Description
 from mll_hf.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.ensemble import run
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.errors import GraphError, InputError, LabelError, ModelError
+from mll_hf.errors import GraphError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.labels import ModelRef
 from mll_hf.prompts import fill, templates_for
 from mll_hf.published import PublishedModel
@@ -379,6 +379,13 @@ def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     assert any("org/cars" in message and "is broken" in message for message in left_out)
     assert any("org/all" in message and "no finite logit scale" in message for message in left_out)
     assert models["all"].closed
+
+
+def test_a_model_whose_library_is_missing_is_left_out_of_a_trial(store, models, caplog):
+    models.skills = {**models.skills, "cars": MissingExtraError("open_clip", "models")}
+    selection = Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+    assert sorted(names(selection)) == ["all", "cats"]
+    assert "pip install 'mll-hf[models]'" in caplog.text
 
 
 def test_no_model_can_be_tried(store, models):

@@ -14,7 +14,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.backends import load_model
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.rules import Trust
-from mll_hf.errors import InputError, ModelError
+from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.images import decode_image, prepared_batches
 from mll_hf.prompts import fill, templates_for
 
@@ -136,7 +136,7 @@ class Ensemble:
         for position, m in enumerate(self.selection.union):
             try:
                 found[position] = self._logits(m, source)
-            except ModelError as error:
+            except (ModelError, MissingExtraError) as error:
                 failure = error
                 _log.warning("left out: %s", error)
         if not found:
