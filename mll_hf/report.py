@@ -34,6 +34,7 @@ _EXTREMES_SHOWN = 8
 _BRANCHES_SHOWN = 5
 _SURE = 1.96  # standard errors
 _FEWEST_IMAGES = 10
+_LEAST_COVERAGE = 0.005  # what is shown as 0.01
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -136,7 +137,7 @@ def _class_table(selection: Selection) -> str:
                 shortened(name, 32),
                 _score_with_error(selection, models[0], y),
                 f"{selection.coverage[y]:.2f}",
-                _concepts(selection.matches[y]),
+                _concepts(selection.matches[y]) if _is_seen(selection, y) else "(none)",
                 ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
             ]
         )
@@ -158,7 +159,7 @@ def _legend(selection: Selection) -> str:
         "no label: nobody has measured this model on the graph; its published ImageNet accuracy stands in.\n"
     )  # fmt: skip
     return (
-        f"{scores}; general: share of all probe images recognised among all concepts; "
+        f"{scores}; general: share of a concept's images recognised among all concepts, on average; "
         f"coverage: 1 if the graph has the class, 0 if nothing like it.\n{prior}"
         f"Together: {_together(selection)}"
     )
@@ -177,9 +178,14 @@ def _score_name(selection: Selection) -> str:
 def _score_with_error(selection: Selection, m: int, y: int) -> str:
     """The score of a model on a class; where it is the class's own precision, with its standard error."""
     score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if selection.strategy is not Strategy.MLL or images == 0:
+    if selection.strategy is not Strategy.MLL or images == 0 or not _is_seen(selection, y):
         return f"{score:.3f}"
     return f"{score:.2f} ± {np.sqrt(score * (1 - score) / images):.2f}"
+
+
+def _is_seen(selection: Selection, y: int) -> bool:
+    """Whether the graph says anything of a class; if not, strategy mll falls back to the models' general level."""
+    return selection.strategy is not Strategy.MLL or selection.coverage[y] >= _LEAST_COVERAGE
 
 
 def _concepts(matches: tuple[MatchedConcept, ...]) -> str:

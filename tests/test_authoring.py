@@ -104,7 +104,7 @@ def test_a_concept_takes_new_texts(tmp_path):
     ("wrong", "complaint"),
     [
         ([new("duck", ["nowhere"])], "does not have: nowhere"),
-        ([new("duck", [])], "without hypernyms: duck"),
+        ([new("duck", [])], "without parents: duck"),
         ([new("cat", ["animal"])], "duplicate ids: cat"),
         ([new("a", ["b", "animal"]), new("b", ["a"])], "form a cycle"),
         ([new("duck", ["animal"], 4)], r"1 concepts have fewer than 5 images, such as duck \(4\)"),
@@ -130,7 +130,7 @@ def test_what_cannot_be_added(tmp_path, wrong, complaint):
 def test_the_folder_of_a_graph_is_no_pack(tmp_path):
     folder = write_graph_folder(tmp_path / "graph")
     before = state(folder)
-    with pytest.raises(GraphError, match="without hypernyms"):
+    with pytest.raises(GraphError, match="without parents"):
         add_to_pack(folder, BASE, [new("duck", ["animal"])])
     assert state(folder) == before
 

@@ -738,7 +738,7 @@ def test_packs_are_shown_and_checked(world, packs, capsys):
     status, out, _ = run(capsys, "graph", "check", pack, "--graph", world / "graph", "--json")
     assert (status, json.loads(out)["digest"]) == (0, record["digest"])
     assert "no graph.json" in fails(capsys, "graph", "check", packs, "--graph", world / "graph")
-    assert "without hypernyms" in fails(capsys, "graph", "check", world / "graph", "--graph", world / "graph")
+    assert "without parents" in fails(capsys, "graph", "check", world / "graph", "--graph", world / "graph")
 
 
 def test_adding_again_adds_nothing(world, packs, capsys):
@@ -808,6 +808,7 @@ def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, ti
     assert json.loads(out)["claimed"] == json.loads(out)["measured"]
     assert len(json.loads(out)["concepts"]) == 10
     assert "covers other packs" in fails(capsys, *verify, *apes)
+    assert "are a folder; give it with --pack" in fails(capsys, *verify)
 
 
 def test_a_folder_without_packs_stays_without(world, packs, tiny_open_clip, capsys):
@@ -846,3 +847,20 @@ def test_the_parser_is_complete():
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize("more", [["--classes", "cat, car"], ["-k", "2"], ["--max-gflops", "3"], ["--domain", "photo"]])
+def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):
+    choice = tmp_path / "choice.json"
+    choice.write_text(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])
+    said = fails(capsys, "predict", task_images, "--selection", choice, *more)
+    assert f"--selection already says which classes and models; leave out {more[0]}" in said
+
+
+@pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"classes": ["a"]}'])
+def test_what_is_no_selection_is_said_without_python(tmp_path, task_images, capsys, content):
+    (tmp_path / "choice.json").write_text(content)
+    said = fails(capsys, "predict", task_images, "--selection", tmp_path / "choice.json")
+    assert "this is no selection" in said
+    assert "make one with: mll-hf select --json" in said
+    assert "Error" not in said

@@ -510,7 +510,7 @@ def test_the_digest_is_that_of_the_concepts(tmp_path):
 @pytest.mark.parametrize(
     ("hypernyms", "complaint"),
     [
-        ({"a": ()}, "without hypernyms: a"),
+        ({"a": ()}, "without parents: a"),
         ({"a": ("b", "animal"), "b": ("a",)}, "form a cycle"),
         ({}, "no concepts"),
     ],

@@ -354,3 +354,13 @@ def test_a_choice_without_labels_says_what_it_rests_on():
     assert "labelled models" not in report
     assert "knows nothing of your classes" in report
     assert report.count("(no label)") >= 2
+
+
+def test_a_class_that_the_graph_says_nothing_of_is_shown_without_concepts():
+    selection = simple_selection()
+    unseen = replace(selection, coverage=np.array([1.0, 0.0]))
+    seen_row, unseen_row = (line for line in selection_report(unseen).splitlines() if line.startswith(("cat", "car")))
+    assert "±" in seen_row
+    assert "(none)" not in seen_row
+    assert "±" not in unseen_row
+    assert "(none)" in unseen_row

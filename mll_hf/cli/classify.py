@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from mll_hf.ensemble.run import Prediction
 
 _DEFAULTS = SelectionConfig()
+_CHOICE_OPTIONS = (
+    "classes", "domain", "task", "descriptions", "llm", "llm_url", "unlabelled", "max_gflops", "max_parameters",
+    "max_models",
+)  # fmt: skip
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -116,6 +120,10 @@ def _predict(args: argparse.Namespace) -> int:
     from mll_hf.ensemble import Rule
     from mll_hf.ensemble.run import Ensemble
 
+    if args.selection and (others := [name for name in _CHOICE_OPTIONS if vars(args)[name]] + ["k"] * (args.k != 1)):
+        raise InputError(
+            f"--selection already says which classes and models; leave out {abridged([_flag(o) for o in others], 3)}"
+        )
     selection = _read_selection(args.selection) if args.selection else _make_selection(args)
     images = _image_files(args.images)
     ensemble = Ensemble(selection, args.device, tuple(args.template) if args.template else None)
@@ -124,6 +132,10 @@ def _predict(args: argparse.Namespace) -> int:
     for n in prediction.unreadable:
         complain(f"{images[n]} is no readable image; convert or remove it")
     return 1 if prediction.unreadable else 0
+
+
+def _flag(name: str) -> str:
+    return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 
 def _add_selection_options(verb: argparse.ArgumentParser, required: bool) -> None:
@@ -190,8 +202,10 @@ def _read_selection(path: Path) -> Selection:
         return Selection.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}); make it with: mll-hf select --json") from None
-    except (ValueError, RecursionError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: this is no selection; make one with: mll-hf select --json") from None
 
 
 def _image_files(paths: Iterable[Path]) -> list[Path]:

@@ -93,8 +93,8 @@ def _add(args: argparse.Namespace) -> int:
         "new_concepts": addition.concepts,
         "new_images": addition.images,
     }
-    text = f"added to {args.pack}: {addition.concepts} concepts, {addition.images} images"
-    print_row(args, record, f"{text} (now {len(pack.concepts)} concepts, digest {pack.digest[:12]})")
+    text = f"added to {args.pack}: concepts {addition.concepts}, images {addition.images}"
+    print_row(args, record, f"{text} (in all {len(pack.concepts)}, digest {pack.digest[:12]})")
     return 0
 
 

@@ -133,6 +133,9 @@ def _verify(args: argparse.Namespace) -> int:
     label = _whole(source, find_label(source, args.model))
     if not args.graph and not REPO_ID.fullmatch(label.probes_name):
         raise InputError(f"the images of this label are a folder ({label.probes_name}); give it with --graph")
+    local = [pack.name for pack in label.packs if not REPO_ID.fullmatch(pack.probes_name)]
+    if local and not args.pack:
+        raise InputError(f"the images of pack {local[0]} are a folder; give it with --pack")
     location = fetch_graph_with_images(args.graph or f"hf://datasets/{label.probes_name}@{label.probes_revision}")
     graph = location.graph
     packs = args.pack or [f"hf://datasets/{pack.probes_name}@{pack.probes_revision}" for pack in label.packs]

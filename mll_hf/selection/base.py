@@ -16,6 +16,7 @@ from mll_hf.errors import InputError
 from mll_hf.evidence import LEAST_IMAGES, Calibration, UnlabelledEvidence, pooling_weights
 from mll_hf.labels import Cost, ModelRef
 from mll_hf.prompts import check_class_names
+from mll_hf.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -259,8 +260,11 @@ class Selection:
         """
         try:
             return cls._from_json(document)
+        except InputError as error:
+            raise InputError(f"this is no selection ({error}); make one with: mll-hf select --json") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            raise InputError(f"this is no selection ({error!r}); make one with: mll-hf select --json") from None
+            reason = "it lacks a part" if isinstance(error, (KeyError, TypeError, AttributeError)) else one_line(error)
+            raise InputError(f"this is no selection ({reason}); make one with: mll-hf select --json") from None
 
     @classmethod
     def _from_json(cls, document: dict[str, Any]) -> Selection:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def shortlisting(config: SelectionConfig) -> SelectionConfig:
-    """The configuration with which labels alone choose the models to try, at least k of them.
+    """The configuration with which labels alone choose the models to try.
 
     Raises:
         InputError: The strategy is not ours.
@@ -27,7 +27,7 @@ def shortlisting(config: SelectionConfig) -> SelectionConfig:
         raise InputError(
             f"images help strategy 'mll' only, not '{config.strategy}'; leave out the images or the strategy"
         )
-    return replace(config, k=max(config.candidates, config.k), max_models=None)
+    return replace(config, k=config.candidates, max_models=None)
 
 
 def choose_with_images(
