@@ -77,7 +77,9 @@ class GraphPack:
         if self.image_files is not None:
             object.__setattr__(self, "image_files", tuple(sorted(set(self.image_files))))
         if rootless := [concept.id for concept in self.concepts if not concept.hypernyms]:
-            raise GraphError(f"concepts of a pack without parents: {_some(rootless)}; attach them to some")
+            raise GraphError(
+                f"concepts of a pack without parents: {_some(rootless)}; attach them to concepts of the graph"
+            )
         _ = self.graph  # refuses what no graph may hold
 
     @cached_property

@@ -61,7 +61,7 @@ def test_a_pack_is_a_dataset(attached, dataset):
 
 def test_a_pack_names_the_repo_that_is_wrong(hub):
     hub.put("dataset", "alice/graph", graph_file())
-    with pytest.raises(GraphError, match=r"alice/graph/graph\.json: concepts of a pack without hypernyms"):
+    with pytest.raises(GraphError, match=r"alice/graph/graph\.json: concepts of a pack without parents"):
         fetch_graph_with_images("hf://datasets/alice/graph").attached_to(GRAPH, SamplingConfig())
 
 
