@@ -7,12 +7,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mll_hf import describe
 from mll_hf.backends import resolve_model
 from mll_hf.errors import InputError, ModelError
-from mll_hf.evidence import check_image_count
+from mll_hf.evidence import check_image_count, trial_sample
 from mll_hf.labels import UNPINNED
 from mll_hf.matching import ConceptIndex
 from mll_hf.prompts import check_class_names
@@ -156,9 +154,8 @@ class Client:
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""
-        kept = np.random.default_rng(0).permutation(len(images))[: config.most_images]
         ensemble = self.load(shortlist)
-        answering, logits = ensemble.try_logits([images[n] for n in np.sort(kept)])
+        answering, logits = ensemble.try_logits([images[n] for n in trial_sample(len(images), config.most_images)])
         return choose_with_images(shortlist, answering, logits, config, ensemble.prompt_templates)
 
     def load(self, selection: Selection, templates: Sequence[str] | None = None) -> Ensemble:

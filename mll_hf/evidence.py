@@ -93,6 +93,11 @@ def check_image_count(n_images: int) -> None:
         raise InputError(f"{n_images} readable images say too little about models; give at least {LEAST_IMAGES}")
 
 
+def trial_sample(n_images: int, most: int) -> NDArray[np.int64]:
+    """Ascending positions of the images that models are tried on: a seeded sample of at most so many."""
+    return np.sort(np.random.default_rng(0).permutation(n_images)[:most])
+
+
 def gather_evidence(logits: Floats, prior: NDArray[np.float64], templates: tuple[str, ...]) -> UnlabelledEvidence:
     """Look at the logits of models on unlabelled images.
 
@@ -106,13 +111,17 @@ def gather_evidence(logits: Floats, prior: NDArray[np.float64], templates: tuple
     """
     n_images = logits.shape[1]
     check_image_count(n_images)
-    calibration = calibrate(logits, prior)
-    probabilities = softmax(logits / calibration.temperatures[:, None, None])
+    calibration, probabilities = _calibrate(logits, prior)
     return UnlabelledEvidence(n_images, calibration, prior, _share_of_firsts(probabilities, prior), templates)
 
 
 def calibrate(logits: Floats, prior: NDArray[np.float64]) -> Calibration:
     """Make logits [M, N, C] of models with a prior [M] comparable, by nothing but themselves."""
+    return _calibrate(logits, prior)[0]
+
+
+def _calibrate(logits: Floats, prior: NDArray[np.float64]) -> tuple[Calibration, NDArray[np.float64]]:
+    """The calibration, and the probabilities [M, N, C] at its temperatures, without offsets."""
     n_classes = logits.shape[2]
     temperatures = image_scale(logits) / _SHARPNESS
     scaled = logits / temperatures[:, None, None]
@@ -121,7 +130,7 @@ def calibrate(logits: Floats, prior: NDArray[np.float64]) -> Calibration:
     information = np.clip(told, 0, 1) + 0.0  # rounding may leave the range, and -0.0 prints badly
     weights = pooling_weights(scores_of(information, prior), n_classes)
     shares = expected_shares(np.einsum("m,mnc->nc", weights, probabilities))
-    return Calibration(temperatures, class_offsets(scaled, shares), information)
+    return Calibration(temperatures, class_offsets(scaled, shares), information), probabilities
 
 
 def image_scale(logits: Floats) -> NDArray[np.float64]:

@@ -27,3 +27,8 @@ def shortened(text: str, most: int) -> str:
 def one_line(said: Exception | str, most: int = 160) -> str:
     """What an exception says, without line breaks and not too long; its kind if it says nothing."""
     return shortened(" ".join(str(said).split()) or type(said).__name__, most)
+
+
+def markdown_table(header: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table of cells that are Markdown already; the rule aligns: ``---`` or ``---:`` a column."""
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]

@@ -19,6 +19,7 @@ from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.labeling import label_from_counts
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
+from mll_hf.text import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -278,5 +279,4 @@ def fidelity_to_markdown(estimates: Sequence[EstimateQuality], samples: Sequence
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+    return markdown_table(header, ["---", *["---:"] * (len(header) - 1)], rows)

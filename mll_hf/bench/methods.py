@@ -23,7 +23,7 @@ from mll_hf.bench.world import LabelledSample, TaskView
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
-from mll_hf.evidence import LEAST_IMAGES
+from mll_hf.evidence import LEAST_IMAGES, trial_sample
 from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlisting
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _tried(view: TaskView, candidates: int) -> Selection:
     config = SelectionConfig(k=candidates, candidates=candidates)
     tried = select(view.candidates(captions=False), shortlisting(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
-    sample = np.random.default_rng(0).permutation(view.logits.shape[1])[: config.most_images]
+    sample = trial_sample(view.logits.shape[1], config.most_images)
     logits = view.logits[[row[tried.models[m].ref] for m in tried.union]][:, sample]
     return choose_with_images(tried, range(len(logits)), logits, config, ())
 

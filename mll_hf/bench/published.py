@@ -25,7 +25,7 @@ from mll_hf.bench.baselines.modelgpt import predict_left_out, rank_left_out
 from mll_hf.bench.metrics import top_kendall, top_l1, top_overlap
 from mll_hf.errors import InputError
 from mll_hf.published import published_models
-from mll_hf.text import abridged, one_line
+from mll_hf.text import abridged, markdown_table, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -394,5 +394,4 @@ def report_to_markdown(report: PublishedReport) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---", *["---:"] * (len(header) - 1)]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+    return markdown_table(header, ["---", *["---:"] * (len(header) - 1)], rows)

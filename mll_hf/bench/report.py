@@ -16,6 +16,7 @@ from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, OURS, PAPER, SEES_SAMP
 from mll_hf.bench.methods import ORACLE as ORACLE_METHOD
 from mll_hf.bench.metrics import BootstrapConfig, Interval, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
 from mll_hf.bench.scenarios import HUBS_PER_DRAW, Kind, Scenario, scenarios
+from mll_hf.text import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,8 +56,8 @@ class Table:
         """Heading, note and table."""
         numeric = [all(not isinstance(row[at], str) for row in self.rows) for at in range(len(self.columns))]
         rule = ["---:" if right else "---" for right in numeric]
-        body = [self.columns, rule, *(tuple(map(shown, row)) for row in self.rows)]
-        return "\n".join([f"## {self.title}", "", self.note, "", *(f"| {' | '.join(row)} |" for row in body), ""])
+        rows = [[shown(cell) for cell in row] for row in self.rows]
+        return "\n".join([f"## {self.title}", "", self.note, "", *markdown_table(self.columns, rule, rows), ""])
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mll_hf.card.claim import (
 )
 from mll_hf.card.readme import edit_readme, put_section
 from mll_hf.errors import InputError
-from mll_hf.text import printable, shortened
+from mll_hf.text import markdown_table, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -116,7 +116,7 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
             for b in shown[:_BRANCHES_SHOWN]
         ]
         header = [f"{title} branches", "recognised", "concepts", "meaning"]
-        lines += [*_table(header, ["---", "---:", "---:", "---"], rows), ""] if rows else []
+        lines += [*markdown_table(header, ["---", "---:", "---:", "---"], rows), ""] if rows else []
     return lines
 
 
@@ -172,7 +172,7 @@ def _collection_section(repo_id: str, graph: SemanticGraph, labels: Sequence[Lab
         "",
         "## Models",
         "",
-        *_table(
+        *markdown_table(
             ["model", "revision", "precision", "parameters", "GFLOPs"],
             ["---", "---", "---:", "---:", "---:"],
             [_model_row(label) for label in ranked[:_MODELS_SHOWN]],
@@ -218,11 +218,6 @@ def eval_results(label: ModelLabel, dataset_id: str, task_id: str, source_url: s
         f"  notes: {yaml_scalar(notes)}",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _table(header: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table of cells that are Markdown already."""
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
 
 
 def _escaped(text: str) -> str:
