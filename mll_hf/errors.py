@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mll_hf.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -23,6 +24,17 @@ class MLLError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
+
+    def __reduce__(self) -> tuple[Callable[..., MLLError], tuple[object, ...]]:
+        """Errors come back from other processes; the constructors of some take other arguments than the message."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(kind: type[MLLError], args: tuple[object, ...], fields: dict[str, object]) -> MLLError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class InputError(MLLError, ValueError):

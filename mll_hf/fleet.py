@@ -1,4 +1,4 @@
-"""Label many models, one after another: which ones, what is labelled already, and what became of each.
+"""Label many models: which ones, what is labelled already, and what became of each.
 
 What is labelled already is found out before any weights are downloaded, and no file that the Hub counts as a download
 is touched for it. A model that fails does not stop the others; a run that was killed goes on where it stopped.
@@ -8,34 +8,41 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 import logging
-from dataclasses import dataclass
+import shlex
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from huggingface_hub import constants, scan_cache_dir
+from huggingface_hub import constants, get_token, scan_cache_dir
 from huggingface_hub.errors import CacheNotFound
 
 from mll_hf.backends import resolve_model
 from mll_hf.card import LABEL_PATH
+from mll_hf.engines import LocalEngine
 from mll_hf.errors import HubError, InputError, LabelError, MLLError, StorageError
 from mll_hf.graph import GRAPH_FILE
 from mll_hf.hub.connection import Head, connect, download, fetch_head, hub_errors, list_model_repos, read_head
-from mll_hf.hub.locations import HUB, REPO_ID, parse_dataset
+from mll_hf.hub.locations import HUB, REPO_ID, DatasetLocation, fetch_graph, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import read_collection
-from mll_hf.labeling import BATCH_SIZE, label_model, label_to_extend
+from mll_hf.labeling import label_model, label_to_extend
 from mll_hf.packs import covers_exactly, graph_with_packs, in_order
 from mll_hf.published import published_models
 from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, label_path, read_label
 from mll_hf.text import one_line, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from mll_hf.engines import Engine
     from mll_hf.graph import SemanticGraph
     from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
@@ -46,6 +53,9 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound="LabelSummary")
 
 _ID_FIELDS = ("repo_id", "model", "id")
+_JOB_LABEL = "mll-hf"
+_JOB_KEY_LENGTH = 32
+_AT_WORK = ("SCHEDULING", "RUNNING")
 _NOT_THERE = (401, 404)  # the Hub says 401 to strangers, so as not to tell what exists
 _log = logging.getLogger(__name__)
 
@@ -167,11 +177,12 @@ class Question:
     packs: tuple[AttachedPack, ...] = ()
 
     def is_answered_by(self, label: LabelSummary, model: ModelRef) -> bool:
-        """Whether a label measures the same, on some revision of the model that the same backend runs."""
+        """Whether a label measures the same or more, on some revision of the model that the same backend runs."""
         same_model = (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend)
-        question = (label.graph_digest, label.probes_revision, label.sampling)
-        same_question = question == (self.graph.digest, self.probes_revision, self.sampling)
-        return same_model and same_question and covers_exactly(label, self.packs)
+        question = (label.graph_digest, label.probes_revision, label.sampling.seed)
+        same_question = question == (self.graph.digest, self.probes_revision, self.sampling.seed)
+        enough = label.sampling.images_per_concept >= self.sampling.images_per_concept
+        return same_model and same_question and enough and covers_exactly(label, self.packs)
 
 
 class Destination(Protocol):
@@ -338,7 +349,7 @@ def check_login() -> None:
         raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error
 
 
-# --- one after another ------------------------------------------------------------------------------------------------
+# --- model by model ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -350,8 +361,8 @@ class Fleet:
         probes: The graph's probe images.
         store: Working folder for labels and what is measured so far.
         destination: Where labels are published; None for nowhere.
-        device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
-        batch_size: Images encoded at a time.
+        engine: Where models run, opened.
+        batch_size: Images encoded at a time; None for as many as suit the device.
         overwrite: Measure again what is labelled already.
         free_cache: Delete a model's files from the cache when it is done, if the run downloaded its weights.
         packs: Packs on the graph that the labels are to cover.
@@ -362,12 +373,17 @@ class Fleet:
     probes: ProbeSet
     store: LabelStore
     destination: Destination | None
-    device: str | None = None
-    batch_size: int = BATCH_SIZE
+    engine: Engine = field(default_factory=LocalEngine)
+    batch_size: int | None = None
     overwrite: bool = False
     free_cache: bool = False
     packs: tuple[AttachedPack, ...] = ()
     extended: LabelSource | None = None
+
+    @cached_property
+    def publishing(self) -> Lock:
+        """Held while a label is published."""
+        return Lock()
 
     @cached_property
     def graph(self) -> SemanticGraph:
@@ -381,10 +397,9 @@ class Fleet:
 
 
 def working_folder(graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack] = ()) -> Path:
-    """Where a run keeps labels if the user names no folder: in the assets cache, by graph, images, packs and sample."""
-    sample = f"{probes.sampling.images_per_concept}-{probes.sampling.seed}"
+    """Where a run keeps labels if the user names no folder: in the assets cache, by graph, images, packs and seed."""
     of_packs = [f"{pack.digest[:12]}-{pack.probes.revision[:12]}" for pack in in_order(packs)]
-    name = "-".join([graph.digest[:12], probes.revision[:12], sample, *of_packs])
+    name = "-".join([graph.digest[:12], probes.revision[:12], str(probes.sampling.seed), *of_packs])
     return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "labels" / name
 
 
@@ -452,6 +467,7 @@ class Outcome(StrEnum):
     """What became of a model."""
 
     LABELLED = "labelled"
+    STARTED = "started"  # a job will label it
     PLANNED = "planned"  # a dry run would have labelled it
     SKIPPED = "skipped"
     FAILED = "failed"
@@ -470,6 +486,7 @@ class ModelResult:
         path: Where its label lies in the working folder.
         published: What became of the publication, if there was one.
         undecodable: Probe images that could not be decoded; they do not count.
+        job: Address of the job that labels it.
     """
 
     name: str
@@ -480,12 +497,13 @@ class ModelResult:
     path: Path | None = None
     published: Published | None = None
     undecodable: int = 0
+    job: str | None = None
 
 
 def run(
     models: Sequence[str], fleet: Fleet, on_start: Callable[[int, str], None], *, dry_run: bool = False
 ) -> Iterator[ModelResult]:
-    """Label models one after another, and publish each label at once.
+    """Label models one after another, or a few at a time where the engine has many workers; publish each label at once.
 
     Args:
         models: ``org/name[@revision]`` or ``local-dir:PATH``.
@@ -494,24 +512,32 @@ def run(
         dry_run: Only find out what would be done.
 
     Yields:
-        What became of each model.
+        What became of each model, in the order in which they are done.
 
     Raises:
         StorageError: The working folder cannot be written; the next model would meet the same full disk.
     """
-    for number, name in enumerate(models, 1):
+
+    def attempt(number: int, name: str) -> ModelResult:
         on_start(number, name)
-        yield _attempt(name, fleet, dry_run)
+        return _attempt(name, partial(_plan_and_label, fleet=fleet, dry_run=dry_run))
 
-
-def _attempt(name: str, fleet: Fleet, dry_run: bool) -> ModelResult:
+    at_once = 1 if dry_run else fleet.engine.models_at_once
+    if at_once == 1:
+        yield from map(attempt, count(1), models)
+        return
+    pool = ThreadPoolExecutor(at_once)
     try:
-        to_do = plan(name, fleet)
-        if to_do.step is Step.NOTHING:
-            return ModelResult(name, Outcome.SKIPPED, f"labelled already: {to_do.found}", to_do.model)
-        if dry_run:
-            return ModelResult(name, Outcome.PLANNED, _intention(to_do, fleet), to_do.model)
-        return _label(name, to_do.model, fleet)
+        for done in as_completed([pool.submit(attempt, number, name) for number, name in enumerate(models, 1)]):
+            yield done.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # leaving the engine's context wakes those at work
+
+
+def _attempt(name: str, act: Callable[[str], ModelResult]) -> ModelResult:
+    """Do something about a model; what fails is a result, too."""
+    try:
+        return act(name)
     except StorageError:
         raise
     except MLLError as error:
@@ -521,6 +547,15 @@ def _attempt(name: str, fleet: Fleet, dry_run: bool) -> ModelResult:
         cause = f"{type(error).__name__}: {one_line(error)}"
         reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
         return ModelResult(name, Outcome.FAILED, printable(reason))
+
+
+def _plan_and_label(name: str, fleet: Fleet, dry_run: bool) -> ModelResult:
+    to_do = plan(name, fleet)
+    if to_do.step is Step.NOTHING:
+        return ModelResult(name, Outcome.SKIPPED, f"labelled already: {to_do.found}", to_do.model)
+    if dry_run:
+        return ModelResult(name, Outcome.PLANNED, _intention(to_do, fleet), to_do.model)
+    return _label(name, to_do.model, fleet)
 
 
 def _intention(to_do: Plan, fleet: Fleet) -> str:
@@ -538,11 +573,12 @@ def _label(name: str, ref: ModelRef, fleet: Fleet) -> ModelResult:
             fleet.store,
             packs=fleet.packs,
             earlier=label_to_extend(fleet.extended, ref) if fleet.extended else None,
-            device=fleet.device,
+            engine=fleet.engine,
             batch_size=fleet.batch_size,
             overwrite=fleet.overwrite,
         )
-    published = fleet.destination.publish(result.label, fleet.graph) if fleet.destination else None
+    with fleet.publishing:  # one at a time: each publication changes what the next one builds on
+        published = fleet.destination.publish(result.label, fleet.graph) if fleet.destination else None
     return ModelResult(
         name,
         Outcome.LABELLED,
@@ -552,6 +588,100 @@ def _label(name: str, ref: ModelRef, fleet: Fleet) -> ModelResult:
         published=published,
         undecodable=result.undecodable,
     )
+
+
+# --- on other machines ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """How HF Jobs label models, one job each.
+
+    Attributes:
+        graph: The graph with its probe images, pinned.
+        sampling: How these are sampled.
+        destination: Where labels are published.
+        packs: Packs on the graph that the labels are to cover, pinned.
+        options: More arguments for the script.
+        script: Path or URL of ``scripts/label_models.py``.
+        flavor: Hardware.
+        timeout: The longest time, such as ``6h``.
+        namespace: Who pays; None for the user.
+        overwrite: Measure again what is labelled already.
+    """
+
+    graph: DatasetLocation
+    sampling: SamplingConfig
+    destination: Destination
+    packs: tuple[DatasetLocation, ...] = ()
+    options: tuple[str, ...] = ()
+    script: str = ""
+    flavor: str = "t4-small"
+    timeout: str = "6h"
+    namespace: str | None = None
+    overwrite: bool = False
+
+    @cached_property
+    def question(self) -> Question | None:
+        """What the labels answer; None with packs, for what a pack is says its dataset alone, which stays unread."""
+        if self.packs:
+            return None
+        return Question(fetch_graph(str(self.graph)), self.graph.revision or "", self.sampling)
+
+    @cached_property
+    def at_work(self) -> Mapping[str, str]:
+        """Address of the unfinished job of each model, by a hash of its arguments."""
+        with hub_errors(HUB):
+            jobs = [job for job in connect().list_jobs(namespace=self.namespace) if job.status.stage in _AT_WORK]
+        return {key: job.url for job in jobs if (key := (job.labels or {}).get(_JOB_LABEL))}
+
+
+def start_jobs(
+    models: Sequence[str], jobs: Jobs, on_start: Callable[[int, str], None], *, dry_run: bool = False
+) -> Iterator[ModelResult]:
+    """Start a job for each model that has no label and no unfinished job; jobs go on when this has returned.
+
+    Args:
+        models: ``org/name[@revision]``.
+        jobs: How.
+        on_start: Called before each model with its number, from 1, and its name.
+        dry_run: Only find out what would be done.
+
+    Yields:
+        What became of each model.
+    """
+    for number, name in enumerate(models, 1):
+        on_start(number, name)
+        yield _attempt(name, partial(_start_job, jobs=jobs, dry_run=dry_run))
+
+
+def _start_job(name: str, jobs: Jobs, dry_run: bool) -> ModelResult:
+    model = resolve_model(name)
+    if model.is_local:
+        raise InputError(f"{name} is a folder on this machine, which a job cannot see; use --engine local")
+    found = jobs.destination.find(model, jobs.question) if jobs.question else None
+    if found and not jobs.overwrite:
+        return ModelResult(name, Outcome.SKIPPED, f"labelled already: {found}", model)
+    arguments = [f"{model.repo_id}@{model.revision}", "--graph", str(jobs.graph)]
+    for pack in jobs.packs:
+        arguments += ["--pack", str(pack)]
+    arguments += jobs.options
+    key = hashlib.sha256(" ".join(arguments).encode()).hexdigest()[:_JOB_KEY_LENGTH]
+    if at_work := jobs.at_work.get(key):
+        return ModelResult(name, Outcome.SKIPPED, f"a job is at work on it: {at_work}", model)
+    if dry_run:
+        return ModelResult(name, Outcome.PLANNED, f"start a job on {jobs.flavor}: {shlex.join(arguments)}", model)
+    with hub_errors(model.repo_id):
+        job = connect().run_uv_job(
+            jobs.script,
+            script_args=arguments,
+            flavor=jobs.flavor,
+            timeout=jobs.timeout,
+            secrets={"HF_TOKEN": get_token()},
+            labels={_JOB_LABEL: key},
+            namespace=jobs.namespace,
+        )
+    return ModelResult(name, Outcome.STARTED, model=model, job=job.url)
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

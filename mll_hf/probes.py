@@ -104,7 +104,9 @@ class ProbeSet:
         order = np.argsort(self.members, kind="stable")
         return self.members[order], concepts[order]
 
-    def iter_image_bytes(self, batch_size: int, start: int = 0) -> Iterator[tuple[int, list[bytes | None]]]:
+    def iter_image_bytes(
+        self, batch_size: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, list[bytes | None]]]:
         """Stream encoded images in order, ``batch_size`` at a time.
 
         Memory stays at a few batches however many images there are.
@@ -112,6 +114,7 @@ class ProbeSet:
         Args:
             batch_size: Images per batch; only the last batch is smaller.
             start: Number of the first image.
+            stop: Number of the image after the last; by default all are streamed.
 
         Yields:
             The number of the batch's first image, and its images (None where the file holds nothing).
@@ -120,7 +123,7 @@ class ProbeSet:
             GraphError: A file is damaged.
         """
         batch: list[bytes | None] = []
-        for content in self._iter_bytes(start):
+        for content in self._iter_bytes(self.rows[start:stop]):
             batch.append(content)
             if len(batch) == batch_size:
                 yield start, batch
@@ -128,8 +131,7 @@ class ProbeSet:
         if batch:
             yield start, batch
 
-    def _iter_bytes(self, start: int) -> Iterator[bytes | None]:
-        wanted = self.rows[start:]
+    def _iter_bytes(self, wanted: NDArray[np.int64]) -> Iterator[bytes | None]:
         first_row = 0
         for path in self.files:
             file = _open_parquet(path)

@@ -8,12 +8,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.backends import load_model
 from mll_hf.contest import Contest
 from mll_hf.counts import RANK_BINS, LabelCounts
+from mll_hf.encoding import encoded_range
 from mll_hf.errors import InputError
-from mll_hf.labeling import BATCH_SIZE, encoded_batches
 from mll_hf.packs import covers_exactly, graph_with_packs, positions_in
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def verify_label(
     n_concepts: int = CONCEPTS,
     seed: int = 0,
     device: str | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     token: str | None = None,
 ) -> Verification:
     """Measure a model again on a seeded sample of concepts, against all concepts of their part.
@@ -134,7 +135,7 @@ def verify_label(
         n_concepts: Size of the sample; 35 are the fewest that can show agreement.
         seed: Seed of the sample. Whoever publishes a label must not know it.
         device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
-        batch_size: Images at a time.
+        batch_size: Images at a time; by default as many as suit the device.
         token: Hub token; None takes the one that the user has logged in with.
 
     Raises:
@@ -169,12 +170,22 @@ def verify_label(
     )
 
 
-def _count_again(model: VisionLanguageModel, graph: SemanticGraph, sample: ProbeSet, batch_size: int) -> LabelCounts:
+def _count_again(
+    model: VisionLanguageModel, graph: SemanticGraph, sample: ProbeSet, batch_size: int | None
+) -> LabelCounts:
     if not len(sample):
         return LabelCounts.zeros(len(graph), len(sample.domain_names))
     texts = model.encode_texts([concept.caption for concept in graph.concepts])
-    images = np.concatenate(list(encoded_batches(model, sample, batch_size)))
-    return Contest(graph, sample, texts, model.logit_scale).count([(0, images)])
+    batches = encoded_range(model, sample, range(len(sample)), batch_size or model.batch_size)
+    progress = tqdm(  # type: ignore[no-untyped-call]
+        total=len(sample), unit="image", desc=model.ref.short_name, name="mll_hf.verify", leave=False
+    )
+    images = []
+    with progress:
+        for _, embeddings in batches:
+            images.append(embeddings)
+            progress.update(len(embeddings))
+    return Contest(graph, sample, texts, model.logit_scale, model.device).count([(0, np.concatenate(images))])
 
 
 def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[np.int32]:

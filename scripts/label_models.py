@@ -14,15 +14,20 @@ downloaded; a model that fails does not stop the others; the same command goes o
 
     python scripts/label_models.py laion/CLIP-ViT-B-32-laion2B-s34B-b79K --graph hf://datasets/ORG/GRAPH
     python scripts/label_models.py --filter open_clip --limit 20 --graph DIR --to hf://datasets/ORG/LABELS
+    python scripts/label_models.py --paper-models --engine ray --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
+    python scripts/label_models.py --paper-models --engine hf-jobs --graph hf://datasets/ORG/GRAPH@REVISION
     hf jobs uv run scripts/label_models.py --paper-models --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
 
-On HF Jobs the table above asks for the machine and passes your token on.
+Engines: `local` uses all GPUs of this machine; `ray` spreads pieces of the models over a cluster; `hf-jobs` starts one
+job per model, each with the same pinned graph, and returns. The label is the same whatever measured it. The last
+example runs all models in one job; there the table above asks for the machine and passes your token on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
 from collections import Counter
@@ -31,19 +36,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf import fleet
-from mll_hf.backends import pick_device
+from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP
+from mll_hf.engines import LocalEngine, open_local
+from mll_hf.engines.cluster import RayEngine
 from mll_hf.errors import InputError, MLLError
 from mll_hf.files import write_atomically
-from mll_hf.fleet import CollectionRepo, Destination, Fleet, ModelFilter, ModelResult, Outcome, OwnRepos
-from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.fleet import CollectionRepo, Destination, Fleet, Jobs, ModelFilter, ModelResult, Outcome, OwnRepos
+from mll_hf.hub.locations import fetch_graph_with_images, pinned
 from mll_hf.hub.sources import open_source
-from mll_hf.labeling import BATCH_SIZE
 from mll_hf.probes import SamplingConfig
 from mll_hf.store import LabelStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from mll_hf.engines import Engine
+
+_NOT_FOR_JOBS = {
+    "device": "is for machines of yours",
+    "labels": "names a folder that a job cannot see",
+    "free-cache": "is for machines of yours",
+}
 _CHOICE = ("models", "filter", "author", "search", "limit", "models_from", "paper_models")
 _INTERRUPTED = 130
 
@@ -54,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     report = Report(args)
     try:
-        label(args, report)
+        (start_jobs if args.engine == "hf-jobs" else label)(args, report)
         status = 1 if report.failed else 0
     except MLLError as error:
         say(f"error: {error}")
@@ -73,33 +86,81 @@ def label(args: argparse.Namespace, report: Report) -> None:
     report.total = len(models)
     location = fetch_graph_with_images(args.graph)
     graph = location.graph
-    sampling = SamplingConfig(args.images_per_concept, args.seed)
+    sampling = SamplingConfig(args.sample, args.seed)
     probes = location.probes(sampling)
     packs = tuple(fetch_graph_with_images(pack).attached_to(graph, sampling) for pack in args.pack)
     destination = chosen_destination(args)
-    if not args.dry_run:
-        pick_device(args.device)  # a wrong one would fail every model
-        if destination:
-            fleet.check_login()
-    crew = Fleet(
-        base=graph,
-        probes=probes,
-        store=LabelStore(args.labels or fleet.working_folder(graph, probes, packs)),
+    if destination and not args.dry_run:
+        fleet.check_login()
+    with LocalEngine() if args.dry_run else chosen_engine(args) as engine:
+        crew = Fleet(
+            base=graph,
+            probes=probes,
+            store=LabelStore(args.labels or fleet.working_folder(graph, probes, packs)),
+            destination=destination,
+            engine=engine,
+            batch_size=args.batch_size,
+            overwrite=args.overwrite,
+            free_cache=args.free_cache,
+            packs=packs,
+            extended=open_source(args.extend) if args.extend else None,
+        )
+        for result in fleet.run(models, crew, announce(len(models)), dry_run=args.dry_run):
+            report.add(result)
+
+
+def start_jobs(args: argparse.Namespace, report: Report) -> None:
+    """Start a job for each model that the arguments name and that is not labelled yet."""
+    for option, why in _NOT_FOR_JOBS.items():
+        if getattr(args, option.replace("-", "_")):
+            raise InputError(f"--{option} {why}; leave it out, or use another engine")
+    models, destination = chosen_models(args), chosen_destination(args)
+    if destination is None:
+        raise InputError("a job's labels are lost if they are not published; leave out --no-push")
+    report.total = len(models)
+    jobs = Jobs(
+        graph=pinned(args.graph),
+        sampling=SamplingConfig(args.sample, args.seed),
         destination=destination,
-        device=args.device,
-        batch_size=args.batch_size,
+        packs=tuple(pinned(pack) for pack in args.pack),
+        options=job_options(args),
+        script=args.job_script or str(Path(__file__).resolve()),
+        flavor=args.job_flavor,
+        timeout=args.job_timeout,
+        namespace=args.job_namespace,
         overwrite=args.overwrite,
-        free_cache=args.free_cache,
-        packs=packs,
-        extended=open_source(args.extend) if args.extend else None,
     )
+    if not args.dry_run:
+        fleet.check_login()
+    for result in fleet.start_jobs(models, jobs, announce(len(models)), dry_run=args.dry_run):
+        report.add(result)
+
+
+def job_options(args: argparse.Namespace) -> tuple[str, ...]:
+    """The arguments that a job gets besides its model, graph and packs."""
+    options = ["--sample", str(args.sample), "--seed", str(args.seed)]
+    for name in ("to", "extend", "batch_size"):
+        if value := getattr(args, name):
+            options += [f"--{name.replace('_', '-')}", str(value)]
+    return (*options, *(f"--{name}" for name in ("pr", "private", "overwrite") if getattr(args, name)))
+
+
+def chosen_engine(args: argparse.Namespace) -> Engine:
+    """Where the arguments want models run."""
+    if args.engine == "ray":
+        if args.device:
+            raise InputError("--device is for --engine local; with ray use --gpus-per-worker 0 to stay on CPUs")
+        return RayEngine(args.ray_address, args.gpus_per_worker, args.cpus_per_worker)
+    return open_local(args.device)
+
+
+def announce(total: int) -> Callable[[int, str], None]:
+    """Says which model is begun."""
 
     def on_start(number: int, name: str) -> None:
-        say(f"[{number}/{len(models)}] {name}")
+        say(f"[{number}/{total}] {name}")
 
-    for result in fleet.run(models, crew, on_start, dry_run=args.dry_run):
-        report.add(result)
-        print(json.dumps(record(result)) if args.json else line(result), flush=True)
+    return on_start
 
 
 def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
@@ -147,8 +208,9 @@ class Report:
     results: list[ModelResult] = field(default_factory=list)
 
     def add(self, result: ModelResult) -> None:
-        """Enter a result; the report's file, if one is wanted, is brought up to date."""
+        """Enter a result and print it; the report's file, if one is wanted, is brought up to date."""
         self.results.append(result)
+        print(json.dumps(record(result)) if self.args.json else line(result), flush=True)
         if self.args.report:
             records = [record(result) for result in self.results]
             write_atomically(self.args.report, (json.dumps(records, indent=1) + "\n").encode())
@@ -180,6 +242,7 @@ def record(result: ModelResult) -> dict[str, Any]:
         "path": str(result.path) if result.path else None,
         "published": asdict(published) if published else None,
         "undecodable": result.undecodable,
+        "job": result.job,
     }
 
 
@@ -188,8 +251,8 @@ def line(result: ModelResult) -> str:
     text = f"{result.outcome}: {result.name}"
     if result.label:
         text += f" (general precision {result.label.mean_precision:.3f})"
-    if result.published:
-        text += f" {result.published.url}"
+    if result.published or result.job:
+        text += f" {result.published.url if result.published else result.job}"
     if result.undecodable:
         text += f"; {result.undecodable} probe images could not be decoded and do not count"
     return text if result.outcome is Outcome.FAILED or not result.reason else f"{text} ({result.reason})"
@@ -242,14 +305,9 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--extend", metavar="SOURCE", help="labels without packs, or with fewer; only what they lack is measured"
     )
-    measure.add_argument(
-        "--images-per-concept", type=_positive, default=75, metavar="N", help="most per concept (default: %(default)s)"
-    )
+    measure.add_argument("--sample", type=_positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     measure.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample of images (default: 0)")
-    measure.add_argument(
-        "--batch-size", type=_positive, default=BATCH_SIZE, metavar="N", help="images at a time (default: %(default)s)"
-    )
-    measure.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+    measure.add_argument("--batch-size", type=_positive, metavar="N", help=BATCH_HELP)
     measure.add_argument("--overwrite", action="store_true", help="measure again what is labelled already")
     measure.add_argument(
         "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
@@ -257,6 +315,20 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--free-cache", action="store_true", help="when a model is done, delete the files that this run downloaded"
     )
+    where = parser.add_argument_group("where they run")
+    where.add_argument("--engine", choices=["local", "ray", "hf-jobs"], default="local", help="(default: local)")
+    where.add_argument("--device", metavar="NAME", help=f"local: {DEVICE_HELP}")
+    where.add_argument(
+        "--ray-address", metavar="ADDRESS", help="of the cluster (default: $RAY_ADDRESS, or Ray on this machine)"
+    )
+    where.add_argument(
+        "--gpus-per-worker", type=_share, metavar="N", help="ray: may be a fraction (default: 1 if there are any)"
+    )
+    where.add_argument("--cpus-per-worker", type=_share, metavar="N", help="ray: (default: 1, or those per GPU)")
+    where.add_argument("--job-flavor", default="t4-small", metavar="NAME", help="hf-jobs: hardware (default: t4-small)")
+    where.add_argument("--job-timeout", default="6h", metavar="TIME", help="hf-jobs: longest time (default: 6h)")
+    where.add_argument("--job-namespace", metavar="NAME", help="hf-jobs: who pays (default: you)")
+    where.add_argument("--job-script", metavar="URL", help="hf-jobs: this script's URL (default: this file is sent)")
     publish = parser.add_argument_group("where labels are published (default: each model's own repo)")
     publish.add_argument("--to", metavar="WHERE", help="a collection of labels: hf://datasets/ORG/LABELS")
     publish.add_argument("--pr", action="store_true", help="open pull requests even where you may write")
@@ -267,6 +339,13 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--json", action="store_true", help="print one JSON line per model")
     output.add_argument("--report", type=Path, metavar="FILE", help="write the report as JSON; --models-from reads it")
     return parser
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
+    return value
 
 
 def _positive(text: str) -> int:

@@ -150,7 +150,7 @@ def measure_memory(args: argparse.Namespace) -> None:
             code = (
                 "import resource, sys; from mll_hf.cli import main; "
                 f"main(['label', {args.model!r}, '--graph', {str(args.graph)!r}, '--labels', {folder!r}, "
-                f"'--images-per-concept', '{images}', '--json']); "
+                f"'--sample', '{images}', '--json']); "
                 "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
             )
             run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -58,6 +58,7 @@ class FakeModel:
 
     def __init__(self, ref):
         self.ref, self.seed = ref, zlib.crc32(ref.repo_id.encode())
+        self.device = "cpu"
         rng = np.random.default_rng(self.seed)
         self.logit_scale, self.skills = float(rng.uniform(2, 12)), rng.uniform(0.1, 0.9, len(TASKS))
 

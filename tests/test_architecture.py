@@ -39,6 +39,8 @@ ORDER = [
     "authoring",
     "backends",
     "ensemble",
+    "encoding",
+    "engines",
     "labeling",
     "verification",
     "fleet",

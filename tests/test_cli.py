@@ -166,7 +166,7 @@ def test_misuse_exits_with_2(words, capsys):
 def test_second_run_does_nothing(world, tiny_open_clip, capsys, monkeypatch):
     files = sorted((world / "labels").rglob("*.safetensors"))
     before = [file.stat().st_mtime_ns for file in files]
-    monkeypatch.setattr("mll_hf.labeling.load_model", lambda *_: pytest.fail("a labelled model was loaded"))
+    monkeypatch.setattr("mll_hf.engines.local.load_model", lambda *_: pytest.fail("a labelled model was loaded"))
     status, out, _ = run(
         capsys,
         "label",
@@ -247,8 +247,8 @@ def test_another_sample_needs_overwrite(tmp_path, world, tiny_open_clip, capsys)
     labels = tmp_path / "labels"
     shutil.copytree(world / "labels", labels)
     command = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", labels]
-    assert "--overwrite" in fails(capsys, *command, "--images-per-concept", 2)
-    status, out, _ = run(capsys, *command, "--images-per-concept", 2, "--overwrite", "--json")
+    assert "--overwrite" in fails(capsys, *command, "--sample", 2)
+    status, out, _ = run(capsys, *command, "--sample", 2, "--overwrite", "--json")
     assert status == 0
     assert json.loads(out)["config"]["images_per_concept"] == 2
 

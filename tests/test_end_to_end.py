@@ -86,7 +86,7 @@ def test_labels_through_the_hub(api, hub, tmp_path, encoder, monkeypatch):
         api.create_repo(f"alice/{name}")
         api.upload_folder(repo_id=f"alice/{name}", folder_path=MODELS / name)
     models = [f"alice/{name}" for name in names]
-    assert label_models.main([*models, "--graph", "hf://datasets/alice/graph", "--images-per-concept", "10"]) == 0
+    assert label_models.main([*models, "--graph", "hf://datasets/alice/graph", "--sample", "10"]) == 0
 
     for cache in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
         monkeypatch.setattr(constants, cache, str(tmp_path / "second" / cache))
@@ -110,7 +110,7 @@ def test_both_layouts_of_a_zoo_model_get_the_same_label(tmp_path, capsys):
     models = [f"local-dir:{TESTBED / zoo / 'food-vit'}" for zoo in ("zoo", "zoo_clip")]
     for name, model in zip(("open_clip", "transformers"), models, strict=True):
         command = ["label", model, "--graph", str(TESTBED / "graph"), "--labels", str(tmp_path / name)]
-        assert main([*command, "--images-per-concept", "1", "--json"]) == 0
+        assert main([*command, "--sample", "1", "--json"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["backend"] for record in records] == ["open_clip", "transformers"]
     assert records[0]["parameters"] == records[1]["parameters"]

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants, snapshot_download
 
-from mll_hf import fleet, labeling
+from mll_hf import fleet
 from mll_hf.backends import source
 from mll_hf.card import LABEL_PATH
+from mll_hf.engines import local
 from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.fleet import CollectionRepo, Fleet, ModelFilter, Outcome, OwnRepos
 from mll_hf.labels import label_from_bytes, label_to_bytes
@@ -37,7 +38,7 @@ class World:
         self.errors = {}  # what loading a model raises
         self.folder = write_graph_folder(root / "graph", probes_of_all(3))
         monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(root / "assets"))
-        monkeypatch.setattr(labeling, "load_model", self.load)
+        monkeypatch.setattr(local, "load_model", self.load)
 
     def load(self, ref, device):
         if not ref.is_local:
@@ -52,8 +53,8 @@ class World:
             self.hub.put("model", name, model_files(weights))
         return names
 
-    def fleet(self, destination=None, store="labels", images_per_concept=75, graph=GRAPH, **options):
-        probes = load_probes(graph, self.folder, SamplingConfig(images_per_concept))
+    def fleet(self, destination=None, store="labels", images_per_concept=75, seed=0, graph=GRAPH, **options):
+        probes = load_probes(graph, self.folder, SamplingConfig(images_per_concept, seed))
         return Fleet(graph, probes, LabelStore(self.root / store), destination, batch_size=4, **options)
 
     def run(self, models, destination=None, *, dry_run=False, **options):
@@ -186,13 +187,19 @@ def test_an_edited_readme_is_no_new_model_but_new_weights_are(world):
     assert label_from_bytes(world.hub.files("model", "alice/a")[LABEL_PATH]).model.revision == head
 
 
-def test_another_sample_is_another_label(world):
+def test_a_larger_sample_answers_for_a_smaller_one_and_not_the_other_way(world):
+    models = world.add("alice/a")
+    for images, expected in ((2, Outcome.LABELLED), (2, Outcome.SKIPPED), (3, Outcome.LABELLED), (2, Outcome.SKIPPED)):
+        outcomes = world.outcomes(models, OwnRepos(), images_per_concept=images, store=f"{images}-{expected}")
+        assert outcomes == [expected]
+        label = label_from_bytes(world.hub.files("model", "alice/a")[LABEL_PATH])
+        assert label.sampling.images_per_concept == max(images, int(label.support.max()))
+
+
+def test_another_seed_is_another_label(world):
     models = world.add("alice/a")
     world.run(models, OwnRepos())
-    assert world.outcomes(models, OwnRepos(), images_per_concept=2, store="two") == [Outcome.LABELLED]
-    label = label_from_bytes(world.hub.files("model", "alice/a")[LABEL_PATH])
-    assert label.sampling.images_per_concept == 2
-    assert world.outcomes(models, OwnRepos(), images_per_concept=2, store="three") == [Outcome.SKIPPED]
+    assert world.outcomes(models, OwnRepos(), seed=1, store="another") == [Outcome.LABELLED]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +274,7 @@ def test_only_what_the_collection_lacks_is_labelled(world):
     world.run(["alice/a"], CollectionRepo(LABELS))
     results = world.run(["alice/a", "alice/b"], CollectionRepo(LABELS), store="another")
     assert [result.outcome for result in results] == [Outcome.SKIPPED, Outcome.LABELLED]
-    assert world.outcomes(["alice/a"], CollectionRepo(LABELS), images_per_concept=2, store="two") == [Outcome.LABELLED]
+    assert world.outcomes(["alice/a"], CollectionRepo(LABELS), seed=1, store="two") == [Outcome.LABELLED]
     head = world.hub.put("model", "alice/a", {"README.md": b"a new commit"})
     (result,) = world.run(["alice/a"], CollectionRepo(LABELS), store="third")
     assert (result.outcome, result.model.revision) == (Outcome.LABELLED, head)
@@ -356,17 +363,18 @@ def test_a_folder_is_labelled_but_not_published(world, tmp_path):
     assert world.outcomes([f"local-dir:{folder}"]) == [Outcome.LABELLED]
 
 
-def test_working_folders_differ_by_graph_images_and_sample(world):
+def test_working_folders_differ_by_graph_images_and_seed(world):
     probes = world.fleet().probes
     folder = fleet.working_folder(GRAPH, probes)
     assert folder.is_relative_to(world.root / "assets")
     others = [
         fleet.working_folder(make_graph({"a": ()}), probes),
         fleet.working_folder(GRAPH, replace(probes, revision="f" * 40)),
-        fleet.working_folder(GRAPH, replace(probes, sampling=SamplingConfig(74))),
         fleet.working_folder(GRAPH, replace(probes, sampling=SamplingConfig(75, 1))),
     ]
-    assert len({folder, *others}) == 5
+    assert len({folder, *others}) == 4
+    # a larger sample finds what a smaller one embedded
+    assert fleet.working_folder(GRAPH, replace(probes, sampling=SamplingConfig(74))) == folder
 
 
 # --- what goes wrong
@@ -419,7 +427,7 @@ def test_ctrl_c_stops_the_run_and_the_next_one_goes_on(world, monkeypatch):
             encoded.append(model.encoded)
         return model
 
-    monkeypatch.setattr(labeling, "load_model", load)
+    monkeypatch.setattr(local, "load_model", load)
     with pytest.raises(KeyboardInterrupt):
         done.extend(result.outcome for result in fleet.run(models, crew, lambda number, name: None))
     assert LABEL_PATH in world.hub.files("model", "alice/a")

@@ -178,7 +178,7 @@ def test_only_a_few_batches_are_prepared_ahead():
             yield [number]
 
     for number, _ in enumerate(prepared_batches(batches(), tensor_of)):
-        assert len(drawn) <= number + 5
+        assert len(drawn) <= number + 18
 
 
 def test_an_error_reaches_the_caller_and_threads_end():

@@ -15,8 +15,8 @@ from huggingface_hub import constants
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import label_models
-from mll_hf import labeling
 from mll_hf.card import LABEL_PATH
+from mll_hf.engines import local
 from mll_hf.hub.sources import open_source
 from mll_hf.labels import label_from_bytes
 from mll_hf.store import LabelStore
@@ -135,7 +135,7 @@ def test_a_zoo_is_labelled_and_the_second_run_does_nothing(zoo, hub, home, tmp_p
 
 
 def test_the_command_for_what_failed_works_once_the_reason_is_gone(zoo, hub, home, capsys):
-    options = ["--graph", GRAPH_REPO, "--images-per-concept", "2", "--to", LABELS, "--json"]
+    options = ["--graph", GRAPH_REPO, "--sample", "2", "--to", LABELS, "--json"]
     status, _, said = main(capsys, "alice/clip", "bob/gated", *options)
     assert status == 1
     hub.repos["model", "bob/gated"].gated = False
@@ -214,7 +214,7 @@ def test_a_run_that_was_interrupted_in_the_middle_of_a_model_encodes_only_the_re
         models.append(FakeModel(make_graph(), ref, batches_left=None if models else 1))
         return models[-1]
 
-    monkeypatch.setattr(labeling, "load_model", load)
+    monkeypatch.setattr(local, "load_model", load)
     arguments = ["alice/clip", "--graph", GRAPH_REPO, "--batch-size", "4"]
     assert main(capsys, *arguments)[0] == 130
     assert main(capsys, *arguments)[0] == 0

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mll_hf import images, labeling
+from mll_hf import encoding, images
 from mll_hf.embeddings import EMBEDDINGS_FILE, read_embeddings
+from mll_hf.engines import local
 from mll_hf.errors import GraphError, InputError, ModelError, StorageError
 from mll_hf.labeling import label_model
 from mll_hf.labels import ModelRef
@@ -33,7 +34,7 @@ class World:
         self.folder = write_graph_folder(folder / "graph", probes)
         self.store = LabelStore(folder / "labels")
         self.batches_left, self.models = None, []
-        monkeypatch.setattr(labeling, "load_model", self.load)
+        monkeypatch.setattr(local, "load_model", self.load)
 
     def load(self, ref, device):
         assert device is None
@@ -91,7 +92,7 @@ def test_each_image_is_decoded_and_encoded_once(world, monkeypatch):
         decoded[content] += 1
         return images.decode_image(content)
 
-    monkeypatch.setattr(labeling, "decode_image", counting)
+    monkeypatch.setattr(encoding, "decode_image", counting)
     result = world.label()
     assert int(result.label.support.sum()) > 21  # images serve several concepts
     assert sorted(world.encoded) == list(range(21))
@@ -129,11 +130,32 @@ def test_a_broken_label_is_measured_again(world):
 def test_a_label_of_another_sample_is_kept(world):
     path = world.label().path
     content = path.read_bytes()
-    for sampling in (SamplingConfig(2), SamplingConfig(seed=1)):
-        with pytest.raises(InputError, match="--overwrite"):
-            world.label(sampling=sampling)
+    with pytest.raises(InputError, match="--overwrite"):
+        world.label(sampling=SamplingConfig(seed=1))
+    assert not world.label(sampling=SamplingConfig(2)).measured  # more images answer for fewer
     assert path.read_bytes() == content
     assert world.label(sampling=SamplingConfig(2), overwrite=True).label.support.max() == 2
+
+
+def test_a_quick_label_is_refined_by_what_it_lacks(world, tmp_path):
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    for most in (1, 4):
+        quick = world.label(sampling=SamplingConfig(most))
+        assert quick.measured
+        assert quick.label.sampling.images_per_concept == most
+        assert quick.label.support.max() == most
+    refined = world.label()
+    assert refined.path.read_bytes() == whole
+    assert sorted(world.encoded) == list(range(21))  # three runs, and no image was encoded twice
+    assert not (world.store.folder / ".partial").exists()
+
+
+def test_overwriting_a_quick_label_measures_again(world):
+    content = world.label(sampling=SamplingConfig(2)).path.read_bytes()
+    again = world.label(sampling=SamplingConfig(2), overwrite=True)
+    assert len(world.models[0].encoded) == len(world.models[1].encoded) > 0
+    assert again.path.read_bytes() == content
 
 
 def test_a_store_of_another_graph_is_kept(world):
@@ -177,26 +199,36 @@ def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
 
 
 def test_a_run_interrupted_after_the_last_image_encodes_nothing(world, monkeypatch):
-    plain = labeling.Contest
+    plain = local.Contest
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(labeling, "Contest", interrupted)
+    monkeypatch.setattr(local, "Contest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         world.label()
-    monkeypatch.setattr(labeling, "Contest", plain)
+    monkeypatch.setattr(local, "Contest", plain)
     world.label()
     assert sorted(world.encoded) == list(range(21))
 
 
-def test_a_log_of_another_question_is_not_used(world):
+def test_a_log_of_other_images_is_not_used(world):
     world.batches_left = 2
     with pytest.raises(KeyboardInterrupt):
         world.label()
     world.batches_left = None
-    world.label(sampling=SamplingConfig(2))
-    assert len(world.models[-1].encoded) == len(load_probes(GRAPH, world.folder, SamplingConfig(2)))
+    world.folder = write_graph_folder(world.folder, probes_of_all(8))
+    world.label()
+    assert sorted(world.models[-1].encoded) == list(range(24))
+
+
+def test_another_size_of_batches_goes_on_too(world):
+    world.batches_left = 2
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    world.batches_left = None
+    world.label(batch_size=5)
+    assert sorted(world.encoded) == list(range(21))
 
 
 def test_undecodable_images_are_left_out_and_counted(tmp_path, monkeypatch):
@@ -225,18 +257,18 @@ def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
 def test_a_full_disk_loses_nothing(world, tmp_path, monkeypatch):
     whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
     world.models.clear()
-    plain, written = labeling._write_all, []
+    plain, written = encoding._write_all, []
 
-    def full_after_three(file, content):
-        if len(written) == 3:
+    def full_after_three(file, offset, content):
+        if len(written) == 7:  # embeddings and the bytes that say so: three batches and half of the fourth
             raise OSError(28, "No space left on device")
         written.append(content)
-        plain(file, content)
+        plain(file, offset, content)
 
-    monkeypatch.setattr(labeling, "_write_all", full_after_three)
+    monkeypatch.setattr(encoding, "_write_all", full_after_three)
     with pytest.raises(StorageError, match="No space left on device"):
         world.label()
-    monkeypatch.setattr(labeling, "_write_all", plain)
+    monkeypatch.setattr(encoding, "_write_all", plain)
     assert world.label().path.read_bytes() == whole
     assert Counter(world.encoded).most_common(1)[0][1] <= 2
     assert len(world.encoded) <= 21 + 4  # at most one batch twice
@@ -329,18 +361,18 @@ def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
     assert world.models[0].closed
 
 
-def test_a_log_with_more_images_than_there_are_is_cut(world, tmp_path):
+def test_an_embedding_that_was_not_confirmed_is_made_again(world, tmp_path):
     whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
     world.batches_left = 5
     with pytest.raises(KeyboardInterrupt):
         world.label()
     world.batches_left = None
     log = next(world.store.folder.rglob("embeddings.f32"))
-    last = np.zeros(28, np.float32).reshape(4, 7)
-    last[0] = FakeModel(GRAPH, REF)._embeddings[CORGI]  # image 20, and three more that never were
     with log.open("ab") as file:
-        file.write(last.tobytes())
+        file.write(np.full(7, 9, np.float32).tobytes())  # a power cut came before the byte that says it is there
     assert world.label().path.read_bytes() == whole
+    assert sorted(world.encoded) == list(range(21))
 
 
 KILLED = """

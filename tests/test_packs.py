@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from mll_hf import labeling, verification
+from mll_hf import verification
 from mll_hf.counts import NO_RIVAL
 from mll_hf.embeddings import EMBEDDINGS_FILE, read_embeddings
+from mll_hf.engines import local
 from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.fleet import Fleet, Outcome, Question, run, working_folder
 from mll_hf.graph import Concept, SemanticGraph
@@ -85,7 +86,7 @@ class World:
             pack.name: attach_pack(BASE, pack, write_pack(root / pack.name, pack, style=style))
             for pack, style in ((BIRDS, "drawing"), (TRUCKS, "photo"), (SIGNS, "icon"))
         }
-        monkeypatch.setattr(labeling, "load_model", self.load)
+        monkeypatch.setattr(local, "load_model", self.load)
         monkeypatch.setattr(verification, "load_model", self.load)
 
     def load(self, ref, device=None, token=None):

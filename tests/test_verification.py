@@ -34,7 +34,7 @@ def world(tmp_path, monkeypatch):
         models.append(FakeModel(graph, ref))
         return models[-1]
 
-    monkeypatch.setattr("mll_hf.labeling.load_model", load)
+    monkeypatch.setattr("mll_hf.engines.local.load_model", load)
     monkeypatch.setattr(verification, "load_model", load)
     probes = load_probes(graph, folder)
     label = label_model(REF, graph, probes, LabelStore(tmp_path / "labels"), batch_size=16).label

@@ -12,6 +12,8 @@ from mll_hf.backends.base import Backend, Cost, Link, VisionLanguageModel
 from mll_hf.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from mll_hf.labels import ModelRef
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Cost",
     "Link",
     "VisionLanguageModel",
+    "all_devices",
     "load_model",
     "pick_device",
     "resolve_model",
@@ -49,11 +52,24 @@ def pick_device(device: str | None = None) -> str:
         InputError: The device is unknown or not on this machine.
         MissingExtraError: torch is not installed.
     """
+    return _torch_model().pick_device(device)
+
+
+def all_devices() -> list[str]:
+    """All GPUs of this machine, or the one device that is best.
+
+    Raises:
+        MissingExtraError: torch is not installed.
+    """
+    return _torch_model().all_devices()
+
+
+def _torch_model() -> ModuleType:
     try:
         from mll_hf.backends import torch_model
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "models") from error
-    return torch_model.pick_device(device)
+    return torch_model
 
 
 def load_model(ref: ModelRef, device: str | None = None, token: str | None = None) -> VisionLanguageModel:

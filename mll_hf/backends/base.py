@@ -42,6 +42,8 @@ class VisionLanguageModel(Protocol):
         logit_bias: Constant added to every logit; 0.0 for softmax models.
         link: Whether the model was trained with a softmax or a sigmoid over classes.
         cost: Parameters and operations, measured from the model itself.
+        device: Where it runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        batch_size: Images at a time that keep the device busy and fit its memory.
     """
 
     ref: ModelRef
@@ -50,6 +52,8 @@ class VisionLanguageModel(Protocol):
     logit_bias: float
     link: Link
     cost: Cost
+    device: str
+    batch_size: int
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn one image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
@@ -61,8 +65,10 @@ class VisionLanguageModel(Protocol):
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Embed preprocessed images [N, 3, H, W]; returns unit-norm float32 [N, D].
 
+        More images than the device's memory holds are embedded in several goes.
+
         Raises:
-            ModelError: An embedding is zero or not finite.
+            ModelError: An embedding is zero or not finite, or not even one image fits the memory.
         """
         ...
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mll_hf.labels import ModelRef
 
 _TEXTS_AT_ONCE = 256
+_CPU_BATCH = 128
+_GPU_BATCH = 512
+_TRIAL_BATCH = 16
 _DAMAGED = "its files may be damaged: fetch it again, or use another model"
 
 
@@ -33,7 +36,8 @@ class TorchModel(ABC):
 
     Images run in half precision on CUDA, where it is several times faster, and in float32 elsewhere. float16, since
     its rounding moves a logit of scale 100 ten times less than bfloat16's; where it overflows, the batch runs again in
-    float32. Texts always run in float32: they are few, and each one is used for every image.
+    float32. Texts always run in float32: they are few, and each one is used for every image. The network is not
+    compiled: that takes minutes per model, and most models are measured in less.
     """
 
     ref: ModelRef
@@ -42,10 +46,13 @@ class TorchModel(ABC):
     logit_bias: float
     link: Link
     cost: Cost
+    device: str
+    batch_size: int
     _network: Any  # each library has its own names for the towers
 
     def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str) -> None:
         self.ref = ref
+        self.device = device
         self._device = torch.device(device)
         self._half: torch.dtype | None = torch.float16 if self._device.type == "cuda" else None
         network = network.eval().requires_grad_(False)  # else attention pools cannot be counted
@@ -73,12 +80,27 @@ class TorchModel(ABC):
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """See `VisionLanguageModel`."""
         with torch.inference_mode(), self._running():
-            pixels = pixels.to(self._device, non_blocking=True)
-            with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
-                features = self._image_features(pixels)
-            if self._half is not None and not torch.isfinite(features).all():
-                features = self._image_features(pixels)
-            return self._unit_norm(features, "images")
+            parts = [self._encode(part) for part in torch.split(pixels, self._most_images)]
+            return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _encode(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        """Embed images; those that do not fit the memory in halves, and from then on no more at a time."""
+        try:
+            return self._encode_at_once(pixels)
+        except RuntimeError as error:
+            if len(pixels) == 1 or not _is_out_of_memory(error):
+                raise
+        self._free_memory()  # only now: the error held what was allocated
+        self._most_images = (len(pixels) + 1) // 2
+        return np.concatenate([self._encode(part) for part in torch.split(pixels, self._most_images)])
+
+    def _encode_at_once(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        pixels = pixels.to(self._device, non_blocking=True)
+        with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
+            features = self._image_features(pixels)
+        if self._half is not None and not torch.isfinite(features).all():
+            features = self._image_features(pixels)
+        return self._unit_norm(features, "images")
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """See `VisionLanguageModel`."""
@@ -93,6 +115,9 @@ class TorchModel(ABC):
     def close(self) -> None:
         """See `VisionLanguageModel`."""
         del self._network
+        self._free_memory()
+
+    def _free_memory(self) -> None:
         gc.collect()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
@@ -133,11 +158,32 @@ class TorchModel(ABC):
             parameters=sum(parameter.numel() for parameter in self._network.parameters()),
             gflops=count_flops(lambda: self._image_features(batch)) / 1e9,
         )
+        self._most_images = 2**31
         self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
+        self.batch_size = self._fitting_batch(pixels)
         text_size = self.encode_texts(["a photo"]).shape[1]
         if text_size != self.embedding_size:
             reason = f"embeds images in {self.embedding_size} and texts in {text_size} dimensions; use another model"
             raise ModelError(self.ref.repo_id, reason)
+
+    def _fitting_batch(self, pixels: torch.Tensor) -> int:
+        """Images at a time: as many as fill half of a GPU's memory, a power of two, but no more than keep it busy.
+
+        From memory and not from timings, so that the same device always gets the same batches, and the same label.
+        """
+        if self._device.type != "cuda":
+            return _CPU_BATCH
+        torch.cuda.reset_peak_memory_stats(self._device)
+        idle = torch.cuda.memory_allocated(self._device)
+        self.encode_pixels(pixels[None].repeat(_TRIAL_BATCH, 1, 1, 1))
+        per_image = (torch.cuda.max_memory_allocated(self._device) - idle) / _TRIAL_BATCH
+        free = torch.cuda.get_device_properties(self._device).total_memory / 2 - idle
+        return int(2 ** np.clip(np.floor(np.log2(max(free / per_image, 1))), 0, np.log2(_GPU_BATCH)))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # torch has a class for a GPU's memory, and none for the machine's
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def count_flops(run: Callable[[], object]) -> int:
@@ -174,6 +220,13 @@ def one_line_errors(ref: ModelRef) -> Iterator[None]:
     except Exception as error:
         cause = f"{type(error).__name__}: {one_line(error)}"
         raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {_DAMAGED}") from error
+
+
+def all_devices() -> list[str]:
+    """All GPUs of this machine, or the one device that is best."""
+    if torch.cuda.device_count() > 1:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [pick_device()]
 
 
 def pick_device(device: str | None = None) -> str:

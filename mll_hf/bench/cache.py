@@ -16,8 +16,8 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.backends import load_model
+from mll_hf.encoding import encoded
 from mll_hf.files import write_atomically
-from mll_hf.labeling import encoded
 from mll_hf.labels import Cost
 
 if TYPE_CHECKING:

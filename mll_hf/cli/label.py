@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.graph import PACK_HELP
-from mll_hf.cli.options import GRAPH_HELP, find_label, positive
+from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, find_label, positive
 from mll_hf.cli.output import complain, note, print_row, summary, verdict
 from mll_hf.errors import InputError, MLLError, StorageError
 from mll_hf.store import LabelStore
@@ -35,12 +35,10 @@ def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     verb.add_argument(
         "--extend", metavar="SOURCE", help="labels without packs, or with fewer; only what they lack is measured"
     )
-    verb.add_argument(
-        "--images-per-concept", type=positive, default=75, metavar="N", help="most images per concept (default: 75)"
-    )
+    verb.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     verb.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample of images (default: 0)")
-    verb.add_argument("--batch-size", type=positive, default=128, metavar="N", help="images at a time (default: 128)")
-    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+    verb.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
+    verb.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
     verb.add_argument(
         "--keep-embeddings", action="store_true", help="also store embeddings, which make strategy 'paper' exact"
     )
@@ -51,13 +49,14 @@ def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.backends import resolve_model
+    from mll_hf.engines import open_local
     from mll_hf.hub.locations import fetch_graph_with_images
     from mll_hf.hub.sources import open_source
     from mll_hf.labeling import label_model, label_to_extend
     from mll_hf.probes import SamplingConfig
 
     location, store = fetch_graph_with_images(args.graph), LabelStore(args.labels)
-    sampling = SamplingConfig(args.images_per_concept, args.seed)
+    sampling = SamplingConfig(args.sample, args.seed)
     graph, probes = location.graph, location.probes(sampling)
     packs = [fetch_graph_with_images(pack).attached_to(graph, sampling) for pack in args.pack]
     if packs and store.is_of(graph):
@@ -68,34 +67,35 @@ def _label(args: argparse.Namespace) -> int:
     extended = open_source(args.extend) if args.extend else None
     n_images = len(probes) + sum(len(pack.tests) for pack in packs)
     failed = 0
-    for spec in args.models:
-        try:
-            ref = resolve_model(spec)
-            earlier = label_to_extend(extended, ref) if extended else None
-            if extended and not earlier:
-                note(f"{spec}: {extended.name} has no label of it to extend, so all of it is measured")
-            result = label_model(
-                ref,
-                graph,
-                probes,
-                store,
-                packs=packs,
-                earlier=earlier,
-                device=args.device,
-                batch_size=args.batch_size,
-                keep_embeddings=args.keep_embeddings,
-                overwrite=args.overwrite,
-            )
-        except StorageError:
-            raise  # the next model would meet the same full disk
-        except MLLError as error:
-            failed += complain(str(error))
-            continue
-        if result.undecodable:
-            note(f"{spec}: {result.undecodable} of {n_images} probe images could not be decoded and do not count")
-        record = {**summary(result.label), "path": str(result.path), "measured": result.measured}
-        done = "labelled" if result.measured else "already labelled"
-        print_row(args, record, f"{done}: {spec} (general precision {result.label.mean_precision:.3f})")
+    with open_local(args.device) as engine:
+        for spec in args.models:
+            try:
+                ref = resolve_model(spec)
+                earlier = label_to_extend(extended, ref) if extended else None
+                if extended and not earlier:
+                    note(f"{spec}: {extended.name} has no label of it to extend, so all of it is measured")
+                result = label_model(
+                    ref,
+                    graph,
+                    probes,
+                    store,
+                    packs=packs,
+                    earlier=earlier,
+                    engine=engine,
+                    batch_size=args.batch_size,
+                    keep_embeddings=args.keep_embeddings,
+                    overwrite=args.overwrite,
+                )
+            except StorageError:
+                raise  # the next model would meet the same full disk
+            except MLLError as error:
+                failed += complain(str(error))
+                continue
+            if result.undecodable:
+                note(f"{spec}: {result.undecodable} of {n_images} probe images could not be decoded and do not count")
+            record = {**summary(result.label), "path": str(result.path), "measured": result.measured}
+            done = "labelled" if result.measured else "already labelled"
+            print_row(args, record, f"{done}: {spec} (general precision {result.label.mean_precision:.3f})")
     return verdict(failed, len(args.models), "models")
 
 

@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError
+from mll_hf.probes import SamplingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,13 @@ _SOURCE_HELP = (
     "where labels are: 'hub' (all tagged models), hf://datasets/ORG/NAME[@REVISION], or a folder "
     f"(default: ${SOURCE_VARIABLE}, or hub)"
 )
+FULL_SAMPLE = SamplingConfig().images_per_concept
+SAMPLE_HELP = (
+    f"most images per concept (default: {FULL_SAMPLE}); with a few it is a quick label, and a later run with more "
+    "embeds only the images that are new"
+)
+BATCH_HELP = "images at a time (default: as many as suit the device)"
+DEVICE_HELP = "cuda, cuda:1, mps or cpu, or several with commas between (default: all GPUs, or the best that is there)"
 GRAPH_HELP = "the graph: a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
 
 

@@ -129,6 +129,21 @@ def fetch_graph_with_images(location: str | Path, token: str | None = None) -> G
     return GraphLocation(Path(folder), DatasetLocation(dataset.repo_id, head.sha))
 
 
+def pinned(location: str, token: str | None = None) -> DatasetLocation:
+    """A dataset repo at the commit that its revision names now.
+
+    Args:
+        location: ``hf://datasets/org/name[@revision]``.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: The location is malformed, or no dataset on the Hub.
+        HubError: There is no such dataset or revision.
+    """
+    dataset = parse_dataset(location)
+    return DatasetLocation(dataset.repo_id, read_head(connect(token), dataset.repo_id, "dataset", dataset.revision).sha)
+
+
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
     """A graph without its images.
 

@@ -1,0 +1,167 @@
+"""Models run on a Ray cluster, or on a Ray of this machine's own.
+
+Ray runs a piece again whose worker or machine was lost. What is finished is on the driver's disk, so a driver that is
+killed loses the pieces in flight.
+"""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mll_hf.engines.spread import SpreadRun, Workers
+from mll_hf.errors import InputError, MissingExtraError, ModelError
+from mll_hf.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mll_hf.engines.base import ModelRun
+    from mll_hf.labels import ModelRef
+
+Value = TypeVar("Value")
+_RETRIES = 5
+_MOST_CORES = 8.0  # beside a GPU, to decode for it
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one worker gets of the cluster.
+
+    Attributes:
+        cpus: Cores.
+        gpus: GPUs; a fraction lets several workers share one.
+    """
+
+    cpus: float
+    gpus: float
+
+
+class RayEngine:
+    """Models run on a Ray cluster; see :class:`~mll_hf.engines.Engine`.
+
+    Every machine needs this package with its extra ``models``, and the graph: from the Hub, or in a folder that all
+    share.
+
+    Args:
+        address: Address of the cluster; None takes the one that ``RAY_ADDRESS`` names, or starts Ray on this machine.
+        gpus: GPUs per worker; by default one where the cluster has any.
+        cpus: Cores per worker; by default one, or what there are per GPU, at most eight.
+
+    Raises:
+        InputError: The cluster cannot be reached, or has not enough for one worker.
+        MissingExtraError: Ray is not installed.
+    """
+
+    def __init__(self, address: str | None = None, gpus: float | None = None, cpus: float | None = None) -> None:
+        self._address, self._gpus, self._cpus = address, gpus, cpus
+        self.models_at_once = 2
+        self._workers: _RayWorkers | None = None
+
+    def __enter__(self) -> RayEngine:
+        ray = _connect(self._address)
+        resources = ray.cluster_resources()
+        share = share_of(resources, self._gpus, self._cpus)
+        n_workers = workers_in(resources, share)
+        if not n_workers:
+            ray.shutdown()
+            raise InputError(
+                f"no worker with {share.cpus:g} CPUs and {share.gpus:g} GPUs fits the cluster, which has "
+                f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; ask for less per worker"
+            )
+        self._workers = _RayWorkers(n_workers, share)
+        self.models_at_once = max(2, n_workers // 4)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self._workers:
+            self._workers.stop()
+        ray.shutdown()
+
+    @contextmanager
+    def run(self, model: ModelRef) -> Iterator[ModelRun]:
+        """See :class:`~mll_hf.engines.Engine`."""
+        from ray.exceptions import RayError
+
+        assert self._workers, "the engine runs as a context"  # noqa: S101 - a mistake of ours
+        try:
+            yield SpreadRun(model, self._workers)
+        except RayError as error:
+            reason = f"its workers were lost {_RETRIES + 1} times ({one_line(error)}); look at their memory and logs"
+            raise ModelError(model.repo_id, reason) from error
+
+
+def share_of(resources: dict[str, float], gpus: float | None, cpus: float | None) -> Share:
+    """What one worker gets where nobody says otherwise."""
+    n_gpus = resources.get("GPU", 0.0)
+    gpus = min(1.0, n_gpus) if gpus is None else gpus
+    per_gpu = resources.get("CPU", 1.0) * gpus / n_gpus if gpus and n_gpus else 1.0
+    return Share(max(1.0, min(_MOST_CORES, float(int(per_gpu)))) if cpus is None else cpus, gpus)
+
+
+def workers_in(resources: dict[str, float], share: Share) -> int:
+    """How many workers a cluster has room for."""
+    rooms = [resources.get(kind, 0.0) / part for kind, part in (("CPU", share.cpus), ("GPU", share.gpus)) if part]
+    return int(min(rooms, default=0))
+
+
+class _RayWorkers(Workers):
+    def __init__(self, n_workers: int, share: Share) -> None:
+        import ray
+
+        super().__init__(n_workers)
+        self._task = partial(ray.remote, num_cpus=share.cpus, num_gpus=share.gpus, max_retries=_RETRIES)
+        self._references: dict[Future[Any], Any] = {}
+
+    def share(self, value: Value) -> Value:
+        """See :class:`Workers`."""
+        import ray
+
+        return ray.put(value)  # tasks get the value itself
+
+    def start(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> Future[Any]:
+        """See :class:`Workers`."""
+        reference = self._task()(function).remote(*arguments)
+        started: Future[Any] = Future()
+        self._references[started] = reference
+        reference.future().add_done_callback(partial(self._done, started))
+        return started
+
+    def cancel(self, started: Future[Any]) -> None:
+        """See :class:`Workers`."""
+        import ray
+
+        if reference := self._references.pop(started, None):
+            ray.cancel(reference, force=True)
+
+    def _done(self, started: Future[Any], done: Future[Any]) -> None:
+        self._references.pop(started, None)
+        error = done.exception()
+        if error is None:
+            started.set_result(done.result())
+        else:
+            started.set_exception(getattr(error, "cause", None) or error)  # ours, out of Ray's wrapping
+
+
+def _connect(address: str | None) -> Any:  # noqa: ANN401 - ray's own types need ray
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("ray", "ray") from None
+    if ray.is_initialized():
+        return ray
+    address = address or os.environ.get("RAY_ADDRESS")
+    # on this machine alone: no dashboard, and nobody else can reach it
+    where = {"address": address} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(**where, logging_level="ERROR", log_to_driver=False)
+    except Exception as error:  # anything from a ConnectionError to a plain RuntimeError
+        raise InputError(f"Ray cannot be used at {address or 'this machine'} ({one_line(error)})") from error
+    return ray

@@ -1,0 +1,200 @@
+"""Models run in worker processes: pieces of the work are handed out, and what comes back is put together.
+
+A piece is a range of images to embed, or a few blocks of embedded images to contest. Both begin where a run in one
+process would begin a batch or a block, so the results are the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import threading
+from concurrent.futures import Future, InvalidStateError, as_completed
+from dataclasses import replace
+from functools import lru_cache, partial, reduce
+from itertools import islice
+from operator import add
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from mll_hf.backends import load_model, pick_device
+from mll_hf.contest import Contest
+from mll_hf.encoding import encoded_range
+from mll_hf.engines.base import Captions
+from mll_hf.errors import GraphError
+from mll_hf.hub.locations import REPO_ID, DatasetLocation, fetch_graph_with_images
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mll_hf.backends import VisionLanguageModel
+    from mll_hf.counts import LabelCounts
+    from mll_hf.engines.base import Blocks
+    from mll_hf.graph import SemanticGraph
+    from mll_hf.labels import ModelRef
+    from mll_hf.probes import ProbeSet
+
+    Task = tuple[Any, Callable[..., Any], tuple[object, ...]]
+
+Value = TypeVar("Value")
+_PIECE = 4096  # images that a worker embeds at a time; what the loss of a worker costs
+_BLOCKS_AT_ONCE = 16
+
+
+class SpreadRun:
+    """A model whose pieces are handed to workers; a worker keeps the model that it used last."""
+
+    def __init__(self, ref: ModelRef, workers: Workers) -> None:
+        self.model, self._workers = ref, workers
+
+    def embed_captions(self, captions: Sequence[str]) -> Captions:
+        """See :class:`~mll_hf.engines.ModelRun`."""
+        (result,) = self._workers.completed([(None, _embed_captions, (self.model, captions))])
+        return result[1]
+
+    def embed_images(
+        self, probes: ProbeSet, ranges: Sequence[range], batch_size: int
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """See :class:`~mll_hf.engines.ModelRun`."""
+        shared, size = self._workers.share(probes), batch_size * max(_PIECE // batch_size, 1)
+        pieces = (images[first : first + size] for images in ranges for first in range(0, len(images), size))
+        yield from self._workers.completed(
+            (piece.start, _embed_piece, (self.model, shared, piece, batch_size)) for piece in pieces
+        )
+
+    def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
+        """See :class:`~mll_hf.engines.ModelRun`."""
+        shared = [self._workers.share(value) for value in (graph, probes, captions)]
+        tasks = ((None, _count_piece, (*shared, several)) for several in _batched(blocks, _BLOCKS_AT_ONCE))
+        return reduce(add, (counts for _, counts in self._workers.completed(tasks)))
+
+
+class Workers:
+    """Hands tasks to workers, a few more than there are, and gives back what they return.
+
+    Args:
+        n_workers: How many there are.
+    """
+
+    def __init__(self, n_workers: int) -> None:
+        self._most = 2 * n_workers + 2
+        self._waiting: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+
+    def share(self, value: Value) -> Value:
+        """Make a value cheap to hand to many tasks."""
+        return value
+
+    def start(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> Future[Any]:
+        """Hand one task to the workers."""
+        raise NotImplementedError
+
+    def cancel(self, started: Future[Any]) -> None:
+        """Take a task back, if possible."""
+        started.cancel()
+
+    def completed(self, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
+        """Run tasks (key, function, arguments); yields (key, result) in the order in which they are done."""
+        queue, running = iter(tasks), dict[Future[Any], tuple[Any, Future[Any]]]()
+        try:
+            while True:
+                for key, function, arguments in islice(queue, self._most - len(running)):
+                    started, result = self.start(function, arguments), Future[Any]()
+                    running[result] = key, started
+                    with self._lock:
+                        self._waiting.add(result)
+                    started.add_done_callback(partial(_pass_on, result))
+                if not running:
+                    return
+                done = next(as_completed(running))
+                key, _ = running.pop(done)
+                with self._lock:
+                    self._waiting.discard(done)
+                yield key, done.result()
+        finally:
+            for result, (_, started) in running.items():
+                self.cancel(started)
+                with self._lock:
+                    self._waiting.discard(result)
+
+    def stop(self) -> None:
+        """Tell all who wait for results that the run was interrupted."""
+        with self._lock:
+            for result in self._waiting:
+                with contextlib.suppress(InvalidStateError):
+                    result.set_exception(KeyboardInterrupt())
+
+
+def _pass_on(result: Future[Any], done: Future[Any]) -> None:
+    """Give a task's result to who waits for it, unless that was told otherwise."""
+    with contextlib.suppress(InvalidStateError):
+        if done.cancelled():
+            result.set_exception(KeyboardInterrupt())
+        elif (error := done.exception()) is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(done.result())
+
+
+def _batched(items: Iterable[Value], size: int) -> Iterator[list[Value]]:
+    iterator = iter(items)
+    while several := list(islice(iterator, size)):
+        yield several
+
+
+class _Worker:
+    """What a worker process keeps: its device, and the model that it used last."""
+
+    def __init__(self) -> None:
+        self.device: str | None = None
+        self._model: VisionLanguageModel | None = None
+
+    def model(self, ref: ModelRef) -> VisionLanguageModel:
+        """The model, loaded unless it is the last one."""
+        if self._model is None or self._model.ref != ref:
+            if self._model is not None:
+                self._model.close()
+                self._model = None
+            self._model = load_model(ref, self.device)
+        return self._model
+
+
+WORKER = _Worker()
+
+
+def _embed_captions(ref: ModelRef, captions: Sequence[str]) -> Captions:
+    return Captions.of(WORKER.model(ref), captions)
+
+
+def _embed_piece(ref: ModelRef, probes: ProbeSet, images: range, batch_size: int) -> NDArray[np.float32]:
+    batches = encoded_range(WORKER.model(ref), _with_files(probes), images, batch_size)
+    return np.concatenate([embeddings for _, embeddings in batches])
+
+
+def _count_piece(
+    graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Sequence[tuple[int, NDArray[np.float32]]]
+) -> LabelCounts:
+    contest = Contest(graph, probes, captions.embeddings, captions.logit_scale, pick_device(WORKER.device))
+    return contest.count(blocks)
+
+
+@lru_cache(maxsize=4)
+def _folder_here(location: str) -> Path:
+    return fetch_graph_with_images(location).folder
+
+
+def _with_files(probes: ProbeSet) -> ProbeSet:
+    """Probes whose files are on this machine; those of a dataset on the Hub are fetched."""
+    if all(path.exists() for path in probes.files):
+        return probes
+    if not REPO_ID.fullmatch(probes.name):
+        raise GraphError(
+            f"the images {probes.files[0]} are not on machine {platform.node()}; put the graph into a folder that all "
+            "machines share, or on the Hub"
+        )
+    folder = _folder_here(str(DatasetLocation(probes.name, probes.revision)))
+    return replace(probes, files=tuple(folder / path.name for path in probes.files))
