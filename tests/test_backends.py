@@ -168,6 +168,26 @@ def test_half_precision_that_overflows_runs_again_in_full(folders, monkeypatch):
     assert seen == [True, False]
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory: 8")])
+def test_images_that_do_not_fit_the_memory_are_embedded_in_smaller_batches(folders, monkeypatch, error):
+    model = load_local(folders["open_clip"])
+    pixels, features, tried = random_pixels(11), model._image_features, []
+    expected = model.encode_pixels(pixels)
+
+    def small(batch):
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise error
+        return features(batch)
+
+    monkeypatch.setattr(model, "_image_features", small)
+    np.testing.assert_allclose(model.encode_pixels(pixels), expected, atol=1e-6)
+    assert tried == [11, 6, 3, 3, 3, 2]
+    tried.clear()
+    model.encode_pixels(pixels)
+    assert tried == [3, 3, 3, 2]  # it has learnt
+
+
 def test_a_model_that_runs_out_of_memory_is_an_error_of_ours(folders, monkeypatch):
     model = load_local(folders["open_clip"])
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from mll_hf.images import decode_image, prepared_batches, to_rgb, usable_cores
+from mll_hf.images import decode_image, in_background, prepared_batches, to_rgb, usable_cores
 from worlds import examples
 
 
@@ -167,6 +167,53 @@ def test_batches_keep_their_items_in_order(batches):
         if known:
             assert inputs.shape == (len(known), 3, 2, 2)
             assert inputs[:, 0, 0, 0].tolist() == known
+
+
+@pytest.mark.parametrize("batches", [[[3], [None, 7, None], [None], list(range(70)), [1, 2]]])
+def test_processes_prepare_the_same_as_threads(batches):
+    threads = list(prepared_batches(iter(batches), tensor_of))
+    processes = list(prepared_batches(iter(batches), tensor_of, processes=2))
+    for (expected, present), (inputs, present_too) in zip(threads, processes, strict=True):
+        np.testing.assert_array_equal(present, present_too)
+        assert (inputs is None) == (expected is None)
+        if inputs is not None:
+            assert torch.equal(inputs, expected)
+
+
+def test_an_error_in_a_process_reaches_the_caller():
+    def fail(item):
+        raise ArithmeticError(f"item {item}")
+
+    with pytest.raises(ArithmeticError, match="item 5"):
+        list(prepared_batches([[5]], fail, processes=1))
+
+
+def test_a_background_thread_gives_the_same_items_and_errors():
+    def failing():
+        yield from range(3)
+        raise ArithmeticError("three")
+
+    assert list(in_background(iter(range(50)))) == list(range(50))
+    items = in_background(failing())
+    assert [next(items) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ArithmeticError, match="three"):
+        next(items)
+
+
+def test_a_background_thread_ends_with_its_user():
+    closed = threading.Event()
+
+    def endless():
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    items = in_background(endless())
+    assert next(items) == 1
+    items.close()
+    assert closed.wait(5)
 
 
 def test_only_a_few_batches_are_prepared_ahead():

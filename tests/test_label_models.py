@@ -297,3 +297,92 @@ def test_help_needs_no_torch():
     run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
     assert "--paper-models" in run.stdout
     assert run.stdout.endswith("False\n")
+
+
+# ---- engines
+
+JOB_SCRIPT = "https://example.com/label_models.py"
+JOBS = ["--graph", GRAPH_REPO, "--engine", "hf-jobs", "--job-script", JOB_SCRIPT]
+
+
+def test_ray_labels_and_publishes_what_one_process_would(zoo, home, tmp_path, capsys):
+    import ray
+
+    models = ["alice/open-clip", "alice/clip", "alice/broken"]
+    options = ["--graph", GRAPH_REPO, "--batch-size", "4", "--labels"]
+    assert main(capsys, *models[:2], *options, tmp_path / "plain", "--no-push")[0] == 0
+    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR",
+             log_to_driver=False, object_store_memory=200 * 2**20)  # fmt: skip
+    try:
+        status, output, said = main(
+            capsys, *models, *options, tmp_path / "ray", "--engine", "ray", "--json", "--to", LABELS
+        )
+    finally:
+        ray.shutdown()
+    assert status == 1, said
+    outcomes = {record["model"]: record["outcome"] for record in map(json.loads, output.splitlines())}
+    assert outcomes == {"alice/open-clip": "labelled", "alice/clip": "labelled", "alice/broken": "failed"}
+    plain, spread = (sorted((tmp_path / name).rglob("label.safetensors")) for name in ("plain", "ray"))
+    assert [path.read_bytes() for path in plain] == [path.read_bytes() for path in spread]
+    assert len(plain) == len(open_source(LABELS).list()) == 2
+
+
+def test_a_job_is_started_for_each_model_that_needs_one(zoo, hub, home, capsys):
+    status, output, said = main(capsys, "alice/clip", "alice/labelled", "alice/pickled", *JOBS, "--sample", "4")
+    assert status == 1
+    assert [line.split()[:2] for line in output.splitlines()] == [
+        ["started:", "alice/clip"], ["started:", "alice/labelled"], ["failed:", "alice/pickled"],
+    ]  # fmt: skip
+    assert output.splitlines()[0].endswith("/jobs/alice/1")
+    command = hub.jobs[0]["command"]
+    commit = hub.repos["model", "alice/clip"].refs["main"]
+    pinned = f"{GRAPH_REPO}@{hub.repos['dataset', 'alice/graph'].refs['main']}"
+    assert command[command.index(JOB_SCRIPT) :] == [
+        JOB_SCRIPT, f"alice/clip@{commit}", "--graph", pinned, "--sample", "4", "--seed", "0",
+    ]  # fmt: skip
+    assert hub.jobs[0]["flavor"] == "t4-small"
+    assert hub.jobs[0]["timeoutSeconds"] == 6 * 3600
+    assert hub.jobs[0]["secrets"] == {"HF_TOKEN": "hf_test_token"}
+    assert not any(path.endswith((".parquet", ".safetensors")) for path in hub.requests)  # the jobs read them
+
+
+def test_what_a_job_was_told_labels_the_model(zoo, hub, home, capsys):
+    main(capsys, "alice/clip", *JOBS)
+    command = hub.jobs[0]["command"]
+    assert main(capsys, *command[command.index(JOB_SCRIPT) + 1 :])[0] == 0
+    hub.jobs.clear()
+    assert main(capsys, "alice/clip", *JOBS)[1].startswith("skipped: alice/clip (labelled already: ")
+    assert not hub.jobs
+
+
+def test_a_model_whose_job_is_at_work_gets_no_second_one(zoo, hub, home, capsys):
+    main(capsys, "alice/clip", *JOBS)
+    assert "a job is at work on it: " in main(capsys, "alice/clip", *JOBS)[1]
+    assert len(hub.jobs) == 1
+    main(capsys, "alice/clip", *JOBS, "--seed", "1")  # another question
+    assert len(hub.jobs) == 2
+    hub.jobs[0]["stage"] = "ERROR"
+    assert main(capsys, "alice/clip", *JOBS)[1].startswith("started: alice/clip")
+
+
+def test_a_dry_run_starts_no_job(zoo, hub, home, capsys):
+    status, output, _ = main(capsys, "alice/clip", *JOBS, "--dry-run")
+    assert status == 0
+    assert output.startswith("planned: alice/clip (start a job on t4-small: alice/clip@")
+    assert not hub.jobs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["alice/clip", *JOBS, "--labels", "x"], "--labels names a folder that a job cannot see"),
+        (["alice/clip", *JOBS, "--no-push"], "a job's labels are lost"),
+        (["alice/clip", "--graph", "folder", "--engine", "hf-jobs"], "is not of the form hf://datasets"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"], "--device is for --engine local"),
+    ],
+)
+def test_what_an_engine_cannot_do_is_refused(zoo, home, capsys, arguments, message):
+    status, _, said = main(capsys, *arguments)
+    assert status == 1
+    assert said.startswith("error: ")
+    assert message in said

@@ -678,6 +678,23 @@ class Handler(BaseHTTPRequestHandler):
         job = {"id": str(len(HUB.jobs)), "createdAt": now(), "status": status, "owner": owner}
         return self.send(200, {**{key: self.json.get(key) for key in ("dockerImage", "command", "flavor")}, **job})
 
+    def list_jobs(self, namespace):
+        """All jobs; a test may have changed the stage of one."""
+        owner = {"id": "0", "name": namespace, "type": "user"}
+        return self.send(
+            200,
+            [
+                {
+                    "id": str(number),
+                    "createdAt": now(),
+                    "labels": job.get("labels"),
+                    "status": {"stage": job.get("stage", "RUNNING"), "message": None},
+                    "owner": owner,
+                }
+                for number, job in enumerate(HUB.jobs, 1)
+            ],
+        )
+
     # ---- files
 
     def resolve_file(self, repo_id, revision, path, kind=None):
@@ -729,6 +746,7 @@ NUMBER = r"(?P<number>\d+)"
 ROUTES = [
     (("GET",), r"/api/whoami-v2", Handler.whoami),
     (("POST",), r"/api/jobs/(?P<namespace>[^/]+)", Handler.start_job),
+    (("GET",), r"/api/jobs/(?P<namespace>[^/]+)", Handler.list_jobs),
     (("POST",), r"/api/repos/create", Handler.create),
     (("DELETE",), r"/api/repos/delete", Handler.delete),
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),

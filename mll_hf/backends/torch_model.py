@@ -79,20 +79,20 @@ class TorchModel(ABC):
 
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """See `VisionLanguageModel`."""
+        parts: list[NDArray[np.float32]] = []
+        done = 0
         with torch.inference_mode(), self._running():
-            parts = [self._encode(part) for part in torch.split(pixels, self._most_images)]
-            return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-    def _encode(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """Embed images; those that do not fit the memory in halves, and from then on no more at a time."""
-        try:
-            return self._encode_at_once(pixels)
-        except RuntimeError as error:
-            if len(pixels) == 1 or not _is_out_of_memory(error):
-                raise
-        self._free_memory()  # only now: the error held what was allocated
-        self._most_images = (len(pixels) + 1) // 2
-        return np.concatenate([self._encode(part) for part in torch.split(pixels, self._most_images)])
+            while done < len(pixels):
+                part = pixels[done : done + self._most_images]
+                try:
+                    parts.append(self._encode_at_once(part))
+                    done += len(part)
+                except RuntimeError as error:
+                    if len(part) == 1 or not _is_out_of_memory(error):
+                        raise
+                    self._most_images = (len(part) + 1) // 2  # from now on; the next batches are no smaller
+                    self._free_memory()
+        return np.concatenate(parts)
 
     def _encode_at_once(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         pixels = pixels.to(self._device, non_blocking=True)
