@@ -1,6 +1,7 @@
 """Measure this package: its costs (speed, reading), its matching, and what choosing by labels is worth (targets).
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
+    python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
     python scripts/run_benchmark.py reading
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR ...    (the same as: mll-hf bench)
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import labeling_speed
 from mll_hf.backends import load_model, resolve_model
 from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
 from mll_hf.cli import main as command_line
@@ -61,6 +63,9 @@ def main() -> int:
     speed.add_argument("--model", required=True, help="local-dir:PATH or org/name")
     speed.add_argument("--repeats", type=int, default=3)
     speed.set_defaults(run=run_speed)
+    labeling_speed.add_arguments(
+        parts.add_parser("labeling", help="labeling against the bare image tower and the loops of others")
+    )
     reading = parts.add_parser("reading", help="reading and validating labels that are cached")
     reading.add_argument("--labels", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
     reading.add_argument("--repeats", type=int, default=3)

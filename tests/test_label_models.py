@@ -328,7 +328,7 @@ def test_ray_labels_and_publishes_what_one_process_would(zoo, home, tmp_path, ca
 
 
 def test_a_job_is_started_for_each_model_that_needs_one(zoo, hub, home, capsys):
-    status, output, said = main(capsys, "alice/clip", "alice/labelled", "alice/pickled", *JOBS, "--sample", "4")
+    status, output, _ = main(capsys, "alice/clip", "alice/labelled", "alice/pickled", *JOBS, "--sample", "4")
     assert status == 1
     assert [line.split()[:2] for line in output.splitlines()] == [
         ["started:", "alice/clip"], ["started:", "alice/labelled"], ["failed:", "alice/pickled"],

@@ -48,6 +48,7 @@ class TorchModel(ABC):
     cost: Cost
     device: str
     batch_size: int
+    _most_images: int  # at a time; lowered where they did not fit the memory
     _network: Any  # each library has its own names for the towers
 
     def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str) -> None:

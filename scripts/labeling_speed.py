@@ -1,0 +1,332 @@
+"""How fast labeling is: against the bare image tower, CLIP_benchmark's loop, and the loop of the paper's code.
+
+Models are those of open_clip with random weights, for which no download is needed: weights do not change the speed.
+Pictures are JPEGs of the size of ImageNet's. Every loop sees the same pictures and the same embedded concepts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import statistics
+import tempfile
+import time
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import open_clip
+import safetensors.torch
+import torch
+from PIL import Image
+
+from mll_hf.backends import load_model, pick_device, resolve_model
+from mll_hf.contest import CONTEST_BLOCK, Contest
+from mll_hf.counts import LabelCounts
+from mll_hf.encoding import encoded_range
+from mll_hf.graph import Concept, SemanticGraph
+from mll_hf.images import decode_image
+from mll_hf.labeling import label_from_counts
+from mll_hf.labels import Cost, ModelRef, label_to_bytes
+from mll_hf.probes import ProbeSet, SamplingConfig, load_probes
+from mll_hf.report import table
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.backends import VisionLanguageModel
+
+PAPER_CONCEPTS = 9055  # and 75 images each: 12.3 GB of similarities in half precision
+_PAPER_IMAGES = 75
+_REFERENCE_BATCH = 32
+_CLIP_BENCHMARK_BATCH, _CLIP_BENCHMARK_WORKERS = 64, 4  # its defaults
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    """Add the options of the verb ``labeling``."""
+    verb.add_argument("--models", default="ViT-B-32", metavar="NAMES", help="of open_clip, with commas between")
+    verb.add_argument("--images", type=int, default=256, metavar="N", help="pictures (default: %(default)s)")
+    verb.add_argument("--concepts", type=int, default=9000, metavar="N", help="(default: %(default)s)")
+    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+    verb.add_argument("--batch-size", type=int, metavar="N", help="ours (default: what suits the device)")
+    verb.add_argument("--repeats", type=int, default=3)
+    verb.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the figures."""
+    device = pick_device(args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        graph, probes = make_world(Path(folder), args.concepts, args.images)
+        print(f"{len(probes)} JPEGs of {_mean_kilobytes(probes):.0f} kB, {len(graph)} concepts, device {device}")
+        rows = []
+        for name in args.models.split(","):
+            model = random_model(name, Path(folder) / name, device)
+            rows.append([name, *_speeds(model, graph, probes, args)])
+            model.close()
+    head = ["model", "bare tower", "labeling", "/ bare", "CLIP_benchmark", "ours /", "paper's code", "ours /"]
+    print("images per second, medians of", args.repeats)
+    print(table(head, rows))
+    measure_contest(args.concepts, device)
+    measure_label(args.concepts)
+
+
+def _speeds(model: VisionLanguageModel, graph: SemanticGraph, probes: ProbeSet, args: argparse.Namespace) -> list[str]:
+    concepts = _unit(np.random.default_rng(0).standard_normal((len(graph), model.embedding_size)))
+    batch_size = min(args.batch_size or model.batch_size, len(probes))
+    loops: dict[str, Callable[[], object]] = {
+        "bare": bare_loop(model, batch_size, len(probes)),
+        "ours": lambda: our_loop(model, graph, probes, concepts, batch_size),
+        "paper": lambda: reference_loop(model, probes, concepts),
+    }
+    if importlib.util.find_spec("clip_benchmark"):
+        loops["clip_benchmark"] = lambda: clip_benchmark_loop(model, probes, concepts)
+    times: dict[str, list[float]] = {name: [] for name in loops}
+    for _ in range(args.repeats):  # interleaved, so that a slow spell of the machine hits all
+        for name, loop in loops.items():
+            start = time.perf_counter()
+            loop()
+            times[name].append(time.perf_counter() - start)
+    speed = {name: len(probes) / statistics.median(seconds) for name, seconds in times.items()}
+    missing = ["not installed", "-"]
+    theirs = speed.get("clip_benchmark")
+    return [
+        f"{speed['bare']:.4g}",
+        f"{speed['ours']:.4g}",
+        f"{speed['ours'] / speed['bare']:.2f}",
+        *([f"{theirs:.4g}", f"{speed['ours'] / theirs:.2f}"] if theirs else missing),
+        f"{speed['paper']:.4g}",
+        f"{speed['ours'] / speed['paper']:.2f}",
+    ]
+
+
+# --- the loops --------------------------------------------------------------------------------------------------------
+
+
+def bare_loop(model: VisionLanguageModel, batch_size: int, n_images: int) -> Callable[[], None]:
+    """The image tower alone, in the adapter's precision, on pixels that are on the device already."""
+    network: Any = model
+    pixels = model.preprocess(Image.new("RGB", (500, 375), "gray")).to(model.device).repeat(batch_size, 1, 1, 1)
+    half = torch.float16 if model.device.startswith("cuda") else torch.float32
+
+    def loop() -> None:
+        with (
+            torch.inference_mode(),
+            torch.autocast(torch.device(model.device).type, half, enabled=half != torch.float32),
+        ):
+            for first in range(0, n_images, batch_size):
+                network._image_features(pixels[: n_images - first])
+            if model.device.startswith("cuda"):
+                torch.cuda.synchronize(model.device)
+
+    return loop
+
+
+def our_loop(
+    model: VisionLanguageModel,
+    graph: SemanticGraph,
+    probes: ProbeSet,
+    concepts: NDArray[np.float32],
+    batch_size: int,
+) -> LabelCounts:
+    """What labeling does for each image: read, decode, prepare, embed, contest."""
+    batches = encoded_range(model, probes, range(len(probes)), batch_size)
+    images = np.concatenate([embeddings for _, embeddings in batches])
+    blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
+    return Contest(graph, probes, concepts, model.logit_scale, model.device).count(blocks)
+
+
+def reference_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: NDArray[np.float32]) -> list[list[float]]:
+    """As the paper's code does: 32 images at a time, and every image's similarities one by one to Python's lists."""
+    network: Any = model
+    device = torch.device(model.device)
+    there = torch.from_numpy(concepts).to(device)
+    similarities: list[list[float]] = []
+    with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+        for batch in _pixels(model, probes, _REFERENCE_BATCH, 0):
+            features = network._image_features(batch.to(device))
+            features = features / features.norm(dim=-1, keepdim=True)
+            for row in 100.0 * features.float() @ there.T:
+                similarities.append(row.cpu().tolist())
+    return similarities
+
+
+def clip_benchmark_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: NDArray[np.float32]) -> torch.Tensor:
+    """CLIP_benchmark's own evaluation over the same images and classes, as its command line runs it."""
+    from clip_benchmark.metrics.zeroshot_classification import run_classification
+
+    network: Any = model
+    device = torch.device(model.device).type
+    classifier = torch.from_numpy(concepts).to(model.device).T
+    amp = device == "cuda"  # on a CPU it would switch to bfloat16, which is slower on most
+    batches = (
+        (pixels, torch.zeros(len(pixels), dtype=torch.long))
+        for pixels in _pixels(model, probes, _CLIP_BENCHMARK_BATCH, _CLIP_BENCHMARK_WORKERS)
+    )
+    return run_classification(network._network, classifier, batches, device, amp)[0]
+
+
+def _pixels(model: VisionLanguageModel, probes: ProbeSet, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
+    contents = [content or b"" for _, batch in probes.iter_image_bytes(256) for content in batch]
+    loader: Any = torch.utils.data.DataLoader(_Pixels(model, contents), batch_size=batch_size, num_workers=workers)
+    yield from loader
+
+
+class _Pixels(torch.utils.data.Dataset):  # type: ignore[type-arg]
+    def __init__(self, model: VisionLanguageModel, contents: Sequence[bytes]) -> None:
+        self._model, self._contents = model, contents
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def __getitem__(self, n: int) -> torch.Tensor:
+        image = decode_image(self._contents[n])
+        assert image is not None
+        return self._model.preprocess(image)
+
+
+# --- the contest and the label ----------------------------------------------------------------------------------------
+
+
+def measure_contest(n_concepts: int, device: str, n_images: int = 4 * CONTEST_BLOCK) -> None:
+    """Time and memory of the contest; on a CPU the tensors' memory is counted by torch's profiler."""
+    graph, probes = _in_memory(n_concepts, n_images)
+    rng = np.random.default_rng(0)
+    concepts = _unit(rng.standard_normal((n_concepts, 512)))
+    images = _unit(concepts[probes.nodes] + rng.standard_normal((n_images, 512)) / 20)
+    blocks = [(first, images[first : first + CONTEST_BLOCK]) for first in range(0, n_images, CONTEST_BLOCK)]
+    on_gpu = device.startswith("cuda")
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    start = time.perf_counter()
+    with _TensorMemory() as memory:
+        Contest(graph, probes, concepts, 100.0, device).count(blocks)
+    seconds = time.perf_counter() - start
+    peak = torch.cuda.max_memory_allocated(device) - before if on_gpu else memory.peak
+    tests = len(probes.members)
+    print(
+        f"contest of {n_concepts} concepts: {tests} tests of {n_images} images, {tests / seconds:.0f} tests/s, "
+        f"peak of tensors {peak / 1e9:.2f} GB"
+    )
+
+
+class _TensorMemory:
+    """Peak of the memory that torch's tensors take on the CPU, from the profiler's log of allocations."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self._profiler = torch.profiler.profile(
+            activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True, record_shapes=False
+        )
+
+    def __enter__(self) -> _TensorMemory:
+        self._profiler.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:  # noqa: ANN401
+        self._profiler.__exit__(*error)
+        now = 0
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "trace.json"
+            self._profiler.export_chrome_trace(str(path))
+            events = [e for e in json.loads(path.read_text())["traceEvents"] if e.get("name") == "[memory]"]
+        for event in sorted(events, key=lambda e: e["ts"]):
+            now += int(event["args"]["Bytes"])
+            self.peak = max(self.peak, now)
+
+
+def measure_label(n_concepts: int) -> None:
+    """Size of a label, and of what the paper keeps of a model."""
+    graph, probes = _in_memory(n_concepts, 2 * CONTEST_BLOCK)
+    rng = np.random.default_rng(0)
+    concepts, images = (_unit(rng.standard_normal((n, 64))) for n in (n_concepts, len(probes)))
+    counts = Contest(graph, probes, concepts, 100.0).count([(0, images)])
+    label = label_from_counts(ModelRef("org/model", "0" * 40, "open_clip"), Cost(1, 1.0), graph, probes, counts)
+    theirs = PAPER_CONCEPTS * _PAPER_IMAGES * PAPER_CONCEPTS * 2
+    print(
+        f"label of {n_concepts} concepts: {len(label_to_bytes(label)) / 1e6:.2f} MB; the paper's: {theirs / 1e9:.1f} GB"
+    )
+
+
+# --- the world --------------------------------------------------------------------------------------------------------
+
+
+def random_model(name: str, folder: Path, device: str) -> VisionLanguageModel:
+    """A model of open_clip with random weights, stored and loaded like any other."""
+    config: Any = open_clip.get_model_config(name)
+    torch.manual_seed(0)
+    network = open_clip.CLIP(**deepcopy(config)).eval()
+    folder.mkdir()
+    preprocess = {
+        "size": network.visual.image_size,
+        "mean": open_clip.OPENAI_DATASET_MEAN,
+        "std": open_clip.OPENAI_DATASET_STD,
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    weights = {key: value.contiguous() for key, value in network.state_dict().items()}
+    safetensors.torch.save_file(weights, folder / "open_clip_model.safetensors")
+    del network, weights
+    model = load_model(resolve_model(f"local-dir:{folder}"), device)
+    (folder / "open_clip_model.safetensors").unlink()  # up to 4 GB
+    return model
+
+
+def make_world(folder: Path, n_concepts: int, n_images: int) -> tuple[SemanticGraph, ProbeSet]:
+    """A graph, and JPEGs of its leaves on disk; smooth noise compresses about as photos do."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    graph, probes = _in_memory(n_concepts, n_images)
+    rng = np.random.default_rng(0)
+    contents = []
+    for _ in range(n_images):
+        small = Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8))
+        stream = io.BytesIO()
+        small.resize((500, 375), Image.Resampling.BICUBIC).save(stream, format="JPEG", quality=90)
+        contents.append(stream.getvalue())
+    rows = {"image": contents, "node": [graph.concepts[v].id for v in probes.nodes], "style": ["photo"] * n_images}
+    pq.write_table(pa.table(rows), folder / "images.parquet", row_group_size=100)
+    return graph, load_probes(graph, folder, SamplingConfig(_PAPER_IMAGES))
+
+
+def _in_memory(n_concepts: int, n_images: int) -> tuple[SemanticGraph, ProbeSet]:
+    """A tree of concepts, four to a parent, and images of its leaves, each of which tests all that it shows."""
+    concepts = [
+        Concept(f"c{n:05}", f"thing {n}", (f"thing {n}",), "", (f"c{(n - 1) // 4:05}",) if n else ())
+        for n in range(n_concepts)
+    ]
+    graph = SemanticGraph("benchmark", tuple(concepts))
+    nodes = np.random.default_rng(0).integers(n_concepts // 4, n_concepts, n_images).astype(np.int32)
+    members: list[list[int]] = [[] for _ in concepts]
+    for image, node in enumerate(nodes.tolist()):
+        for v in (node, *graph.ancestors[node].tolist()):
+            if len(members[v]) < _PAPER_IMAGES:
+                members[v].append(image)
+    probes = ProbeSet(
+        name="benchmark",
+        revision="0" * 40,
+        sampling=SamplingConfig(_PAPER_IMAGES),
+        files=(),
+        rows=np.arange(n_images),
+        nodes=nodes,
+        domains=np.zeros(n_images, np.int16),
+        domain_names=("photo",),
+        offsets=np.cumsum([0, *map(len, members)]),
+        members=np.array([image for images in members for image in images], np.int64),
+    )
+    return graph, probes
+
+
+def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _mean_kilobytes(probes: ProbeSet) -> float:
+    sizes = [len(content or b"") for _, batch in probes.iter_image_bytes(256) for content in batch]
+    return float(np.mean(sizes)) / 1e3
