@@ -24,10 +24,8 @@ from PIL import Image
 
 from mll_hf.backends import load_model, pick_device, resolve_model
 from mll_hf.contest import CONTEST_BLOCK, Contest
-from mll_hf.counts import LabelCounts
 from mll_hf.encoding import encoded_range
 from mll_hf.graph import Concept, SemanticGraph
-from mll_hf.images import decode_image
 from mll_hf.labeling import label_from_counts
 from mll_hf.labels import Cost, ModelRef, label_to_bytes
 from mll_hf.probes import ProbeSet, SamplingConfig, load_probes
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.backends import VisionLanguageModel
+    from mll_hf.counts import LabelCounts
 
 PAPER_CONCEPTS = 9055  # and 75 images each: 12.3 GB of similarities in half precision
 _PAPER_IMAGES = 75
@@ -112,17 +111,14 @@ def bare_loop(model: VisionLanguageModel, batch_size: int, n_images: int) -> Cal
     """The image tower alone, in the adapter's precision, on pixels that are on the device already."""
     network: Any = model
     pixels = model.preprocess(Image.new("RGB", (500, 375), "gray")).to(model.device).repeat(batch_size, 1, 1, 1)
-    half = torch.float16 if model.device.startswith("cuda") else torch.float32
+    device = torch.device(model.device)
 
     def loop() -> None:
-        with (
-            torch.inference_mode(),
-            torch.autocast(torch.device(model.device).type, half, enabled=half != torch.float32),
-        ):
+        with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
             for first in range(0, n_images, batch_size):
                 network._image_features(pixels[: n_images - first])
-            if model.device.startswith("cuda"):
-                torch.cuda.synchronize(model.device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
 
     return loop
 
@@ -185,9 +181,7 @@ class _Pixels(torch.utils.data.Dataset):  # type: ignore[type-arg]
         return len(self._contents)
 
     def __getitem__(self, n: int) -> torch.Tensor:
-        image = decode_image(self._contents[n])
-        assert image is not None
-        return self._model.preprocess(image)
+        return self._model.preprocess(Image.open(io.BytesIO(self._contents[n])))
 
 
 # --- the contest and the label ----------------------------------------------------------------------------------------
