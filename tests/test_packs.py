@@ -479,7 +479,7 @@ def test_a_fleet_knows_which_packs_it_asks_for(world):
 def test_a_fleet_extends_labels(world, monkeypatch):
     world.label("base")
     ref = replace(REF, repo_id="local-dir:/models/one")
-    monkeypatch.setattr("mll_hf.fleet.run.resolve_model", lambda name: ref)
+    monkeypatch.setattr("mll_hf.fleet.runs.resolve_model", lambda name: ref)
     packs = world.packs["birds"], world.packs["trucks"]
     stores = {name: LabelStore(world.root / name) for name in ("base", "fleet")}
     crew = Fleet(BASE, world.probes, stores["fleet"], None, batch_size=4, packs=packs, extended=stores["base"])

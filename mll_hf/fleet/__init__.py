@@ -9,7 +9,7 @@ from __future__ import annotations
 from mll_hf.fleet.destinations import CollectionRepo, Destination, OwnRepos, Question, check_login
 from mll_hf.fleet.jobs import Jobs, start_jobs
 from mll_hf.fleet.models import ModelFilter, list_models, paper_models, read_models
-from mll_hf.fleet.run import Fleet, ModelResult, Outcome, run, working_folder
+from mll_hf.fleet.runs import Fleet, ModelResult, Outcome, run, working_folder
 
 __all__ = [
     "CollectionRepo",

@@ -13,7 +13,7 @@ from huggingface_hub import get_token
 from mll_hf.backends import resolve_model
 from mll_hf.errors import InputError
 from mll_hf.fleet.destinations import Destination, Question
-from mll_hf.fleet.run import ModelResult, Outcome, attempt
+from mll_hf.fleet.runs import ModelResult, Outcome, attempt
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 
