@@ -226,8 +226,8 @@ def make_graph(name: str, leaves: Mapping[str, Sequence[str]], find: Callable[[s
     right = {wnid for wnid, synset in found.items() if set(synset.lemmas) & set(leaves[wnid])}
     if len(right) < _ENOUGH_AGREE * len(leaves):
         raise InputError(
-            f"this is not WordNet 3.0: of {len(leaves)} classes it lacks {len(leaves) - len(found)} and has other names "
-            f"for {len(found) - len(right)}; give the folder of version 3.0"
+            f"this is not WordNet 3.0: of {len(leaves)} classes it lacks {len(leaves) - len(found)} and has other "
+            f"names for {len(found) - len(right)}; give the folder of version 3.0"
         )
     concepts: dict[str, Concept] = {}
     waiting = sorted(right)
