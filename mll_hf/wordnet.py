@@ -129,7 +129,7 @@ def _parse(line: str) -> tuple[str, Synset]:
         definition=_EXAMPLE.split(gloss, maxsplit=1)[0].strip(" ;"),
         hypernyms=tuple(f"n{offset}" for symbol, offset in pointers if symbol in _HYPERNYM_SYMBOLS),
     )
-    if not WNID.fullmatch(f"n{fields[0]}") or not synset.lemmas or len(fields) < first + 4 * int(fields[first]):
+    if not WNID.fullmatch(f"n{fields[0]}") or not synset.lemmas or len(fields) <= first + 4 * int(fields[first]):
         raise ValueError(line)
     return f"n{fields[0]}", synset
 

@@ -154,8 +154,8 @@ def _text(build: Build) -> Sequence[str]:
     ]  # fmt: skip
     domains = sorted({source.domain for source in build.sources})
     of_domains = [[domain, f"{sum(s.images for s in build.sources if s.domain == domain):,}"] for domain in domains]
-    some = (
-        f"Images with a side over {config.max_side} pixels were made smaller; the others" if config.max_side else "All"
+    shrunk = (
+        f"Images with a side over {config.max_side} pixels were made smaller; the others" if config.max_side else ""
     )
     return [
         f"# {build.graph_name}: visual concepts, and images that test them",
@@ -184,8 +184,8 @@ def _text(build: Build) -> Sequence[str]:
         *markdown_table(["domain", "images"], ["---", "---:"], of_domains),
         "",
         f"Every concept has at most {config.images_per_concept} images of its own, the sources in turn, those of each "
-        f"source by a number that is drawn from the picture and the seed {config.seed}. {some} are as they were "
-        "encoded. `build.json` says the same to programs.",
+        f"source by a number that is drawn from the picture and the seed {config.seed}. {shrunk or 'All'} are as they "
+        "were encoded. `build.json` says the same to programs.",
         "",
         "## Licences",
         "",
