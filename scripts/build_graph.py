@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph import SemanticGraph
     from mll_hf.harvest import Build
-    from mll_hf.harvest.gather import OpenSource
+    from mll_hf.harvest.gathering import OpenSource
     from mll_hf.wordnet import VisualGraph
 
 _INTERRUPTED = 130

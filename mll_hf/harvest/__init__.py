@@ -12,7 +12,7 @@ from mll_hf.errors import InputError
 from mll_hf.files import canonical_json, storage_errors, write_atomically
 from mll_hf.graph import GRAPH_FILE, save_graph
 from mll_hf.harvest.dataset import Chosen, choose, write_files
-from mll_hf.harvest.gather import Gathered, HarvestConfig, OpenSource, gather, open_source, source_key
+from mll_hf.harvest.gathering import Gathered, HarvestConfig, OpenSource, gather, open_source, source_key
 from mll_hf.harvest.record import BUILD_FILE, Build, SourceRecord, build_from_bytes, build_to_bytes, dataset_card
 from mll_hf.harvest.sources import (
     BUILT_IN,

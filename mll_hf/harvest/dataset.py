@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mll_hf.errors import MissingExtraError
 from mll_hf.files import storage_errors
-from mll_hf.harvest.gather import Gathered, Image, draw_of
+from mll_hf.harvest.gathering import Gathered, Image, draw_of
 from mll_hf.harvest.record import COLUMNS
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import yaml  # type: ignore[import-untyped]
 
 from mll_hf.card import graph_tag
 from mll_hf.errors import InputError
-from mll_hf.harvest.gather import HarvestConfig, Tally
+from mll_hf.harvest.gathering import HarvestConfig, Tally
 from mll_hf.text import markdown_table
 
 if TYPE_CHECKING:
@@ -154,9 +154,9 @@ def _text(build: Build) -> Sequence[str]:
     ]  # fmt: skip
     domains = sorted({source.domain for source in build.sources})
     of_domains = [[domain, f"{sum(s.images for s in build.sources if s.domain == domain):,}"] for domain in domains]
-    shrunk = (
-        f"Images with a side over {config.max_side} pixels were made smaller; the others" if config.max_side else ""
-    )
+    untouched = "All"
+    if config.max_side:
+        untouched = f"Images with a side over {config.max_side} pixels were made smaller; all others"
     return [
         f"# {build.graph_name}: visual concepts, and images that test them",
         "",
@@ -184,7 +184,7 @@ def _text(build: Build) -> Sequence[str]:
         *markdown_table(["domain", "images"], ["---", "---:"], of_domains),
         "",
         f"Every concept has at most {config.images_per_concept} images of its own, the sources in turn, those of each "
-        f"source by a number that is drawn from the picture and the seed {config.seed}. {shrunk or 'All'} are as they "
+        f"source by a number that is drawn from the picture and the seed {config.seed}. {untouched} are as they "
         "were encoded. `build.json` says the same to programs.",
         "",
         "## Licences",
