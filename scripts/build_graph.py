@@ -215,7 +215,7 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument(
         "--source", action="append", default=[], metavar="SOURCE",
         help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|FILE&domain=photo with any of "
-        "split, config, image, label, name and licence; may be repeated (default: the five of the paper)",
+        "split, files, config, image, label, name and licence; may be repeated (default: the five of the paper)",
     )  # fmt: skip
     images.add_argument(
         "--images-per-concept", type=_positive, default=75, metavar="N", help="most per concept (default: %(default)s)"

@@ -137,7 +137,7 @@ def source_key(pinned: PinnedSource, graph: SemanticGraph, config: HarvestConfig
     """Digest (32 hex digits) of all that decides what a source gives."""
     source = pinned.source
     concepts = hashlib.sha256("\n".join(graph.index).encode()).hexdigest()
-    columns = [source.repo_id, pinned.sha, source.config, source.split, source.image, source.label]
+    columns = [source.repo_id, pinned.sha, source.config, source.split, source.files, source.image, source.label]
     labels = sorted(pinned.by_label.items()) if pinned.by_label else None
     whole = {"format": _FORMAT, "source": columns, "labels": labels, "concepts": concepts, **asdict(config)}
     return hashlib.sha256(canonical_json(whole).encode()).hexdigest()[:32]
@@ -183,7 +183,13 @@ def open_source(pinned: PinnedSource, graph: SemanticGraph, token: str | None = 
     source = pinned.source
     with _stream_errors(source.repo_id):
         stream = datasets.load_dataset(
-            source.repo_id, source.config, split=source.split, revision=pinned.sha, streaming=True, token=token
+            source.repo_id,
+            source.config,
+            data_files={source.split: source.files} if source.files else None,
+            split=source.split,
+            revision=pinned.sha,
+            streaming=True,
+            token=token,
         )
         features = stream.features or stream._resolve_features().features
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]

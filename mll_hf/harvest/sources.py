@@ -42,7 +42,8 @@ WNIDS = "wnid"
 _NAMES_FILE = "classnames.txt"
 _MOST_NAMES_BYTES = 2**20
 _MOST_CONTRADICTIONS = 0.02  # of the classes: ImageNet itself has two named "sunglasses"
-_OPTIONS = ("name", "config", "split", "image", "label", "labels", "domain", "licence")
+_OPTIONS = ("name", "config", "split", "files", "image", "label", "labels", "domain", "licence")
+_TARS = "test/*.tar"
 _NOT_STATED = "none is stated for this copy; the images are their authors'"
 _IMAGENET_TERMS = "ImageNet's terms of access: non-commercial research and education, not to be passed on"
 
@@ -61,6 +62,8 @@ class ImageSource:
         revision: Branch, tag or commit; None for main.
         config: Configuration of the data set; None for the only one.
         split: Its split.
+        files: The files of the split, as a pattern such as ``test/*.tar``; None for what datasets takes them to be. A
+            repo with few archives beside text files is taken for a data set of texts.
         image: Column of the images; None for the only column of images.
         label: Column of the labels.
         is_gated: Whether one must accept terms before the Hub gives it.
@@ -74,6 +77,7 @@ class ImageSource:
     revision: str | None = None
     config: str | None = None
     split: str = "test"
+    files: str | None = None
     image: str | None = None
     label: str = "label"
     is_gated: bool = False
@@ -83,11 +87,11 @@ PAPER_SOURCES = (
     ImageSource("imagenet", "ILSVRC/imagenet-1k", ClassList.IMAGENET_1K, "photo", _IMAGENET_TERMS, split="validation",
                 image="image", is_gated=True),
     ImageSource("imagenet-v2", "clip-benchmark/wds_imagenetv2", ClassList.IMAGENET_1K, "photo",
-                _NOT_STATED, label="cls"),
+                _NOT_STATED, files=_TARS, label="cls"),
     ImageSource("imagenet-sketch", "clip-benchmark/wds_imagenet_sketch", ClassList.IMAGENET_1K, "sketch",
-                _NOT_STATED, label="cls"),
+                _NOT_STATED, files=_TARS, label="cls"),
     ImageSource("imagenet-a", "clip-benchmark/wds_imagenet-a", ClassList.IMAGENET_A, "photo",
-                _NOT_STATED, label="cls"),
+                _NOT_STATED, files=_TARS, label="cls"),
     ImageSource("imagenet-r", "axiong/imagenet-r", WNIDS, "rendition",
                 "MIT for this copy; the works are their authors'", config="test", image="image", label="wnid"),
 )  # fmt: skip
@@ -101,8 +105,8 @@ BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K)}
 def parse_source(text: str) -> ImageSource:
     """Read the name of a built-in source, or ``hf://datasets/ORG/NAME[@REVISION]?labels=...&domain=...``.
 
-    The options are ``name``, ``config``, ``split``, ``image``, ``label``, ``labels``, ``domain`` and ``licence``, see
-    :class:`ImageSource`; ``labels`` and ``domain`` must be there.
+    The options are ``name``, ``config``, ``split``, ``files``, ``image``, ``label``, ``labels``, ``domain`` and
+    ``licence``, see :class:`ImageSource`; ``labels`` and ``domain`` must be there.
 
     Raises:
         InputError: It is neither, or an option is missing, unknown or empty.
