@@ -28,7 +28,16 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.errors import InputError, MLLError
 from mll_hf.fleet import check_login
 from mll_hf.graph import GRAPH_FILE, save_graph
-from mll_hf.harvest import BUILT_IN, PAPER_SOURCES, HarvestConfig, harvest, open_all, parse_source
+from mll_hf.harvest import (
+    BUILT_IN,
+    PAPER_SOURCES,
+    HarvestConfig,
+    finished_build,
+    harvest,
+    open_all,
+    parse_source,
+    pin_all,
+)
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.hub.publish import publish_graph
 from mll_hf.text import abridged
@@ -78,12 +87,14 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"images of {abridged(gated, 3)} may not be published to everybody; add --private")
     if args.push_to and not args.dry_run:
         check_login()
-    sources = open_all(wanted, visual.graph)
-    report["sources"] = [planned(source) for source in sources]
+    graph, pinned = visual.graph, pin_all(wanted)
     if args.dry_run:
+        report["sources"] = [planned(source) for source in open_all(pinned, graph)]
         return report
     config = HarvestConfig(args.images_per_concept, args.seed, args.max_side or None)
-    result = harvest(visual.graph, sources, config, args.out)
+    result = finished_build(graph, pinned, config, args.out)
+    if result is None:
+        result = harvest(graph, open_all(pinned, graph), config, args.out)
     report |= {"out": str(args.out), "images": gathered(result)}
     if args.push_to:
         report["published"] = asdict(publish_graph(args.out, args.push_to, private=args.private))

@@ -193,7 +193,7 @@ def test_the_whole_way(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
     hub.requests.clear()
     status, said, _ = script(capsys, *arguments, "--push-to", REPO, "--private")
     assert (status, said.splitlines()[-1].split(":")[0]) == (0, "is there already")
-    assert not streamed(".tar")
+    assert not streamed(".tar")  # no source is opened
 
 
 def test_a_pack_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):

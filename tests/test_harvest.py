@@ -23,10 +23,12 @@ from mll_hf.harvest import (
     PAPER_SOURCES,
     HarvestConfig,
     ImageSource,
+    finished_build,
     gathering,
     harvest,
     open_all,
     parse_source,
+    pin_all,
     read_label_file,
 )
 from mll_hf.harvest.dataset import file_count
@@ -55,9 +57,13 @@ GRAPH = SemanticGraph(
 BY_WNID = ImageSource("birds", "org/birds", "wnid", "photo")
 
 
+def opened(sources, graph=GRAPH):
+    return open_all(pin_all(sources), graph)
+
+
 def gathered(tmp_path, sources, config=None, graph=GRAPH, name="out"):
     """Build a graph with images; returns the folder."""
-    harvest(graph, open_all(sources, graph), config or HarvestConfig(), tmp_path / name)
+    harvest(graph, opened(sources, graph), config or HarvestConfig(), tmp_path / name)
     return tmp_path / name
 
 
@@ -112,7 +118,7 @@ def test_sources_that_are_none(text, said):
 
 def test_two_sources_of_one_name_are_refused():
     with pytest.raises(InputError, match="two image sources are called birds"):
-        open_all([BY_WNID, BY_WNID], GRAPH)
+        opened([BY_WNID, BY_WNID])
 
 
 def test_files_of_labels(tmp_path):
@@ -180,18 +186,18 @@ def test_classes_whose_names_say_something_else_are_refused(tmp_path):
     source = ImageSource("birds", "org/birds", str(tmp_path / "labels.csv"), "photo")
     said = rf"org/birds: its class names contradict labels=\.\.\. in 2 of 2 classes, such as 'hound' for {CAT}; correct"
     with pytest.raises(HubError, match=said):
-        open_all([source], GRAPH)
+        opened([source])
     put_parquet("org/birds", pictures([0, 1]), names=[DOG, CAT])
     with pytest.raises(HubError, match=f"such as '{DOG}' for {CAT}"):
-        open_all([source], GRAPH)
+        opened([source])
     put_parquet("org/birds", pictures([0, 1]), names=["tabby, cat", "my own word"])
-    open_all([source], GRAPH)
+    opened([source])
 
 
 def test_class_names_that_should_be_wnids_are_refused():
     put_parquet("org/birds", pictures([0, 1]), names=["hound", "cat"])
     with pytest.raises(HubError, match="its labels are no wnids but such as 'hound'; give a file: labels=FILE"):
-        open_all([BY_WNID], GRAPH)
+        opened([BY_WNID])
 
 
 @pytest.fixture(scope="module")
@@ -223,13 +229,13 @@ def test_numbers_of_another_list_are_refused(imagenet):
     shifted = curated(ClassList.IMAGENET_1K)
     put_tars("org/v2", pictures([0]), shards=1, names=[*shifted[1:], shifted[0]])
     with pytest.raises(HubError, match=r"org/v2: its class names contradict labels=\.\.\. in 820 of 1000 classes"):
-        open_all([OF_1K], imagenet)
+        opened([OF_1K], imagenet)
     put_tars("org/v2", pictures([0]), shards=1, names=curated(ClassList.IMAGENET_A))
     with pytest.raises(HubError, match="has 200 classes, not the 1000 of imagenet-1k; correct labels"):
-        open_all([OF_1K], imagenet)
+        opened([OF_1K], imagenet)
     put_tars("org/a", pictures([0]), shards=1, names=curated(ClassList.IMAGENET_R))
     with pytest.raises(HubError, match="org/a: its class names contradict"):
-        open_all([OF_A], imagenet)
+        opened([OF_A], imagenet)
 
 
 @pytest.mark.parametrize("label", [200, -1])
@@ -244,7 +250,7 @@ def test_a_number_beyond_the_list_is_refused(tmp_path, imagenet, label):
 
 def refusal(sources, graph=GRAPH):
     with pytest.raises(MLLError) as refused:
-        open_all(sources, graph)
+        opened(sources, graph)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -315,10 +321,10 @@ def test_another_seed_draws_others_and_a_smaller_sample_is_part_of_a_larger(tmp_
 def test_the_draw_is_even(tmp_path):
     rows = pictures([CAT] * 60)
     put_parquet("org/birds", rows, shards=1)
-    opened, drawn = open_all([BY_WNID], GRAPH), Counter()
+    sources, drawn = opened([BY_WNID]), Counter()
     position = {sha256(content).hexdigest()[:32]: at for at, (content, _) in enumerate(rows)}
     for seed in range(40):
-        harvest(GRAPH, opened, HarvestConfig(6, seed), tmp_path / str(seed))
+        harvest(GRAPH, sources, HarvestConfig(6, seed), tmp_path / str(seed))
         drawn.update(position[id] // 20 for _, id in ids(tmp_path / str(seed)))
     assert sum(drawn.values()) == 240
     assert all(55 <= drawn[third] <= 105 for third in range(3))  # 80 expected, 3.4 standard deviations
@@ -485,13 +491,13 @@ def test_a_stream_that_stumbles_goes_on(tmp_path, hub, undisturbed, how):
 
 
 def test_a_stream_that_breaks_off_loses_nothing(tmp_path, hub, undisturbed):
-    sources = open_all([BY_WNID], GRAPH)
+    sources = opened([BY_WNID])
     hub.fail("test-00002-of", 500, times=10_000)
     with pytest.raises(HubError, match=r"org/birds: the stream broke off in shard 3 of 4 \(.*the same command goes on"):
         harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
     assert contents_of(tmp_path / "out") == {}  # nothing that could be taken for a result
     hub.disturbances.clear()
-    sources = open_all([BY_WNID], GRAPH)
+    sources = opened([BY_WNID])
     hub.requests.clear()
     harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
     assert contents_of(tmp_path / "out") == undisturbed
@@ -507,14 +513,14 @@ def test_a_tar_that_is_cut_is_read_again(tmp_path, hub, many):
     (tmp_path / "l.json").write_text(json.dumps(dict(zip("012", labels, strict=True))))
     source = ImageSource("birds", "org/wds", str(tmp_path / "l.json"), "photo", label="cls")
     whole = contents_of(gathered(tmp_path, [source], name="whole"))
-    opened = open_all([source], GRAPH)
+    sources = opened([source])
     hub.fail("test/1.tar", times=1, method="GET", alter=lambda body: body[:5000])
-    harvest(GRAPH, opened, HarvestConfig(), tmp_path / "out")
+    harvest(GRAPH, sources, HarvestConfig(), tmp_path / "out")
     assert contents_of(tmp_path / "out") == whole
 
 
 def test_access_that_is_lost_is_not_tried_again(tmp_path, hub, undisturbed, no_waits):
-    sources = open_all([BY_WNID], GRAPH)
+    sources = opened([BY_WNID])
     hub.fail("test-00001-of", 403, times=100)
     no_waits.waits.clear()
     with pytest.raises(HubError, match="org/birds: "):
@@ -547,7 +553,7 @@ def test_a_run_that_is_stopped_while_it_writes_goes_on(tmp_path, hub, undisturbe
         patch.setattr(f"mll_hf.harvest.{step}", interrupted)
         with pytest.raises(KeyboardInterrupt):
             gathered(tmp_path, [BY_WNID], HarvestConfig(6))
-    sources = open_all([BY_WNID], GRAPH)
+    sources = opened([BY_WNID])
     hub.requests.clear()
     harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
     assert contents_of(tmp_path / "out") == undisturbed
@@ -556,7 +562,7 @@ def test_a_run_that_is_stopped_while_it_writes_goes_on(tmp_path, hub, undisturbe
 
 @pytest.mark.parametrize("damage", ["json", "images"])
 def test_a_working_folder_that_was_damaged_is_read_again(tmp_path, hub, undisturbed, damage):
-    sources = open_all([BY_WNID], GRAPH)
+    sources = opened([BY_WNID])
     hub.fail("test-00003-of", 500, times=10_000)
     with pytest.raises(HubError):
         harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
@@ -568,11 +574,13 @@ def test_a_working_folder_that_was_damaged_is_read_again(tmp_path, hub, undistur
 
 def test_what_is_finished_is_not_built_again(tmp_path, hub, undisturbed):
     folder = tmp_path / "undisturbed"
-    sources = open_all([BY_WNID], GRAPH)
+    sources = opened([BY_WNID])
     hub.requests.clear()
     build = harvest(GRAPH, sources, HarvestConfig(6), folder)
     assert build.images == 18
     assert not streamed()
+    assert finished_build(GRAPH, [source.pinned for source in sources], HarvestConfig(6), folder) == build
+    assert finished_build(GRAPH, [source.pinned for source in sources], HarvestConfig(6), tmp_path / "none") is None
     (folder / build.files[0]).unlink()
     assert harvest(GRAPH, sources, HarvestConfig(6), folder) == build
     assert contents_of(folder) == undisturbed
@@ -581,7 +589,7 @@ def test_what_is_finished_is_not_built_again(tmp_path, hub, undisturbed):
 def test_one_source_more_reads_the_others_not_again(tmp_path, hub, many):
     put_parquet("org/birds", many, shards=4)
     put_parquet("org/more", pictures([CAT], start=300), shards=1)
-    sources = open_all([BY_WNID, ImageSource("more", "org/more", "wnid", "sketch")], GRAPH)
+    sources = opened([BY_WNID, ImageSource("more", "org/more", "wnid", "sketch")])
     hub.fail("more/.*test-00000-of", 500, times=10_000, method="GET")
     with pytest.raises(HubError, match="org/more: the stream broke off in shard 1 of 1"):
         harvest(GRAPH, sources, HarvestConfig(), tmp_path / "out")

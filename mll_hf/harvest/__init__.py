@@ -42,10 +42,11 @@ __all__ = [
     "HarvestConfig",
     "ImageSource",
     "PinnedSource",
+    "finished_build",
     "harvest",
     "open_all",
     "parse_source",
-    "pin",
+    "pin_all",
     "read_label_file",
 ]
 
@@ -53,25 +54,35 @@ CARD_FILE = "README.md"
 _WORKING_FOLDER = ".harvest"
 
 
-def open_all(sources: Sequence[ImageSource], graph: SemanticGraph, token: str | None = None) -> tuple[OpenSource, ...]:
-    """Pin all sources and open them, so that what is wrong with one shows before any image is gathered.
+def pin_all(sources: Sequence[ImageSource], token: str | None = None) -> tuple[PinnedSource, ...]:
+    """Find out which commits sources are at, and what their labels are said to mean.
 
     Raises:
         InputError: Two sources have the same name, or the labels of one cannot be read.
-        HubError: One cannot be read, or its labels contradict what is said of it.
-        MissingExtraError: datasets or timm is not installed.
+        HubError: There is no such data set, or the Hub cannot be reached.
+        MissingExtraError: timm is not installed.
     """
     names = [source.name for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two image sources are called {abridged(twice, 3)}; say name=...")
-    return tuple(open_source(pin(source, token), graph, token) for source in sources)
+    return tuple(pin(source, token) for source in sources)
+
+
+def open_all(sources: Sequence[PinnedSource], graph: SemanticGraph, token: str | None = None) -> tuple[OpenSource, ...]:
+    """Open all sources, so that what is wrong with one shows before any image is gathered.
+
+    Raises:
+        HubError: One cannot be read, or its labels contradict what is said of it.
+        MissingExtraError: datasets is not installed.
+    """
+    return tuple(open_source(source, graph, token) for source in sources)
 
 
 def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: HarvestConfig, folder: Path) -> Build:
     """Gather images of a graph's concepts, and write graph, images and card to a folder.
 
     A run that was stopped goes on where it was if it is called with the same again, and the result is the same to the
-    byte. What is finished is not built twice.
+    byte. For what is finished already see :func:`finished_build`.
 
     Args:
         graph: The graph.
@@ -85,10 +96,10 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
         StorageError: The disk is full, or the folder cannot be written.
         MissingExtraError: pyarrow is not installed.
     """
-    keys = [source_key(source.pinned, graph, config) for source in sources]
-    key = _key_of_all(graph, sources, keys)
-    if (build := _finished(folder, key)) is not None:
+    pinned = [source.pinned for source in sources]
+    if (build := finished_build(graph, pinned, config, folder)) is not None:
         return build
+    key, keys = _keys(graph, pinned, config)
     working = folder / _WORKING_FOLDER
     gathered = [
         gather(source, graph, config, working / of_source) for source, of_source in zip(sources, keys, strict=True)
@@ -110,18 +121,15 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
     return build
 
 
-def _key_of_all(graph: SemanticGraph, sources: Sequence[OpenSource], keys: Sequence[str]) -> str:
-    """Digest (32 hex digits) of all that decides the result."""
-    described = [[key, asdict(source.pinned.source)] for key, source in zip(keys, sources, strict=True)]
-    return hashlib.sha256(canonical_json({"graph": graph.digest, "sources": described}).encode()).hexdigest()[:32]
-
-
-def _finished(folder: Path, key: str) -> Build | None:
-    """The build that is in a folder already, if it is this one.
+def finished_build(
+    graph: SemanticGraph, sources: Sequence[PinnedSource], config: HarvestConfig, folder: Path
+) -> Build | None:
+    """What :func:`harvest` would give, if it is in the folder already; no source is opened for that.
 
     Raises:
-        InputError: The folder holds another one, or images of something else.
+        InputError: The folder holds another build, or images of something else.
     """
+    key, _ = _keys(graph, sources, config)
     present = {path.name for path in image_files(folder)}
     if not (folder / BUILD_FILE).exists():
         if present and not (folder / _WORKING_FOLDER / f"result-{key}").exists():
@@ -132,6 +140,14 @@ def _finished(folder: Path, key: str) -> Build | None:
         raise InputError(f"{folder} holds another build, of {build.graph_name}; choose an empty folder")
     is_whole = present == set(build.files) and (folder / GRAPH_FILE).exists()
     return build if is_whole else None
+
+
+def _keys(graph: SemanticGraph, sources: Sequence[PinnedSource], config: HarvestConfig) -> tuple[str, list[str]]:
+    """Digests (32 hex digits) of all that decides the result, and of what decides what each source gives."""
+    keys = [source_key(source, graph, config) for source in sources]
+    described = [[key, asdict(pinned.source)] for key, pinned in zip(keys, sources, strict=True)]
+    whole = canonical_json({"graph": graph.digest, "sources": described})
+    return hashlib.sha256(whole.encode()).hexdigest()[:32], keys
 
 
 def _record(
