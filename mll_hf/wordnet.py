@@ -2,8 +2,8 @@
 
 Which synsets are visual is not for WordNet to say: the leaves are the classes of ImageNet, as timm lists them, each
 named by its WordNet 3.0 id. To them come all their hypernyms, all the way up. The abstract ones at the top ("entity",
-"abstraction") stay in: without them the graph would fall apart into hundreds of trees, and they cost nothing, for a
-concept is never contested by what is above it.
+"abstraction") stay in: without them the graph would fall apart into hundreds of trees, and they harm nobody, for a
+concept is never contested by what is above it. The root alone says nothing of a model: it has no rival.
 
 Nothing is ever looked up by name. A wnid is an offset into one version's file and means something else, or nothing, in
 another version, so any WordNet but 3.0 is refused.

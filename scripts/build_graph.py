@@ -83,11 +83,11 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
             report["out"] = str(args.out)
         return report
     wanted = [parse_source(text) for text in args.source] or PAPER_SOURCES
-    if args.push_to and not args.private and (gated := [source.name for source in wanted if source.is_gated]):
-        raise InputError(f"images of {abridged(gated, 3)} may not be published to everybody; add --private")
     if args.push_to and not args.dry_run:
         check_login()
     graph, pinned = visual.graph, pin_all(wanted)
+    if args.push_to and not args.private and (gated := [each.source.name for each in pinned if each.is_gated]):
+        raise InputError(f"images of {abridged(gated, 3)} may not be published to everybody; add --private")
     if args.dry_run:
         report["sources"] = [planned(source) for source in open_all(pinned, graph)]
         return report
@@ -147,7 +147,7 @@ def planned(source: OpenSource) -> dict[str, Any]:
         "label": pinned.source.label,
         "domain": pinned.source.domain,
         "licence": pinned.source.licence,
-        "gated": pinned.source.is_gated,
+        "gated": pinned.is_gated,
     }
 
 

@@ -50,12 +50,12 @@ def parquet(rows, label="label", names=None, image="image"):
     return file.getvalue()
 
 
-def tar(rows, first=0, extension="png"):
+def tar(rows, first=0):
     """A shard of a WebDataset of (picture, label)."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for number, (content, label) in enumerate(rows, first):
-            for kind, data in ((extension, content), ("cls", str(label).encode())):
+            for kind, data in (("png", content), ("cls", str(label).encode())):
                 entry = tarfile.TarInfo(f"s{number:07}.{kind}")
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))

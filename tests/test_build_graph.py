@@ -127,7 +127,6 @@ def test_the_wrong_wordnet(tmp_path, capsys, wordnet):
         (["--private"], "--private is for a new dataset repo; add --push-to"),
         (["--push-to", "alice/graph"], "is not of the form hf://datasets/ORG/NAME"),
         (["--source", "imagenet-x"], "there is no image source 'imagenet-x'"),
-        (["--push-to", REPO], "images of imagenet may not be published to everybody; add --private"),
     ],
 )
 def test_arguments_that_do_not_go_together(tmp_path, capsys, wordnet, hub, arguments, said):
@@ -156,7 +155,7 @@ def test_the_whole_way(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
     status, said, _ = script(capsys, *arguments, "--dry-run")
     assert status == 0
     sha = hub.repos["dataset", "ILSVRC/imagenet-1k"].refs["main"]
-    assert f"would stream imagenet: ILSVRC/imagenet-1k@{sha[:12]}, 3 shards, photo, gated" in said
+    assert f"would stream imagenet: ILSVRC/imagenet-1k@{sha[:12]}, 3 shards, photo" in said
     assert not out.exists()
 
     status, said, err = script(capsys, *arguments, "--push-to", REPO, "--private", "--json")
@@ -235,6 +234,19 @@ def test_sources_that_cannot_be_had(tmp_path, capsys, wordnet, five, hub):
     assert "timm/imagenet-12k-wds: is not on the Hub" in refused(capsys, *common, "--source", "imagenet-12k")
     (tmp_path / "graph").write_text("a file")
     assert "cannot write" in refused(capsys, *common, "--source", "imagenet-v2")
+
+
+def test_images_of_a_gated_data_set_are_not_published_to_everybody(tmp_path, capsys, wordnet, hub):
+    put_parquet("alice/art", pictures([WHOLE[0]] * 3))
+    hub.repos["dataset", "alice/art"].gated = "auto"  # she has access
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--push-to", REPO]
+    common += ["--source", "hf://datasets/alice/art?labels=wnid&domain=sketch&name=art"]
+    assert "images of art may not be published to everybody; add --private" in refused(capsys, *common)
+    assert not (tmp_path / "graph").exists()
+    status, said, _ = script(capsys, *common, "--private", "--dry-run")
+    assert (status, said.splitlines()[-1].endswith("sketch, gated")) == (0, True)
+    assert script(capsys, *common, "--private")[0] == 0
+    assert hub.repos["dataset", "alice/graph"].private
 
 
 def test_who_is_not_logged_in_hears_it_first(tmp_path, capsys, wordnet, five, hub, monkeypatch):

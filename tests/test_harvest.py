@@ -19,7 +19,6 @@ from mll_hf.errors import HubError, InputError, MLLError, StorageError
 from mll_hf.graph import Concept, SemanticGraph, load_graph
 from mll_hf.harvest import (
     BUILT_IN,
-    IMAGENET_12K,
     PAPER_SOURCES,
     HarvestConfig,
     ImageSource,
@@ -85,7 +84,6 @@ def test_the_five_sources_of_the_paper():
     ]  # fmt: skip
     assert Counter(source.domain for source in PAPER_SOURCES) == {"photo": 3, "sketch": 1, "rendition": 1}
     assert all(parse_source(name) == source for name, source in BUILT_IN.items())
-    assert IMAGENET_12K.is_gated
 
 
 def test_any_data_set_can_be_a_source():
@@ -444,10 +442,11 @@ def test_graph_and_probes_are_read_back(tmp_path, many):
     )
 
 
-def test_the_record_and_the_card(tmp_path, many):
+def test_the_record_and_the_card(tmp_path, hub, many):
     sha = put_parquet("org/birds", many)
-    put_parquet("org/art", pictures([CAT], start=400))
-    sources = [BY_WNID, ImageSource("art", "org/art", "wnid", "sketch", "CC0", is_gated=True)]
+    put_parquet("alice/art", pictures([CAT], start=400))
+    hub.repos["dataset", "alice/art"].gated = "manual"  # she has access
+    sources = [BY_WNID, ImageSource("art", "alice/art", "wnid", "sketch", "CC0")]
     folder = gathered(tmp_path, sources, HarvestConfig(9, max_side=None))
     content = (folder / BUILD_FILE).read_bytes()
     build = build_from_bytes(content)

@@ -16,7 +16,6 @@ from mll_hf.harvest.gathering import Gathered, HarvestConfig, OpenSource, gather
 from mll_hf.harvest.record import BUILD_FILE, Build, SourceRecord, build_from_bytes, build_to_bytes, dataset_card
 from mll_hf.harvest.sources import (
     BUILT_IN,
-    IMAGENET_12K,
     PAPER_SOURCES,
     ImageSource,
     PinnedSource,
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILD_FILE",
     "BUILT_IN",
-    "IMAGENET_12K",
     "PAPER_SOURCES",
     "Build",
     "HarvestConfig",
@@ -170,7 +168,7 @@ def _record(
                 revision=source.pinned.sha,
                 domain=described.domain,
                 licence=described.licence,
-                is_gated=described.is_gated,
+                is_gated=source.pinned.is_gated,
                 images=len(concepts),
                 concepts=len(set(concepts)),
                 tally=gathered[number].tally,

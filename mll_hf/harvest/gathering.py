@@ -191,7 +191,7 @@ def open_source(pinned: PinnedSource, graph: SemanticGraph, token: str | None = 
             streaming=True,
             token=token,
         )
-        features = stream.features or stream._resolve_features().features
+    features = stream.features or {}  # what has none before it is read, such as CSV, has no images
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
     if len(images) != 1 if source.image is None else source.image not in images:
         wanted = f"column of images '{source.image}'" if source.image else "single column of images"

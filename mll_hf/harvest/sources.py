@@ -6,10 +6,10 @@ The paper's five data sets are built in. What is known of them was read off the 
   lemmas of the synset ("tench, Tinca tinca").
 * ``clip-benchmark/wds_imagenetv2``, ``.../wds_imagenet_sketch`` and ``.../wds_imagenet-a``: WebDatasets of CLIP
   benchmark: ``test/0.tar`` and so on, an image and a ``cls`` for each example, names of the classes in
-  ``classnames.txt``. Which encoding the images have, and so the name of their column, the pages do not say; it is
-  found. ImageNet-V2 has three variants, and the pages do not say which this is; CLIP benchmark's own is
-  matched-frequency. (``vaishaal/ImageNetV2`` holds archives whose folders' names sort in the wrong order, and
-  ``songweig/imagenet_sketch`` needs a script that ``datasets`` no longer runs.)
+  ``classnames.txt``. The pages do not say how the images are encoded, and so what their column is called (public code
+  reads ``webp``); it is found. Nor do they say which of its three variants ImageNet-V2 is; CLIP benchmark's code takes
+  matched-frequency unless told otherwise. (``vaishaal/ImageNetV2`` holds archives whose folders' names sort in the
+  wrong order, and ``songweig/imagenet_sketch`` needs a script that ``datasets`` no longer runs.)
 * ``axiong/imagenet-r``: parquet with ``image`` and ``wnid``, configuration ``test``.
 
 Not among the five is ``timm/imagenet-12k-wds`` (gated), whose validation split has 40 images of each of the 11,821
@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl
 
 from mll_hf.errors import HubError, InputError
 from mll_hf.graph import normalize_lemma
-from mll_hf.hub.connection import connect, download, read_head
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried, sensible_answers
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.text import abridged, one_line
 from mll_hf.wordnet import WNID, ClassList, class_wnids
@@ -66,7 +66,6 @@ class ImageSource:
             repo with few archives beside text files is taken for a data set of texts.
         image: Column of the images; None for the only column of images.
         label: Column of the labels.
-        is_gated: Whether one must accept terms before the Hub gives it.
     """
 
     name: str
@@ -80,12 +79,11 @@ class ImageSource:
     files: str | None = None
     image: str | None = None
     label: str = "label"
-    is_gated: bool = False
 
 
 PAPER_SOURCES = (
     ImageSource("imagenet", "ILSVRC/imagenet-1k", ClassList.IMAGENET_1K, "photo", _IMAGENET_TERMS, split="validation",
-                image="image", is_gated=True),
+                image="image"),
     ImageSource("imagenet-v2", "clip-benchmark/wds_imagenetv2", ClassList.IMAGENET_1K, "photo",
                 _NOT_STATED, files=_TARS, label="cls"),
     ImageSource("imagenet-sketch", "clip-benchmark/wds_imagenet_sketch", ClassList.IMAGENET_1K, "sketch",
@@ -97,7 +95,7 @@ PAPER_SOURCES = (
 )  # fmt: skip
 IMAGENET_12K = ImageSource(
     "imagenet-12k", "timm/imagenet-12k-wds", ClassList.IMAGENET_12K, "photo", _IMAGENET_TERMS, split="validation",
-    label="cls", is_gated=True,
+    label="cls",
 )  # fmt: skip
 BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K)}
 
@@ -128,7 +126,7 @@ def parse_source(text: str) -> ImageSource:
         raise InputError(f"'{text}': unknown option {abridged(sorted(unknown), 3)}; use {', '.join(_OPTIONS)}")
     if empty := [key for key in ("labels", "domain", *options) if not options.get(key, "").strip()]:
         raise InputError(f"'{text}': say {empty[0]}=..., as in ?labels=wnid&domain=photo")
-    return ImageSource(repo_id=dataset.repo_id, revision=dataset.revision, **{"name": dataset.repo_id, **options})  # type: ignore[arg-type] # all options are texts
+    return ImageSource(repo_id=dataset.repo_id, revision=dataset.revision, **{"name": dataset.repo_id, **options})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +136,7 @@ class PinnedSource:
     Attributes:
         source: The source.
         sha: The commit.
+        is_gated: Whether one must accept terms before the Hub gives its files.
         class_names: Names of the classes in the order of their numbers, if the repo has a file with them.
         by_label: Wnid of each label or class name; None if labels are wnids themselves.
         counts_through: Whether labels are numbers into a list of classes, all of which ``by_label`` has.
@@ -145,6 +144,7 @@ class PinnedSource:
 
     source: ImageSource
     sha: str
+    is_gated: bool
     class_names: tuple[str, ...] | None
     by_label: Mapping[str, str] | None
     counts_through: bool
@@ -166,11 +166,13 @@ def pin(source: ImageSource, token: str | None = None) -> PinnedSource:
         by_label = None if source.labels == WNIDS else read_label_file(Path(source.labels))
     api = connect(token)
     head = read_head(api, source.repo_id, "dataset", source.revision)
+    with hub_errors(source.repo_id), sensible_answers(source.repo_id):
+        gated = retried(lambda: api.dataset_info(source.repo_id, expand=["gated"], timeout=TIMEOUT_SECONDS).gated)
     names = None
     if _NAMES_FILE in head.files:
         file = download(api, source.repo_id, "dataset", _NAMES_FILE, head.sha, _MOST_NAMES_BYTES)
         names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
-    return PinnedSource(source, head.sha, names, by_label, counts_through)
+    return PinnedSource(source, head.sha, bool(gated), names, by_label, counts_through)
 
 
 def read_label_file(file: Path) -> dict[str, str]:
