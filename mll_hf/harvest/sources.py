@@ -8,7 +8,7 @@ The paper's five data sets are built in. What is known of them was read off the 
   benchmark: ``test/0.tar`` and so on, an image and a ``cls`` for each example, names of the classes in
   ``classnames.txt``. The pages do not say how the images are encoded, and so what their column is called (public code
   reads ``webp``); it is found. Nor do they say which of its three variants ImageNet-V2 is; CLIP benchmark's code takes
-  matched-frequency unless told otherwise. (``vaishaal/ImageNetV2`` holds archives whose folders' names sort in the
+  matched-frequency. (``vaishaal/ImageNetV2`` holds archives whose folders' names sort in the
   wrong order, and ``songweig/imagenet_sketch`` needs a script that ``datasets`` no longer runs.)
 * ``axiong/imagenet-r``: parquet with ``image`` and ``wnid``, configuration ``test``.
 
