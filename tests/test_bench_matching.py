@@ -11,7 +11,6 @@ from mll_hf.bench.matching import (
     imagenet_gold,
     leave_concepts_out,
     make_queries,
-    read_hypernyms,
     top_accuracy,
     without,
 )
@@ -38,31 +37,14 @@ def test_gold_is_that_of_the_packages(gold):
     assert crane.hypernyms == ()
 
 
-DATA_NOUN = """\
-  1 This is the licence.
-00000001 03 n 02 thing 0 object 1 001 ~ 00000002 n 0000 | a thing
-00000002 03 n 01 animal 0 002 @ 00000001 n 0000 ~ 00000003 n 0000 | moves; "an | animal"
-00000003 05 n 0a a 0 b 0 c 0 d 0 e 0 f 0 g 0 h 0 i 0 j 0 003 @ 00000002 n 0000 @i 00000001 n 0000 #m 00000009 n 0000 | x
-"""
-
-
-def test_hypernyms_of_wordnet(tmp_path):
-    (tmp_path / "data.noun").write_text(DATA_NOUN)
-    assert read_hypernyms(tmp_path) == {
-        "n00000001": (),
-        "n00000002": ("n00000001",),
-        "n00000003": ("n00000002", "n00000001"),
-    }
-    with pytest.raises(InputError, match=r"cannot read .*data\.noun"):
-        read_hypernyms(tmp_path / "none")
-
-
 def test_the_edges_skip_synsets_that_the_graph_lacks(tmp_path):
     # crane (bird) -> a synset outside ImageNet-12k -> bird
     line = "{} 05 n 01 x 0 001 @ {} n 0000 | x\n"
     (tmp_path / "data.noun").write_text(line.format("02012849", "00000007") + line.format("00000007", "01503061"))
     graph = imagenet_gold(tmp_path).graph
     assert graph.concepts[graph.index["n02012849"]].hypernyms == ("n01503061",)
+    with pytest.raises(InputError, match=r"cannot read .*data\.noun"):
+        imagenet_gold(tmp_path / "none")
 
 
 def chain(*edges):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.describe import from_templates
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.errors import MissingExtraError
 from mll_hf.graph import Concept, SemanticGraph
 from mll_hf.matching import ConceptIndex, LogitWeights
+from mll_hf.wordnet import read_nouns
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -88,31 +89,12 @@ def imagenet_gold(wordnet: Path | None = None) -> Gold:
         for id in info.label_names():
             lemmas[id] = tuple(lemma.strip() for lemma in info.label_name_to_description(id, False).split(","))
             glosses[id] = info.label_name_to_description(id, True).split(": ", 1)[-1]
-    edges = _nearest_kept(read_hypernyms(wordnet), lemmas.keys()) if wordnet else {}
+    synsets = read_nouns(wordnet) if wordnet else {}
+    edges = _nearest_kept({id: synset.hypernyms for id, synset in synsets.items()}, lemmas.keys())
     graph = SemanticGraph(
         "imagenet-12k", tuple(Concept(id, lemmas[id][0], lemmas[id], glosses[id], edges.get(id, ())) for id in lemmas)
     )
     return Gold(graph, tuple(IMAGENET_CLASSNAMES), np.array([graph.index[id] for id in ids]))
-
-
-def read_hypernyms(wordnet: Path) -> dict[str, tuple[str, ...]]:
-    """Direct hypernyms of every noun synset, by wnid, from ``data.noun`` (its format: man page wndb(5)).
-
-    Raises:
-        InputError: The file cannot be read.
-    """
-    try:
-        lines = (wordnet / "data.noun").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise InputError(f"cannot read {wordnet / 'data.noun'} ({error.strerror}); give WordNet's own folder") from None
-    hypernyms = {}
-    for line in lines:
-        if not line.startswith("  "):  # the licence
-            fields = line.split(" | ")[0].split()
-            first = 5 + 2 * int(fields[3], 16)  # after the words and the number of pointers: symbol, offset, ...
-            pointers = zip(fields[first::4], fields[first + 1 :: 4], strict=False)
-            hypernyms[f"n{fields[0]}"] = tuple(f"n{offset}" for symbol, offset in pointers if symbol in ("@", "@i"))
-    return hypernyms
 
 
 def top_accuracy(match: ClassMatch, concepts: NDArray[np.int64], k: int) -> float:

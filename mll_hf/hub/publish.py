@@ -1,7 +1,8 @@
-"""Publishing labels: each change is one commit on the head that it was made for, or one pull request.
+"""Publishing labels, and graphs with their images.
 
-A commit is all or nothing, so a kill at any point leaves the repository as it was. If somebody else was quicker, the
-change is made again on the new head. Publishing the same label twice changes nothing.
+A change of labels is one commit on the head that it was made for, or one pull request. A commit is all or nothing,
+so a kill at any point leaves the repository as it was. If somebody else was quicker, the change is made again on the
+new head. Publishing the same twice changes nothing.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, constants
@@ -36,6 +38,7 @@ from mll_hf.hub.connection import (
     fetch_head,
     hub_errors,
     passes,
+    retried,
     sensible_answers,
     wait_asked_for,
 )
@@ -43,13 +46,15 @@ from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from mll_hf.hub.locations import REPO_ID, parse_dataset
 from mll_hf.hub.sources import is_collection, read_collection
 from mll_hf.labels import label_to_bytes
+from mll_hf.probes import IMAGE_FILES
 from mll_hf.store import label_path
 from mll_hf.text import abridged, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitInfo, HfApi
 
     from mll_hf.graph import SemanticGraph
     from mll_hf.labels import ModelLabel, ModelRef
@@ -57,7 +62,9 @@ if TYPE_CHECKING:
 README = "README.md"
 _MOST_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # what may be in a dataset repo that becomes a collection
+_GRAPH_FILES = (GRAPH_FILE, IMAGE_FILES, "build.json")
 _TITLE = "Add MLL label"
+_GRAPH_TITLE = "Add graph and images"
 _COLLECTION_TITLE = "Add MLL labels"
 _CONFLICTS, _STUMBLES = 30, 4  # so often a publication is tried again
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
@@ -153,7 +160,7 @@ def publish_to_collection(
     """
     _check_publishable(labels, graph)
     api, repo_id = connect(token), _repo_of(collection)
-    _ensure_collection(api, repo_id, private)
+    _ensure_dataset(api, repo_id, private)
     blobs = {label_path(label.model): label_to_bytes(label) for label in labels}
     new = {
         path: IndexEntry(label.summary, hashlib.sha256(blob).hexdigest())
@@ -177,6 +184,52 @@ def publish_to_collection(
         return {**blobs, **_overview(api, head, content.graph if content else graph, {**entries, **new})}
 
     return _publish(api, _Change(repo_id, "dataset", files, _COLLECTION_TITLE, _describe(labels)), create_pr)
+
+
+def publish_graph(folder: Path, dataset: str, *, private: bool = False, token: str | None = None) -> Published:
+    """Publish a graph with its images as a dataset repo; an upload that was interrupted goes on where it stopped.
+
+    The repo is made if it does not exist. Image files that the folder does not have are deleted from it.
+
+    Args:
+        folder: Holds ``graph.json``, ``images*.parquet``, the card and ``build.json``; nothing else is published.
+        dataset: ``hf://datasets/org/name``.
+        private: Make a new repo private.
+        token: Hub token; None takes the one that the user has logged in with.
+
+    Raises:
+        InputError: The repo holds something else, or is public and should be private.
+        HubError: The Hub refuses.
+    """
+    api, repo_id = connect(token), _repo_of(dataset)
+    _ensure_dataset(api, repo_id, private)
+    with hub_errors(repo_id):
+        head = fetch_head(api, repo_id, "dataset")
+    if others := sorted(path for path in head.files.keys() - _EMPTY_REPO if not _is_of_graph(path)):
+        raise InputError(
+            f"{dataset} is a dataset of another kind ({abridged(others, 3)}); name a new one, or an empty one"
+        )
+
+    def upload() -> CommitInfo:
+        try:
+            return api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                repo_type="dataset",
+                commit_message=_GRAPH_TITLE,
+                allow_patterns=[README, *_GRAPH_FILES],
+                delete_patterns=[IMAGE_FILES],
+            )
+        except RuntimeError as error:
+            raise _cause(error) from error
+
+    with hub_errors(repo_id), sensible_answers(repo_id):
+        commit = retried(upload)
+    return Published(commit.commit_url, commit.oid, None, changed=commit.oid != head.sha)
+
+
+def _is_of_graph(path: str) -> bool:
+    return any(fnmatchcase(path, pattern) for pattern in _GRAPH_FILES)
 
 
 def build_index(collection: str, *, token: str | None = None) -> Published:
@@ -287,7 +340,7 @@ def _repo_of(collection: str) -> str:
     return dataset.repo_id
 
 
-def _ensure_collection(api: HfApi, repo_id: str, private: bool) -> None:
+def _ensure_dataset(api: HfApi, repo_id: str, private: bool) -> None:
     with hub_errors(repo_id):
         try:
             fetch_head(api, repo_id, "dataset")

@@ -1,0 +1,84 @@
+"""A miniature WordNet of our own in WordNet's formats: a folder with data.noun, and a lexicon for the library wn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+LICENCE = "  1 Not the licence of WordNet: these lines were written for a test.\n  2\n"
+# wnid -> names, gloss, hypernyms, what it is an instance of
+MINI = {
+    "n00000001": (("thingummy",), "all there is", (), ()),
+    "n00000002": (("beast", "living_thing"), 'it moves and eats; "a beast of our own"', ("n00000001",), ()),
+    "n00000003": (("hound",), "a beast that barks", ("n00000002",), ()),
+    "n00000004": (("friend",), "a beast on the sofa", ("n00000002",), ()),
+    "n00000005": (("short_hound", "low-rider"), "a hound near the ground;", ("n00000003", "n00000004"), ()),
+    "n00000006": (("mouser",), "a friend of few words", ("n00000004",), ()),
+    "n00000007": (("Rex",), "the hound of the neighbours", (), ("n00000003",)),
+    "n00000008": (("idea",), "seen by nobody", ("n00000001",), ()),
+}
+NAMES = {  # as a list of classes has them
+    "n00000005": ("short hound", "low-rider"),
+    "n00000006": ("mouser",),
+    "n00000007": ("Rex",),
+}
+
+
+def noun_line(
+    wnid: str, words: Sequence[str], gloss: str, above: Sequence[str], instance_of: Sequence[str] = ()
+) -> str:
+    """A line of data.noun; pointers to parts and derived verbs are strewn in, as WordNet has them."""
+    pointers = [f"@ {h[1:]} n 0000" for h in above] + [f"@i {h[1:]} n 0000" for h in instance_of]
+    pointers = ["#p 09999999 n 0000", *pointers, "+ 00000099 v 0101"]
+    names = " ".join(f"{word} {number:x}" for number, word in enumerate(words))
+    return f"{wnid[1:]} 05 n {len(words):02x} {names} {len(pointers):03} {' '.join(pointers)} | {gloss}  \n"
+
+
+def write_nouns(folder: Path, synsets: Mapping[str, tuple] = MINI) -> Path:
+    """Write data.noun; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [noun_line(wnid, *fields) for wnid, fields in synsets.items()]
+    (folder / "data.noun").write_text(LICENCE + "".join(lines))
+    return folder
+
+
+def imagenet_nouns(names: Mapping[str, Sequence[str]]) -> dict[str, tuple]:
+    """Synsets for a list of classes that timm has, under a few that we invent."""
+    kinds = [f"n0000000{i}" for i in (2, 3, 4)]
+    synsets = {"n00000001": (("thingummy",), "all there is", (), ())}
+    synsets |= {kind: ((f"kind_{kind[-1]}",), "one of three", ("n00000001",), ()) for kind in kinds}
+    for number, (wnid, of_class) in enumerate(names.items()):
+        words = tuple(name.replace(" ", "_") for name in of_class)
+        synsets[wnid] = (words, f"class number {number}", (kinds[number % 3],), ())
+    return synsets
+
+
+def lexicon(synsets: Mapping[str, tuple] = MINI, lexicon_id: str = "omw-en", version: str = "1.4") -> str:
+    """The same as an LMF file, which the library wn reads; ids as those of the Open Multilingual Wordnet."""
+    entries, nodes = [], []
+    for wnid, (words, gloss, above, instance_of) in synsets.items():
+        synset = f"{lexicon_id}-{wnid[1:]}-n"
+        senses = [f"{synset}-{number}" for number in range(len(words))]
+        for word, sense in zip(words, senses, strict=True):
+            entries.append(
+                f'<LexicalEntry id="{sense}-entry"><Lemma writtenForm="{word.replace("_", " ")}" partOfSpeech="n"/>'
+                f'<Sense id="{sense}" synset="{synset}"/></LexicalEntry>'
+            )
+        relations = [("hypernym", target) for target in above] + [("instance_hypernym", t) for t in instance_of]
+        definition = gloss.split('; "')[0]
+        nodes.append(
+            f'<Synset id="{synset}" ili="" partOfSpeech="n" members="{" ".join(senses)}">'
+            f"<Definition>{definition}</Definition>"
+            + "".join(f'<SynsetRelation relType="{kind}" target="{lexicon_id}-{t[1:]}-n"/>' for kind, t in relations)
+            + "</Synset>"
+        )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        '<!DOCTYPE LexicalResource SYSTEM "http://globalwordnet.github.io/schemas/WN-LMF-1.0.dtd">\n'
+        '<LexicalResource xmlns:dc="http://purl.org/dc/elements/1.1/">\n'
+        f'<Lexicon id="{lexicon_id}" label="ours" language="en" email="a@b.c" license="ours" version="{version}">'
+        f"{''.join(entries)}{''.join(nodes)}</Lexicon></LexicalResource>\n"
+    )
