@@ -138,7 +138,7 @@ def _open_library() -> Callable[[str], Synset | None]:
     try:
         import wn
     except ImportError:
-        raise MissingExtraError("wn", "dev") from None
+        raise MissingExtraError("wn", "build") from None
     try:
         wordnet = wn.Wordnet(LEXICON, expand="")
     except wn.Error:
