@@ -35,6 +35,7 @@ METADATA_KEY = "mll"  # one key, because safetensors writes several in an order 
 LOCAL_PREFIX = "local-dir:"
 UNPINNED = "main"  # revision of a model that no label pins; it must be resolved before the model is loaded
 _MOST_COST = 2**63
+_Z = 1.959964  # 95 % of a normal distribution are within so many standard deviations
 UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # not safetensors
 
 
@@ -218,6 +219,20 @@ class LabelSummary:
         """Mean node precision over the base's concepts that have images: the model's general level."""
         tested = (self.support > 0) & (self.part_numbers == 0)
         return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
+
+    @cached_property
+    def mean_precision_margin(self) -> float:
+        """Half the width of a 95 % interval of :attr:`mean_precision`: what other images of the concepts might change.
+
+        ``1.96 sqrt(sum_v p_v (1 - p_v) / n_v) / V`` over the V concepts with images. Each ``p_v`` is drawn towards the
+        mean by one image, or concepts with a single image would seem certain.
+        """
+        of = (self.support > 0) & (self.part_numbers == 0)
+        images = self.support[of].astype(np.float64)
+        if not len(images):
+            return 1.0
+        precision = (self.hits[of] + self.mean_precision) / (images + 1)
+        return float(_Z * np.sqrt((precision * (1 - precision) / images).sum()) / len(images))
 
     def chance_to_win(self, n_candidates: int) -> NDArray[np.float64]:
         """[1 + packs, RANK_BINS] chance that an image of each part is won among a few of the part's concepts.

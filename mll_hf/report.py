@@ -209,7 +209,7 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         ["size", f"{label.cost.parameters / 1e6:.1f} M parameters, {label.cost.gflops:.3g} GFLOPs per image"],
         ["graph", f"{label.graph_name} ({label.graph_digest[:12]}), {int((label.support > 0).sum())} concepts tested"],
         ["images", f"{label.probes_name} ({label.probes_revision[:12]}), {int(label.support.sum())} tests"],
-        ["precision", f"{label.mean_precision:.3f} on average"],
+        ["precision", f"{label.mean_precision:.3f} on average, ± {label.mean_precision_margin:.3f}"],
         ["temperature", f"{float(label.temperature[0]):.2f}"],
     ]
     domains = [

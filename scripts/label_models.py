@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf import fleet
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP
+from mll_hf.cli.output import precision_text
 from mll_hf.engines import LocalEngine, open_local
 from mll_hf.engines.cluster import RayEngine
 from mll_hf.errors import InputError, MLLError
@@ -239,6 +240,7 @@ def record(result: ModelResult) -> dict[str, Any]:
         "reason": result.reason,
         "ref": asdict(result.model) if result.model else None,
         "precision": label.mean_precision if label else None,
+        "precision_margin": label.mean_precision_margin if label else None,
         "path": str(result.path) if result.path else None,
         "published": asdict(published) if published else None,
         "undecodable": result.undecodable,
@@ -250,7 +252,7 @@ def line(result: ModelResult) -> str:
     """A result for people."""
     text = f"{result.outcome}: {result.name}"
     if result.label:
-        text += f" (general precision {result.label.mean_precision:.3f})"
+        text += f" (general precision {precision_text(result.label)})"
     if result.published or result.job:
         text += f" {result.published.url if result.published else result.job}"
     if result.undecodable:

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 
 import naive_evidence
-from mll_hf import client, labeling
+from mll_hf import client
 from mll_hf.cli import build_parser, main
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble import run as ensemble_run
@@ -247,7 +247,8 @@ def test_another_sample_needs_overwrite(tmp_path, world, tiny_open_clip, capsys)
     labels = tmp_path / "labels"
     shutil.copytree(world / "labels", labels)
     command = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", labels]
-    assert "--overwrite" in fails(capsys, *command, "--sample", 2)
+    assert "--overwrite" in fails(capsys, *command, "--seed", 1)
+    assert not json.loads(run(capsys, *command, "--sample", 2, "--json")[1])["measured"]  # more answers for fewer
     status, out, _ = run(capsys, *command, "--sample", 2, "--overwrite", "--json")
     assert status == 0
     assert json.loads(out)["config"]["images_per_concept"] == 2
@@ -769,13 +770,13 @@ def test_what_graph_add_needs(world, packs, tmp_path, capsys):
 
 def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, tiny_siglip, capsys, monkeypatch):
     encoded_images = []
-    plain = labeling.encoded_batches
+    plain = local.encoded_range
 
-    def counting(model, probes, *args):
-        encoded_images.append(len(probes))
-        return plain(model, probes, *args)
+    def counting(model, probes, images, batch_size):
+        encoded_images.append(len(images))
+        return plain(model, probes, images, batch_size)
 
-    monkeypatch.setattr(labeling, "encoded_batches", counting)
+    monkeypatch.setattr(local, "encoded_range", counting)
     models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
     apes, buses = ("--pack", packs / "apes"), ("--pack", packs / "buses")
 

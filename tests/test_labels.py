@@ -446,3 +446,30 @@ def test_the_path_is_named(tmp_path):
         label_from_bytes(b"", tmp_path / "x")
     assert str(caught.value).startswith(f"{tmp_path / 'x'}: ")
     assert caught.value.path == tmp_path / "x"
+
+
+# ---- how sure a label is
+
+
+def test_the_margin_of_the_mean_precision_by_hand():
+    label = make_label(make_graph({"a": (), "b": ()}), hits=[3, 0], support=[4, 1])
+    # p is drawn towards the mean, 3/8, by one image each
+    first, second = (3 + 0.375) / 5, (0 + 0.375) / 2
+    variance = first * (1 - first) / 4 + second * (1 - second) / 1
+    assert label.mean_precision_margin == pytest.approx(1.959964 * variance**0.5 / 2)
+
+
+@pytest.mark.parametrize("per_concept", [1, 4, 16])
+def test_the_margin_covers_the_truth_as_often_as_it_says(per_concept):
+    rng = np.random.default_rng(per_concept)
+    graph = make_graph({f"c{v}": () for v in range(300)})
+    covered = 0
+    for _ in range(200):
+        truth = rng.beta(0.5, 1.5, len(graph))
+        label = make_label(graph, hits=rng.binomial(per_concept, truth), support=per_concept)
+        covered += abs(label.mean_precision - truth.mean()) <= label.mean_precision_margin
+    assert covered >= 0.92 * 200  # 95 % are promised
+
+
+def test_a_label_without_images_is_sure_of_nothing():
+    assert make_label(make_graph({"a": (), "b": ()}), support=0).mean_precision_margin == 1.0

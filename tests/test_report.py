@@ -219,7 +219,7 @@ def test_the_report_of_a_label():
     assert "1200 tests" in facts
     # hits 0 to 29 of 40: 14.5 / 40 = .3625 on average
     assert label.mean_precision == pytest.approx(0.3625)
-    assert f"{label.mean_precision:.3f} on average" in facts
+    assert f"{label.mean_precision:.3f} on average, ± {label.mean_precision_margin:.3f}" in facts
     assert re.search(r"temperature +1.25", facts)
     assert [line.split() for line in domains.splitlines()[2:]] == [
         ["photo", "0.483", "900"],

@@ -88,7 +88,8 @@ def _section_lines(label: ModelLabel, graph: SemanticGraph, claim: CardClaim) ->
         f"`{claim.revision[:12]}` in {claim.tests:,} tests with the images of "
         f'"{_escaped(claim.probes_name)}" (`{claim.probes_revision[:12]}`). A concept\'s image counts as recognised if '
         "it is nearer to the concept than to all concepts that it does not show. On average that is so for "
-        f"{claim.precision:.1%} of a concept's images.",
+        f"{claim.precision:.1%} of a concept's images, give or take {label.mean_precision_margin:.1%} for the "
+        "choice of images.",
         "",
         *_branch_tables(branch_precisions(label, graph)),
         f"The label is the file `{LABEL_PATH}`. From labels alone `mll-hf` tells which models suit a list of classes:",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.graph import PACK_HELP
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, find_label, positive
-from mll_hf.cli.output import complain, note, print_row, summary, verdict
+from mll_hf.cli.output import complain, note, precision_text, print_row, summary, verdict
 from mll_hf.errors import InputError, MLLError, StorageError
 from mll_hf.store import LabelStore
 
@@ -95,7 +95,7 @@ def _label(args: argparse.Namespace) -> int:
                 note(f"{spec}: {result.undecodable} of {n_images} probe images could not be decoded and do not count")
             record = {**summary(result.label), "path": str(result.path), "measured": result.measured}
             done = "labelled" if result.measured else "already labelled"
-            print_row(args, record, f"{done}: {spec} (general precision {result.label.mean_precision:.3f})")
+            print_row(args, record, f"{done}: {spec} (general precision {precision_text(result.label)})")
     return verdict(failed, len(args.models), "models")
 
 

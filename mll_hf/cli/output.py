@@ -55,12 +55,18 @@ def verdict(failed: int, total: int, what: str) -> int:
     return 1 if failed else 0
 
 
+def precision_text(label: LabelSummary) -> str:
+    """Mean precision of a label, and how far other images might move it."""
+    return f"{label.mean_precision:.3f} ± {label.mean_precision_margin:.3f}"
+
+
 def summary(label: LabelSummary) -> dict[str, Any]:
     """A label in JSON, without its tensors."""
     return {
         **asdict(label.model),
         **asdict(label.cost),
         "precision": label.mean_precision,
+        "precision_margin": label.mean_precision_margin,
         "temperature": float(label.temperature[0]),
         "concepts": int((label.support > 0).sum()),
         "graph": {"name": label.graph_name, "digest": label.graph_digest},
