@@ -22,6 +22,7 @@ from PIL import Image
 import naive_evidence
 from mll_hf import client
 from mll_hf.cli import build_parser, main
+from mll_hf.engines import local
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble import run as ensemble_run
 from mll_hf.ensemble.run import Ensemble
