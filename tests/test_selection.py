@@ -449,8 +449,7 @@ def test_our_scores_against_a_naive_loop(candidates, class_weight):
 
 def test_the_standard_error_by_hand():
     # 10 and 90 images and 10 of the prior: .6^2 * .5 * .5 / 20 + .4^2 * .2 * .8 / 100 = .0045 + .000256 = .004756
-    label = make_label(make_graph({"a": (), "b": ()}), support=[10, 90])
-    error = standard_errors([label], np.array([0, 1]), np.array([[0.5, 0.2]]), np.array([0.6, 0.4]))
+    error = standard_errors(np.array([[10, 90]]), np.array([[0.5, 0.2]]), np.array([0.6, 0.4]))
     assert error == pytest.approx([math.sqrt(0.004756)])
 
 
