@@ -23,6 +23,7 @@ ORDER = [
     "packs",
     "embeddings",
     "store",
+    "catalog",
     "branches",
     "card",
     "hub",

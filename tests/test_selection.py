@@ -842,7 +842,7 @@ MODEL = ("models", 0)
 MATCH = ("matches", "class 0", 0)
 DROPPED = object()
 HOSTILE = [
-    *(((key,), DROPPED) for key in make_selection().to_json() if key != "evidence"),
+    *(((key,), DROPPED) for key in make_selection().to_json() if key not in ("evidence", "among")),
     *(((*MODEL, key), DROPPED) for key in make_selection().to_json()["models"][0] if key != "overall"),
     *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "precision")),
     *(
@@ -860,6 +860,8 @@ HOSTILE = [
     (("k",), math.inf),
     (("domain",), 3),
     (("task",), ["naming"]),
+    (("among",), 1),
+    (("among",), "all"),
     (("chosen", "class 0"), []),
     (("chosen", "class 0"), "org/m00"),
     (("chosen", "class 0"), ["org/unknown"]),

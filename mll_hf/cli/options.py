@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
-    "where labels are: 'hub' (all tagged models), hf://datasets/ORG/NAME[@REVISION], or a folder "
+    "where labels are: 'hub' (all tagged models), hf://datasets/ORG/NAME[@REVISION], a folder, or a catalog "
     f"(default: ${SOURCE_VARIABLE}, or hub)"
 )
 GRAPH_HELP = "the graph: a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"

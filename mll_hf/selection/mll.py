@@ -86,7 +86,8 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
         [M, C] float64 from 0 to 1.
     """
     labels, needs = candidates.labels, task_needs(candidates, class_weight)
-    return scores_of(needs, _measured(labels, needs, candidates.domain), generally_best(labels))
+    precision, errors = estimates(needs, _measured(labels, needs, candidates.domain))
+    return cautious(precision, errors, generally_best(labels))
 
 
 def task_needs(candidates: Candidates, class_weight: float) -> Needs:
@@ -97,19 +98,12 @@ def task_needs(candidates: Candidates, class_weight: float) -> Needs:
     return Needs(selected, weights, candidates_of(candidates.match), needed, parts[needed], above)
 
 
-def scores_of(needs: Needs, measured: Measured, reference: int) -> NDArray[np.float64]:
-    """[M, C] estimates of M models on C classes, lowered by their errors for those that seem better than a reference.
-
-    Args:
-        needs: What the task asks.
-        measured: What the labels say.
-        reference: Row of the generally best model.
-    """
+def estimates(needs: Needs, measured: Measured) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Estimated precision [M, C] of M models on C classes, and standard errors [M] of its mean over the classes."""
     node_precision = shrunk(needs, measured)
     precision = with_odds(class_precision(needs, node_precision, measured.levels), measured.odds)
     support = measured.support[:, _rows_of(needs)]
-    errors = standard_errors(support, node_precision, needs.weights.mean(axis=1))
-    return cautious(precision, errors, reference)
+    return precision, standard_errors(support, node_precision, needs.weights.mean(axis=1))
 
 
 def class_precision(

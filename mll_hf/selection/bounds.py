@@ -1,0 +1,309 @@
+"""Which of very many labels have to be looked at closely, so that the best are surely among them.
+
+Our estimate (:mod:`mll_hf.selection.mll`) of a model's precision on a class is linear in the images that the model is
+expected to win among as many candidates as there are classes. A catalog has the shares of images won among 2, 5, 17 ...
+candidates. A combination of them is near the share that is wanted, and how near at most is known whatever the label
+says. That gives an upper bound of every estimate from three bytes per label and concept. Labels are then scored by
+falling bounds, until no bound reaches the worst of the scores that are wanted.
+
+So the choice is the same as if all labels had been scored; nothing of it is estimated here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.catalog import CANDIDATES, SHARE_UNIT, chances_among, in_threads
+from mll_hf.counts import RANK_BINS, chance_to_win, expected_wins
+from mll_hf.errors import LabelError
+from mll_hf.selection.base import DIGITS, Candidates, SelectionConfig, Strategy
+from mll_hf.selection.mll import (
+    Measured,
+    Needs,
+    cautious,
+    class_precision,
+    estimates,
+    named_domain,
+    odds_ratios,
+    part_levels,
+    shrunk,
+    task_needs,
+    with_odds,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    from mll_hf.catalog import Catalog, Shard
+    from mll_hf.matching import ClassMatch
+
+_READ = 3  # neighbouring shares that are combined
+_FITTINGS = 30
+_AT_ONCE = 64  # concepts whose shares stay in the processor's cache
+_BATCH = 256  # labels that are scored together
+_MOST_SAMPLES = 64  # labels of rarer samples are scored whatever they promise
+_ROUNDING = 2e-4  # most that single precision does to sums of shares
+_EQUAL = 1e-9
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Shares among certain numbers of candidates, combined to be like the share among another number.
+
+    Attributes:
+        first: The first of the neighbouring shares.
+        constant: Added to them.
+        weights: What each of them is multiplied by.
+        error: How far the combination can be from the share, for whatever ranks, rounding included.
+    """
+
+    first: int
+    constant: float
+    weights: tuple[float, ...]
+    error: float
+
+
+@lru_cache(maxsize=64)
+def combination(n_concepts: int, n_candidates: int) -> Combination:
+    """The best combination found for a number of candidates.
+
+    Images of one bin of ranks all have the same chance to be won. So the error is at most that of the worst bin.
+    """
+    wanted = chance_to_win(n_concepts, min(n_candidates, n_concepts))
+    chances = chances_among(n_concepts, CANDIDATES)
+    return min(
+        (_fitted(wanted, chances, first) for first in range(len(CANDIDATES) - _READ + 1)), key=lambda found: found.error
+    )
+
+
+def _fitted(wanted: NDArray[np.float64], chances: NDArray[np.float64], first: int) -> Combination:
+    """Least squares, with ever more weight on the worst bins (Lawson's algorithm)."""
+    known = np.concatenate([np.ones((1, RANK_BINS)), chances[first : first + _READ]]).T
+    importance, found = np.ones(RANK_BINS), Combination(first, 0.0, (0.0,) * _READ, np.inf)
+    for _ in range(_FITTINGS):
+        root = np.sqrt(importance)
+        solution = np.linalg.lstsq(known * root[:, None], wanted * root, rcond=1e-6)[0]
+        errors = np.abs(known @ solution - wanted)
+        error = float(errors.max() + np.abs(solution[1:]).sum() * 0.501 / SHARE_UNIT)
+        if error < found.error:
+            found = Combination(first, float(solution[0]), tuple(solution[1:].tolist()), error)
+        importance = importance * (errors + 1e-12)
+        importance /= importance.max()
+    return found
+
+
+def shortlist(
+    catalog: Catalog,
+    fitting: NDArray[np.int64],
+    match: ClassMatch,
+    domain: str | None,
+    config: SelectionConfig,
+    most: int,
+) -> NDArray[np.int64]:
+    """The labels with the best scores, and those that scores depend on: the first and the generally best one.
+
+    Args:
+        catalog: M labels.
+        fitting: Ascending positions of those that may be chosen; at least one.
+        match: The classes, matched to concepts.
+        domain: The task's domain.
+        config: Strategy, ``mll`` or ``general``, and what a class weighs.
+        most: How many of the best are wanted.
+
+    Returns:
+        Ascending positions.
+
+    Raises:
+        LabelError: The catalog contradicts itself.
+    """
+    levels, models = catalog.columns.mean_precision[fitting], catalog.columns.models
+    reference = min(fitting[levels == levels.max()].tolist(), key=lambda position: models[position])
+    first = int(fitting[0])
+    if config.strategy is Strategy.GENERAL:
+        best = _best(catalog, fitting, np.round(levels, DIGITS), most)
+    else:
+        one = Candidates((catalog.label(first),), catalog.graph, match, domain)
+        best = _best_by_bounds(_query(catalog, task_needs(one, config.class_weight), domain), fitting, reference, most)
+    return np.unique([first, reference, *best])
+
+
+def _best(catalog: Catalog, positions: NDArray[np.int64], scores: NDArray[np.float64], most: int) -> list[int]:
+    """Positions of the highest scores; ids decide between equals."""
+    most = min(most, len(scores))
+    good = np.flatnonzero(scores >= np.partition(scores, -most)[-most])
+    models = catalog.columns.models
+    order = sorted(good.tolist(), key=lambda row: (-scores[row], models[positions[row]]))
+    return positions[order[:most]].tolist()
+
+
+@dataclass(frozen=True)
+class _Query:
+    """What bounds and scores are made of.
+
+    Attributes:
+        catalog: M labels.
+        needs: What the task asks of them; A concepts.
+        chances: [1 + packs, RANK_BINS] to win among so many candidates.
+        levels: [M, 1 + packs] mean precision over each part.
+        odds: [M] of the task's domain.
+        support: [N, A] images of the concepts in each sample of images.
+    """
+
+    catalog: Catalog
+    needs: Needs
+    chances: NDArray[np.float64]
+    levels: NDArray[np.float64]
+    odds: NDArray[np.float64]
+    support: NDArray[np.int32]
+
+
+def _query(catalog: Catalog, needs: Needs, domain: str | None) -> _Query:
+    columns, odds = catalog.columns, np.ones(len(catalog))
+    chances = np.stack([chance_to_win(size, min(needs.n_candidates, size)) for size in columns.part_sizes])
+    named = [named_domain(names, domain) for names in columns.domain_names]
+    if any(s is not None for s in named):
+        has_domain = np.array([s is not None for s in named])[columns.sample]
+        ratios = odds_ratios(*catalog.domain_ranks(named), columns.part_sizes[0], needs.n_candidates)
+        odds = np.where(has_domain, ratios, 1.0)
+    levels = part_levels(columns.mean_rank_shares, chances)
+    return _Query(catalog, needs, chances, levels, odds, columns.support[:, needs.needed].astype(np.int32))
+
+
+def _best_by_bounds(query: _Query, fitting: NDArray[np.int64], reference: int, most: int) -> list[int]:
+    """Positions of the highest scores, found by scoring labels until no bound reaches the last of them."""
+    bounds = _bounds(query, reference)[fitting]
+    order = np.argsort(-bounds, kind="stable")
+    scores: list[float] = []
+    for start in range(0, len(order), _BATCH):
+        batch = order[start : start + _BATCH]
+        if len(scores) >= most and bounds[batch[0]] + _EQUAL < np.partition(scores, -most)[-most]:
+            break
+        of_batch = _scores(query, fitting[batch], reference)
+        over = of_batch - bounds[batch]
+        if over.max() > _EQUAL:
+            model, _ = query.catalog.columns.models[fitting[batch[over.argmax()]]]
+            reason = f"says two things of {model}; write it again: mll-hf labels index --out"
+            raise LabelError(reason, query.catalog.folder)
+        scores.extend(of_batch.tolist())
+    return _best(query.catalog, fitting[order[: len(scores)]], np.array(scores), most)
+
+
+def _scores(query: _Query, positions: NDArray[np.int64], reference: int) -> NDArray[np.float64]:
+    """[len(positions)] mean scores over the classes, as :func:`~mll_hf.selection.select` would have them."""
+    scores = cautious(*estimates(query.needs, _measured(query, [reference, *positions.tolist()])), 0)
+    means: NDArray[np.float64] = np.round(scores[1:], DIGITS).mean(axis=1)
+    return means
+
+
+def _measured(query: _Query, positions: list[int]) -> Measured:
+    """What some labels say, read exactly."""
+    catalog, concepts, chances = query.catalog, query.needs.needed, query.chances[query.needs.parts]
+    wins = in_threads(lambda position: expected_wins(catalog.ranks(position)[concepts], chances), positions)
+    for shard in catalog.shards:
+        shard.forget()
+    support = query.support[catalog.columns.sample[positions]]
+    return Measured(np.stack(wins), support, query.levels[positions], query.odds[positions])
+
+
+# --- bounds -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Bound:
+    """A linear function of shares and levels that no estimate of J kinds exceeds, for labels of one sample of images.
+
+    Attributes:
+        constant: [J].
+        of_shares: [A, _READ, J] float32.
+        of_levels: [1 + packs, J].
+    """
+
+    constant: NDArray[np.float64]
+    of_shares: NDArray[np.float32]
+    of_levels: NDArray[np.float64]
+
+
+def _bounds(query: _Query, reference: int) -> NDArray[np.float64]:
+    """[M] what no label's mean score exceeds.
+
+    A score above the reference's is lowered by the error of the difference from it, which is at least the reference's
+    own error.
+    """
+    counts = np.bincount(query.catalog.columns.sample)
+    common = np.argsort(-counts, kind="stable")[:_MOST_SAMPLES]
+    functions = {int(sample): _bound(query, int(sample)) for sample in common if counts[sample]}
+    shards = query.catalog.shards
+    means = np.concatenate(in_threads(lambda shard: _mean_bounds(query, functions, shard), shards))
+    precision, errors = estimates(query.needs, _measured(query, [reference]))
+    level = precision.mean()
+    return np.where(means > level, np.maximum(means - errors[0], level), means)
+
+
+def _bound(query: _Query, sample: int) -> _Bound:
+    """The bound for a sample: the method itself says what an image won, and a level, add to its estimates."""
+    odds_differ = (query.odds[query.catalog.columns.sample == sample] != 1).any()
+    needs = query.needs if odds_differ else replace(query.needs, weights=query.needs.weights.mean(axis=1)[:, None])
+    n_parts, support = query.levels.shape[1], query.support[sample]
+    per_win = np.concatenate([_added(needs, support, wins, n_parts) for wins in _single_wins(len(support))])
+    per_share = per_win * support[:, None]
+    parts = [combination(size, needs.n_candidates) for size in query.catalog.columns.part_sizes]
+    of_part = [parts[part] for part in needs.parts]
+    most = np.array([found.constant + found.error for found in of_part])
+    weights = np.array([found.weights for found in of_part]) / SHARE_UNIT
+    nothing = Measured(np.zeros((n_parts, len(support))), support[None], np.eye(n_parts), np.ones(n_parts))
+    return _Bound(
+        constant=most @ per_share + _ROUNDING,
+        of_shares=(weights[:, :, None] * per_share[:, None, :]).astype(np.float32),
+        of_levels=class_precision(needs, shrunk(needs, nothing), nothing.levels),
+    )
+
+
+def _added(needs: Needs, support: NDArray[np.int32], wins: NDArray[np.float64], n_parts: int) -> NDArray[np.float64]:
+    """[N, J] estimates of N models with these wins [N, A] and levels of 0."""
+    measured = Measured(wins, support[None], np.zeros((len(wins), n_parts)), np.ones(len(wins)))
+    return class_precision(needs, shrunk(needs, measured), measured.levels)
+
+
+def _single_wins(n: int) -> Iterator[NDArray[np.float64]]:
+    """The rows of a unit matrix [n, n], some at a time."""
+    for start in range(0, n, _BATCH):
+        yield np.eye(min(_BATCH, n - start), n, k=start)
+
+
+def _mean_bounds(query: _Query, functions: Mapping[int, _Bound], shard: Shard) -> NDArray[np.float64]:
+    """[len(shard)] bounds of the mean estimates over the classes; 1 for labels of a rare sample."""
+    means, models = np.ones(len(shard)), slice(shard.first, shard.first + len(shard))
+    samples = query.catalog.columns.sample[models]
+    for sample in np.intersect1d(samples, list(functions)).tolist():
+        of_sample = np.flatnonzero(samples == sample)
+        columns = slice(None) if len(of_sample) == len(shard) else of_sample
+        function, positions = functions[sample], shard.first + of_sample
+        most = query.levels[positions] @ function.of_levels + function.constant
+        most += _sum_of_shares(query, function, shard.tensors["shares"], columns).T
+        means[of_sample] = with_odds(np.clip(most, 0, 1), query.odds[positions]).mean(axis=1)
+    shard.forget()
+    return means
+
+
+def _sum_of_shares(
+    query: _Query, function: _Bound, shares: NDArray[np.uint8], columns: slice | NDArray[np.intp]
+) -> NDArray[np.float64]:
+    """[J, M] what the shares of some columns of a shard add to the bound."""
+    needs = query.needs
+    n_models = len(shares[0, 0, columns])
+    sums = np.zeros((function.of_shares.shape[2], n_models))
+    for part, size in enumerate(query.catalog.columns.part_sizes):
+        first = combination(size, needs.n_candidates).first
+        of_part = np.flatnonzero(needs.parts == part)
+        for start in range(0, len(of_part), _AT_ONCE):
+            rows = of_part[start : start + _AT_ONCE]
+            values = shares[needs.needed[rows], first : first + _READ][..., columns].astype(np.float32)
+            factors = function.of_shares[rows].reshape(len(rows) * _READ, -1)
+            sums += factors.T @ values.reshape(len(factors), n_models)
+    return sums
