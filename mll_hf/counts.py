@@ -140,7 +140,7 @@ def chance_to_win(n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
 
 def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
     """[K] images that are expected to be won, of ranks [K, RANK_BINS] with chances to win [K, RANK_BINS]."""
-    wins: NDArray[np.float64] = (ranks * chances).sum(axis=1)
+    wins: NDArray[np.float64] = np.einsum("kb,kb->k", ranks, chances)
     return wins
 
 

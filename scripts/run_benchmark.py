@@ -1,4 +1,4 @@
-"""Measure this package: its costs (speed, reading, selection), its matching, what choosing by labels is worth (targets).
+"""Measure this package: its costs (speed, reading, selection), its matching, what choosing is worth (targets).
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py reading

@@ -204,7 +204,9 @@ def _scores(query: _Query, positions: NDArray[np.int64], reference: int) -> NDAr
 def _measured(query: _Query, positions: list[int]) -> Measured:
     """What some labels say, read exactly."""
     catalog, concepts, chances = query.catalog, query.needs.needed, query.chances[query.needs.parts]
-    wins = in_threads(lambda position: expected_wins(catalog.ranks(position)[concepts], chances), positions)
+    wins = in_threads(
+        lambda position: expected_wins(catalog.ranks(position).take(concepts, axis=0), chances), positions
+    )
     for shard in catalog.shards:
         shard.forget()
     support = query.support[catalog.columns.sample[positions]]
@@ -216,15 +218,17 @@ def _measured(query: _Query, positions: list[int]) -> Measured:
 
 @dataclass(frozen=True)
 class _Bound:
-    """A linear function of shares and levels that no estimate of J kinds exceeds, for labels of one sample of images.
+    """A linear function of shares and levels that no label of one sample of images exceeds with its mean estimate.
+
+    That is the mean over the classes, before odds and errors.
 
     Attributes:
-        constant: [J].
-        of_shares: [A, _READ, J] float32.
-        of_levels: [1 + packs, J].
+        constant: What is left without images won and with levels of 0.
+        of_shares: [A, _READ] float32.
+        of_levels: [1 + packs].
     """
 
-    constant: NDArray[np.float64]
+    constant: float
     of_shares: NDArray[np.float32]
     of_levels: NDArray[np.float64]
 
@@ -238,8 +242,8 @@ def _bounds(query: _Query, reference: int) -> NDArray[np.float64]:
     counts = np.bincount(query.catalog.columns.sample)
     common = np.argsort(-counts, kind="stable")[:_MOST_SAMPLES]
     functions = {int(sample): _bound(query, int(sample)) for sample in common if counts[sample]}
-    shards = query.catalog.shards
-    means = np.concatenate(in_threads(lambda shard: _mean_bounds(query, functions, shard), shards))
+    means = np.concatenate(in_threads(lambda shard: _mean_bounds(query, functions, shard), query.catalog.shards))
+    means = np.where(query.odds > 1, with_odds(means[:, None], query.odds)[:, 0], means)  # see _mean_bounds
     precision, errors = estimates(query.needs, _measured(query, [reference]))
     level = precision.mean()
     return np.where(means > level, np.maximum(means - errors[0], level), means)
@@ -247,27 +251,27 @@ def _bounds(query: _Query, reference: int) -> NDArray[np.float64]:
 
 def _bound(query: _Query, sample: int) -> _Bound:
     """The bound for a sample: the method itself says what an image won, and a level, add to its estimates."""
-    odds_differ = (query.odds[query.catalog.columns.sample == sample] != 1).any()
-    needs = query.needs if odds_differ else replace(query.needs, weights=query.needs.weights.mean(axis=1)[:, None])
-    n_parts, support = query.levels.shape[1], query.support[sample]
+    needs, n_parts = query.needs, query.levels.shape[1]
+    needs = replace(needs, weights=needs.weights.mean(axis=1)[:, None])
+    support = query.support[sample]
     per_win = np.concatenate([_added(needs, support, wins, n_parts) for wins in _single_wins(len(support))])
-    per_share = per_win * support[:, None]
+    per_share = per_win * support
     parts = [combination(size, needs.n_candidates) for size in query.catalog.columns.part_sizes]
     of_part = [parts[part] for part in needs.parts]
     most = np.array([found.constant + found.error for found in of_part])
     weights = np.array([found.weights for found in of_part]) / SHARE_UNIT
     nothing = Measured(np.zeros((n_parts, len(support))), support[None], np.eye(n_parts), np.ones(n_parts))
     return _Bound(
-        constant=most @ per_share + _ROUNDING,
-        of_shares=(weights[:, :, None] * per_share[:, None, :]).astype(np.float32),
-        of_levels=class_precision(needs, shrunk(needs, nothing), nothing.levels),
+        constant=float(most @ per_share) + _ROUNDING,
+        of_shares=(weights * per_share[:, None]).astype(np.float32),
+        of_levels=class_precision(needs, shrunk(needs, nothing), nothing.levels)[:, 0],
     )
 
 
 def _added(needs: Needs, support: NDArray[np.int32], wins: NDArray[np.float64], n_parts: int) -> NDArray[np.float64]:
-    """[N, J] estimates of N models with these wins [N, A] and levels of 0."""
+    """[N] mean estimates of N models with these wins [N, A] and levels of 0."""
     measured = Measured(wins, support[None], np.zeros((len(wins), n_parts)), np.ones(len(wins)))
-    return class_precision(needs, shrunk(needs, measured), measured.levels)
+    return class_precision(needs, shrunk(needs, measured), measured.levels)[:, 0]
 
 
 def _single_wins(n: int) -> Iterator[NDArray[np.float64]]:
@@ -277,33 +281,33 @@ def _single_wins(n: int) -> Iterator[NDArray[np.float64]]:
 
 
 def _mean_bounds(query: _Query, functions: Mapping[int, _Bound], shard: Shard) -> NDArray[np.float64]:
-    """[len(shard)] bounds of the mean estimates over the classes; 1 for labels of a rare sample."""
-    means, models = np.ones(len(shard)), slice(shard.first, shard.first + len(shard))
+    """[len(shard)] what no label's mean estimate exceeds, before odds; 1 for labels of a rare sample.
+
+    Odds above 1 raise a mean of estimates by at most as much as an estimate that is that mean, for the estimate with
+    the odds is concave. Odds below 1 lower every estimate.
+    """
+    most, models = np.ones(len(shard)), slice(shard.first, shard.first + len(shard))
     samples = query.catalog.columns.sample[models]
     for sample in np.intersect1d(samples, list(functions)).tolist():
         of_sample = np.flatnonzero(samples == sample)
+        function, of_levels = functions[sample], query.levels[shard.first + of_sample] @ functions[sample].of_levels
         columns = slice(None) if len(of_sample) == len(shard) else of_sample
-        function, positions = functions[sample], shard.first + of_sample
-        most = query.levels[positions] @ function.of_levels + function.constant
-        most += _sum_of_shares(query, function, shard.tensors["shares"], columns).T
-        means[of_sample] = with_odds(np.clip(most, 0, 1), query.odds[positions]).mean(axis=1)
+        sums = _sum_of_shares(query, function, shard.tensors["shares"], columns)
+        most[of_sample] = np.clip(function.constant + of_levels + sums, 0, 1)
     shard.forget()
-    return means
+    return most
 
 
 def _sum_of_shares(
     query: _Query, function: _Bound, shares: NDArray[np.uint8], columns: slice | NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """[J, M] what the shares of some columns of a shard add to the bound."""
-    needs = query.needs
-    n_models = len(shares[0, 0, columns])
-    sums = np.zeros((function.of_shares.shape[2], n_models))
+    """[M] what the shares of some columns of a shard add to the bound."""
+    needs, sums = query.needs, np.zeros(len(shares[0, 0, columns]))
     for part, size in enumerate(query.catalog.columns.part_sizes):
         first = combination(size, needs.n_candidates).first
         of_part = np.flatnonzero(needs.parts == part)
         for start in range(0, len(of_part), _AT_ONCE):
             rows = of_part[start : start + _AT_ONCE]
-            values = shares[needs.needed[rows], first : first + _READ][..., columns].astype(np.float32)
-            factors = function.of_shares[rows].reshape(len(rows) * _READ, -1)
-            sums += factors.T @ values.reshape(len(factors), n_models)
+            values = shares[needs.needed[rows], first : first + _READ][..., columns]
+            sums += np.einsum("vk,vkm->m", function.of_shares[rows], values)
     return sums
