@@ -109,6 +109,15 @@ class Shard:
     def __len__(self) -> int:
         return len(self.tensors["sample"])
 
+    def expect(self, parts: Iterable[NDArray[Any]]) -> None:
+        """Let the system fetch contiguous parts of tensors from disk, many at once, before they are read one by one."""
+        if hasattr(mmap, "MADV_WILLNEED"):
+            start = np.frombuffer(self.memory, np.uint8).ctypes.data
+            for part in parts:
+                at = part.ctypes.data - start
+                page = at - at % mmap.PAGESIZE
+                self.memory.madvise(mmap.MADV_WILLNEED, page, at - page + part.nbytes)
+
     def forget(self) -> None:
         """Let go of the pages that were read; the system may still have them in its cache."""
         if hasattr(mmap, "MADV_DONTNEED"):
@@ -223,9 +232,10 @@ class Catalog:
         return of_domain, overall
 
     def ranks(self, position: int) -> NDArray[np.unsignedinteger[Any]]:
-        """[V, RANK_BINS] ranks of one label, in memory that is read when it is used."""
+        """[V, RANK_BINS] ranks of one label; they are being fetched, and read when they are used."""
         shard = self._shard_of(position)
         ranks: NDArray[np.unsignedinteger[Any]] = shard.tensors["ranks"][position - shard.first]
+        shard.expect([ranks])
         return ranks
 
     def label(self, position: int) -> LabelSummary:

@@ -204,9 +204,8 @@ def _scores(query: _Query, positions: NDArray[np.int64], reference: int) -> NDAr
 def _measured(query: _Query, positions: list[int]) -> Measured:
     """What some labels say, read exactly."""
     catalog, concepts, chances = query.catalog, query.needs.needed, query.chances[query.needs.parts]
-    wins = in_threads(
-        lambda position: expected_wins(catalog.ranks(position).take(concepts, axis=0), chances), positions
-    )
+    ranks = [catalog.ranks(position) for position in positions]
+    wins = in_threads(lambda of_label: expected_wins(of_label.take(concepts, axis=0), chances), ranks)
     for shard in catalog.shards:
         shard.forget()
     support = query.support[catalog.columns.sample[positions]]
@@ -288,6 +287,7 @@ def _mean_bounds(query: _Query, functions: Mapping[int, _Bound], shard: Shard) -
     """
     most, models = np.ones(len(shard)), slice(shard.first, shard.first + len(shard))
     samples = query.catalog.columns.sample[models]
+    _expect(query, shard)
     for sample in np.intersect1d(samples, list(functions)).tolist():
         of_sample = np.flatnonzero(samples == sample)
         function, of_levels = functions[sample], query.levels[shard.first + of_sample] @ functions[sample].of_levels
@@ -296,6 +296,14 @@ def _mean_bounds(query: _Query, functions: Mapping[int, _Bound], shard: Shard) -
         most[of_sample] = np.clip(function.constant + of_levels + sums, 0, 1)
     shard.forget()
     return most
+
+
+def _expect(query: _Query, shard: Shard) -> None:
+    """Have all shares fetched that will be read; from disk, one after another would take five times as long."""
+    needs = query.needs
+    firsts = [combination(size, needs.n_candidates).first for size in query.catalog.columns.part_sizes]
+    rows = zip(needs.needed.tolist(), needs.parts.tolist(), strict=True)
+    shard.expect(shard.tensors["shares"][v, firsts[part] : firsts[part] + _READ] for v, part in rows)
 
 
 def _sum_of_shares(
