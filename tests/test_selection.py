@@ -32,13 +32,18 @@ from mll_hf.selection import (
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
 from mll_hf.selection.mll import (
+    Measured,
     cautious,
+    class_precision,
     domain_odds,
     evidence_weights,
     generally_best,
+    mean_factors,
     mll_scores,
+    shrunk,
     shrunk_precision,
     standard_errors,
+    task_needs,
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
 from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
@@ -301,6 +306,21 @@ def test_shrinkage_by_hand():
     # fewer concepts wanted, the same values
     some = shrunk_precision([label], GRAPH, np.array([CORGI, CAR]), 3)
     np.testing.assert_allclose(some, [[0.901331, 0.908333]], atol=1e-6)
+
+
+@examples
+@given(candidates=worlds, class_weight=st.floats(0, 1))
+def test_what_a_win_and_a_level_add_to_the_mean_estimate(candidates, class_weight):
+    needs, labels = task_needs(candidates, class_weight), candidates.labels
+    support = labels[0].support[needs.needed]
+    of_wins, of_levels = mean_factors(needs, support, 1)
+    rng = np.random.default_rng(0)
+    wins, levels = rng.random((4, len(support))) * support, rng.random((4, 1))
+    measured = Measured(wins, support[None], levels, np.ones(4))
+    expected = class_precision(needs, shrunk(needs, measured), levels).mean(axis=1)
+    np.testing.assert_allclose(wins @ of_wins + levels @ of_levels, expected, atol=1e-7)
+    assert (of_wins >= 0).all()
+    assert (of_levels >= -1e-6).all()  # weights come in single precision
 
 
 def test_much_evidence_is_not_shrunk():

@@ -11,7 +11,7 @@ So the choice is the same as if all labels had been scored; nothing of it is est
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -25,18 +25,17 @@ from mll_hf.selection.mll import (
     Measured,
     Needs,
     cautious,
-    class_precision,
     estimates,
+    mean_factors,
     named_domain,
     odds_ratios,
     part_levels,
-    shrunk,
     task_needs,
     with_odds,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
@@ -249,34 +248,18 @@ def _bounds(query: _Query, reference: int) -> NDArray[np.float64]:
 
 
 def _bound(query: _Query, sample: int) -> _Bound:
-    """The bound for a sample: the method itself says what an image won, and a level, add to its estimates."""
-    needs, n_parts = query.needs, query.levels.shape[1]
-    needs = replace(needs, weights=needs.weights.mean(axis=1)[:, None])
-    support = query.support[sample]
-    per_win = np.concatenate([_added(needs, support, wins, n_parts) for wins in _single_wins(len(support))])
-    per_share = per_win * support
+    needs, support = query.needs, query.support[sample]
+    of_wins, of_levels = mean_factors(needs, support, query.levels.shape[1])
     parts = [combination(size, needs.n_candidates) for size in query.catalog.columns.part_sizes]
     of_part = [parts[part] for part in needs.parts]
     most = np.array([found.constant + found.error for found in of_part])
     weights = np.array([found.weights for found in of_part]) / SHARE_UNIT
-    nothing = Measured(np.zeros((n_parts, len(support))), support[None], np.eye(n_parts), np.ones(n_parts))
+    of_shares = of_wins * support
     return _Bound(
-        constant=float(most @ per_share) + _ROUNDING,
-        of_shares=(weights * per_share[:, None]).astype(np.float32),
-        of_levels=class_precision(needs, shrunk(needs, nothing), nothing.levels)[:, 0],
+        constant=float(most @ of_shares) + _ROUNDING,
+        of_shares=(weights * of_shares[:, None]).astype(np.float32),
+        of_levels=of_levels,
     )
-
-
-def _added(needs: Needs, support: NDArray[np.int32], wins: NDArray[np.float64], n_parts: int) -> NDArray[np.float64]:
-    """[N] mean estimates of N models with these wins [N, A] and levels of 0."""
-    measured = Measured(wins, support[None], np.zeros((len(wins), n_parts)), np.ones(len(wins)))
-    return class_precision(needs, shrunk(needs, measured), measured.levels)[:, 0]
-
-
-def _single_wins(n: int) -> Iterator[NDArray[np.float64]]:
-    """The rows of a unit matrix [n, n], some at a time."""
-    for start in range(0, n, _BATCH):
-        yield np.eye(min(_BATCH, n - start), n, k=start)
 
 
 def _mean_bounds(query: _Query, functions: Mapping[int, _Bound], shard: Shard) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +57,18 @@ class Needs:
     needed: NDArray[np.int64]
     parts: NDArray[np.int32]
     above: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of the concepts by depth, roots first: all hypernyms of a level are in earlier ones."""
+        depths: list[int] = []
+        levels: list[list[int]] = []
+        for row, parents in enumerate(self.above):
+            depths.append(max((depths[parent] + 1 for parent in parents), default=0))
+            if depths[row] == len(levels):
+                levels.append([])
+            levels[depths[row]].append(row)
+        return tuple(map(tuple, levels))
 
 
 @dataclass(frozen=True)
@@ -283,11 +296,43 @@ def shrunk(needs: Needs, measured: Measured) -> NDArray[np.float64]:
     """
     hits, support, levels = measured.wins.T, measured.support.T, measured.levels.T
     precision = np.empty((len(needs.needed), hits.shape[1]))
-    for rows in _levels(needs.above):
+    for rows in map(list, needs.levels):
         above = [needs.above[row] for row in rows]
         prior = _means(precision, above) if above[0] else levels[needs.parts[rows]]
         precision[rows] = (hits[rows] + _PRIOR_IMAGES * prior) / (support[rows] + _PRIOR_IMAGES)
     return precision[_rows_of(needs)].T
+
+
+def mean_factors(
+    needs: Needs, support: NDArray[np.int32], n_parts: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What an image won, and a level, add to the mean over the classes of :func:`class_precision`.
+
+    For models with the same images that mean is linear in what their labels say: this is :func:`shrunk` and
+    :func:`class_precision` read backwards.
+
+    Args:
+        needs: What the task asks.
+        support: [A] images of each concept.
+        n_parts: 1 + packs.
+
+    Returns:
+        [A] factors of wins and [1 + packs] factors of levels; none is negative.
+    """
+    weights = needs.weights.mean(axis=1)
+    counts, of_wins, of_levels = np.zeros(len(support)), np.empty(len(support)), np.zeros(n_parts)
+    counts[_rows_of(needs)] = weights
+    of_levels[0] = 1 - weights.sum()
+    for rows in map(list, reversed(needs.levels)):
+        of_wins[rows] = counts[rows] / (support[rows] + _PRIOR_IMAGES)
+        of_prior = _PRIOR_IMAGES * of_wins[rows]
+        above = [needs.above[row] for row in rows]
+        if above[0]:
+            sizes = np.array([len(parents) for parents in above])
+            np.add.at(counts, [parent for parents in above for parent in parents], np.repeat(of_prior / sizes, sizes))
+        else:
+            np.add.at(of_levels, needs.parts[rows], of_prior)
+    return of_wins, of_levels
 
 
 def _rows_of(needs: Needs) -> NDArray[np.intp]:
@@ -305,18 +350,6 @@ def _with_ancestors(
     row = {v: position for position, v in enumerate(needed)}
     above = tuple(tuple(row[parent] for parent in graph.parents[v] if parts[parent] == parts[v]) for v in needed)
     return np.array(needed), above
-
-
-def _levels(above: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Rows by depth, roots first: all hypernyms of a level are in earlier ones."""
-    depths: list[int] = []
-    levels: list[list[int]] = []
-    for row, parents in enumerate(above):
-        depths.append(max((depths[parent] + 1 for parent in parents), default=0))
-        if depths[row] == len(levels):
-            levels.append([])
-        levels[depths[row]].append(row)
-    return levels
 
 
 def _means(values: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
