@@ -109,14 +109,19 @@ class Shard:
     def __len__(self) -> int:
         return len(self.tensors["sample"])
 
-    def expect(self, parts: Iterable[NDArray[Any]]) -> None:
-        """Let the system fetch contiguous parts of tensors from disk, many at once, before they are read one by one."""
+    def expect(self, name: str, starts: NDArray[np.int64], n_bytes: int) -> None:
+        """Let the system fetch parts of a tensor from disk, many at once, before they are read one by one.
+
+        Args:
+            name: The tensor.
+            starts: Where in it the parts start, in bytes.
+            n_bytes: Size of each.
+        """
         if hasattr(mmap, "MADV_WILLNEED"):
-            start = np.frombuffer(self.memory, np.uint8).ctypes.data
-            for part in parts:
-                at = part.ctypes.data - start
-                page = at - at % mmap.PAGESIZE
-                self.memory.madvise(mmap.MADV_WILLNEED, page, at - page + part.nbytes)
+            starts = starts + (self.tensors[name].ctypes.data - np.frombuffer(self.memory, np.uint8).ctypes.data)
+            pages = starts - starts % mmap.PAGESIZE
+            for page, end in zip(pages.tolist(), (starts + n_bytes).tolist(), strict=True):
+                self.memory.madvise(mmap.MADV_WILLNEED, page, end - page)
 
     def forget(self) -> None:
         """Let go of the pages that were read; the system may still have them in its cache."""
@@ -235,7 +240,7 @@ class Catalog:
         """[V, RANK_BINS] ranks of one label; they are being fetched, and read when they are used."""
         shard = self._shard_of(position)
         ranks: NDArray[np.unsignedinteger[Any]] = shard.tensors["ranks"][position - shard.first]
-        shard.expect([ranks])
+        shard.expect("ranks", np.array([(position - shard.first) * ranks.nbytes]), ranks.nbytes)
         return ranks
 
     def label(self, position: int) -> LabelSummary:

@@ -268,37 +268,35 @@ def _mean_bounds(query: _Query, functions: Mapping[int, _Bound], shard: Shard) -
     Odds above 1 raise a mean of estimates by at most as much as an estimate that is that mean, for the estimate with
     the odds is concave. Odds below 1 lower every estimate.
     """
-    most, models = np.ones(len(shard)), slice(shard.first, shard.first + len(shard))
-    samples = query.catalog.columns.sample[models]
-    _expect(query, shard)
-    for sample in np.intersect1d(samples, list(functions)).tolist():
-        of_sample = np.flatnonzero(samples == sample)
-        function, of_levels = functions[sample], query.levels[shard.first + of_sample] @ functions[sample].of_levels
-        columns = slice(None) if len(of_sample) == len(shard) else of_sample
-        sums = _sum_of_shares(query, function, shard.tensors["shares"], columns)
-        most[of_sample] = np.clip(function.constant + of_levels + sums, 0, 1)
+    samples = query.catalog.columns.sample[shard.first : shard.first + len(shard)]
+    columns = {
+        sample: np.flatnonzero(samples == sample) for sample in np.intersect1d(samples, list(functions)).tolist()
+    }
+    sums = _sums_of_shares(query, {sample: functions[sample].of_shares for sample in columns}, columns, shard)
+    most = np.ones(len(shard))
+    for sample, of_sample in columns.items():
+        rest = functions[sample].constant + query.levels[shard.first + of_sample] @ functions[sample].of_levels
+        most[of_sample] = np.clip(rest + sums[of_sample], 0, 1)
     shard.forget()
     return most
 
 
-def _expect(query: _Query, shard: Shard) -> None:
-    """Have all shares fetched that will be read; from disk, one after another would take five times as long."""
-    needs = query.needs
-    firsts = [combination(size, needs.n_candidates).first for size in query.catalog.columns.part_sizes]
-    rows = zip(needs.needed.tolist(), needs.parts.tolist(), strict=True)
-    shard.expect(shard.tensors["shares"][v, firsts[part] : firsts[part] + _READ] for v, part in rows)
-
-
-def _sum_of_shares(
-    query: _Query, function: _Bound, shares: NDArray[np.uint8], columns: slice | NDArray[np.intp]
+def _sums_of_shares(
+    query: _Query, factors: Mapping[int, NDArray[np.float32]], columns: Mapping[int, NDArray[np.intp]], shard: Shard
 ) -> NDArray[np.float64]:
-    """[M] what the shares of some columns of a shard add to the bound."""
-    needs, sums = query.needs, np.zeros(len(shares[0, 0, columns]))
-    for part, size in enumerate(query.catalog.columns.part_sizes):
-        first = combination(size, needs.n_candidates).first
+    """[len(shard)] sums of a label's shares times the factors of its sample; the shares are read once."""
+    needs, shares, sums = query.needs, shard.tensors["shares"], np.zeros(len(shard))
+    firsts = np.array([combination(size, needs.n_candidates).first for size in query.catalog.columns.part_sizes])
+    stride, width = shares.strides[:2]
+    shard.expect("shares", needs.needed * stride + firsts[needs.parts] * width, _READ * width)
+    for part, first in enumerate(firsts.tolist()):
         of_part = np.flatnonzero(needs.parts == part)
         for start in range(0, len(of_part), _AT_ONCE):
             rows = of_part[start : start + _AT_ONCE]
-            values = shares[needs.needed[rows], first : first + _READ][..., columns]
-            sums += np.einsum("vk,vkm->m", function.of_shares[rows], values)
+            values = shares[needs.needed[rows], first : first + _READ]
+            for sample, of_sample in columns.items():
+                if 2 * len(of_sample) > len(shard):  # then picking them out takes longer than it saves
+                    sums[of_sample] += np.einsum("vk,vkm->m", factors[sample][rows], values)[of_sample]
+                else:
+                    sums[of_sample] += np.einsum("vk,vkm->m", factors[sample][rows], values[..., of_sample])
     return sums
