@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
+import os
 import shutil
 import tempfile
 import zlib
@@ -271,7 +272,7 @@ class Catalog:
     def list(self) -> tuple[LabelSummary, ...]:
         """All labels; what is said of them is checked, and their counts when they are chosen.
 
-        Takes a second and about 40 MB for 10,000 labels.
+        Takes seconds for 100,000 labels; :attr:`columns` has what is known of all of them at once.
 
         Raises:
             LabelError: A label is damaged.
@@ -486,6 +487,8 @@ def _write_shard(path: Path, labels: Sequence[LabelSummary], origin_of: Callable
                     file.write(np.ascontiguousarray(label.ranks, ranks_dtype).data)
             else:
                 file.write(np.ascontiguousarray(tensors[name]).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _shares(labels: Sequence[LabelSummary]) -> NDArray[np.uint8]:
