@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf import describe
 from mll_hf.backends import resolve_model
+from mll_hf.catalog import Catalog
 from mll_hf.errors import InputError, ModelError
 from mll_hf.evidence import check_image_count, trial_sample
 from mll_hf.labels import UNPINNED
@@ -22,12 +23,13 @@ from mll_hf.selection import (
     choose_with_images,
     select,
     select_by_imagenet,
+    select_from_catalog,
     shortlisting,
 )
 from mll_hf.text_encoder import CachedEncoder, default_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from mll_hf.describe import Description
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import LabelSummary
     from mll_hf.matching import ClassMatch
+    from mll_hf.published import PublishedModel
     from mll_hf.selection import Selection
     from mll_hf.text_encoder import TextEncoder
 
@@ -54,7 +57,7 @@ class Client:
 
     Args:
         labels: Where labels come from: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]``
-            for a collection, or a local folder.
+            for a collection, or a local folder of labels or with a catalog of them.
         graph: Folder or dataset of the graph; needed for ``hub`` only, if several graphs are about.
         token: Hub token; None takes the one that the user has logged in with.
         encoder: Text encoder that matches classes to concepts; by default all-MiniLM-L6-v2, its embeddings kept on
@@ -122,8 +125,7 @@ class Client:
         """
         names, config = check_class_names(classes), config or SelectionConfig()
         trial = shortlisting(config) if images else None
-        labels = () if config.strategy is Strategy.IMAGENET else self.source.list()
-        if not labels:
+        if config.strategy is Strategy.IMAGENET or not self._has_labels:
             if config.strategy is not Strategy.IMAGENET:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
             if images:
@@ -135,22 +137,30 @@ class Client:
             raise InputError("the descriptions are not those of the classes; give one for each, in their order")
         if untold := [d.class_name for d in descriptions if not d.texts]:
             raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
+        if trial is None:
+            return self._pinned(self._by_labels(descriptions, config, domain, task))
+        _check_images(images)
+        return self._tried(self._pinned(self._by_labels(descriptions, trial, domain, task)), config, images)
+
+    @property
+    def _has_labels(self) -> bool:
+        return isinstance(self.source, Catalog) or bool(self.source.list())
+
+    def _by_labels(
+        self, descriptions: Sequence[Description], config: SelectionConfig, domain: str | None, task: str | None
+    ) -> Selection:
+        """The choice by labels alone."""
+        match, source = self._match(descriptions, config.strategy), self.source
+        if isinstance(source, Catalog):
+            published = _without_label((id for id, _ in source.columns.models), config)
+            return select_from_catalog(source, match, config, domain=domain, published=published, task=task)
+        labels = source.list()
         embeddings = self._embeddings(labels) if config.strategy is Strategy.PAPER else ()
         if config.strategy is Strategy.PAPER and not embeddings:
-            labels = self.source.fetch([label.model for label in labels])
-        labelled = {label.model.repo_id for label in labels}
-        candidates = Candidates(
-            labels=labels,
-            graph=self.source.graph,
-            match=self._match(descriptions, config.strategy),
-            domain=domain,
-            embeddings=embeddings,
-            published=tuple(m for m in best_published() if m.repo_id not in labelled) if config.unlabelled else (),
-        )
-        if trial is None:
-            return self._pinned(select(candidates, config, task))
-        _check_images(images)
-        return self._tried(self._pinned(select(candidates, trial, task)), config, images)
+            labels = source.fetch([label.model for label in labels])
+        published = _without_label((label.model.repo_id for label in labels), config)
+        candidates = Candidates(labels, source.graph, match, domain, embeddings, published)
+        return select(candidates, config, task)
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""
@@ -194,6 +204,14 @@ class Client:
         if strategy is Strategy.PAPER:
             return self.index.match_captions(descriptions)
         return self.index.match(descriptions)
+
+
+def _without_label(labelled: Iterable[str], config: SelectionConfig) -> tuple[PublishedModel, ...]:
+    """The published models without a label that may be chosen."""
+    if not config.unlabelled:
+        return ()
+    ids = set(labelled)
+    return tuple(model for model in best_published() if model.repo_id not in ids)
 
 
 def _check_images(images: Sequence[ImageLike]) -> None:

@@ -138,6 +138,12 @@ def chance_to_win(n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
     return chance
 
 
+def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[K] images that are expected to be won, of ranks [K, RANK_BINS] with chances to win [K, RANK_BINS]."""
+    wins: NDArray[np.float64] = np.einsum("kb,kb->k", ranks, chances)
+    return wins
+
+
 def precision_among(ranks: NDArray[np.integer[Any]], n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
     """Expected precision if a random few of the rivals took part instead of all.
 

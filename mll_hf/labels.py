@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, chance_to_win, precision_of
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, chance_to_win, expected_wins, precision_of
 from mll_hf.errors import LabelError
 from mll_hf.files import canonical_json
 from mll_hf.probes import SamplingConfig
@@ -246,9 +246,7 @@ class LabelSummary:
 
     def wins_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
         """[K] expected wins of K concepts on their ``support`` images, were there only so many candidates."""
-        chances = self.chance_to_win(n_candidates)[self.part_numbers[concepts]]
-        wins: NDArray[np.float64] = (self.ranks[concepts] * chances).sum(axis=1)
-        return wins
+        return expected_wins(self.ranks[concepts], self.chance_to_win(n_candidates)[self.part_numbers[concepts]])
 
     def precision_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
         """[K] expected precision on K concepts, were there only so many candidates; 0 without images."""

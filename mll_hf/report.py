@@ -74,6 +74,8 @@ def _headline(selection: Selection) -> str:
 
 
 def _models_counted(selection: Selection) -> str:
+    if selection.among and not selection.evidence:
+        return f"{selection.among:,} models, of which the best {len(selection.models)} are here"
     labelled = sum(model.labelled for model in selection.models)
     unlabelled = len(selection.models) - labelled
     parts = [_counted(labelled, "labelled model", "labelled models")] if labelled else []

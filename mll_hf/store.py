@@ -17,7 +17,7 @@ from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph, save_graph
 from mll_hf.labels import label_from_bytes, label_to_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
 
@@ -81,6 +81,16 @@ class LabelStore:
     def list(self) -> tuple[LabelSummary, ...]:
         """All labels; see :attr:`labels`."""
         return self.labels
+
+    def summaries(self) -> Iterator[LabelSummary]:
+        """Summaries of all labels, one after another, so that the memory need not hold them all.
+
+        Raises:
+            InputError: This is no store.
+            LabelError: A label is damaged or of another graph.
+        """
+        graph = self.graph
+        return (read_label(path, graph).summary for path in self.paths())
 
     def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
         """The labels of some models.

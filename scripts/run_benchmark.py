@@ -1,8 +1,9 @@
-"""Measure this package: its costs (speed, reading), its matching, and what choosing by labels is worth (targets).
+"""Measure this package: its costs (speed, reading, selection), its matching, what choosing is worth (targets).
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
     python scripts/run_benchmark.py reading
+    python scripts/run_benchmark.py selection [--labels N] [--catalog DIR]
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR ...    (the same as: mll-hf bench)
 
@@ -12,6 +13,7 @@ Ratios within one run mean something; seconds depend on the machine.
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -22,11 +24,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import labeling_speed
 from mll_hf.backends import load_model, resolve_model
 from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
+from mll_hf.catalog import Catalog, is_catalog, write_catalog
 from mll_hf.cli import main as command_line
 from mll_hf.describe import Description
 from mll_hf.graph import load_graph
@@ -37,19 +42,19 @@ from mll_hf.labeling import label_model
 from mll_hf.matching import COVERED, ConceptIndex, LogitWeights
 from mll_hf.probes import load_probes
 from mll_hf.report import table
-from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
-from mll_hf.store import LabelStore, read_label
+from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select, select_from_catalog
+from mll_hf.selection.bounds import shortlist
+from mll_hf.store import LabelStore, Origin, read_label
 from mll_hf.text_encoder import CachedEncoder, default_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     import torch
     from numpy.typing import NDArray
 
     from mll_hf.backends import VisionLanguageModel
-    from mll_hf.labels import ModelLabel
+    from mll_hf.labels import ModelLabel, ModelRef
     from mll_hf.probes import ProbeSet
     from mll_hf.text_encoder import TextEncoder
 
@@ -70,6 +75,14 @@ def main() -> int:
     reading.add_argument("--labels", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
     reading.add_argument("--repeats", type=int, default=3)
     reading.set_defaults(run=run_reading)
+    selection = parts.add_parser("selection", help="choosing among very many labels in a catalog: time and memory")
+    selection.add_argument("--labels", type=int, default=100_000, metavar="N", help="how many (default: %(default)s)")
+    selection.add_argument("--catalog", type=Path, metavar="DIR", help="write the catalog here and keep it, or use it")
+    selection.add_argument("--classes", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
+    selection.add_argument("--domain", metavar="TEXT", help="the task's domain, such as photo")
+    selection.add_argument("--repeats", type=int, default=5)
+    selection.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
+    selection.set_defaults(run=run_selection)
     matching = parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
     matching.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
     matching.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
@@ -200,6 +213,79 @@ def run_reading(args: argparse.Namespace) -> None:
         sizes = index.stat().st_size / 2**20, sum(path.stat().st_size for path in paths) / 2**20
     print(f"{args.labels} labels of 9,000 concepts in an index ({sizes[0]:.0f} MB): {_spread(of_index)}")
     print(f"{args.labels} labels of 9,000 concepts in files ({sizes[1]:.0f} MB): {_spread(of_files)}")
+
+
+def run_selection(args: argparse.Namespace) -> None:
+    """Print time and memory of choosing among the synthetic labels of a catalog, which is written first."""
+    from synthetic import make_graph, stream_summaries
+
+    if args.measure:
+        measure_catalog(args)
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = args.catalog or Path(name) / "catalog"
+        if not is_catalog(folder):
+            graph = make_graph(9000)
+            seconds = _timed(lambda: write_catalog(folder, graph, stream_summaries(graph, args.labels), _nowhere))
+            print(f"{args.labels:,} labels made and written in {seconds:.0f} s; peak memory {_peak_mb():.0f} MB")
+        size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
+        print(f"catalog of {size:.1f} GB", flush=True)
+        options = [
+            "--classes",
+            args.classes,
+            "--repeats",
+            args.repeats,
+            *(["--domain", args.domain] * bool(args.domain)),
+        ]
+        command = [sys.executable, __file__, "selection", "--measure", "--catalog", folder, *options]
+        subprocess.run([str(word) for word in command], check=True)
+
+
+def measure_catalog(args: argparse.Namespace) -> None:
+    """Open a catalog and choose from it; text encoding is left out, for the texts were encoded before."""
+    from synthetic import RandomEncoder, make_descriptions
+
+    index = ConceptIndex.build(load_graph(args.catalog), _Remembering(RandomEncoder()))
+    descriptions = make_descriptions(args.classes)
+    match, before = index.match(descriptions), _peak_mb()
+    config = SelectionConfig(k=3)
+
+    def matched_and_selected(catalog: Catalog) -> Selection:
+        return select_from_catalog(catalog, index.match(descriptions), config, domain=args.domain)
+
+    for path in args.catalog.iterdir():
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    catalog = Catalog(args.catalog)
+    opening = _timed(lambda: catalog.columns)
+    cold = _timed(lambda: matched_and_selected(catalog))
+    started = time.process_time()
+    warm = [_timed(lambda: matched_and_selected(catalog)) for _ in range(args.repeats)]
+    cpu = (time.process_time() - started) / args.repeats
+    reopened = Catalog(args.catalog)
+    reopening, peak = _timed(lambda: reopened.columns), _peak_mb()
+    everyone = np.arange(len(catalog))
+    parts = {
+        "matching": lambda: index.match(descriptions),
+        "shortlist": lambda: shortlist(catalog, everyone, match, args.domain, config, 100),
+    }
+    domain = f", domain {args.domain}" if args.domain else ""
+    print(f"select 3 of {len(catalog):,} labels, {args.classes} classes, 9,000 concepts{domain}:")
+    print(f"  nothing of the files in memory: open {opening:.2f} s, select {cold:.2f} s")
+    print(f"  what is read in the system's cache: open {reopening:.2f} s, select {_spread(warm)}; {cpu:.2f} s of CPU")
+    for name, run in parts.items():
+        print(f"  of this {name}: {_spread([_timed(run) for _ in range(args.repeats)])}")
+    print(f"  peak memory of the process, mapped pages and all: {peak:.0f} MB; before opening: {before:.0f} MB")
+
+
+def _nowhere(model: ModelRef) -> Origin:
+    return Origin(f"hf://{model.repo_id}@{model.revision}")
+
+
+def _peak_mb() -> float:
+    """Most memory of this program, mapped pages included; getrusage would count what started it too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def run_matching(args: argparse.Namespace) -> None:

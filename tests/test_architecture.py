@@ -24,6 +24,7 @@ ORDER = [
     "packs",
     "embeddings",
     "store",
+    "catalog",
     "branches",
     "card",
     "hub",

@@ -32,13 +32,18 @@ from mll_hf.selection import (
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
 from mll_hf.selection.mll import (
+    Measured,
     cautious,
+    class_precision,
     domain_odds,
     evidence_weights,
     generally_best,
+    mean_factors,
     mll_scores,
+    shrunk,
     shrunk_precision,
     standard_errors,
+    task_needs,
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
 from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
@@ -303,6 +308,21 @@ def test_shrinkage_by_hand():
     np.testing.assert_allclose(some, [[0.901331, 0.908333]], atol=1e-6)
 
 
+@examples
+@given(candidates=worlds, class_weight=st.floats(0, 1))
+def test_what_a_win_and_a_level_add_to_the_mean_estimate(candidates, class_weight):
+    needs, labels = task_needs(candidates, class_weight), candidates.labels
+    support = labels[0].support[needs.needed]
+    of_wins, of_levels = mean_factors(needs, support, 1)
+    rng = np.random.default_rng(0)
+    wins, levels = rng.random((4, len(support))) * support, rng.random((4, 1))
+    measured = Measured(wins, support[None], levels, np.ones(4))
+    expected = class_precision(needs, shrunk(needs, measured), levels).mean(axis=1)
+    np.testing.assert_allclose(wins @ of_wins + levels @ of_levels, expected, atol=1e-7)
+    assert (of_wins >= 0).all()
+    assert (of_levels >= -1e-6).all()  # weights come in single precision
+
+
 def test_much_evidence_is_not_shrunk():
     hits = np.array([30_000, 10_000, 60_000, 0, 45_000, 20_000, 50_000])
     label = make_label(GRAPH, hits=hits, support=60_000)
@@ -449,8 +469,7 @@ def test_our_scores_against_a_naive_loop(candidates, class_weight):
 
 def test_the_standard_error_by_hand():
     # 10 and 90 images and 10 of the prior: .6^2 * .5 * .5 / 20 + .4^2 * .2 * .8 / 100 = .0045 + .000256 = .004756
-    label = make_label(make_graph({"a": (), "b": ()}), support=[10, 90])
-    error = standard_errors([label], np.array([0, 1]), np.array([[0.5, 0.2]]), np.array([0.6, 0.4]))
+    error = standard_errors(np.array([[10, 90]]), np.array([[0.5, 0.2]]), np.array([0.6, 0.4]))
     assert error == pytest.approx([math.sqrt(0.004756)])
 
 
@@ -843,7 +862,7 @@ MODEL = ("models", 0)
 MATCH = ("matches", "class 0", 0)
 DROPPED = object()
 HOSTILE = [
-    *(((key,), DROPPED) for key in make_selection().to_json() if key != "evidence"),
+    *(((key,), DROPPED) for key in make_selection().to_json() if key not in ("evidence", "among")),
     *(((*MODEL, key), DROPPED) for key in make_selection().to_json()["models"][0] if key != "overall"),
     *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "precision")),
     *(
@@ -861,6 +880,8 @@ HOSTILE = [
     (("k",), math.inf),
     (("domain",), 3),
     (("task",), ["naming"]),
+    (("among",), 1),
+    (("among",), "all"),
     (("chosen", "class 0"), []),
     (("chosen", "class 0"), "org/m00"),
     (("chosen", "class 0"), ["org/unknown"]),

@@ -11,7 +11,7 @@ from mll_hf.cli.options import add_source, find_label, open_source_of, positive
 from mll_hf.cli.output import complain, print_row, summary, verdict
 from mll_hf.errors import InputError, LabelError
 from mll_hf.report import difference_report, label_difference, label_report, table, verification_report
-from mll_hf.store import LABEL_FILE, read_label
+from mll_hf.store import LABEL_FILE, LabelStore, read_label
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +33,15 @@ def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     verify = _add_action(
         actions, "verify", _verify, "measure a sample of concepts again; succeeds only if the label agrees"
     )
-    index = _add_action(actions, "index", _index, "bring the index of a collection up to date with its labels")
+    index = _add_action(
+        actions, "index", _index, "bring the index of a collection up to date with its labels, or write a catalog"
+    )
+    index.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="instead write a catalog of all labels of any source, to choose among very many (--labels DIR)",
+    )
     for action in (ls, show, diff, verify, index):
         add_source(action)
     for action in (show, verify):
@@ -157,11 +165,30 @@ def _index(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import is_on_hub
     from mll_hf.hub.publish import build_index
 
+    if args.out:
+        return _write_catalog(args)
     if not is_on_hub(args.labels):
         raise InputError(f"'{args.labels}' is no collection, which alone has an index; give hf://datasets/ORG/NAME")
     published = build_index(args.labels)
     done = "updated" if published.changed else "up to date already"
     print_row(args, {"url": published.url, "changed": published.changed}, f"{done}: {args.labels} ({published.url})")
+    return 0
+
+
+def _write_catalog(args: argparse.Namespace) -> int:
+    from huggingface_hub.utils.tqdm import tqdm
+
+    from mll_hf.catalog import write_catalog
+
+    source = open_source_of(args)
+    labels = source.summaries() if isinstance(source, LabelStore) else source.list()
+    total = len(source.paths()) if isinstance(source, LabelStore) else None
+    bar = tqdm(  # type: ignore[no-untyped-call]
+        labels, total=total, unit="label", desc=str(args.out), name="mll_hf.catalog", leave=False
+    )
+    n_labels = write_catalog(args.out, source.graph, bar, source.origin_of)
+    record = {"catalog": str(args.out), "labels": n_labels}
+    print_row(args, record, f"written: {n_labels:,} labels; choose among them with --labels {args.out}")
     return 0
 
 

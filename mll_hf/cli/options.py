@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
-    "where labels are: 'hub' (all tagged models), hf://datasets/ORG/NAME[@REVISION], or a folder "
+    "where labels are: 'hub' (all tagged models), hf://datasets/ORG/NAME[@REVISION], a folder, or a catalog "
     f"(default: ${SOURCE_VARIABLE}, or hub)"
 )
 FULL_SAMPLE = SamplingConfig().images_per_concept

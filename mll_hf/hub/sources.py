@@ -1,4 +1,4 @@
-"""Where labels are read from: model repos found by their tag, a collection repo, or a local folder.
+"""Where labels are read from: model repos found by their tag, a collection repo, a local folder or a catalog.
 
 Every label is a stranger's claim: it is validated, it must be of the model and graph that it is filed under, and
 where the Hub says what its content is, it must be that. What fails is left out and said. No file that the Hub counts
@@ -21,6 +21,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.card import GRAPH_TAG_PREFIX, LABEL_PATH, LABEL_TAG, graph_tag
+from mll_hf.catalog import Catalog, is_catalog
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.graph import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub.connection import (
@@ -110,7 +111,7 @@ def open_source(location: str | Path, graph: str | Path | None = None, token: st
 
     Args:
         location: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a collection, or
-            a local folder.
+            a local folder of labels or with a catalog of them.
         graph: Folder or dataset of the graph that the labels are to be of. Only ``hub`` needs one, and only if labels
             of several graphs are about or the graph is not on the Hub.
         token: Hub token; None takes the one that the user has logged in with.
@@ -124,7 +125,8 @@ def open_source(location: str | Path, graph: str | Path | None = None, token: st
         raise InputError(f"all labels of {location} are of one graph; leave out --graph, which is for --labels hub")
     if is_on_hub(location):
         return Collection(parse_dataset(str(location)), token)
-    return LabelStore(Path(location))
+    folder = Path(location)
+    return Catalog(folder) if is_catalog(folder) else LabelStore(folder)
 
 
 # --- a collection -----------------------------------------------------------------------------------------------------

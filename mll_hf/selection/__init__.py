@@ -15,6 +15,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels import UNPINNED, Cost, ModelRef
 from mll_hf.published import published_models
 from mll_hf.selection.base import (
+    DIGITS,
     Candidates,
     MatchedConcept,
     SelectedModel,
@@ -23,6 +24,7 @@ from mll_hf.selection.base import (
     Strategy,
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
+from mll_hf.selection.bounds import shortlist
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.prior import imagenet_scores, prior_scores
@@ -31,11 +33,12 @@ from mll_hf.selection.unlabelled import choose_with_images, shortlisting
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mll_hf.catalog import Catalog
     from mll_hf.labels import LabelSummary
     from mll_hf.matching import ClassMatch
     from mll_hf.published import PublishedModel
 
-_DIGITS = 12  # equal evidence gives equal scores, whatever the order in which a matrix product adds
+_KEPT = 100  # of the models of a catalog
 
 __all__ = [
     "Candidates",
@@ -51,6 +54,7 @@ __all__ = [
     "score",
     "select",
     "select_by_imagenet",
+    "select_from_catalog",
     "shortlisting",
 ]
 
@@ -69,7 +73,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     candidates = _within_caps(candidates, config)
     if len({(label.base_digest, *(pack.digest for pack in label.packs)) for label in candidates.labels}) > 1:
         raise InputError("the labels cover different packs; extend them to the same: mll-hf label --pack PACK --extend")
-    scores = np.round(score(candidates, config), _DIGITS)
+    scores = np.round(score(candidates, config), DIGITS)
     models = [*(_of_label(label) for label in candidates.labels), *(_of_published(m) for m in candidates.published)]
     ids = [(model.ref.repo_id, model.ref.revision) for model in models]
     order = sorted(range(len(scores)), key=lambda m: (-scores[m].mean(), ids[m]))
@@ -89,6 +93,55 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         images=_effective_images(candidates.match, candidates.labels[best].support),
         domain=candidates.domain,
         task=task,
+    )
+
+
+def select_from_catalog(
+    catalog: Catalog,
+    match: ClassMatch,
+    config: SelectionConfig,
+    *,
+    domain: str | None = None,
+    published: tuple[PublishedModel, ...] = (),
+    task: str | None = None,
+) -> Selection:
+    """Choose as :func:`select` would from all labels of a catalog, of which few are looked at.
+
+    Args:
+        catalog: The labels.
+        match: Classes, matched to concepts of the catalog's graph.
+        config: Strategy, k and caps.
+        domain: The task's domain as the user gave it.
+        published: Models with a published ImageNet accuracy that may be chosen without a label.
+        task: The user's name of the task.
+
+    Returns:
+        The selection with the best hundred models, or the best k if these are more.
+
+    Raises:
+        InputError: No model is within the caps, or the strategy has to look at all labels.
+        LabelError: The catalog is damaged.
+    """
+    if config.strategy not in (Strategy.MLL, Strategy.GENERAL):
+        raise InputError(
+            f"strategy '{config.strategy}' looks at all labels, which a catalog is there to avoid; choose 'mll' or "
+            "'general', or name the source that the catalog was made from"
+        )
+    columns, kept = catalog.columns, max(_KEPT, config.k)
+    fits = _fit(columns.parameters, columns.gflops, config)
+    published = _published_within_caps(published, config)
+    positions = set(shortlist(catalog, fits, match, domain, config, kept).tolist())
+    if published:  # they are judged by the labelled models whose accuracy is published
+        ids = {model.repo_id for model in best_published()}
+        positions |= {position for position in fits.tolist() if columns.models[position][0] in ids}
+    labels = tuple(catalog.label(position) for position in sorted(positions))
+    selection = select(Candidates(labels, catalog.graph, match, domain, published=published), config, task)
+    return replace(
+        selection,
+        models=selection.models[:kept],
+        scores=selection.scores[:kept],
+        chosen=selection.chosen[:kept],
+        among=len(fits) + len(published),
     )
 
 
@@ -203,15 +256,28 @@ def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
         raise InputError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
         )
-    fits = [m for m, label in enumerate(candidates.labels) if _fits(label.cost, config)]
-    if not fits:
-        costs = [label.cost for label in candidates.labels]
-        raise InputError(
-            f"none of the {len(costs)} labelled models is within the caps (smallest: "
-            f"{min(c.parameters for c in costs):,} parameters; cheapest: {min(c.gflops for c in costs):.3g} GFLOPs per "
-            "image); raise the caps"
-        )
+    costs = [label.cost for label in candidates.labels]
+    parameters, gflops = np.array([c.parameters for c in costs]), np.array([c.gflops for c in costs])
+    fits = _fit(parameters, gflops, config).tolist()
     return replace(_take(candidates, fits), published=_published_within_caps(candidates.published, config))
+
+
+def _fit(parameters: NDArray[np.int64], gflops: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.int64]:
+    """Positions of the labelled models that are within the caps.
+
+    Raises:
+        InputError: There are none.
+    """
+    most_parameters, most_gflops = (
+        np.inf if cap is None else cap for cap in (config.max_parameters, config.max_gflops)
+    )
+    fits = np.flatnonzero((parameters <= most_parameters) & (gflops <= most_gflops))
+    if not len(fits):
+        raise InputError(
+            f"none of the {len(gflops)} labelled models is within the caps (smallest: {parameters.min():,} parameters; "
+            f"cheapest: {gflops.min():.3g} GFLOPs per image); raise the caps"
+        )
+    return fits
 
 
 def _published_within_caps(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from mll_hf.matching import ClassMatch
     from mll_hf.published import PublishedModel
 
+DIGITS = 12  # equal evidence gives equal scores, whatever the order in which a matrix product adds
+
 
 class Strategy(StrEnum):
     """How models are scored on classes and chosen."""
@@ -146,7 +148,7 @@ class Selection:
         classes: The C class names.
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
-        models: The M models that were scored, best overall first.
+        models: The M models that were scored, best overall first; out of a catalog the best hundred.
         scores: [M, C] float64. Estimated precision, cautiously: lowered by the standard error for models that seem
             better than the generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); with evidence of
             images their information and a tenth of the precision.
@@ -157,6 +159,7 @@ class Selection:
         domain: Domain of the task as the user gave it; chooses the prompts.
         task: Task as the user gave it.
         evidence: What unlabelled images of the task say about the M models; None if there were none.
+        among: How many models were scored, if only the best M of them are here.
     """
 
     classes: tuple[str, ...]
@@ -171,6 +174,7 @@ class Selection:
     domain: str | None = None
     task: str | None = None
     evidence: UnlabelledEvidence | None = None
+    among: int | None = None
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:
@@ -222,6 +226,7 @@ class Selection:
             "k": self.k,
             "domain": self.domain,
             "task": self.task,
+            "among": self.among,
             "models": [self._model_to_json(m) for m in range(len(self.models))],
             "chosen": {
                 name: [ids[m] for m in _by_score(self.scores[:, y]) if self.chosen[m, y]]
@@ -291,6 +296,7 @@ class Selection:
             domain=_optional_text(document["domain"]),
             task=_optional_text(document["task"]),
             evidence=_evidence_from_json(document.get("evidence"), scores.shape),
+            among=None if document.get("among") is None else int(_number(document["among"], len(models))),
         )
 
 

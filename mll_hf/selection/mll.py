@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +26,7 @@ from mll_hf.counts import precision_among
 from mll_hf.prompts import mentions
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -34,6 +36,56 @@ if TYPE_CHECKING:
     from mll_hf.selection.base import Candidates
 
 _PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a task of C classes asks of a label, whatever the label says.
+
+    Attributes:
+        selected: [K] the concepts that speak for the classes.
+        weights: [K, C] what the precision on each counts for each class; the rest of 1 is the general level's.
+        n_candidates: Candidates of a contest.
+        needed: [A] the selected concepts and all above them, every hypernym before its hyponyms.
+        parts: [A] the part of each: 0 for the base graph, and so on.
+        above: For each of the A concepts the rows of its direct hypernyms that are of its part.
+    """
+
+    selected: NDArray[np.int64]
+    weights: NDArray[np.float64]
+    n_candidates: int
+    needed: NDArray[np.int64]
+    parts: NDArray[np.int32]
+    above: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def levels(self) -> tuple[tuple[int, ...], ...]:
+        """Rows of the concepts by depth, roots first: all hypernyms of a level are in earlier ones."""
+        depths: list[int] = []
+        levels: list[list[int]] = []
+        for row, parents in enumerate(self.above):
+            depths.append(max((depths[parent] + 1 for parent in parents), default=0))
+            if depths[row] == len(levels):
+                levels.append([])
+            levels[depths[row]].append(row)
+        return tuple(map(tuple, levels))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the labels of M models say to it.
+
+    Attributes:
+        wins: [M, A] images that are expected to be won among so many candidates.
+        support: [M, A] images; [1, A] if all models had the same.
+        levels: [M, 1 + packs] mean precision over the base graph and over each pack, among so many candidates.
+        odds: [M] see :func:`domain_odds`.
+    """
+
+    wins: NDArray[np.float64]
+    support: NDArray[np.int32]
+    levels: NDArray[np.float64]
+    odds: NDArray[np.float64]
 
 
 def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
@@ -46,15 +98,51 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     Returns:
         [M, C] float64 from 0 to 1.
     """
-    labels, n_candidates = candidates.labels, candidates_of(candidates.match)
-    selected, weights = candidates.match.selected, evidence_weights(candidates, class_weight)
-    node_precision = shrunk_precision(labels, candidates.graph, selected, n_candidates)
-    general = general_precision(labels, n_candidates)[:, None]
-    precision = np.clip(node_precision @ weights + (1 - weights.sum(axis=0)) * general, 0, 1)  # sums may round
-    ratios = np.array([domain_odds(label, candidates.domain, n_candidates) for label in labels])[:, None]
-    precision = ratios * precision / (1 - precision + ratios * precision)
-    errors = standard_errors(labels, selected, node_precision, weights.mean(axis=1))
+    labels, needs = candidates.labels, task_needs(candidates, class_weight)
+    precision, errors = estimates(needs, _measured(labels, needs, candidates.domain))
     return cautious(precision, errors, generally_best(labels))
+
+
+def task_needs(candidates: Candidates, class_weight: float) -> Needs:
+    """What a task asks of labels: that it takes of the candidates' own labels is the same for all of them."""
+    selected, parts = candidates.match.selected, candidates.labels[0].part_numbers
+    needed, above = _with_ancestors(candidates.graph, selected, parts)
+    weights = evidence_weights(candidates, class_weight)
+    return Needs(selected, weights, candidates_of(candidates.match), needed, parts[needed], above)
+
+
+def estimates(needs: Needs, measured: Measured) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Estimated precision [M, C] of M models on C classes, and standard errors [M] of its mean over the classes."""
+    node_precision = shrunk(needs, measured)
+    precision = with_odds(class_precision(needs, node_precision, measured.levels), measured.odds)
+    support = measured.support[:, _rows_of(needs)]
+    return precision, standard_errors(support, node_precision, needs.weights.mean(axis=1))
+
+
+def class_precision(
+    needs: Needs, node_precision: NDArray[np.float64], levels: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[M, C] precision on classes from that on concepts [M, K]; what these leave open, the general level decides."""
+    weights = needs.weights
+    precision = node_precision @ weights + (1 - weights.sum(axis=0)) * levels[:, :1]
+    return np.clip(precision, 0, 1)  # sums may round
+
+
+def with_odds(precision: NDArray[np.float64], odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, C] precision after its odds were multiplied by [M] factors."""
+    ratios = odds[:, None]
+    return ratios * precision / (1 - precision + ratios * precision)
+
+
+def _measured(labels: Sequence[LabelSummary], needs: Needs, domain: str | None) -> Measured:
+    return Measured(
+        wins=np.stack([label.wins_among(needs.n_candidates, needs.needed) for label in labels]),
+        support=np.stack([label.support[needs.needed] for label in labels]),
+        levels=np.stack(
+            [part_levels(label.mean_rank_shares, label.chance_to_win(needs.n_candidates)) for label in labels]
+        ),
+        odds=np.array([domain_odds(label, domain, needs.n_candidates) for label in labels]),
+    )
 
 
 def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
@@ -73,7 +161,7 @@ def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.
     weights: NDArray[np.float64] = match.coverage * (
         class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
     )
-    domain = _named_domain(label, candidates.domain)
+    domain = named_domain(label.domain_names, candidates.domain)
     of_domain = [True, *(domain is None or label.domain_names[domain] in pack.domains for pack in label.packs)]
     return weights * np.array(of_domain)[label.part_numbers[match.selected], None]
 
@@ -87,10 +175,7 @@ def generally_best(labels: Sequence[LabelSummary]) -> int:
 
 
 def standard_errors(
-    labels: Sequence[LabelSummary],
-    selected: NDArray[np.int64],
-    precision: NDArray[np.float64],
-    weights: NDArray[np.float64],
+    support: NDArray[np.int32], precision: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """[M] standard error of a weighted sum of node precisions: ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``.
 
@@ -98,13 +183,11 @@ def standard_errors(
     taken as known.
 
     Args:
-        labels: M labels.
-        selected: [K] concepts.
+        support: [M, K] images of K concepts.
         precision: [M, K] shrunk precision p on each of them.
         weights: [K] what each concept counts.
     """
-    images = np.stack([label.support[selected] for label in labels]) + _PRIOR_IMAGES
-    variances: NDArray[np.float64] = (precision * (1 - precision) / images) @ weights**2
+    variances: NDArray[np.float64] = (precision * (1 - precision) / (support + _PRIOR_IMAGES)) @ weights**2
     return np.sqrt(variances)
 
 
@@ -135,14 +218,15 @@ def candidates_of(match: ClassMatch) -> int:
     return max(len(match.classes), 2)
 
 
-def general_precision(labels: Sequence[LabelSummary], n_candidates: int) -> NDArray[np.float64]:
-    """[M] mean precision over the base graph, were there only as many candidates as a task has classes."""
-    return _part_levels(labels, n_candidates)[:, 0]
+def part_levels(shares: NDArray[np.float64], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[..., 1 + packs] mean precision over the base graph and over each pack, among as many candidates as classes.
 
-
-def _part_levels(labels: Sequence[LabelSummary], n_candidates: int) -> NDArray[np.float64]:
-    """[M, 1 + packs] mean precision over the base graph and over each pack, likewise."""
-    return np.stack([(label.mean_rank_shares * label.chance_to_win(n_candidates)).sum(axis=1) for label in labels])
+    Args:
+        shares: [..., 1 + packs, RANK_BINS] see :attr:`~mll_hf.labels.LabelSummary.mean_rank_shares`.
+        chances: [1 + packs, RANK_BINS] see :meth:`~mll_hf.labels.LabelSummary.chance_to_win`.
+    """
+    levels: NDArray[np.float64] = (shares * chances).sum(axis=-1)
+    return levels
 
 
 def domain_odds(label: LabelSummary, domain: str | None, n_candidates: int) -> float:
@@ -151,79 +235,125 @@ def domain_odds(label: LabelSummary, domain: str | None, n_candidates: int) -> f
     1 if the task names none of the label's domains, or several. The domain's precision is taken as if 10 more of its
     images were like all others.
     """
-    named = _named_domain(label, domain)
+    named = named_domain(label.domain_names, domain)
     if named is None:
         return 1.0
-    n_concepts = int(label.part_sizes[0])
-    overall = float(precision_among(label.domain_ranks.sum(axis=0), n_concepts, n_candidates))
-    if not 0 < overall < 1:
-        return 1.0
-    ranks = label.domain_ranks[named]
-    images, precision = ranks.sum(), float(precision_among(ranks, n_concepts, n_candidates))
-    shrunk = (images * precision + _PRIOR_IMAGES * overall) / (images + _PRIOR_IMAGES)
-    return float(shrunk / (1 - shrunk) / (overall / (1 - overall)))
+    ranks, overall = label.domain_ranks[None, named], label.domain_ranks.sum(axis=0)[None]
+    return float(odds_ratios(ranks, overall, int(label.part_sizes[0]), n_candidates)[0])
 
 
-def _named_domain(label: LabelSummary, domain: str | None) -> int | None:
-    """Position of the one domain of a label that a task names."""
-    named = [s for s, name in enumerate(label.domain_names) if mentions(domain or "", [name.lower()])]
+def odds_ratios(
+    of_domain: NDArray[np.int32], overall: NDArray[np.int64], n_concepts: int, n_candidates: int
+) -> NDArray[np.float64]:
+    """[M] odds of recognising an image of a domain over those for any image; 1 where these are 0 or without limit.
+
+    Args:
+        of_domain: [M, RANK_BINS] tests of the domain by rank.
+        overall: [M, RANK_BINS] those of all domains.
+        n_concepts: Concepts of the base graph.
+        n_candidates: Candidates of a contest.
+    """
+    precision = precision_among(overall, n_concepts, n_candidates)
+    known = (precision > 0) & (precision < 1)
+    precision = np.where(known, precision, 0.5)
+    images = of_domain.sum(axis=1, dtype=np.int64)
+    won = images * precision_among(of_domain, n_concepts, n_candidates)
+    of_domain_shrunk = (won + _PRIOR_IMAGES * precision) / (images + _PRIOR_IMAGES)
+    ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (precision / (1 - precision))
+    return np.where(known, ratios, 1.0)
+
+
+def named_domain(names: Sequence[str], domain: str | None) -> int | None:
+    """Position of the one domain among a label's that a task names."""
+    named = [s for s, name in enumerate(names) if mentions(domain or "", [name.lower()])]
     return named[0] if len(named) == 1 else None
 
 
 def shrunk_precision(
     labels: Sequence[LabelSummary], graph: SemanticGraph, selected: NDArray[np.int64], n_candidates: int
 ) -> NDArray[np.float64]:
-    """Node precision among a number of candidates, with a prior from the hypernyms.
-
-    ``p_v = (n_v * q_v + n0 * prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected precision among so many
-    candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v`` in its part:
-    the base graph or a pack. Above the part's roots stands the model's mean over the part, for precision in a pack does
-    not compare with precision elsewhere.
+    """[M, K] node precision among a number of candidates, with a prior from the hypernyms; see :func:`shrunk`.
 
     Args:
         labels: M labels that cover the same packs.
         graph: Their graph.
         selected: [K] concepts wanted.
         n_candidates: Candidates of a contest.
+    """
+    parts = labels[0].part_numbers
+    needed, above = _with_ancestors(graph, selected, parts)
+    needs = Needs(selected, np.zeros((len(selected), 0)), n_candidates, needed, parts[needed], above)
+    return shrunk(needs, _measured(labels, needs, None))
+
+
+def shrunk(needs: Needs, measured: Measured) -> NDArray[np.float64]:
+    """[M, K] node precision on the selected concepts, with a prior from the hypernyms.
+
+    ``p_v = (n_v * q_v + n0 * prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected precision among so many
+    candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v`` in its part:
+    the base graph or a pack. Above the part's roots stands the model's mean over the part, for precision in a pack does
+    not compare with precision elsewhere.
+    """
+    hits, support, levels = measured.wins.T, measured.support.T, measured.levels.T
+    precision = np.empty((len(needs.needed), hits.shape[1]))
+    for rows in map(list, needs.levels):
+        above = [needs.above[row] for row in rows]
+        prior = _means(precision, above) if above[0] else levels[needs.parts[rows]]
+        precision[rows] = (hits[rows] + _PRIOR_IMAGES * prior) / (support[rows] + _PRIOR_IMAGES)
+    return precision[_rows_of(needs)].T
+
+
+def mean_factors(
+    needs: Needs, support: NDArray[np.int32], n_parts: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What an image won, and a level, add to the mean over the classes of :func:`class_precision`.
+
+    For models with the same images that mean is linear in what their labels say: this is :func:`shrunk` and
+    :func:`class_precision` read backwards.
+
+    Args:
+        needs: What the task asks.
+        support: [A] images of each concept.
+        n_parts: 1 + packs.
 
     Returns:
-        [M, K] float64.
+        [A] factors of wins and [1 + packs] factors of levels; none is negative.
     """
-    needed, parts = _with_ancestors(graph, selected), labels[0].part_numbers
-    parents = {v: [parent for parent in graph.parents[v] if parts[parent] == parts[v]] for v in needed.tolist()}
-    row = {v: position for position, v in enumerate(needed)}
-    hits = np.stack([label.wins_among(n_candidates, needed) for label in labels], axis=1)
-    support = np.stack([label.support[needed] for label in labels], axis=1)
-    levels = _part_levels(labels, n_candidates).T
-    precision = np.empty_like(hits)
-    for level in _levels(parents, needed):
-        rows = [row[v] for v in level]
-        above = [[row[parent] for parent in parents[v]] for v in level]
-        prior = _means(precision, above) if above[0] else levels[parts[level]]
-        precision[rows] = (hits[rows] + _PRIOR_IMAGES * prior) / (support[rows] + _PRIOR_IMAGES)
-    return precision[[row[v] for v in selected.tolist()]].T
+    weights = needs.weights.mean(axis=1)
+    counts, of_wins, of_levels = np.zeros(len(support)), np.empty(len(support)), np.zeros(n_parts)
+    counts[_rows_of(needs)] = weights
+    of_levels[0] = 1 - weights.sum()
+    for rows in map(list, reversed(needs.levels)):
+        of_wins[rows] = counts[rows] / (support[rows] + _PRIOR_IMAGES)
+        of_prior = _PRIOR_IMAGES * of_wins[rows]
+        above = [needs.above[row] for row in rows]
+        if above[0]:
+            sizes = np.array([len(parents) for parents in above])
+            np.add.at(counts, [parent for parents in above for parent in parents], np.repeat(of_prior / sizes, sizes))
+        else:
+            np.add.at(of_levels, needs.parts[rows], of_prior)
+    return of_wins, of_levels
 
 
-def _with_ancestors(graph: SemanticGraph, selected: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The concepts and all above them, every hypernym before its hyponyms."""
+def _rows_of(needs: Needs) -> NDArray[np.intp]:
+    """[K] where the selected concepts are among those needed."""
+    order = np.argsort(needs.needed)
+    return order[np.searchsorted(needs.needed, needs.selected, sorter=order)]
+
+
+def _with_ancestors(
+    graph: SemanticGraph, selected: NDArray[np.int64], parts: NDArray[np.int32]
+) -> tuple[NDArray[np.int64], tuple[tuple[int, ...], ...]]:
+    """The concepts and all above them, every hypernym before its hyponyms, and the rows of each one's hypernyms."""
     wanted = set(selected.tolist()).union(*(graph.ancestors[v].tolist() for v in selected))
-    return np.array([v for v in graph.topological_order if v in wanted])
+    needed = [v for v in graph.topological_order if v in wanted]
+    row = {v: position for position, v in enumerate(needed)}
+    above = tuple(tuple(row[parent] for parent in graph.parents[v] if parts[parent] == parts[v]) for v in needed)
+    return np.array(needed), above
 
 
-def _levels(parents: Mapping[int, Sequence[int]], needed: NDArray[np.int64]) -> list[list[int]]:
-    """The concepts by depth, roots first: all hypernyms of a level are in earlier ones."""
-    depth: dict[int, int] = {}
-    levels: list[list[int]] = []
-    for v in needed.tolist():
-        depth[v] = max((depth[parent] + 1 for parent in parents[v]), default=0)
-        if depth[v] == len(levels):
-            levels.append([])
-        levels[depth[v]].append(v)
-    return levels
-
-
-def _means(values: NDArray[np.float64], groups: list[list[int]]) -> NDArray[np.float64]:
+def _means(values: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
     """[len(groups), M] mean over each group's rows of ``values`` [..., M]; no group is empty."""
     sizes = np.array([len(group) for group in groups])
-    sums = np.add.reduceat(values[np.concatenate(groups)], np.cumsum(sizes) - sizes, axis=0)
+    sums = np.add.reduceat(values[[row for group in groups for row in group]], np.cumsum(sizes) - sizes, axis=0)
     return sums / sizes[:, None]
