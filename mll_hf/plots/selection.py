@@ -9,6 +9,8 @@ import numpy as np
 from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, ink_on, interactive, pareto_front, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from mll_hf.plots.style import PlotlyFigure
@@ -19,6 +21,7 @@ _CLASSES_SHOWN = 40
 _ROW_PIXELS, _HEADING_PIXELS = 26, 120
 _MOST_NAMED = 6
 _MOST_TICKS = 7
+_LINE_HEIGHT = 0.08  # of a name, as a share of the points' spread
 _LEAST_GFLOPS = 1e-6  # a logarithm needs some cost
 
 
@@ -104,14 +107,15 @@ def precision_by_cost(selection: Selection) -> PlotlyFigure:
     steps_x = [*costs[front].tolist(), 10 ** (high + room)]
     steps_y = [*percent[front].tolist(), float(percent[front[-1]])]
     named = [*chosen, *(m for m in reversed(front) if m not in chosen)][:_MOST_NAMED]
+    sides = _sides(named, np.log10(costs), percent)
     return interactive(
         [
             {
                 "type": "scatter", "x": steps_x, "y": steps_y, "mode": "lines", "name": "best at its cost or less",
                 "line": {"shape": "hv", "color": VERMILION, "width": 1.5, "dash": "dot"}, "hoverinfo": "skip",
             },
-            _points(selection, costs, percent, others, named, "other models", GRAY, "circle", 9),
-            _points(selection, costs, percent, chosen, named, "chosen", BLUE, "diamond", 14),
+            _points(selection, costs, percent, others, sides, "other models", GRAY, "circle", 9),
+            _points(selection, costs, percent, chosen, sides, "chosen", BLUE, "diamond", 14),
         ],
         height=380,
         xaxis={
@@ -129,7 +133,7 @@ def _points(
     costs: NDArray[np.float64],
     percent: NDArray[np.float64],
     models: list[int],
-    named: list[int],
+    sides: Mapping[int, str],
     legend: str,
     colour: str,
     symbol: str,
@@ -146,8 +150,8 @@ def _points(
         "mode": "markers+text",
         "x": costs[models].tolist(),
         "y": percent[models].tolist(),
-        "text": [plain(selection.models[m].ref.short_name, 24) if m in named else "" for m in models],
-        "textposition": "top center",
+        "text": [plain(selection.models[m].ref.short_name, 24) if m in sides else "" for m in models],
+        "textposition": [sides.get(m, "top right") for m in models],
         "name": legend,
         "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}},
         "hovertext": facts,
@@ -159,6 +163,19 @@ def _points(
 def _ticks(names: list[str]) -> dict[str, Any]:
     """An axis of names by their position, for two names may be shortened to the same."""
     return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
+
+
+def _sides(models: list[int], x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[int, str]:
+    """Where each point's name has room, off the line to its right; a point without room for it gets no name."""
+    width, height = max(np.ptp(x), 0.5), max(np.ptp(y), 2.0)
+    sides: dict[int, str] = {}
+    for m in models:
+        near = {sides[n] for n in sides if abs(x[m] - x[n]) < 0.35 * width and abs(y[m] - y[n]) < _LINE_HEIGHT * height}
+        is_left = x[m] <= x.min() + 0.6 * width
+        wanted = ("top right", "bottom left") if is_left else ("top left", "bottom right")
+        if free := [side for side in wanted if side not in near]:
+            sides[m] = free[0]
+    return sides
 
 
 def _log_ticks(costs: NDArray[np.float64]) -> dict[str, Any]:

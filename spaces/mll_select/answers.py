@@ -402,7 +402,7 @@ def try_models(
         MLLError: There is nothing to run, too much, or a model fails.
     """
     if question is None:
-        raise InputError("no models yet; find some in the first tab")
+        raise InputError("no models yet; find some under “Find”")
     if not images:
         raise InputError("no image yet; upload one, take one, or choose an example")
     if len(images) > MOST_IMAGES:

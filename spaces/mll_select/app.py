@@ -57,13 +57,13 @@ def build_page(catalogue: Catalogue) -> gr.Blocks:
         gr.HTML(pages.HEAD)
         question = gr.State(None)
         with gr.Tabs():
-            with gr.Tab("Find models", id="find"):
+            with gr.Tab("Find", id="find"):
                 found = _build_find(catalogue, question)
-            with gr.Tab("Try on an image", id="try"):
+            with gr.Tab("Try", id="try"):
                 chosen = _build_try(catalogue, question)
             with gr.Tab("Explore", id="explore"):
                 _build_explore(catalogue, page)
-            with gr.Tab("Measured models", id="models"):
+            with gr.Tab("Models", id="models"):
                 _build_models(catalogue, page)
         found.then(lambda asked: _chosen(catalogue, asked), question, chosen, **_QUIET)
         for function in make_api(catalogue):
@@ -114,6 +114,7 @@ def _build_find(catalogue: Catalogue, question: gr.State) -> gr.events.Dependenc
     with gr.Column(visible=False) as details:
         heat_head = gr.HTML()
         heat = gr.Plot(show_label=False, elem_id="mll-heat", elem_classes=_PLOT)
+        words = gr.HTML()
         matches = gr.HTML()
         gr.HTML(pages.COST_HEAD)
         cost = gr.Plot(show_label=False, elem_id="mll-cost", elem_classes=[*_PLOT, "points"])
@@ -139,6 +140,7 @@ def _build_find(catalogue: Catalogue, question: gr.State) -> gr.events.Dependenc
                 details: gr.Column(visible=True),
                 heat_head: pages.heatmap_head(selection, figure.layout.height),
                 heat: figure,
+                words: pages.heatmap_in_words(selection),
                 matches: pages.matches_html(selection, catalogue.graph) if any(selection.matches) else "",
                 cost: precision_by_cost(selection),
                 python: answers.python_code(asked, labels),
@@ -159,7 +161,7 @@ def _build_find(catalogue: Catalogue, question: gr.State) -> gr.events.Dependenc
         return act
 
     inputs = [classes, domain, task, k, gflops, parameters]
-    outputs = [question, answer, details, heat_head, heat, matches, cost, python, shell]
+    outputs = [question, answer, details, heat_head, heat, words, matches, cost, python, shell]
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
     file.upload(fill(answers.names_in_file), file, [classes, answer, details], **_QUIET)

@@ -115,11 +115,11 @@ _MARK = (
 )
 HEAD = wrap(
     f'<div class="mll-brand">{_MARK}<div><h1>Which vision model knows your classes?</h1>'
-    "<p>There are hundreds of open models that sort images into classes you only have to <em>name</em> (CLIP, SigLIP and "
-    "their relatives), and none is best at everything. Type your classes: this page ranks the models for exactly them, "
-    "lets you try the best ones on an image, and gives you the code.</p>"
+    "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and their "
+    "relatives. None is best at everything. Type your classes to see which models know them, try these on an image, and "
+    "take the code with you.</p>"
     '<p class="quiet">How? Every model was tested once on images of everyday concepts. Your classes are matched to these '
-    "concepts, so the answer takes no model and no upload.</p></div></div>"
+    "concepts, so no model has to run to answer you.</p></div></div>"
 )
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
 FIND_EMPTY = empty("Your ranking will appear here: write some classes and press “Find models”, or choose an example.")
@@ -242,7 +242,7 @@ def heatmap_head(selection: Selection, height: int) -> str:
 
 
 def matches_html(selection: Selection, graph: SemanticGraph) -> str:
-    """What each class was matched to and how sure, with the best chosen model's precision; and the heat map in words."""
+    """What each class was matched to and how sure, with the best chosen model's precision."""
     header = [("your class", ""), ("matched to", ""), ("match", ""), ("precision", "number")]
     rows = []
     for y in range(min(len(selection.classes), _ROWS_SHOWN)):
@@ -254,7 +254,7 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
                 [
                     escape(shortened(selection.classes[y], 60)),
                     _concepts(selection, graph, y),
-                    f"{_bar(coverage)}{how_sure(coverage)} ({_percent(coverage)})",
+                    f"{_bar(coverage)}{how_sure(coverage)} <span class='wide'>({_percent(coverage)})</span>",
                     _precision(selection, best, y),
                 ],
             )
@@ -266,8 +266,7 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
         '<p class="quiet">The concepts whose test images speak for each class, with their share. '
         f"<strong>Match</strong>: how sure it is that the tests cover this class; from {_percent(COVERED)} on it counts as "
         f"covered. <strong>Precision</strong>: of the best chosen model, with its standard error.{rest}</p>",
-        _table("Your classes and the concepts they were matched to", header, rows),
-        _heatmap_in_words(selection),
+        _table("Matches", header, rows),
     )
 
 
@@ -292,14 +291,16 @@ def _precision(selection: Selection, m: int, y: int) -> str:
     return f"{100 * score:.0f} ± {max(100 * error, 1):.0f}\u00a0%"
 
 
-def _heatmap_in_words(selection: Selection) -> str:
+def heatmap_in_words(selection: Selection) -> str:
+    """The heat map as a table, which opens when it is asked for."""
     models, classes = shown_models(selection, 8), shown_classes(selection)
     header = [("class", ""), *((escape(selection.models[m].ref.short_name), "number") for m in models)]
     rows = [
         ("", [escape(shortened(selection.classes[y], 60)), *(_percent(selection.scores[m, y]) for m in models)])
         for y in classes
     ]
-    return f"<details><summary>The heat map as a table</summary>{_table('Estimated precision', header, rows)}</details>"
+    table = _table("Estimated precision by class and model", header, rows)
+    return wrap(f"<details><summary>The same as a table</summary>{table}</details>")
 
 
 COST_HEAD = wrap(
@@ -323,7 +324,7 @@ def chosen_html(selection: Selection) -> str:
     return wrap(f"<p><strong>Models:</strong> {names}<br><strong>Classes:</strong> {classes}</p>")
 
 
-TRY_FIRST = empty("First find models for your classes in the first tab. They are then ready here.")
+TRY_FIRST = empty("First find models for your classes under “Find”. They are then ready here.")
 
 
 def trial_html(trial: Trial, names: Sequence[str]) -> str:
