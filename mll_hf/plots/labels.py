@@ -106,7 +106,7 @@ def branch_comparison(first: LabelSummary, second: LabelSummary, graph: Semantic
         "hovertext": hover,
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
-    reach = 1.2 * max([*map(abs, gains), 1.0])
+    reach = 1.35 * max([*map(abs, gains), 1.0])
     return interactive(
         [trace],
         height=90 + _ROW_PIXELS * len(pairs),

@@ -126,7 +126,8 @@ def make_question(
     """
     if len(classes) > MOST_CLASSES:
         raise InputError(
-            f"{len(classes):,} class names are more than this page takes ({MOST_CLASSES:,}); the library takes any number"
+            f"{len(classes):,} class names are more than this page takes ({MOST_CLASSES:,}); the library takes any "
+            "number"
         )
     names = check_class_names(classes)
     if len(names) == 1:

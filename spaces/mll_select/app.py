@@ -56,16 +56,16 @@ def build_page(catalogue: Catalogue) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(pages.HEAD)
         question = gr.State(None)
+        chosen = gr.HTML(pages.TRY_FIRST, render=False)
         with gr.Tabs():
             with gr.Tab("Find", id="find"):
-                found = _build_find(catalogue, question)
+                _build_find(catalogue, question, chosen)
             with gr.Tab("Try", id="try"):
-                chosen = _build_try(catalogue, question)
+                _build_try(catalogue, question, chosen)
             with gr.Tab("Explore", id="explore"):
                 _build_explore(catalogue, page)
             with gr.Tab("Models", id="models"):
                 _build_models(catalogue, page)
-        found.then(lambda asked: _chosen(catalogue, asked), question, chosen, **_QUIET)
         for function in make_api(catalogue):
             gr.api(function, api_name=function.__name__, concurrency_id="labels")
     return page
@@ -77,7 +77,33 @@ _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 # --- find -------------------------------------------------------------------------------------------------------------
 
 
-def _build_find(catalogue: Catalogue, question: gr.State) -> gr.events.Dependency:
+def find(catalogue: Catalogue, question: Question) -> tuple[str, str, Any, str, str, Any, str, str, str]:
+    """All that is shown in answer to a question.
+
+    Returns:
+        The ranking; heading, figure and table of the heat map; matches; figure of the costs; Python and shell code; and
+        what the next tab says of the chosen models.
+
+    Raises:
+        MLLError: No model fits, or the labels cannot be had.
+    """
+    selection = catalogue.select(question)
+    labels = answers.pinned_location(catalogue.source)
+    heat = precision_heatmap(selection)
+    return (
+        pages.selection_html(selection),
+        pages.heatmap_head(selection, heat.layout.height),
+        heat,
+        pages.heatmap_in_words(selection),
+        pages.matches_html(selection, catalogue.graph) if any(selection.matches) else "",
+        precision_by_cost(selection),
+        answers.python_code(question, labels),
+        answers.shell_code(question, labels),
+        pages.chosen_html(selection),
+    )
+
+
+def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> None:
     gr.HTML(pages.FIND_HEAD)
     classes = gr.Textbox(
         label="Classes",
@@ -131,28 +157,15 @@ def _build_find(catalogue: Catalogue, question: gr.State) -> gr.events.Dependenc
     ) -> dict[Any, Any]:
         try:
             asked = answers.make_question(answers.names_in_text(text), domain, task, k, gflops, parameters)
-            selection = catalogue.select(asked)
-            labels = answers.pinned_location(catalogue.source)
-            figure = precision_heatmap(selection)
-            return {
-                question: asked,
-                answer: pages.selection_html(selection),
-                details: gr.Column(visible=True),
-                heat_head: pages.heatmap_head(selection, figure.layout.height),
-                heat: figure,
-                words: pages.heatmap_in_words(selection),
-                matches: pages.matches_html(selection, catalogue.graph) if any(selection.matches) else "",
-                cost: precision_by_cost(selection),
-                python: answers.python_code(asked, labels),
-                shell: answers.shell_code(asked, labels),
-            }
+            found = find(catalogue, asked)
         except MLLError as error:
-            return {question: None, answer: pages.alert(error), details: gr.Column(visible=False)}
+            nothing = {question: None, chosen: pages.TRY_FIRST}
+            return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
+        parts = (answer, heat_head, heat, words, matches, cost, python, shell, chosen)
+        return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
 
     def fill(read_names: Callable[[Any], tuple[str, ...]]) -> Callable[[Any], dict[Any, Any]]:
         def act(given: Any) -> dict[Any, Any]:  # noqa: ANN401 - a path or a text
-            if not given:
-                return {classes: gr.skip()}
             try:
                 return {classes: answers.names_as_text(read_names(given)), answer: pages.FIND_EMPTY}
             except MLLError as error:
@@ -161,13 +174,13 @@ def _build_find(catalogue: Catalogue, question: gr.State) -> gr.events.Dependenc
         return act
 
     inputs = [classes, domain, task, k, gflops, parameters]
-    outputs = [question, answer, details, heat_head, heat, words, matches, cost, python, shell]
+    outputs = [question, answer, details, heat_head, heat, words, matches, cost, python, shell, chosen]
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
     file.upload(fill(answers.names_in_file), file, [classes, answer, details], **_QUIET)
     dataset.submit(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
     read.click(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
-    return ask.click(
+    ask.click(
         show, inputs, outputs, api_visibility="private", concurrency_id="labels", show_progress_on=[answer],
         trigger_mode="once",
     )  # fmt: skip
@@ -176,9 +189,9 @@ def _build_find(catalogue: Catalogue, question: gr.State) -> gr.events.Dependenc
 # --- try --------------------------------------------------------------------------------------------------------------
 
 
-def _build_try(catalogue: Catalogue, question: gr.State) -> gr.HTML:
+def _build_try(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> None:
     gr.HTML(pages.TRY_HEAD)
-    chosen = gr.HTML(pages.TRY_FIRST)
+    chosen.render()
     with gr.Row():
         with gr.Column():
             image = gr.Image(label="Your image", sources=["upload", "webcam", "clipboard"], type="filepath", height=300)
@@ -211,16 +224,6 @@ def _build_try(catalogue: Catalogue, question: gr.State) -> gr.HTML:
         classify, [question, image, files], result, api_visibility="private", concurrency_id="models",
         concurrency_limit=1, trigger_mode="once",
     )  # fmt: skip
-    return chosen
-
-
-def _chosen(catalogue: Catalogue, question: Question | None) -> str:
-    if question is None:
-        return pages.TRY_FIRST
-    try:
-        return pages.chosen_html(catalogue.select(question))
-    except MLLError as error:
-        return pages.alert(error)
 
 
 # --- explore ----------------------------------------------------------------------------------------------------------
@@ -230,9 +233,7 @@ def _build_explore(catalogue: Catalogue, page: gr.Blocks) -> None:
     gr.HTML(pages.EXPLORE_HEAD)
     with gr.Row():
         model = gr.Dropdown([], label="Model", info="what it knows", interactive=True)
-        other = gr.Dropdown(
-            [], label="Compare with", info="optional: where one is better than the other", interactive=True
-        )
+        other = gr.Dropdown([], label="Compare with", info="optional", interactive=True)
     with gr.Column(visible=False) as comparison:
         compared = gr.HTML()
         bars = gr.Plot(show_label=False, elem_classes=_PLOT)
@@ -336,7 +337,7 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
     ) -> dict[str, Any]:
         """Rank open vision-language models (CLIP-like zero-shot image classifiers) for a list of class names.
 
-        No model is run: every model was tested once on images of WordNet concepts, and the classes are matched to these.
+        No model is run: every model was tested once on images of WordNet concepts, to which the classes are matched.
 
         Args:
             classes: Two or more class names, for example ["corroded pipe", "intact pipe", "weld"].
@@ -347,11 +348,11 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
             max_million_parameters: Most parameters of a model, in millions; 0 for any.
 
         Returns:
-            "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen, its
-            estimated precision on the classes (0 to 1), its parameters and GFLOPs per image. "classes": for each class
-            its estimated precision with the best chosen model, and its coverage: 1 if the tests have the class, 0 if
-            nothing like it, where the precision is only the models' general level. "code": a Python program that makes
-            the same choice.
+            "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
+            its estimated precision on the classes (0 to 1), its parameters and GFLOPs per image. "classes": for each
+            class its estimated precision with the best chosen model, and its coverage: 1 if the tests have the class,
+            0 if nothing like it, where the precision is only the models' general level. "code": a Python program that
+            makes the same choice.
         """
         with _said_to_programs():
             question = answers.make_question(classes, domain, task, k, max_gflops, max_million_parameters)
@@ -385,8 +386,9 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
             second: Id of another one.
 
         Returns:
-            "precision": mean share of a concept's images that each recognises. "branches": for each branch the precision
-            of both. "concepts": the concepts on which they differ most surely, with the difference in standard errors.
+            "precision": mean share of a concept's images that each recognises. "branches": for each branch the
+            precision of both. "concepts": those on which they differ most surely, with the difference in standard
+            errors.
         """
         with _said_to_programs():
             return _comparison_record(catalogue, first, second)

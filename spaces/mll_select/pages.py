@@ -115,10 +115,13 @@ _MARK = (
 )
 HEAD = wrap(
     f'<div class="mll-brand">{_MARK}<div><h1>Which vision model knows your classes?</h1>'
-    "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and their "
-    "relatives. None is best at everything. Type your classes to see which models know them, try these on an image, and "
+    "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and "
+    "their "
+    "relatives. None is best at everything. Type your classes to see which models know them, try these on an image, "
+    "and "
     "take the code with you.</p>"
-    '<p class="quiet">How? Every model was tested once on images of everyday concepts. Your classes are matched to these '
+    '<p class="quiet">How? Every model was tested once on images of everyday concepts. Your classes are matched to '
+    "these "
     "concepts, so no model has to run to answer you.</p></div></div>"
 )
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
@@ -129,8 +132,10 @@ TRY_HEAD = wrap(
 )
 TRY_EMPTY = empty("The answer will appear here: what all models say together, and what each says by itself.")
 EXPLORE_HEAD = wrap(
-    "<h2>What does a model know?</h2><p>Each tile is a concept of WordNet, a dictionary ordered from the general to the "
-    "special. The darker it is, the more of its images the model recognised among all other concepts. Click a tile to go "
+    "<h2>What does a model know?</h2><p>Each tile is a concept of WordNet, a dictionary ordered from the general to "
+    "the "
+    "special. The darker it is, the more of its images the model recognised among all other concepts. Click a tile "
+    "to go "
     "into it, and the bar at the top to come back.</p>"
     '<p class="mll-key"><span>0 %</span><i aria-hidden="true"></i><span>100 % recognised</span></p>'
 )
@@ -165,7 +170,8 @@ def _warnings(selection: Selection) -> list[str]:
     if selection.strategy is Strategy.IMAGENET:
         return [
             _note(
-                "No model has been measured yet. This ranking rests on published ImageNet accuracies, which know nothing "
+                "No model has been measured yet. This ranking rests on published ImageNet accuracies, which know "
+                "nothing "
                 "of your classes."
             )
         ]
@@ -177,7 +183,8 @@ def _warnings(selection: Selection) -> list[str]:
     return [
         _note(
             f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
-            "models’ general level decides, so do not rely on the order. A few dozen of your own images, without labels, "
+            "models’ general level decides, so do not rely on the order. A few dozen of your own images, without "
+            "labels, "
             "decide much better: see <code>--images</code> of the command line."
         )
     ]
@@ -214,8 +221,10 @@ def _ranking(selection: Selection) -> str:
         )
     more = len(selection.models) - len(shown)
     legend = (
-        "<strong>Estimated precision</strong>: of 100 images of your classes, how many the model should get right when it "
-        "has to choose among them. <strong>On all concepts</strong>: how many it recognised in the test, where it had to "
+        "<strong>Estimated precision</strong>: of 100 images of your classes, how many the model should get right "
+        "when it "
+        "has to choose among them. <strong>On all concepts</strong>: how many it recognised in the test, where it "
+        "had to "
         "choose among all concepts."
         if labelled
         else ""
@@ -264,7 +273,8 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
     return wrap(
         "<h3>What were your classes matched to?</h3>",
         '<p class="quiet">The concepts whose test images speak for each class, with their share. '
-        f"<strong>Match</strong>: how sure it is that the tests cover this class; from {_percent(COVERED)} on it counts as "
+        f"<strong>Match</strong>: how sure it is that the tests cover this class; from {_percent(COVERED)} on it "
+        "counts as "
         f"covered. <strong>Precision</strong>: of the best chosen model, with its standard error.{rest}</p>",
         _table("Matches", header, rows),
     )
@@ -305,7 +315,8 @@ def heatmap_in_words(selection: Selection) -> str:
 
 COST_HEAD = wrap(
     "<h3>What does precision cost?</h3>",
-    '<p class="quiet">Models on the dotted line are the best at their cost or less; further left is cheaper to run.</p>',
+    '<p class="quiet">Models on the dotted line are the best at their cost or less; further left is cheaper to '
+    "run.</p>",
 )
 CODE_HEAD = wrap(
     "<h3>Take it with you</h3>",
@@ -390,7 +401,8 @@ def strengths_html(label: LabelSummary) -> str:
     """What a model recognises on the whole."""
     tested = int((label.support > 0).sum())
     return wrap(
-        f"<p>{model_html(label.model)} recognises <strong>{_percent(label.mean_precision)}</strong> of a concept’s images "
+        f"<p>{model_html(label.model)} recognises <strong>{_percent(label.mean_precision)}</strong> of a concept’s "
+        "images "
         f"on average, over {_counted(tested, 'concept', 'concepts')}.</p>"
     )
 
@@ -437,9 +449,11 @@ def comparison_html(first: LabelSummary, second: LabelSummary, graph: SemanticGr
     said = wrap(
         f"<h3>{one} against {other}</h3>",
         f"<p>{one} recognises {_percent(first.mean_precision)} of a concept’s images on average, {other} "
-        f"{_percent(second.mean_precision)}. Apart from chance, {one} is better on {_counted(wins[0], 'concept', 'concepts')} and "
+        f"{_percent(second.mean_precision)}. Apart from chance, {one} is better on "
+        f"{_counted(wins[0], 'concept', 'concepts')} and "
         f"{other} on {wins[1]:,}.</p>",
-        '<p class="quiet">By branch of WordNet: bars to the right where the first is ahead, to the left where the second is.</p>'
+        '<p class="quiet">By branch of WordNet: bars to the right where the first is ahead, to the left where the '
+        "second is.</p>"
         if branch_pairs(first, second, graph)
         else '<p class="quiet">The graph is too small to compare branches.</p>',
     )
@@ -483,7 +497,8 @@ def concept_html(catalogue: Catalogue, concepts: Sequence[int], named: bool, ask
 def _picture(content: bytes, name: str) -> str:
     kind = "png" if content.startswith(b"\x89PNG") else "webp" if content[8:12] == b"WEBP" else "jpeg"
     data = base64.b64encode(content).decode()
-    return f'<img class="mll-sample" src="data:image/{kind};base64,{data}" alt="a test image of {escape(name)}" height="96">'
+    source = f"data:image/{kind};base64,{data}"
+    return f'<img class="mll-sample" src="{source}" alt="a test image of {escape(name)}" height="96">'
 
 
 # --- the measured models ----------------------------------------------------------------------------------------------
@@ -536,7 +551,8 @@ MODELS_HEAD = wrap(
 )
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3>"
-    "<p>Each label is what its publisher says. Every one is checked for consistency when it is read, but nothing records "
+    "<p>Each label is what its publisher says. Every one is checked for consistency when it is read, but nothing "
+    "records "
     "whether somebody else has measured the model again, so this page cannot show it. You can: this command measures a "
     "random sample of concepts again and says whether the label is true.</p>"
     "<pre><code>mll-hf labels verify ORG/MODEL --labels hub</code></pre>"
