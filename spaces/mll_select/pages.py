@@ -116,27 +116,22 @@ _MARK = (
 HEAD = wrap(
     f'<div class="mll-brand">{_MARK}<div><h1>Which vision model knows your classes?</h1>'
     "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and "
-    "their "
-    "relatives. None is best at everything. Type your classes to see which models know them, try these on an image, "
-    "and "
-    "take the code with you.</p>"
+    "their relatives. None is best at everything. Type your classes to see which models know them, try these on an "
+    "image, and take the code with you.</p>"
     '<p class="quiet">How? Every model was tested once on images of everyday concepts. Your classes are matched to '
-    "these "
-    "concepts, so no model has to run to answer you.</p></div></div>"
+    "these concepts, so no model has to run to answer you.</p></div></div>"
 )
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
 FIND_EMPTY = empty("Your ranking will appear here: write some classes and press “Find models”, or choose an example.")
 TRY_HEAD = wrap(
     "<h2>Try them on an image</h2><p>The chosen models look at your image one after another and vote. "
-    "Images are only held while they are looked at.</p>"
+    "Uploads are deleted within two hours.</p>"
 )
 TRY_EMPTY = empty("The answer will appear here: what all models say together, and what each says by itself.")
 EXPLORE_HEAD = wrap(
     "<h2>What does a model know?</h2><p>Each tile is a concept of WordNet, a dictionary ordered from the general to "
-    "the "
-    "special. The darker it is, the more of its images the model recognised among all other concepts. Click a tile "
-    "to go "
-    "into it, and the bar at the top to come back.</p>"
+    "the special. The darker it is, the more of its images the model recognised among all other concepts. Click a tile "
+    "to go into it, and the bar at the top to come back.</p>"
     '<p class="mll-key"><span>0 %</span><i aria-hidden="true"></i><span>100 % recognised</span></p>'
 )
 CONCEPT_HEAD = wrap("<h2>Who knows a concept best?</h2>")
@@ -171,8 +166,7 @@ def _warnings(selection: Selection) -> list[str]:
         return [
             _note(
                 "No model has been measured yet. This ranking rests on published ImageNet accuracies, which know "
-                "nothing "
-                "of your classes."
+                "nothing of your classes."
             )
         ]
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
@@ -184,8 +178,7 @@ def _warnings(selection: Selection) -> list[str]:
         _note(
             f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
             "models’ general level decides, so do not rely on the order. A few dozen of your own images, without "
-            "labels, "
-            "decide much better: see <code>--images</code> of the command line."
+            "labels, decide much better: see <code>--images</code> of the command line."
         )
     ]
 
@@ -222,10 +215,8 @@ def _ranking(selection: Selection) -> str:
     more = len(selection.models) - len(shown)
     legend = (
         "<strong>Estimated precision</strong>: of 100 images of your classes, how many the model should get right "
-        "when it "
-        "has to choose among them. <strong>On all concepts</strong>: how many it recognised in the test, where it "
-        "had to "
-        "choose among all concepts."
+        "when it has to choose among them. <strong>On all concepts</strong>: how many it recognised in the test, where "
+        "it had to choose among all concepts."
         if labelled
         else ""
     )
@@ -274,8 +265,7 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
         "<h3>What were your classes matched to?</h3>",
         '<p class="quiet">The concepts whose test images speak for each class, with their share. '
         f"<strong>Match</strong>: how sure it is that the tests cover this class; from {_percent(COVERED)} on it "
-        "counts as "
-        f"covered. <strong>Precision</strong>: of the best chosen model, with its standard error.{rest}</p>",
+        f"counts as covered. <strong>Precision</strong>: of the best chosen model, with its standard error.{rest}</p>",
         _table("Matches", header, rows),
     )
 
@@ -375,8 +365,12 @@ def _one_image(trial: Trial) -> list[str]:
             )
         )
     header = [("model", ""), ("its vote", ""), ("how sure", "number"), ("weight", "number")]
-    legend = '<p class="quiet"><strong>Weight</strong>: how much a vote counts; better models for your classes count more.</p>'
-    return [*parts, _table("Each model’s vote", header, rows), legend if len(rows) > 1 else ""]
+    legend = "<strong>Weight</strong>: how much a vote counts; better models for your classes count more."
+    return [
+        *parts,
+        _table("Each model’s vote", header, rows),
+        f'<p class="quiet">{legend}</p>' if len(rows) > 1 else "",
+    ]
 
 
 def _many_images(trial: Trial, names: Sequence[str], unreadable: list[bool]) -> str:
@@ -402,8 +396,7 @@ def strengths_html(label: LabelSummary) -> str:
     tested = int((label.support > 0).sum())
     return wrap(
         f"<p>{model_html(label.model)} recognises <strong>{_percent(label.mean_precision)}</strong> of a concept’s "
-        "images "
-        f"on average, over {_counted(tested, 'concept', 'concepts')}.</p>"
+        f"images on average, over {_counted(tested, 'concept', 'concepts')}.</p>"
     )
 
 
@@ -552,9 +545,8 @@ MODELS_HEAD = wrap(
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3>"
     "<p>Each label is what its publisher says. Every one is checked for consistency when it is read, but nothing "
-    "records "
-    "whether somebody else has measured the model again, so this page cannot show it. You can: this command measures a "
-    "random sample of concepts again and says whether the label is true.</p>"
+    "records whether somebody else has measured the model again, so this page cannot show it. You can: this command "
+    "measures a random sample of concepts again and says whether the label is true.</p>"
     "<pre><code>mll-hf labels verify ORG/MODEL --labels hub</code></pre>"
     "<h3>How do I add my model?</h3>"
     "<p>Measure it once, then publish the label in the model’s own repository, or in a collection if it is not "
