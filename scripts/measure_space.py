@@ -2,8 +2,9 @@
 
     python scripts/measure_space.py [--seconds 60] [--users 20]
 
-Labels are synthetic (50 models, 9,000 concepts), the text encoder is the real one (a first run encodes the concepts, which takes minutes). The Space runs in a process of its
-own; users speak to it as browsers do, and programs through gradio_client.
+Labels are synthetic (50 models, 9,000 concepts), the text encoder is the real one; a first run encodes the concepts,
+which takes minutes. The Space runs in a process of its own; users speak to it as browsers do, and programs through
+gradio_client.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from gradio_client import Client
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[1] / folder) for folder in ("scripts", "spaces/mll_select")]
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_select"))
 
 from answers import Catalogue, Question, Settings
 

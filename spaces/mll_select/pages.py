@@ -499,8 +499,10 @@ def _picture(content: bytes, name: str) -> str:
 
 def models_html(catalogue: Catalogue, wanted: str) -> str:
     """The measured models, as far as their names hold what is wanted."""
-    labels, source, graph = catalogue.labels(), catalogue.source, catalogue.graph
-    names = shown_names(labels)
+    labels, source = catalogue.labels(), catalogue.source
+    if not labels:
+        return empty("No model has been measured yet. Yours can be the first: see below.")
+    graph, names = catalogue.graph, shown_names(labels)
     found = [at for at, name in enumerate(names) if wanted.strip().casefold() in name.casefold()]
     rows = []
     for at in found[:_ROWS_SHOWN]:
@@ -526,8 +528,6 @@ def models_html(catalogue: Catalogue, wanted: str) -> str:
     ]  # fmt: skip
     more = len(found) - len(rows)
     rest = f'<p class="quiet">{_counted(more, "more model", "more models")}: narrow the search.</p>' if more else ""
-    if not labels:
-        return empty("No model has been measured yet. Yours can be the first: see below.")
     if not found:
         return empty(f"No measured model’s name holds “{shortened(wanted.strip(), 60)}”.")
     summary = (
