@@ -2,9 +2,9 @@
 
     python scripts/measure_space.py [--seconds 60] [--users 20]
 
-Labels are synthetic (50 models, 9,000 concepts), the text encoder is the real one; a first run encodes the concepts,
-which takes minutes. The Space runs in a process of its own; users speak to it as browsers do, and programs through
-gradio_client.
+Labels are synthetic (50 models, 9,000 concepts), and so are the embeddings of the concepts, which a Space keeps on
+disk; class names are embedded by the real text encoder. The Space runs in a process of its own; users speak to it as
+browsers do, and programs through gradio_client.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_sel
 
 from answers import Catalogue, Question, Settings
 
+from mll_hf.matching import ConceptIndex
 from mll_hf.store import LabelStore
 from mll_hf.text_encoder import CachedEncoder, default_encoder
-from synthetic import make_graph, make_labels
+from synthetic import RandomEncoder, make_graph, make_labels
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,12 +54,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60, metavar="S", help="that they ask (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        store = LabelStore(Path(folder))
+        store = LabelStore(Path(folder) / "labels")
         store.adopt(make_graph(args.concepts))
         for label in make_labels(store.graph, args.labels):
             store.write(label)
-        measure_functions(folder, args.classes)
-        with _Server(folder) as server:
+        embeddings = Path(folder) / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
+        ConceptIndex.build(store.graph, CachedEncoder(_StandIn(), embeddings))
+        measure_functions(store.name, embeddings, args.classes)
+        with _Server(store.name, Path(folder) / "assets") as server:
             measure_client(server.url, args.classes)
             return measure_users(server, args)
 
@@ -68,11 +71,19 @@ def make_names(count: int, number: int) -> tuple[str, ...]:
     return tuple(f"{'thing' if y % 2 else 'object'} {7 * y + 1} of kind {number}" for y in range(count))
 
 
-def measure_functions(folder: str, n_classes: int) -> None:
+class _StandIn(RandomEncoder):
+    """Gives any texts embeddings in the name of the real encoder, at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.id = default_encoder().id
+
+
+def measure_functions(labels: str, embeddings: Path, n_classes: int) -> None:
     """Time of all that the server computes for a question, figures as JSON included."""
     from app import find
 
-    catalogue = Catalogue(Settings(folder), CachedEncoder(default_encoder()))
+    catalogue = Catalogue(Settings(labels), CachedEncoder(default_encoder(), embeddings))
 
     def ask(number: int) -> None:
         for part in find(catalogue, Question(make_names(n_classes, number), k=3)):
@@ -178,12 +189,17 @@ class Browser:
 class _Server:
     """The Space in a process of its own."""
 
-    def __init__(self, labels: str) -> None:
+    def __init__(self, labels: str, assets: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        settings = {"MLL_LABELS": labels, "GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+        settings = {
+            "MLL_LABELS": labels,
+            "HF_ASSETS_CACHE": str(assets),
+            "GRADIO_SERVER_PORT": str(port),
+            "GRADIO_ANALYTICS_ENABLED": "False",
+        }
         self._process = subprocess.Popen(
             [sys.executable, str(APP)], env={**os.environ, **settings}, stdout=subprocess.DEVNULL
         )

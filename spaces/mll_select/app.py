@@ -484,11 +484,12 @@ def serve(catalogue: Catalogue, **options: Any) -> gr.Blocks:  # noqa: ANN401 - 
         options: For :meth:`gradio.Blocks.launch`, such as ``server_port``.
     """
     page = build_page(catalogue)
-    page.queue(max_size=100, default_concurrency_limit=4)
+    page.queue(max_size=100, default_concurrency_limit=2)
     page.launch(
         theme=make_theme(),
         css_paths=Path(__file__).parent / "style.css",
         max_file_size=_MOST_UPLOAD,
+        max_threads=8,  # each keeps memory of its own
         mcp_server=importlib.util.find_spec("mcp") is not None,
         ssr_mode=False,
         show_error=True,
