@@ -369,6 +369,25 @@ def test_a_local_path_is_not_shown(tmp_path):
     assert "somebody" not in html
 
 
+def test_nothing_is_promised_where_nothing_was_tested(catalogue):
+    html = pages.selection_html(catalogue.select(ask("yyy", "zzz")))
+    assert "This is a guess" in html
+    assert "should get about" not in html
+    assert "nothing close enough to any of your classes" in html
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("no image", "No image."),
+        ("org/x: is gone.", "org/x: is gone."),
+        (HARM, f"{SAYS_HARM}&quot;window.harmed=1&quot;&gt;."),
+    ],
+)
+def test_alerts(said, shown):
+    assert f'role="alert">{shown}</p>' in pages.alert(said)
+
+
 def test_uncovered_classes_are_warned_of(catalogue):
     html = pages.selection_html(catalogue.select(ask("cat", "zzz")))
     assert "nothing close enough to zzz" in html

@@ -261,6 +261,11 @@ def test_an_image_is_classified(visit, tmp_path):
 
     text = tmp_path / "text.png"
     text.write_text("no image")
+    page.get_by_role("button", name="Remove Image").or_(page.get_by_role("button", name="Clear")).first.click()
+    page.locator("input[type=file]").first.set_input_files([text])
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_role("alert").filter(has_text="no image that can be read").wait_for()
+    page.locator("button:has(img)").first.click()
     page.get_by_role("button", name="Several images at once").click()
     page.locator("input[type=file][multiple]").first.set_input_files([text])
     page.get_by_text("text.png").first.wait_for()

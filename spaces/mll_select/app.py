@@ -195,6 +195,8 @@ def _build_try(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> Non
     with gr.Row():
         with gr.Column():
             image = gr.Image(label="Your image", sources=["upload", "webcam", "clipboard"], type="filepath", height=300)
+            # the file as it is: whether it can be read is found out, and said, where it is classified
+            image.preprocess = lambda payload: payload.path if payload else None
             pictures = sorted(map(str, PICTURES.glob("*.png")))
             gr.Examples(pictures, image, label="Example images", examples_per_page=8)
             with gr.Accordion("Several images at once", open=False):

@@ -44,10 +44,10 @@ def wrap(*parts: str) -> str:
 
 def alert(error: Exception | str) -> str:
     """One line that says what is wrong; screen readers read it at once."""
-    text = " ".join(str(error).split())
-    return wrap(
-        f'<p class="mll-alert" role="alert">{escape(text[:1].upper() + text[1:])}.</p>'.replace("..</p>", ".</p>")
-    )
+    text = " ".join(str(error).split()).rstrip(".")
+    if text.split(" ")[0].isalpha():  # no id and no path
+        text = text[:1].upper() + text[1:]
+    return wrap(f'<p class="mll-alert" role="alert">{escape(text)}.</p>')
 
 
 def empty(text: str) -> str:
@@ -153,11 +153,14 @@ def _sentence(selection: Selection) -> str:
     cost = selection.cost
     size = f"{_size(cost.parameters)} parameters, {cost.gflops:.3g} GFLOPs per image"
     together = " together" if len(chosen) > 1 else ""
-    expected = ""
-    if selection.strategy is Strategy.MLL:
-        best = float(selection.overall[selection.union[0]])
+    first = float(selection.overall[selection.union[0]])
+    if selection.strategy is not Strategy.MLL:
+        expected = ""
+    elif (selection.coverage < COVERED).all():
+        expected = " This is a guess: no model was tested on anything like your classes."
+    else:
         who = "It" if len(chosen) == 1 else "The first alone"
-        expected = f" {who} should get about <strong>{_percent(best)}</strong> of your images right."
+        expected = f" {who} should get about <strong>{_percent(first)}</strong> of your images right."
     return f'<p class="mll-answer">Use {listed}.{expected} <span class="mll-weak">({size}{together})</span></p>'
 
 
@@ -173,7 +176,7 @@ def _warnings(selection: Selection) -> list[str]:
     if not uncovered:
         return []
     names = escape(abridged([shortened(name, 40) for name in uncovered], 5))
-    which = "all of your classes" if len(uncovered) == len(selection.classes) else names
+    which = "any of your classes" if len(uncovered) == len(selection.classes) else names
     return [
         _note(
             f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
