@@ -25,14 +25,16 @@ HARM = '<img src=x onerror="window.harmed=1">'
 SAYS_HARM = "&lt;img src=x onerror="
 
 
-def load_app():
+def load_app(fresh=False):
     """The Space's ``app.py``; by another name, for the other Space has an ``app.py`` too."""
-    if "mll_select_app" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("mll_select_app", FOLDER / "app.py")
-        module = importlib.util.module_from_spec(spec)
+    if not fresh and "mll_select_app" in sys.modules:
+        return sys.modules["mll_select_app"]
+    spec = importlib.util.spec_from_file_location("mll_select_app", FOLDER / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    if not fresh:
         sys.modules["mll_select_app"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["mll_select_app"]
+    spec.loader.exec_module(module)
+    return module
 
 
 def harmful_graph():

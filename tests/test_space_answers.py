@@ -6,10 +6,13 @@ import contextlib
 import io
 import json
 import subprocess
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +24,7 @@ from mll_hf.errors import HubError, InputError, MLLError, ModelError
 from mll_hf.labels import Cost
 from mll_hf.prompts import check_class_names
 from selection_worlds import WordEncoder
-from space_worlds import HARM, SAYS_HARM, harmful_graph, load_app, make_catalogue, make_labels, make_store
+from space_worlds import FOLDER, HARM, SAYS_HARM, harmful_graph, load_app, make_catalogue, make_labels, make_store
 from worlds import CAT, DOG, SHA, Probe, examples, make_graph, make_label, write_graph_folder
 
 import answers  # isort: skip
@@ -419,3 +422,33 @@ def test_many_models_are_searched(tmp_path):
     assert "5 more models: narrow the search" in html
     assert pages.models_html(catalogue, "M104").count("<tr") == 2
     assert "No measured model’s name holds" in pages.models_html(catalogue, "nothing")
+
+
+# --- the Space as a folder --------------------------------------------------------------------------------------------
+
+
+def test_models_run_on_the_gpu_where_the_space_has_one(monkeypatch):
+    zero = types.ModuleType("spaces")
+    zero.GPU = lambda duration: lambda function: ("on the GPU", duration, function)
+    monkeypatch.setitem(sys.modules, "spaces", zero)
+    assert load_app(fresh=True).run_one_model == ("on the GPU", 60, answers.run_one_model)
+    assert load_app().run_one_model is answers.run_one_model
+
+
+def test_what_the_hub_reads_of_the_space():
+    import gradio
+
+    front = yaml.safe_load((FOLDER / "README.md").read_text().split("---")[1])
+    assert front["sdk"] == "gradio"
+    assert front["sdk_version"].split(".")[0] == gradio.__version__.split(".")[0]
+    assert (FOLDER / front["app_file"]).exists()
+    assert len(front["short_description"]) <= 60
+    assert "mcp-server" in front["tags"]
+    assert "mll-hf[" in (FOLDER / "requirements.txt").read_text()
+
+
+@pytest.mark.parametrize("words", [["--port", "x"], ["--port", ""], ["--nonsense"]])
+def test_the_verb_refuses_nonsense(words):
+    run = subprocess.run([FOLDER.parents[1] / "scripts" / "space", *words], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1

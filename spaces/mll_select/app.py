@@ -195,25 +195,24 @@ def _build_try(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> Non
     with gr.Row():
         with gr.Column():
             image = gr.Image(label="Your image", sources=["upload", "webcam", "clipboard"], type="filepath", height=300)
-            # the file as it is: whether it can be read is found out, and said, where it is classified
-            image.preprocess = lambda payload: payload.path if payload else None
             pictures = sorted(map(str, PICTURES.glob("*.png")))
             gr.Examples(pictures, image, label="Example images", examples_per_page=8)
             with gr.Accordion("Several images at once", open=False):
                 files = gr.File(
                     label=f"Up to {answers.MOST_IMAGES} images", file_count="multiple", file_types=["image"], height=140
                 )
+            path = gr.State(None)
             run = gr.Button("Classify", variant="primary")
         with gr.Column():
             result = gr.HTML(pages.TRY_EMPTY)
 
     def classify(
         asked: Question | None,
-        path: str | None,
-        paths: list[str] | None,
+        file: str | None,
+        more: list[str] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
-        images = [*([path] if path else []), *(paths or [])]
+        images = [*([file] if file else []), *(more or [])]
         try:
             trial = answers.try_models(
                 catalogue, asked, images, run_one_model, lambda done, text: progress(done, desc=text, unit="models")
@@ -222,8 +221,10 @@ def _build_try(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> Non
             return pages.alert(error)
         return pages.trial_html(trial, [Path(name).name for name in images])
 
+    # the file as it is: whether it is an image is found out, and said, where it is classified
+    image.change(lambda file: file and file["path"], image, path, preprocess=False, queue=False, **_QUIET)
     run.click(
-        classify, [question, image, files], result, api_visibility="private", concurrency_id="models",
+        classify, [question, path, files], result, api_visibility="private", concurrency_id="models",
         concurrency_limit=1, trigger_mode="once",
     )  # fmt: skip
 
