@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mll_hf.plots.style import PlotlyFigure
 
 _TILES_SHOWN = 90
+_PATH_PIXELS = 28  # of the bar that leads back; it lies in the margin
+_MARGIN = {"l": 8, "r": 8, "t": 8 + _PATH_PIXELS, "b": 8}
 _BRANCHES_SHOWN = 8
 _ROW_PIXELS = 28
 
@@ -60,9 +62,9 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
             "pad": {"t": 22, "l": 3, "r": 3, "b": 3},
         },
         "tiling": {"pad": 2},
-        "pathbar": {"thickness": 26},
+        "pathbar": {"thickness": _PATH_PIXELS, "textfont": {"color": ink_on(tree.precision), "size": 13}},
     }
-    return interactive([trace], height=520, uniformtext={"minsize": 9, "mode": "hide"})
+    return interactive([trace], height=520, uniformtext={"minsize": 9, "mode": "hide"}, margin=_MARGIN)
 
 
 def _levels_shown(tree: BranchTree) -> int:

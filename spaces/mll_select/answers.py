@@ -47,6 +47,7 @@ _MOST_FILE_BYTES = 2**20
 _FAILURE_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
 _MOST_SENSES = 4
+_NEAR = 0.2  # of the nearest concept's weight; what has less is not meant
 _CLASSES_IN_A_LINE = 30
 
 
@@ -301,7 +302,8 @@ class Catalogue:
             return sorted(named, key=lambda v: -len(self.graph.descendants[v]))[:_MOST_SENSES], True
         with self._lock:
             match = self.client.index.match(from_templates((name,), self.graph, None, None))
-        return match.concepts[0, :_MOST_SENSES].tolist(), False
+        near = match.weights[0] >= _NEAR * match.weights[0, 0]
+        return match.concepts[0, near][:_MOST_SENSES].tolist(), False
 
     def sample_images(self, concept: int, most: int = 6) -> list[bytes]:
         """Some of the images that test a concept; none unless the Space's settings say that they may be shown.

@@ -291,7 +291,7 @@ def _precision(selection: Selection, m: int, y: int) -> str:
     if images == 0 or selection.coverage[y] < 0.1:
         return _percent(score)
     error = np.sqrt(max(score * (1 - score), 0) / images)
-    return f"{100 * score:.0f} ± {max(100 * error, 1):.0f}\u00a0%"
+    return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'
 
 
 def heatmap_in_words(selection: Selection) -> str:
@@ -553,7 +553,7 @@ HOW_TO_LABEL = wrap(
     "<pre><code>mll-hf labels verify ORG/MODEL --labels hub</code></pre>"
     "<h3>How do I add my model?</h3>"
     "<p>Measure it once, then publish the label in the model’s own repository, or in a collection if it is not "
-    "yours. It takes minutes on a GPU.</p>"
+    "yours.</p>"
     "<pre><code>mll-hf label ORG/MODEL --graph hf://datasets/ORG/GRAPH --labels my-labels\n"
     "mll-hf push ORG/MODEL --labels my-labels</code></pre>"
 )
