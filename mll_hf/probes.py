@@ -131,6 +131,26 @@ class ProbeSet:
         if batch:
             yield start, batch
 
+    def image_bytes(self, images: Sequence[int] | NDArray[np.int64]) -> list[bytes | None]:
+        """A few encoded images by their numbers, in ascending order; only the row groups that hold them are read.
+
+        Raises:
+            GraphError: A file is damaged.
+        """
+        wanted = np.sort(self.rows[np.asarray(images, np.int64)])
+        found: list[bytes | None] = []
+        first_row = 0
+        for path in self.files:
+            file = _open_parquet(path)
+            with _parquet_errors(path):
+                for group in range(file.metadata.num_row_groups):
+                    end_row = first_row + file.metadata.row_group(group).num_rows
+                    here = wanted[(wanted >= first_row) & (wanted < end_row)]
+                    if len(here):
+                        found += _iter_rows(file, here - first_row, row_groups=[group])
+                    first_row = end_row
+        return found
+
     def _iter_bytes(self, wanted: NDArray[np.int64]) -> Iterator[bytes | None]:
         first_row = 0
         for path in self.files:
@@ -271,10 +291,14 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
 
 
-def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
-    """Yield the images of some rows (ascending) of one parquet file."""
+def _iter_rows(
+    file: Any,  # noqa: ANN401 - pyarrow has no types
+    rows: NDArray[np.int64],
+    row_groups: Sequence[int] | None = None,
+) -> Iterator[bytes | None]:
+    """Yield the images of some rows (ascending) of one parquet file, or of some of its row groups."""
     first = 0
-    for table in file.iter_batches(batch_size=64, columns=["image"], use_threads=False):
+    for table in file.iter_batches(batch_size=64, columns=["image"], use_threads=False, row_groups=row_groups):
         here = rows[(rows >= first) & (rows < first + table.num_rows)] - first
         if len(here):
             yield from (_content(value) for value in table.column("image").take(here).to_pylist())

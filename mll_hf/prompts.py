@@ -96,6 +96,17 @@ def parse_class_names(text: str) -> tuple[str, ...]:
             ) from None
     if _looks_like_path(text):
         raise InputError(f"there is no file of class names at '{text}'; check the path, or list the names with commas")
+    return split_class_names(text)
+
+
+def split_class_names(text: str) -> tuple[str, ...]:
+    """Read class names from a text alone: separated by commas or line breaks, a name with a comma in double quotes.
+
+    No file is ever read, so the text may be a stranger's.
+
+    Raises:
+        InputError: Quotes are not closed, or :func:`check_class_names` objects.
+    """
     try:
         lines = re.sub(
             r'"[^\S\n]+(?=,|$)', '"', text, flags=re.MULTILINE

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from mll_hf.branches import branch_precisions
+from mll_hf.branches import branch_pairs, branch_precisions
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection, Strategy
 from mll_hf.text import printable, shortened
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.branches import Branch
     from mll_hf.evidence import UnlabelledEvidence
     from mll_hf.graph import SemanticGraph
     from mll_hf.labels import LabelSummary, ModelLabel
@@ -247,11 +246,6 @@ def _ends(ranked: Sequence[T]) -> Sequence[T]:
     return [*ranked[:_BRANCHES_SHOWN], *ranked[-_BRANCHES_SHOWN:]]
 
 
-def _branches_by_place(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
-    """The branches in an order that does not depend on the label."""
-    return sorted(branch_precisions(label, graph), key=lambda branch: (branch.name, branch.definition))
-
-
 def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: Sequence[int] | np.ndarray) -> str:
     rows = [
         [
@@ -321,9 +315,7 @@ def difference_report(difference: LabelDifference) -> str:
     """Two labels side by side: overall, by branch, and the concepts that differ most surely."""
     first, second, graph = difference.first, difference.second, difference.graph
     names = [_distinct_name(first, second), _distinct_name(second, first)]
-    pairs = zip(*(_branches_by_place(label, graph) for label in (first, second)), strict=True)
-    by_branch = sorted(((b.precision - other.precision, b, other) for b, other in pairs), key=lambda row: -row[0])
-    shown = _ends(by_branch)
+    shown = _ends(branch_pairs(first, second, graph))
     surely = np.abs(difference.z) > _SURE
     wins = [int((surely & (difference.gain > 0)).sum()), int((surely & (difference.gain < 0)).sum())]
     order = np.argsort(-difference.z, kind="stable")
@@ -334,7 +326,10 @@ def difference_report(difference: LabelDifference) -> str:
         ["parameters", *(f"{label.cost.parameters / 1e6:.1f} M" for label in (first, second))],
         ["GFLOPs", *(f"{label.cost.gflops:.3g}" for label in (first, second))],
     ]
-    rows = [[b.name, f"{b.precision:.3f}", f"{other.precision:.3f}", f"{gain:+.3f}"] for gain, b, other in shown]
+    rows = [
+        [b.name, f"{b.precision:.3f}", f"{other.precision:.3f}", f"{b.precision - other.precision:+.3f}"]
+        for b, other in shown
+    ]
     parts = [
         table(["", *names], facts),
         *(["By branch\n" + table(["branch", *names, "difference"], rows)] if rows else []),

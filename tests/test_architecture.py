@@ -91,7 +91,17 @@ def test_the_import_check_can_fail(tmp_path):
     assert imported_modules(file) == {"cli", "client", "describe"}
 
 
-HEAVY = ["torch", "transformers", "sentence_transformers", "open_clip", "datasets", "matplotlib", "pyarrow", "PIL"]
+HEAVY = [
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "open_clip",
+    "datasets",
+    "matplotlib",
+    "plotly",
+    "pyarrow",
+    "PIL",
+]
 
 
 @pytest.mark.parametrize(

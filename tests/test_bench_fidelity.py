@@ -23,7 +23,7 @@ from mll_hf.counts import precision_among
 from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.labels import Cost, ModelRef
 from mll_hf.matching import ClassMatch
-from mll_hf.plots import save_fidelity
+from mll_hf.plots.benchmark import save_fidelity
 from selection_worlds import forest
 from worlds import probe_set, unit
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny_hub
-from mll_hf.bench.hub_tasks import HubSplit, fetch_task, load_tasks
+from mll_hf.bench.hub_tasks import HubSplit, fetch_class_names, fetch_task, load_tasks
 from mll_hf.bench.suites import ImageCap, make_task, read_image_folder, read_suite, read_task
 from mll_hf.errors import HubError, InputError, MissingExtraError
 
@@ -348,3 +348,34 @@ def test_any_location_is_recognised(tmp_path):
     assert [len(tasks) for tasks in found] == [1, 2, 1, 1]
     assert all(len(task) == 1 for tasks in found for task in tasks)
     assert found[3][0].classes == ("001.cat", "dog")
+
+
+CARD = """---
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '10': car
+          '2': cat
+  - name: colour
+    dtype:
+      class_label:
+        names: [red, blue]
+---
+"""
+
+
+def test_class_names_on_a_card_take_no_images(hub):
+    hub.put("dataset", "alice/pets", {"README.md": CARD.encode(), "data/test.parquet": b"not read"})
+    assert fetch_class_names("hf://datasets/alice/pets", HubSplit(label="label")) == ("cat", "car")
+    assert fetch_class_names("hf://datasets/alice/pets", HubSplit(label="colour"), token=False) == ("red", "blue")
+    assert not any("parquet" in request for request in hub.requests)
+    with pytest.raises(InputError, match="columns of named classes: label, colour"):
+        fetch_class_names("hf://datasets/alice/pets")
+    hub.put("dataset", "alice/plain", {"README.md": b"no front matter"})
+    with pytest.raises(InputError, match="columns of named classes: none"):
+        fetch_class_names("hf://datasets/alice/plain")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.branches import Branch, branch_precisions
-from worlds import dags, examples, make_graph, make_label, two_branches
+from mll_hf.branches import Branch, branch_pairs, branch_precisions, branch_tree
+from worlds import CORGI, DOG, PET, dags, examples, make_graph, make_label, two_branches
 
 
 def test_branches_by_hand():
@@ -55,3 +55,52 @@ def test_branches_are_large_and_apart(data):
         below = tested_below[graph.index[branch.name]]
         assert branch.concepts == len(below)
         assert branch.precision == pytest.approx(np.mean([hits[u] / support[u] for u in below]))
+
+
+def test_branches_of_two_models_side_by_side():
+    graph = two_branches()
+    good_at_cars = make_label(graph, [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts])
+    even = make_label(graph, [5] * len(graph))
+    pairs = branch_pairs(good_at_cars, even, graph)
+    assert [(one.name, other.name) for one, other in pairs] == [("vehicle", "vehicle"), ("animal", "animal")]
+    assert [one.precision - other.precision for one, other in pairs] == pytest.approx([0.3, -0.2])
+    assert [one.name for one, _ in branch_pairs(even, good_at_cars, graph)] == ["animal", "vehicle"]
+
+
+def test_a_concept_with_two_hypernyms_is_below_the_more_special_one():
+    graph = make_graph()  # a corgi is a dog and a pet; there are other pets
+    tree = branch_tree(make_label(graph), graph)
+    place = {v: at for at, v in enumerate(tree.concepts.tolist())}
+    assert tree.concepts[tree.parents[place[CORGI]]] == DOG
+    assert tree.counts[place[PET]] == 2
+
+
+def test_the_first_fork_of_a_tree():
+    chain = {"entity": (), "thing": ("entity",), "dog": ("thing",), "cat": ("thing",)}
+    graph = make_graph(chain)
+    tree = branch_tree(make_label(graph), graph)
+    assert graph.concepts[tree.concepts[tree.first_fork]].id == "thing"
+    nothing = branch_tree(make_label(graph, support=0), graph)
+    assert len(nothing.concepts) == nothing.first_fork == 0
+
+
+@examples
+@given(data=st.data())
+def test_a_tree_holds_every_tested_concept_once(data):
+    graph = make_graph(data.draw(dags(most=20)))
+    support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4]), min_size=len(graph), max_size=len(graph))))
+    hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
+    tree = branch_tree(make_label(graph, hits, support), graph)
+    assert len(set(tree.concepts.tolist())) == len(tree.concepts)
+    assert set(np.flatnonzero(support)) <= set(tree.concepts.tolist())
+    for at, (v, parent) in enumerate(zip(tree.concepts.tolist(), tree.parents.tolist(), strict=True)):
+        assert parent < at
+        assert (parent < 0) == (not graph.parents[v])
+        assert parent < 0 or tree.concepts[parent] in graph.parents[v]
+        below = [at]  # what the tree itself has below
+        for later in range(at + 1, len(tree.concepts)):
+            if tree.parents[later] in below:
+                below.append(later)
+        tested = [u for u in tree.concepts[below] if support[u]]
+        assert tree.counts[at] == len(tested) > 0
+        assert tree.precision[at] == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))

@@ -373,6 +373,27 @@ def test_check(world, tmp_path, capsys):
 # --- select ---
 
 
+def test_figures_are_written_as_pages(world, tmp_path, capsys):
+    labels = ["--labels", world / "labels"]
+    page = tmp_path / "figures" / "page.html"
+    status, _, err = run(capsys, "select", "--classes", "cat, car", *labels, "--plot", page)
+    assert status == 0
+    assert f"figures: {page}" in err
+    assert "Estimated precision against cost" in page.read_text()
+    model = json.loads(run(capsys, "labels", "ls", *labels, "--json")[1])[0]["repo_id"]
+    assert run(capsys, "labels", "show", model, *labels, "--plot", page)[0] == 0
+    assert "treemap" in page.read_text()
+    assert run(capsys, "labels", "diff", model, model, *labels, "--plot", page)[0] == 0
+    assert page.read_text().count("<h2>") == 2  # of a model against itself
+
+
+@pytest.mark.parametrize(
+    "verb", [["select", "--classes", "cat, car"], ["labels", "show", "x"], ["labels", "diff", "x", "y"]]
+)
+def test_figures_are_pages_only(world, tmp_path, capsys, verb):
+    assert "end in .html" in fails(capsys, *verb, "--labels", tmp_path / "nothing", "--plot", tmp_path / "page.png")
+
+
 def test_select_json_has_the_promised_shape(world, capsys):
     status, out, _ = run(
         capsys,

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mll_hf import plots, text_encoder
+from mll_hf import text_encoder
 from mll_hf.bench import cache as cache_module
 from mll_hf.cli import main
+from mll_hf.plots import benchmark as plots
 from test_cli import WordEncoder, fails, run, write_graph
 
 SOME = ("labels", "INB", "MI", "SOTA")

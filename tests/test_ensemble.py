@@ -26,6 +26,7 @@ from mll_hf.ensemble.rules import (
     softmax,
     transport,
     uniform,
+    votes,
 )
 from mll_hf.ensemble.run import Ensemble, Prediction
 from mll_hf.errors import InputError, ModelError
@@ -672,3 +673,11 @@ def test_predictions_know_their_labels():
     prediction = Prediction(("a", "b"), np.array([[0.2, 0.8], [np.nan, np.nan], [0.5, 0.5]]), ("org/m",))
     assert prediction.labels == ("b", None, "a")
     assert prediction.unreadable == (1,)
+
+
+def test_votes_are_what_the_linear_pool_pools():
+    logits, trust = logits_of(A, (0.1, 0.9)), trust_in([1, 2], [0.9, 0.3])
+    weights, probabilities = votes(logits, BOTH, trust)
+    np.testing.assert_allclose(weights, [0.75, 0.25])
+    np.testing.assert_allclose(probabilities.sum(axis=2), 1)
+    np.testing.assert_allclose(np.einsum("m,mnc->nc", weights, probabilities), linear_pool(logits, BOTH, trust))

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mll_hf import plots
 from mll_hf.errors import MissingExtraError, StorageError
-from mll_hf.plots import ablations, accuracy_by_cost, accuracy_by_images, dumbbells, gap_by_hub_size, pareto_front
+from mll_hf.plots import benchmark as plots
+from mll_hf.plots.benchmark import ablations, accuracy_by_cost, accuracy_by_images, dumbbells, gap_by_hub_size
+from mll_hf.plots.style import pareto_front
 from test_bench_report import ACCURACIES, GENERAL, ORACLE, make_results
 from worlds import examples
 

@@ -324,3 +324,18 @@ def test_without_pyarrow(tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingExtraError, match=r"mll-hf\[models\]"):
         load(folder)
+
+
+def test_a_few_images_are_read_from_the_row_groups_that_hold_them(tmp_path, monkeypatch):
+    folder = write_graph_folder(tmp_path, [Probe("cat", CAT) for _ in range(40)])
+    table = pq.read_table(folder / "images.parquet")
+    (folder / "images.parquet").unlink()
+    pq.write_table(table[:25], folder / "images-0.parquet", row_group_size=4)
+    pq.write_table(table[25:], folder / "images-1.parquet", row_group_size=4)
+    probes = load(folder)
+    everything = contents(probes)
+    assert probes.image_bytes([30, 2, 3, 9]) == [everything[n] for n in (2, 3, 9, 30)]
+    assert probes.image_bytes([]) == []
+    (folder / "images-1.parquet").write_bytes(b"damaged")
+    with pytest.raises(GraphError, match="no readable parquet file"):
+        probes.image_bytes([30])

@@ -12,6 +12,7 @@ from mll_hf.prompts import (
     clean_class_name,
     fill,
     parse_class_names,
+    split_class_names,
     templates_for,
 )
 
@@ -191,3 +192,13 @@ def test_words_are_not_said_twice():
 def test_a_template_must_have_one_place_for_the_class(template):
     with pytest.raises(InputError, match="exactly one"):
         fill([template], "dog")
+
+
+def test_a_text_alone_reads_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "classes.txt").write_text("dog\ncat")
+    assert parse_class_names("classes.txt") == ("dog", "cat")
+    assert split_class_names("classes.txt") == ("classes.txt",)
+    assert split_class_names('dog, "cat, tabby"\ncar') == ("dog", "cat, tabby", "car")
+    with pytest.raises(InputError, match="close every quote"):
+        split_class_names('dog, "cat')

@@ -130,6 +130,25 @@ def fetch_task(
     )
 
 
+def fetch_class_names(location: str, part: HubSplit | None = None, token: str | bool | None = None) -> tuple[str, ...]:
+    """The class names of an image data set on the Hub, as its card says them: two requests, no file of images.
+
+    Args:
+        location: ``hf://datasets/ORG/NAME``, or with ``@REVISION``.
+        part: Which subset and column; by default the only column of classes.
+        token: Hub token; None takes the one that the user has logged in with, False none at all.
+
+    Raises:
+        InputError: The location is malformed, or the card says no class names, or those of several columns.
+        HubError: The data set cannot be had.
+    """
+    part = part or HubSplit()
+    dataset = parse_dataset(location)
+    api = connect(token)
+    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
+    return _classes_of(_features_on_card(_read_card(api, head), part)[1], head.repo_id, part)[1]
+
+
 @contextmanager
 def _parquet_errors(repo_id: str) -> Iterator[None]:
     try:
@@ -219,13 +238,18 @@ def _columns_of(file: Path, card: Mapping[str, Any], repo_id: str, part: HubSpli
     labels = {name: names for name, names in labels.items() if name in schema.names}
     if not images:
         raise InputError(f"{repo_id} has no column of images; its columns are {abridged(schema.names, 8)}")
+    return images[0], *_classes_of(labels, repo_id, part)
+
+
+def _classes_of(labels: Mapping[str, list[str]], repo_id: str, part: HubSplit) -> tuple[str, tuple[str, ...]]:
+    """The column of the classes, and their names."""
     label = part.label or (next(iter(labels)) if len(labels) == 1 else None)
-    if label not in labels:
+    if label is None or label not in labels:
         raise InputError(
             f"{repo_id} has these columns of named classes: {abridged(list(labels), 8) or 'none'}; "
             "choose one of them, or another data set"
         )
-    return images[0], label, check_class_names(labels[label])
+    return label, check_class_names(labels[label])
 
 
 def _features_in_schema(metadata: Mapping[bytes, bytes]) -> tuple[Sequence[str], dict[str, list[str]]]:

@@ -179,7 +179,7 @@ def _fidelity(args: argparse.Namespace) -> int:
     from mll_hf.files import canonical_json, write_atomically
     from mll_hf.hub.locations import fetch_graph_with_images
     from mll_hf.hub.sources import open_source
-    from mll_hf.plots import save_fidelity
+    from mll_hf.plots.benchmark import save_fidelity
     from mll_hf.probes import SamplingConfig
 
     if not args.graph:
@@ -253,7 +253,7 @@ def _index(graph: SemanticGraph) -> ConceptIndex:
 def _write(results: Results, report: BenchReport, folder: Path) -> None:
     from mll_hf.bench.report import report_to_json
     from mll_hf.files import write_atomically
-    from mll_hf.plots import save_figures
+    from mll_hf.plots.benchmark import save_figures
 
     write_atomically(folder / "benchmark.json", report_to_json(report).encode())
     write_atomically(folder / "benchmark.md", report.to_markdown().encode())

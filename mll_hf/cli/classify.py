@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf import describe
-from mll_hf.cli.options import add_source, count, positive
+from mll_hf.cli.options import add_plot, add_source, check_plot, count, positive
 from mll_hf.cli.output import complain, note
 from mll_hf.client import Client
 from mll_hf.describe import LanguageModel
@@ -65,16 +65,20 @@ def add_select(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
     verb.add_argument("--json", action="store_true", help="print one JSON object; predict --selection reads it")
+    add_plot(verb)
     verb.set_defaults(run=_select)
 
 
 def _select(args: argparse.Namespace) -> int:
+    check_plot(args)
     images = _image_files(args.images) if args.images else []
     trial = {"candidates": args.candidates, "most_images": args.most_images}
     trial = {name: value for name, value in trial.items() if value is not None}
     if trial and not images:
         raise InputError("--candidates and --most-images are about a trial on images; give --images, or leave them out")
     selection = _make_selection(args, images, **trial)
+    if args.plot:
+        _plot(args.plot, selection)
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
@@ -86,6 +90,18 @@ def _select(args: argparse.Namespace) -> int:
             "decides, so give some images of yours with --images"
         )
     return 0
+
+
+def _plot(path: Path, selection: Selection) -> None:
+    from mll_hf.plots.selection import precision_by_cost, precision_heatmap
+    from mll_hf.plots.style import save_page
+
+    figures = {
+        "Estimated precision by class, in percent": precision_heatmap(selection),
+        "Estimated precision against cost": precision_by_cost(selection),
+    }
+    save_page(path, f"Models for {abridged(selection.classes, 3)}", figures)
+    note(f"figures: {path}")
 
 
 def add_predict(verbs: Any) -> None:  # noqa: ANN401

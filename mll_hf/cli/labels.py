@@ -7,8 +7,8 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import add_source, find_label, open_source_of, positive
-from mll_hf.cli.output import complain, print_row, summary, verdict
+from mll_hf.cli.options import add_plot, add_source, check_plot, find_label, open_source_of, positive
+from mll_hf.cli.output import complain, note, print_row, summary, verdict
 from mll_hf.errors import InputError, LabelError
 from mll_hf.report import difference_report, label_difference, label_report, table, verification_report
 from mll_hf.store import LABEL_FILE, LabelStore, read_label
@@ -16,8 +16,10 @@ from mll_hf.store import LABEL_FILE, LabelStore, read_label
 if TYPE_CHECKING:
     import argparse
 
+    from mll_hf.graph import SemanticGraph
     from mll_hf.hub.sources import LabelSource
     from mll_hf.labels import LabelSummary, ModelLabel
+    from mll_hf.report import LabelDifference
 
 
 def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -44,6 +46,8 @@ def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     )
     for action in (ls, show, diff, verify, index):
         add_source(action)
+    for action in (show, diff):
+        add_plot(action)
     for action in (show, verify):
         action.add_argument("model", metavar="MODEL", help="id of a labelled model, or the last part of it")
     diff.add_argument("first", metavar="MODEL", help="id of a labelled model, or the last part of it")
@@ -93,8 +97,11 @@ def _ls(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
+    check_plot(args)
     source = open_source_of(args)
     label = find_label(source, args.model)
+    if args.plot:
+        _plot_strengths(args.plot, label, source.graph)
     origin = source.origin_of(label.model)
     if args.json:
         print(json.dumps({**summary(label), "origin": origin.location, "publisher": origin.publisher}))
@@ -103,12 +110,36 @@ def _show(args: argparse.Namespace) -> int:
     return 0
 
 
+def _plot_strengths(path: Path, label: LabelSummary, graph: SemanticGraph) -> None:
+    from mll_hf.plots.labels import strengths
+    from mll_hf.plots.style import save_page
+
+    name = label.model.short_name
+    save_page(path, f"What {name} recognises", {"Share of images recognised, by concept": strengths(label, graph)})
+    note(f"figure: {path}")
+
+
 def _diff(args: argparse.Namespace) -> int:
+    check_plot(args)
     source = open_source_of(args)
     first, second = (find_label(source, model) for model in (args.first, args.second))
     difference = label_difference(first, second, source.graph)
+    if args.plot:
+        _plot_difference(args.plot, difference)
     print(json.dumps(difference.to_json()) if args.json else difference_report(difference))
     return 0
+
+
+def _plot_difference(path: Path, difference: LabelDifference) -> None:
+    from mll_hf.plots.labels import branch_comparison, strengths
+    from mll_hf.plots.style import save_page
+
+    pair, graph = (difference.first, difference.second), difference.graph
+    names = [label.model.short_name for label in pair]
+    figures = {f"Where {names[0]} is ahead of {names[1]}, by branch": branch_comparison(*pair, graph)}
+    figures |= {f"{name} by concept": strengths(label, graph) for name, label in zip(names, pair, strict=True)}
+    save_page(path, f"{names[0]} and {names[1]}", figures)
+    note(f"figures: {path}")
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError
@@ -34,6 +35,23 @@ def add_source(verb: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--labels SOURCE`` and the ``--graph`` that chooses among the labels of the hub."""
     verb.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or "hub", metavar="SOURCE", help=_SOURCE_HELP)
     verb.add_argument("--graph", metavar="GRAPH", help=f"{GRAPH_HELP}; for --labels hub if several are in use")
+
+
+def add_plot(verb: argparse.ArgumentParser) -> None:
+    """Add ``--plot FILE``."""
+    verb.add_argument("--plot", type=Path, metavar="FILE.html", help="also write figures, as a web page of its own")
+
+
+def check_plot(args: argparse.Namespace) -> None:
+    """Refuse a file for figures that could not be written as asked, before anything else is done.
+
+    Raises:
+        InputError: Its name is not that of a web page.
+    """
+    if args.plot:
+        from mll_hf.plots.style import check_page
+
+        check_page(args.plot)
 
 
 def open_source_of(args: argparse.Namespace) -> LabelSource:

@@ -8,7 +8,7 @@ and ``chosen`` [M, C], which models answer for which class (F_y; at least one pe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -94,7 +94,18 @@ def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDAr
         chosen: [M, C].
         trust: Temperatures, weights (scaled here so that those of the union sum to one) and offsets.
     """
-    return np.einsum("m,mnc->nc", _shares(chosen, trust.weights), softmax(_calibrated(logits, trust)))
+    return np.einsum("m,mnc->nc", *votes(logits, chosen, trust))
+
+
+def votes(
+    logits: Floats, chosen: NDArray[np.bool_], trust: Trust
+) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
+    """What each model says and how much it counts in :func:`linear_pool`, whose arguments these are.
+
+    Returns:
+        The weights [M], which sum to one, and the calibrated probabilities [M, N, C].
+    """
+    return _shares(chosen, trust.weights), softmax(_calibrated(logits, trust))
 
 
 def log_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:

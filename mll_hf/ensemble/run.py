@@ -6,14 +6,14 @@ import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.backends import load_model
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.rules import Trust
+from mll_hf.ensemble.rules import Trust, votes
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.images import decode_image, prepared_batches
 from mll_hf.prompts import fill, templates_for
@@ -96,23 +96,34 @@ class Ensemble:
             rule: How to combine them.
         """
         selection, union = self.selection, list(self.selection.union)
-        evidence = selection.evidence
         readable = np.isfinite(logits).all(axis=(0, 2))
         probabilities = np.full(logits.shape[1:], np.nan)
         if readable.any():
-            probabilities[readable] = combine(
-                rule,
-                logits[:, readable],
-                selection.chosen[union],
-                Trust(
-                    temperatures=selection.temperatures[union],
-                    weights=selection.weights[union],
-                    prior=np.clip(selection.overall if evidence is None else evidence.prior, 0, 1)[union],
-                    offsets=None if evidence is None else evidence.calibration.offsets[union],
-                ),
-            )
+            probabilities[readable] = combine(rule, logits[:, readable], selection.chosen[union], self._trust)
         ids = tuple(selection.models[m].ref.repo_id for m in union)
         return Prediction(selection.classes, probabilities, ids)
+
+    def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
+        """What each model says by itself, and how much it counts under the rule ``linear_pool``.
+
+        Args:
+            logits: [U, N, C] of the selection's union of models, in that order.
+
+        Returns:
+            The weights [U], which sum to one, and the calibrated probabilities [U, N, C]; NaN for unreadable images.
+        """
+        return votes(logits, self.selection.chosen[list(self.selection.union)], self._trust)
+
+    @property
+    def _trust(self) -> Trust:
+        """What the selection knows of its union of models."""
+        selection, union, evidence = self.selection, list(self.selection.union), self.selection.evidence
+        return Trust(
+            temperatures=selection.temperatures[union],
+            weights=selection.weights[union],
+            prior=np.clip(selection.overall if evidence is None else evidence.prior, 0, 1)[union],
+            offsets=None if evidence is None else evidence.calibration.offsets[union],
+        )
 
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
         """[M, N, C] logits of the selection's union of models, each as the model itself would give them.

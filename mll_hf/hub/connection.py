@@ -50,11 +50,11 @@ _MOST_LISTED = 200_000
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 
 
-def connect(token: str | None = None) -> HfApi:
+def connect(token: str | bool | None = None) -> HfApi:
     """A client of the Hub that says who we are.
 
     Args:
-        token: Hub token; None takes the one that the user has logged in with.
+        token: Hub token; None takes the one that the user has logged in with, False none at all.
     """
     return HfApi(token=token, library_name="mll_hf", library_version=__version__)
 

@@ -1,7 +1,6 @@
-"""Figures of the benchmark. Each is made from results and drawn without a display.
+"""Figures of the benchmark, with matplotlib. Each is made from results and drawn without a display.
 
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; every series also has a marker of
-its own.
+Every series has a colour and a marker of its own.
 """
 
 from __future__ import annotations
@@ -16,12 +15,11 @@ from mll_hf.bench.report import accuracy_of
 from mll_hf.bench.scenarios import Kind, scenarios
 from mll_hf.errors import MissingExtraError
 from mll_hf.files import storage_errors
+from mll_hf.plots.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION, pareto_front
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from mll_hf.bench.fidelity import SampleQuality
     from mll_hf.bench.run import Results
@@ -29,10 +27,6 @@ if TYPE_CHECKING:
     Figure = Any  # matplotlib has no types that mypy reads here
     Axes = Any
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
-)  # fmt: skip
-GRAY = "#8a8a8a"
 _MARKERS = "osD^vP*"
 _LINE_COLOURS = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY)
 _GROUP_COLOURS = {
@@ -119,15 +113,6 @@ def accuracy_by_cost(results: Results) -> Figure:
     axes.set(xscale="log", xlabel="GFLOPs per image of the models that answer", ylabel="mean accuracy")
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
-
-
-def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
-    """Positions of the points that no other beats in value at the same cost or less, cheapest first."""
-    front: list[int] = []
-    for row in np.lexsort((-values, costs)).tolist():
-        if not front or values[row] > values[front[-1]]:
-            front.append(row)
-    return front
 
 
 def gap_by_hub_size(results: Results) -> Figure:

@@ -1,0 +1,195 @@
+"""Figures of a selection, with plotly: how good models are on each class, and what they cost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, ink_on, interactive, pareto_front, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mll_hf.plots.style import PlotlyFigure
+    from mll_hf.selection import Selection
+
+_MODELS_SHOWN = 8
+_CLASSES_SHOWN = 40
+_ROW_PIXELS, _HEADING_PIXELS = 26, 120
+_MOST_NAMED = 6
+_MOST_TICKS = 7
+_LINE_HEIGHT = 0.08  # of a name, as a share of the points' spread
+_LEAST_GFLOPS = 1e-6  # a logarithm needs some cost
+
+
+def shown_models(selection: Selection, most: int = _MODELS_SHOWN) -> list[int]:
+    """Positions of the chosen models and the best others, best first, ``most`` if no more are chosen."""
+    others = [m for m in range(len(selection.models)) if m not in selection.union]
+    return sorted([*selection.union, *others[: max(most - len(selection.union), 0)]])
+
+
+def shown_classes(selection: Selection, most: int = _CLASSES_SHOWN) -> list[int]:
+    """Positions of at most ``most`` classes in their order: those on which the shown models differ most."""
+    scores = selection.scores[shown_models(selection)]
+    spread = scores.max(axis=0) - scores.min(axis=0)
+    return sorted(np.argsort(-spread, kind="stable")[:most].tolist())
+
+
+def precision_heatmap(selection: Selection) -> PlotlyFigure:
+    """Estimated precision of the best models (columns) on the classes (rows), in percent.
+
+    Chosen models are bold. Of many classes those are shown on which the models differ most.
+
+    Raises:
+        MissingExtraError: plotly is not installed.
+    """
+    models, classes = shown_models(selection), shown_classes(selection)
+    scores = selection.scores[np.ix_(models, classes)].T
+    percent = np.round(100 * scores).astype(int)
+    names = [plain(selection.models[m].ref.short_name, 22) for m in models]
+    hover = [
+        f"<b>{plain(selection.classes[y])}</b><br>{name}<br>{value} %"
+        for y, row in zip(classes, percent.tolist(), strict=True)
+        for name, value in zip(names, row, strict=True)
+    ]
+    lowest = int(min(percent.min() // 10 * 10, 90))
+    rows, columns = np.indices(percent.shape)
+    cells = {
+        "type": "heatmap",
+        "z": percent.tolist(),
+        "colorscale": [list(stop) for stop in RAMP],
+        "zmin": lowest,
+        "zmax": 100,
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": False,
+        "hoverinfo": "skip",
+    }
+    numbers = {
+        "type": "scatter",
+        "mode": "text",
+        "x": columns.ravel().tolist(),
+        "y": rows.ravel().tolist(),
+        "text": [str(value) for value in percent.ravel().tolist()],
+        "textfont": {"size": 12, "color": ink_on((percent - lowest) / (100 - lowest))},
+        "hovertext": hover,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+    }
+    headings = [f"<b>{name}</b>" if m in selection.union else name for m, name in zip(models, names, strict=True)]
+    class_names = [plain(selection.classes[y], 24) for y in classes]
+    sides = {"showgrid": False, "zeroline": False}
+    return interactive(
+        [cells, numbers],
+        height=_HEADING_PIXELS + _ROW_PIXELS * len(classes),
+        xaxis={**_ticks(headings), **sides, "side": "top", "tickangle": -40, "ticklabeloverflow": "allow"},
+        yaxis={**_ticks(class_names), **sides, "autorange": "reversed"},
+        margin={"l": 8, "r": 64, "t": 8, "b": 8},  # room for the last heading, which leans to the right
+        showlegend=False,
+    )
+
+
+def precision_by_cost(selection: Selection) -> PlotlyFigure:
+    """Mean estimated precision against GFLOPs per image, with the Pareto front and the chosen models.
+
+    Raises:
+        MissingExtraError: plotly is not installed.
+    """
+    costs = np.maximum([model.cost.gflops for model in selection.models], _LEAST_GFLOPS)
+    percent = 100 * selection.overall
+    front = pareto_front(costs, percent)
+    others = [m for m in range(len(selection.models)) if m not in selection.union]
+    chosen = list(selection.union)
+    low, high = float(np.log10(costs.min())), float(np.log10(costs.max()))
+    room = max(0.12 * (high - low), 0.25)
+    steps_x = [*costs[front].tolist(), 10 ** (high + room)]
+    steps_y = [*percent[front].tolist(), float(percent[front[-1]])]
+    named = [*chosen, *(m for m in reversed(front) if m not in chosen)][:_MOST_NAMED]
+    sides = _sides(named, np.log10(costs), percent)
+    return interactive(
+        [
+            {
+                "type": "scatter", "x": steps_x, "y": steps_y, "mode": "lines", "name": "best at its cost or less",
+                "line": {"shape": "hv", "color": VERMILION, "width": 1.5, "dash": "dot"}, "hoverinfo": "skip",
+            },
+            _points(selection, costs, percent, others, sides, "other models", GRAY, "circle", 9),
+            _points(selection, costs, percent, chosen, sides, "chosen", BLUE, "diamond", 14),
+        ],
+        height=380,
+        xaxis={
+            **_log_ticks(costs), "type": "log", "range": [low - room, high + room],
+            "title": "GFLOPs per image",
+        },
+        yaxis={"title": "estimated precision, %", "range": _padded(percent)},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        showlegend=True,
+    )  # fmt: skip
+
+
+def _points(
+    selection: Selection,
+    costs: NDArray[np.float64],
+    percent: NDArray[np.float64],
+    models: list[int],
+    sides: Mapping[int, str],
+    legend: str,
+    colour: str,
+    symbol: str,
+    size: int,
+) -> dict[str, Any]:
+    """Models as points: those named with their name beside them, all with their facts where the mouse is."""
+    facts = [
+        f"<b>{plain(model.ref.short_name)}</b><br>{percent[m]:.1f} % expected<br>"
+        f"{model.cost.gflops:.3g} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
+        for m, model in ((m, selection.models[m]) for m in models)
+    ]
+    return {
+        "type": "scatter",
+        "mode": "markers+text",
+        "x": costs[models].tolist(),
+        "y": percent[models].tolist(),
+        "text": [plain(selection.models[m].ref.short_name, 24) if m in sides else "" for m in models],
+        "textposition": [sides.get(m, "top right") for m in models],
+        "name": legend,
+        "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}},
+        "hovertext": facts,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "cliponaxis": False,
+    }
+
+
+def _ticks(names: list[str]) -> dict[str, Any]:
+    """An axis of names by their position, for two names may be shortened to the same."""
+    return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
+
+
+def _sides(models: list[int], x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[int, str]:
+    """Where each point's name has room, off the line to its right; a point without room for it gets no name."""
+    width, height = max(np.ptp(x), 0.5), max(np.ptp(y), 2.0)
+    sides: dict[int, str] = {}
+    for m in models:
+        near = {sides[n] for n in sides if abs(x[m] - x[n]) < 0.35 * width and abs(y[m] - y[n]) < _LINE_HEIGHT * height}
+        is_left = x[m] <= x.min() + 0.6 * width
+        wanted = ("top right", "bottom left") if is_left else ("top left", "bottom right")
+        if free := [side for side in wanted if side not in near]:
+            sides[m] = free[0]
+    return sides
+
+
+def _log_ticks(costs: NDArray[np.float64]) -> dict[str, Any]:
+    """Ticks at 1, 2 and 5 or at powers of ten between the costs; where none is, at the costs themselves."""
+    powers = 10.0 ** np.arange(np.floor(np.log10(costs.min())), np.ceil(np.log10(costs.max())) + 1)
+    fine = np.sort(np.outer(powers, [1, 2, 5]).ravel())
+    within = [marks[(marks >= costs.min() * 0.8) & (marks <= costs.max() * 1.25)] for marks in (fine, powers)]
+    marks = within[0] if len(within[0]) <= _MOST_TICKS else within[1]
+    if len(marks) < 2:
+        marks = np.unique([costs.min(), costs.max()])
+    return {"tickmode": "array", "tickvals": marks.tolist(), "ticktext": [f"{mark:.3g}" for mark in marks]}
+
+
+def _padded(percent: NDArray[np.float64]) -> list[float]:
+    low, high = float(percent.min()), float(percent.max())
+    room = max(0.15 * (high - low), 2.0)
+    return [max(low - room, 0.0), high + room]

@@ -1,0 +1,146 @@
+"""What figures have in common: colours, the Pareto front, and interactive figures as pages.
+
+The colours for series are those of Okabe and Ito, and the ramps change in lightness: people with any colour vision
+tell them apart.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.files import write_atomically
+from mll_hf.text import shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    PlotlyFigure = Any  # plotly has no types that mypy reads here
+
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
+)  # fmt: skip
+GRAY = "#8a8a8a"
+RAMP = ((0.0, "#f4efe2"), (0.35, "#a9cdbd"), (0.7, "#2f7f79"), (1.0, "#08363c"))  # pale sand to dark pine
+
+_DARK_INK, _LIGHT_INK = "#06201f", "#ffffff"
+_INK_TURNS = 0.65  # place on the ramp where dark and light ink are as readable
+_INK = "#6b7672"  # readable on white and on near-black, for a page may be either
+_GRID = "rgba(128, 138, 134, 0.25)"
+_FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_PAGE_SUFFIXES = (".html", ".htm")
+
+
+def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
+    """Positions of the points that no other beats in value at the same cost or less, cheapest first."""
+    front: list[int] = []
+    for row in np.lexsort((-values, costs)).tolist():
+        if not front or values[row] > values[front[-1]]:
+            front.append(row)
+    return front
+
+
+def plain(text: str, most: int = 60) -> str:
+    """A stranger's text for an interactive figure, which would read tags in it; cut if it is long."""
+    return escape(shortened(" ".join(text.split()), most), quote=False)
+
+
+def ink_on(places: NDArray[np.float64]) -> list[str]:
+    """Colours of texts on the ramp at places from 0 to 1, in the array's order."""
+    return [_LIGHT_INK if place > _INK_TURNS else _DARK_INK for place in places.ravel().tolist()]
+
+
+def interactive(traces: Sequence[Mapping[str, Any]], height: int, **layout: Any) -> PlotlyFigure:  # noqa: ANN401
+    """A plotly figure in the common style; its background is that of the page.
+
+    Args:
+        traces: As plotly names their properties.
+        height: In pixels; the width is that of the page.
+        layout: What differs from the common layout.
+
+    Raises:
+        MissingExtraError: plotly is not installed.
+    """
+    try:
+        from plotly.graph_objects import Figure
+    except ImportError as error:
+        raise MissingExtraError("plotly", "plots") from error
+    axis = {
+        "gridcolor": _GRID,
+        "zeroline": False,
+        "automargin": True,
+        "fixedrange": True,
+        "ticks": "",
+        "showline": False,
+    }
+    common = {
+        "template": "none",
+        "height": height,
+        "font": {"family": _FONT, "size": 13, "color": _INK},
+        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+        "paper_bgcolor": "rgba(0, 0, 0, 0)",
+        "plot_bgcolor": "rgba(0, 0, 0, 0)",
+        "hoverlabel": {"align": "left", "font": {"family": _FONT}},
+        "dragmode": False,
+    }
+    axes = {name: {**axis, **layout.pop(name, {})} for name in ("xaxis", "yaxis")}
+    for options in axes.values():
+        options["title"] = {"font": {"size": 13}, "standoff": 8, "text": options.get("title", "")}
+    return Figure([dict(trace) for trace in traces], {**common, **axes, **layout})
+
+
+def check_page(path: Path) -> None:
+    """Refuse a file name that promises another format, before anything is computed for it.
+
+    Raises:
+        InputError: The name does not end in .html.
+    """
+    if path.suffix.lower() not in _PAGE_SUFFIXES:
+        raise InputError(f"figures are written as web pages; let the name {path.name} end in .html")
+
+
+def save_page(path: Path, title: str, figures: Mapping[str, PlotlyFigure]) -> None:
+    """Write interactive figures, with their headings, as one web page that needs no other file and no network.
+
+    Raises:
+        InputError: The name does not end in .html.
+        StorageError: The file cannot be written.
+    """
+    check_page(path)
+    parts = [
+        f"<section><h2>{escape(heading)}</h2>{_fragment(figure, with_library=number == 0)}</section>"
+        for number, (heading, figure) in enumerate(figures.items())
+    ]
+    page = _PAGE.format(title=escape(title), font=_FONT, body="\n".join(parts))
+    write_atomically(path, page.encode())
+
+
+def _fragment(figure: PlotlyFigure, with_library: bool) -> str:
+    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
+    return str(figure.to_html(full_html=False, include_plotlyjs=with_library, config=config))
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+body {{ font-family: {font}; margin: 0 auto; max-width: 60rem; padding: 1rem; line-height: 1.5; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.1rem; margin-top: 2rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,73 @@
+"""A world for the Space: labels whose texts would do harm if they were not escaped, and the Space's own modules."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from mll_hf.graph import SemanticGraph
+from mll_hf.labels import Cost
+from mll_hf.store import LabelStore
+from selection_worlds import WordEncoder
+from worlds import CAR, CAT, DOG, make_graph, make_label
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_select"))
+
+import answers
+
+FOLDER = Path(answers.__file__).parent
+HARM = '<img src=x onerror="window.harmed=1">'
+SAYS_HARM = "&lt;img src=x onerror="
+
+
+def load_app(fresh=False):
+    """The Space's ``app.py``; by another name, for the other Space has an ``app.py`` too."""
+    if not fresh and "mll_select_app" in sys.modules:
+        return sys.modules["mll_select_app"]
+    spec = importlib.util.spec_from_file_location("mll_select_app", FOLDER / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    if not fresh:
+        sys.modules["mll_select_app"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def harmful_graph():
+    """The tiny graph, with a definition and a name that are markup."""
+    concepts = list(make_graph().concepts)
+    concepts[CAT] = replace(concepts[CAT], definition=f"a pet {HARM}")
+    concepts[CAR] = replace(concepts[CAR], name=f"car {HARM}", lemmas=(f"car {HARM}", "car"))
+    return SemanticGraph("tiny <b>graph</b>", tuple(concepts))
+
+
+def make_labels(graph, extra=()):
+    """Labels of a generalist, a specialist of cats and one of dogs, at different costs."""
+    hits = {"org/even": [6] * 7, "org/cats": [2] * 7, "org/dogs": [3] * 7}
+    hits["org/cats"][CAT], hits["org/dogs"][DOG] = 10, 10
+    costs = {"org/even": Cost(10**8, 8.0), "org/cats": Cost(3 * 10**7, 1.0), "org/dogs": Cost(2 * 10**9, 90.0)}
+    return [*(make_label(graph, won, repo_id=name, cost=costs[name]) for name, won in hits.items()), *extra]
+
+
+def make_store(folder, labels, graph):
+    """A folder of labels; returns its path as text."""
+    store = LabelStore(folder)
+    store.adopt(graph)
+    for label in labels:
+        store.write(label)
+    return str(folder)
+
+
+def make_catalogue(folder, **settings):
+    """A catalogue of a folder of labels or any other source."""
+    return answers.Catalogue(answers.Settings(str(folder), **settings), WordEncoder())
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
