@@ -137,7 +137,6 @@ def browser():
             pytest.fail(f"{missing} is not installed, and MLL_NEED_BROWSER says that it is needed")
         pytest.skip(f"{missing} is not installed")
     from playwright.sync_api import sync_playwright
-
     from screenshots import BROWSER_OPTIONS
 
     with sync_playwright() as playwright:
