@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from mll_hf import describe
@@ -20,6 +20,7 @@ from mll_hf.selection import (
     SelectionConfig,
     Strategy,
     best_published,
+    choose_allowed,
     choose_with_images,
     select,
     select_by_imagenet,
@@ -29,7 +30,7 @@ from mll_hf.selection import (
 from mll_hf.text_encoder import CachedEncoder, default_encoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
     from mll_hf.describe import Description
@@ -105,11 +106,12 @@ class Client:
 
         Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
         ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides.
+        they answer decides. If only some licences are allowed, the Hub is asked for those of the models that decide: a
+        small request for each.
 
         Args:
             classes: Class names; at least one, all different.
-            config: Strategy, k and caps.
+            config: Strategy, k, caps and licences.
             domain: How the images look ("photo", "sketch", "satellite image").
             task: What they are for ("traffic sign recognition").
             descriptions: Texts for the classes, in their order; by default made from templates and glosses.
@@ -117,10 +119,11 @@ class Client:
                 better.
 
         Raises:
-            InputError: The classes are empty or repeated, no model fits the caps, or there are too few images.
+            InputError: The classes are empty or repeated, no model fits the caps or has an allowed licence, or there
+                are too few images.
             ModelError: No model can be tried.
             LabelError: A label of a folder is damaged or of another graph.
-            HubError: The labels cannot be had.
+            HubError: The labels cannot be had, or the Hub cannot be asked for licences.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
@@ -130,7 +133,8 @@ class Client:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
-            return self._pinned(select_by_imagenet(names, config, domain, task))
+            choose = partial(select_by_imagenet, names, domain=domain, task=task)
+            return self._pinned(self._allowed(choose, [model.repo_id for model in best_published()], config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.source.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
@@ -152,15 +156,29 @@ class Client:
         """The choice by labels alone."""
         match, source = self._match(descriptions, config.strategy), self.source
         if isinstance(source, Catalog):
-            published = _without_label((id for id, _ in source.columns.models), config)
-            return select_from_catalog(source, match, config, domain=domain, published=published, task=task)
-        labels = source.list()
-        embeddings = self._embeddings(labels) if config.strategy is Strategy.PAPER else ()
-        if config.strategy is Strategy.PAPER and not embeddings:
-            labels = source.fetch([label.model for label in labels])
-        published = _without_label((label.model.repo_id for label in labels), config)
-        candidates = Candidates(labels, source.graph, match, domain, embeddings, published)
-        return select(candidates, config, task)
+            ids = [id for id, _ in source.columns.models]
+            published = _without_label(ids, config)
+            choose = partial(select_from_catalog, source, match, domain=domain, published=published, task=task)
+        else:
+            labels = source.list()
+            ids = [label.model.repo_id for label in labels]
+            published = _without_label(ids, config)
+            embeddings = self._embeddings(labels) if config.strategy is Strategy.PAPER else ()
+            if config.strategy is Strategy.PAPER and not embeddings:
+                labels = source.fetch([label.model for label in labels])
+            candidates = Candidates(labels, source.graph, match, domain, embeddings, published)
+            choose = partial(select, candidates, task=task)
+        return self._allowed(choose, [*ids, *(model.repo_id for model in published)], config)
+
+    def _allowed(
+        self, choose: Callable[[SelectionConfig], Selection], ids: Collection[str], config: SelectionConfig
+    ) -> Selection:
+        """The choice among models with an allowed licence, if the configuration says which are."""
+        if not config.licences:
+            return choose(config)
+        from mll_hf.hub.licences import licences_of  # as long as for a source
+
+        return choose_allowed(choose, partial(licences_of, token=self._token), ids, config)
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""

@@ -280,7 +280,7 @@ def computed_tags(card: dict, files: dict) -> list[str]:
 
     def listed(key: str) -> list[str]:
         value = card.get(key) or []
-        return [value] if isinstance(value, str) else list(value)
+        return [value] if isinstance(value, str) else list(value) if isinstance(value, list) else []
 
     tags = listed("library_name") + listed("tags") + listed("pipeline_tag") + listed("language")
     tags += [f"dataset:{name}" for name in listed("datasets")] + [f"base_model:{name}" for name in listed("base_model")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf import describe
-from mll_hf.cli.options import add_plot, add_source, check_plot, count, positive
+from mll_hf.cli.options import add_plot, add_source, check_plot, count, listed, positive
 from mll_hf.cli.output import complain, note
 from mll_hf.client import Client
 from mll_hf.describe import LanguageModel
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _DEFAULTS = SelectionConfig()
 _CHOICE_OPTIONS = (
     "classes", "domain", "task", "descriptions", "llm", "llm_url", "unlabelled", "max_gflops", "max_parameters",
-    "max_models",
+    "max_models", "licence",
 )  # fmt: skip
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -183,9 +183,13 @@ def _add_selection_options(verb: argparse.ArgumentParser, required: bool) -> Non
     choice.add_argument("--max-gflops", type=float, metavar="X", help="most GFLOPs per image of a model")
     choice.add_argument("--max-parameters", type=count, metavar="N", help="most parameters of a model, such as 200M")
     choice.add_argument("--max-models", type=positive, metavar="N", help="most different models over all classes")
+    choice.add_argument(
+        "--licence", "--license", type=listed, default=(), metavar="LIST",
+        help="only models with one of these licences, such as apache-2.0,mit; asks the Hub, a few requests",
+    )  # fmt: skip
 
 
-def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **trial: int) -> Selection:
+def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **trial: Any) -> Selection:  # noqa: ANN401
     if not args.classes:
         raise InputError("give --classes, or --selection with what 'mll-hf select --json' wrote")
     classes = check_class_names(parse_class_names(args.classes))
@@ -195,6 +199,7 @@ def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **tri
         max_parameters=args.max_parameters,
         max_gflops=args.max_gflops,
         max_models=args.max_models,
+        licences=args.licence,
         unlabelled=args.unlabelled,
         **trial,
     )

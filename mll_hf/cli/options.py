@@ -89,6 +89,14 @@ def positive(text: str) -> int:
     return value
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """Words with commas between, at least one."""
+    words = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not words:
+        raise argparse.ArgumentTypeError(f"'{text}' lists nothing; put commas between, such as apache-2.0,mit")
+    return words
+
+
 def count(text: str) -> int:
     """A number of parameters: 151000000, 151M or 1.5B."""
     factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}.get(text[-1:].upper())

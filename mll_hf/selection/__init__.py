@@ -18,6 +18,7 @@ from mll_hf.selection.base import (
     DIGITS,
     Candidates,
     MatchedConcept,
+    NoneFitsError,
     SelectedModel,
     Selection,
     SelectionConfig,
@@ -25,6 +26,7 @@ from mll_hf.selection.base import (
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
 from mll_hf.selection.bounds import shortlist
+from mll_hf.selection.licences import choose_allowed
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.prior import imagenet_scores, prior_scores
@@ -49,6 +51,7 @@ __all__ = [
     "Strategy",
     "best_published",
     "choose",
+    "choose_allowed",
     "choose_with_images",
     "choose_within",
     "score",
@@ -128,7 +131,7 @@ def select_from_catalog(
             "'general', or name the source that the catalog was made from"
         )
     columns, kept = catalog.columns, max(_KEPT, config.k)
-    fits = _fit(columns.parameters, columns.gflops, config)
+    fits = _fit([id for id, _ in columns.models], columns.parameters, columns.gflops, config)
     published = _published_within_caps(published, config)
     positions = set(shortlist(catalog, fits, match, domain, config, kept).tolist())
     if published:  # they are judged by the labelled models whose accuracy is published
@@ -155,7 +158,7 @@ def select_by_imagenet(
     """
     published = _published_within_caps(best_published(), config)
     if not published:
-        raise InputError("none of the models with a published accuracy is within the caps; raise the caps")
+        raise NoneFitsError("none of the models with a published accuracy is within the caps; raise the caps")
     published = tuple(sorted(published, key=lambda model: (-model.imagenet, model.repo_id)))
     scores = imagenet_scores(published, len(classes))
     models = tuple(_of_published(model) for model in published)
@@ -258,32 +261,50 @@ def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
         )
     costs = [label.cost for label in candidates.labels]
     parameters, gflops = np.array([c.parameters for c in costs]), np.array([c.gflops for c in costs])
-    fits = _fit(parameters, gflops, config).tolist()
+    fits = _fit([label.model.repo_id for label in candidates.labels], parameters, gflops, config).tolist()
     return replace(_take(candidates, fits), published=_published_within_caps(candidates.published, config))
 
 
-def _fit(parameters: NDArray[np.int64], gflops: NDArray[np.float64], config: SelectionConfig) -> NDArray[np.int64]:
-    """Positions of the labelled models that are within the caps.
+def _fit(
+    ids: list[str], parameters: NDArray[np.int64], gflops: NDArray[np.float64], config: SelectionConfig
+) -> NDArray[np.int64]:
+    """Positions of the labelled models that are within the caps and not to be left out.
 
     Raises:
         InputError: There are none.
     """
+    _refuse_licences(config)
     most_parameters, most_gflops = (
         np.inf if cap is None else cap for cap in (config.max_parameters, config.max_gflops)
     )
     fits = np.flatnonzero((parameters <= most_parameters) & (gflops <= most_gflops))
     if not len(fits):
-        raise InputError(
+        raise NoneFitsError(
             f"none of the {len(gflops)} labelled models is within the caps (smallest: {parameters.min():,} parameters; "
             f"cheapest: {gflops.min():.3g} GFLOPs per image); raise the caps"
         )
+    if config.without:
+        fits = fits[[ids[position] not in config.without for position in fits.tolist()]]
+        if not len(fits):
+            raise NoneFitsError("all labelled models within the caps are to be left out; leave out fewer")
     return fits
 
 
 def _published_within_caps(
     published: tuple[PublishedModel, ...], config: SelectionConfig
 ) -> tuple[PublishedModel, ...]:
-    return tuple(model for model in published if _fits(Cost(model.parameters, model.image_gflops), config))
+    _refuse_licences(config)
+    return tuple(
+        model
+        for model in published
+        if _fits(Cost(model.parameters, model.image_gflops), config) and model.repo_id not in config.without
+    )
+
+
+def _refuse_licences(config: SelectionConfig) -> None:
+    """Labels cannot tell which models may be chosen."""
+    if config.licences:
+        raise InputError("labels carry no licences; ask Client.select, which asks the Hub, or leave out the licences")
 
 
 def _fits(cost: Cost, config: SelectionConfig) -> bool:

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 DIGITS = 12  # equal evidence gives equal scores, whatever the order in which a matrix product adds
 
 
+class NoneFitsError(InputError):
+    """No model is left to choose from."""
+
+
 class Strategy(StrEnum):
     """How models are scored on classes and chosen."""
 
@@ -51,6 +55,9 @@ class SelectionConfig:
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
         max_models: Most different models over all classes.
+        licences: Leave out models whose licence is none of these, as the Hub writes them (``apache-2.0``). Labels carry
+            no licences, so only :meth:`mll_hf.Client.select` can tell, which asks the Hub.
+        without: Leave out models with these ids.
         unlabelled: Also consider models without a label whose ImageNet accuracy is published.
         candidates: Most models that are tried on the task's images, where there are any.
         most_images: Most images that they are tried on.
@@ -65,6 +72,8 @@ class SelectionConfig:
     max_parameters: int | None = None
     max_gflops: float | None = None
     max_models: int | None = None
+    licences: tuple[str, ...] = ()
+    without: frozenset[str] = frozenset()
     unlabelled: bool = False
     candidates: int = 32
     most_images: int = 256
@@ -80,6 +89,10 @@ class SelectionConfig:
             raise InputError(f"most_images is {self.most_images}; allow at least {LEAST_IMAGES}")
         if not 0 <= self.class_weight <= 1:
             raise InputError(f"class_weight is {self.class_weight}; choose a number from 0 to 1")
+        if isinstance(self.licences, str) or not all(isinstance(id, str) and id.strip() for id in self.licences):
+            raise InputError(f"licences is {self.licences!r:.80}; give a tuple of ids such as ('apache-2.0', 'mit')")
+        if not isinstance(self.without, frozenset):
+            raise InputError(f"without is {self.without!r:.80}; give a frozenset of ids of models")
 
 
 @dataclass(frozen=True)
