@@ -464,6 +464,7 @@ def test_classes_from_files_and_descriptions(world, tmp_path, capsys):
         (["--classes", "nowhere/classes.txt"], "nowhere/classes.txt"),
         (["--classes", "cat, dog", "--max-gflops", "0.0000001"], "caps"),
         (["--classes", "cat, dog", "--max-parameters", "1K"], "caps"),
+        (["--classes", "cat, dog", "--licence", "apache-2.0"], "all are local folders; leave out the licences"),
         (["--classes", "cat, dog", "--descriptions", "nowhere.json"], "nowhere.json"),
         (["--classes", "cat, dog", "--descriptions", "x.json", "--llm", "m"], "not both"),
     ],
@@ -872,7 +873,10 @@ def test_the_parser_is_complete():
         assert all(action.help for action in parser._actions)
 
 
-@pytest.mark.parametrize("more", [["--classes", "cat, car"], ["-k", "2"], ["--max-gflops", "3"], ["--domain", "photo"]])
+@pytest.mark.parametrize(
+    "more",
+    [["--classes", "cat, car"], ["-k", "2"], ["--max-gflops", "3"], ["--domain", "photo"], ["--licence", "mit"]],
+)
 def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):
     choice = tmp_path / "choice.json"
     choice.write_text(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])

@@ -16,6 +16,7 @@ from huggingface_hub import constants
 
 from mll_hf import client
 from mll_hf.cli import main
+from mll_hf.hub.licences import _licence_of
 from mll_hf.store import LabelStore
 from mll_hf.text_encoder import CachedEncoder
 from test_cli import WordEncoder, encoded, fails, run, write_graph
@@ -86,6 +87,37 @@ def test_push_to_the_models_own_repos_and_select_from_the_hub(world, capsys, hub
     status, out, err = run(capsys, "predict", world / "red.png", "--selection", world / "choice.json", "--json")
     assert status == 0, err
     assert json.loads(out)["label"] in ("cat", "car")
+
+
+def test_only_models_with_an_allowed_licence(world, capsys, api, hub):
+    _licence_of.cache_clear()
+    apache = CARD.replace("license: mit", "license: apache-2.0").encode()
+    api.upload_file(repo_id=MODELS[1], path_in_repo="README.md", path_or_fileobj=apache)
+    base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
+    hub.requests.clear()
+    for option, listed, expected in (
+        ("--licence", "mit", {MODELS[0]}),
+        ("--license", " Apache-2.0, gpl-3.0", {MODELS[1]}),
+        ("--licence", "mit,apache-2.0", set(MODELS)),
+    ):
+        status, out, err = run(capsys, *base, option, listed)
+        assert status == 0, err
+        assert {name for names in json.loads(out)["chosen"].values() for name in names} == expected
+    assert sorted(hub.requests) == [f"GET /api/models/{name}" for name in MODELS]  # once each, and no file
+    said = fails(capsys, *base, "--licence", "gpl-3.0")
+    assert "no model has an allowed licence (gpl-3.0): the 2 best have" in said
+    assert "mit (1)" in said
+    assert "apache-2.0 (1)" in said
+    with pytest.raises(SystemExit):
+        main([*map(str, base), "--licence", ","])
+    assert "',' lists nothing" in capsys.readouterr().err
+    _licence_of.cache_clear()
+    hub.down = True
+    assert "cannot tell its licence: the Hub answered with status 503" in fails(capsys, *base, "--licence", "mit")
+    hub.down = False
+    push(capsys, world, *MODELS, "--to", COLLECTION)
+    status, out, err = run(capsys, "predict", world / "red.png", *base[1:5], "--labels", COLLECTION, "--licence", "mit")
+    assert status == 0, err
 
 
 def test_the_graph_of_the_hub_can_be_named(world, capsys):

@@ -21,6 +21,7 @@ from hub_worlds import COLLECTION, put_collection
 from mll_hf.backends import resolve_model
 from mll_hf.cli import main
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
+from mll_hf.hub.licences import _licence_of
 from mll_hf.labels import Cost
 from mll_hf.prompts import check_class_names
 from selection_worlds import WordEncoder
@@ -65,6 +66,12 @@ def ask(*classes, **options):
         (["cat", "dog"], {"max_million_parameters": float("inf")}, "limit on parameters"),
         (["cat", "dog"], {"max_gflops": float("nan")}, "limit on GFLOPs"),
         (["cat", "dog"], {"domain": "x" * 101}, "longer than 100"),
+        (["cat", "dog"], {"licences": ["mit", HARM]}, "is no licence as the Hub writes them"),
+        (["cat", "dog"], {"licences": ["apache 2.0"]}, "'apache 2.0' is no licence"),
+        (["cat", "dog"], {"licences": [""]}, "'' is no licence"),
+        (["cat", "dog"], {"licences": [3, {}]}, "'{}' is no licence"),
+        (["cat", "dog"], {"licences": ["x" * 10_000]}, "is no licence"),
+        (["cat", "dog"], {"licences": ["mit"] * 51}, "51 licences are more than this page takes"),
     ],
 )
 def test_questions_that_make_no_sense(classes, options, reason):
@@ -77,6 +84,15 @@ def test_a_question_as_the_library_takes_it():
     question = ask(" cat", "dog", domain=" ", task="a  task", k=2, max_gflops=0, max_million_parameters=1.5)
     assert question == answers.Question(("cat", "dog"), None, "a task", 2, None, 1_500_000)
     assert question.config.max_parameters == 1_500_000
+    assert question.config.licences == ()
+    assert ask("cat", "dog", licences=[" MIT", "mit", "cc0-1.0"]).config.licences == ("mit", "cc0-1.0")
+
+
+def test_licences_in_a_text():
+    assert answers.licences_in_text(" mit,Apache-2.0  openrail,,") == ("mit", "Apache-2.0", "openrail")
+    assert answers.licences_in_text("") == answers.licences_in_text(None) == answers.licences_in_text(" , ") == ()
+    for _, text in load_app().LICENCES:
+        assert ask("cat", "dog", licences=answers.licences_in_text(text))
 
 
 @pytest.mark.parametrize(
@@ -152,6 +168,26 @@ def test_the_specialist_is_chosen(catalogue):
     assert selection.models[selection.union[0]].ref.repo_id in ("org/even", "org/cats")
     cheap = catalogue.select(ask("cat", "corgi", max_gflops=2))
     assert [model.ref.repo_id for model in cheap.models] == ["org/cats"]
+
+
+def put_cards(hub, **licences):
+    _licence_of.cache_clear()
+    for name, licence in licences.items():
+        hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {licence}\n---\n".encode()})
+
+
+def test_only_allowed_models_are_chosen(catalogue, hub):
+    put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="mit")
+    chosen = catalogue.select(ask("cat", "corgi", licences=answers.OPEN_LICENCES))
+    assert [chosen.models[m].ref.repo_id for m in chosen.union] == ["org/cats"]
+    assert "may have any licence" in pages.selection_html(chosen)
+    html = pages.selection_html(chosen, ("mit", HARM))
+    assert "name one of these licences: mit, &lt;img" in html
+    assert HARM not in html
+    put_cards(hub, even=f"'{HARM}'", cats=3, dogs=f"[{'x' * 10_000}]")
+    with pytest.raises(InputError, match=r"the 3 best have unknown \(3\)") as caught:
+        catalogue.select(ask("cat", "dog", licences=["mit"]))
+    assert HARM not in pages.alert(caught.value)
 
 
 def test_a_source_that_fails_is_left_alone_for_a_while(tmp_path):
@@ -262,11 +298,14 @@ QUESTIONS = [
     ask("-v", "cat"),
     ask("two\nlines", "cat"),
     ask(*(f"class {n}" for n in range(60))),
+    ask("cat", "corgi", licences=["mit"]),
+    ask("cat", "corgi", k=2, licences=["apache-2.0", "cc-by-nc-4.0"]),
 ]
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))
-def test_the_code_gives_the_same_models(question, folder, catalogue, monkeypatch, tmp_path, capsys):
+def test_the_code_gives_the_same_models(question, folder, catalogue, hub, monkeypatch, tmp_path, capsys):
+    put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="apache-2.0")
     monkeypatch.setattr(mll_hf.client, "default_encoder", WordEncoder)
     monkeypatch.chdir(tmp_path)
     selection = catalogue.select(question)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from mll_hf.backends import resolve_model
+from mll_hf.hub.licences import _licence_of
 from space_worlds import HARM, free_port, harmful_graph, load_app, make_catalogue, make_labels, make_store
 from worlds import CAT, make_label
 
@@ -59,6 +60,23 @@ def test_select_models(client):
     assert [of["name"] for of in answer["classes"]] == ["cat", "dog"]
     assert all(0 <= of["precision"] <= 1 and 0 <= of["coverage"] <= 1 for of in answer["classes"])
     assert "SelectionConfig(k=2, max_gflops=50.0)" in answer["code"]
+
+
+def test_select_models_by_licence(client, hub):
+    put_cards(hub)
+    answer = client.predict(["cat", "dog"], licences=["mit", "Apache-2.0"], api_name="/select_models")
+    assert [model["id"] for model in answer["models"] if model["chosen"]] == ["org/dogs"]
+    assert "licences=('mit', 'apache-2.0')" in answer["code"]
+    for licences, reason in ((["gpl-3.0"], "no model has an allowed licence"), (["a b"], "is no licence")):
+        with pytest.raises(gradio_client.exceptions.AppError, match=reason) as caught:
+            client.predict(["cat", "dog"], licences=licences, api_name="/select_models")
+        assert "\n" not in str(caught.value)
+
+
+def put_cards(hub):
+    _licence_of.cache_clear()
+    for name, licence in (("even", "cc-by-nc-4.0"), ("cats", "openrail"), ("dogs", "mit")):
+        hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {licence}\n---\n".encode()})
 
 
 def test_explain_class(client):
@@ -270,6 +288,32 @@ def test_an_image_is_classified(visit, tmp_path):
     page.get_by_text("text.png").first.wait_for()
     page.get_by_role("button", name="Classify").click()
     page.get_by_role("table", name="Answers").get_by_text("no readable image").wait_for()
+
+
+def test_licences_are_chosen_or_written(visit, hub):
+    put_cards(hub)
+    page = visit()
+    page.get_by_role("button", name="Number of models and limits").click()
+    licence = page.get_by_label("Licence")
+    licence.click()
+    page.get_by_role("option", name="Open for any use").click()
+    find(page, "cat, dog")
+    page.get_by_text("Use org/dogs").wait_for()
+    page.get_by_text("name one of these licences: apache-2.0, mit").wait_for()
+    page.get_by_text("licences=('apache-2.0', 'mit'").first.wait_for()
+    for written, said in (("OpenRAIL", "Use org/cats"), ("gpl-3.0", "have"), (HARM, "is no licence")):
+        licence.fill(written)
+        licence.press("Enter")
+        licence.press("Tab")
+        page.get_by_role("button", name="Find models", exact=True).click()
+        page.get_by_text(said).first.wait_for()
+    assert page.evaluate("window.harmed") is None
+    licence.click()
+    page.get_by_role("option", name="Any", exact=True).click()
+    page.get_by_role("button", name="Find models", exact=True).click()
+    page.get_by_text("Use org/even").wait_for()
+    assert fits(page)
+    assert nameless(page) == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import threading
 import time
@@ -27,6 +28,7 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
 from mll_hf.matching import COVERED
 from mll_hf.prompts import check_class_names, parse_class_names, split_class_names
+from mll_hf.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +45,11 @@ if TYPE_CHECKING:
 MOST_CLASSES = 1000
 MOST_MODELS = 10  # per class
 MOST_IMAGES = 32
+OPEN_LICENCES = (
+    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense",
+)  # fmt: skip
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
+_MOST_LICENCES = 50
 _MOST_FILE_BYTES = 2**20
 _FAILURE_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
@@ -89,6 +96,7 @@ class Question:
         k: Models per class.
         max_gflops: Most GFLOPs per image of a model; None for any.
         max_parameters: Most parameters of a model; None for any.
+        licences: Licences that a model may have; none for any.
     """
 
     classes: tuple[str, ...]
@@ -97,11 +105,14 @@ class Question:
     k: int = 1
     max_gflops: float | None = None
     max_parameters: int | None = None
+    licences: tuple[str, ...] = ()
 
     @property
     def config(self) -> SelectionConfig:
         """The question as the library takes it."""
-        return SelectionConfig(k=self.k, max_gflops=self.max_gflops, max_parameters=self.max_parameters)
+        return SelectionConfig(
+            k=self.k, max_gflops=self.max_gflops, max_parameters=self.max_parameters, licences=self.licences
+        )
 
 
 def make_question(
@@ -111,6 +122,7 @@ def make_question(
     k: float = 1,
     max_gflops: float | None = None,
     max_million_parameters: float | None = None,
+    licences: Sequence[str] = (),
 ) -> Question:
     """Check what a visitor gave.
 
@@ -121,6 +133,7 @@ def make_question(
         k: Models per class.
         max_gflops: Most GFLOPs per image; None or 0 for any.
         max_million_parameters: Most parameters, in millions; None or 0 for any.
+        licences: Licences that a model may have, as the Hub writes them; none for any.
 
     Raises:
         InputError: Something cannot be used; one line says what.
@@ -145,7 +158,24 @@ def make_question(
         int(k),
         float(max_gflops) if max_gflops else None,
         round(max_million_parameters * 1e6) if max_million_parameters else None,
+        _checked_licences(licences),
     )
+
+
+def _checked_licences(licences: Sequence[str]) -> tuple[str, ...]:
+    if len(licences) > _MOST_LICENCES:
+        raise InputError(f"{len(licences)} licences are more than this page takes; give at most {_MOST_LICENCES}")
+    wanted = tuple(dict.fromkeys(str(licence).strip().lower() for licence in licences))
+    if wrong := [licence for licence in wanted if not _LICENCE.fullmatch(licence)]:
+        raise InputError(
+            f"'{shortened(wrong[0], 40)}' is no licence as the Hub writes them; write for example apache-2.0, mit"
+        )
+    return wanted
+
+
+def licences_in_text(text: str | None) -> tuple[str, ...]:
+    """Licences out of a text box: separated by commas or spaces; none for any."""
+    return tuple(filter(None, re.split(r"[\s,]+", text or "")))
 
 
 def _optional(text: str | None) -> str | None:
@@ -446,6 +476,7 @@ def python_code(question: Question, labels: str) -> str:
         "k": question.k,
         "max_gflops": question.max_gflops,
         "max_parameters": question.max_parameters,
+        "licences": question.licences or None,
     }
     config = ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
     described = "".join(
@@ -477,6 +508,7 @@ def shell_code(question: Question, labels: str) -> str:
         "-k": str(question.k),
         "--max-gflops": _number(question.max_gflops),
         "--max-parameters": _number(question.max_parameters),
+        "--licence": ",".join(question.licences) or None,
         "--labels": labels,
     }
     words = [_option(name, value) for name, value in options.items() if value is not None]

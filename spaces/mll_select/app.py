@@ -46,6 +46,11 @@ EXAMPLES = {
     "Handwritten digits": ("0, 1, 2, 3, 4, 5, 6, 7, 8, 9", "handwriting", "digit"),
     "Pipe inspection": ("corroded pipe, intact pipe, weld", "photo", "pipe inspection"),
 }
+LICENCES = [
+    ("Any", ""),
+    ("Open for any use", ", ".join(answers.OPEN_LICENCES)),
+    ("Apache 2.0 or MIT", "apache-2.0, mit"),
+]
 _FILE_TYPES = [".txt", ".csv", ".json"]
 _MOST_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
@@ -91,7 +96,7 @@ def find(catalogue: Catalogue, question: Question) -> tuple[str, str, Any, str, 
     labels = answers.pinned_location(catalogue.source)
     heat = precision_heatmap(selection)
     return (
-        pages.selection_html(selection),
+        pages.selection_html(selection, question.licences),
         pages.heatmap_head(selection, heat.layout.height),
         heat,
         pages.heatmap_in_words(selection),
@@ -135,6 +140,13 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
         k = gr.Slider(1, answers.MOST_MODELS, value=1, step=1, label="Models to combine", info="several vote together")
         gflops = gr.Number(0, label="Most GFLOPs per image", info="0 for any", minimum=0)
         parameters = gr.Number(0, label="Most parameters, in millions", info="0 for any", minimum=0)
+        licence = gr.Dropdown(
+            LICENCES,
+            value="",
+            allow_custom_value=True,
+            label="Licence",
+            info="as the models’ pages say today; or write your own: mit, openrail",
+        )
     ask = gr.Button("Find models", variant="primary", size="lg")
     answer = gr.HTML(pages.FIND_EMPTY)
     with gr.Column(visible=False) as details:
@@ -153,10 +165,17 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
         )
 
     def show(
-        text: str, domain: str | None, task: str, k: float, gflops: float | None, parameters: float | None
+        text: str,
+        domain: str | None,
+        task: str,
+        k: float,
+        gflops: float | None,
+        parameters: float | None,
+        licence: str | None,
     ) -> dict[Any, Any]:
         try:
-            asked = answers.make_question(answers.names_in_text(text), domain, task, k, gflops, parameters)
+            names, licences = answers.names_in_text(text), answers.licences_in_text(licence)
+            asked = answers.make_question(names, domain, task, k, gflops, parameters, licences)
             found = find(catalogue, asked)
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
@@ -173,7 +192,7 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
 
         return act
 
-    inputs = [classes, domain, task, k, gflops, parameters]
+    inputs = [classes, domain, task, k, gflops, parameters, licence]
     outputs = [question, answer, details, heat_head, heat, words, matches, cost, python, shell, chosen]
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
@@ -337,6 +356,7 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
         task: str = "",
         max_gflops: float = 0,
         max_million_parameters: float = 0,
+        licences: list[str] | None = None,
     ) -> dict[str, Any]:
         """Rank open vision-language models (CLIP-like zero-shot image classifiers) for a list of class names.
 
@@ -349,6 +369,8 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
             task: What they are for, for example "pipe inspection"; empty for unknown.
             max_gflops: Most GFLOPs per image of a model; 0 for any.
             max_million_parameters: Most parameters of a model, in millions; 0 for any.
+            licences: Licences that a chosen model may have, for example ["apache-2.0", "mit"]; none for any. Models
+                that are listed without being chosen may have others.
 
         Returns:
             "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
@@ -358,7 +380,9 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
             makes the same choice.
         """
         with _said_to_programs():
-            question = answers.make_question(classes, domain, task, k, max_gflops, max_million_parameters)
+            question = answers.make_question(
+                classes, domain, task, k, max_gflops, max_million_parameters, licences or ()
+            )
             selection = catalogue.select(question)
             return _selection_record(
                 selection, answers.python_code(question, answers.pinned_location(catalogue.source))

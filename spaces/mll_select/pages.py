@@ -141,9 +141,14 @@ CONCEPT_EMPTY = empty("Write a concept, for example umbrella, to see which model
 # --- find -------------------------------------------------------------------------------------------------------------
 
 
-def selection_html(selection: Selection) -> str:
-    """The answer in a sentence, what to be careful about, and the ranking."""
-    return wrap(_sentence(selection), *_warnings(selection), _ranking(selection), _licence_note(selection))
+def selection_html(selection: Selection, licences: Sequence[str] = ()) -> str:
+    """The answer in a sentence, what to be careful about, and the ranking.
+
+    Args:
+        selection: The answer.
+        licences: Those that the chosen models may have; none for any.
+    """
+    return wrap(_sentence(selection), *_warnings(selection), _ranking(selection), _licence_note(selection, licences))
 
 
 def _sentence(selection: Selection) -> str:
@@ -227,10 +232,18 @@ def _ranking(selection: Selection) -> str:
     return _table("Ranking", header, rows) + f'<p class="quiet">{legend}{rest}</p>'
 
 
-def _licence_note(selection: Selection) -> str:
+def _licence_note(selection: Selection, licences: Sequence[str]) -> str:
+    if licences:
+        return (
+            '<p class="quiet">The pages of the chosen models name one of these licences: '
+            f"{escape(', '.join(licences))}. Models that are only listed may have any: read their pages.</p>"
+        )
     if all(selection.models[m].ref.is_local for m in selection.union):
         return ""
-    return '<p class="quiet">Test results carry no licences: read each model’s page before you use it.</p>'
+    return (
+        '<p class="quiet">These models may have any licence: read each model’s page before you use it, or choose '
+        "licences under “Number of models and limits”.</p>"
+    )
 
 
 def heatmap_head(selection: Selection, height: int) -> str:
