@@ -177,7 +177,7 @@ def put_cards(hub, **licences):
 
 
 def test_only_allowed_models_are_chosen(catalogue, hub):
-    put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="mit")
+    put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="gpl-3.0")
     chosen = catalogue.select(ask("cat", "corgi", licences=answers.OPEN_LICENCES))
     assert [chosen.models[m].ref.repo_id for m in chosen.union] == ["org/cats"]
     assert "may have any licence" in pages.selection_html(chosen)

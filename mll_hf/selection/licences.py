@@ -50,7 +50,7 @@ def choose_allowed(
     allowed = {licence.strip().lower() for licence in config.licences}
     known: dict[str, str | None] = {}
     refused = {id for id in everyone if id.startswith(LOCAL_PREFIX)}
-    if refused:
+    if refused and refused != set(everyone):  # else that is the error
         _log.warning("left out, for the Hub knows no licence of local folders: %s", abridged(sorted(refused), 5))
     ahead = _AHEAD
     while True:
