@@ -464,7 +464,7 @@ def test_classes_from_files_and_descriptions(world, tmp_path, capsys):
         (["--classes", "nowhere/classes.txt"], "nowhere/classes.txt"),
         (["--classes", "cat, dog", "--max-gflops", "0.0000001"], "caps"),
         (["--classes", "cat, dog", "--max-parameters", "1K"], "caps"),
-        (["--classes", "cat, dog", "--licence", "apache-2.0"], "all are local folders; leave out the licences"),
+        (["--classes", "cat, dog", "--licence", "apache-2.0"], "what is left is local folders; leave out the licences"),
         (["--classes", "cat, dog", "--descriptions", "nowhere.json"], "nowhere.json"),
         (["--classes", "cat, dog", "--descriptions", "x.json", "--llm", "m"], "not both"),
     ],

@@ -409,8 +409,11 @@ def test_local_folders_have_no_licence(hub, store, caplog):
     alone = LabelStore(store.folder.parent / "alone")
     alone.adopt(GRAPH)
     alone.write(make_label(GRAPH, repo_id="local-dir:/a/mine"))
-    with pytest.raises(InputError, match="all are local folders"):
+    with pytest.raises(InputError, match="what is left is local folders"):
         Client(alone.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(licences=OPEN))
+    with pytest.raises(InputError, match="raise the caps"):
+        Client(alone.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(licences=OPEN, max_parameters=1))
+    assert hub.counted == []
 
 
 def test_a_trial_takes_allowed_models_only(hub, store, models):  # noqa: F811

@@ -1,4 +1,4 @@
-"""Choose only models whose licence is allowed. Labels carry none, so the Hub is asked, about as few as it takes."""
+"""Choose only models whose licence is allowed. Labels carry none, so the Hub is asked, about as few models as it takes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def choose_allowed(
     Args:
         choose: Makes a selection by a configuration without licences.
         licences_of: Licences by ids, in lower case; None where unknown, which is not allowed.
-        everyone: Ids of all models that may be chosen; others are refused nothing.
+        everyone: Ids of all models that there are.
         config: What to select, and the licences that it allows.
 
     Returns:
@@ -59,8 +59,8 @@ def choose_allowed(
             selection = choose(attempt)
             deciding = [*(selection.models[m].ref.repo_id for m in selection.union), *_reference(choose, attempt)]
         except NoneFitsError:
-            if not refused:
-                raise
+            if not known:
+                choose(replace(config, licences=()))  # raises if the licences are not at fault
             raise _none_allowed(known, config.licences) from None
         unknown = [id for id in dict.fromkeys(deciding) if id not in known]
         if not unknown:
@@ -87,7 +87,9 @@ def _reference(choose: Callable[[SelectionConfig], Selection], config: Selection
 def _none_allowed(known: Mapping[str, str | None], licences: Sequence[str]) -> InputError:
     wanted = abridged(list(licences), 5)
     if not known:
-        return InputError(f"no model has an allowed licence ({wanted}): all are local folders; leave out the licences")
+        return InputError(
+            f"no model has an allowed licence ({wanted}): what is left is local folders; leave out the licences"
+        )
     found = Counter(licence or "unknown" for licence in known.values()).most_common()
     had = abridged([f"{licence} ({count})" for licence, count in found], 5)
     return InputError(
