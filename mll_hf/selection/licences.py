@@ -1,4 +1,4 @@
-"""Choose only models whose licence is allowed. Labels carry none, so the Hub is asked, about as few models as it takes."""
+"""Choose only models whose licence is allowed: labels carry none, so the Hub is asked, about as few as it takes."""
 
 from __future__ import annotations
 
