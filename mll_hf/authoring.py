@@ -224,7 +224,7 @@ def check_pack(attached: AttachedPack, folder: Path) -> None:
         GraphError: There are such.
     """
     undecodable = sum(
-        decode_image(content) is None for _, batch in attached.probes.iter_image_bytes(64) for content in batch
+        decode_image(content) is None for batch in attached.probes.iter_image_bytes(64) for content in batch
     )
     if undecodable:
         raise GraphError(f"{undecodable} images cannot be decoded; make the pack anew without them", folder)
@@ -244,7 +244,7 @@ def _present_pack(folder: Path, base: SemanticGraph) -> AttachedPack | None:
 def _contents(attached: AttachedPack) -> set[tuple[str, bytes]]:
     """Concept and sha256 of all images of a pack."""
     ids = [attached.graph.concepts[v].id for v in attached.probes.nodes]
-    contents = (content for _, batch in attached.probes.iter_image_bytes(64) for content in batch)
+    contents = (content for batch in attached.probes.iter_image_bytes(64) for content in batch)
     return {(id, _hash(content or b"")) for id, content in zip(ids, contents, strict=True)}
 
 

@@ -33,7 +33,7 @@ import numpy as np
 from mll_hf.counts import NO_RIVAL, RANK_BINS, chance_to_win
 from mll_hf.errors import InputError, LabelError
 from mll_hf.files import canonical_json, storage_errors
-from mll_hf.graph import SemanticGraph, load_graph, save_graph
+from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph, save_graph
 from mll_hf.labels import (
     METADATA_KEY,
     UNREADABLE,
@@ -43,7 +43,7 @@ from mll_hf.labels import (
     fields_from_metadata,
     label_metadata,
 )
-from mll_hf.store import Origin
+from mll_hf.store import CATALOG_SHARDS, Origin
 from mll_hf.text import one_line
 
 if TYPE_CHECKING:
@@ -59,7 +59,6 @@ CANDIDATES = (2, 5, 17, 65, 257, 1025, 4097)  # for so many, shares of wins are 
 SHARE_UNIT = 255  # a share of 1 is kept as this
 _PER_SHARD = 2048
 _AT_ONCE, _CONCEPTS = 64, 256  # labels and concepts that are worked on together, so that caches are of use
-_SHARDS = "shard-*.safetensors"
 _ALIGNMENT = 4096
 _MOST_HEADER_BYTES = 2**24
 _NARROW = 255  # support up to here lets ranks be stored in 8 bits
@@ -197,7 +196,7 @@ class Catalog:
             LabelError: One of them is damaged, or is no shard of this catalog.
         """
         shards, first = [], 0
-        for path in sorted(self.folder.glob(_SHARDS)):
+        for path in sorted(self.folder.glob(CATALOG_SHARDS)):
             shards.append(_open_shard(path, self.graph, first))
             first += len(shards[-1])
             if shards[-1].metadata["parts"] != shards[0].metadata["parts"]:
@@ -358,7 +357,7 @@ class Catalog:
 
 def is_catalog(folder: Path) -> bool:
     """Whether a folder is a catalog."""
-    return next(folder.glob(_SHARDS), None) is not None
+    return next(folder.glob(CATALOG_SHARDS), None) is not None
 
 
 def in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -393,8 +392,8 @@ def write_catalog(
         InputError: There are no labels, they do not go together, or the folder is in use for something else.
         StorageError: The folder cannot be written.
     """
-    if folder.exists() and not is_catalog(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is there already and is no catalog; give another folder")
+    if folder.exists() and not _may_be_replaced(folder):
+        raise InputError(f"{folder} is there already and holds more than a catalog; give another folder")
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
@@ -412,6 +411,15 @@ def write_catalog(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return n_labels
+
+
+def _may_be_replaced(folder: Path) -> bool:
+    """Whether a folder holds nothing, or a catalog and nothing else."""
+    if not folder.is_dir():
+        return False
+    content = {path.name for path in folder.iterdir()}
+    shards = {path.name for path in folder.glob(CATALOG_SHARDS)}
+    return not content or (bool(shards) and content == {GRAPH_FILE, *shards})
 
 
 def _write_shards(
@@ -434,7 +442,7 @@ def _write_shards(
                     "the labels cover different packs; extend them to the same: mll-hf label --pack PACK --extend"
                 )
             seen.add((label.model.repo_id, label.model.revision))
-        _write_shard(folder / _SHARDS.replace("*", f"{number:05d}"), shard, origin_of)
+        _write_shard(folder / CATALOG_SHARDS.replace("*", f"{number:05d}"), shard, origin_of)
         if len(seen) < number * per_shard + len(shard):
             raise InputError("there are two labels of the same model at the same revision; leave one out")
     if not seen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,29 +26,40 @@ if TYPE_CHECKING:
     from mll_hf.probes import ProbeSet
 
 
-def encoded_range(
-    model: VisionLanguageModel, probes: ProbeSet, images: range, batch_size: int
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Embed consecutive probe images.
+_BLOCK = 4096
+_KEY_FILE = "key.json"
+_NORM_TOLERANCE = 1e-3
+
+
+def encoded_images(
+    model: VisionLanguageModel,
+    probes: ProbeSet,
+    images: NDArray[np.int64],
+    batch_size: int,
+    decoders: int | None = None,
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Embed some probe images.
 
     Args:
         model: The model.
         probes: The images.
-        images: Their numbers.
+        images: Their numbers, ascending.
         batch_size: Images at a time.
+        decoders: Processes that decode for a GPU; by default one per core but one.
 
     Yields:
-        Number of the batch's first image, and its embeddings [B, D]: unit-norm float32, NaN where an image cannot be
+        Numbers of the batch's images, and their embeddings [B, D]: unit-norm float32, NaN where an image cannot be
         decoded.
     """
-    first = images.start
-    batches = probes.iter_image_bytes(batch_size, images.start, images.stop)
-    for embeddings in encoded(model, (batch for _, batch in batches)):
-        yield first, embeddings
-        first += len(embeddings)
+    done = 0
+    for embeddings in encoded(model, probes.iter_image_bytes(batch_size, images), decoders):
+        yield images[done : done + len(embeddings)], embeddings
+        done += len(embeddings)
 
 
-def encoded(model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]]) -> Iterator[NDArray[np.float32]]:
+def encoded(
+    model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]], decoders: int | None = None
+) -> Iterator[NDArray[np.float32]]:
     """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where an image cannot be decoded."""
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
@@ -56,12 +67,13 @@ def encoded(model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]
         return None if image is None else model.preprocess(image)
 
     on_gpu = model.device.startswith("cuda")
-    processes = max(usable_cores() - 1, 1) if on_gpu else 0
-    for pixels, decodable in in_background(prepared_batches(batches, prepare, processes=processes, pinned=on_gpu)):
-        embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
-        if pixels is not None:
-            embeddings[decodable] = model.encode_pixels(pixels)
-        yield embeddings
+    processes = (decoders or max(usable_cores() - 1, 1)) if on_gpu else 0
+    with closing(in_background(prepared_batches(batches, prepare, processes=processes, pinned=on_gpu))) as prepared:
+        for pixels, decodable in prepared:
+            embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
+            if pixels is not None:
+                embeddings[decodable] = model.encode_pixels(pixels)
+            yield embeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +100,7 @@ class EmbeddingLog:
         Raises:
             StorageError: The folder cannot be written.
         """
-        text = json.dumps(key, sort_keys=True).encode()
-        key_file = folder / "key.json"
+        text, key_file = _key_text(key), folder / _KEY_FILE
         with storage_errors(folder):
             if not (key_file.exists() and key_file.read_bytes() == text):
                 if folder.exists():
@@ -107,13 +118,22 @@ class EmbeddingLog:
         """A byte for each row of the data set: 1 if its embedding is there."""
         return self.folder / "done.u8"
 
-    def has(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """[N] whether the embeddings of some rows are there."""
-        if not self.done_file.exists():
-            return np.zeros(len(rows), np.bool_)
+    def has(self, rows: NDArray[np.int64], embedding_size: int) -> NDArray[np.bool_]:
+        """[N] whether the embeddings of some rows are there, and whole.
+
+        The byte says that an embedding was written; a power cut may have lost it all the same, and left zeros.
+        """
+        there = np.zeros(len(rows), np.bool_)
+        if not (self.done_file.exists() and self.file.exists()):
+            return there
         done = np.fromfile(self.done_file, np.uint8)
-        there = rows < len(done)
-        there[there] = done[rows[there]] == 1
+        n_rows = min(len(done), self.file.stat().st_size // (4 * embedding_size))
+        within = np.flatnonzero(rows < n_rows)
+        there[within] = done[rows[within]] == 1
+        kept = np.flatnonzero(there)
+        for start, block in self.blocks(rows[kept], embedding_size, _BLOCK):
+            norms = np.linalg.norm(block, axis=1)
+            there[kept[start : start + len(block)]] = np.isnan(norms) | (np.abs(norms - 1) < _NORM_TOLERANCE)
         return there
 
     @contextmanager
@@ -140,10 +160,20 @@ class EmbeddingLog:
         self, rows: NDArray[np.int64], embedding_size: int, block_size: int
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Read the embeddings of some rows back, a block [B, D] at a time, with the position of its first row."""
+        if not len(rows):
+            return
         n_stored = self.file.stat().st_size // (4 * embedding_size)
         stored = np.memmap(self.file, np.float32, "r", shape=(n_stored, embedding_size))
         for start in range(0, len(rows), block_size):
             yield start, stored[rows[start : start + block_size]]
+
+    def rename(self, key: Mapping[str, object]) -> None:
+        """Give the log another key.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        write_atomically(self.folder / _KEY_FILE, _key_text(key))
 
     def remove(self) -> None:
         """Delete the log."""
@@ -152,10 +182,8 @@ class EmbeddingLog:
             self.folder.parent.rmdir()
 
 
-def runs_of(missing: NDArray[np.bool_]) -> list[range]:
-    """The runs of consecutive positions that are set."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], missing, [False]]).astype(np.int8)))
-    return [range(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+def _key_text(key: Mapping[str, object]) -> bytes:
+    return json.dumps(key, sort_keys=True).encode()
 
 
 def _write_all(file: RawIOBase, offset: int, content: bytes) -> None:

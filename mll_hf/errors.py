@@ -6,6 +6,7 @@ reading the message.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from mll_hf.text import printable
@@ -13,6 +14,9 @@ from mll_hf.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class MLLError(Exception):
@@ -115,7 +119,8 @@ class StorageError(MLLError, OSError):
     def __init__(self, path: Path, cause: OSError) -> None:
         self.path = path
         reason = cause.strerror or str(cause)
-        super().__init__(f"cannot write {path}: {reason}; free some space or choose another folder")
+        remedy = "free some space or choose" if cause.errno in _NO_ROOM else "choose"
+        super().__init__(f"cannot write {path}: {reason}; {remedy} another folder")
 
     def __str__(self) -> str:
         return str(self.args[0])

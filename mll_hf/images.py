@@ -74,7 +74,7 @@ def prepared_batches(
             yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
 
 
-def in_background(items: Iterator[Item], ahead: int = 1) -> Iterator[Item]:
+def in_background(items: Iterator[Item], ahead: int = 1) -> Generator[Item]:
     """Draw items in a thread of their own, a few ahead of whoever uses them; errors reach the user.
 
     The items are closed, in their thread, when the user stops early.

@@ -7,6 +7,7 @@ kill), let the concepts contest every image, and sum up.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf import __version__
 from mll_hf.contest import CONTEST_BLOCK
 from mll_hf.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
-from mll_hf.encoding import EmbeddingLog, runs_of
+from mll_hf.encoding import EmbeddingLog
 from mll_hf.engines import LocalEngine
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels import ModelLabel
@@ -106,8 +107,14 @@ def label_model(
     whole = graph_with_packs(graph, [pack.pack for pack in packs])
     store.adopt(whole)
     existing = None if overwrite else _existing_label(ref, whole, probes, packs, store)
-    if existing and not (keep_embeddings and _lacks_embeddings(ref, store)):
-        return LabelingResult(existing, store.path_of(ref), measured=False)
+    if existing:
+        if not (keep_embeddings and _lacks_embeddings(ref, store)):
+            return LabelingResult(existing, store.path_of(ref), measured=False)
+        if existing.sampling != probes.sampling:
+            raise InputError(
+                f"{store.path_of(ref)} rests on {existing.sampling.images_per_concept} images per concept and has no "
+                f"embeddings; ask for as many (--sample), or for another folder of labels"
+            )
     if earlier:
         _check_earlier(earlier, ref, graph, probes, packs)
         earlier = None if keep_embeddings else replace(earlier, model=ref)
@@ -127,9 +134,12 @@ def label_model(
     if keep_embeddings:
         write_embeddings(ProbeEmbeddings.joined([part.quantized(whole) for part in encoded], len(whole)), folder)
     path = store.write(label)
-    if probes.sampling.images_per_concept >= SamplingConfig().images_per_concept:
-        for part in encoded:
-            part.log.remove()
+    is_quick = probes.sampling.images_per_concept < SamplingConfig().images_per_concept
+    for each in encoded:
+        if is_quick:
+            each.log.rename(_key_of(ref, each.part))
+        else:
+            each.log.remove()
     return LabelingResult(label, path, measured=bool(encoded), undecodable=undecodable)
 
 
@@ -193,7 +203,8 @@ def _check_earlier(
     if question != (ref.revision, ref.backend, graph.digest, probes.revision, probes.sampling):
         raise InputError(
             f"the label of {ref.short_name} to be extended is of another revision, or on another graph, other images "
-            "or another sample; leave it out and measure the model anew"
+            f"or another sample ({_sample(label.sampling)}, not {_sample(probes.sampling)}); leave it out and measure "
+            "the model anew"
         )
     if not covers_exactly(label, [pack for pack in packs if pack.is_covered_by(label)]):
         names = ", ".join(part.name for part in label.packs)
@@ -201,6 +212,10 @@ def _check_earlier(
             f"the label of {ref.short_name} to be extended covers packs ({names}) of which one is not asked for or "
             "has other images now; give all of them with --pack, or extend a label without them"
         )
+
+
+def _sample(sampling: SamplingConfig) -> str:
+    return f"{sampling.images_per_concept} images per concept, seed {sampling.seed}"
 
 
 def _lacks_embeddings(ref: ModelRef, store: LabelStore) -> bool:
@@ -277,16 +292,22 @@ class _EncodedPart:
         return quantized, positions_in(whole, self.part.graph)
 
 
+def _key_of(ref: ModelRef, part: _Part) -> dict[str, object]:
+    """What decides an embedding, but for its last bits, in which batches and devices differ."""
+    return {"model": asdict(ref), "probes": part.probes.revision, "package_version": __version__}
+
+
 def _log_of(ref: ModelRef, part: _Part, store: LabelStore, overwrite: bool) -> EmbeddingLog:
-    """What was embedded of a part so far; to overwrite a label, what it rests on is embedded again."""
+    """What was embedded of a part so far.
+
+    To overwrite a label, all is embedded again, whatever a quick label has left; but an overwriting run that was
+    killed goes on.
+    """
     folder = store.folder / ".partial" / "--".join(filter(None, [ref.slug, ref.revision[:12], part.pack[:12]]))
-    # the rest of what decides an embedding are its last bits, in which batches and devices differ
-    key = {"model": asdict(ref), "probes": part.probes.revision, "package_version": __version__}
-    log = EmbeddingLog.open(folder, key)
-    if overwrite and log.has(part.probes.rows).all():
-        log.remove()
-        log = EmbeddingLog.open(folder, key)
-    return log
+    key, label = _key_of(ref, part), store.path_of(ref)
+    if overwrite and label.exists():
+        key["overwrites"] = hashlib.sha256(label.read_bytes()).hexdigest()
+    return EmbeddingLog.open(folder, key)
 
 
 def _encode(part: _Part, log: EmbeddingLog, run: ModelRun, batch_size: int | None) -> _EncodedPart:
@@ -297,19 +318,19 @@ def _encode(part: _Part, log: EmbeddingLog, run: ModelRun, batch_size: int | Non
     """
     probes = part.probes
     captions = run.embed_captions([concept.caption for concept in part.graph.concepts])
-    done = log.has(probes.rows)
+    missing = np.flatnonzero(~log.has(probes.rows, captions.embeddings.shape[1]))
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(probes),
-        initial=int(done.sum()),
+        initial=len(probes) - len(missing),
         unit="image",
         desc=run.model.short_name,
         name="mll_hf.label",
         leave=False,
     )
     with progress, log.writing() as write:
-        for first, embeddings in run.embed_images(probes, runs_of(~done), batch_size or captions.batch_size):
-            write(probes.rows[first : first + len(embeddings)], embeddings)
-            progress.update(len(embeddings))
+        for images, embeddings in run.embed_images(probes, missing, batch_size or captions.batch_size):
+            write(probes.rows[images], embeddings)
+            progress.update(len(images))
     return _EncodedPart(part, captions, log)
 
 

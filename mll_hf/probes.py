@@ -11,6 +11,7 @@ import hashlib
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,51 +106,25 @@ class ProbeSet:
         return self.members[order], concepts[order]
 
     def iter_image_bytes(
-        self, batch_size: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, list[bytes | None]]]:
+        self, batch_size: int, images: NDArray[np.int64] | None = None
+    ) -> Iterator[list[bytes | None]]:
         """Stream encoded images in order, ``batch_size`` at a time.
 
-        Memory stays at a few batches however many images there are.
+        Memory stays at a few batches however many images there are. Row groups without any of the images are skipped.
 
         Args:
             batch_size: Images per batch; only the last batch is smaller.
-            start: Number of the first image.
-            stop: Number of the image after the last; by default all are streamed.
+            images: Ascending numbers of the images; by default all.
 
         Yields:
-            The number of the batch's first image, and its images (None where the file holds nothing).
+            The images of a batch, None where the file holds nothing.
 
         Raises:
             GraphError: A file is damaged.
         """
-        batch: list[bytes | None] = []
-        for content in self._iter_bytes(self.rows[start:stop]):
-            batch.append(content)
-            if len(batch) == batch_size:
-                yield start, batch
-                start, batch = start + len(batch), []
-        if batch:
-            yield start, batch
-
-    def image_bytes(self, images: Sequence[int] | NDArray[np.int64]) -> list[bytes | None]:
-        """A few encoded images by their numbers, in ascending order; only the row groups that hold them are read.
-
-        Raises:
-            GraphError: A file is damaged.
-        """
-        wanted = np.sort(self.rows[np.asarray(images, np.int64)])
-        found: list[bytes | None] = []
-        first_row = 0
-        for path in self.files:
-            file = _open_parquet(path)
-            with _parquet_errors(path):
-                for group in range(file.metadata.num_row_groups):
-                    end_row = first_row + file.metadata.row_group(group).num_rows
-                    here = wanted[(wanted >= first_row) & (wanted < end_row)]
-                    if len(here):
-                        found += _iter_rows(file, here - first_row, row_groups=[group])
-                    first_row = end_row
-        return found
+        contents = self._iter_bytes(self.rows if images is None else self.rows[images])
+        while batch := list(islice(contents, batch_size)):
+            yield batch
 
     def _iter_bytes(self, wanted: NDArray[np.int64]) -> Iterator[bytes | None]:
         first_row = 0
@@ -291,18 +266,22 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
 
 
-def _iter_rows(
-    file: Any,  # noqa: ANN401 - pyarrow has no types
-    rows: NDArray[np.int64],
-    row_groups: Sequence[int] | None = None,
-) -> Iterator[bytes | None]:
-    """Yield the images of some rows (ascending) of one parquet file, or of some of its row groups."""
+def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
+    """Yield the images of some rows (ascending, at least one) of one parquet file."""
+    sizes = np.array([file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)])
+    ends = np.cumsum(sizes)
+    groups = np.unique(np.searchsorted(ends, rows, side="right"))
+    # where each row is among those of the row groups that are read
+    skipped = np.cumsum(np.where(np.isin(np.arange(len(sizes)), groups), 0, sizes))
+    rows = rows - skipped[np.searchsorted(ends, rows, side="right")]
     first = 0
-    for table in file.iter_batches(batch_size=64, columns=["image"], use_threads=False, row_groups=row_groups):
+    for table in file.iter_batches(batch_size=64, columns=["image"], use_threads=False, row_groups=groups.tolist()):
         here = rows[(rows >= first) & (rows < first + table.num_rows)] - first
         if len(here):
             yield from (_content(value) for value in table.column("image").take(here).to_pylist())
         first += table.num_rows
+        if first > rows[-1]:
+            return
 
 
 def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct that ``datasets`` writes

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
 
 LABEL_FILE = "label.safetensors"
+CATALOG_SHARDS = "shard-*.safetensors"  # what tells a catalog, see mll_hf.catalog, from a store
 MAX_LABEL_BYTES = 16 * 2**20
 
 
@@ -142,9 +143,11 @@ class LabelStore:
         """Make this a store of labels of a graph.
 
         Raises:
-            InputError: It is a store of another graph.
+            InputError: It is a store of another graph, or a catalog, whose labels are not files of their own.
             StorageError: The folder cannot be written.
         """
+        if any(self.folder.glob(CATALOG_SHARDS)):
+            raise InputError(f"{self.folder} is a catalog, which is written as a whole; use another folder for labels")
         try:
             present = self.graph
         except InputError:

@@ -13,7 +13,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.backends import load_model
 from mll_hf.contest import Contest
 from mll_hf.counts import RANK_BINS, LabelCounts
-from mll_hf.encoding import encoded_range
+from mll_hf.encoding import encoded_images
 from mll_hf.errors import InputError
 from mll_hf.packs import covers_exactly, graph_with_packs, positions_in
 
@@ -176,7 +176,7 @@ def _count_again(
     if not len(sample):
         return LabelCounts.zeros(len(graph), len(sample.domain_names))
     texts = model.encode_texts([concept.caption for concept in graph.concepts])
-    batches = encoded_range(model, sample, range(len(sample)), batch_size or model.batch_size)
+    batches = encoded_images(model, sample, np.arange(len(sample)), batch_size or model.batch_size)
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(sample), unit="image", desc=model.ref.short_name, name="mll_hf.verify", leave=False
     )

@@ -32,6 +32,7 @@ from mll_hf.harvest import (
     BUILT_IN,
     PAPER_SOURCES,
     HarvestConfig,
+    check_no_images_of_another_graph,
     finished_build,
     harvest,
     open_all,
@@ -78,6 +79,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     if visual.missing:
         say(f"{len(visual.missing)} classes are not in WordNet and were left out: {abridged(visual.missing, 10)}")
     if args.text_only:
+        check_no_images_of_another_graph(args.out, visual.graph)
         if not args.dry_run:
             save_graph(visual.graph, args.out)
             report["out"] = str(args.out)

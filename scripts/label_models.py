@@ -53,8 +53,12 @@ if TYPE_CHECKING:
 
     from mll_hf.engines import Engine
 
+_OPTIONS_OF = {
+    "device": "local",
+    **dict.fromkeys(("ray-address", "gpus-per-worker", "cpus-per-worker"), "ray"),
+    **dict.fromkeys(("job-flavor", "job-timeout", "job-namespace", "job-script"), "hf-jobs"),
+}
 _NOT_FOR_JOBS = {
-    "device": "is for machines of yours",
     "labels": "names a folder that a job cannot see",
     "free-cache": "is for machines of yours",
 }
@@ -68,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     report = Report(args)
     try:
+        check_engine_options(parser, args)
+        report.write()  # now rather than after the first model, in case it cannot be written
         (start_jobs if args.engine == "hf-jobs" else label)(args, report)
         status = 1 if report.failed else 0
     except MLLError as error:
@@ -146,11 +152,17 @@ def job_options(args: argparse.Namespace) -> tuple[str, ...]:
     return (*options, *(f"--{name}" for name in ("pr", "private", "overwrite") if getattr(args, name)))
 
 
+def check_engine_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse options that are another engine's."""
+    for option, engine in _OPTIONS_OF.items():
+        name = option.replace("-", "_")
+        if args.engine != engine and getattr(args, name) != parser.get_default(name):
+            raise InputError(f"--{option} is for --engine {engine}; leave it out, or choose that engine")
+
+
 def chosen_engine(args: argparse.Namespace) -> Engine:
     """Where the arguments want models run."""
     if args.engine == "ray":
-        if args.device:
-            raise InputError("--device is for --engine local; with ray use --gpus-per-worker 0 to stay on CPUs")
         return RayEngine(args.ray_address, args.gpus_per_worker, args.cpus_per_worker)
     return open_local(args.device)
 
@@ -212,6 +224,14 @@ class Report:
         """Enter a result and print it; the report's file, if one is wanted, is brought up to date."""
         self.results.append(result)
         print(json.dumps(record(result)) if self.args.json else line(result), flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Bring the report's file up to date, if one is wanted.
+
+        Raises:
+            StorageError: It cannot be written.
+        """
         if self.args.report:
             records = [record(result) for result in self.results]
             write_atomically(self.args.report, (json.dumps(records, indent=1) + "\n").encode())
@@ -315,7 +335,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
     )
     measure.add_argument(
-        "--free-cache", action="store_true", help="when a model is done, delete the files that this run downloaded"
+        "--free-cache",
+        action="store_true",
+        help="when a model is done, delete what this run fetched to this machine",
     )
     where = parser.add_argument_group("where they run")
     where.add_argument("--engine", choices=["local", "ray", "hf-jobs"], default="local", help="(default: local)")

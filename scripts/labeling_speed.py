@@ -24,7 +24,7 @@ from PIL import Image
 
 from mll_hf.backends import load_model, pick_device, resolve_model
 from mll_hf.contest import CONTEST_BLOCK, Contest
-from mll_hf.encoding import encoded_range
+from mll_hf.encoding import encoded_images
 from mll_hf.graph import Concept, SemanticGraph
 from mll_hf.labeling import label_from_counts
 from mll_hf.labels import Cost, ModelRef, label_to_bytes
@@ -131,7 +131,7 @@ def our_loop(
     batch_size: int,
 ) -> LabelCounts:
     """What labeling does for each image: read, decode, prepare, embed, contest."""
-    batches = encoded_range(model, probes, range(len(probes)), batch_size)
+    batches = encoded_images(model, probes, np.arange(len(probes)), batch_size)
     images = np.concatenate([embeddings for _, embeddings in batches])
     blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
     return Contest(graph, probes, concepts, model.logit_scale, model.device).count(blocks)
@@ -168,7 +168,7 @@ def clip_benchmark_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: 
 
 
 def _pixels(model: VisionLanguageModel, probes: ProbeSet, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
-    contents = [content or b"" for _, batch in probes.iter_image_bytes(256) for content in batch]
+    contents = [content or b"" for batch in probes.iter_image_bytes(256) for content in batch]
     loader: Any = torch.utils.data.DataLoader(_Pixels(model, contents), batch_size=batch_size, num_workers=workers)
     yield from loader
 
@@ -322,5 +322,5 @@ def _unit(rows: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def _mean_kilobytes(probes: ProbeSet) -> float:
-    sizes = [len(content or b"") for _, batch in probes.iter_image_bytes(256) for content in batch]
+    sizes = [len(content or b"") for batch in probes.iter_image_bytes(256) for content in batch]
     return float(np.mean(sizes)) / 1e3

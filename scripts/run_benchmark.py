@@ -142,7 +142,7 @@ def bare_loop(model: VisionLanguageModel, probes: ProbeSet, workers: int) -> Non
     """Decode, preprocess and encode all images with torch's DataLoader: what anyone would write."""
     from torch.utils.data import DataLoader
 
-    contents = [content for _, batch in probes.iter_image_bytes(1024) for content in batch]
+    contents = [content for batch in probes.iter_image_bytes(1024) for content in batch]
     loader: DataLoader[torch.Tensor] = DataLoader(_Pixels(model, contents), batch_size=128, num_workers=workers)
     for pixels in loader:
         model.encode_pixels(pixels)

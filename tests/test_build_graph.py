@@ -24,7 +24,7 @@ from mll_hf.probes import SamplingConfig
 from mll_hf.store import LabelStore
 from mll_hf.wordnet import ClassList, class_names, class_wnids
 from wordnet_worlds import imagenet_nouns, write_nouns
-from worlds import Probe, write_graph_folder
+from worlds import Probe, probes_of_all, write_graph_folder
 
 __all__ = ["no_waits"]  # a fixture
 
@@ -100,6 +100,14 @@ def test_a_graph_without_images(tmp_path, capsys, wordnet, hub):
         "roots": ["thingummy"], "depth": 2, "missing": [],
     }  # fmt: skip
     assert not hub.requests
+
+
+def test_a_graph_is_not_put_beside_images_of_another(tmp_path, capsys, wordnet, hub):
+    folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
+    content = files_of(folder)
+    arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", folder]
+    assert "holds images of another graph; choose another folder" in refused(capsys, *arguments)
+    assert files_of(folder) == content
 
 
 def test_classes_that_wordnet_lacks_are_said(tmp_path, capsys):

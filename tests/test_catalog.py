@@ -387,9 +387,14 @@ def test_what_does_not_go_together_is_refused_and_leaves_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "notes.txt").write_text("mine")
     for taken in (tmp_path, tmp_path / "notes.txt"):
-        with pytest.raises(InputError, match="is there already and is no catalog"):
+        with pytest.raises(InputError, match="is there already and holds more than a catalog"):
             write_catalog(taken, graph, labels, origin)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    write_catalog(tmp_path / "catalog", graph, labels, origin)
+    (tmp_path / "catalog" / "labels").mkdir()  # as an older version of label made them there
+    with pytest.raises(InputError, match="holds more than a catalog"):
+        write_catalog(tmp_path / "catalog", graph, labels, origin)
+    assert (tmp_path / "catalog" / "labels").exists()
 
 
 def test_an_old_catalog_stays_if_a_new_one_cannot_be_written(folders):

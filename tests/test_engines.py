@@ -22,13 +22,14 @@ from mll_hf.backends import resolve_model
 from mll_hf.engines import LocalEngine, cluster, open_local, spread
 from mll_hf.engines.cluster import RayEngine, Share, share_of, workers_in
 from mll_hf.engines.processes import ProcessEngine
-from mll_hf.engines.spread import Workers, _batched, _with_files
+from mll_hf.engines.spread import SpreadRun, Workers, _batched, _with_files
 from mll_hf.errors import GraphError, InputError, ModelError
 from mll_hf.graph import load_graph
 from mll_hf.labeling import label_model
+from mll_hf.labels import ModelRef
 from mll_hf.probes import SamplingConfig, load_probes
 from mll_hf.store import LabelStore
-from worlds import probes_of_all, write_graph_folder
+from worlds import SHA, probes_of_all, write_graph_folder
 
 PIECES = "MLL_TEST_PIECE"
 
@@ -42,8 +43,8 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small_pieces(monkeypatch):
     """Pieces of 16 images, and two blocks of 8 to count at a time, in this process, which cuts them."""
-    monkeypatch.setattr(spread, "_PIECE", 16)
-    monkeypatch.setattr(spread, "_BLOCKS_AT_ONCE", 2)
+    monkeypatch.setattr(spread, "_BATCHES_PER_PIECE", 4)
+    monkeypatch.setattr(spread, "_BLOCKS_PER_PIECE", 2)
     monkeypatch.setattr("mll_hf.labeling.CONTEST_BLOCK", 8)
 
 
@@ -138,8 +139,7 @@ def ray_here():
 
 
 @pytest.fixture
-def ray_engine(ray_here, monkeypatch):
-    monkeypatch.setattr(ray_here, "shutdown", lambda: None)  # it is not the engine's to stop
+def ray_engine(ray_here):
     with RayEngine() as engine:
         yield engine
 
@@ -165,12 +165,12 @@ def _dying_once(victims):
     """Embeds as always, but two pieces kill their process when they are first tried."""
     embed, folder = spread._embed_piece, str(victims)
 
-    def dying(ref, probes, images, batch_size):
-        mark = Path(folder) / str(images.start)
-        if images.start in (0, 32) and not mark.exists():
+    def dying(ref, probes, images, *how):
+        mark = Path(folder) / str(images[0])
+        if images[0] in (0, 32) and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return embed(ref, probes, images, batch_size)
+        return embed(ref, probes, images, *how)
 
     return dying
 
@@ -204,12 +204,12 @@ from mll_hf.store import LabelStore
 
 def main():
     model, folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    spread._PIECE, spread._BLOCKS_AT_ONCE, labeling.CONTEST_BLOCK = 16, 2, 8
+    spread._BATCHES_PER_PIECE, spread._BLOCKS_PER_PIECE, labeling.CONTEST_BLOCK = 4, 2, 8
     pieces = spread.SpreadRun.embed_images
 
-    def embed_images(self, probes, ranges, batch_size):
-        print(sum(map(len, ranges)), "to do", flush=True)
-        for number, piece in enumerate(pieces(self, probes, ranges, batch_size)):
+    def embed_images(self, probes, images, batch_size):
+        print(len(images), "to do", flush=True)
+        for number, piece in enumerate(pieces(self, probes, images, batch_size)):
             if number == kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield piece
@@ -260,9 +260,8 @@ def test_what_a_worker_gets_of_a_cluster(resources, gpus, cpus, share, n_workers
     assert workers_in(resources, share) == n_workers
 
 
-def test_a_cluster_too_small_for_a_worker_is_refused(ray_here, monkeypatch):
-    monkeypatch.setattr(ray_here, "shutdown", lambda: None)
-    with pytest.raises(InputError, match="no worker with 64 CPUs and 0 GPUs fits the cluster"), RayEngine(cpus=64):
+def test_a_cluster_too_small_for_a_worker_is_refused(ray_here):
+    with pytest.raises(InputError, match="no worker with 64 CPUs and 0 GPUs fits a machine"), RayEngine(cpus=64):
         pass
 
 
@@ -276,8 +275,8 @@ def test_a_cluster_that_is_not_there_is_refused_in_one_line(monkeypatch):
 
     monkeypatch.setattr(ray, "init", nobody)
     with (
-        pytest.raises(InputError, match=r"^Ray cannot be used at 127.0.0.1:1 \(nobody at home\)$"),
-        RayEngine("127.0.0.1:1"),
+        pytest.raises(InputError, match=r"^Ray cannot be used at auto \(nobody at home\)$"),
+        RayEngine("auto"),
     ):
         pass
 
@@ -289,7 +288,7 @@ class Threads(Workers):
     """Runs each task in a thread of its own, and remembers what was taken back."""
 
     def __init__(self, n_workers):
-        super().__init__(n_workers)
+        super().__init__(n_workers, 1)
         self.at_work, self.most, self.lock = 0, 0, threading.Lock()
 
     def start(self, function, arguments):
@@ -369,7 +368,7 @@ def test_images_of_the_hub_are_fetched_where_they_are_missing(hub, folder, tmp_p
     probes = fetch_graph_with_images("hf://datasets/alice/graph").probes(SamplingConfig())
     found = _with_files(replace(probes, files=(tmp_path / "elsewhere" / "images.parquet",)))
     assert found.files[0].read_bytes() == files["images.parquet"]
-    assert [n for n, _ in found.iter_image_bytes(16, 4, 40)] == [4, 20, 36]
+    assert [len(batch) for batch in found.iter_image_bytes(16, np.arange(4, 40))] == [16, 16, 4]
 
 
 @pytest.mark.parametrize(
@@ -385,10 +384,109 @@ def test_a_device_that_is_not_there_is_refused():
             open_local(device)
 
 
-def test_ranges_are_cut_into_batches_from_their_start(tiny_open_clip, folder):
+def test_images_that_are_missing_here_and_there_fill_whole_batches(tiny_open_clip, folder):
     probes = load_probes(load_graph(folder), folder)
+    wanted = np.array([3, 4, 9, 11, 40, 41, 42, 60, 62])
     with LocalEngine("cpu").run(resolve_model(f"local-dir:{tiny_open_clip}")) as run:
-        found = [(first, len(part)) for first, part in run.embed_images(probes, [range(3, 12), range(40, 44)], 4)]
-    assert found == [(3, 4), (7, 4), (11, 1), (40, 4)]
-    assert all(first < later for (first, _), (later, _) in pairwise(found))
-    assert np.all(np.diff([first for first, _ in found]) > 0)
+        found = [numbers.tolist() for numbers, _ in run.embed_images(probes, wanted, 4)]
+    assert found == [[3, 4, 9, 11], [40, 41, 42, 60], [62]]
+
+
+# --- models take turns
+
+
+class Diary(Workers):
+    """Runs tasks at once in this thread, and writes down whose they were."""
+
+    def __init__(self):
+        super().__init__(1, 1)
+        self.models, self.lock = [], threading.Lock()
+
+    def start(self, function, arguments):
+        time.sleep(0.002)
+        with self.lock:
+            self.models.append(arguments[0])
+        future = Future()
+        future.set_result(np.zeros(len(arguments[2])) if len(arguments) > 2 else None)
+        return future
+
+
+def test_each_worker_changes_the_model_once(folder):
+    probes, workers = load_probes(load_graph(folder), folder), Diary()
+
+    def measure(name):
+        run = SpreadRun(name, workers)
+        run.embed_captions(["a"])
+        list(run.embed_images(probes, np.arange(63), 1))
+        run.close()
+
+    threads = [threading.Thread(target=measure, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    changes = [left for left, right in pairwise(workers.models) if left != right]
+    assert sorted(set(workers.models)) == ["a", "b", "c"]
+    assert len(changes) == 2
+
+
+def test_a_run_that_ends_early_gives_up_its_turn():
+    workers = Diary()
+    first, second = SpreadRun("a", workers), SpreadRun("b", workers)
+    first.embed_captions(["a"])
+    assert not workers.turn.acquire(blocking=False)
+    first.close()
+    first.close()
+    second.embed_captions(["b"])
+    assert workers.models == ["a", "b"]
+
+
+def test_who_asks_after_a_run_was_stopped_is_told_so_too():
+    workers = Threads(1)
+    workers.stop()
+    with pytest.raises(KeyboardInterrupt):
+        list(workers.completed([(0, print, ())]))
+
+
+def test_processes_end_at_once_when_their_engine_is_left():
+    before = time.monotonic()
+    with ProcessEngine(["cpu"]) as engine, engine.run(ModelRef("org/model", SHA, "open_clip")) as run:
+        waiting = run._workers.start(time.sleep, (60,))
+        run._workers.start(os.getpid, ())
+        time.sleep(1)
+        assert not waiting.done()
+    assert time.monotonic() - before < 30
+
+
+# --- what Ray is asked for
+
+
+def test_a_worker_with_a_gpu_keeps_its_process(monkeypatch):
+    """Ray would start a new one for each task, which would load the model again."""
+    import ray
+
+    asked = []
+    monkeypatch.setattr(ray, "remote", lambda **options: asked.append(options) or (lambda function: function))
+    cluster._RayWorkers(4, Share(8, 1))
+    assert asked == [{"num_cpus": 8, "num_gpus": 1, "max_retries": 5, "max_calls": 0}]
+
+
+def test_a_worker_of_nothing_is_refused():
+    with pytest.raises(InputError, match="a worker needs a part of a CPU or of a GPU"):
+        RayEngine(cpus=0, gpus=0)
+
+
+def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    before = time.monotonic()
+    with pytest.raises(InputError, match=r"nothing answers at 127\.0\.0\.1:1 "), RayEngine("127.0.0.1:1"):
+        pass
+    assert time.monotonic() - before < 15
+
+
+def test_ray_that_was_there_before_stays(ray_here):
+    with RayEngine():
+        pass
+    assert ray_here.is_initialized()

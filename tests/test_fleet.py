@@ -12,7 +12,7 @@ from huggingface_hub import constants, snapshot_download
 from mll_hf import fleet
 from mll_hf.backends import source
 from mll_hf.card import LABEL_PATH
-from mll_hf.engines import local
+from mll_hf.engines import LocalEngine, local
 from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.fleet import CollectionRepo, Fleet, ModelFilter, Outcome, OwnRepos
 from mll_hf.labels import label_from_bytes, label_to_bytes
@@ -534,3 +534,22 @@ def test_only_files_in_the_working_folder_are_left(world):
     world.run(models, OwnRepos())
     files = {os.path.relpath(path, world.root / "labels") for path in (world.root / "labels").rglob("*.*")}
     assert {name.split("/")[0] for name in files} == {"graph.json", "labels"}
+
+
+class TwoAtOnce(LocalEngine):
+    """This process, but two models at a time."""
+
+    @property
+    def models_at_once(self):
+        return 2
+
+
+def test_a_model_named_twice_is_labelled_once_even_at_the_same_time(world):
+    models = world.add("alice/a", "alice/b")
+    commit = world.hub.repos["model", "alice/a"].refs["main"]
+    results = world.run(["alice/a", f"alice/a@{commit}", "alice/b"], None, engine=TwoAtOnce())
+    outcomes = sorted((result.name, str(result.outcome)) for result in results)
+    named = [name for name, outcome in outcomes if outcome == "labelled"]
+    assert len(results) == 3
+    assert sorted(name.partition("@")[0] for name in named) == list(models)
+    assert sorted(world.loaded) == ["alice/a", "alice/b"]

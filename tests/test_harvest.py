@@ -437,7 +437,7 @@ def test_graph_and_probes_are_read_back(tmp_path, many):
     assert graph == GRAPH
     probes = load_probes(graph, folder, SamplingConfig(images_per_concept=7))
     assert [len(probes.images_of(v)) for v in range(4)] == [7, 7, 7, 7]  # dogs are the corgis
-    assert sorted(content for _, batch in probes.iter_image_bytes(8) for content in batch) == sorted(
+    assert sorted(content for batch in probes.iter_image_bytes(8) for content in batch) == sorted(
         row["image"]["bytes"] for at, row in enumerate(rows_of(folder)) if at in set(probes.rows.tolist())
     )
 

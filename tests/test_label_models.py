@@ -375,6 +375,10 @@ def test_a_dry_run_starts_no_job(zoo, hub, home, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["alice/clip", "--graph", GRAPH_REPO, "--ray-address", "x:1"], "--ray-address is for --engine ray"),
+        (["alice/clip", *JOBS, "--gpus-per-worker", "1"], "--gpus-per-worker is for --engine ray"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--job-flavor", "h200"], "--job-flavor is for --engine hf-jobs"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--report", "/proc/nowhere/report.json"], "cannot write /proc/nowhere"),
         (["alice/clip", *JOBS, "--labels", "x"], "--labels names a folder that a job cannot see"),
         (["alice/clip", *JOBS, "--no-push"], "a job's labels are lost"),
         (["alice/clip", "--graph", "folder", "--engine", "hf-jobs"], "is not of the form hf://datasets"),

@@ -156,6 +156,31 @@ def test_overwriting_a_quick_label_measures_again(world):
     again = world.label(sampling=SamplingConfig(2), overwrite=True)
     assert len(world.models[0].encoded) == len(world.models[1].encoded) > 0
     assert again.path.read_bytes() == content
+    assert len(world.label(overwrite=True).label.ranks) == 7
+    assert sorted(world.models[2].encoded) == list(range(21))  # with more images, too
+
+
+def test_an_overwriting_run_goes_on_and_its_quick_label_is_refined(world):
+    quick = SamplingConfig(4)
+    world.label(sampling=quick)
+    world.batches_left = 1
+    with pytest.raises(KeyboardInterrupt):
+        world.label(sampling=quick, overwrite=True)
+    world.batches_left = None
+    world.models.clear()
+    world.label(sampling=quick, overwrite=True)
+    n_quick = len(world.models[0].encoded)
+    assert 0 < n_quick == len(load_probes(GRAPH, world.folder, quick)) - 4
+    world.label()
+    assert len(world.models[1].encoded) == 21 - n_quick - 4
+
+
+def test_a_full_label_is_not_replaced_by_a_quick_one_for_its_embeddings(world):
+    path = world.label().path
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="rests on 75 images per concept and has no embeddings"):
+        world.label(sampling=SamplingConfig(2), keep_embeddings=True)
+    assert path.read_bytes() == content
 
 
 def test_a_store_of_another_graph_is_kept(world):

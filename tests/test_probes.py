@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mll_hf import probes as probes_module
 from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph import load_graph
 from mll_hf.probes import SamplingConfig, load_probes
@@ -54,7 +55,8 @@ def rows_of(probes, concept):
 
 
 def contents(probes, batch_size=2, start=0):
-    return [content for _, batch in probes.iter_image_bytes(batch_size, start) for content in batch]
+    images = np.arange(start, len(probes))
+    return [content for batch in probes.iter_image_bytes(batch_size, images) for content in batch]
 
 
 # ---- which images test which concept
@@ -212,12 +214,11 @@ def test_batches_put_together_are_the_whole(data):
             pq.write_table(table, folder / f"images{at}.parquet", row_group_size=data.draw(st.integers(1, 90)))
             row += count
         probes = load(folder, cap)
-        start = data.draw(st.integers(0, len(probes)))
-        batches = list(probes.iter_image_bytes(batch_size, start))
-    expected = [b"%d" % row for row in probes.rows[start:]]
-    assert [content for _, batch in batches for content in batch] == expected
-    assert [first for first, _ in batches] == list(range(start, len(probes), batch_size))
-    assert all(len(batch) == batch_size for _, batch in batches[:-1])
+        images = np.array(sorted(data.draw(st.sets(st.integers(0, len(probes) - 1)))), np.int64)
+        batches = list(probes.iter_image_bytes(batch_size, images))
+    assert [content for batch in batches for content in batch] == [b"%d" % row for row in probes.rows[images]]
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert all(batches)
 
 
 MEASURE = """
@@ -225,7 +226,7 @@ import sys
 from mll_hf.graph import load_graph
 from mll_hf.probes import SamplingConfig, load_probes
 probes = load_probes(load_graph(sys.argv[1]), sys.argv[1], SamplingConfig(65535))
-total = sum(len(content) for _, batch in probes.iter_image_bytes(64) for content in batch)
+total = sum(len(content) for batch in probes.iter_image_bytes(64) for content in batch)
 print(len(probes), total, peak_memory())
 """
 
@@ -333,9 +334,13 @@ def test_a_few_images_are_read_from_the_row_groups_that_hold_them(tmp_path, monk
     pq.write_table(table[:25], folder / "images-0.parquet", row_group_size=4)
     pq.write_table(table[25:], folder / "images-1.parquet", row_group_size=4)
     probes = load(folder)
-    everything = contents(probes)
-    assert probes.image_bytes([30, 2, 3, 9]) == [everything[n] for n in (2, 3, 9, 30)]
-    assert probes.image_bytes([]) == []
+    everything, read = contents(probes), []
+    plain = probes_module._content
+    monkeypatch.setattr(probes_module, "_content", lambda value: (read.append(value), plain(value))[1])
+    for wanted in ([2, 3, 9, 30], [39], [0], []):
+        read.clear()
+        (found,) = probes.iter_image_bytes(9, np.array(wanted, np.int64)) if wanted else ([],)
+        assert found == [everything[n] for n in wanted] == read
     (folder / "images-1.parquet").write_bytes(b"damaged")
     with pytest.raises(GraphError, match="no readable parquet file"):
-        probes.image_bytes([30])
+        list(probes.iter_image_bytes(9, np.array([30])))

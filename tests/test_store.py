@@ -244,4 +244,10 @@ def test_embeddings_beside_a_label(store):
 def test_errors_are_of_the_family():
     assert issubclass(StorageError, MLLError)
     assert issubclass(StorageError, OSError)
-    assert str(StorageError(GRAPH, OSError("odd"))).endswith("odd; free some space or choose another folder")
+    assert str(StorageError(GRAPH, OSError("odd"))).endswith("odd; choose another folder")
+
+
+def test_a_catalog_is_no_folder_for_labels(tmp_path):
+    (tmp_path / "shard-00000.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="is a catalog, which is written as a whole"):
+        LabelStore(tmp_path).adopt(make_graph())

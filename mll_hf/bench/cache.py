@@ -74,7 +74,7 @@ class ProbeImages:
 
     def batches(self, size: int) -> Iterator[Sequence[bytes | None]]:
         """The encoded images in order, ``size`` at a time."""
-        return (batch for _, batch in self.probes.iter_image_bytes(size))
+        return self.probes.iter_image_bytes(size)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,17 +61,17 @@ class ModelRun(Protocol):
         """
 
     def embed_images(
-        self, probes: ProbeSet, ranges: Sequence[range], batch_size: int
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Embed ranges of probe images.
+        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Embed probe images.
 
         Args:
             probes: The images.
-            ranges: Numbers of the images.
-            batch_size: Images at a time; each range is cut into batches from its start.
+            images: Numbers of those that are wanted, ascending.
+            batch_size: Images at a time.
 
         Yields:
-            The number of an image, and the embeddings [B, D] from there on; in any order.
+            Numbers of some images [B], and their embeddings [B, D]; in any order.
 
         Raises:
             ModelError: The model cannot be loaded or run.

@@ -7,6 +7,8 @@ killed loses the pieces in flight.
 from __future__ import annotations
 
 import os
+import re
+import socket
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 _RETRIES = 5
+_PLACE = re.compile(r"(?:ray://)?([\w.-]+):(\d{1,5})", re.ASCII)
+_PATIENCE = 10.0  # seconds
 _MOST_CORES = 8.0  # beside a GPU, to decode for it
 
 
@@ -58,20 +62,23 @@ class RayEngine:
     """
 
     def __init__(self, address: str | None = None, gpus: float | None = None, cpus: float | None = None) -> None:
+        if cpus == 0 and gpus == 0:
+            raise InputError("a worker needs a part of a CPU or of a GPU; give it more than 0 of one of them")
         self._address, self._gpus, self._cpus = address, gpus, cpus
         self.models_at_once = 2
         self._workers: _RayWorkers | None = None
+        self._is_ours = False
 
     def __enter__(self) -> RayEngine:
-        ray = _connect(self._address)
+        ray, self._is_ours = _connect(self._address)
         resources = ray.cluster_resources()
         share = share_of(resources, self._gpus, self._cpus)
-        n_workers = workers_in(resources, share)
+        n_workers = sum(workers_in(node["Resources"], share) for node in ray.nodes() if node["Alive"])
         if not n_workers:
-            ray.shutdown()
+            self.__exit__()
             raise InputError(
-                f"no worker with {share.cpus:g} CPUs and {share.gpus:g} GPUs fits the cluster, which has "
-                f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}; ask for less per worker"
+                f"no worker with {share.cpus:g} CPUs and {share.gpus:g} GPUs fits a machine of the cluster, which has "
+                f"{resources.get('CPU', 0):g} and {resources.get('GPU', 0):g} in all; ask for less per worker"
             )
         self._workers = _RayWorkers(n_workers, share)
         self.models_at_once = max(2, n_workers // 4)
@@ -82,7 +89,8 @@ class RayEngine:
 
         if self._workers:
             self._workers.stop()
-        ray.shutdown()
+        if self._is_ours:
+            ray.shutdown()
 
     @contextmanager
     def run(self, model: ModelRef) -> Iterator[ModelRun]:
@@ -90,11 +98,14 @@ class RayEngine:
         from ray.exceptions import RayError
 
         assert self._workers, "the engine runs as a context"  # noqa: S101 - a mistake of ours
+        run = SpreadRun(model, self._workers)
         try:
-            yield SpreadRun(model, self._workers)
+            yield run
         except RayError as error:
             reason = f"its workers were lost {_RETRIES + 1} times ({one_line(error)}); look at their memory and logs"
             raise ModelError(model.repo_id, reason) from error
+        finally:
+            run.close()
 
 
 def share_of(resources: dict[str, float], gpus: float | None, cpus: float | None) -> Share:
@@ -106,7 +117,7 @@ def share_of(resources: dict[str, float], gpus: float | None, cpus: float | None
 
 
 def workers_in(resources: dict[str, float], share: Share) -> int:
-    """How many workers a cluster has room for."""
+    """How many workers a machine has room for."""
     rooms = [resources.get(kind, 0.0) / part for kind, part in (("CPU", share.cpus), ("GPU", share.gpus)) if part]
     return int(min(rooms, default=0))
 
@@ -115,8 +126,10 @@ class _RayWorkers(Workers):
     def __init__(self, n_workers: int, share: Share) -> None:
         import ray
 
-        super().__init__(n_workers)
-        self._task = partial(ray.remote, num_cpus=share.cpus, num_gpus=share.gpus, max_retries=_RETRIES)
+        super().__init__(n_workers, max(int(share.cpus), 1))
+        # max_calls: with GPUs, Ray would start a new process, and load the model, for each task
+        self._remote = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus, max_retries=_RETRIES, max_calls=0)
+        self._functions: dict[Callable[..., Any], Any] = {}
         self._references: dict[Future[Any], Any] = {}
 
     def share(self, value: Value) -> Value:
@@ -127,7 +140,9 @@ class _RayWorkers(Workers):
 
     def start(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> Future[Any]:
         """See :class:`Workers`."""
-        reference = self._task()(function).remote(*arguments)
+        if function not in self._functions:
+            self._functions[function] = self._remote(function)
+        reference = self._functions[function].remote(*arguments)
         started: Future[Any] = Future()
         self._references[started] = reference
         reference.future().add_done_callback(partial(self._done, started))
@@ -149,14 +164,20 @@ class _RayWorkers(Workers):
             started.set_exception(getattr(error, "cause", None) or error)  # ours, out of Ray's wrapping
 
 
-def _connect(address: str | None) -> Any:  # noqa: ANN401 - ray's own types need ray
+def _connect(address: str | None) -> tuple[Any, bool]:
+    """Ray, connected; and whether it was connected here."""
     try:
         import ray
     except ImportError:
         raise MissingExtraError("ray", "ray") from None
     if ray.is_initialized():
-        return ray
+        return ray, False
     address = address or os.environ.get("RAY_ADDRESS")
+    if address and (place := _PLACE.fullmatch(address)):  # Ray itself tries for minutes
+        try:
+            socket.create_connection((place[1], int(place[2])), _PATIENCE).close()
+        except OSError as error:
+            raise InputError(f"nothing answers at {address} ({one_line(error)}); check Ray's address") from None
     # on this machine alone: no dashboard, and nobody else can reach it
     where = {"address": address} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -164,4 +185,4 @@ def _connect(address: str | None) -> Any:  # noqa: ANN401 - ray's own types need
         ray.init(**where, logging_level="ERROR", log_to_driver=False)
     except Exception as error:  # anything from a ConnectionError to a plain RuntimeError
         raise InputError(f"Ray cannot be used at {address or 'this machine'} ({one_line(error)})") from error
-    return ray
+    return ray, True

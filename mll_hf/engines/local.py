@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf.backends import load_model
 from mll_hf.contest import Contest
-from mll_hf.encoding import encoded_range
+from mll_hf.encoding import encoded_images
 from mll_hf.engines.base import Captions
 
 if TYPE_CHECKING:
@@ -75,10 +75,9 @@ class _LocalRun:
         return Captions.of(self._ready, captions)
 
     def embed_images(
-        self, probes: ProbeSet, ranges: Sequence[range], batch_size: int
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for images in ranges:
-            yield from encoded_range(self._ready, probes, images, batch_size)
+        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        yield from encoded_images(self._ready, probes, images, batch_size)
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
         contest = Contest(graph, probes, captions.embeddings, captions.logit_scale, self._ready.device)

@@ -20,7 +20,7 @@ import numpy as np
 
 from mll_hf.backends import load_model, pick_device
 from mll_hf.contest import Contest
-from mll_hf.encoding import encoded_range
+from mll_hf.encoding import encoded_images
 from mll_hf.engines.base import Captions
 from mll_hf.errors import GraphError
 from mll_hf.hub.locations import REPO_ID, DatasetLocation, fetch_graph_with_images
@@ -41,36 +41,60 @@ if TYPE_CHECKING:
     Task = tuple[Any, Callable[..., Any], tuple[object, ...]]
 
 Value = TypeVar("Value")
-_PIECE = 4096  # images that a worker embeds at a time; what the loss of a worker costs
-_BLOCKS_AT_ONCE = 16
+_BATCHES_PER_PIECE = 32  # what a worker embeds at a time, and what its loss costs
+_BLOCKS_PER_PIECE = 64
 
 
 class SpreadRun:
-    """A model whose pieces are handed to workers; a worker keeps the model that it used last."""
+    """A model whose pieces are handed to workers.
+
+    A worker keeps the model that it used last. So models take turns: the pieces of one are all handed out before those
+    of the next, and each worker changes the model once.
+    """
 
     def __init__(self, ref: ModelRef, workers: Workers) -> None:
         self.model, self._workers = ref, workers
+        self._has_turn = False
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
         """See :class:`~mll_hf.engines.ModelRun`."""
+        self._take_turn()
         (result,) = self._workers.completed([(None, _embed_captions, (self.model, captions))])
         return result[1]
 
     def embed_images(
-        self, probes: ProbeSet, ranges: Sequence[range], batch_size: int
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
         """See :class:`~mll_hf.engines.ModelRun`."""
-        shared, size = self._workers.share(probes), batch_size * max(_PIECE // batch_size, 1)
-        pieces = (images[first : first + size] for images in ranges for first in range(0, len(images), size))
-        yield from self._workers.completed(
-            (piece.start, _embed_piece, (self.model, shared, piece, batch_size)) for piece in pieces
-        )
+        self._take_turn()
+        shared, size = self._workers.share(probes), _BATCHES_PER_PIECE * batch_size
+        how = (batch_size, self._workers.decoders)
+
+        def tasks() -> Iterator[Task]:
+            for first in range(0, len(images), size):
+                piece = images[first : first + size]
+                yield piece, _embed_piece, (self.model, shared, piece, *how)
+            self.close()
+
+        yield from self._workers.completed(tasks())
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
         """See :class:`~mll_hf.engines.ModelRun`."""
         shared = [self._workers.share(value) for value in (graph, probes, captions)]
-        tasks = ((None, _count_piece, (*shared, several)) for several in _batched(blocks, _BLOCKS_AT_ONCE))
-        return reduce(add, (counts for _, counts in self._workers.completed(tasks)))
+        tasks = ((None, _count_piece, (*shared, several)) for several in _batched(blocks, _BLOCKS_PER_PIECE))
+        # no more at a time than there are workers: each returns a table of all concepts by all concepts
+        return reduce(add, (counts for _, counts in self._workers.completed(tasks, self._workers.n_workers)))
+
+    def close(self) -> None:
+        """Let the next model have its turn."""
+        if self._has_turn:
+            self._has_turn = False
+            self._workers.turn.release()
+
+    def _take_turn(self) -> None:
+        if not self._has_turn:
+            self._workers.turn.acquire()
+            self._has_turn = True
 
 
 class Workers:
@@ -78,11 +102,14 @@ class Workers:
 
     Args:
         n_workers: How many there are.
+        decoders: Processes that may decode images for each of them.
     """
 
-    def __init__(self, n_workers: int) -> None:
-        self._most = 2 * n_workers + 2
+    def __init__(self, n_workers: int, decoders: int) -> None:
+        self.n_workers, self.decoders = n_workers, decoders
+        self.turn = threading.Lock()
         self._waiting: set[Future[Any]] = set()
+        self._stopped = False
         self._lock = threading.Lock()
 
     def share(self, value: Value) -> Value:
@@ -97,17 +124,23 @@ class Workers:
         """Take a task back, if possible."""
         started.cancel()
 
-    def completed(self, tasks: Iterable[Task]) -> Iterator[tuple[Any, Any]]:
-        """Run tasks (key, function, arguments); yields (key, result) in the order in which they are done."""
+    def completed(self, tasks: Iterable[Task], most: int | None = None) -> Iterator[tuple[Any, Any]]:
+        """Run tasks (key, function, arguments); yields (key, result) in the order in which they are done.
+
+        Args:
+            tasks: The tasks.
+            most: How many are handed out at a time; by default so many that no worker waits for the next one.
+
+        Raises:
+            KeyboardInterrupt: The workers were stopped.
+        """
         queue, running = iter(tasks), dict[Future[Any], tuple[Any, Future[Any]]]()
+        most = most or 2 * self.n_workers + 2
         try:
             while True:
-                for key, function, arguments in islice(queue, self._most - len(running)):
-                    started, result = self.start(function, arguments), Future[Any]()
-                    running[result] = key, started
-                    with self._lock:
-                        self._waiting.add(result)
-                    started.add_done_callback(partial(_pass_on, result))
+                for key, function, arguments in islice(queue, most - len(running)):
+                    result = self._wait_for(self.start, function, arguments)
+                    running[result[0]] = key, result[1]
                 if not running:
                     return
                 done = next(as_completed(running))
@@ -116,14 +149,28 @@ class Workers:
                     self._waiting.discard(done)
                 yield key, done.result()
         finally:
-            for result, (_, started) in running.items():
+            for result_of, (_, started) in running.items():
                 self.cancel(started)
                 with self._lock:
-                    self._waiting.discard(result)
+                    self._waiting.discard(result_of)
+
+    def _wait_for(
+        self, start: Callable[..., Future[Any]], function: Callable[..., Any], arguments: tuple[object, ...]
+    ) -> tuple[Future[Any], Future[Any]]:
+        """Start a task unless all is stopped: its result, which :meth:`stop` ends, and the task itself."""
+        result = Future[Any]()
+        with self._lock:
+            if self._stopped:
+                raise KeyboardInterrupt
+            started = start(function, arguments)
+            self._waiting.add(result)
+        started.add_done_callback(partial(_pass_on, result))
+        return result, started
 
     def stop(self) -> None:
-        """Tell all who wait for results that the run was interrupted."""
+        """Tell all who wait for results, now or later, that the run was interrupted."""
         with self._lock:
+            self._stopped = True
             for result in self._waiting:
                 with contextlib.suppress(InvalidStateError):
                     result.set_exception(KeyboardInterrupt())
@@ -170,8 +217,10 @@ def _embed_captions(ref: ModelRef, captions: Sequence[str]) -> Captions:
     return Captions.of(WORKER.model(ref), captions)
 
 
-def _embed_piece(ref: ModelRef, probes: ProbeSet, images: range, batch_size: int) -> NDArray[np.float32]:
-    batches = encoded_range(WORKER.model(ref), _with_files(probes), images, batch_size)
+def _embed_piece(
+    ref: ModelRef, probes: ProbeSet, images: NDArray[np.int64], batch_size: int, decoders: int
+) -> NDArray[np.float32]:
+    batches = encoded_images(WORKER.model(ref), _with_files(probes), images, batch_size, decoders)
     return np.concatenate([embeddings for _, embeddings in batches])
 
 

@@ -89,7 +89,7 @@ def read_models(file: Path) -> tuple[str, ...]:
 
 
 def _parse_models(text: str, suffix: str) -> Iterator[str]:
-    if suffix == ".json":
+    if suffix == ".json" or text.lstrip().startswith("["):  # no model's id starts like a list
         document = json.loads(text)
         if not isinstance(document, list):
             raise ValueError("it is no JSON list")

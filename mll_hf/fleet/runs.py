@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -55,6 +56,7 @@ class Fleet:
         free_cache: Delete a model's files from the cache when it is done, if the run downloaded its weights.
         packs: Packs on the graph that the labels are to cover.
         extended: Labels of the graph without packs, or with fewer; only what they lack is measured.
+        publishing: Held while a label is published.
     """
 
     base: SemanticGraph
@@ -67,11 +69,16 @@ class Fleet:
     free_cache: bool = False
     packs: tuple[AttachedPack, ...] = ()
     extended: LabelSource | None = None
+    publishing: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False, compare=False)
+    _at_work: defaultdict[Path, Lock] = field(
+        default_factory=lambda: defaultdict(Lock), init=False, repr=False, compare=False
+    )
 
-    @cached_property
-    def publishing(self) -> Lock:
-        """Held while a label is published."""
-        return Lock()
+    def alone_with(self, model: ModelRef) -> Lock:
+        """Held while a model is labelled: it may be named twice, in different words."""
+        with self._lock:
+            return self._at_work[self.store.path_of(model)]
 
     @cached_property
     def graph(self) -> SemanticGraph:
@@ -114,19 +121,19 @@ class Plan:
     found: str = ""
 
 
-def plan(model: str, fleet: Fleet) -> Plan:
+def plan(ref: ModelRef, fleet: Fleet) -> Plan:
     """Find out what is to be done about a model; no weights are downloaded.
 
     Args:
-        model: ``org/name[@revision]`` or ``local-dir:PATH``.
+        ref: The model.
         fleet: How it would be labelled.
 
     Raises:
         MLLError: The model cannot be labelled, or not published.
     """
-    ref, destination = resolve_model(model), fleet.destination
+    destination = fleet.destination
     if destination and ref.is_local:
-        raise InputError(f"{model} is a folder on this machine, and its label of no use to others; add --no-push")
+        raise InputError(f"{ref.repo_id} is a folder on this machine, its label of no use to others; add --no-push")
     published = destination.find(ref, fleet.question) if destination else None
     if fleet.overwrite:
         return Plan(ref, Step.MEASURE)
@@ -238,12 +245,14 @@ def attempt(name: str, act: Callable[[str], ModelResult]) -> ModelResult:
 
 
 def _plan_and_label(name: str, fleet: Fleet, dry_run: bool) -> ModelResult:
-    to_do = plan(name, fleet)
-    if to_do.step is Step.NOTHING:
-        return ModelResult(name, Outcome.SKIPPED, f"labelled already: {to_do.found}", to_do.model)
-    if dry_run:
-        return ModelResult(name, Outcome.PLANNED, _intention(to_do, fleet), to_do.model)
-    return _label(name, to_do.model, fleet)
+    ref = resolve_model(name)
+    with fleet.alone_with(ref):
+        to_do = plan(ref, fleet)
+        if to_do.step is Step.NOTHING:
+            return ModelResult(name, Outcome.SKIPPED, f"labelled already: {to_do.found}", to_do.model)
+        if dry_run:
+            return ModelResult(name, Outcome.PLANNED, _intention(to_do, fleet), to_do.model)
+        return _label(name, to_do.model, fleet)
 
 
 def _intention(to_do: Plan, fleet: Fleet) -> str:

@@ -8,9 +8,9 @@ import shutil
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import InputError
+from mll_hf.errors import GraphError, InputError
 from mll_hf.files import canonical_json, storage_errors, write_atomically
-from mll_hf.graph import GRAPH_FILE, save_graph
+from mll_hf.graph import load_graph, save_graph
 from mll_hf.harvest.dataset import Chosen, choose, write_files
 from mll_hf.harvest.gathering import Gathered, HarvestConfig, OpenSource, gather, open_source, source_key
 from mll_hf.harvest.record import BUILD_FILE, Build, SourceRecord, build_from_bytes, build_to_bytes, dataset_card
@@ -136,8 +136,25 @@ def finished_build(
     build = build_from_bytes((folder / BUILD_FILE).read_bytes())
     if build.key != key:
         raise InputError(f"{folder} holds another build, of {build.graph_name}; choose an empty folder")
-    is_whole = present == set(build.files) and (folder / GRAPH_FILE).exists()
+    is_whole = present == set(build.files) and _holds(folder, graph)
     return build if is_whole else None
+
+
+def check_no_images_of_another_graph(folder: Path, graph: SemanticGraph) -> None:
+    """Refuse to put a graph beside images that are filed under another one.
+
+    Raises:
+        InputError: The folder holds images, and not this graph.
+    """
+    if image_files(folder) and not _holds(folder, graph):
+        raise InputError(f"{folder} holds images of another graph; choose another folder")
+
+
+def _holds(folder: Path, graph: SemanticGraph) -> bool:
+    try:
+        return load_graph(folder).digest == graph.digest
+    except GraphError:
+        return False
 
 
 def _keys(graph: SemanticGraph, sources: Sequence[PinnedSource], config: HarvestConfig) -> tuple[str, list[str]]:

@@ -351,7 +351,8 @@ class Catalogue:
                 self._probes = location.probes(self.source.list()[0].sampling)
         of_concept = self._probes.members[slice(*self._probes.offsets[concept : concept + 2].tolist())]
         step = max(len(of_concept) // most, 1)
-        return [content for content in self._probes.image_bytes(of_concept[::step][:most]) if content]
+        batches = self._probes.iter_image_bytes(most, of_concept[::step][:most])
+        return [content for batch in batches for content in batch if content]
 
 
 def names_of(label: LabelSummary) -> tuple[str, ...]:
