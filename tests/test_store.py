@@ -87,7 +87,7 @@ def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "c.txt", tmp_path / "file" / "a" / "c.txt", tmp_path / "folder"):
-        with pytest.raises(StorageError, match=f"cannot write {re.escape(str(path))}: .+; free some space"):
+        with pytest.raises(StorageError, match=f"cannot write {re.escape(str(path))}: .+; choose another folder"):
             write_atomically(path, b"new")
     assert files_in(tmp_path) == ["file"]
 
