@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         graph, probes = make_world(Path(folder), args.concepts, args.images)
         print(f"{len(probes)} JPEGs of {_mean_kilobytes(probes):.0f} kB, {len(graph)} concepts, device {device}")
+        print("images per second, medians of", args.repeats, flush=True)
         rows = []
         for name in args.models.split(","):
             model = random_model(name, Path(folder) / name, device)
             rows.append([name, *_speeds(model, graph, probes, args)])
             model.close()
     head = ["model", "bare tower", "labeling", "/ bare", "CLIP_benchmark", "ours /", "paper's code", "ours /"]
-    print("images per second, medians of", args.repeats)
     print(table(head, rows))
     measure_contest(args.concepts, device)
     measure_label(args.concepts)

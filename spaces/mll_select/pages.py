@@ -90,6 +90,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f}\u00a0%"
 
 
+def _bar_and_percent(share: float) -> str:
+    """Both, with the bars of a column below one another however many digits there are."""
+    return f'{_bar(share)}<span class="mll-figure">{_percent(share)}</span>'
+
+
 def model_html(ref: ModelRef, name: str | None = None) -> str:
     """A model's name, with a link to its page if it is on the Hub."""
     shown = escape(name or (ref.short_name if ref.is_local else ref.repo_id))
@@ -213,7 +218,7 @@ def _ranking(selection: Selection) -> str:
                 [
                     str(m + 1),
                     model_html(model.ref) + badge,
-                    _bar(selection.overall[m]) + _percent(selection.overall[m]),
+                    _bar_and_percent(selection.overall[m]),
                     *general,
                     _size(model.cost.parameters),
                     f"{model.cost.gflops:.3g}",
@@ -358,9 +363,7 @@ def _one_image(trial: Trial) -> list[str]:
     classes, probabilities = trial.selection.classes, trial.probabilities[0]
     best = np.argsort(-probabilities, kind="stable")[:_TOP_CLASSES].tolist()
     answer = f"<strong>{escape(shortened(classes[best[0]], 80))}</strong>"
-    tops = [
-        ("", [escape(shortened(classes[y], 60)), _bar(probabilities[y]) + _percent(probabilities[y])]) for y in best
-    ]
+    tops = [("", [escape(shortened(classes[y], 60)), _bar_and_percent(probabilities[y])]) for y in best]
     parts = [
         f'<p class="mll-answer" role="status">{answer}, with {_percent(probabilities[best[0]])} probability.</p>',
         _table("Most probable classes", [("class", ""), ("probability", "number")], tops),
@@ -425,7 +428,7 @@ def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
             "",
             [
                 escape(b.name),
-                _bar(b.precision) + _percent(b.precision),
+                _bar_and_percent(b.precision),
                 str(b.concepts),
                 escape(shortened(b.definition, 80)),
             ],
@@ -492,7 +495,7 @@ def concept_html(catalogue: Catalogue, concepts: Sequence[int], named: bool, ask
                 "",
                 [
                     model_html(labels[at].model, names[at]),
-                    _bar(labels[at].node_precision[v]) + _percent(labels[at].node_precision[v]),
+                    _bar_and_percent(labels[at].node_precision[v]),
                     f"{labels[at].hits[v]} of {labels[at].support[v]}",
                 ],
             )
@@ -530,7 +533,7 @@ def models_html(catalogue: Catalogue, wanted: str) -> str:
                 "",
                 [
                     model_html(label.model, names[at]),
-                    _bar(label.mean_precision) + _percent(label.mean_precision),
+                    _bar_and_percent(label.mean_precision),
                     f"{tested:,} of {len(graph):,}",
                     escape(publisher or "local folder"),
                     _size(label.cost.parameters),
