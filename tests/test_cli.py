@@ -793,13 +793,13 @@ def test_what_graph_add_needs(world, packs, tmp_path, capsys):
 
 def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, tiny_siglip, capsys, monkeypatch):
     encoded_images = []
-    plain = local.encoded_range
+    plain = local.encoded_images
 
     def counting(model, probes, images, batch_size):
         encoded_images.append(len(images))
         return plain(model, probes, images, batch_size)
 
-    monkeypatch.setattr(local, "encoded_range", counting)
+    monkeypatch.setattr(local, "encoded_images", counting)
     models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
     apes, buses = ("--pack", packs / "apes"), ("--pack", packs / "buses")
 

@@ -278,8 +278,11 @@ def test_an_image_is_classified(visit, tmp_path):
 
     text = tmp_path / "text.png"
     text.write_text("no image")
-    page.get_by_role("button", name="Remove Image").or_(page.get_by_role("button", name="Clear")).first.click()
+    remove = page.get_by_role("button", name="Remove Image").or_(page.get_by_role("button", name="Clear")).first
+    remove.click()
+    remove.wait_for(state="hidden")
     page.locator("input[type=file]").first.set_input_files([text])
+    remove.wait_for()  # it is there when the file has arrived
     page.get_by_role("button", name="Classify").click()
     page.get_by_role("alert").filter(has_text="no image that can be read").wait_for()
     page.locator("button:has(img)").first.click()
