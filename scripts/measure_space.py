@@ -148,7 +148,7 @@ def measure_users(server: _Server, args: argparse.Namespace) -> int:
 
 
 def _inputs(n_classes: int, number: int) -> list[Any]:
-    return [", ".join(make_names(n_classes, number)), "photo", "", 3, 0, 0]
+    return [", ".join(make_names(n_classes, number)), "photo", "", 3, 0, 0, ""]
 
 
 class Browser:
