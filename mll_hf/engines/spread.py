@@ -139,8 +139,8 @@ class Workers:
         try:
             while True:
                 for key, function, arguments in islice(queue, most - len(running)):
-                    result = self._wait_for(self.start, function, arguments)
-                    running[result[0]] = key, result[1]
+                    result, started = self._hand_out(function, arguments)
+                    running[result] = key, started
                 if not running:
                     return
                 done = next(as_completed(running))
@@ -149,20 +149,18 @@ class Workers:
                     self._waiting.discard(done)
                 yield key, done.result()
         finally:
-            for result_of, (_, started) in running.items():
+            for result, (_, started) in running.items():
                 self.cancel(started)
                 with self._lock:
-                    self._waiting.discard(result_of)
+                    self._waiting.discard(result)
 
-    def _wait_for(
-        self, start: Callable[..., Future[Any]], function: Callable[..., Any], arguments: tuple[object, ...]
-    ) -> tuple[Future[Any], Future[Any]]:
+    def _hand_out(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[Future[Any], Future[Any]]:
         """Start a task unless all is stopped: its result, which :meth:`stop` ends, and the task itself."""
         result = Future[Any]()
         with self._lock:
             if self._stopped:
                 raise KeyboardInterrupt
-            started = start(function, arguments)
+            started = self.start(function, arguments)
             self._waiting.add(result)
         started.add_done_callback(partial(_pass_on, result))
         return result, started
