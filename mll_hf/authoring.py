@@ -20,7 +20,7 @@ from mll_hf.files import write_atomically
 from mll_hf.graph import GRAPH_FILE, Concept
 from mll_hf.images import decode_image
 from mll_hf.packs import AttachedPack, GraphPack, attach_pack, graph_with_packs, load_pack, pack_to_bytes
-from mll_hf.probes import IMAGE_FILES, SamplingConfig
+from mll_hf.probes import IMAGE_FILES, SamplingConfig, image_schema
 from mll_hf.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ FEWEST_IMAGES = 5  # with fewer, one image moves a concept's precision by a quar
 ALL_IMAGES = SamplingConfig(images_per_concept=65535)
 _ROWS_PER_GROUP = 100
 _FIELDS = {"id", "name", "lemmas", "description", "parents", "images", "domain", "source"}
-_FEATURES = {
-    "image": {"_type": "Image"},
-    **{column: {"dtype": "string", "_type": "Value"} for column in ("node", "style", "source")},
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,15 +286,7 @@ def _write_images(images: Sequence[tuple[str, PackImage]], folder: Path) -> str:
     except ImportError:
         raise MissingExtraError("pyarrow", "models") from None
 
-    schema = pa.schema(
-        [
-            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-            *((column, pa.string()) for column in ("node", "style", "source")),
-        ],
-        metadata={
-            "huggingface": json.dumps({"info": {"features": _FEATURES}})
-        },  # so that datasets and the Hub see images
-    )
+    schema = image_schema(("node", "style", "source"))
     rows = [
         {
             "image": {"bytes": image.content, "path": None},

@@ -8,6 +8,7 @@ image can serve many concepts and is still read once.
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -193,6 +194,27 @@ def load_probes(
         domain_names=domain_names,
         offsets=np.concatenate([[0], np.cumsum([len(sample) for sample in samples])]).astype(np.int64),
         members=np.searchsorted(rows, np.concatenate(samples)).astype(np.int64),
+    )
+
+
+def image_schema(text_columns: Sequence[str]) -> pa.Schema:
+    """The schema of a parquet file of images that :func:`load_probes`, ``datasets`` and the Hub read.
+
+    Args:
+        text_columns: The columns beside ``image``.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+    """
+    import pyarrow as pa
+
+    features = {"image": {"_type": "Image"}, **{name: {"dtype": "string", "_type": "Value"} for name in text_columns}}
+    return pa.schema(
+        [
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            *((name, pa.string()) for name in text_columns),
+        ],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mll_hf.errors import MissingExtraError
 from mll_hf.files import storage_errors
 from mll_hf.harvest.gathering import Gathered, Image, draw_of
-from mll_hf.harvest.record import COLUMNS
+from mll_hf.harvest.record import TEXT_COLUMNS
+from mll_hf.probes import image_schema
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 _ROWS_PER_GROUP = 100
 _ROWS_PER_FILE = 2000
 _FILE_COUNTS = (1, 2, 4, 6, 12, 24, 48, 60, 120, 240, 360, 720)  # many workers can share these evenly
-_FEATURES = {
-    name: {"_type": "Image"} if kind == "image" else {"dtype": kind, "_type": "Value"} for name, kind in COLUMNS.items()
-}
 
 
 class Chosen(NamedTuple):
@@ -92,11 +89,7 @@ def write_files(
     except ImportError:
         raise MissingExtraError("pyarrow", "build") from None
 
-    schema = pa.schema(
-        [(name, pa.struct([("bytes", pa.binary()), ("path", pa.string())]) if kind == "image" else pa.string())
-         for name, kind in COLUMNS.items()],
-        metadata={"huggingface": json.dumps({"info": {"features": _FEATURES}})},
-    )  # fmt: skip
+    schema = image_schema(TEXT_COLUMNS)
 
     def row(each: Chosen) -> dict[str, Any]:
         image, source = each.image, sources[each.source]

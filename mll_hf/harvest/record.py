@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BUILD_FILE = "build.json"
 SPLIT = "test"
-COLUMNS = {"image": "image", "node": "string", "style": "string", "source": "string", "image_id": "string"}
+TEXT_COLUMNS = ("node", "style", "source", "image_id")
 _SOURCE_HEADER = (
     "source", "data set", "commit", "domain", "images taken", "concepts", "images seen", "without a concept here",
     "undecodable",
@@ -131,7 +131,10 @@ def _metadata(build: Build) -> dict[str, Any]:
         "tags": ["mll-graph", graph_tag(build.graph_digest), "wordnet"],
         "source_datasets": [source.repo_id for source in build.sources],
         "dataset_info": {
-            "features": [{"name": name, "dtype": kind} for name, kind in COLUMNS.items()],
+            "features": [
+                {"name": "image", "dtype": "image"},
+                *({"name": name, "dtype": "string"} for name in TEXT_COLUMNS),
+            ],
             "splits": [{"name": SPLIT, "num_bytes": build.bytes, "num_examples": build.images}],
             "download_size": build.bytes,
             "dataset_size": build.bytes,
