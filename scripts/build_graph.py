@@ -25,6 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mll_hf.cli.options import positive, script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.fleet import check_login
 from mll_hf.graph import GRAPH_FILE, save_graph
@@ -207,12 +208,7 @@ def say(message: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the script's arguments."""
-    description, _, examples = str(__doc__).partition("    python")
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"    python{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser(str(__doc__))
     concepts = parser.add_argument_group("which concepts")
     concepts.add_argument(
         "--leaves", choices=[leaves.value for leaves in LEAVES], default=ClassList.IMAGENET_12K.value,
@@ -231,7 +227,7 @@ def build_parser() -> argparse.ArgumentParser:
         "split, files, config, image, label, name and licence; may be repeated (default: the five of the paper)",
     )  # fmt: skip
     images.add_argument(
-        "--images-per-concept", type=_positive, default=75, metavar="N", help="most per concept (default: %(default)s)"
+        "--images-per-concept", type=positive, default=75, metavar="N", help="most per concept (default: %(default)s)"
     )
     images.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample (default: 0)")
     images.add_argument(
@@ -245,13 +241,6 @@ def build_parser() -> argparse.ArgumentParser:
     result.add_argument("--dry-run", action="store_true", help="only check everything, and say what would be done")
     result.add_argument("--json", action="store_true", help="print JSON")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
 
 
 def _natural(text: str) -> int:

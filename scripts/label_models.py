@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf import fleet
-from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP
+from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP, positive, script_parser
 from mll_hf.cli.output import precision_text
 from mll_hf.engines import LocalEngine, open_local
 from mll_hf.engines.cluster import RayEngine
@@ -301,18 +301,13 @@ def say(message: str) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the script's arguments."""
-    description, _, examples = str(__doc__).partition("    python")
-    parser = argparse.ArgumentParser(
-        description=description,
-        epilog=f"    python{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = script_parser(str(__doc__))
     choice = parser.add_argument_group("which models")
     choice.add_argument("models", nargs="*", metavar="MODEL", help="org/name[@revision] on the Hub")
     choice.add_argument("--filter", action="append", metavar="TAG", help="all models with this tag; may be repeated")
     choice.add_argument("--author", metavar="NAME", help="all models of a user or organization")
     choice.add_argument("--search", metavar="TEXT", help="all models with this text in their id")
-    choice.add_argument("--limit", type=_positive, metavar="N", help="only the N most downloaded that fit the filter")
+    choice.add_argument("--limit", type=positive, metavar="N", help="only the N most downloaded that fit the filter")
     choice.add_argument("--models-from", type=Path, metavar="FILE", help="text with one model per line, CSV or JSON")
     choice.add_argument("--paper-models", action="store_true", help="the models of the paper")
     measure = parser.add_argument_group("how they are measured")
@@ -327,9 +322,9 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument(
         "--extend", metavar="SOURCE", help="labels without packs, or with fewer; only what they lack is measured"
     )
-    measure.add_argument("--sample", type=_positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
+    measure.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     measure.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample of images (default: 0)")
-    measure.add_argument("--batch-size", type=_positive, metavar="N", help=BATCH_HELP)
+    measure.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     measure.add_argument("--overwrite", action="store_true", help="measure again what is labelled already")
     measure.add_argument(
         "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
@@ -369,13 +364,6 @@ def _share(text: str) -> float:
     value = float(text)
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not 0 or more")
-    return value
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
     return value
 
 

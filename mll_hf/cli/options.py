@@ -81,6 +81,16 @@ def _names_of(label: LabelSummary) -> Sequence[str]:
     return (model.repo_id, model.short_name, f"{model.repo_id}@{model.revision}")
 
 
+def script_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser for a script; of its docstring, the examples, indented and beginning with ``python``, come last."""
+    description, _, examples = doc.partition("    python")
+    return argparse.ArgumentParser(
+        description=description,
+        epilog=f"    python{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def positive(text: str) -> int:
     """A whole number from 1."""
     value = int(text)
