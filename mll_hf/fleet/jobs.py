@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from huggingface_hub import get_token
-
 from mll_hf.backends import resolve_model
 from mll_hf.errors import InputError
 from mll_hf.fleet.destinations import Destination, Question
 from mll_hf.fleet.runs import ModelResult, Outcome, attempt
 from mll_hf.hub.connection import connect, hub_errors
+from mll_hf.hub.jobs import start_script
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 
 if TYPE_CHECKING:
@@ -105,14 +104,13 @@ def _start_job(name: str, jobs: Jobs, dry_run: bool) -> ModelResult:
         return ModelResult(name, Outcome.SKIPPED, f"a job is at work on it: {at_work}", model)
     if dry_run:
         return ModelResult(name, Outcome.PLANNED, f"start a job on {jobs.flavor}: {shlex.join(arguments)}", model)
-    with hub_errors(model.repo_id):
-        job = connect().run_uv_job(
-            jobs.script,
-            script_args=arguments,
-            flavor=jobs.flavor,
-            timeout=jobs.timeout,
-            secrets={"HF_TOKEN": get_token()},
-            labels={_JOB_LABEL: key},
-            namespace=jobs.namespace,
-        )
-    return ModelResult(name, Outcome.STARTED, model=model, job=job.url)
+    url = start_script(
+        jobs.script,
+        arguments,
+        model.repo_id,
+        flavor=jobs.flavor,
+        timeout=jobs.timeout,
+        labels={_JOB_LABEL: key},
+        namespace=jobs.namespace,
+    )
+    return ModelResult(name, Outcome.STARTED, model=model, job=url)

@@ -21,6 +21,7 @@ from huggingface_hub import get_token
 from mll_hf.backends import resolve_model
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
 from mll_hf.hub.connection import FULL_SHA, connect, fetch_head, hub_errors
+from mll_hf.hub.jobs import start_script
 from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub, parse_dataset
 from mll_hf.hub.publish import same_weights
 from mll_hf.labels import ModelRef
@@ -376,15 +377,12 @@ def _why_not(change: Change, settings: Settings) -> str | None:
 
 def _start_job(change: Change, settings: Settings) -> tuple[State, str]:
     arguments = [f"{change.repo_id}@{change.new}", "--graph", settings.graph]
-    with hub_errors(change.repo_id):
-        job = connect().run_uv_job(
-            str(settings.script),
-            script_args=[*arguments, *(["--to", settings.to] if settings.to else [])],
-            flavor=settings.flavor,
-            timeout=settings.timeout,
-            secrets={"HF_TOKEN": get_token()},
-        )
-    return State.STARTED, job.url
+    if settings.to:
+        arguments += ["--to", settings.to]
+    url = start_script(
+        str(settings.script), arguments, change.repo_id, flavor=settings.flavor, timeout=settings.timeout
+    )
+    return State.STARTED, url
 
 
 def _labeler(settings: Settings) -> Callable[[Change], tuple[State, str]]:
