@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.counts import NO_RIVAL, RANK_BINS, chance_to_win
+from mll_hf.counts import NO_RIVAL, RANK_BINS, chances_to_win
 from mll_hf.errors import InputError, LabelError
 from mll_hf.files import canonical_json, storage_errors
 from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph, save_graph
@@ -42,6 +42,7 @@ from mll_hf.labels import (
     check_summary,
     fields_from_metadata,
     label_metadata,
+    rival_counts,
 )
 from mll_hf.store import CATALOG_SHARDS, Origin
 from mll_hf.text import one_line
@@ -442,7 +443,7 @@ def _write_shards(
                     "the labels cover different packs; extend them to the same: mll-hf label --pack PACK --extend"
                 )
             seen.add((label.model.repo_id, label.model.revision))
-        _write_shard(folder / CATALOG_SHARDS.replace("*", f"{number:05d}"), shard, origin_of)
+        _write_shard(folder / CATALOG_SHARDS.replace("*", f"{number:05d}"), shard, graph, origin_of)
         if len(seen) < number * per_shard + len(shard):
             raise InputError("there are two labels of the same model at the same revision; leave one out")
     if not seen:
@@ -457,7 +458,9 @@ def _narrow(label: LabelSummary) -> LabelSummary:
     return LabelSummary(**{**fields, "ranks": label.ranks.astype(dtype)})
 
 
-def _write_shard(path: Path, labels: Sequence[LabelSummary], origin_of: Callable[[ModelRef], Origin]) -> None:
+def _write_shard(
+    path: Path, labels: Sequence[LabelSummary], graph: SemanticGraph, origin_of: Callable[[ModelRef], Origin]
+) -> None:
     ranks_dtype = np.result_type(*(label.ranks.dtype for label in labels))
     support = np.stack([label.support for label in labels]).astype(np.uint16)
     support, domains, sample = _distinct_samples(
@@ -465,7 +468,7 @@ def _write_shard(path: Path, labels: Sequence[LabelSummary], origin_of: Callable
     )
     claims = [_claims(label, origin_of(label.model)) for label in labels]
     tensors: dict[str, NDArray[Any]] = {
-        "shares": _shares(labels),
+        "shares": _shares(labels, graph),
         "support": support,
         "sample": sample,
         "mean_rank_shares": np.stack([label.mean_rank_shares for label in labels]),
@@ -499,27 +502,24 @@ def _write_shard(path: Path, labels: Sequence[LabelSummary], origin_of: Callable
         os.fsync(file.fileno())
 
 
-def _shares(labels: Sequence[LabelSummary]) -> NDArray[np.uint8]:
+def _shares(labels: Sequence[LabelSummary], graph: SemanticGraph) -> NDArray[np.uint8]:
     """[V, len(CANDIDATES), M] shares of images that are expected to be won."""
     label, factors = labels[0], [SHARE_UNIT / np.maximum(label.support, 1) for label in labels]
     shares = np.empty((len(label.ranks), len(CANDIDATES), len(labels)), np.uint8)
-    chances = [chances_among(int(size), CANDIDATES).astype(np.float32) for size in label.part_sizes]
+    chances = chances_among(rival_counts(graph, label.part_numbers), CANDIDATES).astype(np.float32)
     for first in range(0, len(labels), _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
         ranks, per_image = np.stack([each.ranks for each in labels[some]]), np.stack(factors[some], dtype=np.float32)
         for start in range(0, len(shares), _CONCEPTS):
             concepts = slice(start, start + _CONCEPTS)
             counts = ranks[:, concepts].transpose(1, 2, 0).astype(np.float32)
-            for part in np.unique(label.part_numbers[concepts]).tolist():
-                of_part = label.part_numbers[concepts] == part
-                wins = chances[part] @ counts[of_part]
-                shares[concepts, :, some][of_part] = np.rint(wins * per_image[:, concepts].T[of_part, None])
+            shares[concepts, :, some] = np.rint(chances[concepts] @ counts * per_image[:, concepts].T[:, None])
     return shares
 
 
-def chances_among(n_concepts: int, candidates: Sequence[int]) -> NDArray[np.float64]:
-    """[len(candidates), RANK_BINS] chances to win among so many candidates, or all concepts where they are fewer."""
-    return np.stack([chance_to_win(n_concepts, min(n, n_concepts)) for n in candidates])
+def chances_among(n_rivals: NDArray[np.int32], candidates: Sequence[int]) -> NDArray[np.float64]:
+    """[V, len(candidates), RANK_BINS] chances to win among so many candidates."""
+    return np.stack([chances_to_win(n_rivals, n) for n in candidates], axis=1)
 
 
 def _claims(label: LabelSummary, origin: Origin) -> bytes:

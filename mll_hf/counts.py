@@ -123,19 +123,53 @@ def rank_bin(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.where(ranks == 0, 0, np.minimum(octave, RANK_BINS - 1))
 
 
-@lru_cache(maxsize=64)
-def chance_to_win(n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
-    """[RANK_BINS] chance that an image is won if a random few of the rivals take part instead of all.
+@lru_cache(maxsize=8192)
+def chance_to_win(n_rivals: int, n_candidates: int) -> NDArray[np.float64]:
+    """[RANK_BINS] chance that an image is won if a random few of its rivals take part instead of all.
 
-    An image on which ``r`` of the ``n_concepts - 1`` others beat the right concept is won if none of them is among the
-    ``n_candidates - 1`` that take part: ``(1 - r / (n_concepts - 1)) ** (n_candidates - 1)``. A bin stands for the
-    geometric mean of its ends.
+    The ``n_candidates - 1`` that take part are drawn without replacement; if there are no more rivals, all do. An image
+    that ``r`` of ``R`` rivals beat is won with probability ``C(R - r, n - 1) / C(R, n - 1)``. A bin has the mean over
+    the ranks that it can hold, and the chance of rank ``R`` if these are all higher.
     """
-    ends = 2.0 ** np.arange(RANK_BINS)
-    r = np.append(0.0, np.sqrt(ends[:-1] * (ends[1:] - 1)))
-    chance: NDArray[np.float64] = np.clip(1 - r / max(n_concepts - 1, 1), 0, 1) ** (n_candidates - 1)
+    drawn = min(n_candidates - 1, n_rivals)
+    won = np.zeros(n_rivals + 1)  # by rank
+    last = n_rivals - drawn  # with a higher rank, one of those who beat the image is always drawn
+    logs = _log_factorials(n_rivals)
+    ranks = np.arange(last + 1)
+    won[: last + 1] = np.exp(logs[n_rivals - ranks] - logs[last - ranks] - logs[n_rivals] + logs[last])
+    won[0] = 1.0
+    starts = np.append(0, 2 ** np.arange(RANK_BINS - 1))
+    possible = starts <= n_rivals
+    chance = np.full(RANK_BINS, won[-1])
+    chance[possible] = np.add.reduceat(won, starts[possible])
+    chance[possible] /= np.diff(starts[possible], append=n_rivals + 1)
     chance.setflags(write=False)
     return chance
+
+
+@lru_cache(maxsize=1)
+def _all_log_factorials() -> NDArray[np.float64]:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, NO_RIVAL + 1)))])
+
+
+def _log_factorials(most: int) -> NDArray[np.float64]:
+    """[most + 1] log n!."""
+    return _all_log_factorials()[: most + 1]
+
+
+def chances_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) -> NDArray[np.float64]:
+    """[K, RANK_BINS] chances of K concepts with so many rivals each, see :func:`chance_to_win`."""
+    distinct, positions = np.unique(n_rivals, return_inverse=True)
+    rows = [chance_to_win(int(n), n_candidates) for n in distinct]
+    return np.stack(rows)[positions] if rows else np.zeros((0, RANK_BINS))
+
+
+def mean_chance_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) -> NDArray[np.float64]:
+    """[RANK_BINS] mean chance over the concepts that have rivals, for counts that are summed over concepts."""
+    distinct, counts = np.unique(n_rivals[n_rivals > 0], return_counts=True)
+    if not len(distinct):
+        return chance_to_win(0, n_candidates)
+    return counts @ chances_to_win(distinct, n_candidates) / counts.sum()
 
 
 def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -144,18 +178,17 @@ def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64])
     return wins
 
 
-def precision_among(ranks: NDArray[np.integer[Any]], n_concepts: int, n_candidates: int) -> NDArray[np.float64]:
+def precision_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
     """Expected precision if a random few of the rivals took part instead of all.
 
     Args:
         ranks: [..., RANK_BINS] counts of images by rank.
-        n_concepts: Concepts of the graph.
-        n_candidates: Candidates of the smaller contest, the right one included.
+        chances: [RANK_BINS] chance to win by rank, see :func:`chance_to_win`.
 
     Returns:
         [...] float64; 0 where there are no images.
     """
-    won = ranks @ chance_to_win(n_concepts, n_candidates)
+    won = ranks @ chances
     return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
 
 

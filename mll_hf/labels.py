@@ -18,7 +18,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, chance_to_win, expected_wins, precision_of
+from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS, chances_to_win, expected_wins, precision_of
 from mll_hf.errors import LabelError
 from mll_hf.files import canonical_json
 from mll_hf.probes import SamplingConfig
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
+
+    from mll_hf.graph import SemanticGraph
 
 
 SCHEMA = 1
@@ -234,23 +236,18 @@ class LabelSummary:
         precision = (self.hits[of] + self.mean_precision) / (images + 1)
         return float(_Z * np.sqrt((precision * (1 - precision) / images).sum()) / len(images))
 
-    def chance_to_win(self, n_candidates: int) -> NDArray[np.float64]:
-        """[1 + packs, RANK_BINS] chance that an image of each part is won among a few of the part's concepts.
+    def precision_among(
+        self, n_candidates: int, concepts: NDArray[np.int64], n_rivals: NDArray[np.int32]
+    ) -> NDArray[np.float64]:
+        """[K] expected precision on K concepts, were there only so many candidates; 0 without images.
 
         Args:
-            n_candidates: Candidates of the smaller contest, the right one included; a part with fewer concepts has all
-                of them take part.
+            n_candidates: Candidates of the smaller contest, the right one included.
+            concepts: [K] indices of concepts.
+            n_rivals: [V] rivals of each concept, see :func:`rival_counts`.
         """
-        sizes = self.part_sizes.tolist()
-        return np.stack([chance_to_win(size, min(n_candidates, size)) for size in sizes])
-
-    def wins_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[K] expected wins of K concepts on their ``support`` images, were there only so many candidates."""
-        return expected_wins(self.ranks[concepts], self.chance_to_win(n_candidates)[self.part_numbers[concepts]])
-
-    def precision_among(self, n_candidates: int, concepts: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[K] expected precision on K concepts, were there only so many candidates; 0 without images."""
-        return self.wins_among(n_candidates, concepts) / np.maximum(self.support[concepts], 1)
+        wins = expected_wins(self.ranks[concepts], chances_to_win(n_rivals[concepts], n_candidates))
+        return wins / np.maximum(self.support[concepts], 1)
 
 
 @dataclass(frozen=True)
@@ -280,6 +277,17 @@ class ModelLabel(LabelSummary):
     def tensors(self) -> Mapping[str, NDArray[Any]]:
         """The tensors of the label's file by name; some follow from others, for readers that want just these."""
         return {name: getattr(self, name) for name in _TENSORS}
+
+
+def rival_counts(graph: SemanticGraph, part_numbers: NDArray[np.int32]) -> NDArray[np.int32]:
+    """[V] rivals of each concept: the concepts of its part but itself, its ancestors and its descendants.
+
+    Args:
+        graph: V concepts.
+        part_numbers: [V] part of each, see :attr:`LabelSummary.part_numbers`.
+    """
+    related = [np.count_nonzero(part_numbers[graph.relatives(v)] == part_numbers[v]) for v in range(len(graph))]
+    return (np.bincount(part_numbers)[part_numbers] - 1 - np.array(related)).astype(np.int32)
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:

@@ -19,9 +19,8 @@ from mll_hf.bench.fidelity import (
     quality_of_samples,
 )
 from mll_hf.contest import Contest
-from mll_hf.counts import precision_among
 from mll_hf.embeddings import ProbeEmbeddings
-from mll_hf.labels import Cost, ModelRef
+from mll_hf.labels import Cost, ModelRef, rival_counts
 from mll_hf.matching import ClassMatch
 from mll_hf.plots.benchmark import save_fidelity
 from selection_worlds import forest
@@ -102,7 +101,7 @@ def test_estimates_are_compared_with_equation_five(hub, task):
             max((w for u, w in zip(label.rivals[v], label.rival_wins[v], strict=True) if u in selected), default=0)
             for v in selected
         ]
-        among = precision_among(label.ranks[selected], len(GRAPH), len(selected))
+        among = label.precision_among(len(selected), selected, rival_counts(GRAPH, label.part_numbers))
         estimated.append(np.minimum(among, 1 - np.array(wins) / label.support[selected]))
     exact, estimated = np.array(exact), np.array(estimated)
     assert quality.concepts == 4

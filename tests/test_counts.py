@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from fractions import Fraction
 from functools import reduce
 from itertools import combinations
 from math import comb
@@ -19,6 +20,7 @@ from mll_hf.counts import (
     LabelCounts,
     chance_to_win,
     log_loss_units,
+    mean_chance_to_win,
     precision_among,
     precision_of,
     rank_bin,
@@ -145,13 +147,34 @@ def test_bins_of_ranks():
         assert rank_bin(np.array([first, (first + last) // 2, last])).tolist() == [expected] * 3
 
 
-@pytest.mark.parametrize("beaten_by", [0, 1])
-def test_chance_to_win_where_a_bin_is_one_rank(beaten_by):
-    others = range(9)  # the first `beaten_by` of them beat the right one; four candidates are the right one and three
-    draws = list(combinations(others, 3))
-    won = sum(min(draw) >= beaten_by for draw in draws) / len(draws)
-    assert won == comb(9 - beaten_by, 3) / comb(9, 3)
-    assert chance_to_win(10, 4)[beaten_by] == pytest.approx(won, rel=0.06)  # drawn with replacement, for simplicity
+def naive_chance_to_win(n_rivals, n_candidates, bin):
+    """Enumerate all draws of rivals without replacement, for every rank that the bin can hold."""
+    ranks = [r for r in range(n_rivals + 1) if rank_bin(np.array([r]))[0] == bin]
+    draws = list(combinations(range(n_rivals), min(n_candidates - 1, n_rivals)))  # rivals 0 to r - 1 beat the image
+    chances = [sum(min(draw, default=r) >= r for draw in draws) / len(draws) for r in ranks]
+    return sum(chances) / len(chances) if chances else float(n_candidates == 1 or n_rivals == 0)
+
+
+@pytest.mark.parametrize("n_rivals", [0, 1, 2, 5, 9, 12])
+@pytest.mark.parametrize("n_candidates", [1, 2, 4, 10, 13, 20])
+def test_chance_to_win_against_all_draws(n_rivals, n_candidates):
+    expected = [naive_chance_to_win(n_rivals, n_candidates, bin) for bin in range(RANK_BINS)]
+    np.testing.assert_allclose(chance_to_win(n_rivals, n_candidates), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_an_image_that_one_of_all_rivals_beats_is_lost_among_all():
+    assert chance_to_win(9, 10).tolist() == [1] + [0] * (RANK_BINS - 1)
+
+
+def test_mean_chance_to_win_is_over_concepts_with_rivals():
+    expected = (2 * chance_to_win(5, 3) + chance_to_win(9, 3)) / 3
+    np.testing.assert_allclose(mean_chance_to_win(np.array([5, 0, 9, 5]), 3), expected)
+    assert mean_chance_to_win(np.array([0, 0]), 3).tolist() == chance_to_win(0, 3).tolist()
+
+
+def test_chance_to_win_is_accurate_in_large_graphs():
+    exact = [Fraction(comb(13_000 - r, 99), comb(13_000, 99)) for r in range(512, 1024)]
+    assert chance_to_win(13_000, 100)[10] == pytest.approx(float(sum(exact) / 512), rel=1e-9)
 
 
 def test_chances_to_win_fall_with_the_rank_and_with_the_number_of_candidates():
@@ -163,10 +186,10 @@ def test_chances_to_win_fall_with_the_rank_and_with_the_number_of_candidates():
     assert (few[1:-1] > many[1:-1]).all()  # the last bin reaches beyond all concepts
     assert all_[4:].max() < 1e-4
     assert chance_to_win(5000, 1).tolist() == [1] * RANK_BINS
-    assert np.isfinite(chance_to_win(1, 2)).all()
+    assert np.isfinite(chance_to_win(65534, 2)).all()
 
 
 def test_precision_among_all_is_about_the_precision():
     ranks = np.zeros((2, RANK_BINS), np.uint16)
     ranks[0, [0, 8]] = 6, 4
-    assert precision_among(ranks, 1000, 1000) == pytest.approx([0.6, 0])
+    assert precision_among(ranks, chance_to_win(999, 1000)) == pytest.approx([0.6, 0])

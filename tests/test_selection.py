@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.counts import RANK_BINS, RIVALS, precision_among, rank_bin
+from mll_hf.counts import RANK_BINS, RIVALS, chance_to_win, mean_chance_to_win, precision_among, rank_bin
 from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.errors import InputError
 from mll_hf.labels import Cost, Extension, PackPart
@@ -200,24 +200,26 @@ def test_equal_models_get_equal_scores_with_or_without_embeddings():
     np.testing.assert_array_equal(exact[0], embeddings.restricted_precision(candidates.match.selected))
     selected = candidates.match.selected
     estimated = restricted_precision(replace(candidates, embeddings=()))
-    np.testing.assert_array_equal(estimated, [precision_from_label(label, selected) for label in labels])
+    n_rivals = rivals_in(candidates.graph)
+    np.testing.assert_array_equal(estimated, [precision_from_label(label, selected, n_rivals) for label in labels])
 
 
 # --- Eq. 5 from the label ---------------------------------------------------------------------------------------------
 
 
 def test_precision_from_the_label_by_hand():
-    # dog: 10 images, 2 recognised, on the other 8 one concept of the other 6 beats it; rivals cat 6, car 5, vehicle 1.
-    # With n candidates in all, an image that is lost to one of 6 is won if that one is not among the n - 1:
-    # (1 - 1/6)^(n - 1).
+    # dog: 10 images, 2 recognised, on the other 8 one concept of the other 6 beats it; cat 6, car 5, vehicle 1.
+    # dog has 4 rivals (its hypernym animal and its hyponym corgi are none). With n candidates in all, an image that is
+    # lost to one of 4 is won if that one is not among the n - 1: C(3, n - 1) / C(4, n - 1).
     label = make_label(GRAPH, hits=[10, 10, 10, 10, 2, 10, 10], rivals={DOG: {CAT: 6, CAR: 5, VEHICLE: 1}})
-    # n = 3: (2 + 8 * .694444) / 10 = .755556, but cat alone leaves only .4
-    np.testing.assert_allclose(precision_from_label(label, np.array([CAR, CAT, DOG])), [1, 1, 0.4])
-    # n = 2, rival vehicle: (2 + 8 * .833333) / 10 = .866667 is less than the .9 that vehicle leaves
-    assert precision_from_label(label, np.array([DOG, VEHICLE]))[0] == pytest.approx(0.8666667)
-    # n = 2 without any rival: .866667 again; alone: everything
-    assert precision_from_label(label, np.array([DOG, PET]))[0] == pytest.approx(0.8666667)
-    assert precision_from_label(label, np.array([DOG]))[0] == 1
+    # n = 3: (2 + 8 * .5) / 10 = .6, but cat alone leaves only .4
+    n_rivals = rivals_in(GRAPH)
+    np.testing.assert_allclose(precision_from_label(label, np.array([CAR, CAT, DOG]), n_rivals), [1, 1, 0.4])
+    # n = 2, rival vehicle: (2 + 8 * .75) / 10 = .8 is less than the .9 that vehicle leaves
+    assert precision_from_label(label, np.array([DOG, VEHICLE]), n_rivals)[0] == pytest.approx(0.8)
+    # n = 2 without any rival: .8 again; alone: everything
+    assert precision_from_label(label, np.array([DOG, PET]), n_rivals)[0] == pytest.approx(0.8)
+    assert precision_from_label(label, np.array([DOG]), n_rivals)[0] == 1
 
 
 @examples
@@ -225,7 +227,7 @@ def test_precision_from_the_label_by_hand():
 def test_precision_from_the_label_is_within_its_bounds(candidates, size):
     selected = np.sort(np.random.default_rng(size).permutation(len(candidates.graph))[:size])
     for label in candidates.labels:
-        precision = precision_from_label(label, selected)
+        precision = precision_from_label(label, selected, rivals_in(candidates.graph))
         tested = label.support[selected] > 0
         assert (precision >= label.node_precision[selected] - 1e-6).all()
         assert (precision <= 1).all()
@@ -265,7 +267,7 @@ def test_precision_from_the_label_is_near_the_exact_one():
         label, beaten = label_and_beaten(rng)
         selected = np.sort(rng.permutation(40)[:6])
         exact = 1 - beaten[selected][:, :, selected].any(axis=2).mean(axis=1)
-        gaps.append(precision_from_label(label, selected) - exact)
+        gaps.append(precision_from_label(label, selected, np.full(40, 39)) - exact)
         gaps_of_all.append(label.node_precision[selected] - exact)
     assert np.abs(gaps).mean() < 0.08
     assert np.abs(gaps).mean() < np.abs(gaps_of_all).mean() / 3
@@ -276,13 +278,30 @@ def test_precision_from_the_label_is_near_the_exact_one():
 
 
 def test_precision_among_fewer_candidates_by_hand():
-    # 4 images, beaten by 0, 1, 2 to 3 and 4 to 7 of 100 others; a bin stands for the geometric mean of its ends.
+    # 4 images, beaten by 0, 1, 2 to 3 and 4 to 7 of 100 rivals; a bin stands for the mean over its ranks.
     ranks = np.array([1, 1, 1, 1] + [0] * (RANK_BINS - 4))
-    assert precision_among(ranks, 101, 1) == 1
-    expected = (1 + (1 - 0.01) + (1 - 0.01 * np.sqrt(6)) + (1 - 0.01 * np.sqrt(28))) / 4
-    assert precision_among(ranks, 101, 2) == pytest.approx(expected)
-    assert precision_among(ranks, 101, 10**6) == pytest.approx(0.25)  # only what nothing beats is left
-    assert precision_among(0 * ranks, 101, 2) == 0
+    assert precision_among(ranks, chance_to_win(100, 1)) == 1
+    expected = (1 + 0.99 + (0.98 + 0.97) / 2 + (0.96 + 0.95 + 0.94 + 0.93) / 4) / 4
+    assert precision_among(ranks, chance_to_win(100, 2)) == pytest.approx(expected)
+    assert precision_among(ranks, chance_to_win(100, 10**6)) == pytest.approx(0.25)  # only what nothing beats is left
+    assert precision_among(0 * ranks, chance_to_win(100, 2)) == 0
+
+
+def test_among_all_concepts_a_model_is_as_good_as_it_was_measured():
+    # Ten unrelated digits and ten classes: all rivals take part, so what one of them beats is lost.
+    graph = make_graph({str(digit): () for digit in range(10)})
+    labels = [make_label(graph, np.full(10, hits), 1000, repo_id=f"org/{name}") for name, hits in
+              [("near", 600), ("better", 653)]]  # fmt: skip
+    ranks = np.zeros((10, RANK_BINS), np.uint16)
+    ranks[:, 0], ranks[:, 1] = 600, 400  # what near loses, it loses to a single rival
+    near = replace(labels[0], ranks=ranks, domain_ranks=ranks.sum(axis=0, dtype=np.int32)[None])
+    spread = np.zeros((10, RANK_BINS), np.uint16)
+    spread[:, 0], spread[:, 3] = 653, 347
+    better = replace(labels[1], ranks=spread, domain_ranks=spread.sum(axis=0, dtype=np.int32)[None])
+    match = make_match([[digit] for digit in range(10)], [[1]] * 10)
+    selection = select(Candidates((near, better), graph, match), SelectionConfig())
+    assert [model.ref.repo_id for model in selection.models] == ["org/better", "org/near"]
+    np.testing.assert_allclose(selection.scores[:, 0], [0.653, 0.6], atol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -293,19 +312,22 @@ def test_rank_bins(rank, expected):
 
 
 def test_shrinkage_by_hand():
-    # 3 candidates among 7 concepts: an image that one of the 6 others beats is won with probability (5/6)^2 = .694444.
-    #   animal (6 + 4 * .694444) / 10 = .877778, dog (5 + 5 * .694444) / 10 = .847222, corgi 1; mean .908333
+    # 3 candidates, so 2 rivals take part. An image that one of R rivals beats is won with C(R - 1, 2) / C(R, 2): of
+    # animal (R = 2) never, of corgi and pet (3) with 1/3, of cat and dog (4) with 1/2, of car and vehicle (5) with .6.
+    #   animal .6, dog (5 + 5 / 2) / 10 = .75, corgi 1
+    #   mean share of images that nothing beats .7, that one beats .3, won with (0 + 2/3 + 1 + 1.2) / 7 = .409524
+    #   on average over concepts; level .7 + .3 * .409524 = .822857
     # The prior weighs as much as 10 images.
-    #   animal (root): (8.77778 + 9.08333) / 20 = .893056      pet, cat: no images, so their hypernym's
-    #   dog: (8.47222 + 8.93056) / 20 = .870139      corgi: prior (.870139 + .893056) / 2; (2 + 8.81597) / 12 = .901331
-    #   vehicle (root without images): .908333       car: its hypernym's
+    #   animal (root): (6 + 8.22857) / 20 = .711429      pet, cat: no images, so their hypernym's
+    #   dog: (7.5 + 7.11429) / 20 = .730714      corgi: prior (.730714 + .711429) / 2; (2 + 7.210714) / 12 = .767560
+    #   vehicle (root without images): .822857       car: its hypernym's
     label = make_label(GRAPH, hits=[6, 0, 0, 2, 5, 0, 0], support=[10, 0, 0, 2, 10, 0, 0])
     shrunk = shrunk_precision([label], GRAPH, np.arange(7), 3)
-    expected = [0.893056, 0.908333, 0.893056, 0.901331, 0.870139, 0.893056, 0.908333]
+    expected = [0.711429, 0.822857, 0.711429, 0.767560, 0.730714, 0.711429, 0.822857]
     np.testing.assert_allclose(shrunk, [expected], atol=1e-6)
     # fewer concepts wanted, the same values
     some = shrunk_precision([label], GRAPH, np.array([CORGI, CAR]), 3)
-    np.testing.assert_allclose(some, [[0.901331, 0.908333]], atol=1e-6)
+    np.testing.assert_allclose(some, [[0.767560, 0.822857]], atol=1e-6)
 
 
 @examples
@@ -326,19 +348,34 @@ def test_what_a_win_and_a_level_add_to_the_mean_estimate(candidates, class_weigh
 def test_much_evidence_is_not_shrunk():
     hits = np.array([30_000, 10_000, 60_000, 0, 45_000, 20_000, 50_000])
     label = make_label(GRAPH, hits=hits, support=60_000)
-    expected = precision_among(label.ranks, 7, 4)
+    expected = label.precision_among(4, np.arange(7), rivals_in(GRAPH))
     np.testing.assert_allclose(shrunk_precision([label], GRAPH, np.arange(7), 4)[0], expected, atol=2e-4)
 
 
-def naive_precision_among(ranks, n_concepts, n_candidates):
-    """An image that r of the n - 1 others beat is won if none of the places of the other candidates goes to these r."""
+def rivals_in(graph):
+    """[V] concepts that are neither the concept itself nor above or below it."""
+    return np.array([len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))])
+
+
+def naive_precision_among(ranks, n_rivals, n_candidates):
+    """An image that r of R rivals beat is won if none of these r is among those drawn; the mean over a bin's ranks."""
     won = images = 0.0
+    drawn = min(n_candidates - 1, n_rivals)
     for b, count in enumerate(ranks.tolist()):
-        r = math.sqrt(2 ** (b - 1) * (2**b - 1)) if b else 0  # between 2^(b-1) and 2^b - 1
-        chance_of_one = max(1 - r / (n_concepts - 1), 0) if n_concepts > 1 else 1
-        won += count * chance_of_one ** (n_candidates - 1)
+        in_bin = [r for r in range(2 ** (b - 1) if b else 0, 2**b if b else 1) if r <= n_rivals]
+        chances = [math.comb(n_rivals - r, drawn) / math.comb(n_rivals, drawn) for r in in_bin]
+        won += count * (sum(chances) / len(chances) if chances else drawn == 0)
         images += count
     return won / images
+
+
+def naive_level(graph, label, n_candidates):
+    """The mean over tested concepts, each image won with the mean chance over concepts that have rivals."""
+    tested = [v for v in range(len(graph)) if label.support[v]]
+    if not tested:
+        return 0
+    shares = np.mean([label.ranks[v] / label.support[v] for v in tested], axis=0)
+    return float(shares @ mean_chance_to_win(rivals_in(graph), n_candidates))
 
 
 @examples
@@ -348,10 +385,9 @@ def test_shrinkage_against_a_naive_recursion(candidates, n_candidates):
     for label in candidates.labels:
 
         def raw(v, label=label):
-            return naive_precision_among(label.ranks[v], len(graph), min(n_candidates, len(graph)))
+            return naive_precision_among(label.ranks[v], int(rivals_in(graph)[v]), n_candidates)
 
-        tested = [v for v in range(len(graph)) if label.support[v]]
-        general = sum(raw(v) for v in tested) / len(tested) if tested else 0
+        general = naive_level(graph, label, n_candidates)
 
         def precision(v, label=label, general=general, raw=raw):
             parents = [graph.index[h] for h in graph.concepts[v].hypernyms]
@@ -385,11 +421,11 @@ def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
     names = ("clip art", "photo", "sketch")
     hits = np.array([[2] * 7, [10] * 7, [18] * 7])
     label = make_label(GRAPH, domain_names=names, domain_hits=hits, domain_support=np.full((3, 7), 20))
-    # 140 images a domain. With 2 candidates a lost image is won with 5/6: clip art (14 + 126 * 5/6) / 140 = .85,
+    # 140 images a domain. With 2 candidates a lost image is won with 5/6, say: clip art (14 + 126 * 5/6) / 140 = .85,
     # photo .916667, sketch .983333, all .916667, odds 11. The prior weighs as much as 10 images:
     # clip art (140 * .85 + 10 * .916667) / 150 = .854444, odds 5.870229; sketch .978889, odds 46.368421
     expected = {None: 1, "clip art": 5.870229 / 11, "photo": 1, "sketch": 46.368421 / 11}[counts]
-    assert domain_odds(label, domain, 2) == pytest.approx(expected, abs=1e-5)
+    assert domain_odds(label, domain, chance_to_win(6, 2)) == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_domain_moves_the_odds_of_every_class():
@@ -399,7 +435,7 @@ def test_the_domain_moves_the_odds_of_every_class():
     plain = mll_scores(candidates, 0.7)
     for domain in names:
         moved = mll_scores(replace(candidates, domain=domain), 0.7)
-        ratio = domain_odds(label, domain, 2)
+        ratio = domain_odds(label, domain, mean_chance_to_win(rivals_in(GRAPH), 2))
         assert (ratio > 1) == (domain == "photo")
         np.testing.assert_allclose(moved / (1 - moved), ratio * plain / (1 - plain))
 
@@ -427,10 +463,10 @@ def test_our_scores_against_a_naive_loop(candidates, class_weight):
     for m, label in enumerate(candidates.labels):
 
         def among(ranks):
-            return naive_precision_among(ranks, len(graph), min(n_candidates, len(graph)))
+            return precision_among(ranks, mean_chance_to_win(rivals_in(graph), n_candidates))
 
-        tested = [v for v in range(len(graph)) if label.support[v]]
-        general = sum(among(label.ranks[v]) for v in tested) / len(tested) if tested else 0
+        tested = label.support.any()
+        general = naive_level(graph, label, n_candidates)
         shrunk = shrunk_precision([label], graph, np.arange(len(graph)), n_candidates)[0]
         shares = [
             {v: w / sum(weights) for v, w in zip(concepts.tolist(), weights, strict=True)}
@@ -519,8 +555,9 @@ def test_a_pack_is_judged_by_itself():
     label = packed([[10], [6, 4], [4, 6], [0, 10]])
     assert label.part_sizes.tolist() == [2, 2]
     np.testing.assert_allclose(shrunk_precision([label], PACKED, np.arange(4), 5), [[0.85, 0.45, 0.55, 0.15]])
-    np.testing.assert_allclose(label.precision_among(5, np.arange(4)), [1, 0.6, 0.4, 0])
-    assert precision_from_label(label, np.array([1, 2])).tolist() == pytest.approx([0.6, 0.4])
+    n_rivals = np.ones(4, np.int32)
+    np.testing.assert_allclose(label.precision_among(5, np.arange(4), n_rivals), [1, 0.6, 0.4, 0])
+    assert precision_from_label(label, np.array([1, 2]), n_rivals).tolist() == pytest.approx([0.6, 0.4])
 
 
 @pytest.mark.parametrize(
@@ -624,8 +661,8 @@ def test_explanations_hold_the_chosen_models_precision():
     assert [c.precision for c in one.explain("class 0")] == [(pytest.approx(0.9),), (pytest.approx(0.9),)]
     both = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
     assert both.explain("class 0")[1].precision == (pytest.approx(0.9), pytest.approx(0.5))
-    # the paper sees only the contest of cat and dog: one of 10 images is lost to one of 6 others, dog with 1 in 6
-    expected = (9 + 5 / 6) / 10
+    # the paper sees only the contest of cat and dog: one of 10 images is lost to one of 4 rivals, dog with 1 in 4
+    expected = (9 + 3 / 4) / 10
     paper = select(candidates, SelectionConfig(Strategy.PAPER))
     assert paper.explain("class 0")[0].precision == (pytest.approx(expected),)
     ours = select(candidates, SelectionConfig(Strategy.MLL))

@@ -17,6 +17,7 @@ from mll_hf.bench.world import read_embeddings, read_text
 from mll_hf.contest import Contest
 from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.labeling import label_from_counts
+from mll_hf.labels import rival_counts
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
 from mll_hf.text import markdown_table
@@ -163,12 +164,15 @@ def estimates_against_exact(
         embeddings = hub.embeddings(ref)
         for task in tasks:
             exact[task.name].append(embeddings.restricted_precision(task.caption_match.selected))
-    return tuple(_compare(task, labels, np.stack(exact[task.name])) for task in tasks)
+    n_rivals = rival_counts(hub.graph, labels[0].part_numbers)
+    return tuple(_compare(task, labels, n_rivals, np.stack(exact[task.name])) for task in tasks)
 
 
-def _compare(task: KnownTask, labels: Sequence[ModelLabel], exact: NDArray[np.float64]) -> EstimateQuality:
+def _compare(
+    task: KnownTask, labels: Sequence[ModelLabel], n_rivals: NDArray[np.int32], exact: NDArray[np.float64]
+) -> EstimateQuality:
     selected, transition = task.caption_match.selected, task.caption_match.transition
-    estimated = np.stack([precision_from_label(label, selected) for label in labels])
+    estimated = np.stack([precision_from_label(label, selected, n_rivals) for label in labels])
     overall = [(precision @ transition).mean(axis=1) for precision in (exact, estimated)]
     return EstimateQuality(
         task=task.name,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labels import UNPINNED, Cost, ModelRef
+from mll_hf.labels import UNPINNED, Cost, ModelRef, rival_counts
 from mll_hf.published import published_models
 from mll_hf.selection.base import (
     DIGITS,
@@ -362,7 +362,10 @@ def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np
             return restricted_precision(candidates)
         case Strategy.MLL:
             n_candidates = candidates_of(matched)
-            return np.stack([label.precision_among(n_candidates, matched.selected) for label in candidates.labels])
+            n_rivals = rival_counts(candidates.graph, candidates.labels[0].part_numbers)
+            return np.stack(
+                [label.precision_among(n_candidates, matched.selected, n_rivals) for label in candidates.labels]
+            )
         case _:
             return np.stack([label.node_precision[matched.selected] for label in candidates.labels])
 

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.catalog import CANDIDATES, SHARE_UNIT, chances_among, in_threads
+from mll_hf.catalog import CANDIDATES, SHARE_UNIT, in_threads
 from mll_hf.counts import RANK_BINS, chance_to_win, expected_wins
 from mll_hf.errors import LabelError
+from mll_hf.labels import rival_counts
 from mll_hf.selection.base import DIGITS, Candidates, SelectionConfig, Strategy
 from mll_hf.selection.mll import (
     Measured,
@@ -68,14 +69,14 @@ class Combination:
     error: float
 
 
-@lru_cache(maxsize=64)
-def combination(n_concepts: int, n_candidates: int) -> Combination:
+@lru_cache(maxsize=8192)
+def combination(n_rivals: int, n_candidates: int) -> Combination:
     """The best combination found for a number of candidates.
 
     Images of one bin of ranks all have the same chance to be won. So the error is at most that of the worst bin.
     """
-    wanted = chance_to_win(n_concepts, min(n_candidates, n_concepts))
-    chances = chances_among(n_concepts, CANDIDATES)
+    wanted = chance_to_win(n_rivals, n_candidates)
+    chances = np.stack([chance_to_win(n_rivals, n) for n in CANDIDATES])
     return min(
         (_fitted(wanted, chances, first) for first in range(len(CANDIDATES) - _READ + 1)), key=lambda found: found.error
     )
@@ -148,7 +149,7 @@ class _Query:
     Attributes:
         catalog: M labels.
         needs: What the task asks of them; A concepts.
-        chances: [1 + packs, RANK_BINS] to win among so many candidates.
+        n_rivals: [A] rivals of each concept.
         levels: [M, 1 + packs] mean precision over each part.
         odds: [M] of the task's domain.
         support: [N, A] images of the concepts in each sample of images.
@@ -156,7 +157,7 @@ class _Query:
 
     catalog: Catalog
     needs: Needs
-    chances: NDArray[np.float64]
+    n_rivals: NDArray[np.int32]
     levels: NDArray[np.float64]
     odds: NDArray[np.float64]
     support: NDArray[np.int32]
@@ -164,14 +165,14 @@ class _Query:
 
 def _query(catalog: Catalog, needs: Needs, domain: str | None) -> _Query:
     columns, odds = catalog.columns, np.ones(len(catalog))
-    chances = np.stack([chance_to_win(size, min(needs.n_candidates, size)) for size in columns.part_sizes])
     named = [named_domain(names, domain) for names in columns.domain_names]
     if any(s is not None for s in named):
         has_domain = np.array([s is not None for s in named])[columns.sample]
-        ratios = odds_ratios(*catalog.domain_ranks(named), columns.part_sizes[0], needs.n_candidates)
+        ratios = odds_ratios(*catalog.domain_ranks(named), needs.mean_chances[0])
         odds = np.where(has_domain, ratios, 1.0)
-    levels = part_levels(columns.mean_rank_shares, chances)
-    return _Query(catalog, needs, chances, levels, odds, columns.support[:, needs.needed].astype(np.int32))
+    levels = part_levels(columns.mean_rank_shares, needs.mean_chances)
+    n_rivals = rival_counts(catalog.graph, columns.part_numbers)[needs.needed]
+    return _Query(catalog, needs, n_rivals, levels, odds, columns.support[:, needs.needed].astype(np.int32))
 
 
 def _best_by_bounds(query: _Query, fitting: NDArray[np.int64], reference: int, most: int) -> list[int]:
@@ -202,7 +203,7 @@ def _scores(query: _Query, positions: NDArray[np.int64], reference: int) -> NDAr
 
 def _measured(query: _Query, positions: list[int]) -> Measured:
     """What some labels say, read exactly."""
-    catalog, concepts, chances = query.catalog, query.needs.needed, query.chances[query.needs.parts]
+    catalog, concepts, chances = query.catalog, query.needs.needed, query.needs.chances
     ranks = [catalog.ranks(position) for position in positions]
     wins = in_threads(lambda of_label: expected_wins(of_label.take(concepts, axis=0), chances), ranks)
     for shard in catalog.shards:
@@ -250,10 +251,9 @@ def _bounds(query: _Query, reference: int) -> NDArray[np.float64]:
 def _bound(query: _Query, sample: int) -> _Bound:
     needs, support = query.needs, query.support[sample]
     of_wins, of_levels = mean_factors(needs, support, query.levels.shape[1])
-    parts = [combination(size, needs.n_candidates) for size in query.catalog.columns.part_sizes]
-    of_part = [parts[part] for part in needs.parts]
-    most = np.array([found.constant + found.error for found in of_part])
-    weights = np.array([found.weights for found in of_part]) / SHARE_UNIT
+    combined = [combination(n, needs.n_candidates) for n in query.n_rivals.tolist()]
+    most = np.array([found.constant + found.error for found in combined])
+    weights = np.array([found.weights for found in combined]) / SHARE_UNIT
     of_shares = of_wins * support
     return _Bound(
         constant=float(most @ of_shares) + _ROUNDING,
@@ -286,13 +286,13 @@ def _sums_of_shares(
 ) -> NDArray[np.float64]:
     """[len(shard)] sums of a label's shares times the factors of its sample; the shares are read once."""
     needs, shares, sums = query.needs, shard.tensors["shares"], np.zeros(len(shard))
-    firsts = np.array([combination(size, needs.n_candidates).first for size in query.catalog.columns.part_sizes])
+    firsts = np.array([combination(n, needs.n_candidates).first for n in query.n_rivals.tolist()])
     stride, width = shares.strides[:2]
-    shard.expect("shares", needs.needed * stride + firsts[needs.parts] * width, _READ * width)
-    for part, first in enumerate(firsts.tolist()):
-        of_part = np.flatnonzero(needs.parts == part)
-        for start in range(0, len(of_part), _AT_ONCE):
-            rows = of_part[start : start + _AT_ONCE]
+    shard.expect("shares", needs.needed * stride + firsts * width, _READ * width)
+    for first in np.unique(firsts).tolist():
+        alike = np.flatnonzero(firsts == first)
+        for start in range(0, len(alike), _AT_ONCE):
+            rows = alike[start : start + _AT_ONCE]
             values = shares[needs.needed[rows], first : first + _READ]
             for sample, of_sample in columns.items():
                 if 2 * len(of_sample) > len(shard):  # then picking them out takes longer than it saves

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.counts import precision_among
+from mll_hf.counts import chances_to_win, expected_wins, mean_chance_to_win, precision_among
+from mll_hf.labels import rival_counts
 from mll_hf.prompts import mentions
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Needs:
         needed: [A] the selected concepts and all above them, every hypernym before its hyponyms.
         parts: [A] the part of each: 0 for the base graph, and so on.
         above: For each of the A concepts the rows of its direct hypernyms that are of its part.
+        chances: [A, RANK_BINS] chance to win an image of each of them among so many candidates.
+        mean_chances: [1 + packs, RANK_BINS] the same on average over the concepts of a part.
     """
 
     selected: NDArray[np.int64]
@@ -57,6 +60,8 @@ class Needs:
     needed: NDArray[np.int64]
     parts: NDArray[np.int32]
     above: tuple[tuple[int, ...], ...]
+    chances: NDArray[np.float64]
+    mean_chances: NDArray[np.float64]
 
     @cached_property
     def levels(self) -> tuple[tuple[int, ...], ...]:
@@ -105,10 +110,23 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
 
 def task_needs(candidates: Candidates, class_weight: float) -> Needs:
     """What a task asks of labels: that it takes of the candidates' own labels is the same for all of them."""
-    selected, parts = candidates.match.selected, candidates.labels[0].part_numbers
-    needed, above = _with_ancestors(candidates.graph, selected, parts)
-    weights = evidence_weights(candidates, class_weight)
-    return Needs(selected, weights, candidates_of(candidates.match), needed, parts[needed], above)
+    weights, n_candidates = evidence_weights(candidates, class_weight), candidates_of(candidates.match)
+    return _needs(candidates.labels[0], candidates.graph, candidates.match.selected, weights, n_candidates)
+
+
+def _needs(
+    label: LabelSummary,
+    graph: SemanticGraph,
+    selected: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    n_candidates: int,
+) -> Needs:
+    parts = label.part_numbers
+    n_rivals = rival_counts(graph, parts)
+    needed, above = _with_ancestors(graph, selected, parts)
+    means = [mean_chance_to_win(n_rivals[parts == part], n_candidates) for part in range(len(label.part_sizes))]
+    chances = chances_to_win(n_rivals[needed], n_candidates)
+    return Needs(selected, weights, n_candidates, needed, parts[needed], above, chances, np.stack(means))
 
 
 def estimates(needs: Needs, measured: Measured) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -136,12 +154,10 @@ def with_odds(precision: NDArray[np.float64], odds: NDArray[np.float64]) -> NDAr
 
 def _measured(labels: Sequence[LabelSummary], needs: Needs, domain: str | None) -> Measured:
     return Measured(
-        wins=np.stack([label.wins_among(needs.n_candidates, needs.needed) for label in labels]),
+        wins=np.stack([expected_wins(label.ranks[needs.needed], needs.chances) for label in labels]),
         support=np.stack([label.support[needs.needed] for label in labels]),
-        levels=np.stack(
-            [part_levels(label.mean_rank_shares, label.chance_to_win(needs.n_candidates)) for label in labels]
-        ),
-        odds=np.array([domain_odds(label, domain, needs.n_candidates) for label in labels]),
+        levels=np.stack([part_levels(label.mean_rank_shares, needs.mean_chances) for label in labels]),
+        odds=np.array([domain_odds(label, domain, needs.mean_chances[0]) for label in labels]),
     )
 
 
@@ -223,41 +239,45 @@ def part_levels(shares: NDArray[np.float64], chances: NDArray[np.float64]) -> ND
 
     Args:
         shares: [..., 1 + packs, RANK_BINS] see :attr:`~mll_hf.labels.LabelSummary.mean_rank_shares`.
-        chances: [1 + packs, RANK_BINS] see :meth:`~mll_hf.labels.LabelSummary.chance_to_win`.
+        chances: [1 + packs, RANK_BINS] see :func:`~mll_hf.counts.mean_chance_to_win`.
     """
     levels: NDArray[np.float64] = (shares * chances).sum(axis=-1)
     return levels
 
 
-def domain_odds(label: LabelSummary, domain: str | None, n_candidates: int) -> float:
+def domain_odds(label: LabelSummary, domain: str | None, chances: NDArray[np.float64]) -> float:
     """Odds of recognising a probe image of the task's domain, over the odds for any probe image.
 
     1 if the task names none of the label's domains, or several. The domain's precision is taken as if 10 more of its
     images were like all others.
+
+    Args:
+        label: The label.
+        domain: The task's domain.
+        chances: [RANK_BINS] mean chance to win an image of the base graph among as many candidates as classes.
     """
     named = named_domain(label.domain_names, domain)
     if named is None:
         return 1.0
     ranks, overall = label.domain_ranks[None, named], label.domain_ranks.sum(axis=0)[None]
-    return float(odds_ratios(ranks, overall, int(label.part_sizes[0]), n_candidates)[0])
+    return float(odds_ratios(ranks, overall, chances)[0])
 
 
 def odds_ratios(
-    of_domain: NDArray[np.int32], overall: NDArray[np.int64], n_concepts: int, n_candidates: int
+    of_domain: NDArray[np.int32], overall: NDArray[np.int64], chances: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """[M] odds of recognising an image of a domain over those for any image; 1 where these are 0 or without limit.
 
     Args:
         of_domain: [M, RANK_BINS] tests of the domain by rank.
         overall: [M, RANK_BINS] those of all domains.
-        n_concepts: Concepts of the base graph.
-        n_candidates: Candidates of a contest.
+        chances: [RANK_BINS] mean chance to win an image of the base graph.
     """
-    precision = precision_among(overall, n_concepts, n_candidates)
+    precision = precision_among(overall, chances)
     known = (precision > 0) & (precision < 1)
     precision = np.where(known, precision, 0.5)
     images = of_domain.sum(axis=1, dtype=np.int64)
-    won = images * precision_among(of_domain, n_concepts, n_candidates)
+    won = images * precision_among(of_domain, chances)
     of_domain_shrunk = (won + _PRIOR_IMAGES * precision) / (images + _PRIOR_IMAGES)
     ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (precision / (1 - precision))
     return np.where(known, ratios, 1.0)
@@ -280,9 +300,7 @@ def shrunk_precision(
         selected: [K] concepts wanted.
         n_candidates: Candidates of a contest.
     """
-    parts = labels[0].part_numbers
-    needed, above = _with_ancestors(graph, selected, parts)
-    needs = Needs(selected, np.zeros((len(selected), 0)), n_candidates, needed, parts[needed], above)
+    needs = _needs(labels[0], graph, selected, np.zeros((len(selected), 0)), n_candidates)
     return shrunk(needs, _measured(labels, needs, None))
 
 

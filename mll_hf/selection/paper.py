@@ -8,7 +8,7 @@ import numpy as np
 
 from mll_hf.counts import NO_RIVAL
 from mll_hf.errors import InputError
-from mll_hf.labels import ModelLabel
+from mll_hf.labels import ModelLabel, rival_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,10 +48,13 @@ def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
     whole = [label for label in candidates.labels if isinstance(label, ModelLabel)]
     if len(whole) < len(candidates.labels):
         raise InputError("strategy 'paper' needs whole labels, not summaries; fetch them from their source")
-    return np.stack([precision_from_label(label, selected) for label in whole])
+    n_rivals = rival_counts(candidates.graph, whole[0].part_numbers)
+    return np.stack([precision_from_label(label, selected, n_rivals) for label in whole])
 
 
-def precision_from_label(label: ModelLabel, selected: NDArray[np.int64]) -> NDArray[np.float64]:
+def precision_from_label(
+    label: ModelLabel, selected: NDArray[np.int64], n_rivals: NDArray[np.int32]
+) -> NDArray[np.float64]:
     """Estimate Eq. 5 from what a label keeps of the contest of all concepts.
 
     Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
@@ -62,6 +65,6 @@ def precision_from_label(label: ModelLabel, selected: NDArray[np.int64]) -> NDAr
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes
     competes[selected] = True
     lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1) / support
-    expected = label.precision_among(len(selected), selected)
+    expected = label.precision_among(len(selected), selected, n_rivals)
     precision: NDArray[np.float64] = np.minimum(expected, 1 - lost)
     return precision
