@@ -7,14 +7,14 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
-from mll_hf import describe
-from mll_hf.backends import resolve_model
-from mll_hf.catalog import Catalog
 from mll_hf.errors import InputError, ModelError
-from mll_hf.evidence import check_image_count, trial_sample
-from mll_hf.labels import UNPINNED
-from mll_hf.matching import ConceptIndex
-from mll_hf.prompts import check_class_names
+from mll_hf.labels.catalog import Catalog
+from mll_hf.labels.label import UNPINNED
+from mll_hf.matching import describe
+from mll_hf.matching.concept_index import ConceptIndex
+from mll_hf.matching.prompts import check_class_names
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.models import resolve_model
 from mll_hf.selection import (
     Candidates,
     SelectionConfig,
@@ -27,21 +27,21 @@ from mll_hf.selection import (
     select_from_catalog,
     shortlisting,
 )
-from mll_hf.text_encoder import CachedEncoder, default_encoder
+from mll_hf.selection.evidence import check_image_count, trial_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
     from pathlib import Path
 
-    from mll_hf.describe import Description
-    from mll_hf.embeddings import ProbeEmbeddings
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels import LabelSummary
-    from mll_hf.matching import ClassMatch
-    from mll_hf.published import PublishedModel
+    from mll_hf.labels.embeddings import ProbeEmbeddings
+    from mll_hf.labels.label import LabelSummary
+    from mll_hf.matching.concept_index import ClassMatch
+    from mll_hf.matching.describe import Description
+    from mll_hf.matching.text_encoder import TextEncoder
+    from mll_hf.models.published import PublishedModel
     from mll_hf.selection import Selection
-    from mll_hf.text_encoder import TextEncoder
 
 
 _log = logging.getLogger(__name__)
@@ -106,12 +106,12 @@ class Client:
 
         Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
         ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides. If only some licences are allowed, the Hub is asked for those of the models that decide: a
+        they answer decides. If only some licenses are allowed, the Hub is asked for those of the models that decide: a
         small request for each.
 
         Args:
             classes: Class names; at least one, all different.
-            config: Strategy, k, caps and licences.
+            config: Strategy, k, caps and licenses.
             domain: How the images look ("photo", "sketch", "satellite image").
             task: What they are for ("traffic sign recognition").
             descriptions: Texts for the classes, in their order; by default made from templates and glosses.
@@ -119,11 +119,11 @@ class Client:
                 better.
 
         Raises:
-            InputError: The classes are empty or repeated, no model fits the caps or has an allowed licence, or there
+            InputError: The classes are empty or repeated, no model fits the caps or has an allowed license, or there
                 are too few images.
             ModelError: No model can be tried.
             LabelError: A label of a folder is damaged or of another graph.
-            HubError: The labels cannot be had, or the Hub cannot be asked for licences.
+            HubError: The labels cannot be had, or the Hub cannot be asked for licenses.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
@@ -173,12 +173,12 @@ class Client:
     def _allowed(
         self, choose: Callable[[SelectionConfig], Selection], ids: Collection[str], config: SelectionConfig
     ) -> Selection:
-        """The choice among models with an allowed licence, if the configuration says which are."""
-        if not config.licences:
+        """The choice among models with an allowed license, if the configuration says which are."""
+        if not config.licenses:
             return choose(config)
-        from mll_hf.hub.licences import licences_of  # as long as for a source
+        from mll_hf.hub.licenses import licenses_of  # as long as for a source
 
-        return choose_allowed(choose, partial(licences_of, token=self._token), ids, config)
+        return choose_allowed(choose, partial(licenses_of, token=self._token), ids, config)
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""
@@ -224,11 +224,11 @@ class Client:
         return self.index.match(descriptions)
 
 
-def _without_label(labelled: Iterable[str], config: SelectionConfig) -> tuple[PublishedModel, ...]:
+def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[PublishedModel, ...]:
     """The published models without a label that may be chosen."""
-    if not config.unlabelled:
+    if not config.unlabeled:
         return ()
-    ids = set(labelled)
+    ids = set(labeled)
     return tuple(model for model in best_published() if model.repo_id not in ids)
 
 

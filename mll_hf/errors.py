@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from mll_hf.text import printable
+from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -5,7 +5,7 @@
 """Build the graph of WordNet's visual concepts, gather images that test them, and publish both as a dataset repo.
 
 The concepts are the classes of ImageNet and everything above them in WordNet 3.0; the images come from the five data
-sets of the paper, or from any labelled data set on the Hub, which are streamed and never stored as a whole. The same
+sets of the paper, or from any labeled data set on the Hub, which are streamed and never stored as a whole. The same
 command goes on where an interrupted run stopped.
 
     python scripts/build_graph.py --text-only --out DIR
@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import positive, script_parser
 from mll_hf.errors import InputError, MLLError
-from mll_hf.fleet import check_login
-from mll_hf.graph import GRAPH_FILE, save_graph
+from mll_hf.graph.concepts import GRAPH_FILE, save_graph
+from mll_hf.graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
 from mll_hf.harvest import (
     BUILT_IN,
     PAPER_SOURCES,
@@ -42,16 +42,16 @@ from mll_hf.harvest import (
 )
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.hub.publish import publish_graph
-from mll_hf.text import abridged
-from mll_hf.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
+from mll_hf.labeling.fleet import check_login
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.wordnet import VisualGraph
     from mll_hf.harvest import Build
     from mll_hf.harvest.gathering import OpenSource
-    from mll_hf.wordnet import VisualGraph
 
 _INTERRUPTED = 130
 
@@ -149,7 +149,7 @@ def planned(source: OpenSource) -> dict[str, Any]:
         "image": source.image,
         "label": pinned.source.label,
         "domain": pinned.source.domain,
-        "licence": pinned.source.licence,
+        "license": pinned.source.license,
         "gated": pinned.is_gated,
     }
 
@@ -224,7 +224,7 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument(
         "--source", action="append", default=[], metavar="SOURCE",
         help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|FILE&domain=photo with any of "
-        "split, files, config, image, label, name and licence; may be repeated (default: the five of the paper)",
+        "split, files, config, image, label, name and license; may be repeated (default: the five of the paper)",
     )  # fmt: skip
     images.add_argument(
         "--images-per-concept", type=positive, default=75, metavar="N", help="most per concept (default: %(default)s)"

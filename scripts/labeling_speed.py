@@ -22,14 +22,14 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from mll_hf.backends import load_model, pick_device, resolve_model
-from mll_hf.contest import CONTEST_BLOCK, Contest
-from mll_hf.encoding import encoded_images
-from mll_hf.graph import Concept, SemanticGraph
-from mll_hf.labeling import label_from_counts
-from mll_hf.labels import Cost, ModelRef, label_to_bytes
-from mll_hf.probes import ProbeSet, SamplingConfig, load_probes
-from mll_hf.report import table
+from mll_hf.cli.report import table
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
+from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
+from mll_hf.labeling.encoding import encoded_images
+from mll_hf.labeling.run import label_from_counts
+from mll_hf.labels.label import Cost, ModelRef, label_to_bytes
+from mll_hf.models import load_model, pick_device, resolve_model
 
 if TYPE_CHECKING:
     import argparse
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.backends import VisionLanguageModel
-    from mll_hf.counts import LabelCounts
+    from mll_hf.labels.counts import LabelCounts
+    from mll_hf.models import VisionLanguageModel
 
 PAPER_CONCEPTS = 9055  # and 75 images each: 12.3 GB of similarities in half precision
 _PAPER_IMAGES = 75

@@ -31,9 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_sel
 
 from answers import Catalogue, Question, Settings
 
-from mll_hf.matching import ConceptIndex
-from mll_hf.store import LabelStore
-from mll_hf.text_encoder import CachedEncoder, default_encoder
+from mll_hf.labels.store import LabelStore
+from mll_hf.matching.concept_index import ConceptIndex
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from synthetic import RandomEncoder, make_graph, make_labels
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.describe import Description
-from mll_hf.graph import Concept, SemanticGraph
-from mll_hf.labels import Cost, LabelSummary, ModelLabel, ModelRef
-from mll_hf.probes import SamplingConfig
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.graph.probes import SamplingConfig
+from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
+from mll_hf.labels.label import Cost, LabelSummary, ModelLabel, ModelRef
+from mll_hf.matching.describe import Description
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,7 +84,7 @@ def stream_summaries(graph: SemanticGraph, n_models: int, seed: int = 0) -> Iter
     full = rng.choice([IMAGES_PER_CONCEPT, *_FEWER_IMAGES], len(graph), p=[0.7, 0.1, 0.1, 0.1])
     pools = {int(n): _rank_pool(int(n), rng) for n in np.unique([full, full // 3 + 1])}
     hardness, branch = rng.normal(0, 1.5, len(graph)), rng.permutation(len(graph)) * 64 // len(graph)
-    branch = np.sort(branch)  # neighbours in the graph's order are mostly of one branch
+    branch = np.sort(branch)  # neighbors in the graph's order are mostly of one branch
     kept: list[LabelSummary] = []
     for m in range(n_models):
         identity = {

@@ -15,9 +15,9 @@ from mll_hf.bench.cache import EmbeddingCache
 from mll_hf.bench.methods import METHODS, methods_named
 from mll_hf.bench.suites import make_task
 from mll_hf.bench.world import Hub
-from mll_hf.labels import Cost
-from mll_hf.matching import ConceptIndex
-from mll_hf.prompts import DEFAULT_TEMPLATE
+from mll_hf.labels.label import Cost
+from mll_hf.matching.concept_index import ConceptIndex
+from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 from selection_worlds import WordEncoder, forest, random_labels
 from worlds import unit
 
@@ -84,7 +84,7 @@ class FakeModel:
 
 
 def make_hub(n_models=N_MODELS):
-    """Labelled models of different costs."""
+    """Labeled models of different costs."""
     graph = forest(12)
     labels = random_labels(graph, n_models)
     costs = [Cost(m + 1, 1.0 + m) for m in range(n_models)]

@@ -12,13 +12,13 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 
 import tiny_hub
-from mll_hf.card import LABEL_PATH, add_label
-from mll_hf.files import canonical_json
-from mll_hf.graph import GRAPH_FILE, graph_to_json
+from mll_hf.graph.concepts import GRAPH_FILE, graph_to_json
 from mll_hf.hub import connection, publish
+from mll_hf.hub.card import LABEL_PATH, add_label
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
-from mll_hf.labels import LabelSummary, label_to_bytes
-from mll_hf.store import label_path
+from mll_hf.labels.label import LabelSummary, label_to_bytes
+from mll_hf.labels.store import label_path
+from mll_hf.utils.files import canonical_json
 from worlds import make_graph, make_label
 
 GRAPH = make_graph()
@@ -63,7 +63,7 @@ def put_model(repo_id="alice/model", graph=GRAPH, files=MODEL_FILES, **settings)
     return make_label(graph, repo_id=repo_id, revision=revision, **settings)
 
 
-def put_labelled_model(repo_id="alice/model", graph=GRAPH, **settings):
+def put_labeled_model(repo_id="alice/model", graph=GRAPH, **settings):
     """A model whose label is in its own repo; returns the label."""
     label = put_model(repo_id, graph, **settings)
     blob = label_to_bytes(label)

@@ -1,10 +1,10 @@
-"""What unlabelled images say about models, image by image and class by class in plain Python."""
+"""What unlabeled images say about models, image by image and class by class in plain Python."""
 
 from __future__ import annotations
 
 import math
 
-from mll_hf import evidence
+from mll_hf.selection import evidence
 
 
 def softmax(row):

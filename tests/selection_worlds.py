@@ -6,10 +6,10 @@ import zlib
 
 import numpy as np
 
-from mll_hf.counts import RANK_BINS
-from mll_hf.graph import Concept, SemanticGraph
-from mll_hf.labels import Cost
-from mll_hf.matching import ClassMatch
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.labels.counts import RANK_BINS
+from mll_hf.labels.label import Cost
+from mll_hf.matching.concept_index import ClassMatch
 from mll_hf.selection import Candidates, Strategy
 from worlds import make_label
 

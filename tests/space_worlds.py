@@ -9,9 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from mll_hf.graph import SemanticGraph
-from mll_hf.labels import Cost
-from mll_hf.store import LabelStore
+from mll_hf.graph.concepts import SemanticGraph
+from mll_hf.labels.label import Cost
+from mll_hf.labels.store import LabelStore
 from selection_worlds import WordEncoder
 from worlds import CAR, CAT, DOG, make_graph, make_label
 

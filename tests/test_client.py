@@ -13,17 +13,17 @@ from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.describe import Description
-from mll_hf.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.ensemble import run
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import GraphError, InputError, LabelError, MissingExtraError, ModelError
-from mll_hf.labels import ModelRef, rival_counts
-from mll_hf.prompts import fill, templates_for
-from mll_hf.published import PublishedModel
+from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
+from mll_hf.labels.label import ModelRef, rival_counts
+from mll_hf.labels.store import LabelStore
+from mll_hf.matching.describe import Description
+from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.models.published import PublishedModel
 from mll_hf.selection import Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
-from mll_hf.store import LabelStore
 from selection_worlds import WordEncoder
 from worlds import CAR, CAT, CORGI, DOG, make_graph, make_label, probe_set, unit
 
@@ -244,7 +244,7 @@ def photo(serial, mode="RGB"):
 
 
 class TriedModel:
-    """Recognises the share `skill` of the pictures of `photo`, and is as unsure of the others as a coin."""
+    """Recognizes the share `skill` of the pictures of `photo`, and is as unsure of the others as a coin."""
 
     logit_bias = 0.0
 
@@ -462,10 +462,10 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
         return ModelRef(repo_id, "e" * 40, "open_clip")
 
     monkeypatch.setattr("mll_hf.client.resolve_model", resolve)
-    config = SelectionConfig(unlabelled=True, k=2)
+    config = SelectionConfig(unlabeled=True, k=2)
     selection = Client(store.folder, encoder=WordEncoder()).select(SHOWN, config, images=PHOTOS)
     first = selection.models[0]
-    assert (first.ref.short_name, first.ref.revision, first.labelled) == ("unheard", "e" * 40, False)
+    assert (first.ref.short_name, first.ref.revision, first.labeled) == ("unheard", "e" * 40, False)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
     assert "left out: model 'org/gone'" in caplog.text
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()

@@ -18,8 +18,8 @@ import label_models
 from demo_world import MODELS, build_graph, tasks
 from mll_hf import Client, SelectionConfig, Strategy
 from mll_hf.cli import main
-from mll_hf.store import LabelStore
-from mll_hf.text_encoder import CachedEncoder, default_encoder
+from mll_hf.labels.store import LabelStore
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTBED = Path(os.environ.get("MLL_TESTBED", ROOT.parent / "shared" / "testbed"))
@@ -35,7 +35,7 @@ def encoder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def labels(tmp_path_factory):
-    """Two of the demo's specialists, labelled through the command line."""
+    """Two of the demo's specialists, labeled through the command line."""
     root = tmp_path_factory.mktemp("demo")
     build_graph(root / "graph")
     models = [f"local-dir:{MODELS / name}" for name in ("demo-digits", "demo-letters")]

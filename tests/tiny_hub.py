@@ -1,7 +1,7 @@
 """A Hugging Face Hub in this process, for tests: repositories, commits, pull requests and files over real HTTP.
 
 It holds everything in memory and speaks just enough of the wire protocol for huggingface_hub, transformers, open_clip
-and datasets. Known simplifications: listings ignore sorting; there are no organisations.
+and datasets. Known simplifications: listings ignore sorting; there are no organizations.
 
     server = tiny_hub.serve()            # then point HF_ENDPOINT at tiny_hub.endpoint(server)
     tiny_hub.HUB.requests                # what was asked, e.g. "HEAD /alice/m/resolve/main/config.json"
@@ -431,7 +431,7 @@ class Handler(BaseHTTPRequestHandler):
             return None
         if repo and (not repo.private or self.user == repo.owner):
             return repo
-        # over plain http the client recognises a missing repository by this code alone
+        # over plain http the client recognizes a missing repository by this code alone
         self.error(404 if self.user else 401, "RepoNotFound", "Repository not found")
         return None
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-LICENCE = "  1 Not the licence of WordNet: these lines were written for a test.\n  2\n"
+LICENSE = "  1 Not the license of WordNet: these lines were written for a test.\n  2\n"
 # wnid -> names, gloss, hypernyms, what it is an instance of
 MINI = {
     "n00000001": (("thingummy",), "all there is", (), ()),
@@ -17,7 +17,7 @@ MINI = {
     "n00000004": (("friend",), "a beast on the sofa", ("n00000002",), ()),
     "n00000005": (("short_hound", "low-rider"), "a hound near the ground;", ("n00000003", "n00000004"), ()),
     "n00000006": (("mouser",), "a friend of few words", ("n00000004",), ()),
-    "n00000007": (("Rex",), "the hound of the neighbours", (), ("n00000003",)),
+    "n00000007": (("Rex",), "the hound of the neighbors", (), ("n00000003",)),
     "n00000008": (("idea",), "seen by nobody", ("n00000001",), ()),
 }
 NAMES = {  # as a list of classes has them
@@ -41,7 +41,7 @@ def write_nouns(folder: Path, synsets: Mapping[str, tuple] = MINI) -> Path:
     """Write data.noun; returns the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [noun_line(wnid, *fields) for wnid, fields in synsets.items()]
-    (folder / "data.noun").write_text(LICENCE + "".join(lines))
+    (folder / "data.noun").write_text(LICENSE + "".join(lines))
     return folder
 
 

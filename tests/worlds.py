@@ -1,4 +1,4 @@
-"""A world small enough to check by hand: seven concepts, images that say in their colour what they show, a model.
+"""A world small enough to check by hand: seven concepts, images that say in their color what they show, a model.
 
     animal        vehicle
     /    \\           |
@@ -22,11 +22,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mll_hf.backends import Link
-from mll_hf.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.graph import Concept, SemanticGraph, graph_to_json
-from mll_hf.labels import Cost, ModelLabel, ModelRef
-from mll_hf.probes import ProbeSet, SamplingConfig
+from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_json
+from mll_hf.graph.probes import ProbeSet, SamplingConfig
+from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
+from mll_hf.labels.label import Cost, ModelLabel, ModelRef
+from mll_hf.models import Link
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
 HYPERNYMS = {
@@ -94,7 +94,7 @@ class Probe:
 
 
 def picture(looks, serial=0):
-    """A PNG of one colour that says what it looks like (red) and which image it is (green and blue)."""
+    """A PNG of one color that says what it looks like (red) and which image it is (green and blue)."""
     content = io.BytesIO()
     Image.new("RGB", (4, 4), (looks, serial // 256, serial % 256)).save(content, format="PNG")
     return content.getvalue()

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
-from mll_hf.backends import load_model
-from mll_hf.encoding import encoded
-from mll_hf.files import write_atomically
-from mll_hf.labels import Cost
+from mll_hf.labeling.encoding import encoded
+from mll_hf.labels.label import Cost
+from mll_hf.models import load_model
+from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.backends import VisionLanguageModel
-    from mll_hf.labels import ModelRef
-    from mll_hf.probes import ProbeSet
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.labels.label import ModelRef
+    from mll_hf.models import VisionLanguageModel
 
 _BATCH = 128
 

@@ -14,13 +14,13 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.bench.cache import ProbeImages
 from mll_hf.bench.metrics import accuracy, spearman
 from mll_hf.bench.world import read_embeddings, read_text
-from mll_hf.contest import Contest
-from mll_hf.embeddings import ProbeEmbeddings
-from mll_hf.labeling import label_from_counts
-from mll_hf.labels import rival_counts
+from mll_hf.labeling.contest import Contest
+from mll_hf.labeling.run import label_from_counts
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.label import rival_counts
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
-from mll_hf.text import markdown_table
+from mll_hf.utils.text import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from mll_hf.bench.cache import EmbeddingCache
     from mll_hf.bench.suites import TargetTask
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import ModelLabel, ModelRef
-    from mll_hf.matching import ClassMatch, ConceptIndex
-    from mll_hf.probes import ProbeSet
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.labels.label import ModelLabel, ModelRef
+    from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
 
 _BLOCK = 2048
 
@@ -82,7 +82,7 @@ class SampleQuality:
 
 
 @dataclass(frozen=True)
-class LabelledHub:
+class LabeledHub:
     """Models whose probe embeddings are cached.
 
     Attributes:
@@ -138,7 +138,7 @@ class KnownTask:
 
 
 def read_known_task(
-    hub: LabelledHub, task: TargetTask, index: ConceptIndex, templates: Sequence[str] | None
+    hub: LabeledHub, task: TargetTask, index: ConceptIndex, templates: Sequence[str] | None
 ) -> KnownTask:
     """A task whose images are in the cache.
 
@@ -156,7 +156,7 @@ def read_known_task(
 
 
 def estimates_against_exact(
-    hub: LabelledHub, labels: Sequence[ModelLabel], tasks: Sequence[KnownTask]
+    hub: LabeledHub, labels: Sequence[ModelLabel], tasks: Sequence[KnownTask]
 ) -> tuple[EstimateQuality, ...]:
     """Compare Eq. 5 as estimated from labels with the exact one, on each task's selected concepts."""
     exact: dict[str, list[NDArray[np.float64]]] = {task.name: [] for task in tasks}
@@ -187,7 +187,7 @@ def _compare(
 
 
 def quality_of_samples(
-    hub: LabelledHub, samples: Mapping[int, ProbeSet], tasks: Sequence[KnownTask]
+    hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: Sequence[KnownTask]
 ) -> tuple[SampleQuality, ...]:
     """Compare labels of samples of the probe images with labels of all of them.
 

@@ -22,8 +22,8 @@ from mll_hf.bench.suites import TASK_FILE, ImageCap, TargetTask, make_task, read
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.hub.connection import Head, connect, download, read_head
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
-from mll_hf.prompts import check_class_names
-from mll_hf.text import abridged, one_line
+from mll_hf.matching.prompts import check_class_names
+from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ class HubSplit:
         config: Name of the subset; None for the default or only one.
         label: Column of the classes; None for the only one.
         domain: How the images look.
-        task: What is recognised.
+        task: What is recognized.
     """
 
     split: str = "test"

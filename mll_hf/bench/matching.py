@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.describe import from_templates
 from mll_hf.errors import MissingExtraError
-from mll_hf.graph import Concept, SemanticGraph
-from mll_hf.matching import ConceptIndex, LogitWeights
-from mll_hf.wordnet import read_nouns
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.graph.wordnet import read_nouns
+from mll_hf.matching.concept_index import ConceptIndex, LogitWeights
+from mll_hf.matching.describe import from_templates
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.describe import Description
-    from mll_hf.matching import ClassMatch
-    from mll_hf.text_encoder import TextEncoder
+    from mll_hf.matching.concept_index import ClassMatch
+    from mll_hf.matching.describe import Description
+    from mll_hf.matching.text_encoder import TextEncoder
 
 _TASK_SIZE = 100
 _RIDGE = 1e-4

@@ -18,13 +18,13 @@ from mll_hf.bench.baselines import modelgpt
 from mll_hf.bench.baselines.ensembles import Consensus, confidence_ensemble, sota_transport, uniform_ensemble
 from mll_hf.bench.baselines.swab import LEAST_SIMILARITY, transport_plan, weighted_borda
 from mll_hf.bench.baselines.transferability import leep, logme, nce, shrunk_h_score
-from mll_hf.bench.baselines.unlabelled import certainty, mean_confidence, mutual_information, nuclear_norm
-from mll_hf.bench.world import LabelledSample, TaskView
+from mll_hf.bench.baselines.unlabeled import certainty, mean_confidence, mutual_information, nuclear_norm
+from mll_hf.bench.world import LabeledSample, TaskView
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
-from mll_hf.evidence import LEAST_IMAGES, trial_sample
 from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlisting
+from mll_hf.selection.evidence import LEAST_IMAGES, trial_sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,14 +45,14 @@ class Group(StrEnum):
 
     REFERENCE = "reference"
     LABELS = "labels"
-    UNLABELLED = "unlabelled images"
-    FEW_LABELS = "few labelled images"
+    UNLABELED = "unlabeled images"
+    FEW_LABELS = "few labeled images"
     BATCH = "all images at once"
     HINDSIGHT = "hindsight"
     ABLATION = "ablation"
 
 
-SEES_SAMPLES = (Group.UNLABELLED, Group.BATCH)
+SEES_SAMPLES = (Group.UNLABELED, Group.BATCH)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How many images of a task are labelled for a method.
+    """How many images of a task are labeled for a method.
 
     Attributes:
         total: Most images; they are drawn from all alike.
@@ -97,7 +97,7 @@ class Method:
             on what other models there are; then a choice within a part of the hub needs no new computation.
         predicts: Whether these scores are accuracies that it predicts.
         needs: What of a view must be there.
-        sample: How many labelled images it is given.
+        sample: How many labeled images it is given.
         transductive: Whether it can answer only the images that it chose by.
     """
 
@@ -166,7 +166,7 @@ def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
 
 
 def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
-    """The library's choice by labels and unlabelled images: models are tried on a sample of the view's images.
+    """The library's choice by labels and unlabeled images: models are tried on a sample of the view's images.
 
     With fewer images than the library takes, by labels alone.
     """
@@ -277,32 +277,32 @@ def _uniform(view: TaskView) -> Choice:
     return Choice(np.ones(len(view.hub)), lambda seen: uniform_ensemble(seen.probabilities).argmax(axis=1))
 
 
-# --- by a few labelled images -----------------------------------------------------------------------------------------
+# --- by a few labeled images -----------------------------------------------------------------------------------------
 
 
-def _of_sample(view: TaskView, score: Callable[[TaskView, LabelledSample, int], float]) -> NDArray[np.float64]:
-    sample = view.labelled
+def _of_sample(view: TaskView, score: Callable[[TaskView, LabeledSample, int], float]) -> NDArray[np.float64]:
+    sample = view.labeled
     assert sample is not None  # noqa: S101 - in `needs`
     return np.array([score(view, sample, m) for m in range(len(view.hub))])
 
 
-def _nce(view: TaskView, sample: LabelledSample, m: int) -> float:
+def _nce(view: TaskView, sample: LabeledSample, m: int) -> float:
     return nce(view.answers[m, sample.images], sample.labels)
 
 
-def _leep(view: TaskView, sample: LabelledSample, m: int) -> float:
+def _leep(view: TaskView, sample: LabeledSample, m: int) -> float:
     return leep(view.probabilities[m, sample.images], sample.labels)
 
 
-def _logme(view: TaskView, sample: LabelledSample, m: int) -> float:
+def _logme(view: TaskView, sample: LabeledSample, m: int) -> float:
     return logme(view.features[m][sample.images], sample.labels)
 
 
-def _h_score(view: TaskView, sample: LabelledSample, m: int) -> float:
+def _h_score(view: TaskView, sample: LabeledSample, m: int) -> float:
     return shrunk_h_score(view.features[m][sample.images], sample.labels)
 
 
-def _sample_accuracy(view: TaskView, sample: LabelledSample, m: int) -> float:
+def _sample_accuracy(view: TaskView, sample: LabeledSample, m: int) -> float:
     return float((view.answers[m, sample.images] == sample.labels).mean())
 
 
@@ -339,7 +339,7 @@ def ranker(
         group: What it looks at.
         score: [M] from a view.
         needs: What of a view must be there.
-        sample: How many labelled images it is given.
+        sample: How many labeled images it is given.
         predicts: Whether the score is an accuracy.
     """
 
@@ -353,8 +353,8 @@ def ranker(
 def _by_probabilities(name: str, score: Callable[[Floats], NDArray[np.float64]]) -> tuple[Method, Method]:
     """A score of class probabilities, from the models' own logits and from calibrated ones."""
     return (
-        ranker(name, Group.UNLABELLED, lambda view: score(view.probabilities)),
-        ranker(f"{name}, calibrated", Group.UNLABELLED, lambda view: score(view.calibrated)),
+        ranker(name, Group.UNLABELED, lambda view: score(view.probabilities)),
+        ranker(f"{name}, calibrated", Group.UNLABELED, lambda view: score(view.calibrated)),
     )
 
 
@@ -365,7 +365,7 @@ def _by_sample(sample: SampleConfig, text: str) -> list[Method]:
             f"{name}, {text}",
             Group.FEW_LABELS,
             partial(_of_sample, score=score),
-            needs=("labelled",),
+            needs=("labeled",),
             sample=sample,
             predicts=score is _sample_accuracy,
         )
@@ -391,11 +391,11 @@ METHODS: tuple[Method, ...] = (
     *_by_probabilities("nuclear norm", nuclear_norm),
     *_by_probabilities("confidence", mean_confidence),
     *_by_probabilities("certainty", certainty),
-    Method("SOTA weights", Group.UNLABELLED, _agreeing),
-    Method(OURS_WITH_IMAGES, Group.UNLABELLED, _trial(1, 32)),
-    Method("mll + images, k=3", Group.UNLABELLED, _trial(3, 32)),
-    Method("mll + images, k=5", Group.UNLABELLED, _trial(5, 32)),
-    Method("mll + images, k=1 of 8", Group.UNLABELLED, _trial(1, 8)),
+    Method("SOTA weights", Group.UNLABELED, _agreeing),
+    Method(OURS_WITH_IMAGES, Group.UNLABELED, _trial(1, 32)),
+    Method("mll + images, k=3", Group.UNLABELED, _trial(3, 32)),
+    Method("mll + images, k=5", Group.UNLABELED, _trial(5, 32)),
+    Method("mll + images, k=1 of 8", Group.UNLABELED, _trial(1, 8)),
     *_by_sample(SampleConfig(50), "50 labels"),
     *_by_sample(SampleConfig(200, per_class=4), "4 per class"),
     Method("transport, k=1", Group.BATCH, _trial(1, 32, Rule.TRANSPORT)),

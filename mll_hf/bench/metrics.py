@@ -40,7 +40,7 @@ def accuracy(predicted: Integers, labels: Integers) -> float:
 
 
 def mean_per_class_recall(predicted: Integers, labels: Integers) -> float:
-    """Mean over the classes that occur of the share of their images that are recognised.
+    """Mean over the classes that occur of the share of their images that are recognized.
 
     Args:
         predicted: [N] indices of classes.

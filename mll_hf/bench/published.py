@@ -24,8 +24,8 @@ from mll_hf.bench.baselines.choices import best_by, best_fixed
 from mll_hf.bench.baselines.modelgpt import predict_left_out, rank_left_out
 from mll_hf.bench.metrics import top_kendall, top_l1, top_overlap
 from mll_hf.errors import InputError
-from mll_hf.published import published_models
-from mll_hf.text import abridged, markdown_table, one_line
+from mll_hf.models.published import published_models
+from mll_hf.utils.text import abridged, markdown_table, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

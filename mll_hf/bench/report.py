@@ -16,7 +16,7 @@ from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, OURS, PAPER, SEES_SAMP
 from mll_hf.bench.methods import ORACLE as ORACLE_METHOD
 from mll_hf.bench.metrics import BootstrapConfig, Interval, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
 from mll_hf.bench.scenarios import HUBS_PER_DRAW, Kind, Scenario, scenarios
-from mll_hf.text import markdown_table
+from mll_hf.utils.text import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -122,7 +122,7 @@ def accuracy_table(results: Results) -> Table:
         "accuracy",
         "Accuracy",
         "Share of a task's images that are answered rightly; all models, all images. "
-        "Methods with labelled images: mean over draws; these images are among those that count.",
+        "Methods with labeled images: mean over draws; these images are among those that count.",
         ("method", *(facts.name for facts in results.facts), "mean"),
         tuple(rows),
     )
@@ -211,12 +211,12 @@ def images_tables(results: Results) -> tuple[Table, Table]:
     seen = {m.name for m in _methods(results) if m.group in SEES_SAMPLES and not m.transductive}
     rows = [m.name for m in _methods(results) if m.name in {*seen, GENERAL, PAPER, OURS, ORACLE_METHOD}]
     note = (
-        "Chosen by so many unlabelled images (of which, in two columns, the classes are long-tailed 1 to 100, or a "
+        "Chosen by so many unlabeled images (of which, in two columns, the classes are long-tailed 1 to 100, or a "
         "third of the classes is missing), always measured on all images of the task. Scaled: each model's logits "
         "times a factor from 1/4 to 4, before its label was measured or after. Methods that see no images are there "
         "for comparison."
     )
-    return _scenario_tables(results, "images", "unlabelled images", note, columns, rows)
+    return _scenario_tables(results, "images", "unlabeled images", note, columns, rows)
 
 
 def _images_title(scenario: Scenario) -> str:

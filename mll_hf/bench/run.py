@@ -29,7 +29,7 @@ from mll_hf.bench.metrics import (
     top_l1,
     top_overlap,
 )
-from mll_hf.bench.scenarios import Kind, Scenario, Situation, generator, labelled_sample, scenarios, situation
+from mll_hf.bench.scenarios import Kind, Scenario, Situation, generator, labeled_sample, scenarios, situation
 from mll_hf.bench.world import (
     Hindsight,
     Hub,
@@ -42,8 +42,8 @@ from mll_hf.bench.world import (
     read_text,
 )
 from mll_hf.errors import InputError, MissingExtraError
-from mll_hf.files import canonical_json, write_atomically
-from mll_hf.prompts import DEFAULT_TEMPLATE
+from mll_hf.matching.prompts import DEFAULT_TEMPLATE
+from mll_hf.utils.files import canonical_json, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,9 +53,9 @@ if TYPE_CHECKING:
 
     from mll_hf.bench.cache import EmbeddingCache, ImageData
     from mll_hf.bench.suites import TargetTask
-    from mll_hf.labels import ModelRef
-    from mll_hf.matching import ConceptIndex
-    from mll_hf.probes import ProbeSet
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.labels.label import ModelRef
+    from mll_hf.matching.concept_index import ConceptIndex
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class BenchConfig:
     """How the benchmark is run.
 
     Attributes:
-        draws: How often each random scenario is drawn, and labelled images for methods that are given some.
+        draws: How often each random scenario is drawn, and labeled images for methods that are given some.
         seed: Seed of all draws.
         templates: Prompt templates; None for those that fit each task's domain and purpose.
         methods: What is compared.
@@ -391,7 +391,7 @@ class _TaskRun:
         ]
 
     def _is_served(self, method: Method) -> bool:
-        there = {"general": self._general is not None, "known": self._has_known, "labelled": True, "hindsight": True}
+        there = {"general": self._general is not None, "known": self._has_known, "labeled": True, "hindsight": True}
         return all(there[name] for name in method.needs)
 
     @property
@@ -449,7 +449,7 @@ class _TaskRun:
 
     def _scores_of(self, method: Method, draw: int) -> NDArray[np.float64]:
         """Scores within the whole hub, computed once."""
-        draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labelled samples
+        draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labeled samples
         if (method.name, draw) not in self._scores:
             assert method.score is not None  # noqa: S101 - asked by the caller
             self._scores[method.name, draw] = method.score(self._prepared(self._opened[0], method, draw))
@@ -458,8 +458,8 @@ class _TaskRun:
     def _prepared(self, view: TaskView, method: Method, draw: int) -> TaskView:
         """The view with what only some methods may see."""
         if method.sample is not None:
-            rng = generator(self._config.seed, "labelled", draw, self._task.name)
-            return _with(view, labelled=labelled_sample(method, self._opened[1], rng))
+            rng = generator(self._config.seed, "labeled", draw, self._task.name)
+            return _with(view, labeled=labeled_sample(method, self._opened[1], rng))
         if method.group is Group.HINDSIGHT:
             whole = Hindsight(self._accuracies[:, self._t], self._accuracies.mean(axis=1))
             return _with(view, hindsight=whole)

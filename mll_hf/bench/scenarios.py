@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.bench.methods import SEES_SAMPLES, Group, Method
-from mll_hf.bench.world import LabelledSample, TaskView
+from mll_hf.bench.world import LabeledSample, TaskView
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,8 +35,8 @@ class Kind(StrEnum):
     IMAGES = "fewer images"
     LONG_TAIL = "long tail"
     ABSENT = "a third of the classes absent"
-    SCALED = "scaled before labelling"
-    MISCALIBRATED = "scaled after labelling"
+    SCALED = "scaled before labeling"
+    MISCALIBRATED = "scaled after labeling"
     HUB = "random hubs"
     CAPPED = "capped hubs"
     ABLATION = "ablations"
@@ -137,7 +137,7 @@ def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng
             return Situation(view.of_images(_some(without_classes(labels, rng), int(scenario.value), rng)), view)
         case Kind.SCALED | Kind.MISCALIBRATED:
             factors = np.exp(rng.uniform(-np.log(MOST_SCALE), np.log(MOST_SCALE), n_models))
-            scaled = view.scaled(factors, relabelled=scenario.kind is Kind.SCALED)
+            scaled = view.scaled(factors, relabeled=scenario.kind is Kind.SCALED)
             return Situation(scaled, scaled)
         case Kind.HUB:
             return _of_models(view, _some(np.arange(n_models), int(scenario.value), rng))
@@ -167,15 +167,15 @@ def without_classes(labels: NDArray[np.int64], rng: np.random.Generator) -> NDAr
     return np.flatnonzero(~np.isin(labels, absent))
 
 
-def labelled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Generator) -> LabelledSample | None:
-    """The images that are labelled for a method, if it is given any."""
+def labeled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample | None:
+    """The images that are labeled for a method, if it is given any."""
     if method.sample is None:
         return None
     order = rng.permutation(len(labels))
     if method.sample.per_class is not None:
         order = order[_occurrence(labels[order]) < method.sample.per_class]
     images = np.sort(order[: method.sample.total])
-    return LabelledSample(images, labels[images])
+    return LabeledSample(images, labels[images])
 
 
 def _occurrence(labels: NDArray[np.int64]) -> NDArray[np.int64]:

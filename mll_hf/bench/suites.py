@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError, MissingExtraError
-from mll_hf.probes import scramble
-from mll_hf.prompts import check_class_names
-from mll_hf.text import one_line
+from mll_hf.graph.probes import scramble
+from mll_hf.matching.prompts import check_class_names
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -63,7 +63,7 @@ class TargetTask:
         name: Of the task, for tables and files.
         classes: The C class names.
         domain: How the images look; None if it is not said.
-        task: What is recognised; None if it is not said.
+        task: What is recognized; None if it is not said.
         labels: [N] int64, index of each image's class.
         revision: Digest of images, labels and classes (40 hex digits).
         images: The N encoded images.
@@ -149,7 +149,7 @@ def read_image_folder(
         folder: Holds ``CLASS/IMAGE``; other files, hidden ones and empty folders do not count.
         cap: Which images are used; by default all.
         domain: How the images look.
-        task: What is recognised.
+        task: What is recognized.
 
     Raises:
         InputError: There are no images, or a file or folder cannot be read.
@@ -197,7 +197,7 @@ def make_task(
         labels: [N] indices of classes.
         images: The N encoded images.
         domain: How the images look.
-        task: What is recognised.
+        task: What is recognized.
         source: Where the images are from.
     """
     whole = hashlib.sha256(json.dumps(classes).encode())

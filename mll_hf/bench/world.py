@@ -1,7 +1,7 @@
 """What methods may see: the models with their labels, and of each task everything but the true classes.
 
 True classes are used by the code that scores answers, in :mod:`mll_hf.bench.run`, and reach a method only as an
-explicit :class:`LabelledSample`, or as :class:`Hindsight` for what no user can know.
+explicit :class:`LabeledSample`, or as :class:`Hindsight` for what no user can know.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf import describe
-from mll_hf.embeddings import ProbeEmbeddings
 from mll_hf.errors import InputError
-from mll_hf.labels import ModelLabel, label_metadata
-from mll_hf.probabilities import softmax
-from mll_hf.prompts import clean_class_name, fill, templates_for
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.label import ModelLabel, label_metadata
+from mll_hf.matching import describe
+from mll_hf.matching.prompts import clean_class_name, fill, templates_for
 from mll_hf.selection import Candidates
+from mll_hf.selection.probabilities import softmax
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from mll_hf.bench.cache import EmbeddingCache
     from mll_hf.bench.metrics import Floats
     from mll_hf.bench.suites import TargetTask
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels import LabelSummary, ModelRef
-    from mll_hf.matching import ClassMatch, ConceptIndex
+    from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
 
     Rows = NDArray[np.int64]
 
@@ -123,7 +123,7 @@ class _Remembered(ProbeEmbeddings):
 
 
 def read_hub(source: LabelSource) -> Hub:
-    """All labelled models of a source, with the probe embeddings if all have them.
+    """All labeled models of a source, with the probe embeddings if all have them.
 
     Raises:
         InputError: There are no labels.
@@ -147,7 +147,7 @@ class TaskText:
     Attributes:
         classes: The C class names.
         domain: How the images look.
-        task: What is recognised.
+        task: What is recognized.
         match: The classes, matched to concepts our way.
         caption_match: The same the paper's way.
         names: [C, E] embeddings of the class names by the encoder that matches.
@@ -230,7 +230,7 @@ class KnownTasks:
 
 
 @dataclass(frozen=True)
-class LabelledSample:
+class LabeledSample:
     """A few images whose class is told.
 
     Attributes:
@@ -270,7 +270,7 @@ class TaskView:
         features: For each model [N, D_m], unit-norm embeddings of the images.
         general: [M] accuracies on a general benchmark; None without one.
         known: The other tasks; None if there are none.
-        labelled: A few labelled images, for methods that ask for them.
+        labeled: A few labeled images, for methods that ask for them.
         hindsight: For bounds that are known afterwards only.
     """
 
@@ -280,7 +280,7 @@ class TaskView:
     features: tuple[NDArray[np.float32], ...]
     general: NDArray[np.float64] | None = None
     known: KnownTasks | None = None
-    labelled: LabelledSample | None = None
+    labeled: LabeledSample | None = None
     hindsight: Hindsight | None = None
 
     @property
@@ -325,18 +325,18 @@ class TaskView:
         )
 
     def of_images(self, rows: Rows) -> TaskView:
-        """The same task with some of its images, none of them labelled."""
-        return replace(self, logits=self.logits[:, rows], features=tuple(x[rows] for x in self.features), labelled=None)
+        """The same task with some of its images, none of them labeled."""
+        return replace(self, logits=self.logits[:, rows], features=tuple(x[rows] for x in self.features), labeled=None)
 
-    def scaled(self, factors: NDArray[np.float64], *, relabelled: bool) -> TaskView:
+    def scaled(self, factors: NDArray[np.float64], *, relabeled: bool) -> TaskView:
         """The same task, if the models gave their logits multiplied by [M] factors.
 
         Args:
             factors: One for each model.
-            relabelled: Whether the labels were measured with these factors, so that their temperatures follow.
+            relabeled: Whether the labels were measured with these factors, so that their temperatures follow.
         """
         logits = self.logits * factors[:, None, None].astype(np.float32)
-        return replace(self, logits=logits, hub=self.hub.scaled(factors) if relabelled else self.hub)
+        return replace(self, logits=logits, hub=self.hub.scaled(factors) if relabeled else self.hub)
 
 
 @dataclass(frozen=True, eq=False)

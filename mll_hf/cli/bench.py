@@ -9,8 +9,8 @@ import numpy as np
 
 from mll_hf.cli.options import add_source, open_source_of, positive
 from mll_hf.cli.output import note
+from mll_hf.cli.report import table
 from mll_hf.errors import InputError, MissingExtraError
-from mll_hf.report import table
 
 if TYPE_CHECKING:
     import argparse
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mll_hf.bench.report import BenchReport
     from mll_hf.bench.run import Results
     from mll_hf.bench.suites import TargetTask
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.matching import ConceptIndex
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.matching.concept_index import ConceptIndex
 
 _MOST_IMAGES = 1000
 _SAMPLE_SIZES = (1, 2, 4, 8, 16, 32)
@@ -80,7 +80,7 @@ def _add_models(verb: argparse.ArgumentParser) -> None:
         "models",
         nargs="*",
         metavar="MODEL",
-        help="org/name[@revision] or local-dir:PATH (default: all labelled ones)",
+        help="org/name[@revision] or local-dir:PATH (default: all labeled ones)",
     )
     _add_inputs(verb)
     verb.add_argument(
@@ -135,12 +135,12 @@ def _bench(args: argparse.Namespace) -> int:
 
 
 def _embed(args: argparse.Namespace) -> int:
-    from mll_hf.backends import resolve_model
     from mll_hf.bench.cache import EmbeddingCache
     from mll_hf.bench.run import embed
+    from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import HUB, fetch_graph_with_images
     from mll_hf.hub.sources import open_source
-    from mll_hf.probes import SamplingConfig
+    from mll_hf.models import resolve_model
 
     targets, general = _tasks(args)
     location = fetch_graph_with_images(args.graph) if args.graph else None
@@ -165,10 +165,9 @@ def _embed(args: argparse.Namespace) -> int:
 
 
 def _fidelity(args: argparse.Namespace) -> int:
-    from mll_hf.backends import resolve_model
     from mll_hf.bench.cache import EmbeddingCache
     from mll_hf.bench.fidelity import (
-        LabelledHub,
+        LabeledHub,
         estimates_against_exact,
         fidelity_to_json,
         fidelity_to_markdown,
@@ -176,11 +175,12 @@ def _fidelity(args: argparse.Namespace) -> int:
         read_known_task,
     )
     from mll_hf.bench.run import embed
-    from mll_hf.files import canonical_json, write_atomically
+    from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import fetch_graph_with_images
     from mll_hf.hub.sources import open_source
+    from mll_hf.models import resolve_model
     from mll_hf.plots.benchmark import save_fidelity
-    from mll_hf.probes import SamplingConfig
+    from mll_hf.utils.files import canonical_json, write_atomically
 
     if not args.graph:
         raise InputError("name the graph whose images the labels are counted on: --graph DIR")
@@ -192,7 +192,7 @@ def _fidelity(args: argparse.Namespace) -> int:
     )
     index, cache, templates = _index(graph), EmbeddingCache(args.cache), _templates(args)
     embed(refs, targets, index, cache, templates, probes=probes, device=args.device)
-    hub = LabelledHub(refs, graph, probes, cache)
+    hub = LabeledHub(refs, graph, probes, cache)
     tasks = [read_known_task(hub, task, index, templates) for task in targets]
     fewer = [most for most in _SAMPLE_SIZES if most < int(np.diff(probes.offsets).max())]
     samples = {most: location.probes(SamplingConfig(most)) for most in fewer}
@@ -217,7 +217,7 @@ def _published(args: argparse.Namespace) -> int:
 
 
 def _templates(args: argparse.Namespace) -> tuple[str, ...] | None:
-    from mll_hf.prompts import DEFAULT_TEMPLATE
+    from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 
     return (DEFAULT_TEMPLATE,) if args.prompts == "plain" else None
 
@@ -244,16 +244,16 @@ def _all(targets: tuple[TargetTask, ...], general: TargetTask | None) -> tuple[T
 
 
 def _index(graph: SemanticGraph) -> ConceptIndex:
-    from mll_hf.matching import ConceptIndex
-    from mll_hf.text_encoder import CachedEncoder, default_encoder
+    from mll_hf.matching.concept_index import ConceptIndex
+    from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 
     return ConceptIndex.build(graph, CachedEncoder(default_encoder()))
 
 
 def _write(results: Results, report: BenchReport, folder: Path) -> None:
     from mll_hf.bench.report import report_to_json
-    from mll_hf.files import write_atomically
     from mll_hf.plots.benchmark import save_figures
+    from mll_hf.utils.files import write_atomically
 
     write_atomically(folder / "benchmark.json", report_to_json(report).encode())
     write_atomically(folder / "benchmark.md", report.to_markdown().encode())

@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf import describe
 from mll_hf.cli.options import add_plot, add_source, check_plot, count, listed, positive
 from mll_hf.cli.output import complain, note
+from mll_hf.cli.report import selection_report, table
 from mll_hf.client import Client
-from mll_hf.describe import LanguageModel
 from mll_hf.errors import InputError
-from mll_hf.matching import COVERED
-from mll_hf.prompts import check_class_names, parse_class_names
-from mll_hf.report import selection_report, table
+from mll_hf.matching import describe
+from mll_hf.matching.concept_index import COVERED
+from mll_hf.matching.describe import LanguageModel
+from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.selection import Selection, SelectionConfig, Strategy
-from mll_hf.text import abridged
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-    from mll_hf.describe import Description
     from mll_hf.ensemble.run import Prediction
+    from mll_hf.matching.describe import Description
 
 _DEFAULTS = SelectionConfig()
 _CHOICE_OPTIONS = (
-    "classes", "domain", "task", "descriptions", "llm", "llm_url", "unlabelled", "max_gflops", "max_parameters",
-    "max_models", "licence",
+    "classes", "domain", "task", "descriptions", "llm", "llm_url", "unlabeled", "max_gflops", "max_parameters",
+    "max_models", "license",
 )  # fmt: skip
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -176,7 +176,7 @@ def _add_selection_options(verb: argparse.ArgumentParser, required: bool) -> Non
         help="how to choose (default: %(default)s)",
     )
     choice.add_argument(
-        "--unlabelled",
+        "--unlabeled",
         action="store_true",
         help="also consider models without a label, by their published ImageNet accuracy",
     )
@@ -184,8 +184,8 @@ def _add_selection_options(verb: argparse.ArgumentParser, required: bool) -> Non
     choice.add_argument("--max-parameters", type=count, metavar="N", help="most parameters of a model, such as 200M")
     choice.add_argument("--max-models", type=positive, metavar="N", help="most different models over all classes")
     choice.add_argument(
-        "--licence", "--license", type=listed, default=(), metavar="LIST",
-        help="only models with one of these licences, such as apache-2.0,mit; asks the Hub, a few requests",
+        "--license", "--license", type=listed, default=(), metavar="LIST",
+        help="only models with one of these licenses, such as apache-2.0,mit; asks the Hub, a few requests",
     )  # fmt: skip
 
 
@@ -199,8 +199,8 @@ def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **tri
         max_parameters=args.max_parameters,
         max_gflops=args.max_gflops,
         max_models=args.max_models,
-        licences=args.licence,
-        unlabelled=args.unlabelled,
+        licenses=args.license,
+        unlabeled=args.unlabeled,
         **trial,
     )
     descriptions = _describe(args, classes)

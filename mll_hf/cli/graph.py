@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.cli.options import GRAPH_HELP
 from mll_hf.cli.output import print_row
 from mll_hf.errors import InputError
-from mll_hf.text import printable
+from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
     import argparse
 
-    from mll_hf.authoring import NewConcept
-    from mll_hf.packs import AttachedPack
+    from mll_hf.graph.authoring import NewConcept
+    from mll_hf.labels.packs import AttachedPack
 
 PACK_HELP = "a pack: a folder made by 'mll-hf graph add', or hf://datasets/ORG/NAME[@REVISION]"
 
@@ -78,7 +78,7 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
 
 
 def _add(args: argparse.Namespace) -> int:
-    from mll_hf.authoring import add_to_pack, read_concepts
+    from mll_hf.graph.authoring import add_to_pack, read_concepts
     from mll_hf.hub.locations import fetch_graph
 
     if (args.table is None) == (args.id is None):
@@ -99,7 +99,7 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _one_concept(args: argparse.Namespace) -> NewConcept:
-    from mll_hf.authoring import NewConcept, new_concept, read_images
+    from mll_hf.graph.authoring import NewConcept, new_concept, read_images
 
     for option in ("name", "parent", "images"):
         if not getattr(args, option):
@@ -109,7 +109,7 @@ def _one_concept(args: argparse.Namespace) -> NewConcept:
 
 
 def _whole_pack(args: argparse.Namespace) -> tuple[AttachedPack, Path]:
-    from mll_hf.authoring import ALL_IMAGES
+    from mll_hf.graph.authoring import ALL_IMAGES
     from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 
     location = fetch_graph_with_images(args.pack)
@@ -138,7 +138,7 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from mll_hf.authoring import check_pack
+    from mll_hf.graph.authoring import check_pack
 
     attached, folder = _whole_pack(args)
     check_pack(attached, folder)

@@ -9,13 +9,13 @@ from mll_hf.cli.graph import PACK_HELP
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, find_label, positive
 from mll_hf.cli.output import complain, note, precision_text, print_row, summary, verdict
 from mll_hf.errors import InputError, MLLError, StorageError
-from mll_hf.store import LabelStore
+from mll_hf.labels.store import LabelStore
 
 if TYPE_CHECKING:
     import argparse
 
     from mll_hf.hub.publish import Published
-    from mll_hf.labels import ModelLabel
+    from mll_hf.labels.label import ModelLabel
 
 
 def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -23,7 +23,7 @@ def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     verb = verbs.add_parser(
         "label",
         help="measure models on a graph and keep their labels",
-        description="Measure each model once on a graph's probe images and write its label. Models that are labelled "
+        description="Measure each model once on a graph's probe images and write its label. Models that are labeled "
         "already are skipped; an interrupted run goes on where it stopped; a model that fails does not stop the rest.",
     )
     verb.add_argument("models", nargs="+", metavar="MODEL", help="org/name[@revision] on the Hub, or local-dir:PATH")
@@ -48,12 +48,12 @@ def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
 
 
 def _label(args: argparse.Namespace) -> int:
-    from mll_hf.backends import resolve_model
-    from mll_hf.engines import open_local
+    from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import fetch_graph_with_images
     from mll_hf.hub.sources import open_source
-    from mll_hf.labeling import label_model, label_to_extend
-    from mll_hf.probes import SamplingConfig
+    from mll_hf.labeling.engines import open_local
+    from mll_hf.labeling.run import label_model, label_to_extend
+    from mll_hf.models import resolve_model
 
     location, store = fetch_graph_with_images(args.graph), LabelStore(args.labels)
     sampling = SamplingConfig(args.sample, args.seed)
@@ -94,7 +94,7 @@ def _label(args: argparse.Namespace) -> int:
             if result.undecodable:
                 note(f"{spec}: {result.undecodable} of {n_images} probe images could not be decoded and do not count")
             record = {**summary(result.label), "path": str(result.path), "measured": result.measured}
-            done = "labelled" if result.measured else "already labelled"
+            done = "labeled" if result.measured else "already labeled"
             print_row(args, record, f"{done}: {spec} (general precision {precision_text(result.label)})")
     return verdict(failed, len(args.models), "models")
 
@@ -109,7 +109,7 @@ def add_push(verbs: Any) -> None:  # noqa: ANN401
         "write, a pull request is opened. What is published already is left alone.",
         epilog="Example: mll-hf push org/model --labels my-labels --to hf://datasets/me/labels",
     )
-    verb.add_argument("models", nargs="*", metavar="MODEL", help="id of a labelled model, or the last part of it")
+    verb.add_argument("models", nargs="*", metavar="MODEL", help="id of a labeled model, or the last part of it")
     verb.add_argument("--all", action="store_true", help="all labels of the folder")
     verb.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels")
     verb.add_argument("--to", metavar="COLLECTION", help="hf://datasets/ORG/NAME (default: each model's own repo)")

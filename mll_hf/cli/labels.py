@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import add_plot, add_source, check_plot, find_label, open_source_of, positive
 from mll_hf.cli.output import complain, note, print_row, summary, verdict
+from mll_hf.cli.report import difference_report, label_difference, label_report, table, verification_report
 from mll_hf.errors import InputError, LabelError
-from mll_hf.report import difference_report, label_difference, label_report, table, verification_report
-from mll_hf.store import LABEL_FILE, LabelStore, read_label
+from mll_hf.labels.store import LABEL_FILE, LabelStore, read_label
 
 if TYPE_CHECKING:
     import argparse
 
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.cli.report import LabelDifference
+    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels import LabelSummary, ModelLabel
-    from mll_hf.report import LabelDifference
+    from mll_hf.labels.label import LabelSummary, ModelLabel
 
 
 def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -29,7 +29,7 @@ def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     )
     actions = verb.add_subparsers(title="commands", metavar="COMMAND", required=True)
     ls = _add_action(actions, "ls", _ls, "list labels, best model first")
-    show = _add_action(actions, "show", _show, "what a label says: what the model recognises best and worst")
+    show = _add_action(actions, "show", _show, "what a label says: what the model recognizes best and worst")
     diff = _add_action(actions, "diff", _diff, "compare two labels: where is one model better than the other")
     check = _add_action(actions, "check", _check, "validate label files; succeeds only if all are valid")
     verify = _add_action(
@@ -49,8 +49,8 @@ def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pr
     for action in (show, diff):
         add_plot(action)
     for action in (show, verify):
-        action.add_argument("model", metavar="MODEL", help="id of a labelled model, or the last part of it")
-    diff.add_argument("first", metavar="MODEL", help="id of a labelled model, or the last part of it")
+        action.add_argument("model", metavar="MODEL", help="id of a labeled model, or the last part of it")
+    diff.add_argument("first", metavar="MODEL", help="id of a labeled model, or the last part of it")
     diff.add_argument("second", metavar="OTHER", help="another one, or id@revision")
     check.add_argument("path", type=Path, metavar="PATH", help="a label file, or a folder of labels")
     verify.add_argument(
@@ -115,7 +115,7 @@ def _plot_strengths(path: Path, label: LabelSummary, graph: SemanticGraph) -> No
     from mll_hf.plots.style import save_page
 
     name = label.model.short_name
-    save_page(path, f"What {name} recognises", {"Share of images recognised, by concept": strengths(label, graph)})
+    save_page(path, f"What {name} recognizes", {"Share of images recognized, by concept": strengths(label, graph)})
     note(f"figure: {path}")
 
 
@@ -166,7 +166,7 @@ def _label_files(path: Path) -> list[Path]:
 def _verify(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import HUB, REPO_ID, fetch_graph_with_images
     from mll_hf.hub.sources import open_source
-    from mll_hf.verification import Verdict, verify_label
+    from mll_hf.labeling.verification import Verdict, verify_label
 
     source = open_source(args.labels, args.graph if args.labels == HUB else None)  # elsewhere it is for the images
     label = _whole(source, find_label(source, args.model))
@@ -209,13 +209,13 @@ def _index(args: argparse.Namespace) -> int:
 def _write_catalog(args: argparse.Namespace) -> int:
     from huggingface_hub.utils.tqdm import tqdm
 
-    from mll_hf.catalog import write_catalog
+    from mll_hf.labels.catalog import write_catalog
 
     source = open_source_of(args)
     labels = source.summaries() if isinstance(source, LabelStore) else source.list()
     total = len(source.paths()) if isinstance(source, LabelStore) else None
     bar = tqdm(  # type: ignore[no-untyped-call]
-        labels, total=total, unit="label", desc=str(args.out), name="mll_hf.catalog", leave=False
+        labels, total=total, unit="label", desc=str(args.out), name="mll_hf.labels.catalog", leave=False
     )
     n_labels = write_catalog(args.out, source.graph, bar, source.origin_of)
     record = {"catalog": str(args.out), "labels": n_labels}

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError
-from mll_hf.probes import SamplingConfig
+from mll_hf.graph.probes import SamplingConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels import LabelSummary
+    from mll_hf.labels.label import LabelSummary
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-    from mll_hf.labels import LabelSummary
+    from mll_hf.labels.label import LabelSummary
 
 
 def complain(message: str) -> int:

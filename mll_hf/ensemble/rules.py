@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.evidence import LEAST_IMAGES, calibrate, pooling_weights, scores_of
-from mll_hf.probabilities import entropy as entropy_of
-from mll_hf.probabilities import log_softmax, softmax
+from mll_hf.selection.evidence import LEAST_IMAGES, calibrate, pooling_weights, scores_of
+from mll_hf.selection.probabilities import entropy as entropy_of
+from mll_hf.selection.probabilities import log_softmax, softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
 
 
 def inverse_entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What the authors' code does instead of Eq. 9: weight ``1 / H_m(x)`` with H in bits, not normalised over F_y.
+    """What the authors' code does instead of Eq. 9: weight ``1 / H_m(x)`` with H in bits, not normalized over F_y.
 
     Sure models weigh more, without bound; H is held above 1e-12 bits, where the code would divide by zero.
     """
@@ -122,8 +122,9 @@ def log_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray
 def transport(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
     """Our rule for many images at once: the linear pool with everything but the prior taken from these images.
 
-    Temperatures, weights and offsets follow from the logits themselves (:func:`~mll_hf.evidence.calibrate`). Too few
-    images say nothing of that kind; they are answered by :func:`linear_pool` as it is.
+    Temperatures, weights and offsets follow from the logits themselves
+    (:func:`~mll_hf.selection.evidence.calibrate`). Too few images say nothing of that kind; they are answered by
+    :func:`linear_pool` as it is.
     """
     if logits.shape[1] < LEAST_IMAGES:
         return linear_pool(logits, chosen, trust)
@@ -147,7 +148,7 @@ def _shares(chosen: NDArray[np.bool_], weights: Floats) -> NDArray[np.float64]:
 
 
 def _pool_per_class(probabilities: Floats, weights: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[N, C] mean of the models' probabilities with weights [M, N] normalised over each class's own models F_y."""
+    """[N, C] mean of the models' probabilities with weights [M, N] normalized over each class's own models F_y."""
     member_weights = np.maximum(weights, _TINY)[..., None] * chosen[:, None, :]
     return (member_weights * probabilities).sum(axis=0) / member_weights.sum(axis=0)
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
-from mll_hf.backends import load_model
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.rules import Trust, votes
 from mll_hf.errors import InputError, MissingExtraError, ModelError
-from mll_hf.images import decode_image, prepared_batches
-from mll_hf.prompts import fill, templates_for
+from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.models import load_model
+from mll_hf.models.batches import prepared_batches
+from mll_hf.utils.images import decode_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from mll_hf.backends import VisionLanguageModel
+    from mll_hf.models import VisionLanguageModel
     from mll_hf.selection import Selection
 
     ImageLike = str | Path | bytes | Image.Image

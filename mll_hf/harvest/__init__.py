@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import GraphError, InputError
-from mll_hf.files import canonical_json, storage_errors, write_atomically
-from mll_hf.graph import load_graph, save_graph
+from mll_hf.graph.concepts import load_graph, save_graph
+from mll_hf.graph.probes import image_files
 from mll_hf.harvest.dataset import Chosen, choose, write_files
 from mll_hf.harvest.gathering import Gathered, HarvestConfig, OpenSource, gather, open_source, source_key
 from mll_hf.harvest.record import BUILD_FILE, Build, SourceRecord, build_from_bytes, build_to_bytes, dataset_card
@@ -23,14 +23,14 @@ from mll_hf.harvest.sources import (
     pin,
     read_label_file,
 )
-from mll_hf.probes import image_files
-from mll_hf.text import abridged
+from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.graph.concepts import SemanticGraph
 
 __all__ = [
     "BUILD_FILE",
@@ -184,7 +184,7 @@ def _record(
                 repo_id=described.repo_id,
                 revision=source.pinned.sha,
                 domain=described.domain,
-                licence=described.licence,
+                license=described.license,
                 is_gated=source.pinned.is_gated,
                 images=len(concepts),
                 concepts=len(set(concepts)),

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mll_hf.errors import MissingExtraError
-from mll_hf.files import storage_errors
+from mll_hf.graph.probes import image_schema
 from mll_hf.harvest.gathering import Gathered, Image, draw_of
 from mll_hf.harvest.record import TEXT_COLUMNS
-from mll_hf.probes import image_schema
+from mll_hf.utils.files import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -27,11 +27,11 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, MLLError
-from mll_hf.files import canonical_json, storage_errors, write_atomically
 from mll_hf.harvest.sources import Labels, PinnedSource, read_labels
 from mll_hf.hub.connection import hub_errors, passes
-from mll_hf.images import decode_image, usable_cores
-from mll_hf.text import one_line
+from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
+from mll_hf.utils.images import decode_image, usable_cores
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from datasets import IterableDataset
 
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.graph.concepts import SemanticGraph
 
 _FORMAT = 1  # of what is kept between runs, and of how images are drawn
 _BATCH = 64

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
 
-from mll_hf.card import graph_tag
 from mll_hf.errors import InputError
 from mll_hf.harvest.gathering import HarvestConfig, Tally
-from mll_hf.text import markdown_table
+from mll_hf.hub.card import graph_tag
+from mll_hf.utils.text import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ class SourceRecord:
         repo_id: Its dataset repo.
         revision: The commit.
         domain: How its images look.
-        licence: What they may be used for.
+        license: What they may be used for.
         is_gated: Whether one must accept terms before the Hub gives it.
         images: How many of its images were taken.
         concepts: How many concepts have any of them.
@@ -46,7 +46,7 @@ class SourceRecord:
     repo_id: str
     revision: str
     domain: str
-    licence: str
+    license: str
     is_gated: bool
     images: int
     concepts: int
@@ -124,8 +124,8 @@ def _metadata(build: Build) -> dict[str, Any]:
     return {
         "pretty_name": f"{build.graph_name}: concepts and probe images",
         "license": "other",
-        "license_name": "licences-of-the-sources",
-        "license_link": "README.md#licences",
+        "license_name": "licenses-of-the-sources",
+        "license_link": "README.md#licenses",
         "task_categories": ["zero-shot-image-classification"],
         "size_categories": [size],
         "tags": ["mll-graph", graph_tag(build.graph_digest), "wordnet"],
@@ -190,10 +190,10 @@ def _text(build: Build) -> Sequence[str]:
         f"source by a number that is drawn from the picture and the seed {config.seed}. {untouched} are as they "
         "were encoded. `build.json` says the same to programs.",
         "",
-        "## Licences",
+        "## Licenses",
         "",
-        "The images keep the licences of their sources; whoever uses them has to follow these. Names and glosses of "
-        "the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet licence.",
+        "The images keep the licenses of their sources; whoever uses them has to follow these. Names and glosses of "
+        "the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet license.",
         "",
-        *(f"- {source.name}: {source.licence}" + (" (gated)" if source.is_gated else "") for source in build.sources),
+        *(f"- {source.name}: {source.license}" + (" (gated)" if source.is_gated else "") for source in build.sources),
     ]

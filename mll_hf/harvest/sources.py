@@ -27,22 +27,22 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from mll_hf.errors import HubError, InputError
-from mll_hf.graph import normalize_lemma
+from mll_hf.graph.concepts import normalize_lemma
+from mll_hf.graph.wordnet import WNID, ClassList, class_wnids
 from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried, sensible_answers
 from mll_hf.hub.locations import parse_dataset
-from mll_hf.text import abridged, one_line
-from mll_hf.wordnet import WNID, ClassList, class_wnids
+from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.graph.concepts import SemanticGraph
 
 WNIDS = "wnid"
 _NAMES_FILE = "classnames.txt"
 _MOST_NAMES_BYTES = 2**20
 _MOST_CONTRADICTIONS = 0.02  # of the classes: ImageNet itself has two named "sunglasses"
-_OPTIONS = ("name", "config", "split", "files", "image", "label", "labels", "domain", "licence")
+_OPTIONS = ("name", "config", "split", "files", "image", "label", "labels", "domain", "license")
 _TARS = "test/*.tar"
 _NOT_STATED = "none is stated for this copy; the images are their authors'"
 _IMAGENET_TERMS = "ImageNet's terms of access: non-commercial research and education, not to be passed on"
@@ -50,7 +50,7 @@ _IMAGENET_TERMS = "ImageNet's terms of access: non-commercial research and educa
 
 @dataclass(frozen=True, slots=True)
 class ImageSource:
-    """A labelled data set of images on the Hub.
+    """A labeled data set of images on the Hub.
 
     Attributes:
         name: What to call it, in the column ``source`` too.
@@ -58,7 +58,7 @@ class ImageSource:
         labels: What labels mean: ``wnid`` if they are wnids, a list of classes that they count through, or a file (JSON
             or CSV) with the wnid of each label or class name.
         domain: How its images look: photo, sketch ...
-        licence: What its images may be used for, in words.
+        license: What its images may be used for, in words.
         revision: Branch, tag or commit; None for main.
         config: Configuration of the data set; None for the only one.
         split: Its split.
@@ -72,7 +72,7 @@ class ImageSource:
     repo_id: str
     labels: str
     domain: str
-    licence: str = "see the data set"
+    license: str = "see the data set"
     revision: str | None = None
     config: str | None = None
     split: str = "test"
@@ -104,7 +104,7 @@ def parse_source(text: str) -> ImageSource:
     """Read the name of a built-in source, or ``hf://datasets/ORG/NAME[@REVISION]?labels=...&domain=...``.
 
     The options are ``name``, ``config``, ``split``, ``files``, ``image``, ``label``, ``labels``, ``domain`` and
-    ``licence``, see :class:`ImageSource`; ``labels`` and ``domain`` must be there.
+    ``license``, see :class:`ImageSource`; ``labels`` and ``domain`` must be there.
 
     Raises:
         InputError: It is neither, or an option is missing, unknown or empty.

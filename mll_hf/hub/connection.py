@@ -29,9 +29,9 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
 from mll_hf.errors import HubError, LabelError, MLLError, StorageError
-from mll_hf.files import write_atomically
-from mll_hf.labels import LOCAL_PREFIX
-from mll_hf.text import one_line
+from mll_hf.labels.label import LOCAL_PREFIX
+from mll_hf.utils.files import write_atomically
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

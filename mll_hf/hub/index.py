@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load, save
 
-from mll_hf.counts import RANK_BINS
 from mll_hf.errors import GraphError, LabelError
-from mll_hf.files import canonical_json
-from mll_hf.graph import SemanticGraph, graph_from_json, graph_to_bytes
-from mll_hf.labels import (
+from mll_hf.graph.concepts import SemanticGraph, graph_from_json, graph_to_bytes
+from mll_hf.labels.counts import RANK_BINS
+from mll_hf.labels.label import (
     METADATA_KEY,
     UNREADABLE,
     LabelSummary,
@@ -27,7 +26,8 @@ from mll_hf.labels import (
     label_metadata,
     read_metadata,
 )
-from mll_hf.text import one_line
+from mll_hf.utils.files import canonical_json
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from huggingface_hub import snapshot_download
 
 from mll_hf.errors import GraphError, InputError
-from mll_hf.graph import GRAPH_FILE, SemanticGraph, load_graph
+from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
+from mll_hf.graph.probes import IMAGE_FILES, ProbeSet, SamplingConfig, load_probes
 from mll_hf.hub.connection import FULL_SHA, Head, connect, download, hub_errors, read_head
-from mll_hf.packs import AttachedPack, GraphPack, attach_pack, load_pack
-from mll_hf.probes import IMAGE_FILES, ProbeSet, SamplingConfig, load_probes
+from mll_hf.labels.packs import AttachedPack, GraphPack, attach_pack, load_pack
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -20,7 +20,10 @@ from huggingface_hub import CommitOperationAdd, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
-from mll_hf.card import (
+from mll_hf.errors import CardError, HubError, InputError
+from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
+from mll_hf.graph.probes import IMAGE_FILES
+from mll_hf.hub.card import (
     EVAL_RESULTS_PATH,
     GRAPH_TAG_PREFIX,
     LABEL_PATH,
@@ -29,8 +32,6 @@ from mll_hf.card import (
     eval_results,
     graph_tag,
 )
-from mll_hf.errors import CardError, HubError, InputError
-from mll_hf.graph import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub.connection import (
     Head,
     connect,
@@ -45,10 +46,9 @@ from mll_hf.hub.connection import (
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from mll_hf.hub.locations import REPO_ID, parse_dataset
 from mll_hf.hub.sources import is_collection, read_collection
-from mll_hf.labels import label_to_bytes
-from mll_hf.probes import IMAGE_FILES
-from mll_hf.store import label_path
-from mll_hf.text import abridged, one_line
+from mll_hf.labels.label import label_to_bytes
+from mll_hf.labels.store import label_path
+from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
     from huggingface_hub import CommitInfo, HfApi
 
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import ModelLabel, ModelRef
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.label import ModelLabel, ModelRef
 
 README = "README.md"
 _MOST_README_BYTES = 2**20
@@ -259,7 +259,7 @@ def build_index(collection: str, *, token: str | None = None) -> Published:
 
 def _check_publishable(labels: Sequence[ModelLabel], graph: SemanticGraph) -> None:
     if not labels:
-        raise InputError("there are no labels to publish; name at least one labelled model")
+        raise InputError("there are no labels to publish; name at least one labeled model")
     for label in labels:
         if label.model.is_local:
             raise InputError(

@@ -20,10 +20,9 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
-from mll_hf.card import GRAPH_TAG_PREFIX, LABEL_PATH, LABEL_TAG, graph_tag
-from mll_hf.catalog import Catalog, is_catalog
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
-from mll_hf.graph import GRAPH_FILE, graph_to_bytes
+from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
+from mll_hf.hub.card import GRAPH_TAG_PREFIX, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.connection import (
     FULL_SHA,
     Head,
@@ -48,17 +47,18 @@ from mll_hf.hub.locations import (
     parse_dataset,
     read_graph,
 )
-from mll_hf.packs import graph_with_packs
-from mll_hf.store import LABEL_FILE, MAX_LABEL_BYTES, LabelStore, Origin, label_path, read_label
+from mll_hf.labels.catalog import Catalog, is_catalog
+from mll_hf.labels.packs import graph_with_packs
+from mll_hf.labels.store import LABEL_FILE, MAX_LABEL_BYTES, LabelStore, Origin, label_path, read_label
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from huggingface_hub import HfApi
 
-    from mll_hf.embeddings import ProbeEmbeddings
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import LabelSummary, ModelLabel, ModelRef
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.embeddings import ProbeEmbeddings
+    from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -322,7 +322,7 @@ class TaggedModels:
     has not changed since the last time.
 
     Attributes:
-        wanted_graph: The graph, or None for the one that most models are labelled on.
+        wanted_graph: The graph, or None for the one that most models are labeled on.
         token: Hub token.
     """
 
@@ -426,7 +426,7 @@ class TaggedModels:
 
 
 def _list_tagged(api: HfApi) -> tuple[_Tagged, ...]:
-    """All models tagged as labelled that have the file; when the Hub cannot be reached, those of the last time.
+    """All models tagged as labeled that have the file; when the Hub cannot be reached, those of the last time.
 
     The card is not asked for: it is the one part of a listing in which a stranger can put anything.
     """

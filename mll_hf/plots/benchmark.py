@@ -1,6 +1,6 @@
 """Figures of the benchmark, with matplotlib. Each is made from results and drawn without a display.
 
-Every series has a colour and a marker of its own.
+Every series has a color and a marker of its own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from mll_hf.bench.metrics import mean_gap_closed
 from mll_hf.bench.report import accuracy_of
 from mll_hf.bench.scenarios import Kind, scenarios
 from mll_hf.errors import MissingExtraError
-from mll_hf.files import storage_errors
 from mll_hf.plots.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION, pareto_front
+from mll_hf.utils.files import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     Axes = Any
 
 _MARKERS = "osD^vP*"
-_LINE_COLOURS = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY)
-_GROUP_COLOURS = {
+_LINE_COLORS = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY)
+_GROUP_COLORS = {
     Group.REFERENCE: GRAY,
     Group.LABELS: BLUE,
-    Group.UNLABELLED: GREEN,
+    Group.UNLABELED: GREEN,
     Group.FEW_LABELS: ORANGE,
     Group.BATCH: PURPLE,
     Group.HINDSIGHT: BLACK,
@@ -91,10 +91,10 @@ def accuracy_by_cost(results: Results) -> Figure:
     methods = [method for method in results.config.methods if method.name in accuracies]
     x = np.array([costs[method.name].mean() for method in methods])
     y = np.array([accuracies[method.name].mean() for method in methods])
-    for at, group in enumerate(_GROUP_COLOURS):
+    for at, group in enumerate(_GROUP_COLORS):
         rows = [row for row, method in enumerate(methods) if method.group is group]
         if rows:
-            style = {"marker": _MARKERS[at], "color": _GROUP_COLOURS[group], "edgecolor": "white", "linewidth": 0.6}
+            style = {"marker": _MARKERS[at], "color": _GROUP_COLORS[group], "edgecolor": "white", "linewidth": 0.6}
             axes.scatter(x[rows], y[rows], s=52, label=str(group), zorder=3, **style)
     feasible = [row for row, method in enumerate(methods) if method.group in _NEEDS_NO_ANSWERS]
     front = [feasible[row] for row in pareto_front(x[feasible], y[feasible])]
@@ -105,7 +105,7 @@ def accuracy_by_cost(results: Results) -> Figure:
         color=VERMILION,
         linewidth=1.2,
         zorder=2,
-        label="Pareto front without\nlabelled images",
+        label="Pareto front without\nlabeled images",
     )
     known = (GENERAL, PAPER, OURS, "mll, k=3", "uniform, all", "INB", ORACLE)
     named = {*front, *(row for row, method in enumerate(methods) if method.name in known)}
@@ -123,7 +123,7 @@ def gap_by_hub_size(results: Results) -> Figure:
     tables.append(results.per_task(_ALL, accuracy_of))
     fixed = (PAPER, "paper, k=3", OURS, "mll, k=3", "uniform, all")
     wanted = [name for name in fixed if name in tables[-1]]
-    wanted += _best_of_groups(results, (Group.UNLABELLED,), 1) + _best_of_groups(results, (Group.BATCH,), 1)
+    wanted += _best_of_groups(results, (Group.UNLABELED,), 1) + _best_of_groups(results, (Group.BATCH,), 1)
     figure, axes = _figure(7.0, 4.4)
     for at, name in enumerate(wanted):
         gaps = [float(mean_gap_closed(table[name], table[GENERAL], table[ORACLE])) for table in tables]
@@ -137,18 +137,18 @@ def gap_by_hub_size(results: Results) -> Figure:
 
 
 def accuracy_by_images(results: Results) -> Figure:
-    """Mean accuracy of methods that look at unlabelled images, by how many of them there are."""
+    """Mean accuracy of methods that look at unlabeled images, by how many of them there are."""
     planned = [s for s in scenarios(len(results.suite.hub), results.config.draws) if s.kind is Kind.IMAGES]
     full = results.per_task(_ALL, accuracy_of)
     tables = [results.per_task(scenario.name, accuracy_of) for scenario in planned] + [full]
     figure, axes = _figure(7.0, 4.4)
     at_x = np.arange(len(tables))
-    for at, name in enumerate(_best_of_groups(results, SEES_SAMPLES, len(_LINE_COLOURS))):
+    for at, name in enumerate(_best_of_groups(results, SEES_SAMPLES, len(_LINE_COLORS))):
         if all(name in table for table in tables):
             axes.plot(at_x, [table[name].mean() for table in tables], label=name, **_line(at))
     for name, style in ((ORACLE, "-"), (GENERAL, "--"), (PAPER, ":")):
         axes.axhline(full[name].mean(), color=BLACK, linewidth=1, linestyle=style, label=name)
-    axes.set(xlabel="unlabelled images", ylabel="mean accuracy on all images", xticks=at_x)
+    axes.set(xlabel="unlabeled images", ylabel="mean accuracy on all images", xticks=at_x)
     axes.set_xticklabels([*(f"{scenario.value:g}" for scenario in planned), "all"])
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     return figure
@@ -172,11 +172,11 @@ def images_per_concept(samples: Sequence[SampleQuality]) -> Figure:
 
 
 def dumbbells(results: Results) -> Figure:
-    """For each target the generally best model, ours, the best choice by unlabelled images, and the best model."""
+    """For each target the generally best model, ours, the best choice by unlabeled images, and the best model."""
     accuracies = results.per_task(_ALL, accuracy_of)
     ends = {GENERAL: GRAY, ORACLE: BLACK}
     between = {PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
-    between |= dict.fromkeys(_best_of_groups(results, (Group.UNLABELLED,), 1), ("o", GREEN))
+    between |= dict.fromkeys(_best_of_groups(results, (Group.UNLABELED,), 1), ("o", GREEN))
     between |= dict.fromkeys(_best_of_groups(results, (Group.BATCH,), 1), ("P", PURPLE))
     between = {name: style for name, style in between.items() if name in accuracies}
     order = np.argsort(accuracies[ORACLE] - accuracies[GENERAL], kind="stable")
@@ -184,13 +184,11 @@ def dumbbells(results: Results) -> Figure:
     figure, axes = _figure(7.6, 0.46 * len(order) + 1.4)
     reach = np.sort(np.stack([accuracies[name][order] for name in ends]), axis=0)
     axes.hlines(rows, reach[0], reach[1], color="#d4d4d4", linewidth=3, zorder=1)
-    for name, colour in ends.items():
-        axes.scatter(
-            accuracies[name][order], rows, s=330, marker="|", color=colour, linewidth=2.2, label=name, zorder=2
-        )
+    for name, color in ends.items():
+        axes.scatter(accuracies[name][order], rows, s=330, marker="|", color=color, linewidth=2.2, label=name, zorder=2)
     apart = np.linspace(0.24, -0.24, len(between))  # so that equal choices do not hide one another
-    for (name, (marker, colour)), shift in zip(between.items(), apart, strict=True):
-        style = {"marker": marker, "color": colour, "edgecolor": "white", "linewidth": 0.6}
+    for (name, (marker, color)), shift in zip(between.items(), apart, strict=True):
+        style = {"marker": marker, "color": color, "edgecolor": "white", "linewidth": 0.6}
         axes.scatter(accuracies[name][order], rows + shift, s=40, label=name, zorder=3, **style)
     axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy", yticks=rows)
     axes.set_yticklabels([results.facts[t].name for t in order])
@@ -226,10 +224,10 @@ def _best_of_groups(results: Results, groups: Sequence[Group], count: int) -> li
 
 
 def _line(at: int) -> dict[str, Any]:
-    """Colour and marker of the at-th line of a figure."""
-    colours = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY, BLACK)
+    """Color and marker of the at-th line of a figure."""
+    colors = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY, BLACK)
     return {
-        "color": colours[at % len(colours)],
+        "color": colors[at % len(colors)],
         "marker": _MARKERS[at % len(_MARKERS)],
         "markersize": 5,
         "linewidth": 1.6,

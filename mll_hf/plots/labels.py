@@ -1,4 +1,4 @@
-"""Figures of labels, with plotly: what a model recognises, and where one is better than another."""
+"""Figures of labels, with plotly: what a model recognizes, and where one is better than another."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.branches import branch_pairs, branch_tree
+from mll_hf.labels.branches import branch_pairs, branch_tree
 from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, ink_on, interactive, plain
 
 if TYPE_CHECKING:
-    from mll_hf.branches import BranchTree
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import LabelSummary
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.branches import BranchTree
+    from mll_hf.labels.label import LabelSummary
     from mll_hf.plots.style import PlotlyFigure
 
 _TILES_SHOWN = 90
@@ -23,9 +23,9 @@ _ROW_PIXELS = 28
 
 
 def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
-    """What a model recognises, over the hierarchy of concepts: a treemap that zooms where it is clicked.
+    """What a model recognizes, over the hierarchy of concepts: a treemap that zooms where it is clicked.
 
-    A tile's area is the number of tested concepts in its branch, its colour their mean precision.
+    A tile's area is the number of tested concepts in its branch, its color their mean precision.
 
     Raises:
         MissingExtraError: plotly is not installed.
@@ -35,7 +35,7 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
     names = [plain(concept.name, 40) for concept in concepts]
     shares = [f"{precision:.0%}" for precision in tree.precision]
     hover = [
-        f"<b>{name}</b><br>{plain(concept.definition, 70)}<br>{share} recognised, {count} "
+        f"<b>{name}</b><br>{plain(concept.definition, 70)}<br>{share} recognized, {count} "
         f"{'concept' if count == 1 else 'concepts'}"
         for name, concept, share, count in zip(names, concepts, shares, tree.counts.tolist(), strict=True)
     ]

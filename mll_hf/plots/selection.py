@@ -135,7 +135,7 @@ def _points(
     models: list[int],
     sides: Mapping[int, str],
     legend: str,
-    colour: str,
+    color: str,
     symbol: str,
     size: int,
 ) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _points(
         "text": [plain(selection.models[m].ref.short_name, 24) if m in sides else "" for m in models],
         "textposition": [sides.get(m, "top right") for m in models],
         "name": legend,
-        "marker": {"color": colour, "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}},
+        "marker": {"color": color, "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}},
         "hovertext": facts,
         "hovertemplate": "%{hovertext}<extra></extra>",
         "cliponaxis": False,

@@ -1,6 +1,6 @@
-"""What figures have in common: colours, the Pareto front, and interactive figures as pages.
+"""What figures have in common: colors, the Pareto front, and interactive figures as pages.
 
-The colours for series are those of Okabe and Ito, and the ramps change in lightness: people with any colour vision
+The colors for series are those of Okabe and Ito, and the ramps change in lightness: people with any color vision
 tell them apart.
 """
 
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError, MissingExtraError
-from mll_hf.files import write_atomically
-from mll_hf.text import shortened
+from mll_hf.utils.files import write_atomically
+from mll_hf.utils.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def plain(text: str, most: int = 60) -> str:
 
 
 def ink_on(places: NDArray[np.float64]) -> list[str]:
-    """Colours of texts on the ramp at places from 0 to 1, in the array's order."""
+    """Colors of texts on the ramp at places from 0 to 1, in the array's order."""
     return [_LIGHT_INK if place > _INK_TURNS else _DARK_INK for place in places.ravel().tolist()]
 
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labels import UNPINNED, Cost, ModelRef, rival_counts
-from mll_hf.published import published_models
+from mll_hf.labels.label import UNPINNED, Cost, ModelRef, rival_counts
+from mll_hf.models.published import published_models
 from mll_hf.selection.base import (
     DIGITS,
     Candidates,
@@ -26,19 +26,19 @@ from mll_hf.selection.base import (
 )
 from mll_hf.selection.baselines import general_scores, uniform_scores
 from mll_hf.selection.bounds import shortlist
-from mll_hf.selection.licences import choose_allowed
+from mll_hf.selection.licenses import choose_allowed
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.prior import imagenet_scores, prior_scores
-from mll_hf.selection.unlabelled import choose_with_images, shortlisting
+from mll_hf.selection.unlabeled import choose_with_images, shortlisting
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mll_hf.catalog import Catalog
-    from mll_hf.labels import LabelSummary
-    from mll_hf.matching import ClassMatch
-    from mll_hf.published import PublishedModel
+    from mll_hf.labels.catalog import Catalog
+    from mll_hf.labels.label import LabelSummary
+    from mll_hf.matching.concept_index import ClassMatch
+    from mll_hf.models.published import PublishedModel
 
 _KEPT = 100  # of the models of a catalog
 
@@ -134,7 +134,7 @@ def select_from_catalog(
     fits = _fit([id for id, _ in columns.models], columns.parameters, columns.gflops, config)
     published = _published_within_caps(published, config)
     positions = set(shortlist(catalog, fits, match, domain, config, kept).tolist())
-    if published:  # they are judged by the labelled models whose accuracy is published
+    if published:  # they are judged by the labeled models whose accuracy is published
         ids = {model.repo_id for model in best_published()}
         positions |= {position for position in fits.tolist() if columns.models[position][0] in ids}
     labels = tuple(catalog.label(position) for position in sorted(positions))
@@ -187,7 +187,7 @@ def best_published() -> tuple[PublishedModel, ...]:
 
 
 def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
-    """[M + P, C] scores of M labelled and P published models on the classes under the configured strategy."""
+    """[M + P, C] scores of M labeled and P published models on the classes under the configured strategy."""
     match config.strategy:
         case Strategy.PAPER:
             scores = paper_scores(candidates, config.class_weight)
@@ -268,32 +268,32 @@ def _within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
 def _fit(
     ids: list[str], parameters: NDArray[np.int64], gflops: NDArray[np.float64], config: SelectionConfig
 ) -> NDArray[np.int64]:
-    """Positions of the labelled models that are within the caps and not to be left out.
+    """Positions of the labeled models that are within the caps and not to be left out.
 
     Raises:
         InputError: There are none.
     """
-    _refuse_licences(config)
+    _refuse_licenses(config)
     most_parameters, most_gflops = (
         np.inf if cap is None else cap for cap in (config.max_parameters, config.max_gflops)
     )
     fits = np.flatnonzero((parameters <= most_parameters) & (gflops <= most_gflops))
     if not len(fits):
         raise NoneFitsError(
-            f"none of the {len(gflops)} labelled models is within the caps (smallest: {parameters.min():,} parameters; "
+            f"none of the {len(gflops)} labeled models is within the caps (smallest: {parameters.min():,} parameters; "
             f"cheapest: {gflops.min():.3g} GFLOPs per image); raise the caps"
         )
     if config.without:
         fits = fits[[ids[position] not in config.without for position in fits.tolist()]]
         if not len(fits):
-            raise NoneFitsError("all labelled models within the caps are to be left out; leave out fewer")
+            raise NoneFitsError("all labeled models within the caps are to be left out; leave out fewer")
     return fits
 
 
 def _published_within_caps(
     published: tuple[PublishedModel, ...], config: SelectionConfig
 ) -> tuple[PublishedModel, ...]:
-    _refuse_licences(config)
+    _refuse_licenses(config)
     return tuple(
         model
         for model in published
@@ -301,10 +301,10 @@ def _published_within_caps(
     )
 
 
-def _refuse_licences(config: SelectionConfig) -> None:
+def _refuse_licenses(config: SelectionConfig) -> None:
     """Labels cannot tell which models may be chosen."""
-    if config.licences:
-        raise InputError("labels carry no licences; ask Client.select, which asks the Hub, or leave out the licences")
+    if config.licenses:
+        raise InputError("labels carry no licenses; ask Client.select, which asks the Hub, or leave out the licenses")
 
 
 def _fits(cost: Cost, config: SelectionConfig) -> bool:
@@ -327,7 +327,7 @@ def _of_label(label: LabelSummary) -> SelectedModel:
 
 def _of_published(model: PublishedModel) -> SelectedModel:
     ref = ModelRef(model.repo_id, revision=UNPINNED, backend="open_clip")
-    return SelectedModel(ref, Cost(model.parameters, model.image_gflops), 1.0, model.imagenet, labelled=False)
+    return SelectedModel(ref, Cost(model.parameters, model.image_gflops), 1.0, model.imagenet, labeled=False)
 
 
 def _explain(
@@ -338,11 +338,11 @@ def _explain(
     A model without a label is as good on every concept as its score says.
     """
     matched, graph = candidates.match, candidates.graph
-    labelled = [m for m in union if m < len(candidates.labels)]
+    labeled = [m for m in union if m < len(candidates.labels)]
     precision = np.repeat(scores[union].mean(axis=1)[:, None], len(matched.selected), axis=1)
-    if labelled:
+    if labeled:
         rows = [position for position, m in enumerate(union) if m < len(candidates.labels)]
-        precision[rows] = _concept_precision(_take(candidates, labelled), strategy)
+        precision[rows] = _concept_precision(_take(candidates, labeled), strategy)
     columns = np.searchsorted(matched.selected, matched.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(
@@ -355,7 +355,7 @@ def _explain(
 
 
 def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np.floating[Any]]:
-    """[M, K] precision of every labelled model on the selected concepts, as the strategy sees it."""
+    """[M, K] precision of every labeled model on the selected concepts, as the strategy sees it."""
     matched = candidates.match
     match strategy:
         case Strategy.PAPER:

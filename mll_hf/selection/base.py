@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.evidence import LEAST_IMAGES, Calibration, UnlabelledEvidence, pooling_weights
-from mll_hf.labels import Cost, ModelRef
-from mll_hf.prompts import check_class_names
-from mll_hf.text import one_line
+from mll_hf.labels.label import Cost, ModelRef
+from mll_hf.matching.prompts import check_class_names
+from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from mll_hf.embeddings import ProbeEmbeddings
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import LabelSummary
-    from mll_hf.matching import ClassMatch
-    from mll_hf.published import PublishedModel
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.embeddings import ProbeEmbeddings
+    from mll_hf.labels.label import LabelSummary
+    from mll_hf.matching.concept_index import ClassMatch
+    from mll_hf.models.published import PublishedModel
 
 DIGITS = 12  # equal evidence gives equal scores, whatever the order in which a matrix product adds
 
@@ -55,10 +55,10 @@ class SelectionConfig:
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
         max_models: Most different models over all classes.
-        licences: Leave out models whose licence is none of these, as the Hub writes them (``apache-2.0``). Labels carry
-            no licences, so only :meth:`mll_hf.Client.select` can tell, which asks the Hub.
+        licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Labels carry
+            no licenses, so only :meth:`mll_hf.Client.select` can tell, which asks the Hub.
         without: Leave out models with these ids.
-        unlabelled: Also consider models without a label whose ImageNet accuracy is published.
+        unlabeled: Also consider models without a label whose ImageNet accuracy is published.
         candidates: Most models that are tried on the task's images, where there are any.
         most_images: Most images that they are tried on.
 
@@ -72,9 +72,9 @@ class SelectionConfig:
     max_parameters: int | None = None
     max_gflops: float | None = None
     max_models: int | None = None
-    licences: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = ()
     without: frozenset[str] = frozenset()
-    unlabelled: bool = False
+    unlabeled: bool = False
     candidates: int = 32
     most_images: int = 256
 
@@ -89,8 +89,8 @@ class SelectionConfig:
             raise InputError(f"most_images is {self.most_images}; allow at least {LEAST_IMAGES}")
         if not 0 <= self.class_weight <= 1:
             raise InputError(f"class_weight is {self.class_weight}; choose a number from 0 to 1")
-        if isinstance(self.licences, str) or not all(isinstance(id, str) and id.strip() for id in self.licences):
-            raise InputError(f"licences is {self.licences!r:.80}; give a tuple of ids such as ('apache-2.0', 'mit')")
+        if isinstance(self.licenses, str) or not all(isinstance(id, str) and id.strip() for id in self.licenses):
+            raise InputError(f"licenses is {self.licenses!r:.80}; give a tuple of ids such as ('apache-2.0', 'mit')")
         if not isinstance(self.without, frozenset):
             raise InputError(f"without is {self.without!r:.80}; give a frozenset of ids of models")
 
@@ -126,14 +126,14 @@ class SelectedModel:
         cost: What it costs to run.
         temperature: Calibration temperature of its logits; 1 without a label.
         general: Mean node precision over the whole graph; without a label the published ImageNet accuracy.
-        labelled: Whether a label speaks for it, or only its ImageNet accuracy.
+        labeled: Whether a label speaks for it, or only its ImageNet accuracy.
     """
 
     ref: ModelRef
     cost: Cost
     temperature: float
     general: float
-    labelled: bool = True
+    labeled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ class Selection:
         images: [C] number of probe images that the estimate for a class is worth.
         domain: Domain of the task as the user gave it; chooses the prompts.
         task: Task as the user gave it.
-        evidence: What unlabelled images of the task say about the M models; None if there were none.
+        evidence: What unlabeled images of the task say about the M models; None if there were none.
         among: How many models were scored, if only the best M of them are here.
     """
 
@@ -186,7 +186,7 @@ class Selection:
     images: NDArray[np.float64]
     domain: str | None = None
     task: str | None = None
-    evidence: UnlabelledEvidence | None = None
+    evidence: UnlabeledEvidence | None = None
     among: int | None = None
 
     @cached_property
@@ -264,7 +264,7 @@ class Selection:
             "gflops": model.cost.gflops,
             "temperature": model.temperature,
             "general": model.general,
-            "labelled": model.labelled,
+            "labeled": model.labeled,
             "overall": float(self.overall[m]),
             "scores": self.scores[m].tolist(),
         }
@@ -294,7 +294,7 @@ class Selection:
             raise ValueError("the scores are not one per model and class")
         union_size = int(chosen.any(axis=1).sum())
         matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
-        if not all(matches) and any(model.labelled for model in models):
+        if not all(matches) and any(model.labeled for model in models):
             raise ValueError("a class has no concepts")
         return cls(
             classes=classes,
@@ -319,7 +319,7 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], sys.float_info.min),
         general=_number(model["general"], 0, 1),
-        labelled=_flag(model["labelled"]),
+        labeled=_flag(model["labeled"]),
     )
 
 
@@ -330,7 +330,7 @@ def _concept_from_json(concept: dict[str, Any], n_precisions: int) -> MatchedCon
     return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), precision)
 
 
-def _evidence_to_json(evidence: UnlabelledEvidence) -> dict[str, Any]:
+def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
     calibration = evidence.calibration
     return {
         "images": evidence.n_images,
@@ -343,7 +343,7 @@ def _evidence_to_json(evidence: UnlabelledEvidence) -> dict[str, Any]:
     }
 
 
-def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...]) -> UnlabelledEvidence | None:
+def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...]) -> UnlabeledEvidence | None:
     if document is None:
         return None
     offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
@@ -355,7 +355,7 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
     }
     if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model.values()):
         raise ValueError("the evidence of images is not one for each model and class")
-    return UnlabelledEvidence(
+    return UnlabeledEvidence(
         n_images=int(_number(document["images"], LEAST_IMAGES)),
         calibration=Calibration(per_model["temperatures"], offsets, per_model["information"]),
         prior=per_model["prior"],

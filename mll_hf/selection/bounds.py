@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.catalog import CANDIDATES, SHARE_UNIT, in_threads
-from mll_hf.counts import RANK_BINS, chance_to_win, expected_wins
 from mll_hf.errors import LabelError
-from mll_hf.labels import rival_counts
+from mll_hf.labels.catalog import CANDIDATES, SHARE_UNIT, in_threads
+from mll_hf.labels.counts import RANK_BINS, chance_to_win, expected_wins
+from mll_hf.labels.label import rival_counts
 from mll_hf.selection.base import DIGITS, Candidates, SelectionConfig, Strategy
 from mll_hf.selection.mll import (
     Measured,
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.catalog import Catalog, Shard
-    from mll_hf.matching import ClassMatch
+    from mll_hf.labels.catalog import Catalog, Shard
+    from mll_hf.matching.concept_index import ClassMatch
 
-_READ = 3  # neighbouring shares that are combined
+_READ = 3  # neighboring shares that are combined
 _FITTINGS = 30
 _AT_ONCE = 64  # concepts whose shares stay in the processor's cache
 _BATCH = 256  # labels that are scored together
@@ -57,7 +57,7 @@ class Combination:
     """Shares among certain numbers of candidates, combined to be like the share among another number.
 
     Attributes:
-        first: The first of the neighbouring shares.
+        first: The first of the neighboring shares.
         constant: Added to them.
         weights: What each of them is multiplied by.
         error: How far the combination can be from the share, for whatever ranks, rounding included.

@@ -5,7 +5,7 @@
 2. Concepts with few probe images are shrunk towards their hypernyms, and those towards the model's general level.
 3. A model with better or worse odds on pictures of the task's domain (photo, sketch, icon ...) than on others has
    them on every class.
-4. Weights over concepts are normalised per class, so that classes compare.
+4. Weights over concepts are normalized per class, so that classes compare.
 5. Where the graph has nothing like a class, the model's general level stands in for it.
 6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
 7. A model must lead the generally best one by more than the estimates' standard error, or it stays behind it. The
@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.counts import chances_to_win, expected_wins, mean_chance_to_win, precision_among
-from mll_hf.labels import rival_counts
-from mll_hf.prompts import mentions
+from mll_hf.labels.counts import chances_to_win, expected_wins, mean_chance_to_win, precision_among
+from mll_hf.labels.label import rival_counts
+from mll_hf.matching.prompts import mentions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import LabelSummary
-    from mll_hf.matching import ClassMatch
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.label import LabelSummary
+    from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.selection.base import Candidates
 
 _PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
@@ -238,15 +238,15 @@ def part_levels(shares: NDArray[np.float64], chances: NDArray[np.float64]) -> ND
     """[..., 1 + packs] mean precision over the base graph and over each pack, among as many candidates as classes.
 
     Args:
-        shares: [..., 1 + packs, RANK_BINS] see :attr:`~mll_hf.labels.LabelSummary.mean_rank_shares`.
-        chances: [1 + packs, RANK_BINS] see :func:`~mll_hf.counts.mean_chance_to_win`.
+        shares: [..., 1 + packs, RANK_BINS] see :attr:`~mll_hf.labels.label.LabelSummary.mean_rank_shares`.
+        chances: [1 + packs, RANK_BINS] see :func:`~mll_hf.labels.counts.mean_chance_to_win`.
     """
     levels: NDArray[np.float64] = (shares * chances).sum(axis=-1)
     return levels
 
 
 def domain_odds(label: LabelSummary, domain: str | None, chances: NDArray[np.float64]) -> float:
-    """Odds of recognising a probe image of the task's domain, over the odds for any probe image.
+    """Odds of recognizing a probe image of the task's domain, over the odds for any probe image.
 
     1 if the task names none of the label's domains, or several. The domain's precision is taken as if 10 more of its
     images were like all others.
@@ -266,7 +266,7 @@ def domain_odds(label: LabelSummary, domain: str | None, chances: NDArray[np.flo
 def odds_ratios(
     of_domain: NDArray[np.int32], overall: NDArray[np.int64], chances: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """[M] odds of recognising an image of a domain over those for any image; 1 where these are 0 or without limit.
+    """[M] odds of recognizing an image of a domain over those for any image; 1 where these are 0 or without limit.
 
     Args:
         of_domain: [M, RANK_BINS] tests of the domain by rank.

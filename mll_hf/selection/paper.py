@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.counts import NO_RIVAL
 from mll_hf.errors import InputError
-from mll_hf.labels import ModelLabel, rival_counts
+from mll_hf.labels.counts import NO_RIVAL
+from mll_hf.labels.label import ModelLabel, rival_counts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.floa
     Eq. 6: ``p_{m,y} = sum over v in V_sel of p_{m,v} z_{vy}``
     Eq. 7: ``r_{m,y} = alpha p_{m,y} + (1 - alpha) / C sum over y' of p_{m,y'}``
 
-    Z is not normalised, so r can exceed 1.
+    Z is not normalized, so r can exceed 1.
 
     Args:
         candidates: M models; the match gives V_sel and Z.
@@ -59,7 +59,7 @@ def precision_from_label(
 
     Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
     wins are lost, and so is what would be lost on average if the selected concepts were any others of their number
-    (:meth:`~mll_hf.labels.LabelSummary.precision_among`). The estimate is the smaller of the two.
+    (:meth:`~mll_hf.labels.label.LabelSummary.precision_among`). The estimate is the smaller of the two.
     """
     rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes

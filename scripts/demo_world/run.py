@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
+from mll_hf.cli.report import selection_report, table
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
-from mll_hf.report import selection_report, table
 from mll_hf.selection import Selection, SelectionConfig, Strategy
 
 if TYPE_CHECKING:

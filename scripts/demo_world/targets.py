@@ -99,8 +99,8 @@ def _task(name: str, domain: str, task: str, pictures: list[Picture], names: dic
     for picture in pictures:
         of.setdefault(picture.concept, []).append(picture)
     kept = {node: _spread(of[node]) for node in sorted(of) if len(of[node]) >= _FEWEST}
-    labelled = [(picture.png(), y) for y, found in enumerate(kept.values()) for picture in found]
-    files, labels = zip(*labelled, strict=True)
+    labeled = [(picture.png(), y) for y, found in enumerate(kept.values()) for picture in found]
+    files, labels = zip(*labeled, strict=True)
     return Task(name, domain, task, tuple(names[node] for node in kept), files, labels)
 
 

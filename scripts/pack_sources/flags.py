@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mll_hf.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import NewConcept, new_concept
 from pack_sources.packages import Packages, centered, pack_image, svg_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# package -> licence and paths of drawings, by code in small letters or capitals
+# package -> license and paths of drawings, by code in small letters or capitals
 SETS = {
     "flag-icons@7.5.0": ("MIT", ("flags/4x3/{small}.svg", "flags/1x1/{small}.svg")),
     "circle-flags@2.8.3": ("MIT", ("flags/{small}.svg",)),
@@ -61,8 +61,8 @@ def flags(packages: Packages) -> Iterator[NewConcept]:
 
 
 def _drawings(packages: Packages, code: str) -> Iterator[tuple[str, str]]:
-    for spec, (licence, paths) in SETS.items():
+    for spec, (license, paths) in SETS.items():
         for path in paths:
             file = packages.npm(spec) / path.format(small=code, capital=code.upper())
             if file.is_file():
-                yield file.read_text(encoding="utf-8"), f"npm {spec}, {licence}"
+                yield file.read_text(encoding="utf-8"), f"npm {spec}, {license}"

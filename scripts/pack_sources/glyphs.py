@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mll_hf.authoring import NewConcept, PackImage, new_concept
+from mll_hf.graph.authoring import NewConcept, PackImage, new_concept
 from pack_sources.packages import SIZE, Packages, pack_image
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ def _umbrella(id: str, name: str, lemmas: list[str], description: str) -> NewCon
 
 def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:
     """One upright file of each family, and where it is from."""
-    for spec, licence in PYPI_FONTS.items():
+    for spec, license in PYPI_FONTS.items():
         files = sorted(path for path in packages.pypi(spec).rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
         regular = [path for path in files if "regular" in path.name.lower()] or files
-        yield regular[0], f"PyPI {spec}, {licence}"
+        yield regular[0], f"PyPI {spec}, {license}"
     for family in NPM_FONTS:
         folder = packages.npm(f"@fontsource/{family}@5")
         yield folder / "files" / f"{family}-latin-400-normal.woff", f"npm @fontsource/{family} 5, OFL-1.1"
@@ -95,7 +95,7 @@ def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[PackImage]:
         ImageDraw.Draw(ink).text(place, character, 255, font)
         mask = np.asarray(ink.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC), float)[:, :, None] / 255
         light, dark = rng.uniform(0.7, 1, 3), rng.uniform(0, 0.3, 3)
-        if rng.random() < 0.5:  # without colour
+        if rng.random() < 0.5:  # without color
             light, dark = np.ones(3), np.zeros(3)
         if rng.random() < 0.5:
             light, dark = dark, light

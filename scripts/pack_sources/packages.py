@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mll_hf.authoring import PackImage
-from mll_hf.images import to_rgb
+from mll_hf.graph.authoring import PackImage
+from mll_hf.utils.images import to_rgb
 
 SIZE = 128  # pixels of a picture's side
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from mll_hf.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import NewConcept, new_concept
 from pack_sources.packages import SIZE, Packages, pack_image
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 PACKAGE, FILES = "flightgear-data-base", "./usr/share/games/flightgear/Textures/Terrain/*.png"
 IMAGES = 48
 PARENT = "n00027167"  # location
-_NOT_COLOURS = re.compile(r"mask|relief|overlay|colors|hires|transition|unknown|void")
+_NOT_COLORS = re.compile(r"mask|relief|overlay|colors|hires|transition|unknown|void")
 # what it is -> other names, file names
 SCENES = {
     "airport": ("runway and apron", r"^(?!.*grass).*airport"),
     "cemetery": ("graveyard", r"cemetery"),
-    "city": ("dense urban area, city centre", r"city"),
+    "city": ("dense urban area, city center", r"city"),
     "commercial area": ("shopping area", r"commercial"),
     "desert": ("sand, dunes", r"sand\d|dunes|california-sand|outback"),
     "farmland": ("farm field, cropland, agricultural land", r"crop(?!grass|wood)|countryside|rice"),
@@ -50,7 +50,7 @@ SCENES = {
 def scenes(packages: Packages) -> Iterator[NewConcept]:
     """Kinds of land as a satellite or an aeroplane sees them."""
     folder, version = packages.debian(PACKAGE, FILES)
-    files = sorted(path for path in folder.rglob("*.png") if not _NOT_COLOURS.search(path.name))
+    files = sorted(path for path in folder.rglob("*.png") if not _NOT_COLORS.search(path.name))
     description = "a part of the earth's surface as it looks from an aeroplane or a satellite"
     names = "land seen from above", ["aerial view", "satellite image"]
     yield NewConcept(new_concept("scene-from-above", *names, description, [PARENT]), ())

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from mll_hf.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import NewConcept, new_concept
 from pack_sources.packages import SIZE, Packages, from_array, pack_image, svg_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mll_hf.authoring import PackImage
+    from mll_hf.graph.authoring import PackImage
 
-SPRITES, LICENCE = "mapillary_sprite_source@1.8.0", "MIT"
+SPRITES, LICENSE = "mapillary_sprite_source@1.8.0", "MIT"
 FEWEST, MOST = 8, 24
 PARENT = "n04217882"  # signboard
 _FILE = re.compile(r"(regulatory|warning)--(.+)--g\d+\.svg")
@@ -48,7 +48,7 @@ def signs(packages: Packages) -> Iterator[NewConcept]:
             for path in paths:
                 drawing = svg_image(path.read_text(encoding="utf-8"), 112)
                 image = seen(drawing, np.random.default_rng([turn, *path.name.encode()]))
-                images.append(pack_image(image, path.name, "render", f"npm {SPRITES}, {LICENCE}"))
+                images.append(pack_image(image, path.name, "render", f"npm {SPRITES}, {LICENSE}"))
         sign = "traffic sign" if kind == "regulatory" else "warning sign"
         orders = {"regulatory": "a road sign that orders drivers", "warning": "a road sign that warns drivers"}
         lemmas = [f"{text} sign", *([f"{text} traffic sign"] if kind == "warning" else [])]

@@ -1,7 +1,7 @@
 """Textures: the 47 words of the Describable Textures Dataset (Cimpoi et al., 2014), drawn by formulas.
 
 The words came out of a study of which ones people use for textures. Only the words are taken; each has a small
-function that draws what a dictionary says of it, with random colours, sizes and directions.
+function that draws what a dictionary says of it, with random colors, sizes and directions.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from mll_hf import __version__
-from mll_hf.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import NewConcept, new_concept
 from pack_sources.packages import SIZE, Packages, from_array, pack_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mll_hf.authoring import PackImage
+    from mll_hf.graph.authoring import PackImage
 
 IMAGES = 40
 PARENT = "n04362025"  # surface
 WORDS = {
-    "banded": "with broad parallel bands of colour",
-    "blotchy": "with irregular spots of colour",
+    "banded": "with broad parallel bands of color",
+    "blotchy": "with irregular spots of color",
     "braided": "like strands plaited over one another",
     "bubbly": "full of bubbles",
     "bumpy": "covered with bumps",
-    "chequered": "with squares of two colours in turn, as on a chessboard",
+    "chequered": "with squares of two colors in turn, as on a chessboard",
     "cobwebbed": "covered with the webs of spiders",
     "cracked": "broken by cracks",
     "crosshatched": "shaded by two sets of crossing parallel lines",
     "crystalline": "made of crystals with flat faces",
     "dotted": "covered with small dots",
     "fibrous": "made of fibres",
-    "flecked": "with small marks of another colour",
+    "flecked": "with small marks of another color",
     "freckled": "with small brown spots, as on skin",
     "frilly": "with wavy ornamental edges",
     "gauzy": "thin and see-through like gauze",
@@ -59,10 +59,10 @@ WORDS = {
     "scaly": "covered with scales, as of a fish",
     "smeared": "with paint or dirt wiped across it",
     "spiralled": "with spirals",
-    "sprinkled": "with small coloured pieces scattered over it",
+    "sprinkled": "with small colored pieces scattered over it",
     "stained": "with stains",
     "stratified": "in layers, as of rock",
-    "striped": "with stripes of two colours",
+    "striped": "with stripes of two colors",
     "studded": "with metal studs",
     "swirly": "with twisting curves",
     "veined": "with branching veins, as of a leaf",
@@ -104,13 +104,13 @@ N = 160  # a margin is cut off
 
 
 class Field:
-    """A plane with random coordinates and colours.
+    """A plane with random coordinates and colors.
 
     Attributes:
         rng: Random numbers.
         x, y: [N, N] coordinates, turned by any angle; the plane is about ``cells`` units wide.
         u, v: [N, N] the same, but nearly upright.
-        dark, light: Two colours [3] that differ in brightness.
+        dark, light: Two colors [3] that differ in brightness.
     """
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -122,16 +122,16 @@ class Field:
         tone = rng.uniform(0, 1, 3)
         self.dark = np.clip(tone * rng.uniform(0.1, 0.5), 0, 1)
         self.light = np.clip(1 - (1 - rng.uniform(0, 1, 3)) * rng.uniform(0.05, 0.5), 0, 1)
-        if rng.random() < 0.3:  # without colour
+        if rng.random() < 0.3:  # without color
             self.dark, self.light = np.full(3, self.dark.mean()), np.full(3, self.light.mean())
 
     def mix(self, share: np.ndarray) -> np.ndarray:
-        """[N, N, 3] from the dark colour (0) to the light one (1)."""
+        """[N, N, 3] from the dark color (0) to the light one (1)."""
         share = np.clip(share, 0, 1)[:, :, None]
         return (1 - share) * self.dark + share * self.light
 
     def either(self, share: np.ndarray) -> np.ndarray:
-        """As ``mix``, but the colours may change places."""
+        """As ``mix``, but the colors may change places."""
         return self.mix(share if self.rng.random() < 0.5 else 1 - share)
 
     def noise(self, cells: float) -> np.ndarray:

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from huggingface_hub import get_token
 
-from mll_hf.backends import resolve_model
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
 from mll_hf.hub.connection import FULL_SHA, connect, fetch_head, hub_errors
 from mll_hf.hub.jobs import start_script
 from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub, parse_dataset
 from mll_hf.hub.publish import same_weights
-from mll_hf.labels import ModelRef
+from mll_hf.labels.label import ModelRef
+from mll_hf.models import resolve_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Mode(StrEnum):
-    """Where models are labelled."""
+    """Where models are labeled."""
 
     JOBS = "jobs"
     LOCAL = "local"
@@ -53,13 +53,13 @@ class Settings:
     Attributes:
         secret: What the Hub sends along to show that it is the Hub.
         graph: Folder or ``hf://datasets/org/graph`` to measure models on.
-        mode: Where models are labelled.
+        mode: Where models are labeled.
         to: Collection that labels are published in; None for each model's own repository.
         script: URL or path of ``label_models.py``, for jobs.
         flavor: Hardware of a job.
         timeout: Longest time of a job.
         most_waiting: How many models may wait; the Hub is asked to try again later with more.
-        settle_seconds: How long a model has to be left alone before it is labelled: uploads come in several commits.
+        settle_seconds: How long a model has to be left alone before it is labeled: uploads come in several commits.
     """
 
     secret: str = field(repr=False)
@@ -204,13 +204,13 @@ class State(StrEnum):
     WAITING = "waiting"
     RUNNING = "running"
     STARTED = "job started"
-    LABELLED = "labelled"
+    LABELED = "labeled"
     SKIPPED = "skipped"
     IGNORED = "ignored"
     FAILED = "failed"
 
 
-_DONE = (State.RUNNING, State.STARTED, State.LABELLED, State.SKIPPED)
+_DONE = (State.RUNNING, State.STARTED, State.LABELED, State.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +341,7 @@ def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
     """What is done about a change.
 
     Raises:
-        MLLError: Models are labelled here, and the graph cannot be had.
+        MLLError: Models are labeled here, and the graph cannot be had.
     """
     label = _labeler(settings) if settings.mode is Mode.LOCAL else lambda change: _start_job(change, settings)
 
@@ -387,9 +387,9 @@ def _start_job(change: Change, settings: Settings) -> tuple[State, str]:
 
 def _labeler(settings: Settings) -> Callable[[Change], tuple[State, str]]:
     """Labels models in this process."""
-    from mll_hf import fleet
-    from mll_hf.probes import SamplingConfig
-    from mll_hf.store import LabelStore
+    from mll_hf.graph.probes import SamplingConfig
+    from mll_hf.labeling import fleet
+    from mll_hf.labels.store import LabelStore
 
     location = fetch_graph_with_images(settings.graph)
     graph, probes = location.graph, location.probes(SamplingConfig())

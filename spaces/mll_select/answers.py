@@ -22,13 +22,13 @@ import numpy as np
 
 from mll_hf import Client, SelectionConfig
 from mll_hf.bench.hub_tasks import fetch_class_names
-from mll_hf.describe import from_templates
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, MLLError
 from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
-from mll_hf.matching import COVERED
-from mll_hf.prompts import check_class_names, parse_class_names, split_class_names
-from mll_hf.text import shortened
+from mll_hf.matching.concept_index import COVERED
+from mll_hf.matching.describe import from_templates
+from mll_hf.matching.prompts import check_class_names, parse_class_names, split_class_names
+from mll_hf.utils.text import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf import Selection
-    from mll_hf.graph import SemanticGraph
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probes import ProbeSet
     from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels import LabelSummary
-    from mll_hf.probes import ProbeSet
-    from mll_hf.text_encoder import TextEncoder
+    from mll_hf.labels.label import LabelSummary
+    from mll_hf.matching.text_encoder import TextEncoder
 
 MOST_CLASSES = 1000
 MOST_MODELS = 10  # per class
 MOST_IMAGES = 32
-OPEN_LICENCES = (
+OPEN_LICENSES = (
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense",
 )  # fmt: skip
-_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
-_MOST_LICENCES = 50
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
+_MOST_LICENSES = 50
 _MOST_FILE_BYTES = 2**20
 _FAILURE_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
@@ -96,7 +96,7 @@ class Question:
         k: Models per class.
         max_gflops: Most GFLOPs per image of a model; None for any.
         max_parameters: Most parameters of a model; None for any.
-        licences: Licences that a model may have; none for any.
+        licenses: Licenses that a model may have; none for any.
     """
 
     classes: tuple[str, ...]
@@ -105,13 +105,13 @@ class Question:
     k: int = 1
     max_gflops: float | None = None
     max_parameters: int | None = None
-    licences: tuple[str, ...] = ()
+    licenses: tuple[str, ...] = ()
 
     @property
     def config(self) -> SelectionConfig:
         """The question as the library takes it."""
         return SelectionConfig(
-            k=self.k, max_gflops=self.max_gflops, max_parameters=self.max_parameters, licences=self.licences
+            k=self.k, max_gflops=self.max_gflops, max_parameters=self.max_parameters, licenses=self.licenses
         )
 
 
@@ -122,7 +122,7 @@ def make_question(
     k: float = 1,
     max_gflops: float | None = None,
     max_million_parameters: float | None = None,
-    licences: Sequence[str] = (),
+    licenses: Sequence[str] = (),
 ) -> Question:
     """Check what a visitor gave.
 
@@ -133,7 +133,7 @@ def make_question(
         k: Models per class.
         max_gflops: Most GFLOPs per image; None or 0 for any.
         max_million_parameters: Most parameters, in millions; None or 0 for any.
-        licences: Licences that a model may have, as the Hub writes them; none for any.
+        licenses: Licenses that a model may have, as the Hub writes them; none for any.
 
     Raises:
         InputError: Something cannot be used; one line says what.
@@ -158,23 +158,23 @@ def make_question(
         int(k),
         float(max_gflops) if max_gflops else None,
         round(max_million_parameters * 1e6) if max_million_parameters else None,
-        _checked_licences(licences),
+        _checked_licenses(licenses),
     )
 
 
-def _checked_licences(licences: Sequence[str]) -> tuple[str, ...]:
-    if len(licences) > _MOST_LICENCES:
-        raise InputError(f"{len(licences)} licences are more than this page takes; give at most {_MOST_LICENCES}")
-    wanted = tuple(dict.fromkeys(str(licence).strip().lower() for licence in licences))
-    if wrong := [licence for licence in wanted if not _LICENCE.fullmatch(licence)]:
+def _checked_licenses(licenses: Sequence[str]) -> tuple[str, ...]:
+    if len(licenses) > _MOST_LICENSES:
+        raise InputError(f"{len(licenses)} licenses are more than this page takes; give at most {_MOST_LICENSES}")
+    wanted = tuple(dict.fromkeys(str(license).strip().lower() for license in licenses))
+    if wrong := [license for license in wanted if not _LICENSE.fullmatch(license)]:
         raise InputError(
-            f"'{shortened(wrong[0], 40)}' is no licence as the Hub writes them; write for example apache-2.0, mit"
+            f"'{shortened(wrong[0], 40)}' is no license as the Hub writes them; write for example apache-2.0, mit"
         )
     return wanted
 
 
-def licences_in_text(text: str | None) -> tuple[str, ...]:
-    """Licences out of a text box: separated by commas or spaces; none for any."""
+def licenses_in_text(text: str | None) -> tuple[str, ...]:
+    """Licenses out of a text box: separated by commas or spaces; none for any."""
     return tuple(filter(None, re.split(r"[\s,]+", text or "")))
 
 
@@ -477,7 +477,7 @@ def python_code(question: Question, labels: str) -> str:
         "k": question.k,
         "max_gflops": question.max_gflops,
         "max_parameters": question.max_parameters,
-        "licences": question.licences or None,
+        "licenses": question.licenses or None,
     }
     config = ", ".join(f"{name}={value!r}" for name, value in options.items() if value is not None)
     described = "".join(
@@ -509,7 +509,7 @@ def shell_code(question: Question, labels: str) -> str:
         "-k": str(question.k),
         "--max-gflops": _number(question.max_gflops),
         "--max-parameters": _number(question.max_parameters),
-        "--licence": ",".join(question.licences) or None,
+        "--license": ",".join(question.licenses) or None,
         "--labels": labels,
     }
     words = [_option(name, value) for name, value in options.items() if value is not None]

@@ -16,11 +16,11 @@ import pages
 from answers import Catalogue, Question, Settings
 from look import make_theme
 
+from mll_hf.cli.report import label_difference
 from mll_hf.errors import InputError, MLLError
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
 from mll_hf.plots.selection import precision_by_cost, precision_heatmap
-from mll_hf.report import label_difference
-from mll_hf.text_encoder import CachedEncoder, default_encoder
 
 try:
     from spaces import GPU  # there on ZeroGPU only
@@ -46,9 +46,9 @@ EXAMPLES = {
     "Handwritten digits": ("0, 1, 2, 3, 4, 5, 6, 7, 8, 9", "handwriting", "digit"),
     "Pipe inspection": ("corroded pipe, intact pipe, weld", "photo", "pipe inspection"),
 }
-LICENCES = [
+LICENSES = [
     ("Any", ""),
-    ("Open for any use", ", ".join(answers.OPEN_LICENCES)),
+    ("Open for any use", ", ".join(answers.OPEN_LICENSES)),
     ("Apache 2.0 or MIT", "apache-2.0, mit"),
 ]
 _FILE_TYPES = [".txt", ".csv", ".json"]
@@ -96,7 +96,7 @@ def find(catalogue: Catalogue, question: Question) -> tuple[str, str, Any, str, 
     labels = answers.pinned_location(catalogue.source)
     heat = precision_heatmap(selection)
     return (
-        pages.selection_html(selection, question.licences),
+        pages.selection_html(selection, question.licenses),
         pages.heatmap_head(selection, heat.layout.height),
         heat,
         pages.heatmap_in_words(selection),
@@ -140,11 +140,11 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
         k = gr.Slider(1, answers.MOST_MODELS, value=1, step=1, label="Models to combine", info="several vote together")
         gflops = gr.Number(0, label="Most GFLOPs per image", info="0 for any", minimum=0)
         parameters = gr.Number(0, label="Most parameters, in millions", info="0 for any", minimum=0)
-        licence = gr.Dropdown(
-            LICENCES,
+        license = gr.Dropdown(
+            LICENSES,
             value="",
             allow_custom_value=True,
-            label="Licence",
+            label="License",
             info="as the models’ pages say today; or write your own: mit, openrail",
         )
     ask = gr.Button("Find models", variant="primary", size="lg")
@@ -171,11 +171,11 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
         k: float,
         gflops: float | None,
         parameters: float | None,
-        licence: str | None,
+        license: str | None,
     ) -> dict[Any, Any]:
         try:
-            names, licences = answers.names_in_text(text), answers.licences_in_text(licence)
-            asked = answers.make_question(names, domain, task, k, gflops, parameters, licences)
+            names, licenses = answers.names_in_text(text), answers.licenses_in_text(license)
+            asked = answers.make_question(names, domain, task, k, gflops, parameters, licenses)
             found = find(catalogue, asked)
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
@@ -192,7 +192,7 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
 
         return act
 
-    inputs = [classes, domain, task, k, gflops, parameters, licence]
+    inputs = [classes, domain, task, k, gflops, parameters, license]
     outputs = [question, answer, details, heat_head, heat, words, matches, cost, python, shell, chosen]
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
@@ -356,7 +356,7 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
         task: str = "",
         max_gflops: float = 0,
         max_million_parameters: float = 0,
-        licences: list[str] | None = None,
+        licenses: list[str] | None = None,
     ) -> dict[str, Any]:
         """Rank open vision-language models (CLIP-like zero-shot image classifiers) for a list of class names.
 
@@ -369,7 +369,7 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
             task: What they are for, for example "pipe inspection"; empty for unknown.
             max_gflops: Most GFLOPs per image of a model; 0 for any.
             max_million_parameters: Most parameters of a model, in millions; 0 for any.
-            licences: Licences that a chosen model may have, for example ["apache-2.0", "mit"]; none for any. Models
+            licenses: Licenses that a chosen model may have, for example ["apache-2.0", "mit"]; none for any. Models
                 that are listed without being chosen may have others.
 
         Returns:
@@ -381,7 +381,7 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
         """
         with _said_to_programs():
             question = answers.make_question(
-                classes, domain, task, k, max_gflops, max_million_parameters, licences or ()
+                classes, domain, task, k, max_gflops, max_million_parameters, licenses or ()
             )
             selection = catalogue.select(question)
             return _selection_record(
@@ -389,7 +389,7 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
             )
 
     def explain_class(class_name: str, other_classes: list[str] | None = None, k: int = 3) -> dict[str, Any]:
-        """Say which WordNet concepts stand for a class name, and how well the best models recognise each of them.
+        """Say which WordNet concepts stand for a class name, and how well the best models recognize each of them.
 
         Args:
             class_name: The class, for example "corroded pipe".
@@ -413,7 +413,7 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
             second: Id of another one.
 
         Returns:
-            "precision": mean share of a concept's images that each recognises. "branches": for each branch the
+            "precision": mean share of a concept's images that each recognizes. "branches": for each branch the
             precision of both. "concepts": those on which they differ most surely, with the difference in standard
             errors.
         """

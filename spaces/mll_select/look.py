@@ -1,4 +1,4 @@
-"""How the page looks: a theme with colours and system fonts of its own; the rest is in ``style.css``."""
+"""How the page looks: a theme with colors and system fonts of its own; the rest is in ``style.css``."""
 
 from __future__ import annotations
 

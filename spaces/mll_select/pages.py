@@ -10,13 +10,13 @@ import numpy as np
 from answers import how_sure, shown_names
 from huggingface_hub import constants
 
-from mll_hf.branches import branch_pairs, branch_precisions
+from mll_hf.cli.report import label_difference
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.matching import COVERED
+from mll_hf.labels.branches import branch_pairs, branch_precisions
+from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import shown_classes, shown_models
-from mll_hf.report import label_difference
 from mll_hf.selection import Strategy
-from mll_hf.text import abridged, shortened
+from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from answers import Catalogue, Trial
 
     from mll_hf import Selection
-    from mll_hf.graph import SemanticGraph
-    from mll_hf.labels import LabelSummary, ModelRef
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.label import LabelSummary, ModelRef
 
 _MODELS_SHOWN = 10
 _ROWS_SHOWN = 100
@@ -135,25 +135,25 @@ TRY_HEAD = wrap(
 TRY_EMPTY = empty("The answer will appear here: what all models say together, and what each says by itself.")
 EXPLORE_HEAD = wrap(
     "<h2>What does a model know?</h2><p>Each tile is a concept of WordNet, a dictionary ordered from the general to "
-    "the special. The darker it is, the more of its images the model recognised among all other concepts. Click a tile "
+    "the special. The darker it is, the more of its images the model recognized among all other concepts. Click a tile "
     "to go into it, and the bar at the top to come back.</p>"
-    '<p class="mll-key"><span>0 %</span><i aria-hidden="true"></i><span>100 % recognised</span></p>'
+    '<p class="mll-key"><span>0 %</span><i aria-hidden="true"></i><span>100 % recognized</span></p>'
 )
 CONCEPT_HEAD = wrap("<h2>Who knows a concept best?</h2>")
-CONCEPT_EMPTY = empty("Write a concept, for example umbrella, to see which models recognise it.")
+CONCEPT_EMPTY = empty("Write a concept, for example umbrella, to see which models recognize it.")
 
 
 # --- find -------------------------------------------------------------------------------------------------------------
 
 
-def selection_html(selection: Selection, licences: Sequence[str] = ()) -> str:
+def selection_html(selection: Selection, licenses: Sequence[str] = ()) -> str:
     """The answer in a sentence, what to be careful about, and the ranking.
 
     Args:
         selection: The answer.
-        licences: Those that the chosen models may have; none for any.
+        licenses: Those that the chosen models may have; none for any.
     """
-    return wrap(_sentence(selection), *_warnings(selection), _ranking(selection), _licence_note(selection, licences))
+    return wrap(_sentence(selection), *_warnings(selection), _ranking(selection), _license_note(selection, licenses))
 
 
 def _sentence(selection: Selection) -> str:
@@ -197,13 +197,13 @@ def _warnings(selection: Selection) -> list[str]:
 
 
 def _ranking(selection: Selection) -> str:
-    labelled = selection.strategy is not Strategy.IMAGENET
+    labeled = selection.strategy is not Strategy.IMAGENET
     shown = shown_models(selection, _MODELS_SHOWN)
     header = [
         ("#", "number"),
         ("model", ""),
-        ("estimated precision" if labelled else "ImageNet accuracy", "number"),
-        *([("on all concepts", "number wide")] if labelled else []),
+        ("estimated precision" if labeled else "ImageNet accuracy", "number"),
+        *([("on all concepts", "number wide")] if labeled else []),
         ("parameters", "number"),
         ("GFLOPs / image", "number wide"),
     ]
@@ -211,7 +211,7 @@ def _ranking(selection: Selection) -> str:
     for m in shown:
         model, chosen = selection.models[m], m in selection.union
         badge = ' <span class="mll-badge">chosen</span>' if chosen else ""
-        general = [_percent(model.general)] if labelled else []
+        general = [_percent(model.general)] if labeled else []
         rows.append(
             (
                 "chosen" if chosen else "",
@@ -228,26 +228,26 @@ def _ranking(selection: Selection) -> str:
     more = len(selection.models) - len(shown)
     legend = (
         "<strong>Estimated precision</strong>: of 100 images of your classes, how many the model should get right "
-        "when it has to choose among them. <strong>On all concepts</strong>: how many it recognised in the test, where "
+        "when it has to choose among them. <strong>On all concepts</strong>: how many it recognized in the test, where "
         "it had to choose among all concepts."
-        if labelled
+        if labeled
         else ""
     )
     rest = f" {_counted(more, 'more model is', 'more models are')} not shown." if more else ""
     return _table("Ranking", header, rows) + f'<p class="quiet">{legend}{rest}</p>'
 
 
-def _licence_note(selection: Selection, licences: Sequence[str]) -> str:
-    if licences:
+def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
+    if licenses:
         return (
-            '<p class="quiet">The pages of the chosen models name one of these licences: '
-            f"{escape(', '.join(licences))}. Models that are only listed may have any: read their pages.</p>"
+            '<p class="quiet">The pages of the chosen models name one of these licenses: '
+            f"{escape(', '.join(licenses))}. Models that are only listed may have any: read their pages.</p>"
         )
     if all(selection.models[m].ref.is_local for m in selection.union):
         return ""
     return (
-        '<p class="quiet">These models may have any licence: read each model’s page before you use it, or choose '
-        "licences under “Number of models and limits”.</p>"
+        '<p class="quiet">These models may have any license: read each model’s page before you use it, or choose '
+        "licenses under “Number of models and limits”.</p>"
     )
 
 
@@ -411,10 +411,10 @@ def _many_images(trial: Trial, names: Sequence[str], unreadable: list[bool]) -> 
 
 
 def strengths_html(label: LabelSummary) -> str:
-    """What a model recognises on the whole."""
+    """What a model recognizes on the whole."""
     tested = int((label.support > 0).sum())
     return wrap(
-        f"<p>{model_html(label.model)} recognises <strong>{_percent(label.mean_precision)}</strong> of a concept’s "
+        f"<p>{model_html(label.model)} recognizes <strong>{_percent(label.mean_precision)}</strong> of a concept’s "
         f"images on average, over {_counted(tested, 'concept', 'concepts')}.</p>"
     )
 
@@ -435,7 +435,7 @@ def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
         )
         for b in shown
     ]
-    header = [("branch", ""), ("recognised", "number"), ("concepts", "number"), ("meaning", "wide")]
+    header = [("branch", ""), ("recognized", "number"), ("concepts", "number"), ("meaning", "wide")]
     return wrap(_table("Strongest and weakest branches", header, rows)) if rows else ""
 
 
@@ -460,7 +460,7 @@ def comparison_html(first: LabelSummary, second: LabelSummary, graph: SemanticGr
     header = [("concept", ""), (one, "number"), (other, "number"), ("difference", "number")]
     said = wrap(
         f"<h3>{one} against {other}</h3>",
-        f"<p>{one} recognises {_percent(first.mean_precision)} of a concept’s images on average, {other} "
+        f"<p>{one} recognizes {_percent(first.mean_precision)} of a concept’s images on average, {other} "
         f"{_percent(second.mean_precision)}. Apart from chance, {one} is better on "
         f"{_counted(wins[0], 'concept', 'concepts')} and "
         f"{other} on {wins[1]:,}.</p>",
@@ -473,7 +473,7 @@ def comparison_html(first: LabelSummary, second: LabelSummary, graph: SemanticGr
 
 
 def concept_html(catalogue: Catalogue, concepts: Sequence[int], named: bool, asked: str) -> str:
-    """Which models recognise a concept best, for each sense of what was asked."""
+    """Which models recognize a concept best, for each sense of what was asked."""
     graph, labels = catalogue.graph, catalogue.labels()
     names = shown_names(labels)
     parts = []
@@ -501,7 +501,7 @@ def concept_html(catalogue: Catalogue, concepts: Sequence[int], named: bool, ask
             )
             for at in ranked
         ]
-        header = [("model", ""), ("recognised", "number"), ("images", "number")]
+        header = [("model", ""), ("recognized", "number"), ("images", "number")]
         parts.append(_table(f"Best at {concept.name}", header, rows))
     return wrap(*parts)
 
@@ -542,7 +542,7 @@ def models_html(catalogue: Catalogue, wanted: str) -> str:
             )
         )
     header = [
-        ("model", ""), ("recognised on average", "number"), ("concepts tested", "number wide"), ("published by", ""),
+        ("model", ""), ("recognized on average", "number"), ("concepts tested", "number wide"), ("published by", ""),
         ("parameters", "number wide"), ("GFLOPs / image", "number wide"),
     ]  # fmt: skip
     more = len(found) - len(rows)
@@ -559,7 +559,7 @@ def models_html(catalogue: Catalogue, wanted: str) -> str:
 MODELS_HEAD = wrap(
     "<h2>Which models have been measured?</h2>"
     "<p>A model’s test results are a small file on the Hub, its <em>label</em>: how many images of each concept it "
-    "recognised. Anyone can publish one.</p>"
+    "recognized. Anyone can publish one.</p>"
 )
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3>"

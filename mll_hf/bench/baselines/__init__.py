@@ -1,8 +1,8 @@
 """Other ways to choose and combine models, each from its paper and as pure functions from arrays.
 
 - :mod:`~mll_hf.bench.baselines.choices`: the oracle, the best fixed model, random, the best by a general score.
-- :mod:`~mll_hf.bench.baselines.unlabelled`: scores of models from their predictions on images without labels.
-- :mod:`~mll_hf.bench.baselines.transferability`: NCE, LEEP, LogME and H-score, from a few labelled images or from texts
+- :mod:`~mll_hf.bench.baselines.unlabeled`: scores of models from their predictions on images without labels.
+- :mod:`~mll_hf.bench.baselines.transferability`: NCE, LEEP, LogME and H-score, from a few labeled images or from texts
   that stand for them.
 - :mod:`~mll_hf.bench.baselines.modelgpt`: LOVM's text features and regression over data sets.
 - :mod:`~mll_hf.bench.baselines.swab`: rank transport between classes.
@@ -13,7 +13,7 @@ Scores are greater for better models.
 Left out, and why:
 
 - **Model Spider** (Zhang et al., NeurIPS 2023, arXiv 2306.03900) learns a token for every model and every task and a
-  ranker over both. It needs a collection of training tasks with labelled images and how all models rank on each, at
+  ranker over both. It needs a collection of training tasks with labeled images and how all models rank on each, at
   least approximately, so every model has to be run on all of them. Given that, it orders a zoo from few forward
   passes. A label needs no training tasks and no images of the target, and says which concepts a model is good at. A
   dozen target tasks are too few to train such a ranker on all but one of them.

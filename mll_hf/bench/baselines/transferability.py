@@ -1,4 +1,4 @@
-"""Transferability scores of one model, from a few labelled images or from texts that stand for them.
+"""Transferability scores of one model, from a few labeled images or from texts that stand for them.
 
 A text proxy has the embeddings of captions for features, their class for label, and the model's class probabilities
 on the captions for predictions: so SWAB (arXiv 2403.13797) and LOVM (arXiv 2306.08893) tried these scores where no
@@ -61,7 +61,7 @@ def logme(features: Floats, labels: Integers) -> float:
     """Logarithm of the maximum evidence (You et al., ICML 2021, arXiv 2102.11005), per image.
 
     For each class that occurs, the evidence ``p(y | F, alpha, beta)`` of a linear model ``y = F w + noise`` of its
-    one-hot labels, with prior ``w ~ N(0, I / alpha)`` and noise of variance ``1 / beta``, is maximised over alpha and
+    one-hot labels, with prior ``w ~ N(0, I / alpha)`` and noise of variance ``1 / beta``, is maximized over alpha and
     beta by MacKay's fixed point, and its logarithm averaged over classes and divided by N.
 
     Args:

@@ -1,0 +1,1 @@
+"""Concepts, their hypernyms and the probe images that test them."""

@@ -1,0 +1,242 @@
+"""WordNet 3.0's nouns, and the graph of visual concepts that is made of them.
+
+Which synsets are visual is not for WordNet to say: the leaves are the classes of ImageNet, as timm lists them, each
+named by its WordNet 3.0 id. To them come all their hypernyms, all the way up. The abstract ones at the top ("entity",
+"abstraction") stay in: without them the graph would fall apart into hundreds of trees, and they harm nobody, for a
+concept is never contested by what is above it. The root alone says nothing of a model: it has no rival.
+
+Nothing is ever looked up by name. A wnid is an offset into one version's file and means something else, or nothing, in
+another version, so any WordNet but 3.0 is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.graph.concepts import Concept, SemanticGraph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from timm.data import ImageNetInfo
+
+NOUN_FILE = "data.noun"
+DEBIAN = Path("/usr/share/wordnet")
+LIBRARY = "wn"
+LEXICON = "omw-en:1.4"
+WNID = re.compile(r"n[0-9]{8}")
+_EXAMPLE = re.compile(r'[;:] *"')
+_HYPERNYM_SYMBOLS = ("@", "@i")  # of a kind, of an instance
+_ENOUGH_AGREE = 0.95
+
+
+class ClassList(StrEnum):
+    """Lists of classes that timm ships, each in the order of the labels of its data set."""
+
+    IMAGENET_1K = "imagenet-1k"
+    IMAGENET_12K = "imagenet-12k"
+    IMAGENET_21K = "imagenet-21k"
+    IMAGENET_A = "imagenet-a"
+    IMAGENET_R = "imagenet-r"
+
+
+LEAVES = (ClassList.IMAGENET_1K, ClassList.IMAGENET_12K, ClassList.IMAGENET_21K)
+
+
+@dataclass(frozen=True, slots=True)
+class Synset:
+    """A noun synset.
+
+    Attributes:
+        lemmas: Its names, the most used first, with blanks for underscores.
+        definition: Its gloss without the examples.
+        hypernyms: Wnids of its direct hypernyms, and of what it is an instance of.
+    """
+
+    lemmas: tuple[str, ...]
+    definition: str
+    hypernyms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VisualGraph:
+    """A graph made of classes and what is above them.
+
+    Attributes:
+        graph: The graph.
+        leaves: Wnids of the classes that are in it.
+        missing: Wnids of the classes that WordNet lacks, or knows by other names; they are left out.
+    """
+
+    graph: SemanticGraph
+    leaves: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+# --- WordNet ----------------------------------------------------------------------------------------------------------
+
+
+def find_wordnet(where: str | Path | None = None) -> Callable[[str], Synset | None]:
+    """Find WordNet's nouns.
+
+    Args:
+        where: A folder with ``data.noun`` or ``dict/data.noun``; ``"wn"`` for the library of this name; None for
+            Debian's ``wordnet-base``, or the library if that is not installed.
+
+    Returns:
+        A function from a wnid to its synset, or to None if there is none.
+
+    Raises:
+        InputError: It is not there, or cannot be read.
+        MissingExtraError: The library is not installed.
+    """
+    if where is None:
+        where = DEBIAN if (DEBIAN / NOUN_FILE).exists() else LIBRARY
+    return _open_library() if where == LIBRARY else read_nouns(Path(where)).get
+
+
+def read_nouns(folder: Path) -> dict[str, Synset]:
+    """Read all noun synsets by wnid from ``data.noun`` or ``dict/data.noun`` (the format: man page wndb(5)).
+
+    Raises:
+        InputError: The file cannot be read, or is none of WordNet's.
+    """
+    file = next((file for file in (folder / NOUN_FILE, folder / "dict" / NOUN_FILE) if file.exists()), None)
+    if file is None:
+        raise InputError(f"cannot read {folder / NOUN_FILE} (there is none); give WordNet's own folder")
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+        return dict(_parse(line) for line in lines if not line.startswith("  "))  # the license is indented
+    except OSError as error:
+        raise InputError(f"cannot read {file} ({error.strerror}); give WordNet's own folder") from None
+    except (ValueError, IndexError):
+        raise InputError(f"{file} is not in WordNet's format; give WordNet's own folder") from None
+
+
+def _parse(line: str) -> tuple[str, Synset]:
+    data, _, gloss = line.partition(" | ")
+    fields = data.split()
+    first = 4 + 2 * int(fields[3], 16)  # words come with a number each; then how many pointers, and four fields each
+    pointers = zip(fields[first + 1 :: 4], fields[first + 2 :: 4], strict=False)
+    synset = Synset(
+        lemmas=tuple(word.replace("_", " ") for word in fields[4:first:2]),
+        definition=_EXAMPLE.split(gloss, maxsplit=1)[0].strip(" ;"),
+        hypernyms=tuple(f"n{offset}" for symbol, offset in pointers if symbol in _HYPERNYM_SYMBOLS),
+    )
+    if not WNID.fullmatch(f"n{fields[0]}") or not synset.lemmas or len(fields) <= first + 4 * int(fields[first]):
+        raise ValueError(line)
+    return f"n{fields[0]}", synset
+
+
+def _open_library() -> Callable[[str], Synset | None]:
+    try:
+        import wn
+    except ImportError:
+        raise MissingExtraError("wn", "build") from None
+    try:
+        wordnet = wn.Wordnet(LEXICON, expand="")
+    except wn.Error:
+        raise InputError(
+            f"WordNet is not there; get it with: python -m wn download {LEXICON}, or install Debian's wordnet-base, or "
+            f"give a folder that holds {NOUN_FILE}"
+        ) from None
+    prefix = f"{LEXICON.partition(':')[0]}-"
+
+    def find(wnid: str) -> Synset | None:
+        try:
+            synset = wordnet.synset(f"{prefix}{wnid[1:]}-n")
+        except wn.Error:
+            return None
+        return Synset(
+            lemmas=tuple(synset.lemmas()),
+            definition=(synset.definition() or "").strip(" ;"),
+            hypernyms=tuple(f"n{above.id.removeprefix(prefix).removesuffix('-n')}" for above in synset.hypernyms()),
+        )
+
+    return find
+
+
+# --- classes ----------------------------------------------------------------------------------------------------------
+
+
+def class_wnids(classes: ClassList) -> tuple[str, ...]:
+    """Wnids of a list of classes, in the order of its labels.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    if classes in LEAVES:
+        return tuple(_info(classes).label_names())
+    _info(ClassList.IMAGENET_1K)
+    name = f"{classes.replace('-', '_')}_synsets.txt"  # timm reads these in its scripts, and offers no call for them
+    return tuple(files("timm.data").joinpath("_info", name).read_text(encoding="utf-8").split())
+
+
+def class_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
+    """All names of each class of a list as timm has them, by wnid and in the order of its labels.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    info = _info(classes if classes in LEAVES else ClassList.IMAGENET_1K)
+    wnids = class_wnids(classes)
+    return {wnid: tuple(info.label_name_to_description(wnid, detailed=False).split(", ")) for wnid in wnids}
+
+
+def _info(classes: ClassList) -> ImageNetInfo:
+    try:
+        from timm.data import ImageNetInfo
+    except ImportError:
+        raise MissingExtraError("timm", "build") from None
+    return ImageNetInfo(classes)
+
+
+def leaf_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
+    """Names of the leaves of a graph by wnid: a list of classes, and ImageNet's 1,000, for most images are of these.
+
+    Seven of the 1,000 are not in ImageNet-12k.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+    """
+    return class_names(ClassList.IMAGENET_1K) | class_names(classes)
+
+
+# --- the graph --------------------------------------------------------------------------------------------------------
+
+
+def make_graph(name: str, leaves: Mapping[str, Sequence[str]], find: Callable[[str], Synset | None]) -> VisualGraph:
+    """Make a graph of leaves and everything above them.
+
+    Args:
+        name: What to call the graph.
+        leaves: Names of each leaf by wnid; they tell whether WordNet means the same by it.
+        find: From :func:`find_wordnet`.
+
+    Raises:
+        InputError: So many leaves are missing or have other names that this is not WordNet 3.0.
+    """
+    found = {wnid: synset for wnid in leaves if (synset := find(wnid))}
+    right = {wnid for wnid, synset in found.items() if set(synset.lemmas) & set(leaves[wnid])}
+    if len(right) < _ENOUGH_AGREE * len(leaves):
+        raise InputError(
+            f"this is not WordNet 3.0: of {len(leaves)} classes it lacks {len(leaves) - len(found)} and has other "
+            f"names for {len(found) - len(right)}; give the folder of version 3.0"
+        )
+    concepts: dict[str, Concept] = {}
+    waiting = sorted(right)
+    while waiting:
+        wnid = waiting.pop()
+        synset = find(wnid)
+        if synset is None:
+            raise InputError(f"WordNet is incomplete: it names {wnid} as a hypernym and does not have it; get it again")
+        concepts[wnid] = Concept(wnid, synset.lemmas[0], synset.lemmas, synset.definition, synset.hypernyms)
+        waiting += [hypernym for hypernym in concepts[wnid].hypernyms if hypernym not in concepts]
+    missing = tuple(sorted(leaves.keys() - right))
+    return VisualGraph(SemanticGraph(name, tuple(concepts.values())), tuple(sorted(right)), missing)

@@ -1,0 +1,1 @@
+"""Run models over probe images and count."""

@@ -1,0 +1,1 @@
+"""What a label says, how it is stored and validated, and many labels as one index."""

@@ -1,0 +1,197 @@
+"""What is counted while a model is measured, and what follows from the counts.
+
+Counts of disjoint shards of images add up to exactly the counts of the whole.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+RIVALS = 24
+NO_RIVAL = 65535
+RANK_BINS = 14
+TEMPERATURES = np.geomspace(0.05, 20.0, 41)
+_NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up to exactly the whole
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """What one model did on some probe images. Counts of disjoint images add up with ``+``.
+
+    A contest is one image tested for one concept ``v`` that it shows; the candidates are ``v`` and all concepts that
+    the image does not show.
+
+    Attributes:
+        hits: [V] contests for ``v`` that ``v`` won.
+        predicted: [V] contests, for whatever concept, that ``v`` won.
+        support: [V] contests for ``v``.
+        domain_hits: [S, V] ``hits`` by domain of the image.
+        domain_support: [S, V] ``support`` by domain of the image.
+        outscored: [V, V] contests for the row's concept in which the column's concept scored at least as high.
+        ranks: [V, RANK_BINS] contests for ``v`` by how many rivals beat it: none, 1, 2 to 3, 4 to 7, and so on.
+        domain_ranks: [S, RANK_BINS] all contests by domain of the image and number of rivals that beat it.
+        nll: [V, len(TEMPERATURES)] summed log-loss of images filed under the concept, in units of 2^-20 nats.
+        undecodable: Images that could not be decoded and were left out.
+    """
+
+    hits: NDArray[np.int32]
+    predicted: NDArray[np.int32]
+    support: NDArray[np.int32]
+    domain_hits: NDArray[np.uint16]
+    domain_support: NDArray[np.uint16]
+    outscored: NDArray[np.uint16]
+    ranks: NDArray[np.uint16]
+    domain_ranks: NDArray[np.int32]
+    nll: NDArray[np.int64]
+    undecodable: int = 0
+
+    @classmethod
+    def zeros(cls, n_concepts: int, n_domains: int) -> LabelCounts:
+        """Counts of no images at all."""
+        return cls(
+            hits=np.zeros(n_concepts, np.int32),
+            predicted=np.zeros(n_concepts, np.int32),
+            support=np.zeros(n_concepts, np.int32),
+            domain_hits=np.zeros((n_domains, n_concepts), np.uint16),
+            domain_support=np.zeros((n_domains, n_concepts), np.uint16),
+            outscored=np.zeros((n_concepts, n_concepts), np.uint16),
+            ranks=np.zeros((n_concepts, RANK_BINS), np.uint16),
+            domain_ranks=np.zeros((n_domains, RANK_BINS), np.int32),
+            nll=np.zeros((n_concepts, len(TEMPERATURES)), np.int64),
+        )
+
+    def __add__(self, other: LabelCounts) -> LabelCounts:
+        return LabelCounts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    @property
+    def temperature(self) -> float:
+        """The temperature with the least log-loss: the best on the grid, refined by a parabola in log T.
+
+        Each concept's loss is weighted by how often the model recognizes it: a specialist is chosen for what it
+        knows, so that is where it must be calibrated.
+        """
+        knows = precision_of(self.hits, self.support).astype(np.float64)
+        if not (self.nll * (knows > 0)[:, None]).any():
+            knows = np.ones_like(knows)
+        losses = knows @ self.nll
+        if not losses.any():
+            return 1.0
+        best = int(np.clip(np.argmin(losses), 1, len(TEMPERATURES) - 2))
+        left, middle, right = losses[best - 1 : best + 2]
+        curvature = left - 2 * middle + right
+        shift = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
+        step = math.log(TEMPERATURES[1] / TEMPERATURES[0])
+        return float(TEMPERATURES[best] * math.exp(step * min(1.0, max(-1.0, shift))))
+
+    def rivals(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+        """The RIVALS concepts that most often beat each concept on its own images, and on how many of them.
+
+        Returns:
+            Two arrays [V, RIVALS]: indices (NO_RIVAL in empty slots) and counts, most wins first.
+        """
+        n_concepts = len(self.hits)
+        slots = min(RIVALS, n_concepts)
+        indices = np.full((n_concepts, RIVALS), NO_RIVAL, np.uint16)
+        wins = np.zeros((n_concepts, RIVALS), np.uint16)
+        tie_break = np.arange(n_concepts - 1, -1, -1)
+        for v in range(n_concepts):
+            key = self.outscored[v].astype(np.int64) * n_concepts + tie_break  # unique, so the choice is too
+            top = np.argpartition(key, n_concepts - slots)[n_concepts - slots :]
+            top = top[np.argsort(-key[top])]
+            top = top[self.outscored[v, top] > 0]
+            indices[v, : len(top)] = top
+            wins[v, : len(top)] = self.outscored[v, top]
+        return indices, wins
+
+
+def log_loss_units(log_loss: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Turn log-losses [..., temperatures] in nats into the integers that :class:`LabelCounts` sums."""
+    return np.rint(np.minimum(log_loss, 1e4) / _NLL_UNIT).astype(np.int64)
+
+
+def rank_bin(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Bin of each rank: 0 for 0, and ``b`` for ``2^(b-1)`` to ``2^b - 1``; the last bin is open."""
+    octave = np.floor(np.log2(np.maximum(ranks, 1))).astype(np.int64) + 1
+    return np.where(ranks == 0, 0, np.minimum(octave, RANK_BINS - 1))
+
+
+@lru_cache(maxsize=8192)
+def chance_to_win(n_rivals: int, n_candidates: int) -> NDArray[np.float64]:
+    """[RANK_BINS] chance that an image is won if a random few of its rivals take part instead of all.
+
+    The ``n_candidates - 1`` that take part are drawn without replacement; if there are no more rivals, all do. An image
+    that ``r`` of ``R`` rivals beat is won with probability ``C(R - r, n - 1) / C(R, n - 1)``. A bin has the mean over
+    the ranks that it can hold, and the chance of rank ``R`` if these are all higher.
+    """
+    drawn = min(n_candidates - 1, n_rivals)
+    won = np.zeros(n_rivals + 1)  # by rank
+    last = n_rivals - drawn  # with a higher rank, one of those who beat the image is always drawn
+    logs = _log_factorials(n_rivals)
+    ranks = np.arange(last + 1)
+    won[: last + 1] = np.exp(logs[n_rivals - ranks] - logs[last - ranks] - logs[n_rivals] + logs[last])
+    won[0] = 1.0
+    starts = np.append(0, 2 ** np.arange(RANK_BINS - 1))
+    possible = starts <= n_rivals
+    chance = np.full(RANK_BINS, won[-1])
+    chance[possible] = np.add.reduceat(won, starts[possible])
+    chance[possible] /= np.diff(starts[possible], append=n_rivals + 1)
+    chance.setflags(write=False)
+    return chance
+
+
+@lru_cache(maxsize=1)
+def _all_log_factorials() -> NDArray[np.float64]:
+    return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, NO_RIVAL + 1)))])
+
+
+def _log_factorials(most: int) -> NDArray[np.float64]:
+    """[most + 1] log n!."""
+    return _all_log_factorials()[: most + 1]
+
+
+def chances_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) -> NDArray[np.float64]:
+    """[K, RANK_BINS] chances of K concepts with so many rivals each, see :func:`chance_to_win`."""
+    distinct, positions = np.unique(n_rivals, return_inverse=True)
+    rows = [chance_to_win(int(n), n_candidates) for n in distinct]
+    return np.stack(rows)[positions] if rows else np.zeros((0, RANK_BINS))
+
+
+def mean_chance_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) -> NDArray[np.float64]:
+    """[RANK_BINS] mean chance over the concepts that have rivals, for counts that are summed over concepts."""
+    distinct, counts = np.unique(n_rivals[n_rivals > 0], return_counts=True)
+    if not len(distinct):
+        return chance_to_win(0, n_candidates)
+    return counts @ chances_to_win(distinct, n_candidates) / counts.sum()
+
+
+def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[K] images that are expected to be won, of ranks [K, RANK_BINS] with chances to win [K, RANK_BINS]."""
+    wins: NDArray[np.float64] = np.einsum("kb,kb->k", ranks, chances)
+    return wins
+
+
+def precision_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expected precision if a random few of the rivals took part instead of all.
+
+    Args:
+        ranks: [..., RANK_BINS] counts of images by rank.
+        chances: [RANK_BINS] chance to win by rank, see :func:`chance_to_win`.
+
+    Returns:
+        [...] float64; 0 where there are no images.
+    """
+    won = ranks @ chances
+    return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
+
+
+def precision_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 where there are no images."""
+    return (hits / np.maximum(support, 1)).astype(np.float32)

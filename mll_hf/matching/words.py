@@ -1,0 +1,136 @@
+"""Names word by word: which concepts carry the words of a class name, and where.
+
+Two spellings are the same name if they have the same stems in the same order: case, hyphens, blanks, plurals,
+possessives and the commonest differences between American and British English do not tell names apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.matching.prompts import clean_class_name
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
+
+    from mll_hf.graph.concepts import SemanticGraph
+
+_FUNCTION_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"})
+_IRREGULAR = {
+    "buses": "bus", "calves": "calf", "children": "child", "feet": "foot", "geese": "goose", "grey": "gray",
+    "halves": "half", "knives": "knife", "leaves": "leaf", "lice": "louse", "loaves": "loaf", "mice": "mouse",
+    "oxen": "ox", "people": "person", "scarves": "scarf", "shelves": "shelf", "teeth": "tooth",
+    "wives": "wife", "wolves": "wolf",
+}  # fmt: skip
+_REWRITES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?<=\w\w)ies$", "y"),
+        (r"(?<=[cs]h|ss)es$|(?<=[xz])es$", ""),
+        (r"(?<=\w{3})(?<![su])s$", ""),
+        (r"men$", "man"),
+        (r"(?<=[a-z]{2})our$", "or"),  # color, harbour
+        (r"(?<=[bt])re$", "er"),  # fibre, theatre
+    )
+)
+
+
+def stems(text: str) -> tuple[str, ...]:
+    """The words of a text in their plain forms: ``"Geoffroy's Spider-Monkeys"`` -> geoffroy, spider, monkey."""
+    words = re.findall(r"[^\W_]+", re.sub(r"(?<=\w)['’]s?\b", "", text.lower()))
+    return tuple(_stem(word) for word in words)
+
+
+def _stem(word: str) -> str:
+    word = _IRREGULAR.get(word, word)
+    for pattern, replacement in _REWRITES:
+        word = pattern.sub(replacement, word)
+    return word
+
+
+@dataclass(frozen=True)
+class WordIndex:
+    """Where the words of a graph occur.
+
+    Attributes:
+        n_concepts: Concepts of the graph.
+        named: Stems of a lemma, joined -> indices of the concepts that carry it, ascending.
+        holding: Stem -> indices of the concepts with it in a lemma, in the gloss or in a lemma of an ancestor.
+        weights: Stem -> its inverse document frequency, ``log(1 + L / l)`` with ``l`` of ``L`` lemmas that hold it.
+        unknown: Weight of a stem that no lemma holds.
+    """
+
+    n_concepts: int
+    named: Mapping[str, NDArray[np.int64]]
+    holding: Mapping[str, NDArray[np.int64]]
+    weights: Mapping[str, float]
+    unknown: float
+
+    @classmethod
+    def build(cls, graph: SemanticGraph) -> WordIndex:
+        """Index a graph: one pass over its texts."""
+        lemmas = [[stems(lemma) for lemma in concept.lemmas] for concept in graph.concepts]
+        words = [frozenset(stem for lemma in names for stem in lemma) for names in lemmas]
+        named: defaultdict[str, set[int]] = defaultdict(set)
+        holding: defaultdict[str, set[int]] = defaultdict(set)
+        counts: Counter[str] = Counter()
+        for v, concept in enumerate(graph.concepts):
+            for lemma in lemmas[v]:
+                named["".join(lemma)].add(v)
+                counts.update(set(lemma))
+            for stem in words[v].union(stems(concept.definition), *(words[a] for a in graph.ancestors[v])):
+                holding[stem].add(v)
+        n_lemmas = sum(map(len, lemmas))
+        return cls(
+            n_concepts=len(graph),
+            named=_sorted(named.items()),
+            holding=_sorted(holding.items()),
+            weights={stem: float(np.log1p(n_lemmas / count)) for stem, count in counts.items()},
+            unknown=float(np.log1p(n_lemmas)),
+        )
+
+    def concepts_named(self, name: str) -> NDArray[np.int64]:
+        """Indices of the concepts that carry a class's name, in whatever spelling."""
+        return self.named.get("".join(stems(clean_class_name(name))), _NONE)
+
+    def word_shares(self, name: str) -> NDArray[np.float32]:
+        """[V] weighted share of a name's words that a concept holds in lemmas, gloss or ancestors' lemmas."""
+        shares = np.zeros(self.n_concepts, np.float32)
+        words = self._weighted(stems(clean_class_name(name)))
+        for stem, weight in words.items():
+            shares[self.holding.get(stem, _NONE)] += weight
+        return shares / (sum(words.values()) or 1.0)
+
+    def head_shares(self, name: str) -> NDArray[np.float32]:
+        """[V] weighted share of a name's words that its head is, where the head is a concept's lemma, else 0.
+
+        A head is the end of a name, without what stands in parentheses: "pepper" and "bell pepper" of "red bell
+        pepper". Its share is 1 where the whole name is the lemma.
+        """
+        name = clean_class_name(name)
+        words = stems(re.sub(r"\([^)]*\)", " ", name))
+        total = sum(self._weighted(stems(name)).values()) or 1.0
+        shares = np.zeros(self.n_concepts, np.float32)
+        for start in reversed(range(len(words))):  # longer heads, with larger shares, come later
+            concepts = self.named.get("".join(words[start:]), _NONE)
+            shares[concepts] = sum(self._weighted(words[start:]).values()) / total
+        shares[self.concepts_named(name)] = 1.0
+        return shares
+
+    def _weighted(self, words: Iterable[str]) -> dict[str, float]:
+        """Each distinct word with its weight; function words have none."""
+        return {w: 0.0 if w in _FUNCTION_WORDS else self.weights.get(w, self.unknown) for w in words}
+
+
+_NONE = np.zeros(0, np.int64)
+
+
+def _sorted(sets: Iterable[tuple[str, set[int]]]) -> dict[str, NDArray[np.int64]]:
+    return {key: np.array(sorted(members), np.int64) for key, members in sets}

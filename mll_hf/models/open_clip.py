@@ -1,0 +1,63 @@
+"""Models of open_clip, loaded from a folder with ``open_clip_config.json`` and safetensors."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import open_clip as oc
+
+from mll_hf.models.torch_model import TorchModel, one_line_errors
+from mll_hf.utils.images import to_rgb
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import torch
+    from PIL import Image
+
+    from mll_hf.labels.label import ModelRef
+
+
+class OpenClipModel(TorchModel):
+    """A `VisionLanguageModel` of open_clip."""
+
+    def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
+        with one_line_errors(ref):
+            network, self._transform, self._tokenizer = _load(folder)
+            super().__init__(ref, network, device)
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """See `VisionLanguageModel`."""
+        pixels: torch.Tensor = self._transform(to_rgb(image))
+        return pixels
+
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self._network.encode_image(pixels)
+        return features
+
+    def _tokenize(self, texts: list[str]) -> Mapping[str, torch.Tensor]:
+        return {"text": self._tokenizer(texts)}
+
+    def _text_features(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        features: torch.Tensor = self._network.encode_text(**tokens)
+        return features
+
+
+def _load(folder: Path) -> tuple[torch.nn.Module, Any, Any]:
+    """Network, inference transform and tokenizer of a folder, without running any code that it names."""
+    text_config = json.loads((folder / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]
+    if text_config.get("hf_model_name"):
+        _refuse_foreign_code(text_config["hf_model_name"])
+    # open_clip hands the config's tokenizer_kwargs to transformers; ours win
+    safe = {"trust_remote_code": False} if text_config.get("hf_tokenizer_name") else {}
+    network, transform = oc.create_model_from_pretrained(f"local-dir:{folder}")
+    return network, transform, oc.get_tokenizer(f"local-dir:{folder}", **safe)
+
+
+def _refuse_foreign_code(name: str) -> None:
+    # open_clip builds the text tower from this repository's config, and would ask on the terminal to run its code
+    from transformers import AutoConfig
+
+    AutoConfig.from_pretrained(name, trust_remote_code=False)

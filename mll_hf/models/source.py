@@ -1,0 +1,201 @@
+"""Where a model's files are: a pinned commit on the Hub, or a local folder named by its content.
+
+Nothing here runs a model, and resolving downloads nothing: the Hub counts even a HEAD on ``config.json`` as a
+download, so the backend is chosen from the names of the files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from huggingface_hub import constants, scan_cache_dir, snapshot_download
+from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+
+from mll_hf.errors import ModelError
+from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable
+from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
+from mll_hf.models.base import Backend
+from mll_hf.utils.text import abridged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from huggingface_hub import CachedRevisionInfo
+
+_OPEN_CLIP_CONFIG = "open_clip_config.json"
+_OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
+_OPEN_CLIP_PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
+_WEIGHTS = "model.safetensors"
+_SHARD_INDEX = "model.safetensors.index.json"
+_PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+_TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
+_DOWNLOADED = {
+    Backend.OPEN_CLIP: ("*.json", *_OPEN_CLIP_WEIGHTS, *_TOKENIZER_FILES),
+    Backend.TRANSFORMERS: ("*.json", _WEIGHTS, "model-*-of-*.safetensors", *_TOKENIZER_FILES),
+}
+
+
+def resolve(spec: str, token: str | None) -> ModelRef:
+    """See `mll_hf.models.resolve_model`."""
+    if spec.startswith(LOCAL_PREFIX):
+        return _resolve_folder(spec)
+    repo_id, _, revision = spec.partition("@")
+    if "/" not in repo_id:
+        raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
+    commit, names = _commit_and_files(spec, repo_id, revision or None, token)
+    return ModelRef(repo_id=repo_id, revision=commit, backend=_choose_backend(spec, names))
+
+
+def fetch(ref: ModelRef, token: str | None) -> Path:
+    """Make sure that a model's files are on this machine, at the revision that `ref` names.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        ModelError: The files cannot be had, or a local folder has changed since `ref` was made.
+    """
+    backend = _backend_of(ref)
+    if ref.is_local:
+        folder = _unchanged_folder(ref)
+    else:
+        folder = _download(ref, _DOWNLOADED[backend], token)
+        if backend is Backend.OPEN_CLIP and not any((folder / name).is_file() for name in _OPEN_CLIP_WEIGHTS):
+            _download(ref, (_WEIGHTS,), token)
+    names = _file_names(folder)
+    if backend not in _loadable(names):
+        raise ModelError(ref.repo_id, _why_unusable(names))
+    return folder
+
+
+def _backend_of(ref: ModelRef) -> Backend:
+    try:
+        return Backend(ref.backend)
+    except ValueError:
+        reason = f"needs the unknown backend '{ref.backend}' (known: {', '.join(Backend)}); update mll-hf"
+        raise ModelError(ref.repo_id, reason) from None
+
+
+# ---- the backend, from the names of the files
+
+
+def _choose_backend(spec: str, names: Collection[str]) -> Backend:
+    backends = _loadable(names)
+    if not backends:
+        raise ModelError(spec, _why_unusable(names))
+    return backends[0]
+
+
+def _loadable(names: Collection[str]) -> list[Backend]:
+    """Which backends can load a repository with these files at its root, the better one first."""
+    found = set(names)
+    backends = []
+    if _OPEN_CLIP_CONFIG in found:
+        # under the common name, weights may be those of transformers, and open_clip prefers a pickle of its own
+        unambiguous = _WEIGHTS in found and not found & {"config.json", *_OPEN_CLIP_PICKLES}
+        if unambiguous or found.intersection(_OPEN_CLIP_WEIGHTS):
+            backends.append(Backend.OPEN_CLIP)
+    if "config.json" in found and found & {_WEIGHTS, _SHARD_INDEX}:
+        backends.append(Backend.TRANSFORMERS)
+    return backends
+
+
+def _why_unusable(names: Collection[str]) -> str:
+    if any(name.endswith(".safetensors") for name in names) and not {_OPEN_CLIP_CONFIG, "config.json"} & set(names):
+        return f"has weights but neither {_OPEN_CLIP_CONFIG} nor config.json; choose a model of one of these layouts"
+    if any(name.endswith(_PICKLE_SUFFIXES) for name in names):
+        return "has only pickle weights, which can run code when loaded; ask its author for safetensors"
+    reason = f"is no model that open_clip or transformers can load (files: {abridged(sorted(names), 4) or 'none'})"
+    return f"{reason}; choose one with a config and weights in safetensors"
+
+
+# ---- local folders
+
+
+def _resolve_folder(spec: str) -> ModelRef:
+    folder = Path(os.path.abspath(os.path.expanduser(spec.removeprefix(LOCAL_PREFIX))))
+    if not folder.is_dir():
+        raise ModelError(spec, f"there is no folder {folder}; check the path")
+    try:
+        names = _file_names(folder)
+        backend = _choose_backend(spec, names)
+        revision = _content_digest(folder, names)
+    except OSError as error:
+        raise ModelError(spec, f"cannot be read ({error.strerror}); check the folder's permissions") from error
+    return ModelRef(repo_id=f"{LOCAL_PREFIX}{folder}", revision=revision, backend=backend)
+
+
+def _unchanged_folder(ref: ModelRef) -> Path:
+    if _resolve_folder(ref.repo_id).revision != ref.revision:
+        raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
+    return Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
+
+
+def _file_names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.is_file()]
+
+
+def _content_digest(folder: Path, names: Collection[str]) -> str:
+    """Digest of the files at the folder's root that decide what the model computes: no README, no label."""
+    digest = hashlib.sha256()
+    for name in sorted(name for name in names if name.endswith(MODEL_SUFFIXES)):
+        with (folder / name).open("rb") as file:
+            digest.update(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n".encode())
+    return digest.hexdigest()[:40]
+
+
+# ---- the Hub
+
+
+def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str | None) -> tuple[str, list[str]]:
+    with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
+        try:
+            head = fetch_head(connect(token), repo_id, "model", revision)
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+            if is_unreachable(error) and (cached := _newest_cached(repo_id, revision)):
+                return cached
+            raise
+    return head.sha, [path for path in head.files if "/" not in path]
+
+
+def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:
+    """The newest cached commit that answers to `revision` (any, for None), and the names of its files."""
+    try:
+        cache = scan_cache_dir(constants.HF_HUB_CACHE)
+    except CacheNotFound:
+        return None
+    fitting = [
+        copy
+        for repo in cache.repos
+        if repo.repo_type == "model" and repo.repo_id == repo_id
+        for copy in repo.revisions
+        if revision in (None, copy.commit_hash) or revision in copy.refs
+    ]
+    # reading cards and labels leaves copies without a model
+    copies = [(copy.last_modified, copy.commit_hash, _names_at_root(copy)) for copy in fitting]
+    usable = [copy for copy in copies if _loadable(copy[2])]
+    return max(usable)[1:] if usable else None
+
+
+def _names_at_root(copy: CachedRevisionInfo) -> list[str]:
+    paths = (file.file_path.relative_to(copy.snapshot_path) for file in copy.files)
+    return [path.name for path in paths if len(path.parts) == 1]
+
+
+def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:
+    if not FULL_SHA.fullmatch(ref.revision):
+        raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', which is no full commit sha; resolve it again")
+    with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
+        folder = snapshot_download(
+            ref.repo_id,
+            revision=ref.revision,
+            allow_patterns=list(patterns),
+            ignore_patterns=["*/*"],  # a pattern's * matches slashes too
+            token=token,
+        )
+    return Path(folder)

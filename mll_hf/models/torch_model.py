@@ -1,0 +1,248 @@
+"""What the adapters share: a torch network in evaluation mode, measured and guarded."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from mll_hf.errors import InputError, MLLError, ModelError
+from mll_hf.models.base import Cost, Link
+from mll_hf.utils.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.labels.label import ModelRef
+
+_TEXTS_AT_ONCE = 256
+_CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is a fifth faster with 32, tiny ones with 128
+_GPU_BATCH = 512
+_TRIAL_BATCH = 16
+_DAMAGED = "its files may be damaged: fetch it again, or use another model"
+
+
+class TorchModel(ABC):
+    """A `VisionLanguageModel` over a torch network; an adapter adds the four hooks below.
+
+    Images run in half precision on CUDA, where it is several times faster, and in float32 elsewhere. float16, since
+    its rounding moves a logit of scale 100 ten times less than bfloat16's; where it overflows, the batch runs again in
+    float32. Texts always run in float32: they are few, and each one is used for every image. The network is not
+    compiled: that takes minutes per model, and most models are measured in less.
+    """
+
+    ref: ModelRef
+    embedding_size: int
+    logit_scale: float
+    logit_bias: float
+    link: Link
+    cost: Cost
+    device: str
+    batch_size: int
+    _most_images: int  # at a time; lowered where they did not fit the memory
+    _network: Any  # each library has its own names for the towers
+
+    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str) -> None:
+        self.ref = ref
+        self.device = device
+        self._device = torch.device(device)
+        self._half: torch.dtype | None = torch.float16 if self._device.type == "cuda" else None
+        network = network.eval().requires_grad_(False)  # else attention pools cannot be counted
+        # channels_last makes convolutional towers a fifth faster on a CPU; torch's stubs do not know it
+        self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._read_link()
+        self._measure()
+
+    @abstractmethod
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        """See `VisionLanguageModel`."""
+
+    @abstractmethod
+    def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Run the image tower on [N, 3, H, W]; returns [N, D], not normalized."""
+
+    @abstractmethod
+    def _tokenize(self, texts: list[str]) -> Mapping[str, torch.Tensor]:
+        """Turn texts into the text tower's inputs, [T, context length] each."""
+
+    @abstractmethod
+    def _text_features(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Run the text tower; returns [T, D], not normalized."""
+
+    def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        """See `VisionLanguageModel`."""
+        parts: list[NDArray[np.float32]] = []
+        done = 0
+        with torch.inference_mode(), self._running():
+            while done < len(pixels):
+                part = pixels[done : done + self._most_images]
+                try:
+                    parts.append(self._encode_at_once(part))
+                    done += len(part)
+                except RuntimeError as error:
+                    if len(part) == 1 or not _is_out_of_memory(error):
+                        raise
+                    self._most_images = (len(part) + 1) // 2  # from now on; the next batches are no smaller
+                    self._free_memory()
+        return np.concatenate(parts)
+
+    def _encode_at_once(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+        pixels = pixels.to(self._device, non_blocking=True)
+        with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
+            features = self._image_features(pixels)
+        if self._half is not None and not torch.isfinite(features).all():
+            features = self._image_features(pixels)
+        return self._unit_norm(features, "images")
+
+    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """See `VisionLanguageModel`."""
+        parts = [np.empty((0, self.embedding_size), np.float32)]
+        with torch.inference_mode(), self._running():
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                tokens = self._tokenize(list(texts[start : start + _TEXTS_AT_ONCE]))
+                features = self._text_features({name: part.to(self._device) for name, part in tokens.items()})
+                parts.append(self._unit_norm(features, "texts"))
+        return np.concatenate(parts)
+
+    def close(self) -> None:
+        """See `VisionLanguageModel`."""
+        del self._network
+        self._free_memory()
+
+    def _free_memory(self) -> None:
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        """Say which model cannot be run when torch gives up: mostly for want of memory."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = f"cannot be run on {self._device} ({one_line(error)}); use smaller batches, or another device"
+            raise ModelError(self.ref.repo_id, reason) from error
+
+    def _unit_norm(self, features: torch.Tensor, what: str) -> NDArray[np.float32]:
+        features = features.float()
+        norms = features.norm(dim=-1, keepdim=True)
+        broken = int((~(torch.isfinite(norms) & (norms > 0))).sum())
+        if broken:
+            reason = f"gives non-finite or zero embeddings for {broken} of {len(features)} {what}; {_DAMAGED}"
+            raise ModelError(self.ref.repo_id, reason)
+        embeddings: NDArray[np.float32] = (features / norms).cpu().numpy()
+        return embeddings
+
+    def _read_link(self) -> None:
+        self.logit_scale = float(self._network.logit_scale.detach().exp())
+        bias = getattr(self._network, "logit_bias", None)
+        self.link = Link.SOFTMAX if bias is None else Link.SIGMOID
+        self.logit_bias = 0.0 if bias is None else float(bias.detach())
+
+    def _measure(self) -> None:
+        """Run both towers once: for the cost and the size of an embedding, and to fail now rather than later."""
+        pixels = self.preprocess(Image.new("RGB", (64, 64), "gray"))
+        if pixels.ndim != 3:
+            reason = f"takes images as {list(pixels.shape)}, not as [3, H, W]; use a variant with a fixed image size"
+            raise ModelError(self.ref.repo_id, reason)
+        batch = pixels[None].to(self._device)
+        self.cost = Cost(
+            parameters=sum(parameter.numel() for parameter in self._network.parameters()),
+            gflops=count_flops(lambda: self._image_features(batch)) / 1e9,
+        )
+        self._most_images = 2**31
+        self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
+        self.batch_size = self._fitting_batch(pixels)
+        text_size = self.encode_texts(["a photo"]).shape[1]
+        if text_size != self.embedding_size:
+            reason = f"embeds images in {self.embedding_size} and texts in {text_size} dimensions; use another model"
+            raise ModelError(self.ref.repo_id, reason)
+
+    def _fitting_batch(self, pixels: torch.Tensor) -> int:
+        """Images at a time: as many as fill half of a GPU's memory, a power of two, but no more than keep it busy.
+
+        From memory and not from timings, so that the same device always gets the same batches, and the same label.
+        """
+        if self._device.type != "cuda":
+            return _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE
+        torch.cuda.reset_peak_memory_stats(self._device)
+        idle = torch.cuda.memory_allocated(self._device)
+        self.encode_pixels(pixels[None].repeat(_TRIAL_BATCH, 1, 1, 1))
+        per_image = (torch.cuda.max_memory_allocated(self._device) - idle) / _TRIAL_BATCH
+        free = torch.cuda.get_device_properties(self._device).total_memory / 2 - idle
+        return int(2 ** np.clip(np.floor(np.log2(max(free / per_image, 1))), 0, np.log2(_GPU_BATCH)))
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # torch has a class for a GPU's memory, and none for the machine's
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def count_flops(run: Callable[[], object]) -> int:
+    """Count the floating-point operations of matrix products and convolutions; a multiply-add counts as two."""
+    with torch.no_grad(), _only_counted_kernels(), FlopCounterMode(display=False) as counter:
+        run()
+    flops: int = counter.get_total_flops()
+    return flops
+
+
+@contextlib.contextmanager
+def _only_counted_kernels() -> Iterator[None]:
+    """Keep attention out of fused kernels, which the counter of torch passes over (some of them, on some devices)."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+@contextlib.contextmanager
+def one_line_errors(ref: ModelRef) -> Iterator[None]:
+    """Turn whatever another library raises while it loads a model into one `ModelError`.
+
+    `Exception` on purpose, and only here: the files are a stranger's, and what comes out is anything from an
+    AssertionError to the bare Exception that tokenizers raises.
+    """
+    try:
+        yield
+    except MLLError:
+        raise
+    except Exception as error:
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {_DAMAGED}") from error
+
+
+def all_devices() -> list[str]:
+    """All GPUs of this machine, or the one device that is best."""
+    if torch.cuda.device_count() > 1:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [pick_device()]
+
+
+def pick_device(device: str | None = None) -> str:
+    """Choose where models run: the device asked for, else cuda, then mps, then cpu.
+
+    Raises:
+        InputError: The device is unknown or not on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is None:
+        return next(kind for kind, present in available.items() if present)
+    kind, _, index = device.partition(":")
+    present = ", ".join(name for name, is_present in available.items() if is_present)
+    if not available.get(kind) or (index and not index.isdecimal()):
+        raise InputError(f"there is no device '{device}' here; choose one of: {present}")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise InputError(f"there is no device '{device}' here, only {torch.cuda.device_count()} of cuda")
+    return device

@@ -1,0 +1,1 @@
+"""Text, files and images: what every room may use."""

@@ -1,0 +1,230 @@
+"""Published tables: their figures must come out where the tables are present; small made-up tables always."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mll_hf.bench.published import (
+    CAPS,
+    DRAWS,
+    EVALUATION_FILE,
+    FEATURES,
+    FEATURES_FILE,
+    HUB_SIZES,
+    OPEN_CLIP_FILE,
+    SHARED_DATASETS,
+    hub_results,
+    lovm_report,
+    published_report,
+    report_to_markdown,
+)
+from mll_hf.errors import InputError
+from mll_hf.models.published import published_models
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = Path(os.environ.get("MLL_TESTBED", ROOT.parent / "shared" / "testbed")) / "published"
+needs_tables = pytest.mark.skipif(
+    not (TABLES / FEATURES_FILE).is_file(), reason=f"no published tables at {TABLES}; set MLL_TESTBED to check them"
+)
+
+
+# --- as published -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def published():
+    return published_report(TABLES)
+
+
+@needs_tables
+def test_lovm_is_whole(published):
+    assert (published.lovm.n_models, published.lovm.n_datasets) == (35, 23)
+    assert published.lovm.oracle == pytest.approx(0.668, abs=0.0005)
+
+
+@needs_tables
+@pytest.mark.parametrize(
+    ("group", "overlap", "kendall", "selected"), [("INB", 0.452, 0.177, 0.604), ("INB+G+C", 0.426, 0.046, 0.602)]
+)
+def test_rankings_by_all_features_of_a_group(published, group, overlap, kendall, selected):
+    result = next(result for result in published.lovm.results if result.method == group)
+    assert (result.overlap, result.kendall, result.selected) == pytest.approx((overlap, kendall, selected), abs=0.0006)
+
+
+@needs_tables
+@pytest.mark.parametrize(
+    ("group", "overlap", "kendall", "l1", "features"),
+    [
+        # LOVM prints .220, .176, .143, .176 and .141 for L1
+        ("INB", 0.452, 0.177, 0.220, ("IN-score",)),
+        ("C", 0.226, 0.058, 0.176, ("text-f1",)),
+        ("G", 0.252, -0.014, 0.144, ("intra_close",)),
+        ("INB+C", 0.452, 0.223, 0.176, ("IN-score", "text-f1")),
+        ("INB+G", 0.461, 0.096, 0.140, ("IN-score", "inter_close")),
+    ],
+)
+def test_published_rows_are_the_best_subsets(published, group, overlap, kendall, l1, features):
+    best = next(best for best in published.lovm.best_subsets if best.group == group)
+    assert (best.ranking.overlap, best.ranking.kendall) == pytest.approx((overlap, kendall), abs=0.0006)
+    assert best.prediction.l1 == pytest.approx(l1, abs=0.0006)
+    assert best.ranking.features == features
+
+
+@needs_tables
+@pytest.mark.parametrize(
+    ("hub", "n_models", "general", "fixed", "oracle"),
+    [
+        ("all 49", 49, 0.7502, 0.7502, 0.7723),
+        ("up to 600 GFLOPs", 46, 0.7245, 0.7254, 0.7575),
+        ("up to 200 GFLOPs", 35, 0.7245, 0.7245, 0.7469),
+        ("up to 110 GFLOPs", 28, 0.6627, 0.6841, 0.7132),
+        ("up to 50 GFLOPs", 22, 0.6627, 0.6709, 0.7026),
+        ("up to 20 GFLOPs", 9, 0.6709, 0.6709, 0.6813),
+    ],
+)
+def test_hubs_under_caps(published, hub, n_models, general, fixed, oracle):
+    result = next(result for result in published.hubs if result.hub == hub)
+    assert result.n_models == n_models
+    assert (result.general, result.best_fixed, result.oracle) == pytest.approx((general, fixed, oracle), abs=0.00006)
+
+
+@needs_tables
+@pytest.mark.parametrize(
+    ("size", "general", "oracle"),
+    [(3, 0.689, 0.702), (5, 0.707, 0.723), (10, 0.724, 0.746), (20, 0.734, 0.758), (30, 0.739, 0.764)],
+)
+def test_random_hubs(published, size, general, oracle):
+    """Other draws than those of the known figures, so within sampling error of the levels; the regret varies less."""
+    result = next(result for result in published.hubs if result.hub == f"{size} at random")
+    assert (result.general, result.oracle) == pytest.approx((general, oracle), abs=0.01)
+    assert result.regret == pytest.approx(oracle - general, abs=0.003)
+    assert 0 < result.error < 0.0015
+
+
+# --- made up ----------------------------------------------------------------------------------------------------------
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def lovm_rows():
+    """Six models on four data sets; accuracy is text-f1 plus the level of the data set, ImageNet says the opposite."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for t in range(4):
+        for m in range(6):
+            features = dict(zip(FEATURES, generator.random(7).tolist(), strict=True))
+            features |= {"text-f1": 0.1 * ((m + t) % 6), "IN-score": 0.9 - 0.1 * ((m + t) % 6)}
+            truth = {"acc1": 0.2 + 0.1 * t + features["text-f1"]}
+            rows.append({"model_fullname": f"model {m}", "dataset": f"data {t}", **truth, **features})
+    return rows
+
+
+def open_clip_rows():
+    """INB is right everywhere but on MNIST, where the model that is worst on ImageNet is best."""
+    order = sorted(published_models(), key=lambda model: model.imagenet)
+    accuracy = {(model.architecture, model.tag): n / 100 for n, model in enumerate(order)}
+    rows = [
+        {"name": name, "pretrained": tag, "ImageNet 1k": value, **dict.fromkeys(SHARED_DATASETS, value)}
+        for (name, tag), value in accuracy.items()
+    ]
+    for row in rows:
+        row["MNIST"] = 0.9 - row["MNIST"]
+    return [*rows, {**rows[0], "name": "another", "ImageNet 1k": 0.99}]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rows = lovm_rows()
+    write_csv(tmp_path / FEATURES_FILE, rows[::-1])  # in another order than the evaluation table
+    kept = ("model_fullname", "dataset", "acc1")
+    write_csv(tmp_path / EVALUATION_FILE, [{name: row[name] for name in kept} for row in rows])
+    write_csv(tmp_path / OPEN_CLIP_FILE, open_clip_rows())
+    return tmp_path
+
+
+def test_features_that_tell_all_rank_perfectly(folder):
+    report = lovm_report(folder / EVALUATION_FILE, folder / FEATURES_FILE)
+    results = {result.method: result for result in report.results}
+    assert (report.n_models, report.n_datasets) == (6, 4)
+    assert report.oracle == pytest.approx(0.2 + 0.15 + 0.5)
+    for group in ("C", "G+C", "INB+C", "INB+G+C"):  # all hold text-f1
+        assert (results[group].overlap, results[group].kendall) == pytest.approx((1, 1))
+        assert results[group].selected == pytest.approx(report.oracle)
+    assert results["INB"].overlap == pytest.approx(4 / 5)  # the wrong way round: all but the first and the last
+    assert results["INB"].kendall == -1
+    assert results["INB"].selected == pytest.approx(0.35)
+    # ImageNet accuracies are .9 to .5 on the five models ranked first, the truth .35 to .75 on average
+    assert results["INB"].l1 == pytest.approx(np.mean([abs(0.7 - (0.4 + 0.1 * t)) for t in range(4)]))
+
+
+def test_the_best_subset_is_never_worse_than_the_whole_group(folder):
+    report = lovm_report(folder / EVALUATION_FILE, folder / FEATURES_FILE)
+    for whole, best in zip(report.results, report.best_subsets, strict=True):
+        assert best.group == whole.method
+        assert set(best.ranking.features) <= set(whole.features)
+        assert best.ranking.overlap >= whole.overlap
+        assert best.prediction.l1 <= whole.l1
+
+
+def test_hubs_of_a_table_that_can_be_worked_out(folder):
+    hubs = {hub.hub: hub for hub in hub_results(folder / OPEN_CLIP_FILE)}
+    assert len(hubs) == 1 + len(CAPS) + len(HUB_SIZES)
+    whole = hubs["all 49"]
+    assert whole.general == pytest.approx((13 * 0.48 + 0.42) / 14)
+    assert whole.oracle == pytest.approx((13 * 0.48 + 0.90) / 14)
+    assert whole.regret == pytest.approx(0.48 / 14)
+    assert whole.best_fixed == whole.general
+    assert whole.hits == pytest.approx(13 / 14)
+    assert whole.error == 0
+    for cap in CAPS:
+        assert hubs[f"up to {cap} GFLOPs"].n_models == sum(model.gflops <= cap for model in published_models())
+    # the best of three numbers drawn from 0 to 48 is 36.5 on average, the worst 11.5
+    three = hubs["3 at random"]
+    assert three.general == pytest.approx((13 * 0.365 + 0.9 - 0.365) / 14, abs=4 * 0.1 / np.sqrt(DRAWS))
+    assert three.regret == pytest.approx(0.25 / 14, abs=4 * three.error)
+    assert three.error > 0
+
+
+def test_draws_depend_on_the_seed_alone(folder):
+    table = folder / OPEN_CLIP_FILE
+    assert hub_results(table, 1) == hub_results(table, 1) != hub_results(table, 2)
+
+
+def test_the_report_is_markdown_with_all_figures(folder):
+    text = report_to_markdown(published_report(folder))
+    lines = text.splitlines()
+    assert "| INB | 0.800 | -1.000 | 0.150 | 0.350 |" in lines
+    assert f"| all 49 | 49 | {0.4757:.4f} | 0.4757 | 0.5100 | 3.4 | 93% |" in lines
+    assert sum(line.startswith("| --- ") for line in lines) == 3
+    assert all(line.count("|") == 8 for line in lines if "GFLOPs" in line or "at random" in line)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        (EVALUATION_FILE, lambda path: path.unlink(), "cannot be read"),
+        (EVALUATION_FILE, lambda path: path.write_bytes(b"\xff\xfe\x00"), "cannot be read"),
+        (FEATURES_FILE, lambda path: path.write_text("dataset\n"), "no rows"),
+        (FEATURES_FILE, lambda path: path.write_text(path.read_text().replace("text-f1", "text")), "no column text-f1"),
+        (FEATURES_FILE, lambda path: path.write_text(path.read_text().replace("data 3", "data 9")), "lacks values"),
+        (OPEN_CLIP_FILE, lambda path: path.write_text(path.read_text().replace("RN50,", "RN,")), "lacks RN50 openai"),
+        (OPEN_CLIP_FILE, lambda path: path.write_text(path.read_text().replace("0.48", "much")), "'much' is no number"),
+    ],
+)
+def test_other_tables_are_refused_in_one_line(folder, file, change, message):
+    change(folder / file)
+    with pytest.raises(InputError, match=message) as caught:
+        published_report(folder)
+    assert file in str(caught.value)
+    assert "\n" not in str(caught.value)

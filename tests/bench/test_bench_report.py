@@ -1,0 +1,142 @@
+"""Tables of the benchmark, against figures worked out by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from bench_results import CHOSEN, make_results
+from bench_worlds import make_suite
+from mll_hf.bench.methods import GENERAL, ORACLE, PAPER
+from mll_hf.bench.metrics import Interval
+from mll_hf.bench.report import BenchReport, Table, make_report, report_to_json
+
+
+@pytest.fixture(scope="module")
+def report():
+    return make_report(make_results(), "mll-hf bench --labels x")
+
+
+def row(report, table, key):
+    """A row of a table by its first cell."""
+    rows = report.to_json()["tables"][table]
+    return next(row for row in rows if next(iter(row.values())) == key)
+
+
+def test_accuracy_of_all_methods_by_task(report):
+    assert row(report, "accuracy", "MI") == {"method": "MI", "first": 0.5, "second": 0.5, "mean": 0.5}
+    assert row(report, "accuracy", "accuracy, 50 labels")["first"] == pytest.approx(0.6)  # mean over draws
+    assert [row["method"] for row in report.to_json()["tables"]["accuracy"]] == [m.name for m in CHOSEN]
+
+
+def test_comparison_by_hand(report):
+    ours = row(report, "comparison", "uniform, all")
+    assert ours["accuracy"] == pytest.approx(0.3)
+    assert ours["per-class recall"] == pytest.approx(0.15)
+    assert ours["minus general"]["estimate"] == pytest.approx(0.0)
+    # resampling two tasks gives both differences, +0.1 and -0.1, or a mixture
+    assert (ours["minus general"]["low"], ours["minus general"]["high"]) == (pytest.approx(-0.1), pytest.approx(0.1))
+    assert ours["worst task"] == pytest.approx(-0.1)
+    assert ours["W/L/T"] == "1/1/0"
+    assert ours["minus paper"]["estimate"] == pytest.approx(0.05)
+    # gap: general .3, oracle .6 on average
+    assert row(report, "comparison", "MI")["gap closed"]["estimate"] == pytest.approx(0.2 / 0.3)
+    assert row(report, "comparison", "SOTA")["gap closed"]["estimate"] == pytest.approx(0.4 / 0.3)
+    assert row(report, "comparison", GENERAL)["gap closed"]["estimate"] == 0
+    assert row(report, "comparison", GENERAL)["p"] == 1
+
+
+def test_ranking_has_only_methods_that_rank(report):
+    assert {row["method"] for row in report.to_json()["tables"]["ranking"]} == {"MI", GENERAL}
+    expected = {"R5": 0.4, "tau5": 0.2, "Kendall": 0.3, "Spearman": 0.5, "regret": 0.1, "Hit@1": 1.0, "L1": None}
+    assert row(report, "ranking", "MI") == {"method": "MI", **{k: pytest.approx(v) for k, v in expected.items()}}
+
+
+def test_images_leave_those_that_see_none_as_they_are(report):
+    mi, general = row(report, "images_accuracy", "MI"), row(report, "images_accuracy", GENERAL)
+    assert mi["32 images"] == pytest.approx(0.45)
+    assert mi["64 images"] == mi["all images"] == pytest.approx(0.5)
+    assert general["32 images"] == general["all images"] == pytest.approx(0.3)
+    assert row(report, "images_gap", "MI")["32 images"] == pytest.approx(0.15 / 0.3)
+    shown = {row["method"] for row in report.to_json()["tables"]["images_gap"]}
+    assert shown == {"MI", "SOTA", GENERAL, PAPER, "mll, k=1", ORACLE}
+
+
+def test_hubs_have_a_general_choice_and_an_oracle_of_their_own(report):
+    assert row(report, "hubs_accuracy", "MI")["3 models"] == pytest.approx(0.6)
+    # all are .1 better there, so the share of the gap is what it is everywhere
+    assert row(report, "hubs_gap", "MI")["3 models"] == pytest.approx(0.2 / 0.3)
+    assert row(report, "hubs_gap", "MI")["cheapest 50%"] == pytest.approx(0.2 / 0.3)
+
+
+def test_a_method_that_a_scenario_lacks_is_left_blank():
+    results = make_results()
+    fewer = tuple(r for r in results.records if (r.scenario, r.method) != ("random hubs 3", "MI"))
+    table = next(t for t in make_report(replace(results, records=fewer), "x").tables if t.name == "hubs_gap")
+    cells = dict(zip(table.columns, next(row for row in table.rows if row[0] == "MI"), strict=True))
+    assert cells["3 models"] is None
+    assert cells["5 models"] == pytest.approx(0.2 / 0.3)
+    assert "| MI | – |" in table.to_markdown()
+
+
+def test_ablations_costs_and_models(report):
+    assert row(report, "alpha", "0.9")["paper"] == pytest.approx(0.3)
+    assert set(row(report, "k", "6")) == {"k", "paper", "mll"}
+    expected = {"method": "MI", "GFLOPs per image": 2.0, "models": 2.0, "seconds to choose": 0.25}
+    assert row(report, "cost", "MI") == expected
+    model = row(report, "models", make_suite().hub.refs[1].short_name)
+    assert model["first"] == pytest.approx(0.5)
+    assert model["second"] == pytest.approx(0.2)
+    assert model["general benchmark"] == pytest.approx(0.1)
+
+
+def test_it_says_what_made_it(report):
+    document, text = report.to_json(), report.to_markdown()
+    assert document["command"] == "mll-hf bench --labels x"
+    assert document["seed"] == 0
+    assert document["draws"] == 2
+    assert {"mll_hf", "python", "numpy", "scipy"} <= set(document["versions"])
+    assert [(task["name"], task["role"]) for task in document["tasks"]] == [
+        ("first", "target"),
+        ("second", "target"),
+        ("third", "general benchmark"),
+    ]
+    suite = make_suite()
+    assert [task["revision"] for task in document["tasks"][:2]] == [task.revision for task in suite.tasks]
+    assert [model["revision"] for model in document["models"]] == [ref.revision for ref in suite.hub.refs]
+    for said in (
+        "mll-hf bench --labels x",
+        suite.hub.graph.digest[:12],
+        suite.tasks[0].revision[:12],
+        "Seed 0",
+        "abab",
+    ):
+        assert said in text
+
+
+def test_no_general_benchmark():
+    results = make_results()
+    without = replace(results, general=None, suite=replace(results.suite, general=None))
+    report = make_report(without, "x")
+    assert [task["role"] for task in report.to_json()["tasks"]] == ["target", "target"]
+    assert row(report, "models", make_suite().hub.refs[0].short_name)["general benchmark"] is None
+
+
+def test_json_is_strict_and_markdown_is_a_table():
+    interval = Interval(0.5, float("nan"), 1.0)
+    table = Table("t", "Title", "A note.", ("a", "b", "c"), (("x", 0.12345, interval), ("y", None, 3)))
+    report = BenchReport({**json.loads(report_to_json(make_report(make_results(), "x")))}, (table,))
+    document = json.loads(report_to_json(report), parse_constant=pytest.fail)
+    assert document["tables"]["t"][0] == {"a": "x", "b": 0.12345, "c": {"estimate": 0.5, "low": None, "high": 1.0}}
+    assert table.to_markdown().splitlines() == [
+        "## Title",
+        "",
+        "A note.",
+        "",
+        "| a | b | c |",
+        "| --- | ---: | ---: |",
+        "| x | 0.123 | 0.500 [–, 1.000] |",
+        "| y | – | 3 |",
+    ]

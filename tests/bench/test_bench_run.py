@@ -1,0 +1,563 @@
+"""What methods see, scenarios, and the runner: on models whose embeddings are made up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench_worlds import FAST, LABEL_FREE, N_IMAGES, QUICK, filled_cache, make_hub, make_index, make_suite, tasks
+from mll_hf.bench import run as bench
+from mll_hf.bench.baselines.ensembles import confidence_ensemble
+from mll_hf.bench.baselines.swab import rank_transport
+from mll_hf.bench.methods import (
+    GENERAL,
+    METHODS,
+    ORACLE,
+    OURS,
+    PAPER,
+    Choice,
+    Group,
+    Method,
+    SampleConfig,
+    methods_named,
+    pooled,
+    ranker,
+)
+from mll_hf.bench.metrics import top_l1
+from mll_hf.bench.run import BenchConfig, Results, Suite, run
+from mll_hf.bench.scenarios import (
+    HUBS_PER_DRAW,
+    Kind,
+    Scenario,
+    generator,
+    labeled_sample,
+    long_tail,
+    scenarios,
+    situation,
+    without_classes,
+)
+from mll_hf.bench.world import class_embeddings, read_embeddings, read_hub, read_text
+from mll_hf.client import Client
+from mll_hf.ensemble import Rule
+from mll_hf.ensemble.rules import softmax
+from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.labels.embeddings import write_embeddings
+from mll_hf.labels.store import LabelStore
+from mll_hf.selection import SelectionConfig, Strategy
+from selection_worlds import WordEncoder
+from worlds import examples
+
+CONFIG = BenchConfig(draws=2, methods=FAST)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        yield filled_cache(tmp_path_factory.mktemp("cache"), patch)
+
+
+@pytest.fixture(scope="module")
+def results(cache, tmp_path_factory):
+    return run(make_suite(), make_index(), cache, tmp_path_factory.mktemp("results"), CONFIG)
+
+
+@pytest.fixture
+def opened(cache, tmp_path):
+    """The view of the first task, and its true classes."""
+    runner = bench._Runner(make_suite(), make_index(), cache, tmp_path, CONFIG)
+    facts = tuple(runner.facts_of(task) for task in runner.suite.tasks)
+    return bench._TaskRun(runner, 0, facts, runner.facts_of(runner.suite.general))._opened
+
+
+def find(name):
+    return next(method for method in METHODS if method.name == name)
+
+
+def record_of(results, method, task="first", scenario="all images", draw=0):
+    return next(r for r in results.records if (r.method, r.task, r.scenario, r.draw) == (method, task, scenario, draw))
+
+
+def timeless(records):
+    """Records without what differs from run to run."""
+    return [replace(record, seconds=0.0) for record in records]
+
+
+# --- what methods see -------------------------------------------------------------------------------------------------
+
+
+def test_logits_are_scaled_cosines_with_the_mean_prompt(cache):
+    task, hub = tasks()[0], make_hub()
+    text = read_text(task, make_index(), ("a photo of a {}.",))
+    embeddings = read_embeddings(cache, hub.refs, task, text.prompts)
+    for m, ref in enumerate(hub.refs):
+        facts, images = cache.facts(ref), cache.images(ref, task)
+        prompts = cache.texts(ref, [f"a photo of a {name}." for name in task.classes])
+        expected = [[facts.logit_scale * float(x @ t) + facts.logit_bias for t in prompts] for x in images]
+        np.testing.assert_allclose(embeddings.logits[m], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_class_embeddings_average_the_prompts_of_a_class():
+    texts = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
+    np.testing.assert_allclose(class_embeddings(texts, 2), [[0.5**0.5, 0.5**0.5], [1, 0]], rtol=1e-6)
+
+
+def test_a_view_of_some_models_and_images_has_theirs_only(opened):
+    view, _ = opened
+    part = view.of_models(np.array([4, 1])).of_images(np.array([0, 7, 9]))
+    np.testing.assert_array_equal(part.logits, view.logits[[4, 1]][:, [0, 7, 9]])
+    assert [x.shape for x in part.features] == [(3, view.features[0].shape[1])] * 2
+    assert part.hub.refs == (view.hub.refs[4], view.hub.refs[1])
+    np.testing.assert_array_equal(part.general, view.general[[4, 1]])
+    np.testing.assert_array_equal(part.known.accuracies, view.known.accuracies[[4, 1]])
+    np.testing.assert_array_equal(part.probabilities, softmax(part.logits))
+
+
+def test_a_scaled_model_that_is_labeled_anew_is_calibrated_as_before(opened):
+    view, _ = opened
+    factors = np.linspace(0.25, 4, len(view.hub))
+    before, after = view.scaled(factors, relabeled=True), view.scaled(factors, relabeled=False)
+    np.testing.assert_allclose(before.calibrated, view.calibrated, atol=1e-5)
+    assert np.abs(after.calibrated - view.calibrated).max() > 0.01
+    np.testing.assert_allclose(after.logits[2], factors[2] * view.logits[2], rtol=1e-6)
+
+
+def test_a_view_holds_no_true_classes(opened):
+    view, labels = opened
+    assert view.labeled is None
+    assert view.hindsight is None
+    arrays = [getattr(view, field.name) for field in fields(view)]
+    assert not any(isinstance(a, np.ndarray) and a.shape == labels.shape for a in arrays)
+
+
+def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_path):
+    suite = make_suite()
+    first = suite.tasks[0]
+    shuffled = replace(first, labels=(first.labels + 1) % len(first.classes))  # every answer wrong, the same images
+    config = BenchConfig(draws=1, methods=FAST, ablations=())
+    honest = run(suite, make_index(), cache, tmp_path / "a", config)
+    other = run(replace(suite, tasks=(shuffled, suite.tasks[1])), make_index(), cache, tmp_path / "b", config)
+
+    def choices(of, methods):
+        drawn_by_class = (str(Kind.LONG_TAIL), str(Kind.ABSENT))
+        return {
+            (r.scenario, r.method, r.draw): r.models
+            for r in of.records
+            if r.task == "first" and r.method in methods and not r.scenario.startswith(drawn_by_class)
+        }
+
+    unlabeled = {method.name for method in LABEL_FREE}
+    assert choices(honest, unlabeled) == choices(other, unlabeled)
+    assert len({method for _, method, _ in choices(honest, unlabeled)}) == len(unlabeled)
+    told = {"accuracy, 4 per class", "LEEP, 50 labels", ORACLE}
+    assert choices(honest, told) != choices(other, told)
+    assert record_of(honest, GENERAL).accuracy != record_of(other, GENERAL).accuracy
+
+
+def test_a_hub_out_of_a_store_has_probe_embeddings_if_all_have_them(tmp_path, world_with_embeddings):
+    store, refs = world_with_embeddings
+    hub = read_hub(store)
+    assert len(hub.embeddings) == len(hub) == 2
+    selected = np.array([0, 2])
+    exact = store.embeddings_of(refs[0]).restricted_precision(selected)
+    for _ in range(2):  # the second time out of memory
+        np.testing.assert_array_equal(hub.embeddings[0].restricted_precision(selected), exact)
+    (store.path_of(refs[1]).parent / "embeddings.safetensors").unlink()
+    assert read_hub(LabelStore(store.folder)).embeddings == ()
+
+
+@pytest.fixture
+def world_with_embeddings(tmp_path):
+    from mll_hf.labels.embeddings import ProbeEmbeddings
+    from worlds import make_graph, make_label, pools_of, probe_set, unit
+
+    graph = make_graph()
+    nodes = [1, 2, 3, 1, 2, 3]
+    probes, rng = probe_set(pools_of(graph, nodes), nodes), np.random.default_rng(0)
+    store = LabelStore(tmp_path / "labels")
+    store.adopt(graph)
+    labels = [make_label(graph, repo_id=f"org/{name}") for name in "ab"]
+    for label in labels:
+        path = store.write(label)
+        embeddings = ProbeEmbeddings.quantize(unit(rng.normal(size=(6, 8))), unit(rng.normal(size=(7, 8))), probes)
+        write_embeddings(embeddings, path.parent)
+    return store, [label.model for label in labels]
+
+
+def test_a_source_without_labels_is_refused(tmp_path):
+    store = LabelStore(tmp_path)
+    store.adopt(make_hub().graph)
+    with pytest.raises(InputError, match="no labels"):
+        read_hub(store)
+
+
+# --- methods ----------------------------------------------------------------------------------------------------------
+
+
+def test_single_models_ensembles_and_bounds_by_hand(results, opened):
+    view, labels = opened
+    alone = results.accuracies[:, 0]
+    np.testing.assert_allclose(alone, (view.logits.argmax(axis=2) == labels).mean(axis=1))
+    levels = [label.mean_precision for label in view.hub.labels]
+    strong = int(np.argmax(levels))
+    general = np.array(results.general.accuracies)
+
+    def accuracy(probabilities):
+        return (probabilities.argmax(axis=1) == labels).mean()
+
+    expected = {
+        "random": alone.mean(),
+        "INB": alone[general.argmax()],
+        GENERAL: alone[strong],
+        ORACLE: alone.max(),
+        "best fixed": alone[results.accuracies.mean(axis=1).argmax()],
+        "uniform, all": accuracy(softmax(view.logits).mean(axis=0)),
+        "general, k=3": accuracy(softmax(view.logits)[np.argsort(levels)[-3:]].mean(axis=0)),
+        "CoE": accuracy(confidence_ensemble(softmax(view.logits), strong)),
+    }
+    assert {name: record_of(results, name).accuracy for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "strategy", "k", "rule"),
+    [
+        (PAPER, Strategy.PAPER, 1, Rule.ENTROPY),
+        ("paper, k=3", Strategy.PAPER, 3, Rule.ENTROPY),
+        (OURS, Strategy.MLL, 1, Rule.LINEAR_POOL),
+        ("mll, k=3", Strategy.MLL, 3, Rule.LINEAR_POOL),
+    ],
+)
+def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, opened, tmp_path):
+    view, labels = opened
+    store = LabelStore(tmp_path / "labels")
+    store.adopt(view.hub.graph)
+    for label in view.hub.labels:
+        store.write(label)
+    client = Client(store.folder, encoder=WordEncoder())
+    task = tasks()[0]
+    selection = client.select(task.classes, SelectionConfig(strategy, k), domain=task.domain, task=task.task)
+    row = {ref: m for m, ref in enumerate(view.hub.refs)}
+    union = [row[selection.models[m].ref] for m in selection.union]
+    answers = client.load(selection).combine(view.logits[union], rule).probabilities.argmax(axis=1)
+    record = record_of(results, name)
+    assert record.models == tuple(sorted(union))
+    assert record.accuracy == pytest.approx((answers == labels).mean())
+    assert record.gflops == pytest.approx(selection.cost.gflops)
+
+
+def test_swab_is_its_rank_transport(opened):
+    view, _ = opened
+    measured = view.hub.measured
+    expected = rank_transport(view.hub.node_precision[:, measured], view.text.concepts[measured], view.text.names)
+    assert expected.any()
+    np.testing.assert_allclose(find("SWAB r2").choose(view).scores, expected)
+
+
+def test_modelgpt_learns_from_the_other_tasks_only(results, opened):
+    view, _ = opened
+    assert view.known.features.shape == (len(view.hub), 1, 6)
+    np.testing.assert_array_equal(view.known.accuracies[:, 0], results.accuracies[:, 1])
+    np.testing.assert_allclose(view.known.own[0], results.facts[0].features[0])
+    record = record_of(results, "ModelGPT")
+    choice = find("ModelGPT").choose(view)
+    assert record.ranking.l1 == pytest.approx(top_l1(choice.predicted, results.accuracies[:, 0]))
+
+
+def test_methods_that_need_what_is_not_there_are_left_out(cache, tmp_path):
+    suite = make_suite()
+    alone = run(Suite(suite.hub, suite.tasks[:1]), make_index(), cache, tmp_path, BenchConfig(draws=1, methods=FAST))
+    names = {record.method for record in alone.records}
+    assert names.isdisjoint({"INB", "ModelGPT", "ModelGPT + INB"})
+    assert {GENERAL, PAPER, ORACLE} <= names
+
+
+def test_models_that_do_not_count_do_not_run(opened):
+    view, _ = opened
+    choice = pooled(np.array([0, 0.75, 0, 0.25, 0, 0]))
+    assert choice.runs.tolist() == [0, 1, 0, 1, 0, 0]
+    mixed = 0.75 * softmax(view.logits)[1] + 0.25 * softmax(view.logits)[3]
+    np.testing.assert_array_equal(choice.answer(view), mixed.argmax(axis=1))
+
+
+def test_methods_by_name_come_with_those_that_all_are_compared_with():
+    assert methods_named([]) == METHODS
+    assert {m.name for m in methods_named(["MI"])} == {"MI", GENERAL, PAPER, ORACLE}
+    few = methods_named(["few labeled images"])
+    assert {m.group for m in few} == {Group.FEW_LABELS, Group.LABELS, Group.HINDSIGHT}
+    with pytest.raises(InputError, match=r"no method 'nonsense'.*nuclear norm"):
+        methods_named(["MI", "nonsense"])
+
+
+def test_names_are_distinct():
+    names = [method.name for method in METHODS]
+    assert len(set(names)) == len(names)
+
+
+# --- hubs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m.score and not m.needs], ids=lambda m: m.name)
+def test_scores_within_a_part_of_the_hub_are_those_of_the_whole(method, opened):
+    view, _ = opened
+    rows = np.array([0, 2, 5])
+    np.testing.assert_allclose(method.choose(view.of_models(rows)).scores, method.score(view)[rows], rtol=1e-9)
+
+
+def test_a_random_hub_is_as_a_benchmark_of_its_models(results, cache, tmp_path):
+    suite, scenario = make_suite(), "random hubs 3"
+    models = record_of(results, "uniform, all", scenario=scenario, draw=1).models
+    part = Suite(suite.hub.of_models(np.array(models)), suite.tasks, suite.general)
+    again = run(part, make_index(), cache, tmp_path, replace(CONFIG, draws=2))
+    drawn = [r for r in results.records if r.scenario == scenario and r.draw == 1 and r.task == "first"]
+    assert {r.method for r in drawn} == {m.name for m in FAST if not m.transductive}
+    for record in drawn:
+        draw = 1 if find(record.method).sample else 0
+        whole = record_of(again, record.method, draw=draw)
+        assert record.accuracy == pytest.approx(whole.accuracy), record.method
+        assert record.models == tuple(models[m] for m in whole.models), record.method
+        assert record.gflops == pytest.approx(whole.gflops)
+
+
+def test_hubs_are_the_same_for_all_tasks_and_draws_differ(results):
+    hubs = [
+        [record_of(results, "uniform, all", task, "random hubs 3", draw).models for draw in range(2 * HUBS_PER_DRAW)]
+        for task in ("first", "second")
+    ]
+    assert hubs[0] == hubs[1]
+    assert len(set(hubs[0])) > 1
+    assert all(len(hub) == 3 for hub in hubs[0])
+
+
+def test_capped_hubs_hold_the_cheap_models(results):
+    gflops = results.suite.hub.gflops
+    models = record_of(results, "uniform, all", scenario="capped hubs 0.5").models
+    assert models == tuple(np.flatnonzero(gflops <= np.quantile(gflops, 0.5)))
+
+
+# --- scenarios --------------------------------------------------------------------------------------------------------
+
+
+def test_methods_choose_by_the_sample_and_answer_all_images(cache, tmp_path):
+    seen = []
+
+    def choose(view):
+        seen.append(view.n_images)
+        return Choice(np.ones(len(view.hub)), lambda asked: np.full(asked.n_images, asked.n_images % 2))
+
+    spy = Method("spy", Group.UNLABELED, choose)
+    done = run(make_suite(), make_index(), cache, tmp_path, BenchConfig(2, methods=(spy,), ablations=()))
+    labels = tasks()[0].labels
+    accuracies = {record.accuracy for record in done.records if record.task == "first"}
+    assert accuracies == {float((labels == N_IMAGES % 2).mean())}
+    assert {32, N_IMAGES} <= set(seen)
+    assert max(seen) == N_IMAGES
+
+
+def test_unlabeled_samples_differ_by_draw_and_repeat_by_seed(opened):
+    view, labels = opened
+    scenario = Scenario(Kind.IMAGES, 32, 2)
+
+    def images(draw, seed=0):
+        return situation(scenario, view, labels, generator(seed, scenario.name, draw, "first")).seen.logits
+
+    assert images(0).shape[1] == 32
+    np.testing.assert_array_equal(images(0), images(0))
+    assert not np.array_equal(images(0), images(1))
+    assert not np.array_equal(images(0), images(0, seed=1))
+
+
+@given(st.integers(2, 12), st.integers(0, 9))
+def test_a_long_tail_falls_a_hundredfold(n_classes, seed):
+    labels = np.repeat(np.arange(n_classes), 200)
+    kept = np.sort(np.bincount(labels[long_tail(labels, np.random.default_rng(seed))], minlength=n_classes))[::-1]
+    expected = 200 * 100 ** (-np.arange(n_classes) / (n_classes - 1))
+    assert kept[0] == 200
+    assert np.abs(kept - expected).max() <= 1
+
+
+def test_a_third_of_the_classes_is_absent():
+    labels = np.repeat(np.arange(9), 5)
+    kept = labels[without_classes(labels, np.random.default_rng(0))]
+    assert np.bincount(np.bincount(kept, minlength=9)).tolist() == [3, 0, 0, 0, 0, 6]
+
+
+@examples
+@given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 5))
+def test_labeled_samples_keep_their_limits(total, per_class, seed):
+    labels = np.random.default_rng(seed).integers(0, 7, 80)
+    method = ranker("x", Group.FEW_LABELS, len, sample=SampleConfig(total, per_class))
+    sample = labeled_sample(method, labels, np.random.default_rng(seed))
+    np.testing.assert_array_equal(sample.labels, labels[sample.images])
+    assert (np.diff(sample.images) > 0).all()
+    assert np.bincount(sample.labels).max() <= per_class
+    assert len(sample.images) == min(total, int(np.minimum(np.bincount(labels), per_class).sum()))
+
+
+def test_scales_are_within_a_factor_of_four_and_both_kinds_occur(opened):
+    view, labels = opened
+    for kind, relabeled in ((Kind.SCALED, True), (Kind.MISCALIBRATED, False)):
+        drawn = situation(Scenario(kind), view, labels, np.random.default_rng(0))
+        factors = np.median(drawn.seen.logits / view.logits, axis=(1, 2))
+        assert 0.25 <= factors.min() < 1 < factors.max() <= 4
+        moved = drawn.seen.hub.temperatures / view.hub.temperatures
+        np.testing.assert_allclose(moved, factors if relabeled else 1, rtol=1e-4)
+        assert drawn.asked is drawn.seen
+
+
+def test_hubs_larger_than_the_whole_are_not_drawn():
+    sizes = [scenario.value for scenario in scenarios(6, 1) if scenario.kind is Kind.HUB]
+    assert sizes == [3, 5]
+
+
+# --- the runner -------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(cache, tmp_path, monkeypatch):
+    first = run(make_suite(), make_index(), cache, tmp_path, CONFIG)
+    monkeypatch.setattr(bench, "read_embeddings", None)
+    monkeypatch.setattr(bench, "situation", None)
+    again = run(make_suite(), make_index(), cache, tmp_path, CONFIG)
+    assert again.records == first.records  # seconds too
+    assert again.facts == first.facts
+
+
+def test_more_draws_and_methods_are_added_to_what_is_there(cache, tmp_path, results):
+    few = run(make_suite(), make_index(), cache, tmp_path, replace(CONFIG, draws=1, methods=methods_named(["MI"])))
+    more = run(make_suite(), make_index(), cache, tmp_path, CONFIG)
+    assert set(few.records) < set(more.records)
+    assert timeless(more.records) == timeless(results.records)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(cache, tmp_path):
+    calls = []
+
+    def score(view, stop_at):
+        calls.append(len(view.hub))
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return np.arange(len(view.hub)) * 1.0
+
+    def config(stop_at=None):
+        method = Method("mine", Group.UNLABELED, lambda view: find("MI").choose_by(score(view, stop_at)))
+        return replace(CONFIG, methods=(method, find("MI")))
+
+    with pytest.raises(KeyboardInterrupt):
+        run(make_suite(), make_index(), cache, tmp_path, config(stop_at=9))
+    assert len(calls) == 9
+    resumed = run(make_suite(), make_index(), cache, tmp_path, config())
+    before = len(calls)
+    clean = run(make_suite(), make_index(), cache, tmp_path / "clean", config())
+    assert len(calls) - before < before  # what was done before the interruption was not done again...
+    assert before - 9 < len(calls) - before
+    assert timeless(resumed.records) == timeless(clean.records)
+
+
+def test_a_killed_run_leaves_whole_files(cache, tmp_path):
+    code = (
+        "import sys, time, pathlib; sys.path[:0] = sys.argv[3:]\n"
+        "import bench_worlds as w; from mll_hf.bench import run as bench\n"
+        "from mll_hf.bench.cache import EmbeddingCache\n"
+        "def slow(*args):\n    time.sleep(0.05); return old(*args)\n"
+        "old, bench.situation = bench.situation, slow\n"
+        "config = bench.BenchConfig(draws=2, methods=w.QUICK, ablations=())\n"
+        "cache = EmbeddingCache(pathlib.Path(sys.argv[1]))\n"
+        "bench.run(w.make_suite(), w.make_index(), cache, pathlib.Path(sys.argv[2]), config)\n"
+    )
+    tests = str(Path(__file__).parents[1])
+    process = subprocess.Popen([sys.executable, "-c", code, str(cache.folder), str(tmp_path), tests])
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("*/first--*.json"))) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    files = list(tmp_path.glob("*/*.json"))
+    assert len(files) >= 5
+    for file in files:
+        json.loads(file.read_text())
+    config = BenchConfig(draws=2, methods=QUICK, ablations=())
+    resumed = run(make_suite(), make_index(), cache, tmp_path, config)
+    clean = run(make_suite(), make_index(), cache, tmp_path / "clean", config)
+    assert timeless(resumed.records) == timeless(clean.records)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda suite, config: (suite, replace(config, seed=1)),
+        lambda suite, config: (suite, replace(config, templates=None)),
+        lambda suite, config: (replace(suite, general=None), config),
+        lambda suite, config: (replace(suite, tasks=suite.tasks[:1]), config),
+        lambda suite, config: (replace(suite, hub=suite.hub.scaled(np.full(6, 2.0))), config),
+        lambda suite, config: (replace(suite, hub=suite.hub.of_models(np.array([0, 1]))), config),
+    ],
+)
+def test_results_are_keyed_by_what_they_follow_from(change):
+    suite, index = make_suite(), make_index()
+    digest = partial(bench.run_digest, index=index)
+    assert digest(suite=make_suite(), config=CONFIG) == digest(suite=suite, config=replace(CONFIG, draws=9))
+    changed, config = change(suite, CONFIG)
+    assert digest(suite=suite, config=CONFIG) != digest(suite=changed, config=config)
+
+
+def test_images_that_cannot_be_decoded_do_not_count(tmp_path, monkeypatch):
+    broken = filled_cache(tmp_path / "cache", monkeypatch, broken=5)
+    config = BenchConfig(draws=1, methods=methods_named(["MI"]), ablations=())
+    done = run(make_suite(broken=5), make_index(), broken, tmp_path / "results", config)
+    assert [facts.n_images for facts in done.facts] == [N_IMAGES - 5] * 2
+    assert all(0 <= record.accuracy <= 1 for record in done.records)
+
+
+def test_a_task_without_a_readable_image_is_refused(tmp_path, monkeypatch):
+    broken = filled_cache(tmp_path / "cache", monkeypatch, broken=N_IMAGES)
+    with pytest.raises(InputError, match="no image of the task 'first'"):
+        run(make_suite(broken=N_IMAGES), make_index(), broken, tmp_path, CONFIG)
+
+
+def test_prompts_by_domain_and_task(tmp_path, monkeypatch):
+    cache = filled_cache(tmp_path / "cache", monkeypatch, templates=None)
+    config = BenchConfig(draws=1, templates=None, methods=methods_named(["MI"]), ablations=())
+    done = run(make_suite(), make_index(), cache, tmp_path / "results", config)
+    assert isinstance(done, Results)
+    text = read_text(tasks()[1], make_index(), None)
+    assert len(text.prompts[0]) > 1
+    assert text.prompts[0][0] == "a photo of a crane."
+
+
+def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[bench\]"):
+        run(make_suite(), make_index(), None, tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize("fault", [{"draws": 0}, {"seed": -1}])
+def test_impossible_settings(fault):
+    with pytest.raises(InputError, match="choose others"):
+        BenchConfig(**fault)
+
+
+def test_tasks_of_the_same_name_are_refused():
+    suite = make_suite()
+    with pytest.raises(InputError, match="same name"):
+        Suite(suite.hub, (suite.tasks[0], suite.tasks[0]))
+
+
+@pytest.mark.parametrize("draw", [0, 1])
+def test_labeled_images_are_those_of_the_draw(draw, results, opened):
+    view, labels = opened
+    method = find("accuracy, 4 per class")
+    sample = labeled_sample(method, labels, generator(0, "labeled", draw, "first"))
+    right = view.answers[:, sample.images] == sample.labels
+    record = record_of(results, method.name, draw=draw)
+    assert record.models == (int(right.mean(axis=1).argmax()),)
+    assert record.ranking.l1 == pytest.approx(top_l1(right.mean(axis=1), results.accuracies[:, 0]))

@@ -1,0 +1,381 @@
+"""Target tasks from suites, image folders and the Hub."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny_hub
+from mll_hf.bench.hub_tasks import HubSplit, fetch_class_names, fetch_task, load_tasks
+from mll_hf.bench.suites import ImageCap, make_task, read_image_folder, read_suite, read_task
+from mll_hf.errors import HubError, InputError, MissingExtraError
+
+CLASSES = ["cat", "dog", "red_fox"]
+REPO = "alice/animals"
+LOCATION = f"hf://datasets/{REPO}"
+FEATURES = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
+
+
+def picture(n):
+    """Stands for an encoded image; nothing here decodes it."""
+    return f"image {n}".encode()
+
+
+# --- caps -------------------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 300), st.integers(1, 400), st.integers(0, 5))
+def test_a_cap_draws_so_many_and_a_smaller_sample_is_part_of_a_larger(n, most, seed):
+    some = ImageCap(most, seed).sample(n)
+    assert len(some) == min(most, n)
+    assert (np.diff(some) > 0).all()
+    assert set(ImageCap(max(1, most // 2), seed).sample(n)) <= set(some) <= set(range(n))
+
+
+def test_a_cap_draws_from_the_whole_and_by_its_seed():
+    first, other = ImageCap(100, 0).sample(10_000), ImageCap(100, 1).sample(10_000)
+    assert first.tolist() == ImageCap(100, 0).sample(10_000).tolist() != other.tolist()
+    assert 4000 < first.mean() < 6000  # 5000 with a standard error of 290
+    assert ImageCap().sample(7).tolist() == list(range(7))
+
+
+def test_a_cap_must_leave_an_image():
+    with pytest.raises(InputError, match="at least 1"):
+        ImageCap(0)
+
+
+# --- suites -----------------------------------------------------------------------------------------------------------
+
+
+def write_task(folder, *, name="animals", labels=(0, 2, 1, 1), **facts):
+    folder.mkdir(parents=True)
+    (folder / "task.json").write_text(json.dumps({"name": name, "classes": CLASSES, **facts}))
+    images = [picture(n) for n in range(len(labels))]
+    pq.write_table(pa.table({"image": images, "label": list(labels)}), folder / "test.parquet")
+
+
+def test_a_suite_is_read_in_the_order_of_its_folders(tmp_path):
+    write_task(tmp_path / "b", name="second")
+    write_task(tmp_path / "a", name="first", domain="photo", task="animal recognition")
+    (tmp_path / "notes").mkdir()
+    first, second = read_suite(tmp_path)
+    assert (first.name, first.domain, first.task) == ("first", "photo", "animal recognition")
+    assert (second.name, second.domain, second.task) == ("second", None, None)
+    assert first.classes == tuple(CLASSES)
+    assert first.labels.tolist() == [0, 2, 1, 1]
+    assert list(first.batches(3)) == [(picture(0), picture(1), picture(2)), (picture(3),)]
+    assert first.revision == second.revision  # of what is in it, not of its name
+
+
+def test_a_capped_task_keeps_image_and_label_together(tmp_path):
+    write_task(tmp_path / "a", labels=[n % 3 for n in range(50)])
+    task = read_task(tmp_path / "a", ImageCap(12, seed=3))
+    numbers = [int(image.split()[1]) for image in task.images]
+    assert numbers == ImageCap(12, seed=3).sample(50).tolist()
+    assert task.labels.tolist() == [n % 3 for n in numbers]
+    assert task.revision != read_task(tmp_path / "a", ImageCap(12, seed=4)).revision
+
+
+@pytest.mark.parametrize("change", ["classes", "labels", "images", "order"])
+def test_the_revision_follows_what_is_in_a_task(change):
+    whole = {"classes": ("a", "b"), "labels": np.array([0, 1]), "images": (b"x", b"y")}
+    other = {"classes": ("a", "c"), "labels": np.array([1, 1]), "images": (b"x", None)}
+    swapped = {"labels": whole["labels"][::-1], "images": whole["images"][::-1]}
+    changed = {**whole, **(swapped if change == "order" else {change: other[change]})}
+    assert make_task("t", **whole).revision == make_task("u", **whole, domain="d", source="s").revision
+    assert make_task("t", **whole).revision != make_task("t", **changed).revision
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [({"labels": (0, 3)}, "not indices"), ({"labels": ()}, "not indices"), ({"domain": 3}, "'domain' is no text")],
+)
+def test_tasks_that_contradict_themselves_are_refused(tmp_path, facts, message):
+    write_task(tmp_path / "a", **facts)
+    with pytest.raises(InputError, match=message):
+        read_suite(tmp_path)
+
+
+# --- image folders ----------------------------------------------------------------------------------------------------
+
+
+def fill_folder(folder):
+    for name, count in {"dog": 3, "001.cat": 2}.items():
+        (folder / name).mkdir()
+        for n in range(count):
+            (folder / name / f"{n}.JPG").write_bytes(picture(f"{name}-{n}"))
+    (folder / "dog" / "notes.txt").write_text("no image")
+    (folder / "dog" / ".0.jpg").write_bytes(b"hidden")
+    (folder / "empty").mkdir()
+    (folder / ".git").mkdir()
+    (folder / ".git" / "0.jpg").write_bytes(b"hidden")
+    (folder / "readme.jpg").write_bytes(b"not in a class")
+    return folder
+
+
+def test_folders_are_classes_and_what_is_no_image_does_not_count(tmp_path):
+    task = read_image_folder(fill_folder(tmp_path), domain="photo", task="animal recognition")
+    assert task.classes == ("001.cat", "dog")
+    assert task.labels.tolist() == [0, 0, 1, 1, 1]
+    assert task.images == tuple(
+        picture(f"{name}-{n}") for name, n in (("001.cat", 0), ("001.cat", 1), ("dog", 0), ("dog", 1), ("dog", 2))
+    )
+    assert (task.name, task.domain, task.task) == (tmp_path.name, "photo", "animal recognition")
+    capped = read_image_folder(tmp_path, ImageCap(2))
+    some = ImageCap(2).sample(5)
+    assert capped.images == tuple(task.images[n] for n in some)
+    assert capped.labels.tolist() == task.labels[some].tolist()
+
+
+def test_folders_without_images_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="holds no images"):
+        read_image_folder(tmp_path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image_folder(tmp_path / "nowhere")
+
+
+# --- the Hub ----------------------------------------------------------------------------------------------------------
+
+
+def parquet(first, labels, *, features=FEATURES, structs=True, columns=("image", "label")):
+    """A file as the datasets library writes it: its features in the schema."""
+    images = [picture(first + n) for n in range(len(labels))]
+    values = [[{"bytes": image, "path": None} for image in images] if structs else images, list(labels)]
+    table = pa.table(
+        {
+            columns[0]: pa.array(values[0]),
+            columns[1]: pa.array(values[1], pa.int64()),
+            "id": pa.array([str(n) for n in range(len(labels))]),
+        }
+    )
+    if features:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, row_group_size=7)
+    return buffer.getvalue()
+
+
+def card(front):
+    return f"---\n{front}\n---\n# Animals\n".encode()
+
+
+def put(files):
+    return tiny_hub.HUB.put("dataset", REPO, files)
+
+
+def numbers_of(task):
+    return [int(image.split()[1]) for image in task.images]
+
+
+def test_a_split_in_several_files_is_one_task():
+    sha = put(
+        {
+            "data/test-00000-of-00002.parquet": parquet(0, [n % 3 for n in range(100)]),
+            "data/test-00001-of-00002.parquet": parquet(100, [2] * 30),
+            "data/train-00000-of-00001.parquet": parquet(900, [0]),
+            "README.md": card("license: mit"),
+        }
+    )
+    task = fetch_task(LOCATION, part=HubSplit(domain="photo", task="animal recognition"))
+    assert task.classes == tuple(CLASSES)
+    assert numbers_of(task) == list(range(130))
+    assert task.labels.tolist() == [n % 3 for n in range(100)] + [2] * 30
+    assert (task.name, task.domain, task.task) == ("animals", "photo", "animal recognition")
+    assert task.source == f"hf://datasets/{REPO}@{sha}"
+    assert numbers_of(fetch_task(LOCATION, part=HubSplit("train"))) == [900]
+
+
+def test_a_cap_is_drawn_over_all_files():
+    put({f"test-{n}.parquet": parquet(40 * n, [(40 * n + i) % 3 for i in range(40)]) for n in range(3)})
+    task = fetch_task(LOCATION, ImageCap(25, seed=2))
+    assert numbers_of(task) == ImageCap(25, seed=2).sample(120).tolist()
+    assert task.labels.tolist() == [n % 3 for n in numbers_of(task)]
+
+
+def test_a_revision_stays_what_it_was(hub):
+    before = put({"test.parquet": parquet(0, [0, 1])})
+    put({"test.parquet": parquet(5, [1])})
+    assert numbers_of(fetch_task(f"{LOCATION}@{before}")) == [0, 1]
+    assert numbers_of(fetch_task(LOCATION)) == [5]
+    hub.requests.clear()
+    assert numbers_of(fetch_task(f"{LOCATION}@{before}")) == [0, 1]
+    assert not hub.requests  # a full commit is in the cache for good
+
+
+NUMBERED = """dataset_info:
+- config_name: other
+  features: [{name: image, dtype: image}, {name: label, dtype: {class_label: {names: {'0': a}}}}]
+- config_name: animals
+  features:
+  - {name: image, dtype: image}
+  - name: label
+    dtype: {class_label: {names: {'0': cat, '10': newt, '2': red_fox, '1': dog}}}"""
+LISTED = "dataset_info: {features: [{name: label, dtype: {class_label: {names: [cat, dog, red_fox]}}}]}"
+
+
+@pytest.mark.parametrize(
+    ("front", "part", "classes"),
+    [(NUMBERED, HubSplit(config="animals"), (*CLASSES, "newt")), (LISTED, None, tuple(CLASSES))],
+    ids=["by number", "as a list"],
+)
+def test_the_card_tells_what_the_files_do_not(front, part, classes):
+    put({"animals/test.parquet": parquet(0, [2, 0], features=None, structs=False), "README.md": card(front)})
+    task = fetch_task(LOCATION, part=part)
+    assert task.classes == classes
+    assert numbers_of(task) == [0, 1]
+
+
+def test_an_unreadable_card_does_not_matter_where_the_files_tell_all():
+    for readme in (card("a: ["), card("- a"), b"\xff no card"):
+        put({"test.parquet": parquet(0, [2]), "README.md": readme})
+        assert fetch_task(LOCATION).classes == tuple(CLASSES)
+
+
+CONFIGS = """configs:
+- config_name: small
+  data_files:
+  - {split: test, path: [odd/one.parquet, "odd/t*"]}
+  - {split: train, path: odd/train.parquet}
+- config_name: large
+  default: true
+  data_files: [{split: test, path: big/*}]
+- config_name: flat
+  data_files: odd/one.parquet"""
+
+
+@pytest.mark.parametrize(
+    ("part", "numbers"),
+    [
+        (HubSplit(), [30]),
+        (HubSplit(config="small"), [0, 10, 20]),
+        (HubSplit("train", "small"), [20]),
+        (HubSplit("train", "flat"), [0]),
+    ],
+)
+def test_configs_of_the_card_say_which_files(part, numbers):
+    names = ["odd/one.parquet", "odd/two.parquet", "odd/train.parquet", "big/test.parquet"]
+    files = {name: parquet(10 * n, [0]) for n, name in enumerate(names)}
+    put({**files, "test.parquet": parquet(90, [0]), "README.md": card(CONFIGS)})
+    assert sorted(numbers_of(fetch_task(LOCATION, part=part))) == numbers
+
+
+def test_a_config_without_a_card_is_a_folder():
+    put({"a/test.parquet": parquet(0, [0]), "b/test.parquet": parquet(1, [0])})
+    assert numbers_of(fetch_task(LOCATION, part=HubSplit(config="b"))) == [1]
+
+
+def test_split_names_are_whole_words():
+    put({"data/latest.parquet": parquet(0, [0]), "data/my_test_1.parquet": parquet(1, [0])})
+    assert numbers_of(fetch_task(LOCATION)) == [1]
+
+
+def test_one_of_several_columns_of_classes_is_chosen():
+    coarse = {"img": {"_type": "Image"}, "fine": FEATURES["label"], "id": {"names": ["x", "y"], "_type": "ClassLabel"}}
+    put({"test.parquet": parquet(0, [1], features=coarse, columns=("img", "fine"))})
+    assert fetch_task(LOCATION, part=HubSplit(label="fine")).labels.tolist() == [1]
+    with pytest.raises(InputError, match="fine, id; choose one"):
+        fetch_task(LOCATION)
+
+
+NO_FEATURES = {"features": None}
+TEXT = {"features": {"id": {"_type": "Image"}, "label": FEATURES["label"]}}
+
+
+@pytest.mark.parametrize(
+    ("files", "part", "message"),
+    [
+        ({"test.csv": b"a"}, None, "files are: none"),
+        ({"train.parquet": parquet(0, [0])}, None, "no parquet files of a split 'test'.*train.parquet"),
+        ({"test.parquet": parquet(0, [0], **NO_FEATURES)}, None, "columns of named classes: none"),
+        ({"test.parquet": parquet(0, [0], columns=("x", "label"))}, None, "no column of images.*x, label, id"),
+        ({"test.parquet": parquet(0, [0, -1])}, None, "images without a class"),
+        ({"test.parquet": parquet(0, [0, None])}, None, "images without a class"),
+        ({"test.parquet": parquet(0, [3])}, None, "images without a class"),
+        ({"test.parquet": parquet(0, [])}, None, "or no images"),
+        ({"test.parquet": parquet(0, [0], **TEXT)}, None, "'id' holds no encoded images"),
+        ({"test.parquet": b"PAR1 not"}, None, "cannot be read"),
+        ({"test.parquet": parquet(0, [0]), "README.md": card(CONFIGS)}, HubSplit(config="no"), "small, large, flat"),
+    ],
+)  # fmt: skip
+def test_what_is_no_task_is_refused_in_one_line(files, part, message):
+    put(files)
+    with pytest.raises(InputError, match=message) as caught:
+        fetch_task(LOCATION, part=part)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_card_with_odd_numbers_names_no_classes():
+    odd = LISTED.replace("[cat, dog, red_fox]", "{one: cat}")
+    put({"test.parquet": parquet(0, [0], features=None), "README.md": card(odd)})
+    with pytest.raises(InputError, match="no class names"):
+        fetch_task(LOCATION)
+
+
+def test_the_hub_is_blamed_for_what_it_does_not_have():
+    with pytest.raises(HubError, match="not on the Hub"):
+        fetch_task("hf://datasets/alice/nothing")
+    with pytest.raises(InputError, match="hf://datasets/ORG/NAME"):
+        fetch_task("hf://models/alice/animals")
+
+
+def test_the_extra_is_named_where_pyarrow_is_missing(monkeypatch):
+    put({"test.parquet": parquet(0, [0])})
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[bench\]"):
+        fetch_task(LOCATION)
+
+
+def test_any_location_is_recognized(tmp_path):
+    put({"test.parquet": parquet(0, [0, 1])})
+    write_task(tmp_path / "suite" / "a")
+    write_task(tmp_path / "suite" / "b")
+    (tmp_path / "animals").mkdir()
+    fill_folder(tmp_path / "animals")
+    cap = ImageCap(1)
+    found = [
+        load_tasks(place, cap)
+        for place in (LOCATION, tmp_path / "suite", str(tmp_path / "suite" / "b"), tmp_path / "animals")
+    ]
+    assert [len(tasks) for tasks in found] == [1, 2, 1, 1]
+    assert all(len(task) == 1 for tasks in found for task in tasks)
+    assert found[3][0].classes == ("001.cat", "dog")
+
+
+CARD = """---
+dataset_info:
+  features:
+  - name: image
+    dtype: image
+  - name: label
+    dtype:
+      class_label:
+        names:
+          '10': car
+          '2': cat
+  - name: color
+    dtype:
+      class_label:
+        names: [red, blue]
+---
+"""
+
+
+def test_class_names_on_a_card_take_no_images(hub):
+    hub.put("dataset", "alice/pets", {"README.md": CARD.encode(), "data/test.parquet": b"not read"})
+    assert fetch_class_names("hf://datasets/alice/pets", HubSplit(label="label")) == ("cat", "car")
+    assert fetch_class_names("hf://datasets/alice/pets", HubSplit(label="color"), token=False) == ("red", "blue")
+    assert not any("parquet" in request for request in hub.requests)
+    with pytest.raises(InputError, match="columns of named classes: label, color"):
+        fetch_class_names("hf://datasets/alice/pets")
+    hub.put("dataset", "alice/plain", {"README.md": b"no front matter"})
+    with pytest.raises(InputError, match="columns of named classes: none"):
+        fetch_class_names("hf://datasets/alice/plain")

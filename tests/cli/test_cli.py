@@ -1,0 +1,893 @@
+"""The command line from end to end on tiny real models: what it prints, what it refuses and how it exits."""
+
+import argparse
+import csv
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import naive_evidence
+from mll_hf import client
+from mll_hf.cli import build_parser, main
+from mll_hf.ensemble import Rule
+from mll_hf.ensemble import run as ensemble_run
+from mll_hf.ensemble.run import Ensemble
+from mll_hf.errors import StorageError
+from mll_hf.labeling.engines import local
+from mll_hf.matching.prompts import templates_for
+from mll_hf.matching.text_encoder import CachedEncoder
+from mll_hf.selection import Selection
+
+NODES = [
+    {"id": "n1", "names": ["thing"], "gloss": "something", "hypernyms": []},
+    {"id": "n2", "names": ["animal"], "gloss": "a living thing", "hypernyms": ["n1"]},
+    {"id": "n3", "names": ["cat"], "gloss": "a small animal", "hypernyms": ["n2"]},
+    {"id": "n4", "names": ["dog", "hound"], "gloss": "an animal that barks", "hypernyms": ["n2"]},
+    {"id": "n5", "names": ["car"], "gloss": "a thing that drives", "hypernyms": ["n1"]},
+    {"id": "n6", "names": ["tree"], "gloss": "a large plant", "hypernyms": ["n1"]},
+]
+COLORS = {"n3": (200, 150, 100), "n4": (90, 60, 30), "n5": (200, 0, 0), "n6": (0, 130, 0)}
+
+
+class WordEncoder:
+    """Embeds a text by the words in it, so that texts that share words are alike."""
+
+    id = "words"
+
+    def encode(self, texts):
+        vectors = np.zeros((len(texts), 64), np.float32)
+        for row, text in enumerate(texts):
+            for word in text.lower().replace(",", " ").split():
+                vectors[row, sum(word.encode()) % 64] += 1
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+
+
+@pytest.fixture(autouse=True)
+def _word_encoder(monkeypatch, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("encoder") / "embeddings.sqlite"
+    monkeypatch.setattr(client, "default_encoder", WordEncoder)
+    monkeypatch.setattr(client, "CachedEncoder", lambda encoder: CachedEncoder(encoder, cache))
+
+
+def encoded(color, noise, size=40):
+    pixels = np.random.default_rng(noise).normal(color, 25, (size, size, 3)).clip(0, 255).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_graph(folder, nodes=NODES, broken_images=0):
+    rows = [
+        {"image": encoded(color, n), "node": node, "style": ("photo", "icon")[n % 2]}
+        for node, color in COLORS.items()
+        for n in range(6)
+    ]
+    rows += [{"image": b"no image", "node": "n3", "style": "photo"}] * broken_images
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "graph.json").write_text(json.dumps({"nodes": nodes}))
+    pq.write_table(pa.Table.from_pylist(rows), folder / "images.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
+    """A graph, two tiny models labeled on it, and a folder of images."""
+    root = tmp_path_factory.mktemp("world")
+    graph = write_graph(root / "graph")
+    models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
+    assert main(["label", *models, "--graph", str(graph), "--labels", str(root / "labels"), "--keep-embeddings"]) == 0
+    (root / "images").mkdir()
+    for name, color in (("a", (200, 0, 0)), ("b", (0, 130, 0)), ("c", (90, 60, 30))):
+        (root / "images" / f"{name}.png").write_bytes(encoded(color, 99))
+    return root
+
+
+def run(capsys, *arguments):
+    """Run a command; returns status, standard output and standard error."""
+    capsys.readouterr()
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def fails(capsys, *arguments):
+    """Run a command that must fail with exactly one line of complaint; returns the line."""
+    status, out, err = run(capsys, *arguments)
+    lines = [line for line in err.splitlines() if line]
+    assert status == 1
+    assert out == ""
+    assert len(lines) == 1, err
+    assert lines[0].startswith("mll-hf: error: ")
+    assert "Traceback" not in err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([], ["label"], ["labels"], ["labels", "ls"], ["labels", "show"], ["labels", "check"]),
+        *(["select"], ["predict"], ["graph"], ["graph", "add"], ["graph", "show"], ["graph", "check"]),
+    ],
+)
+def test_every_command_has_help(words, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*words, "--help"])
+    assert exit_info.value.code == 0
+    assert f"usage: mll-hf {' '.join(words)}".rstrip() in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--version"])
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out.startswith("mll-hf ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["nonsense"],
+        ["select"],
+        ["select", "--classes", "a", "--labels", "x", "-k", "0"],
+        ["select", "--classes", "a", "--labels", "x", "--strategy", "nonsense"],
+        ["select", "--classes", "a", "--labels", "x", "--max-parameters", "many"],
+        ["select", "--classes", "a", "--labels", "x", "--images"],
+        ["select", "--classes", "a", "--labels", "x", "--images", "y", "--candidates", "0"],
+        ["select", "--classes", "a", "--labels", "x", "--images", "y", "--most-images", "some"],
+        ["predict", "x.png", "--classes", "a, b", "--images", "y"],
+        ["label", "a/b", "--graph", "x", "--labels", "y", "--batch-size", "-3"],
+        ["predict", "x.png", "--rule", "nonsense"],
+        ["predict", "x.png", "--json", "--csv"],
+    ],
+)
+def test_misuse_exits_with_2(words, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main(words)
+    assert exit_info.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+# --- label ---
+
+
+def test_second_run_does_nothing(world, tiny_open_clip, capsys, monkeypatch):
+    files = sorted((world / "labels").rglob("*.safetensors"))
+    before = [file.stat().st_mtime_ns for file in files]
+    monkeypatch.setattr(
+        "mll_hf.labeling.engines.local.load_model", lambda *_: pytest.fail("a labeled model was loaded")
+    )
+    status, out, _ = run(
+        capsys,
+        "label",
+        f"local-dir:{tiny_open_clip}",
+        "--graph",
+        world / "graph",
+        "--labels",
+        world / "labels",
+        "--json",
+    )
+    assert status == 0
+    assert json.loads(out)["measured"] is False
+    assert [file.stat().st_mtime_ns for file in files] == before
+
+
+def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip, capsys):
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    (pickled / "config.json").write_text("{}")
+    (pickled / "pytorch_model.bin").write_bytes(b"x")
+    corrupt = tmp_path / "corrupt"
+    shutil.copytree(tiny_open_clip, corrupt)
+    weights = corrupt / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    models = [
+        "local-dir:/nowhere",
+        f"local-dir:{pickled}",
+        f"local-dir:{corrupt}",
+        "no-owner",
+        f"local-dir:{tiny_open_clip}",
+    ]
+    status, out, err = run(
+        capsys, "label", *models, "--graph", world / "graph", "--labels", tmp_path / "labels", "--json"
+    )
+    errors = [line for line in err.splitlines() if line.startswith("mll-hf: error: ")]
+    assert status == 1
+    assert len(errors) == 4
+    assert all(spec in line for spec, line in zip(models, errors, strict=False))
+    assert "pickle" in errors[1]
+    assert "Traceback" not in err
+    assert "4 of 5 models failed" in err
+    assert [json.loads(line)["repo_id"] for line in out.splitlines()] == [models[-1]]
+
+
+def test_undecodable_images_are_counted_and_reported(tmp_path, tiny_open_clip, capsys):
+    graph = write_graph(tmp_path / "graph", broken_images=3)
+    status, out, err = run(capsys, "label", f"local-dir:{tiny_open_clip}", "--graph", graph, "--labels", tmp_path / "l")
+    assert status == 0
+    assert "3 of 27 probe images could not be decoded" in err
+    assert "labeled" in out
+
+
+def test_bad_graphs(tmp_path, world, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    no_images = tmp_path / "no-images"
+    no_images.mkdir()
+    shutil.copy(world / "graph" / "graph.json", no_images)
+    cyclic = write_graph(tmp_path / "cyclic", [{**NODES[0], "hypernyms": ["n2"]}, *NODES[1:]])
+    other_images = write_graph(tmp_path / "other", NODES[:-1])
+    for folder, words in ((empty, "graph.json"), (no_images, "parquet"), (cyclic, "cycle"), (other_images, "n6")):
+        line = fails(capsys, "label", "a/b", "--graph", folder, "--labels", tmp_path / "labels")
+        assert words in line
+        assert str(folder) in line
+
+
+def test_labels_of_another_graph_are_refused(tmp_path, world, tiny_open_clip, capsys):
+    other = write_graph(tmp_path / "other", [{**NODES[0], "gloss": "changed"}, *NODES[1:]])
+    line = fails(capsys, "label", f"local-dir:{tiny_open_clip}", "--graph", other, "--labels", world / "labels")
+    assert "another graph" in line
+    mixed = tmp_path / "mixed"
+    shutil.copytree(world / "labels", mixed)
+    shutil.copy(other / "graph.json", mixed / "graph.json")
+    assert "not of" in fails(capsys, "select", "--classes", "cat, dog", "--labels", mixed)
+
+
+def test_another_sample_needs_overwrite(tmp_path, world, tiny_open_clip, capsys):
+    labels = tmp_path / "labels"
+    shutil.copytree(world / "labels", labels)
+    command = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", labels]
+    assert "--overwrite" in fails(capsys, *command, "--seed", 1)
+    assert not json.loads(run(capsys, *command, "--sample", 2, "--json")[1])["measured"]  # more answers for fewer
+    status, out, _ = run(capsys, *command, "--sample", 2, "--overwrite", "--json")
+    assert status == 0
+    assert json.loads(out)["config"]["images_per_concept"] == 2
+
+
+def test_a_store_that_cannot_be_written(tmp_path, world, tiny_open_clip, capsys):
+    (tmp_path / "file").write_text("in the way")
+    line = fails(
+        capsys,
+        "label",
+        f"local-dir:{tiny_open_clip}",
+        "--graph",
+        world / "graph",
+        "--labels",
+        tmp_path / "file" / "labels",
+    )
+    assert "cannot write" in line
+
+
+def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monkeypatch):
+    def full(*_, **__):
+        raise StorageError(tmp_path / "x", OSError(28, "No space left on device"))
+
+    monkeypatch.setattr("mll_hf.labeling.run.label_model", full)
+    model = f"local-dir:{tiny_open_clip}"
+    line = fails(capsys, "label", model, model, "--graph", world / "graph", "--labels", tmp_path / "labels")
+    assert "No space left on device" in line
+
+
+def let_ctrl_c_through():
+    """Whoever runs the tests in the background ignores Ctrl-C, and what they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_interrupt_keeps_what_is_done(tmp_path, world, tiny_open_clip):
+    """Ctrl-C in the middle of labeling: one line, exit status 130, and the next run goes on from there."""
+    code = (
+        "import sys, time\n"
+        "from mll_hf.models.open_clip import OpenClipModel as M\n"
+        "from mll_hf.cli import main\n"
+        "plain, calls = M.encode_pixels, [0]\n"
+        "def slow(self, pixels):\n"
+        "    if len(pixels) == 4:\n"
+        "        calls[0] += 1\n"
+        "        print('batch', calls[0], flush=True)\n"
+        "        if calls[0] == 4: time.sleep(60)\n"
+        "    return plain(self, pixels)\n"
+        "M.encode_pixels = slow\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [
+        "label",
+        f"local-dir:{tiny_open_clip}",
+        "--graph",
+        world / "graph",
+        "--labels",
+        tmp_path / "l",
+        "--batch-size",
+        4,
+    ]
+    words = [sys.executable, "-c", code, *map(str, command)]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=let_ctrl_c_through
+    )
+    seen = [process.stdout.readline() for _ in range(4)]
+    assert seen[-1] == "batch 4\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    logs = list((tmp_path / "l").rglob("embeddings.f32"))
+    assert logs[0].stat().st_size == 3 * 4 * 24 * 4  # three batches of four images in 24 dimensions
+    assert main([str(word) for word in command]) == 0
+    again = next((tmp_path / "l").rglob("label.safetensors")).read_bytes()
+    plain = tmp_path / "plain"
+    assert main([str(word) for word in [*command[:-3], plain, *command[-2:]]]) == 0
+    assert next(plain.rglob("label.safetensors")).read_bytes() == again
+
+
+# --- labels ---
+
+
+def test_ls_and_show(world, tiny_open_clip, capsys):
+    status, out, _ = run(capsys, "labels", "ls", "--labels", world / "labels")
+    assert status == 0
+    assert len(out.splitlines()) == 3
+    assert str(tiny_open_clip) in out
+    status, out, _ = run(capsys, "labels", "ls", "--labels", world / "labels", "--json")
+    assert {record["backend"] for record in json.loads(out)} == {"open_clip", "transformers"}
+    status, out, _ = run(capsys, "labels", "show", tiny_open_clip.name, "--labels", world / "labels")
+    assert status == 0
+    assert "Recognizes best" in out
+    assert "icon" in out
+    status, out, _ = run(
+        capsys, "labels", "show", f"local-dir:{tiny_open_clip}", "--labels", world / "labels", "--json"
+    )
+    assert json.loads(out)["domains"] == ["icon", "photo"]
+    assert "labels ls" in fails(capsys, "labels", "show", "nobody", "--labels", world / "labels")
+
+
+def test_ls_of_nothing(tmp_path, capsys):
+    assert "holds no labels" in fails(capsys, "labels", "ls", "--labels", tmp_path)
+
+
+def test_check(world, tmp_path, capsys):
+    label = next((world / "labels").rglob("label.safetensors"))
+    assert run(capsys, "labels", "check", label)[0] == 0
+    status, out, _ = run(capsys, "labels", "check", world / "labels", "--json")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    truncated = tmp_path / "label.safetensors"
+    truncated.write_bytes(label.read_bytes()[:-7])
+    assert str(truncated) in fails(capsys, "labels", "check", truncated)
+    assert "holds no" in fails(capsys, "labels", "check", world / "images")
+    assert "cannot be read" in fails(capsys, "labels", "check", tmp_path / "none")
+
+
+# --- select ---
+
+
+def test_figures_are_written_as_pages(world, tmp_path, capsys):
+    labels = ["--labels", world / "labels"]
+    page = tmp_path / "figures" / "page.html"
+    status, _, err = run(capsys, "select", "--classes", "cat, car", *labels, "--plot", page)
+    assert status == 0
+    assert f"figures: {page}" in err
+    assert "Estimated precision against cost" in page.read_text()
+    model = json.loads(run(capsys, "labels", "ls", *labels, "--json")[1])[0]["repo_id"]
+    assert run(capsys, "labels", "show", model, *labels, "--plot", page)[0] == 0
+    assert "treemap" in page.read_text()
+    assert run(capsys, "labels", "diff", model, model, *labels, "--plot", page)[0] == 0
+    assert page.read_text().count("<h2>") == 2  # of a model against itself
+
+
+@pytest.mark.parametrize(
+    "verb", [["select", "--classes", "cat, car"], ["labels", "show", "x"], ["labels", "diff", "x", "y"]]
+)
+def test_figures_are_pages_only(world, tmp_path, capsys, verb):
+    assert "end in .html" in fails(capsys, *verb, "--labels", tmp_path / "nothing", "--plot", tmp_path / "page.png")
+
+
+def test_select_json_has_the_promised_shape(world, capsys):
+    status, out, _ = run(
+        capsys,
+        "select",
+        "--classes",
+        "cat, dog, car",
+        "--labels",
+        world / "labels",
+        "-k",
+        2,
+        "--domain",
+        "photo",
+        "--json",
+    )
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["classes"] == ["cat", "dog", "car"]
+    assert (answer["strategy"], answer["k"]) == ("mll", 2)
+    assert len(answer["models"]) == 2
+    for model in answer["models"]:
+        assert {"id", "revision", "parameters", "gflops", "scores", "overall"} <= set(model)
+        assert len(model["scores"]) == 3
+        assert model["overall"] == pytest.approx(np.mean(model["scores"]))
+    ids = {model["id"] for model in answer["models"]}
+    assert list(answer["chosen"]) == answer["classes"]
+    assert all(set(chosen) == ids for chosen in answer["chosen"].values())
+    assert answer["matches"]["dog"][0]["name"] == "dog"
+    assert {"id", "name", "weight"} <= set(answer["matches"]["dog"][0])
+    assert answer["coverage"]["cat"] == 1.0
+
+
+@pytest.mark.parametrize("strategy", ["mll", "paper", "general", "uniform"])
+def test_select_prints_a_table(world, strategy, capsys):
+    status, out, _ = run(
+        capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--strategy", strategy
+    )
+    assert status == 0
+    assert f"strategy {strategy}" in out
+    assert ("concepts that decided" in out) == (strategy in ("mll", "paper"))  # the others do not look at classes
+    assert "GFLOPs" in out
+
+
+def test_select_warns_of_classes_that_the_graph_does_not_have(world, capsys):
+    status, _, err = run(capsys, "select", "--classes", "cat, zzyzx", "--labels", world / "labels")
+    assert status == 0
+    assert "zzyzx" in err
+    assert "cat" not in err.split("general level")[0]
+
+
+def test_classes_from_files_and_descriptions(world, tmp_path, capsys):
+    classes = tmp_path / "classes.txt"
+    classes.write_text("cat\ndog\n")
+    described = tmp_path / "d.json"
+    described.write_text(json.dumps({"cat": "a small animal", "dog": ["barks", "an animal"]}))
+    base = ["select", "--classes", classes, "--labels", world / "labels"]
+    status, out, _ = run(capsys, *base, "--descriptions", described, "--json")
+    assert status == 0
+    assert json.loads(out)["classes"] == ["cat", "dog"]
+    described.write_text(json.dumps({"cat": "a small animal"}))
+    assert "dog" in fails(capsys, *base, "--descriptions", described)
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--classes", ""], "class"),
+        (["--classes", "cat, Cat"], "repeats"),
+        (["--classes", "nowhere/classes.txt"], "nowhere/classes.txt"),
+        (["--classes", "cat, dog", "--max-gflops", "0.0000001"], "caps"),
+        (["--classes", "cat, dog", "--max-parameters", "1K"], "caps"),
+        (["--classes", "cat, dog", "--license", "apache-2.0"], "what is left is local folders; leave out the licenses"),
+        (["--classes", "cat, dog", "--descriptions", "nowhere.json"], "nowhere.json"),
+        (["--classes", "cat, dog", "--descriptions", "x.json", "--llm", "m"], "not both"),
+    ],
+)
+def test_select_refuses(world, extra, words, capsys):
+    assert words in fails(capsys, "select", "--labels", world / "labels", *extra)
+
+
+def test_select_refuses_damaged_labels(world, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    shutil.copytree(world / "labels", labels)
+    file = next(labels.rglob("label.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-2:] = b"\xc0\x7f"  # the last tensor's last number becomes NaN
+    file.write_bytes(content)
+    assert str(file) in fails(capsys, "select", "--classes", "cat, dog", "--labels", labels)
+
+
+# --- select with images ---
+
+
+@pytest.fixture(scope="session")
+def task_images(tmp_path_factory):
+    """A folder of 24 pictures in two folders, one of them gray, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("task") / "images"
+    for part in ("first", "second"):
+        (folder / part).mkdir(parents=True)
+        for n, color in enumerate(list(COLORS.values()) * 3):
+            (folder / part / f"{n:02}.png").write_bytes(encoded(color, 100 * len(part) + n))
+    Image.open(folder / "first" / "00.png").convert("L").save(folder / "first" / "00.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+TASK = ["select", "--classes", "cat, dog, car", "-k", 2]
+
+
+def test_select_with_images(world, task_images, capsys):
+    command = [*TASK, "--labels", world / "labels", "--images", task_images]
+    status, out, err = run(capsys, *command)
+    assert (status, err) == (0, "")
+    headline, models, legend = out.split("\n\n")
+    assert headline == "3 classes, 2 labeled models tried on 24 images, strategy mll, k = 2: 2 models chosen (marked *)"
+    assert models.splitlines()[0].split()[:3] == ["model", "information", "first"]
+    assert len(models.splitlines()) == 3
+    assert "Together: " in legend
+    answer = json.loads(run(capsys, *command, "--json")[1])
+    evidence = answer["evidence"]
+    assert (evidence["images"], len(evidence["temperatures"]), len(evidence["offsets"][0])) == (24, 2, 3)
+    assert sum(evidence["firsts"]) == pytest.approx(1)
+    assert {model["id"] for model in answer["models"]} == set(answer["chosen"]["cat"])
+    assert json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["evidence"] is None
+
+
+def test_predict_uses_what_the_trial_found(world, task_images, tmp_path, capsys):
+    choice = tmp_path / "choice.json"
+    command = [*TASK, "--labels", world / "labels", "--images", task_images / "first", task_images / "second"]
+    choice.write_text(run(capsys, *command, "--domain", "pencil sketch", "--json")[1])
+    document = json.loads(choice.read_text())
+    evidence, scores = document["evidence"], [model["overall"] for model in document["models"]]
+    assert tuple(evidence["templates"]) == templates_for("pencil sketch")
+
+    def predicted(*options):
+        out = run(capsys, "predict", task_images, "--selection", choice, "--json", *options)[1]
+        records = [json.loads(line) for line in out.splitlines()]
+        return [record["image"] for record in records], [record["probabilities"] for record in records]
+
+    images, pooled = predicted()
+    assert len(images) == 24
+    plain = replace(Selection.from_json(document), evidence=None, domain=None)  # which knows nothing of the trial
+    logits = Ensemble(plain, templates=tuple(evidence["templates"])).logits(images).tolist()
+    scaled = [[[z / t for z in row] for row in model]
+              for model, t in zip(logits, evidence["temperatures"], strict=True)]  # fmt: skip
+    weights = naive_evidence.pooling_weights(scores, 3)
+    np.testing.assert_allclose(pooled, naive_evidence.pool(scaled, weights, evidence["offsets"]), atol=1e-6)
+    transported = predicted("--rule", "transport")[1]
+    np.testing.assert_allclose(transported, naive_evidence.transport(logits, evidence["prior"]), atol=1e-6)
+    # a template of the user's comes before those of the trial
+    assert np.abs(np.array(predicted("--template", "this is {}")[1]) - pooled).max() > 1e-3
+
+
+def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
+    loaded, plain = [], ensemble_run.load_model
+
+    def load(ref, device):
+        loaded.append((ref.repo_id, device))
+        return plain(ref, device)
+
+    monkeypatch.setattr(ensemble_run, "load_model", load)
+    command = [*TASK, "--labels", world / "labels", "--images", task_images, "--device", "cpu", "--json"]
+    answer = json.loads(run(capsys, *command, "--candidates", 1, "--most-images", 20)[1])
+    best = json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["models"][0]["id"]
+    assert loaded == [(best, "cpu")]
+    assert [model["id"] for model in answer["models"]] == [best]
+    assert answer["evidence"]["images"] == 20
+    again = json.loads(run(capsys, *command, "--candidates", 1, "--most-images", 20)[1])
+    assert again == answer
+    few = json.loads(run(capsys, *command, "--candidates", 1)[1])
+    assert few["evidence"]["images"] == 24
+    assert few["evidence"]["temperatures"] != answer["evidence"]["temperatures"]
+
+
+def test_a_damaged_model_and_damaged_images_are_left_out(world, tmp_path, task_images, tiny_open_clip, capsys):
+    model, labels, images = tmp_path / "model", tmp_path / "labels", tmp_path / "images"
+    shutil.copytree(tiny_open_clip, model)
+    shutil.copytree(task_images, images)
+    shutil.copytree(world / "labels", labels)
+    label = ["label", f"local-dir:{model}", "--graph", world / "graph", "--labels", labels]
+    assert main([str(word) for word in label]) == 0
+    weights = model / "open_clip_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    (images / "first" / "empty.png").write_bytes(b"")
+    (images / "first" / "truncated.png").write_bytes(encoded((1, 2, 3), 0)[:200])
+    status, out, err = run(capsys, *TASK, "--labels", labels, "--images", images, "--json")
+    assert status == 0
+    notes = err.splitlines()
+    assert len(notes) == 1
+    assert notes[0].startswith("mll-hf: note: left out: ")
+    assert str(model) in notes[0]
+    answer = json.loads(out)
+    assert f"local-dir:{model}" not in {model["id"] for model in answer["models"]}
+    assert len(answer["models"]) == 2
+    assert answer["evidence"]["images"] == 24
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        (["--images", "nowhere"], "nowhere is no image and no folder with images"),
+        (["--images", "empty"], "empty is no image and no folder with images"),
+        (["--images", "few"], "15 readable images say too little about models; give at least 16"),
+        (["--images", "few", "broken"], "15 readable images say too little about models; give at least 16"),
+        (["--images", "all", "--strategy", "paper"], "images help strategy 'mll' only, not 'paper'"),
+        (["--images", "all", "--strategy", "imagenet"], "images help strategy 'mll' only, not 'imagenet'"),
+        (["--images", "all", "--most-images", "15"], "most_images is 15; allow at least 16"),
+        (["--images", "all", "--device", "toaster"], "there is no device 'toaster'"),
+        (["--images", "all", "--max-gflops", "0.0000001"], "caps"),
+    ],
+)
+def test_trials_that_are_refused(world, tmp_path, task_images, monkeypatch, extra, words, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(task_images, "all")
+    for name in ("empty", "few", "broken"):
+        Path(name).mkdir()
+    for n in range(15):
+        Path("few", f"{n}.png").write_bytes(encoded((n, n, n), n))
+        Path("broken", f"{n}.png").write_bytes(b"no picture")
+    assert words in fails(capsys, *TASK, "--labels", world / "labels", *extra)
+
+
+def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, capsys):
+    command = ["select", "--classes", "cat, zzyzx", "--labels", world / "labels"]
+    assert "give some images of yours with --images" in run(capsys, *command)[2]
+    assert run(capsys, *command, "--images", task_images)[2] == ""
+
+
+# --- predict ---
+
+
+def test_predict_json_csv_and_table(world, capsys):
+    base = ["predict", world / "images", "--classes", "cat, dog, tree", "--labels", world / "labels"]
+    status, out, _ = run(capsys, *base, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    assert [Path(record["image"]).name for record in records] == ["a.png", "b.png", "c.png"]
+    for record in records:
+        assert list(record) == ["image", "label", "probability", "probabilities"]
+        assert sum(record["probabilities"]) == pytest.approx(1)
+        assert record["label"] == ["cat", "dog", "tree"][int(np.argmax(record["probabilities"]))]
+        assert record["probability"] == max(record["probabilities"])
+    rows = list(csv.reader(io.StringIO(run(capsys, *base, "--csv")[1])))
+    assert rows[0] == ["image", "label", "probability", "cat", "dog", "tree"]
+    assert [row[1] for row in rows[1:]] == [record["label"] for record in records]
+    status, out, _ = run(capsys, *base)
+    assert status == 0
+    assert len(out.splitlines()) == 4
+
+
+@pytest.mark.parametrize("rule", [str(rule) for rule in Rule])
+def test_predict_from_a_selection(world, tmp_path, rule, capsys):
+    task = ["--classes", "cat, dog", "--labels", world / "labels", "--strategy", "paper", "-k", 2]
+    choice = tmp_path / "choice.json"
+    choice.write_text(run(capsys, "select", *task, "--json")[1])
+    images = [world / "images" / "a.png", world / "images" / "b.png"]
+    direct = run(capsys, "predict", *images, *task, "--rule", rule, "--json")[1]
+    status, out, _ = run(capsys, "predict", *images, "--selection", choice, "--rule", rule, "--json")
+    assert status == 0
+    assert out == direct
+
+
+def test_predict_goes_on_after_an_unreadable_image(world, tmp_path, capsys):
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG no more")
+    images = [broken, world / "images" / "a.png"]
+    status, out, err = run(capsys, "predict", *images, "--classes", "cat, dog", "--labels", world / "labels", "--json")
+    assert status == 1
+    assert [Path(json.loads(line)["image"]).name for line in out.splitlines()] == ["a.png"]
+    assert [line for line in err.splitlines() if "broken.png" in line]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere.png", "--classes", "a, b"], "nowhere.png"),
+        (["."], "--classes"),
+        (["nowhere.png", "--selection", "nowhere.json"], "nowhere.json"),
+    ],
+)
+def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert words in fails(capsys, "predict", *arguments, "--labels", world / "labels")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"classes": ["a"]}', "no json"])
+def test_predict_refuses_what_is_no_selection(world, tmp_path, content, capsys):
+    choice = tmp_path / "choice.json"
+    choice.write_text(content)
+    assert str(choice) in fails(capsys, "predict", world / "images", "--selection", choice)
+
+
+def test_json_nested_too_deeply_is_one_line(world, tmp_path, capsys):
+    file = tmp_path / "deep.json"
+    file.write_text("[" * 100_000)
+    task = ["--classes", "cat, dog", "--labels", world / "labels"]
+    assert str(file) in fails(capsys, "predict", world / "images", "--selection", file)
+    assert str(file) in fails(capsys, "select", "--classes", file, "--labels", world / "labels")
+    assert str(file) in fails(capsys, "select", *task, "--descriptions", file)
+
+
+def test_predict_refuses_a_bad_template(world, capsys):
+    task = ["--classes", "cat, dog", "--labels", world / "labels"]
+    assert "{}" in fails(capsys, "predict", world / "images", *task, "--template", "no place for the class")
+
+
+def test_predict_refuses_a_model_that_changed(world, tmp_path, tiny_open_clip, capsys):
+    model = tmp_path / "model"
+    shutil.copytree(tiny_open_clip, model)
+    labels = tmp_path / "labels"
+    assert main(["label", f"local-dir:{model}", "--graph", str(world / "graph"), "--labels", str(labels)]) == 0
+    config = model / "open_clip_config.json"
+    config.write_text(config.read_text() + "\n")
+    task = ["--classes", "cat, dog", "--labels", labels]
+    assert "label it again" in fails(capsys, "predict", world / "images", *task)
+
+
+def test_a_closed_pipe_is_no_error(world):
+    command = f"{sys.executable} -m mll_hf.cli labels ls --labels {world / 'labels'} | true"
+    run = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, check=False)
+    assert run.stderr == ""
+
+
+# --- packs ---
+
+
+def write_images(folder, color, first=0):
+    folder.mkdir(parents=True)
+    for n in range(5):
+        (folder / f"{n}.png").write_bytes(encoded(color, first + n))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def packs(world):
+    """Two packs, made by command: one concept by one, one from a table."""
+    root = world / "packs"
+    for id, parent, grey in (("ape", "n2", 60), ("chimp", "ape", 30), ("gibbon", "ape", 90)):
+        images = write_images(root / "pictures" / id, (grey, grey, grey))
+        words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
+        words += ["--parent", parent, "--images", str(images), "--domain", "sketch"]
+        assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "apes"), *words]) == 0
+    write_images(root / "pictures" / "bus", (220, 30, 30), 50)
+    write_images(root / "pictures" / "tram", (30, 30, 220), 60)
+    table = root / "table.csv"
+    table.write_text("id,name,description,parents\nbus,bus,a long car,n5\ntram,tram,,n5\n")
+    words = ["--from", str(table), "--images-root", str(root / "pictures")]
+    assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "buses"), *words]) == 0
+    return root
+
+
+def test_packs_are_shown_and_checked(world, packs, capsys):
+    pack = packs / "apes"
+    status, out, _ = run(capsys, "graph", "show", pack, "--graph", world / "graph")
+    assert status == 0
+    assert out.splitlines()[0].startswith("apes: 3 concepts, 15 images, digest ")
+    assert out.splitlines()[1:] == [
+        "ape  ape  (15 images, under n2)",
+        "chimp  chimp  (5 images, under ape)",
+        "gibbon  gibbon  (5 images, under ape)",
+    ]
+    record = json.loads(run(capsys, "graph", "show", pack, "--graph", world / "graph", "--json")[1])
+    assert record["domains"] == {"sketch": 15}
+    assert record["concepts"]["ape"] == {"name": "ape", "images": 15}
+    status, out, _ = run(capsys, "graph", "check", pack, "--graph", world / "graph", "--json")
+    assert (status, json.loads(out)["digest"]) == (0, record["digest"])
+    assert "no graph.json" in fails(capsys, "graph", "check", packs, "--graph", world / "graph")
+    assert "without parents" in fails(capsys, "graph", "check", world / "graph", "--graph", world / "graph")
+
+
+def test_adding_again_adds_nothing(world, packs, capsys):
+    words = ["--from", packs / "table.csv", "--images-root", packs / "pictures", "--json"]
+    status, out, _ = run(capsys, "graph", "add", "--graph", world / "graph", "--pack", packs / "buses", *words)
+    assert status == 0
+    assert {key: json.loads(out)[key] for key in ("new_concepts", "new_images", "concepts")} == {
+        "new_concepts": 0,
+        "new_images": 0,
+        "concepts": 2,
+    }
+
+
+def test_what_graph_add_needs(world, packs, tmp_path, capsys):
+    def complaint(*words):
+        return fails(capsys, "graph", "add", "--graph", world / "graph", "--pack", tmp_path / "p", *words)
+
+    assert "either one concept with --id" in complaint()
+    assert "either one concept with --id" in complaint("--id", "x", "--from", packs / "table.csv")
+    words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", packs / "pictures" / "ape"]
+    for option in ("--name", "--parent", "--images"):
+        at = words.index(option)
+        assert f"a concept needs {option}" in complaint(*words[:at], *words[at + 2 :])
+    assert "does not have: n77" in complaint(*["n77" if word == "n2" else word for word in words])
+    assert not (tmp_path / "p").exists()
+    assert run(capsys, "graph", "add", "--graph", world / "graph", "--pack", tmp_path / "p", *words)[0] == 0
+
+
+def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, tiny_siglip, capsys, monkeypatch):
+    encoded_images = []
+    plain = local.encoded_images
+
+    def counting(model, probes, images, batch_size):
+        encoded_images.append(len(images))
+        return plain(model, probes, images, batch_size)
+
+    monkeypatch.setattr(local, "encoded_images", counting)
+    models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
+    apes, buses = ("--pack", packs / "apes"), ("--pack", packs / "buses")
+
+    def label(folder, *words):
+        status, out, err = run(capsys, "label", *models, "--graph", world / "graph", "--labels", folder, *words)
+        assert status == 0, err
+        return out, err
+
+    label(tmp_path / "one", *apes, "--extend", world / "labels")
+    label(tmp_path / "two", *apes, *buses, "--extend", tmp_path / "one")
+    assert encoded_images == [10, 10, 10, 10]  # nothing contests an ape
+    label(tmp_path / "whole", *buses, *apes)
+    files = [sorted(path.read_bytes() for path in (tmp_path / n).rglob("*.safetensors")) for n in ("two", "whole")]
+    assert files[0] == files[1]
+
+    lines = run(capsys, "labels", "check", tmp_path / "two")[1].splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("valid: ") for line in lines)
+    words = ["select", "--classes", "chimp, bus, cat", "--labels", tmp_path / "two", "--json"]
+    for strategy in ("mll", "paper", "general"):
+        status, out, _ = run(capsys, *words, "--strategy", strategy)
+        assert status == 0
+        assert {"chimp", "bus"} <= {c["id"] for matched in json.loads(out)["matches"].values() for c in matched}
+    image = world / "images" / "a.png"
+    assert run(capsys, "predict", image, "--classes", "chimp, bus, cat", "--labels", tmp_path / "two")[0] == 0
+
+    verify = ["labels", "verify", tiny_open_clip.name, "--labels", tmp_path / "two", "--graph", world / "graph"]
+    _, out, err = run(capsys, *verify, *apes, *buses, "--json")
+    assert out, err
+    assert json.loads(out)["claimed"] == json.loads(out)["measured"]
+    assert len(json.loads(out)["concepts"]) == 10
+    assert "covers other packs" in fails(capsys, *verify, *apes)
+    assert "are a folder; give it with --pack" in fails(capsys, *verify)
+
+
+def test_a_folder_without_packs_stays_without(world, packs, tiny_open_clip, capsys):
+    words = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", world / "labels"]
+    said = fails(capsys, *words, "--pack", packs / "apes")
+    assert f"add --extend {world / 'labels'}" in said
+
+
+def test_a_model_without_a_label_to_extend_is_measured(world, packs, tmp_path, tiny_transformers_clip, capsys):
+    words = [
+        "label",
+        f"local-dir:{tiny_transformers_clip}",
+        "--graph",
+        world / "graph",
+        "--labels",
+        tmp_path / "labels",
+    ]
+    status, _, err = run(capsys, *words, "--pack", packs / "apes", "--extend", world / "labels")
+    assert status == 0
+    assert "has no label of it to extend" in err
+
+
+def test_the_parser_is_complete():
+    """Every verb has a function and every option a help text."""
+
+    def leaves(parser):
+        actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+        if not actions:
+            yield parser
+        for action in actions:
+            for child in action.choices.values():
+                yield from leaves(child)
+
+    parsers = list(leaves(build_parser()))
+    assert len(parsers) == 16
+    for parser in parsers:
+        assert callable(parser.get_default("run"))
+        assert all(action.help for action in parser._actions)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [["--classes", "cat, car"], ["-k", "2"], ["--max-gflops", "3"], ["--domain", "photo"], ["--license", "mit"]],
+)
+def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):
+    choice = tmp_path / "choice.json"
+    choice.write_text(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])
+    said = fails(capsys, "predict", task_images, "--selection", choice, *more)
+    assert f"--selection already says which classes and models; leave out {more[0]}" in said
+
+
+@pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"classes": ["a"]}'])
+def test_what_is_no_selection_is_said_without_python(tmp_path, task_images, capsys, content):
+    (tmp_path / "choice.json").write_text(content)
+    said = fails(capsys, "predict", task_images, "--selection", tmp_path / "choice.json")
+    assert "this is no selection" in said
+    assert "make one with: mll-hf select --json" in said
+    assert "Error" not in said

@@ -1,0 +1,187 @@
+"""The verb bench from end to end on tiny real models."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from test_cli import WordEncoder, fails, run, write_graph
+
+from mll_hf.bench import cache as cache_module
+from mll_hf.cli import main
+from mll_hf.matching import text_encoder
+from mll_hf.plots import benchmark as plots
+
+SOME = ("labels", "INB", "MI", "SOTA")
+CLASSES = {"cat": (200, 150, 100), "car": (200, 0, 0), "tree": (0, 130, 0)}
+
+
+def write_task(folder, name, seed, count=12):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % len(CLASSES)
+    images = []
+    for y in labels:
+        pixels = rng.normal(list(CLASSES.values())[y], 40, (32, 32, 3)).clip(0, 255).astype(np.uint8)
+        content = io.BytesIO()
+        Image.fromarray(pixels).save(content, "PNG")
+        images.append(content.getvalue())
+    (folder / name).mkdir(parents=True)
+    facts = {"name": name, "classes": list(CLASSES), "domain": "photo", "task": "object recognition"}
+    (folder / name / "task.json").write_text(json.dumps(facts))
+    pq.write_table(pa.table({"image": images, "label": labels}), folder / name / "test.parquet")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
+    """A graph, two tiny models labeled on it, two tasks and a general benchmark."""
+    root = tmp_path_factory.mktemp("bench")
+    graph = write_graph(root / "graph")
+    models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
+    assert main(["label", *models, "--graph", str(graph), "--labels", str(root / "labels"), "--keep-embeddings"]) == 0
+    for seed, name in enumerate(("one", "two")):
+        write_task(root / "tasks", name, seed)
+    write_task(root, "general", 7)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _words(monkeypatch):
+    monkeypatch.setattr(text_encoder, "default_encoder", WordEncoder)
+    monkeypatch.setattr(text_encoder, "CachedEncoder", lambda encoder: encoder)
+
+
+@pytest.fixture
+def no_figures(monkeypatch):
+    monkeypatch.setattr(plots, "save_figures", lambda results, folder: ())
+
+
+def bench(world, tmp_path, *more):
+    where = ["--labels", world / "labels", "--tasks", world / "tasks", "--cache", world / "cache"]
+    return ["bench", *where, "--out", tmp_path / "out", "--draws", 1, *more]
+
+
+def test_tables_figures_and_a_summary(world, tmp_path, capsys, monkeypatch):
+    status, out, err = run(capsys, *bench(world, tmp_path, "--general", world / "general", "--methods", *SOME))
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].split() == ["method", "accuracy", "gap", "closed"]
+    assert {"INB", "SWAB", "SOTA"} <= {line.split()[0] for line in lines[1:]}
+    assert "note: wrote" in err
+    assert len(list((tmp_path / "out").glob("*.png"))) == len(list((tmp_path / "out").glob("*.svg"))) == 5
+    report = json.loads((tmp_path / "out" / "benchmark.json").read_text())
+    assert report["command"].startswith("mll-hf bench --labels ")
+    assert report["probe_embeddings"]
+    assert [task["name"] for task in report["tasks"]] == ["one", "two", "general"]
+    assert "## Comparison" in (tmp_path / "out" / "benchmark.md").read_text()
+    # The second time no model is loaded, and all is as before
+    monkeypatch.setattr(cache_module, "load_model", None)
+    status, again, _ = run(
+        capsys, *bench(world, tmp_path, "--general", world / "general", "--methods", *SOME, "--json")
+    )
+    assert status == 0
+    assert json.loads(again)["tables"] == report["tables"]
+
+
+def test_some_methods_and_prompts_by_task(world, tmp_path, capsys, no_figures):
+    status, out, _ = run(capsys, *bench(world, tmp_path, "--methods", "MI", "--prompts", "auto"))
+    assert status == 0
+    assert [line.split("  ")[0] for line in out.splitlines()[1:]] == ["general, k=1", "paper, k=1", "MI", "oracle"]
+    assert json.loads((tmp_path / "out" / "benchmark.json").read_text())["templates"] == "by domain and task"
+
+
+def test_no_figures_without_matplotlib(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, _, err = run(capsys, *bench(world, tmp_path, "--methods", "MI"))
+    assert status == 0
+    assert "note: no figures: " in err
+    assert "mll-hf[plots]" in err
+    assert (tmp_path / "out" / "benchmark.md").exists()
+
+
+def test_a_cap_on_images(world, tmp_path, capsys, no_figures):
+    run(capsys, *bench(world, tmp_path, "--methods", "MI", "--most-images", 5))
+    tasks = json.loads((tmp_path / "out" / "benchmark.json").read_text())["tasks"]
+    assert [task["images"] for task in tasks] == [5, 5]
+
+
+def test_embed_models_without_labels_and_the_graph(world, tmp_path, tiny_open_clip, capsys, monkeypatch):
+    words = ["bench", "embed", f"local-dir:{tiny_open_clip}", "--tasks", world / "tasks", "--graph", world / "graph"]
+    status, out, _ = run(capsys, *words, "--cache", tmp_path / "cache")
+    assert status == 0
+    assert out == f"embedded: 1 models in {tmp_path / 'cache'}\n"
+    sizes = sorted(len(np.load(file)) for file in tmp_path.glob("cache/*/images-*.npy"))
+    assert sizes == [12, 12, 24]  # two tasks, and the graph's images
+    monkeypatch.setattr(cache_module, "load_model", None)
+    assert run(capsys, *words, "--cache", tmp_path / "cache")[0] == 0
+
+
+def test_embed_all_labeled_models(world, tmp_path, capsys, monkeypatch, no_figures):
+    where = ["--labels", world / "labels", "--tasks", world / "tasks", "--cache", tmp_path / "cache"]
+    status, out, _ = run(capsys, "bench", "embed", *where, "--graph", world / "graph")
+    assert status == 0
+    assert out.startswith("embedded: 2 models")
+    assert sum(len(np.load(file)) == 24 for file in tmp_path.glob("cache/*/images-*.npy")) == 2
+    monkeypatch.setattr(cache_module, "load_model", None)  # all is there for the benchmark
+    assert run(capsys, *bench(world, tmp_path, "--methods", "MI"), "--cache", tmp_path / "cache")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--methods", "nonsense"], "no method 'nonsense'"),
+        (["--seed", "-1"], "seed at least 0"),
+        (["--general", "tasks"], "holds 2 tasks"),
+        (["--tasks", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals(more, words, world, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(world)
+    assert words in fails(capsys, *bench(world, tmp_path, *more))
+
+
+def test_tasks_must_be_named(world, capsys):
+    for words in (["bench"], ["bench", "embed"]):
+        assert "--tasks" in fails(capsys, *words, "--labels", world / "labels")
+
+
+def test_published_tables_must_be_there(tmp_path, capsys):
+    assert "lovm_eval_table.csv" in fails(capsys, "bench", "published", "--tables", tmp_path)
+
+
+@pytest.mark.parametrize("words", [["bench"], ["bench", "embed"], ["bench", "fidelity"], ["bench", "published"]])
+def test_help(words, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([*words, "--help"])
+    assert exit_info.value.code == 0
+    assert f"usage: mll-hf {' '.join(words)}" in capsys.readouterr().out
+
+
+def test_the_script_says_the_same(world):
+    script = Path(__file__).parents[2] / "scripts" / "run_benchmark.py"
+    words = [sys.executable, script, "targets", "--labels", world / "labels", "--methods", "nonsense"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("mll-hf: error: there is no method 'nonsense'")
+
+
+def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plots, "save_fidelity", lambda samples, folder: ())
+    where = ["--labels", world / "labels", "--tasks", world / "tasks", "--cache", world / "cache"]
+    words = ["bench", "fidelity", *where, "--out", tmp_path, "--graph", world / "graph"]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    assert out == (tmp_path / "fidelity.md").read_text()
+    document = json.loads((tmp_path / "fidelity.json").read_text())
+    assert [quality["task"] for quality in document["estimates"]] == ["one", "two"]
+    *_, whole = document["samples"]
+    assert whole["images_per_concept"] == 75
+    assert whole["score_correlation"] == pytest.approx(1)
+    assert "--graph" in fails(capsys, "bench", "fidelity", *where)

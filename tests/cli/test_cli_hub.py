@@ -1,0 +1,304 @@
+"""The command line against a Hub: push, list, show, compare, verify, index, select and predict from every source."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from test_cli import WordEncoder, encoded, fails, run, write_graph
+
+from mll_hf import client
+from mll_hf.cli import main
+from mll_hf.hub.licenses import _license_of
+from mll_hf.labels.store import LabelStore
+from mll_hf.matching.text_encoder import CachedEncoder
+
+MODELS = ("alice/clip", "alice/siglip")
+CARD = "---\nlicense: mit\ntags:\n  - clip # mine\n---\n# My model\n"
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("encoder") / "embeddings.sqlite"
+    monkeypatch.setattr(client, "default_encoder", WordEncoder)
+    monkeypatch.setattr(client, "CachedEncoder", lambda encoder: CachedEncoder(encoder, cache))
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("assets")))
+
+
+@pytest.fixture
+def world(api, tmp_path, tiny_open_clip, tiny_siglip):
+    """Two models and a graph on the Hub, labeled into a folder, and an image."""
+    graph = write_graph(tmp_path / "graph")
+    api.create_repo("alice/graph", repo_type="dataset")
+    api.upload_folder(repo_id="alice/graph", repo_type="dataset", folder_path=graph)
+    for repo_id, folder in zip(MODELS, (tiny_open_clip, tiny_siglip), strict=True):
+        api.create_repo(repo_id)
+        api.upload_folder(repo_id=repo_id, folder_path=folder)
+        api.upload_file(repo_id=repo_id, path_in_repo="README.md", path_or_fileobj=CARD.encode())
+    command = ["label", *MODELS, "--graph", "hf://datasets/alice/graph", "--labels", str(tmp_path / "labels")]
+    assert main(command) == 0
+    (tmp_path / "red.png").write_bytes(encoded((200, 0, 0), 99))
+    return tmp_path
+
+
+COLLECTION = "hf://datasets/alice/labels"
+
+
+def push(capsys, world, *arguments):
+    status, out, err = run(capsys, "push", *arguments, "--labels", world / "labels", "--json")
+    assert status == 0, err
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_labels_of_hub_models_name_their_images_by_repo_and_commit(world, api):
+    labels = LabelStore(world / "labels").labels
+    assert {label.probes_name for label in labels} == {"alice/graph"}
+    assert {label.probes_revision for label in labels} == {api.dataset_info("alice/graph").sha}
+    assert [label.model.repo_id for label in labels] == list(MODELS)
+
+
+def test_push_to_the_models_own_repos_and_select_from_the_hub(world, capsys, hub, api):
+    assert [row["changed"] for row in push(capsys, world, "--all")] == [True, True]
+    assert [row["changed"] for row in push(capsys, world, "--all")] == [False, False]
+    files = api.list_repo_files("alice/clip")
+    assert "mll/label.safetensors" in files
+    card = Path(api.hf_hub_download("alice/clip", "README.md")).read_text()
+    assert "  - clip # mine\n" in card
+    assert {"mll-label", "clip"} <= set(api.model_info("alice/clip").tags)
+
+    status, out, _ = run(capsys, "labels", "ls", "--labels", "hub")
+    assert status == 0
+    assert out.count("alice") == 4  # two ids, two publishers
+    before = len(hub.requests)
+    status, out, err = run(capsys, "select", "--classes", "cat, car", "--labels", "hub", "--json")
+    assert status == 0, err
+    selection = json.loads(out)
+    assert {model["id"] for model in selection["models"]} == set(MODELS)
+    assert not any("config.json" in request for request in hub.requests[before:])
+    (world / "choice.json").write_text(out)
+    status, out, err = run(capsys, "predict", world / "red.png", "--selection", world / "choice.json", "--json")
+    assert status == 0, err
+    assert json.loads(out)["label"] in ("cat", "car")
+
+
+def test_only_models_with_an_allowed_license(world, capsys, api, hub):
+    _license_of.cache_clear()
+    apache = CARD.replace("license: mit", "license: apache-2.0").encode()
+    api.upload_file(repo_id=MODELS[1], path_in_repo="README.md", path_or_fileobj=apache)
+    base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
+    hub.requests.clear()
+    for option, listed, expected in (
+        ("--license", "mit", {MODELS[0]}),
+        ("--license", " Apache-2.0, gpl-3.0", {MODELS[1]}),
+        ("--license", "mit,apache-2.0", set(MODELS)),
+    ):
+        status, out, err = run(capsys, *base, option, listed)
+        assert status == 0, err
+        assert {name for names in json.loads(out)["chosen"].values() for name in names} == expected
+    assert sorted(hub.requests) == [f"GET /api/models/{name}" for name in MODELS]  # once each, and no file
+    said = fails(capsys, *base, "--license", "gpl-3.0")
+    assert "no model has an allowed license (gpl-3.0): the 2 best have" in said
+    assert "mit (1)" in said
+    assert "apache-2.0 (1)" in said
+    with pytest.raises(SystemExit):
+        main([*map(str, base), "--license", ","])
+    assert "',' lists nothing" in capsys.readouterr().err
+    _license_of.cache_clear()
+    hub.down = True
+    assert "cannot tell its license: the Hub answered with status 503" in fails(capsys, *base, "--license", "mit")
+    hub.down = False
+    push(capsys, world, *MODELS, "--to", COLLECTION)
+    status, out, err = run(capsys, "predict", world / "red.png", *base[1:5], "--labels", COLLECTION, "--license", "mit")
+    assert status == 0, err
+
+
+def test_the_graph_of_the_hub_can_be_named(world, capsys):
+    push(capsys, world, "--all")
+    status, out, _ = run(capsys, "labels", "ls", "--labels", "hub", "--graph", world / "graph", "--json")
+    assert status == 0
+    assert len(json.loads(out)) == 2
+    other = write_graph(world / "other", [{"id": "x", "names": ["x"], "gloss": "", "hypernyms": []}])
+    status, out, _ = run(capsys, "labels", "ls", "--labels", "hub", "--graph", other, "--json")
+    assert (status, json.loads(out)) == (0, [])
+
+
+def test_push_to_a_collection_and_use_it(world, capsys, api):
+    (row,) = push(capsys, world, *MODELS, "--to", COLLECTION)
+    assert row["changed"]
+    assert row["models"] == list(MODELS)
+    assert {"graph.json", "index.safetensors", "README.md"} <= set(
+        api.list_repo_files("alice/labels", repo_type="dataset")
+    )
+    assert not push(capsys, world, "clip", "--to", COLLECTION)[0]["changed"]
+    from_folder = run(capsys, "select", "--classes", "cat, car", "--labels", world / "labels", "--json")[1]
+    from_collection = run(capsys, "select", "--classes", "cat, car", "--labels", COLLECTION, "--json")[1]
+    pinned = f"{COLLECTION}@{row['revision']}"
+    from_pinned = run(capsys, "select", "--classes", "cat, car", "--labels", pinned, "--json")[1]
+    assert json.loads(from_folder) == json.loads(from_collection) == json.loads(from_pinned)
+    paper = ["select", "--classes", "cat, car", "--strategy", "paper", "--json", "--labels"]
+    assert json.loads(run(capsys, *paper, COLLECTION)[1]) == json.loads(run(capsys, *paper, world / "labels")[1])
+    status, out, err = run(capsys, "predict", world / "red.png", "--classes", "cat, car", "--labels", COLLECTION)
+    assert status == 0, err
+    assert "red.png" in out
+
+
+@pytest.mark.parametrize("source", ["folder", "hub", "collection"])
+def test_show_and_diff_from_every_source(source, world, capsys):
+    push(capsys, world, "--all")
+    push(capsys, world, "--all", "--to", COLLECTION)
+    labels = {"folder": world / "labels", "hub": "hub", "collection": COLLECTION}[source]
+    status, out, _ = run(capsys, "labels", "show", "clip", "--labels", labels)
+    assert status == 0
+    assert "alice/clip" in out
+    assert ("published by alice" in " ".join(out.split())) == (source != "folder")
+    record = json.loads(run(capsys, "labels", "show", "clip", "--labels", labels, "--json")[1])
+    assert record["origin"].endswith("label.safetensors")
+    assert record["publisher"] == (None if source == "folder" else "alice")
+    status, out, _ = run(capsys, "labels", "diff", "clip", "alice/siglip", "--labels", labels)
+    assert status == 0
+    assert re.search(r"mean precision +0\.\d{3} +0\.\d{3}", out)
+    document = json.loads(run(capsys, "labels", "diff", "clip", "siglip", "--labels", labels, "--json")[1])
+    assert [document[side]["repo_id"] for side in ("first", "second")] == list(MODELS)
+    assert {concept["name"] for concept in document["concepts"]} <= {"thing", "animal", "cat", "dog", "car", "tree"}
+
+
+def test_verify_measures_again(world, capsys):
+    push(capsys, world, "--all", "--to", COLLECTION)
+    status, out, _ = run(capsys, "labels", "verify", "clip", "--labels", COLLECTION, "--json", "--seed", 3)
+    result = json.loads(out)
+    assert result["claimed"] == result["measured"]
+    assert result["seed"] == 3
+    assert (status, result["verdict"]) == (1, "undecided")  # six concepts are too few to be sure
+    status, out, _ = run(capsys, "labels", "verify", "clip", "--labels", world / "labels", "--graph", world / "graph")
+    assert status == 1  # the folder's images have another name and revision than the dataset's
+    fresh = run(capsys, "labels", "verify", "clip", "--labels", COLLECTION)[1]
+    assert "too small to tell" in fresh
+
+
+def test_a_label_that_lies_fails_verification(world, capsys):
+    store = LabelStore(world / "labels")
+    label = store.labels[0]
+    flipped = {
+        "ranks": np.where(np.arange(label.ranks.shape[1]) == 0, label.support[:, None], 0).astype(np.uint16),
+        "predicted": label.support.copy(),
+        "domain_hits": label.domain_support.copy(),
+        "rivals": np.full_like(label.rivals, 65535),
+        "rival_wins": np.zeros_like(label.rival_wins),
+    }
+    domain_ranks = np.zeros_like(label.domain_ranks)
+    domain_ranks[:, 0] = label.domain_support.sum(axis=1)
+    store.write(replace(label, **flipped, domain_ranks=domain_ranks))
+    out = run(capsys, "labels", "verify", "clip", "--labels", world / "labels", "--json")[1]
+    result = json.loads(out)
+    assert result["claimed_precision"] == 1 > result["measured_precision"]
+
+
+def test_index_takes_up_what_was_added_by_hand(world, capsys, api):
+    push(capsys, world, "clip", "--to", COLLECTION)
+    label = LabelStore(world / "labels").labels[1]
+    path = LabelStore(world / "labels").path_of(label.model)
+    there = f"labels/{label.model.slug}/{label.model.revision}/label.safetensors"
+    api.upload_file(repo_id="alice/labels", repo_type="dataset", path_in_repo=there, path_or_fileobj=path)
+    ls = ["labels", "ls", "--labels", COLLECTION, "--json"]
+    assert len(json.loads(run(capsys, *ls)[1])) == 2
+    status, out, _ = run(capsys, "labels", "index", "--labels", COLLECTION, "--json")
+    assert (status, json.loads(out)["changed"]) == (0, True)
+    assert not json.loads(run(capsys, "labels", "index", "--labels", COLLECTION, "--json")[1])["changed"]
+    assert len(json.loads(run(capsys, *ls)[1])) == 2
+
+
+def test_bob_opens_a_pull_request(world, capsys, api, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
+    status, out, err = run(capsys, "push", "clip", "--labels", world / "labels", "--json")
+    assert status == 0, err
+    row = json.loads(out)
+    assert row["pull_request"] == 1
+    assert "opening a pull request" in err
+    status, out, _ = run(capsys, "push", "clip", "--labels", world / "labels", "--json")
+    assert (json.loads(out)["pull_request"], json.loads(out)["changed"]) == (1, False)
+    assert not api.file_exists("alice/clip", "mll/label.safetensors")
+    monkeypatch.setenv("HF_TOKEN", "hf_test_token")  # alice's
+    api.merge_pull_request("alice/clip", 1)
+    assert api.file_exists("alice/clip", "mll/label.safetensors")
+
+
+def test_nothing_on_the_hub_is_labeled_yet(world, capsys):
+    status, out, err = run(capsys, "select", "--classes", "cat, car", "--json")
+    assert status == 0
+    assert "no labels; choosing by published ImageNet accuracy instead" in err
+    selection = json.loads(out)
+    assert selection["strategy"] == "imagenet"
+    assert not any(model["labeled"] for model in selection["models"])
+    assert "not pinned" in err  # nor is the model on this Hub
+
+
+def test_the_source_can_come_from_the_environment(world, capsys, monkeypatch):
+    monkeypatch.setenv("MLL_LABELS", str(world / "labels"))
+    assert len(json.loads(run(capsys, "labels", "ls", "--json")[1])) == 2
+
+
+def test_offline_after_one_query(world, capsys, hub, monkeypatch):
+    push(capsys, world, "--all")
+    push(capsys, world, "--all", "--to", COLLECTION)
+    queries = [["select", "--classes", "cat, car", "--json", "--labels", source] for source in ("hub", COLLECTION)]
+    online = [run(capsys, *query)[1] for query in queries]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    before = len(hub.requests)
+    offline = [run(capsys, *query) for query in queries]
+    assert [out for _, out, _ in offline] == online
+    assert len(hub.requests) == before
+
+
+def test_bad_requests(world, capsys, tmp_path, api):
+    labels = ["--labels", world / "labels"]
+    assert "name the models" in fails(capsys, "push", *labels)
+    assert "name the models" in fails(capsys, "push", "clip", "--all", *labels)
+    assert "no label of 'nothing'" in fails(capsys, "push", "nothing", *labels)
+    assert "hf://datasets/ORG/NAME" in fails(capsys, "push", "clip", *labels, "--to", "alice/labels")
+    assert "not of the form org/name" in fails(capsys, "push", "clip", *labels, "--to", "hf://datasets/../x")
+    assert "names a revision" in fails(capsys, "push", "clip", *labels, "--to", f"{COLLECTION}@dev")
+    assert "--to" in fails(capsys, "push", "clip", *labels, "--private")
+    assert "--eval-results" in fails(capsys, "push", "clip", *labels, "--to", COLLECTION, "--eval-results")
+    assert "is not on the Hub" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/nothing")
+    api.create_repo("alice/empty", repo_type="dataset")
+    assert "holds no labels yet" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/empty")
+    assert "no collection" in fails(capsys, "labels", "index", "--labels", "hub")
+    assert "no collection" in fails(capsys, "labels", "index", "--labels", world / "labels")
+    assert "hf://datasets/ORG/NAME" in fails(capsys, "labels", "ls", "--labels", "hf://models/a/b")
+    assert "hf://datasets/ORG/NAME" in fails(capsys, "label", "alice/clip", "--graph", "hf://x", "--labels", tmp_path)
+
+
+def test_a_local_model_is_not_published(tmp_path, capsys, tiny_open_clip):
+    graph = write_graph(tmp_path / "graph")
+    assert run(capsys, "label", f"local-dir:{tiny_open_clip}", "--graph", graph, "--labels", tmp_path / "l")[0] == 0
+    assert "hf upload" in fails(capsys, "push", "--all", "--labels", tmp_path / "l", "--to", COLLECTION)
+    assert "hf upload" in fails(capsys, "push", "--all", "--labels", tmp_path / "l")
+
+
+def test_hf_finds_the_extension(tmp_path):
+    """``hf mll ...`` runs our command, as ``hf`` runs every extension that is installed."""
+    home = tmp_path / "home"
+    folder = home / ".local" / "share" / "hf" / "extensions" / "hf-mll"
+    folder.mkdir(parents=True)
+    executable = folder / "hf-mll"
+    executable.write_text(f"#!{sys.executable}\nimport sys\nfrom mll_hf.cli import main\nsys.exit(main())\n")
+    executable.chmod(0o755)
+    manifest = {
+        "owner": "mll", "repo": "hf-mll", "repo_id": "mll/hf-mll", "short_name": "mll", "executable_name": "hf-mll",
+        "executable_path": str(executable), "type": "binary", "installed_at": "2026-01-01T00:00:00+00:00",
+        "source": "https://example.invalid/mll/hf-mll", "description": "",
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    hf = Path(sys.executable).with_name("hf")
+    environment = {**os.environ, "HOME": str(home), "XDG_DATA_HOME": str(home / ".local" / "share")}
+    ran = subprocess.run([hf, "mll", "--version"], capture_output=True, text=True, env=environment, timeout=60)
+    assert ran.stdout.startswith("mll-hf "), ran.stderr
+    assert ran.returncode == 0

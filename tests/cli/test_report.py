@@ -1,0 +1,366 @@
+"""Labels and selections as text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.cli.report import (
+    difference_report,
+    label_difference,
+    label_report,
+    selection_report,
+    table,
+    verification_report,
+)
+from mll_hf.errors import InputError
+from mll_hf.labeling.verification import Verification
+from mll_hf.labels.label import Cost
+from mll_hf.labels.store import Origin
+from mll_hf.selection import Candidates, SelectionConfig, Strategy, choose_with_images, select, select_by_imagenet
+from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
+from worlds import CAR, CAT, DOG, examples, make_graph, make_label
+
+GRAPH = make_graph()
+HERE = Origin("labels/org--model/label.safetensors")
+
+
+def test_table_by_hand():
+    rows = [["cat", "7", "-0.5", "x"], ["a longer name", "12", "3.25", "yy"]]
+    assert table(["name", "n", "score", "note"], rows).splitlines() == [
+        "name            n  score  note",
+        "cat             7   -0.5  x",
+        "a longer name  12   3.25  yy",
+    ]
+    assert table(["a", "b"], []) == "a  b"
+
+
+@examples
+@given(
+    rows=st.lists(st.tuples(*[st.text(st.characters(codec="ascii"), max_size=9)] * 3), max_size=6),
+)
+def test_tables_align_whatever_is_in_them(rows):
+    lines = table(["first", "second", "third"], rows).split("\n")
+    assert len(lines) == len(rows) + 1
+    assert all(line.isprintable() for line in lines)
+    starts = [max(len(row[0]) for row in [("first",), *rows])]
+    for line in lines:
+        assert line.ljust(99)[starts[0] : starts[0] + 2] == "  "
+
+
+def test_control_characters_never_reach_the_terminal():
+    text = table(["\x1b[2Jname"], [["two\nlines"], ["\u202eright to left"], ["bell\a"]])
+    assert text.splitlines() == ["?[2Jname", "two?lines", "?right to left", "bell?"]
+
+
+def simple_selection(strategy=Strategy.MLL, k=1, classes=("cat", "car")):
+    labels = tuple(
+        make_label(GRAPH, hits=hits, repo_id=repo_id, cost=Cost(parameters, gflops))
+        for repo_id, hits, parameters, gflops in [
+            ("org/cats", [5, 1, 10, 5, 2, 5, 1], 151_300_000, 8.73),
+            ("org/all", [7] * 7, 986_000_000, 334.5),
+            ("local-dir:/home/me/models/mine", [1] * 7, 40_000, 0.00123),
+        ]
+    )
+    match = make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.1], [0.96, 0.04]], classes, coverage=[1, 0.5])
+    return select(Candidates(labels, GRAPH, match), SelectionConfig(strategy, k=k))
+
+
+def test_the_report_of_a_selection():
+    selection = simple_selection(k=2)
+    headline, models, classes, cost = selection_report(selection).split("\n\n")
+    assert headline == "2 classes, 3 labeled models, strategy mll, k = 2: 2 models chosen (marked *)"
+    assert cost.endswith("\nTogether: 1137.3 M parameters, 343 GFLOPs per image.")
+    header, best, second, third = models.splitlines()
+    assert header.split() == ["model", "precision", "general", "classes", "parameters", "GFLOPs"]
+    assert best.split() == ["*", "org/all", f"{selection.overall[0]:.3f}", "0.700", "2", "986.0", "M", "334"]
+    assert second.split()[:2] == ["*", "org/cats"]
+    assert third.split() == ["mine", f"{selection.overall[2]:.3f}", "0.100", "0", "0.0", "M", "0.00123"]
+    header, cat, car = classes.splitlines()
+    assert header.split("  ")[0] == "class"
+    assert "concepts that decided" in header
+    # .9 and .1 of 10 images each are worth 1 / (.82 / 10) = 12.2 images
+    score = selection.scores[:2, 0].max()
+    error = np.sqrt(score * (1 - score) / (10 / 0.82))
+    assert f"{score:.2f} ± {error:.2f}" in cat
+    assert "cat 0.90, dog 0.10" in cat
+    assert cat.endswith("org/all, org/cats")
+    assert "car 0.96  " in car  # dog's .04 is less than a twentieth of it
+    assert " 0.50 " in car
+
+
+def tried_selection(k=2):
+    """The three models of `simple_selection` tried on 20 images: the last by label is right, the others guess."""
+    shortlist = simple_selection(k=3)
+    shown, rng = np.eye(2)[np.arange(20) % 2], np.random.default_rng(0)
+    logits = np.stack([rng.normal(size=(20, 2)), rng.normal(size=(20, 2)), 9 * shown]).astype(np.float32)
+    return choose_with_images(shortlist, (0, 1, 2), logits, SelectionConfig(k=k), ("a {}",))
+
+
+def test_the_report_of_a_trial():
+    selection = tried_selection()
+    evidence = selection.evidence
+    headline, models, legend = selection_report(selection).split("\n\n")
+    assert headline == (
+        "2 classes, 3 labeled models tried on 20 images, strategy mll, k = 2: 2 models chosen (marked *)"
+    )
+    header, *rows = models.splitlines()
+    assert re.split(r"\s{2,}", header.strip()) == [
+        "model", "information", "first", "precision by label", "parameters", "GFLOPs"
+    ]  # fmt: skip
+    assert len(rows) == 3
+    shown = {"local-dir:/home/me/models/mine": ["mine", "0.0", "M", "0.00123"],
+             "org/cats": ["org/cats", "151.3", "M", "8.73"], "org/all": ["org/all", "986.0", "M", "334"]}  # fmt: skip
+    for m, (row, model) in enumerate(zip(rows, selection.models, strict=True)):
+        name, *cost = shown[model.ref.repo_id]
+        told = [evidence.calibration.information[m], evidence.firsts[m] * 100, evidence.prior[m]]
+        numbers = [f"{told[0]:.3f}", f"{told[1]:.0f}%", f"{told[2]:.3f}"]
+        assert row.split() == [*(["*"] if m < 2 else []), name, *numbers, *cost]
+    assert rows[0].split()[1] == "mine"
+    other = {"org/cats": 151.34, "org/all": 986.04}[selection.models[1].ref.repo_id]
+    assert legend.endswith(f"\nTogether: {other:.1f} M parameters, {selection.cost.gflops:.3g} GFLOPs per image.")
+    for word in ("information", "first", "precision by label"):
+        assert f"{word}: " in legend
+
+
+def test_one_is_said_in_the_singular():
+    selection = simple_selection()
+    one = choose_with_images(selection, (0,), np.zeros((1, 20, 2), np.float32), SelectionConfig(), ("a {}",))
+    assert selection_report(one).startswith("2 classes, 1 labeled model tried on 20 images, ")
+    candidates = random_candidates(n_models=1, n_classes=1)
+    assert selection_report(select(candidates, SelectionConfig())).startswith("1 class, 1 labeled model, ")
+
+
+def test_the_report_of_a_trial_names_models_without_a_label():
+    selection = tried_selection()
+    models = (replace(selection.models[0], labeled=False), *selection.models[1:])
+    headline, table_of_models, _ = selection_report(replace(selection, models=models)).split("\n\n")
+    assert "2 labeled models and 1 without a label tried on 20 images" in headline
+    assert table_of_models.count("(no label)") == 1
+    assert "mine (no label)" in table_of_models
+
+
+def test_what_is_no_precision_of_a_class_is_not_called_one():
+    for strategy, name in (("paper", "score r"), ("uniform", "share"), ("general", "precision"), ("mll", "precision")):
+        report = selection_report(simple_selection(Strategy(strategy)))
+        assert name in report
+        assert ("precision" in report) == (name == "precision")
+        assert ("±" in report) == (strategy == "mll")
+        assert ("concepts that decided" in report) == (strategy in ("paper", "mll"))
+    assert "k =" not in selection_report(simple_selection(Strategy.UNIFORM))
+    assert "1 model chosen" in selection_report(simple_selection(Strategy.GENERAL))
+
+
+def test_columns_of_a_report_align():
+    selection = simple_selection(k=2, classes=("a class with a rather long name, too long for a column", "car"))
+    _, models, classes, _ = selection_report(selection).split("\n\n")
+    assert "a class with a rather long name…  " in classes
+    for block in (models, classes):
+        header, *rows = block.splitlines()
+        for match in re.finditer(r"(?<=  )\S+", header):
+            for row in rows:  # where a column begins or ends, so do the rows' cells
+                cell = row.ljust(200)
+                assert cell[match.start() - 1] == " " or cell[match.end()] == " "
+
+
+@pytest.mark.parametrize("strategy", LABEL_STRATEGIES)
+@pytest.mark.parametrize(("n_models", "n_classes"), [(1, 1), (1, 200), (30, 1), (30, 200)])
+def test_reports_of_any_size(strategy, n_models, n_classes):
+    candidates = random_candidates(n_concepts=20, n_models=n_models, n_classes=n_classes)
+    selection = select(candidates, SelectionConfig(strategy, k=3))
+    report = selection_report(selection)
+    _, models, classes, _ = report.split("\n\n")
+    marked = sum(line.startswith("*") for line in models.splitlines())
+    assert marked == len(selection.union)  # chosen models are never among those that are left out
+    shown = 25 if n_classes > 25 else n_classes
+    assert len(classes.splitlines()) == 1 + shown + (n_classes > 25)
+    assert ("... and 175 more" in classes) == (n_classes == 200)
+
+
+def test_many_models_of_a_class_are_cut_short():
+    candidates = random_candidates(n_models=9, n_classes=2)
+    report = selection_report(select(candidates, SelectionConfig(Strategy.UNIFORM)))
+    assert " and 6 more" in report
+
+
+def test_a_graph_without_images_gives_no_error_bars():
+    labels = (make_label(GRAPH, support=0),)
+    report = selection_report(select(Candidates(labels, GRAPH, random_match(GRAPH, 2)), SelectionConfig()))
+    assert "±" not in report
+    assert "nan" not in report
+
+
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_of_a_label():
+    graph = forest(30)
+    label = make_label(
+        graph,
+        domain_names=("photo", "sketch"),
+        domain_hits=[list(range(30)), [0] * 30],
+        domain_support=[[30] * 30, [10] * 30],
+        temperature=1.25,
+        cost=Cost(151_300_000, 8.73),
+    )
+    facts, domains, best, worst = (
+        part for part in label_report(label, graph, HERE).split("\n\n") if not part.startswith("Branches")
+    )
+    assert re.search(r"published by +nobody", facts)
+    assert re.search(r"read from +labels/org--model/label", facts)
+    assert "org/model" in facts
+    assert "151.3 M parameters, 8.73 GFLOPs per image" in facts
+    assert f"forest ({graph.digest[:12]}), 30 concepts tested" in facts
+    assert "1200 tests" in facts
+    # hits 0 to 29 of 40: 14.5 / 40 = .3625 on average
+    assert label.mean_precision == pytest.approx(0.3625)
+    assert f"{label.mean_precision:.3f} on average, ± {label.mean_precision_margin:.3f}" in facts
+    assert re.search(r"temperature +1.25", facts)
+    assert [line.split() for line in domains.splitlines()[2:]] == [
+        ["photo", "0.483", "900"],
+        ["sketch", "0.000", "300"],
+    ]
+    assert [line.split()[0] for line in best.splitlines()[2:]] == [graph.concepts[v].name for v in range(29, 21, -1)]
+    assert [line.split()[0] for line in worst.splitlines()[2:]] == [graph.concepts[v].name for v in range(8)]
+
+
+@pytest.mark.parametrize(("support", "n_concepts"), [(0, 7), (1, 7), (10, 1), (3, 2)])
+def test_labels_of_little_evidence(support, n_concepts):
+    graph = forest(n_concepts)
+    report = label_report(make_label(graph, support=support), graph, HERE)
+    assert "nan" not in report
+    # a concept whose relatives are all there is has nobody to be mistaken for
+    has_rivals = len(graph.relatives(0)) + 1 < n_concepts
+    assert (graph.concepts[0].name in report) == has_rivals
+
+
+def test_labels_from_strangers_cannot_play_with_the_terminal():
+    graph = forest(3)
+    label = replace(make_label(graph), graph_name="a\x1b[31mb\nc", probes_name="\r\x07")
+    assert all(line.isprintable() for line in label_report(label, graph, HERE).splitlines())
+    assert "a?[31mb?c" in label_report(label, graph, HERE)
+
+
+def test_random_labels_can_all_be_shown():
+    graph = forest(12)
+    for label in random_labels(graph, 5):
+        assert label.model.repo_id in label_report(label, graph, HERE)
+
+
+def test_who_published_a_label():
+    origin = Origin("hf://datasets/ann/labels@abc/x", "ann")
+    assert re.search(r"published by +ann\n", label_report(make_label(GRAPH), GRAPH, origin))
+
+
+def test_strong_and_weak_branches_of_a_label():
+    tops = ("bird", "fish", "tool")
+    graph = make_graph({**dict.fromkeys(tops, ()), **{f"{top}{n:02}": (top,) for top in tops for n in range(12)}})
+    hits = [{"b": 9, "f": 2, "t": 5}[concept.id[0]] for concept in graph.concepts]
+    report = label_report(make_label(graph, hits=hits), graph, HERE)
+    branches = next(part for part in report.split("\n\n") if part.startswith("Branches"))
+    assert [line.split()[:3] for line in branches.splitlines()[2:]] == [
+        ["bird", "0.900", "12"],
+        ["tool", "0.500", "12"],
+        ["fish", "0.200", "12"],
+    ]
+
+
+# --- differences ------------------------------------------------------------------------------------------------------
+
+
+def test_difference_by_hand():
+    first = make_label(GRAPH, hits=[10, 10, 5, 5, 5, 5, 5], repo_id="org/first")
+    second = make_label(GRAPH, hits=[0, 10, 5, 5, 5, 5, 9], repo_id="org/second")
+    difference = label_difference(first, second, GRAPH)
+    np.testing.assert_allclose(difference.gain, [1, 0, 0, 0, 0, 0, -0.4], atol=1e-7)
+    # 10 and 0 of 10: pooled .5, standard error sqrt(.5 * .5 * .2); 5 and 9 of 10: pooled .7
+    np.testing.assert_allclose(
+        difference.z, [1 / np.sqrt(0.05), 0, 0, 0, 0, 0, -0.4 / np.sqrt(0.7 * 0.3 * 0.2)], atol=1e-6
+    )
+    report = difference_report(difference)
+    assert re.search(r"surely better on +1 concepts +0 concepts", report)
+    first_best = report.split("first is better at\n")[1].splitlines()[1]
+    assert first_best.split() == ["animal", "1.00", "0.00", "+1.00", "+4.5"]
+    second_best = report.split("second is better at\n")[1].splitlines()[1]
+    assert second_best.split() == ["vehicle", "0.50", "0.90", "-0.40", "-2.0"] or "-1.9" in second_best
+    document = difference.to_json()
+    assert document["first"]["repo_id"] == "org/first"
+    assert document["concepts"][0] == {
+        "id": "animal",
+        "name": "animal",
+        "first": 1.0,
+        "second": 0.0,
+        "z": pytest.approx(4.472, abs=1e-3),
+    }
+
+
+def test_two_revisions_of_a_model_are_told_apart():
+    first, second = (make_label(GRAPH, revision=digit * 40) for digit in "ab")
+    report = difference_report(label_difference(first, second, GRAPH))
+    assert "org/model@aaaaaaa" in report
+    assert "org/model@bbbbbbb" in report
+
+
+def test_labels_of_other_images_do_not_compare():
+    with pytest.raises(InputError, match="different images"):
+        label_difference(make_label(GRAPH), replace(make_label(GRAPH), probes_revision="f" * 40), GRAPH)
+
+
+@examples
+@given(st.integers(0, 2**32))
+def test_differences_are_antisymmetric(seed):
+    first, second = random_labels(forest(15), 2, seed)
+    there, back = label_difference(first, second, forest(15)), label_difference(second, first, forest(15))
+    np.testing.assert_allclose(there.gain, -back.gain)
+    np.testing.assert_allclose(there.z, -back.z)
+    assert np.isfinite(there.z).all()
+    assert "nan" not in difference_report(there)
+
+
+# --- verifications ----------------------------------------------------------------------------------------------------
+
+
+def verification(measured, support=20, claimed=10):
+    n = len(measured)
+    model = make_label(GRAPH).model
+    full = np.full(n, support, np.int32)
+    counts = np.full(n, claimed, np.int32), np.array(measured, np.int32)
+    return Verification(model, np.arange(n) % 7, full, *counts, np.abs(counts[0] - counts[1]), 3)
+
+
+def test_report_of_a_verification():
+    good = verification_report(verification([10] * 50), GRAPH)
+    assert "agrees with the new measurement" in good
+    assert "50 of 50 sampled concepts agree (seed 3), so between 92.9% and 100.0% of all do" in good
+    assert "Largest gaps" not in good
+    bad = verification_report(verification([10] * 25 + [3] * 25), GRAPH)
+    assert "DISAGREES" in bad
+    gaps = bad.split("Largest gaps\n")[1].splitlines()
+    assert gaps[1].split()[1:] == ["10", "3", "7", "20"]
+    assert "too small to tell" in verification_report(verification([10] * 5), GRAPH)
+
+
+# --- models without a label -------------------------------------------------------------------------------------------
+
+
+def test_a_choice_without_labels_says_what_it_rests_on():
+    report = selection_report(select_by_imagenet(("cat", "car"), SelectionConfig(k=2)))
+    assert "47 without a label" in report
+    assert "labeled models" not in report
+    assert "knows nothing of your classes" in report
+    assert report.count("(no label)") >= 2
+
+
+def test_a_class_that_the_graph_says_nothing_of_is_shown_without_concepts():
+    selection = simple_selection()
+    unseen = replace(selection, coverage=np.array([1.0, 0.0]))
+    seen_row, unseen_row = (line for line in selection_report(unseen).splitlines() if line.startswith(("cat", "car")))
+    assert "±" in seen_row
+    assert "(none)" not in seen_row
+    assert "±" not in unseen_row
+    assert "(none)" in unseen_row

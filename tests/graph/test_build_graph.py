@@ -1,0 +1,307 @@
+"""The script that builds the graph, as a user runs it: real streaming from the in-process Hub, real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from open_clip import IMAGENET_CLASSNAMES
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import build_graph
+from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
+from mll_hf.cli import main as mll_hf
+from mll_hf.graph.concepts import Concept, load_graph
+from mll_hf.graph.probes import SamplingConfig
+from mll_hf.graph.wordnet import ClassList, class_names, class_wnids
+from mll_hf.harvest import PAPER_SOURCES
+from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.labels.packs import GraphPack, pack_to_bytes
+from mll_hf.labels.store import LabelStore
+from wordnet_worlds import imagenet_nouns, write_nouns
+from worlds import Probe, probes_of_all, write_graph_folder
+
+__all__ = ["no_waits"]  # a fixture
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "build_graph.py"
+REPO = "hf://datasets/alice/graph"
+WHOLE, FEW_A, FEW_R = (class_wnids(c) for c in (ClassList.IMAGENET_1K, ClassList.IMAGENET_A, ClassList.IMAGENET_R))
+
+
+@pytest.fixture(scope="module")
+def wordnet(tmp_path_factory):
+    """A WordNet of our own that has ImageNet's classes, under three kinds that we invent."""
+    return write_nouns(tmp_path_factory.mktemp("wordnet"), imagenet_nouns(class_names(ClassList.IMAGENET_1K)))
+
+
+@pytest.fixture
+def five():
+    """The five data sets of the paper, in the form that theirs have on the Hub, with a few pictures each."""
+    lemmas = [", ".join(names) for names in class_names(ClassList.IMAGENET_1K).values()]
+    lemmas[517] = "crane2"  # the other crane; names of classes must differ
+    by_class = [0, 0, 0, 6, 6, 263, 263, 263, 999, 999]
+    put_parquet("ILSVRC/imagenet-1k", pictures(by_class), split="validation", names=lemmas)
+    put_tars("clip-benchmark/wds_imagenetv2", pictures(by_class, start=100), names=IMAGENET_CLASSNAMES)
+    put_tars("clip-benchmark/wds_imagenet_sketch", pictures(by_class, start=200), shards=1, names=IMAGENET_CLASSNAMES)
+    names = [IMAGENET_CLASSNAMES[WHOLE.index(wnid)] for wnid in FEW_A]
+    put_tars("clip-benchmark/wds_imagenet-a", pictures([FEW_A.index(WHOLE[6])] * 4, start=300), names=names)
+    card = b"---\nconfigs:\n- config_name: test\n  data_files:\n  - split: test\n    path: data/test-*\n---\n"
+    rows = pictures([WHOLE[263], WHOLE[263], FEW_R[0]], start=400)
+    put_parquet("axiong/imagenet-r", rows, label="wnid", files={"README.md": card})
+
+
+def script(capsys, *arguments):
+    """Run the script in this process; returns exit status, output and what was said beside it."""
+    capsys.readouterr()
+    status = build_graph.main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    return status, said.out, said.err
+
+
+def refused(capsys, *arguments):
+    """The one line that a run ends with."""
+    status, out, err = script(capsys, *arguments)
+    assert (status, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+# --- the graph alone --------------------------------------------------------------------------------------------------
+
+
+def test_a_graph_without_images(tmp_path, capsys, wordnet, hub):
+    out = tmp_path / "graph"
+    arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out]
+    assert script(capsys, *arguments, "--dry-run")[0] == 0
+    assert not out.exists()
+    status, said, err = script(capsys, *arguments)
+    assert (status, err) == (0, "")
+    assert said.startswith(
+        "wordnet-imagenet-1k: 1,004 concepts (1,000 classes and 4 above them), 1,003 edges, depth 2, "
+    )
+    assert list(files_of(out)) == ["graph.json"]
+    graph = load_graph(out)
+    assert graph.name == "wordnet-imagenet-1k"
+    assert graph.concepts[graph.index["n02113023"]].lemmas == ("Pembroke", "Pembroke Welsh corgi")
+    report = json.loads(script(capsys, *arguments, "--json", "--name", "mine")[1])
+    assert report["graph"] == {
+        "name": "mine", "digest": graph.digest, "concepts": 1004, "leaves": 1000, "ancestors": 4, "edges": 1003,
+        "roots": ["thingummy"], "depth": 2, "missing": [],
+    }  # fmt: skip
+    assert not hub.requests
+
+
+def test_a_graph_is_not_put_beside_images_of_another(tmp_path, capsys, wordnet, hub):
+    folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
+    content = files_of(folder)
+    arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", folder]
+    assert "holds images of another graph; choose another folder" in refused(capsys, *arguments)
+    assert files_of(folder) == content
+
+
+def test_classes_that_wordnet_lacks_are_said(tmp_path, capsys):
+    synsets = imagenet_nouns(class_names(ClassList.IMAGENET_1K))
+    del synsets["n02113023"], synsets["n01440764"]
+    wordnet = write_nouns(tmp_path / "wordnet", synsets)
+    arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "out"]
+    status, out, err = script(capsys, *arguments)
+    assert (status, err) == (0, "2 classes are not in WordNet and were left out: n01440764, n02113023\n")
+    assert "1,002 concepts (998 classes and 4 above them)" in out
+
+
+def test_the_wrong_wordnet(tmp_path, capsys, wordnet):
+    arguments = ["--text-only", "--out", tmp_path / "out", "--wordnet"]
+    assert "this is not WordNet 3.0: of 11828 classes it lacks 10828" in refused(capsys, *arguments, wordnet)
+    assert "cannot read" in refused(capsys, *arguments, tmp_path)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--text-only", "--push-to", REPO], "--text-only makes a graph without images"),
+        (["--text-only", "--source", "imagenet"], "--text-only makes a graph without images"),
+        (["--private"], "--private is for a new dataset repo; add --push-to"),
+        (["--push-to", "alice/graph"], "is not of the form hf://datasets/ORG/NAME"),
+        (["--source", "imagenet-x"], "there is no image source 'imagenet-x'"),
+    ],
+)
+def test_arguments_that_do_not_go_together(tmp_path, capsys, wordnet, hub, arguments, said):
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "out"]
+    assert said in refused(capsys, *common, *arguments)
+    assert not (tmp_path / "out").exists()
+    assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--out", "x", "--leaves", "mine"], ["--out", "x", "--images-per-concept", "0"],
+                  ["--out", "x", "--max-side", "-1"], ["--out", "x", "--seed", "a"]]
+)  # fmt: skip
+def test_misuse(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        build_graph.main(arguments)
+    assert stopped.value.code == 2
+
+
+# --- with images ------------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_way(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
+    out = tmp_path / "graph"
+    arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out, "--images-per-concept", 6]
+    status, said, _ = script(capsys, *arguments, "--dry-run")
+    assert status == 0
+    sha = hub.repos["dataset", "ILSVRC/imagenet-1k"].refs["main"]
+    assert f"would stream imagenet: ILSVRC/imagenet-1k@{sha[:12]}, 3 shards, photo" in said
+    assert not out.exists()
+
+    status, said, err = script(capsys, *arguments, "--push-to", REPO, "--private", "--json")
+    assert status == 0, err
+    report = json.loads(said)
+    found = {source["name"]: source for source in report["images"]["sources"]}
+    assert list(found) == [source.name for source in PAPER_SOURCES]
+    assert found["imagenet"]["revision"] == sha
+    assert {name: source["tally"]["seen"] for name, source in found.items()} == {
+        "imagenet": 10, "imagenet-v2": 10, "imagenet-sketch": 10, "imagenet-a": 4, "imagenet-r": 3
+    }  # fmt: skip
+    # of class 0, 6, 263 and 999 the sources have 9, 10, 11 and 6 pictures, and one of another; six of each are taken
+    assert report["images"]["images"] == sum(source["images"] for source in found.values()) == 4 * 6 + 1
+    assert report["images"]["concepts_with_images"] == 5
+    assert found["imagenet-a"]["images"] in (1, 2)  # four sources share the six pictures of class 6
+    assert hub.repos["dataset", "alice/graph"].private
+    assert files_of(out).items() <= hub.files("dataset", "alice/graph").items()
+
+    location = fetch_graph_with_images(REPO)
+    probes = location.probes(SamplingConfig())
+    graph = location.graph
+    assert probes.domain_names == ("photo", "rendition", "sketch")
+    assert {graph.concepts[v].id for v in probes.nodes} == {WHOLE[n] for n in (0, 6, 263, 999)} | {FEW_R[0]}
+    root = next(v for v, concept in enumerate(graph.concepts) if not concept.hypernyms)
+    assert len(probes.images_of(root)) == len(probes) == report["images"]["images"]
+
+    labels, model = tmp_path / "labels", f"local-dir:{tiny_open_clip}"
+    assert mll_hf(["label", model, "--graph", REPO, "--labels", str(labels)]) == 0
+    (label,) = LabelStore(labels).labels
+    assert (label.graph_digest, label.probes_name) == (graph.digest, "alice/graph")
+    assert label.support[graph.index[WHOLE[263]]] == 6
+    assert label.support[root] == 25
+
+    hub.requests.clear()
+    status, said, _ = script(capsys, *arguments, "--push-to", REPO, "--private")
+    assert (status, said.splitlines()[-1].split(":")[0]) == (0, "is there already")
+    assert not streamed(".tar")  # no source is opened
+
+
+def test_a_pack_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
+    out, labels = tmp_path / "graph", str(tmp_path / "labels")
+    arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out, "--source", "imagenet-r"]
+    assert script(capsys, *arguments, "--push-to", REPO)[0] == 0
+    toys = tuple(Concept(f"toy-{i}", f"toy {i}", (f"toy {i}",), "", (WHOLE[i],)) for i in (0, 1))
+    folder = write_graph_folder(tmp_path / "pack", [Probe(f"toy-{i}", 0, "icon") for i in (0, 1)] * 5)
+    images = (folder / "images.parquet").read_bytes()
+    pack = pack_to_bytes(GraphPack("toys", toys, ("images.parquet",)))
+    hub.put("dataset", "alice/toys", {"graph.json": pack, "images.parquet": images})
+    assert mll_hf(["graph", "show", "hf://datasets/alice/toys", "--graph", REPO]) == 0
+    assert f"toy-0  toy 0  (5 images, under {WHOLE[0]})" in capsys.readouterr().out
+    command = ["label", f"local-dir:{tiny_open_clip}", "--graph", REPO, "--labels", labels]
+    assert mll_hf([*command, "--pack", "hf://datasets/alice/toys"]) == 0
+    (label,) = LabelStore(Path(labels)).labels
+    assert [covered.name for covered in label.packs] == ["toys"]
+
+
+def test_a_source_of_ones_own(tmp_path, capsys, wordnet, hub):
+    (tmp_path / "labels.csv").write_text(f"fishy,{WHOLE[0]}\n")
+    put_parquet("org/mine", pictures([0, 0, 1]), names=["fishy", "other"], split="train", image="img", label="kind")
+    options = f"labels={tmp_path}/labels.csv&domain=icon&split=train&label=kind&license=CC0&name=my%20own"
+    source = f"hf://datasets/org/mine?{options}"
+    out = tmp_path / "graph"
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out]
+    status, said, err = script(capsys, *common, "--source", source, "--push-to", REPO)
+    assert status == 0, err
+    assert "my own: 2 images of 1 concepts, of 3 seen (1 of no concept here, 0 undecodable)" in said
+    assert "2 images in 1 files" in said
+    assert "- my own: CC0" in (out / "README.md").read_text()
+    assert not hub.repos["dataset", "alice/graph"].private
+
+
+def test_sources_that_cannot_be_had(tmp_path, capsys, wordnet, five, hub):
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph"]
+    hub.repos["dataset", "ILSVRC/imagenet-1k"].gated = "auto"
+    assert "ILSVRC/imagenet-1k: is gated; accept its terms at " in refused(capsys, *common)
+    assert "timm/imagenet-12k-wds: is not on the Hub" in refused(capsys, *common, "--source", "imagenet-12k")
+    (tmp_path / "graph").write_text("a file")
+    assert "cannot write" in refused(capsys, *common, "--source", "imagenet-v2")
+
+
+def test_images_of_a_gated_data_set_are_not_published_to_everybody(tmp_path, capsys, wordnet, hub):
+    put_parquet("alice/art", pictures([WHOLE[0]] * 3))
+    hub.repos["dataset", "alice/art"].gated = "auto"  # she has access
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--push-to", REPO]
+    common += ["--source", "hf://datasets/alice/art?labels=wnid&domain=sketch&name=art"]
+    assert "images of art may not be published to everybody; add --private" in refused(capsys, *common)
+    assert not (tmp_path / "graph").exists()
+    status, said, _ = script(capsys, *common, "--private", "--dry-run")
+    assert (status, said.splitlines()[-1].endswith("sketch, gated")) == (0, True)
+    assert script(capsys, *common, "--private")[0] == 0
+    assert hub.repos["dataset", "alice/graph"].private
+
+
+def test_who_is_not_logged_in_hears_it_first(tmp_path, capsys, wordnet, five, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--push-to", REPO]
+    assert "you must be logged in" in refused(capsys, *common, "--source", "imagenet-v2")
+    assert not streamed()
+
+
+def test_a_killed_run_goes_on(tmp_path, capsys, wordnet, five, hub):
+    common = ["--leaves", "imagenet-1k", "--wordnet", str(wordnet), "--images-per-concept", "5"]
+    assert script(capsys, *common, "--out", tmp_path / "undisturbed")[0] == 0
+
+    started, processes = threading.Event(), []
+
+    def kill():  # while the second shard of the second source is under way
+        started.wait()
+        os.kill(processes[0].pid, signal.SIGKILL)
+
+    hub.before("wds_imagenetv2/resolve/.*/test/1.tar", kill)
+    command = [sys.executable, str(SCRIPT), *common, "--out", str(tmp_path / "out")]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    started.set()
+    processes[0].communicate(timeout=120)
+    assert processes[0].returncode == -signal.SIGKILL
+    hub.wait_until_idle()
+    assert files_of(tmp_path / "out") == {}
+
+    assert script(capsys, *common, "--out", tmp_path / "out")[0] == 0
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
+
+
+def test_a_user_who_presses_ctrl_c(tmp_path, capsys, wordnet, five, monkeypatch):
+    def interrupted(*_args):
+        raise KeyboardInterrupt
+
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph"]
+    monkeypatch.setattr(build_graph, "harvest", interrupted)
+    status, out, err = script(capsys, *common)
+    assert (status, out) == (130, "")
+    assert err == "interrupted; what was gathered is kept, and the same command goes on from there\n"
+
+
+def test_the_help_names_all_sources(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        build_graph.main(["--help"])
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(source.name in said for source in PAPER_SOURCES)
+    assert "python scripts/build_graph.py --text-only --out DIR" in said

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.errors import GraphError
+from mll_hf.graph.concepts import Concept, SemanticGraph, graph_from_json, graph_to_json, load_graph, save_graph
+from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, dags, examples, make_graph, naive_ancestors
+
+
+def nodes_of(graph):
+    return graph_to_json(graph)["nodes"]
+
+
+# ---- the graph as a value
+
+
+def test_concepts_are_in_id_order():
+    graph = make_graph()
+    assert [c.id for c in graph.concepts] == ["animal", "car", "cat", "corgi", "dog", "pet", "vehicle"]
+    assert graph.index["corgi"] == CORGI
+    assert len(graph) == 7
+
+
+def test_relatives_in_a_diamond():
+    graph = make_graph()
+    assert graph.ancestors[CORGI].tolist() == [ANIMAL, DOG, PET]
+    assert graph.descendants[ANIMAL].tolist() == [CAT, CORGI, DOG, PET]
+    assert graph.relatives(PET).tolist() == [ANIMAL, CAT, CORGI]
+    assert graph.relatives(CAR).tolist() == [VEHICLE]
+    assert graph.ancestors[ANIMAL].tolist() == []
+
+
+@examples
+@given(dags())
+def test_relatives_agree_with_a_naive_search(hypernyms):
+    graph = make_graph(hypernyms)
+    ids = [c.id for c in graph.concepts]
+    above = {c: naive_ancestors(hypernyms, c) for c in ids}
+    for v, concept in enumerate(ids):
+        below = {other for other in ids if concept in above[other]}
+        assert [ids[u] for u in graph.ancestors[v]] == sorted(above[concept])
+        assert [ids[u] for u in graph.descendants[v]] == sorted(below)
+        assert [ids[u] for u in graph.relatives(v)] == sorted(above[concept] | below)
+        assert [ids[u] for u in graph.parents[v]] == sorted(set(hypernyms[concept]))
+
+
+@examples
+@given(dags())
+def test_hypernyms_come_before_hyponyms(hypernyms):
+    graph = make_graph(hypernyms)
+    place = {v: at for at, v in enumerate(graph.topological_order)}
+    assert sorted(place) == list(range(len(graph)))
+    assert all(place[parent] < place[v] for v, parents in enumerate(graph.parents) for parent in parents)
+
+
+def test_arrays_cannot_be_changed():
+    with pytest.raises(ValueError, match="read-only"):
+        make_graph().ancestors[CORGI][0] = 1
+
+
+def test_caption_and_lemmas():
+    corgi = Concept("n1", "corgi", ("corgi", "Welsh_corgi"), "a dog with short legs", ())
+    graph = SemanticGraph("g", (corgi, Concept("n2", "Welsh-Corgi", ("Welsh-Corgi",), "another", ())))
+    assert corgi.caption == "corgi which is a dog with short legs"
+    assert Concept("n1", "corgi", ("corgi",), "", ()).caption == "corgi"
+    assert graph.concepts_named("welsh  corgi") == (0, 1)
+    assert graph.concepts_named("CORGI") == (0,)
+    assert graph.concepts_named("cat") == ()
+
+
+# ---- digest
+
+
+@examples
+@given(dags(), st.randoms(use_true_random=False))
+def test_digest_does_not_depend_on_any_order(hypernyms, random):
+    document = graph_to_json(make_graph(hypernyms))
+    random.shuffle(document["nodes"])
+    for node in document["nodes"]:
+        node["hypernyms"] = random.sample(node["hypernyms"], len(node["hypernyms"])) + node["hypernyms"][:1]
+    assert graph_from_json(document).digest == make_graph(hypernyms).digest
+
+
+def test_digest_depends_on_all_that_is_measured_but_not_on_the_name():
+    digests = {make_graph().digest, make_graph(name="other").digest}
+    assert len(digests) == 1
+    for change in (
+        {"id": "corgy"},
+        {"names": ["welsh corgi"]},
+        {"names": ["corgi", "welsh corgi"]},
+        {"gloss": "a dog"},
+        {"hypernyms": ["dog"]},
+        {"hypernyms": ["dog", "pet", "vehicle"]},
+    ):
+        document = graph_to_json(make_graph())
+        document["nodes"][CORGI] |= change
+        digests.add(graph_from_json(document).digest)
+    assert len(digests) == 7
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+
+
+def test_a_graph_may_be_called_otherwise_than_its_folder(tmp_path):
+    document = graph_to_json(make_graph())
+    document.pop("name", None)
+    (tmp_path / "graph.json").write_text(json.dumps(document))
+    assert load_graph(tmp_path).name == tmp_path.name
+    assert load_graph(tmp_path, "org/graph").name == "org/graph"
+    (tmp_path / "graph.json").write_text("{")
+    with pytest.raises(GraphError, match=r"^org/graph/graph\.json: cannot be read as JSON"):
+        load_graph(tmp_path, "org/graph")
+
+
+def test_digest_stays_the_same_across_versions():
+    # labels carry it: if this changes, every label out there belongs to no graph
+    assert make_graph().digest == "cb805695b660d00f7073bb209603499767476354b58ca0dd2358e848a45b8b77"
+
+
+# ---- files
+
+
+@examples
+@given(dags(), st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+def test_round_trip_through_json(hypernyms, text):
+    graph = SemanticGraph(text, (*make_graph(hypernyms).concepts, Concept("x", text, (text, "x"), text, ())))
+    again = graph_from_json(json.loads(json.dumps(graph_to_json(graph))))
+    assert again == graph
+    assert again.digest == graph.digest
+
+
+def test_round_trip_through_a_folder(tmp_path):
+    save_graph(make_graph(), tmp_path / "a" / "b")
+    assert load_graph(tmp_path / "a" / "b") == make_graph()
+    assert load_graph(str(tmp_path / "a" / "b" / "graph.json")) == make_graph()
+
+
+def test_a_graph_without_a_name_is_called_after_its_folder(tmp_path):
+    (tmp_path / "dogs").mkdir()
+    for document in ({"nodes": nodes_of(make_graph())}, {"name": None, "nodes": nodes_of(make_graph())}):
+        (tmp_path / "dogs" / "graph.json").write_text(json.dumps(document))
+        assert load_graph(tmp_path / "dogs").name == "dogs"
+
+
+def test_further_fields_are_ignored():
+    document = graph_to_json(make_graph()) | {"license": "CC0"}
+    document["nodes"][0] |= {"samples": [1, 2], "n_images": 2}
+    assert graph_from_json(document) == make_graph()
+
+
+# ---- bad input: one clear line each
+
+NODE = {"id": "a", "names": ["a"], "gloss": "g", "hypernyms": []}
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        ({"nodes": []}, "no concepts"),
+        ({}, "no list 'nodes'"),
+        ([], "no list 'nodes'"),
+        ({"nodes": {"a": NODE}}, "no list 'nodes'"),
+        ({"nodes": [NODE, NODE]}, "duplicate ids: a"),
+        ({"nodes": [NODE | {"hypernyms": ["b"]}]}, "not nodes of the graph: b"),
+        ({"nodes": [NODE | {"hypernyms": ["e", "d", "c", "b", "f"]}]}, "b, c, d and 2 more"),
+        ({"nodes": [NODE | {"hypernyms": ["a"]}]}, "cycle"),
+        ({"nodes": [NODE | {"hypernyms": ["b"]}, NODE | {"id": "b", "hypernyms": ["a"]}]}, "cycle"),
+        ({"nodes": ["a"]}, "node 0 is no object"),
+        ({"nodes": [NODE, {"names": ["b"]}]}, "node 1 has no id"),
+        ({"nodes": [NODE | {"id": 7}]}, "node 0 has no id"),
+        ({"nodes": [NODE | {"id": ""}]}, "node 0 has no id"),
+        ({"nodes": [{"id": "a"}]}, "node a has no names"),
+        ({"nodes": [NODE | {"names": []}]}, "node a has no names"),
+        ({"nodes": [NODE | {"names": [""]}]}, "node a has no names"),
+        ({"nodes": [NODE | {"names": "a"}]}, "node a has no names"),
+        ({"nodes": [NODE | {"names": ["a", None]}]}, "node a has no names"),
+        ({"nodes": [NODE | {"hypernyms": "b"}]}, "'hypernyms' must be a list"),
+        ({"nodes": [NODE | {"hypernyms": [1]}]}, "'hypernyms' must be a list"),
+        ({"nodes": [NODE | {"gloss": None}]}, "'gloss' must be a text"),
+        ({"nodes": [NODE | {"gloss": "\ud800"}]}, "no Unicode"),
+    ],
+)
+def test_what_is_no_graph(tmp_path, document, complaint):
+    file = tmp_path / "graph.json"
+    file.write_text(json.dumps(document))
+    with pytest.raises(GraphError, match=re.escape(complaint)) as caught:
+        load_graph(tmp_path)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert "\n" not in str(caught.value)
+    assert caught.value.path == file
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"nodes": [' + b"9" * 5000 + b"]}"], ids=range(5)
+)
+def test_what_is_no_json(tmp_path, content):
+    (tmp_path / "graph.json").write_bytes(content)
+    with pytest.raises(GraphError, match="cannot be read as JSON") as caught:
+        load_graph(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    (tmp_path / "directory" / "graph.json").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "directory", tmp_path / "file" / "graph.json"):
+        with pytest.raises(GraphError, match=r"no graph\.json|cannot be read"):
+            load_graph(path)
+
+
+def test_a_name_that_is_not_the_first_lemma_would_be_lost_on_disk():
+    with pytest.raises(GraphError, match="name is not their first lemma: a"):
+        SemanticGraph("g", (Concept("a", "dog", ("hound", "dog"), "", ()),))

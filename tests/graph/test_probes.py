@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.errors import GraphError, MissingExtraError
+from mll_hf.graph import probes as probes_module
+from mll_hf.graph.concepts import load_graph
+from mll_hf.graph.probes import SamplingConfig, load_probes
+from worlds import (
+    ANIMAL,
+    CAR,
+    CAT,
+    CORGI,
+    DOG,
+    PEAK_MEMORY,
+    PET,
+    VEHICLE,
+    Probe,
+    examples,
+    make_graph,
+    write_graph_folder,
+)
+
+PROBES = [
+    Probe("corgi", CORGI),  # 0
+    Probe("car", CAR),  # 1
+    Probe("dog", DOG, style="icon"),  # 2
+    Probe("cat", CAT, style=None),  # 3
+    Probe("corgi", CORGI),  # 4
+]
+
+
+def load(folder, images_per_concept=75, seed=0):
+    return load_probes(load_graph(folder), folder, SamplingConfig(images_per_concept, seed))
+
+
+def write_table(folder, name="images.parquet", **columns):
+    pq.write_table(pa.table(columns), folder / name)
+
+
+def rows_of(probes, concept):
+    return probes.rows[probes.images_of(concept)].tolist()
+
+
+def contents(probes, batch_size=2, start=0):
+    images = np.arange(start, len(probes))
+    return [content for batch in probes.iter_image_bytes(batch_size, images) for content in batch]
+
+
+# ---- which images test which concept
+
+
+def test_images_count_for_all_concepts_above_them(tmp_path):
+    probes = load(write_graph_folder(tmp_path, PROBES))
+    assert [probes.images_of(v).tolist() for v in range(7)] == [
+        [0, 2, 3, 4],  # animal: the corgis count once, though two ways lead up from them
+        [1],  # car
+        [3],  # cat
+        [0, 4],  # corgi
+        [0, 2, 4],  # dog
+        [0, 3, 4],  # pet
+        [1],  # vehicle
+    ]
+    assert probes.nodes.tolist() == [CORGI, CAR, DOG, CAT, CORGI]
+    assert probes.domain_names == ("icon", "photo", "unknown")
+    assert probes.domains.tolist() == [1, 1, 0, 2, 1]
+    assert len(probes) == 5
+
+
+def test_pairs_by_image(tmp_path):
+    images, concepts = load(write_graph_folder(tmp_path, PROBES)).pairs_by_image
+    pairs = [(0, ANIMAL), (0, CORGI), (0, DOG), (0, PET), (1, CAR), (1, VEHICLE), (2, ANIMAL), (2, DOG), (3, ANIMAL)]
+    pairs += [(3, CAT), (3, PET), (4, ANIMAL), (4, CORGI), (4, DOG), (4, PET)]
+    assert list(zip(images.tolist(), concepts.tolist(), strict=True)) == pairs
+
+
+def test_cap_and_unused_images(tmp_path):
+    folder = write_graph_folder(tmp_path, [Probe("car", CAR)] * 50 + [Probe("cat", CAT)] * 2)
+    probes = load(folder, images_per_concept=3)
+    assert np.diff(probes.offsets).tolist() == [2, 3, 2, 0, 0, 2, 3]
+    # cars test car and vehicle, each with a sample of its own; what neither drew is not in the set
+    assert set(probes.rows[:-2]) == set(rows_of(probes, CAR)) | set(rows_of(probes, VEHICLE))
+    assert (np.diff(probes.rows) > 0).all()
+    assert (probes.nodes == [CAR] * (len(probes) - 2) + [CAT] * 2).all()
+
+
+def test_a_concept_without_images(tmp_path):
+    probes = load(write_graph_folder(tmp_path, [Probe("vehicle", CAR)]))
+    assert probes.images_of(VEHICLE).tolist() == [0]
+    assert probes.images_of(CAR).tolist() == []  # a vehicle need not be a car
+
+
+SOURCES = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=40)
+
+
+@examples
+@given(SOURCES, st.integers(1, 45), st.integers(0, 5), st.integers(-3, 3))
+def test_samples_are_balanced_nested_and_capped(sources, cap, more, seed):
+    with tempfile.TemporaryDirectory() as name:
+        folder = write_graph_folder(Path(name), [Probe("car", CAR, source=s, content=b"x") for s in sources])
+        sample, larger = (rows_of(load(folder, n, seed), CAR) for n in (cap, cap + more))
+    assert len(sample) == min(cap, len(sources))
+    assert set(sample) <= set(larger)
+    taken, available = Counter(sources[row] for row in sample), Counter(sources)
+    for source in available:
+        exhausted = taken[source] == available[source]
+        assert exhausted or taken[source] >= max(taken.values()) - 1
+
+
+def test_samples_follow_the_seed(tmp_path):
+    folder = write_graph_folder(tmp_path, [Probe("car", CAR, content=b"x")] * 200)
+    first, again, other = (rows_of(load(folder, 20, seed), CAR) for seed in (1, 1, 2))
+    assert first == again
+    assert len(set(first) & set(other)) < 10  # 2 expected by chance
+    assert first != rows_of(load(folder, 20, 1), VEHICLE)  # the same pool, another concept, another draw
+
+
+def test_which_sources_come_first_follows_the_seed(tmp_path):
+    folder = write_graph_folder(tmp_path, [Probe("car", CAR, source=f"{i}", content=b"x") for i in range(60)])
+    assert rows_of(load(folder, 10, 1), CAR) != rows_of(load(folder, 10, 2), CAR)
+
+
+def test_a_sample_does_not_depend_on_the_other_concepts(tmp_path):
+    probes = [Probe("car", CAR, source=str(i % 3), content=b"x") for i in range(60)]
+    alone = load(write_graph_folder(tmp_path / "a", probes), 10)
+    more = {**{c.id: c.hypernyms for c in make_graph().concepts}, "aaa": (), "truck": ("vehicle",)}
+    folder = write_graph_folder(tmp_path / "b", [*probes, Probe("cat", CAT, content=b"x")], make_graph(more))
+    both = load(folder, 10)
+    assert rows_of(alone, CAR) == rows_of(both, load_graph(folder).index["car"])
+
+
+def test_the_sample_is_the_same_everywhere(tmp_path):
+    # labels of the same revision, cap and seed must rest on the same images, whoever measured them
+    folder = write_graph_folder(tmp_path, [Probe("car", CAR, source=str(i % 2), content=b"x") for i in range(30)])
+    assert rows_of(load(folder, 6, 0), CAR) == [11, 14, 17, 18, 19, 20]
+
+
+def test_settings_out_of_range(tmp_path):
+    folder = write_graph_folder(tmp_path, PROBES)
+    for n in (0, -1, 65536):
+        with pytest.raises(GraphError, match="images_per_concept"):
+            load(folder, n)
+
+
+# ---- files
+
+
+def test_several_files(tmp_path):
+    write_graph_folder(tmp_path)
+    (tmp_path / "images.parquet").unlink()
+    write_table(tmp_path, "images-1.parquet", node=["cat", "cat"], image=[b"c", b"d"], style=["x", None], n=[1, 2])
+    write_table(tmp_path, "images-0.parquet", image=[b"a", None], node=["car", "car"])
+    write_table(tmp_path, "images-2.parquet", image=pa.array([], pa.binary()), node=pa.array([], pa.string()))
+    write_table(tmp_path, "images-3.parquet", node=["corgi"], image=[b"e"], vendor=["v"])
+    write_table(tmp_path, "other.parquet", nothing=[1])
+    probes = load(tmp_path)
+    assert probes.nodes.tolist() == [CAR, CAR, CAT, CAT, CORGI]
+    assert [probes.domain_names[d] for d in probes.domains] == ["unknown", "unknown", "x", "unknown", "unknown"]
+    assert contents(probes) == [b"a", None, b"c", b"d", b"e"]
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_types_of_text_columns(tmp_path, kind):
+    write_graph_folder(tmp_path)
+    texts = pa.array(["car", "cat"]).cast(kind)
+    write_table(tmp_path, node=texts, style=texts, image=pa.array([b"a", b"b"], pa.large_binary()))
+    probes = load(tmp_path)
+    assert probes.nodes.tolist() == [CAR, CAT]
+    assert contents(probes) == [b"a", b"b"]
+
+
+def test_images_as_datasets_writes_them(tmp_path):
+    write_graph_folder(tmp_path)
+    struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    images = pa.array([{"bytes": b"a", "path": "a.png"}, {"bytes": None, "path": "b.png"}, None], struct)
+    write_table(tmp_path, node=["car", "car", "cat"], image=images)
+    assert contents(load(tmp_path)) == [b"a", None, None]
+
+
+def test_revision_is_that_of_the_images(tmp_path):
+    first = load(write_graph_folder(tmp_path / "a", PROBES))
+    assert re.fullmatch("[0-9a-f]{40}", first.revision)
+    assert first.name == "a"
+    assert load(write_graph_folder(tmp_path / "b", PROBES)).revision == first.revision
+    assert load(write_graph_folder(tmp_path / "c", PROBES[1:])).revision != first.revision
+    with (tmp_path / "b" / "images.parquet").open("rb") as file:
+        (tmp_path / "b" / "images2.parquet").write_bytes(file.read())
+    assert load(tmp_path / "b").revision != first.revision
+
+
+@examples
+@given(data=st.data())
+def test_batches_put_together_are_the_whole(data):
+    files = data.draw(st.lists(st.integers(0, 150), min_size=1, max_size=3).filter(sum))
+    cap, batch_size = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 70))
+    with tempfile.TemporaryDirectory() as name:
+        folder, row = write_graph_folder(Path(name)), 0
+        (folder / "images.parquet").unlink()
+        for at, count in enumerate(files):
+            images = pa.array([b"%d" % n for n in range(row, row + count)], pa.binary())
+            table = pa.table({"image": images, "node": pa.array(["car"] * count, pa.string())})
+            pq.write_table(table, folder / f"images{at}.parquet", row_group_size=data.draw(st.integers(1, 90)))
+            row += count
+        probes = load(folder, cap)
+        images = np.array(sorted(data.draw(st.sets(st.integers(0, len(probes) - 1)))), np.int64)
+        batches = list(probes.iter_image_bytes(batch_size, images))
+    assert [content for batch in batches for content in batch] == [b"%d" % row for row in probes.rows[images]]
+    assert all(len(batch) == batch_size for batch in batches[:-1])
+    assert all(batches)
+
+
+MEASURE = """
+import sys
+from mll_hf.graph.concepts import load_graph
+from mll_hf.graph.probes import SamplingConfig, load_probes
+probes = load_probes(load_graph(sys.argv[1]), sys.argv[1], SamplingConfig(65535))
+total = sum(len(content) for batch in probes.iter_image_bytes(64) for content in batch)
+print(len(probes), total, peak_memory())
+"""
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    size, peaks = 10_000, []
+    for count in (2500, 10_000):  # pages hold 1024 values or more
+        folder = write_graph_folder(tmp_path / str(count))
+        images = pa.array([np.random.default_rng(i).bytes(size) for i in range(count)], pa.binary())
+        table = pa.table({"image": images, "node": pa.array(["car"] * count)})
+        pq.write_table(table, folder / "images.parquet", row_group_size=count)
+        assert pq.ParquetFile(folder / "images.parquet").num_row_groups == 1
+        command = [sys.executable, "-c", PEAK_MEMORY + MEASURE, str(folder)]
+        read = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        assert [int(number) for number in read[:2]] == [count, count * size]
+        peaks.append(int(read[2]))
+    assert peaks[1] - peaks[0] < 20_000_000, peaks  # while there are 75 MB more to read
+
+
+# ---- bad input: one clear line each
+
+
+def complaint_of(folder):
+    with pytest.raises(GraphError) as caught:
+        contents(load(folder))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_no_images(tmp_path):
+    write_graph_folder(tmp_path)
+    write_table(tmp_path, image=pa.array([], pa.binary()), node=pa.array([], pa.string()))
+    assert "no rows" in complaint_of(tmp_path)
+    (tmp_path / "images.parquet").unlink()
+    assert "no images*.parquet" in complaint_of(tmp_path)
+    with pytest.raises(GraphError, match=r"no images\*\.parquet"):
+        load_probes(make_graph(), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("columns", "complaint"),
+    [
+        ({"node": ["car"]}, "lacks a column 'image'"),
+        ({"image": [b"a"]}, "'node'"),
+        ({"image": [b"a"] * 4, "node": ["boat", "car", "ship", "raft"]}, "3 nodes"),
+        ({"image": [b"a"], "node": [None]}, "1 nodes"),
+        ({"image": [b"a"], "node": [["car"]]}, "no readable parquet"),
+        ({"image": ["a.png"], "node": ["car"]}, "no encoded pictures"),
+        ({"image": [1], "node": ["car"]}, "no encoded pictures"),
+        ({"image": [{"path": "a.png"}], "node": ["car"]}, "no encoded pictures"),
+        ({"image": [b"a"] * 256, "node": ["car"] * 256, "style": [str(i) for i in range(256)]}, "more than 255"),
+    ],
+)
+def test_what_is_no_table_of_images(tmp_path, columns, complaint):
+    write_graph_folder(tmp_path)
+    write_table(tmp_path, **columns)
+    assert complaint in complaint_of(tmp_path)
+
+
+def test_text_that_is_no_unicode(tmp_path):
+    write_graph_folder(tmp_path)
+    write_table(tmp_path, image=[b"a"], node=["car"], style=pa.array([b"\xff"]).view(pa.string()))
+    assert "no readable parquet" in complaint_of(tmp_path)
+
+
+def test_a_damaged_file(tmp_path):
+    folder = write_graph_folder(tmp_path, [Probe("car", CAR)] * 40)
+    file = folder / "images.parquet"
+    whole = file.read_bytes()
+    for content in (b"", b"PAR1", whole[:-20], b"x" * 1000, whole[:200] + whole[300:]):
+        file.write_bytes(content)
+        assert "parquet" in complaint_of(folder)
+    file.unlink()
+    file.mkdir()
+    assert "parquet" in complaint_of(folder)
+
+
+def test_damage_anywhere_is_one_line_or_other_images(tmp_path):
+    folder = write_graph_folder(tmp_path, [Probe("car", CAR), Probe("cat", CAT)] * 10)
+    file = folder / "images.parquet"
+    whole = file.read_bytes()
+    rng, complaints = np.random.default_rng(0), []
+    for at in rng.integers(0, len(whole), 150):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << int(rng.integers(8)))]) + whole[at + 1 :])
+        try:
+            assert all(content is None or isinstance(content, bytes) for content in contents(load(folder)))
+        except GraphError as error:
+            complaints.append(str(error))
+    assert 20 < len(complaints) < 150
+    assert not any("\n" in complaint for complaint in complaints)
+
+
+def test_without_pyarrow(tmp_path, monkeypatch):
+    folder = write_graph_folder(tmp_path)
+    for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[models\]"):
+        load(folder)
+
+
+def test_a_few_images_are_read_from_the_row_groups_that_hold_them(tmp_path, monkeypatch):
+    folder = write_graph_folder(tmp_path, [Probe("cat", CAT) for _ in range(40)])
+    table = pq.read_table(folder / "images.parquet")
+    (folder / "images.parquet").unlink()
+    pq.write_table(table[:25], folder / "images-0.parquet", row_group_size=4)
+    pq.write_table(table[25:], folder / "images-1.parquet", row_group_size=4)
+    probes = load(folder)
+    everything, read = contents(probes), []
+    plain = probes_module._content
+    monkeypatch.setattr(probes_module, "_content", lambda value: (read.append(value), plain(value))[1])
+    for wanted in ([2, 3, 9, 30], [39], [0], []):
+        read.clear()
+        (found,) = probes.iter_image_bytes(9, np.array(wanted, np.int64)) if wanted else ([],)
+        assert found == [everything[n] for n in wanted] == read
+    (folder / "images-1.parquet").write_bytes(b"damaged")
+    with pytest.raises(GraphError, match="no readable parquet file"):
+        list(probes.iter_image_bytes(9, np.array([30])))

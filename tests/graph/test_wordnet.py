@@ -1,0 +1,246 @@
+"""Reading WordNet's nouns, and the graph of classes and all that is above them."""
+
+import sys
+
+import pytest
+
+from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.graph.wordnet import (
+    DEBIAN,
+    LEAVES,
+    LEXICON,
+    LIBRARY,
+    NOUN_FILE,
+    ClassList,
+    Synset,
+    class_names,
+    class_wnids,
+    find_wordnet,
+    leaf_names,
+    make_graph,
+    read_nouns,
+)
+from wordnet_worlds import LICENSE, MINI, NAMES, imagenet_nouns, lexicon, noun_line, write_nouns
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_nouns(tmp_path / "wordnet")
+
+
+# --- the file ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_synsets_of_a_file(folder):
+    nouns = read_nouns(folder)
+    assert len(nouns) == len(MINI)
+    assert nouns["n00000001"] == Synset(("thingummy",), "all there is", ())
+    assert nouns["n00000002"] == Synset(("beast", "living thing"), "it moves and eats", ("n00000001",))
+    assert nouns["n00000005"].lemmas == ("short hound", "low-rider")
+    assert nouns["n00000005"].definition == "a hound near the ground"
+    assert nouns["n00000005"].hypernyms == ("n00000003", "n00000004")
+
+
+def test_what_it_is_an_instance_of_counts_as_a_hypernym(folder):
+    assert read_nouns(folder)["n00000007"].hypernyms == ("n00000003",)
+
+
+def test_numbers_of_words_are_hexadecimal(tmp_path):
+    words = [f"w{i}" for i in range(17)]
+    (tmp_path / NOUN_FILE).write_text(noun_line("n00000001", words, 'it says: "an | animal"', ()))
+    assert read_nouns(tmp_path)["n00000001"] == Synset(tuple(words), "it says", ())
+
+
+def test_the_file_may_be_in_a_folder_dict(tmp_path, folder):
+    write_nouns(tmp_path / "other" / "dict")
+    assert read_nouns(tmp_path / "other") == read_nouns(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "hello\n",
+        "00000001 05 n zz word 0 000 | gloss\n",
+        "00000001 05 n 02 word 0 000 | too few words\n",
+        "00000001 05 n 01 word 0 003 @ 00000002 n 0000 | too few pointers\n",
+        "1 05 n 01 word 0 000 | a short offset\n",
+        "00000001 05 n 00 000 | no words\n",
+        "\n",
+    ],
+)
+def test_a_file_in_another_format_is_refused(tmp_path, line):
+    (tmp_path / NOUN_FILE).write_text(LICENSE + line)
+    with pytest.raises(InputError, match="is not in WordNet's format"):
+        read_nouns(tmp_path)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / NOUN_FILE).write_bytes(b"00000001 05 n 01 w\xff 0 000 | gloss\n")
+    with pytest.raises(InputError, match="is not in WordNet's format"):
+        read_nouns(tmp_path)
+
+
+def test_a_folder_without_the_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*data\.noun.*give WordNet's own folder"):
+        find_wordnet(tmp_path)
+    (tmp_path / NOUN_FILE).mkdir()
+    with pytest.raises(InputError, match=r"cannot read .*data\.noun \(Is a directory\)"):
+        find_wordnet(str(tmp_path))
+
+
+# --- the library ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """The library wn with an empty database of its own; adds a lexicon to it."""
+    wn = pytest.importorskip("wn")
+    monkeypatch.setattr(wn.config, "_data_directory", tmp_path / "wn")
+    monkeypatch.setattr(wn.config, "_dbpath", tmp_path / "wn" / "wn.db")
+
+    def add(text):
+        file = tmp_path / "lexicon.xml"
+        file.write_text(text)
+        wn.add(file, progress_handler=None)
+
+    return add
+
+
+def test_the_library_gives_the_same_graph(library, folder):
+    library(lexicon())
+    find = find_wordnet(LIBRARY)
+    assert find("n00000007") == Synset(("Rex",), "the hound of the neighbors", ("n00000003",))
+    assert find("n00000099") is None
+    assert make_graph("mini", NAMES, find) == make_graph("mini", NAMES, find_wordnet(folder))
+
+
+def test_another_lexicon_of_the_library_does_not_do(library):
+    library(lexicon(lexicon_id="oewn", version="2025"))
+    with pytest.raises(InputError, match=f"python -m wn download {LEXICON}"):
+        find_wordnet(LIBRARY)
+
+
+def test_the_library_itself_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wn", None)
+    with pytest.raises(MissingExtraError, match="needs the package 'wn'"):
+        find_wordnet(LIBRARY)
+
+
+# --- the classes ------------------------------------------------------------------------------------------------------
+
+
+def test_the_lists_of_classes():
+    sizes = {classes: len(class_wnids(classes)) for classes in ClassList}
+    assert sizes == {
+        "imagenet-1k": 1000, "imagenet-12k": 11821, "imagenet-21k": 21843, "imagenet-a": 200, "imagenet-r": 200
+    }  # fmt: skip
+    whole = class_wnids(ClassList.IMAGENET_1K)
+    assert (whole[0], whole[263], whole[999]) == ("n01440764", "n02113023", "n15075141")
+    for few in (ClassList.IMAGENET_A, ClassList.IMAGENET_R):
+        wnids = class_wnids(few)
+        assert list(wnids) == sorted(set(wnids) & set(whole))  # labels count through the wnids in order
+    assert class_names(ClassList.IMAGENET_A)["n01498041"] == ("stingray",)
+
+
+def test_the_leaves_always_hold_the_thousand():
+    assert len(leaf_names(ClassList.IMAGENET_1K)) == 1000
+    larger = leaf_names(ClassList.IMAGENET_12K)
+    assert len(larger) == 11828
+    assert larger["n02113023"] == ("Pembroke", "Pembroke Welsh corgi")
+
+
+def test_timm_may_be_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm.data", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'mll-hf\[build\]'"):
+        leaf_names(ClassList.IMAGENET_1K)
+
+
+# --- the graph --------------------------------------------------------------------------------------------------------
+
+
+def test_leaves_and_all_that_is_above_them(folder):
+    visual = make_graph("mini", NAMES, find_wordnet(folder))
+    assert visual.leaves == ("n00000005", "n00000006", "n00000007")
+    assert visual.missing == ()
+    assert {c.id: c.hypernyms for c in visual.graph.concepts} == {
+        "n00000001": (),
+        "n00000002": ("n00000001",),
+        "n00000003": ("n00000002",),
+        "n00000004": ("n00000002",),
+        "n00000005": ("n00000003", "n00000004"),
+        "n00000006": ("n00000004",),
+        "n00000007": ("n00000003",),
+    }  # and no idea
+    corgi = visual.graph.concepts[visual.graph.index["n00000005"]]
+    assert corgi.caption == "short hound which is a hound near the ground"
+    assert visual.graph.name == "mini"
+
+
+def many(names, count=40):
+    """Leaves besides some, and a WordNet that has them."""
+    more = {f"n000001{i:02}": (f"thing {i}",) for i in range(count)}
+    return {**names, **more}, {w: ((n[0].replace(" ", "_"),), "more", ("n00000001",), ()) for w, n in more.items()}
+
+
+def test_single_leaves_that_are_missing_or_mean_something_else_are_left_out_and_said(tmp_path):
+    leaves, synsets = many({**NAMES, "n00000077": ("gone",), "n00000004": ("pillow",)})
+    visual = make_graph("mini", leaves, find_wordnet(write_nouns(tmp_path, {**MINI, **synsets})))
+    assert visual.missing == ("n00000004", "n00000077")
+    assert "n00000004" in visual.graph.index  # as what is above others
+    assert "n00000004" not in visual.leaves
+    assert len(visual.leaves) == 43
+
+
+def test_another_version_is_refused(tmp_path):
+    leaves, synsets = many(NAMES)
+    moved = {f"n{int(wnid[1:]) + 5:08}": fields for wnid, fields in synsets.items()}
+    with pytest.raises(InputError, match=r"not WordNet 3\.0: of 43 classes it lacks 5 and has other names for 35;"):
+        make_graph("mini", leaves, find_wordnet(write_nouns(tmp_path, {**MINI, **moved})))
+
+
+def test_a_file_that_was_cut_short_is_refused(tmp_path):
+    cut = {wnid: fields for wnid, fields in MINI.items() if wnid != "n00000001"}
+    with pytest.raises(InputError, match="incomplete: it names n00000001 as a hypernym"):
+        make_graph("mini", NAMES, find_wordnet(write_nouns(tmp_path, cut)))
+
+
+@pytest.mark.parametrize("classes", [ClassList.IMAGENET_1K, ClassList.IMAGENET_12K])
+def test_a_graph_of_the_real_lists(tmp_path, classes):
+    names = leaf_names(classes)
+    visual = make_graph("large", names, find_wordnet(write_nouns(tmp_path, imagenet_nouns(names))))
+    assert visual.missing == ()
+    assert len(visual.graph) == len(names) + 4
+    assert all(visual.graph.concepts[visual.graph.index[wnid]].lemmas == lemmas for wnid, lemmas in names.items())
+
+
+needs_debian = pytest.mark.skipif(not (DEBIAN / NOUN_FILE).exists(), reason="Debian's wordnet-base is not installed")
+
+
+@needs_debian
+@pytest.mark.parametrize(
+    ("classes", "leaves", "concepts", "edges"),
+    [("imagenet-1k", 1000, 1860, 1937), ("imagenet-12k", 11828, 13643, 14005), ("imagenet-21k", 21844, 23548, 24050)],
+)
+def test_the_real_wordnet(classes, leaves, concepts, edges):
+    assert classes in LEAVES
+    names = leaf_names(ClassList(classes))
+    visual = make_graph("real", names, find_wordnet())
+    graph = visual.graph
+    assert (len(visual.leaves), len(graph), sum(map(len, graph.parents))) == (leaves, concepts, edges)
+    assert visual.missing == ()
+    assert [c.name for c in graph.concepts if not c.hypernyms] == ["entity"]
+    assert all(graph.concepts[graph.index[wnid]].lemmas == lemmas for wnid, lemmas in names.items())
+    corgi = graph.index["n02113023"]
+    above = {graph.concepts[v].name for v in graph.ancestors[corgi]}
+    assert above >= {"corgi", "dog", "canine", "carnivore", "mammal", "animal", "organism", "physical entity", "entity"}
+    assert graph.concepts[corgi].definition.startswith("the smaller and straight-legged variety of corgi")
+
+
+@needs_debian
+def test_glosses_are_those_of_timm():
+    from timm.data import ImageNetInfo
+
+    info, nouns = ImageNetInfo("imagenet-21k"), read_nouns(DEBIAN)
+    theirs = {wnid: info.label_name_to_description(wnid, detailed=True) for wnid in info.label_names()}
+    ours = {wnid: f"{', '.join(nouns[wnid].lemmas)}: {nouns[wnid].definition}" for wnid in theirs}
+    assert ours == theirs

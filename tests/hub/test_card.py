@@ -1,0 +1,756 @@
+"""Labels in model cards: what is added, that nothing else changes, and that cards of strangers do no harm."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import yaml
+from huggingface_hub import parse_eval_result_entries
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.errors import CardError, InputError
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.hub.card import (
+    COLLECTION_TAG,
+    EVAL_RESULTS_PATH,
+    GRAPH_TAG_PREFIX,
+    LABEL_PATH,
+    LABEL_TAG,
+    CardClaim,
+    add_label,
+    collection_card,
+    eval_results,
+    graph_tag,
+    read_claim,
+)
+from mll_hf.labels.label import Cost
+from worlds import SHA, examples, make_graph, make_label, two_branches
+
+GRAPH = make_graph()
+LABEL = make_label(GRAPH, hits=[10, 5, 5, 5, 10, 10, 10], temperature=1.23456)
+SHA256 = "ab" * 32
+TAG = f"mll-graph-{GRAPH.digest[:12]}"
+OLD_TAG = "mll-graph-0123456789ab"
+CLAIM = CardClaim(
+    graph_name="tiny",
+    graph_digest=GRAPH.digest,
+    probes_name="tiny",
+    probes_revision=SHA,
+    file="mll/label.safetensors",
+    sha256=SHA256,
+    revision=SHA,
+    precision=0.7857,  # (4 * 1.0 + 3 * 0.5) / 7
+    concepts=7,
+    tests=70,
+    temperature=1.235,
+    package_version="0.0",
+)
+BLOCK = f"""mll:
+  schema: 1
+  graph:
+    name: "tiny"
+    digest: "{GRAPH.digest}"
+  probes:
+    name: "tiny"
+    revision: "{SHA}"
+  file: "mll/label.safetensors"
+  sha256: "{SHA256}"
+  revision: "{SHA}"
+  precision: 0.7857
+  concepts: 7
+  tests: 70
+  temperature: 1.235
+  package_version: "0.0"
+"""
+START, END = "<!-- mll-label:start -->", "<!-- mll-label:end -->"
+
+
+def added(readme, label=LABEL, graph=GRAPH, sha256=SHA256):
+    return add_label(readme, label, graph, sha256)
+
+
+def hub_view(readme):
+    """Metadata and body of a README as the Hub's client finds them."""
+    readme = readme.removeprefix("\ufeff")
+    found = REGEX_YAML_BLOCK.search(readme)
+    return (yaml.safe_load(found[2]) or {}, readme[found.end() :]) if found else ({}, readme)
+
+
+def front_of(readme):
+    """The lines between the dashes, as one text."""
+    return REGEX_YAML_BLOCK.search(readme)[2] + "\n"
+
+
+def without_section(body):
+    before, _, rest = body.partition(START)
+    return before, rest.partition(END)[2]
+
+
+# --- what is added ----------------------------------------------------------------------------------------------------
+
+
+def test_a_card_gets_two_tags_a_block_and_a_section():
+    readme = "---\nlicense: mit\ntags:\n- clip\n---\n# My model\n"
+    head, section = added(readme).split(START)
+    assert head == f"---\nlicense: mit\ntags:\n- clip\n- {LABEL_TAG}\n- {TAG}\n{BLOCK}---\n# My model\n\n"
+    assert section.endswith(f"{END}\n")
+    assert "7 visual concepts" in section
+    assert "70 tests" in section
+    assert "78.6%" in section
+    assert "\nmll-hf labels show org/model --labels hub\n" in section
+
+
+def test_what_is_written_can_be_read():
+    data, _ = hub_view(added(""))
+    assert read_claim(data) == CLAIM
+    assert data["tags"] == [LABEL_TAG, TAG]
+
+
+def test_what_is_searched_for_on_the_hub_keeps_its_name():
+    assert graph_tag("0123456789abcdef" * 4) == "mll-graph-0123456789ab"
+    assert graph_tag(GRAPH.digest).startswith(GRAPH_TAG_PREFIX)
+    assert (LABEL_TAG, COLLECTION_TAG) == ("mll-label", "mll-labels")
+    assert (LABEL_PATH, EVAL_RESULTS_PATH) == ("mll/label.safetensors", ".eval_results/mll.yaml")
+
+
+def test_text_in_the_block_is_quoted_lest_a_digest_is_taken_for_a_number():
+    digits = replace(LABEL, model=replace(LABEL.model, revision="1" * 20 + "e" + "2" * 19), probes_revision="0" * 40)
+    readme = added("", digits, sha256="1" * 64)
+    assert f'revision: "{digits.model.revision}"' in readme
+    claim = read_claim(hub_view(readme)[0])
+    assert (claim.probes_revision, claim.sha256) == ("0" * 40, "1" * 64)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e30, 0.05, 3])
+def test_temperatures_beyond_the_usual_survive(temperature):
+    claim = read_claim(hub_view(added("", make_label(GRAPH, temperature=temperature)))[0])
+    assert math.isclose(claim.temperature, temperature, rel_tol=1e-3)
+
+
+OURS = f"- {LABEL_TAG}\n- {TAG}\n"
+INDENTED = f"  - {LABEL_TAG}\n  - {TAG}\n"
+PAIR = f"{LABEL_TAG}, {TAG}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("tags:\n- a\n- b\n", "tags:\n- a\n- b\n" + OURS),
+        ("tags:\n  - a\n", "tags:\n  - a\n" + INDENTED),
+        ("tags:\n- a  # why\n# about x\n\n", "tags:\n- a  # why\n" + OURS + "# about x\n\n"),
+        ("tags:\n- 'a'\n- \"b\"\n", "tags:\n- 'a'\n- \"b\"\n" + OURS),
+        ("tags:\n- \n", "tags:\n- \n" + OURS),
+        ("tags:\n- a\n  b\n- [c, d] # e\n", "tags:\n- a\n  b\n- [c, d] # e\n" + OURS),
+        ("tags:\n- k: v\n", "tags:\n- k: v\n" + OURS),
+        ("tags:\n- 2024\n- 2024-01-01\n- null\n- .nan\n", "tags:\n- 2024\n- 2024-01-01\n- null\n- .nan\n" + OURS),
+        ('"tags":\n- a\n', '"tags":\n- a\n' + OURS),
+        ("'tags' : [a]\n", f"'tags' : [a, {PAIR}]\n"),
+        ("tags: [a, b]  # why\n", f"tags: [a, b, {PAIR}]  # why\n"),
+        ("tags: [a, b, ]\n", f"tags: [a, b, {PAIR}, ]\n"),
+        ("tags: [a,\n  'b' # why\n  ]\n", f"tags: [a,\n  'b', {PAIR} # why\n  ]\n"),
+        ("tags: [\n  a,\n  b,\n]\n", f"tags: [\n  a,\n  b, {PAIR},\n]\n"),
+        ("tags: []\n", f"tags: [{PAIR}]\n"),
+        ("tags: [ ] # none\n", f"tags: [{PAIR} ] # none\n"),
+        ("tags: [\n]\n", f"tags: [{PAIR}\n]\n"),
+        ("tags: clip\n", "tags:\n- clip\n" + OURS),
+        ("tags:   a, b  # why\n", "tags:\n-   a, b  # why\n" + OURS),
+        ("tags: 'a'\n", "tags:\n- 'a'\n" + OURS),
+        ("tags:\n  clip\n", "tags:\n-\n  clip\n" + OURS),
+        ("tags: |-\n  a\n  b\n", "tags:\n- |-\n  a\n  b\n" + OURS),
+        ("tags:\n", "tags:\n" + OURS),
+        ("tags:  # none yet\n", "tags:  # none yet\n" + OURS),
+        ("tags: ~\n", "tags: \n" + OURS),
+        ("tags: null  # none\n", "tags:   # none\n" + OURS),
+        (f"tags:\n- {TAG}\n- a\n", f"tags:\n- {TAG}\n- a\n- {LABEL_TAG}\n"),
+        (f"tags: [{LABEL_TAG}]\n", f"tags: [{PAIR}]\n"),
+        (f"tags: {LABEL_TAG}\n", "tags:\n" + OURS),
+        (f"tags:\n- {TAG} # x\n- '{LABEL_TAG}'\n", f"tags:\n- {TAG} # x\n- '{LABEL_TAG}'\n"),
+        (f"tags:\n- {OLD_TAG} # x\n- a\n", f"tags:\n- {TAG} # x\n- a\n- {LABEL_TAG}\n"),
+        (f"tags: ['{OLD_TAG}', {LABEL_TAG}]\n", f"tags: ['{TAG}', {LABEL_TAG}]\n"),
+        (f'tags: ["{OLD_TAG}"]\n', f'tags: ["{TAG}", {LABEL_TAG}]\n'),
+        (f"tags: {OLD_TAG}\n", f"tags:\n- {TAG}\n- {LABEL_TAG}\n"),
+        ("tags:\n- mll-graph-of-mine\n", "tags:\n- mll-graph-of-mine\n" + OURS),
+    ],
+)
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_tags_are_added_to_a_list_of_any_form(before, after, place, line_break):
+    if place == "first":
+        readme, expected = f"---\n{before}license: mit\n---\n", f"---\n{after}license: mit\n{BLOCK}---\n"
+    else:
+        readme, expected = f"---\nlicense: mit\n{before}---\n", f"---\nlicense: mit\n{after}{BLOCK}---\n"
+    if "|" in before and place == "last":  # what follows a text block could change its end
+        expected = f"---\n{BLOCK}license: mit\n{after}---\n"
+    readme, expected = readme.replace("\n", line_break), expected.replace("\n", line_break)
+    edited = added(readme)
+    assert edited.split(START)[0] == expected + line_break
+    assert added(edited) == edited
+
+
+@pytest.mark.parametrize(
+    ("readme", "expected"),
+    [
+        ("", f"---\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("\n\n", f"---\ntags:\n{OURS}{BLOCK}---\n\n\n\n"),
+        ("# Title", f"---\ntags:\n{OURS}{BLOCK}---\n# Title\n\n"),
+        ("# Title\n---\nText\n---\n", f"---\ntags:\n{OURS}{BLOCK}---\n# Title\n---\nText\n---\n\n"),
+        ("\ufeff# Title\n", f"\ufeff---\ntags:\n{OURS}{BLOCK}---\n# Title\n\n"),
+        ("----\n", f"---\ntags:\n{OURS}{BLOCK}---\n----\n\n"),
+        ("---\n---\n", f"---\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("---\n---", f"---\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("---\n\n---\nText", f"---\n\ntags:\n{OURS}{BLOCK}---\nText\n\n"),
+        ("---\n# nothing yet\n---\n", f"---\n# nothing yet\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("---\n{}\n---\n", f"---\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("---\n{ } # none\n---\n", f"---\ntags:\n{OURS}{BLOCK[:-1]} # none\n---\n\n"),
+        ("\ufeff\n \n---\na: b\n---  \n", f"\ufeff\n \n---\na: b\ntags:\n{OURS}{BLOCK}---  \n\n"),
+        ("---\na: b\n---", f"---\na: b\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("---\na: b\n---\nx\n---\ny  \n\n", f"---\na: b\ntags:\n{OURS}{BLOCK}---\nx\n---\ny  \n\n\n"),
+        ("---\na: b\n\n---\n", f"---\na: b\n\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("---\na: b\n# the end\n---\n", f"---\na: b\n# the end\ntags:\n{OURS}{BLOCK}---\n\n"),
+        ("---\na: |\n  text\n---\n", f"---\ntags:\n{OURS}{BLOCK}a: |\n  text\n---\n\n"),
+        ("---\na:\n- b: >+\n    text\n\n---\n", f"---\ntags:\n{OURS}{BLOCK}a:\n- b: >+\n    text\n\n---\n\n"),
+        ("---\na:\n---\n", f"---\na:\ntags:\n{OURS}{BLOCK}---\n\n"),
+        (
+            "---\nname: Modell für Bäume 🌳\n---\nGrüße",
+            f"---\nname: Modell für Bäume 🌳\ntags:\n{OURS}{BLOCK}---\nGrüße\n\n",
+        ),
+        ("---\n5: x\n'a b': {c: [d]}\n---\n", f"---\n5: x\n'a b': {{c: [d]}}\ntags:\n{OURS}{BLOCK}---\n\n"),
+    ],
+)
+def test_cards_of_any_form_are_completed(readme, expected):
+    edited = added(readme)
+    assert edited.split(START)[0] == expected
+    assert added(edited) == edited
+    assert read_claim(hub_view(edited)[0]) == CLAIM
+
+
+def test_indented_front_matter_is_continued_at_its_own_indentation():
+    edited = added("---\n  license: mit\n  tags:\n  - a\n---\n")
+    lines = "".join(f"  {line}\n" for line in f"license: mit\ntags:\n- a\n{OURS}{BLOCK}".splitlines())
+    assert edited.startswith(f"---\n{lines}---\n")
+
+
+def test_line_breaks_are_those_of_the_card():
+    edited = added("---\r\nlicense: mit\r\n---\r\n# Title\r\n")
+    assert edited.count("\n") == edited.count("\r\n")
+    assert added("# Title\r\n").count("\n") == added("# Title\r\n").count("\r\n")
+
+
+@pytest.mark.parametrize("tail", ["", "  # mine", "\nlicense: mit", "\n\n# about x\nx: y  "])
+@pytest.mark.parametrize(
+    "old",
+    [
+        BLOCK.rstrip("\n").replace("1", "2"),
+        "mll:",
+        "mll: null",
+        "mll: text\n  and more",
+        "mll: 'it''s'",
+        "'mll' : {schema: 1, graph: {name: x}}",
+        "mll: {\n  a: b, # why\n  c: d\n  }",
+        '"mll": [1, 2]',
+        "mll:\n- 1\n- 2: 3",
+        "mll:\n  # a comment\n  graph:\n    - name:\n        |",
+    ],
+)
+def test_a_block_of_any_form_is_replaced_in_place(old, tail):
+    if old.endswith("|") and tail.startswith("  #"):
+        tail = ""  # no comment there, but text
+    readme = f"---\na: b # c\n{old}{tail}\n---\n"
+    edited = added(readme)
+    block = BLOCK.rstrip("\n")
+    tags = f"tags:\n{OURS}"
+    whole = f"a: b # c\n{block}{tail}\n"
+    assert front_of(edited) == (tags + whole if old.endswith("|") and not tail else whole + tags)
+    assert added(edited) == edited
+
+
+def test_a_newer_label_replaces_block_section_and_tag_in_place():
+    first = added("---\nlicense: mit # x\ntags: [a]\n---\n# Title\n")
+    first = first.replace("---\n# Title", "z: last\n---\n# Title") + "\nMore by the author, later."
+    graph = make_graph({"animal": (), "cat": ("animal",), "dog": ("animal",)}, name="other")
+    label = make_label(graph, hits=[1, 2, 3], revision="f" * 40, probes_name="other images")
+    second = added(first, label, graph, "cd" * 32)
+    data, body = hub_view(second)
+    claim = read_claim(data)
+    assert (claim.graph_digest, claim.sha256, claim.revision) == (graph.digest, "cd" * 32, "f" * 40)
+    assert data["tags"] == ["a", LABEL_TAG, f"mll-graph-{graph.digest[:12]}"]
+    assert list(data) == ["license", "tags", "mll", "z"]
+    assert second.startswith("---\nlicense: mit # x\ntags: [a, ")
+    assert without_section(body) == ("# Title\n\n", "\n\nMore by the author, later.")
+    assert '"other images"' in body
+    assert '"tiny"' not in body
+    assert added(second) == first  # and back
+
+
+@pytest.mark.parametrize("body", ["text", "text\n", "text\n\n", "  ", "\ntext \t", "a\r\nb", "```\n---\n```\n"])
+def test_the_body_stays_before_the_section(body):
+    for front in ("---\na: b\n---\n", ""):
+        edited = added(front + body)
+        before, after = without_section(hub_view(edited)[1])
+        assert before.startswith(body)
+        assert before[len(body) :].strip("\r\n") == ""
+        assert before.endswith(("\n\n", "\r\n\r\n"))
+        assert after in ("\n", "\r\n")
+
+
+def test_anything_around_the_section_stays():
+    readme = f"---\na: b\n---\nbefore{START} old \n{END}after\t"
+    body = hub_view(added(readme))[1]
+    assert without_section(body) == ("before", "after\t")
+    assert " old " not in body
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+BOMB = "a: &a [x, x]\n" + "".join(f"{y}: &{y} [*{x}, *{x}, *{x}, *{x}]\n" for x, y in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    ("front", "reason"),
+    [
+        ("a: [1, 2", "no valid YAML"),
+        ("a: b: c", r"no valid YAML \(line 2: mapping values are not allowed here\)"),
+        ("a: \x07bell", "no valid YAML"),
+        ("a: b\n\x00", "no valid YAML"),
+        ("a:\n\t- b", "no valid YAML"),
+        ("a: 2024-02-31", "no valid YAML"),
+        ("a: " + "9" * 5000, "no valid YAML"),
+        ("a: " + "1:" * 400 + "1.0", "no valid YAML"),
+        ("a: 0x_", "no valid YAML"),
+        ("a: =", "no valid YAML"),
+        ("? [a, b]\n: c", "no valid YAML"),
+        ("<<: [a]", "no valid YAML"),
+        ("a: b\n--- c", "no valid YAML"),
+        ("a: \ud800", "no valid YAML"),
+        ("just text", "no mapping"),
+        ("null", "no mapping"),
+        ("- a\n- b", "no mapping"),
+        ("[tags, license]", "no mapping"),
+        ("[]", "no mapping"),
+        ("42", "no mapping"),
+        ("{license: mit}", "braces"),
+        (BOMB, "anchors"),
+        ("a: &x b", "anchors"),
+        ("a: &x [b]", "anchors"),
+        ("a: *x", "anchors"),
+        ("a: !!python/object/apply:os.system ['true']", "explicit types"),
+        ("a: !!binary aGk=", "explicit types"),
+        ("tags: !!seq\n- a", "explicit types"),
+        ("!!map\na: b", "explicit types"),
+        ("a: !mine b", "explicit types"),
+        ("a: b\na: c", "the key 'a' twice"),
+        ("tags: [a]\n'tags': [b]", "the key 'tags' twice"),
+        ("mll: 1\nx: 2\nmll: 3", "the key 'mll' twice"),
+        ("x: [{a: 1, a: 2}]", "the key 'a' twice"),
+        ("a: " + "[" * 51 + "]" * 51, "50 levels"),
+        ("a: " + "[" * 900_000, "50 levels"),
+        ("- " * 400_000, "50 levels"),
+        ("a: " + "x" * 1_000_000, "1000000 characters"),
+        ("tags: {a: b}", "neither a list nor a text"),
+        ("tags: 5", "neither a list nor a text"),
+        ("tags: true", "neither a list nor a text"),
+        ("tags: 2024-01-01", "neither a list nor a text"),
+        (f"tags: [{OLD_TAG}, a, mll-graph-ba9876543210]", "several graphs"),
+        (f"tags:\n- {OLD_TAG}\n- {TAG}", "several graphs"),
+        ("? mll\n: x", "by hand"),
+        ("tags: |\n  a", "by hand"),
+        ("a: b\n...", "by hand"),
+        ("tags:\n- |+\n  a\n\nb: c", "by hand"),
+        (f'tags: ["{OLD_TAG[:-1]}\\x62"]', "by hand"),
+    ],
+)
+def test_front_matter_that_cannot_be_edited_safely_is_refused(front, reason):
+    with pytest.raises(CardError, match=reason) as caught:
+        added(f"---\n{front}\n---\ntext")
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+    "readme",
+    ["---", "---\n", "---\r", "---\nlicense: mit\n", "--- \na: b\n---\n", "---\na: b\n --- \n", "---\na: b\n---x"],
+)
+def test_front_matter_that_the_hub_would_not_see_is_refused(readme):
+    assert REGEX_YAML_BLOCK.search(readme) is None
+    with pytest.raises(CardError, match="no front matter that the Hub would see"):
+        added(readme)
+
+
+@pytest.mark.parametrize("body", [START, END, f"{END}{START}", f"{START}{END}{START}", f"{START}{START}{END}"])
+def test_broken_markers_are_refused(body):
+    with pytest.raises(CardError, match="no pair; remove them"):
+        added(f"---\na: b\n---\n{body}")
+
+
+def test_long_lines_do_no_harm():
+    line = "x" * 200_000
+    edited = added(f"---\na: {line}\n---\n{line}\n")
+    assert hub_view(edited)[0]["a"] == line
+
+
+def test_a_label_of_another_graph_or_of_a_folder_is_refused():
+    with pytest.raises(InputError, match="not of the graph other"):
+        add_label("", LABEL, make_graph({"x": ()}, name="other"), SHA256)
+    with pytest.raises(InputError, match="publish the model"):
+        added("", make_label(GRAPH, repo_id="local-dir:/home/me/model"))
+    with pytest.raises(InputError, match="no full hashes"):
+        added("", sha256="abc")
+    with pytest.raises(InputError, match="no full hashes"):
+        added("", replace(LABEL, probes_revision="main"))
+
+
+# --- any card ---------------------------------------------------------------------------------------------------------
+
+WORDS = st.sampled_from(
+    ["a", "clip", "zero-shot", "'q: #'", '"d\\n"', "Bäume", "🌳", "5", "1.5", ".nan", "true", "~", ""]
+)
+PLAIN = st.sampled_from(["a", "clip", "'q,'", '"d"', "Bäume", "mll-graph-x", LABEL_TAG, "7"])
+COMMENTS = st.sampled_from(["", "", "  # why", " #tags: [no]", "\n# alone", "\n", "\n\n  # deep: x"])
+VALUES = st.one_of(
+    WORDS.map(" {}".format),
+    st.lists(PLAIN, max_size=3).map(lambda items: f" [{', '.join(items)}]"),
+    st.lists(WORDS, min_size=1, max_size=3).map(lambda items: "".join(f"\n- {item}" for item in items)),
+    st.lists(WORDS, min_size=1, max_size=2).map(lambda items: "".join(f"\n  k{i}: {x}" for i, x in enumerate(items))),
+    st.sampled_from(
+        [" |\n  tags:\n  - x", " >-\n  folded\n  text", " two\n  lines", "\n- name: x\n  results:\n  - y: 1"]
+    ),
+)
+
+
+@st.composite
+def tags_entries(draw):
+    """An entry `tags`; the second value says which pieces of it may go."""
+    items = draw(st.lists(PLAIN, max_size=3, unique=True))
+    if draw(st.booleans()):
+        items.insert(draw(st.integers(0, len(items))), draw(st.sampled_from([OLD_TAG, f"'{OLD_TAG}'", TAG])))
+    key = draw(st.sampled_from(["tags:", "'tags':", '"tags" :']))
+    form = draw(st.sampled_from(["block", "indented", "flow", "lines", "text", "null"]))
+    if form == "text" and items and items[0] != "7":
+        return f"{key} {items[0]}"
+    if form == "null" or not items:
+        return key + draw(st.sampled_from(["", " ", " []", " [ ]"]))
+    if form in ("block", "indented"):
+        indent = "\n  - " if form == "indented" else "\n- "
+        return key + "".join(indent + item + draw(st.sampled_from(["", " # c", "\n# c", "\n"])) for item in items)
+    if form == "flow":
+        return f"{key} [{', '.join(items)}{draw(st.sampled_from(['', ' ', ',']))}]"
+    return f"{key} [\n  " + ", # c\n  ".join(items) + draw(st.sampled_from(["\n  ]", ",\n  ]", " # c\n  ]"]))
+
+
+@st.composite
+def cards(draw):
+    """A card and the pieces of it that must stay, in order."""
+    keys = draw(st.lists(st.sampled_from(["license", "'q k'", "language", "model-index", "x", "9"]), unique=True))
+    entries = [key + ":" + draw(VALUES) + draw(COMMENTS) for key in keys]
+    if draw(st.booleans()):
+        entries.insert(draw(st.integers(0, len(entries))), draw(tags_entries()) + draw(COMMENTS))
+    mark = "\0"
+    if draw(st.booleans()):
+        old = draw(
+            st.sampled_from([BLOCK[:-1], "mll: 5", "mll: {a: [b]}", "mll:\n- a", "'mll':\n  b: c\n  d:\n    e: f"])
+        )
+        entries.insert(draw(st.integers(0, len(entries))), mark + old + mark + draw(COMMENTS))
+    body = draw(
+        st.sampled_from(["", "# Title", "# Title\n\ntext  \n", "\n---\n\ntags:\n- no\n---\n", "Grüße 🌳\n\n\n"])
+    )
+    section = draw(st.sampled_from(["", "", f"{START}{mark}old{mark}{END}", f"x\n{START}{mark}{mark}{END}\nlater"]))
+    fence = "---\n" + "\n".join([*entries, "---\n"]) if entries else ""
+    text = draw(st.sampled_from(["", "\ufeff"])) + fence + body + section
+    text = text.replace("\n", draw(st.sampled_from(["\n", "\n", "\r\n"])))
+    pieces = [re.split(rf"{OLD_TAG}", piece) for piece in text.split(mark)[::2]]
+    return text.replace(mark, ""), [part for piece in pieces for part in piece]
+
+
+@examples
+@given(card=cards())
+def test_in_any_card_all_else_stays(card):
+    readme, pieces = card
+    edited = added(readme)
+    assert added(edited) == edited
+
+    (old, old_body), (new, new_body) = hub_view(readme), hub_view(edited)
+    others = [{k: repr(v) for k, v in data.items() if k not in ("tags", "mll")} for data in (old, new)]
+    assert others[0] == others[1]
+    assert read_claim(new) == CLAIM
+    old_tags = old.get("tags") or []
+    old_tags = [TAG if t == OLD_TAG else t for t in ([old_tags] if isinstance(old_tags, str) else old_tags)]
+    assert new["tags"] == old_tags + [tag for tag in (LABEL_TAG, TAG) if tag not in old_tags]
+    if START in readme:
+        assert without_section(new_body) == without_section(old_body)
+    else:
+        assert new_body.startswith(old_body)
+
+    assert is_spread_over(pieces, edited)
+
+
+def is_spread_over(pieces, text):
+    """Whether every character of the pieces is in the text, in order."""
+    characters = iter(text)
+    return all(character in characters for piece in pieces for character in piece)
+
+
+def test_the_check_for_lost_characters_can_fail():
+    assert is_spread_over(["ab", "d"], "xaxbcd")
+    assert not is_spread_over(["ab", "d"], "xaxcd")
+
+
+@examples
+@given(card=cards(), data=st.data())
+def test_a_damaged_card_is_edited_or_refused_but_never_damaged_further(card, data):
+    readme, _ = card
+    at = data.draw(st.integers(0, len(readme)))
+    gone = data.draw(st.integers(0, 3))
+    readme = (
+        readme[:at]
+        + data.draw(st.sampled_from(["", "-", ":", " ", "\n", "[", "]", "'", "#", "&a", "\t", "?"]))
+        + readme[at + gone :]
+    )
+    try:
+        edited = added(readme)
+    except CardError:
+        return
+    assert added(edited) == edited
+    assert read_claim(hub_view(edited)[0]) == CLAIM
+    if OLD_TAG not in readme and "mll" not in readme:
+        assert is_spread_over([readme.replace("~", "").replace("{}", "")], edited)
+
+
+# --- what a card claims -----------------------------------------------------------------------------------------------
+
+
+def claimed():
+    """A fresh copy of the metadata of a good card."""
+    return hub_view(added(""))[0]
+
+
+BROKEN = {
+    "schema": [2, 0, True, "1", 1.5, None],
+    "graph": [None, [], "tiny", {"name": "tiny"}, {"digest": GRAPH.digest}],
+    "probes": [None, {"name": "tiny"}, {"name": 5, "revision": SHA}, {"name": "tiny", "revision": "main"}],
+    "file": ["label.safetensors", "../mll/label.safetensors", "mll/label.safetensors\n", None, [LABEL_PATH]],
+    "sha256": ["ab", "AB" * 32, "ab" * 32 + "\n", 7, None, SHA],
+    "revision": ["main", SHA[:39], SHA.upper(), int("1" * 40), None],
+    "precision": [-0.1, 1.1, math.nan, math.inf, 10**400, True, "0.5", None, [0.5]],
+    "concepts": [-1, 1.5, True, 10**400, "7", None, math.nan],
+    "tests": [-1, 10**30, None, {}],
+    "temperature": [0, -1, math.nan, math.inf, -math.inf, 10**400, -(10**400), False, "1", None],
+    "package_version": [None, 0.1, "x\x1b[2J", "x" * 201, "a\nb", "\ud800", "\u202e"],
+}
+
+
+@pytest.mark.parametrize("field", BROKEN)
+def test_a_claim_with_a_malformed_field_is_none(field):
+    for value in BROKEN[field]:
+        data = claimed()
+        data["mll"][field] = value
+        assert read_claim(data) is None, value
+    data = claimed()
+    del data["mll"][field]
+    assert read_claim(data) is None
+
+
+def test_names_in_claims_are_short_and_printable():
+    for section in ("graph", "probes"):
+        for name in ("x" * 201, "\x1b[2J", "two\nlines", None, 5):
+            data = claimed()
+            data["mll"][section]["name"] = name
+            assert read_claim(data) is None
+
+
+def test_unknown_fields_and_whole_numbers_are_accepted():
+    data = claimed()
+    data["mll"].update(precision=1, temperature=2, later="more")
+    assert read_claim(data) == replace(CLAIM, precision=1.0, temperature=2.0)
+    assert type(read_claim(data).precision) is float
+
+
+def nested(levels):
+    value = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("value", [None, [], "mll", 5, math.nan, {}, {"mll": None}, {"mll": {"graph": nested(10**5)}}])
+def test_metadata_without_a_block_claim_nothing(value):
+    assert read_claim(value) is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.just(10**400),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@examples
+@given(fields=st.dictionaries(st.sampled_from(sorted(BROKEN)), JSON), whole=JSON)
+def test_whatever_a_card_holds_reading_its_claim_never_fails(fields, whole):
+    assert read_claim(whole) is None
+    assert read_claim({"mll": whole}) is None
+    data = claimed()
+    data["mll"].update(fields)
+    claim = read_claim(data)
+    if claim is not None:
+        assert 0 <= claim.precision <= 1
+        assert 0 < claim.temperature < math.inf
+        assert set(fields) <= {"precision", "concepts", "tests", "temperature", "package_version", "schema"}
+
+
+# --- branches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_graph_has_no_branches_to_show():
+    assert "branches" not in added("")
+
+
+def test_the_section_shows_the_five_best_and_the_five_worst_branches():
+    hypernyms = {f"top{b:02}": () for b in range(13)}
+    hypernyms |= {f"{b:02}-{i}": (f"top{b:02}",) for b in range(13) for i in range(10)}
+    graph = make_graph(hypernyms)
+    hits = [10 if c.id.startswith("top") else int(c.id[:2]) % 11 for c in graph.concepts]
+    section = added("", make_label(graph, hits), graph)
+    strongest, weakest = section.split("| strongest branches |")[1].split("| weakest branches |")
+    assert re.findall(r"^\| (top\d\d)", strongest, re.MULTILINE) == ["top10", "top09", "top08", "top07", "top06"]
+    assert re.findall(r"^\| (top\d\d)", weakest, re.MULTILINE) == ["top11", "top00", "top12", "top01", "top02"]
+
+
+def test_no_branch_is_shown_twice():
+    graph = two_branches()
+    hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]
+    strongest, weakest = added("", make_label(graph, hits), graph).split("| weakest branches |")
+    assert re.findall(r"^\| (vehicle|animal) \| 80.0%", strongest, re.MULTILINE) == ["vehicle"]
+    assert re.findall(r"^\| (vehicle|animal) \| 30.0%", weakest, re.MULTILINE) == ["animal"]
+    assert "| animal |" not in strongest
+
+    graph = two_branches(n_cars=3)
+    section = added("", make_label(graph), graph)
+    assert section.count("| animal |") == 1
+    assert "weakest" not in section
+
+
+# --- names of strangers -----------------------------------------------------------------------------------------------
+
+HOSTILE = (
+    f"{END}\n<script>a|b</script> [x](http://x) `c` *d* _e_ &lt; @f #g ![h](i) \\ $j$ ~~k~~ \x1b[2J\u202e\n---\n- l"
+)
+
+
+def hostile_graph():
+    concepts = [Concept("top", HOSTILE, (HOSTILE,), HOSTILE, ())]
+    concepts += [Concept(f"c{i}", HOSTILE, (HOSTILE,), HOSTILE, ("top",)) for i in range(10)]
+    return SemanticGraph(HOSTILE, tuple(concepts))
+
+
+def test_names_in_the_section_mean_nothing_to_markdown_or_html():
+    graph = hostile_graph()
+    label = make_label(graph, probes_name=HOSTILE, package_version=HOSTILE)
+    edited = added("# Title\n", label, graph)
+    assert added(edited, label, graph) == edited
+    data, body = hub_view(edited)
+    assert read_claim(data).graph_name == "".join(c if c.isprintable() else "?" for c in HOSTILE)
+    assert body.count(START) == body.count(END) == 1
+    section = body.split(START)[1].split(END)[0]
+    assert not re.search(r"[<>\[\]*_~$@\\\x1b\u202e!]", section.replace("--:", "").split("```")[0])
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {5}
+    assert "&#60;script&#62;a&#124;b&#60;" in section
+
+
+def test_names_in_a_collection_card_mean_nothing_to_markdown_or_html():
+    graph = hostile_graph()
+    card = collection_card("org/labels", graph, [make_label(graph, repo_id="local-dir:/x/" + HOSTILE.replace("/", ""))])
+    data, body = hub_view(card)
+    assert data["pretty_name"].startswith("Model labels on the graph <!--")
+    assert body.count(START) == body.count(END) == 1
+    assert "<" not in body.replace(START, "").replace(END, "")
+    assert "\x1b" not in card
+    assert body.count("\n---\n") == 0
+
+
+# --- collections and results ------------------------------------------------------------------------------------------
+
+
+def collection_labels():
+    return [
+        make_label(GRAPH, hits=[h] * 7, repo_id=repo_id, cost=Cost(parameters, gflops))
+        for h, repo_id, parameters, gflops in [
+            (5, "org/middle", 151_300_000, 8.73),
+            (9, "org/best_one", 986_000_000, 334.5),
+            (1, "local-dir:/home/me/secret/mine", 40_000, 0.00123),
+            (5, "a/first-among-equals", 1, 1),
+        ]
+    ]
+
+
+def test_the_card_of_a_collection():
+    labels = collection_labels()
+    card = collection_card("org/labels", GRAPH, labels)
+    data, body = hub_view(card)
+    assert data == {
+        "license": "apache-2.0",
+        "pretty_name": "Model labels on the graph tiny",
+        "tags": [COLLECTION_TAG, TAG],
+        "viewer": False,
+    }
+    assert "mll-hf select --classes 'dog, cat, car' --labels hf://datasets/org/labels\n" in body
+    best, first, middle, mine = re.findall(r"^\| .*\d \|$", body, re.MULTILINE)
+    link = "https://huggingface.co/org/best_one"
+    assert best == (f"| [org/best&#95;one]({link}) | [`{SHA[:7]}`]({link}/tree/{SHA}) | 0.900 | 986.0 M | 334 |")
+    assert first.startswith("| [a/first-among-equals]")
+    assert middle.endswith("| 0.500 | 151.3 M | 8.73 |")
+    assert mine == f"| mine | `{SHA[:7]}` | 0.100 | 0.0 M | 0.00123 |"
+    assert "secret" not in card
+    assert card == collection_card("org/labels", GRAPH, labels[::-1])
+    assert "more" not in body
+
+
+def test_the_card_of_a_large_collection_shows_two_hundred_models():
+    labels = [replace(LABEL, model=replace(LABEL.model, repo_id=f"org/m{i}")) for i in range(1203)]
+    card = collection_card("org/labels", GRAPH, labels)
+    assert len(re.findall(r"^\| \[org", card, re.MULTILINE)) == 200
+    assert "And 1,003 more" in card
+
+
+def test_an_empty_collection_has_a_card():
+    assert hub_view(collection_card("org/labels", GRAPH, []))[0]["tags"] == [COLLECTION_TAG, TAG]
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_what_the_owner_of_a_collection_wrote_stays(line_break):
+    labels = collection_labels()
+    before = line_break.join(["---", "license: mit # ours", "---", "# Ours", ""])
+    card = collection_card("org/labels", GRAPH, labels[:1], before)
+    assert card.startswith(before)
+    assert card.replace(line_break, "").count("\n") == 0
+    changed = card + f"Our last words.{line_break}"
+    again = collection_card("org/labels", GRAPH, labels, changed)
+    assert again.startswith(before)
+    assert again.endswith(f"{END}{line_break}Our last words.{line_break}")
+    assert again.count(START) == again.count(END) == 1
+    assert "org/best_one" in again
+    assert collection_card("org/labels", GRAPH, labels, again) == again
+
+
+def test_a_collection_s_card_that_cannot_be_edited_is_refused():
+    card = collection_card("org/labels", GRAPH, collection_labels())
+    for damaged in (card.replace(END, ""), card + END, "---\nlicense: mit\n"):
+        with pytest.raises(CardError):
+            collection_card("org/labels", GRAPH, collection_labels(), damaged)
+
+
+@pytest.mark.parametrize("url", [None, "https://huggingface.co/org/model"])
+def test_the_evaluation_result_is_what_the_hub_reads(url):
+    (entry,) = parse_eval_result_entries(yaml.safe_load(eval_results(LABEL, "org/probes", "concepts: all", url)))
+    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("org/probes", "concepts: all", SHA)
+    assert entry.value == 78.57
+    assert entry.source_url == url
+    assert "percent" in entry.notes
+    assert "7 concepts" in entry.notes

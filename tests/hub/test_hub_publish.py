@@ -1,0 +1,718 @@
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from multiprocessing import forkserver
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import HfApi
+
+from hub_worlds import (
+    COLLECTION,
+    GRAPH,
+    MODEL_FILES,
+    OTHER_GRAPH,
+    READ_ONLY,
+    READER,
+    REPO,
+    THIRD,
+    clock,
+    entries_of,
+    graph_file,
+    index_file,
+    label_files,
+    put_collection,
+    put_model,
+    sha256_of,
+    some_labels,
+)  # fmt: skip
+from mll_hf.errors import CardError, HubError, InputError, MLLError
+from mll_hf.graph.concepts import GRAPH_FILE
+from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag, read_claim
+from mll_hf.hub.index import INDEX_FILE, index_from_bytes, index_to_bytes
+from mll_hf.hub.publish import build_index, publish_label, publish_to_collection
+from mll_hf.hub.sources import open_source
+from mll_hf.labels.label import ModelRef, label_from_bytes, label_to_bytes
+from mll_hf.labels.store import label_path
+from worlds import SHA, make_label
+
+__all__ = ["clock"]  # a fixture
+
+pytestmark = pytest.mark.usefixtures("clock")
+MODEL = "alice/model"
+COMMIT = "/commit/"
+LABELS = some_labels(4)
+README = b"---\nlicense: mit  # ours\ntags: [clip]\n---\r\n# A model\n\nSays \xe2\x80\x9chello\xe2\x80\x9d."
+
+
+@pytest.fixture(autouse=True)
+def _no_download_is_counted(hub):
+    """Whatever is published, nobody's download counter moves."""
+    yield
+    assert hub.counted == []
+
+
+@pytest.fixture
+def label():
+    """The label of a model of alice's, not published yet."""
+    return put_model(files={**MODEL_FILES, "README.md": README})
+
+
+def complaint_of(call, error=HubError):
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def commits(hub, kind="model", repo_id=MODEL):
+    """Titles of the commits on main, newest first, without the first one."""
+    repo = hub.repos[kind, repo_id]
+    return [repo.commits[oid]["title"] for oid in repo.history(repo.refs["main"])][:-1]
+
+
+def metadata_of(readme):
+    return yaml.safe_load(readme.decode().split("---")[1])
+
+
+def assert_published(hub, label, revision="main"):
+    """Label, tags and claim are there and agree; every other file and all of the author's card are as before."""
+    files = hub.files("model", label.model.repo_id, revision)
+    blob = label_to_bytes(label)
+    assert files[LABEL_PATH] == blob
+    metadata = metadata_of(files["README.md"])
+    assert {LABEL_TAG, graph_tag(label.graph_digest)} <= set(metadata["tags"])
+    claim = read_claim(metadata)
+    assert claim.sha256 == sha256_of(blob)
+    assert claim.revision == label.model.revision
+    measured = hub.files("model", label.model.repo_id, label.model.revision)
+    untouched = {path: content for path, content in files.items() if path not in (LABEL_PATH, "README.md")}
+    assert untouched == {path: content for path, content in measured.items() if path != "README.md"}
+
+
+def assert_collected(hub, labels, repo_id=REPO):
+    """The collection holds exactly these labels, and its index and card agree with them."""
+    files = hub.files("dataset", repo_id)
+    label_paths = {path for path in files if path.startswith("labels/")}
+    assert {path: files[path] for path in label_paths} == label_files(labels)
+    assert files[INDEX_FILE] == index_to_bytes(GRAPH, entries_of(labels))
+    card = files["README.md"].decode()
+    for label in labels:
+        assert label.model.repo_id in card
+    assert set(files) == {*label_paths, INDEX_FILE, GRAPH_FILE, "README.md", *(set(files) & {".gitattributes"})}
+
+
+# ---- in the model's own repo
+
+
+def test_label_and_card_are_one_commit(hub, label):
+    published = publish_label(label, GRAPH)
+    assert_published(hub, label)
+    assert commits(hub) == ["Add MLL label", "put"]
+    repo = hub.repos["model", MODEL]
+    assert published.changed
+    assert published.pull_request is None
+    assert published.revision == repo.refs["main"]
+    assert published.url.endswith(f"/alice/model/commit/{published.revision}")
+
+
+def test_the_author_s_card_stays_as_it_was(hub, label):
+    publish_label(label, GRAPH)
+    readme = hub.files("model", MODEL)["README.md"]
+    assert b"license: mit  # ours\n" in readme
+    assert b"# A model\n\nSays \xe2\x80\x9chello\xe2\x80\x9d." in readme
+    assert metadata_of(readme)["tags"] == ["clip", LABEL_TAG, graph_tag(GRAPH.digest)]
+
+
+def test_a_model_without_a_card_gets_one(hub):
+    label = put_model(files={"config.json": b"{}"})
+    publish_label(label, GRAPH)
+    assert_published(hub, label)
+
+
+def test_publishing_twice_changes_nothing(hub, label):
+    first = publish_label(label, GRAPH)
+    hub.requests.clear()
+    second = publish_label(label, GRAPH)
+    assert not second.changed
+    assert second.revision == first.revision
+    assert len(commits(hub)) == 2
+    assert not [request for request in hub.requests if not request.startswith(("GET ", "HEAD "))]
+
+
+def test_a_label_that_was_measured_anew_replaces_the_old_one(hub, label):
+    publish_label(label, GRAPH)
+    newer = replace(label, temperature=np.array([2], np.float32))
+    assert publish_label(newer, GRAPH).changed
+    assert_published(hub, newer)
+    assert hub.files("model", MODEL)["README.md"].count(b"<!-- mll-label:start -->") == 1
+
+
+def test_other_weights_than_were_measured_are_refused(hub, label):
+    hub.put("model", MODEL, {"open_clip_model.safetensors": b"other weights"})
+    said = complaint_of(lambda: publish_label(label, GRAPH))
+    assert said.startswith(f"alice/model: has other weights now than at {label.model.revision[:12]}")
+    assert LABEL_PATH not in hub.files("model", MODEL)
+
+
+@pytest.mark.parametrize("change", [{"README.md": b"new"}, {"images/cat.png": b"cat"}, {"README.md": None}])
+def test_what_does_not_change_the_model_does_not_matter(hub, label, change):
+    hub.put("model", MODEL, change)
+    assert publish_label(label, GRAPH).changed
+    assert hub.files("model", MODEL)[LABEL_PATH] == label_to_bytes(label)
+
+
+@pytest.mark.parametrize("change", [{"config.json": b"[]"}, {"vocab.txt": b"a"}, {"config.json": None}])
+def test_whatever_changes_the_model_matters(hub, label, change):
+    hub.put("model", MODEL, change)
+    complaint_of(lambda: publish_label(label, GRAPH))
+
+
+def test_a_model_that_was_measured_at_an_unknown_commit_is_refused(hub):
+    put_model()
+    label = make_label(GRAPH, repo_id=MODEL, revision=SHA)
+    assert "no such revision" in complaint_of(lambda: publish_label(label, GRAPH))
+
+
+def test_what_cannot_be_published_is_refused_without_a_request(hub, label):
+    local = replace(label, model=ModelRef("local-dir:/models/x", SHA, "open_clip"))
+    assert "hf upload" in complaint_of(lambda: publish_label(local, GRAPH), InputError)
+    assert "not of the graph other" in complaint_of(lambda: publish_label(label, OTHER_GRAPH), InputError)
+    assert "no labels" in complaint_of(lambda: publish_to_collection([], GRAPH, COLLECTION), InputError)
+    assert "leave out the @" in complaint_of(
+        lambda: publish_to_collection([label], GRAPH, f"{COLLECTION}@{SHA}"), InputError
+    )
+    assert "is not of the form" in complaint_of(lambda: publish_to_collection([label], GRAPH, "x"), InputError)
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize(
+    "readme", [b"\xff\xfe", b"---\n- a\n---\n", b"---\na: &x 1\nb: *x\n---\n", b"---\n: : :\n---\n"]
+)
+def test_a_card_that_cannot_be_edited_is_left_alone(hub, readme):
+    label = put_model(files={**MODEL_FILES, "README.md": readme})
+    assert complaint_of(lambda: publish_label(label, GRAPH), CardError).startswith("alice/model: ")
+    assert commits(hub) == ["put"]
+
+
+def test_a_card_that_the_hub_refuses_is_an_error_of_ours(hub, label):
+    body = b'{"errors": [{"message": "\\"license\\" must be one of"}], "warnings": []}'
+    hub.fail("/api/validate-yaml", 400, times=99, alter=lambda _: body)
+    complaint_of(lambda: publish_label(label, GRAPH), MLLError)
+    assert commits(hub) == ["put"]
+
+
+def test_a_result_is_published_beside_the_label_if_wanted(hub, label):
+    label = replace(label, probes_name="alice/probes")
+    publish_label(label, GRAPH, with_eval_results=True)
+    files = hub.files("model", MODEL)
+    assert yaml.safe_load(files[EVAL_RESULTS_PATH])[0]["value"] == pytest.approx(100 * label.mean_precision, abs=0.01)
+    assert not publish_label(label, GRAPH, with_eval_results=True).changed
+
+
+# ---- in a pull request
+
+
+def test_without_write_access_a_pull_request_is_opened(hub, label, caplog):
+    published = publish_label(label, GRAPH, token=READER)
+    assert "you may not write to alice/model; opening a pull request" in caplog.text
+    assert published.pull_request == 1
+    assert published.changed
+    assert published.url.endswith("/alice/model/discussions/1")
+    assert commits(hub) == ["put"]
+    assert_published(hub, label, "refs/pr/1")
+
+
+def test_a_pull_request_can_be_asked_for(hub, label):
+    assert publish_label(label, GRAPH, create_pr=True).pull_request == 1
+    assert commits(hub) == ["put"]
+
+
+def test_once_merged_a_pull_request_is_the_label(hub, api, label):
+    publish_label(label, GRAPH, token=READER)
+    api.merge_pull_request(MODEL, 1)
+    assert_published(hub, label)
+    repo = hub.repos["model", MODEL]
+    assert repo.commits[repo.refs["refs/pr/1"]]["author"] == "bob"
+    assert not publish_label(label, GRAPH).changed
+    again = publish_label(label, GRAPH, token=READER)
+    assert not again.changed
+    assert again.pull_request is None
+    assert len(repo.discussions) == 1
+
+
+def test_an_open_pull_request_is_gone_on_with(hub, label):
+    publish_label(label, GRAPH, token=READER)
+    again = publish_label(label, GRAPH, token=READER)
+    assert not again.changed
+    assert again.pull_request == 1
+    newer = replace(label, temperature=np.array([2], np.float32))
+    assert publish_label(newer, GRAPH, token=READER).pull_request == 1
+    assert len(hub.repos["model", MODEL].discussions) == 1
+    assert_published(hub, newer, "refs/pr/1")
+
+
+def test_pull_requests_of_others_and_closed_ones_are_let_be(hub, label):
+    publish_label(label, GRAPH, token=READER)
+    assert publish_label(label, GRAPH, token=THIRD).pull_request == 2
+    hub.repos["model", MODEL].discussions[0]["status"] = "closed"
+    assert publish_label(label, GRAPH, token=READER).pull_request == 3
+    discussions = hub.repos["model", MODEL].discussions
+    discussions[:0] = [{**discussions[0], "num": number} for number in range(10, 17)]  # more than a page
+    assert publish_label(label, GRAPH, token=READER).pull_request == 3
+
+
+def test_a_pull_request_of_ours_about_something_else_is_let_be(hub, label):
+    publish_label(label, GRAPH, token=READER)
+    hub.repos["model", MODEL].discussions[0]["title"] = "Correct a typo"
+    assert publish_label(label, GRAPH, token=READER).pull_request == 2
+
+
+def test_a_pull_request_of_somebody_else_is_let_be_whatever_the_hub_lists(hub, label):
+    publish_label(label, GRAPH, token=THIRD)
+    everything = {"discussions": hub.repos["model", MODEL].discussions, "start": 0, "count": 1}
+    hub.fail("/discussions", alter=lambda _: json.dumps(everything).encode())
+    assert publish_label(label, GRAPH, token=READER).pull_request == 2
+
+
+def test_the_branch_of_a_pull_request_is_its_author_s(hub, label):
+    publish_label(label, GRAPH, token=READER)
+    newer = replace(label, temperature=np.array([2], np.float32))
+    publish_label(newer, GRAPH, token=THIRD)
+    assert_published(hub, label, "refs/pr/1")
+    assert_published(hub, newer, "refs/pr/2")
+
+
+def test_main_may_move_on_under_a_pull_request(hub, api, label):
+    publish_label(label, GRAPH, token=READER)
+    hub.put("model", MODEL, {"notes.md": b"new"})
+    api.merge_pull_request(MODEL, 1)
+    files = hub.files("model", MODEL)
+    assert files["notes.md"] == b"new"
+    assert files[LABEL_PATH] == label_to_bytes(label)
+
+
+def test_a_token_that_may_only_read_publishes_nothing(hub, label):
+    assert "log in with one that may write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
+    assert commits(hub) == ["put"]
+    assert hub.repos["model", MODEL].discussions == []
+
+
+def test_an_unknown_token_is_an_error(hub, label):
+    assert "hf auth login" in complaint_of(lambda: publish_label(label, GRAPH, token="hf_unknown"))
+    assert commits(hub) == ["put"]
+
+
+def test_a_private_model_gets_its_label(hub, label):
+    hub.repos["model", MODEL].private = True
+    publish_label(label, GRAPH)
+    assert_published(hub, label)
+    assert "or private" in complaint_of(lambda: publish_label(label, GRAPH, token=READER))
+
+
+def test_a_gated_model_cannot_be_read_by_strangers(hub, label):
+    hub.repos["model", MODEL].gated = "auto"
+    assert "is gated" in complaint_of(lambda: publish_label(label, GRAPH, token=READER))
+    publish_label(label, GRAPH)
+    assert_published(hub, label)
+
+
+# ---- when something goes wrong
+
+
+def test_a_commit_of_somebody_else_in_between_is_kept(hub, label):
+    hub.before(COMMIT, lambda: hub.put("model", MODEL, {"README.md": b"# Renamed\n", "notes.md": b"new"}))
+    assert publish_label(label, GRAPH).changed
+    files = hub.files("model", MODEL)
+    assert b"# Renamed\n" in files["README.md"]
+    assert files["notes.md"] == b"new"
+    assert files[LABEL_PATH] == label_to_bytes(label)
+    assert commits(hub) == ["Add MLL label", "put", "put"]
+
+
+def test_the_same_label_of_somebody_else_in_between_is_enough(hub, label):
+    hub.before(COMMIT, lambda: publish_label(label, GRAPH))
+    assert not publish_label(label, GRAPH).changed
+    assert commits(hub) == ["Add MLL label", "put"]
+
+
+def test_other_weights_in_between_are_noticed(hub, label):
+    hub.before(COMMIT, lambda: hub.put("model", MODEL, {"open_clip_model.safetensors": b"new"}))
+    assert "has other weights now" in complaint_of(lambda: publish_label(label, GRAPH))
+    assert LABEL_PATH not in hub.files("model", MODEL)
+
+
+def test_a_stale_parent_is_tried_again_a_few_times_only(hub, label, clock):
+    hub.before(COMMIT, lambda: hub.put("model", MODEL, {"notes.md": str(len(hub.requests)).encode()}), times=999)
+    assert "status 412" in complaint_of(lambda: publish_label(label, GRAPH))
+    assert len([request for request in hub.requests if COMMIT in request]) == 31
+    assert max(clock.waits) <= 12
+    assert LABEL_PATH not in hub.files("model", MODEL)
+
+
+STEPS = [
+    "GET /api/models/alice/model",
+    "HEAD .*/README.md",
+    "GET .*/README.md",
+    "POST /api/validate-yaml",
+    "POST .*/preupload/",
+    "POST .*/objects/batch",
+    "PUT /_lfs/",
+    "POST .*/commit/",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_hub_that_stumbles_at_any_step_is_asked_again(hub, label, step, status):
+    method, path = step.split(" ")
+    hub.fail(path, status, method=method, times=2)
+    assert publish_label(label, GRAPH).changed
+    assert_published(hub, label)
+    assert commits(hub) == ["Add MLL label", "put"]
+    assert not [planned for planned in hub.disturbances if planned.times], "the step was not taken"
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("how", ["before", "after"])
+def test_a_connection_that_is_lost_at_any_step_is_tried_again(hub, label, step, how):
+    method, path = step.split(" ")
+    hub.fail(path, method=method, drop=how)
+    publish_label(label, GRAPH)
+    assert_published(hub, label)
+    assert commits(hub) == ["Add MLL label", "put"], "the label was committed twice"
+    assert not [planned for planned in hub.disturbances if planned.times], "the step was not taken"
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 500])
+def test_a_hub_that_refuses_for_good_leaves_the_repository_as_it_was(hub, label, step, status):
+    method, path = step.split(" ")
+    hub.fail(path, status, method=method, times=999)
+    before = hub.files("model", MODEL)
+    complaint_of(lambda: publish_label(label, GRAPH), MLLError)
+    assert hub.files("model", MODEL) == before
+    assert len(commits(hub)) == 1
+    hub.disturbances.clear()
+    publish_label(label, GRAPH)
+    assert_published(hub, label)
+
+
+def test_a_pull_request_whose_answer_is_lost_is_not_opened_twice(hub, label):
+    hub.fail(COMMIT, drop="after")
+    assert publish_label(label, GRAPH, create_pr=True).pull_request == 1
+    assert len(hub.repos["model", MODEL].discussions) == 1
+
+
+def test_the_hub_may_say_how_long_to_wait(hub, label, clock):
+    hub.fail(COMMIT, 429, headers={"Retry-After": "7"})
+    publish_label(label, GRAPH)
+    assert 7 in clock.waits
+
+
+@pytest.mark.parametrize("path", [COMMIT, "/preupload/", "/api/models/alice/model"])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b"<html>", b'{"commitUrl": 3, "commitOid": []}'])
+def test_an_answer_that_makes_no_sense_is_an_error_of_ours(hub, label, path, body):
+    hub.fail(path, times=99, alter=lambda _: body)
+    complaint_of(lambda: publish_label(label, GRAPH), MLLError)
+    hub.disturbances.clear()
+    publish_label(label, GRAPH)
+    assert_published(hub, label)
+
+
+# ---- killed
+
+
+def _publish_in_child(kind, label):
+    """Runs in a process of its own."""
+    if kind == "model":
+        publish_label(label, GRAPH)
+    else:
+        publish_to_collection([label], GRAPH, COLLECTION)
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes quickly: a server imports everything once and forks."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_hub_publish"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        forkserver.ensure_running()
+    return context
+
+
+def kill_at(hub, processes, number, kind, label):
+    """Publish in another process and kill it while the Hub has request `number` before it; whether it got so far."""
+    process = processes.Process(target=_publish_in_child, args=(kind, label))
+    count = itertools.count()
+    killed = []
+
+    def kill():
+        if next(count) == number:
+            killed.append(number)
+            process.kill()
+
+    hub.before("", kill, times=999)
+    process.start()
+    process.join()
+    hub.wait_until_idle()
+    hub.disturbances.clear()
+    assert killed or process.exitcode == 0
+    return bool(killed)
+
+
+def test_a_publication_that_is_killed_leaves_the_model_untouched_or_complete(hub, processes):
+    outcomes = []
+    for number in itertools.count():
+        hub.reset()
+        label = put_model(files={**MODEL_FILES, "README.md": README})
+        before = hub.files("model", MODEL)
+        was_killed = kill_at(hub, processes, number, "model", label)
+        if is_untouched := hub.files("model", MODEL) == before:
+            publish_label(label, GRAPH)
+        outcomes.append(is_untouched)
+        assert_published(hub, label)
+        assert len(commits(hub)) == 2
+        if not was_killed:
+            break
+    assert outcomes[:-2] == [True] * (len(outcomes) - 2)  # the last request that could be killed at was the commit
+    assert outcomes[-1] is False
+    assert len(outcomes) > 6
+
+
+def test_a_publication_that_is_killed_leaves_the_collection_as_it_was_or_complete(hub, processes):
+    outcomes = []
+    for number in itertools.count():
+        hub.reset()
+        put_collection(LABELS[:2])
+        build_index(COLLECTION)
+        before = hub.files("dataset", REPO)
+        was_killed = kill_at(hub, processes, number, "dataset", LABELS[2])
+        if is_untouched := hub.files("dataset", REPO) == before:
+            assert len(open_source(COLLECTION).list()) == 2
+            publish_to_collection([LABELS[2]], GRAPH, COLLECTION)
+        outcomes.append(is_untouched)
+        assert_collected(hub, LABELS[:3])
+        if not was_killed:
+            break
+    assert outcomes[-1] is False
+    assert len(outcomes) > 6
+
+
+def test_a_collection_whose_first_publication_was_killed_is_completed(hub, processes):
+    for number in itertools.count():
+        hub.reset()
+        was_killed = kill_at(hub, processes, number, "dataset", LABELS[0])
+        publish_to_collection([LABELS[0]], GRAPH, COLLECTION)
+        assert_collected(hub, LABELS[:1])
+        if not was_killed:
+            break
+    assert number > 5
+
+
+def test_metadata_that_the_hub_refuses_are_the_card_s_fault(hub, label):
+    hub.fail("/api/validate-yaml", 400, times=9)
+    said = complaint_of(lambda: publish_label(label, GRAPH), CardError)
+    assert said.startswith("alice/model: the Hub refuses the metadata of its card (")
+    assert LABEL_PATH not in hub.files("model", MODEL)
+
+
+def test_replacing_a_label_of_another_graph_is_said(hub, label, caplog):
+    publish_label(label, GRAPH)
+    assert "another graph" not in caplog.text
+    other = make_label(OTHER_GRAPH, repo_id=MODEL, revision=label.model.revision)
+    publish_label(other, OTHER_GRAPH)
+    assert "alice/model carries a label of another graph, which this one replaces" in caplog.text
+    assert_published(hub, other)
+
+
+@pytest.mark.parametrize(("name", "warned"), [("my-folder", True), ("alice/graph", False)])
+def test_a_label_whose_graph_others_cannot_get_is_published_with_a_warning(hub, caplog, name, warned):
+    publish_label(put_model(probes_name=name), GRAPH)
+    assert ("is a folder here (my-folder)" in caplog.text) == warned
+
+
+# ---- in a collection
+
+
+def test_a_collection_is_made_and_filled_in_one_commit(hub):
+    published = publish_to_collection(LABELS, GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+    assert commits(hub, "dataset", REPO) == ["Add MLL labels"]
+    assert published.changed
+    assert published.url.endswith(f"/datasets/alice/labels/commit/{published.revision}")
+    assert not hub.repos["dataset", REPO].private
+
+
+def test_a_new_collection_may_be_private(hub):
+    publish_to_collection(LABELS, GRAPH, COLLECTION, private=True)
+    assert hub.repos["dataset", REPO].private
+    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
+    assert hub.repos["dataset", REPO].private
+
+
+def test_an_empty_dataset_becomes_a_collection(hub):
+    hub.put("dataset", REPO, {".gitattributes": b"*.png filter=lfs\n"})
+    publish_to_collection(LABELS, GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+
+
+def test_the_dataset_of_a_graph_becomes_a_collection(hub):
+    hub.put("dataset", REPO, {**graph_file(), "images-0.parquet": b"images"})
+    before = hub.files("dataset", REPO)
+    publish_to_collection(LABELS, GRAPH, COLLECTION)
+    assert before.items() <= hub.files("dataset", REPO).items()
+    assert len(open_source(COLLECTION).list()) == 4
+
+
+def test_what_its_owner_wrote_on_a_collection_s_card_stays(hub):
+    hub.put("dataset", REPO, {"README.md": README})
+    publish_to_collection(LABELS[:2], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+    assert hub.files("dataset", REPO)["README.md"].startswith(README)
+
+
+def test_a_dataset_of_another_kind_does_not_become_a_collection(hub):
+    hub.put("dataset", REPO, {"train.parquet": b"rows"})
+    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION), InputError)
+    assert "a dataset of another kind (train.parquet)" in said
+    assert set(hub.files("dataset", REPO)) == {"train.parquet"}
+
+
+def test_a_public_collection_is_not_taken_for_private(hub):
+    put_collection(LABELS[:2])
+    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION, private=True), InputError)
+    assert "exists already and is public" in said
+    hub.repos["dataset", REPO].private = True
+    assert publish_to_collection(LABELS, GRAPH, COLLECTION, private=True).changed
+
+
+def test_publishing_to_a_collection_twice_changes_nothing(hub):
+    publish_to_collection(LABELS, GRAPH, COLLECTION)
+    hub.requests.clear()
+    assert not publish_to_collection(LABELS, GRAPH, COLLECTION).changed
+    assert not publish_to_collection(LABELS[1:2], GRAPH, COLLECTION).changed
+    assert not build_index(COLLECTION).changed
+    assert len(commits(hub, "dataset", REPO)) == 1
+    assert not [request for request in hub.requests if not request.startswith(("GET ", "HEAD "))]
+
+
+def test_labels_are_added_to_those_that_are_there(hub):
+    for label in LABELS:
+        publish_to_collection([label], GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+
+
+def test_a_collection_of_another_graph_is_refused(hub):
+    put_collection([make_label(OTHER_GRAPH)], graph=OTHER_GRAPH)
+    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION), InputError)
+    assert "holds labels of another graph (other, " in said
+    assert len(commits(hub, "dataset", REPO)) == 1
+
+
+def test_one_cannot_make_a_collection_in_somebody_else_s_name(hub):
+    assert "may not do this" in complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION, token=READER))
+    assert hub.repos == {}
+
+
+def test_pull_requests_of_two_users_do_not_conflict_and_the_next_index_takes_them_up(hub, api):
+    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
+    for number, (label, token) in enumerate(zip(LABELS[1:3], (READER, THIRD), strict=True), 1):
+        assert publish_to_collection([label], GRAPH, COLLECTION, token=token).pull_request == number
+    assert len(open_source(COLLECTION).list()) == 1
+    for number in (1, 2):
+        api.merge_pull_request(REPO, number, repo_type="dataset")
+    assert len(open_source(COLLECTION).list()) == 3  # the index lacks them, the reader does not
+    assert build_index(COLLECTION).changed
+    assert_collected(hub, LABELS[:3])
+
+
+def test_the_next_publication_takes_merged_labels_up(hub, api):
+    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[1:2], GRAPH, COLLECTION, token=READER)
+    api.merge_pull_request(REPO, 1, repo_type="dataset")
+    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+
+
+def test_a_second_publication_goes_into_the_open_pull_request(hub):
+    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[1:2], GRAPH, COLLECTION, token=READER)
+    publish_to_collection(LABELS[2:], GRAPH, COLLECTION, token=READER)
+    assert len(hub.repos["dataset", REPO].discussions) == 1
+    assert label_files(LABELS[1:]).items() <= hub.files("dataset", REPO, "refs/pr/1").items()
+
+
+def test_a_commit_of_somebody_else_in_a_collection_is_kept(hub):
+    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
+    hub.before(COMMIT, lambda: publish_to_collection(LABELS[1:2], GRAPH, COLLECTION))
+    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+
+
+def test_eight_publishers_at_once_lose_nothing(hub):
+    labels = some_labels(16)
+
+    def publish(first):
+        for label in labels[first::8]:
+            publish_to_collection([label], GRAPH, COLLECTION)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(publish, range(8)))
+    assert_collected(hub, labels)
+
+
+def test_a_bad_label_of_somebody_else_is_left_out_of_the_index(hub, caplog):
+    put_collection(LABELS[:1])
+    hub.put("dataset", REPO, {label_path(LABELS[1].model): b"bad", **label_files([])})
+    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    assert "left out: " in caplog.text
+    _, entries = index_from_bytes(hub.files("dataset", REPO)[INDEX_FILE])
+    assert [entry.summary.model for entry in entries] == [label.model for label in (LABELS[0], *LABELS[2:])]
+    assert hub.files("dataset", REPO)[label_path(LABELS[1].model)] == b"bad"  # it is not ours to delete
+
+
+def test_a_bad_label_is_replaced_by_publishing_a_good_one(hub):
+    put_collection(LABELS[:1])
+    hub.put("dataset", REPO, {label_path(LABELS[1].model): b"bad"})
+    publish_to_collection(LABELS[1:], GRAPH, COLLECTION)
+    assert_collected(hub, LABELS)
+
+
+def test_an_index_of_nothing_is_not_built(hub):
+    assert "is not on the Hub" in complaint_of(lambda: build_index(COLLECTION))
+    hub.put("dataset", REPO, {})
+    assert "holds no labels yet" in complaint_of(lambda: build_index(COLLECTION), InputError)
+    hub.put("dataset", REPO, graph_file())
+    assert "holds no valid label" in complaint_of(lambda: build_index(COLLECTION), InputError)
+
+
+def test_a_damaged_index_is_built_anew(hub):
+    for damaged in (b"", b"bad", index_file(LABELS)[INDEX_FILE][:-1], index_file(LABELS[:1])[INDEX_FILE]):
+        hub.reset()
+        put_collection(LABELS)
+        hub.put("dataset", REPO, {INDEX_FILE: damaged})
+        assert build_index(COLLECTION).changed
+        assert_collected(hub, LABELS)
+
+
+def test_somebody_without_write_access_cannot_build_an_index_but_may_propose_it(hub):
+    put_collection(LABELS, index=LABELS[:1])
+    published = build_index(COLLECTION, token=READER)
+    assert published.pull_request == 1
+    assert hub.files("dataset", REPO, "refs/pr/1")[INDEX_FILE] == index_to_bytes(GRAPH, entries_of(LABELS))
+
+
+def test_who_committed_a_label_can_be_seen(hub, label):
+    publish_label(label, GRAPH, token=READER)
+    commit = HfApi().list_repo_commits(MODEL, revision="refs/pr/1")[0]
+    assert commit.authors == ["bob"]
+    assert label_from_bytes(hub.files("model", MODEL, "refs/pr/1")[LABEL_PATH]).model == label.model

@@ -1,0 +1,555 @@
+"""Many models, one after another: what is labeled is left alone, what fails stops nobody, nothing is done twice."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants, snapshot_download
+
+from mll_hf.errors import HubError, InputError, ModelError, StorageError
+from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.hub.card import LABEL_PATH
+from mll_hf.labeling import fleet
+from mll_hf.labeling.engines import LocalEngine, local
+from mll_hf.labeling.fleet import CollectionRepo, Fleet, ModelFilter, Outcome, OwnRepos
+from mll_hf.labels.label import label_from_bytes, label_to_bytes
+from mll_hf.labels.store import LabelStore, read_label
+from mll_hf.models import source
+from worlds import FakeModel, make_graph, probes_of_all, write_graph_folder
+
+GRAPH = make_graph()
+LABELS = "hf://datasets/alice/labels"
+README = b"---\ntags:\n- clip\n---\n# A model\n"
+
+
+def model_files(weights=b"weights"):
+    return {"open_clip_config.json": b"{}", "open_clip_model.safetensors": weights, "README.md": README}
+
+
+class World:
+    """A Hub with models, a graph, a working folder, and fakes instead of networks."""
+
+    def __init__(self, root, monkeypatch, hub):
+        self.root, self.hub, self.loaded = root, hub, []
+        self.batches_left = None
+        self.errors = {}  # what loading a model raises
+        self.folder = write_graph_folder(root / "graph", probes_of_all(3))
+        monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(root / "assets"))
+        monkeypatch.setattr(local, "load_model", self.load)
+
+    def load(self, ref, device):
+        if not ref.is_local:
+            source.fetch(ref, None)  # as the true one does
+        self.loaded.append(ref.repo_id)
+        if error := self.errors.get(ref.repo_id):
+            raise error
+        return FakeModel(GRAPH, ref, self.batches_left)
+
+    def add(self, *names, weights=b"weights"):
+        for name in names:
+            self.hub.put("model", name, model_files(weights))
+        return names
+
+    def fleet(self, destination=None, store="labels", images_per_concept=75, seed=0, graph=GRAPH, **options):
+        probes = load_probes(graph, self.folder, SamplingConfig(images_per_concept, seed))
+        return Fleet(graph, probes, LabelStore(self.root / store), destination, batch_size=4, **options)
+
+    def run(self, models, destination=None, *, dry_run=False, **options):
+        crew = self.fleet(destination, **options)
+        return list(fleet.run(models, crew, lambda number, name: None, dry_run=dry_run))
+
+    def outcomes(self, *args, **options):
+        return [result.outcome for result in self.run(*args, **options)]
+
+    def weights_requested(self):
+        return [request for request in self.hub.requests if "/resolve/" in request and "open_clip" in request]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch, hub):
+    return World(tmp_path, monkeypatch, hub)
+
+
+# --- which models
+
+
+def test_text_names_one_model_per_line(tmp_path):
+    file = tmp_path / "models.txt"
+    file.write_text("\ufeff# the good ones\nalice/a   # first\n\n  alice/b@v1\nalice/a\n", encoding="utf-8")
+    assert fleet.read_models(file) == ("alice/a", "alice/b@v1")
+
+
+@pytest.mark.parametrize("column", ["repo_id", "model", "id"])
+def test_csv_names_models_in_a_column(tmp_path, column):
+    file = tmp_path / "models.csv"
+    file.write_text(f"architecture,{column},revision\nViT,alice/a,\nRN,alice/b,v1\n")
+    assert fleet.read_models(file) == ("alice/a", "alice/b@v1")
+
+
+def test_json_names_models_as_text_or_in_objects(tmp_path):
+    file = tmp_path / "models.JSON"
+    file.write_text(json.dumps(["alice/a", {"repo_id": "alice/b", "revision": "v1"}, {"model": "alice/c@x"}]))
+    assert fleet.read_models(file) == ("alice/a", "alice/b@v1", "alice/c@x")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("m.json", b'{"a": 1}', "no JSON list"),
+        ("m.json", b"[1]", "none of the fields repo_id, model, id"),
+        ("m.json", b"[", "is no list of models"),
+        ("m.json", b"[" * 100_000, "is no list of models"),
+        ("m.csv", b"name\nalice/a\n", "none of the fields"),
+        ("m.txt", b"\xff\xfe\x00", "is no list of models"),
+        ("m.txt", b"# none\n", "names no models"),
+        ("m.csv", b"", "names no models"),
+    ],
+)
+def test_a_file_that_names_no_models_is_refused_in_one_line(tmp_path, name, content, message):
+    file = tmp_path / name
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        fleet.read_models(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"cannot read .*check the path"):
+        fleet.read_models(tmp_path / "none.txt")
+
+
+def test_a_filter_lists_models_over_all_pages_and_touches_none(world):
+    clip = world.add(*[f"alice/clip-{n}" for n in range(7)])
+    world.hub.put("model", "alice/bert", {"README.md": b"no clip"})
+    world.hub.put("model", "bob/clip", model_files())
+    assert fleet.list_models(ModelFilter(tags=("clip",))) == (*clip, "bob/clip")
+    assert fleet.list_models(ModelFilter(tags=("clip",), author="bob")) == ("bob/clip",)
+    assert fleet.list_models(ModelFilter(search="BERT")) == ("alice/bert",)
+    assert fleet.list_models(ModelFilter(tags=("clip",), author="alice", limit=4)) == clip[:4]
+    assert {request.split("?")[0] for request in world.hub.requests} == {"GET /api/models"}
+    with pytest.raises(InputError, match="no model on the Hub fits"):
+        fleet.list_models(ModelFilter(tags=("clip", "sketch")))
+
+
+def test_ids_of_a_listing_that_are_no_ids_are_left_out(world):
+    world.add("alice/a")
+    world.hub.fail("/api/models", alter=lambda body: body.replace(b'"alice/a"', b'"alice/a\\u001b[2J"'))
+    with pytest.raises(InputError, match="no model"):
+        fleet.list_models(ModelFilter(author="alice"))
+
+
+def test_the_papers_models_are_the_repositories_that_hold_them():
+    models = fleet.paper_models()
+    assert len(models) == len(set(models)) == 47
+    assert models[0] == "timm/resnet50_clip.openai"
+
+
+# --- each model's own repository
+
+
+def test_labels_are_published_and_the_second_run_does_nothing(world):
+    models = world.add("alice/a", "alice/b")
+    assert world.outcomes(models, OwnRepos()) == [Outcome.LABELED] * 2
+    for name in models:
+        published = label_from_bytes(world.hub.files("model", name)[LABEL_PATH])
+        assert published.model.repo_id == name
+        assert b"mll-label" in world.hub.files("model", name)["README.md"]
+    world.hub.requests.clear()
+    before = len(world.hub.repos["model", "alice/a"].commits)
+    results = world.run(models, OwnRepos(), store="another")
+    assert [result.outcome for result in results] == [Outcome.SKIPPED] * 2
+    assert "labeled already" in results[0].reason
+    assert world.loaded == list(models)
+    assert not world.weights_requested()
+    assert not world.hub.counted
+    assert len(world.hub.repos["model", "alice/a"].commits) == before
+    assert len(world.hub.requests) <= 5 * len(models)
+
+
+def test_finding_out_what_is_there_counts_as_no_download(world):
+    models = world.add("alice/a", "alice/b")
+    assert world.outcomes(models, OwnRepos(), dry_run=True) == [Outcome.PLANNED] * 2
+    assert not world.loaded
+    assert not any("/resolve/" in request for request in world.hub.requests)
+
+
+def test_an_edited_readme_is_no_new_model_but_new_weights_are(world):
+    models = world.add("alice/a")
+    world.run(models, OwnRepos())
+    readme = world.hub.files("model", "alice/a")["README.md"]
+    world.hub.put("model", "alice/a", {"README.md": readme + b"more\n"})
+    assert world.outcomes(models, OwnRepos(), store="another") == [Outcome.SKIPPED]
+    head = world.hub.put("model", "alice/a", {"open_clip_model.safetensors": b"better"})
+    assert world.outcomes(models, OwnRepos()) == [Outcome.LABELED]
+    assert label_from_bytes(world.hub.files("model", "alice/a")[LABEL_PATH]).model.revision == head
+
+
+def test_a_larger_sample_answers_for_a_smaller_one_and_not_the_other_way(world):
+    models = world.add("alice/a")
+    for images, expected in ((2, Outcome.LABELED), (2, Outcome.SKIPPED), (3, Outcome.LABELED), (2, Outcome.SKIPPED)):
+        outcomes = world.outcomes(models, OwnRepos(), images_per_concept=images, store=f"{images}-{expected}")
+        assert outcomes == [expected]
+        label = label_from_bytes(world.hub.files("model", "alice/a")[LABEL_PATH])
+        assert label.sampling.images_per_concept == max(images, int(label.support.max()))
+
+
+def test_another_seed_is_another_label(world):
+    models = world.add("alice/a")
+    world.run(models, OwnRepos())
+    assert world.outcomes(models, OwnRepos(), seed=1, store="another") == [Outcome.LABELED]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda label: label_to_bytes(label)[:-1],
+        lambda label: b"no label",
+        lambda label: label_to_bytes(replace(label, model=replace(label.model, repo_id="bob/copied-from"))),
+        lambda label: label_to_bytes(replace(label, model=replace(label.model, backend="transformers"))),
+        lambda label: label_to_bytes(replace(label, model=replace(label.model, revision="f" * 40))),
+        lambda label: label_to_bytes(replace(label, probes_revision="f" * 40)),
+    ],
+)
+def test_a_label_that_is_not_the_models_is_replaced(world, spoil):
+    models = world.add("alice/a")
+    world.run(models, OwnRepos())
+    good = world.hub.files("model", "alice/a")[LABEL_PATH]
+    world.hub.put("model", "alice/a", {LABEL_PATH: spoil(label_from_bytes(good))})
+    assert world.outcomes(models, OwnRepos(), store="another") == [Outcome.LABELED]
+    assert label_from_bytes(world.hub.files("model", "alice/a")[LABEL_PATH]).model.repo_id == "alice/a"
+
+
+def test_an_old_revision_has_no_place_beside_newer_weights(world):
+    (old,) = (world.hub.put("model", "alice/a", model_files(b"old")),)
+    world.hub.put("model", "alice/a", {"open_clip_model.safetensors": b"new"})
+    (result,) = world.run([f"alice/a@{old}"], OwnRepos())
+    assert result.outcome is Outcome.FAILED
+    assert "has other weights now" in result.reason
+    assert not world.loaded
+    assert world.outcomes([f"alice/a@{old}"], CollectionRepo(LABELS)) == [Outcome.LABELED]
+
+
+def test_without_write_access_a_pull_request_is_opened(world):
+    world.hub.put("model", "bob/a", model_files())
+    (result,) = world.run(["bob/a"], OwnRepos())
+    assert result.published.pull_request == 1
+    assert LABEL_PATH not in world.hub.files("model", "bob/a")
+    assert LABEL_PATH in world.hub.files("model", "bob/a", "refs/pr/1")
+
+
+def test_pull_requests_are_opened_on_demand(world):
+    models = world.add("alice/a")
+    (result,) = world.run(models, OwnRepos(create_pr=True))
+    assert result.published.pull_request == 1
+    assert LABEL_PATH not in world.hub.files("model", "alice/a")
+
+
+# --- a collection
+
+
+def test_a_collection_is_made_and_the_second_run_does_nothing(world):
+    models = world.add("alice/a", "alice/b")
+    world.hub.put("model", "bob/c", model_files())
+    assert world.outcomes([*models, "bob/c"], CollectionRepo(LABELS, private=True)) == [Outcome.LABELED] * 3
+    collection = world.hub.repos["dataset", "alice/labels"]
+    assert collection.private
+    assert sum(path.endswith("label.safetensors") for path in collection.files) == 3
+    assert all(LABEL_PATH not in world.hub.files("model", name) for name in (*models, "bob/c"))
+    world.hub.requests.clear()
+    results = world.run([*models, "bob/c"], CollectionRepo(LABELS), store="another")
+    assert [result.outcome for result in results] == [Outcome.SKIPPED] * 3
+    assert results[2].reason.startswith(f"labeled already: {LABELS}/labels/bob--c/")
+    assert not world.weights_requested()
+    assert len(world.loaded) == 3
+    # one request for each model's commit, three for the collection (its files, and HEAD and GET of its index)
+    assert Counter(request.split("/")[1] for request in world.hub.requests)["api"] == 4
+    assert len(world.hub.requests) <= 7
+
+
+def test_only_what_the_collection_lacks_is_labeled(world):
+    world.add("alice/a", "alice/b")
+    world.run(["alice/a"], CollectionRepo(LABELS))
+    results = world.run(["alice/a", "alice/b"], CollectionRepo(LABELS), store="another")
+    assert [result.outcome for result in results] == [Outcome.SKIPPED, Outcome.LABELED]
+    assert world.outcomes(["alice/a"], CollectionRepo(LABELS), seed=1, store="two") == [Outcome.LABELED]
+    head = world.hub.put("model", "alice/a", {"README.md": b"a new commit"})
+    (result,) = world.run(["alice/a"], CollectionRepo(LABELS), store="third")
+    assert (result.outcome, result.model.revision) == (Outcome.LABELED, head)
+
+
+def test_labels_of_the_same_weights_are_not_measured_again(world):
+    world.add("alice/a")
+    (first,) = world.run(["alice/a"], CollectionRepo(LABELS))
+    world.hub.put("model", "alice/a", {"README.md": b"a new commit"})
+    (again,) = world.run(["alice/a"], CollectionRepo(LABELS), store="another")
+    assert again.outcome is Outcome.SKIPPED
+    assert first.model.revision in again.reason
+    # the working folder's label is published elsewhere, as it is
+    (elsewhere,) = world.run(["alice/a"], CollectionRepo("hf://datasets/alice/others"))
+    assert (elsewhere.outcome, elsewhere.model.revision) == (Outcome.LABELED, first.model.revision)
+    assert world.loaded == ["alice/a"]
+    world.hub.put("model", "alice/a", {"open_clip_model.safetensors": b"better"})
+    assert world.outcomes(["alice/a"], CollectionRepo(LABELS)) == [Outcome.LABELED]
+    assert world.loaded == ["alice/a"] * 2
+
+
+def test_a_collection_of_another_graph_is_refused_before_anything_is_measured(world):
+    world.add("alice/a", "alice/b")
+    world.run(["alice/a"], CollectionRepo(LABELS))
+    world.loaded.clear()
+    other = make_graph({"animal": (), "car": (), "cat": (), "corgi": ()}, name="other")
+    results = world.run(["alice/a", "alice/b"], CollectionRepo(LABELS), store="other", graph=other)
+    assert [result.outcome for result in results] == [Outcome.FAILED] * 2
+    assert "labels of another graph" in results[0].reason
+    assert not world.loaded
+
+
+def test_a_collection_is_named_without_a_revision():
+    for location, message in {f"{LABELS}@v1": "names a revision", "alice/labels": "is not of the form"}.items():
+        with pytest.raises(InputError, match=message):
+            CollectionRepo(location)
+
+
+def test_an_empty_dataset_becomes_a_collection(world):
+    world.add("alice/a")
+    world.hub.put("dataset", "alice/labels", {"README.md": b"nothing yet"})
+    assert world.outcomes(["alice/a"], CollectionRepo(LABELS)) == [Outcome.LABELED]
+    assert "graph.json" in world.hub.files("dataset", "alice/labels")
+
+
+def test_when_the_collection_cannot_be_asked_nothing_is_measured(world, monkeypatch):
+    world.add("alice/a")
+    world.hub.fail("/api/datasets/alice/labels", 418)
+    (result,) = world.run(["alice/a"], CollectionRepo(LABELS))
+    assert result.outcome is Outcome.FAILED
+    assert "418" in result.reason
+    assert not world.loaded
+
+
+# --- nowhere
+
+
+def test_without_a_destination_labels_stay_in_the_working_folder(world):
+    models = world.add("alice/a")
+    (result,) = world.run(models)
+    assert read_label(result.path).model.repo_id == "alice/a"
+    assert not any(request.startswith("POST") for request in world.hub.requests)
+    (second,) = world.run(models)
+    assert second.outcome is Outcome.SKIPPED
+    assert str(result.path) in second.reason
+
+
+def test_what_was_measured_is_published_later_without_running_the_model(world):
+    models = world.add("alice/a")
+    world.run(models)
+    (planned,) = world.run(models, OwnRepos(), dry_run=True)
+    assert planned.reason == "publish to its own repository"
+    assert world.outcomes(models, OwnRepos()) == [Outcome.LABELED]
+    assert LABEL_PATH in world.hub.files("model", "alice/a")
+    assert world.loaded == ["alice/a"]
+
+
+def test_a_folder_is_labeled_but_not_published(world, tmp_path):
+    folder = tmp_path / "my-model"
+    folder.mkdir()
+    for name, content in model_files().items():
+        (folder / name).write_bytes(content)
+    (result,) = world.run([f"local-dir:{folder}"], OwnRepos())
+    assert result.outcome is Outcome.FAILED
+    assert "add --no-push" in result.reason
+    assert world.outcomes([f"local-dir:{folder}"]) == [Outcome.LABELED]
+
+
+def test_working_folders_differ_by_graph_images_and_seed(world):
+    probes = world.fleet().probes
+    folder = fleet.working_folder(GRAPH, probes)
+    assert folder.is_relative_to(world.root / "assets")
+    others = [
+        fleet.working_folder(make_graph({"a": ()}), probes),
+        fleet.working_folder(GRAPH, replace(probes, revision="f" * 40)),
+        fleet.working_folder(GRAPH, replace(probes, sampling=SamplingConfig(75, 1))),
+    ]
+    assert len({folder, *others}) == 4
+    # a larger sample finds what a smaller one embedded
+    assert fleet.working_folder(GRAPH, replace(probes, sampling=SamplingConfig(74))) == folder
+
+
+# --- what goes wrong
+
+
+def test_a_failing_model_does_not_stop_the_others(world):
+    world.add("alice/a", "alice/b", "alice/c", "alice/d")
+    world.hub.put("model", "bob/gated", model_files())
+    world.hub.repos["model", "bob/gated"].gated = "auto"
+    world.hub.put("model", "alice/pickled", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
+    world.errors = {
+        "alice/a": ModelError("alice/a", "is broken; use another"),
+        "alice/b": RuntimeError("CUDA out of\nmemory"),
+    }
+    models = ["alice/a", "alice/b", "bob/gated", "alice/pickled", "alice/none", "no-owner", "alice/c", "alice/d"]
+    results = world.run(models, OwnRepos())
+    assert [result.outcome for result in results] == [Outcome.FAILED] * 6 + [Outcome.LABELED] * 2
+    assert [result.name for result in results] == models
+    reasons = ["is broken", "RuntimeError: CUDA out of memory", "is gated", "only pickle", "not on the Hub", "org/name"]
+    for result, reason in zip(results, reasons, strict=False):
+        assert reason in result.reason
+        assert "\n" not in result.reason
+
+
+def test_a_refused_publication_is_made_up_for_without_measuring_again(world):
+    models = world.add("alice/a", "alice/b")
+    world.hub.fail("/commit/", 400)
+    assert world.outcomes(models, OwnRepos()) == [Outcome.FAILED, Outcome.LABELED]
+    assert world.outcomes(models, OwnRepos()) == [Outcome.LABELED, Outcome.SKIPPED]
+    assert world.loaded == ["alice/a", "alice/b"]
+
+
+def test_a_full_disk_stops_the_run(world):
+    world.add("alice/a", "alice/b")
+    world.errors = {"alice/a": StorageError(world.root, OSError(28, "No space left on device"))}
+    with pytest.raises(StorageError):
+        world.run(["alice/a", "alice/b"])
+    assert world.loaded == ["alice/a"]
+
+
+def test_ctrl_c_stops_the_run_and_the_next_one_goes_on(world, monkeypatch):
+    models = world.add("alice/a", "alice/b")
+    done = []
+    encoded = []
+    crew = world.fleet(OwnRepos())
+
+    def load(ref, device):
+        model = FakeModel(GRAPH, ref, batches_left=1 if ref.repo_id == "alice/b" and not encoded else None)
+        if ref.repo_id == "alice/b":
+            encoded.append(model.encoded)
+        return model
+
+    monkeypatch.setattr(local, "load_model", load)
+    with pytest.raises(KeyboardInterrupt):
+        done.extend(result.outcome for result in fleet.run(models, crew, lambda number, name: None))
+    assert LABEL_PATH in world.hub.files("model", "alice/a")
+    assert world.outcomes(models, OwnRepos()) == [Outcome.SKIPPED, Outcome.LABELED]
+    assert [len(images) for images in encoded] == [4, 5]  # nine images: four before the interruption, the rest after
+
+
+def test_names_of_strangers_cannot_write_to_the_terminal(world):
+    world.hub.put("model", "alice/a", {"\x1b[2J\x1b[1mevil.txt": b"."})
+    (result,) = world.run(["alice/a"])
+    assert result.outcome is Outcome.FAILED
+    assert "evil.txt" in result.reason
+    assert result.reason.isprintable()
+
+
+def test_progress_says_which_model_of_how_many(world):
+    models = world.add("alice/a", "alice/b")
+    started = []
+    list(fleet.run(models, world.fleet(), lambda number, name: started.append((number, name))))
+    assert started == [(1, "alice/a"), (2, "alice/b")]
+
+
+def test_nobody_works_for_hours_without_being_logged_in(monkeypatch):
+    fleet.check_login()
+    monkeypatch.setenv("HF_TOKEN", "hf_unknown")
+    with pytest.raises(HubError, match="hf auth login"):
+        fleet.check_login()
+
+
+def test_a_hub_in_trouble_is_not_taken_for_a_missing_login(hub):
+    hub.fail("/api/whoami-v2", 500, times=9)
+    with pytest.raises(HubError, match="status 500"):
+        fleet.check_login()
+
+
+def test_overwrite_measures_again(world):
+    models = world.add("alice/a")
+    world.run(models, OwnRepos())
+    assert world.outcomes(models, OwnRepos(), overwrite=True) == [Outcome.LABELED]
+    assert world.loaded == ["alice/a", "alice/a"]
+
+
+# --- the cache
+
+
+def cached_weights():
+    return [path for path in Path(constants.HF_HUB_CACHE).rglob("*.safetensors") if path.exists()]
+
+
+def blobs():
+    return [path for path in Path(constants.HF_HUB_CACHE).rglob("blobs/*") if path.is_file()]
+
+
+def test_weights_are_freed_model_by_model(world):
+    models = world.add("alice/a", "alice/b")
+    world.run(models[:1])
+    assert len(cached_weights()) == 1
+    world.run(models[1:], free_cache=True)
+    assert [path.parts[-4] for path in cached_weights()] == ["models--alice--a"]
+
+
+def test_weights_of_a_failed_model_are_freed_too(world):
+    world.add("alice/a")
+    world.errors = {"alice/a": ModelError("alice/a", "is broken; use another")}
+    assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.FAILED]
+    assert not cached_weights()
+    assert not blobs()
+
+
+def test_weights_that_were_there_before_stay(world):
+    world.add("alice/a")
+    snapshot_download("alice/a", allow_patterns=["open_clip*"])
+    assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.LABELED]
+    assert len(cached_weights()) == 1
+
+
+def test_weights_shared_with_another_revision_stay(world):
+    world.add("alice/a")
+    snapshot_download("alice/a", allow_patterns=["open_clip*"])
+    world.hub.put("model", "alice/a", {"README.md": b"new"})
+    assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.LABELED]
+    (kept,) = cached_weights()
+    assert kept.read_bytes() == b"weights"
+
+
+def test_a_run_that_downloaded_no_weights_deletes_nothing(world):
+    world.add("alice/a")
+    world.run(["alice/a"], free_cache=True)
+    readme = Path(snapshot_download("alice/a", allow_patterns=["README.md"])) / "README.md"
+    assert world.outcomes(["alice/a"], OwnRepos(), free_cache=True) == [Outcome.LABELED]
+    assert readme.read_bytes() == README
+
+
+def test_weights_stay_after_ctrl_c(world):
+    world.add("alice/a")
+    world.batches_left = 1
+    with pytest.raises(KeyboardInterrupt):
+        world.run(["alice/a"], free_cache=True)
+    assert len(cached_weights()) == 1
+
+
+def test_only_files_in_the_working_folder_are_left(world):
+    models = world.add("alice/a")
+    world.run(models, OwnRepos())
+    files = {os.path.relpath(path, world.root / "labels") for path in (world.root / "labels").rglob("*.*")}
+    assert {name.split("/")[0] for name in files} == {"graph.json", "labels"}
+
+
+class TwoAtOnce(LocalEngine):
+    """This process, but two models at a time."""
+
+    @property
+    def models_at_once(self):
+        return 2
+
+
+def test_a_model_named_twice_is_labeled_once_even_at_the_same_time(world):
+    models = world.add("alice/a", "alice/b")
+    commit = world.hub.repos["model", "alice/a"].refs["main"]
+    results = world.run(["alice/a", f"alice/a@{commit}", "alice/b"], None, engine=TwoAtOnce())
+    outcomes = sorted((result.name, str(result.outcome)) for result in results)
+    named = [name for name, outcome in outcomes if outcome == "labeled"]
+    assert len(results) == 3
+    assert sorted(name.partition("@")[0] for name in named) == list(models)
+    assert sorted(world.loaded) == ["alice/a", "alice/b"]

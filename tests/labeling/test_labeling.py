@@ -1,0 +1,445 @@
+"""Labeling from images to file: once per image, resumable to the byte, nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mll_hf.errors import GraphError, InputError, ModelError, StorageError
+from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.labeling import encoding
+from mll_hf.labeling.engines import local
+from mll_hf.labeling.run import label_model
+from mll_hf.labels.embeddings import EMBEDDINGS_FILE, read_embeddings
+from mll_hf.labels.label import ModelRef
+from mll_hf.labels.store import LabelStore, read_label
+from mll_hf.utils import images
+from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph, probes_of_all, write_graph_folder
+
+GRAPH = make_graph()
+REF = ModelRef("org/model", SHA, "open_clip")
+SAMPLING = SamplingConfig()
+
+
+class World:
+    """A graph's folder, a store, and the fake models that were loaded."""
+
+    def __init__(self, folder, monkeypatch, probes=None):
+        self.folder = write_graph_folder(folder / "graph", probes)
+        self.store = LabelStore(folder / "labels")
+        self.batches_left, self.models = None, []
+        monkeypatch.setattr(local, "load_model", self.load)
+
+    def load(self, ref, device):
+        assert device is None
+        self.models.append(FakeModel(GRAPH, ref, self.batches_left))
+        return self.models[-1]
+
+    def label(self, ref=REF, sampling=SAMPLING, store=None, **options):
+        probes = load_probes(GRAPH, self.folder, sampling)
+        return label_model(ref, GRAPH, probes, store or self.store, **{"batch_size": 4, **options})
+
+    @property
+    def encoded(self):
+        return [serial for model in self.models for serial in model.encoded]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    return World(tmp_path, monkeypatch, probes_of_all(7))  # 21 images: five batches of 4 and one of 1
+
+
+def test_a_label_by_hand(tmp_path, monkeypatch):
+    # Two cats, one of which looks like a car; a corgi drawn and a corgi photographed; an image filed under dog only.
+    probes = [
+        Probe("cat", CAT),
+        Probe("cat", CAR),
+        Probe("corgi", CORGI, "drawing"),
+        Probe("corgi", CORGI),
+        Probe("dog", DOG),
+    ]
+    result = World(tmp_path, monkeypatch, probes).label()
+    label = result.label
+    assert result.measured
+    assert result.undecodable == 0
+    #                                 animal car cat corgi dog pet vehicle
+    assert label.support.tolist() == [5, 0, 2, 2, 3, 4, 0]
+    assert label.hits.tolist() == [4, 0, 1, 2, 3, 3, 0]  # the cat that looks like a car is no cat, pet or animal
+    assert label.predicted.tolist() == [4, 3, 1, 2, 3, 3, 0]  # the car was answered for cat, pet and animal
+    assert label.domain_names == ("drawing", "photo")
+    assert label.domain_hits.tolist() == [[1, 0, 0, 1, 1, 1, 0], [3, 0, 1, 1, 2, 2, 0]]
+    assert label.domain_support.tolist() == [[1, 0, 0, 1, 1, 1, 0], [4, 0, 2, 1, 2, 3, 0]]
+    np.testing.assert_allclose(label.node_precision, [0.8, 0, 0.5, 1, 1, 0.75, 0])
+    assert label.rivals[CAT, 0] == CAR
+    assert label.rival_wins[CAT, 0] == 1
+    assert label.ranks[CORGI].tolist() == [2] + [0] * 13
+    assert label.model == REF
+    assert label.cost == FakeModel.cost
+    assert label.graph_digest == GRAPH.digest
+    assert read_label(result.path, GRAPH).hits.tolist() == label.hits.tolist()
+
+
+def test_each_image_is_decoded_and_encoded_once(world, monkeypatch):
+    decoded = Counter()
+
+    def counting(content):
+        decoded[content] += 1
+        return images.decode_image(content)
+
+    monkeypatch.setattr(encoding, "decode_image", counting)
+    result = world.label()
+    assert int(result.label.support.sum()) > 21  # images serve several concepts
+    assert sorted(world.encoded) == list(range(21))
+    assert set(decoded.values()) == {1}
+    assert len(decoded) == 21
+    assert all(model.closed for model in world.models)
+
+
+def test_a_second_run_does_nothing(world):
+    first = world.label()
+    content, stamp = first.path.read_bytes(), first.path.stat().st_mtime_ns
+    second = world.label()
+    assert not second.measured
+    assert len(world.models) == 1
+    assert second.path.read_bytes() == content
+    assert second.path.stat().st_mtime_ns == stamp
+
+
+def test_overwrite_measures_again(world):
+    content = world.label().path.read_bytes()
+    result = world.label(overwrite=True)
+    assert result.measured
+    assert len(world.models) == 2
+    assert result.path.read_bytes() == content
+
+
+def test_a_broken_label_is_measured_again(world):
+    path = world.label().path
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert world.label().measured
+    assert path.read_bytes() == content
+
+
+def test_a_label_of_another_sample_is_kept(world):
+    path = world.label().path
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="--overwrite"):
+        world.label(sampling=SamplingConfig(seed=1))
+    assert not world.label(sampling=SamplingConfig(2)).measured  # more images answer for fewer
+    assert path.read_bytes() == content
+    assert world.label(sampling=SamplingConfig(2), overwrite=True).label.support.max() == 2
+
+
+def test_a_quick_label_is_refined_by_what_it_lacks(world, tmp_path):
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    for most in (1, 4):
+        quick = world.label(sampling=SamplingConfig(most))
+        assert quick.measured
+        assert quick.label.sampling.images_per_concept == most
+        assert quick.label.support.max() == most
+    refined = world.label()
+    assert refined.path.read_bytes() == whole
+    assert sorted(world.encoded) == list(range(21))  # three runs, and no image was encoded twice
+    assert not (world.store.folder / ".partial").exists()
+
+
+def test_overwriting_a_quick_label_measures_again(world):
+    content = world.label(sampling=SamplingConfig(2)).path.read_bytes()
+    again = world.label(sampling=SamplingConfig(2), overwrite=True)
+    assert len(world.models[0].encoded) == len(world.models[1].encoded) > 0
+    assert again.path.read_bytes() == content
+    assert len(world.label(overwrite=True).label.ranks) == 7
+    assert sorted(world.models[2].encoded) == list(range(21))  # with more images, too
+
+
+def test_an_overwriting_run_goes_on_and_its_quick_label_is_refined(world):
+    quick = SamplingConfig(4)
+    world.label(sampling=quick)
+    world.batches_left = 1
+    with pytest.raises(KeyboardInterrupt):
+        world.label(sampling=quick, overwrite=True)
+    world.batches_left = None
+    world.models.clear()
+    world.label(sampling=quick, overwrite=True)
+    n_quick = len(world.models[0].encoded)
+    assert 0 < n_quick == len(load_probes(GRAPH, world.folder, quick)) - 4
+    world.label()
+    assert len(world.models[1].encoded) == 21 - n_quick - 4
+
+
+def test_a_full_label_is_not_replaced_by_a_quick_one_for_its_embeddings(world):
+    path = world.label().path
+    content = path.read_bytes()
+    with pytest.raises(InputError, match="rests on 75 images per concept and has no embeddings"):
+        world.label(sampling=SamplingConfig(2), keep_embeddings=True)
+    assert path.read_bytes() == content
+
+
+def test_a_store_of_another_graph_is_kept(world):
+    path = world.label().path
+    other = make_graph({"animal": (), "car": (), "cat": ("animal",), "corgi": ("animal",)})
+    probes = load_probes(other, write_graph_folder(world.folder.parent / "other", probes_of_all(), other), SAMPLING)
+    with pytest.raises(InputError, match="another graph"):
+        label_model(REF, other, probes, world.store)
+    assert path.exists()
+
+
+def test_a_folder_that_moved_is_not_measured_again(world):
+    here = ModelRef("local-dir:/here/model", SHA, "open_clip")
+    there = replace(here, repo_id="local-dir:/there/model")
+    world.label(here)
+    result = world.label(there)
+    assert not result.measured
+    assert read_label(result.path).model == there
+    assert len(world.models) == 1
+
+
+@pytest.mark.parametrize("batches", range(6))
+@pytest.mark.parametrize("torn", [0, 1, 27])
+def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    world.batches_left = batches
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    assert all(model.closed for model in world.models)
+    log = next(world.store.folder.rglob("embeddings.f32"))
+    assert log.stat().st_size == batches * 4 * 7 * 4  # batches of 4 images in 7 dimensions of 4 bytes
+    with log.open("ab") as file:
+        file.write(b"x" * torn)  # half a row, as a power cut leaves it
+    world.batches_left = None
+    result = world.label()
+    assert result.path.read_bytes() == whole
+    assert sorted(world.encoded) == list(range(21))  # no image was encoded twice
+    assert not list(world.store.folder.rglob("*.f32"))
+    assert not (world.store.folder / ".partial").exists()
+
+
+def test_a_run_interrupted_after_the_last_image_encodes_nothing(world, monkeypatch):
+    plain = local.Contest
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "Contest", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    monkeypatch.setattr(local, "Contest", plain)
+    world.label()
+    assert sorted(world.encoded) == list(range(21))
+
+
+def test_a_log_of_other_images_is_not_used(world):
+    world.batches_left = 2
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    world.batches_left = None
+    world.folder = write_graph_folder(world.folder, probes_of_all(8))
+    world.label()
+    assert sorted(world.models[-1].encoded) == list(range(24))
+
+
+def test_another_size_of_batches_goes_on_too(world):
+    world.batches_left = 2
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    world.batches_left = None
+    world.label(batch_size=5)
+    assert sorted(world.encoded) == list(range(21))
+
+
+def test_undecodable_images_are_left_out_and_counted(tmp_path, monkeypatch):
+    probes = [*probes_of_all(2), *[Probe("cat", CAT, content=b"no picture")] * 5]
+    result = World(tmp_path, monkeypatch, probes).label()
+    assert result.undecodable == 5  # one of the batches of four holds nothing else
+    assert result.label.support[[CAT, PET]].tolist() == [2, 4]
+    assert result.label.hits[CAT] == 2
+
+
+def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
+    def fail(self, pixels):
+        if len(self.encoded) == 8:
+            raise ModelError("org/model", "gives non-finite embeddings")
+        return plain(self, pixels)
+
+    plain = FakeModel.encode_pixels
+    monkeypatch.setattr(FakeModel, "encode_pixels", fail)
+    with pytest.raises(ModelError, match="non-finite"):
+        world.label()
+    assert world.models[0].closed
+    assert next(world.store.folder.rglob("embeddings.f32")).stat().st_size == 8 * 7 * 4
+    assert not list(world.store.folder.rglob("label.safetensors"))
+
+
+def test_a_full_disk_loses_nothing(world, tmp_path, monkeypatch):
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    plain, written = encoding._write_all, []
+
+    def full_after_three(file, offset, content):
+        if len(written) == 7:  # embeddings and the bytes that say so: three batches and half of the fourth
+            raise OSError(28, "No space left on device")
+        written.append(content)
+        plain(file, offset, content)
+
+    monkeypatch.setattr(encoding, "_write_all", full_after_three)
+    with pytest.raises(StorageError, match="No space left on device"):
+        world.label()
+    monkeypatch.setattr(encoding, "_write_all", plain)
+    assert world.label().path.read_bytes() == whole
+    assert Counter(world.encoded).most_common(1)[0][1] <= 2
+    assert len(world.encoded) <= 21 + 4  # at most one batch twice
+
+
+def test_a_truly_full_disk_loses_nothing(world, tmp_path):
+    resource = pytest.importorskip("resource")
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    world.store.adopt(GRAPH)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # the kernel takes four batches and half of one more
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*embeddings\.f32: File too large; free some space"):
+            world.label()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert next(world.store.folder.rglob("embeddings.f32")).stat().st_size == 500
+    assert world.label().path.read_bytes() == whole
+    assert Counter(world.encoded) == {serial: 2 if 16 <= serial < 20 else 1 for serial in range(21)}
+
+
+def test_a_disk_that_is_full_when_the_label_is_written(world, monkeypatch):
+    plain = os.replace
+
+    def no_space(source, target):
+        if str(target).endswith("label.safetensors"):
+            raise OSError(28, "No space left on device")
+        plain(source, target)
+
+    monkeypatch.setattr(os, "replace", no_space)
+    with pytest.raises(StorageError, match=r"label\.safetensors: No space left"):
+        world.label()
+    monkeypatch.setattr(os, "replace", plain)
+    assert [path.name for path in world.store.folder.rglob("*.f32")] == ["embeddings.f32"]
+    assert not list(world.store.path_of(REF).parent.iterdir())
+    assert world.label().measured
+    assert sorted(world.encoded) == list(range(21))
+
+
+def test_a_folder_that_cannot_be_written_costs_no_model(world, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write"):
+        world.label(store=LabelStore(tmp_path / "file" / "labels"))
+    assert not world.models
+
+
+def test_embeddings_are_kept_on_request(world):
+    result = world.label()
+    assert read_embeddings(result.path.parent) is None
+    again = world.label(keep_embeddings=True)
+    assert again.measured
+    embeddings = read_embeddings(again.path.parent)
+    assert embeddings.images.shape == (21, 7)
+    selected = np.array([CAR, CAT, CORGI])
+    np.testing.assert_array_equal(embeddings.restricted_precision(selected), [1, 1, 1])
+    assert not world.label(keep_embeddings=True).measured
+
+
+def test_embeddings_of_an_earlier_label_do_not_stay(world):
+    path = world.label(keep_embeddings=True).path
+    world.label(sampling=SamplingConfig(2), overwrite=True)
+    assert read_embeddings(path.parent) is None
+
+
+def test_damaged_embeddings_are_made_again(world):
+    path = world.label(keep_embeddings=True).path.parent / EMBEDDINGS_FILE
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    assert world.label(keep_embeddings=True).measured
+    assert path.read_bytes() == content
+
+
+def test_a_label_in_the_wrong_place_is_not_taken_for_ones_own(world):
+    other = replace(REF, repo_id="org/other", revision="1" * 40)
+    path = world.store.path_of(other)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(world.label().path.read_bytes())
+    with pytest.raises(InputError, match="another model than other"):
+        world.label(other)
+
+
+def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
+    world.folder = write_graph_folder(world.folder, [Probe("car", CAR, content=b"x" * 50_000)] * 60)
+    probes = load_probes(GRAPH, world.folder, SAMPLING)
+    file = world.folder / "images.parquet"
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    with pytest.raises(GraphError, match=r"images\.parquet: is no readable parquet file"):
+        label_model(REF, GRAPH, probes, world.store)
+    assert world.models[0].closed
+
+
+def test_an_embedding_that_was_not_confirmed_is_made_again(world, tmp_path):
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    world.batches_left = 5
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    world.batches_left = None
+    log = next(world.store.folder.rglob("embeddings.f32"))
+    with log.open("ab") as file:
+        file.write(np.full(7, 9, np.float32).tobytes())  # a power cut came before the byte that says it is there
+    assert world.label().path.read_bytes() == whole
+    assert sorted(world.encoded) == list(range(21))
+
+
+KILLED = """
+import sys, json, os, signal
+from pathlib import Path
+from mll_hf.models import resolve_model
+from mll_hf.models.open_clip import OpenClipModel
+from mll_hf.graph.concepts import load_graph
+from mll_hf.labeling.run import label_model
+from mll_hf.graph.probes import load_probes
+from mll_hf.labels.store import LabelStore
+
+model, graph_folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+plain, encoded = OpenClipModel.encode_pixels, []
+
+def encode(self, pixels):
+    if len(pixels) == 4 or encoded:
+        if len(encoded) == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        encoded.append(len(pixels))
+    return plain(self, pixels)
+
+OpenClipModel.encode_pixels = encode
+graph = load_graph(graph_folder)
+probes = load_probes(graph, graph_folder)
+label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4)
+print(json.dumps(encoded))
+"""
+
+
+def test_sigkill_in_a_real_run(tmp_path, tiny_open_clip):
+    graph = write_graph_folder(tmp_path / "graph", probes_of_all(7))
+
+    def run(labels, kill_after):
+        words = [sys.executable, "-c", KILLED, f"local-dir:{tiny_open_clip}", graph, labels, kill_after]
+        return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+
+    whole = run(tmp_path / "whole", -1)
+    assert json.loads(whole.stdout) == [4, 4, 4, 4, 4, 1]
+    assert run(tmp_path / "killed", 3).returncode == -signal.SIGKILL
+    resumed = run(tmp_path / "killed", -1)
+    assert json.loads(resumed.stdout) == [4, 4, 1]  # three batches were done
+    first, second = (next(Path(tmp_path / name).rglob("label.safetensors")) for name in ("whole", "killed"))
+    assert first.read_bytes() == second.read_bytes()

@@ -1,0 +1,138 @@
+"""Is a label true? Honest ones agree with a new measurement, others do not."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mll_hf.errors import InputError
+from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.labeling import verification
+from mll_hf.labeling.run import label_model
+from mll_hf.labeling.verification import Verdict, Verification, verify_label, wilson_interval
+from mll_hf.labels.label import ModelRef
+from mll_hf.labels.store import LabelStore
+from worlds import SHA, FakeModel, Probe, make_graph, make_label, write_graph_folder
+
+REF = ModelRef("org/model", SHA, "open_clip")
+N_LEAVES = 40
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """40 concepts below two others, 10 images each; the model takes every fourth for the next one."""
+    graph = make_graph({"a": (), "b": (), **{f"c{n:02}": ("ab"[n % 2],) for n in range(N_LEAVES)}})
+    looks = {v: v + 1 if v % 4 == 0 and v + 1 < len(graph) else v for v in range(2, len(graph))}
+    probes = [Probe(graph.concepts[v].id, seen) for v, seen in looks.items()] * 10
+    folder = write_graph_folder(tmp_path / "graph", probes, graph)
+    models = []
+
+    def load(ref, device=None, token=None):
+        models.append(FakeModel(graph, ref))
+        return models[-1]
+
+    monkeypatch.setattr("mll_hf.labeling.engines.local.load_model", load)
+    monkeypatch.setattr(verification, "load_model", load)
+    probes = load_probes(graph, folder)
+    label = label_model(REF, graph, probes, LabelStore(tmp_path / "labels"), batch_size=16).label
+    return graph, probes, label, models
+
+
+def test_an_honest_label_agrees(world):
+    graph, probes, label, models = world
+    result = verify_label(label, graph, probes, n_concepts=36, seed=5, batch_size=16)
+    assert 0 < label.mean_precision < 1
+    np.testing.assert_array_equal(result.claimed, result.measured)
+    np.testing.assert_array_equal(result.support, label.support[result.concepts])
+    assert len(result.concepts) == 36
+    assert result.verdict is Verdict.AGREES
+    assert models[-1].closed
+    assert result.to_json()["verdict"] == "agrees"
+
+
+def test_only_the_images_of_the_sample_are_encoded(world):
+    graph, probes, label, models = world
+    result = verify_label(label, graph, probes, n_concepts=3, seed=0)
+    needed = {int(image) for v in result.concepts for image in probes.images_of(v)}
+    assert len(models[-1].encoded) == len(needed) < len(probes)
+
+
+def test_samples_differ_with_the_seed_alone(world):
+    graph, probes, label, _ = world
+    samples = [verify_label(label, graph, probes, n_concepts=8, seed=seed).concepts.tolist() for seed in (1, 1, 2)]
+    assert samples[0] == samples[1] != samples[2]
+    assert samples[0] == sorted(set(samples[0]))
+
+
+def test_a_label_that_boasts_disagrees(world):
+    graph, probes, label, _ = world
+    perfect = make_label(graph, support=label.support, sampling=label.sampling, probes_revision=probes.revision)
+    result = verify_label(perfect, graph, probes, n_concepts=42, seed=0)
+    assert result.claimed_precision == 1
+    assert result.measured_precision < 0.9
+    assert result.agreeing < 42
+    assert result.verdict is not Verdict.AGREES
+
+
+def test_other_images_or_graphs_are_no_check(world):
+    graph, probes, label, _ = world
+    with pytest.raises(InputError, match="not on those of"):
+        verify_label(replace(label, probes_revision="f" * 40), graph, probes)
+    with pytest.raises(InputError, match="not on those of"):
+        verify_label(replace(label, sampling=SamplingConfig(3)), graph, probes)
+    with pytest.raises(InputError, match="is of graph"):
+        verify_label(replace(label, graph_digest="f" * 64), graph, probes)
+    empty = replace(make_label(graph, support=0), probes_revision=probes.revision, sampling=label.sampling)
+    with pytest.raises(InputError, match="nothing to verify"):
+        verify_label(empty, graph, probes)
+
+
+def verification_of(gaps, support=100, moved=None):
+    n = len(gaps)
+    claimed = np.full(n, 50, np.int32)
+    measured = claimed + np.array(gaps, np.int32)
+    moved = np.abs(gaps) if moved is None else np.array(moved)
+    return Verification(REF, np.arange(n), np.full(n, support, np.int32), claimed, measured, moved, 0)
+
+
+def test_rounding_is_forgiven_and_more_is_not():
+    assert verification_of([5, -5, 0]).agreeing == 3
+    assert verification_of([6, -6, 0]).agreeing == 1
+    assert verification_of([1, 2], support=10).agreeing == 1
+    assert verification_of([0, 0, 0], moved=[0, 10, 11]).agreeing == 2
+    assert verification_of([0, 0], support=5, moved=[1, 2]).agreeing == 1
+
+
+def test_a_label_that_boasts_of_ranks_alone_disagrees(world):
+    graph, probes, label, _ = world
+    honest = verify_label(label, graph, probes, n_concepts=42, seed=0)
+    assert not honest.moved.any()
+    lost = label.ranks[:, 1:].sum(axis=1)
+    ranks = np.zeros_like(label.ranks)
+    ranks[:, 0], ranks[:, 4] = label.ranks[:, 0], lost  # as many hits, other misses
+    result = verify_label(replace(label, ranks=ranks), graph, probes, n_concepts=42, seed=0)
+    np.testing.assert_array_equal(result.claimed, result.measured)
+    np.testing.assert_array_equal(result.moved, lost[result.concepts])
+    assert result.agreeing < 42
+
+
+@pytest.mark.parametrize(
+    ("wrong", "total", "verdict"),
+    [(0, 35, "agrees"), (0, 34, "undecided"), (1, 60, "agrees"), (9, 50, "undecided"), (10, 50, "disagrees")],
+)
+def test_verdicts(wrong, total, verdict):
+    assert verification_of([20] * wrong + [0] * (total - wrong)).verdict == verdict
+
+
+def test_wilson_interval_against_its_equation():
+    assert wilson_interval(0, 0) == (0, 1)
+    for successes, trials in ((0, 10), (3, 10), (10, 10), (49, 50), (500, 1000)):
+        share = successes / trials
+        for bound in wilson_interval(successes, trials):
+            if 1e-9 < bound < 1 - 1e-9:  # the interval's ends are where the share is 1.96 standard errors away
+                assert abs(share - bound) == pytest.approx(1.959964 * math.sqrt(bound * (1 - bound) / trials))
+        lower, upper = wilson_interval(successes, trials)
+        assert lower - 1e-12 <= share <= upper + 1e-12

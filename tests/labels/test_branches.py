@@ -1,0 +1,106 @@
+"""What a model is good at and what not, by branches of the graph."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.labels.branches import Branch, branch_pairs, branch_precisions, branch_tree
+from worlds import CORGI, DOG, PET, dags, examples, make_graph, make_label, two_branches
+
+
+def test_branches_by_hand():
+    graph = two_branches()
+    hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]
+    assert branch_precisions(make_label(graph, hits), graph) == [
+        Branch("vehicle", "the kind vehicle", pytest.approx(0.8), 10),
+        Branch("animal", "the kind animal", pytest.approx(0.3), 12),
+    ]
+
+
+def test_untested_concepts_do_not_make_a_branch():
+    graph = two_branches()
+    support = [0 if concept.id in ("car03", "vehicle") else 10 for concept in graph.concepts]
+    assert [branch.name for branch in branch_precisions(make_label(graph, support=support), graph)] == ["animal"]
+
+
+def test_equally_good_branches_come_smallest_first():
+    graph = two_branches()
+    assert [branch.concepts for branch in branch_precisions(make_label(graph), graph)] == [10, 12]
+
+
+def test_a_small_graph_has_no_branches():
+    graph = make_graph()
+    assert branch_precisions(make_label(graph), graph) == []
+
+
+@examples
+@given(data=st.data())
+def test_branches_are_large_and_apart(data):
+    graph = make_graph(data.draw(dags(most=40)))
+    support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4, 4]), min_size=len(graph), max_size=len(graph))))
+    hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
+    label = make_label(graph, hits, support)
+    branches = branch_precisions(label, graph)
+    assert [b.precision for b in branches] == sorted((b.precision for b in branches), reverse=True)
+    tested_below = {
+        v: [u for u in range(len(graph)) if v in graph.ancestors[u] and support[u]] for v in range(len(graph))
+    }
+    large = {v for v, below in tested_below.items() if len(below) >= 10}
+    expected = {v for v in large if not large & set(graph.descendants[v].tolist())}
+    assert {b.name for b in branches} == {graph.concepts[v].name for v in expected}
+    for branch in branches:
+        below = tested_below[graph.index[branch.name]]
+        assert branch.concepts == len(below)
+        assert branch.precision == pytest.approx(np.mean([hits[u] / support[u] for u in below]))
+
+
+def test_branches_of_two_models_side_by_side():
+    graph = two_branches()
+    good_at_cars = make_label(graph, [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts])
+    even = make_label(graph, [5] * len(graph))
+    pairs = branch_pairs(good_at_cars, even, graph)
+    assert [(one.name, other.name) for one, other in pairs] == [("vehicle", "vehicle"), ("animal", "animal")]
+    assert [one.precision - other.precision for one, other in pairs] == pytest.approx([0.3, -0.2])
+    assert [one.name for one, _ in branch_pairs(even, good_at_cars, graph)] == ["animal", "vehicle"]
+
+
+def test_a_concept_with_two_hypernyms_is_below_the_more_special_one():
+    graph = make_graph()  # a corgi is a dog and a pet; there are other pets
+    tree = branch_tree(make_label(graph), graph)
+    place = {v: at for at, v in enumerate(tree.concepts.tolist())}
+    assert tree.concepts[tree.parents[place[CORGI]]] == DOG
+    assert tree.counts[place[PET]] == 2
+
+
+def test_the_first_fork_of_a_tree():
+    chain = {"entity": (), "thing": ("entity",), "dog": ("thing",), "cat": ("thing",)}
+    graph = make_graph(chain)
+    tree = branch_tree(make_label(graph), graph)
+    assert graph.concepts[tree.concepts[tree.first_fork]].id == "thing"
+    nothing = branch_tree(make_label(graph, support=0), graph)
+    assert len(nothing.concepts) == nothing.first_fork == 0
+
+
+@examples
+@given(data=st.data())
+def test_a_tree_holds_every_tested_concept_once(data):
+    graph = make_graph(data.draw(dags(most=20)))
+    support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4]), min_size=len(graph), max_size=len(graph))))
+    hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
+    tree = branch_tree(make_label(graph, hits, support), graph)
+    assert len(set(tree.concepts.tolist())) == len(tree.concepts)
+    assert set(np.flatnonzero(support)) <= set(tree.concepts.tolist())
+    for at, (v, parent) in enumerate(zip(tree.concepts.tolist(), tree.parents.tolist(), strict=True)):
+        assert parent < at
+        assert (parent < 0) == (not graph.parents[v])
+        assert parent < 0 or tree.concepts[parent] in graph.parents[v]
+        below = [at]  # what the tree itself has below
+        for later in range(at + 1, len(tree.concepts)):
+            if tree.parents[later] in below:
+                below.append(later)
+        tested = [u for u in tree.concepts[below] if support[u]]
+        assert tree.counts[at] == len(tested) > 0
+        assert tree.precision[at] == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))

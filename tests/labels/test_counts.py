@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from fractions import Fraction
+from functools import reduce
+from itertools import combinations
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.labeling.contest import Contest
+from mll_hf.labels.counts import (
+    NO_RIVAL,
+    RANK_BINS,
+    RIVALS,
+    TEMPERATURES,
+    LabelCounts,
+    chance_to_win,
+    log_loss_units,
+    mean_chance_to_win,
+    precision_among,
+    precision_of,
+    rank_bin,
+)
+from worlds import examples, make_graph, pools_of, probe_set
+
+# ---- adding up
+
+
+def random_counts(rng, n_concepts=5, n_domains=2):
+    empty = LabelCounts.zeros(n_concepts, n_domains)
+    return LabelCounts(
+        *(
+            rng.integers(0, 50, getattr(empty, f.name).shape).astype(getattr(empty, f.name).dtype)
+            for f in fields(empty)
+            if f.name != "undecodable"
+        ),
+        undecodable=int(rng.integers(5)),
+    )
+
+
+def assert_same_counts(left, right):
+    for f in fields(LabelCounts):
+        ours, theirs = getattr(left, f.name), getattr(right, f.name)
+        np.testing.assert_array_equal(ours, theirs, err_msg=f.name)
+        assert getattr(ours, "dtype", None) == getattr(theirs, "dtype", None)
+
+
+@examples
+@given(st.data())
+def test_counts_of_disjoint_images_add_up_to_those_of_the_whole(data):
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    graph, n_images = make_graph(), 16
+    nodes = rng.integers(0, 7, n_images)
+    probes = probe_set(pools_of(graph, nodes), nodes, rng.integers(0, 2, n_images), ("a", "b"))
+    concepts, images = (rng.integers(-2, 3, (n, 4)).astype(np.float32) for n in (7, n_images))
+    images[rng.integers(n_images)] = np.nan
+    shards = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n_images, max_size=n_images)))
+    contest = Contest(graph, probes, concepts, 5.0)
+    parts = [contest.count((x, images[x : x + 1]) for x in np.flatnonzero(shards == shard)) for shard in range(4)]
+    assert_same_counts(reduce(LabelCounts.__add__, parts), contest.count([(0, images)]))
+
+
+def test_addition_has_a_zero_and_no_order():
+    rng = np.random.default_rng(0)
+    a, b, c = (random_counts(rng) for _ in range(3))
+    assert_same_counts(a + LabelCounts.zeros(5, 2), a)
+    assert_same_counts((a + b) + c, c + (b + a))
+    assert (a + b).undecodable == a.undecodable + b.undecodable
+
+
+def counts_with(n_concepts=5, **arrays):
+    return replace(LabelCounts.zeros(n_concepts, 1), **arrays)
+
+
+# ---- rivals
+
+
+def test_rivals_by_wins_then_by_number():
+    outscored = np.zeros((5, 5), np.uint16)
+    outscored[0] = [0, 3, 7, 3, 0]
+    outscored[4] = [1, 1, 1, 1, 0]
+    indices, wins = counts_with(outscored=outscored).rivals()
+    assert indices.shape == wins.shape == (5, RIVALS)
+    assert indices[0].tolist() == [2, 1, 3] + [NO_RIVAL] * (RIVALS - 3)
+    assert wins[0].tolist() == [7, 3, 3] + [0] * (RIVALS - 3)
+    assert indices[4, :5].tolist() == [0, 1, 2, 3, NO_RIVAL]
+    assert (indices[1:4] == NO_RIVAL).all()
+    assert indices.dtype == wins.dtype == np.uint16
+
+
+def test_only_the_strongest_rivals_are_kept():
+    rng = np.random.default_rng(0)
+    outscored = rng.integers(0, 6, (60, 60)).astype(np.uint16)
+    np.fill_diagonal(outscored, 0)
+    indices, wins = counts_with(60, outscored=outscored).rivals()
+    for v in range(60):
+        expected = sorted(range(60), key=lambda u, v=v: (-int(outscored[v, u]), u))[:RIVALS]
+        assert indices[v].tolist() == [u if outscored[v, u] else NO_RIVAL for u in expected]
+        assert wins[v].tolist() == [outscored[v, u] for u in expected]
+
+
+# ---- temperature
+
+
+def losses_with_minimum_at(temperature):
+    return log_loss_units((np.log(TEMPERATURES) - np.log(temperature)) ** 2)
+
+
+@pytest.mark.parametrize("temperature", [0.06, 0.5, 1.0, 1.234, 7.7, 19.0])
+def test_temperature_is_where_the_loss_is_least(temperature):
+    nll = np.tile(losses_with_minimum_at(temperature), (5, 1))
+    ones = np.ones(5, np.int32)
+    assert counts_with(nll=nll, hits=ones, support=ones).temperature == pytest.approx(temperature, rel=1e-4)
+
+
+def test_temperature_counts_what_the_model_knows():
+    nll = np.stack([losses_with_minimum_at(0.5), losses_with_minimum_at(4.0)])
+    support = np.array([10, 10], np.int32)
+    known = counts_with(2, nll=nll, support=support, hits=np.array([10, 0], np.int32))
+    assert known.temperature == pytest.approx(0.5, rel=1e-4)
+    nothing = counts_with(2, nll=nll, support=support)  # then all concepts count alike
+    assert nothing.temperature == pytest.approx(np.sqrt(0.5 * 4.0), rel=1e-4)
+
+
+def test_temperature_of_nothing_is_one():
+    assert LabelCounts.zeros(3, 1).temperature == 1.0
+
+
+# ---- precision
+
+
+def test_precision():
+    precision = precision_of(np.array([0, 1, 0], np.int32), np.array([0, 3, 2], np.int32))
+    assert precision.dtype == np.float32
+    assert precision.tolist() == [0.0, np.float32(1 / 3), 0.0]
+
+
+def test_bins_of_ranks():
+    ends = [(0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, 63), (64, 127), (128, 255), (256, 511)]
+    ends += [(512, 1023), (1024, 2047), (2048, 4095), (4096, 65534)]
+    assert len(ends) == RANK_BINS
+    for expected, (first, last) in enumerate(ends):
+        assert rank_bin(np.array([first, (first + last) // 2, last])).tolist() == [expected] * 3
+
+
+def naive_chance_to_win(n_rivals, n_candidates, bin):
+    """Enumerate all draws of rivals without replacement, for every rank that the bin can hold."""
+    ranks = [r for r in range(n_rivals + 1) if rank_bin(np.array([r]))[0] == bin]
+    draws = list(combinations(range(n_rivals), min(n_candidates - 1, n_rivals)))  # rivals 0 to r - 1 beat the image
+    chances = [sum(min(draw, default=r) >= r for draw in draws) / len(draws) for r in ranks]
+    return sum(chances) / len(chances) if chances else float(n_candidates == 1 or n_rivals == 0)
+
+
+@pytest.mark.parametrize("n_rivals", [0, 1, 2, 5, 9, 12])
+@pytest.mark.parametrize("n_candidates", [1, 2, 4, 10, 13, 20])
+def test_chance_to_win_against_all_draws(n_rivals, n_candidates):
+    expected = [naive_chance_to_win(n_rivals, n_candidates, bin) for bin in range(RANK_BINS)]
+    np.testing.assert_allclose(chance_to_win(n_rivals, n_candidates), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_an_image_that_one_of_all_rivals_beats_is_lost_among_all():
+    assert chance_to_win(9, 10).tolist() == [1] + [0] * (RANK_BINS - 1)
+
+
+def test_mean_chance_to_win_is_over_concepts_with_rivals():
+    expected = (2 * chance_to_win(5, 3) + chance_to_win(9, 3)) / 3
+    np.testing.assert_allclose(mean_chance_to_win(np.array([5, 0, 9, 5]), 3), expected)
+    assert mean_chance_to_win(np.array([0, 0]), 3).tolist() == chance_to_win(0, 3).tolist()
+
+
+def test_chance_to_win_is_accurate_in_large_graphs():
+    exact = [Fraction(comb(13_000 - r, 99), comb(13_000, 99)) for r in range(512, 1024)]
+    assert chance_to_win(13_000, 100)[10] == pytest.approx(float(sum(exact) / 512), rel=1e-9)
+
+
+def test_chances_to_win_fall_with_the_rank_and_with_the_number_of_candidates():
+    few, many, all_ = (chance_to_win(5000, n) for n in (2, 20, 5000))
+    for chance in (few, many, all_):
+        assert chance[0] == 1
+        assert (np.diff(chance) <= 0).all()
+        assert (chance >= 0).all()
+    assert (few[1:-1] > many[1:-1]).all()  # the last bin reaches beyond all concepts
+    assert all_[4:].max() < 1e-4
+    assert chance_to_win(5000, 1).tolist() == [1] * RANK_BINS
+    assert np.isfinite(chance_to_win(65534, 2)).all()
+
+
+def test_precision_among_all_is_about_the_precision():
+    ranks = np.zeros((2, RANK_BINS), np.uint16)
+    ranks[0, [0, 8]] = 6, 4
+    assert precision_among(ranks, chance_to_win(999, 1000)) == pytest.approx([0.6, 0])

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.numpy import load, save
+
+from mll_hf.errors import LabelError, StorageError
+from mll_hf.labels.embeddings import (
+    EMBEDDINGS_FILE,
+    ProbeEmbeddings,
+    read_embeddings,
+    remove_embeddings,
+    write_embeddings,
+)
+from worlds import examples, probe_set, unit
+
+
+def some(n_images=6, n_concepts=4, seed=0):
+    rng = np.random.default_rng(seed)
+    probes = probe_set([[0, 1, 2], [3], [], [1, 4, 5]], [0] * n_images)
+    return ProbeEmbeddings.quantize(
+        unit(rng.normal(size=(n_images, 5))), unit(rng.normal(size=(n_concepts, 5))), probes
+    )
+
+
+def assert_same(left, right):
+    for f in fields(ProbeEmbeddings):
+        np.testing.assert_array_equal(getattr(left, f.name), getattr(right, f.name), err_msg=f.name)
+        assert getattr(left, f.name).dtype == getattr(right, f.name).dtype
+
+
+# ---- quantization
+
+
+@examples
+@given(st.integers(0, 2**32), st.integers(1, 30))
+def test_embeddings_are_kept_to_half_a_step(seed, size):
+    rng = np.random.default_rng(seed)
+    images = unit(rng.normal(size=(6, size)) * rng.lognormal(sigma=3, size=(6, size)))
+    images[2] = np.nan
+    stored = ProbeEmbeddings.quantize(images, images[:1], probe_set([range(6)], [0] * 6))
+    restored = stored.images * stored.scales[:, None]
+    seen = [0, 1, 3, 4, 5]
+    assert (np.abs(restored - images)[seen] <= 0.501 * stored.scales[seen, None]).all()
+    assert (np.abs(stored.images[seen].astype(int)).max(axis=1) == 127).all()
+    assert stored.scales[2] == 0
+    assert not stored.images[2].any()
+
+
+# ---- Eq. 5
+
+
+def test_precision_worked_by_hand():
+    images = unit([[4, 1, 0], [1, 4, 0], [0, 1, 4], [3, 2, 1]])
+    stored = ProbeEmbeddings.quantize(images, np.eye(3, dtype=np.float32), probe_set([[0, 1, 3], [1, 2], []], [0] * 4))
+    # images 0 and 3 answer 0, image 1 answers 1, image 2 answers 2, or 1 if 2 does not compete
+    assert stored.restricted_precision(np.array([0, 1, 2])) == pytest.approx([2 / 3, 1 / 2, 0])
+    assert stored.restricted_precision(np.array([1, 0])) == pytest.approx([1, 2 / 3])
+    assert stored.restricted_precision(np.array([0])) == pytest.approx([1])
+    assert stored.restricted_precision(np.array([], np.int64)).tolist() == []
+
+
+def test_undecodable_images_do_not_count():
+    images = unit([[1, 0], [1, 0], [0, 1]])
+    images[0] = np.nan
+    stored = ProbeEmbeddings.quantize(images, np.eye(2, dtype=np.float32), probe_set([[0, 1, 2], [0]], [0] * 3))
+    assert stored.restricted_precision(np.array([0, 1])).tolist() == [0.5, 0]
+
+
+@examples
+@given(st.integers(0, 2**32))
+def test_precision_is_that_of_the_definition(seed):
+    rng = np.random.default_rng(seed)
+    n_images, n_concepts = 12, 6
+    members = [sorted(rng.choice(n_images, rng.integers(0, 6), replace=False)) for _ in range(n_concepts)]
+    images, concepts = unit(rng.normal(size=(n_images, 4))), unit(rng.normal(size=(n_concepts, 4)))
+    stored = ProbeEmbeddings.quantize(images, concepts, probe_set(members, [0] * n_images))
+    selected = rng.permutation(n_concepts)[: rng.integers(1, n_concepts + 1)]
+    for v, precision in zip(selected, stored.restricted_precision(selected), strict=True):
+        hits = 0
+        for x in members[v]:
+            cosines = {u: sum(stored.images[x].astype(float) * stored.concepts[u].astype(float)) for u in selected}
+            hits += max(cosines, key=cosines.get) == v
+        assert precision == pytest.approx(hits / len(members[v]) if members[v] else 0)
+
+
+# ---- files
+
+
+def test_round_trip(tmp_path):
+    path = write_embeddings(some(), tmp_path / "a")
+    assert path == tmp_path / "a" / EMBEDDINGS_FILE
+    assert_same(read_embeddings(tmp_path / "a"), some())
+
+
+def test_layout_in_memory_does_not_matter(tmp_path):
+    write_embeddings(replace(some(), images=np.asfortranarray(some().images)), tmp_path)
+    assert_same(read_embeddings(tmp_path), some())
+
+
+def test_none_there(tmp_path):
+    assert read_embeddings(tmp_path) is None
+    remove_embeddings(tmp_path)
+    write_embeddings(some(), tmp_path)
+    remove_embeddings(tmp_path)
+    assert read_embeddings(tmp_path) is None
+
+
+def test_what_cannot_be_removed(tmp_path):
+    (tmp_path / EMBEDDINGS_FILE).mkdir()
+    with pytest.raises(StorageError, match="cannot write"):
+        remove_embeddings(tmp_path)
+
+
+def complaint_of(folder, content):
+    (folder / EMBEDDINGS_FILE).write_bytes(content)
+    with pytest.raises(LabelError) as caught:
+        read_embeddings(folder)
+    assert "\n" not in str(caught.value)
+    assert caught.value.path == folder / EMBEDDINGS_FILE
+    return str(caught.value)
+
+
+def test_truncation_at_any_length(tmp_path):
+    blob = write_embeddings(some(), tmp_path).read_bytes()
+    for length in range(0, len(blob), 3):
+        complaint_of(tmp_path, blob[:length])
+
+
+def test_damage_anywhere_is_one_line_or_embeddings(tmp_path):
+    blob = write_embeddings(some(), tmp_path).read_bytes()
+    rng = np.random.default_rng(0)
+    for at in rng.integers(0, len(blob), 400):
+        damaged = bytearray(blob)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / EMBEDDINGS_FILE).write_bytes(damaged)
+        try:
+            embeddings = read_embeddings(tmp_path)
+        except LabelError:
+            continue
+        assert embeddings.restricted_precision(np.arange(4)).shape == (4,)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"images": np.zeros((6, 5), np.float32)},
+        {"images": np.zeros((6, 4), np.int8)},
+        {"images": np.zeros((5, 5), np.int8)},
+        {"images": np.zeros(6, np.int8)},
+        {"images": np.zeros((), np.int8)},
+        {"scales": np.full(6, np.nan, np.float32)},
+        {"scales": np.ones((6, 1), np.float32)},
+        {"concepts": np.full((4, 5), np.inf, np.float16)},
+        {"concepts": np.zeros((4, 5), np.float32)},
+        {"concepts": np.zeros((3, 5), np.float16)},
+        {"offsets": np.array([0, 4, 3, 4, 7])},
+        {"offsets": np.array([1, 3, 4, 4, 7])},
+        {"offsets": np.array([0, 3, 4, 4, 8])},
+        {"offsets": np.array([0, 3, 4, 4, 7], np.int32)},
+        {"members": np.array([0, 1, 2, 3, 1, 4, 6])},
+        {"members": np.array([0, 1, 2, 3, 1, 4, -1])},
+        {"members": np.zeros((7, 1), np.int64)},
+        {"members": np.zeros((), np.int64)},
+        {"members": None},
+        {"more": np.zeros(3)},
+    ],
+    ids=str,
+)
+def test_contradictions(tmp_path, changes):
+    tensors = load(write_embeddings(some(), tmp_path).read_bytes()) | changes
+    complaint_of(tmp_path, save({name: array for name, array in tensors.items() if array is not None}))
+
+
+def test_what_is_no_file_of_embeddings(tmp_path):
+    blob = write_embeddings(some(), tmp_path).read_bytes()
+    for content in (b"", b"x" * 100, b"\xff" * 8, blob.replace(b'"F16"', b'"BF16"').replace(b"}}  ", b"}} ")):
+        complaint_of(tmp_path, content)
+    (tmp_path / EMBEDDINGS_FILE).unlink()
+    (tmp_path / EMBEDDINGS_FILE).mkdir()
+    with pytest.raises(LabelError, match="no readable file"):
+        read_embeddings(tmp_path)

@@ -1,0 +1,264 @@
+"""Classes to concepts: the paper's Z against a naive loop, our weights and the coverage."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.matching import concept_index as matching
+from mll_hf.matching.concept_index import ConceptIndex, _best
+from mll_hf.matching.describe import Description, from_templates
+from selection_worlds import WordEncoder, forest
+from worlds import examples
+
+# indices in the order of the ids: animal 0, dog 1, corgi 2, cat 3, car 4, truck 5
+GRAPH = SemanticGraph(
+    "matching",
+    (
+        Concept("a", "animal", ("animal", "beast"), "a living thing that moves", ()),
+        Concept("b", "dog", ("dog", "domestic dog", "Canis familiaris"), "an animal that barks", ("a",)),
+        Concept("c", "corgi", ("corgi",), "a dog with short legs", ("b",)),
+        Concept("d", "cat", ("cat", "true cat"), "an animal that meows", ("a",)),
+        Concept("e", "car", ("car", "motor-car"), "a machine with four wheels", ()),
+        Concept("f", "truck", ("truck", "lorry"), "a machine that carries loads", ()),
+    ),
+)
+
+
+def describe(*names):
+    return tuple(Description(name, (f"The photo of {name}",), "template") for name in names)
+
+
+def cosine(a, b):
+    return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
+
+
+class Table:
+    """An encoder that looks texts up in a table of vectors."""
+
+    id = "table"
+
+    def __init__(self, **vectors):
+        self.vectors = vectors
+
+    def encode(self, texts):
+        rows = np.array([self.vectors[text] for text in texts], np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+@examples
+@given(n_concepts=st.integers(1, 20), n_classes=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_captions_are_matched_as_in_the_paper(n_concepts, n_classes, seed):
+    graph, encoder = forest(n_concepts, seed), WordEncoder()
+    descriptions = [
+        Description(f"class{y}", (f"meaning {y + seed} of things", f"word{y}"), "template") for y in range(n_classes)
+    ]
+    match = ConceptIndex.build(graph, encoder).match_captions(descriptions)
+
+    captions = [encoder.encode([f"{c.name} which is {c.definition}"])[0] for c in graph.concepts]
+    for y, description in enumerate(descriptions):
+        total = sum(encoder.encode([text])[0].astype(float) for text in description.texts)
+        mean = total / math.sqrt(cosine(total, total))
+        naive = {v: cosine(mean, captions[v]) for v in range(n_concepts)}
+        five = sorted(naive, key=lambda v: -naive[v])[:5]
+        assert match.concepts[y].tolist() == five
+        np.testing.assert_allclose(match.weights[y], [naive[v] for v in five], atol=1e-5)
+
+        # z_vy is the raw cosine for the class's five concepts and 0 for all others of V_sel
+        for row, v in enumerate(match.selected.tolist()):
+            assert match.transition[row, y] == pytest.approx(naive[v] if v in five else 0, abs=1e-5)
+    assert match.selected.tolist() == sorted({v for row in match.concepts.tolist() for v in row})
+    assert match.transition.shape == (len(match.selected), n_classes)
+
+
+def test_transition_by_hand():
+    # d_y lies between the captions of u and v: cos(45 degrees) = .70711; w is opposite to u: cos = -.70711
+    graph = SemanticGraph("hand", tuple(Concept(name, name, (name,), "x", ()) for name in ("u", "v", "w")))
+    table = {"u which is x": (1, 0), "v which is x": (0, 1), "w which is x": (-1, 0), "u": (1, 0), "v": (0, 1)}
+    table |= {"w": (-1, 0), "x": (1, 1), "text 1": (1, 0), "text 2": (0, 1), "y": (0, -1)}
+    match = ConceptIndex.build(graph, Table(**table)).match_captions(
+        [Description("y", ("text 1", "text 2"), "file")], top=2
+    )
+    assert match.concepts.tolist() == [[0, 1]]
+    np.testing.assert_allclose(match.transition, [[0.70711], [0.70711]], atol=1e-5)
+    whole = ConceptIndex.build(graph, Table(**table)).match_captions([Description("y", ("text 1", "text 2"), "file")])
+    np.testing.assert_allclose(whole.transition, [[0.70711], [0.70711], [-0.70711]], atol=1e-5)
+
+
+WEIGHTS = matching.LogitWeights()
+
+
+def naive_words(text):
+    """Good enough for the words of ``forest``: lower case, no plurals."""
+    return text.lower().split()
+
+
+def naive_logit(graph, encoder, name, text, v):
+    """The logit of concept ``v``, written out from the docstring of ``ConceptIndex.match``."""
+    embed = cache(lambda text: encoder.encode([text])[0].astype(np.float64))
+    concept = graph.concepts[v]
+    lemmas = [(lemma, c) for c in graph.concepts for lemma in c.lemmas]
+    mean_lemma = np.mean([embed(lemma) for lemma, _ in lemmas], axis=0)
+    mean_gloss = np.mean([embed(c.definition) for c in graph.concepts], axis=0)
+    # Ridge regression as ordinary least squares with 100 units of zeros.
+    size = len(mean_lemma)
+    A = np.vstack([*(embed(lemma) - mean_lemma for lemma, _ in lemmas), 10 * np.eye(size)])
+    B = np.vstack([*(embed(c.definition) - mean_gloss for _, c in lemmas), np.zeros((size, size))])
+    expected = (embed(name) - mean_lemma) @ np.linalg.lstsq(A, B)[0]
+    gloss = embed(concept.definition) - mean_gloss
+    gloss_fit = cosine(expected, gloss) / max(math.sqrt(cosine(gloss, gloss)), 1e-12)
+
+    above = [graph.concepts[a] for a in graph.ancestors[v]]
+    held = {w for c in (concept, *above) for lemma in c.lemmas for w in naive_words(lemma)}
+    held |= set(naive_words(concept.definition))
+    weight = {
+        w: 0 if w in {"of", "the"} else math.log(1 + len(lemmas) / max(sum(w in naive_words(x) for x, _ in lemmas), 1))
+        for w in naive_words(name)
+    }
+    total = sum(weight.values())
+    heads = [naive_words(name)[at:] for at in range(len(naive_words(name)))]
+    named = [head for head in heads if " ".join(head) in [lemma.lower() for lemma in concept.lemmas]]
+    return (
+        WEIGHTS.name * max(cosine(embed(name), embed(lemma)) for lemma in concept.lemmas)
+        + WEIGHTS.caption * cosine(embed(text), embed(concept.caption))
+        + WEIGHTS.gloss * gloss_fit
+        + WEIGHTS.words * sum(weight[w] for w in set(weight) & held) / total
+        + WEIGHTS.head * max((sum(weight[w] for w in set(head)) / total for head in named), default=0)
+        + WEIGHTS.synonyms * math.log(len(concept.lemmas))
+    )
+
+
+@examples
+@given(n_concepts=st.integers(1, 8), seed=st.integers(0, 1000), source=st.sampled_from(["template", "file"]))
+def test_our_match_against_a_naive_loop(n_concepts, seed, source):
+    graph, encoder = forest(n_concepts, seed), WordEncoder()
+    lemma = graph.concepts[seed % n_concepts].lemmas[-1]
+    names = [lemma, f"blue {lemma}", f"{lemma} of things", "meaning 1", "something else"]
+    texts = [f"The photo of {name}" for name in names]
+    descriptions = [Description(name, (text,), source) for name, text in zip(names, texts, strict=True)]
+    match = ConceptIndex.build(graph, encoder).match(descriptions)
+    for y, name in enumerate(names):
+        text = texts[y] if source == "file" else name  # a template says no more than the name
+        logits = [naive_logit(graph, encoder, name, text, v) for v in range(n_concepts)]
+        ranked = sorted(range(n_concepts), key=lambda v: -logits[v])[:8]
+        np.testing.assert_allclose(match.similarities[y], [logits[v] for v in ranked], atol=1e-3)
+        np.testing.assert_allclose([logits[v] for v in match.concepts[y]], match.similarities[y], atol=1e-3)
+        exponentials = [math.exp(logits[v] - logits[ranked[0]]) for v in ranked]
+        np.testing.assert_allclose(match.weights[y], np.array(exponentials) / sum(exponentials), atol=1e-3)
+    np.testing.assert_allclose(match.weights.sum(axis=1), 1, atol=1e-6)
+    assert (np.diff(match.weights, axis=1) <= 0).all()
+
+
+def test_a_description_of_ones_own_decides_between_senses():
+    graph = SemanticGraph(
+        "cranes",
+        (
+            Concept("a", "crane", ("crane",), "a machine that lifts heavy loads", ()),
+            Concept("b", "crane", ("crane",), "a large long-necked wading bird", ()),
+        ),
+    )
+    index = ConceptIndex.build(graph, WordEncoder())
+    for source, best in (("file", 1), ("llm", 1), ("gloss", 0)):
+        said = "a machine that lifts heavy loads" if source == "gloss" else "a wading bird with a large wingspan"
+        match = index.match([Description("crane", (said,), source)])
+        assert (match.concepts[0, 0] == best) or source == "gloss"
+    # What the name adds in brackets decides too.
+    names = describe("crane (bird)", "crane (machine)", "lifting crane machine", "wading crane")
+    assert index.match(names).concepts[:, 0].tolist() == [1, 0, 0, 1]
+
+
+def test_a_concept_with_the_name_of_the_class_comes_first():
+    descriptions = [Description("lorry", ("an animal that barks",), "file")]  # described as another concept
+    match = ConceptIndex.build(GRAPH, WordEncoder()).match(descriptions)
+    assert GRAPH.concepts[match.concepts[0, 0]].name == "truck"
+    assert match.weights[0, 0] > 0.9
+    assert match.coverage[0] == 1
+    captions_only = ConceptIndex.build(GRAPH, WordEncoder()).match_captions(descriptions)
+    assert GRAPH.concepts[captions_only.concepts[0, 0]].name == "dog"
+
+
+@pytest.mark.parametrize("name", ["Domestic_Dog", "canis familiaris", "001.domestic-dog", "motor car", "MOTOR-CAR"])
+def test_names_are_compared_in_any_spelling(name):
+    assert ConceptIndex.build(GRAPH, WordEncoder()).match(describe(name)).coverage.tolist() == [1.0]
+
+
+def test_coverage_is_low_for_what_the_graph_does_not_have():
+    index = ConceptIndex.build(GRAPH, WordEncoder())
+    for match in (index.match, index.match_captions):
+        named, near, *nonsense = match(describe("lorry", "Canis familiaris dog", "zxqv", "qqq www")).coverage.tolist()
+        assert named == 1
+        assert max(nonsense) < near <= 1
+        assert min(nonsense) >= 0
+
+
+def test_coverage_is_logistic_in_the_best_logit_of_classes_without_a_name():
+    index = ConceptIndex.build(GRAPH, WordEncoder())
+    slope, middle = matching._COVERAGE_SLOPE, matching._COVERAGE_MIDDLE
+    coverage = []
+    for name in ("zxqv", "hunting dog", "motor car racing car"):
+        match = index.match(describe(name))
+        coverage.append(match.coverage[0])
+        assert coverage[-1] == pytest.approx(1 / (1 + math.exp(-slope * (match.similarities[0, 0] - middle))), rel=1e-5)
+    assert coverage[0] == min(coverage)
+
+
+def test_classes_that_share_a_concept_share_its_coverage():
+    # The graph knows trucks, but cannot tell these from one another.
+    index = ConceptIndex.build(GRAPH, WordEncoder())
+    kinds = ["fire truck", "tow truck", "dump truck", "moving truck"]
+    alone = [float(index.match(describe(name)).coverage[0]) for name in kinds]
+    together = index.match(describe(*kinds))
+    assert [GRAPH.concepts[v].name for v in together.concepts[:, 0]] == ["truck"] * 4
+    np.testing.assert_allclose(together.coverage, np.array(alone) / 4, rtol=1e-5)
+    # The class that is named like the concept keeps it; one named by a synonym has half.
+    np.testing.assert_allclose(index.match(describe("truck", *kinds)).coverage[0], 1)
+    np.testing.assert_allclose(index.match(describe("truck", "lorry", *kinds)).coverage[:2], 0.5)
+
+
+@pytest.mark.parametrize("n_concepts", [1, 2, 5])
+def test_a_small_graph_covers_what_it_names(n_concepts):
+    chain = SemanticGraph(
+        "chain",
+        tuple(Concept(f"c{v}", f"n{v}", (f"n{v}",), "x", (f"c{v - 1}",) if v else ()) for v in range(n_concepts)),
+    )
+    match = ConceptIndex.build(chain, WordEncoder()).match(describe("n0", "nonsense"))
+    assert match.coverage[0] == 1
+    assert match.coverage[1] < matching.COVERED / 2
+
+
+@examples
+@given(seed=st.integers(0, 1000), order=st.permutations(range(4)))
+def test_permuted_classes_give_permuted_matches(seed, order):
+    graph = forest(15, seed)
+    names = ["name3x0", "meaning 2", "of things", "zxqv"]
+    index = ConceptIndex.build(graph, WordEncoder())
+    for matcher in (index.match, index.match_captions):
+        match, permuted = matcher(describe(*names)), matcher(describe(*(names[y] for y in order)))
+        assert permuted.classes == tuple(names[y] for y in order)
+        np.testing.assert_array_equal(permuted.concepts, match.concepts[order])
+        np.testing.assert_allclose(permuted.weights, match.weights[order], atol=1e-4)
+        np.testing.assert_allclose(permuted.coverage, match.coverage[order], atol=1e-6)
+        np.testing.assert_array_equal(permuted.selected, match.selected)
+
+
+@examples
+@given(
+    rows=st.lists(st.lists(st.integers(0, 4), min_size=7, max_size=7), min_size=1, max_size=4), top=st.integers(1, 9)
+)
+def test_the_best_come_first_and_ties_by_index(rows, top):
+    best = _best(np.array(rows, np.float32), top)
+    assert best.tolist() == [sorted(range(7), key=lambda v: (-row[v], v))[: min(top, 7)] for row in rows]
+
+
+def test_gloss_descriptions_find_their_concept():
+    index = ConceptIndex.build(GRAPH, WordEncoder())
+    descriptions = from_templates(["cat", "true cat", "corgis", "car"], GRAPH)
+    for match in (index.match(descriptions), index.match_captions(descriptions)):
+        assert [GRAPH.concepts[v].name for v in match.concepts[:, 0]] == ["cat", "cat", "corgi", "car"]
+        assert match.encoder == "words"

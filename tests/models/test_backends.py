@@ -1,0 +1,721 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from huggingface_hub import constants, hf_hub_download
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer, CLIPModel
+
+import tiny_models
+from mll_hf.errors import InputError, ModelError
+from mll_hf.hub import connection
+from mll_hf.labels.label import ModelRef
+from mll_hf.models import Backend, Link, load_model, pick_device, resolve_model
+from mll_hf.utils.images import to_rgb
+
+KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
+TEXTS = ["a photo of a cat", "dog", "a small red car which is round, the icon of a tree", "an unheardof thing"]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory, tiny_open_clip, tiny_transformers_clip, tiny_siglip):
+    sigmoid = tiny_models.make_open_clip(tmp_path_factory.mktemp("models") / "tiny-open-siglip", sigmoid=True)
+    return dict(zip(KINDS, (tiny_open_clip, sigmoid, tiny_transformers_clip, tiny_siglip), strict=True))
+
+
+@pytest.fixture(scope="session")
+def models(folders):
+    return {kind: load_local(folder) for kind, folder in folders.items()}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def model(kind, models):
+    return models[kind]
+
+
+def load_local(folder):
+    return load_model(resolve_model(f"local-dir:{folder}"), "cpu")
+
+
+def random_image(width=40, height=50, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def random_pixels(count, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(count, 3, 32, 32)).astype(np.float32))
+
+
+def copy_of(folder, tmp_path):
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+# ---- what a loaded model does
+
+
+def test_a_model_describes_itself(kind, model, folders):
+    sigmoid = kind in ("open_clip_sigmoid", "siglip")
+    assert model.ref == resolve_model(f"local-dir:{folders[kind]}")
+    assert model.embedding_size == {"siglip": 32, "open_clip_sigmoid": 64}.get(kind, 24)
+    assert model.link is (Link.SIGMOID if sigmoid else Link.SOFTMAX)
+    assert model.logit_bias == (-10.0 if sigmoid else 0.0)
+    assert model.logit_scale == pytest.approx(np.exp(2.0) if kind == "siglip" else 1 / 0.07, rel=1e-3)
+
+
+def test_embeddings_are_unit_norm_float32(model):
+    for embeddings in (model.encode_pixels(random_pixels(3)), model.encode_texts(TEXTS[:3])):
+        assert embeddings.dtype == np.float32
+        assert embeddings.shape == (3, model.embedding_size)
+        np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-6)
+
+
+def test_no_texts_give_no_embeddings(model):
+    assert model.encode_texts([]).shape == (0, model.embedding_size)
+
+
+def test_a_text_alone_and_in_a_batch_are_the_same(model):
+    together = model.encode_texts(TEXTS)
+    alone = np.concatenate([model.encode_texts([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+    assert np.abs(together[0] - together[1]).max() > 1e-3
+
+
+def test_many_texts_are_encoded_in_parts_and_in_order(model):
+    texts = [f"a {first} {second}" for first in tiny_models.WORDS for second in tiny_models.WORDS]
+    assert len(texts) > 256
+    some = [0, 255, 256, len(texts) - 1]
+    np.testing.assert_allclose(model.encode_texts(texts)[some], model.encode_texts([texts[i] for i in some]), atol=1e-6)
+
+
+def test_a_text_over_the_context_is_cut_before_its_end_token(model):
+    words = ["a", "small", "cat", "is", "red", "which", "is", "large", "dog", "of", "the", "tree"]
+    fitting, over = (words * 2)[:14], (words * 2)[:20]  # 16 tokens with start and end
+    np.testing.assert_allclose(model.encode_texts([" ".join(over)]), model.encode_texts([" ".join(fitting)]), atol=1e-6)
+    assert np.abs(model.encode_texts([" ".join(fitting[:13])]) - model.encode_texts([" ".join(fitting)])).max() > 1e-4
+
+
+def test_logits_are_those_of_open_clip(folders, models):
+    for kind in ("open_clip", "open_clip_sigmoid"):
+        network = open_clip.create_model_from_pretrained(f"local-dir:{folders[kind]}", return_transform=False).eval()
+        tokens = open_clip.get_tokenizer(f"local-dir:{folders[kind]}")(TEXTS)
+        with torch.no_grad():
+            expected = network.get_logits(random_pixels(2), tokens)[0]
+        np.testing.assert_allclose(logits(models[kind], 2), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_logits_are_those_of_transformers(kind, model, folders):
+    network = AutoModelForZeroShotImageClassification.from_pretrained(folders[kind]).eval()
+    tokens = AutoTokenizer.from_pretrained(folders[kind])(
+        TEXTS, padding="max_length", max_length=16, return_tensors="pt"
+    )
+    inputs = {"input_ids": tokens["input_ids"]} if kind == "siglip" else dict(tokens)
+    with torch.no_grad():
+        expected = network(pixel_values=random_pixels(2), **inputs).logits_per_image
+    np.testing.assert_allclose(logits(model, 2), expected, atol=1e-4)
+
+
+def logits(model, count):
+    cosines = model.encode_pixels(random_pixels(count)) @ model.encode_texts(TEXTS).T
+    return model.logit_scale * cosines + model.logit_bias
+
+
+def test_open_clips_own_tokenizer(tmp_path):
+    folder = tiny_models.make_open_clip(tmp_path / "own", own_tokenizer=True)
+    network = open_clip.create_model_from_pretrained(f"local-dir:{folder}", return_transform=False).eval()
+    with torch.no_grad():
+        expected = network.encode_text(open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS), normalize=True)
+    np.testing.assert_allclose(load_local(folder).encode_texts(TEXTS), expected, atol=1e-6)
+
+
+def test_embeddings_that_are_not_finite_or_zero_are_refused(kind, folders, monkeypatch):
+    model = load_local(folders[kind])
+    with pytest.raises(ModelError, match="embeddings for 1 of 2 images"):
+        model.encode_pixels(torch.stack([torch.full((3, 32, 32), np.nan), torch.zeros(3, 32, 32)]))
+    monkeypatch.setattr(model, "_text_features", lambda tokens: torch.zeros(3, model.embedding_size))
+    with pytest.raises(ModelError, match="zero embeddings for 3 of 3 texts"):
+        model.encode_texts(TEXTS[:3])
+
+
+def test_half_precision_that_overflows_runs_again_in_full(folders, monkeypatch):
+    model = load_local(folders["open_clip"])
+    expected, features = model.encode_pixels(random_pixels(2)), model._image_features
+    seen = []
+
+    def overflowing(pixels):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return features(pixels) * (torch.inf if seen[-1] else 1)
+
+    monkeypatch.setattr(model, "_half", torch.bfloat16)
+    monkeypatch.setattr(model, "_image_features", overflowing)
+    np.testing.assert_allclose(model.encode_pixels(random_pixels(2)), expected, atol=1e-6)
+    assert seen == [True, False]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory: 8")])
+def test_images_that_do_not_fit_the_memory_are_embedded_in_smaller_batches(folders, monkeypatch, error):
+    model = load_local(folders["open_clip"])
+    pixels, features, tried = random_pixels(11), model._image_features, []
+    expected = model.encode_pixels(pixels)
+
+    def small(batch):
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise error
+        return features(batch)
+
+    monkeypatch.setattr(model, "_image_features", small)
+    np.testing.assert_allclose(model.encode_pixels(pixels), expected, atol=1e-6)
+    assert tried == [11, 6, 3, 3, 3, 2]
+    tried.clear()
+    model.encode_pixels(pixels)
+    assert tried == [3, 3, 3, 2]  # it has learnt
+
+
+def test_a_model_that_runs_out_of_memory_is_an_error_of_ours(folders, monkeypatch):
+    model = load_local(folders["open_clip"])
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(model, "_image_features", full)
+    monkeypatch.setattr(model, "_text_features", full)
+    for run in (lambda: model.encode_pixels(random_pixels(2)), lambda: model.encode_texts(["a"])):
+        with pytest.raises(ModelError, match="use smaller batches") as caught:
+            run()
+        assert "CUDA out of memory. Tried" in str(caught.value)
+
+
+def test_a_closed_model_frees_its_network(folders):
+    model = load_local(folders["clip"])
+    model.close()
+    with pytest.raises(AttributeError):
+        model.encode_pixels(random_pixels(1))
+
+
+# ---- images
+
+
+def test_preprocess_is_the_librarys_own(kind, model, folders):
+    if kind.startswith("open_clip"):
+        _, transform = open_clip.create_model_from_pretrained(f"local-dir:{folders[kind]}")
+        expected = transform(random_image())
+    else:
+        processor = AutoImageProcessor.from_pretrained(folders[kind], backend="pil")
+        expected = processor(images=random_image(), return_tensors="pt")["pixel_values"][0]
+    pixels = model.preprocess(random_image())
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.dtype == torch.float32
+    torch.testing.assert_close(pixels, expected, atol=0, rtol=0)
+
+
+def test_both_backends_preprocess_alike(models):
+    image = random_image(97, 31)
+    torch.testing.assert_close(models["open_clip"].preprocess(image), models["clip"].preprocess(image), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16", "F"])
+def test_preprocess_takes_any_mode(mode, models):
+    gray = Image.new("L", (20, 10), 200)
+    image = Image.new(mode, gray.size, 200) if mode in ("I", "I;16", "F") else gray.convert("RGB").convert(mode)
+    for model in (models["open_clip"], models["clip"]):
+        pixels = model.preprocess(image)
+        assert pixels.shape == (3, 32, 32)
+        assert torch.isfinite(pixels).all()
+
+
+def test_transparency_is_laid_on_white():
+    icon = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    icon.putpixel((1, 0), (10, 20, 30, 255))
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.putpixel((1, 0), 1)
+    palette.info["transparency"] = 0
+    for image in (icon, palette):
+        assert [to_rgb(image).getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (10, 20, 30)]
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    image = Image.fromarray(np.array([[0, 32896, 65535]], np.uint16))
+    assert [to_rgb(image).getpixel((x, 0))[0] for x in range(3)] == [0, 128, 255]
+
+
+class Pictures(torch.utils.data.Dataset):
+    def __init__(self, model):
+        self.model = model
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return self.model.preprocess(random_image(seed=index))
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip"])
+def test_preprocess_works_in_forked_workers(model):
+    loader = torch.utils.data.DataLoader(Pictures(model), batch_size=4, num_workers=1, multiprocessing_context="fork")
+    expected = torch.stack([model.preprocess(random_image(seed=index)) for index in range(4)])
+    torch.testing.assert_close(next(iter(loader)), expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip"])
+def test_preprocess_works_in_threads(model):
+    images = [random_image(seed=seed) for seed in range(32)]
+    with ThreadPoolExecutor(4) as pool:
+        together = torch.stack(list(pool.map(model.preprocess, images)))
+    torch.testing.assert_close(together, torch.stack([model.preprocess(image) for image in images]), atol=0, rtol=0)
+
+
+# ---- cost
+
+
+def test_cost_is_that_of_the_architecture(models):
+    tokens, width, layers = (32 // 8) ** 2 + 1, 32, 2
+    patches = 2 * (32 // 8) ** 2 * (3 * 8 * 8) * width
+    block = 2 * tokens * (4 * width**2 + 8 * width**2) + 2 * 2 * tokens**2 * width
+    flops = patches + layers * block + 2 * width * 24
+    for kind in ("open_clip", "clip"):
+        assert models[kind].cost.gflops * 1e9 == pytest.approx(flops, rel=0.02), kind
+    assert models["clip"].cost.parameters == models["open_clip"].cost.parameters
+
+
+def test_cost_of_a_tower_with_attention_pooling(models):
+    patches, width, layers, ratio = (32 // 16) ** 2, 64, 6, 3
+    tokens = patches + 1
+    block = 2 * tokens * (4 + 2 * ratio) * width**2 + 2 * 2 * tokens**2 * width
+    pool = 2 * (1 + 2 * patches + 1 + 2 * ratio) * width**2 + 2 * 2 * patches * width
+    flops = 2 * patches * (3 * 16 * 16) * width + layers * block + pool
+    assert models["open_clip_sigmoid"].cost.gflops * 1e9 == pytest.approx(flops)
+
+
+def test_parameters_are_those_of_the_weights(folders, models):
+    weights = load_file(folders["clip"] / "model.safetensors")
+    assert models["clip"].cost.parameters == sum(tensor.numel() for tensor in weights.values())
+
+
+@pytest.mark.usefixtures("models")
+def test_measuring_leaves_the_fast_path_as_it_was():
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+# ---- local folders
+
+
+def test_the_backend_follows_from_the_files(folders):
+    chosen = {kind: resolve_model(f"local-dir:{folder}").backend for kind, folder in folders.items()}
+    assert chosen == dict.fromkeys(KINDS[:2], Backend.OPEN_CLIP) | dict.fromkeys(KINDS[2:], Backend.TRANSFORMERS)
+
+
+def test_the_revision_of_a_folder_is_its_content(folders, tmp_path, monkeypatch):
+    folder = copy_of(folders["open_clip"], tmp_path)
+    first = resolve_model(f"local-dir:{folder}")
+    assert first.revision == resolve_model(f"local-dir:{folders['open_clip']}").revision
+    assert len(first.revision) == 40
+    assert first.repo_id == f"local-dir:{folder}"
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("local-dir:copy/") == first
+    (folder / "README.md").write_text("# A model")
+    (folder / "mll").mkdir()
+    (folder / "mll" / "label.safetensors").write_bytes(b"a label")
+    assert resolve_model(f"local-dir:{folder}") == first
+    tiny_models.make_open_clip(folder, seed=1)
+    assert resolve_model(f"local-dir:{folder}").revision != first.revision
+    with pytest.raises(ModelError, match="has changed since it was labeled; label it again"):
+        load_model(first, "cpu")
+
+
+def test_open_clips_weights_win_where_a_folder_has_both(folders, tmp_path):
+    folder = copy_of(folders["clip"], tmp_path)
+    shutil.copytree(folders["open_clip"], folder, dirs_exist_ok=True)
+    assert resolve_model(f"local-dir:{folder}").backend == Backend.OPEN_CLIP
+    assert load_model(replace(resolve_model(f"local-dir:{folder}"), backend="transformers"), "cpu").embedding_size == 24
+    (folder / "open_clip_model.safetensors").unlink()
+    (folder / "open_clip_pytorch_model.bin").write_bytes(b"pickle")
+    ref = resolve_model(f"local-dir:{folder}")
+    assert ref.backend == Backend.TRANSFORMERS
+    with pytest.raises(ModelError, match="has only pickle weights"):
+        load_model(replace(ref, backend="open_clip"), "cpu")
+
+
+def test_open_clips_weights_under_the_common_name(folders, tmp_path):
+    folder = copy_of(folders["open_clip"], tmp_path)
+    (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
+    np.testing.assert_array_equal(
+        load_local(folder).encode_pixels(random_pixels(1)),
+        load_local(folders["open_clip"]).encode_pixels(random_pixels(1)),
+    )
+    (folder / "open_clip_pytorch_model.bin").write_bytes(b"a pickle that open_clip would prefer")
+    with pytest.raises(ModelError, match="has only pickle weights"):
+        resolve_model(f"local-dir:{folder}")
+
+
+def test_sharded_weights(folders, tmp_path):
+    folder = copy_of(folders["clip"], tmp_path)
+    (folder / "model.safetensors").unlink()
+    CLIPModel.from_pretrained(folders["clip"]).save_pretrained(folder, max_shard_size="100KB")
+    assert (folder / "model.safetensors.index.json").exists()
+    np.testing.assert_allclose(
+        load_local(folder).encode_texts(TEXTS), load_local(folders["clip"]).encode_texts(TEXTS), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+def test_pickle_weights_are_refused(name, folders, tmp_path):
+    folder = copy_of(folders["clip"], tmp_path)
+    (folder / "model.safetensors").rename(folder / name)
+    with pytest.raises(ModelError, match=r"has only pickle weights.* ask its author for safetensors"):
+        resolve_model(f"local-dir:{folder}")
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(ModelError, match="there is no folder"):
+        resolve_model(f"local-dir:{tmp_path}/nothing")
+    with pytest.raises(ModelError, match=r"is no model .*\(files: none\)"):
+        resolve_model(f"local-dir:{tmp_path}")
+    (tmp_path / "lost.safetensors").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"neither open_clip_config\.json nor config\.json"):
+        resolve_model(f"local-dir:{tmp_path}")
+
+
+def cut_in_half(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def drop_a_tensor(path):
+    tensors = load_file(path)
+    tensors.pop(max(name for name in tensors if "weight" in name))
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def widen_a_tensor(path):
+    tensors = load_file(path)
+    name = max(name for name in tensors if tensors[name].ndim == 2)
+    save_file(tensors | {name: torch.zeros(7, 5)}, path, metadata={"format": "pt"})
+
+
+def poison(path):
+    tensors = {name: torch.full_like(tensor, torch.nan) for name, tensor in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def of_no_known_kind(path):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"model": {"type": "Nothing"}}))
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip", "siglip"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("WEIGHTS", cut_in_half),
+        ("WEIGHTS", empty),
+        ("WEIGHTS", drop_a_tensor),
+        ("WEIGHTS", widen_a_tensor),
+        ("WEIGHTS", poison),
+        ("CONFIG", cut_in_half),
+        ("CONFIG", empty),
+        ("tokenizer.json", cut_in_half),
+        ("tokenizer.json", of_no_known_kind),
+        ("tokenizer.json", Path.unlink),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_damaged_files_give_one_clear_line(kind, name, damage, folders, tmp_path, capfd):
+    folder = copy_of(folders[kind], tmp_path)
+    own = "open_clip_" if kind == "open_clip" else ""
+    damage(folder / {"WEIGHTS": f"{own}model.safetensors", "CONFIG": f"{own}config.json"}.get(name, name))
+    with pytest.raises(ModelError) as caught:
+        load_local(folder)
+    message = str(caught.value)
+    assert len(message.splitlines()) == 1
+    assert len(message) < 600
+    assert "; " in message
+    assert str(folder) in message
+    assert capfd.readouterr() == ("", "")
+
+
+def test_code_that_comes_with_a_model_never_runs(folders, tmp_path):
+    folder, ran = copy_of(folders["open_clip"], tmp_path), tmp_path / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    config = json.loads((folder / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"trust_remote_code": True}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    tokenizer |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match="custom code"):
+        load_local(folder)
+    assert not ran.exists()
+
+
+def test_a_model_without_image_features(folders, tmp_path):
+    folder = copy_of(folders["clip"], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
+    with pytest.raises(ModelError, match="cannot be loaded"):
+        load_local(folder)
+
+
+# ---- the Hub
+
+
+def upload(api, folder, repo_id="alice/tiny", **settings):
+    api.create_repo(repo_id, exist_ok=True, **settings)
+    return api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="weights").oid
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip"])
+def test_resolving_asks_once_and_touches_no_file(kind, folders, api, hub):
+    commit = upload(api, folders[kind])
+    hub.requests.clear()
+    backend = Backend.OPEN_CLIP if kind == "open_clip" else Backend.TRANSFORMERS
+    assert resolve_model("alice/tiny") == ModelRef("alice/tiny", commit, backend)
+    assert hub.requests == ["GET /api/models/alice/tiny"]
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip"])
+def test_a_model_stays_at_its_commit(kind, folders, api, hub, tmp_path):
+    make = tiny_models.make_open_clip if kind == "open_clip" else tiny_models.make_transformers_clip
+    first = upload(api, folders[kind])
+    ref = resolve_model("alice/tiny")
+    second = upload(api, make(tmp_path / "other", seed=1))
+    assert resolve_model("alice/tiny").revision == second
+    hub.requests.clear()
+    old, new = (load_model(resolve_model(f"alice/tiny@{commit}"), "cpu") for commit in (first, second))
+    assert old.ref == ref
+    expected = load_local(folders[kind]).encode_texts(TEXTS)
+    np.testing.assert_array_equal(old.encode_texts(TEXTS), expected)
+    assert np.abs(new.encode_texts(TEXTS) - expected).max() > 1e-3
+    assert not [request for request in hub.requests if "main" in request]
+
+
+def test_only_what_a_model_needs_is_downloaded_and_only_once(folders, api, hub, tmp_path):
+    folder = copy_of(folders["clip"], tmp_path)
+    shutil.copytree(folders["open_clip"], folder, dirs_exist_ok=True)
+    for name in (
+        "pytorch_model.bin",
+        "README.md",
+        "onnx/model.safetensors",
+        "onnx/config.json",
+        "mll/label.safetensors",
+    ):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not needed")
+    upload(api, folder)
+    ref = resolve_model("alice/tiny")
+    hub.requests.clear()
+    load_model(ref, "cpu")
+    got = {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request}
+    assert "open_clip_model.safetensors" in got
+    assert not got & {"model.safetensors", "pytorch_model.bin", "README.md", "label.safetensors"}
+    assert not [request for request in hub.requests if "onnx" in request or "mll" in request]
+    hub.requests.clear()
+    load_model(ref, "cpu")
+    assert hub.requests == []
+
+
+def test_open_clips_weights_under_the_common_name_on_the_hub(folders, api, tmp_path):
+    folder = copy_of(folders["open_clip"], tmp_path)
+    (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
+    upload(api, folder)
+    model = load_model(resolve_model("alice/tiny"), "cpu")
+    assert model.ref.backend == Backend.OPEN_CLIP
+    np.testing.assert_array_equal(model.encode_texts(TEXTS), load_local(folders["open_clip"]).encode_texts(TEXTS))
+
+
+def test_branches_and_tags_are_revisions(folders, api):
+    commit = upload(api, folders["open_clip"])
+    api.create_tag("alice/tiny", tag="v1", revision=commit)
+    api.create_branch("alice/tiny", branch="dev")
+    api.delete_file("open_clip_model.safetensors", "alice/tiny")
+    assert {resolve_model(f"alice/tiny@{name}").revision for name in ("v1", "dev", commit)} == {commit}
+
+
+def test_names_that_are_not_there(folders, api, tmp_path, monkeypatch):
+    upload(api, folders["open_clip"])
+    with pytest.raises(ModelError, match="'alice/nothing': is not on the Hub, or private; check the name"):
+        resolve_model("alice/nothing")
+    with pytest.raises(ModelError, match="'alice/tiny@v9': has no such revision"):
+        resolve_model("alice/tiny@v9")
+    with pytest.raises(ModelError, match="not of the form org/name; for a folder write local-dir:tiny"):
+        resolve_model("tiny")
+    for spec in ("a/b/c", "alice/ti ny", "/abs", "alice/", ""):
+        with pytest.raises(ModelError, match="not of the form org/name"):
+            resolve_model(spec)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "alice" / "here").mkdir(parents=True)
+    with pytest.raises(ModelError, match="write local-dir:alice/here"):
+        resolve_model("alice/here")
+
+
+def test_private_models_need_their_owners_token(folders, api):
+    commit = upload(api, folders["open_clip"], private=True)
+    assert resolve_model("alice/tiny").revision == commit
+    with pytest.raises(ModelError, match="is not on the Hub, or private"):
+        resolve_model("alice/tiny", token="hf_reader_token")
+
+
+def test_gated_models_say_where_to_accept_the_terms(folders, api):
+    upload(api, folders["open_clip"])
+    api.update_repo_settings("alice/tiny", gated="manual")
+    ref = resolve_model("alice/tiny", token="hf_reader_token")
+    with pytest.raises(ModelError, match=r"is gated; accept its terms at http://127\.0\.0\.1:\d+/alice/tiny"):
+        load_model(ref, "cpu", token="hf_reader_token")
+    assert load_model(ref, "cpu").embedding_size == 24
+
+
+def test_pickles_on_the_hub_are_refused_before_any_download(folders, api, hub, tmp_path):
+    folder = copy_of(folders["clip"], tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    upload(api, folder)
+    hub.requests.clear()
+    with pytest.raises(ModelError, match="has only pickle weights"):
+        resolve_model("alice/tiny")
+    assert hub.requests == ["GET /api/models/alice/tiny"]
+
+
+NOT_CACHED = "go online once|HF_HUB_OFFLINE forbids .* unset it"
+
+
+@pytest.fixture(params=["offline", "unreachable"])
+def disconnect(request, monkeypatch):
+    def cut():
+        if request.param == "offline":
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        else:
+            monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+    return cut
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip"])
+def test_a_downloaded_model_works_without_the_hub(kind, folders, api, hub, disconnect):
+    commit = upload(api, folders[kind])
+    ref = resolve_model("alice/tiny")
+    load_model(ref, "cpu")
+    disconnect()
+    hub.requests.clear()
+    assert resolve_model("alice/tiny") == ref
+    assert resolve_model(f"alice/tiny@{commit}") == ref
+    np.testing.assert_array_equal(
+        load_model(ref, "cpu").encode_texts(TEXTS), load_local(folders[kind]).encode_texts(TEXTS)
+    )
+    with pytest.raises(ModelError, match=NOT_CACHED):
+        resolve_model("alice/tiny@another-branch")
+    assert hub.requests == []
+
+
+def test_a_model_that_was_never_downloaded_needs_the_hub(disconnect):
+    disconnect()
+    with pytest.raises(ModelError, match=rf"'alice/tiny': .*({NOT_CACHED})"):
+        resolve_model("alice/tiny")
+
+
+def test_a_downloaded_model_is_found_while_the_hub_is_in_trouble(folders, api, hub, monkeypatch):
+    upload(api, folders["clip"])
+    ref = resolve_model("alice/tiny")
+    load_model(ref, "cpu")
+    monkeypatch.setattr(connection, "_WAITS", ())
+    hub.down = True
+    assert resolve_model("alice/tiny") == ref
+
+
+def test_a_cached_copy_without_a_model_is_not_taken_for_one(folders, api, disconnect):
+    upload(api, folders["clip"])
+    ref = resolve_model("alice/tiny")
+    load_model(ref, "cpu")
+    newer = api.upload_file(path_or_fileobj=b"# Card", path_in_repo="README.md", repo_id="alice/tiny").oid
+    hf_hub_download("alice/tiny", "README.md", revision=newer)
+    disconnect()
+    assert resolve_model("alice/tiny") == ref
+
+
+def test_a_hub_in_trouble(hub):
+    hub.down = True
+    with pytest.raises(ModelError, match=r"the Hub answered with status 503; .*try later"):
+        resolve_model("alice/tiny")
+
+
+def test_refs_that_no_resolver_made():
+    with pytest.raises(ModelError, match="no full commit sha"):
+        load_model(ModelRef("alice/tiny", "main", "open_clip"), "cpu")
+    with pytest.raises(ModelError, match="unknown backend 'onnx'"):
+        load_model(ModelRef("alice/tiny", "0" * 40, "onnx"), "cpu")
+
+
+# ---- devices
+
+
+def test_devices():
+    assert pick_device("cpu") == "cpu"
+    assert pick_device() in ("cuda", "mps", "cpu")
+    for unknown in ("gpu", "cuda:99", "cpu:x", ""):
+        with pytest.raises(InputError, match="there is no device"):
+            pick_device(unknown)
+
+
+# ---- real models
+
+
+def find_testbed():
+    places = [os.environ.get("MLL_TESTBED"), Path(__file__).parents[3] / "shared" / "testbed"]
+    return next((Path(place) for place in places if place and (Path(place) / "zoo").is_dir()), None)
+
+
+TESTBED = find_testbed()
+needs_testbed = pytest.mark.skipif(
+    TESTBED is None, reason="no real models: set MLL_TESTBED to the testbed's folder to check against its results"
+)
+
+
+@needs_testbed
+@pytest.mark.parametrize("target", ["mnist", "letters-fonts", "gtsrb"])
+def test_zoo_accuracies_agree_with_the_testbeds(target):
+    import pyarrow.parquet as pq
+
+    with (TESTBED / "zoo_results_dev.csv").open() as file:
+        expected = {row["model"]: float(row[target]) for row in csv.DictReader(file)}
+    names = ["zoo/digits-resnet", "zoo/general-resnet", "zoo/photo-convnet-siglip"]
+    names += ["zoo_clip/glyph-vit"] if target == "letters-fonts" else ["zoo/photo-resnet"]
+    table = pq.read_table(TESTBED / "targets" / target / "test.parquet").to_pydict()
+    classes = json.loads((TESTBED / "targets" / target / "task.json").read_text())["classes"]
+    images = [to_rgb(Image.open(io.BytesIO(content))) for content in table["image"]]
+    for name in names:
+        model = load_local(TESTBED / name)
+        pixels = torch.stack([model.preprocess(image) for image in images]).split(128)
+        embeddings = np.concatenate([model.encode_pixels(batch) for batch in pixels])
+        class_embeddings = model.encode_texts([f"a photo of a {label}." for label in classes])
+        accuracy = np.mean((embeddings @ class_embeddings.T).argmax(1) == table["label"])
+        assert accuracy == pytest.approx(expected[model.ref.short_name], abs=0.005), name
+
+
+@needs_testbed
+def test_the_two_layouts_of_a_model_agree():
+    name = "food-vit"
+    ours, theirs = (load_local(TESTBED / layout / name) for layout in ("zoo", "zoo_clip"))
+    texts = ["a photo of a dog.", "sushi", "", "many words " * 40]
+    np.testing.assert_allclose(ours.encode_texts(texts), theirs.encode_texts(texts), atol=1e-4)
+    embeddings = [model.encode_pixels(model.preprocess(random_image(200, 150))[None]) for model in (ours, theirs)]
+    np.testing.assert_allclose(*embeddings, atol=1e-4)
+    assert ours.cost.gflops == pytest.approx(theirs.cost.gflops, rel=0.02)
+    assert ours.cost.parameters == theirs.cost.parameters

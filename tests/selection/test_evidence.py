@@ -1,0 +1,382 @@
+"""What unlabeled images say about models: against plain loops, by hand, and what must not change it."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import naive_evidence
+from mll_hf.errors import InputError
+from mll_hf.selection.evidence import (
+    LEAST_IMAGES,
+    calibrate,
+    check_image_count,
+    class_offsets,
+    expected_shares,
+    gather_evidence,
+    image_scale,
+    pooling_weights,
+    scores_of,
+)
+from mll_hf.selection.probabilities import entropy, log_softmax, mutual_information, softmax
+from worlds import examples
+
+few_examples = settings(examples, max_examples=25)
+
+
+@st.composite
+def trials(draw, most_images=LEAST_IMAGES + 5, most_classes=5):
+    """Logits [M, N, C] of models of unlike scale, lean and skill on images of random classes, and their prior [M]."""
+    rng = np.random.default_rng(draw(st.integers(0, 10_000)))
+    n_models, n_classes = draw(st.integers(1, 4)), draw(st.integers(1, most_classes))
+    n_images = draw(st.integers(LEAST_IMAGES, most_images))
+    return random_logits(rng, n_models, n_images, n_classes), rng.random(n_models)
+
+
+def random_logits(rng, n_models=3, n_images=40, n_classes=4):
+    shown = np.eye(n_classes)[rng.integers(n_classes, size=n_images)]
+    skill, lean, scale = rng.uniform(0, 4, n_models), rng.uniform(0, 2, n_models), rng.uniform(0.2, 5, n_models)
+    logits = skill[:, None, None] * shown + rng.normal(size=(n_models, n_images, n_classes))
+    logits += lean[:, None, None] * rng.normal(size=(n_models, 1, n_classes))
+    return scale[:, None, None] * logits
+
+
+def logits_that_answer(answers, n_classes, margin=10.0):
+    """[N, C] logits of a model that gives these answers, and is sure of each."""
+    return margin * np.eye(n_classes)[answers]
+
+
+# --- probabilities ----------------------------------------------------------------------------------------------------
+
+
+def test_entropy_and_softmax_by_hand():
+    np.testing.assert_allclose(softmax(np.log([[1, 3], [2, 2]])), [[0.25, 0.75], [0.5, 0.5]])
+    np.testing.assert_allclose(log_softmax(np.log([1.0, 3.0])), np.log([0.25, 0.75]))
+    np.testing.assert_allclose(entropy(np.array([[0.5, 0.5], [1, 0]])), [math.log(2), 0])
+    assert softmax(np.zeros((2, 3), np.float32)).dtype == np.float64
+
+
+def test_mutual_information_by_hand():
+    # sure of each of two classes: ln 2; sure of one class always: 0; never sure: 0
+    sure, stuck, unsure = [[1, 0], [0, 1]], [[1, 0], [1, 0]], [[0.5, 0.5], [0.5, 0.5]]
+    # (.8, .2) and (.4, .6): the mean (.6, .4) has .673012 nats, they have .500402 and .673012, .586707 on average
+    some = [[0.8, 0.2], [0.4, 0.6]]
+    told = mutual_information(np.array([sure, stuck, unsure, some]))
+    np.testing.assert_allclose(told, [math.log(2), 0, 0, 0.673012 - 0.586707], atol=2e-6)
+
+
+@examples
+@given(trials())
+def test_mutual_information_against_a_naive_loop(trial):
+    probabilities = softmax(trial[0])
+    most = math.log(max(probabilities.shape[2], 2))
+    expected = [naive_evidence.information(model) for model in probabilities.tolist()]
+    np.testing.assert_allclose(mutual_information(probabilities) / most, expected, atol=1e-12)
+
+
+# --- scale ------------------------------------------------------------------------------------------------------------
+
+
+def test_image_scale_by_hand():
+    # the identity less a half everywhere: all four deviations are one half
+    assert image_scale(np.eye(2)[None]).tolist() == [0.5]
+    # what holds for an image or a class alone does not count: 5 for the first image, 7 for the second class
+    assert image_scale(np.eye(2)[None] + [[5, 12], [0, 7]]).tolist() == [0.5]
+    np.testing.assert_allclose(image_scale(np.stack([np.eye(2), 30 * np.eye(2)])), [0.5, 15])
+
+
+@examples
+@given(trials())
+def test_image_scale_against_a_naive_loop(trial):
+    expected = [naive_evidence.image_scale(model) for model in trial[0].tolist()]
+    np.testing.assert_allclose(image_scale(trial[0]), expected, rtol=1e-9, atol=1e-11)
+
+
+# --- shares and offsets -----------------------------------------------------------------------------------------------
+
+
+@examples
+@given(trials())
+def test_expected_shares_against_a_naive_loop(trial):
+    pooled = softmax(trial[0][0])
+    np.testing.assert_allclose(expected_shares(pooled), naive_evidence.expected_shares(pooled.tolist()))
+
+
+def test_expected_shares_lie_between_equal_ones_and_those_of_the_answers():
+    answers = np.repeat([0, 1, 2], [70, 20, 0])
+    shares = expected_shares(softmax(logits_that_answer(answers, 3)))
+    assert shares.sum() == pytest.approx(1)
+    assert 70 / 90 > shares[0] > shares[1] > shares[2] > 0
+    assert shares[0] > 1 / 3
+    assert shares[2] < 1 / 3
+    equal = expected_shares(softmax(logits_that_answer(np.repeat([0, 1, 2], 30), 3)))
+    np.testing.assert_allclose(equal, [1 / 3] * 3)
+
+
+@few_examples
+@given(trials())
+def test_offsets_against_a_naive_loop(trial):
+    shares = np.random.default_rng(7).dirichlet(np.ones(trial[0].shape[2]))
+    shares = (shares + 0.1) / (shares + 0.1).sum()
+    expected = [naive_evidence.plan_offsets(model, shares.tolist()) for model in trial[0].tolist()]
+    np.testing.assert_allclose(class_offsets(trial[0], shares), expected, atol=1e-8)
+
+
+def test_with_offsets_the_classes_come_to_the_expected_shares():
+    rng = np.random.default_rng(0)
+    logits = random_logits(rng, n_models=4, n_images=5000, n_classes=5)
+    scaled = 2 * logits / image_scale(logits)[:, None, None]
+    shares = np.array([0.4, 0.25, 0.15, 0.1, 0.1])
+    before = softmax(scaled).mean(axis=1)
+    after = softmax(scaled + class_offsets(scaled, shares)[:, None, :]).mean(axis=1)
+    assert np.abs(before - shares).max() > 0.1
+    np.testing.assert_allclose(after, np.tile(shares, (4, 1)), atol=1e-3)
+
+
+def test_offsets_shrink_with_few_images():
+    rng, shares = np.random.default_rng(1), np.full(10, 0.1)
+    scaled = np.tile(random_logits(rng, n_models=2, n_images=20, n_classes=10), (1, 50, 1))  # 1000 images: 20, 50 times
+    sizes = [np.abs(class_offsets(scaled[:, :n], shares)).mean() for n in (20, 100, 1000)]
+    assert sizes[0] < sizes[1] < sizes[2]
+    # the images are the same, so nothing but their number makes the difference: 20 / 25 and 1000 / 1005
+    assert sizes[0] / sizes[2] == pytest.approx((20 / 25) / (1000 / 1005))
+
+
+def test_offsets_take_back_a_lean():
+    # on 300 images, as many of each class, a model likes the first class by 3 whatever it sees
+    answers = np.repeat([0, 1, 2], 100)
+    scaled = 2 * np.eye(3)[answers] + [3, 0, 0]
+    offsets = class_offsets(scaled[None], np.full(3, 1 / 3))[0]
+    np.testing.assert_allclose(offsets, [-2, 1, 1], atol=0.02)
+    assert offsets.sum() == pytest.approx(0)
+    assert (scaled.argmax(axis=1) == answers).mean() == pytest.approx(1 / 3)
+    assert ((scaled + offsets).argmax(axis=1) == answers).all()
+
+
+# --- scores and weights -----------------------------------------------------------------------------------------------
+
+
+def test_scores_are_information_and_a_little_of_the_labels():
+    assert scores_of(np.array([0.5, 0.2]), np.array([0.4, 1])).tolist() == pytest.approx([0.54, 0.3])
+    per_class = scores_of(np.array([0.5, 0.2]), np.array([[0.4, 0.6, 0], [1, 1, 1]]))
+    np.testing.assert_allclose(per_class, [[0.54, 0.56, 0.5], [0.3, 0.3, 0.3]])
+
+
+@examples
+@given(
+    scores=hnp.arrays(np.float64, st.integers(1, 6), elements=st.floats(-1, 1.1)), n_classes=st.sampled_from([1, 2, 9])
+)
+def test_pooling_weights_against_a_naive_loop(scores, n_classes):
+    weights = pooling_weights(scores, n_classes)
+    np.testing.assert_allclose(weights, naive_evidence.pooling_weights(scores.tolist(), n_classes), atol=1e-12)
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_a_tenth_of_a_nat_is_worth_what_it_says():
+    tenth = 0.1 / math.log(50)
+    first, second = pooling_weights(np.array([0.3 + tenth, 0.3]), 50)
+    assert first / second == pytest.approx(math.exp(1.2))
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@few_examples
+@given(trials())
+def test_calibration_against_a_naive_loop(trial):
+    logits, prior = trial
+    temperatures, offsets, told, _ = naive_evidence.calibrate(logits.tolist(), prior.tolist())
+    found = calibrate(logits, prior)
+    np.testing.assert_allclose(found.temperatures, temperatures, rtol=1e-9, atol=1e-11)
+    if logits.shape[2] > 1:  # one class has no scale, and so no logits that compare
+        np.testing.assert_allclose(found.offsets, offsets, atol=1e-7)
+    np.testing.assert_allclose(found.information, told, atol=1e-9)
+
+
+def test_evidence_is_the_calibration_of_all_images():
+    logits, prior = random_logits(np.random.default_rng(5)), np.array([0.2, 0.5, 0.4])
+    evidence, found = gather_evidence(logits, prior, ("a {}",)), calibrate(logits, prior)
+    for name in ("temperatures", "offsets", "information"):
+        np.testing.assert_array_equal(getattr(evidence.calibration, name), getattr(found, name))
+    assert (evidence.n_images, evidence.templates) == (40, ("a {}",))
+    np.testing.assert_array_equal(evidence.prior, prior)
+    np.testing.assert_allclose(evidence.scores, found.information + 0.1 * prior)
+
+
+def test_taking_some_of_the_models():
+    logits, prior = random_logits(np.random.default_rng(5)), np.array([0.2, 0.5, 0.4])
+    evidence = gather_evidence(logits, prior, ("a {}",))
+    taken = evidence.take(np.array([2, 0]))
+    assert (taken.n_images, taken.templates) == (evidence.n_images, evidence.templates)
+    for name in ("prior", "firsts", "scores"):
+        np.testing.assert_array_equal(getattr(taken, name), getattr(evidence, name)[[2, 0]])
+    for name in ("temperatures", "offsets", "information"):
+        whole = getattr(evidence.calibration, name)
+        np.testing.assert_array_equal(getattr(taken.calibration, name), whole[[2, 0]])
+
+
+def test_a_model_that_is_right_says_more_than_one_that_guesses_or_always_says_the_same():
+    rng = np.random.default_rng(0)
+    right = rng.integers(5, size=200)
+    noise = rng.normal(size=(200, 5))
+    good = logits_that_answer(right, 5, margin=6) + noise
+    doubtful = logits_that_answer(right, 5, margin=1.5) + noise
+    random = noise[::-1]
+    stuck = logits_that_answer(np.zeros(200, int), 5, margin=20) + noise
+    told = calibrate(np.stack([random, good, stuck, doubtful]), np.zeros(4)).information
+    assert told[1] > 0.8
+    assert told[1] > told[3] + 0.2
+    assert told[3] > max(told[0], told[2])
+    assert told[2] < 0.05
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5, 7])
+def test_rounding_does_not_make_information_negative(n_classes):
+    for n_images in range(LEAST_IMAGES, 60):
+        assert 0 <= calibrate(np.zeros((1, n_images, n_classes)), np.zeros(1)).information[0] < 1e-12
+
+
+@pytest.mark.parametrize("n_images", [1, LEAST_IMAGES - 1])
+def test_too_few_images(n_images):
+    with pytest.raises(InputError, match=f"^{n_images} readable images say too little .* give at least 16$"):
+        gather_evidence(np.zeros((2, n_images, 3)), np.zeros(2), ())
+    with pytest.raises(InputError):
+        check_image_count(n_images)
+    check_image_count(LEAST_IMAGES)
+
+
+# --- how surely one comes first ---------------------------------------------------------------------------------------
+
+
+def naive_firsts(probabilities, prior):
+    """The seeded bootstrap with images drawn as numbers of copies, one resample and model at a time."""
+    n_models, n_images, _ = probabilities.shape
+    rng, wins = np.random.default_rng(0), [0] * n_models
+    for counts in rng.multinomial(n_images, [1 / n_images] * n_images, size=200).tolist():
+        drawn = [x for x, count in enumerate(counts) for _ in range(count)]
+        told = [naive_evidence.information([model[x] for x in drawn]) for model in probabilities.tolist()]
+        scores = [tells + 0.1 * p for tells, p in zip(told, prior, strict=True)]
+        wins[scores.index(max(scores))] += 1
+    return [won / 200 for won in wins]
+
+
+@settings(examples, max_examples=4)
+@given(trials(most_images=LEAST_IMAGES, most_classes=3))
+def test_the_bootstrap_against_a_naive_loop(trial):
+    logits, prior = trial
+    if logits.shape[2] == 1:
+        return  # nothing but rounding could tell models apart that have the same prior
+    probabilities = softmax(2 * logits / image_scale(logits)[:, None, None])
+    np.testing.assert_allclose(gather_evidence(logits, prior, ()).firsts, naive_firsts(probabilities, prior))
+
+
+@examples
+@given(trials())
+def test_shares_of_firsts_are_shares_and_always_the_same(trial):
+    firsts = gather_evidence(*trial, ()).firsts
+    assert firsts.sum() == pytest.approx(1)
+    assert (firsts >= 0).all()
+    np.testing.assert_array_equal(gather_evidence(*trial, ()).firsts, firsts)
+
+
+def test_an_obvious_winner_always_comes_first_and_equals_share():
+    rng = np.random.default_rng(3)
+    right = rng.integers(4, size=64)
+    good, bad = logits_that_answer(right, 4) + rng.normal(size=(64, 4)), rng.normal(size=(64, 4))
+    assert gather_evidence(np.stack([bad, good]), np.zeros(2), ()).firsts.tolist() == [0, 1]
+    unlike = np.stack([rng.normal(size=(64, 4)) + logits_that_answer(right, 4, 1.5) for _ in range(2)])
+    assert 0.05 < gather_evidence(unlike, np.zeros(2), ()).firsts[0] < 0.95
+
+
+# --- what changes nothing ---------------------------------------------------------------------------------------------
+
+
+@examples
+@given(trial=trials(), data=st.data())
+def test_scales_of_models_and_constants_of_images_change_nothing(trial, data):
+    logits, prior = trial
+    n_models, n_images, n_classes = logits.shape
+    factors = np.array([data.draw(st.floats(1e-3, 1e3)) for _ in range(n_models)])[:, None, None]
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    constants = rng.normal(scale=10, size=(n_models, n_images, 1))
+    before, after = (gather_evidence(z, prior, ()) for z in (logits, factors * (logits + constants)))
+    np.testing.assert_allclose(after.calibration.information, before.calibration.information, atol=1e-9)
+    assert after.scores.argmax() == before.scores.argmax()
+    if n_classes > 1:
+        np.testing.assert_allclose(after.calibration.temperatures, before.calibration.temperatures * factors[:, 0, 0])
+        np.testing.assert_allclose(after.calibration.offsets, before.calibration.offsets, atol=1e-6)
+        np.testing.assert_allclose(after.firsts, before.firsts, atol=0.01)  # but for ties that rounding breaks
+
+
+@examples
+@given(trial=trials(), data=st.data())
+def test_permuted_images_classes_and_models_give_permuted_evidence(trial, data):
+    logits, prior = trial
+    models, images, classes = (list(data.draw(st.permutations(range(size)))) for size in logits.shape)
+    before = calibrate(logits, prior)
+    after = calibrate(logits[models][:, images][:, :, classes], prior[models])
+    np.testing.assert_allclose(after.temperatures, before.temperatures[models], atol=1e-9)
+    np.testing.assert_allclose(after.information, before.information[models], atol=1e-9)
+    if logits.shape[2] > 1:
+        np.testing.assert_allclose(after.offsets, before.offsets[models][:, classes], atol=1e-6)
+    firsts = gather_evidence(logits[models][:, :, classes], prior[models], ()).firsts
+    np.testing.assert_allclose(firsts, gather_evidence(logits, prior, ()).firsts[models], atol=0.01)
+
+
+# --- whatever the logits ----------------------------------------------------------------------------------------------
+
+
+@examples
+@given(
+    logits=hnp.arrays(
+        st.sampled_from([np.float32, np.float64]),
+        st.tuples(st.integers(1, 3), st.integers(LEAST_IMAGES, LEAST_IMAGES + 4), st.integers(1, 4)),
+        elements=st.floats(-1e4, 1e4, width=32) | st.sampled_from([-1e4, 0.0, 1e4]),
+        fill=st.sampled_from([-1e4, 0.0, 0.1, 1e4]),
+    ),
+)
+def test_evidence_is_finite_whatever_the_logits(logits):
+    evidence = gather_evidence(logits, np.full(len(logits), 0.5), ())
+    calibration = evidence.calibration
+    assert (calibration.temperatures > 0).all()
+    assert (calibration.information >= 0).all()
+    assert (calibration.information <= 1).all()
+    for values in (calibration.temperatures, calibration.offsets, calibration.information, evidence.firsts):
+        assert np.isfinite(values).all()
+        assert values.dtype == np.float64
+    assert evidence.firsts.sum() == pytest.approx(1)
+    weights = pooling_weights(evidence.scores, logits.shape[2])
+    assert np.isfinite(weights).all()
+    assert weights.sum() == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        np.zeros((2, 20, 3)),
+        np.full((2, 20, 3), -1e4),
+        np.tile(np.random.default_rng(0).normal(size=(2, 1, 3)), (1, 20, 1)),  # one image, 20 times
+        np.random.default_rng(0).normal(size=(2, 20, 1)),  # one class
+        np.tile(np.random.default_rng(0).normal(size=(2, 20, 1)), (1, 1, 3)),  # all classes alike
+    ],
+)
+def test_nothing_is_learned_where_nothing_differs(logits):
+    evidence = gather_evidence(logits, np.array([0.1, 0.6]), ())
+    np.testing.assert_allclose(evidence.calibration.information, [0, 0], atol=1e-12)
+    assert not np.signbit(evidence.calibration.information).any()  # or "-0.000" is printed
+    assert evidence.scores.argmax() == 1
+    assert evidence.firsts.tolist() == [0, 1]
+
+
+def test_images_that_are_all_alike_do_not_make_noise_certain():
+    rng = np.random.default_rng(0)
+    logits = np.repeat(rng.normal(size=(2, 1, 5)), 20, axis=1) + rng.normal(size=(2, 20, 5)) * 1e-9
+    probabilities = softmax(logits / calibrate(logits, np.zeros(2)).temperatures[:, None, None])
+    one_image = calibrate(logits, np.zeros(2))
+    np.testing.assert_allclose(one_image.information, 0, atol=1e-6)
+    assert np.ptp(probabilities, axis=1).max() < 1e-5

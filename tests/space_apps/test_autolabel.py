@@ -1,0 +1,536 @@
+"""The autolabel Space over real HTTP: who may send events, which of them matter, and what is done about them."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+import uvicorn
+from huggingface_hub import constants
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces" / "mll_autolabel"))
+
+import app as space
+import autolabel
+from autolabel import Change, Event, Mode, Queue, Settings, State, Unimportant, read_payload, status_html
+
+from mll_hf.errors import InputError
+from mll_hf.hub.card import LABEL_PATH
+from mll_hf.labels.label import label_from_bytes
+from worlds import probes_of_all, write_graph_folder
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*run_uv_job.* is experimental")
+SPACE = Path(space.__file__).parent
+SECRET = "a long random text"
+A, B, C, ZEROS = "a" * 40, "b" * 40, "c" * 40, "0" * 40
+MODEL = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"weights"}
+SCRIPT = "https://example.com/label_models.py"
+
+
+def payload(repo_id="alice/m", old=A, new=B, *, kind="model", action="update", ref="refs/heads/main", **repo):
+    """An event as the Hub sends it."""
+    return {
+        "event": {"action": action, "scope": "repo.content"},
+        "repo": {
+            "type": kind,
+            "name": repo_id,
+            "id": "621ffdc036468d709f17434d",
+            "private": False,
+            "url": {"web": "https://example.com/alice/m", "api": "https://example.com/api/models/alice/m"},
+            "owner": {"id": "628b753283ef59b5be89e937"},
+            "headSha": new,
+            **repo,
+        },
+        "updatedRefs": [{"ref": ref, "oldSha": old, "newSha": new}],
+        "webhook": {"id": "6390e855e30d9209411de93b", "version": 3},
+    }
+
+
+def settings(**changed):
+    return Settings(**{"secret": SECRET, "graph": "hf://datasets/alice/graph", "settle_seconds": 0.0, **changed})
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch):
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+
+
+class Served:
+    """The app on loopback, and what its worker was given to do."""
+
+    def __init__(self, configuration, work):
+        self.queue = Queue(work, configuration.settle_seconds, configuration.most_waiting)
+        server = uvicorn.Server(
+            uvicorn.Config(space.build_app(configuration, self.queue), port=0, log_level="error", lifespan="on")
+        )
+        self.server, self.thread = server, threading.Thread(target=server.run, daemon=True)
+        self.thread.start()
+        wait_until(lambda: server.started)
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+
+    def request(self, method, path, body=None, headers=()):
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request(method, path, body, dict(headers))
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, content
+
+    def post(self, event, secret=SECRET):
+        body = event if isinstance(event, bytes) else json.dumps(event).encode()
+        headers = {"Content-Type": "application/json", **({} if secret is None else {"X-Webhook-Secret": secret})}
+        status, content = self.request("POST", "/webhook", body, headers)
+        return status, json.loads(content)
+
+    def close(self):
+        self.server.should_exit = True
+        self.thread.join(20)
+
+
+@pytest.fixture
+def serve():
+    """Serves an app; its worker is not started."""
+    opened = []
+
+    def start(work=lambda change: (State.LABELED, ""), **changed):
+        opened.append(Served(settings(**changed), work))
+        return opened[-1]
+
+    yield start
+    for served in opened:
+        served.close()
+
+
+def wait_until(is_true, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def states(queue):
+    return [(event.repo_id, event.commit, event.state) for event in queue.events()]
+
+
+# --- the webhook
+
+
+def test_only_who_knows_the_secret_is_heard(serve):
+    served = serve()
+    assert served.post(payload(), secret=None)[0] == 401
+    for wrong in ("", "wrong", SECRET[:-1], SECRET + " x", SECRET.upper(), "\xff"):
+        assert served.post(payload(), secret=wrong)[0] == 403
+    assert not served.queue.events()
+    assert served.post(payload()) == (202, {"queued": "alice/m"})
+    assert states(served.queue) == [("alice/m", B, State.WAITING)]
+
+
+def test_a_secret_may_have_any_letters(serve):
+    served = serve(secret="g\u00e9heim")
+    assert served.post(payload(), secret="g\u00e9heim".encode())[0] == 202
+    assert served.post(payload(), secret="geheim")[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (payload(kind="dataset"), "a dataset, no model"),
+        (payload(kind="space"), "a space, no model"),
+        (payload(action="delete"), "deleted"),
+        (payload(ref="refs/heads/dev"), "main has not changed"),
+        (payload(ref="refs/pr/1"), "main has not changed"),
+        (payload(ref="refs/tags/main"), "main has not changed"),
+        (payload(new=None), "main was deleted"),
+        (payload(new=ZEROS), "main was deleted"),
+        ({**payload(), "updatedRefs": []}, "main has not changed"),
+        ({key: value for key, value in payload(action="create").items() if key != "updatedRefs"}, "main has not"),
+        ({**payload(action="move"), "updatedRefs": None, "movedTo": {"name": "bob/m"}}, "main has not changed"),
+    ],
+)
+def test_what_does_not_change_a_model_is_ignored_and_said(serve, event, reason):
+    served = serve()
+    status, answer = served.post(event)
+    assert status == 200
+    assert reason in answer["ignored"]
+    (shown,) = served.queue.events()
+    assert (shown.state, reason in shown.detail) == (State.IGNORED, True)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        [],
+        None,
+        {},
+        {**payload(), "event": "update"},
+        {**payload(), "event": {}},
+        {**payload(), "repo": None},
+        {**payload(), "updatedRefs": {"ref": "refs/heads/main"}},
+        {**payload(), "updatedRefs": ["refs/heads/main"]},
+        payload(new="main"),
+        payload(new=B.upper()),
+        payload(new=7),
+        payload(old="../../x"),
+        payload("../../etc/passwd"),
+        payload("alice/m\n"),
+        payload("<b>alice</b>/m"),
+        payload("alice"),
+        payload(kind=["model"]),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(serve, event):
+    served = serve()
+    status, answer = served.post(event)
+    assert status == 400
+    assert "\n" not in answer["error"]
+    assert not served.queue.events()
+
+
+def test_a_large_body_is_refused(serve):
+    served = serve()
+    assert served.post(b'{"a": "' + b"x" * 2**21 + b'"}')[0] == 413
+    assert served.post(payload())[0] == 202
+
+
+def test_the_answer_does_not_wait_for_the_work(serve):
+    released = threading.Event()
+    served = serve(lambda change: (released.wait(30), (State.LABELED, ""))[1])
+    served.queue.start()
+    try:
+        start = time.monotonic()
+        for n in range(5):
+            assert served.post(payload(f"alice/m{n}"))[0] == 202
+        assert time.monotonic() - start < 5
+    finally:
+        released.set()
+        served.queue.stop(30)
+
+
+def test_a_full_queue_asks_to_try_again_but_takes_newer_commits(serve):
+    served = serve(most_waiting=2)
+    assert [served.post(payload(f"alice/m{n}"))[0] for n in range(3)] == [202, 202, 503]
+    assert served.post(payload("alice/m0", old=B, new=C))[0] == 202
+    assert [event.repo_id for event in served.queue.events()] == ["alice/m1", "alice/m0"]
+
+
+def test_other_paths_and_methods_do_nothing(serve):
+    served = serve()
+    secret = {"X-Webhook-Secret": SECRET}
+    assert served.request("GET", "/webhook", headers=secret)[0] in (404, 405)
+    assert served.request("POST", "/", json.dumps(payload()), secret)[0] in (404, 405)
+    assert not served.queue.events()
+
+
+# --- the queue
+
+
+def worked_off(queue):
+    """Start a queue and wait until it has nothing left to do."""
+    queue.start()
+    wait_until(lambda: not any(event.state in (State.WAITING, State.RUNNING) for event in queue.events()))
+    queue.stop(30)
+
+
+def test_a_newer_commit_replaces_a_waiting_one_and_remembers_what_was_before():
+    worked = []
+    queue = Queue(lambda change: (worked.append(change), (State.LABELED, ""))[1], 0.0, 10)
+    queue.offer(Change("alice/m", A, B))
+    queue.offer(Change("alice/n", A, B))
+    queue.offer(Change("alice/m", B, C))
+    worked_off(queue)
+    assert worked == [Change("alice/n", A, B), Change("alice/m", A, C)]
+
+
+def test_events_that_arrive_in_the_wrong_order_end_at_the_newest_commit():
+    queue = Queue(lambda change: (State.LABELED, ""), 0.0, 10)
+    queue.offer(Change("alice/m", B, C))
+    queue.offer(Change("alice/m", A, B))
+    assert states(queue) == [("alice/m", C, State.WAITING)]
+
+
+def test_an_event_that_is_sent_again_is_no_new_work():
+    worked = []
+    outcomes = iter([(State.STARTED, ""), (State.FAILED, "the network"), (State.LABELED, "")])
+    queue = Queue(lambda change: (worked.append(change.new), next(outcomes))[1], 0.0, 10)
+    queue.start()
+    for commit, expected in [(B, State.WAITING), (B, State.IGNORED), (C, State.WAITING), (C, State.WAITING)]:
+        assert queue.offer(Change("alice/m", A, commit)) is expected
+        wait_until(lambda: queue.events()[0].state not in (State.WAITING, State.RUNNING))
+    queue.stop(30)
+    assert worked == [B, C, C]  # what failed is tried again
+
+
+def test_one_model_is_worked_on_at_a_time():
+    running, most = [], []
+
+    def work(change):
+        running.append(change)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.remove(change)
+        return State.LABELED, ""
+
+    queue = Queue(work, 0.0, 10)
+    for n in range(4):
+        queue.offer(Change(f"alice/m{n}", A, B))
+    worked_off(queue)
+    assert most == [1] * 4
+
+
+def test_a_model_is_left_alone_until_it_has_settled():
+    worked = []
+    queue = Queue(lambda change: (worked.append(time.monotonic()), (State.LABELED, ""))[1], 0.3, 10)
+    queue.start()
+    queue.offer(Change("alice/m", A, B))
+    time.sleep(0.1)
+    last = time.monotonic()
+    queue.offer(Change("alice/m", B, C))
+    wait_until(lambda: worked)
+    queue.stop(30)
+    assert worked[0] - last >= 0.3
+    assert len(worked) == 1
+
+
+def test_an_unforeseen_error_does_not_end_the_service():
+    def work(change):
+        if change.repo_id == "alice/bad":
+            raise ZeroDivisionError
+        return State.LABELED, ""
+
+    queue = Queue(work, 0.0, 10)
+    queue.offer(Change("alice/bad", A, B))
+    queue.offer(Change("alice/good", A, B))
+    worked_off(queue)
+    assert [(event.repo_id, event.state) for event in queue.events()] == [
+        ("alice/good", State.LABELED),
+        ("alice/bad", State.FAILED),
+    ]
+
+
+# --- which changes matter
+
+
+@pytest.fixture
+def jobs():
+    """What is done about changes of models on the Hub, by jobs."""
+    return autolabel.worker(settings(script=SCRIPT))
+
+
+def test_new_weights_start_a_job_pinned_to_the_commit(hub, jobs):
+    old = hub.put("model", "alice/m", MODEL)
+    new = hub.put("model", "alice/m", {"open_clip_model.safetensors": b"better"})
+    state, url = jobs(Change("alice/m", old, new))
+    assert state is State.STARTED
+    assert url.endswith("/jobs/alice/1")
+    (job,) = hub.jobs
+    assert job["command"][-4:] == [SCRIPT, f"alice/m@{new}", "--graph", "hf://datasets/alice/graph"]
+    assert job["flavor"] == "t4-small"
+    assert job["timeoutSeconds"] == 6 * 3600
+    assert job["secrets"] == {"HF_TOKEN": "hf_test_token"}
+    assert "hf_test_token" not in json.dumps({key: value for key, value in job.items() if key != "secrets"})
+    assert not hub.counted
+
+
+def test_a_job_is_told_the_collection(hub):
+    new = hub.put("model", "alice/m", MODEL)
+    work = autolabel.worker(settings(script=SCRIPT, to="hf://datasets/alice/labels"))
+    assert work(Change("alice/m", None, new))[0] is State.STARTED
+    assert hub.jobs[0]["command"][-2:] == ["--to", "hf://datasets/alice/labels"]
+    assert work(Change("alice/m", None, new, private=True))[0] is State.IGNORED
+
+
+def test_a_commit_that_leaves_the_weights_alone_is_ignored(hub, jobs):
+    old = hub.put("model", "alice/m", MODEL)
+    new = hub.put("model", "alice/m", {LABEL_PATH: b"a label", "README.md": b"a card"})
+    assert jobs(Change("alice/m", old, new)) == (State.IGNORED, "the weights are as before")
+    assert not hub.jobs
+
+
+def test_what_is_no_vision_language_model_is_ignored(hub, jobs):
+    new = hub.put("model", "alice/m", {"README.md": b"soon"})
+    state, reason = jobs(Change("alice/m", None, new))
+    assert state is State.IGNORED
+    assert "no model that open_clip or transformers can load" in reason
+    assert not hub.jobs
+
+
+def test_a_forced_push_is_new_weights(hub, jobs):
+    new = hub.put("model", "alice/m", MODEL)
+    assert jobs(Change("alice/m", A, new))[0] is State.STARTED
+
+
+def test_a_job_that_is_refused_is_a_failure(hub, jobs):
+    new = hub.put("model", "alice/m", MODEL)
+    hub.fail("/api/jobs", 402)
+    queue = Queue(jobs, 0.0, 10)
+    queue.offer(Change("alice/m", None, new))
+    worked_off(queue)
+    (event,) = queue.events()
+    assert event.state is State.FAILED
+    assert "402" in event.detail
+
+
+# --- end to end
+
+
+def test_a_model_is_labeled_where_the_space_runs(api, hub, serve, tmp_path, monkeypatch, tiny_open_clip):
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    write_graph_folder(tmp_path / "graph", probes_of_all(2))
+    api.create_repo("alice/graph", repo_type="dataset")
+    api.upload_folder(repo_id="alice/graph", folder_path=tmp_path / "graph", repo_type="dataset")
+    configuration = settings(mode=Mode.LOCAL)
+    served = serve(autolabel.worker(configuration))
+    served.queue.start()
+
+    def send(old, new):
+        assert served.post(payload("alice/m", old, new))[0] == 202
+        wait_until(lambda: served.queue.events()[0].state not in (State.WAITING, State.RUNNING))
+        return served.queue.events()[0]
+
+    api.create_repo("alice/m")
+    empty = api.model_info("alice/m").sha
+    weights = api.upload_folder(repo_id="alice/m", folder_path=tiny_open_clip).oid
+    event = send(empty, weights)
+    assert event.state is State.LABELED
+    assert event.detail.startswith(constants.ENDPOINT)
+    assert label_from_bytes(hub.files("model", "alice/m")[LABEL_PATH]).model.revision == weights
+    # the commit of the label itself is an event too
+    hub.requests.clear()
+    labeled = api.model_info("alice/m").sha
+    assert send(weights, labeled).state is State.IGNORED
+    assert not hub.counted
+    served.queue.stop(30)
+
+
+def test_a_model_that_is_labeled_already_is_skipped(api, hub, tmp_path, monkeypatch, tiny_open_clip):
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    write_graph_folder(tmp_path / "graph", probes_of_all(2))
+    new = hub.put("model", "alice/m", {p.name: p.read_bytes() for p in tiny_open_clip.iterdir() if p.is_file()})
+    hub.put("model", "alice/broken", MODEL)
+    work = autolabel.worker(settings(mode=Mode.LOCAL, graph=str(tmp_path / "graph"), to="hf://datasets/alice/labels"))
+    assert work(Change("alice/m", None, new))[0] is State.LABELED
+    assert work(Change("alice/m", None, new))[0] is State.SKIPPED
+    broken = api.model_info("alice/broken").sha
+    state, reason = work(Change("alice/broken", None, broken))
+    assert state is State.FAILED
+    assert "cannot be loaded" in reason
+    assert not [path for path in Path(constants.HF_HUB_CACHE).rglob("*.safetensors") if "models--" in str(path)]
+
+
+# --- the page
+
+
+def test_the_page_escapes_what_strangers_wrote():
+    evil = "<script>alert('x')</script>"
+    html = status_html([Event("alice/m", B, False, State.FAILED, evil, "now"), Event(evil, B, False, State.RUNNING)])
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;") == 2
+    assert B[:12] in html
+
+
+def test_the_page_does_not_name_what_is_private():
+    event = Event("alice/secret-model", B, True, State.FAILED, "alice/secret-model: is gated", "now")
+    html = status_html([event])
+    assert "secret-model" not in html
+    assert B[:12] not in html
+    assert "failed" in html
+    assert read_payload(payload(private=True)).private
+    assert read_payload({**payload(private=None), "updatedRefs": []}).private  # unless the Hub says otherwise
+
+
+def test_the_page_is_served_and_shows_the_newest_events(serve):
+    served = serve()
+    status, content = served.request("GET", "/")
+    assert status == 200
+    assert b"MLL autolabel" in content
+    assert SECRET.encode() not in content
+
+    def table():
+        headers = {"Content-Type": "application/json"}
+        call = json.loads(served.request("POST", "/gradio_api/call/events", b'{"data": []}', headers)[1])
+        return served.request("GET", f"/gradio_api/call/events/{call['event_id']}")[1].decode()
+
+    assert "Nothing has happened yet" in table()
+    served.post(payload())
+    assert "waiting" in table()
+    assert "alice/m" in table()
+
+
+# --- the settings
+
+ENVIRONMENT = {
+    "WEBHOOK_SECRET": SECRET,
+    "MLL_AUTOLABEL_GRAPH": "hf://datasets/alice/graph",
+    "MLL_AUTOLABEL_SCRIPT": SCRIPT,
+}
+
+
+def test_settings_come_from_the_environment():
+    found = Settings.from_environment(
+        {**ENVIRONMENT, "MLL_AUTOLABEL_TO": " hf://datasets/alice/labels ", "MLL_AUTOLABEL_QUEUE": "7"}
+    )
+    assert found.mode is Mode.JOBS
+    assert (found.to, found.most_waiting) == ("hf://datasets/alice/labels", 7)
+    assert SECRET not in repr(found)
+    local = {"WEBHOOK_SECRET": "x", "MLL_AUTOLABEL_MODE": "local", "MLL_AUTOLABEL_GRAPH": "a-folder"}
+    assert Settings.from_environment(local).mode is Mode.LOCAL
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"WEBHOOK_SECRET": ""}, "WEBHOOK_SECRET is not set"),
+        ({"WEBHOOK_SECRET": "  "}, "WEBHOOK_SECRET is not set"),
+        ({"MLL_AUTOLABEL_GRAPH": ""}, "MLL_AUTOLABEL_GRAPH is not set"),
+        ({"MLL_AUTOLABEL_GRAPH": "a-folder"}, "a job cannot see"),
+        ({"MLL_AUTOLABEL_SCRIPT": ""}, "MLL_AUTOLABEL_SCRIPT is not set"),
+        ({"MLL_AUTOLABEL_MODE": "cloud"}, "use jobs or local"),
+        ({"MLL_AUTOLABEL_QUEUE": "0"}, "use a number"),
+        ({"MLL_AUTOLABEL_QUEUE": "many"}, "use a number"),
+        ({"MLL_AUTOLABEL_TO": "alice/labels"}, "is not of the form"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changed, message):
+    with pytest.raises(InputError, match=message):
+        Settings.from_environment({**ENVIRONMENT, **changed})
+
+
+def test_a_space_without_a_token_is_refused(monkeypatch, tmp_path):
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(InputError, match="HF_TOKEN is not set"):
+        Settings.from_environment(ENVIRONMENT)
+
+
+def test_the_space_does_not_start_without_a_secret():
+    environment = {key: value for key, value in os.environ.items() if key != "WEBHOOK_SECRET"}
+    run = subprocess.run(
+        [sys.executable, str(SPACE / "app.py")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert run.returncode == 1
+    assert run.stderr.strip().splitlines()[-1].startswith("error: WEBHOOK_SECRET is not set")
+
+
+def test_the_front_matter_fits_the_package():
+    import yaml
+
+    head = yaml.safe_load((SPACE / "README.md").read_text().split("---\n")[1])
+    assert (head["sdk"], head["app_file"]) == ("gradio", "app.py")
+    assert head["python_version"] == "3.12"
+    assert len(head["short_description"]) <= 60
+    assert (SPACE / "requirements.txt").read_text() == "mll-hf[models,space]\n"
+
+
+def test_unimportant_events_are_shown_among_the_others():
+    queue = Queue(lambda change: (State.LABELED, ""), 0.0, 10)
+    queue.note(Unimportant("alice/data", "a dataset, no model", private=False))
+    assert states(queue) == [("alice/data", "", State.IGNORED)]

@@ -1,0 +1,396 @@
+"""The Space as visitors and programs meet it: over HTTP, as an MCP server, and in a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import os
+import re
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+
+from mll_hf.hub.licenses import _license_of
+from mll_hf.models import resolve_model
+from space_worlds import HARM, free_port, harmful_graph, load_app, make_catalogue, make_labels, make_store
+from worlds import CAT, make_label
+
+gradio_client = pytest.importorskip("gradio_client")
+TOOLS = {"select_models", "explain_class", "compare_models"}
+LOOPBACK = ("127.0.0.1", "localhost")
+PATIENCE = 20_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory, tiny_open_clip):
+    """The Space with labels of three models that cannot be run and one that can, the best at cats."""
+    graph = harmful_graph()
+    hits = [1] * 7
+    hits[CAT] = 10
+    runnable = make_label(graph, hits, model=resolve_model(f"local-dir:{tiny_open_clip}"))
+    folder = make_store(tmp_path_factory.mktemp("labels"), make_labels(graph, [runnable]), graph)
+    port = free_port()
+    page = load_app().serve(make_catalogue(folder), server_port=port, prevent_thread_lock=True, quiet=True)
+    yield f"http://127.0.0.1:{port}"
+    page.close()
+
+
+# --- programs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    return gradio_client.Client(url, verbose=False)
+
+
+def test_programs_see_three_functions_with_types_and_texts(client):
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert {name.strip("/") for name in named} == TOOLS
+    for function in named.values():
+        assert all(parameter["python_type"]["type"] for parameter in function["parameters"])
+
+
+def test_select_models(client):
+    answer = client.predict(["cat", "dog"], k=2, domain="photo", max_gflops=50, api_name="/select_models")
+    ids = [model["id"] for model in answer["models"]]
+    assert "org/dogs" not in ids  # it costs more
+    assert sum(model["chosen"] for model in answer["models"]) == 2
+    assert [of["name"] for of in answer["classes"]] == ["cat", "dog"]
+    assert all(0 <= of["precision"] <= 1 and 0 <= of["coverage"] <= 1 for of in answer["classes"])
+    assert "SelectionConfig(k=2, max_gflops=50.0)" in answer["code"]
+
+
+def test_select_models_by_license(client, hub):
+    put_cards(hub)
+    answer = client.predict(["cat", "dog"], licenses=["mit", "Apache-2.0"], api_name="/select_models")
+    assert [model["id"] for model in answer["models"] if model["chosen"]] == ["org/dogs"]
+    assert "licenses=('mit', 'apache-2.0')" in answer["code"]
+    for licenses, reason in ((["gpl-3.0"], "no model has an allowed license"), (["a b"], "is no license")):
+        with pytest.raises(gradio_client.exceptions.AppError, match=reason) as caught:
+            client.predict(["cat", "dog"], licenses=licenses, api_name="/select_models")
+        assert "\n" not in str(caught.value)
+
+
+def put_cards(hub):
+    _license_of.cache_clear()
+    for name, license in (("even", "cc-by-nc-4.0"), ("cats", "openrail"), ("dogs", "mit")):
+        hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {license}\n---\n".encode()})
+
+
+def test_explain_class(client):
+    answer = client.predict("cat", ["dog", "car"], api_name="/explain_class")
+    assert answer["concepts"][0]["name"] == "cat"
+    assert len(answer["concepts"][0]["precision"]) == len(answer["models"]) == 3
+    assert answer["coverage"] == 1
+    assert client.predict("cat", api_name="/explain_class")["class"] == "cat"
+
+
+def test_compare_models(client):
+    answer = client.predict("cats", "org/dogs", api_name="/compare_models")
+    assert answer["models"] == ["org/cats", "org/dogs"]
+    best = {concept["name"]: concept["standard_errors"] for concept in answer["concepts"]}
+    assert best["cat"] > 0 > best["dog"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "reason"),
+    [
+        ([[]], "select_models", "no class names given"),
+        ([["cat"]], "select_models", "one class leaves nothing"),
+        ([["cat", "cat"]], "select_models", "repeats"),
+        ([[f"class {n}" for n in range(5000)]], "select_models", "more than this page takes"),
+        ([["cat", "dog"], 99], "select_models", "choose 1 to 10"),
+        ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the caps"),
+        ([" "], "explain_class", "is empty"),
+        (["cats", "nothing"], "compare_models", "not among the measured models"),
+    ],
+)
+def test_mistakes_of_programs_are_one_line(client, arguments, name, reason):
+    with pytest.raises(gradio_client.exceptions.AppError, match=reason) as caught:
+        client.predict(*arguments, api_name=f"/{name}")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_tools_of_the_mcp_server(url):
+    pytest.importorskip("mcp")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    async def talk():
+        async with (
+            streamablehttp_client(f"{url}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = {tool.name: tool for tool in (await session.list_tools()).tools}
+            assert {name.rsplit("mll_select_", 1)[-1] for name in tools} == TOOLS
+            select = next(tool for name, tool in tools.items() if name.endswith("select_models"))
+            assert "vision-language models" in select.description
+            assert select.inputSchema["properties"]["classes"]["type"] == "array"
+            assert select.inputSchema["properties"]["classes"]["description"].startswith("Two or more class names")
+            found = await session.call_tool(select.name, {"classes": ["cat", "dog"], "k": 1})
+            assert not found.isError
+            assert "org/even" in found.content[0].text
+            explain = next(name for name in tools if name.endswith("explain_class"))
+            assert "definition" in (await session.call_tool(explain, {"class_name": "cat"})).content[0].text
+            compare = next(name for name in tools if name.endswith("compare_models"))
+            wrong = await session.call_tool(compare, {"first": "cats", "second": "nothing"})
+            assert "not among the measured models" in wrong.content[0].text
+
+    asyncio.run(talk())
+
+
+# --- a browser --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Debian's chromium. Where MLL_NEED_BROWSER is set, a missing one is a failure."""
+    executable = shutil.which("chromium")
+    if executable is None or importlib.util.find_spec("playwright") is None:
+        missing = "chromium" if executable is None else "playwright"
+        if os.environ.get("MLL_NEED_BROWSER"):
+            pytest.fail(f"{missing} is not installed, and MLL_NEED_BROWSER says that it is needed")
+        pytest.skip(f"{missing} is not installed")
+    from playwright.sync_api import sync_playwright
+    from screenshots import BROWSER_OPTIONS
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=executable, args=BROWSER_OPTIONS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def visit(browser, url):
+    """Opens the page; afterwards nothing may have been asked of another machine, and no script may have failed."""
+    pages, asked, failed = [], [], []
+
+    def route(one):
+        if urlsplit(one.request.url).hostname in LOOPBACK or one.request.url.startswith(("data:", "blob:")):
+            one.continue_()
+        else:
+            asked.append(one.request.url)
+            one.abort()
+
+    def open_page(width=1280, scheme="light"):
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
+        page.set_default_timeout(PATIENCE)
+        page.route("**/*", route)
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.goto(url)
+        page.get_by_role("heading", level=1).wait_for()
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert asked == []
+    assert failed == []
+
+
+def find(page, classes):
+    page.get_by_role("textbox", name="Classes").fill(classes)
+    page.get_by_role("button", name="Find models", exact=True).click()
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name, exact=True).click()
+
+
+def fits(page):
+    """Whether nothing has to be scrolled sideways."""
+    return page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def nameless(page):
+    """Visible controls without a name for those who cannot see them."""
+    return page.evaluate("""() => [...document.querySelectorAll('button, input, textarea, select')].filter(e =>
+        e.getClientRects().length && getComputedStyle(e).visibility !== 'hidden' && !e.closest('[aria-hidden=true]') &&
+        !(e.innerText || '').trim() && !e.getAttribute('aria-label') && !e.getAttribute('title') &&
+        !(e.labels && [...e.labels].some(l => l.innerText.trim())) && !e.getAttribute('aria-labeledby') &&
+        !e.querySelector('img[alt]')).map(e => e.outerHTML.slice(0, 160))""")
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (390, "dark")])
+def test_a_visit(visit, width, scheme, tmp_path):
+    page = visit(width, scheme)
+    assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
+    page.get_by_text("Your ranking will appear here").wait_for()
+    find(page, "cat, dog")
+    ranking = page.get_by_role("table", name="Ranking")
+    ranking.wait_for()
+    assert ranking.get_by_role("columnheader").count() >= 4
+    assert ranking.get_by_role("link", name="org/even").get_attribute("href").endswith("/org/even")
+    page.locator("#mll-heat .main-svg").first.wait_for()
+    page.locator("#mll-cost .main-svg").first.wait_for()
+    page.get_by_role("table", name="Matches").wait_for()
+    page.get_by_text("from mll_hf import").first.wait_for()
+    assert fits(page)
+    assert nameless(page) == []
+
+    open_tab(page, "Try")
+    page.get_by_text("Models: org/even").wait_for()
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_text("No image yet").wait_for()
+    assert fits(page)
+    assert nameless(page) == []
+
+    open_tab(page, "Explore")
+    page.locator("#mll-strengths .main-svg").first.wait_for()
+    page.get_by_label("Compare with").click()
+    page.get_by_role("option", name="org/dogs").click()
+    page.get_by_role("table", name="Concepts on which they differ most surely").wait_for()
+    page.get_by_role("textbox", name="Concept").fill("cat")
+    page.get_by_role("textbox", name="Concept").press("Enter")
+    page.get_by_role("table", name="Best at cat").wait_for()
+    assert fits(page)
+    assert nameless(page) == []
+
+    open_tab(page, "Models")
+    page.get_by_role("table", name="Measured models").wait_for()
+    page.get_by_role("textbox", name="Search by name").fill("dogs")
+    page.get_by_role("cell", name="org/cats").or_(page.get_by_role("rowheader", name="org/cats")).wait_for(
+        state="detached"
+    )
+    assert fits(page)
+    assert nameless(page) == []
+    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_an_image_is_classified(visit, tmp_path):
+    page = visit()
+    page.get_by_role("button", name="Number of models and limits").click()
+    page.get_by_label("Most GFLOPs per image").fill("0.6")  # leaves the model that can be run
+    page.get_by_label("Most GFLOPs per image").press("Tab")
+    find(page, "cat, dog")
+    page.get_by_role("table", name="Ranking").wait_for()
+    open_tab(page, "Try")
+    page.locator("button:has(img)").first.click()
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_role("table", name="Most probable classes").wait_for()
+    assert page.get_by_role("table", name="Each model’s vote").get_by_role("row").count() == 2
+
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+    remove = page.get_by_role("button", name="Remove Image").or_(page.get_by_role("button", name="Clear")).first
+    remove.click()
+    remove.wait_for(state="hidden")
+    page.locator("input[type=file]").first.set_input_files([text])
+    remove.wait_for()  # it is there when the file has arrived
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_role("alert").filter(has_text="no image that can be read").wait_for()
+    page.locator("button:has(img)").first.click()
+    page.get_by_role("button", name="Several images at once").click()
+    page.locator("input[type=file][multiple]").first.set_input_files([text])
+    page.get_by_text("text.png").first.wait_for()
+    page.get_by_role("button", name="Classify").click()
+    page.get_by_role("table", name="Answers").get_by_text("no readable image").wait_for()
+
+
+def test_licenses_are_chosen_or_written(visit, hub):
+    put_cards(hub)
+    page = visit()
+    page.get_by_role("button", name="Number of models and limits").click()
+    license = page.get_by_label("License")
+    license.click()
+    page.get_by_role("option", name="Open for any use").click()
+    find(page, "cat, dog")
+    page.get_by_text("Use org/dogs").wait_for()
+    page.get_by_text("name one of these licenses: apache-2.0, mit").wait_for()
+    page.get_by_text("licenses=('apache-2.0', 'mit'").first.wait_for()
+    for written, said in (("OpenRAIL", "Use org/cats"), ("gpl-3.0", "have"), (HARM, "is no license")):
+        license.fill(written)
+        license.press("Enter")
+        license.press("Tab")
+        page.get_by_role("button", name="Find models", exact=True).click()
+        page.get_by_text(said).first.wait_for()
+    assert page.evaluate("window.harmed") is None
+    license.click()
+    page.get_by_role("option", name="Any", exact=True).click()
+    page.get_by_role("button", name="Find models", exact=True).click()
+    page.get_by_text("Use org/even").wait_for()
+    assert fits(page)
+    assert nameless(page) == []
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ("", "No class names yet"),
+        ("cat", "One class leaves nothing to choose between"),
+        ("cat, Cat", "repeats"),
+        (", ".join(f"c{n}" for n in range(5000)), "5,000 class names are more"),
+        ('"cat, dog', "close every quote"),
+        (f"{HARM}, {HARM}", "repeats"),
+    ],
+    ids=["none", "one", "twice", "many", "quote", "markup"],
+)
+def test_mistakes_of_visitors_are_one_line(mistaken, classes, said):
+    find(mistaken, classes)
+    alert = mistaken.get_by_role("alert").filter(has_text=said)
+    alert.wait_for()
+    assert mistaken.evaluate("window.harmed") is None
+    assert not mistaken.get_by_text("Take it with you").is_visible()
+
+
+@pytest.fixture(scope="module")
+def mistaken(browser, url):
+    """One page for all mistakes, for they leave nothing behind."""
+    page = browser.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.get_by_role("heading", level=1).wait_for()
+    yield page
+    page.close()
+
+
+def test_nothing_of_strangers_runs(visit):
+    page = visit()
+    find(
+        page,
+        f"cat, car\n{HARM}\n**bold** [x](javascript:window.harmed=1)\n${{window.harmed=1}} {{{{x}}}}\n🐈 <b>fat</b>",
+    )
+    page.get_by_role("table", name="Ranking").wait_for()
+    page.locator("#mll-heat .main-svg").first.wait_for()
+    open_tab(page, "Explore")
+    page.get_by_role("textbox", name="Concept").fill(HARM)
+    page.get_by_role("button", name="Show the best models").click()
+    page.get_by_text("The tests have no concept called").wait_for()
+    page.locator("#mll-strengths .main-svg").first.wait_for()
+    assert page.evaluate("window.harmed") is None
+    assert page.locator("img[src=x]").count() == 0
+    assert page.locator("a[href^=javascript]").count() == 0
+    assert page.locator(".mll b").count() == 0
+
+
+def test_the_keyboard_alone_is_enough(visit):
+    page = visit()
+    page.get_by_role("textbox", name="Classes").focus()
+    page.keyboard.type("cat, dog")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText") == "Find models":
+            break
+    page.keyboard.press("Enter")
+    page.get_by_role("table", name="Ranking").wait_for()
+
+
+def test_many_clicks_do_no_harm(visit):
+    page = visit()
+    page.get_by_role("textbox", name="Classes").fill("cat, dog")
+    for _ in range(5):
+        page.get_by_role("button", name="Find models", exact=True).click(no_wait_after=True)
+    page.get_by_role("table", name="Ranking").wait_for()
+    page.get_by_role("button", name="Household things").click()
+    page.get_by_role("button", name="Find models", exact=True).click()
+    page.reload()  # goes away while it is answered
+    page.get_by_role("heading", level=1).wait_for()
+    find(page, "cat, dog")
+    page.get_by_role("table", name="Ranking").wait_for()
+    assert re.search(r"org/even", page.get_by_role("table", name="Ranking").inner_text())
