@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,13 +69,15 @@ class Ensemble:
 
     Attributes:
         selection: Which models answer for which classes.
-        device: Where they run; None for the best that is there.
+        device: Device of the models; None for the best available one.
         templates: Prompt templates with one ``{}`` each; None for those that fit the selection's domain and task.
+        token: Hub token, for private and gated models; None for that of the user's login.
     """
 
     selection: Selection
     device: str | None = None
     templates: tuple[str, ...] | None = None
+    token: str | None = field(default=None, repr=False)
 
     def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Classify images (paths, encoded bytes or pictures).
@@ -177,7 +179,7 @@ class Ensemble:
 
     def _logits(self, m: int, images: _Images) -> NDArray[np.float32]:
         """[N, C] logits of one model; NaN rows for unreadable images."""
-        model = load_model(self.selection.models[m].ref, self.device)
+        model = load_model(self.selection.models[m].ref, self.device, token=self.token)
         try:
             if not np.isfinite([model.logit_scale, model.logit_bias]).all():
                 reason = "has no finite logit scale or bias; its files may be damaged: use another model"
