@@ -215,7 +215,8 @@ def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.
         class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
     )
     counts = sorted(graphs_that_count(candidates.labels, candidates.domain))
-    return weights * (union.rows[counts][:, match.selected] >= 0).any(axis=0)[:, None]
+    rows: NDArray[np.int32] = union.rows[counts][:, match.selected].max(axis=0)
+    return weights * (rows >= 0)[:, None]
 
 
 def candidates_of(match: ClassMatch) -> int:
@@ -253,7 +254,7 @@ def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measure
         recall.append(wins / np.maximum(images, 1))
         support.append(images)
         shares.append(label.mean_rank_shares if label else np.zeros(RANK_BINS))
-    known = np.array([label is not None for label in labels])
+    known = np.array([label is not None for label in labels], np.bool_)
     return extrapolated(needs, known, np.stack(recall), np.stack(support), np.stack(shares))
 
 
