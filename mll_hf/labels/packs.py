@@ -219,7 +219,7 @@ def attach_pack(
         graph_with_packs(base, [pack])
     except GraphError as error:
         raise GraphError(str(error), Path(folder)) from None
-    return AttachedPack(pack, load_probes(pack.graph, folder, sampling, origin, pack.image_files))
+    return AttachedPack(pack, load_probes(pack.graph, folder, sampling, origin))
 
 
 def in_order(packs: Iterable[Named]) -> list[Named]:
