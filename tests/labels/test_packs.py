@@ -548,11 +548,11 @@ def test_a_list_of_images_that_leads_astray(tmp_path, images):
 def test_only_the_files_of_the_pack_count(tmp_path):
     write_pack(tmp_path / "p", BIRDS)
     (tmp_path / "p" / "images-left-over.parquet").write_bytes(b"half written")
-    with pytest.raises(GraphError, match="no readable parquet"):
+    with pytest.raises(GraphError, match="not a readable parquet"):
         attach_pack(BASE, BIRDS, tmp_path / "p")
     listed = replace(BIRDS, image_files=("images.parquet",))
     assert len(attach_pack(BASE, listed, tmp_path / "p").probes) == 36
-    with pytest.raises(GraphError, match="no readable parquet"):
+    with pytest.raises(GraphError, match="not a readable parquet"):
         attach_pack(BASE, replace(BIRDS, image_files=("images-gone.parquet",)), tmp_path / "p")
 
 
