@@ -16,15 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import build_graph
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.cli import main as mll_hf
-from mll_hf.graph.concepts import Concept, load_graph
+from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.graph.wordnet import ClassList, class_names, class_wnids
 from mll_hf.harvest import PAPER_SOURCES
 from mll_hf.hub.locations import fetch_graph_with_images
-from mll_hf.labels.packs import GraphPack, pack_to_bytes
 from mll_hf.labels.store import LabelStore
 from wordnet_worlds import imagenet_nouns, write_nouns
-from worlds import Probe, probes_of_all, write_graph_folder
+from worlds import Probe, make_graph, probes_of_all, write_graph_folder
 
 __all__ = ["no_waits"]  # a fixture
 
@@ -203,21 +202,19 @@ def test_the_whole_way(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
     assert not streamed(".tar")  # no source is opened
 
 
-def test_a_pack_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
-    out, labels = tmp_path / "graph", str(tmp_path / "labels")
-    arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out, "--source", "imagenet-r"]
+def test_a_small_graph_below_it(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
+    arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--source", "imagenet-r"]
     assert script(capsys, *arguments, "--push-to", REPO)[0] == 0
-    toys = tuple(Concept(f"toy-{i}", f"toy {i}", (f"toy {i}",), "", (WHOLE[i],)) for i in (0, 1))
-    folder = write_graph_folder(tmp_path / "pack", [Probe(f"toy-{i}", 0, "icon") for i in (0, 1)] * 5)
-    images = (folder / "images.parquet").read_bytes()
-    pack = pack_to_bytes(GraphPack("toys", toys, ("images.parquet",)))
-    hub.put("dataset", "alice/toys", {"graph.json": pack, "images.parquet": images})
-    assert mll_hf(["graph", "show", "hf://datasets/alice/toys", "--graph", REPO]) == 0
-    assert f"toy-0  toy 0  (5 images, under {WHOLE[0]})" in capsys.readouterr().out
-    command = ["label", f"local-dir:{tiny_open_clip}", "--graph", REPO, "--labels", labels]
-    assert mll_hf([*command, "--pack", "hf://datasets/alice/toys"]) == 0
+    toys = make_graph({f"toy-{i}": (WHOLE[i],) for i in (0, 1)}, "toys")
+    folder = write_graph_folder(tmp_path / "toys", [Probe(f"toy-{i}", 0, "icon") for i in (0, 1)] * 5, toys)
+    hub.put("dataset", "alice/toys", {path.name: path.read_bytes() for path in folder.iterdir()})
+    assert mll_hf(["graph", "show", "hf://datasets/alice/toys"]) == 0
+    assert f"toy-0  toy-0  (5 images, under {WHOLE[0]})" in capsys.readouterr().out
+    assert mll_hf(["graph", "check", "hf://datasets/alice/toys", "--base", REPO]) == 0
+    model, labels = f"local-dir:{tiny_open_clip}", str(tmp_path / "labels")
+    assert mll_hf(["label", model, "--graph", "hf://datasets/alice/toys", "--labels", labels]) == 0
     (label,) = LabelStore(Path(labels)).labels
-    assert [covered.name for covered in label.packs] == ["toys"]
+    assert (label.graph_name, label.graph_digest) == ("toys", toys.digest)
 
 
 def test_a_source_of_ones_own(tmp_path, capsys, wordnet, hub):

@@ -93,7 +93,7 @@ def test_an_error_of_a_worker_is_the_error_of_the_run(tiny_open_clip, folder, tm
     write_graph_folder(broken, probes_of_all(21))
     probes = load_probes(load_graph(broken), broken)
     (broken / "images.parquet").write_bytes(b"\xff" * 5000)
-    with ProcessEngine(["cpu"]) as engine, pytest.raises(GraphError, match=r"images\.parquet: is no readable parquet"):
+    with ProcessEngine(["cpu"]) as engine, pytest.raises(GraphError, match=r"images\.parquet: is not a readable"):
         label_model(
             resolve_model(f"local-dir:{tiny_open_clip}"), load_graph(broken), probes, LabelStore(tmp_path / "labels"),
             engine=engine,

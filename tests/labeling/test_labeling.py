@@ -382,7 +382,7 @@ def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
     probes = load_probes(GRAPH, world.folder, SAMPLING)
     file = world.folder / "images.parquet"
     file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(GraphError, match=r"images\.parquet: is no readable parquet file"):
+    with pytest.raises(GraphError, match=r"images\.parquet: is not a readable parquet file"):
         label_model(REF, GRAPH, probes, world.store)
     assert world.models[0].closed
 
