@@ -175,9 +175,10 @@ class Collection:
 
     def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
         """Whole labels of some models, two requests each unless they are cached."""
+        api, head, graph = self._api, self._head, self.graph  # cached properties have no lock since Python 3.12
 
         def fetch_one(model: ModelRef) -> ModelLabel:
-            return fetch_from_collection(self._api, self._head, label_path(model), self.graph)
+            return fetch_from_collection(api, head, label_path(model), graph)
 
         return tuple(together(fetch_one, models, self.name))
 
