@@ -30,11 +30,10 @@ from mll_hf.hub.connection import (
     download,
     hub_errors,
     is_unreachable,
+    keep_answer,
+    kept_answer,
     list_model_repos,
-    memory_file,
     read_head,
-    recall,
-    remember,
 )
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes
 from mll_hf.hub.locations import (
@@ -431,18 +430,18 @@ def _list_tagged(api: HfApi) -> tuple[_Tagged, ...]:
 
     The card is not asked for: it is the one part of a listing in which a stranger can put anything.
     """
-    memory = memory_file(f"models tagged {LABEL_TAG}")
+    question = f"models tagged {LABEL_TAG}"
     with hub_errors(HUB):
         try:
             listed = list_model_repos(api, {"filter": LABEL_TAG, "expand": ["sha", "tags", "siblings"]})
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            remembered = recall(memory)
+            remembered = kept_answer(question)
             known = [_tagged(entry) for entry in remembered] if isinstance(remembered, list) else [None]
             if None in known or not is_unreachable(error):
                 raise
             return tuple(model for model in known if model)
     models = {entry["id"]: entry for entry in listed if _tagged(entry)}
-    remember(memory, list(models.values()))
+    keep_answer(question, list(models.values()))
     return tuple(model for model in map(_tagged, models.values()) if model)
 
 

@@ -34,7 +34,7 @@ from hub_worlds import (
 )  # fmt: skip
 from mll_hf.errors import CardError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE
-from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag, read_claim
+from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.index import INDEX_FILE, index_from_bytes, index_to_bytes
 from mll_hf.hub.publish import build_index, publish_label, publish_to_collection
 from mll_hf.hub.sources import open_source
@@ -88,9 +88,8 @@ def assert_published(hub, label, revision="main"):
     assert files[LABEL_PATH] == blob
     metadata = metadata_of(files["README.md"])
     assert {LABEL_TAG, graph_tag(label.graph_digest)} <= set(metadata["tags"])
-    claim = read_claim(metadata)
-    assert claim.sha256 == sha256_of(blob)
-    assert claim.revision == label.model.revision
+    assert metadata["mll"]["sha256"] == sha256_of(blob)
+    assert metadata["mll"]["revision"] == label.model.revision
     measured = hub.files("model", label.model.repo_id, label.model.revision)
     untouched = {path: content for path, content in files.items() if path not in (LABEL_PATH, "README.md")}
     assert untouched == {path: content for path, content in measured.items() if path != "README.md"}
@@ -221,7 +220,7 @@ def test_a_result_is_published_beside_the_label_if_wanted(hub, label):
 
 def test_without_write_access_a_pull_request_is_opened(hub, label, caplog):
     published = publish_label(label, GRAPH, token=READER)
-    assert "you may not write to alice/model; opening a pull request" in caplog.text
+    assert "you have no write access to alice/model; opening a pull request" in caplog.text
     assert published.pull_request == 1
     assert published.changed
     assert published.url.endswith("/alice/model/discussions/1")
@@ -299,7 +298,7 @@ def test_main_may_move_on_under_a_pull_request(hub, api, label):
 
 
 def test_a_token_that_may_only_read_publishes_nothing(hub, label):
-    assert "log in with one that may write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
+    assert "log in with one that can write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
     assert commits(hub) == ["put"]
     assert hub.repos["model", MODEL].discussions == []
 
@@ -529,14 +528,14 @@ def test_replacing_a_label_of_another_graph_is_said(hub, label, caplog):
     assert "another graph" not in caplog.text
     other = make_label(OTHER_GRAPH, repo_id=MODEL, revision=label.model.revision)
     publish_label(other, OTHER_GRAPH)
-    assert "alice/model carries a label of another graph, which this one replaces" in caplog.text
+    assert "alice/model has a label of another graph, which is replaced" in caplog.text
     assert_published(hub, other)
 
 
 @pytest.mark.parametrize(("name", "warned"), [("my-folder", True), ("alice/graph", False)])
 def test_a_label_whose_graph_others_cannot_get_is_published_with_a_warning(hub, caplog, name, warned):
     publish_label(put_model(probes_name=name), GRAPH)
-    assert ("is a folder here (my-folder)" in caplog.text) == warned
+    assert ("is a local folder (my-folder)" in caplog.text) == warned
 
 
 # ---- in a collection
