@@ -294,24 +294,25 @@ def list_model_repos(api: HfApi, query: Mapping[str, str | Sequence[str]]) -> li
         The Hub's entries, not validated.
     """
     found: list[dict[str, Any]] = []
-    url: str | None = f"{api.endpoint}/api/models"
+    url, params = f"{api.endpoint}/api/models", query
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
 
     def get() -> httpx.Response:
-        params = None if found else query  # the link to the next page has them
         response = get_session().get(url, params=params, headers=headers, timeout=TIMEOUT_SECONDS)
         hf_raise_for_status(response)
         return response
 
-    while url and len(found) < _MOST_LISTED:
+    while len(found) < _MOST_LISTED:
         page = retried(get)
         with sensible_answers("hub"):
             entries = page.json()
             if not isinstance(entries, list):
                 raise TypeError("a listing is no list")
         found += [entry for entry in entries if isinstance(entry, dict)]
-        url = page.links.get("next", {}).get("url")
-        if url and not url.startswith(f"{api.endpoint}/"):
+        if "next" not in page.links:
+            break
+        url, params = page.links["next"]["url"], {}  # the link has the parameters
+        if not url.startswith(f"{api.endpoint}/"):
             raise HubError("hub", f"the listing continues at another host ({url[:80]!r}), not followed; try later")
     return found
 

@@ -94,7 +94,7 @@ def test_the_graph_of_tagged_labels_is_put_together(hub, attached):
 
 def test_labels_whose_pack_is_gone_say_so(hub, attached, caplog):
     put_extended(hub, replace(attached, probes=replace(attached.probes, name="alice/gone")))
-    with pytest.raises(InputError, match="is not where they say; give it with --graph"):
+    with pytest.raises(InputError, match="is not in the dataset that they name; give it with --graph"):
         _ = open_source("hub").graph
     assert "alice/gone" in caplog.text
 
