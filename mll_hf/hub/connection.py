@@ -294,6 +294,7 @@ def list_model_repos(api: HfApi, query: Mapping[str, str | Sequence[str]]) -> li
         The Hub's entries, not validated.
     """
     found: list[dict[str, Any]] = []
+    params: Mapping[str, str | Sequence[str]] | None
     url, params = f"{api.endpoint}/api/models", query
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
 
@@ -311,7 +312,7 @@ def list_model_repos(api: HfApi, query: Mapping[str, str | Sequence[str]]) -> li
         found += [entry for entry in entries if isinstance(entry, dict)]
         if "next" not in page.links:
             break
-        url, params = page.links["next"]["url"], {}  # the link has the parameters
+        url, params = page.links["next"]["url"], None  # the link has the parameters
         if not url.startswith(f"{api.endpoint}/"):
             raise HubError("hub", f"the listing continues at another host ({url[:80]!r}), not followed; try later")
     return found
