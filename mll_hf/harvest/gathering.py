@@ -28,7 +28,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, MLLError
 from mll_hf.harvest.sources import Labels, PinnedSource, read_labels
-from mll_hf.hub.connection import hub_errors, passes
+from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
 from mll_hf.utils.images import decode_image, usable_cores
 from mll_hf.utils.text import one_line
@@ -311,7 +311,7 @@ def _with_patience(shard: _Shard, read: Callable[[], _Part]) -> _Part:
         except MLLError:
             raise
         except _breaks() as error:
-            if isinstance(error, HfHubHTTPError) and not passes(error):
+            if isinstance(error, HfHubHTTPError) and not is_transient(error):
                 with hub_errors(repo_id):
                     raise
             if wait is None:

@@ -113,7 +113,7 @@ def test_only_models_with_an_allowed_license(world, capsys, api, hub):
     assert "',' lists nothing" in capsys.readouterr().err
     _license_of.cache_clear()
     hub.down = True
-    assert "cannot tell its license: the Hub answered with status 503" in fails(capsys, *base, "--license", "mit")
+    assert "cannot find its license: the Hub answered with status 503" in fails(capsys, *base, "--license", "mit")
     hub.down = False
     push(capsys, world, *MODELS, "--to", COLLECTION)
     status, out, err = run(capsys, "predict", world / "red.png", *base[1:5], "--labels", COLLECTION, "--license", "mit")
