@@ -13,7 +13,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.bench.cache import ProbeImages
 from mll_hf.bench.metrics import accuracy, spearman
-from mll_hf.bench.tables import Table
+from mll_hf.bench.tables import Cell, Table
 from mll_hf.bench.world import read_embeddings, read_text
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_from_counts
@@ -114,7 +114,7 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks
         estimated = np.stack([precision_from_label(label, selected[task.name], n_rivals) for label in labels])
         truth = np.stack(exact[task.name])
         overall = [(recall @ task.caption_match.transition).mean(axis=1) for recall in (truth, estimated)]
-        row = {
+        row: dict[str, Cell] = {
             "task": task.name,
             "concepts": len(selected[task.name]),
             "correlation": float(np.mean([_pearson(a, b) for a, b in zip(estimated, truth, strict=True)])),
@@ -129,8 +129,8 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks
         "estimates",
         "Eq. 5 estimated from a label, against all similarities",
         "Per concept (means over models): Pearson correlation over the concepts that the task selects, mean absolute "
-        "error and bias. Over models: Spearman correlation of the overall scores of strategy paper, and the accuracy of "
-        "the model ranked first by exact and by estimated scores.",
+        "error and bias. Over models: Spearman correlation of the overall scores of strategy paper, and the accuracy "
+        "of the model ranked first by exact and by estimated scores.",
         tuple(rows[0]),
         tuple(tuple(row.values()) for row in rows),
     )
@@ -146,7 +146,7 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
         labels = hub.labels(probes)
         levels = np.array([label.mean_precision for label in labels])
         scores = [_scores(labels, hub.graph, task) for task in tasks]
-        row = {
+        row: dict[str, Cell] = {
             "images_per_concept": most,
             "images": len(probes),
             "general_correlation": spearman(levels, general),
@@ -157,8 +157,8 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
     return Table(
         "samples",
         "Images per concept",
-        "Against labels of all images: Spearman correlation over models of the mean recall and of the scores of strategy "
-        "mll (mean over tasks); and the mean accuracy of the model ranked first.",
+        "Against labels of all images: Spearman correlation over models of the mean recall and of the scores of "
+        "strategy mll (mean over tasks); and the mean accuracy of the model ranked first.",
         tuple(rows[0]),
         tuple(tuple(row.values()) for row in rows),
     )

@@ -149,7 +149,9 @@ def _parquet_errors(repo_id: str) -> Iterator[None]:
     except MLLError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{repo_id}: a Parquet file cannot be read ({one_line(error)}); report it to the owner") from None
+        raise InputError(
+            f"{repo_id}: a Parquet file cannot be read ({one_line(error)}); report it to the owner"
+        ) from None
 
 
 # --- which files ------------------------------------------------------------------------------------------------------

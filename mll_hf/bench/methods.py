@@ -90,8 +90,8 @@ class Method:
         name: Name in tables.
         group: What it looks at.
         choose: Makes the choice.
-        score: [M] scores, if the method takes the one model with the greatest and a model's score does not depend on the
-            other models. The scores then also hold within parts of the hub.
+        score: [M] scores, if the method takes the one model with the greatest and a model's score does not depend on
+            the other models. The scores then also hold within parts of the hub.
         predicts: Whether these scores are predicted accuracies.
         needs: Optional fields of a view that it needs.
         sample: Labeled images that it is given.
@@ -265,9 +265,7 @@ def _coe(view: TaskView) -> Choice:
 
 
 def _uniform(view: TaskView) -> Choice:
-    return Choice(
-        np.ones(len(view.hub)), lambda seen: seen.probabilities.mean(axis=0, dtype=np.float64).argmax(axis=1)
-    )
+    return Choice(np.ones(len(view.hub)), lambda seen: seen.probabilities.mean(axis=0, dtype=np.float64).argmax(axis=1))
 
 
 # --- by a few labeled images -----------------------------------------------------------------------------------------

@@ -167,9 +167,9 @@ def images_tables(results: Results) -> tuple[Table, Table]:
     seen = {m.name for m in _methods(results) if m.group in SEES_SAMPLES and not m.transductive}
     rows = [m.name for m in _methods(results) if m.name in {*seen, GENERAL, PAPER, OURS, ORACLE}]
     note = (
-        "Chosen by this many unlabeled images (in two columns their classes are long-tailed 1 to 100, or a third of the "
-        "classes is missing), scored on all images of the task. Scaled: logits of each model times a factor from 1/4 to "
-        "4, before or after its label was made. Methods that see no images are there for comparison."
+        "Chosen by this many unlabeled images (in two columns their classes are long-tailed 1 to 100, or a third of "
+        "the classes is missing), scored on all images of the task. Scaled: logits of each model times a factor from "
+        "1/4 to 4, before or after its label was made. Methods that see no images are there for comparison."
     )
     return _scenario_tables(results, "images", "unlabeled images", note, columns, rows)
 
@@ -215,7 +215,9 @@ def _scenario_tables(
             gaps[at] += (None if of is None else float(mean_gap_closed(of, here[GENERAL], here[ORACLE])),)
     header = ("method", *columns)
     return (
-        Table(f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", header, (*accuracies,)),
+        Table(
+            f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", header, (*accuracies,)
+        ),
         Table(f"{name}_gap", f"Gap closed by {title}", f"Ratios of such means. {note}", header, (*gaps,)),
     )
 
@@ -241,8 +243,8 @@ def cost_table(results: Results) -> Table:
     return Table(
         "cost",
         "Cost",
-        "Means over tasks: of the models that classify an image, and the time to choose from logits and embeddings. Not "
-        "included: running all models once on the images that a method looks at, which labels save.",
+        "Means over tasks: of the models that classify an image, and the time to choose from logits and embeddings. "
+        "Not included: running all models once on the images that a method looks at, which labels save.",
         ("method", "GFLOPs per image", "models", "seconds to choose"),
         tuple((m.name, *(float(column[m.name].mean()) for column in columns)) for m in _methods(results)),
     )

@@ -139,8 +139,8 @@ def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
         name, domain, task = (_text(facts, key) for key in ("name", "domain", "task"))
     except (OSError, ValueError, TypeError, LookupError, RecursionError, pa.ArrowException) as error:
         raise InputError(
-            f"{folder} is not a task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and {IMAGES_FILE} "
-            "with the columns image and label"
+            f"{folder} is not a task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and "
+            f"{IMAGES_FILE} with the columns image and label"
         ) from None
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(classes):
         raise InputError(f"{folder / IMAGES_FILE}: the labels are not indices of the {len(classes)} classes")

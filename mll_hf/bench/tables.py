@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mll_hf.bench.metrics import Interval
 from mll_hf.utils.tables import MISSING, markdown_table
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Cell = str | int | float | Interval | None
 
@@ -36,10 +33,10 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     digits: int = 3
 
-    def column(self, name: str) -> NDArray[Any]:
+    def column(self, name: str) -> list[Any]:
         """The cells of a column."""
         at = self.columns.index(name)
-        return np.array([row[at] for row in self.rows])
+        return [row[at] for row in self.rows]
 
     def to_json(self) -> list[dict[str, Any]]:
         """One object per row, by column."""

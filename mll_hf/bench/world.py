@@ -1,7 +1,7 @@
 """What methods may see: the models with their labels, and of each task everything but the true classes.
 
-True classes stay with the code that scores predictions, :mod:`mll_hf.bench.run`. They reach a method only as an explicit
-:class:`LabeledSample`, or as :class:`Hindsight` for bounds that no user can know.
+True classes stay with the code that scores predictions, :mod:`mll_hf.bench.run`. They reach a method only as an
+explicit :class:`LabeledSample`, or as :class:`Hindsight` for bounds that no user can know.
 """
 
 from __future__ import annotations

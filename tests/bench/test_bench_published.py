@@ -221,7 +221,11 @@ def test_the_tables_have_all_figures_in_markdown(folder):
         (FEATURES_FILE, lambda path: path.write_text(path.read_text().replace("text-f1", "text")), "no column text-f1"),
         (FEATURES_FILE, lambda path: path.write_text(path.read_text().replace("data 3", "data 9")), "lacks values"),
         (OPEN_CLIP_FILE, lambda path: path.write_text(path.read_text().replace("RN50,", "RN,")), "lacks RN50 openai"),
-        (OPEN_CLIP_FILE, lambda path: path.write_text(path.read_text().replace("0.48", "much")), "'much' is not a number"),
+        (
+            OPEN_CLIP_FILE,
+            lambda path: path.write_text(path.read_text().replace("0.48", "much")),
+            "'much' is not a number",
+        ),
     ],
 )
 def test_other_tables_are_refused_in_one_line(folder, file, change, message):

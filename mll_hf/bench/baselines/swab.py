@@ -1,8 +1,8 @@
 """SWAB's rank transport (Yi et al., NeurIPS 2024, arXiv 2403.13797): ranks on known classes, moved to new ones.
 
 How well models rank on a class is carried from source classes, where all are measured, to target classes by optimal
-transport between the embeddings of their names. SWAB averages this ranking (its r2) with a second one (r1), ModelGPT's on
-captions that are moved across the gap between a model's texts and images. That one needs the images of the source
+transport between the embeddings of their names. SWAB averages this ranking (its r2) with a second one (r1), ModelGPT's
+on captions that are moved across the gap between a model's texts and images. That one needs the images of the source
 classes and is not implemented.
 """
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def nuclear_norm(probabilities: Floats) -> NDArray[np.float64]:
-    """[M] nuclear norm of P_m [N, C] over its maximum, ``sqrt(N min(N, C))`` (Deng et al., ICML 2023, arXiv 2302.01094)."""
+    """[M] nuclear norm over its maximum, ``sqrt(N min(N, C))`` (Deng et al., ICML 2023, arXiv 2302.01094)."""
     _, n_images, n_classes = probabilities.shape
     singular = np.linalg.svd(probabilities.astype(np.float64), compute_uv=False)
     return singular.sum(axis=-1) / np.sqrt(n_images * min(n_images, n_classes))
