@@ -193,12 +193,12 @@ def _strategy(
     config = SelectionConfig(strategy=strategy, k=k, class_weight=alpha)
     choose = partial(by_strategy, config=config, rule=rule)
     independent = k == 1 and strategy in (Strategy.GENERAL, Strategy.MLL)
-    score = partial(_overall, config=config) if independent else None
+    score = partial(_scores, choose=choose) if independent else None
     return Method(name, group, choose, score, predicts=strategy is Strategy.MLL)
 
 
-def _overall(view: TaskView, config: SelectionConfig) -> NDArray[np.float64]:
-    scores = by_strategy(view, config, Rule.UNIFORM).scores
+def _scores(view: TaskView, choose: Callable[[TaskView], Choice]) -> NDArray[np.float64]:
+    scores = choose(view).scores
     assert scores is not None  # noqa: S101 - a selection always scores
     return scores
 

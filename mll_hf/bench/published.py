@@ -202,8 +202,8 @@ def hub_table(path: Path, seed: int = 0) -> Table:
         "hubs",
         f"The paper's models on {len(SHARED_DATASETS)} data sets, by open_clip's table",
         "Mean accuracies over the data sets of the model that is best on ImageNet (INB), of the best single model and "
-        "of the best model per data set (oracle); regret of INB with its standard error over draws, and the share of data "
-        "sets on which INB is the oracle.",
+        "of the best model per data set (oracle); regret of INB with its standard error over draws, and the share of "
+        "data sets on which INB is the oracle.",
         ("hub", "models", "INB", "best fixed", "oracle", "regret", "standard error", "INB is best"),
         tuple(rows),
         digits=4,

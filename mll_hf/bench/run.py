@@ -141,8 +141,8 @@ class TaskFacts:
 
     name: str
     n_images: int
-    accuracies: tuple[float, ...]
-    features: tuple[tuple[float, ...], ...]
+    accuracies: Sequence[float]
+    features: Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -293,28 +293,24 @@ class _Runner:
     def facts_of(self, task: TargetTask) -> TaskFacts:
         """Accuracies and text features of all models, kept in a file."""
         path = self.folder / f"{_file_name(task.name, task.revision[:8])}--facts.json"
-        if path.exists():
-            document = json.loads(path.read_bytes())
-            features = tuple(tuple(row) for row in document["features"])
-            return TaskFacts(document["name"], document["n_images"], tuple(document["accuracies"]), features)
-        view, labels = self.open(task)
-        accuracies = tuple(accuracy(answers, labels) for answers in view.answers)
-        features = () if task is self.suite.general else self._features(view.text)
-        facts = TaskFacts(task.name, len(labels), accuracies, features)
-        write_atomically(path, json.dumps(asdict(facts)).encode())
-        return facts
+        if not path.exists():
+            view, labels = self.open(task)
+            accuracies = [accuracy(answers, labels) for answers in view.answers]
+            features = [] if task is self.suite.general else self._features(view.text)
+            write_atomically(path, json.dumps(asdict(TaskFacts(task.name, len(labels), accuracies, features))).encode())
+        return TaskFacts(**json.loads(path.read_bytes()))
 
-    def _features(self, text: TaskText) -> tuple[tuple[float, ...], ...]:
+    def _features(self, text: TaskText) -> list[list[float]]:
         if len(text.classes) < 2:
-            return ()
+            return []
         ends = [np.cumsum([len(of_class) for of_class in texts])[:-1] for texts in (text.captions, text.synonyms)]
         rows = []
         for ref in self.suite.hub.refs:
             weights = class_embeddings(self.cache.texts(ref, flat(text.prompts)), len(text.classes))
             captions = np.split(self.cache.texts(ref, flat(text.captions)), ends[0])
             synonyms = np.split(self.cache.texts(ref, flat(text.synonyms)), ends[1])
-            rows.append(tuple(text_features(weights, captions, synonyms, self.config.seed).tolist()))
-        return tuple(rows)
+            rows.append(text_features(weights, captions, synonyms, self.config.seed).tolist())
+        return rows
 
 
 class _TaskRun:

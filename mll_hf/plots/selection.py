@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, ink_on, interactive, pareto_front, plain
+from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, interactive, pareto_front, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,34 +47,23 @@ def precision_heatmap(selection: Selection) -> PlotlyFigure:
         MissingExtraError: plotly is not installed.
     """
     models, classes = shown_models(selection), shown_classes(selection)
-    scores = selection.scores[np.ix_(models, classes)].T
-    percent = np.round(100 * scores).astype(int)
+    percent = np.round(100 * selection.scores[np.ix_(models, classes)].T).astype(int)
     names = [plain(selection.models[m].ref.short_name, 22) for m in models]
     hover = [
-        f"<b>{plain(selection.classes[y])}</b><br>{name}<br>{value} %"
+        [f"<b>{plain(selection.classes[y])}</b><br>{name}<br>{value} %" for name, value in zip(names, row, strict=True)]
         for y, row in zip(classes, percent.tolist(), strict=True)
-        for name, value in zip(names, row, strict=True)
     ]
-    lowest = int(min(percent.min() // 10 * 10, 90))
-    rows, columns = np.indices(percent.shape)
     cells = {
         "type": "heatmap",
         "z": percent.tolist(),
         "colorscale": [list(stop) for stop in RAMP],
-        "zmin": lowest,
+        "zmin": int(min(percent.min() // 10 * 10, 90)),
         "zmax": 100,
         "xgap": 2,
         "ygap": 2,
         "showscale": False,
-        "hoverinfo": "skip",
-    }
-    numbers = {
-        "type": "scatter",
-        "mode": "text",
-        "x": columns.ravel().tolist(),
-        "y": rows.ravel().tolist(),
-        "text": [str(value) for value in percent.ravel().tolist()],
-        "textfont": {"size": 12, "color": ink_on((percent - lowest) / (100 - lowest))},
+        "texttemplate": "%{z}",  # in a color that contrasts with the cell
+        "textfont": {"size": 12},
         "hovertext": hover,
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
@@ -82,12 +71,11 @@ def precision_heatmap(selection: Selection) -> PlotlyFigure:
     class_names = [plain(selection.classes[y], 24) for y in classes]
     sides = {"showgrid": False, "zeroline": False}
     return interactive(
-        [cells, numbers],
+        [cells],
         height=_HEADING_PIXELS + _ROW_PIXELS * len(classes),
         xaxis={**_ticks(headings), **sides, "side": "top", "tickangle": -40, "ticklabeloverflow": "allow"},
         yaxis={**_ticks(class_names), **sides, "autorange": "reversed"},
         margin={"l": 8, "r": 64, "t": 8, "b": 8},  # room for the last heading, which leans to the right
-        showlegend=False,
     )
 
 

@@ -13,30 +13,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.bench.metrics import scipy_stats
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.bench.metrics import Floats
 
-MASS = 0.9  # SWAB's share of the mass that is moved when ranks are transported
+MASS = 0.9  # share of the mass that is moved
 LEAST_SIMILARITY = 0.5  # source classes whose most similar target class is not above this are left out
 
 
-def transport_plan(source: Floats, target: Floats, mass: float = MASS) -> NDArray[np.float64]:
-    """[S, C] the plan that moves ``mass`` at the least cost, both sides weighted uniformly.
-
-    ``cost = exp(1 - cos)``. With mass 1 it is the earth mover's plan, which must also serve source classes that are
-    unlike all target classes.
+def transport_plan(source: Floats, target: Floats) -> NDArray[np.float64]:
+    """[S, C] the plan that moves most of the mass at the least cost ``exp(1 - cos)``, both sides weighted uniformly.
 
     Args:
         source: [S, D] unit-norm text embeddings of the source classes.
         target: [C, D] of the target classes.
-        mass: Share of the whole mass that is moved, above 0.
 
     Raises:
-        InputError: The mass is out of its range.
         MissingExtraError: POT is not installed.
     """
     try:
@@ -44,16 +39,12 @@ def transport_plan(source: Floats, target: Floats, mass: float = MASS) -> NDArra
     except ImportError as error:
         raise MissingExtraError("pot", "bench") from error
 
-    if not 0 < mass <= 1:
-        raise InputError(f"mass is {mass}; choose a number above 0, up to 1")
     cost = np.exp(1 - source.astype(np.float64) @ target.astype(np.float64).T)
     sides = np.full(len(source), 1 / len(source)), np.full(len(target), 1 / len(target))
-    if mass == 1:
-        return ot.emd(*sides, cost)
-    return ot.partial.partial_wasserstein(*sides, cost, m=mass)
+    return ot.partial.partial_wasserstein(*sides, cost, m=MASS)
 
 
-def source_weights(source: Floats, target: Floats, mass: float = MASS) -> NDArray[np.float64]:
+def source_weights(source: Floats, target: Floats) -> NDArray[np.float64]:
     """[S] mass that the plan moves from each source class; 0 for those that are not similar to any target class.
 
     Arguments and errors as for :func:`transport_plan`.
@@ -61,7 +52,7 @@ def source_weights(source: Floats, target: Floats, mass: float = MASS) -> NDArra
     similar = (source @ target.T).max(axis=1) > LEAST_SIMILARITY
     weights = np.zeros(len(source))
     if similar.any():
-        weights[similar] = transport_plan(source[similar], target, mass).sum(axis=1)
+        weights[similar] = transport_plan(source[similar], target).sum(axis=1)
     return weights
 
 
