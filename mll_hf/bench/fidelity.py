@@ -15,10 +15,11 @@ from mll_hf.bench.cache import ProbeImages
 from mll_hf.bench.metrics import accuracy, spearman
 from mll_hf.bench.tables import Cell, Table
 from mll_hf.bench.world import read_embeddings, read_text
+from mll_hf.graph.union import GraphUnion
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_from_counts
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.label import rival_counts
+from mll_hf.labels.join import JoinedLabels
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
 from mll_hf.utils.files import canonical_json
@@ -108,7 +109,7 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks
         sidecar = hub.sidecar(ref)  # one in memory at a time
         for task in tasks:
             exact[task.name].append(sidecar.restricted_precision(selected[task.name]))
-    n_rivals = rival_counts(hub.graph, labels[0].part_numbers)
+    n_rivals = hub.graph.rival_counts
     rows = []
     for task in tasks:
         estimated = np.stack([precision_from_label(label, selected[task.name], n_rivals) for label in labels])
@@ -166,7 +167,8 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
 
 def _scores(labels: tuple[ModelLabel, ...], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
     """[M] overall scores of strategy mll."""
-    candidates = Candidates(labels, graph, task.match, task.domain)
+    joined = JoinedLabels(GraphUnion.of([graph]), tuple((label,) for label in labels))
+    candidates = Candidates(joined, task.match, task.domain)
     return score(candidates, SelectionConfig(strategy=Strategy.MLL)).mean(axis=1)
 
 

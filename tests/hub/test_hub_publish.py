@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import HfApi
+from mll_hf.hub.index import INDEX_FILE, index_from_bytes, index_to_bytes
 
 from hub_worlds import (
     COLLECTION,
@@ -35,7 +36,6 @@ from hub_worlds import (
 from mll_hf.errors import CardError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE
 from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
-from mll_hf.hub.index import INDEX_FILE, index_from_bytes, index_to_bytes
 from mll_hf.hub.publish import build_index, publish_label, publish_to_collection
 from mll_hf.hub.sources import open_source
 from mll_hf.labels.label import ModelRef, label_from_bytes, label_to_bytes

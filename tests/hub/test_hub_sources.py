@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from safetensors.numpy import load, save
 from test_hub_connection import lose_the_hub
 
@@ -34,7 +35,6 @@ from hub_worlds import (
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from mll_hf.hub.publish import build_index
 from mll_hf.hub.sources import Collection, TaggedModels, open_source, together
 from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef, label_from_bytes, label_to_bytes, read_metadata
