@@ -336,5 +336,5 @@ def test_hub_encoders_are_pinned_and_download_no_pickles(api):
     folder = text_encoder._download("alice/encoder", sha)
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert files == {"config.json", "model.safetensors", "1_Pooling/config.json"}
-    with pytest.raises(EncoderError, match="check its name"):
+    with pytest.raises(EncoderError, match="check name and connection"):
         open_encoder("alice/encoder@v9")
