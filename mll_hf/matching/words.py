@@ -54,8 +54,8 @@ def other_numbers(word: str) -> Iterator[str]:
     yield _stem(lower)
     if lower.endswith("s") and not lower.endswith("ss"):
         yield lower[:-1]
-        if lower.endswith("es"):
-            yield lower[:-2]
+    if re.search(r"\w(?:[cs]h|[sxzo])es$", lower):
+        yield lower[:-2]
     yield f"{lower}s"  # binocular: WordNet only has binoculars
 
 
