@@ -17,6 +17,7 @@ import numpy as np
 
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import WordIndex
+from mll_hf.utils.arrays import freeze_arrays, same_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 PAPER_CONCEPTS = 5  # K_n; not stated in the paper, 5 in the authors' code
 CONCEPTS = 8
 COVERED = 0.5  # a class counts as covered from this coverage
+_DIGITS = 9  # cosines and logits are compared after rounding
 
 # Coverage is a logistic function of the best logit; fitted on the queries of :class:`LogitWeights`, with and without
 # their concepts in the graph.
@@ -63,7 +65,7 @@ class LogitWeights:
     synonyms: float = -0.6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMatch:
     """The K best concepts of each of C classes, best first.
 
@@ -82,6 +84,14 @@ class ClassMatch:
     weights: NDArray[np.float32]
     coverage: NDArray[np.float32]
     encoder: str
+
+    def __post_init__(self) -> None:
+        freeze_arrays(self)
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @cached_property
     def selected(self) -> NDArray[np.int64]:
@@ -104,20 +114,21 @@ class ConceptIndex:
     Attributes:
         graph: The graph of V concepts.
         encoder: Encoder of all texts.
-        captions: [V, E] float32, unit norm.
-        lemmas: [L, E] float32, unit norm; the lemmas of concept 0, then of concept 1, and so on.
+        captions: [V, E] float64, unit norm. In double precision, the order in which a matrix product adds up moves no
+            result by as much as is kept of it, so matches are the same on every processor.
+        lemmas: [L, E] float64, unit norm; the lemmas of concept 0, then of concept 1, and so on.
         starts: [V] row of each concept's first lemma.
-        glosses: [V, E] float32, unit norm; the definitions only.
+        glosses: [V, E] float64, unit norm; the definitions only.
         words: Index of the words in names, glosses and ancestors' names.
         weights: Weights of the logit.
     """
 
     graph: SemanticGraph
     encoder: TextEncoder
-    captions: NDArray[np.float32]
-    lemmas: NDArray[np.float32]
+    captions: NDArray[np.float64]
+    lemmas: NDArray[np.float64]
     starts: NDArray[np.int64]
-    glosses: NDArray[np.float32]
+    glosses: NDArray[np.float64]
     words: WordIndex
     weights: LogitWeights = LogitWeights()
 
@@ -126,16 +137,16 @@ class ConceptIndex:
         """Embed a graph; slow the first time, a cache look-up after that."""
         concepts = graph.concepts
         texts = [concept.caption for concept in concepts] + [concept.definition for concept in concepts]
-        embeddings = encoder.encode([*texts, *(lemma for concept in concepts for lemma in concept.lemmas)])
+        embeddings = _encode(encoder, [*texts, *(lemma for concept in concepts for lemma in concept.lemmas)])
         captions, glosses, lemmas = np.split(embeddings, [len(graph), 2 * len(graph)])
         starts = np.cumsum([0, *(len(concept.lemmas) for concept in concepts[:-1])]).astype(np.int64)
         return cls(graph, encoder, captions, lemmas, starts, glosses, WordIndex.build(graph))
 
     def match_captions(self, descriptions: Sequence[Description], top: int = PAPER_CONCEPTS) -> ClassMatch:
         """Match as in the paper: ``z_vy = cos(e(d_v), e(d_y))`` for the ``top`` best concepts, else 0."""
-        cosines = self._encode_descriptions(descriptions) @ self.captions.T
+        cosines = np.round(self._encode_descriptions(descriptions) @ self.captions.T, _DIGITS)
         concepts = _best(cosines, top)
-        similarities = np.take_along_axis(cosines, concepts, axis=1)
+        similarities = np.take_along_axis(cosines, concepts, axis=1).astype(np.float32)
         coverage = self._coverage(descriptions, self.logits(descriptions))
         return ClassMatch(_names(descriptions), concepts, similarities, similarities, coverage, self.encoder.id)
 
@@ -150,26 +161,27 @@ class ConceptIndex:
         concepts = _best(logits, top)
         best = np.take_along_axis(logits, concepts, axis=1)
         weights = np.exp(best - best[:, :1])
+        weights /= weights.sum(axis=1, keepdims=True)
         return ClassMatch(
             classes=_names(descriptions),
             concepts=concepts,
-            similarities=best,
-            weights=weights / weights.sum(axis=1, keepdims=True),
+            similarities=best.astype(np.float32),
+            weights=weights.astype(np.float32),
             coverage=self._coverage(descriptions, logits),
             encoder=self.encoder.id,
         )
 
-    def _encode_descriptions(self, descriptions: Sequence[Description]) -> NDArray[np.float32]:
+    def _encode_descriptions(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
         """[C, E] unit-norm mean embedding of each class's texts."""
-        embeddings = self.encoder.encode([text for description in descriptions for text in description.texts])
+        embeddings = _encode(self.encoder, [text for description in descriptions for text in description.texts])
         counts = [len(description.texts) for description in descriptions]
         sums = np.add.reduceat(embeddings, np.cumsum([0, *counts[:-1]]), axis=0)
         return _unit(sums)
 
-    def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float32]:
-        """The logit of each concept for each class; returns [C, V] float32."""
+    def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
+        """The logit of each concept for each class, rounded; returns [C, V] float64."""
         classes = [description.class_name for description in descriptions]
-        names = self.encoder.encode([clean_class_name(name) for name in classes])
+        names = _encode(self.encoder, [clean_class_name(name) for name in classes])
         meanings = names.copy()
         described = [y for y, description in enumerate(descriptions) if description.source in _OWN_WORDS]
         if described:
@@ -179,12 +191,12 @@ class ConceptIndex:
         mean, gloss_map = self._gloss_map
         logits += weights.gloss * (names - mean) @ gloss_map
         logits += weights.name * self._lemma_cosines(names)
-        logits += weights.synonyms * np.log(self._counts, dtype=np.float32)
+        logits += weights.synonyms * np.log(self._counts)
         for row, name in zip(logits, classes, strict=True):
             row += weights.words * self.words.word_shares(name) + weights.head * self.words.head_shares(name)
-        return logits.astype(np.float32)
+        return np.round(logits, _DIGITS)
 
-    def _lemma_cosines(self, names: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _lemma_cosines(self, names: NDArray[np.float64]) -> NDArray[np.float64]:
         """[C, V] cosine of each name with the nearest lemma of each concept."""
         cosines = self.lemmas @ names.T
         best = cosines[self.starts]
@@ -206,7 +218,7 @@ class ConceptIndex:
         return np.diff(self.starts, append=len(self.lemmas))
 
     @cached_property
-    def _gloss_map(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _gloss_map(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Ridge regression from the graph's lemmas to the glosses of their concepts.
 
         Names and glosses are in different parts of the embedding space; the regression predicts the gloss of a name. In
@@ -218,11 +230,11 @@ class ConceptIndex:
         """
         mean = self.lemmas.mean(axis=0)
         centered, glosses = self.lemmas - mean, self.glosses - self.glosses.mean(axis=0)
-        ridge = _RIDGE * np.eye(len(mean), dtype=np.float32)
+        ridge = _RIDGE * np.eye(len(mean))
         expected = np.linalg.solve(centered.T @ centered + ridge, centered.T @ np.repeat(glosses, self._counts, axis=0))
-        return mean, (expected @ _unit(glosses).T).astype(np.float32)
+        return mean, expected @ _unit(glosses).T
 
-    def _coverage(self, descriptions: Sequence[Description], logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _coverage(self, descriptions: Sequence[Description], logits: NDArray[np.float64]) -> NDArray[np.float32]:
         """[C] 1 if a concept has the class's name, else the probability that the best concept is the class itself.
 
         A concept cannot distinguish the n classes that share it as their best: each gets 1/n of the coverage. Classes
@@ -236,7 +248,7 @@ class ConceptIndex:
         return (np.where(named, 1.0, likely) / counts).astype(np.float32)
 
 
-def _best(similarity: NDArray[np.float32], top: int) -> NDArray[np.int64]:
+def _best(similarity: NDArray[np.float64], top: int) -> NDArray[np.int64]:
     """[C, top] indices of the largest entries of each row, largest first; ties by index."""
     top = min(top, similarity.shape[1])
     threshold = np.partition(similarity, -top, axis=1)[:, -top, None]
@@ -244,7 +256,12 @@ def _best(similarity: NDArray[np.float32], top: int) -> NDArray[np.int64]:
     return np.stack([r[np.argsort(-similarity[c, r], kind="stable")][:top] for c, r in enumerate(rows)])
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _encode(encoder: TextEncoder, texts: Sequence[str]) -> NDArray[np.float64]:
+    """[N, E] unit-norm embeddings in double precision."""
+    return _unit(encoder.encode(texts).astype(np.float64))
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 
