@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save
 
 from mll_hf.errors import LabelError
 from mll_hf.utils.files import storage_errors, write_atomically
+from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.probes import ProbeSet
-
-EMBEDDINGS_FILE = "embeddings.safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,27 +55,29 @@ class ProbeEmbeddings:
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[ProbeEmbeddings, NDArray[np.int64]]], n_concepts: int) -> ProbeEmbeddings:
-        """Put embeddings of one model on parts of a graph together.
+        """Join embeddings of one model on several graphs.
 
         Args:
-            parts: Embeddings and, for each of their concepts, its index in the whole graph. No concept is tested in two
-                parts, and every concept is in one of them.
-            n_concepts: Concepts of the whole graph.
+            parts: Embeddings on each graph, and the index in the union of each of the graph's concepts; every concept
+                of the union is in a graph. A concept in several graphs has its caption from the first of them and the
+                images of all.
+            n_concepts: Concepts of the union.
         """
         concepts = np.empty((n_concepts, parts[0][0].concepts.shape[1]), np.float16)
-        members: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * n_concepts
-        first = 0
-        for part, positions in parts:
+        members: list[list[NDArray[np.int64]]] = [[] for _ in range(n_concepts)]
+        first = sum(len(part.images) for part, _ in parts)
+        for part, positions in reversed(parts):
+            first -= len(part.images)
             concepts[positions] = part.concepts
             for v in np.flatnonzero(np.diff(part.offsets)):
-                members[positions[v]] = first + part.members[part.offsets[v] : part.offsets[v + 1]]
-            first += len(part.images)
+                members[positions[v]].insert(0, first + part.members[part.offsets[v] : part.offsets[v + 1]])
+        images = [np.concatenate(of_concept) if of_concept else np.empty(0, np.int64) for of_concept in members]
         return cls(
             images=np.concatenate([part.images for part, _ in parts]),
             scales=np.concatenate([part.scales for part, _ in parts]),
             concepts=concepts,
-            offsets=np.concatenate([[0], np.cumsum([len(images) for images in members])]).astype(np.int64),
-            members=np.concatenate(members),
+            offsets=np.concatenate([[0], np.cumsum([len(of_concept) for of_concept in images])]).astype(np.int64),
+            members=np.concatenate(images),
         )
 
     def restricted_precision(self, selected: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -101,46 +102,39 @@ class ProbeEmbeddings:
         return precision
 
 
-def write_embeddings(embeddings: ProbeEmbeddings, folder: Path) -> Path:
-    """Write the sidecar next to a label, atomically; returns its path.
+def write_embeddings(embeddings: ProbeEmbeddings, path: Path) -> None:
+    """Write the sidecar of a label, atomically.
 
     Raises:
         StorageError: The folder cannot be written.
     """
-    path = folder / EMBEDDINGS_FILE
     tensors = {f.name: np.ascontiguousarray(getattr(embeddings, f.name)) for f in fields(embeddings)}  # else scrambled
     write_atomically(path, save(tensors))
-    return path
 
 
-def remove_embeddings(folder: Path) -> None:
-    """Delete the sidecar next to a label, if there is one.
+def remove_embeddings(path: Path) -> None:
+    """Delete the sidecar of a label, if there is one.
 
     Raises:
         StorageError: It cannot be deleted.
     """
-    path = folder / EMBEDDINGS_FILE
     with storage_errors(path):
         path.unlink(missing_ok=True)
 
 
-def read_embeddings(folder: Path) -> ProbeEmbeddings | None:
-    """Read the sidecar that lies next to a label; None if there is none.
+def read_embeddings(path: Path) -> ProbeEmbeddings | None:
+    """Read the sidecar of a label; None if there is none.
 
     Raises:
         LabelError: The file is damaged.
     """
-    path = folder / EMBEDDINGS_FILE
     if not path.exists():
         return None
     try:
-        tensors = load_file(path)
-        embeddings = ProbeEmbeddings(**tensors)
+        embeddings = ProbeEmbeddings(**load_file(path))
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise LabelError(
-            f"is no readable file of embeddings ({reason}); delete it or label the model anew", path
-        ) from None
+        reason = f"is no readable file of embeddings ({one_line(error)}); delete it or label the model anew"
+        raise LabelError(reason, path) from None
     _check(embeddings, path)
     return embeddings
 

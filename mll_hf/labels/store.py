@@ -1,29 +1,38 @@
-"""A folder of labels of one graph: ``graph.json`` and ``labels/<owner>--<name>/<revision>/label.safetensors``.
+"""A folder of labels, on any number of graphs; a collection on the Hub has the same layout.
 
-The layout is that of a collection repo on the Hub.
+::
+
+    graphs/<graph digest>.json
+    labels/<owner>--<name>/<revision>/<graph digest>-<probe images>.safetensors
+    labels/<owner>--<name>/<revision>/<graph digest>-<probe images>.embeddings.safetensors    (optional)
+
+Digests are cut to 12 digits.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import GraphError, InputError, LabelError
-from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph, save_graph
-from mll_hf.labels.embeddings import EMBEDDINGS_FILE, ProbeEmbeddings, read_embeddings
-from mll_hf.labels.label import label_from_bytes, label_to_bytes
+from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
+from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings
+from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef
+    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
 
-LABEL_FILE = "label.safetensors"
-CATALOG_SHARDS = "shard-*.safetensors"  # what tells a catalog, see mll_hf.labels.catalog, from a store
 MAX_LABEL_BYTES = 16 * 2**20
+LABEL_PATH = re.compile(
+    r"labels/[\w.-]+--[\w.-]+/[0-9a-f]{40}/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII
+)
+GRAPH_PATH = re.compile(r"graphs/[0-9a-f]{12}\.json", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,127 +48,122 @@ class Origin:
     publisher: str | None = None
 
 
+def label_path(model: ModelRef, group: LabelGroup) -> str:
+    """Path of a label in a folder of labels or a collection."""
+    return f"labels/{model.slug}/{model.revision}/{group.stem}.safetensors"
+
+
+def graph_path(digest: str) -> str:
+    """Path of a graph in a folder of labels or a collection."""
+    return f"graphs/{digest[:12]}.json"
+
+
 @dataclass(frozen=True)
 class LabelStore:
-    """A folder of labels.
+    """A folder of labels. Summaries are kept in memory, whole labels are read when asked for.
 
     Attributes:
-        folder: Where it is; it need not exist before something is added.
+        folder: The folder; it is created when something is added.
     """
 
     folder: Path
-
-    @cached_property
-    def graph(self) -> SemanticGraph:
-        """The graph that all labels of the store belong to.
-
-        Raises:
-            InputError: This is no store.
-            GraphError: Its graph cannot be read.
-        """
-        if not (self.folder / GRAPH_FILE).exists():
-            raise InputError(
-                f"{self.folder} holds no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
-            )
-        return load_graph(self.folder)
-
-    @cached_property
-    def labels(self) -> tuple[ModelLabel, ...]:
-        """All labels, read and validated, in the order of their paths.
-
-        Raises:
-            InputError: This is no store.
-            LabelError: A label is damaged or of another graph.
-        """
-        graph = self.graph
-        return tuple(read_label(path, graph) for path in self.paths())
 
     @property
     def name(self) -> str:
         """The folder, as text."""
         return str(self.folder)
 
-    def list(self) -> tuple[LabelSummary, ...]:
-        """All labels; see :attr:`labels`."""
-        return self.labels
-
-    def summaries(self) -> Iterator[LabelSummary]:
-        """Summaries of all labels, one after another, so that the memory need not hold them all.
+    @cached_property
+    def graphs(self) -> tuple[SemanticGraph, ...]:
+        """The graphs of the labels, by file name.
 
         Raises:
-            InputError: This is no store.
-            LabelError: A label is damaged or of another graph.
+            InputError: The folder holds no labels.
+            GraphError: A graph cannot be read.
         """
-        graph = self.graph
-        return (read_label(path, graph).summary for path in self.paths())
-
-    def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
-        """The labels of some models.
-
-        Raises:
-            InputError: One of them has none here.
-        """
-        by_model = {label.model: label for label in self.labels}
-        if missing := [model for model in models if model not in by_model]:
+        found = self.folder.glob("graphs/*.json")
+        paths = sorted(path for path in found if GRAPH_PATH.fullmatch(f"graphs/{path.name}"))
+        if not paths:
             raise InputError(
-                f"there is no label of {missing[0].repo_id} at {missing[0].revision[:12]} in {self.folder}"
+                f"{self.folder} holds no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
             )
-        return tuple(by_model[model] for model in models)
+        return tuple(_load_stored_graph(path) for path in paths)
 
-    def origin_of(self, model: ModelRef) -> Origin:
-        """The file of a model's label."""
-        return Origin(str(self.path_of(model)))
+    @cached_property
+    def _by_digest(self) -> dict[str, SemanticGraph]:
+        return {graph.digest: graph for graph in self.graphs}
 
-    def paths(self) -> tuple[Path, ...]:
-        """Paths of all label files, sorted."""
-        return tuple(sorted(self.folder.glob(f"labels/*/*/{LABEL_FILE}")))
+    @cached_property
+    def _summaries(self) -> tuple[LabelSummary, ...]:
+        return tuple(label.summary for label in self.labels())
 
-    def path_of(self, model: ModelRef) -> Path:
-        """Where the label of a model is, or would be."""
-        return self.folder / label_path(model)
+    def list(self) -> tuple[LabelSummary, ...]:
+        """Summaries of all labels, in the order of their paths.
 
-    def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
+        Raises:
+            InputError: The folder holds no labels.
+            LabelError: A label is damaged, or its graph is missing.
+        """
+        return self._summaries
+
+    def labels(self) -> Iterator[ModelLabel]:
+        """Read and validate all labels, one after another, in the order of their paths.
+
+        Raises:
+            InputError: The folder holds no labels.
+            LabelError: A label is damaged, or its graph is missing.
+        """
+        graphs = self._by_digest
+        return (_of_known_graph(read_label(path), graphs, path) for path in self.paths())
+
+    def fetch(self, labels: Sequence[LabelSummary]) -> tuple[ModelLabel, ...]:
+        """The whole labels of some summaries.
+
+        Raises:
+            LabelError: A label is missing or damaged.
+        """
+        return tuple(read_label(self.path_of(label), self._by_digest.get(label.graph_digest)) for label in labels)
+
+    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None.
 
         Raises:
             LabelError: The file is damaged or of another graph.
         """
-        folder = self.path_of(model).parent
-        embeddings = read_embeddings(folder)
-        if embeddings is not None and len(embeddings.concepts) != len(self.graph):
-            reason = f"has {len(embeddings.concepts)} concepts, the graph {len(self.graph)}; label the model anew"
-            raise LabelError(reason, folder / EMBEDDINGS_FILE)
+        path = embeddings_path(self.path_of(label))
+        embeddings = read_embeddings(path)
+        if embeddings is not None and len(embeddings.concepts) != len(label.ranks):
+            reason = f"has {len(embeddings.concepts)} concepts, the label {len(label.ranks)}; label the model anew"
+            raise LabelError(reason, path)
         return embeddings
 
-    def is_of(self, graph: SemanticGraph) -> bool:
-        """Whether this is a store of labels of a graph already.
+    def origin_of(self, label: LabelSummary) -> Origin:
+        """The file of a label."""
+        return Origin(str(self.path_of(label)))
+
+    def paths(self) -> tuple[Path, ...]:
+        """Paths of all label files, sorted."""
+        files = self.folder.glob("labels/*/*/*.safetensors")
+        return tuple(sorted(file for file in files if LABEL_PATH.fullmatch(file.relative_to(self.folder).as_posix())))
+
+    def path_for(self, model: ModelRef, group: LabelGroup) -> Path:
+        """Path of the label of a model, whether it exists or not."""
+        return self.folder / label_path(model, group)
+
+    def path_of(self, label: LabelSummary) -> Path:
+        """Path of a label."""
+        return self.path_for(label.model, label.group)
+
+    def add_graph(self, graph: SemanticGraph) -> None:
+        """Write a graph, unless it is stored already.
 
         Raises:
-            GraphError: Its own graph cannot be read.
-        """
-        return (self.folder / GRAPH_FILE).exists() and self.graph.digest == graph.digest
-
-    def adopt(self, graph: SemanticGraph) -> None:
-        """Make this a store of labels of a graph.
-
-        Raises:
-            InputError: It is a store of another graph, or a catalog, whose labels are not files of their own.
             StorageError: The folder cannot be written.
         """
-        if any(self.folder.glob(CATALOG_SHARDS)):
-            raise InputError(f"{self.folder} is a catalog, which is written as a whole; use another folder for labels")
-        try:
-            present = self.graph
-        except InputError:
-            save_graph(graph, self.folder)
-            return
-        except GraphError as error:
-            raise InputError(f"{error}; use another folder for the labels") from None
-        if present.digest != graph.digest:
-            raise InputError(
-                f"{self.folder} holds labels of another graph ({present.name}, {present.digest[:12]}); "
-                f"use another folder for labels of {graph.name} ({graph.digest[:12]})"
-            )
+        path = self.folder / graph_path(graph.digest)
+        content = graph_to_bytes(graph)
+        if not (path.exists() and path.read_bytes() == content):
+            write_atomically(path, content)
 
     def write(self, label: ModelLabel) -> Path:
         """Add or replace a label, atomically; returns its path.
@@ -167,14 +171,47 @@ class LabelStore:
         Raises:
             StorageError: The folder cannot be written.
         """
-        path = self.path_of(label.model)
+        path = self.path_of(label)
         write_atomically(path, label_to_bytes(label))
         return path
 
 
-def label_path(model: ModelRef) -> str:
-    """Where the label of a model lies in a store or a collection, from its top."""
-    return f"labels/{model.slug}/{model.revision}/{LABEL_FILE}"
+def embeddings_path(label: Path) -> Path:
+    """Path of the sidecar of a label."""
+    return label.with_suffix(".embeddings.safetensors")
+
+
+def _load_stored_graph(path: Path) -> SemanticGraph:
+    graph = load_graph(path)
+    if graph.digest[:12] != path.stem:
+        raise GraphError(f"holds another graph ({graph.digest[:12]}) than its name says; put the file back", path)
+    return graph
+
+
+def _of_known_graph(label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
+    graph = graphs.get(label.graph_digest)
+    if graph is None:
+        raise LabelError(
+            f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
+            f"{graph_path(label.graph_digest)} into the folder",
+            path,
+        )
+    check_graph(label, graph, path)
+    return label
+
+
+def check_graph(label: LabelSummary, graph: SemanticGraph, path: Path | None = None) -> None:
+    """Check that a label is of a graph.
+
+    Raises:
+        LabelError: It is of another graph.
+    """
+    if label.graph_digest != graph.digest or len(label.ranks) != len(graph):
+        raise LabelError(
+            f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "
+            f"({graph.digest[:12]}); name the graph that it was measured on",
+            path,
+        )
 
 
 def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLabel:
@@ -182,10 +219,10 @@ def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLab
 
     Args:
         path: The file.
-        graph: If given, the label must be of this graph.
+        graph: If given, the label must be on this graph.
 
     Raises:
-        LabelError: The file is missing, too large, no valid label, or of another graph.
+        LabelError: The file is missing, too large, no valid label, or on another graph.
     """
     path = Path(path)
     try:
@@ -195,10 +232,6 @@ def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLab
     except OSError as error:
         raise LabelError(f"cannot be read ({error.strerror}); check the path", path) from None
     label = label_from_bytes(blob, path)
-    if graph is not None and (label.graph_digest != graph.digest or len(label.hits) != len(graph)):
-        raise LabelError(
-            f"is a label of graph {label.graph_name} ({label.graph_digest[:12]}), not of {graph.name} "
-            f"({graph.digest[:12]}); keep the labels of different graphs in different folders",
-            path,
-        )
+    if graph is not None:
+        check_graph(label, graph, path)
     return label

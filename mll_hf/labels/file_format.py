@@ -1,0 +1,294 @@
+"""The file of a label: a few tensors in safetensors format. Every file is read as hostile input: a label is a claim."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from mll_hf.errors import LabelError
+from mll_hf.graph.probes import SamplingConfig
+from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
+from mll_hf.labels.label import Cost, Environment, LabelSummary, ModelLabel, ModelRef
+from mll_hf.utils.files import canonical_json
+from mll_hf.utils.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SCHEMA = 2
+METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
+UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # not safetensors
+_MOST_COST = 2**63
+_LONGEST_LICENSE = 100
+
+# name -> dtype and shape, in terms of the numbers of concepts V, domains S, slots for rivals R and bins of ranks B
+_TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
+    "node_precision": (np.float32, "V"),
+    "hits": (np.int32, "V"),
+    "predicted": (np.int32, "V"),
+    "support": (np.int32, "V"),
+    "domain_hits": (np.uint16, "SV"),
+    "domain_support": (np.uint16, "SV"),
+    "rivals": (np.uint16, "VR"),
+    "rival_wins": (np.uint16, "VR"),
+    "ranks": (np.uint16, "VB"),
+    "domain_ranks": (np.int32, "SB"),
+    "temperature": (np.float32, "1"),
+}
+_DERIVED = ("node_precision", "hits", "support")
+
+
+def tensors_of(label: ModelLabel) -> dict[str, NDArray[Any]]:
+    """The tensors of the label's file by name; some follow from others, for readers that want just these."""
+    return {name: getattr(label, name) for name in _TENSORS}
+
+
+# --- to and from bytes ------------------------------------------------------------------------------------------------
+
+
+def label_to_bytes(label: ModelLabel) -> bytes:
+    """Serialize a label. The same label always gives the same bytes."""
+    metadata = label_metadata(label)
+    metadata["sha256"] = _checksum(metadata, tensors_of(label))
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors_of(label).items()}  # else scrambled
+    return save(contiguous, metadata={METADATA_KEY: canonical_json(metadata)})
+
+
+def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
+    """Parse and validate a label.
+
+    Args:
+        blob: The content of a label file.
+        path: Where it came from, for messages.
+
+    Raises:
+        LabelError: The bytes are no label, or one that contradicts itself.
+    """
+    try:
+        metadata, tensors = read_metadata(blob), load(blob)
+    except UNREADABLE as error:
+        reason = f"is no readable label ({one_line(error)}); fetch it again or label the model anew"
+        raise LabelError(reason, path) from None
+    try:
+        label = _assemble(metadata, tensors)
+        _check_counts(label, tensors)
+        if metadata.get("sha256") != _checksum({k: v for k, v in metadata.items() if k != "sha256"}, tensors):
+            raise LabelError("the checksum does not match")
+    except LabelError as error:
+        raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model anew", path) from None
+    return label
+
+
+def label_metadata(label: LabelSummary) -> dict[str, Any]:
+    """Everything about a label that is not a tensor, as plain JSON; :func:`fields_from_metadata` gives it back."""
+    return {
+        "schema": SCHEMA,
+        "model": asdict(label.model),
+        "cost": asdict(label.cost),
+        "graph": {"name": label.graph_name, "digest": label.graph_digest},
+        "probes": {"name": label.probes_name, "revision": label.probes_revision},
+        "config": asdict(label.sampling),
+        "domains": list(label.domain_names),
+        "package_version": label.package_version,
+        "environment": asdict(label.environment),
+        "license": label.license,
+    }
+
+
+def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a label that are no tensors; every one must be there and have the right type and form.
+
+    Raises:
+        LabelError: The metadata are not those of a label.
+    """
+    schema = metadata.get("schema")
+    if not _has_type(schema, int) or schema != SCHEMA:
+        raise LabelError(f"schema {json.dumps(schema)[:20]} is not {SCHEMA}, the one that this version reads")
+    domains = metadata.get("domains")
+    if not isinstance(domains, list) or not domains or not all(isinstance(d, str) for d in domains):
+        raise LabelError("the metadata lack the names of the domains")
+    if len(set(domains)) < len(domains):
+        raise LabelError("two domains have the same name")
+    model, cost = _section(metadata, "model", ModelRef), _section(metadata, "cost", Cost)
+    graph, probes = metadata.get("graph"), metadata.get("probes")
+    known = {
+        "model": model,
+        "cost": cost,
+        "graph_name": _field(graph, "name"),
+        "graph_digest": _field(graph, "digest"),
+        "probes_name": _field(probes, "name"),
+        "probes_revision": _field(probes, "revision"),
+        "sampling": _section(metadata, "config", SamplingConfig),
+        "domain_names": tuple(domains),
+        "package_version": _field(metadata, "package_version"),
+        "environment": _section(metadata, "environment", Environment),
+        "license": _license(metadata),
+    }
+    _check_identity(model, cost, known["graph_digest"])
+    return known
+
+
+def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
+    """Build a label from parsed parts; every field and tensor must have the right type and shape."""
+    known = fields_from_metadata(metadata)
+    _check_tensors(tensors, n_domains=len(known["domain_names"]))
+    arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name not in _DERIVED}
+    return ModelLabel(**known, **arrays)
+
+
+def _check_identity(model: ModelRef, cost: Cost, graph_digest: str) -> None:
+    if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
+        raise LabelError("the model's revision is no full commit sha")
+    if not model.is_local and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.repo_id, re.ASCII):
+        raise LabelError("the model's id is not of the form org/name")
+    if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
+        raise LabelError("the graph's digest is no sha256")
+    if not (0 <= cost.parameters < _MOST_COST and 0 <= cost.gflops < _MOST_COST):
+        raise LabelError("the model's cost is negative or beyond all measure")
+
+
+def _check_tensors(tensors: Mapping[str, NDArray[Any]], n_domains: int) -> None:
+    if set(tensors) != set(_TENSORS):
+        raise LabelError(f"the tensors are {sorted(tensors)}, not {sorted(_TENSORS)}")
+    shape = tensors["node_precision"].shape
+    sizes = {"V": shape[0] if shape else 0, "S": n_domains, "R": RIVALS, "B": RANK_BINS, "1": 1}
+    if not 0 < sizes["V"] < NO_RIVAL:
+        raise LabelError(f"{sizes['V']} concepts are not between 1 and {NO_RIVAL - 1}")
+    for name, (dtype, axes) in _TENSORS.items():
+        expected = tuple(sizes[axis] for axis in axes)
+        if tensors[name].dtype != dtype or tensors[name].shape != expected:
+            raise LabelError(f"{name} is {tensors[name].dtype} {tensors[name].shape}, not {dtype.__name__} {expected}")
+
+
+def check_summary(label: LabelSummary) -> None:
+    """Check what follows from how ranks are counted.
+
+    Raises:
+        LabelError: The label contradicts itself, so it was not measured.
+    """
+    temperature = float(label.temperature[0])
+    by_rank = label.ranks.sum(axis=0, dtype=np.int64)
+    _refuse_if_any_fails(
+        {
+            "support exceeds the images per concept": bool((label.support <= label.sampling.images_per_concept).all()),
+            "ranks by domain do not add up": bool((label.domain_ranks >= 0).all())
+            and np.array_equal(label.domain_ranks.sum(axis=0, dtype=np.int64), by_rank),
+            "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
+        }
+    )
+
+
+def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> None:
+    """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
+    check_summary(label)
+    domain_hits, domain_support = (a.sum(axis=0, dtype=np.int64) for a in (label.domain_hits, label.domain_support))
+    _refuse_if_any_fails(
+        {
+            **{
+                f"{name} does not follow from ranks": np.array_equal(tensors[name], getattr(label, name))
+                for name in _DERIVED
+            },
+            "hits exceed the times a concept was answered": bool((label.hits <= label.predicted).all()),
+            "answers and images do not add up": int(label.predicted.sum(dtype=np.int64))
+            == int(label.support.sum(dtype=np.int64)),
+            "hits by domain do not add up": np.array_equal(domain_hits, label.hits),
+            "support by domain does not add up": np.array_equal(domain_support, label.support),
+            "hits by domain exceed their support": bool((label.domain_hits <= label.domain_support).all()),
+            "ranks by domain differ from support by domain": np.array_equal(
+                label.domain_ranks.sum(axis=1, dtype=np.int64),
+                label.domain_support.sum(axis=1, dtype=np.int64),
+            )
+            and np.array_equal(label.domain_ranks[:, 0], label.domain_hits.sum(axis=1, dtype=np.int64)),
+            "the rivals are inconsistent": _rivals_are_consistent(label),
+        }
+    )
+
+
+def _refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
+    if faults := [fault for fault, passed in checks.items() if not passed]:
+        raise LabelError(", ".join(faults))
+
+
+def _rivals_are_consistent(label: ModelLabel) -> bool:
+    n_concepts, rivals, wins = len(label.hits), label.rivals, label.rival_wins
+    empty = rivals == NO_RIVAL
+    ordered = np.sort(rivals, axis=1)  # the empty slots come last
+    losses = label.support - label.hits
+    if not (empty | (rivals < n_concepts)).all():
+        return False
+    return bool(
+        ((wins == 0) == empty).all()
+        and (wins[:, 1:] <= wins[:, :-1]).all()
+        and ((ordered[:, 1:] > ordered[:, :-1]) | (ordered[:, 1:] == NO_RIVAL)).all()
+        and (rivals != np.arange(n_concepts, dtype=np.uint16)[:, None]).all()
+        and (wins[:, 0] <= losses).all()
+        and ((wins[:, 0] > 0) == (losses > 0)).all()
+    )
+
+
+def read_metadata(blob: bytes) -> dict[str, Any]:
+    """Read our metadata from a safetensors header without trusting its length field.
+
+    Raises:
+        Exception: One of UNREADABLE, if there are none.
+    """
+    length = int.from_bytes(blob[:8], "little")
+    if len(blob) < 8 or length > len(blob) - 8:
+        raise ValueError("the file is truncated")
+    header = json.loads(blob[8 : 8 + length])
+    metadata = json.loads(header["__metadata__"][METADATA_KEY])
+    if not isinstance(metadata, dict):
+        raise ValueError("the metadata are no object")
+    canonical_json(metadata).encode()  # half a surrogate pair raises here, where it is expected
+    return metadata
+
+
+def _section(metadata: Mapping[str, Any], key: str, kind: type[Any]) -> Any:  # noqa: ANN401 - a dataclass of `kind`
+    section = metadata.get(key)
+    expected = {f.name: str(f.type) for f in fields(kind)}
+    if not isinstance(section, dict) or set(section) != set(expected):
+        raise LabelError(f"the metadata lack a proper '{key}'")
+    types: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
+    for name, value in section.items():
+        if not _has_type(value, *types[expected[name]]):
+            raise LabelError(f"the metadata's '{key}.{name}' is no {expected[name]}")
+    return kind(**section)
+
+
+def _has_type(value: object, *types: type) -> bool:
+    """Whether a parsed JSON value has one of some types; true and false are no numbers, though Python counts them."""
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
+def _license(metadata: Mapping[str, Any]) -> str | None:
+    license_id = metadata.get("license")
+    if license_id is not None and not (isinstance(license_id, str) and 0 < len(license_id) <= _LONGEST_LICENSE):
+        raise LabelError("the metadata's 'license' is no id of a license")
+    return license_id
+
+
+def _field(section: Any, key: str) -> str:  # noqa: ANN401 - parsed JSON
+    value = section.get(key) if isinstance(section, dict) else None
+    if not isinstance(value, str):
+        raise LabelError(f"the metadata lack '{key}'")
+    return value
+
+
+def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
+    """Sha256 over metadata and tensors."""
+    whole = hashlib.sha256(canonical_json(metadata).encode())
+    for name in _TENSORS:
+        whole.update(name.encode())
+        whole.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,165 @@
+"""Join labels over graphs: for each model its label on every graph, one group of comparable labels per graph.
+
+Only labels that were measured on the same probe images compare directly. So each graph contributes the labels of one
+group; what is left out is named with the reason. One graph is the reference: it gives the general level of every
+model, so a model without a label on it is left out.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mll_hf.errors import InputError
+from mll_hf.graph.union import GraphUnion
+from mll_hf.utils.text import abridged
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelRef
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Labels that take no part in a selection.
+
+    Attributes:
+        models: Ids of their models, sorted.
+        graph_name: Name of their graph.
+        reason: Why they are left out.
+    """
+
+    models: tuple[str, ...]
+    graph_name: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{abridged(self.models, 3)} on graph {self.graph_name}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class JoinedLabels:
+    """Labels of M models on G graphs.
+
+    Attributes:
+        union: The G graphs; the first is the reference.
+        labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
+        left_out: Labels that were left out, and why.
+    """
+
+    union: GraphUnion
+    labels: tuple[tuple[LabelSummary | None, ...], ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def reference(self) -> tuple[LabelSummary, ...]:
+        """[M] labels on the reference graph."""
+        return tuple(row[0] for row in self.labels if row[0] is not None)
+
+    @property
+    def models(self) -> tuple[ModelRef, ...]:
+        """[M] the models."""
+        return tuple(label.model for label in self.reference)
+
+    def on_graph(self, g: int) -> tuple[LabelSummary | None, ...]:
+        """[M] labels on one graph."""
+        return tuple(row[g] for row in self.labels)
+
+    def domains_of(self, g: int) -> frozenset[str]:
+        """Domains of the probe images of one graph."""
+        return frozenset().union(*(label.domains_tested for label in self.on_graph(g) if label))
+
+    def take(self, rows: Sequence[int]) -> JoinedLabels:
+        """Only some of the models."""
+        return replace(self, labels=tuple(self.labels[m] for m in rows))
+
+
+def join_labels(
+    labels: Iterable[LabelSummary],
+    graphs: Sequence[SemanticGraph],
+    *,
+    reference: str | None = None,
+    probes: Collection[str] = (),
+) -> JoinedLabels:
+    """Join labels over graphs.
+
+    Per graph the group with the wanted probe images is taken, else the largest. Of several labels of a model in one
+    group the one with the most probe images counts.
+
+    Args:
+        labels: Labels on any graphs.
+        graphs: Their graphs.
+        reference: Digest of the reference graph; by default the graph with the most labels, graphs without hypernyms
+            in other graphs first.
+        probes: Names or revisions of probe images to prefer to other probe images of the same graph.
+
+    Raises:
+        InputError: There are no labels, or none on the reference graph.
+    """
+    by_digest = {graph.digest: graph for graph in graphs}
+    groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
+    left_out: list[LeftOut] = []
+    for label in labels:
+        groups[label.graph_digest][label.group].append(label)
+    for digest in sorted(groups.keys() - by_digest.keys()):
+        unknown = [label for group in groups.pop(digest).values() for label in group]
+        left_out.append(_left_out(unknown, "the graph cannot be had; publish it, or name it"))
+    chosen: dict[str, list[LabelSummary]] = {}
+    for digest, of_graph in groups.items():
+        best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes))
+        chosen[digest] = of_graph[best]
+        left_out += [
+            _left_out(others, f"measured on other probe images ({others[0].probes_name}) than the rest")
+            for group, others in sorted(of_graph.items())
+            if group != best
+        ]
+    if not chosen:
+        raise InputError(
+            "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
+        )
+    if reference is None:
+        reference = min(chosen, key=lambda digest: _reference_preference(by_digest[digest], chosen[digest]))
+    if reference not in chosen:
+        raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
+    columns = [reference, *sorted(chosen.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest))]
+    tables = [_by_model(chosen[digest]) for digest in columns]
+    models = sorted(tables[0])
+    for digest, table in zip(columns[1:], tables[1:], strict=True):
+        if without := [label for model, label in table.items() if model not in tables[0]]:
+            name = by_digest[reference].name
+            left_out.append(_left_out(without, f"the model has no label on the reference graph {name}"))
+        if not table.keys() & tables[0].keys():
+            chosen.pop(digest)
+    kept = [g for g, digest in enumerate(columns) if digest in chosen]
+    union = GraphUnion.of([by_digest[columns[g]] for g in kept])
+    rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
+    return JoinedLabels(union, rows, tuple(left_out))
+
+
+def _preference(labels: list[LabelSummary], group: LabelGroup, probes: Collection[str]) -> tuple[object, ...]:
+    wanted = any(label.probes_name in probes or label.probes_revision in probes for label in labels)
+    return not wanted, -len(labels), group
+
+
+def _reference_preference(graph: SemanticGraph, labels: list[LabelSummary]) -> tuple[object, ...]:
+    return bool(graph.external), -len(labels), -len(graph), graph.digest
+
+
+def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], LabelSummary]:
+    """The label of each model with the most probe images per concept."""
+    best: dict[tuple[str, str, str], LabelSummary] = {}
+    for label in labels:
+        model = (label.model.repo_id, label.model.revision, label.model.backend)
+        if model not in best or label.sampling.images_per_concept > best[model].sampling.images_per_concept:
+            best[model] = label
+    return best
+
+
+def _left_out(labels: list[LabelSummary], reason: str) -> LeftOut:
+    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), labels[0].graph_name, reason)

@@ -1,0 +1,46 @@
+"""Arrays as fields of frozen dataclasses: read-only, and compared by value."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Array = TypeVar("Array", bound="NDArray[Any]")
+
+
+def read_only(array: Array) -> Array:
+    """Make an array read-only and return it."""
+    array.setflags(write=False)
+    return array
+
+
+def freeze_arrays(instance: Any) -> None:  # noqa: ANN401 - any dataclass
+    """Make the array fields of a dataclass read-only; call it in ``__post_init__``.
+
+    A view is replaced by a copy if its base could still be written to.
+    """
+    for each in fields(instance):
+        value = getattr(instance, each.name)
+        if isinstance(value, np.ndarray):
+            if isinstance(value.base, np.ndarray) and value.base.flags.writeable:
+                value = value.copy()
+                object.__setattr__(instance, each.name, value)
+            value.setflags(write=False)
+
+
+def same_fields(first: object, second: object) -> bool:
+    """Whether two instances of one dataclass have equal fields, arrays by shape, dtype and content."""
+    if type(first) is not type(second):
+        return False
+    return all(_same(getattr(first, f.name), getattr(second, f.name)) for f in fields(first))  # type: ignore[arg-type]
+
+
+def _same(first: object, second: object) -> bool:
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return first.dtype == second.dtype and np.array_equal(first, second)
+    return bool(first == second)
