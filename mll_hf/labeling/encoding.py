@@ -1,9 +1,9 @@
-"""From images to embeddings: one model, batches that are ready before it asks, and a log that survives a kill."""
+"""From images to embeddings: batches are prepared ahead of the model, and embeddings are logged to resume from."""
 
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _BLOCK = 4096
 _KEY_FILE = "key.json"
 _NORM_TOLERANCE = 1e-3
+_log = logging.getLogger(__name__)
 
 
 def encoded_images(
@@ -43,14 +44,13 @@ def encoded_images(
 
     Args:
         model: The model.
-        probes: The images.
-        images: Their numbers, ascending.
-        batch_size: Images at a time.
-        decoders: Processes that decode for a GPU; by default one per core but one.
+        probes: The probe images.
+        images: Numbers of the images to embed, ascending.
+        batch_size: Images per batch.
+        decoders: Processes that decode images for a GPU; default: one per core but one.
 
     Yields:
-        Numbers of the batch's images, and their embeddings [B, D]: unit-norm float32, NaN where an image cannot be
-        decoded.
+        Numbers of a batch's images [B] and their embeddings [B, D]: unit-norm float32, NaN where undecodable.
     """
     done = 0
     for embeddings in encoded(model, probes.iter_image_bytes(batch_size, images), decoders):
@@ -61,7 +61,7 @@ def encoded_images(
 def encoded(
     model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]], decoders: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where an image cannot be decoded."""
+    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable."""
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = decode_image(content)
@@ -79,31 +79,35 @@ def encoded(
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLog:
-    """Embeddings of the images that one model has seen so far, in two files.
+    """Embeddings of the images that a model has embedded so far, on disk.
 
-    An image's embedding lies where its row is in the data set, and a byte says that it is there. So pieces may come in
-    any order, and a larger sample of the same images finds those of a smaller one.
+    The position of an embedding is the image's row in the data set, and a byte marks it as done. So pieces may come in
+    any order, and a larger sample reuses the embeddings of a smaller one.
 
     Attributes:
-        folder: Where the files are.
+        folder: Folder of the files.
     """
 
     folder: Path
 
     @classmethod
     def open(cls, folder: Path, key: Mapping[str, object]) -> EmbeddingLog:
-        """Take up a log, or start one.
+        """Resume a log, or start one.
 
         Args:
-            folder: Where it is or will be.
-            key: What decides the embeddings; a log with another key is thrown away.
+            folder: Folder of the log.
+            key: What the embeddings depend on. A log with another key is deleted, with a warning if the environments
+                differ.
 
         Raises:
             StorageError: The folder cannot be written.
         """
         text, key_file = _key_text(key), folder / _KEY_FILE
         with storage_errors(folder):
-            if not (key_file.exists() and key_file.read_bytes() == text):
+            found = key_file.read_bytes() if key_file.exists() else None
+            if found != text:
+                if found:
+                    _warn_of_environment(folder, found, key)
                 if folder.exists():
                     shutil.rmtree(folder)
                 write_atomically(key_file, text)
@@ -111,18 +115,18 @@ class EmbeddingLog:
 
     @property
     def file(self) -> Path:
-        """The embeddings, [rows of the data set, D] float32, with holes."""
+        """The embeddings, [rows of the data set, D] float32; a sparse file."""
         return self.folder / "embeddings.f32"
 
     @property
     def done_file(self) -> Path:
-        """A byte for each row of the data set: 1 if its embedding is there."""
+        """One byte per row of the data set: 1 if its embedding was written."""
         return self.folder / "done.u8"
 
     def has(self, rows: NDArray[np.int64], embedding_size: int) -> NDArray[np.bool_]:
-        """[N] whether the embeddings of some rows are there, and whole.
+        """[N] whether the embeddings of some rows are stored.
 
-        The byte says that an embedding was written; a power cut may have lost it all the same, and left zeros.
+        Checks the embeddings too: after a power cut, the byte may be on the disk and the embedding not.
         """
         there = np.zeros(len(rows), np.bool_)
         if not (self.done_file.exists() and self.file.exists()):
@@ -139,7 +143,7 @@ class EmbeddingLog:
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[NDArray[np.int64], NDArray[np.float32]], None]]:
-        """A function that takes ascending rows [B] and their embeddings [B, D] to the operating system at once."""
+        """Yield a function that writes embeddings [B, D] of ascending rows [B], unbuffered."""
         with storage_errors(self.file):
             for path in (self.file, self.done_file):
                 path.touch()
@@ -160,7 +164,7 @@ class EmbeddingLog:
     def blocks(
         self, rows: NDArray[np.int64], embedding_size: int, block_size: int
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Read the embeddings of some rows back, a block [B, D] at a time, with the position of its first row."""
+        """Read embeddings of some rows in blocks [B, D]; yields each with the position of its first row."""
         if not len(rows):
             return
         n_stored = self.file.stat().st_size // (4 * embedding_size)
@@ -169,7 +173,7 @@ class EmbeddingLog:
             yield start, stored[rows[start : start + block_size]]
 
     def rename(self, key: Mapping[str, object]) -> None:
-        """Give the log another key.
+        """Replace the key.
 
         Raises:
             StorageError: The folder cannot be written.
@@ -187,9 +191,21 @@ def _key_text(key: Mapping[str, object]) -> bytes:
     return json.dumps(key, sort_keys=True).encode()
 
 
+def _warn_of_environment(folder: Path, found: bytes, key: Mapping[str, object]) -> None:
+    """Warn if a log is deleted because it was written in another environment."""
+    try:
+        before = json.loads(found).get("environment")
+    except (ValueError, AttributeError):
+        return
+    now = key.get("environment")
+    if isinstance(before, dict) and isinstance(now, dict) and before != now:
+        changes = [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]
+        _log.warning("%s: embedded so far in another environment (%s); starting anew", folder.name, "; ".join(changes))
+
+
 def _write_all(file: RawIOBase, offset: int, content: bytes) -> None:
-    """Write all bytes at an offset; the operating system may take only some of them at a time."""
+    """Write all bytes at an offset; a raw file may take only some of them per call."""
+    file.seek(offset)
     view = memoryview(content)
     while view:
-        written = os.pwrite(file.fileno(), view, offset)
-        offset, view = offset + written, view[written:]
+        view = view[file.write(view) or 0 :]

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["Backend", "Cost", "Link", "VisionLanguageModel", "environment_of"]
+__all__ = ["TEXT_BATCH", "Backend", "Cost", "Link", "VisionLanguageModel", "environment_of"]
+
+TEXT_BATCH = 256  # texts embedded together
 
 
 class Backend(StrEnum):

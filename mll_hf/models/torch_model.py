@@ -16,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mll_hf.errors import InputError, MLLError, ModelError
-from mll_hf.models.base import Cost, Link
+from mll_hf.models.base import TEXT_BATCH, Cost, Link
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
 
-TEXT_BATCH = 256
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
 _GPU_BATCH = 512
 _TRIAL_BATCH = 16
