@@ -8,26 +8,26 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError, ModelError
-from mll_hf.labels.catalog import Catalog
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import resolve_model
+from mll_hf.models.published import best_published
 from mll_hf.selection import (
     Candidates,
     SelectionConfig,
     Strategy,
-    best_published,
-    choose_allowed,
     choose_with_images,
     select,
     select_by_imagenet,
-    select_from_catalog,
     shortlisting,
 )
 from mll_hf.selection.evidence import check_image_count, trial_sample
+from mll_hf.selection.licenses import choose_allowed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels.embeddings import ProbeEmbeddings
-    from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
@@ -57,13 +55,13 @@ class Client:
         ('weld', 'intact pipe')
 
     Args:
-        labels: Where labels come from: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]``
-            for a collection, or a local folder of labels or with a catalog of them.
-        graph: Folder or dataset of the graph; needed for ``hub`` only, if several graphs are about.
-        token: Hub token; None takes the one that the user has logged in with.
-        encoder: Text encoder that matches classes to concepts; by default all-MiniLM-L6-v2, its embeddings kept on
-            disk.
-        device: Where chosen models run: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
+        labels: Source of labels: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a
+            collection, or a local folder.
+        graph: Folder or dataset of the reference graph, if the source has labels on several graphs.
+        probes: Names or revisions of probe images to prefer, where labels of one graph rest on different ones.
+        token: Hub token, for labels and models; by default that of the user's login.
+        encoder: Text encoder that matches classes to concepts; by default all-MiniLM-L6-v2 with a cache on disk.
+        device: Device of the chosen models: ``cuda``, ``mps`` or ``cpu``; by default the best available one.
     """
 
     def __init__(
@@ -71,26 +69,44 @@ class Client:
         labels: str | Path,
         *,
         graph: str | Path | None = None,
+        probes: Sequence[str] = (),
         token: str | None = None,
         encoder: TextEncoder | None = None,
         device: str | None = None,
     ) -> None:
-        self._labels, self._graph = labels, graph
+        self._location, self._graph, self._probes = labels, graph, tuple(probes)
         self._token = token
         self._encoder = encoder
         self._device = device
 
     @cached_property
     def source(self) -> LabelSource:
-        """Where the labels come from."""
+        """The source of the labels."""
         from mll_hf.hub.sources import open_source  # takes a quarter of a second
 
-        return open_source(self._labels, self._graph, self._token)
+        return open_source(self._location, self._graph, self._token)
+
+    @cached_property
+    def labels(self) -> JoinedLabels:
+        """Labels of all models, joined over graphs; labels that are left out are logged as warnings.
+
+        Raises:
+            InputError: There are no labels.
+        """
+        reference = None
+        if self._graph is not None:
+            from mll_hf.hub.locations import fetch_graph
+
+            reference = fetch_graph(self._graph, self._token).digest
+        joined = join_labels(self.source.list(), self.source.graphs, reference=reference, probes=self._probes)
+        for left_out in joined.left_out:
+            _log.warning("left out: %s", left_out)
+        return joined
 
     @cached_property
     def index(self) -> ConceptIndex:
-        """The graph's concepts, embedded for matching."""
-        return ConceptIndex.build(self.source.graph, self._encoder or CachedEncoder(default_encoder()))
+        """The concepts of all graphs, embedded for matching."""
+        return ConceptIndex.build(self.labels.union.graph, self._encoder or CachedEncoder(default_encoder()))
 
     def select(
         self,
@@ -128,7 +144,7 @@ class Client:
         """
         names, config = check_class_names(classes), config or SelectionConfig()
         trial = shortlisting(config) if images else None
-        if config.strategy is Strategy.IMAGENET or not self._has_labels:
+        if config.strategy is Strategy.IMAGENET or not self.source.list():
             if config.strategy is not Strategy.IMAGENET:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
             if images:
@@ -136,7 +152,7 @@ class Client:
             choose = partial(select_by_imagenet, names, domain=domain, task=task)
             return self._pinned(self._allowed(choose, [model.repo_id for model in best_published()], config))
         if descriptions is None:
-            descriptions = describe.from_templates(names, self.source.graph, domain, task)
+            descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
             raise InputError("the descriptions are not those of the classes; give one for each, in their order")
         if untold := [d.class_name for d in descriptions if not d.texts]:
@@ -146,28 +162,17 @@ class Client:
         _check_images(images)
         return self._tried(self._pinned(self._by_labels(descriptions, trial, domain, task)), config, images)
 
-    @property
-    def _has_labels(self) -> bool:
-        return isinstance(self.source, Catalog) or bool(self.source.list())
-
     def _by_labels(
         self, descriptions: Sequence[Description], config: SelectionConfig, domain: str | None, task: str | None
     ) -> Selection:
         """The choice by labels alone."""
-        match, source = self._match(descriptions, config.strategy), self.source
-        if isinstance(source, Catalog):
-            ids = [id for id, _ in source.columns.models]
-            published = _without_label(ids, config)
-            choose = partial(select_from_catalog, source, match, domain=domain, published=published, task=task)
-        else:
-            labels = source.list()
-            ids = [label.model.repo_id for label in labels]
-            published = _without_label(ids, config)
-            embeddings = self._embeddings(labels) if config.strategy is Strategy.PAPER else ()
-            if config.strategy is Strategy.PAPER and not embeddings:
-                labels = source.fetch([label.model for label in labels])
-            candidates = Candidates(labels, source.graph, match, domain, embeddings, published)
-            choose = partial(select, candidates, task=task)
+        match, labels, embeddings = self._match(descriptions, config.strategy), self.labels, ()
+        if config.strategy is Strategy.PAPER:
+            embeddings = self._embeddings(labels)
+            labels = labels if embeddings else self._whole(labels)
+        ids = [model.repo_id for model in labels.models]
+        published = _without_label(ids, config)
+        choose = partial(select, Candidates(labels, match, domain, embeddings, published), task=task)
         return self._allowed(choose, [*ids, *(model.repo_id for model in published)], config)
 
     def _allowed(
@@ -195,17 +200,24 @@ class Client:
         """
         from mll_hf.ensemble.run import Ensemble
 
-        return Ensemble(selection, self._device, tuple(templates) if templates else None)
+        return Ensemble(selection, self._device, tuple(templates) if templates else None, token=self._token)
 
-    def _embeddings(self, labels: Sequence[LabelSummary]) -> tuple[ProbeEmbeddings, ...]:
-        """Probe embeddings of all models, or nothing if some have none."""
-        found = []
-        for label in labels:
-            embeddings = self.source.embeddings_of(label.model)
-            if embeddings is None:
+    def _embeddings(self, labels: JoinedLabels) -> tuple[ProbeEmbeddings, ...]:
+        """Probe embeddings of all models, joined over the graphs; none if a label has none."""
+        joined = []
+        for row in labels.labels:
+            parts = [label and self.source.embeddings_of(label) for label in row]
+            if not all(parts):
                 return ()
-            found.append(embeddings)
-        return tuple(found)
+            pairs = zip(parts, labels.union.positions, strict=True)
+            whole = [(part, positions) for part, positions in pairs if part is not None]
+            joined.append(whole[0][0] if len(whole) == 1 else ProbeEmbeddings.joined(whole, len(labels.union.graph)))
+        return tuple(joined)
+
+    def _whole(self, labels: JoinedLabels) -> JoinedLabels:
+        """The same labels, read whole."""
+        fetched = iter(self.source.fetch([label for row in labels.labels for label in row if label]))
+        return replace(labels, labels=tuple(tuple(label and next(fetched) for label in row) for row in labels.labels))
 
     def _pinned(self, selection: Selection) -> Selection:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""

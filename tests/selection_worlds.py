@@ -7,7 +7,9 @@ import zlib
 import numpy as np
 
 from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
+from mll_hf.labels.join import JoinedLabels
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ClassMatch
 from mll_hf.selection import Candidates, Strategy
@@ -58,7 +60,8 @@ def random_labels(graph, n_models, seed=0, domain_names=("photo", "sketch")):
     for m in range(n_models):
         support = rng.integers(0, 31, (len(domain_names), len(graph))) * (rng.random(len(graph)) < 0.9)
         hits = rng.binomial(support, rng.uniform(0.1, 0.9)) if len(graph) > 1 else support
-        ranks = _random_ranks(hits, support - hits, rng)
+        hits = np.where(graph.rival_counts > 0, hits, support)  # without rivals nothing is lost
+        ranks = _random_ranks(hits, support - hits, graph.rival_counts, rng)
         labels.append(
             make_label(
                 graph,
@@ -76,14 +79,14 @@ def random_labels(graph, n_models, seed=0, domain_names=("photo", "sketch")):
     return tuple(labels)
 
 
-def _random_ranks(hits, losses, rng):
+def _random_ranks(hits, losses, n_rivals, rng):
     """[S, V, RANK_BINS] images by rank; where the right concept is beaten, then by any number of others that exists."""
     n_domains, n_concepts = hits.shape
     ranks = np.zeros((n_domains, n_concepts, RANK_BINS), np.int64)
     ranks[..., 0] = hits
     for s, v in np.ndindex(n_domains, n_concepts):
         if losses[s, v]:
-            beaten_by = rng.integers(1, n_concepts, losses[s, v])
+            beaten_by = rng.integers(1, n_rivals[v] + 1, losses[s, v])
             np.add.at(ranks[s, v], [int(rank).bit_length() for rank in beaten_by], 1)
     return ranks
 
@@ -106,6 +109,17 @@ def random_match(graph, n_classes, top=4, seed=0):
 
 def random_candidates(n_concepts=12, n_models=5, n_classes=4, seed=0, domain=None):
     graph = forest(n_concepts, seed)
-    return Candidates(
-        random_labels(graph, n_models, seed), graph, random_match(graph, n_classes, seed=seed), domain=domain
+    return candidates_on(
+        graph, random_labels(graph, n_models, seed), random_match(graph, n_classes, seed=seed), domain=domain
     )
+
+
+def join_by_hand(*columns):
+    """Labels [M] on each graph, from (graph, labels) pairs; the first graph is the reference."""
+    graphs, labels = zip(*columns, strict=True)
+    return JoinedLabels(GraphUnion.of(graphs), tuple(zip(*labels, strict=True)))
+
+
+def candidates_on(graph, labels, match, domain=None, **fields):
+    """Candidates with labels on one graph."""
+    return Candidates(join_by_hand((graph, labels)), match, domain, **fields)

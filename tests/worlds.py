@@ -25,7 +25,7 @@ from PIL import Image
 from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_json
 from mll_hf.graph.probes import ProbeSet, SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import Cost, ModelLabel, ModelRef
+from mll_hf.labels.label import Cost, Environment, ModelLabel, ModelRef
 from mll_hf.models import Link
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
@@ -39,6 +39,7 @@ HYPERNYMS = {
     "vehicle": (),
 }
 SHA = "0123456789abcdef0123456789abcdef01234567"
+ENVIRONMENT = Environment("cpu", "float32", "2.13.0", "3.3.0", "5.24.0")
 
 # For scripts in a process of its own. Linux lets a new process start with its parent's peak, except here.
 PEAK_MEMORY = """
@@ -234,6 +235,8 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         sampling=SamplingConfig(max(75, int(support.max()))),
         domain_names=tuple(domain_names),
         package_version="0.0",
+        environment=ENVIRONMENT,
+        license="mit",
         predicted=support.copy(),
         domain_hits=domain_hits,
         domain_support=domain_support,

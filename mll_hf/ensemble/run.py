@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import load_model
 from mll_hf.models.batches import prepared_batches
+from mll_hf.utils.arrays import freeze_arrays, same_fields
 from mll_hf.utils.images import decode_image
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _BATCH = 64
 _PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model; the rest are decoded again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prediction:
     """Class probabilities of N images.
 
@@ -49,6 +50,14 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: NDArray[np.float64]
     models: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        freeze_arrays(self)
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def unreadable(self) -> tuple[int, ...]:
@@ -69,13 +78,15 @@ class Ensemble:
 
     Attributes:
         selection: Which models answer for which classes.
-        device: Where they run; None for the best that is there.
+        device: Device of the models; None for the best available one.
         templates: Prompt templates with one ``{}`` each; None for those that fit the selection's domain and task.
+        token: Hub token, for private and gated models; None for that of the user's login.
     """
 
     selection: Selection
     device: str | None = None
     templates: tuple[str, ...] | None = None
+    token: str | None = field(default=None, repr=False)
 
     def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Classify images (paths, encoded bytes or pictures).
@@ -177,7 +188,7 @@ class Ensemble:
 
     def _logits(self, m: int, images: _Images) -> NDArray[np.float32]:
         """[N, C] logits of one model; NaN rows for unreadable images."""
-        model = load_model(self.selection.models[m].ref, self.device)
+        model = load_model(self.selection.models[m].ref, self.device, token=self.token)
         try:
             if not np.isfinite([model.logit_scale, model.logit_bias]).all():
                 reason = "has no finite logit scale or bias; its files may be damaged: use another model"

@@ -1,7 +1,10 @@
-"""The semantic graph: visual concepts of WordNet and their hypernym edges.
+"""The semantic graph: visual concepts and their hypernyms.
 
-A graph is an immutable value. Its concepts are kept in the order of their ids, whatever order they came in, so
-that two files with the same content give the same graph, the same digest and the same columns in every label.
+A graph is an immutable value. Its concepts are sorted by id, so files with the same content give the same graph, the
+same digest and the same columns in every label.
+
+Hypernyms may be ids of another graph: the letters, or a company's parts, are a graph of their own whose top concepts
+name hypernyms in WordNet. :class:`~mll_hf.graph.union.GraphUnion` resolves them.
 """
 
 from __future__ import annotations
@@ -33,11 +36,11 @@ class Concept:
     """A visual concept.
 
     Attributes:
-        id: WordNet 3.0 id (``n02084071``), or any other unique id for a concept of one's own.
-        name: The lemma that people use first.
+        id: WordNet 3.0 id (``n02084071``), or any other unique id.
+        name: The most common name.
         lemmas: All names of the concept, ``name`` first.
         definition: The gloss.
-        hypernyms: Ids of the direct parents; kept sorted and distinct, whatever order they come in.
+        hypernyms: Ids of the direct hypernyms, sorted and distinct.
     """
 
     id: str
@@ -51,20 +54,17 @@ class Concept:
 
     @property
     def caption(self) -> str:
-        """The text that stands for the concept (paper, section 5.2): ``"{name} which is {definition}"``.
-
-        Without a definition it is the name alone.
-        """
+        """The text that models embed (paper, section 5.2): ``"{name} which is {definition}"``, or the name alone."""
         return f"{self.name} which is {self.definition}" if self.definition else self.name
 
 
 @dataclass(frozen=True)
 class SemanticGraph:
-    """Concepts in id order, with everything that follows from their hypernym edges.
+    """Concepts and what follows from their hypernyms.
 
     Attributes:
-        name: A name for people; it does not enter the digest.
-        concepts: The V concepts, sorted by id. An index ``v`` everywhere means ``concepts[v]``.
+        name: A name for people; not part of the digest.
+        concepts: The V concepts, sorted by id. An index ``v`` always means ``concepts[v]``.
     """
 
     name: str
@@ -78,37 +78,39 @@ class SemanticGraph:
             raise GraphError(f"the graph has duplicate ids: {_some(_duplicates(c.id for c in self.concepts))}")
         if misnamed := [c.id for c in self.concepts if c.lemmas[:1] != (c.name,)]:
             raise GraphError(f"concepts whose name is not their first lemma: {_some(misnamed)}; put the name first")
-        unknown = {h for c in self.concepts for h in c.hypernyms if h not in self.index}
-        if unknown:
-            raise GraphError(f"hypernyms that are not nodes of the graph: {_some(unknown)}; add them or drop the edges")
         if len(self.topological_order) < len(self.concepts):
-            raise GraphError("the hypernym edges form a cycle; a concept cannot be its own ancestor")
+            raise GraphError("the hypernyms form a cycle; a concept cannot be its own ancestor")
         try:
             _ = self.digest
         except UnicodeEncodeError as error:
-            raise GraphError(f"holds text that is no Unicode ({error.reason}); repair its names and glosses") from None
+            raise GraphError(f"contains invalid Unicode ({error.reason}); repair its names and glosses") from None
 
     def __len__(self) -> int:
         return len(self.concepts)
 
     @cached_property
     def index(self) -> Mapping[str, int]:
-        """Id of a concept -> its index."""
+        """Index of each concept by its id."""
         return {concept.id: v for v, concept in enumerate(self.concepts)}
 
     @cached_property
     def digest(self) -> str:
-        """Sha256 (64 hex digits) of the canonical form: names, glosses and edges, in id order."""
+        """Sha256 (64 hex digits) of the ids, names, glosses and hypernyms of all concepts."""
         return concepts_digest(self.concepts)
 
     @cached_property
+    def external(self) -> frozenset[str]:
+        """Ids of hypernyms that are not in this graph."""
+        return frozenset(h for c in self.concepts for h in c.hypernyms if h not in self.index)
+
+    @cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
-        """For each concept the indices of its direct hypernyms."""
-        return tuple(tuple(sorted(self.index[h] for h in c.hypernyms)) for c in self.concepts)
+        """For each concept the indices of its direct hypernyms in this graph."""
+        return tuple(tuple(sorted(self.index[h] for h in c.hypernyms if h in self.index)) for c in self.concepts)
 
     @cached_property
     def topological_order(self) -> tuple[int, ...]:
-        """Indices with every hypernym before its hyponyms; shorter than V if the edges form a cycle."""
+        """Indices with every hypernym before its hyponyms; shorter than V if there is a cycle."""
         children: list[list[int]] = [[] for _ in self.concepts]
         waiting = [len(parents) for parents in self.parents]
         for v, parents in enumerate(self.parents):
@@ -124,7 +126,7 @@ class SemanticGraph:
 
     @cached_property
     def ancestors(self) -> tuple[NDArray[np.int32], ...]:
-        """For each concept the sorted indices of all concepts above it, itself left out."""
+        """For each concept the sorted indices of all concepts above it."""
         above: list[frozenset[int]] = [frozenset()] * len(self)
         for v in self.topological_order:
             above[v] = frozenset(self.parents[v]).union(*(above[parent] for parent in self.parents[v]))
@@ -132,7 +134,7 @@ class SemanticGraph:
 
     @cached_property
     def descendants(self) -> tuple[NDArray[np.int32], ...]:
-        """For each concept the sorted indices of all concepts below it, itself left out."""
+        """For each concept the sorted indices of all concepts below it."""
         below: list[list[int]] = [[] for _ in self.concepts]
         for v, above in enumerate(self.ancestors):
             for ancestor in above:
@@ -140,8 +142,17 @@ class SemanticGraph:
         return tuple(_sorted_indices(indices) for indices in below)
 
     def relatives(self, v: int) -> NDArray[np.int32]:
-        """Ancestors and descendants of concept ``v``: on an image of ``v`` they are no wrong answers."""
-        return np.union1d(self.ancestors[v], self.descendants[v]).astype(np.int32)
+        """Sorted indices of the ancestors and descendants of concept ``v``: no wrong answers on an image of ``v``."""
+        return np.sort(np.concatenate([self.ancestors[v], self.descendants[v]]))
+
+    @cached_property
+    def rival_counts(self) -> NDArray[np.int32]:
+        """[V] number of rivals of each concept: all concepts but itself and its relatives."""
+        above = np.array([len(ancestors) for ancestors in self.ancestors], np.int32)
+        below = np.bincount(np.concatenate(self.ancestors), minlength=len(self)).astype(np.int32)
+        counts = len(self) - 1 - above - below
+        counts.setflags(write=False)
+        return counts
 
     @cached_property
     def _by_lemma(self) -> Mapping[str, tuple[int, ...]]:
@@ -152,48 +163,48 @@ class SemanticGraph:
         return {lemma: tuple(indices) for lemma, indices in table.items()}
 
     def concepts_named(self, lemma: str) -> tuple[int, ...]:
-        """Indices of the concepts that carry a lemma, whatever its case, underscores and hyphens."""
+        """Indices of the concepts with a lemma; case, underscores and hyphens do not matter."""
         return self._by_lemma.get(normalize_lemma(lemma), ())
 
 
 def concepts_digest(concepts: Sequence[Concept]) -> str:
-    """Sha256 (64 hex digits) of the canonical form of concepts in id order: names, glosses and edges.
+    """Sha256 (64 hex digits) of the ids, names, glosses and hypernyms of concepts, which are in id order.
 
     Raises:
-        UnicodeEncodeError: A text is no Unicode.
+        UnicodeEncodeError: A text is not valid Unicode.
     """
     fields = [[c.id, c.name, list(c.lemmas), c.definition, list(c.hypernyms)] for c in concepts]
     return hashlib.sha256(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
 def normalize_lemma(lemma: str) -> str:
-    """Bring a lemma into the form that look-ups compare: lower case, single blanks."""
+    """Lower a lemma and turn underscores, hyphens and runs of blanks into single blanks."""
     return " ".join(lemma.replace("_", " ").replace("-", " ").lower().split())
 
 
 def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
-    """Read a graph from ``graph.json`` or from the folder that holds it.
+    """Read a graph from ``graph.json`` or its folder.
 
     Args:
         path: The file or folder.
-        name: What to call the graph, here and in messages, if the file does not name it; by default as the folder.
+        name: Name of the graph if the file does not give one, and in errors; by default that of the folder.
 
     Raises:
-        GraphError: The file is missing, is no JSON, or does not describe a graph.
+        GraphError: The file is missing, not JSON, or not a graph.
     """
     return read_graph_file(path, name, graph_from_json)
 
 
 def read_graph_file(path: str | Path, name: str | None, parse: Callable[[Any, str], Parsed]) -> Parsed:
-    """Read ``graph.json``, given itself or by its folder, and build what it describes.
+    """Read ``graph.json`` or the one in a folder.
 
     Args:
         path: The file or folder.
-        name: What to call it in messages; by default its path.
-        parse: Gives what the parsed JSON describes; its second argument is a name for things without one.
+        name: Name in errors; by default the path.
+        parse: Builds the result from the parsed JSON and a default name.
 
     Raises:
-        GraphError: The file is missing, is no JSON, or ``parse`` refuses it.
+        GraphError: The file is missing, not JSON, or refused by ``parse``.
     """
     file = Path(path)
     if file.is_dir():
@@ -201,7 +212,7 @@ def read_graph_file(path: str | Path, name: str | None, parse: Callable[[Any, st
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise GraphError(f"there is no {GRAPH_FILE}; give the folder of a graph", Path(name or path)) from None
+        raise GraphError(f"no {GRAPH_FILE} here; give the folder of a graph", Path(name or path)) from None
     except (OSError, ValueError, RecursionError) as error:
         reason = f"cannot be read as JSON ({error}); fetch or build the graph again"
         raise GraphError(reason, Path(name) / GRAPH_FILE if name else file) from None
@@ -212,7 +223,7 @@ def read_graph_file(path: str | Path, name: str | None, parse: Callable[[Any, st
 
 
 def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph:  # noqa: ANN401 - parsed JSON
-    """Build a graph from the parsed content of ``graph.json``: ``nodes[]`` with id, names, gloss and hypernyms.
+    """Build a graph from parsed JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``.
 
     Raises:
         GraphError: A field is missing or has a wrong type.
@@ -222,7 +233,7 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
 
 
 def concepts_from_json(document: Any) -> tuple[Concept, ...]:  # noqa: ANN401 - parsed JSON
-    """The concepts in the parsed content of ``graph.json``, in its order.
+    """The concepts of the parsed JSON of a graph, in its order.
 
     Raises:
         GraphError: A field is missing or has a wrong type.
@@ -234,24 +245,24 @@ def concepts_from_json(document: Any) -> tuple[Concept, ...]:  # noqa: ANN401 - 
 
 
 def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
-    """The content of ``graph.json``; :func:`graph_from_json` gives the same graph back."""
+    """The JSON of a graph; :func:`graph_from_json` is the inverse."""
     return {"name": graph.name, "nodes": concepts_to_json(graph.concepts)}
 
 
 def concepts_to_json(concepts: Iterable[Concept]) -> list[dict[str, Any]]:
-    """The list ``nodes`` of ``graph.json``."""
+    """The list ``nodes`` of a graph's JSON."""
     return [
         {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)} for c in concepts
     ]
 
 
 def graph_to_bytes(graph: SemanticGraph) -> bytes:
-    """The file ``graph.json``; the same graph always gives the same bytes."""
+    """The bytes of ``graph.json``; equal graphs give equal bytes."""
     return canonical_json(graph_to_json(graph)).encode()
 
 
 def save_graph(graph: SemanticGraph, folder: Path) -> None:
-    """Write ``graph.json`` into a folder, atomically.
+    """Write ``graph.json`` into a folder atomically.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -261,7 +272,7 @@ def save_graph(graph: SemanticGraph, folder: Path) -> None:
 
 def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - parsed JSON
     if not isinstance(node, dict):
-        raise GraphError(f"node {position} is no object with id, names, gloss and hypernyms")
+        raise GraphError(f"node {position} is not an object with id, names, gloss and hypernyms")
     names, hypernyms = node.get("names"), node.get("hypernyms", [])
     if not isinstance(node.get("id"), str) or not node["id"]:
         raise GraphError(f"node {position} has no id; every node needs a unique string")

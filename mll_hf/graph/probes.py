@@ -1,15 +1,17 @@
-"""Probe images: which images test which concept, and how they stream off the disk.
+"""Probe images: which images test which concept, and how they are read from disk.
 
-An image belongs to the most specific concept it was filed under and to everything above it: a picture of a corgi
-is a picture of a dog. Every concept gets a seeded sample of its pooled images, balanced over their sources. One
-image can serve many concepts and is still read once.
+An image shows the concept that it is filed under and every concept above it: a corgi is a dog. Each concept gets a
+seeded sample of the images that show it, balanced over their sources. An image may test many concepts and is read once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from contextlib import contextmanager
+import os
+import re
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -18,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import GraphError, MissingExtraError
+from mll_hf.errors import GraphError, MissingExtraError, StorageError
+from mll_hf.graph.concepts import GRAPH_FILE
+from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,12 +33,16 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
 
 IMAGE_FILES = "images*.parquet"
+IMAGE_LIST = "images"
 DOMAIN_COLUMN = "style"
 SOURCE_COLUMNS = ("source", "vendor", "dataset")
 UNKNOWN = "unknown"
+_IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
 _DIGEST_LENGTH = 40  # as long as a commit sha
 _MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 _MOST_DOMAINS = 255
+_BATCH = 64
+_SETTLED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,7 @@ class SamplingConfig:
     """How many images test a concept, and which.
 
     Attributes:
-        images_per_concept: Most images per concept (the paper uses 75). A smaller sample is a prefix of a larger one.
+        images_per_concept: Maximum per concept (75 in the paper). A smaller sample is part of a larger one.
         seed: Seed of the sample.
     """
 
@@ -59,12 +67,12 @@ class ProbeSet:
         revision: Digest of the image files (40 hex digits), or a commit sha.
         sampling: How many images test a concept, and which.
         files: The parquet files, in name order.
-        rows: [N] row of each image, counted through all files; ascending.
-        nodes: [N] index of the concept each image was filed under.
+        rows: [N] row of each image, counted across all files; ascending.
+        nodes: [N] index of the concept that each image is filed under.
         domains: [N] index into ``domain_names``.
         domain_names: Names of the domains (photo, drawing, icon, ...), sorted.
         offsets: [V + 1]; ``members[offsets[v]:offsets[v + 1]]`` are the images (0 to N - 1) that test concept ``v``.
-        members: Images of all concepts, one after another.
+        members: Images of all concepts, one concept after another.
     """
 
     name: str
@@ -86,7 +94,7 @@ class ProbeSet:
         return self.members[self.offsets[v] : self.offsets[v + 1]]
 
     def restricted_to(self, concepts: NDArray[np.int64]) -> ProbeSet:
-        """The images that test some concepts, and these tests alone; all others are left without images."""
+        """Only the tests of some concepts, and their images; all other concepts keep no images."""
         wanted = np.isin(np.arange(len(self.offsets) - 1), concepts)
         kept = [self.images_of(v) if wanted[v] else self.members[:0] for v in range(len(wanted))]
         images = np.unique(np.concatenate(kept))
@@ -109,16 +117,14 @@ class ProbeSet:
     def iter_image_bytes(
         self, batch_size: int, images: NDArray[np.int64] | None = None
     ) -> Iterator[list[bytes | None]]:
-        """Stream encoded images in order, ``batch_size`` at a time.
-
-        Memory stays at a few batches however many images there are. Row groups without any of the images are skipped.
+        """Read encoded images in order, a few batches in memory at a time; row groups without any are skipped.
 
         Args:
-            batch_size: Images per batch; only the last batch is smaller.
+            batch_size: Images per batch; only the last batch may be smaller.
             images: Ascending numbers of the images; by default all.
 
         Yields:
-            The images of a batch, None where the file holds nothing.
+            The images of a batch, None where the file has none.
 
         Raises:
             GraphError: A file is damaged.
@@ -144,50 +150,47 @@ def load_probes(
     folder: str | Path,
     config: SamplingConfig | None = None,
     origin: tuple[str, str] | None = None,
-    files: Sequence[str] | None = None,
 ) -> ProbeSet:
-    """Sample probe images from the ``images*.parquet`` files of a graph's folder.
+    """Sample the probe images in a graph's folder, see :func:`image_files`.
 
-    The files hold ``image`` (encoded bytes, or the struct that ``datasets`` writes) and ``node`` (id of the concept);
-    a column ``style`` gives the domain of an image, a column ``source``, ``vendor`` or ``dataset`` where it is from.
+    Columns of the files: ``image`` (encoded bytes, or the struct that ``datasets`` writes), ``node`` (id of the
+    concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (where it is from).
+
+    In a graph with hypernyms in another one, a concept without rivals is not tested: no model can fail on *letter*
+    above 26 letters. The root of a graph that stands alone is tested, as it always was, so that its labels stay as
+    they are.
 
     Args:
         graph: The graph that the images are filed under.
-        folder: Where the files are.
-        config: How the sample is drawn.
-        origin: Dataset repo and commit that the files are from; by default the folder's name and a digest of the files.
-        files: Names of the files; by default all that are there.
+        folder: The folder of the files.
+        config: How to sample.
+        origin: Dataset repo and commit of the files; by default the folder's name and a digest of the files.
 
     Raises:
-        GraphError: There are no images, their files are damaged or lack columns, or they name nodes that the graph
-            does not have.
+        GraphError: There are no images, a file is damaged or lacks a column, or a node is not in the graph.
         MissingExtraError: pyarrow is not installed.
     """
     config = config or SamplingConfig()
     if not 1 <= config.images_per_concept <= _MOST_IMAGES_PER_CONCEPT:
         raise GraphError(f"images_per_concept is not between 1 and {_MOST_IMAGES_PER_CONCEPT}; choose another number")
-    paths = image_files(Path(folder)) if files is None else tuple(Path(folder) / name for name in sorted(files))
-    if not paths:
-        raise GraphError(f"no {IMAGE_FILES} here; a graph's folder holds its probe images", Path(folder))
-    columns = _read_columns(paths)
-    if not len(columns["node"]):
-        raise GraphError(f"the {IMAGE_FILES} hold no rows; a graph needs probe images", Path(folder))
+    files, columns = read_columns(Path(folder))
     nodes = _node_indices(graph, columns["node"], Path(folder))
     domain_names, domains = _categories(columns[DOMAIN_COLUMN])
     if len(domain_names) > _MOST_DOMAINS:
         raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {_MOST_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
+    is_tested = (graph.rival_counts > 0) | (not graph.external)
     samples = [
-        _sample(pool, sources[pool], config, _stable_hash(concept.id))
-        for concept, pool in zip(graph.concepts, _pools(graph, nodes), strict=True)
+        _sample(pool, sources[pool], config, _stable_hash(concept.id)) if tested else pool[:0]
+        for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), is_tested, strict=True)
     ]
     rows = np.unique(np.concatenate(samples))
-    name, revision = origin or (Path(folder).absolute().name, _digest(paths))
+    name, revision = origin or (Path(folder).absolute().name, _digest(files))
     return ProbeSet(
         name=name,
         revision=revision,
         sampling=config,
-        files=paths,
+        files=files,
         rows=rows,
         nodes=nodes[rows],
         domains=domains[rows].astype(np.int16),
@@ -198,10 +201,10 @@ def load_probes(
 
 
 def image_schema(text_columns: Sequence[str]) -> pa.Schema:
-    """The schema of a parquet file of images that :func:`load_probes`, ``datasets`` and the Hub read.
+    """Schema of a parquet file of images for :func:`load_probes`, ``datasets`` and the Hub.
 
     Args:
-        text_columns: The columns beside ``image``.
+        text_columns: The columns besides ``image``.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -219,8 +222,53 @@ def image_schema(text_columns: Sequence[str]) -> pa.Schema:
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """The ``images*.parquet`` files of a folder, in name order."""
-    return tuple(sorted(folder.glob(IMAGE_FILES)))
+    """Image files of a graph's folder in name order: the list ``images`` in ``graph.json``, or all that are there.
+
+    Raises:
+        GraphError: The list is not one of files such as ``images-1.parquet``.
+    """
+    try:
+        document = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):  # whoever loads the graph hears of it
+        document = None
+    names = document.get(IMAGE_LIST) if isinstance(document, dict) else None
+    if names is None:
+        return tuple(sorted(folder.glob(IMAGE_FILES)))
+    if not isinstance(names, list) or not all(isinstance(name, str) and _IMAGE_FILE.fullmatch(name) for name in names):
+        raise GraphError(f"'{IMAGE_LIST}' must be a list of files such as images-1.parquet", folder / GRAPH_FILE)
+    return tuple(folder / name for name in sorted(set(names)))
+
+
+def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedArray]]:
+    """Image files of a graph's folder, and the columns node, domain and source of all images.
+
+    Raises:
+        GraphError: There are no images, or a file is damaged or lacks a column.
+        MissingExtraError: pyarrow is not installed.
+    """
+    files = image_files(folder)
+    if not files:
+        raise GraphError(f"no {IMAGE_FILES} here; a graph's folder contains its probe images", folder)
+    tables = [_read_texts(path) for path in files]
+    import pyarrow as pa
+
+    whole = pa.concat_tables(tables)
+    if not len(whole):
+        raise GraphError(f"the {IMAGE_FILES} have no rows; a graph needs probe images", folder)
+    return files, {column: whole[column] for column in whole.column_names}
+
+
+def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
+    """Yield node and content of every image in a graph's folder.
+
+    Raises:
+        GraphError: A file is damaged or lacks a column.
+        MissingExtraError: pyarrow is not installed.
+    """
+    for path in image_files(folder):
+        nodes, file = _read_texts(path)["node"].fill_null(UNKNOWN).to_pylist(), _open_parquet(path)
+        with _parquet_errors(path):
+            yield from zip(nodes, _iter_rows(file, np.arange(len(nodes))), strict=True)
 
 
 def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
@@ -235,7 +283,7 @@ def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[n
 def _sample(
     pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, salt: int
 ) -> NDArray[np.int64]:
-    """Take a concept's images: sources in turn, each source in a seeded random order. Ascending rows."""
+    """Draw a concept's images from its sources in turn, from each in a seeded random order. Rows ascend."""
     draw = scramble(pool.astype(np.uint64), config.seed, salt)
     turn_of_source = scramble(sources.astype(np.uint64), config.seed, salt + 1)
     by_source = np.lexsort((draw, sources))
@@ -246,7 +294,7 @@ def _sample(
 
 
 def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uint64]:
-    """Turn integers into seeded random ones (splitmix64): the same on every machine and with every NumPy."""
+    """Map integers to seeded random ones (splitmix64), the same on every machine and with every NumPy."""
     with np.errstate(over="ignore"):
         x = values * np.uint64(0x9E3779B97F4A7C15)
         x = x + np.uint64((seed * 0xD1342543DE82EF95 + salt) & 0xFFFFFFFFFFFFFFFF)
@@ -260,11 +308,30 @@ def _stable_hash(text: str) -> int:
 
 
 def _digest(files: tuple[Path, ...]) -> str:
-    whole = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
-    return whole.hexdigest()[:_DIGEST_LENGTH]
+    return hashlib.sha256(b"".join(map(_file_digest, files))).hexdigest()[:_DIGEST_LENGTH]
+
+
+def _file_digest(path: Path) -> bytes:
+    """Sha256 of a file, cached by the file's path, size and times.
+
+    The digest of a file that has just been changed is not cached: the next change could leave it with the same times.
+    """
+    from huggingface_hub import constants
+
+    status = path.stat()
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    key = f"{path.absolute()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+    name = hashlib.sha256(os.fsencode(key)).hexdigest()
+    cached = Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "digests" / name
+    with suppress(OSError, ValueError):
+        if len(digest := bytes.fromhex(cached.read_text())) == hashlib.sha256().digest_size:
+            return digest
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    if time.time_ns() - changed > _SETTLED_NS:
+        with suppress(StorageError):  # such as a read-only home
+            write_atomically(cached, digest.hex().encode())
+    return digest
 
 
 @contextmanager
@@ -277,27 +344,29 @@ def _parquet_errors(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise GraphError(f"is no readable parquet file ({reason}); fetch or build it again", path) from None
+        raise GraphError(f"is not a readable parquet file ({reason}); fetch or build it again", path) from None
 
 
 def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
     with _parquet_errors(path):
         import pyarrow.parquet as pq
 
-        # A small buffer instead of whole column chunks keeps memory flat on files with one huge row group.
+        # A small buffer instead of whole column chunks bounds memory on files with one large row group.
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
 
 
 def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
-    """Yield the images of some rows (ascending, at least one) of one parquet file."""
+    """Yield the images of some rows (ascending) of one parquet file."""
     sizes = np.array([file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)])
     ends = np.cumsum(sizes)
+    if not len(rows):
+        return
     groups = np.unique(np.searchsorted(ends, rows, side="right"))
     # where each row is among those of the row groups that are read
     skipped = np.cumsum(np.where(np.isin(np.arange(len(sizes)), groups), 0, sizes))
     rows = rows - skipped[np.searchsorted(ends, rows, side="right")]
     first = 0
-    for table in file.iter_batches(batch_size=64, columns=["image"], use_threads=False, row_groups=groups.tolist()):
+    for table in file.iter_batches(batch_size=_BATCH, columns=["image"], use_threads=False, row_groups=groups.tolist()):
         here = rows[(rows >= first) & (rows < first + table.num_rows)] - first
         if len(here):
             yield from (_content(value) for value in table.column("image").take(here).to_pylist())
@@ -310,17 +379,8 @@ def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct
     return value.get("bytes") if isinstance(value, dict) else value
 
 
-def _read_columns(files: tuple[Path, ...]) -> dict[str, pa.ChunkedArray]:
-    """Read everything but the pictures: ``node``, the domain and the source of each image."""
-    tables = [_read_texts(path) for path in files]
-    import pyarrow as pa
-
-    whole = pa.concat_tables(tables)
-    return {column: whole[column] for column in whole.column_names}
-
-
 def _read_texts(path: Path) -> pa.Table:
-    """Read columns ``node``, domain and source of one file; nulls where it lacks the last two."""
+    """Read node, domain and source of each image of one file; null where it has no domain or source."""
     file = _open_parquet(path)
     import pyarrow as pa
 
@@ -328,7 +388,7 @@ def _read_texts(path: Path) -> pa.Table:
     if not {"image", "node"} <= set(schema.names):
         raise GraphError("lacks a column 'image' or 'node'; a graph's image files need both", path)
     if not _holds_images(schema.field("image").type):
-        raise GraphError("has no encoded pictures in its column 'image'; store the bytes of their files", path)
+        raise GraphError("has no encoded images in its column 'image'; store the bytes of their files", path)
     source = next((column for column in SOURCE_COLUMNS if column in schema.names), None)
     wanted = {"node": "node", DOMAIN_COLUMN: DOMAIN_COLUMN, "source": source}
     with _parquet_errors(path):
@@ -338,7 +398,7 @@ def _read_texts(path: Path) -> pa.Table:
             for name, column in wanted.items()
         }
         whole = pa.table(texts)
-        whole.validate(full=True)  # bytes that are no UTF-8 would fail later
+        whole.validate(full=True)  # invalid UTF-8 would fail later
     return whole
 
 
@@ -356,11 +416,8 @@ def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -
     names, codes = _categories(column)
     unknown = sorted(set(names) - set(graph.index))
     if unknown:
-        raise GraphError(
-            f"{len(unknown)} nodes of the images are not in the graph, such as {', '.join(unknown[:3])}; "
-            "use the images that belong to this graph",
-            folder,
-        )
+        reason = f"{len(unknown)} nodes of the images are not in the graph, such as {', '.join(unknown[:3])}"
+        raise GraphError(f"{reason}; use the images of this graph", folder)
     return np.array([graph.index[name] for name in names], dtype=np.int32)[codes]
 
 

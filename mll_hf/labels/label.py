@@ -159,6 +159,11 @@ class LabelSummary:
         """The labels that this one compares with directly."""
         return LabelGroup(self.graph_digest, self.probes_revision, self.sampling.seed)
 
+    @property
+    def tie_break(self) -> tuple[float, int, str, str]:
+        """What decides between equally good models: cost, then id."""
+        return self.cost.gflops, self.cost.parameters, self.model.repo_id, self.model.revision
+
     @cached_property
     def domains_tested(self) -> frozenset[str]:
         """Names of the domains that have probe images."""

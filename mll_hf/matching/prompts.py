@@ -291,3 +291,9 @@ def _starts_with_vowel_sound(phrase: str) -> bool:
     if re.match(r"(?:eu|ewe|one\b|once\b|uni(?!m|n)|us[ae]|ut[ei]|uk|ura)", word, re.IGNORECASE):
         return False
     return re.match(r"[aeiou]|hour|honest|heir|hono", word, re.IGNORECASE) is not None
+
+
+def named_domain(names: Sequence[str], domain: str | None) -> int | None:
+    """Position of the one domain among some that a text names."""
+    named = [s for s, name in enumerate(names) if mentions(domain or "", [name.lower()])]
+    return named[0] if len(named) == 1 else None

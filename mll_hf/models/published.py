@@ -63,3 +63,12 @@ def published_models() -> tuple[PublishedModel, ...]:
         )
         for row in csv.DictReader(table.splitlines())
     )
+
+
+def best_published() -> tuple[PublishedModel, ...]:
+    """The published models, one entry for each repository: the better one."""
+    best: dict[str, PublishedModel] = {}
+    for model in published_models():
+        if model.repo_id not in best or model.imagenet > best[model.repo_id].imagenet:
+            best[model.repo_id] = model
+    return tuple(best.values())

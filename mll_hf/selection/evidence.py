@@ -21,6 +21,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.probabilities import entropy, mutual_information, softmax
+from mll_hf.utils.arrays import freeze_arrays, same_fields
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,9 +38,10 @@ _STEPS = 20  # of Sinkhorn's algorithm
 _RESAMPLES = 200
 _LEAST_SCALE = 1e-12
 _LEAST_SHARE = 0.01
+_DIGITS = 9  # scores are compared after rounding, so the order of summation does not matter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Calibration:
     """What makes the logits of M models on C classes comparable.
 
@@ -53,8 +55,16 @@ class Calibration:
     offsets: NDArray[np.float64]
     information: NDArray[np.float64]
 
+    def __post_init__(self) -> None:
+        freeze_arrays(self)
 
-@dataclass(frozen=True)
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True, eq=False)
 class UnlabeledEvidence:
     """What N unlabeled images say about M models on C classes.
 
@@ -71,6 +81,14 @@ class UnlabeledEvidence:
     prior: NDArray[np.float64]
     firsts: NDArray[np.float64]
     templates: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        freeze_arrays(self)
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -208,7 +226,7 @@ def _share_of_firsts(probabilities: NDArray[np.float64], prior: NDArray[np.float
             for model, expected in zip(probabilities, np.broadcast_to(prior, n_models), strict=True)
         ]
     )
-    return np.bincount(scores.argmax(axis=0), minlength=n_models) / _RESAMPLES
+    return np.bincount(np.round(scores, _DIGITS).argmax(axis=0), minlength=n_models) / _RESAMPLES
 
 
 def _resampled_information(probabilities: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:

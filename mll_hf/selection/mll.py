@@ -1,17 +1,17 @@
-"""Our selection. It departs from the paper where the paper's estimate is noisy or does not compare.
+"""Our selection by labels. It departs from the paper where the paper's estimate is noisy or does not compare.
 
-1. Precision is that among as many candidates as the task has classes: one of 10 is easier than one of 9,000, and a
-   model that nearly wins among 9,000 may win among 10.
-2. Concepts with few probe images are shrunk towards their hypernyms, and those towards the model's general level.
-3. A model with better or worse odds on pictures of the task's domain (photo, sketch, icon ...) than on others has
-   them on every class.
+1. Recall is that among as many candidates as the task has classes: one of 10 is easier than one of 9,000, and a model
+   that nearly wins among 9,000 may win among 10.
+2. Concepts with few probe images are shrunk towards their hypernyms, and those towards the model's mean on the graph.
+3. A model with better or worse odds on images of the task's domain (photo, sketch, icon ...) than on others has them on
+   every class.
 4. Weights over concepts are normalized per class, so that classes compare.
-5. Where the graph has nothing like a class, the model's general level stands in for it.
+5. Where no graph has a concept like a class, the model's general level stands in for it.
 6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
-7. A model must lead the generally best one by more than the estimates' standard error, or it stays behind it. The
-   estimates of models that seem better are lowered by as much, so that they are cautious.
-8. Concepts of a pack were contested within it. So their candidates are at most the pack's concepts, and they are shrunk
-   towards the model's mean over the pack. Packs without images of the task's domain count for nothing.
+7. A model must lead the generally best one by more than the standard error, or it stays behind it.
+8. Graphs are joined: a concept in several graphs has the evidence of all. A graph that is not the reference counts for
+   nothing if it has no probe images of the task's domain. A model without a label on a graph gets its general level
+   there, lowered as far as the graph is hard for the other models.
 """
 
 from __future__ import annotations
@@ -23,78 +23,218 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.labels.counts import chances_to_win, expected_wins, mean_chance_to_win, precision_among
-from mll_hf.labels.label import rival_counts
-from mll_hf.matching.prompts import mentions
+from mll_hf.matching.prompts import named_domain
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.join import JoinedLabels
     from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.selection.base import Candidates
 
 _PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
+_LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
+
+
+# --- what a task asks of labels ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class GraphNeeds:
+    """What a task of C classes asks of the labels on one graph of V concepts.
+
+    Attributes:
+        columns: [K_g] which of the K selected concepts the graph has.
+        rows: [K_g] where these are among the needed ones.
+        needed: [A] indices in the graph of the selected concepts and all above them, hypernyms before hyponyms.
+        above: For each of the A concepts the positions of its direct hypernyms.
+        n_rivals: [A] rivals of each.
+        chances: [A, RANK_BINS] chance to win an image of each among as many candidates as classes.
+        mean_n_rivals: Mean number of rivals in the graph, rounded.
+        mean_chances: [RANK_BINS] mean chance over the graph's concepts.
+    """
+
+    columns: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    needed: NDArray[np.int64]
+    above: tuple[tuple[int, ...], ...]
+    n_rivals: NDArray[np.int32]
+    chances: NDArray[np.float64]
+    mean_n_rivals: int
+    mean_chances: NDArray[np.float64]
+
+    @cached_property
+    def depths(self) -> tuple[tuple[int, ...], ...]:
+        """Positions of the concepts by depth, roots first: all hypernyms of a concept are in earlier groups."""
+        depths: list[int] = []
+        groups: list[list[int]] = []
+        for position, parents in enumerate(self.above):
+            depths.append(max((depths[parent] + 1 for parent in parents), default=0))
+            if depths[position] == len(groups):
+                groups.append([])
+            groups[depths[position]].append(position)
+        return tuple(map(tuple, groups))
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a task of C classes asks of a label, whatever the label says.
+    """What a task of C classes asks of labels on G graphs.
 
     Attributes:
-        selected: [K] the concepts that speak for the classes.
-        weights: [K, C] what the precision on each counts for each class; the rest of 1 is the general level's.
-        n_candidates: Candidates of a contest.
-        needed: [A] the selected concepts and all above them, every hypernym before its hyponyms.
-        parts: [A] the part of each: 0 for the base graph, and so on.
-        above: For each of the A concepts the rows of its direct hypernyms that are of its part.
-        chances: [A, RANK_BINS] chance to win an image of each of them among so many candidates.
-        mean_chances: [1 + packs, RANK_BINS] the same on average over the concepts of a part.
+        weights: [K, C] weight of each selected concept for each class; the rest of 1 weighs the general level.
+        n_candidates: Number of candidates: the classes, at least two.
+        graphs: For each graph that counts what is asked of it, None for one that does not; the first is the reference.
+        reference_rivals: The reference graph's rivals [V], by which recall is extrapolated to more candidates.
     """
 
-    selected: NDArray[np.int64]
     weights: NDArray[np.float64]
     n_candidates: int
-    needed: NDArray[np.int64]
-    parts: NDArray[np.int32]
-    above: tuple[tuple[int, ...], ...]
-    chances: NDArray[np.float64]
-    mean_chances: NDArray[np.float64]
+    graphs: tuple[GraphNeeds | None, ...]
+    reference_rivals: NDArray[np.int32]
 
-    @cached_property
-    def levels(self) -> tuple[tuple[int, ...], ...]:
-        """Rows of the concepts by depth, roots first: all hypernyms of a level are in earlier ones."""
-        depths: list[int] = []
-        levels: list[list[int]] = []
-        for row, parents in enumerate(self.above):
-            depths.append(max((depths[parent] + 1 for parent in parents), default=0))
-            if depths[row] == len(levels):
-                levels.append([])
-            levels[depths[row]].append(row)
-        return tuple(map(tuple, levels))
+
+def task_needs(candidates: Candidates, class_weight: float) -> Needs:
+    """What a task asks of labels; the same for all models."""
+    selected, n_candidates = candidates.match.selected, candidates_of(candidates.match)
+    union, counts = candidates.labels.union, graphs_that_count(candidates.labels, candidates.domain)
+    graphs = tuple(
+        graph_needs(graph, union.rows[g, selected], n_candidates) if g in counts else None
+        for g, graph in enumerate(union.graphs)
+    )
+    weights = evidence_weights(candidates, class_weight)
+    return Needs(weights, n_candidates, graphs, union.graphs[0].rival_counts)
+
+
+def graph_needs(graph: SemanticGraph, rows: NDArray[np.int32], n_candidates: int) -> GraphNeeds:
+    """What is asked of one graph.
+
+    Args:
+        graph: The graph.
+        rows: [K] index in the graph of each selected concept; -1 if the graph lacks it.
+        n_candidates: Number of candidates.
+    """
+    columns = np.flatnonzero(rows >= 0)
+    wanted = set(rows[columns].tolist()).union(*(graph.ancestors[v].tolist() for v in rows[columns]))
+    needed = [v for v in graph.topological_order if v in wanted]
+    position = {v: at for at, v in enumerate(needed)}
+    n_rivals = graph.rival_counts
+    with_rivals = n_rivals[n_rivals > 0]
+    return GraphNeeds(
+        columns=columns,
+        rows=np.array([position[v] for v in rows[columns].tolist()], np.intp),
+        needed=np.array(needed, np.int64),
+        above=tuple(tuple(position[parent] for parent in graph.parents[v]) for v in needed),
+        n_rivals=n_rivals[needed],
+        chances=chances_to_win(n_rivals[needed], n_candidates),
+        mean_n_rivals=round(float(with_rivals.mean())) if len(with_rivals) else 0,
+        mean_chances=mean_chance_to_win(n_rivals, n_candidates),
+    )
+
+
+def graphs_that_count(labels: JoinedLabels, domain: str | None) -> frozenset[int]:
+    """The reference graph, and the graphs with probe images of the task's domain; all if it names none.
+
+    How models rank on drawn traffic signs says little of photos of them. The reference is of many domains, and
+    :func:`domain_odds` are known there.
+    """
+    names = sorted({name for row in labels.labels for label in row if label for name in label.domain_names})
+    named = named_domain(names, domain)
+    graphs = range(len(labels.union.graphs))
+    return frozenset(g for g in graphs if g == 0 or named is None or names[named] in labels.domains_of(g))
+
+
+def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
+    """[K, C] weight of each selected concept for each class; the rest of 1 is the weight of the general level.
+
+    Args:
+        candidates: K concepts and C classes.
+        class_weight: Weight of a class's own concepts against the mean over classes.
+    """
+    match, union = candidates.match, candidates.labels.union
+    transition = match.transition.astype(np.float64)
+    own = transition / transition.sum(axis=0)
+    weights: NDArray[np.float64] = match.coverage * (
+        class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
+    )
+    counts = sorted(graphs_that_count(candidates.labels, candidates.domain))
+    return weights * (union.rows[counts][:, match.selected] >= 0).any(axis=0)[:, None]
+
+
+def candidates_of(match: ClassMatch) -> int:
+    """Number of candidates of a task: its classes, at least two, for against nothing every model wins."""
+    return max(len(match.classes), 2)
+
+
+# --- what labels say --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the labels of M models say to it.
+    """What the labels of M models on one graph say to a task's needs.
 
     Attributes:
-        wins: [M, A] images that are expected to be won among so many candidates.
-        support: [M, A] images; [1, A] if all models had the same.
-        levels: [M, 1 + packs] mean precision over the base graph and over each pack, among so many candidates.
-        odds: [M] see :func:`domain_odds`.
+        known: [M] bool, which models have a label on the graph; the other rows are meaningless.
+        recall: [M, A] expected recall among as many candidates as classes.
+        support: [M, A] probe images; [1, A] if all models had the same.
+        level: [M] mean recall over the graph, among as many candidates.
     """
 
-    wins: NDArray[np.float64]
+    known: NDArray[np.bool_]
+    recall: NDArray[np.float64]
     support: NDArray[np.int32]
-    levels: NDArray[np.float64]
-    odds: NDArray[np.float64]
+    level: NDArray[np.float64]
+
+
+def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measured:
+    """What M labels on one graph say."""
+    none = np.zeros(len(needs.needed))
+    recall, support, levels = [], [], []
+    for label in labels:
+        images = label.support[needs.needed] if label else none.astype(np.int32)
+        wins = expected_wins(label.ranks[needs.needed], needs.chances) if label else none
+        recall.append(wins / np.maximum(images, 1))
+        support.append(images)
+        levels.append(float(label.mean_rank_shares @ needs.mean_chances) if label else 0.0)
+    known = np.array([label is not None for label in labels])
+    return Measured(known, np.stack(recall), np.stack(support), np.array(levels))
+
+
+def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ...]:
+    """What the labels of M models say on every graph; None for a graph that does not count.
+
+    A graph other than the reference may have fewer rivals than the task has. Among more candidates the recall falls as
+    the model's level on the reference does: those that the graph lacks are as hard to beat as others.
+    """
+    found = [of_graph and measure(labels.on_graph(g), of_graph) for g, of_graph in enumerate(needs.graphs)]
+    shares = np.stack([label.mean_rank_shares for label in labels.reference])
+    for g, (measured, of_graph) in enumerate(zip(found, needs.graphs, strict=True)):
+        if g and measured is not None and of_graph is not None:
+            falls = _falls(shares, needs, np.append(of_graph.n_rivals, np.int32(of_graph.mean_n_rivals)))
+            found[g] = Measured(
+                measured.known, measured.recall * falls[:, :-1], measured.support, measured.level * falls[:, -1]
+            )
+    return tuple(found)
+
+
+def _falls(shares: NDArray[np.float64], needs: Needs, n_rivals: NDArray[np.int32]) -> NDArray[np.float64]:
+    """[M, K] general level among all candidates over that among ``n_rivals`` + 1, where these are fewer; else 1."""
+    full = shares @ mean_chance_to_win(needs.reference_rivals, needs.n_candidates)
+    factors = np.ones((len(shares), len(n_rivals)))
+    for n in np.unique(n_rivals[n_rivals + 1 < needs.n_candidates]).tolist():
+        fewer = shares @ mean_chance_to_win(needs.reference_rivals, n + 1)
+        factors[:, n_rivals == n] = np.divide(full, fewer, out=np.ones_like(full), where=fewer > 0)[:, None]
+    return factors
+
+
+# --- from labels to estimates -----------------------------------------------------------------------------------------
 
 
 def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """Estimated precision of every model on every class.
+    """Estimated recall of every model on every class, lowered where caution demands it.
 
     Args:
         candidates: M models and C classes.
@@ -103,111 +243,117 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     Returns:
         [M, C] float64 from 0 to 1.
     """
-    labels, needs = candidates.labels, task_needs(candidates, class_weight)
-    precision, errors = estimates(needs, _measured(labels, needs, candidates.domain))
-    return cautious(precision, errors, generally_best(labels))
+    needs, labels = task_needs(candidates, class_weight), candidates.labels
+    odds = task_odds(labels, needs, candidates.domain)
+    recall, errors = estimates(needs, measure_all(labels, needs), odds)
+    return cautious(recall, errors, generally_best(labels.reference))
 
 
-def task_needs(candidates: Candidates, class_weight: float) -> Needs:
-    """What a task asks of labels: that it takes of the candidates' own labels is the same for all of them."""
-    weights, n_candidates = evidence_weights(candidates, class_weight), candidates_of(candidates.match)
-    return _needs(candidates.labels[0], candidates.graph, candidates.match.selected, weights, n_candidates)
-
-
-def _needs(
-    label: LabelSummary,
-    graph: SemanticGraph,
-    selected: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    n_candidates: int,
-) -> Needs:
-    parts = label.part_numbers
-    n_rivals = rival_counts(graph, parts)
-    needed, above = _with_ancestors(graph, selected, parts)
-    means = [mean_chance_to_win(n_rivals[parts == part], n_candidates) for part in range(len(label.part_sizes))]
-    chances = chances_to_win(n_rivals[needed], n_candidates)
-    return Needs(selected, weights, n_candidates, needed, parts[needed], above, chances, np.stack(means))
-
-
-def estimates(needs: Needs, measured: Measured) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Estimated precision [M, C] of M models on C classes, and standard errors [M] of its mean over the classes."""
-    node_precision = shrunk(needs, measured)
-    precision = with_odds(class_precision(needs, node_precision, measured.levels), measured.odds)
-    support = measured.support[:, _rows_of(needs)]
-    return precision, standard_errors(support, node_precision, needs.weights.mean(axis=1))
-
-
-def class_precision(
-    needs: Needs, node_precision: NDArray[np.float64], levels: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """[M, C] precision on classes from that on concepts [M, K]; what these leave open, the general level decides."""
-    weights = needs.weights
-    precision = node_precision @ weights + (1 - weights.sum(axis=0)) * levels[:, :1]
-    return np.clip(precision, 0, 1)  # sums may round
-
-
-def with_odds(precision: NDArray[np.float64], odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, C] precision after its odds were multiplied by [M] factors."""
-    ratios = odds[:, None]
-    return ratios * precision / (1 - precision + ratios * precision)
-
-
-def _measured(labels: Sequence[LabelSummary], needs: Needs, domain: str | None) -> Measured:
-    return Measured(
-        wins=np.stack([expected_wins(label.ranks[needs.needed], needs.chances) for label in labels]),
-        support=np.stack([label.support[needs.needed] for label in labels]),
-        levels=np.stack([part_levels(label.mean_rank_shares, needs.mean_chances) for label in labels]),
-        odds=np.array([domain_odds(label, domain, needs.mean_chances[0]) for label in labels]),
-    )
-
-
-def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """[K, C] what the precision on each selected concept counts for each class; the rest of 1 is the general level's.
-
-    A pack whose images are all of other domains than the task's counts for nothing: how models rank on drawn traffic
-    signs says little of photos of them. The base graph is of many domains, and :func:`domain_odds` are known there.
+def estimates(
+    needs: Needs, measured: Sequence[Measured | None], odds: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Estimated recall [M, C] of M models on C classes, and standard errors [M] of its mean over the classes.
 
     Args:
-        candidates: K concepts and C classes.
-        class_weight: Weight of a class's own concepts against the mean over classes.
+        needs: What the task asks.
+        measured: What the labels on each graph say.
+        odds: [M] see :func:`domain_odds`.
     """
-    match, label = candidates.match, candidates.labels[0]
-    transition = match.transition.astype(np.float64)
-    own = transition / transition.sum(axis=0)
-    weights: NDArray[np.float64] = match.coverage * (
-        class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
-    )
-    domain = named_domain(label.domain_names, candidates.domain)
-    of_domain = [True, *(domain is None or label.domain_names[domain] in pack.domains for pack in label.packs)]
-    return weights * np.array(of_domain)[label.part_numbers[match.selected], None]
+    general = _level(measured[0])
+    n_models, n_concepts = len(general), len(needs.weights)
+    sums, images = np.zeros((n_models, n_concepts)), np.zeros((n_models, n_concepts))
+    fallbacks, spreads, lacking = np.zeros_like(sums), np.zeros(n_concepts), np.zeros((n_models, n_concepts))
+    for of_graph, found in zip(needs.graphs, measured, strict=True):
+        if of_graph is None or found is None:
+            continue
+        weights = np.where(found.known[:, None], found.support[:, of_graph.rows] + _PRIOR_IMAGES, 0)
+        sums[:, of_graph.columns] += weights * shrunk(of_graph, found)
+        images[:, of_graph.columns] += weights
+        fallback, spread = without_label(general, found)
+        fallbacks[:, of_graph.columns] += np.where(found.known, 0, fallback)[:, None]
+        lacking[:, of_graph.columns] += ~found.known[:, None]
+        spreads[of_graph.columns] = np.maximum(spreads[of_graph.columns], spread)
+    guess = fallbacks / np.maximum(lacking, 1)
+    recall = np.where(images > 0, sums / np.maximum(images, 1), guess)
+    by_class = np.clip(recall @ needs.weights + (1 - needs.weights.sum(axis=0)) * general[:, None], 0, 1)
+    weights = needs.weights.mean(axis=1)
+    errors = standard_errors(images, recall, weights, spreads)
+    return with_odds(by_class, odds), errors
 
 
-def generally_best(labels: Sequence[LabelSummary]) -> int:
-    """Position of the label with the highest mean precision; ids decide between equals."""
-    return min(
-        range(len(labels)),
-        key=lambda m: (-labels[m].mean_precision, labels[m].model.repo_id, labels[m].model.revision),
-    )
+def _level(measured: Measured | None) -> NDArray[np.float64]:
+    if measured is None:
+        raise ValueError("the reference graph always counts")
+    return measured.level
+
+
+def shrunk(needs: GraphNeeds, measured: Measured) -> NDArray[np.float64]:
+    """[M, K_g] recall on the selected concepts of a graph, with a prior from the hypernyms.
+
+    ``p_v = (n_v q_v + n0 prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected recall among so many
+    candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v``. Above the
+    graph's roots stands the model's mean over the graph, for recall on one graph does not compare with that on another.
+    """
+    recall, support = measured.recall.T, measured.support.T
+    estimate = np.empty(recall.shape)
+    for positions in map(list, needs.depths):
+        above = [needs.above[at] for at in positions]
+        prior = _means(estimate, above) if above[0] else measured.level
+        hits = recall[positions] * support[positions]
+        estimate[positions] = (hits + _PRIOR_IMAGES * prior) / (support[positions] + _PRIOR_IMAGES)
+    return estimate[needs.rows].T
+
+
+def without_label(general: NDArray[np.float64], measured: Measured) -> tuple[NDArray[np.float64], float]:
+    """What to expect on a graph of models that have no label on it.
+
+    The model's general level, lowered by as much (in logits) as the graph is harder than the reference for the models
+    that have a label on it. It is never raised: those may have been labeled because they are good at it.
+
+    Args:
+        general: [M] general levels.
+        measured: What is known of M models on the graph.
+
+    Returns:
+        [M] expected recall, and its standard error: how far it is from the truth for the models that have a label.
+    """
+    if measured.known.all() or not measured.known.any():
+        return general, 0.0
+    known = measured.known
+    shift = min(0.0, float(np.mean(_logit(measured.level[known]) - _logit(general[known]))))
+    expected = 1 / (1 + np.exp(-(_logit(general) + shift)))
+    return expected, float(np.sqrt(np.mean((expected[known] - measured.level[known]) ** 2)))
+
+
+def _logit(level: NDArray[np.float64]) -> NDArray[np.float64]:
+    clipped = np.clip(level, _LEAST_LEVEL, 1 - _LEAST_LEVEL)
+    return np.log(clipped / (1 - clipped))
 
 
 def standard_errors(
-    support: NDArray[np.int32], precision: NDArray[np.float64], weights: NDArray[np.float64]
+    images: NDArray[np.float64],
+    recall: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    spreads: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """[M] standard error of a weighted sum of node precisions: ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``.
+    """[M] standard error of a weighted sum of recalls: ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``.
 
-    The images of the prior count among the ``n_v``. General levels and domain odds rest on thousands of images and are
-    taken as known.
+    General levels and domain odds rest on thousands of images and are taken as known. Concepts of a graph on which the
+    model has no label err together, each by the spread of that graph.
 
     Args:
-        support: [M, K] images of K concepts.
-        precision: [M, K] shrunk precision p on each of them.
-        weights: [K] what each concept counts.
+        images: [M, K] images of K concepts, those of the prior included; 0 where the model was not measured.
+        recall: [M, K] shrunk recall on each of them.
+        weights: [K] weight of each concept.
+        spreads: [K] standard error of the recall of models that were not measured.
     """
-    variances: NDArray[np.float64] = (precision * (1 - precision) / (support + _PRIOR_IMAGES)) @ weights**2
-    return np.sqrt(variances)
+    measured = images > 0
+    variances = np.where(measured, recall * (1 - recall) / np.maximum(images, 1), 0) @ weights**2
+    together = np.where(measured, 0, spreads) @ weights
+    return np.sqrt(variances + together**2)
 
 
-def cautious(precision: NDArray[np.float64], errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
+def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
     """Lower the estimates of models that seem better than a reference by the standard error of the difference.
 
     Of many models one seems better by chance. So the reference is left only for one whose mean over the classes leads
@@ -215,52 +361,59 @@ def cautious(precision: NDArray[np.float64], errors: NDArray[np.float64], refere
     1984, section 3.4.3).
 
     Args:
-        precision: [M, C] estimates.
+        recall: [M, C] estimates.
         errors: [M] standard error of each model's mean over the classes.
         reference: Row of the reference.
 
     Returns:
         [M, C]; each row of a seemingly better model is scaled down, the others are as they were.
     """
-    level = precision.mean(axis=1)
+    level = recall.mean(axis=1)
     better = level > level[reference]
     error = np.hypot(errors, errors[reference])
     share = np.divide(error, level, out=np.zeros_like(level), where=better)
-    return precision * np.maximum(1 - share, 0)[:, None]
+    return recall * np.maximum(1 - share, 0)[:, None]
 
 
-def candidates_of(match: ClassMatch) -> int:
-    """Candidates of a task's contests: its classes, at least two, for against nothing every model wins."""
-    return max(len(match.classes), 2)
+def generally_best(labels: Sequence[LabelSummary]) -> int:
+    """Position of the label with the highest mean recall; cost, then id decide between equals."""
+    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, 12), *labels[m].tie_break))
 
 
-def part_levels(shares: NDArray[np.float64], chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[..., 1 + packs] mean precision over the base graph and over each pack, among as many candidates as classes.
-
-    Args:
-        shares: [..., 1 + packs, RANK_BINS] see :attr:`~mll_hf.labels.label.LabelSummary.mean_rank_shares`.
-        chances: [1 + packs, RANK_BINS] see :func:`~mll_hf.labels.counts.mean_chance_to_win`.
-    """
-    levels: NDArray[np.float64] = (shares * chances).sum(axis=-1)
-    return levels
+# --- the task's domain ------------------------------------------------------------------------------------------------
 
 
-def domain_odds(label: LabelSummary, domain: str | None, chances: NDArray[np.float64]) -> float:
+def task_odds(labels: JoinedLabels, needs: Needs, domain: str | None) -> NDArray[np.float64]:
+    """[M] odds of the task's domain, see :func:`domain_odds`; from the labels on the reference graph."""
+    graph = needs.graphs[0]
+    chances = mean_chance_to_win(needs.reference_rivals, needs.n_candidates) if graph is None else graph.mean_chances
+    others = {name for row in labels.labels for label in row if label for name in label.domain_names}
+    return np.array([domain_odds(label, domain, chances, others) for label in labels.reference])
+
+
+def domain_odds(
+    label: LabelSummary,
+    domain: str | None,
+    chances: NDArray[np.float64],
+    others: Collection[str] = (),
+) -> float:
     """Odds of recognizing a probe image of the task's domain, over the odds for any probe image.
 
-    1 if the task names none of the label's domains, or several. The domain's precision is taken as if 10 more of its
+    1 if the task names no domain of the label, or several. The recall on the domain is taken as if 10 more of its
     images were like all others.
 
     Args:
         label: The label.
         domain: The task's domain.
-        chances: [RANK_BINS] mean chance to win an image of the base graph among as many candidates as classes.
+        chances: [RANK_BINS] mean chance to win an image among as many candidates as classes.
+        others: Names of domains that labels on other graphs have; a task that names one of them, too, names several.
     """
-    named = named_domain(label.domain_names, domain)
-    if named is None:
+    names = sorted({*label.domain_names, *others})
+    named = named_domain(names, domain)
+    if named is None or names[named] not in label.domain_names:
         return 1.0
-    ranks, overall = label.domain_ranks[None, named], label.domain_ranks.sum(axis=0)[None]
-    return float(odds_ratios(ranks, overall, chances)[0])
+    ranks = label.domain_ranks[None, label.domain_names.index(names[named])]
+    return float(odds_ratios(ranks, label.domain_ranks.sum(axis=0)[None], chances)[0])
 
 
 def odds_ratios(
@@ -269,105 +422,24 @@ def odds_ratios(
     """[M] odds of recognizing an image of a domain over those for any image; 1 where these are 0 or without limit.
 
     Args:
-        of_domain: [M, RANK_BINS] tests of the domain by rank.
-        overall: [M, RANK_BINS] those of all domains.
-        chances: [RANK_BINS] mean chance to win an image of the base graph.
+        of_domain: [M, RANK_BINS] images of the domain by rank.
+        overall: [M, RANK_BINS] images of all domains.
+        chances: [RANK_BINS] mean chance to win an image.
     """
-    precision = precision_among(overall, chances)
-    known = (precision > 0) & (precision < 1)
-    precision = np.where(known, precision, 0.5)
+    recall = precision_among(overall, chances)
+    known = (recall > 0) & (recall < 1)
+    recall = np.where(known, recall, 0.5)
     images = of_domain.sum(axis=1, dtype=np.int64)
     won = images * precision_among(of_domain, chances)
-    of_domain_shrunk = (won + _PRIOR_IMAGES * precision) / (images + _PRIOR_IMAGES)
-    ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (precision / (1 - precision))
+    of_domain_shrunk = (won + _PRIOR_IMAGES * recall) / (images + _PRIOR_IMAGES)
+    ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (recall / (1 - recall))
     return np.where(known, ratios, 1.0)
 
 
-def named_domain(names: Sequence[str], domain: str | None) -> int | None:
-    """Position of the one domain among a label's that a task names."""
-    named = [s for s, name in enumerate(names) if mentions(domain or "", [name.lower()])]
-    return named[0] if len(named) == 1 else None
-
-
-def shrunk_precision(
-    labels: Sequence[LabelSummary], graph: SemanticGraph, selected: NDArray[np.int64], n_candidates: int
-) -> NDArray[np.float64]:
-    """[M, K] node precision among a number of candidates, with a prior from the hypernyms; see :func:`shrunk`.
-
-    Args:
-        labels: M labels that cover the same packs.
-        graph: Their graph.
-        selected: [K] concepts wanted.
-        n_candidates: Candidates of a contest.
-    """
-    needs = _needs(labels[0], graph, selected, np.zeros((len(selected), 0)), n_candidates)
-    return shrunk(needs, _measured(labels, needs, None))
-
-
-def shrunk(needs: Needs, measured: Measured) -> NDArray[np.float64]:
-    """[M, K] node precision on the selected concepts, with a prior from the hypernyms.
-
-    ``p_v = (n_v * q_v + n0 * prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected precision among so many
-    candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v`` in its part:
-    the base graph or a pack. Above the part's roots stands the model's mean over the part, for precision in a pack does
-    not compare with precision elsewhere.
-    """
-    hits, support, levels = measured.wins.T, measured.support.T, measured.levels.T
-    precision = np.empty((len(needs.needed), hits.shape[1]))
-    for rows in map(list, needs.levels):
-        above = [needs.above[row] for row in rows]
-        prior = _means(precision, above) if above[0] else levels[needs.parts[rows]]
-        precision[rows] = (hits[rows] + _PRIOR_IMAGES * prior) / (support[rows] + _PRIOR_IMAGES)
-    return precision[_rows_of(needs)].T
-
-
-def mean_factors(
-    needs: Needs, support: NDArray[np.int32], n_parts: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What an image won, and a level, add to the mean over the classes of :func:`class_precision`.
-
-    For models with the same images that mean is linear in what their labels say: this is :func:`shrunk` and
-    :func:`class_precision` read backwards.
-
-    Args:
-        needs: What the task asks.
-        support: [A] images of each concept.
-        n_parts: 1 + packs.
-
-    Returns:
-        [A] factors of wins and [1 + packs] factors of levels; none is negative.
-    """
-    weights = needs.weights.mean(axis=1)
-    counts, of_wins, of_levels = np.zeros(len(support)), np.empty(len(support)), np.zeros(n_parts)
-    counts[_rows_of(needs)] = weights
-    of_levels[0] = 1 - weights.sum()
-    for rows in map(list, reversed(needs.levels)):
-        of_wins[rows] = counts[rows] / (support[rows] + _PRIOR_IMAGES)
-        of_prior = _PRIOR_IMAGES * of_wins[rows]
-        above = [needs.above[row] for row in rows]
-        if above[0]:
-            sizes = np.array([len(parents) for parents in above])
-            np.add.at(counts, [parent for parents in above for parent in parents], np.repeat(of_prior / sizes, sizes))
-        else:
-            np.add.at(of_levels, needs.parts[rows], of_prior)
-    return of_wins, of_levels
-
-
-def _rows_of(needs: Needs) -> NDArray[np.intp]:
-    """[K] where the selected concepts are among those needed."""
-    order = np.argsort(needs.needed)
-    return order[np.searchsorted(needs.needed, needs.selected, sorter=order)]
-
-
-def _with_ancestors(
-    graph: SemanticGraph, selected: NDArray[np.int64], parts: NDArray[np.int32]
-) -> tuple[NDArray[np.int64], tuple[tuple[int, ...], ...]]:
-    """The concepts and all above them, every hypernym before its hyponyms, and the rows of each one's hypernyms."""
-    wanted = set(selected.tolist()).union(*(graph.ancestors[v].tolist() for v in selected))
-    needed = [v for v in graph.topological_order if v in wanted]
-    row = {v: position for position, v in enumerate(needed)}
-    above = tuple(tuple(row[parent] for parent in graph.parents[v] if parts[parent] == parts[v]) for v in needed)
-    return np.array(needed), above
+def with_odds(recall: NDArray[np.float64], odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, C] recall after its odds were multiplied by [M] factors."""
+    ratios = odds[:, None]
+    return ratios * recall / (1 - recall + ratios * recall)
 
 
 def _means(values: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:

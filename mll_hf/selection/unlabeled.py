@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.base import MatchedConcept, Selection, SelectionConfig, Strategy
+from mll_hf.selection.base import DIGITS, SelectionConfig, Strategy
 from mll_hf.selection.evidence import gather_evidence, scores_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+    from mll_hf.selection.result import MatchedConcept, Selection
 
 
 def shortlisting(config: SelectionConfig) -> SelectionConfig:
@@ -51,7 +53,7 @@ def choose_with_images(
     """
     rows = [tried.union[position] for position in answering]
     evidence = gather_evidence(logits, np.clip(tried.overall[rows], 0, 1), templates)
-    order = np.argsort(-evidence.scores, kind="stable")
+    order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
     evidence = evidence.take(order)
     n_chosen = min(config.k, config.max_models or config.k, len(order))
     chosen = np.zeros((len(order), len(tried.classes)), np.bool_)

@@ -34,7 +34,7 @@ def freeze_arrays(instance: Any) -> None:  # noqa: ANN401 - any dataclass
 
 
 def same_fields(first: object, second: object) -> bool:
-    """Whether two instances of one dataclass have equal fields, arrays by shape, dtype and content."""
+    """Whether two instances of one dataclass have equal fields, arrays by dtype and content; NaN equals NaN."""
     if type(first) is not type(second):
         return False
     return all(_same(getattr(first, f.name), getattr(second, f.name)) for f in fields(first))  # type: ignore[arg-type]
@@ -42,5 +42,5 @@ def same_fields(first: object, second: object) -> bool:
 
 def _same(first: object, second: object) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
-        return first.dtype == second.dtype and np.array_equal(first, second)
+        return first.dtype == second.dtype and np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
     return bool(first == second)

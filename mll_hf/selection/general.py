@@ -1,4 +1,4 @@
-"""What is expected of a model that has no label: published ImageNet accuracy, which knows nothing of the classes."""
+"""Scores that do not look at the classes: general level, published ImageNet accuracy, nothing at all."""
 
 from __future__ import annotations
 
@@ -15,8 +15,20 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import LabelSummary
     from mll_hf.models.published import PublishedModel
+    from mll_hf.selection.base import Candidates
 
 _FEWEST_KNOWN = 3  # models with a label and a published accuracy, for a line through them to mean anything
+
+
+def general_scores(candidates: Candidates) -> NDArray[np.float64]:
+    """[M, C] mean node precision over the whole graph, the same for every class."""
+    levels = np.array([label.mean_precision for label in candidates.labels.reference])
+    return np.repeat(levels[:, None], len(candidates.match.classes), axis=1)
+
+
+def uniform_scores(candidates: Candidates) -> NDArray[np.float64]:
+    """[M, C] the same for every model and class: no model is preferred."""
+    return np.full((len(candidates.labels), len(candidates.match.classes)), 1 / len(candidates.labels))
 
 
 def imagenet_scores(published: Sequence[PublishedModel], n_classes: int) -> NDArray[np.float64]:

@@ -1,0 +1,76 @@
+"""Several graphs as one: concepts with the same id are one concept, and hypernyms may lie in another graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import GraphError
+from mll_hf.graph.concepts import Concept, SemanticGraph
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class GraphUnion:
+    """G graphs and their union of U concepts; made by :meth:`of`.
+
+    Attributes:
+        graphs: The graphs, the reference first.
+        graph: All their concepts as one graph. A concept that several graphs have takes name and gloss from the first
+            of them, and the lemmas and hypernyms of all.
+    """
+
+    graphs: tuple[SemanticGraph, ...]
+    graph: SemanticGraph
+
+    @classmethod
+    def of(cls, graphs: Sequence[SemanticGraph]) -> GraphUnion:
+        """Unite graphs; a single one is its own union.
+
+        Args:
+            graphs: At least one graph, the reference first.
+
+        Raises:
+            GraphError: The hypernyms of the graphs form a cycle together.
+        """
+        if len(graphs) == 1:
+            return cls(tuple(graphs), graphs[0])
+        merged: dict[str, Concept] = {}
+        for concept in (concept for graph in graphs for concept in graph.concepts):
+            first = merged.get(concept.id)
+            merged[concept.id] = _merged(first, concept) if first else concept
+        try:
+            union = SemanticGraph(" + ".join(graph.name for graph in graphs), tuple(merged.values()))
+        except GraphError as error:
+            names = " and ".join(graph.name for graph in graphs)
+            raise GraphError(f"{names} cannot be used together: {error}") from None
+        return cls(tuple(graphs), union)
+
+    @cached_property
+    def positions(self) -> tuple[NDArray[np.int64], ...]:
+        """For each graph [V_g] index in the union of each of its concepts; ascending, as both are sorted by id."""
+        positions = [np.array([self.graph.index[c.id] for c in graph.concepts], np.int64) for graph in self.graphs]
+        for array in positions:
+            array.setflags(write=False)
+        return tuple(positions)
+
+    @cached_property
+    def rows(self) -> NDArray[np.int32]:
+        """[G, U] index in each graph of each concept of the union; -1 where a graph does not have it."""
+        rows = np.full((len(self.graphs), len(self.graph)), -1, np.int32)
+        for row, positions in zip(rows, self.positions, strict=True):
+            row[positions] = np.arange(len(positions))
+        rows.setflags(write=False)
+        return rows
+
+
+def _merged(first: Concept, other: Concept) -> Concept:
+    lemmas = tuple(dict.fromkeys([*first.lemmas, *other.lemmas]))
+    return replace(first, lemmas=lemmas, hypernyms=(*first.hypernyms, *other.hypernyms))

@@ -1,0 +1,345 @@
+"""The selection that comes out, and its JSON form."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.labels.label import Cost, ModelRef
+from mll_hf.matching.prompts import check_class_names
+from mll_hf.selection.base import SelectionConfig, Strategy
+from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
+from mll_hf.utils.arrays import freeze_arrays, same_fields
+from mll_hf.utils.text import one_line
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedModel:
+    """A model as a selection carries it: enough to run and calibrate it without its label.
+
+    Attributes:
+        ref: The model, pinned.
+        cost: What it costs to run.
+        temperature: Calibration temperature of its logits; 1 without a label.
+        general: Mean node precision over the whole graph; without a label the published ImageNet accuracy.
+        labeled: Whether a label speaks for it, or only its ImageNet accuracy.
+    """
+
+    ref: ModelRef
+    cost: Cost
+    temperature: float
+    general: float
+    labeled: bool = True
+
+    @property
+    def tie_break(self) -> tuple[float, int, str, str]:
+        """What decides between equally good models: cost, then id."""
+        return self.cost.gflops, self.cost.parameters, self.ref.repo_id, self.ref.revision
+
+
+@dataclass(frozen=True, slots=True)
+class MatchedConcept:
+    """A concept that speaks for a class.
+
+    Attributes:
+        id: Its id in the graph.
+        name: Its name.
+        weight: Its weight for the class, as the strategy used it.
+        precision: Recall of each model of the selection's union, in that order; None where it was not measured.
+    """
+
+    id: str
+    name: str
+    weight: float
+    precision: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which models answer for which classes, and why.
+
+    Attributes:
+        classes: The C class names.
+        strategy: How models were scored and chosen.
+        k: Models per class, as asked for.
+        models: The M models that were scored, best overall first; out of a catalog the best hundred.
+        scores: [M, C] float64. Estimated precision, cautiously: lowered by the standard error for models that seem
+            better than the generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); with evidence of
+            images their information and a tenth of the precision.
+        chosen: [M, C] bool, which models answer for which class.
+        matches: For each class the concepts that speak for it, best first; none without labels.
+        coverage: [C] how well the graph covers each class, 0 to 1; for strategy ``mll`` as far as it counts the packs.
+        images: [C] number of probe images that the estimate for a class is worth.
+        domain: Domain of the task as the user gave it; chooses the prompts.
+        task: Task as the user gave it.
+        evidence: What unlabeled images of the task say about the M models; None if there were none.
+        among: How many models were scored, if only the best M of them are here.
+    """
+
+    classes: tuple[str, ...]
+    strategy: Strategy
+    k: int
+    models: tuple[SelectedModel, ...]
+    scores: NDArray[np.float64]
+    chosen: NDArray[np.bool_]
+    matches: tuple[tuple[MatchedConcept, ...], ...]
+    coverage: NDArray[np.float64]
+    images: NDArray[np.float64]
+    domain: str | None = None
+    task: str | None = None
+    evidence: UnlabeledEvidence | None = None
+    among: int | None = None
+
+    def __post_init__(self) -> None:
+        freeze_arrays(self)
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @cached_property
+    def overall(self) -> NDArray[np.float64]:
+        """[M] mean score over the classes."""
+        mean: NDArray[np.float64] = self.scores.mean(axis=1)
+        return mean
+
+    @cached_property
+    def union(self) -> tuple[int, ...]:
+        """Positions of the models that answer for at least one class, best overall first."""
+        return tuple(np.flatnonzero(self.chosen.any(axis=1)).tolist())
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """[M] non-negative; how much each model counts when answers are pooled."""
+        if self.evidence is None:
+            return np.maximum(self.overall, 0)  # the paper's r can be negative
+        return pooling_weights(self.overall, len(self.classes))
+
+    @property
+    def temperatures(self) -> NDArray[np.float64]:
+        """[M] the models' logits are divided by them: what images say, or else the labels."""
+        if self.evidence is None:
+            return np.array([model.temperature for model in self.models])
+        return self.evidence.calibration.temperatures
+
+    @property
+    def cost(self) -> Cost:
+        """What one image costs with all chosen models together."""
+        costs = [self.models[m].cost for m in self.union]
+        return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
+
+    def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
+        """The concepts that decided for a class, best first, with the chosen models' precision on each.
+
+        Raises:
+            InputError: The selection has no such class.
+        """
+        if class_name not in self.classes:
+            raise InputError(f"the selection has no class '{class_name}'; it has {', '.join(self.classes[:5])} ...")
+        return self.matches[self.classes.index(class_name)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The selection as plain JSON; :meth:`from_json` gives it back."""
+        ids = _distinct_ids(self.models)
+        return {
+            "classes": list(self.classes),
+            "strategy": str(self.strategy),
+            "k": self.k,
+            "domain": self.domain,
+            "task": self.task,
+            "among": self.among,
+            "models": [self._model_to_json(m) for m in range(len(self.models))],
+            "chosen": {
+                name: [ids[m] for m in _by_score(self.scores[:, y]) if self.chosen[m, y]]
+                for y, name in enumerate(self.classes)
+            },
+            "matches": {
+                name: [asdict(concept) for concept in matched]
+                for name, matched in zip(self.classes, self.matches, strict=True)
+            },
+            "coverage": dict(zip(self.classes, self.coverage.tolist(), strict=True)),
+            "images": dict(zip(self.classes, self.images.tolist(), strict=True)),
+            "evidence": None if self.evidence is None else _evidence_to_json(self.evidence),
+        }
+
+    def _model_to_json(self, m: int) -> dict[str, Any]:
+        model = self.models[m]
+        return {
+            "id": model.ref.repo_id,
+            "revision": model.ref.revision,
+            "backend": model.ref.backend,
+            "parameters": model.cost.parameters,
+            "gflops": model.cost.gflops,
+            "temperature": model.temperature,
+            "general": model.general,
+            "labeled": model.labeled,
+            "overall": float(self.overall[m]),
+            "scores": self.scores[m].tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, document: Any) -> Selection:  # noqa: ANN401 - parsed JSON
+        """Read a selection back.
+
+        Raises:
+            InputError: The document was not made by :meth:`to_json`.
+        """
+        try:
+            return cls._from_json(document)
+        except InputError as error:
+            raise InputError(f"this is no selection ({error}); make one with: mll-hf select --json") from None
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = "it lacks a part" if isinstance(error, (KeyError, TypeError, AttributeError)) else one_line(error)
+            raise InputError(f"this is no selection ({reason}); make one with: mll-hf select --json") from None
+
+    @classmethod
+    def _from_json(cls, document: dict[str, Any]) -> Selection:
+        classes = check_class_names(document["classes"])
+        models = tuple(_model_from_json(model) for model in document["models"])
+        scores = np.array([[_number(score) for score in model["scores"]] for model in document["models"]])
+        chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
+        if scores.shape != (len(models), len(classes)):
+            raise ValueError("the scores are not one per model and class")
+        union_size = int(chosen.any(axis=1).sum())
+        matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
+        if not all(matches) and any(model.labeled for model in models):
+            raise ValueError("a class has no concepts")
+        return cls(
+            classes=classes,
+            strategy=Strategy(document["strategy"]),
+            k=SelectionConfig(k=int(document["k"])).k,
+            models=models,
+            scores=scores,
+            chosen=chosen,
+            matches=matches,
+            coverage=np.array([_number(document["coverage"][name], 0, 1) for name in classes]),
+            images=np.array([_number(document["images"][name], 0) for name in classes]),
+            domain=_optional_text(document["domain"]),
+            task=_optional_text(document["task"]),
+            evidence=_evidence_from_json(document.get("evidence"), scores.shape),
+            among=None if document.get("among") is None else int(_number(document["among"], len(models))),
+        )
+
+
+def _model_from_json(model: dict[str, Any]) -> SelectedModel:
+    return SelectedModel(
+        ref=ModelRef(_text(model["id"]), _text(model["revision"]), _text(model["backend"])),
+        cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
+        temperature=_number(model["temperature"], sys.float_info.min),
+        general=_number(model["general"], 0, 1),
+        labeled=_flag(model["labeled"]),
+    )
+
+
+def _concept_from_json(concept: dict[str, Any], n_precisions: int) -> MatchedConcept:
+    precision = tuple(None if value is None else _number(value, 0, 1) for value in concept["precision"])
+    if len(precision) != n_precisions:
+        raise ValueError(f"{len(precision)} precisions of a concept for {n_precisions} chosen models")
+    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), precision)
+
+
+def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
+    calibration = evidence.calibration
+    return {
+        "images": evidence.n_images,
+        "templates": list(evidence.templates),
+        "temperatures": calibration.temperatures.tolist(),
+        "offsets": calibration.offsets.tolist(),
+        "information": calibration.information.tolist(),
+        "prior": evidence.prior.tolist(),
+        "firsts": evidence.firsts.tolist(),
+    }
+
+
+def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...]) -> UnlabeledEvidence | None:
+    if document is None:
+        return None
+    offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
+    per_model = {
+        "temperatures": _numbers(document["temperatures"], sys.float_info.min),
+        "information": _numbers(document["information"], 0, 1),
+        "prior": _numbers(document["prior"], 0, 1),
+        "firsts": _numbers(document["firsts"], 0, 1),
+    }
+    if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model.values()):
+        raise ValueError("the evidence of images is not one for each model and class")
+    return UnlabeledEvidence(
+        n_images=int(_number(document["images"], LEAST_IMAGES)),
+        calibration=Calibration(per_model["temperatures"], offsets, per_model["information"]),
+        prior=per_model["prior"],
+        firsts=per_model["firsts"],
+        templates=_templates(document["templates"]),
+    )
+
+
+def _chosen_from_json(chosen: list[list[str]], ids: list[str]) -> NDArray[np.bool_]:
+    """[M, C] from the chosen ids of each class."""
+    row = {id: m for m, id in enumerate(ids)}
+    mask = np.zeros((len(ids), len(chosen)), np.bool_)
+    for y, names in enumerate(chosen):
+        if not isinstance(names, list) or not names:
+            raise ValueError("a class has no list of chosen models")
+        mask[[row[name] for name in names], y] = True
+    return mask
+
+
+def _distinct_ids(models: tuple[SelectedModel, ...]) -> list[str]:
+    """Ids as the JSON form refers to them: of models that are there in several revisions, ``org/name@revision``."""
+    count = Counter(model.ref.repo_id for model in models)
+    return [
+        model.ref.repo_id if count[model.ref.repo_id] == 1 else f"{model.ref.repo_id}@{model.ref.revision}"
+        for model in models
+    ]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _templates(values: object) -> tuple[str, ...]:
+    if not isinstance(values, list):
+        raise TypeError(f"{values!r:.40} is no list of templates")
+    templates = tuple(_text(value) for value in values)
+    if wrong := [template for template in templates if template.count("{}") != 1]:
+        raise ValueError(f"{wrong[0]!r:.40} has not exactly one {{}} for the class")
+    return templates
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is neither true nor false")
+    return value
+
+
+def _optional_text(value: object) -> str | None:
+    return None if value is None else _text(value)
+
+
+def _number(value: Any, least: float = -np.inf, most: float = np.inf) -> float:  # noqa: ANN401 - parsed JSON
+    number = float(value)
+    if not (math.isfinite(number) and least <= number <= most):
+        raise ValueError(f"{number} is out of range")
+    return number
+
+
+def _numbers(values: list[Any], least: float = -np.inf, most: float = np.inf) -> NDArray[np.float64]:
+    return np.array([_number(value, least, most) for value in values])
+
+
+def _by_score(scores: NDArray[np.float64]) -> list[int]:
+    """Positions by falling score; equal scores keep the order of the models."""
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    return order

@@ -1,0 +1,305 @@
+"""Score models on classes and choose.
+
+Each strategy is one pure function from evidence to scores; this module dispatches, applies the caps, chooses and keeps
+what explains the choice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.labels.label import UNPINNED, Cost, ModelRef
+from mll_hf.models.published import best_published
+from mll_hf.selection.base import DIGITS, Candidates, NoneFitsError, SelectionConfig, Strategy
+from mll_hf.selection.general import general_scores, imagenet_scores, prior_scores, uniform_scores
+from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
+from mll_hf.selection.paper import paper_scores, restricted_precision
+from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mll_hf.labels.label import LabelSummary
+    from mll_hf.models.published import PublishedModel
+
+
+def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
+    """Choose models for every class.
+
+    Args:
+        candidates: Labels and matched classes.
+        config: Strategy, k and caps.
+        task: The user's name of the task; the selection carries it for the prompts.
+
+    Raises:
+        NoneFitsError: No labeled model is within the caps.
+    """
+    candidates = within_caps(candidates, config)
+    scores = np.round(score(candidates, config), DIGITS)
+    labels = candidates.labels.reference
+    models = [*(_of_label(label) for label in labels), *(_of_published(m) for m in candidates.published)]
+    overall = np.round(scores.mean(axis=1), DIGITS)
+    order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
+    best = next(m for m in order if m < len(labels))
+    levels = np.array([models[m].general for m in order])
+    chosen = choose(scores[order], config, levels)
+    union = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
+    return Selection(
+        classes=candidates.match.classes,
+        strategy=config.strategy,
+        k=config.k,
+        models=tuple(models[m] for m in order),
+        scores=scores[order],
+        chosen=chosen,
+        matches=_explain(candidates, union, scores, config.strategy),
+        coverage=_coverage(candidates, config),
+        images=_effective_images(candidates, best),
+        domain=candidates.domain,
+        task=task,
+    )
+
+
+def select_by_imagenet(
+    classes: tuple[str, ...], config: SelectionConfig, domain: str | None = None, task: str | None = None
+) -> Selection:
+    """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
+
+    Raises:
+        InputError: No model is within the caps.
+    """
+    published = _published_within_caps(best_published(), config)
+    if not published:
+        raise NoneFitsError("none of the models with a published accuracy is within the caps; raise the caps")
+    published = tuple(sorted(published, key=lambda model: (-model.imagenet, model.image_gflops, model.repo_id)))
+    scores = imagenet_scores(published, len(classes))
+    models = tuple(_of_published(model) for model in published)
+    return Selection(
+        classes=classes,
+        strategy=Strategy.IMAGENET,
+        k=config.k,
+        models=models,
+        scores=scores,
+        chosen=choose(scores, replace(config, strategy=Strategy.IMAGENET), scores[:, 0]),
+        matches=((),) * len(classes),
+        coverage=np.zeros(len(classes)),
+        images=np.zeros(len(classes)),
+        domain=domain,
+        task=task,
+    )
+
+
+def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
+    """[M + P, C] scores of M labeled and P published models on the classes under the configured strategy."""
+    match config.strategy:
+        case Strategy.PAPER:
+            scores = paper_scores(candidates, config.class_weight)
+        case Strategy.GENERAL:
+            scores = general_scores(candidates)
+        case Strategy.UNIFORM:
+            scores = uniform_scores(candidates)
+        case Strategy.MLL:
+            scores = mll_scores(candidates, config.class_weight)
+        case Strategy.IMAGENET:
+            raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
+    if not candidates.published:
+        return scores
+    prior = prior_scores(best_published(), candidates.published, candidates.labels.reference, scores)
+    return np.concatenate([scores, prior])
+
+
+def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[M, C] which models answer for which class.
+
+    ``paper`` takes the k best models of each class; ``general``, ``mll`` and ``imagenet`` the k best overall, for all;
+    ``uniform`` all models, or the ``max_models`` with the highest general level.
+
+    Args:
+        scores: [M, C].
+        config: Strategy, k and the cap on the number of models.
+        levels: [M] general levels of the models.
+    """
+    chosen = np.zeros(scores.shape, np.bool_)
+    most = min(config.max_models or len(scores), len(scores))
+    match config.strategy:
+        case Strategy.PAPER:
+            allowed = choose_within(scores, config.k, most)
+            ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
+            np.put_along_axis(chosen, ranked[: min(config.k, most)], True, axis=0)
+        case Strategy.GENERAL | Strategy.MLL | Strategy.IMAGENET:
+            best = np.argsort(-np.round(scores.mean(axis=1), DIGITS), kind="stable")
+            chosen[best[: min(config.k, most)]] = True
+        case Strategy.UNIFORM:
+            chosen[np.argsort(-np.round(levels, DIGITS), kind="stable")[:most]] = True
+    return chosen
+
+
+def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.bool_]:
+    """[M] at most ``most`` models that together serve the classes well.
+
+    If the k best models of all classes are no more than that, these; otherwise greedily the model that adds most to
+    the sum over classes of the k best scores. That sum is submodular, so the greedy choice reaches at least
+    1 - 1/e of the best one (Nemhauser et al., 1978).
+    """
+    best = np.unique(np.argsort(-scores, axis=0, kind="stable")[:k])
+    allowed = np.zeros(len(scores), np.bool_)
+    if len(best) <= most:
+        allowed[best] = True
+        return allowed
+    shifted = scores - scores.min()  # so that a class without a model yet counts for nothing
+    served = np.zeros((min(k, most), scores.shape[1]))  # of each class the k best scores so far, lowest first
+    for _ in range(most):
+        gains = np.maximum(shifted - served[0], 0).sum(axis=1)
+        m = int(np.argmax(np.where(allowed, -1, gains)))
+        allowed[m] = True
+        served[0] = np.maximum(served[0], shifted[m])
+        served.sort(axis=0)
+    return allowed
+
+
+def within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
+    """Only the models that are within the caps and not to be left out.
+
+    Raises:
+        NoneFitsError: There is no labeled one.
+    """
+    labels = candidates.labels.reference
+    parameters = np.array([label.cost.parameters for label in labels])
+    gflops = np.array([label.cost.gflops for label in labels])
+    fits = _fit([label.model.repo_id for label in labels], parameters, gflops, config).tolist()
+    return replace(candidates.take(fits), published=_published_within_caps(candidates.published, config))
+
+
+def _fit(
+    ids: list[str], parameters: NDArray[np.int64], gflops: NDArray[np.float64], config: SelectionConfig
+) -> NDArray[np.int64]:
+    """Positions of the labeled models that are within the caps and not to be left out.
+
+    Raises:
+        InputError: There are none.
+    """
+    _refuse_licenses(config)
+    most_parameters, most_gflops = (
+        np.inf if cap is None else cap for cap in (config.max_parameters, config.max_gflops)
+    )
+    fits = np.flatnonzero((parameters <= most_parameters) & (gflops <= most_gflops))
+    if not len(fits):
+        raise NoneFitsError(
+            f"none of the {len(gflops)} labeled models is within the caps (smallest: {parameters.min():,} parameters; "
+            f"cheapest: {gflops.min():.3g} GFLOPs per image); raise the caps"
+        )
+    if config.without:
+        fits = fits[[ids[position] not in config.without for position in fits.tolist()]]
+        if not len(fits):
+            raise NoneFitsError("all labeled models within the caps are to be left out; leave out fewer")
+    return fits
+
+
+def _published_within_caps(
+    published: tuple[PublishedModel, ...], config: SelectionConfig
+) -> tuple[PublishedModel, ...]:
+    _refuse_licenses(config)
+    return tuple(
+        model
+        for model in published
+        if _fits(Cost(model.parameters, model.image_gflops), config) and model.repo_id not in config.without
+    )
+
+
+def _refuse_licenses(config: SelectionConfig) -> None:
+    """Labels cannot tell which models may be chosen."""
+    if config.licenses:
+        raise InputError("labels carry no licenses; ask Client.select, which asks the Hub, or leave out the licenses")
+
+
+def _fits(cost: Cost, config: SelectionConfig) -> bool:
+    return (config.max_parameters is None or cost.parameters <= config.max_parameters) and (
+        config.max_gflops is None or cost.gflops <= config.max_gflops
+    )
+
+
+def _of_label(label: LabelSummary) -> SelectedModel:
+    return SelectedModel(label.model, label.cost, float(label.temperature[0]), label.mean_precision)
+
+
+def _of_published(model: PublishedModel) -> SelectedModel:
+    ref = ModelRef(model.repo_id, revision=UNPINNED, backend="open_clip")
+    return SelectedModel(ref, Cost(model.parameters, model.image_gflops), 1.0, model.imagenet, labeled=False)
+
+
+def _explain(
+    candidates: Candidates, union: list[int], scores: NDArray[np.float64], strategy: Strategy
+) -> tuple[tuple[MatchedConcept, ...], ...]:
+    """For each class its concepts, with the recall of the models of the union as the strategy saw it.
+
+    A model without a label is as good on every concept as its score says.
+    """
+    matched, graph, n_labeled = candidates.match, candidates.graph, len(candidates.labels)
+    precision = np.repeat(scores[union].mean(axis=1)[:, None], len(matched.selected), axis=1)
+    if labeled := [m for m in union if m < n_labeled]:
+        precision[[at for at, m in enumerate(union) if m < n_labeled]] = _concept_precision(
+            candidates.take(labeled), strategy
+        )
+    columns = np.searchsorted(matched.selected, matched.concepts)
+    names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
+    return tuple(
+        tuple(
+            MatchedConcept(*names[v], float(weight), _known(precision[:, at]))
+            for v, weight, at in zip(matched.concepts[y], matched.weights[y], columns[y], strict=True)
+        )
+        for y in range(len(matched.classes))
+    )
+
+
+def _known(precision: NDArray[np.float64]) -> tuple[float | None, ...]:
+    return tuple(None if np.isnan(value) else value for value in precision.tolist())
+
+
+def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np.float64]:
+    """[M, K] recall of every labeled model on the selected concepts, as the strategy sees it; NaN if not measured.
+
+    A concept in several graphs has the mean over the images of all.
+    """
+    if strategy is Strategy.PAPER:
+        return restricted_precision(candidates)
+    labels, selected = candidates.labels, candidates.match.selected
+    n_candidates = candidates_of(candidates.match)
+    won, images = np.zeros((len(labels), len(selected))), np.zeros((len(labels), len(selected)))
+    for g, graph in enumerate(labels.union.graphs):
+        rows = labels.union.rows[g, selected]
+        there, concepts = np.flatnonzero(rows >= 0), rows[rows >= 0].astype(np.int64)
+        for m, label in enumerate(labels.on_graph(g)):
+            if label is None:
+                continue
+            if strategy is Strategy.MLL:
+                recall = label.precision_among(n_candidates, concepts, graph.rival_counts)
+            else:
+                recall = label.node_precision[concepts].astype(np.float64)
+            weights = np.maximum(label.support[concepts], 1)
+            won[m, there] += weights * recall
+            images[m, there] += weights
+    return np.divide(won, images, out=np.full_like(won, np.nan), where=images > 0)
+
+
+def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
+    """[C] how much of each class's estimate comes from concepts, as far as the strategy counts them."""
+    if config.strategy is not Strategy.MLL:
+        return candidates.match.coverage.astype(np.float64)
+    return np.clip(evidence_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
+
+
+def _effective_images(candidates: Candidates, m: int) -> NDArray[np.float64]:
+    """[C] images that would give a single proportion the variance of the weighted mean over a class's concepts."""
+    match, union = candidates.match, candidates.labels.union
+    images = np.zeros(match.concepts.shape)
+    for g, label in enumerate(candidates.labels.labels[m]):
+        if label is not None:
+            rows = union.rows[g][match.concepts]
+            images += np.where(rows >= 0, label.support[rows], 0)
+    weights = np.abs(match.weights).astype(np.float64)  # the paper's weights are cosines, which can be negative
+    spread = (weights**2 / np.maximum(images, 1)).sum(axis=1)
+    measured = (images > 0).any(axis=1) & (spread > 0)
+    return np.divide(weights.sum(axis=1) ** 2, spread, out=np.zeros(len(spread)), where=measured)
