@@ -1,5 +1,7 @@
 """The log of embeddings, and the runs of what it lacks."""
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -53,6 +55,25 @@ def test_a_removed_log_leaves_nothing_but_its_neighbors(tmp_path):
     assert logs[1].folder.exists()
     logs[1].remove()
     assert not (tmp_path / ".partial").exists()
+
+
+def test_a_log_is_written_without_calls_of_unix(tmp_path, monkeypatch):
+    monkeypatch.delattr(os, "pwrite", raising=False)
+    log = EmbeddingLog.open(tmp_path / "log", KEY)
+    with log.writing() as write:
+        write(np.array([5, 6]), embeddings_of([5, 6]))
+        write(np.array([0]), embeddings_of([0]))
+    assert log.has(np.arange(7), 3).tolist() == [True, *[False] * 4, True, True]
+
+
+def test_a_log_of_another_environment_is_deleted_with_a_warning(tmp_path, caplog):
+    here, there = {"device": "cpu", "torch": "2.13.0"}, {"device": "cuda", "torch": "2.13.0"}
+    EmbeddingLog.open(tmp_path / "log", {**KEY, "environment": here})
+    EmbeddingLog.open(tmp_path / "log", {**KEY, "environment": here})
+    EmbeddingLog.open(tmp_path / "log", {**KEY, "environment": here, "overwrites": "0"})
+    assert not caplog.messages
+    EmbeddingLog.open(tmp_path / "log", {**KEY, "environment": there})
+    assert caplog.messages == ["log: embedded so far in another environment (device cpu, now cuda); starting anew"]
 
 
 def test_a_log_that_cannot_be_written_says_so(tmp_path):
