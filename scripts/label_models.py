@@ -330,7 +330,7 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("--dry-run", action="store_true", help="only print what would be done")
     output.add_argument("--json", action="store_true", help="print one JSON line per model")
-    output.add_argument("--report", type=Path, metavar="FILE", help="also write the results as a JSON list, which --models-from reads")
+    output.add_argument("--report", type=Path, metavar="FILE", help="write the results as a JSON list, too")
     return parser
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from huggingface_hub import constants
 
 from mll_hf.errors import HubError, InputError, LabelError
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, read_head
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, read_head
 from mll_hf.hub.locations import HUB, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import is_collection, open_source

@@ -54,9 +54,7 @@ class Captions:
     @classmethod
     def of(cls, model: VisionLanguageModel, captions: Sequence[str]) -> Captions:
         """Embed captions."""
-        return cls(
-            model.encode_texts(captions), model.logit_scale, model.cost, model.batch_size, environment_of(model)
-        )
+        return cls(model.encode_texts(captions), model.logit_scale, model.cost, model.batch_size, environment_of(model))
 
 
 class ModelRun(Protocol):

@@ -233,7 +233,9 @@ class _Workers:
                     self._start()
                     n_losses += 1
                     if n_losses > _RETRIES:
-                        reason = f"its workers were lost {n_losses} times ({one_line(error)}); check memory and Ray's logs"
+                        reason = (
+                            f"its workers were lost {n_losses} times ({one_line(error)}); check memory and Ray's logs"
+                        )
                         raise ModelError(model.repo_id, reason) from error
                     if call:
                         lost.append(call)

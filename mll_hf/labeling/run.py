@@ -88,8 +88,9 @@ def label_model(
         StorageError: The store cannot be written; finished embeddings are kept if possible.
     """
     store.add_graph(graph)
-    path = store.path_for(ref, LabelGroup(graph.digest, probes.revision, probes.sampling.seed))
-    existing = None if overwrite else _existing_label(ref, path, graph, probes, store)
+    group = LabelGroup(graph.digest, probes.revision, probes.sampling.seed)
+    path = store.path_for(ref, group)
+    existing = None if overwrite else _existing_label(ref, group, probes.sampling, store)
     if existing:
         if not keep_embeddings or has_embeddings(existing, store):
             return LabelingResult(existing, path, measured=False)
@@ -166,18 +167,19 @@ def label_from_counts(
     )
 
 
-def _existing_label(
-    ref: ModelRef, path: Path, graph: SemanticGraph, probes: ProbeSet, store: LabelStore
-) -> ModelLabel | None:
-    """The label at a path; None if there is none, or one that is damaged or has fewer images."""
+def _existing_label(ref: ModelRef, group: LabelGroup, sampling: SamplingConfig, store: LabelStore) -> ModelLabel | None:
+    """The label in a store; None if there is none, or one that is damaged or has fewer images."""
+    path = store.path_for(ref, group)
     try:
-        label = read_label(path, graph) if path.exists() else None
+        label = read_label(path) if path.exists() else None
     except LabelError:
         return None
-    if label is None or label.sampling.images_per_concept < probes.sampling.images_per_concept:
+    if label is None:
         return None
-    if (label.model.revision, label.model.backend) != (ref.revision, ref.backend) or label.probes_revision != probes.revision:
+    if (label.model.revision, label.model.backend, label.group) != (ref.revision, ref.backend, group):
         raise InputError(f"{path} is a label of another model than {ref.short_name}; use another folder or --overwrite")
+    if label.sampling.images_per_concept < sampling.images_per_concept:
+        return None
     if label.model != ref:  # a local model that was moved
         label = replace(label, model=ref)
         store.write(label)

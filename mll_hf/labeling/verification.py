@@ -161,9 +161,7 @@ def verify_label(
     )
 
 
-def _blocks(
-    model: VisionLanguageModel, sample: ProbeSet, batch_size: int
-) -> Iterator[tuple[int, NDArray[np.float32]]]:
+def _blocks(model: VisionLanguageModel, sample: ProbeSet, batch_size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
     """Embed images, with a progress bar; yields blocks of CONTEST_BLOCK with the number of their first image."""
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(sample), unit="image", desc=model.ref.short_name, name="mll_hf.verify", leave=False

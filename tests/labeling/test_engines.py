@@ -163,13 +163,12 @@ def test_an_error_of_a_worker_is_raised_and_the_worker_goes_on(
     assert label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here).path.read_bytes() == whole
 
 
-def workers_that(embed_images):
+def workers_that(do):
     """An actor class with another `embed_images`; made in a function, so that Ray sends the class itself."""
 
     class Worker(ray_engine._Worker):
-        pass
+        embed_images = do
 
-    Worker.embed_images = embed_images
     return Worker
 
 
@@ -177,12 +176,14 @@ def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, wh
     marks = tmp_path / "marks"
     marks.mkdir()
 
+    embed_images = ray_engine._Worker.embed_images
+
     def die_once(self, model, probes, images, batch_size):
         mark = marks / str(images[0])
         if images[0] in (0, 32) and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return super(type(self), self).embed_images(model, probes, images, batch_size)
+        return embed_images(self, model, probes, images, batch_size)
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(die_once))
     with RayEngine(cpus=0.5) as engine:
@@ -198,9 +199,13 @@ def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, 
         label(tiny_open_clip, folder, tmp_path / "ray", engine)
 
 
-def test_machines_with_other_versions_are_refused(tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch):
+def test_machines_with_other_versions_are_refused(
+    tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch
+):
+    embed_images = ray_engine._Worker.embed_images
+
     def of_another_version(self, model, probes, images, batch_size):
-        embeddings, environment = super(type(self), self).embed_images(model, probes, images, batch_size)
+        embeddings, environment = embed_images(self, model, probes, images, batch_size)
         return embeddings, replace(environment, torch="1.0")
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(of_another_version))
@@ -244,7 +249,8 @@ def test_a_killed_driver_loses_the_pieces_in_flight(tiny_open_clip, folder, tmp_
 
     def run(kill_after):
         address = ray_here.get_runtime_context().gcs_address
-        words = [sys.executable, script, f"local-dir:{tiny_open_clip}", folder, tmp_path / "killed", kill_after, address]
+        arguments = [f"local-dir:{tiny_open_clip}", folder, tmp_path / "killed", kill_after, address]
+        words = [sys.executable, script, *arguments]
         return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
 
     first = run(2)
@@ -383,7 +389,6 @@ def pool(monkeypatch):
     workers = ray_engine._Workers(2, Share(8, 1))
     workers.fake = fake
     return workers
-
 
 
 REF = ModelRef("org/model", SHA, "open_clip")

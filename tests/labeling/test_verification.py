@@ -85,7 +85,7 @@ def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
 
 
 def test_memory_does_not_grow_with_the_sample(tmp_path):
-    """400 concepts with 40 images each, among 4,000: scores in one block would take 256 MB."""
+    """400 concepts with 40 images each, among 4,000: the scores in one block would take 256 MB."""
     code = f"""{PEAK_MEMORY}
 import numpy as np
 import torch
@@ -96,7 +96,8 @@ from mll_hf.labels.label import ModelRef
 from worlds import make_label, probe_set
 
 graph = SemanticGraph("big", tuple(Concept(f"c{{v:04}}", f"c{{v}}", (f"c{{v}}",), "", ()) for v in range(4000)))
-probes = probe_set([range(40 * v, 40 * v + 40) if v < 400 else [] for v in range(4000)], [v // 40 for v in range(16000)])
+images = [range(40 * v, 40 * v + 40) if v < 400 else [] for v in range(4000)]
+probes = probe_set(images, [v // 40 for v in range(16000)])
 label = make_label(graph, support=np.diff(probes.offsets), sampling=probes.sampling, probes_revision=probes.revision)
 
 class Model:

@@ -219,7 +219,7 @@ def test_a_model_that_runs_out_of_memory_is_an_error_of_ours(folders, monkeypatc
 @pytest.mark.parametrize("fill", [fill_memory, fill_gpu])
 def test_out_of_memory_at_loading_is_not_taken_for_damaged_files(kind, folders, monkeypatch, fill):
     monkeypatch.setattr(torch.nn.Module, "to", fill)
-    with pytest.raises(ModelError, match="cannot be loaded .*memory is full: use a larger device or a smaller model"):
+    with pytest.raises(ModelError, match=r"cannot be loaded .*memory is full: use a larger device or a smaller model"):
         load_local(folders[kind])
 
 
