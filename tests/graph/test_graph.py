@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +48,7 @@ def test_relatives_agree_with_a_naive_search(hypernyms):
         assert [ids[u] for u in graph.ancestors[v]] == sorted(above[concept])
         assert [ids[u] for u in graph.descendants[v]] == sorted(below)
         assert [ids[u] for u in graph.relatives(v)] == sorted(above[concept] | below)
+        assert graph.rival_counts[v] == len(ids) - 1 - len(above[concept] | below)
         assert [ids[u] for u in graph.parents[v]] == sorted(set(hypernyms[concept]))
 
 
@@ -58,9 +61,33 @@ def test_hypernyms_come_before_hyponyms(hypernyms):
     assert all(place[parent] < place[v] for v, parents in enumerate(graph.parents) for parent in parents)
 
 
+def test_hypernyms_may_be_in_another_graph():
+    own = {"letter": ("symbol",), "a": ("letter",), "b": ("letter", "thing")}
+    graph, same_edges = make_graph(own), make_graph({"letter": (), "a": ("letter",), "b": ("letter",)})
+    assert graph.external == {"symbol", "thing"}
+    assert same_edges.external == make_graph().external == frozenset()
+    assert graph.parents == same_edges.parents
+    assert graph.topological_order == same_edges.topological_order
+    assert [a.tolist() for a in graph.ancestors] == [a.tolist() for a in same_edges.ancestors]
+    assert graph.rival_counts.tolist() == [1, 1, 0]
+    assert graph.digest != same_edges.digest
+    assert graph_from_json(graph_to_json(graph)) == graph
+
+
+def test_rival_counts_of_a_large_graph_are_quick():
+    graph = make_graph({f"n{v:05}": (f"n{v // 3:05}",) if v else () for v in range(13_600)})
+    started = time.perf_counter()
+    counts = graph.rival_counts
+    assert time.perf_counter() - started < 2
+    assert counts.dtype == np.int32
+    assert counts[0] == 0
+    assert counts[13_599] == 13_599 - len(graph.relatives(13_599))
+
+
 def test_arrays_cannot_be_changed():
-    with pytest.raises(ValueError, match="read-only"):
-        make_graph().ancestors[CORGI][0] = 1
+    for array in (make_graph().ancestors[CORGI], make_graph().rival_counts):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
 
 
 def test_caption_and_lemmas():
@@ -164,11 +191,9 @@ NODE = {"id": "a", "names": ["a"], "gloss": "g", "hypernyms": []}
         ([], "no list 'nodes'"),
         ({"nodes": {"a": NODE}}, "no list 'nodes'"),
         ({"nodes": [NODE, NODE]}, "duplicate ids: a"),
-        ({"nodes": [NODE | {"hypernyms": ["b"]}]}, "not nodes of the graph: b"),
-        ({"nodes": [NODE | {"hypernyms": ["e", "d", "c", "b", "f"]}]}, "b, c, d and 2 more"),
         ({"nodes": [NODE | {"hypernyms": ["a"]}]}, "cycle"),
         ({"nodes": [NODE | {"hypernyms": ["b"]}, NODE | {"id": "b", "hypernyms": ["a"]}]}, "cycle"),
-        ({"nodes": ["a"]}, "node 0 is no object"),
+        ({"nodes": ["a"]}, "node 0 is not an object"),
         ({"nodes": [NODE, {"names": ["b"]}]}, "node 1 has no id"),
         ({"nodes": [NODE | {"id": 7}]}, "node 0 has no id"),
         ({"nodes": [NODE | {"id": ""}]}, "node 0 has no id"),
@@ -180,7 +205,7 @@ NODE = {"id": "a", "names": ["a"], "gloss": "g", "hypernyms": []}
         ({"nodes": [NODE | {"hypernyms": "b"}]}, "'hypernyms' must be a list"),
         ({"nodes": [NODE | {"hypernyms": [1]}]}, "'hypernyms' must be a list"),
         ({"nodes": [NODE | {"gloss": None}]}, "'gloss' must be a text"),
-        ({"nodes": [NODE | {"gloss": "\ud800"}]}, "no Unicode"),
+        ({"nodes": [NODE | {"gloss": "\ud800"}]}, "invalid Unicode"),
     ],
 )
 def test_what_is_no_graph(tmp_path, document, complaint):

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from graph_sources.packages import Packages, centered, svg_image, webp_image
 from mll_hf.graph.authoring import NewConcept, new_concept
-from pack_sources.packages import Packages, centered, pack_image, svg_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,7 +49,7 @@ def flags(packages: Packages) -> Iterator[NewConcept]:
             tilted = drawing.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC, expand=True)
             ground = tuple(int(value) for value in rng.integers(0, 256, 3))
             for picture in centered(drawing), centered(tilted, ground):
-                images.append(pack_image(picture, f"{code} of {source}", "icon", source))
+                images.append(webp_image(picture, f"{code} of {source}", "icon", source))
         concept = new_concept(
             f"flag-{code}",
             f"flag of {name}",

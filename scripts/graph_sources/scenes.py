@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from graph_sources.packages import SIZE, Packages, webp_image
 from mll_hf.graph.authoring import NewConcept, new_concept
-from pack_sources.packages import SIZE, Packages, pack_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +22,7 @@ _NOT_COLORS = re.compile(r"mask|relief|overlay|colors|hires|transition|unknown|v
 SCENES = {
     "airport": ("runway and apron", r"^(?!.*grass).*airport"),
     "cemetery": ("graveyard", r"cemetery"),
-    "city": ("dense urban area, city center", r"city"),
+    "city": ("dense urban area, city centre", r"city"),
     "commercial area": ("shopping area", r"commercial"),
     "desert": ("sand, dunes", r"sand\d|dunes|california-sand|outback"),
     "farmland": ("farm field, cropland, agricultural land", r"crop(?!grass|wood)|countryside|rice"),
@@ -63,7 +63,7 @@ def scenes(packages: Packages) -> Iterator[NewConcept]:
             path = fitting[number % len(fitting)]
             crop = _crop(Image.open(path).convert("RGB"), rng)
             source = f"Debian {PACKAGE} {version} ({path.name}), GPL-2"
-            images.append(pack_image(crop, f"{path.name}, number {number}", "satellite", source))
+            images.append(webp_image(crop, f"{path.name}, number {number}", "satellite", source))
         lemmas = [f"aerial view of {name}", f"satellite image of {name}", f"{others.split(',')[0]} seen from above"]
         description = f"{name} ({others}) as it looks from an aeroplane or a satellite"
         concept = new_concept(id, f"{name} seen from above", lemmas, description, ["scene-from-above"])

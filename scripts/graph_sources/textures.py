@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
+from graph_sources.packages import SIZE, Packages, from_array, webp_image
 from mll_hf import __version__
 from mll_hf.graph.authoring import NewConcept, new_concept
-from pack_sources.packages import SIZE, Packages, from_array, pack_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mll_hf.graph.authoring import PackImage
+    from mll_hf.graph.authoring import NewImage
 
 IMAGES = 40
 PARENT = "n04362025"  # surface
-WORDS = {
-    "banded": "with broad parallel bands of color",
-    "blotchy": "with irregular spots of color",
+WORDS = {  # British spelling, as models have been measured with these definitions
+    "banded": "with broad parallel bands of colour",
+    "blotchy": "with irregular spots of colour",
     "braided": "like strands plaited over one another",
     "bubbly": "full of bubbles",
     "bumpy": "covered with bumps",
-    "chequered": "with squares of two colors in turn, as on a chessboard",
+    "chequered": "with squares of two colours in turn, as on a chessboard",
     "cobwebbed": "covered with the webs of spiders",
     "cracked": "broken by cracks",
     "crosshatched": "shaded by two sets of crossing parallel lines",
     "crystalline": "made of crystals with flat faces",
     "dotted": "covered with small dots",
     "fibrous": "made of fibres",
-    "flecked": "with small marks of another color",
+    "flecked": "with small marks of another colour",
     "freckled": "with small brown spots, as on skin",
     "frilly": "with wavy ornamental edges",
     "gauzy": "thin and see-through like gauze",
@@ -59,10 +59,10 @@ WORDS = {
     "scaly": "covered with scales, as of a fish",
     "smeared": "with paint or dirt wiped across it",
     "spiralled": "with spirals",
-    "sprinkled": "with small colored pieces scattered over it",
+    "sprinkled": "with small coloured pieces scattered over it",
     "stained": "with stains",
     "stratified": "in layers, as of rock",
-    "striped": "with stripes of two colors",
+    "striped": "with stripes of two colours",
     "studded": "with metal studs",
     "swirly": "with twisting curves",
     "veined": "with branching veins, as of a leaf",
@@ -85,7 +85,7 @@ def textures(packages: Packages) -> Iterator[NewConcept]:
         yield NewConcept(concept, tuple(_images(word)))
 
 
-def _images(word: str) -> Iterator[PackImage]:
+def _images(word: str) -> Iterator[NewImage]:
     draw: Callable[[Field], np.ndarray] = globals()[f"_{word.replace('-', '_')}"]
     source = f"drawn by a formula of mll-hf {__version__}, Apache-2.0"
     for number in range(IMAGES):
@@ -95,7 +95,7 @@ def _images(word: str) -> Iterator[PackImage]:
         image = image.crop((crop, crop, crop + SIZE, crop + SIZE))
         if field.rng.random() < 0.3:
             image = image.filter(ImageFilter.GaussianBlur(field.rng.uniform(0.3, 1.2)))
-        yield pack_image(image, f"{word}, number {number}", "texture", source)
+        yield webp_image(image, f"{word}, number {number}", "texture", source)
 
 
 # --- what all formulas use --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mll_hf.graph.authoring import PackImage
+from mll_hf.graph.authoring import NewImage
 from mll_hf.utils.images import to_rgb
 
 SIZE = 128  # pixels of a picture's side
@@ -107,11 +107,11 @@ def svg_image(svg: str, size: int = SIZE) -> Image.Image:
     return image
 
 
-def pack_image(image: Image.Image, name: str, domain: str, source: str) -> PackImage:
-    """A picture as a pack holds it: WebP."""
+def webp_image(image: Image.Image, name: str, domain: str, source: str) -> NewImage:
+    """An image to add to a graph, encoded as WebP."""
     buffer = io.BytesIO()
     to_rgb(image).save(buffer, "WEBP", quality=90, method=4)
-    return PackImage(buffer.getvalue(), name, domain, source)
+    return NewImage(buffer.getvalue(), name, domain, source)
 
 
 def centered(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255), size: int = SIZE) -> Image.Image:

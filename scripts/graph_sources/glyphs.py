@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mll_hf.graph.authoring import NewConcept, PackImage, new_concept
-from pack_sources.packages import SIZE, Packages, pack_image
+from graph_sources.packages import SIZE, Packages, webp_image
+from mll_hf.graph.authoring import NewConcept, NewImage, new_concept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:
         yield folder / "files" / f"{family}-latin-400-normal.woff", f"npm @fontsource/{family} 5, OFL-1.1"
 
 
-def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[PackImage]:
+def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[NewImage]:
     """A character in each font: dark on light or light on dark, a little turned, of a random size."""
     images = []
     for number, (path, source) in enumerate(fonts):
@@ -100,11 +100,11 @@ def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[PackImage]:
         if rng.random() < 0.5:
             light, dark = dark, light
         image = Image.fromarray(((mask * dark + (1 - mask) * light) * 255).astype(np.uint8))
-        images.append(pack_image(image, f"{character} in {path.name}", "font", source))
+        images.append(webp_image(image, f"{character} in {path.name}", "font", source))
     return images
 
 
-def _handwritten(digit: int, count: int = 40) -> list[PackImage]:
+def _handwritten(digit: int, count: int = 40) -> list[NewImage]:
     """Handwritten digits of 43 people (Alpaydin and Kaynak, 1998), as scikit-learn ships them: 8 x 8 pixels."""
     import sklearn
     from sklearn.datasets import load_digits
@@ -116,5 +116,5 @@ def _handwritten(digit: int, count: int = 40) -> list[PackImage]:
         small = Image.fromarray((np.pad(pixels, 1) / 16 * 255).astype(np.uint8))
         large = small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         ink = large if number % 2 else Image.eval(large, lambda value: 255 - value)
-        images.append(pack_image(ink, f"{digit}, number {number}", "handwriting", source))
+        images.append(webp_image(ink, f"{digit}, number {number}", "handwriting", source))
     return images
