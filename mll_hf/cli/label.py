@@ -106,8 +106,7 @@ def _push(args: argparse.Namespace) -> int:
     if args.private and not args.to:
         raise InputError("--private is for a new collection; name it with --to")
     store = LabelStore(args.labels)
-    wanted = store.list() if args.all else [find_label(store, model) for model in args.models]
-    labels = store.fetch([label.model for label in wanted])
+    labels = store.fetch(store.list() if args.all else [find_label(store, model) for model in args.models])
     if args.to:
         return _push_to_collection(args, store, labels)
     return _push_to_models(args, store, labels)
@@ -116,19 +115,23 @@ def _push(args: argparse.Namespace) -> int:
 def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
     from mll_hf.hub.publish import publish_to_collection
 
-    published = publish_to_collection(labels, store.graph, args.to, create_pr=args.pr, private=args.private)
-    models = [label.model.repo_id for label in labels]
-    _print_published(args, {"models": models, "to": args.to}, f"{len(models)} labels in {args.to}", published)
+    for graph in store.graphs:
+        of_graph = [label for label in labels if label.graph_digest == graph.digest]
+        if of_graph:
+            published = publish_to_collection(of_graph, graph, args.to, create_pr=args.pr, private=args.private)
+            record = {"models": [label.model.repo_id for label in of_graph], "to": args.to}
+            _print_published(args, record, f"{len(of_graph)} labels on {graph.name} in {args.to}", published)
     return 0
 
 
 def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
     from mll_hf.hub.publish import publish_label
 
-    failed = 0
+    failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
     for label in labels:
+        graph = graphs[label.graph_digest]
         try:
-            published = publish_label(label, store.graph, create_pr=args.pr, with_eval_results=args.eval_results)
+            published = publish_label(label, graph, create_pr=args.pr, with_eval_results=args.eval_results)
         except MLLError as error:
             failed += complain(str(error))
             continue

@@ -233,9 +233,7 @@ class _Workers:
                     self._start()
                     n_losses += 1
                     if n_losses > _RETRIES:
-                        reason = (
-                            f"its workers were lost {n_losses} times ({one_line(error)}); check memory and Ray's logs"
-                        )
+                        reason = f"its workers were lost {n_losses} times ({one_line(error)}); see Ray's logs"
                         raise ModelError(model.repo_id, reason) from error
                     if call:
                         lost.append(call)
@@ -318,7 +316,7 @@ def _with_files(probes: ProbeSet) -> ProbeSet:
         return probes
     if not REPO_ID.fullmatch(probes.name):
         raise GraphError(
-            f"{probes.files[0]} does not exist on machine {platform.node()}; use a graph on the Hub or in a shared folder"
+            f"{probes.files[0]} is not on machine {platform.node()}; use a graph on the Hub or in a shared folder"
         )
     folder = _downloaded_folder(str(DatasetLocation(probes.name, probes.revision)))
     return replace(probes, files=tuple(folder / path.name for path in probes.files))

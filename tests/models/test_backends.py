@@ -415,7 +415,7 @@ def test_pickle_weights_are_refused(name, folders, tmp_path):
 def test_a_missing_folder(tmp_path):
     with pytest.raises(ModelError, match="there is no folder"):
         resolve_model(f"local-dir:{tmp_path}/nothing")
-    with pytest.raises(ModelError, match=r"is no model .*\(files: none\)"):
+    with pytest.raises(ModelError, match=r"is not a model .*\(files: none\)"):
         resolve_model(f"local-dir:{tmp_path}")
     (tmp_path / "lost.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"neither open_clip_config\.json nor config\.json"):
@@ -686,7 +686,7 @@ def test_a_hub_in_trouble(hub):
 
 
 def test_refs_that_no_resolver_made():
-    with pytest.raises(ModelError, match="no full commit sha"):
+    with pytest.raises(ModelError, match="not a full commit sha"):
         load_model(ModelRef("alice/tiny", "main", "open_clip"), "cpu")
     with pytest.raises(ModelError, match="unknown backend 'onnx'"):
         load_model(ModelRef("alice/tiny", "0" * 40, "onnx"), "cpu")
