@@ -204,31 +204,26 @@ class _Workers:
 
         queue, lost, n_losses = iter(calls), list[Any](), 0
         upcoming = next(queue, None)
-        running: dict[Any, tuple[Any, Call]] = {}
-        finished: list[tuple[Any, Any]] = []
+        running: dict[Any, tuple[Any, Call | None]] = {}
         try:
-            while upcoming or running or finished:
+            while upcoming or running:
                 while upcoming and self._idle:
                     worker, (_, method, arguments) = self._idle.pop(), upcoming
                     running[getattr(worker, method).remote(*arguments)] = worker, upcoming
                     upcoming = lost.pop() if lost else next(queue, None)
-                if finished:
-                    yield finished.pop()
-                    continue
                 done, _ = ray.wait([*running, *self._busy], timeout=_WAIT_SECONDS)
                 if not done:
                     if not running:
                         _log.warning("waiting for the cluster to start a worker")
                     continue
-                reference = done[0]
-                worker, call = running.pop(reference, (self._busy.pop(reference, None), None))
+                worker, call = running.pop(done[0], None) or (self._busy.pop(done[0]), None)
                 try:
-                    result = ray.get(reference)
+                    result = ray.get(done[0])
                 except RayTaskError as error:
                     self._idle.append(worker)
                     if call:
                         raise error.cause from None
-                except RayError as error:
+                except RayError as error:  # the actor is lost
                     ray.kill(worker)
                     self._start()
                     n_losses += 1
@@ -242,7 +237,7 @@ class _Workers:
                     self._idle.append(worker)
                     if call:
                         n_losses = 0
-                        finished.append((call[0], result))
+                        yield call[0], result
         finally:
             self._busy |= {reference: worker for reference, (worker, _) in running.items()}
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labeling.engines import Captions, Engine, ModelRun
+    from mll_hf.labeling.engines import Engine, ModelRun
     from mll_hf.labels.counts import LabelCounts
     from mll_hf.labels.label import Cost, Environment, ModelRef
     from mll_hf.labels.store import LabelStore
@@ -103,16 +103,16 @@ def label_model(
         captions = run.embed_captions([concept.caption for concept in graph.concepts])
         key = _log_key(ref, probes, captions.environment)
         log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.revision[:12]}"
-        log = _open_log(key, store.folder / ".partial" / log_name, path if overwrite else None)
-        _embed_missing(ref, probes, captions, log, run, batch_size)
-        size = captions.embeddings.shape[1]
-        counts = run.count(graph, probes, captions, log.blocks(probes.rows, size, CONTEST_BLOCK))
+        log_key = _overwriting(key, path) if overwrite else key
+        log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
+        _embed_missing(ref, probes, log, run, batch_size or captions.batch_size)
+        counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
     label = label_from_counts(
         ref, captions.cost, graph, probes, counts, environment=captions.environment, license=_license_of(ref)
     )
     remove_embeddings(embeddings_path(path))  # an earlier label may have had other images
     if keep_embeddings:
-        images = np.concatenate([block for _, block in log.blocks(probes.rows, size, CONTEST_BLOCK)])
+        images = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
         write_embeddings(ProbeEmbeddings.quantize(images, captions.embeddings, probes), embeddings_path(path))
     store.write(label)  # last: an existing label means that everything is done
     if probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
@@ -204,18 +204,14 @@ def _log_key(ref: ModelRef, probes: ProbeSet, environment: Environment) -> dict[
     }
 
 
-def _open_log(key: dict[str, object], folder: Path, overwritten: Path | None) -> EmbeddingLog:
-    """Open the log. To overwrite a label, all images are embedded again, but an interrupted overwrite resumes."""
-    if overwritten and overwritten.exists():
-        key = {**key, "overwrites": hashlib.sha256(overwritten.read_bytes()).hexdigest()}
-    return EmbeddingLog.open(folder, key)
+def _overwriting(key: dict[str, object], path: Path) -> dict[str, object]:
+    """The key while a label is overwritten: all images are embedded again, but an interrupted run resumes."""
+    return {**key, "overwrites": hashlib.sha256(path.read_bytes()).hexdigest()} if path.exists() else key
 
 
-def _embed_missing(
-    ref: ModelRef, probes: ProbeSet, captions: Captions, log: EmbeddingLog, run: ModelRun, batch_size: int | None
-) -> None:
+def _embed_missing(ref: ModelRef, probes: ProbeSet, log: EmbeddingLog, run: ModelRun, batch_size: int) -> None:
     """Embed the images that the log lacks, with a progress bar."""
-    missing = np.flatnonzero(~log.has(probes.rows, captions.embeddings.shape[1]))
+    missing = np.flatnonzero(log.positions(probes.rows) < 0)
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(probes),
         initial=len(probes) - len(missing),
@@ -225,7 +221,7 @@ def _embed_missing(
         leave=False,
     )
     with progress, log.writing() as write:
-        for images, embeddings in run.embed_images(probes, missing, batch_size or captions.batch_size):
+        for images, embeddings in run.embed_images(probes, missing, batch_size):
             write(probes.rows[images], embeddings)
             progress.update(len(images))
 

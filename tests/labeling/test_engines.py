@@ -10,11 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ray.exceptions import ActorDiedError
 
 from mll_hf import errors
 from mll_hf.errors import GraphError, InputError, ModelError
@@ -194,7 +197,11 @@ def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, wh
 
 def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch):
     monkeypatch.setattr(ray_engine, "_RETRIES", 1)
-    monkeypatch.setattr(ray_engine, "_Worker", workers_that(lambda *_: os.kill(os.getpid(), signal.SIGKILL)))
+
+    def die(self, model, probes, images, batch_size):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ray_engine, "_Worker", workers_that(die))
     with RayEngine(cpus=0.5) as engine, pytest.raises(ModelError, match="its workers were lost 2 times"):
         label(tiny_open_clip, folder, tmp_path / "ray", engine)
 
@@ -327,55 +334,48 @@ def test_batches():
 
 
 class FakeRay:
-    """Ray without processes: a call is done when it is waited for; `fates` says how it ends."""
-
-    class Worker:
-        def __init__(self, ray):
-            self.ray, self.alive = ray, True
-
-        def __getattr__(self, method):
-            worker = self
-
-            class Method:
-                @staticmethod
-                def remote(*arguments):
-                    worker.ray.calls += 1
-                    return (worker.ray.calls, worker, method, arguments)
-
-            return Method
+    """Ray without processes: calls end in the order in which they were made, and lists of "die" kill workers."""
 
     def __init__(self):
         self.calls, self.most, self.started = 0, 0, 0
 
     def remote(self, **resources):
         self.resources = resources
+        return lambda _: SimpleNamespace(remote=self.start)
 
-        class Actor:
-            @staticmethod
-            def remote(*_):
-                self.started += 1
-                return FakeRay.Worker(self)
+    def start(self, *_):
+        self.started += 1
+        worker = SimpleNamespace(alive=True)
+        for method in ("ready", "embed_images"):
+            setattr(worker, method, SimpleNamespace(remote=partial(self.call, worker, method)))
+        return worker
 
-        return lambda _: Actor
+    def call(self, worker, method, fates=None, result=None):
+        self.calls += 1
+        return FakeReference(self.calls, worker, method, fates, result)
 
     def wait(self, references, timeout):
-        self.most = max(self.most, sum(reference[2] != "ready" for reference in references))
-        return [min(references, key=lambda reference: reference[0])], []
+        self.most = max(self.most, sum(reference.method != "ready" for reference in references))
+        return [min(references, key=lambda reference: reference.number)], []
 
     def get(self, reference):
-        from ray.exceptions import ActorDiedError
-
-        _, worker, method, arguments = reference
-        if method == "ready":
-            return None
-        fate = arguments[0].pop(0) if isinstance(arguments[0], list) and arguments[0] else None
-        if fate == "die" or not worker.alive:
-            worker.alive = False
+        if reference.fates:
+            reference.fates.pop()
             raise ActorDiedError
-        return arguments[-1]
+        assert reference.worker.alive
+        return reference.result
 
     def kill(self, worker):
         worker.alive = False
+
+
+@dataclass(eq=False)
+class FakeReference:
+    number: int
+    worker: object
+    method: str
+    fates: list
+    result: object
 
 
 @pytest.fixture
