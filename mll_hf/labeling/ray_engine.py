@@ -216,7 +216,7 @@ class _Workers:
                     if not running:
                         _log.warning("waiting for the cluster to start a worker")
                     continue
-                worker, call = running.pop(done[0], None) or (self._busy.pop(done[0]), None)
+                worker, call = running.pop(done[0]) if done[0] in running else (self._busy.pop(done[0]), None)
                 try:
                     result = ray.get(done[0])
                 except RayTaskError as error:

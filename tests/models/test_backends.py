@@ -686,7 +686,7 @@ def test_a_hub_in_trouble(hub):
 
 
 def test_refs_that_no_resolver_made():
-    with pytest.raises(ModelError, match="not a full commit sha"):
+    with pytest.raises(ModelError, match="not to a full commit sha"):
         load_model(ModelRef("alice/tiny", "main", "open_clip"), "cpu")
     with pytest.raises(ModelError, match="unknown backend 'onnx'"):
         load_model(ModelRef("alice/tiny", "0" * 40, "onnx"), "cpu")
