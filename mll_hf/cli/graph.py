@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.authoring import NewConcept
 
-PACK_HELP = "a graph of its own: a folder, or hf://datasets/ORG/NAME[@REVISION]"
 _BASE_HELP = "another graph in which parents may be: a folder, or hf://datasets/ORG/NAME[@REVISION]"
 
 

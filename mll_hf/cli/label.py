@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, find_label, positive
-from mll_hf.cli.output import complain, note, precision_text, print_row, summary, verdict
+from mll_hf.cli.output import complain, note, print_row, recall_text, summary, verdict
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.store import LabelStore
 
@@ -71,7 +71,7 @@ def _label(args: argparse.Namespace) -> int:
             measured = result.outcome is Outcome.LABELED
             record = {**summary(result.label), "path": str(result.path), "measured": measured}
             done = "labeled" if measured else "already labeled"
-            print_row(args, record, f"{done}: {result.name} (mean recall {precision_text(result.label)})")
+            print_row(args, record, f"{done}: {result.name} (mean recall {recall_text(result.label)})")
     return verdict(failed, len(args.models), "models")
 
 

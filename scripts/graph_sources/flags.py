@@ -1,4 +1,4 @@
-"""The flags of all countries and territories of ISO 3166, in the drawings of several icon sets, upright and tilted."""
+"""Flags of all countries and territories of ISO 3166 from several icon sets, upright and tilted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mll_hf.graph.authoring import NewConcept, new_concept
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# package -> license and paths of drawings, by code in small letters or capitals
+# package -> license and paths of its drawings
 SETS = {
     "flag-icons@7.5.0": ("MIT", ("flags/4x3/{small}.svg", "flags/1x1/{small}.svg")),
     "circle-flags@2.8.3": ("MIT", ("flags/{small}.svg",)),
@@ -27,10 +27,10 @@ PARENT = "n03354903"  # flag
 
 
 def flags(packages: Packages) -> Iterator[NewConcept]:
-    """The flag of every country and territory that has a code of ISO 3166."""
+    """A concept for every country and territory with a code of ISO 3166."""
     from babel import Locale
 
-    english = Locale("en").territories  # the names of Unicode's CLDR
+    english = Locale("en").territories  # names of Unicode's CLDR
     countries = json.loads((packages.npm("flag-icons@7.5.0") / "country.json").read_text(encoding="utf-8"))
     icons = json.loads((packages.npm(ICONIFY[0]) / "icons.json").read_text(encoding="utf-8"))
     for country in countries:
@@ -54,7 +54,7 @@ def flags(packages: Packages) -> Iterator[NewConcept]:
             f"flag-{code}",
             f"flag of {name}",
             [f"{name} flag", f"flag of {country['name']}"],
-            "",  # the name says it all, and a longer caption only confuses the models
+            "",  # a definition that repeats the name would make the caption longer, not clearer
             [PARENT],
         )
         yield NewConcept(concept, tuple(images))

@@ -1,4 +1,4 @@
-"""Letters and digits: text fonts of PyPI and npm, and the handwritten digits that scikit-learn ships.
+"""Letters and digits: text fonts from PyPI and npm, and the handwritten digits of scikit-learn.
 
 The fonts are families of Google Fonts that Debian does not package.
 """
@@ -37,7 +37,7 @@ PARENT = "n04076846"  # representation
 
 
 def letters(packages: Packages) -> Iterator[NewConcept]:
-    """The 26 letters, capital and small."""
+    """The 26 letters, each as capital and small letter."""
     fonts = list(_fonts(packages))
     yield _umbrella("letter", "letter", ["alphabetic character", "letter of the alphabet"],
                     "one of the characters of the alphabet used to represent speech")  # fmt: skip
@@ -46,14 +46,14 @@ def letters(packages: Packages) -> Iterator[NewConcept]:
             f"letter-{letter.lower()}",
             f"letter {letter}",
             [f"the letter {letter}", f"capital letter {letter}", f"small letter {letter.lower()}"],
-            "",  # the name says it all, and a longer caption only confuses the models
+            "",  # a definition that repeats the name would make the caption longer, not clearer
             ["letter"],
         )
         yield NewConcept(concept, tuple(_drawn(fonts, letter) + _drawn(fonts, letter.lower())))
 
 
 def digits(packages: Packages) -> Iterator[NewConcept]:
-    """The ten digits, printed and written by hand."""
+    """The ten digits, printed and handwritten."""
     fonts = list(_fonts(packages))
     yield _umbrella("numeral", "numeral", ["digit", "number", "figure"],
                     "one of the symbols from 0 to 9 that numbers are written with")  # fmt: skip
@@ -73,7 +73,7 @@ def _umbrella(id: str, name: str, lemmas: list[str], description: str) -> NewCon
 
 
 def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:
-    """One upright file of each family, and where it is from."""
+    """One regular font file of each family, and its source."""
     for spec, license in PYPI_FONTS.items():
         files = sorted(path for path in packages.pypi(spec).rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
         regular = [path for path in files if "regular" in path.name.lower()] or files
@@ -84,7 +84,7 @@ def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:
 
 
 def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[NewImage]:
-    """A character in each font: dark on light or light on dark, a little turned, of a random size."""
+    """A character in each font: dark on light or light on dark, slightly turned, of random size."""
     images = []
     for number, (path, source) in enumerate(fonts):
         rng = np.random.default_rng([ord(character), number])
@@ -105,7 +105,7 @@ def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[NewImage]:
 
 
 def _handwritten(digit: int, count: int = 40) -> list[NewImage]:
-    """Handwritten digits of 43 people (Alpaydin and Kaynak, 1998), as scikit-learn ships them: 8 x 8 pixels."""
+    """Handwritten digits of 43 people (Alpaydin and Kaynak, 1998) from scikit-learn: 8 x 8 pixels."""
     import sklearn
     from sklearn.datasets import load_digits
 

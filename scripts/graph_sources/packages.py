@@ -1,7 +1,6 @@
-"""Packages as folders of files, and pictures as bytes.
+"""Fetch packages from PyPI, npm and Debian with their own clients, and encode images.
 
-Packages come from PyPI, npm and Debian through their own clients and are kept in a folder, so that a second run
-downloads nothing.
+Unpacked packages are kept in a folder, so a second run downloads nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,7 +21,10 @@ from PIL import Image
 from mll_hf.graph.authoring import NewImage
 from mll_hf.utils.images import to_rgb
 
-SIZE = 128  # pixels of a picture's side
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SIZE = 128  # height and width of an image in pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,63 +32,56 @@ class Packages:
     """A folder of unpacked packages.
 
     Attributes:
-        folder: Where they are kept.
+        folder: The folder.
     """
 
     folder: Path
 
     def npm(self, spec: str) -> Path:
-        """An npm package, ``name@version``; returns its folder."""
-        target = self.folder / "npm" / spec.replace("/", "__")
-        with _unpacked(target) as work:
-            if work:
-                run(["npm", "pack", "--silent", spec], work)
-                _extract_tar(next(work.glob("*.tgz")), work)
-        return target / "package"
+        """Folder of an npm package, given as ``name@version``."""
+
+        def fetch(work: Path) -> None:
+            run(["npm", "pack", "--silent", spec], work)
+            _extract_tar(next(work.glob("*.tgz")), work)
+
+        return _kept(self.folder / "npm" / spec.replace("/", "__"), fetch) / "package"
 
     def pypi(self, spec: str) -> Path:
-        """A PyPI package, ``name==version``, that ships a wheel or an sdist; returns its folder."""
-        target = self.folder / "pypi" / spec
-        with _unpacked(target) as work:
-            if work:
-                run(["pip", "download", "--quiet", "--no-deps", "--no-build-isolation", spec], work)
-                archive = next(path for path in work.iterdir() if path.suffix in (".whl", ".gz"))
-                if archive.suffix == ".whl":
-                    zipfile.ZipFile(archive).extractall(work)  # noqa: S202 - it refuses to leave the folder
-                else:
-                    _extract_tar(archive, work)
-        return target
+        """Folder of a PyPI package, a wheel or an sdist, given as ``name==version``."""
+
+        def fetch(work: Path) -> None:
+            run(["pip", "download", "--quiet", "--no-deps", "--no-build-isolation", spec], work)
+            archive = next(path for path in work.iterdir() if path.suffix in (".whl", ".gz"))
+            if archive.suffix == ".whl":
+                zipfile.ZipFile(archive).extractall(work)  # noqa: S202 - it refuses to leave the folder
+            else:
+                _extract_tar(archive, work)
+
+        return _kept(self.folder / "pypi" / spec, fetch)
 
     def debian(self, name: str, files: str) -> tuple[Path, str]:
-        """The files of a Debian package that fit a pattern; returns their folder and the package's version."""
-        target = self.folder / "debian" / name
-        with _unpacked(target) as work:
-            if work:
-                run(["apt-get", "download", name], work)
-                archive = next(work.glob("*.deb"))
-                command = f"dpkg-deb --fsys-tarfile {archive.name} | tar -x --wildcards '{files}'"
-                run(["bash", "-o", "pipefail", "-c", command], work)
-                (work / "VERSION").write_text(archive.name.split("_")[1].replace("%3a", ":"))
-                archive.unlink()
+        """Folder with the files of a Debian package that match a pattern, and the package's version."""
+
+        def fetch(work: Path) -> None:
+            run(["apt-get", "download", name], work)
+            archive = next(work.glob("*.deb"))
+            command = f"dpkg-deb --fsys-tarfile {archive.name} | tar -x --wildcards '{files}'"
+            run(["bash", "-o", "pipefail", "-c", command], work)
+            (work / "VERSION").write_text(archive.name.split("_")[1].replace("%3a", ":"))
+            archive.unlink()
+
+        target = _kept(self.folder / "debian" / name, fetch)
         return target, (target / "VERSION").read_text()
 
 
-class _unpacked:  # noqa: N801 - a context manager
-    """A temporary folder that becomes ``target`` when all went well; None if ``target`` is there already."""
-
-    def __init__(self, target: Path) -> None:
-        self._target, self._work = target, None
-
-    def __enter__(self) -> Path | None:
-        if self._target.exists():
-            return None
-        self._target.parent.mkdir(parents=True, exist_ok=True)
-        self._work = Path(tempfile.mkdtemp(dir=self._target.parent))
-        return self._work
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if self._work and kind is None:
-            os.replace(self._work, self._target)
+def _kept(target: Path, fetch: Callable[[Path], None]) -> Path:
+    """Fill a temporary folder and rename it to ``target``, unless ``target`` exists."""
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=target.parent))
+        fetch(work)
+        os.replace(work, target)
+    return target
 
 
 def run(command: list[str], folder: Path) -> None:
@@ -99,7 +95,7 @@ def _extract_tar(archive: Path, folder: Path) -> None:
 
 
 def svg_image(svg: str, size: int = SIZE) -> Image.Image:
-    """Draw an SVG, its longer side ``size`` pixels; transparent where nothing is drawn."""
+    """Render an SVG on a transparent background, its longer side ``size`` pixels."""
     import resvg_py
 
     image = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=2 * size))).convert("RGBA")
@@ -108,14 +104,14 @@ def svg_image(svg: str, size: int = SIZE) -> Image.Image:
 
 
 def webp_image(image: Image.Image, name: str, domain: str, source: str) -> NewImage:
-    """An image to add to a graph, encoded as WebP."""
+    """Encode an image as WebP to add it to a graph."""
     buffer = io.BytesIO()
     to_rgb(image).save(buffer, "WEBP", quality=90, method=4)
     return NewImage(buffer.getvalue(), name, domain, source)
 
 
 def centered(image: Image.Image, background: tuple[int, int, int] = (255, 255, 255), size: int = SIZE) -> Image.Image:
-    """A picture in the middle of a square."""
+    """Center an image in a square."""
     canvas = Image.new("RGB", (size, size), background)
     image = image.convert("RGBA")
     image.thumbnail((size, size), Image.Resampling.LANCZOS)
@@ -124,5 +120,5 @@ def centered(image: Image.Image, background: tuple[int, int, int] = (255, 255, 2
 
 
 def from_array(values: np.ndarray) -> Image.Image:
-    """A picture from an array [H, W, 3] of numbers from 0 to 1."""
+    """An image from an array [H, W, 3] of values in 0 to 1."""
     return Image.fromarray((np.clip(values, 0, 1) * 255).astype(np.uint8))

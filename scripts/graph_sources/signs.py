@@ -1,7 +1,6 @@
-"""Road signs: all that tell drivers what to do or warn them in the collection of drawings that Mapillary's maps use.
+"""Traffic signs: all regulatory and warning signs of Mapillary's collection of drawings, from many countries.
 
-The drawings are of many countries. They are set on a plain ground, turned, tilted, darkened and blurred, as a camera
-would see them.
+Each drawing is put on a plain background, turned, tilted, darkened and blurred, as in a photo.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def signs(packages: Packages) -> Iterator[NewConcept]:
 
 
 def seen(sign: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A drawing as a camera might see it."""
+    """Make a drawing look like a photo."""
     ground = rng.uniform(0.1, 0.9, 3) + rng.uniform(-0.2, 0.2, (2, 2, 3))
     canvas = from_array(ground).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     shift = rng.uniform(-0.08, 0.08, 8) * SIZE

@@ -66,7 +66,7 @@ def test_a_graph_grows(tmp_path):
     check_graph(added.graph, folder, BASE)
 
 
-def test_the_pictures_come_back(tmp_path):
+def test_images_are_stored_as_they_are(tmp_path):
     add(tmp_path / "p", [new("duck", ["animal"], domain="sketch")])
     table = pq.read_table(next((tmp_path / "p").glob("images-*.parquet")))
     assert [row["bytes"] for row in table["image"].to_pylist()] == [picture(7, n) for n in range(5)]
@@ -78,7 +78,7 @@ def test_the_pictures_come_back(tmp_path):
     assert features["image"] == {"_type": "Image"}
 
 
-def test_nothing_is_added_twice(tmp_path):
+def test_adding_again_changes_nothing(tmp_path):
     folder = tmp_path / "p"
     add(folder, [new("duck", ["animal"])])
     before = state(folder)
@@ -90,7 +90,7 @@ def test_nothing_is_added_twice(tmp_path):
     assert images_of(folder) == {"duck": 7}
 
 
-def test_the_same_picture_may_show_two_concepts(tmp_path):
+def test_an_image_may_be_added_to_two_concepts(tmp_path):
     added = add(tmp_path / "p", [new("duck", ["animal"]), new("raft", ["vehicle"])])
     assert added.images == 10
 
@@ -117,7 +117,7 @@ def test_a_concept_takes_new_texts(tmp_path):
     ],
     ids=["unknown parent", "cycle through the base", "cycle", "too few images", "no image", "nothing"],
 )  # fmt: skip
-def test_what_cannot_be_added(tmp_path, wrong, complaint):
+def test_invalid_additions_change_nothing(tmp_path, wrong, complaint):
     fresh, present = tmp_path / "fresh", tmp_path / "present"
     with pytest.raises(GraphError, match=complaint) as caught:
         add(fresh, wrong)
@@ -186,7 +186,7 @@ def test_a_kill_leaves_a_whole_graph(tmp_path, there):
     for each in (folder, whole) if there else ():
         add(each, [new("duck", ["animal"])])
     add_eagle(whole)
-    for writes in (0, 1):  # before the images, and between them and the list of concepts
+    for writes in (0, 1):  # killed before the images are written, and before graph.json is
         words = [sys.executable, "-c", KILLED, folder, Path(__file__).parent, writes]
         run = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
         assert run.returncode == -signal.SIGKILL, run.stderr
@@ -306,7 +306,7 @@ def test_a_table(tmp_path, kind):
         ({"images": ""}, "has no folder of images"),
     ],
 )
-def test_a_table_that_is_wrong(tmp_path, change, complaint):
+def test_invalid_rows(tmp_path, change, complaint):
     file = tmp_path / "concepts.json"
     file.write_text(json.dumps([{**ROWS[0], **change}]))
     with pytest.raises(InputError, match=complaint) as caught:
@@ -314,7 +314,7 @@ def test_a_table_that_is_wrong(tmp_path, change, complaint):
     assert "\n" not in str(caught.value)
 
 
-def test_ids_do_not_lead_out_of_the_root(tmp_path):
+def test_ids_cannot_leave_the_images_root(tmp_path):
     file = tmp_path / "concepts.json"
     write_images(tmp_path / "duck")
     write_images(tmp_path / "root" / "a" / "b")
@@ -325,7 +325,7 @@ def test_ids_do_not_lead_out_of_the_root(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "7", "[]", "{}", "[7]", "[" * 100_000, "\ufffe"])
-def test_what_is_no_table(tmp_path, content):
+def test_unreadable_tables(tmp_path, content):
     file = tmp_path / "concepts.json"
     file.write_text(content)
     with pytest.raises(InputError) as caught:

@@ -270,7 +270,7 @@ def test_a_concept_without_rivals_is_not_tested_in_a_graph_below_another(tmp_pat
 
 @examples
 @given(data=st.data())
-def test_batches_put_together_are_the_whole(data):
+def test_batches_contain_all_images_in_order(data):
     files = data.draw(st.lists(st.integers(0, 150), min_size=1, max_size=3).filter(sum))
     cap, batch_size = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 70))
     with tempfile.TemporaryDirectory() as name:
@@ -348,13 +348,13 @@ def test_no_images(tmp_path):
         ({"image": [b"a"] * 256, "node": ["car"] * 256, "style": [str(i) for i in range(256)]}, "more than 255"),
     ],
 )
-def test_what_is_no_table_of_images(tmp_path, columns, complaint):
+def test_invalid_image_files(tmp_path, columns, complaint):
     write_graph_folder(tmp_path)
     write_table(tmp_path, **columns)
     assert complaint in complaint_of(tmp_path)
 
 
-def test_text_that_is_no_unicode(tmp_path):
+def test_invalid_unicode(tmp_path):
     write_graph_folder(tmp_path)
     write_table(tmp_path, image=[b"a"], node=["car"], style=pa.array([b"\xff"]).view(pa.string()))
     assert "not a readable parquet" in complaint_of(tmp_path)
@@ -372,7 +372,7 @@ def test_a_damaged_file(tmp_path):
     assert "parquet" in complaint_of(folder)
 
 
-def test_damage_anywhere_is_one_line_or_other_images(tmp_path):
+def test_damage_gives_one_line_errors_or_other_images(tmp_path):
     folder = write_graph_folder(tmp_path, [Probe("car", CAR), Probe("cat", CAT)] * 10)
     file = folder / "images.parquet"
     whole = file.read_bytes()
