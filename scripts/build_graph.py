@@ -42,7 +42,7 @@ from mll_hf.harvest import (
 )
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.hub.publish import publish_graph
-from mll_hf.labeling.fleet import check_login
+from mll_hf.labeling.destinations import check_login
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
