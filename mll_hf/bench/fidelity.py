@@ -20,6 +20,7 @@ from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_from_counts
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels
+from mll_hf.labels.label import Environment
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
 from mll_hf.utils.files import canonical_json
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelLabel, ModelRef
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
 
+_ENVIRONMENT = Environment("unknown", "float32", "unknown", "unknown", "unknown")  # the cache does not say
 _BLOCK = 2048
 
 
@@ -58,7 +60,7 @@ class LabeledHub:
             images, facts = images[rows], self.cache.facts(ref)
             contest = Contest(self.graph, probes, captions, facts.logit_scale)
             counts = contest.count((at, images[at : at + _BLOCK]) for at in range(0, len(images), _BLOCK))
-            labels.append(label_from_counts(ref, facts.cost, self.graph, probes, counts))
+            labels.append(label_from_counts(ref, facts.cost, self.graph, probes, counts, environment=_ENVIRONMENT))
         return tuple(labels)
 
     def sidecar(self, ref: ModelRef) -> ProbeEmbeddings:

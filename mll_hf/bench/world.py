@@ -181,7 +181,7 @@ class TaskText:
     match: ClassMatch = field(repr=False)
     caption_match: ClassMatch = field(repr=False)
     names: NDArray[np.float32] = field(repr=False)
-    concepts: NDArray[np.float32] = field(repr=False)
+    concepts: NDArray[np.float64] = field(repr=False)
     prompts: tuple[tuple[str, ...], ...] = field(repr=False)
     captions: tuple[tuple[str, ...], ...] = field(repr=False)
     synonyms: tuple[tuple[str, ...], ...] = field(repr=False)

@@ -27,7 +27,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, MLLError
 from mll_hf.harvest.sources import PinnedSource, meaning_of_labels
-from mll_hf.hub.connection import hub_errors, passes
+from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors
 from mll_hf.utils.images import decode_image, usable_cores
 from mll_hf.utils.text import one_line
@@ -305,7 +305,7 @@ def _write_with_retries(shard: _Shard) -> pa.Table:
         except MLLError:
             raise
         except (OSError, EOFError, httpx.HTTPError, pa.ArrowException, tarfile.TarError, zlib.error) as error:
-            if isinstance(error, HfHubHTTPError) and not passes(error):
+            if isinstance(error, HfHubHTTPError) and not is_transient(error):
                 with hub_errors(repo_id):
                     raise
             if wait is None:

@@ -189,9 +189,7 @@ def _names_at_root(copy: CachedRevisionInfo) -> list[str]:
 
 def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:
     if not FULL_SHA.fullmatch(ref.revision):
-        raise ModelError(
-            ref.repo_id, f"is pinned to '{ref.revision}', not to a full commit sha; resolve it again"
-        )
+        raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', not to a full commit sha; resolve it again")
     with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
         folder = snapshot_download(
             ref.repo_id,

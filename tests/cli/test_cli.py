@@ -167,9 +167,7 @@ def test_misuse_exits_with_2(words, capsys):
 def test_second_run_does_nothing(world, tiny_open_clip, capsys, monkeypatch):
     files = sorted((world / "labels").rglob("*.safetensors"))
     before = [file.stat().st_mtime_ns for file in files]
-    monkeypatch.setattr(
-        "mll_hf.labeling.engines.load_model", lambda *_: pytest.fail("a labeled model was loaded")
-    )
+    monkeypatch.setattr("mll_hf.labeling.engines.load_model", lambda *_: pytest.fail("a labeled model was loaded"))
     status, out, _ = run(
         capsys,
         "label",

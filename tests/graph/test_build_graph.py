@@ -203,7 +203,6 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
 
 
 def test_a_pack_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
-    from mll_hf.labels.packs import GraphPack, pack_to_bytes
 
     out, labels = tmp_path / "graph", str(tmp_path / "labels")
     arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out, "--source", "imagenet-r"]
