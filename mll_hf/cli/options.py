@@ -42,7 +42,7 @@ def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> No
     command.add_argument(
         "--graph",
         metavar="GRAPH",
-        help=f"reference graph, if there are labels on several graphs (default: the one with most labels): {GRAPH_HELP}",
+        help=f"reference graph, if there are labels on several (default: the graph with most labels): {GRAPH_HELP}",
     )
     command.add_argument(
         "--probes",
