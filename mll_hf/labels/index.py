@@ -182,12 +182,14 @@ class Entry:
     temperature: float
 
     @classmethod
-    def of(cls, label: LabelSummary, digest: str, code: RankCode) -> Entry:
-        """What is kept of a label."""
+    def of(
+        cls, label: LabelSummary, digest: str, code: RankCode, concepts: NDArray[np.int64] | slice = slice(None)
+    ) -> Entry:
+        """What is kept of a label; codes of some concepts only, if they are named."""
         return cls(
             label_metadata(label),
             digest,
-            code.encode(label.ranks),
+            code.encode(label.ranks[concepts]),
             label.support,
             label.mean_rank_shares,
             label.domain_ranks,
@@ -580,11 +582,12 @@ class LabelIndex:
     def _joined(self, name: str) -> NDArray[Any]:
         return np.concatenate([shard.tensors[name] for shard in self.shards])
 
-    def domain_ranks(self, position: int) -> NDArray[np.int32]:
-        """[S, RANK_BINS] images of one label by domain and rank."""
-        shard, m = self._at(position)
-        ranks: NDArray[np.int32] = shard.tensors["domain_ranks"][m]
-        return ranks
+    @cached_property
+    def domain_ranks(self) -> NDArray[np.int32]:
+        """[M, S, RANK_BINS] images by domain and rank; S is that of the label with the most domains."""
+        parts = [shard.tensors["domain_ranks"] for shard in self.shards]
+        most = max(part.shape[1] for part in parts)
+        return np.concatenate([np.pad(part, ((0, 0), (0, most - part.shape[1]), (0, 0))) for part in parts])
 
     def _at(self, position: int) -> tuple[IndexShard, int]:
         n = int(np.searchsorted(self.firsts, position, side="right")) - 1
@@ -603,8 +606,8 @@ class LabelIndex:
             LabelError: It does not.
         """
         shard, m = self._at(position)
-        kept, true = shard.entry(m, codes), Entry.of(label, "", shard.code)
-        pairs = zip(code_fields(kept.codes), code_fields(true.codes[concepts]), strict=True)
+        kept, true = shard.entry(m, codes), Entry.of(label, "", shard.code, concepts)
+        pairs = zip(code_fields(kept.codes), code_fields(true.codes), strict=True)
         agrees = (
             canonical_json(kept.metadata) == canonical_json(true.metadata)
             and np.array_equal(kept.support, true.support)

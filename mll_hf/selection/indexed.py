@@ -77,8 +77,8 @@ def select_indexed(
         NoneFitsError: No labeled model is within the caps.
         LabelError: A label is damaged, or the index disagrees with it.
     """
-    candidates = within_caps(candidates, config)
-    query, kept = _Query(candidates, config), max(_KEPT, config.k)
+    query, kept = _Query.of(candidates, config), max(_KEPT, config.k)
+    candidates = query.candidates
     rows = set(query.best(kept))
     if candidates.published:  # they are placed by the labeled models whose accuracy is published
         ids = {model.repo_id for model in best_published()}
@@ -143,7 +143,9 @@ class _IndexRows:
 
     def weighted_sums(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
         """[P, all labels] sums over the concepts of recall, weighted by coefficients [P, A]."""
-        sums = np.empty((len(coefficients), sum(map(len, self.index.shards))))
+        sums = np.zeros((len(coefficients), sum(map(len, self.index.shards))))
+        if not len(self.needs.needed):
+            return sums
         pairs = zip(self.index.firsts, self.index.shards, self.rows, self.decoders, strict=True)
         for first, shard, rows, (constants, weights) in pairs:
             of_fields = (coefficients[:, :, None] * weights).astype(np.float32)
@@ -161,15 +163,29 @@ class _Query:
     Attributes:
         candidates: The models within the caps, and the classes.
         config: Strategy and class weight.
+        indexes: [G] the index of each graph.
     """
 
     candidates: Candidates
     config: SelectionConfig
+    indexes: tuple[LabelIndex, ...]
+
+    @classmethod
+    def of(cls, candidates: Candidates, config: SelectionConfig) -> _Query:
+        """Put a task to the indexes of some labels."""
+        columns = zip(*cast("tuple[tuple[IndexedLabel | None, ...], ...]", candidates.labels.labels), strict=True)
+        indexes = tuple(next(label.index for label in column if label is not None) for column in columns)
+        return cls(within_caps(candidates, config), config, indexes)
 
     @cached_property
     def labels(self) -> tuple[tuple[IndexedLabel | None, ...], ...]:
         """[M][G] labels."""
         return cast("tuple[tuple[IndexedLabel | None, ...], ...]", self.candidates.labels.labels)
+
+    @property
+    def reference(self) -> list[IndexedLabel]:
+        """[M] labels on the reference graph."""
+        return [row[0] for row in self.labels if row[0] is not None]
 
     @cached_property
     def needs(self) -> Needs:
@@ -182,12 +198,6 @@ class _Query:
         """[G, M] position of each label in its index, -1 for none."""
         columns = zip(*self.labels, strict=True)
         return np.array([[-1 if label is None else label.position for label in column] for column in columns])
-
-    @cached_property
-    def indexes(self) -> tuple[LabelIndex, ...]:
-        """[G] the index of each graph."""
-        columns = zip(*self.labels, strict=True)
-        return tuple(next(label.index for label in column if label is not None) for column in columns)
 
     @cached_property
     def population(self) -> Population:
@@ -218,20 +228,18 @@ class _Query:
         named, odds = named_domain(names, self.candidates.domain), np.ones(len(self.labels))
         if named is None:
             return odds
-        labels = [row[0] for row in self.labels if row[0] is not None]
-        rows = [m for m, label in enumerate(labels) if names[named] in label.domain_names]
-        if rows:
-            ranks = [label.index.domain_ranks(label.position) for label in (labels[m] for m in rows)]
-            of_domain = [
-                of[labels[m].domain_names.index(names[named])] for of, m in zip(ranks, rows, strict=True)
-            ]
-            overall = np.stack([of.sum(axis=0, dtype=np.int64) for of in ranks])
-            odds[rows] = odds_ratios(np.stack(of_domain), overall, self.needs.reference.mean_chances)
+        reference = self.reference
+        columns = {names_of: _position(names[named], names_of) for names_of in {label.domain_names for label in reference}}
+        column = np.array([columns[label.domain_names] for label in reference])
+        rows = np.flatnonzero(column >= 0)
+        ranks = self.indexes[0].domain_ranks[self.positions[0, rows]]
+        of_domain, overall = ranks[np.arange(len(rows)), column[rows]], ranks.sum(axis=1, dtype=np.int64)
+        odds[rows] = odds_ratios(of_domain, overall, self.needs.reference.mean_chances)
         return odds
 
     def best(self, count: int) -> list[int]:
         """The models that decide: the best by the index, and the generally best one."""
-        reference = [row[0] for row in self.labels if row[0] is not None]
+        reference = self.reference
         top = generally_best(cast("list[LabelSummary]", reference))
         if self.config.strategy is Strategy.GENERAL:
             rows = np.arange(len(reference))
@@ -336,3 +344,7 @@ class _Query:
                 index.check(label.position, labels[id(label)], concepts, of_label)
         whole = tuple(tuple(None if label is None else labels[id(label)] for label in self.labels[m]) for m in rows)
         return replace(self.candidates.labels, labels=whole, population=self.population)
+
+
+def _position(name: str, names: Sequence[str]) -> int:
+    return names.index(name) if name in names else -1

@@ -276,7 +276,7 @@ def extrapolated(
         support: [M, A] or [1, A] probe images.
         shares: [M, RANK_BINS] mean rank shares of the labels.
     """
-    falls = np.stack([curve.of(shares) for curve in needs.falls[:-1]], axis=1)
+    falls = np.stack([curve.of(shares) for curve in needs.falls], axis=1)
     return Measured(known, recall * falls[:, needs.fall_of], support, levels_of(needs, shares))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -148,7 +149,7 @@ def test_mean_estimates_are_those_of_whole_labels(seed, n_graphs, n_classes):
     needs = task_needs(candidates, config.class_weight)
     exact, errors = estimates(needs, measure_all(whole, needs), task_odds(whole, needs, "photo"))
     light = join_labels(known, graphs, reference=graphs[0].digest)
-    query = indexed._Query(Candidates(light, match, "photo"), config)
+    query = indexed._Query.of(Candidates(light, match, "photo"), config)
     np.testing.assert_allclose(query._mean_estimates(), exact.mean(axis=1), atol=0.04)
     means = query._scores(np.arange(12), 0).mean(axis=1)
     np.testing.assert_allclose(means, indexed.cautious(exact, errors, 0).mean(axis=1), atol=0.02)
@@ -197,7 +198,7 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
         for name, value in [*zip(named, [0.3, 0.4, 0.5, 0.55, 0.6], strict=True), ("org/x", 0.9), ("org/y", 0.42)]
     )
     for module in ("mll_hf.selection.select", "mll_hf.selection.indexed"):
-        monkeypatch.setattr(f"{module}.best_published", lambda: table)
+        monkeypatch.setattr(sys.modules[module], "best_published", lambda: table)
     for strategy in (Strategy.MLL, Strategy.GENERAL):
         config = SelectionConfig(strategy, k=3)
         assert_same_choice([graph], [labels], lambda union: random_match(union, 3), config, published=table[-2:])
