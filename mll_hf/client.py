@@ -26,6 +26,7 @@ from mll_hf.selection import (
     select_by_imagenet,
     shortlisting,
 )
+from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.evidence import check_image_count, trial_sample
 from mll_hf.selection.licenses import choose_allowed
 
@@ -98,7 +99,8 @@ class Client:
             from mll_hf.hub.locations import fetch_graph
 
             reference = fetch_graph(self._graph, self._token).digest
-        joined = join_labels(self.source.list(), self.source.graphs, reference=reference, probes=self._probes)
+        listed = self.source.indexed or self.source.list()
+        joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
         return joined
@@ -144,7 +146,7 @@ class Client:
         """
         names, config = check_class_names(classes), config or SelectionConfig()
         trial = shortlisting(config) if images else None
-        if config.strategy is Strategy.IMAGENET or not self.source.list():
+        if config.strategy is Strategy.IMAGENET or not (self.source.indexed or self.source.list()):
             if config.strategy is not Strategy.IMAGENET:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
             if images:
@@ -167,13 +169,18 @@ class Client:
     ) -> Selection:
         """The choice by labels alone."""
         match, labels = self._match(descriptions, config.strategy), self.labels
+        choose = select
+        if self.source.indexed and config.strategy in INDEXED_STRATEGIES:
+            choose = partial(select_indexed, fetch=self.source.fetch)
+        elif self.source.indexed:
+            labels = self._whole(labels)
         embeddings = self._embeddings(labels) if config.strategy is Strategy.PAPER else ()
         if config.strategy is Strategy.PAPER and not embeddings:
             labels = self._whole(labels)
         ids = [model.repo_id for model in labels.models]
         published = _without_label(ids, config)
-        choose = partial(select, Candidates(labels, match, domain, embeddings, published), task=task)
-        return self._allowed(choose, [*ids, *(model.repo_id for model in published)], config)
+        candidates = Candidates(labels, match, domain, embeddings, published)
+        return self._allowed(partial(choose, candidates, task=task), [*ids, *(model.repo_id for model in published)], config)
 
     def _allowed(
         self, choose: Callable[[SelectionConfig], Selection], ids: Collection[str], config: SelectionConfig
