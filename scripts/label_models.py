@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP, positive, script_parser
-from mll_hf.cli.output import precision_text
+from mll_hf.cli.output import recall_text
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images, pinned
@@ -272,7 +272,7 @@ def line(result: ModelResult) -> str:
     """A result for people."""
     text = f"{result.outcome}: {result.name}"
     if result.label:
-        text += f" (general precision {precision_text(result.label)})"
+        text += f" (mean recall {recall_text(result.label)})"
     if result.published or result.job:
         text += f" {result.published.url if result.published else result.job}"
     if result.undecodable:

@@ -22,7 +22,6 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from mll_hf.cli.report import table
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
 from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
@@ -30,6 +29,7 @@ from mll_hf.labeling.encoding import encoded_images
 from mll_hf.labeling.run import label_from_counts
 from mll_hf.labels.label import Cost, ModelRef, label_to_bytes
 from mll_hf.models import load_model, pick_device, resolve_model
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     import argparse

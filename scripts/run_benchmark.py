@@ -31,7 +31,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import labeling_speed
 from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
 from mll_hf.cli import main as command_line
-from mll_hf.cli.report import table
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_bytes
@@ -46,6 +45,7 @@ from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select, select_from_catalog
 from mll_hf.selection.bounds import shortlist
 from mll_hf.utils.images import decode_image
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.graph import PACK_HELP
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, find_label, positive
-from mll_hf.cli.output import complain, note, precision_text, print_row, summary, verdict
+from mll_hf.cli.output import complain, note, print_row, recall_text, summary, verdict
 from mll_hf.errors import InputError, MLLError, StorageError
 from mll_hf.labels.store import LabelStore
 
@@ -95,7 +95,7 @@ def _label(args: argparse.Namespace) -> int:
                 note(f"{spec}: {result.undecodable} of {n_images} probe images could not be decoded and do not count")
             record = {**summary(result.label), "path": str(result.path), "measured": result.measured}
             done = "labeled" if result.measured else "already labeled"
-            print_row(args, record, f"{done}: {spec} (general precision {precision_text(result.label)})")
+            print_row(args, record, f"{done}: {spec} (mean recall {recall_text(result.label)})")
     return verdict(failed, len(args.models), "models")
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import add_plot, add_source, check_plot, find_label, open_source_of, positive
 from mll_hf.cli.output import complain, note, print_row, summary, verdict
-from mll_hf.cli.report import difference_report, label_difference, label_report, table, verification_report
+from mll_hf.cli.report import difference_report, label_difference, label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LABEL_FILE, LabelStore, read_label
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     import argparse

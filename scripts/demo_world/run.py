@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
-from mll_hf.cli.report import selection_report, table
+from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

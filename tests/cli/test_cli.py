@@ -434,7 +434,7 @@ def test_select_prints_a_table(world, strategy, capsys):
     )
     assert status == 0
     assert f"strategy {strategy}" in out
-    assert ("concepts that decided" in out) == (strategy in ("mll", "paper"))  # the others do not look at classes
+    assert ("concepts used" in out) == (strategy in ("mll", "paper"))  # the others do not look at classes
     assert "GFLOPs" in out
 
 

@@ -164,7 +164,7 @@ def test_show_and_diff_from_every_source(source, world, capsys):
     assert record["publisher"] == (None if source == "folder" else "alice")
     status, out, _ = run(capsys, "labels", "diff", "clip", "alice/siglip", "--labels", labels)
     assert status == 0
-    assert re.search(r"mean precision +0\.\d{3} +0\.\d{3}", out)
+    assert re.search(r"mean recall +0\.\d{3} +0\.\d{3}", out)
     document = json.loads(run(capsys, "labels", "diff", "clip", "siglip", "--labels", labels, "--json")[1])
     assert [document[side]["repo_id"] for side in ("first", "second")] == list(MODELS)
     assert {concept["name"] for concept in document["concepts"]} <= {"thing", "animal", "cat", "dog", "car", "tree"}
