@@ -25,11 +25,12 @@ from mll_hf.selection import (
     select_by_imagenet,
     shortlisting,
 )
+from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.evidence import check_image_count, trial_sample
 from mll_hf.selection.licenses import choose_allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
@@ -97,7 +98,8 @@ class Client:
             from mll_hf.hub.locations import fetch_graph
 
             reference = fetch_graph(self._graph, self._token).digest
-        joined = join_labels(self.source.list(), self.source.graphs, reference=reference, probes=self._probes)
+        listed = self.source.indexed or self.source.list()
+        joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
         return joined
@@ -143,13 +145,13 @@ class Client:
         """
         names, config = check_class_names(classes), config or SelectionConfig()
         trial = shortlisting(config) if images else None
-        if config.strategy is Strategy.IMAGENET or not self.source.list():
+        if config.strategy is Strategy.IMAGENET or not (self.source.indexed or self.source.list()):
             if config.strategy is not Strategy.IMAGENET:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             choose = partial(select_by_imagenet, names, domain=domain, task=task)
-            return self._pinned(self._allowed(choose, [model.repo_id for model in best_published()], config))
+            return self._pinned(self._allowed(choose, dict.fromkeys(m.repo_id for m in best_published()), config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
@@ -166,23 +168,36 @@ class Client:
     ) -> Selection:
         """The choice by labels alone."""
         match, labels = self._match(descriptions, config.strategy), self.labels
+        choose = select
+        if self.source.indexed and config.strategy in INDEXED_STRATEGIES:
+            choose = partial(select_indexed, fetch=self.source.fetch)
+        elif self.source.indexed:
+            labels = labels.whole(self.source.fetch)
         embeddings = labels.embeddings(self.source.embeddings_of) if config.strategy is Strategy.PAPER else ()
         if config.strategy is Strategy.PAPER and not embeddings:
             labels = labels.whole(self.source.fetch)
         ids = [model.repo_id for model in labels.models]
         published = _without_label(ids, config)
-        choose = partial(select, Candidates(labels, match, domain, embeddings, published), task=task)
-        return self._allowed(choose, [*ids, *(model.repo_id for model in published)], config)
+        candidates = Candidates(labels, match, domain, embeddings, published)
+        claims = {label.model.repo_id: label.license for label in labels.reference}
+        claims |= dict.fromkeys(model.repo_id for model in published)
+        return self._allowed(partial(choose, candidates, task=task), claims, config)
 
     def _allowed(
-        self, choose: Callable[[SelectionConfig], Selection], ids: Collection[str], config: SelectionConfig
+        self, choose: Callable[[SelectionConfig], Selection], claims: Mapping[str, str | None], config: SelectionConfig
     ) -> Selection:
-        """The choice among models with an allowed license, if the configuration says which are."""
+        """The choice among models with an allowed license, if the configuration says which are.
+
+        Args:
+            choose: Makes a selection by a configuration without licenses.
+            claims: Licenses of all models as their labels name them.
+            config: What to select.
+        """
         if not config.licenses:
             return choose(config)
         from mll_hf.hub.licenses import licenses_of  # as long as for a source
 
-        return choose_allowed(choose, partial(licenses_of, token=self._token), ids, config)
+        return choose_allowed(choose, partial(licenses_of, token=self._token), claims, config)
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""

@@ -19,6 +19,9 @@ from mll_hf.utils.text import abridged
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
 
@@ -41,6 +44,23 @@ class LeftOut:
         return f"{abridged(self.models, 3)} on graph {self.graph_name}: {self.reason}"
 
 
+@dataclass(frozen=True, eq=False)
+class Population:
+    """All N models that are compared, where only the labels of some are at hand.
+
+    Attributes:
+        domain_names: Names of all domains.
+        domains: [G] domains of the probe images of each graph.
+        known: [G, N] which models have a label on a graph.
+        rank_shares: [G, N, RANK_BINS] their mean rank shares.
+    """
+
+    domain_names: frozenset[str]
+    domains: tuple[frozenset[str], ...]
+    known: NDArray[np.bool_]
+    rank_shares: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class JoinedLabels:
     """Labels of M models on G graphs.
@@ -49,11 +69,13 @@ class JoinedLabels:
         union: The G graphs; the first is the reference.
         labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
         left_out: Labels that were left out, and why.
+        population: All models that are compared, if the M models are the most promising of them.
     """
 
     union: GraphUnion
     labels: tuple[tuple[LabelSummary | None, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
+    population: Population | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,9 +94,18 @@ class JoinedLabels:
         """[M] labels on one graph."""
         return tuple(row[g] for row in self.labels)
 
+    @property
+    def domain_names(self) -> frozenset[str]:
+        """Names of all domains."""
+        if self.population is not None:
+            return self.population.domain_names
+        return frozenset().union(*{label.domain_names for row in self.labels for label in row if label is not None})
+
     def domains_of(self, g: int) -> frozenset[str]:
         """Domains of the probe images of one graph."""
-        return frozenset().union(*(label.domains_tested for label in self.on_graph(g) if label))
+        if self.population is not None:
+            return self.population.domains[g]
+        return frozenset().union(*{label.domains_tested for label in self.on_graph(g) if label is not None})
 
     def take(self, rows: Sequence[int]) -> JoinedLabels:
         """Only some of the models."""
