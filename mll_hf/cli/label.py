@@ -136,12 +136,9 @@ def _push(args: argparse.Namespace) -> int:
 def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
     from mll_hf.hub.publish import publish_to_collection
 
-    for graph in store.graphs:
-        of_graph = [label for label in labels if label.graph_digest == graph.digest]
-        if of_graph:
-            published = publish_to_collection(of_graph, graph, args.to, create_pr=args.pr, private=args.private)
-            record = {"models": [label.model.repo_id for label in of_graph], "to": args.to}
-            _print_published(args, record, f"{len(of_graph)} labels on {graph.name} in {args.to}", published)
+    published = publish_to_collection(labels, store.graphs, args.to, create_pr=args.pr, private=args.private)
+    record = {"models": [label.model.repo_id for label in labels], "to": args.to}
+    _print_published(args, record, f"{len(labels)} labels in {args.to}", published)
     return 0
 
 
@@ -149,14 +146,16 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[M
     from mll_hf.hub.publish import publish_label
 
     failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
-    for label in labels:
+    # the first label of a repo gets the main path, which labels on graphs that build on others should not take
+    for label in sorted(labels, key=lambda label: len(graphs[label.graph_digest].external)):
         graph = graphs[label.graph_digest]
         try:
             published = publish_label(label, graph, create_pr=args.pr, with_eval_results=args.eval_results)
         except MLLError as error:
             failed += complain(str(error))
             continue
-        _print_published(args, {"models": [label.model.repo_id]}, label.model.repo_id, published)
+        record = {"models": [label.model.repo_id], "graph": graph.name}
+        _print_published(args, record, f"{label.model.repo_id} on {graph.name}", published)
     return verdict(failed, len(labels), "publications")
 
 

@@ -34,11 +34,15 @@ ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
 GRAPH_HELP = "a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
 
 
+def add_location(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--labels``."""
+    default = os.environ.get(SOURCE_VARIABLE) or "hub"
+    command.add_argument("--labels", default=default, metavar="SOURCE", help=_SOURCE_HELP)
+
+
 def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add ``--labels``, and ``--graph`` and ``--probes`` to choose among labels on several graphs."""
-    command.add_argument(
-        "--labels", default=os.environ.get(SOURCE_VARIABLE) or "hub", metavar="SOURCE", help=_SOURCE_HELP
-    )
+    add_location(command)
     command.add_argument(
         "--graph",
         metavar="GRAPH",
