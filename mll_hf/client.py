@@ -26,8 +26,8 @@ from mll_hf.selection import (
     select_by_imagenet,
     shortlisting,
 )
-from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.evidence import check_image_count, trial_sample
+from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 
 if TYPE_CHECKING:
