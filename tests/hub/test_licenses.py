@@ -12,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from mll_hf.labels.catalog import write_catalog
 
 import mll_hf.selection as selecting
 from hub_worlds import GRAPH, clock  # noqa: F401
@@ -19,7 +20,6 @@ from mll_hf.client import Client
 from mll_hf.errors import HubError, InputError
 from mll_hf.hub import licenses
 from mll_hf.hub.licenses import licenses_of
-from mll_hf.labels.catalog import write_catalog
 from mll_hf.labels.label import Cost
 from mll_hf.labels.store import LabelStore, Origin
 from mll_hf.models.published import PublishedModel
