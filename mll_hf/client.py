@@ -26,8 +26,8 @@ from mll_hf.selection import (
     select_by_imagenet,
     shortlisting,
 )
-from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.evidence import check_image_count, trial_sample
+from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 
 if TYPE_CHECKING:
@@ -180,7 +180,9 @@ class Client:
         ids = [model.repo_id for model in labels.models]
         published = _without_label(ids, config)
         candidates = Candidates(labels, match, domain, embeddings, published)
-        return self._allowed(partial(choose, candidates, task=task), [*ids, *(model.repo_id for model in published)], config)
+        return self._allowed(
+            partial(choose, candidates, task=task), [*ids, *(model.repo_id for model in published)], config
+        )
 
     def _allowed(
         self, choose: Callable[[SelectionConfig], Selection], ids: Collection[str], config: SelectionConfig

@@ -210,7 +210,8 @@ def shard_to_bytes(entries: Sequence[Entry], code: RankCode) -> bytes:
     sample = [samples.setdefault(entry.support.astype(np.int32).tobytes(), len(samples)) for entry in entries]
     common: dict[str, int] = {}
     shared = [
-        common.setdefault(canonical_json(_without(e.metadata, "model", "cost", "license")), len(common)) for e in entries
+        common.setdefault(canonical_json(_without(e.metadata, "model", "cost", "license")), len(common))
+        for e in entries
     ]
     own = [{**e.metadata["model"], **e.metadata["cost"], "digest": e.digest} for e in entries]
     columns = {
@@ -442,7 +443,7 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
         raise LabelError("there are no labels, or no concepts")
     shares, level, temperature = (tensors[name] for name in ("rank_shares", "mean_precision", "temperature"))
     fine = {
-        "a sample does not exist": 0 <= tensors["sample"].min() and tensors["sample"].max() < sizes["N"],
+        "a sample does not exist": tensors["sample"].min() >= 0 and tensors["sample"].max() < sizes["N"],
         "support is negative": tensors["support"].min() >= 0,
         "ranks of a domain are negative": tensors["domain_ranks"].min() >= 0,
         "shares are not between 0 and 1": shares.min() >= 0 and shares.max() <= 1 + 1e-9,
@@ -554,9 +555,7 @@ class LabelIndex:
                     pairs = zip(facts["domain_names"], tested[m], strict=False)
                     names[kind] = frozenset(name for name, any_image in pairs if any_image)
                 own = {"model": model, "cost": Cost(*cost), "license": license_id}
-                found[key] = IndexedLabel(
-                    **facts, **own, domains_tested=names[kind], index=self, position=first + m
-                )
+                found[key] = IndexedLabel(**facts, **own, domains_tested=names[kind], index=self, position=first + m)
         return tuple(found.values())
 
     @cached_property

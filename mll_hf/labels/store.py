@@ -13,8 +13,10 @@ Digests are cut to 12 digits.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -137,7 +139,10 @@ class LabelStore:
         Raises:
             LabelError: A label is missing or damaged.
         """
-        return tuple(read_label(self.path_of(label), self._by_digest.get(label.graph_digest)) for label in labels)
+        graphs = self._by_digest
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            read = pool.map(lambda label: read_label(self.path_of(label), graphs.get(label.graph_digest)), labels)
+            return tuple(read)
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None.

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -50,10 +52,10 @@ if TYPE_CHECKING:
     from mll_hf.selection.result import Selection
 
 INDEXED_STRATEGIES = (Strategy.MLL, Strategy.GENERAL)
-_CLOSE = 2000  # models whose estimates are computed in full
+_CLOSE = 1000  # models whose estimates are computed in full
 _KEPT = 100  # models whose labels are read whole
 _MARGIN = 0.002  # models so little behind are among the close ones, too
-_BLOCK = 8192  # models at a time
+_BLOCK_MODELS, _BLOCK_CONCEPTS = 4096, 32  # codes at a time, to stay in the cache
 
 
 def select_indexed(
@@ -144,15 +146,21 @@ class _IndexRows:
     def weighted_sums(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
         """[P, all labels] sums over the concepts of recall, weighted by coefficients [P, A]."""
         sums = np.zeros((len(coefficients), sum(map(len, self.index.shards))))
-        if not len(self.needs.needed):
-            return sums
-        pairs = zip(self.index.firsts, self.index.shards, self.rows, self.decoders, strict=True)
-        for first, shard, rows, (constants, weights) in pairs:
-            of_fields = (coefficients[:, :, None] * weights).astype(np.float32)
-            for low in range(0, len(shard), _BLOCK):
-                codes = np.stack([row[low : low + _BLOCK] for row in rows])
-                block = sum(of_fields[:, :, k] @ field.astype(np.float32) for k, field in enumerate(code_fields(codes)))
-                sums[:, first + low : first + low + codes.shape[1]] = block + (coefficients @ constants)[:, None]
+
+        def add_block(n: int, low: int) -> None:
+            (constants, weights), rows, first = self.decoders[n], self.rows[n], self.index.firsts[n]
+            block = sums[:, first + low : first + min(low + _BLOCK_MODELS, len(self.index.shards[n]))]
+            block += (coefficients @ constants)[:, None]
+            for a in range(0, len(rows), _BLOCK_CONCEPTS):
+                codes = np.stack([row[low : low + _BLOCK_MODELS] for row in rows[a : a + _BLOCK_CONCEPTS]])
+                of_rows = (coefficients[:, a : a + len(codes), None] * weights[a : a + len(codes)]).astype(np.float32)
+                for k, field in enumerate(code_fields(codes)):
+                    block += of_rows[:, :, k] @ field.view(np.int32).astype(np.float32)
+
+        blocks = [(n, low) for n, shard in enumerate(self.index.shards) for low in range(0, len(shard), _BLOCK_MODELS)]
+        if self.decoders and self.rows:  # before threads ask for them
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                list(pool.map(add_block, *zip(*blocks, strict=True)))
         return sums
 
 
@@ -229,7 +237,9 @@ class _Query:
         if named is None:
             return odds
         reference = self.reference
-        columns = {names_of: _position(names[named], names_of) for names_of in {label.domain_names for label in reference}}
+        columns = {
+            names_of: _position(names[named], names_of) for names_of in {label.domain_names for label in reference}
+        }
         column = np.array([columns[label.domain_names] for label in reference])
         rows = np.flatnonzero(column >= 0)
         ranks = self.indexes[0].domain_ranks[self.positions[0, rows]]
@@ -240,7 +250,9 @@ class _Query:
     def best(self, count: int) -> list[int]:
         """The models that decide: the best by the index, and the generally best one."""
         reference = self.reference
-        top = generally_best(cast("list[LabelSummary]", reference))
+        levels = np.round(self.indexes[0].mean_precision[self.positions[0]], 12)
+        highest = np.flatnonzero(levels == levels.max()).tolist()
+        top = highest[generally_best(cast("list[LabelSummary]", [reference[m] for m in highest]))]
         if self.config.strategy is Strategy.GENERAL:
             rows = np.arange(len(reference))
             scores = self.indexes[0].mean_precision[self.positions[0]]
@@ -264,9 +276,7 @@ class _Query:
 
     def _scores(self, rows: NDArray[np.int64], top: int) -> NDArray[np.float64]:
         """[m, C] scores of some models from the index."""
-        measured = [
-            of and replace(of.measured(rows), hardness=self._hardness(g)) for g, of in enumerate(self.graphs)
-        ]
+        measured = [of and replace(of.measured(rows), hardness=self._hardness(g)) for g, of in enumerate(self.graphs)]
         recall, errors = estimates(self.needs, measured, self.odds[rows])
         return cautious(recall, errors, int(np.flatnonzero(rows == top)[0]))
 
@@ -324,13 +334,14 @@ class _Query:
             lacking[of.needs.columns] += sample < 0
         unknown = np.where(images == 0, weights / np.maximum(lacking, 1), 0)
         return [
-            (linear @ (weights[at] * own / np.maximum(images[at], 1)), float(unknown[at].sum()) if not own.any() else 0.0)
+            (
+                linear @ (weights[at] * own / np.maximum(images[at], 1)),
+                float(unknown[at].sum()) if not own.any() else 0.0,
+            )
             for at, linear, own in parts
         ]
 
-    def whole(
-        self, rows: Sequence[int], fetch: Callable[[Sequence[LabelFacts]], Sequence[ModelLabel]]
-    ) -> JoinedLabels:
+    def whole(self, rows: Sequence[int], fetch: Callable[[Sequence[LabelFacts]], Sequence[ModelLabel]]) -> JoinedLabels:
         """The labels of some models, read whole and compared with the index."""
         wanted = [label for m in rows for label in self.labels[m] if label is not None]
         labels = dict(zip(map(id, wanted), fetch(wanted), strict=True))

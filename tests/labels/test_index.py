@@ -107,7 +107,8 @@ def assert_same_choice(graphs, labels, match_of, config, domain=None, published=
 def _few_are_looked_at(monkeypatch):
     monkeypatch.setattr(indexed, "_KEPT", 8)
     monkeypatch.setattr(indexed, "_CLOSE", 12)
-    monkeypatch.setattr(indexed, "_BLOCK", 3)
+    monkeypatch.setattr(indexed, "_BLOCK_MODELS", 3)
+    monkeypatch.setattr(indexed, "_BLOCK_CONCEPTS", 2)
     monkeypatch.setattr(storing, "MANY_LABELS", 1)
 
 
@@ -185,7 +186,9 @@ def test_few_of_many_labels_are_read():
     match = random_match(graph, 5)
     fetch = fetch_from(labels)
     light = join_labels(index_of(graph, labels).labels, [graph])
-    select_indexed(Candidates(light, match), SelectionConfig(k=2), lambda wanted: (read.extend(wanted), fetch(wanted))[1])
+    select_indexed(
+        Candidates(light, match), SelectionConfig(k=2), lambda wanted: (read.extend(wanted), fetch(wanted))[1]
+    )
     assert len(read) in (8, 9)  # the best eight, and the generally best one
 
 
