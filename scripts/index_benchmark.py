@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, RankCode, update_shards
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, update_shards
 from mll_hf.labels.join import join_labels
+from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.selection import Candidates, SelectionConfig

@@ -32,10 +32,10 @@ from mll_hf.labels.index import (
     IndexShard,
     InMemory,
     LabelIndex,
-    RankCode,
     shard_to_bytes,
     update_shards,
 )
+from mll_hf.labels.rank_code import RankCode
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
