@@ -59,7 +59,7 @@ Row = dict[str, str]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the script; returns the exit status (0 done or unchanged, 1 would change, 2 misused)."""
+    """Run the script; returns the exit status (0 done or unchanged, 1 would change, 2 misused or unfit tables)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=Path, metavar="DIR", help="folder of the published tables")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
@@ -69,7 +69,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--tables is required")
     if options.count:
         (LOOKED_UP / "counted.csv").write_bytes(count_architectures(options.tables))
-    files = build(options.tables)
+    try:
+        files = build(options.tables)
+    except (OSError, KeyError, ValueError) as error:
+        print(f"error: a table is missing or not the published one: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
     report = changes(files)
     print("\n".join(report) or "nothing changed")
     if options.check:
@@ -87,7 +91,7 @@ def build(tables: Path) -> dict[str, bytes]:
     recall, about = class_recalls(tables, models)
     names = set(models.rows)
     if unknown := {row["model"] for row in measured} - names:
-        raise SystemExit(f"figures of unknown models: {sorted(unknown)}; add them to aliases.csv")
+        raise ValueError(f"figures of unknown models {sorted(unknown)}; add them to aliases.csv")
     return {
         "known_models.csv": to_csv(MODEL_COLUMNS, models.rows.values()),
         "accuracies.csv": to_csv(("source", "model", "dataset", "metric", "value"), measured),
@@ -363,7 +367,7 @@ def read_recall(tables: Path) -> tuple[list[str], list[str], dict[str, list[str]
     ):
         recall[models.index(model), prompts.index(prompt), position[dataset, name]] = value
     if not ((recall >= 0) & (recall <= 1)).all():
-        raise SystemExit("per_class_recall.parquet lacks values, or has recall outside 0 to 1")
+        raise ValueError("per_class_recall.parquet lacks values, or has recall outside 0 to 1")
     return models, prompts, {dataset: list(classes[dataset]) for dataset in sorted(classes)}, recall
 
 
@@ -522,7 +526,7 @@ def fraction(text: str) -> str:
     """A figure between 0 and 1 with at most five digits after the point."""
     value = float(text)
     if not 0 <= value <= 1:
-        raise SystemExit(f"{text} is not between 0 and 1")
+        raise ValueError(f"{text} is not between 0 and 1")
     return f"{value:.5f}".rstrip("0").rstrip(".")
 
 
