@@ -48,7 +48,7 @@ MODEL_COLUMNS = (
     *("name", "hub_id", "twin", "architecture", "tag", "backend", "loadable", "safetensors"),
     *("parameters", "parameters_source", "gflops", "image_gflops", "text_gflops", "gflops_source"),
     *("download_bytes", "download_is_estimate", "download_source", "license", "license_source"),
-    *("imagenet", "imagenet_source", "revision", "twin_revision", "paper_place", "source"),
+    *("imagenet", "imagenet_source", "revision", "twin_revision", "paper_place", "source", "readme"),
 )
 FIGURE_ORDER = {
     "parameters": ("open_clip", "profile", "counted", "readmes", "mteb"),
@@ -187,7 +187,7 @@ class Models:
                 self._add(hub_id, "readmes", hub_id=hub_id, backend=backend, loadable=loadable)
             for name in self.of_repository(hub_id):
                 row = self._add(name, "readmes")
-                row["twin"] = row["twin"] or twin
+                row["twin"], row["readme"] = row["twin"] or twin, entry["source"]
                 row["license"], row["license_source"] = license_of_readme(entry["licence"])
                 layout = entry["safetensors_open_clip_layout"]
                 row["safetensors"] = {"yes": "yes", "no (pytorch_model.bin)": "no"}.get(layout, row["safetensors"])

@@ -277,6 +277,9 @@ def test_no_figures_of_tables_without_a_license():
     named |= {source for model in known_models() for source in model.source.split()}
     assert named <= sources
     assert not named & {"ostb", "lovm", "mll_hub49"}
+    rows = list(csv.DictReader((DATA / "known_models.csv").read_text().splitlines()))
+    assert all(row["readme"] for row in rows if "readmes" in row["source"].split())
+    assert not any("OSTB" in row["readme"] and row["imagenet"] for row in rows)
 
 
 def test_files_are_small():
