@@ -311,18 +311,18 @@ class _Query:
 
     def whole(self, rows: Sequence[int], fetch: Fetch) -> JoinedLabels:
         """The labels of some models, read whole and compared with the index."""
-        wanted = [label for m in rows for label in self.labels[m] if label is not None]
-        labels = dict(zip(map(id, wanted), fetch(wanted), strict=True))
+        labels = self.candidates.labels.take(rows).whole(fetch)
         read = self.graphs if self.config.strategy is Strategy.MLL else {}
         for g, index in enumerate(self.indexes):
-            column = [label for m in rows if (label := self.labels[m][g]) is not None]
-            concepts, codes = np.empty(0, np.int64), np.empty((0, len(column)), np.uint32)
+            here = [n for n, m in enumerate(rows) if self.positions[g, m] >= 0]
+            positions = self.positions[g, [rows[n] for n in here]]
+            concepts, codes = np.empty(0, np.int64), np.empty((0, len(here)), np.uint32)
             if g in read:
-                concepts, codes = read[g].needs.needed, read[g].codes(np.array([label.position for label in column]))
-            for label, of_label in zip(column, codes.T, strict=True):
-                index.check(label.position, labels[id(label)], concepts, of_label)
-        whole = tuple(tuple(None if label is None else labels[id(label)] for label in self.labels[m]) for m in rows)
-        return replace(self.candidates.labels, labels=whole, population=self.population)
+                concepts, codes = read[g].needs.needed, read[g].codes(positions)
+            for n, position, of_label in zip(here, positions.tolist(), codes.T, strict=True):
+                if (label := labels.labels[n][g]) is not None:
+                    index.check(position, label, concepts, of_label)
+        return replace(labels, population=self.population)
 
 
 def _indexed(labels: JoinedLabels) -> tuple[tuple[IndexedLabel | None, ...], ...]:
