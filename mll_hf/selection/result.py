@@ -72,7 +72,7 @@ class Selection(ArrayFields):
         classes: The C class names.
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
-        models: The M models that were scored, best overall first; out of a catalog the best hundred.
+        models: The M models that were scored, best overall first; through an index the best hundred.
         scores: [M, C] float64. Estimated precision, cautiously: lowered by the standard error for models that seem
             better than the generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); with evidence of
             images their information and a tenth of the precision.
