@@ -15,10 +15,12 @@ from mll_hf.bench.cache import ProbeImages
 from mll_hf.bench.metrics import accuracy, spearman
 from mll_hf.bench.tables import Cell, Table
 from mll_hf.bench.world import read_embeddings, read_text
+from mll_hf.graph.union import GraphUnion
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_from_counts
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.label import rival_counts
+from mll_hf.labels.join import JoinedLabels
+from mll_hf.labels.label import Environment
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
 from mll_hf.utils.files import canonical_json
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelLabel, ModelRef
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
 
+_ENVIRONMENT = Environment("unknown", "float32", "unknown", "unknown", "unknown")  # the cache does not say
 _BLOCK = 2048
 
 
@@ -57,7 +60,7 @@ class LabeledHub:
             images, facts = images[rows], self.cache.facts(ref)
             contest = Contest(self.graph, probes, captions, facts.logit_scale)
             counts = contest.count((at, images[at : at + _BLOCK]) for at in range(0, len(images), _BLOCK))
-            labels.append(label_from_counts(ref, facts.cost, self.graph, probes, counts))
+            labels.append(label_from_counts(ref, facts.cost, self.graph, probes, counts, environment=_ENVIRONMENT))
         return tuple(labels)
 
     def sidecar(self, ref: ModelRef) -> ProbeEmbeddings:
@@ -108,7 +111,7 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks
         sidecar = hub.sidecar(ref)  # one in memory at a time
         for task in tasks:
             exact[task.name].append(sidecar.restricted_precision(selected[task.name]))
-    n_rivals = rival_counts(hub.graph, labels[0].part_numbers)
+    n_rivals = hub.graph.rival_counts
     rows = []
     for task in tasks:
         estimated = np.stack([precision_from_label(label, selected[task.name], n_rivals) for label in labels])
@@ -166,7 +169,8 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
 
 def _scores(labels: tuple[ModelLabel, ...], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
     """[M] overall scores of strategy mll."""
-    candidates = Candidates(labels, graph, task.match, task.domain)
+    joined = JoinedLabels(GraphUnion.of([graph]), tuple((label,) for label in labels))
+    candidates = Candidates(joined, task.match, task.domain)
     return score(candidates, SelectionConfig(strategy=Strategy.MLL)).mean(axis=1)
 
 

@@ -10,13 +10,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mll_hf.errors import InputError
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.label import ModelLabel, label_metadata
+from mll_hf.labels.file_format import label_metadata, tensors_of
+from mll_hf.labels.join import JoinedLabels, join_labels
+from mll_hf.labels.label import ModelLabel
 from mll_hf.matching import describe
 from mll_hf.matching.prompts import clean_class_name, fill, templates_for
 from mll_hf.selection import Candidates
@@ -46,14 +47,22 @@ class Hub:
     """The M models to choose from.
 
     Attributes:
-        graph: The graph of the labels.
-        labels: One whole label per model.
-        embeddings: One sidecar per model; empty unless all models have one.
+        joined: Their labels, read whole and joined over graphs.
+        embeddings: One sidecar per model, joined over the graphs; empty unless all labels have one.
     """
 
-    graph: SemanticGraph
-    labels: tuple[LabelSummary, ...]
+    joined: JoinedLabels
     embeddings: tuple[ProbeEmbeddings, ...] = ()
+
+    @property
+    def graph(self) -> SemanticGraph:
+        """The union of U concepts of the graphs."""
+        return self.joined.union.graph
+
+    @cached_property
+    def labels(self) -> tuple[LabelSummary, ...]:
+        """Labels on the reference graph, one per model."""
+        return self.joined.reference
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -75,38 +84,49 @@ class Hub:
 
     @cached_property
     def node_precision(self) -> NDArray[np.float64]:
-        """[M, V] recall of each model on each concept."""
-        return np.stack([label.node_precision for label in self.labels]).astype(np.float64)
+        """[M, U] recall of each model on each concept, over the images of all graphs."""
+        return self._counts("hits") / np.maximum(self._counts("support"), 1)
 
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
-        """[V] whether a concept was tested for all models."""
-        return np.stack([label.support for label in self.labels]).min(axis=0) > 0
+        """[U] whether a concept was tested for all models."""
+        return self._counts("support").min(axis=0) > 0
+
+    def _counts(self, name: str) -> NDArray[np.float64]:
+        """[M, U] a count per concept of the labels, summed over the graphs."""
+        counts = np.zeros((len(self), len(self.graph)))
+        for m, row in enumerate(self.joined.labels):
+            for label, positions in zip(row, self.joined.union.positions, strict=True):
+                if label is not None:
+                    counts[m, positions] += getattr(label, name)
+        return counts
 
     @cached_property
     def digest(self) -> str:
         """Digest of graph, models, labels, and whether there are sidecars."""
         whole = hashlib.sha256(f"{self.graph.digest} {bool(self.embeddings)}".encode())
-        for label in self.labels:
+        for label in (label for row in self.joined.labels for label in row if label is not None):
             whole.update(json.dumps(label_metadata(label), sort_keys=True).encode())
-            tensors = label.tensors if isinstance(label, ModelLabel) else {}
-            for counts in (label.ranks, label.domain_ranks, label.temperature, *tensors.values()):
-                whole.update(counts.tobytes())
+            counts: list[NDArray[Any]] = [label.ranks, label.domain_ranks, label.temperature]
+            counts += tensors_of(label).values() if isinstance(label, ModelLabel) else ()
+            for array in counts:
+                whole.update(array.tobytes())
         return whole.hexdigest()
 
     def of_models(self, rows: Rows) -> Hub:
         """Restrict to some of the models."""
-        return replace(
-            self,
-            labels=tuple(self.labels[m] for m in rows),
-            embeddings=tuple(self.embeddings[m] for m in rows) if self.embeddings else (),
-        )
+        embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()
+        return Hub(self.joined.take(rows.tolist()), embeddings)
 
     def scaled(self, factors: NDArray[np.float64]) -> Hub:
         """As if the logits of each model had been multiplied by a factor [M] before it was labeled."""
-        temperatures = (self.temperatures * factors).astype(np.float32)
-        labels = zip(self.labels, temperatures, strict=True)
-        return replace(self, labels=tuple(replace(label, temperature=np.array([t])) for label, t in labels))
+        rows = zip(self.joined.labels, factors.tolist(), strict=True)
+        scaled = tuple(tuple(label and _scaled(label, factor) for label in row) for row, factor in rows)
+        return replace(self, joined=replace(self.joined, labels=scaled))
+
+
+def _scaled(label: LabelSummary, factor: float) -> LabelSummary:
+    return replace(label, temperature=(label.temperature * factor).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -129,14 +149,10 @@ def read_hub(source: LabelSource) -> Hub:
         InputError: There are no labels.
         MLLError: The labels cannot be read.
     """
-    refs = [label.model for label in source.list()]
-    if not refs:
-        raise InputError(f"{source.name} has no labels; label models first: mll-hf label MODEL --graph DIR")
-    sidecars = [source.embeddings_of(ref) for ref in refs]
-    cached = [
-        _CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars if e is not None
-    ]
-    return Hub(source.graph, source.fetch(refs), tuple(cached) if len(cached) == len(refs) else ())
+    joined = join_labels(source.list(), source.graphs)
+    sidecars = joined.embeddings(source.embeddings_of)
+    cached = tuple(_CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars)
+    return Hub(joined.whole(source.fetch), cached)
 
 
 # --- texts of a task --------------------------------------------------------------------------------------------------
@@ -165,7 +181,7 @@ class TaskText:
     match: ClassMatch = field(repr=False)
     caption_match: ClassMatch = field(repr=False)
     names: NDArray[np.float32] = field(repr=False)
-    concepts: NDArray[np.float32] = field(repr=False)
+    concepts: NDArray[np.float64] = field(repr=False)
     prompts: tuple[tuple[str, ...], ...] = field(repr=False)
     captions: tuple[tuple[str, ...], ...] = field(repr=False)
     synonyms: tuple[tuple[str, ...], ...] = field(repr=False)
@@ -284,7 +300,7 @@ class TaskView:
     def candidates(self, *, captions: bool = False) -> Candidates:
         """Labels and matched classes as selection takes them; ``captions`` for the paper's match."""
         match = self.text.caption_match if captions else self.text.match
-        return Candidates(self.hub.labels, self.hub.graph, match, self.text.domain, self.hub.embeddings)
+        return Candidates(self.hub.joined, match, self.text.domain, self.hub.embeddings)
 
     def of_models(self, rows: Rows) -> TaskView:
         """Restrict to some of the models."""

@@ -13,8 +13,10 @@ Digests are cut to 12 digits.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,14 +32,14 @@ from mll_hf.labels.index import (
     IndexShard,
     InMemory,
     LabelIndex,
-    RankCode,
     shard_to_bytes,
     update_shards,
 )
+from mll_hf.labels.rank_code import RankCode
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
 
@@ -137,7 +139,10 @@ class LabelStore:
         Raises:
             LabelError: A label is missing or damaged.
         """
-        return tuple(read_label(self.path_of(label), self._by_digest.get(label.graph_digest)) for label in labels)
+        graphs = self._by_digest
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            read = pool.map(lambda label: read_label(self.path_of(label), graphs.get(label.graph_digest)), labels)
+            return tuple(read)
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None.
@@ -232,33 +237,33 @@ class LabelStore:
             LabelError: The index or a label is damaged.
             StorageError: The folder cannot be written.
         """
-        groups, count = self._files_by_group(), 0
-        gone = {path.name for path in (self.folder / "index").glob("*") if path.is_dir()} - groups.keys()
-        for stem in [*groups, *sorted(gone)]:
-            files, stored = groups.get(stem, {}), self._shards(stem)
+        stems = {path.name: dict[tuple[str, str], Path]() for path in (self.folder / "index").glob("*")}
+        groups = {**stems, **self._files_by_group()}
+        return sum(self._update_group(stem, files, progress) for stem, files in groups.items())
 
-            def read(keys: Sequence[tuple[str, str]]) -> Iterator[tuple[LabelSummary, str]]:
-                nonlocal count
-                for key in keys:
-                    yield read_label(files[key], graph), digests[key]  # noqa: B023 - used up before the next group
-                    count += 1
-                    progress(1)
-
-            if not files:
-                for number in stored:
-                    with storage_errors(self.folder):
-                        self._shard_path(stem, number).unlink()
-                continue
+    def _update_group(self, stem: str, files: Mapping[tuple[str, str], Path], progress: Callable[[int], object]) -> int:
+        """Bring the index of one group up to date; returns how many labels were read."""
+        stored, read = self._shards(stem), list[Path]()
+        changes: Iterable[tuple[int, bytes | None]] = [(number, None) for number in stored]
+        if files:
             graph = self._graph_of(stem, next(iter(files.values())))
             digests = _digests(files, stored, self._shard_path(stem, 0).parent)
-            for number, content in update_shards(stored, digests, RankCode.of_graph(graph), len(graph), read):
-                path = self._shard_path(stem, number)
-                if content is not None:
-                    write_atomically(path, content)
-                else:
-                    with storage_errors(path):
-                        path.unlink(missing_ok=True)
-        return count
+
+            def labels(keys: Sequence[tuple[str, str]]) -> Iterator[tuple[LabelSummary, str]]:
+                for key in keys:
+                    yield read_label(files[key], graph), digests[key]
+                    read.append(files[key])
+                    progress(1)
+
+            changes = update_shards(stored, digests, RankCode.of_graph(graph), len(graph), labels)
+        for number, content in changes:
+            path = self._shard_path(stem, number)
+            if content is not None:
+                write_atomically(path, content)
+            else:
+                with storage_errors(path):
+                    path.unlink(missing_ok=True)
+        return len(read)
 
     def add_graph(self, graph: SemanticGraph) -> None:
         """Write a graph, unless it is stored already.

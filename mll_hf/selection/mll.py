@@ -291,12 +291,13 @@ def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ..
     return tuple(
         None
         if of_graph is None
-        else replace(measure(labels.on_graph(g), of_graph), hardness=_hardness_of(labels.population, needs, g))
+        else replace(measure(labels.on_graph(g), of_graph), hardness=hardness_of(labels.population, needs, g))
         for g, of_graph in enumerate(needs.graphs)
     )
 
 
-def _hardness_of(population: Population | None, needs: Needs, g: int) -> tuple[float, float] | None:
+def hardness_of(population: Population | None, needs: Needs, g: int) -> tuple[float, float] | None:
+    """The hardness of a graph to all models of a population; None if there is none, or the graph does not count."""
     of_graph = needs.graphs[g]
     if population is None or of_graph is None:
         return None
@@ -383,7 +384,7 @@ def without_label(general: NDArray[np.float64], measured: Measured) -> tuple[NDA
         [M] expected recall, and its standard error: how far it is from the truth for the models that have a label.
     """
     shift, spread = measured.hardness or hardness(general, measured.level, measured.known)
-    return (general if shift == 0 else _lowered(general, shift)), spread
+    return (general if shift == 0 else lowered(general, shift)), spread
 
 
 def hardness(
@@ -404,12 +405,13 @@ def hardness(
     if known.all() or not known.any():
         return 0.0, 0.0
     shift = min(0.0, float(np.mean(_logit(levels[known]) - _logit(general[known]))))
-    return shift, float(np.sqrt(np.mean((_lowered(general[known], shift) - levels[known]) ** 2)))
+    return shift, float(np.sqrt(np.mean((lowered(general[known], shift) - levels[known]) ** 2)))
 
 
-def _lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    lowered: NDArray[np.float64] = 1 / (1 + np.exp(-(_logit(general) + shift)))
-    return lowered
+def lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Levels, shifted on the scale of logits."""
+    shifted: NDArray[np.float64] = 1 / (1 + np.exp(-(_logit(general) + shift)))
+    return shifted
 
 
 def _logit(level: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from mll_hf.ensemble import Rule
 from mll_hf.ensemble import run as ensemble_run
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import StorageError
-from mll_hf.labeling.engines import local
+from mll_hf.labeling import engines
 from mll_hf.matching.prompts import templates_for
 from mll_hf.matching.text_encoder import CachedEncoder
 from mll_hf.selection import Selection
@@ -167,9 +167,7 @@ def test_misuse_exits_with_2(words, capsys):
 def test_second_run_does_nothing(world, tiny_open_clip, capsys, monkeypatch):
     files = sorted((world / "labels").rglob("*.safetensors"))
     before = [file.stat().st_mtime_ns for file in files]
-    monkeypatch.setattr(
-        "mll_hf.labeling.engines.local.load_model", lambda *_: pytest.fail("a labeled model was loaded")
-    )
+    monkeypatch.setattr("mll_hf.labeling.engines.load_model", lambda *_: pytest.fail("a labeled model was loaded"))
     status, out, _ = run(
         capsys,
         "label",
@@ -275,7 +273,7 @@ def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monk
     def full(*_, **__):
         raise StorageError(tmp_path / "x", OSError(28, "No space left on device"))
 
-    monkeypatch.setattr("mll_hf.labeling.run.label_model", full)
+    monkeypatch.setattr("mll_hf.labeling.fleet.label_model", full)
     model = f"local-dir:{tiny_open_clip}"
     line = fails(capsys, "label", model, model, "--graph", world / "graph", "--labels", tmp_path / "labels")
     assert "No space left on device" in line
@@ -793,7 +791,7 @@ def test_what_graph_add_needs(world, packs, tmp_path, capsys):
 
 def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, tiny_siglip, capsys, monkeypatch):
     encoded_images = []
-    plain = local.encoded_images
+    plain = engines.encoded_images
 
     def counting(model, probes, images, batch_size):
         encoded_images.append(len(images))

@@ -17,9 +17,10 @@ from mll_hf.client import Client
 from mll_hf.errors import HubError, InputError
 from mll_hf.hub import licenses
 from mll_hf.hub.licenses import licenses_of
-from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, RankCode, shard_to_bytes
+from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, shard_to_bytes
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Cost
+from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import LabelStore
 from mll_hf.models.published import PublishedModel
 from mll_hf.selection import Selection, SelectionConfig, Strategy, indexed, select, select_by_imagenet
