@@ -217,7 +217,7 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     kept = Selection.from_json(json.loads(json.dumps(selection.to_json())))
     asked = []
 
-    def load(ref, device):
+    def load(ref, device, token=None):
         asked.append((ref, device))
         raise InputError("enough seen")
 
@@ -282,7 +282,7 @@ def models(monkeypatch):
     models = Models()
     models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
 
-    def load(ref, device):
+    def load(ref, device, token=None):
         skill = models.skills[ref.short_name]
         if isinstance(skill, Exception):
             raise skill
@@ -453,7 +453,7 @@ def test_one_class_and_pictures_all_alike(store, models):
 def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):
     table = [PublishedModel("ViT", name, f"org/{name}", 10**8, 9.0, 0.5, 9.0)
              for name in ("cats", "cars", "all", "unheard", "gone")]  # fmt: skip
-    monkeypatch.setattr("mll_hf.selection.published_models", lambda: tuple(table))
+    monkeypatch.setattr("mll_hf.models.published.published_models", lambda: tuple(table))
     models.skills |= {"unheard": 1.0, "gone": ModelError("org/gone", "is gone"), "cars": 0.4}
 
     def resolve(repo_id, token):

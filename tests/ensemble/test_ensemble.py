@@ -452,7 +452,7 @@ def diary(monkeypatch):
     """Models are ColorModels, and they and the decoder write into a diary."""
     diary = Diary()
 
-    def load(ref, device):
+    def load(ref, device, token=None):
         assert device == "somewhere"
         model = ColorModel(ref, diary, **diary.options.get(ref.short_name, {}))
         diary.models[ref.short_name] = model
