@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from mll_hf.errors import LabelError
+from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.label import Cost, LabelGroup, LabelSummary, ModelRef
@@ -110,7 +111,7 @@ def test_bytes_are_the_same_in_every_process(tmp_path):
 def test_bytes_stay_the_same_across_versions():
     assert (
         hashlib.sha256(label_to_bytes(a_label())).hexdigest()
-        == "2cb2ca4bea6e45793d31140f898b91ea3aeb9bbe157302e87ce267054837c282"
+        == "88668241d29a1c6deaa72d3b700561568673c9d2f5217c129d7d2d97becca75a"
     )
 
 
@@ -140,6 +141,29 @@ def test_slugs():
     local = ModelRef("local-dir:/models/tiny model", SHA, "open_clip")
     assert (local.slug, local.short_name) == ("local--tiny model", "tiny model")
     assert "/" not in ModelRef("local-dir:/..", SHA, "open_clip").slug
+
+
+def test_groups_are_of_graph_images_and_seed():
+    label = a_label()
+    assert label.group == LabelGroup(label.graph_digest, SHA, 0)
+    assert label.group.stem == f"{label.graph_digest[:12]}-{SHA[:12]}"
+    smaller = replace(label, sampling=SamplingConfig(20), probes_name="renamed")
+    assert smaller.group == label.group
+    other_seed = replace(label, sampling=SamplingConfig(75, seed=3))
+    assert other_seed.group.stem == f"{label.group.stem}-seed3"
+    assert len({label.group, other_seed.group, replace(label, probes_revision="f" * 40).group}) == 3
+
+
+def test_the_summary_is_the_label_without_its_confusions():
+    label = a_label()
+    summary = label.summary
+    assert type(summary) is LabelSummary
+    assert all(getattr(summary, f.name) is getattr(label, f.name) for f in fields(LabelSummary))
+    assert summary.tie_break == label.tie_break == (0.5, 7, "org/model", SHA)
+    assert summary != label
+    assert summary == a_label().summary != a_label(temperature=2.0).summary
+    assert label.domains_tested == {"icon", "photo"}
+    assert a_label(domain_hits=[[0] * 7] * 2, domain_support=[[0] * 7, [1] * 7]).domains_tested == {"photo"}
 
 
 # ---- damage
@@ -336,7 +360,9 @@ ENVIRONMENT = asdict(LABEL.environment)
         ({"graph": {"name": "tiny", "digest": "abc"}}, "the graph's digest is no sha256"),
         ({"graph": {"name": "tiny"}}, "lack 'digest'"),
         ({"graph": []}, "lack 'name'"),
+        ({"config": {"images_per_concept": 75, "seed": -1}}, "seed of the sample is negative"),
         ({"probes": {"name": 1, "revision": SHA}}, "lack 'name'"),
+        ({"probes": {"name": "tiny", "revision": "../../../x"}}, "revision of the probe images"),
         ({"package_version": 1}, "lack 'package_version'"),
         ({"environment": None}, "lack a proper 'environment'"),
         ({"environment": {"device": "cpu"}}, "lack a proper 'environment'"),
