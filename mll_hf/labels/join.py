@@ -111,14 +111,10 @@ def join_labels(
         unknown = [label for group in groups.pop(digest).values() for label in group]
         left_out.append(_left_out(unknown, "the graph cannot be had; publish it, or name it"))
     chosen: dict[str, list[LabelSummary]] = {}
-    for digest, of_graph in groups.items():
+    for digest, of_graph in sorted(groups.items()):
         best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes))
-        chosen[digest] = of_graph[best]
-        left_out += [
-            _left_out(others, f"measured on other probe images ({others[0].probes_name}) than the rest")
-            for group, others in sorted(of_graph.items())
-            if group != best
-        ]
+        chosen[digest] = of_graph.pop(best)
+        left_out += [_left_out(others, _difference(group, others, best)) for group, others in sorted(of_graph.items())]
     if not chosen:
         raise InputError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
@@ -147,6 +143,12 @@ def _preference(labels: list[LabelSummary], group: LabelGroup, probes: Collectio
     return not wanted, -len(labels), group
 
 
+def _difference(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:
+    if group.probes_revision == best.probes_revision:
+        return f"measured on another sample of the probe images (seed {group.seed}) than the rest"
+    return f"measured on other probe images ({min(label.probes_name for label in labels)}) than the rest"
+
+
 def _reference_preference(graph: SemanticGraph, labels: list[LabelSummary]) -> tuple[object, ...]:
     return bool(graph.external), -len(labels), -len(graph), graph.digest
 
@@ -162,4 +164,5 @@ def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], Label
 
 
 def _left_out(labels: list[LabelSummary], reason: str) -> LeftOut:
-    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), labels[0].graph_name, reason)
+    graph_name = min(label.graph_name for label in labels)
+    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), graph_name, reason)

@@ -121,9 +121,7 @@ def path(tmp_path):
 def test_round_trip(path):
     write_embeddings(some(), path)
     assert_same(read_embeddings(path), some())
-    write_embeddings(
-        replace(some(), images=np.asfortranarray(some().images)), path
-    )  # the layout in memory is no matter
+    write_embeddings(replace(some(), images=np.asfortranarray(some().images)), path)
     assert_same(read_embeddings(path), some())
 
 
