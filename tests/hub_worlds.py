@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
+from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 
 import tiny_hub
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_json
 from mll_hf.hub import connection, publish
 from mll_hf.hub.card import LABEL_PATH, add_label
-from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from mll_hf.labels.label import LabelSummary, label_to_bytes
 from mll_hf.labels.store import label_path
 from mll_hf.utils.files import canonical_json
