@@ -166,7 +166,8 @@ class Client:
         self, descriptions: Sequence[Description], config: SelectionConfig, domain: str | None, task: str | None
     ) -> Selection:
         """The choice by labels alone."""
-        match, labels, embeddings = self._match(descriptions, config.strategy), self.labels, ()
+        match, labels = self._match(descriptions, config.strategy), self.labels
+        embeddings: tuple[ProbeEmbeddings, ...] = ()
         if config.strategy is Strategy.PAPER:
             embeddings = self._embeddings(labels)
             labels = labels if embeddings else self._whole(labels)
@@ -206,18 +207,20 @@ class Client:
         """Probe embeddings of all models, joined over the graphs; none if a label has none."""
         joined = []
         for row in labels.labels:
-            parts = [label and self.source.embeddings_of(label) for label in row]
-            if not all(parts):
-                return ()
-            pairs = zip(parts, labels.union.positions, strict=True)
-            whole = [(part, positions) for part, positions in pairs if part is not None]
-            joined.append(whole[0][0] if len(whole) == 1 else ProbeEmbeddings.joined(whole, len(labels.union.graph)))
+            parts = []
+            for label, positions in zip(row, labels.union.positions, strict=True):
+                embeddings = None if label is None else self.source.embeddings_of(label)
+                if embeddings is None:
+                    return ()
+                parts.append((embeddings, positions))
+            joined.append(parts[0][0] if len(parts) == 1 else ProbeEmbeddings.joined(parts, len(labels.union.graph)))
         return tuple(joined)
 
     def _whole(self, labels: JoinedLabels) -> JoinedLabels:
         """The same labels, read whole."""
         fetched = iter(self.source.fetch([label for row in labels.labels for label in row if label]))
-        return replace(labels, labels=tuple(tuple(label and next(fetched) for label in row) for row in labels.labels))
+        rows = tuple(tuple(next(fetched) if label else None for label in row) for row in labels.labels)
+        return replace(labels, labels=rows)
 
     def _pinned(self, selection: Selection) -> Selection:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""

@@ -167,8 +167,7 @@ class LabelSummary:
     @cached_property
     def domains_tested(self) -> frozenset[str]:
         """Names of the domains that have probe images."""
-        tested = self.domain_ranks.any(axis=1)
-        return frozenset(name for name, any_image in zip(self.domain_names, tested, strict=True) if any_image)
+        return frozenset(self.domain_names[s] for s in np.flatnonzero(self.domain_ranks.sum(axis=1, dtype=np.int64)))
 
     @cached_property
     def hits(self) -> NDArray[np.int32]:

@@ -15,7 +15,8 @@ from mll_hf.utils.text import abridged
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from mll_hf.selection.base import Selection, SelectionConfig
+    from mll_hf.selection.base import SelectionConfig
+    from mll_hf.selection.result import Selection
 
 _log = logging.getLogger(__name__)
 

@@ -162,7 +162,8 @@ def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.
         class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
     )
     counts = sorted(graphs_that_count(candidates.labels, candidates.domain))
-    return weights * (union.rows[counts][:, match.selected] >= 0).any(axis=0)[:, None]
+    is_known = (union.rows[counts][:, match.selected] >= 0).max(axis=0)
+    return weights * is_known[:, None]
 
 
 def candidates_of(match: ClassMatch) -> int:
@@ -210,7 +211,7 @@ def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ..
     A graph other than the reference may have fewer rivals than the task has. Among more candidates the recall falls as
     the model's level on the reference does: those that the graph lacks are as hard to beat as others.
     """
-    found = [of_graph and measure(labels.on_graph(g), of_graph) for g, of_graph in enumerate(needs.graphs)]
+    found = [None if each is None else measure(labels.on_graph(g), each) for g, each in enumerate(needs.graphs)]
     shares = np.stack([label.mean_rank_shares for label in labels.reference])
     for g, (measured, of_graph) in enumerate(zip(found, needs.graphs, strict=True)):
         if g and measured is not None and of_graph is not None:
