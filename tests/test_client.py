@@ -211,9 +211,9 @@ def test_other_probe_images(store, caplog):
 # --- Eq. 5 with and without embeddings --------------------------------------------------------------------------------
 
 
-def write_sidecar(store, label):
+def write_sidecar(store, label, texts=None):
     """Embeddings of a model that takes cats for dogs and knows the rest: unlike any label of the store."""
-    texts = unit(np.eye(7))
+    texts = unit(np.eye(7)) if texts is None else texts
     looks = [CAT, CAR, DOG]
     images = texts[[DOG, CAR, DOG]]
     members = [[looks.index(v)] if v in looks else [] for v in range(7)]
@@ -241,6 +241,31 @@ def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     assert precision_of_cat() == pytest.approx(estimates)
     write_sidecar(store, last)
     assert precision_of_cat() == dict.fromkeys(labels, 0)
+
+
+def test_eq_5_over_two_graphs_needs_the_embeddings_of_all_labels(with_wheels):
+    # the wheels' two images look like a tire, and like a hubcap but more like a car, which is on the other graph
+    texts = unit(np.eye(10))
+    car, hubcap, tire, wheel = texts[[CAR, 7, 8, 9]]
+    images = unit([tire + 0.1 * car, hubcap + 2 * car])
+    on_wheels = ProbeEmbeddings.quantize(images, np.stack([hubcap, tire, wheel]), probe_set([[1], [0], []], [1, 0]))
+    labels = {(label.model.short_name, label.graph_name): label for label in with_wheels.list()}
+    with_wheels.path_of(labels.pop(("all", "tiny"))).unlink()  # it has no label on wheels
+    del labels["stranger", "wheels"]  # it is left out
+
+    def recall_of_wheels():
+        config = SelectionConfig(Strategy.PAPER, k=2)
+        selection = client_of(with_wheels.folder).select(["tire", "hubcap", "car"], config)
+        recall = {concept.id: concept.precision for name in selection.classes for concept in selection.explain(name)}
+        return recall["tire"], recall["hubcap"]
+
+    for (name, graph), label in labels.items():
+        assert recall_of_wheels() != ((1, 1), (0, 0)), (name, graph)
+        if graph == "tiny":
+            write_sidecar(with_wheels, label, texts[:7])
+        else:
+            write_embeddings(on_wheels, embeddings_path(with_wheels.path_of(label)))
+    assert recall_of_wheels() == ((1, 1), (0, 0))
 
 
 def test_other_strategies_do_not_read_embeddings(store):

@@ -260,7 +260,7 @@ def _known(precision: NDArray[np.float64]) -> tuple[float | None, ...]:
 
 
 def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np.float64]:
-    """[M, K] recall of every labeled model on the selected concepts, as the strategy sees it; NaN if not measured.
+    """[M, K] recall of every labeled model on the selected concepts, as the strategy sees it; NaN without images.
 
     A concept in several graphs has the mean over the images of all.
     """
@@ -279,9 +279,8 @@ def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np
                 recall = label.precision_among(n_candidates, concepts, graph.rival_counts)
             else:
                 recall = label.node_precision[concepts].astype(np.float64)
-            weights = np.maximum(label.support[concepts], 1)
-            won[m, there] += weights * recall
-            images[m, there] += weights
+            won[m, there] += label.support[concepts] * recall
+            images[m, there] += label.support[concepts]
     return np.divide(won, images, out=np.full_like(won, np.nan), where=images > 0)
 
 

@@ -675,6 +675,15 @@ def test_predictions_know_their_labels():
     assert prediction.unreadable == (1,)
 
 
+def test_predictions_compare_by_value_and_cannot_be_changed():
+    first, second = (Prediction(("a", "b"), np.array([[0.2, 0.8], [np.nan, np.nan]]), ("org/m",)) for _ in range(2))
+    assert first == second
+    assert first != replace(second, models=("org/other",))
+    assert first != replace(second, probabilities=np.array([[0.3, 0.7], [np.nan, np.nan]]))
+    with pytest.raises(ValueError, match="read-only"):
+        first.probabilities[0] = 0
+
+
 def test_votes_are_what_the_linear_pool_pools():
     logits, trust = logits_of(A, (0.1, 0.9)), trust_in([1, 2], [0.9, 0.3])
     weights, probabilities = votes(logits, BOTH, trust)

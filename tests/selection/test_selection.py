@@ -409,7 +409,6 @@ def test_shrinkage_against_a_naive_recursion(candidates, n_candidates):
         ("clip art", "clip art"),
         ("a photo or a sketch", None),
         ("sketch or clip art", None),
-        ("photograph", None),
         ("satellite image", None),
         ("", None),
         (None, None),
@@ -619,6 +618,16 @@ def test_explanations_hold_the_chosen_models_precision():
     assert ours.explain("class 0")[0].precision == (pytest.approx(expected),)
     with pytest.raises(InputError, match="no class 'horse'"):
         one.explain("horse")
+
+
+@pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.GENERAL])
+def test_no_recall_is_shown_where_no_image_tested_it(strategy):
+    label = make_label(GRAPH, support=[10, 10, 0, 10, 10, 10, 10], hits=[10, 10, 0, 10, 0, 10, 10])
+    selection = select(
+        candidates_on(GRAPH, (label,), make_match([[CAT, CAR]], [[0.6, 0.4]])), SelectionConfig(strategy)
+    )
+    assert [concept.precision for concept in selection.explain("class 0")] == [(None,), (1.0,)]
+    assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
 
 
 @examples
