@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import InputError
+from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.utils.text import abridged
 
@@ -133,7 +133,10 @@ def join_labels(
         if not table.keys() & tables[0].keys():
             chosen.pop(digest)
     kept = [g for g, digest in enumerate(columns) if digest in chosen]
-    union = GraphUnion.of([by_digest[columns[g]] for g in kept])
+    union, cyclic = _union([by_digest[columns[g]] for g in kept])
+    reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
+    left_out += [_left_out(chosen[columns[kept[at]]], reason) for at in cyclic]
+    kept = [g for at, g in enumerate(kept) if at not in cyclic]
     rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
     return JoinedLabels(union, rows, tuple(left_out))
 
@@ -141,6 +144,20 @@ def join_labels(
 def _preference(labels: list[LabelSummary], group: LabelGroup, probes: Collection[str]) -> tuple[object, ...]:
     wanted = any(label.probes_name in probes or label.probes_revision in probes for label in labels)
     return not wanted, -len(labels), group
+
+
+def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
+    """The union, and positions of graphs that it leaves out, or a stranger's graph could stop every selection."""
+    try:
+        return GraphUnion.of(graphs), []
+    except GraphError:
+        union, cyclic = GraphUnion.of(graphs[:1]), []
+    for at, graph in enumerate(graphs[1:], 1):
+        try:
+            union = GraphUnion.of([*union.graphs, graph])
+        except GraphError:
+            cyclic.append(at)
+    return union, cyclic
 
 
 def _difference(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:

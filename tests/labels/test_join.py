@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.errors import GraphError, InputError
+from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.join import JoinedLabels, LeftOut, join_labels
 from worlds import SHA, examples, make_graph, make_label
@@ -62,9 +62,14 @@ def test_the_concepts_are_those_of_all_graphs():
 
 
 def test_graphs_that_form_a_cycle_together():
-    first, second = make_graph({"a": ("b",)}, "first"), make_graph({"b": ("a",)}, "second")
-    with pytest.raises(GraphError, match="cannot be used together: the hypernyms form a cycle"):
-        join_labels([label("x", first), label("x", second)], [first, second])
+    # each is a graph by itself; the one that comes later by name is left out, and the others are as they were
+    ours, theirs = make_graph({"p": ("q",)}, "ours"), make_graph({"q": ("p",)}, "theirs")
+    labels = [label(name, graph) for graph in (BASE, LETTERS, ours, theirs) for name in ("x", "y")]
+    joined = join_labels(labels, [theirs, *GRAPHS, ours])
+    assert table(joined) == {"base": ["x", "y"], "letters": ["x", "y"], "ours": ["x", "y"]}
+    assert complaints(joined) == [
+        "org/x, org/y on graph theirs: its hypernyms form a cycle with those of the other graphs; correct the graph"
+    ]
 
 
 # ---- groups
