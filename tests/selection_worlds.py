@@ -124,7 +124,7 @@ def join_by_hand(*columns):
 def random_graphs(n_graphs, seed):
     """A forest, and graphs that share concepts with it and name hypernyms in it, or in no graph at all."""
     rng = np.random.default_rng(seed)
-    base = forest(int(rng.integers(2, 12)), seed)
+    base = forest(int(rng.integers(1, 13)), seed)
     graphs = [base]
     for g in range(1, n_graphs):
         shared = [v for v in range(len(base)) if rng.random() < 0.3]
@@ -150,14 +150,15 @@ def random_joined(n_graphs=2, n_models=4, n_classes=3, seed=0, domain=None):
 
 
 def with_twins(candidates):
-    """Every model twice, equal in all but its id."""
+    """Every model twice, equal in all but its id, and two of them also at another revision."""
     rows = candidates.labels.labels
 
-    def twin(label):
-        return label and replace(label, model=replace(label.model, repo_id=label.model.repo_id + "-twin"))
+    def as_model(row, model):
+        return tuple(label and replace(label, model=model) for label in row)
 
-    twins = [tuple(map(twin, row)) for row in rows]
-    return replace(candidates, labels=replace(candidates.labels, labels=(*rows, *twins)))
+    twins = [as_model(row, replace(row[0].model, repo_id=f"{row[0].model.repo_id}-twin")) for row in rows]
+    revisions = [as_model(row, replace(row[0].model, revision="f" * 40)) for row in rows[:2]]
+    return replace(candidates, labels=replace(candidates.labels, labels=(*rows, *twins, *revisions)))
 
 
 def candidates_on(graph, labels, match, domain=None, **fields):

@@ -457,6 +457,10 @@ def test_permuted_models_classes_and_concepts_give_the_same_choice(candidates, s
     np.testing.assert_allclose(actual.scores, expected.scores[:, classes], atol=2e-9)
     for name in ("coverage", "images"):
         np.testing.assert_allclose(getattr(actual, name), getattr(expected, name)[classes], rtol=1e-9)
+    for name in expected.classes:
+        for first, second in zip(expected.explain(name), actual.explain(name), strict=True):
+            assert (first.name, first.weight) == (second.name, second.weight)
+            np.testing.assert_allclose(np.array(second.precision, float), np.array(first.precision, float), atol=1e-9)
 
 
 @pytest.mark.parametrize("strategy", [Strategy.GENERAL, Strategy.PAPER])
