@@ -19,7 +19,15 @@ from mll_hf.graph.concepts import SemanticGraph
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, mean_chance_to_win, precision_among
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, choose, score, select
-from mll_hf.selection.mll import cautious, evidence_weights, mll_scores
+from mll_hf.selection.mll import (
+    cautious,
+    estimates,
+    evidence_weights,
+    measure_all,
+    mll_scores,
+    task_needs,
+    task_odds,
+)
 from mll_hf.selection.paper import precision_from_label, restricted_precision
 from selection_worlds import LABEL_STRATEGIES, join_by_hand, make_match, random_joined, with_twins
 from worlds import examples, make_graph, make_label, probe_set, unit
@@ -90,7 +98,7 @@ class NaiveGraph:
 
 
 def naive_scores(candidates, class_weight):
-    """[M][C] from the docstrings of `mll_hf.selection.mll`, and the unlowered estimates [M][C]."""
+    """[M, C] scores and [M] standard errors from the docstrings of `mll_hf.selection.mll`."""
     labels, match, union = candidates.labels, candidates.match, candidates.labels.union
     n_models, n_classes = len(labels), len(match.classes)
     n = max(n_classes, 2)
@@ -169,13 +177,18 @@ def naive_scores(candidates, class_weight):
         level = plain[m].mean()
         if level > plain[best].mean() + 1e-9:
             lowered[m] *= max(level - math.hypot(errors[m], errors[best]), 0) / level
-    return lowered
+    return lowered, errors
 
 
 @examples
 @given(candidates=worlds, class_weight=st.floats(0, 1))
 def test_our_scores_against_naive_loops(candidates, class_weight):
-    np.testing.assert_allclose(mll_scores(candidates, class_weight), naive_scores(candidates, class_weight), atol=1e-9)
+    scores, errors = naive_scores(candidates, class_weight)
+    np.testing.assert_allclose(mll_scores(candidates, class_weight), scores, atol=1e-9)
+    needs = task_needs(candidates, class_weight)
+    measured = measure_all(candidates.labels, needs)
+    _, estimated = estimates(needs, measured, task_odds(candidates.labels, needs, candidates.domain))
+    np.testing.assert_allclose(estimated, errors, atol=1e-9)
 
 
 @examples
