@@ -8,7 +8,6 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError, ModelError
-from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.matching import describe
@@ -167,10 +166,9 @@ class Client:
     ) -> Selection:
         """The choice by labels alone."""
         match, labels = self._match(descriptions, config.strategy), self.labels
-        embeddings: tuple[ProbeEmbeddings, ...] = ()
-        if config.strategy is Strategy.PAPER:
-            embeddings = self._embeddings(labels)
-            labels = labels if embeddings else self._whole(labels)
+        embeddings = labels.embeddings(self.source.embeddings_of) if config.strategy is Strategy.PAPER else ()
+        if config.strategy is Strategy.PAPER and not embeddings:
+            labels = labels.whole(self.source.fetch)
         ids = [model.repo_id for model in labels.models]
         published = _without_label(ids, config)
         choose = partial(select, Candidates(labels, match, domain, embeddings, published), task=task)
@@ -202,25 +200,6 @@ class Client:
         from mll_hf.ensemble.run import Ensemble
 
         return Ensemble(selection, self._device, tuple(templates) if templates else None, token=self._token)
-
-    def _embeddings(self, labels: JoinedLabels) -> tuple[ProbeEmbeddings, ...]:
-        """Probe embeddings of all models, joined over the graphs; none if a label has none."""
-        joined = []
-        for row in labels.labels:
-            parts = []
-            for label, positions in zip(row, labels.union.positions, strict=True):
-                embeddings = None if label is None else self.source.embeddings_of(label)
-                if embeddings is None:
-                    return ()
-                parts.append((embeddings, positions))
-            joined.append(parts[0][0] if len(parts) == 1 else ProbeEmbeddings.joined(parts, len(labels.union.graph)))
-        return tuple(joined)
-
-    def _whole(self, labels: JoinedLabels) -> JoinedLabels:
-        """The same labels, read whole."""
-        fetched = iter(self.source.fetch([label for row in labels.labels for label in row if label]))
-        rows = tuple(tuple(next(fetched) if label else None for label in row) for row in labels.labels)
-        return replace(labels, labels=rows)
 
     def _pinned(self, selection: Selection) -> Selection:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""

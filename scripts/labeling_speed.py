@@ -1,7 +1,7 @@
-"""How fast labeling is: against the bare image tower, CLIP_benchmark's loop, and the loop of the paper's code.
+"""Speed of labeling compared with the bare image tower, CLIP_benchmark, and the loop of the paper's code.
 
-Models are those of open_clip with random weights, for which no download is needed: weights do not change the speed.
-Pictures are JPEGs of the size of ImageNet's. Every loop sees the same pictures and the same embedded concepts.
+Models are open_clip architectures with random weights: the speed does not depend on the weights, and nothing is
+downloaded. Images are JPEGs of ImageNet's size. All loops use the same images and the same caption embeddings.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from mll_hf.cli.report import table
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
 from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
 from mll_hf.labeling.encoding import encoded_images
 from mll_hf.labeling.run import label_from_counts
-from mll_hf.labels.label import Cost, ModelRef, label_to_bytes
+from mll_hf.labels.file_format import label_to_bytes
+from mll_hf.labels.label import Cost, Environment, ModelRef
 from mll_hf.models import load_model, pick_device, resolve_model
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     import argparse
@@ -48,11 +49,11 @@ _CLIP_BENCHMARK_BATCH, _CLIP_BENCHMARK_WORKERS = 64, 4  # its defaults
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     """Add the options of the verb ``labeling``."""
-    verb.add_argument("--models", default="ViT-B-32", metavar="NAMES", help="of open_clip, with commas between")
-    verb.add_argument("--images", type=int, default=256, metavar="N", help="pictures (default: %(default)s)")
+    verb.add_argument("--models", default="ViT-B-32", metavar="NAMES", help="open_clip architectures, comma-separated")
+    verb.add_argument("--images", type=int, default=256, metavar="N", help="images (default: %(default)s)")
     verb.add_argument("--concepts", type=int, default=9000, metavar="N", help="(default: %(default)s)")
-    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
-    verb.add_argument("--batch-size", type=int, metavar="N", help="ours (default: what suits the device)")
+    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    verb.add_argument("--batch-size", type=int, metavar="N", help="of labeling (default: chosen for the device)")
     verb.add_argument("--repeats", type=int, default=3)
     verb.set_defaults(run=run)
 
@@ -86,7 +87,7 @@ def _speeds(model: VisionLanguageModel, graph: SemanticGraph, probes: ProbeSet, 
     if importlib.util.find_spec("clip_benchmark"):
         loops["clip_benchmark"] = lambda: clip_benchmark_loop(model, probes, concepts)
     times: dict[str, list[float]] = {name: [] for name in loops}
-    for _ in range(args.repeats):  # interleaved, so that a slow spell of the machine hits all
+    for _ in range(args.repeats):  # interleaved, so that a slow phase of the machine affects all loops
         for name, loop in loops.items():
             start = time.perf_counter()
             loop()
@@ -108,7 +109,7 @@ def _speeds(model: VisionLanguageModel, graph: SemanticGraph, probes: ProbeSet, 
 
 
 def bare_loop(model: VisionLanguageModel, batch_size: int, n_images: int) -> Callable[[], None]:
-    """The image tower alone, in the adapter's precision, on pixels that are on the device already."""
+    """The image tower alone, in the backend's precision, on pixels that are already on the device."""
     network: Any = model
     pixels = model.preprocess(Image.new("RGB", (500, 375), "gray")).to(model.device).repeat(batch_size, 1, 1, 1)
     device = torch.device(model.device)
@@ -130,7 +131,7 @@ def our_loop(
     concepts: NDArray[np.float32],
     batch_size: int,
 ) -> LabelCounts:
-    """What labeling does for each image: read, decode, prepare, embed, contest."""
+    """Labeling: read, decode, preprocess, embed and contest each image."""
     batches = encoded_images(model, probes, np.arange(len(probes)), batch_size)
     images = np.concatenate([embeddings for _, embeddings in batches])
     blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in range(0, len(images), CONTEST_BLOCK))
@@ -138,7 +139,7 @@ def our_loop(
 
 
 def reference_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: NDArray[np.float32]) -> list[list[float]]:
-    """As the paper's code does: 32 images at a time, and every image's similarities one by one to Python's lists."""
+    """The paper's code: batches of 32 images, and the similarities of each image as a Python list."""
     network: Any = model
     device = torch.device(model.device)
     there = torch.from_numpy(concepts).to(device)
@@ -153,13 +154,13 @@ def reference_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: NDArr
 
 
 def clip_benchmark_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: NDArray[np.float32]) -> torch.Tensor:
-    """CLIP_benchmark's own evaluation over the same images and classes, as its command line runs it."""
+    """CLIP_benchmark's evaluation of the same images and classes, as its command line runs it."""
     from clip_benchmark.metrics.zeroshot_classification import run_classification
 
     network: Any = model
     device = torch.device(model.device).type
     classifier = torch.from_numpy(concepts).to(model.device).T
-    amp = device == "cuda"  # on a CPU it would switch to bfloat16, which is slower on most
+    amp = device == "cuda"  # on a CPU it would use bfloat16, which is slower on most
     batches = (
         (pixels, torch.zeros(len(pixels), dtype=torch.long))
         for pixels in _pixels(model, probes, _CLIP_BENCHMARK_BATCH, _CLIP_BENCHMARK_WORKERS)
@@ -188,7 +189,7 @@ class _Pixels(torch.utils.data.Dataset):  # type: ignore[type-arg]
 
 
 def measure_contest(n_concepts: int, device: str, n_images: int = 4 * CONTEST_BLOCK) -> None:
-    """Time and memory of the contest; on a CPU the tensors' memory is counted by torch's profiler."""
+    """Print time and memory of the contest; on a CPU torch's profiler measures the tensors' memory."""
     graph, probes = _in_memory(n_concepts, n_images)
     rng = np.random.default_rng(0)
     concepts = _unit(rng.standard_normal((n_concepts, 512)))
@@ -211,7 +212,7 @@ def measure_contest(n_concepts: int, device: str, n_images: int = 4 * CONTEST_BL
 
 
 class _TensorMemory:
-    """Peak of the memory that torch's tensors take on the CPU, from the profiler's log of allocations."""
+    """Peak memory of torch's tensors on the CPU, from the profiler's log of allocations."""
 
     def __init__(self) -> None:
         self.peak = 0
@@ -236,12 +237,13 @@ class _TensorMemory:
 
 
 def measure_label(n_concepts: int) -> None:
-    """Size of a label, and of what the paper keeps of a model."""
+    """Print the size of a label, and of what the paper stores of a model."""
     graph, probes = _in_memory(n_concepts, 2 * CONTEST_BLOCK)
     rng = np.random.default_rng(0)
     concepts, images = (_unit(rng.standard_normal((n, 64))) for n in (n_concepts, len(probes)))
     counts = Contest(graph, probes, concepts, 100.0).count([(0, images)])
-    label = label_from_counts(ModelRef("org/model", "0" * 40, "open_clip"), Cost(1, 1.0), graph, probes, counts)
+    ref, environment = ModelRef("org/model", "0" * 40, "open_clip"), Environment("cpu", "float32", "2.13", "3.3", "5.0")
+    label = label_from_counts(ref, Cost(1, 1.0), graph, probes, counts, environment=environment)
     theirs = PAPER_CONCEPTS * _PAPER_IMAGES * PAPER_CONCEPTS * 2
     print(
         f"label of {n_concepts} concepts: {len(label_to_bytes(label)) / 1e6:.2f} MB; the paper's: {theirs / 1e9:.1f} GB"
@@ -252,7 +254,7 @@ def measure_label(n_concepts: int) -> None:
 
 
 def random_model(name: str, folder: Path, device: str) -> VisionLanguageModel:
-    """A model of open_clip with random weights, stored and loaded like any other."""
+    """An open_clip model with random weights, saved and loaded like any other."""
     config: Any = open_clip.get_model_config(name)
     torch.manual_seed(0)
     network = open_clip.CLIP(**deepcopy(config)).eval()
@@ -272,7 +274,7 @@ def random_model(name: str, folder: Path, device: str) -> VisionLanguageModel:
 
 
 def make_world(folder: Path, n_concepts: int, n_images: int) -> tuple[SemanticGraph, ProbeSet]:
-    """A graph, and JPEGs of its leaves on disk; smooth noise compresses about as photos do."""
+    """A graph, and JPEGs of its leaves on disk; smooth noise compresses about as well as photos."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -290,7 +292,7 @@ def make_world(folder: Path, n_concepts: int, n_images: int) -> tuple[SemanticGr
 
 
 def _in_memory(n_concepts: int, n_images: int) -> tuple[SemanticGraph, ProbeSet]:
-    """A tree of concepts, four to a parent, and images of its leaves, each of which tests all that it shows."""
+    """A tree of concepts with four children each, and images of its leaves."""
     concepts = [
         Concept(f"c{n:05}", f"thing {n}", (f"thing {n}",), "", (f"c{(n - 1) // 4:05}",) if n else ())
         for n in range(n_concepts)

@@ -28,24 +28,25 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_bytes
+from mll_hf.labels.catalog import Catalog, is_catalog, write_catalog
+from mll_hf.selection.bounds import shortlist
+
 import labeling_speed
 from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
 from mll_hf.cli import main as command_line
-from mll_hf.cli.report import table
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
-from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_bytes
 from mll_hf.hub.sources import together
 from mll_hf.labeling.run import label_model
-from mll_hf.labels.catalog import Catalog, is_catalog, write_catalog
 from mll_hf.labels.store import LabelStore, Origin, read_label
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
 from mll_hf.matching.describe import Description
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select, select_from_catalog
-from mll_hf.selection.bounds import shortlist
 from mll_hf.utils.images import decode_image
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -6,7 +6,8 @@ import numpy as np
 
 from bench_worlds import make_suite
 from mll_hf.bench.methods import ABLATIONS, GENERAL, METHODS, ORACLE, PAPER
-from mll_hf.bench.run import BenchConfig, Ranking, Record, Results, TaskFacts
+from mll_hf.bench.metrics import Ranking
+from mll_hf.bench.run import BenchConfig, Record, Results, TaskFacts
 from mll_hf.bench.scenarios import scenarios
 
 TASKS = ("first", "second")

@@ -18,7 +18,7 @@ from mll_hf.bench.world import Hub
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE
-from selection_worlds import WordEncoder, forest, random_labels
+from selection_worlds import WordEncoder, forest, join_by_hand, random_labels
 from worlds import unit
 
 N_MODELS, N_IMAGES, SIZE = 6, 48, 24
@@ -88,7 +88,8 @@ def make_hub(n_models=N_MODELS):
     graph = forest(12)
     labels = random_labels(graph, n_models)
     costs = [Cost(m + 1, 1.0 + m) for m in range(n_models)]
-    return Hub(graph, tuple(replace(label, cost=cost) for label, cost in zip(labels, costs, strict=True)))
+    labels = [replace(label, cost=cost) for label, cost in zip(labels, costs, strict=True)]
+    return Hub(join_by_hand((graph, labels)))
 
 
 def make_suite(n_models=N_MODELS, broken=0):

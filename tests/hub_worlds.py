@@ -30,14 +30,14 @@ MODEL_FILES = {"config.json": b"{}", "open_clip_model.safetensors": b"weights", 
 
 
 class Clock:
-    """Stands for the module `time` and notes how long it would have slept."""
+    """Replaces the module `time`; records waits instead of sleeping."""
 
     def __init__(self):
         self.waits = []
 
     def sleep(self, seconds):
         self.waits.append(seconds)
-        time.sleep(0.001)  # lets others go on
+        time.sleep(0.001)  # lets other threads run
 
     def __getattr__(self, name):
         return getattr(time, name)
@@ -45,7 +45,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch, tmp_path):
-    """Waits that take no time, ours and the client's; answers of the Hub are kept for this test only."""
+    """Waits take no time, ours and the client's; kept answers of the Hub are this test's only."""
     clock = Clock()
     for module in (connection, publish, _http, file_download):
         monkeypatch.setattr(module, "time", clock)
@@ -58,7 +58,7 @@ def sha256_of(content):
 
 
 def put_model(repo_id="alice/model", graph=GRAPH, files=MODEL_FILES, **settings):
-    """A model on the Hub; returns its label, which is nowhere yet."""
+    """Put a model on the Hub; returns its label, not published."""
     revision = tiny_hub.HUB.put("model", repo_id, files)
     return make_label(graph, repo_id=repo_id, revision=revision, **settings)
 

@@ -1,10 +1,10 @@
-"""A Hugging Face Hub in this process, for tests: repositories, commits, pull requests and files over real HTTP.
+"""An in-process Hugging Face Hub for tests: repositories, commits, pull requests and files over real HTTP.
 
-It holds everything in memory and speaks just enough of the wire protocol for huggingface_hub, transformers, open_clip
-and datasets. Known simplifications: listings ignore sorting; there are no organizations.
+Keeps everything in memory and implements the part of the protocol that huggingface_hub, transformers, open_clip and
+datasets use. Known simplifications: listings ignore sorting; there are no organizations.
 
     server = tiny_hub.serve()            # then point HF_ENDPOINT at tiny_hub.endpoint(server)
-    tiny_hub.HUB.requests                # what was asked, e.g. "HEAD /alice/m/resolve/main/config.json"
+    tiny_hub.HUB.requests                # requests so far, e.g. "HEAD /alice/m/resolve/main/config.json"
     tiny_hub.HUB.fail("/commit/", 500)   # the next commit fails
     tiny_hub.HUB.before("/commit/", act) # `act()` is called before the next commit is handled
 """
@@ -48,7 +48,7 @@ def now() -> str:
 
 
 def is_large(path: str, size: int) -> bool:
-    """Whether the Hub keeps a file outside of git."""
+    """Whether the Hub stores a file outside of git."""
     return size >= LFS_THRESHOLD or path.endswith(LFS_SUFFIXES)
 
 
@@ -57,10 +57,10 @@ def git_sha(content: bytes) -> str:
 
 
 class Request(str):
-    """What was asked, as text: method and path; with what came along.
+    """A request as text (method and path), with its headers and query.
 
     Attributes:
-        user: Who asked; None for nobody.
+        user: The user of the token; None without one.
         headers: As sent.
         query: {name: values}.
     """
@@ -72,7 +72,7 @@ class Request(str):
 
 @dataclass
 class Disturbance:
-    """What is to happen to the next few requests that match a pattern; see `Hub.fail` and `Hub.before`."""
+    """A planned fault of the next requests that match a pattern; see `Hub.fail` and `Hub.before`."""
 
     pattern: str
     times: int
@@ -86,7 +86,7 @@ class Disturbance:
 
 
 class Repo:
-    """One repository: commits hold whole file lists, {path: {"oid", "size", "data" or "lfs"}}."""
+    """One repository; a commit has the whole file list, {path: {"oid", "size", "data" or "lfs"}}."""
 
     def __init__(self, kind: str, repo_id: str, private: bool):
         self.kind, self.id, self.private = kind, repo_id, private
@@ -118,7 +118,7 @@ class Repo:
         return oid
 
     def history(self, oid: str | None) -> list[str]:
-        """A commit and those before it, newest first."""
+        """A commit and its ancestors, newest first."""
         found = []
         while oid:
             found.append(oid)
@@ -126,7 +126,7 @@ class Repo:
         return found
 
     def merged(self, ref: str) -> dict | None:
-        """Files of main with what a branch changed since it left main; None if both changed the same path."""
+        """Files of main merged with the changes of a branch; None if both changed the same path."""
         on_main = set(self.history(self.refs["main"]))
         fork = next(oid for oid in self.history(self.refs[ref]) if oid in on_main)
         base, theirs = self.commits[fork]["files"], self.commits[self.refs[ref]]["files"]
@@ -137,7 +137,7 @@ class Repo:
         return {path: file for path, file in files.items() if file is not None}
 
     def author_of(self, ref: str) -> str | None:
-        """Who opened the pull request of a branch, if it is that of an open one."""
+        """Author of the open pull request of a branch, if there is one."""
         number = int(ref.removeprefix("refs/pr/")) if re.fullmatch(r"refs/pr/\d+", ref) else 0
         is_open = 0 < number <= len(self.discussions) and self.discussions[number - 1]["status"] == "open"
         return self.discussions[number - 1]["author"]["name"] if is_open else None
@@ -148,7 +148,7 @@ class Repo:
 
 
 class Hub:
-    """All state. `reset` between tests; `down` makes every request fail with 503."""
+    """All state. Call `reset` between tests; `down` makes every request fail with 503."""
 
     def __init__(self):
         self.lock = threading.RLock()
@@ -159,31 +159,31 @@ class Hub:
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[Request] = []
-        self.jobs: list[dict] = []  # as they were asked for
+        self.jobs: list[dict] = []  # as requested
         self.disturbances: list[Disturbance] = []
         self.down = False
 
     def fail(self, pattern: str, status: int | None = None, *, times: int = 1, method: str = "", **how):
-        """Make the next `times` requests go wrong whose method matches and whose path has `pattern` in it.
+        """Make the next `times` requests with a matching method and path fail.
 
         Args:
-            pattern: A regular expression.
-            status: Answered instead of doing what is asked.
-            times: How many requests.
-            method: A regular expression; by default any.
-            how: What else, or instead: `headers`, put over those of the answer; `delay`, seconds before the request
-                is handled; `drop`, the connection is lost "before" or "after" the request is handled; `cut`, it is
-                lost after so many bytes of the body; `alter`, from the true body to another one, or to an iterator of
-                chunks.
+            pattern: Regular expression of a part of the path.
+            status: Answered instead of handling the request.
+            times: Number of requests.
+            method: Regular expression; by default any.
+            how: Other faults: `headers` override those of the answer; `delay`, seconds before the request is handled;
+                `drop`, the connection is lost "before" or "after" the request is handled; `cut`, it is lost after
+                this many bytes of the body; `alter`, a function from the true body to another one, or to an iterator
+                of chunks.
         """
         self.disturbances.append(Disturbance(f"({method or '.*'}) .*{pattern}", times, status, **how))
 
     def before(self, pattern: str, act: Callable[[], object], *, times: int = 1):
-        """Call `act` before each of the next `times` requests that match is handled; it may talk to the Hub."""
+        """Call `act`, which may send requests itself, before each of the next `times` matching requests."""
         self.disturbances.append(Disturbance(f".*{pattern}", times, before=act))
 
     def disturbance(self, request: Request) -> Disturbance | None:
-        """What to do to a request, if anything."""
+        """The planned fault of a request, if there is one."""
         for planned in self.disturbances:
             if planned.times > 0 and re.match(planned.pattern, request):
                 planned.times -= 1
@@ -191,17 +191,17 @@ class Hub:
         return None
 
     def wait_until_idle(self):
-        """Until all requests are handled, also those of clients that are gone."""
+        """Wait until all requests are handled, also those of disconnected clients."""
         while self.in_progress:
             time.sleep(0.001)
 
     @property
     def counted(self) -> list[Request]:
-        """The requests that the Hub counts as downloads."""
+        """Requests that the Hub counts as downloads."""
         return [request for request in self.requests if COUNTED.fullmatch(request)]
 
     def put(self, kind: str, repo_id: str, files: Mapping[str, bytes | None], author: str | None = None) -> str:
-        """Commit files to main without a request, None to delete one; the repository is made if there is none."""
+        """Commit files to main without a request (None deletes one); creates the repository if needed."""
         with self.lock:
             repo = self.repos.get((kind, repo_id)) or Repo(kind, repo_id, private=False)
             self.repos[kind, repo_id] = repo
@@ -210,7 +210,7 @@ class Hub:
             return repo.commit("main", after, "put", repo.refs["main"], author or repo.owner)
 
     def stored(self, path: str, content: bytes) -> dict:
-        """A file as commits hold it."""
+        """A file as stored in a commit."""
         if not is_large(path, len(content)):
             return {"oid": git_sha(content), "size": len(content), "data": content}
         sha256 = hashlib.sha256(content).hexdigest()
@@ -266,7 +266,7 @@ class Hub:
 
 @lru_cache(maxsize=1000)
 def card_data(readme: bytes) -> dict:
-    """The metadata of a card; none if they are no YAML or no mapping."""
+    """The metadata of a card; empty if they are no YAML mapping."""
     match = re.match(r"^---\s*\n(.*?)\n---\s*\n?", readme.decode("utf8", "replace"), re.S)
     try:
         card = yaml.safe_load(match[1]) if match else {}
@@ -294,7 +294,7 @@ HUB = Hub()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # head and body are two packets; the second shall not wait
+    disable_nagle_algorithm = True  # head and body are two packets; send the second at once
 
     def log_message(self, *args):
         pass
@@ -302,7 +302,7 @@ class Handler(BaseHTTPRequestHandler):
     # ---- plumbing
 
     def handle(self):
-        with contextlib.suppress(ConnectionError):  # the client is gone
+        with contextlib.suppress(ConnectionError):  # the client disconnected
             super().handle()
 
     def handle_request(self):
@@ -331,7 +331,7 @@ class Handler(BaseHTTPRequestHandler):
             return self.hang_up()
         with HUB.lock:
             if HUB.down or disturbance.status:
-                self.error(503 if HUB.down else disturbance.status, "", "as the test wants it")
+                self.error(503 if HUB.down else disturbance.status, "", "planned by the test")
             else:
                 self.route(url.path)
         if disturbance.drop == "after":
@@ -346,7 +346,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.error(404, "", f"no route {self.command} {path}")
 
     def answer(self, disturbance: Disturbance):
-        """Write what `send` has prepared, as far as the disturbance lets it through."""
+        """Write the answer that `send` prepared, with the planned fault."""
         status, headers, payload = self.prepared
         body = disturbance.alter(payload) if disturbance.alter else payload
         length = {"Content-Length": str(len(body))} if isinstance(body, bytes) else {"Connection": "close"}

@@ -158,7 +158,7 @@ class FakeModel:
     """
 
     logit_scale, logit_bias, link, cost = 100.0, 0.0, Link.SOFTMAX, Cost(parameters=7, gflops=0.5)
-    device, batch_size = "cpu", 128
+    device, dtype, batch_size = "cpu", "float32", 128
 
     def __init__(self, graph, ref, batches_left=None):
         self.ref, self.embedding_size = ref, len(graph)

@@ -1,7 +1,6 @@
 """Embeddings of images and texts, computed once per model and data revision and kept on disk.
 
-With them every method can be run again in seconds. What is missing is computed model by model, so an interrupted run
-goes on where it stopped.
+They are computed model by model and saved as they are done, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -34,12 +33,7 @@ _BATCH = 128
 
 
 class ImageData(Protocol):
-    """Images that can be embedded.
-
-    Attributes:
-        name: For progress bars.
-        revision: Changes whenever an image does.
-    """
+    """Images that can be embedded; the revision changes whenever an image does."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -54,18 +48,18 @@ class ImageData(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ProbeImages:
-    """The probe images of a graph, as data to embed."""
+    """Adapter from the probe images of a graph to :class:`ImageData`."""
 
     probes: ProbeSet
 
     @property
     def name(self) -> str:
-        """Name of the graph's images."""
+        """Name of the probe images."""
         return self.probes.name
 
     @property
     def revision(self) -> str:
-        """Digest of the images' revision and of how they were sampled."""
+        """Digest of the revision of the images and of the sampling."""
         key = json.dumps([self.probes.revision, asdict(self.probes.sampling)], sort_keys=True)
         return hashlib.sha256(key.encode()).hexdigest()[:40]
 
@@ -79,13 +73,7 @@ class ProbeImages:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What else of a model is needed besides its embeddings.
-
-    Attributes:
-        logit_scale: Factor between a cosine and a logit.
-        logit_bias: Added to every logit.
-        cost: What the model costs to run.
-    """
+    """What is needed of a model besides embeddings: its logits are ``logit_scale * cosine + logit_bias``."""
 
     logit_scale: float
     logit_bias: float
@@ -94,7 +82,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingCache:
-    """A folder of embeddings: a folder for each model, a file for each data set and list of texts."""
+    """A folder per model, with a file per data set and per list of texts."""
 
     folder: Path
 
@@ -105,20 +93,19 @@ class EmbeddingCache:
         texts: Sequence[Sequence[str]],
         device: str | None = None,
     ) -> None:
-        """Compute what is missing, one model after another; each is loaded only if something is.
+        """Compute missing embeddings; a model is loaded only if some of its embeddings are missing.
 
         Args:
             refs: The models.
-            images: The data sets.
-            texts: Lists of texts.
-            device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
+            images: Data sets to embed.
+            texts: Lists of texts to embed.
+            device: ``cuda``, ``mps``, ``cpu``, or None for the best available device.
 
         Raises:
             ModelError: A model cannot be loaded or run.
             StorageError: The folder cannot be written.
         """
-        progress = tqdm(refs, unit="model", desc="embeddings", name="mll_hf.bench")  # type: ignore[no-untyped-call]
-        for ref in progress:
+        for ref in tqdm(refs, unit="model", desc="embeddings", name="mll_hf.bench"):  # type: ignore[no-untyped-call]
             new_images = [data for data in images if not self._images_file(ref, data).exists()]
             new_texts = [part for part in texts if not self._texts_file(ref, part).exists()]
             if not (new_images or new_texts or not self._facts_file(ref).exists()):
@@ -143,7 +130,7 @@ class EmbeddingCache:
         return np.load(self._texts_file(ref, texts))
 
     def facts(self, ref: ModelRef) -> ModelFacts:
-        """What else is needed of a model."""
+        """Logit scale and bias, and cost of a model."""
         document = json.loads(self._facts_file(ref).read_bytes())
         return ModelFacts(document["logit_scale"], document["logit_bias"], Cost(**document["cost"]))
 

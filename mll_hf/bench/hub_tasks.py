@@ -1,8 +1,8 @@
 """Target tasks from image data sets on the Hub.
 
-Any data set with images and classes in parquet files, as the ``datasets`` library writes them: which column holds the
-images and what the classes are called stands in the files' schema or on the data set's card. Files are read at a
-pinned commit. Data sets of other formats (zip, webdataset, loading scripts) are not read.
+Reads data sets with images and classes in Parquet files, as the ``datasets`` library writes them, at a pinned commit.
+Column of the images and class names come from the schema of the files or from the data set's card. Other formats (zip,
+WebDataset, loading scripts) are not supported.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
+from huggingface_hub.repocard import metadata_load
 
 from mll_hf.bench.suites import TASK_FILE, ImageCap, TargetTask, make_task, read_image_folder, read_suite, read_task
 from mll_hf.errors import InputError, MissingExtraError, MLLError
@@ -39,7 +40,7 @@ _USUAL_IMAGE_COLUMNS = ("image", "img")
 
 @dataclass(frozen=True, slots=True)
 class HubSplit:
-    """Which part of a data set on the Hub is the task.
+    """The part of a data set on the Hub that is the task.
 
     Attributes:
         split: Name of the split.
@@ -59,17 +60,17 @@ class HubSplit:
 def load_tasks(
     location: str | Path, cap: ImageCap | None = None, part: HubSplit | None = None, token: str | None = None
 ) -> tuple[TargetTask, ...]:
-    """The tasks of any location.
+    """Load the tasks at any location.
 
     Args:
         location: ``hf://datasets/ORG/NAME[@REVISION]``, a suite, a task of a suite, or an image folder.
-        cap: Which images of each task are used; by default all.
-        part: Which part of a data set on the Hub; by default its split ``test``.
-        token: Hub token; None takes the one that the user has logged in with.
+        cap: Which images of each task are used; all by default.
+        part: Part of a data set on the Hub; its split ``test`` by default.
+        token: Hub token; None for the stored one.
 
     Raises:
         InputError: There is no task, or it cannot be read.
-        HubError: The data set cannot be had.
+        HubError: The data set cannot be downloaded.
         MissingExtraError: pyarrow is not installed.
     """
     if is_on_hub(location):
@@ -85,19 +86,7 @@ def load_tasks(
 def fetch_task(
     location: str, cap: ImageCap | None = None, part: HubSplit | None = None, token: str | None = None
 ) -> TargetTask:
-    """A split of an image data set on the Hub.
-
-    Args:
-        location: ``hf://datasets/ORG/NAME``, or with ``@REVISION``.
-        cap: Which images are used; by default all.
-        part: Which part; by default the split ``test``.
-        token: Hub token; None takes the one that the user has logged in with.
-
-    Raises:
-        InputError: The location is malformed, or this part has no images with classes in parquet files.
-        HubError: The data set cannot be had.
-        MissingExtraError: pyarrow is not installed.
-    """
+    """Download a split of an image data set on the Hub; arguments and errors as for :func:`load_tasks`."""
     part = part or HubSplit()
     dataset = parse_dataset(location)
     api = connect(token)
@@ -131,16 +120,16 @@ def fetch_task(
 
 
 def fetch_class_names(location: str, part: HubSplit | None = None, token: str | bool | None = None) -> tuple[str, ...]:
-    """The class names of an image data set on the Hub, as its card says them: two requests, no file of images.
+    """Class names of an image data set on the Hub, read from its card in two requests without images.
 
     Args:
-        location: ``hf://datasets/ORG/NAME``, or with ``@REVISION``.
-        part: Which subset and column; by default the only column of classes.
-        token: Hub token; None takes the one that the user has logged in with, False none at all.
+        location: ``hf://datasets/ORG/NAME[@REVISION]``.
+        part: Subset and column; the only column of classes by default.
+        token: Hub token; None for the stored one, False for none.
 
     Raises:
-        InputError: The location is malformed, or the card says no class names, or those of several columns.
-        HubError: The data set cannot be had.
+        InputError: The location is malformed, or the card has no class names, or those of several columns.
+        HubError: The card cannot be downloaded.
     """
     part = part or HubSplit()
     dataset = parse_dataset(location)
@@ -160,27 +149,27 @@ def _parquet_errors(repo_id: str) -> Iterator[None]:
     except MLLError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{repo_id}: a parquet file cannot be read ({one_line(error)}); tell its owner") from None
+        raise InputError(
+            f"{repo_id}: a Parquet file cannot be read ({one_line(error)}); report it to the owner"
+        ) from None
 
 
 # --- which files ------------------------------------------------------------------------------------------------------
 
 
 def _read_card(api: HfApi, head: Head) -> dict[str, Any]:
-    """Front matter of the data set's card; empty if there is none that can be read, for the files may say enough."""
+    """YAML metadata of the data set's card; empty if it cannot be read, since the files may say enough."""
     if _CARD not in head.files:
         return {}
     file = download(api, head.repo_id, "dataset", _CARD, head.sha, _MOST_CARD_BYTES)
-    front = re.match(r"---\s*\n(.*?)\n---", file.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        metadata = yaml.safe_load(front[1]) if front else {}
+        return metadata_load(file) or {}
     except (yaml.YAMLError, ValueError, RecursionError):
         return {}
-    return metadata if isinstance(metadata, dict) else {}
 
 
 def _files_of(head: Head, card: Mapping[str, Any], part: HubSplit) -> list[str]:
-    """Parquet files of a split: those that the card's ``configs`` name, or else those named after it."""
+    """Parquet files of a split: those that the card's ``configs`` name, else those with the split in their path."""
     everything = sorted(path for path in head.files if path.endswith(".parquet"))
     configs = {str(entry.get("config_name")): entry for entry in _mappings(card.get("configs"))}
     if configs:
@@ -188,7 +177,7 @@ def _files_of(head: Head, card: Mapping[str, Any], part: HubSplit) -> list[str]:
         found = [path for path in everything if any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)]
     else:
         folder = f"{part.config}/" if part.config else ""
-        # As the Hub finds splits: the name anywhere in the path, set off by anything but letters and digits
+        # As on the Hub: the name anywhere in the path, delimited by anything but letters and digits
         named = re.compile(rf"(?<![A-Za-z0-9]){re.escape(part.split)}(?![A-Za-z0-9])")
         found = [path for path in everything if path.startswith(folder) and named.search(path)]
     if not found:
@@ -209,7 +198,7 @@ def _config_of(repo_id: str, configs: Mapping[str, Mapping[str, Any]], part: Hub
 
 
 def _patterns(config: Mapping[str, Any], split: str) -> list[str]:
-    """Patterns of a split's files; files without a split are those of ``train``."""
+    """Patterns of a split's files; files without a split belong to ``train``."""
     files = config.get("data_files")
     of_split = [entry.get("path") for entry in _mappings(files) if entry.get("split") == split]
     if not _mappings(files) and split == "train":
@@ -218,7 +207,7 @@ def _patterns(config: Mapping[str, Any], split: str) -> list[str]:
 
 
 def _mappings(value: object) -> list[Mapping[str, Any]]:
-    """The mappings in what should be a list of them, or be one."""
+    """The mappings in a value that should be a mapping or a list of mappings."""
     return [entry for entry in (value if isinstance(value, list) else [value]) if isinstance(entry, dict)]
 
 
@@ -259,12 +248,12 @@ def _features_in_schema(metadata: Mapping[bytes, bytes]) -> tuple[Sequence[str],
         kinds = {name: feature.get("_type") for name, feature in features.items() if isinstance(feature, dict)}
         labels = {name: list(features[name]["names"]) for name, kind in kinds.items() if kind == "ClassLabel"}
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
-        return [], {}  # written by something else
+        return [], {}  # not written by datasets
     return [name for name, kind in kinds.items() if kind == "Image"], labels
 
 
 def _features_on_card(card: Mapping[str, Any], part: HubSplit) -> tuple[Sequence[str], dict[str, list[str]]]:
-    """The same as the card's ``dataset_info`` says it."""
+    """The same from the ``dataset_info`` of the card."""
     infos = _mappings(card.get("dataset_info"))
     info = next((info for info in infos if part.config in (None, info.get("config_name"))), {})
     images: list[str] = []
@@ -279,17 +268,17 @@ def _features_on_card(card: Mapping[str, Any], part: HubSplit) -> tuple[Sequence
 
 
 def _names_in_order(names: object) -> list[str]:
-    """Class names that a card gives by number, or as a list; none if it is something else."""
+    """Class names from a mapping by number or from a list; empty for anything else."""
     if isinstance(names, dict) and all(str(number).isdecimal() for number in names):
         return [str(names[number]) for number in sorted(names, key=lambda number: int(str(number)))]
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-# --- what is in them --------------------------------------------------------------------------------------------------
+# --- contents --------------------------------------------------------------------------------------------------------
 
 
 def _read_labels(files: Sequence[Path], column: str) -> NDArray[np.int64]:
-    """[N] indices of classes over all files; -1 where there is none."""
+    """[N] class indices over all files; -1 if missing."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -298,12 +287,12 @@ def _read_labels(files: Sequence[Path], column: str) -> NDArray[np.int64]:
 
 
 def _read_images(files: Sequence[Path], column: str, rows: NDArray[np.int64]) -> Iterator[bytes | None]:
-    """The encoded images of some rows (ascending, counted through all files), a few in memory at a time."""
+    """The encoded images of some rows (ascending, counted through all files), read in small batches."""
     import pyarrow.parquet as pq
 
     first = 0
     for file in files:
-        # A small buffer instead of whole column chunks keeps memory flat on files with one huge row group
+        # A small buffer, since reading whole column chunks needs much memory for files with one huge row group
         parquet = pq.ParquetFile(file, buffer_size=1 << 20, pre_buffer=False)
         for batch in parquet.iter_batches(batch_size=64, columns=[column], use_threads=False):
             here = rows[(rows >= first) & (rows < first + len(batch))] - first

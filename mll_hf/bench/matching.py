@@ -1,7 +1,7 @@
-"""How well class names find their concepts: the names of ImageNet's classes among the concepts of ImageNet-12k.
+"""Accuracy of matching: the class names of ImageNet against the concepts of ImageNet-12k.
 
-Names come from open_clip (curated by its authors), wnids, lemmas and glosses from timm; both ship in the packages. The
-hypernym edges are in neither: without WordNet's own files the graph has none.
+Names are those of open_clip, which its authors curated. Wnids, lemmas and glosses are in timm. Hypernyms are in
+neither: the graph only has them if WordNet's files are given.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ class Gold:
     concepts: NDArray[np.int64]
 
     def describe(self) -> tuple[Description, ...]:
-        """The names in the templates that a user without descriptions gets."""
+        """The default descriptions of the names."""
         return from_templates(self.names, self.graph)
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How well a score tells positives from negatives.
+    """How well a score separates positives from negatives.
 
     Attributes:
-        precision: Share of positives among what reaches the threshold; 0 if nothing does.
-        recall: Share of the positives that reach it.
-        auc: How often a positive scores above a negative; ties count half.
+        precision: Share of positives among the scores from the threshold; 0 if there are none.
+        recall: Share of positives with a score from the threshold.
+        auc: Probability that a positive scores above a negative; ties count half.
     """
 
     precision: float
@@ -70,7 +70,7 @@ def imagenet_gold(wordnet: Path | None = None) -> Gold:
     """ImageNet's 1,000 classes among the 11,828 concepts of ImageNet-12k and ImageNet-1k.
 
     Args:
-        wordnet: Folder with WordNet 3.0's ``data.noun`` for the hypernym edges; without it the graph has none.
+        wordnet: Folder of WordNet 3.0, for hypernyms; without it the graph has none.
 
     Raises:
         InputError: There is no ``data.noun``.
@@ -103,14 +103,13 @@ def top_accuracy(match: ClassMatch, concepts: NDArray[np.int64], k: int) -> floa
 
 
 def leave_concepts_out(gold: Gold, encoder: TextEncoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Coverage of classes that the graph has, and of the same classes after it lost them.
+    """Coverage of classes that are in the graph, and of the same classes after their removal.
 
-    Classes come as tasks of 100. Each is matched with the whole graph, and with the graph less the concepts of its
-    classes and all their ancestors and descendants. What remains, siblings included, is not the class: it counts as
-    uncovered.
+    Classes form tasks of 100. Each task is matched with the whole graph, and with the graph without the concepts of its
+    classes, their ancestors and their descendants. Siblings remain, but are not the class itself.
 
     Returns:
-        [C] coverage with, and [C] without the own concepts.
+        [C] coverage with and [C] coverage without the concepts of the classes.
     """
     whole = ConceptIndex.build(gold.graph, encoder)
     order = np.random.default_rng(0).permutation(len(gold.names))
@@ -127,7 +126,7 @@ def leave_concepts_out(gold: Gold, encoder: TextEncoder) -> tuple[NDArray[np.flo
 
 
 def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:
-    """A graph without some concepts; the hypernyms of a lost concept become those of its hyponyms."""
+    """A graph without some concepts; their hyponyms get their hypernyms."""
     gone = set(lost)
     kept = [concept for v, concept in enumerate(graph.concepts) if v not in gone]
     hypernyms = _nearest_kept({c.id: c.hypernyms for c in graph.concepts}, [c.id for c in kept])
@@ -145,12 +144,12 @@ def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], th
 
 @dataclass(frozen=True)
 class Queries:
-    """Names for concepts of a graph, made from the graph itself.
+    """Names of concepts of a graph, made from the graph itself.
 
     Attributes:
-        graph: Without the lemmas that are queries of their own.
+        graph: The graph without the lemmas that were removed for queries.
         names: Q names.
-        concepts: [Q] index of the concept that each stands for.
+        concepts: [Q] index of the concept of each name.
     """
 
     graph: SemanticGraph
@@ -159,10 +158,10 @@ class Queries:
 
 
 def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:
-    """Queries for concepts that are no class of the gold data, so that what is fitted on them can be measured there.
+    """Make queries for concepts that are not classes of the gold data, which remain for evaluation.
 
-    Four kinds: lemmas that are taken out of the graph; lemmas; lemmas with the last word of a hypernym ("crane bird"),
-    if the graph has edges; and lemmas after a word of the gloss.
+    There are four kinds: lemmas that are removed from the graph; lemmas; lemmas with the last word of a hypernym
+    ("crane bird"), if the graph has hypernyms; and a word of the gloss with a lemma.
     """
     rng = np.random.default_rng(seed)
     others = np.setdiff1d(np.arange(len(gold.graph)), gold.concepts)
@@ -189,16 +188,16 @@ def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:
 
 
 def fit_weights(queries: Queries, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, float, float]:
-    """Maximum-likelihood weights of the logit, and slope and middle of the coverage.
+    """Fit the weights of the logit, and slope and middle of the coverage, by maximum likelihood.
 
     Args:
         queries: Names with their concepts.
         encoder: Text encoder.
-        candidates: Concepts that stand against each other for a query: the best by the present weights.
+        candidates: Number of alternatives per query: the best concepts by the current weights.
 
     Returns:
-        Weights; slope and middle of the logistic that tells the best logits of queries whose concepts are in the graph
-        from those without concept and relatives, among queries that are nobody's lemma.
+        Weights; slope and middle of the coverage. These are fitted to the best logits of queries that are not lemmas,
+        with their concepts in the graph and without these and their relatives.
     """
     index = ConceptIndex.build(queries.graph, encoder)
     names = [field.name for field in fields(LogitWeights)]
@@ -232,15 +231,15 @@ def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64], steps:
     Args:
         X: [Q, K, F] features of the K choices of each question.
         answers: [Q] the choices made.
-        steps: Newton steps.
+        steps: Number of Newton steps.
 
     Returns:
-        [F] weights of the greatest likelihood, with a ridge of 1e-4 per question.
+        [F] maximum-likelihood weights, with a ridge of 1e-4 per question.
     """
     made = X[np.arange(len(X)), answers].mean(axis=0)
 
     def likelihood(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Penalized mean log-likelihood, and the shares [Q, K] that the weights give the choices."""
+        """Penalized mean log-likelihood, and the probabilities [Q, K] of the choices."""
         logits = X @ weights
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         total = np.log(shares.sum(axis=1)) + logits.max(axis=1)
@@ -267,7 +266,7 @@ def _without_lemma(concept: Concept, at: int | None) -> Concept:
 
 
 def _nearest_kept(hypernyms: Mapping[str, tuple[str, ...]], kept: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The hypernyms of each kept concept, those that are not kept replaced by theirs."""
+    """Hypernyms of each kept concept; hypernyms that are not kept are replaced by theirs."""
     kept = set(kept)
 
     def nearest(id: str) -> set[str]:

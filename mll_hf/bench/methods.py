@@ -1,4 +1,4 @@
-"""The methods that the benchmark compares: one row of a table and a small function each.
+"""The methods that the benchmark compares.
 
 A method looks at a :class:`~mll_hf.bench.world.TaskView` and makes a :class:`Choice`. To add one, write a function that
 scores the models, or makes a choice, and add a row to :data:`METHODS`.
@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.bench.baselines import modelgpt
-from mll_hf.bench.baselines.ensembles import Consensus, confidence_ensemble, sota_transport, uniform_ensemble
-from mll_hf.bench.baselines.swab import LEAST_SIMILARITY, transport_plan, weighted_borda
+from mll_hf.bench.baselines.ensembles import Consensus, confidence_ensemble, sota_transport
+from mll_hf.bench.baselines.swab import rank_transport, source_weights
 from mll_hf.bench.baselines.transferability import leep, logme, nce, shrunk_h_score
-from mll_hf.bench.baselines.unlabeled import certainty, mean_confidence, mutual_information, nuclear_norm
-from mll_hf.bench.world import LabeledSample, TaskView
+from mll_hf.bench.baselines.unlabeled import certainty, mean_confidence, nuclear_norm
+from mll_hf.bench.metrics import accuracy
+from mll_hf.bench.world import TaskView
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlisting
 from mll_hf.selection.evidence import LEAST_IMAGES, trial_sample
+from mll_hf.selection.probabilities import mutual_information
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,13 +59,13 @@ SEES_SAMPLES = (Group.UNLABELED, Group.BATCH)
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a method makes of a task and of M models.
+    """A method's choice among M models on a task.
 
     Attributes:
-        runs: [M] how often each model runs for an image that is answered.
-        answer: From a view of the images to their classes [N], or [R, N] if R answers are equally likely.
-        scores: [M] how well each model is expected to do, greater is better; None if it does not rank models.
-        predicted: [M] the accuracy that it predicts; None if it predicts none.
+        runs: [M] how often each model runs per image.
+        answer: Predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions.
+        scores: [M] greater for better models; None if the method does not rank them.
+        predicted: [M] predicted accuracies, if any.
     """
 
     runs: NDArray[np.float64]
@@ -74,12 +76,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How many images of a task are labeled for a method.
-
-    Attributes:
-        total: Most images; they are drawn from all alike.
-        per_class: Most images of each class; None for no such limit.
-    """
+    """How many labeled images a method is given: at most ``total``, and at most ``per_class`` of each class."""
 
     total: int
     per_class: int | None = None
@@ -87,18 +84,18 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to choose models, or to combine them.
+    """A way to choose or to combine models.
 
     Attributes:
-        name: For tables.
+        name: Name in tables.
         group: What it looks at.
-        choose: The method.
-        score: [M] its scores, if it takes the one model with the greatest and if the score of a model does not depend
-            on what other models there are; then a choice within a part of the hub needs no new computation.
-        predicts: Whether these scores are accuracies that it predicts.
-        needs: What of a view must be there.
-        sample: How many labeled images it is given.
-        transductive: Whether it can answer only the images that it chose by.
+        choose: Makes the choice.
+        score: [M] scores, if the method takes the one model with the greatest and a model's score does not depend on
+            the other models. The scores then also hold within parts of the hub.
+        predicts: Whether these scores are predicted accuracies.
+        needs: Optional fields of a view that it needs.
+        sample: Labeled images that it is given.
+        transductive: Whether it can classify only the images that it chose by.
     """
 
     name: str
@@ -111,7 +108,7 @@ class Method:
     transductive: bool = False
 
     def choose_by(self, scores: NDArray[np.float64]) -> Choice:
-        """The choice that follows from scores, for a method that has them."""
+        """The choice that follows from scores."""
         return best_of(scores, scores if self.predicts else None)
 
 
@@ -119,13 +116,13 @@ class Method:
 
 
 def best_of(scores: NDArray[np.float64], predicted: NDArray[np.float64] | None = None) -> Choice:
-    """The one model with the greatest score; of equal ones the first."""
+    """The first of the models with the greatest score."""
     best = int(np.argmax(scores))
     return Choice(_once([best], len(scores)), lambda view: view.answers[best], scores, predicted)
 
 
 def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
-    """What a selection of the library chooses, combined by one of its rules."""
+    """The choice of a selection of the library, with its models combined by one of the library's rules."""
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     rows = [row[model.ref] for model in selection.models]
     union = [rows[m] for m in selection.union]
@@ -140,14 +137,14 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
     return Choice(_once(union, len(view.hub)), answer, scores, scores if estimates else None)
 
 
-def pooled(weights: NDArray[np.float64], scores: NDArray[np.float64] | None = None) -> Choice:
+def pooled(weights: NDArray[np.float64]) -> Choice:
     """The mean of the models' probabilities with weights [M]; models of weight zero do not run."""
     used = np.flatnonzero(weights)
 
     def answer(view: TaskView) -> NDArray[np.int64]:
         return np.einsum("m,mnc->nc", weights[used], view.probabilities[used]).argmax(axis=1)
 
-    return Choice(_once(used, len(weights)), answer, scores)
+    return Choice(_once(used, len(weights)), answer)
 
 
 def _once(models: Iterable[int], n_models: int) -> NDArray[np.float64]:
@@ -160,16 +157,13 @@ def _once(models: Iterable[int], n_models: int) -> NDArray[np.float64]:
 
 
 def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
-    """Selection and combination as the library's users have them."""
+    """Select and combine models as the library does."""
     candidates = view.candidates(captions=config.strategy is Strategy.PAPER)
     return selected(select(candidates, config, view.text.task), view, rule)
 
 
 def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
-    """The library's choice by labels and unlabeled images: models are tried on a sample of the view's images.
-
-    With fewer images than the library takes, by labels alone.
-    """
+    """Select by labels and a trial on a sample of the images; by labels alone if there are too few images."""
     if view.logits.shape[1] < LEAST_IMAGES:
         return by_strategy(view, SelectionConfig(k=k), rule)
     ranked = _tried(view, candidates)
@@ -180,7 +174,7 @@ def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
 
 @lru_cache(maxsize=2)
 def _tried(view: TaskView, candidates: int) -> Selection:
-    """All models that were tried, best first, on as many images as the library tries them on; the same for every k."""
+    """The models of a trial, best first, on as many images as the library uses; the same for every k."""
     config = SelectionConfig(k=candidates, candidates=candidates)
     tried = select(view.candidates(captions=False), shortlisting(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
@@ -199,37 +193,34 @@ def _strategy(
     config = SelectionConfig(strategy=strategy, k=k, class_weight=alpha)
     choose = partial(by_strategy, config=config, rule=rule)
     independent = k == 1 and strategy in (Strategy.GENERAL, Strategy.MLL)
-    score = partial(_overall, config=config) if independent else None
+    score = partial(_scores, choose=choose) if independent else None
     return Method(name, group, choose, score, predicts=strategy is Strategy.MLL)
 
 
-def _overall(view: TaskView, config: SelectionConfig) -> NDArray[np.float64]:
-    scores = by_strategy(view, config, Rule.UNIFORM).scores
+def _scores(view: TaskView, choose: Callable[[TaskView], Choice]) -> NDArray[np.float64]:
+    scores = choose(view).scores
     assert scores is not None  # noqa: S101 - a selection always scores
     return scores
 
 
 def _swab(view: TaskView) -> Choice:
-    """SWAB's r2 with the graph's concepts as source classes: ranks on them, weighted by the transport plan."""
+    """SWAB's r2 with the measured concepts of the graph as source classes; all scores are 0 if none is similar."""
     weights = _swab_weights(view.text, view.hub.measured.tobytes())
     used = weights > 0
-    if not used.any():
-        return best_of(np.zeros(len(view.hub)))
-    return best_of(weighted_borda(view.hub.node_precision[:, used].T, weights[used]))
+    return best_of(rank_transport(view.hub.node_precision[:, used], weights[used]))
 
 
 @lru_cache(maxsize=4)
 def _swab_weights(text: TaskText, measured: bytes) -> NDArray[np.float64]:
-    """[V] what the plan moves from each concept; the same for all hubs."""
-    sources = np.frombuffer(measured, np.bool_) & ((text.concepts @ text.names.T).max(axis=1) > LEAST_SIMILARITY)
+    """[V] weight of each concept; the same for all hubs."""
+    sources = np.frombuffer(measured, np.bool_)
     weights = np.zeros(len(sources))
-    if sources.any():
-        weights[sources] = transport_plan(text.concepts[sources], text.names).sum(axis=1)
+    weights[sources] = source_weights(text.concepts[sources], text.names)
     return weights
 
 
 def _modelgpt(view: TaskView, *, general: bool) -> Choice:
-    """ModelGPT, learned on the other tasks of the benchmark; optionally with the general benchmark's accuracy."""
+    """ModelGPT, fitted on the other tasks, with or without the accuracy on the general benchmark as a feature."""
     known = view.known
     assert known is not None  # noqa: S101 - in `needs`
     features, own = known.features, known.own
@@ -255,7 +246,7 @@ def _agreeing(view: TaskView) -> Choice:
 
 
 def _sota(view: TaskView, *, features: bool) -> Choice:
-    """SOTA's assignment of the images that it sees; other images by the models, with the weights found."""
+    """SOTA's assignment of the images that it sees; other images are classified by the weighted models."""
     consensus = _consensus(view, features)
     later = pooled(consensus.model_weights)
 
@@ -266,7 +257,7 @@ def _sota(view: TaskView, *, features: bool) -> Choice:
 
 
 def _coe(view: TaskView) -> Choice:
-    """CoE with the generally best model by label as the strong one."""
+    """CoE, with the generally best model as the strong one."""
     strong = int(np.argmax([label.mean_precision for label in view.hub.labels]))
     if len(view.hub) == 1:
         return best_of(np.ones(1))
@@ -274,36 +265,17 @@ def _coe(view: TaskView) -> Choice:
 
 
 def _uniform(view: TaskView) -> Choice:
-    return Choice(np.ones(len(view.hub)), lambda seen: uniform_ensemble(seen.probabilities).argmax(axis=1))
+    return Choice(np.ones(len(view.hub)), lambda seen: seen.probabilities.mean(axis=0, dtype=np.float64).argmax(axis=1))
 
 
 # --- by a few labeled images -----------------------------------------------------------------------------------------
 
 
-def _of_sample(view: TaskView, score: Callable[[TaskView, LabeledSample, int], float]) -> NDArray[np.float64]:
-    sample = view.labeled
-    assert sample is not None  # noqa: S101 - in `needs`
-    return np.array([score(view, sample, m) for m in range(len(view.hub))])
-
-
-def _nce(view: TaskView, sample: LabeledSample, m: int) -> float:
-    return nce(view.answers[m, sample.images], sample.labels)
-
-
-def _leep(view: TaskView, sample: LabeledSample, m: int) -> float:
-    return leep(view.probabilities[m, sample.images], sample.labels)
-
-
-def _logme(view: TaskView, sample: LabeledSample, m: int) -> float:
-    return logme(view.features[m][sample.images], sample.labels)
-
-
-def _h_score(view: TaskView, sample: LabeledSample, m: int) -> float:
-    return shrunk_h_score(view.features[m][sample.images], sample.labels)
-
-
-def _sample_accuracy(view: TaskView, sample: LabeledSample, m: int) -> float:
-    return float((view.answers[m, sample.images] == sample.labels).mean())
+def _of_sample(view: TaskView, field: str, score: Callable[..., float]) -> NDArray[np.float64]:
+    """[M] a score of each model's ``field`` of the view on the labeled images."""
+    assert view.labeled is not None  # noqa: S101 - in `needs`
+    images, labels = view.labeled
+    return np.array([score(of_model[images], labels) for of_model in getattr(view, field)])
 
 
 # --- in hindsight -----------------------------------------------------------------------------------------------------
@@ -315,7 +287,7 @@ def _hindsight(view: TaskView) -> Hindsight:
 
 
 def _random(view: TaskView) -> Choice:
-    """A model drawn at random: all of them, equally likely."""
+    """One model, drawn at random."""
     n_models = len(view.hub)
     return Choice(np.full(n_models, 1 / n_models), lambda seen: seen.answers)
 
@@ -332,16 +304,7 @@ def ranker(
     sample: SampleConfig | None = None,
     predicts: bool = False,
 ) -> Method:
-    """A method that takes the one model with the greatest score, where each model's score is its own.
-
-    Args:
-        name: For tables.
-        group: What it looks at.
-        score: [M] from a view.
-        needs: What of a view must be there.
-        sample: How many labeled images it is given.
-        predicts: Whether the score is an accuracy.
-    """
+    """A method that takes the one model with the greatest score; arguments as for :class:`Method`."""
 
     def choose(view: TaskView) -> Choice:
         scores = score(view)
@@ -351,25 +314,33 @@ def ranker(
 
 
 def _by_probabilities(name: str, score: Callable[[Floats], NDArray[np.float64]]) -> tuple[Method, Method]:
-    """A score of class probabilities, from the models' own logits and from calibrated ones."""
+    """A score of class probabilities, from the models' own logits and from calibrated logits."""
     return (
         ranker(name, Group.UNLABELED, lambda view: score(view.probabilities)),
         ranker(f"{name}, calibrated", Group.UNLABELED, lambda view: score(view.calibrated)),
     )
 
 
+_SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {
+    "NCE": ("answers", nce),
+    "LEEP": ("probabilities", leep),
+    "LogME": ("features", logme),
+    "H-score": ("features", shrunk_h_score),
+    "accuracy": ("answers", accuracy),
+}
+
+
 def _by_sample(sample: SampleConfig, text: str) -> list[Method]:
-    scores = {"NCE": _nce, "LEEP": _leep, "LogME": _logme, "H-score": _h_score, "accuracy": _sample_accuracy}
     return [
         ranker(
             f"{name}, {text}",
             Group.FEW_LABELS,
-            partial(_of_sample, score=score),
+            partial(_of_sample, field=field, score=score),
             needs=("labeled",),
             sample=sample,
-            predicts=score is _sample_accuracy,
+            predicts=score is accuracy,
         )
-        for name, score in scores.items()
+        for name, (field, score) in _SAMPLE_SCORES.items()
     ]
 
 
@@ -416,10 +387,10 @@ ABLATIONS: tuple[Method, ...] = (
 
 
 def methods_named(names: Sequence[str]) -> tuple[Method, ...]:
-    """The methods of these names or groups, and those that all others are compared with; all of them for no name.
+    """Methods by name or group, and those that all others are compared with; all methods if no name is given.
 
     Raises:
-        InputError: A name is none of them.
+        InputError: There is no method or group of that name.
     """
     known = {method.name for method in METHODS} | {str(group) for group in Group}
     if wrong := [name for name in names if name not in known]:

@@ -1,7 +1,7 @@
-"""Circumstances under which methods are compared: which images they see, how models are scaled, which models there are.
+"""Conditions under which methods are compared: unlabeled images, scales of logits, available models.
 
-Every draw follows from the seed, the scenario, the number of the draw and, where images are drawn, the task; so it is
-the same for all methods, and hubs are the same for all tasks.
+A draw depends on the seed, the scenario and the number of the draw, and on the task where images are drawn. So all
+methods see the same draws, and all tasks the same hubs.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 IMAGE_COUNTS = (32, 64, 128, 256, 512)
 HUB_SIZES = (3, 5, 10, 15)
-HUBS_PER_DRAW = 4  # a hub is the same for all tasks, so its luck does not average out over them
+HUBS_PER_DRAW = 4  # all tasks share a hub, so chance does not average out over tasks
 COST_QUANTILES = (0.25, 0.5, 0.75)
 STRESSED_IMAGES = 256
-IMBALANCE = 100.0  # of the long tail: the most frequent class over the rarest
-MOST_SCALE = 4.0  # factors of logits reach from its inverse to it
+IMBALANCE = 100.0  # most frequent class over rarest class
+MAX_SCALE = 4.0  # logits are multiplied by a factor from 1 / MAX_SCALE to MAX_SCALE
 
 
 class Kind(StrEnum):
@@ -44,12 +44,12 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Scenario:
-    """One circumstance.
+    """One condition.
 
     Attributes:
         kind: What is varied.
-        value: Images, models, or the quantile of GFLOPs; 0 where there is nothing to say.
-        draws: How often it is drawn.
+        value: Number of images or models, or quantile of GFLOPs; 0 where neither applies.
+        draws: Number of random draws.
     """
 
     kind: Kind
@@ -62,7 +62,7 @@ class Scenario:
         return f"{self.kind} {self.value:g}" if self.value else str(self.kind)
 
     def takes(self, method: Method) -> bool:
-        """Whether a method is to be tried here: those that the circumstance cannot touch are not."""
+        """Whether a method is run here; methods that the scenario cannot affect are not."""
         if (method.group is Group.ABLATION) != (self.kind is Kind.ABLATION):
             return False
         match self.kind:
@@ -76,13 +76,13 @@ class Scenario:
                 return method.group in SEES_SAMPLES and not method.transductive
 
     def draws_of(self, method: Method) -> int:
-        """How many draws of this scenario a method needs: one where nothing is drawn."""
-        drawn = self.kind not in (Kind.ALL, Kind.CAPPED, Kind.ABLATION) or method.sample is not None
-        return self.draws if drawn else 1
+        """Number of draws for a method: one if nothing is random."""
+        is_random = self.kind not in (Kind.ALL, Kind.CAPPED, Kind.ABLATION) or method.sample is not None
+        return self.draws if is_random else 1
 
 
 def scenarios(n_models: int, draws: int) -> tuple[Scenario, ...]:
-    """All scenarios for a hub of so many models."""
+    """All scenarios for a hub of ``n_models`` models."""
     return (
         Scenario(Kind.ALL, draws=draws),
         *(Scenario(Kind.IMAGES, n, draws) for n in IMAGE_COUNTS),
@@ -97,18 +97,17 @@ def scenarios(n_models: int, draws: int) -> tuple[Scenario, ...]:
 
 
 def generator(seed: int, *names: object) -> np.random.Generator:
-    """Random numbers that depend on a seed and on names."""
+    """A random generator that depends on a seed and on names."""
     return np.random.default_rng([seed, *(zlib.crc32(str(name).encode()) for name in names)])
 
 
-@dataclass(frozen=True, eq=False)
-class Situation:
-    """A draw of a scenario: what a method sees, and what it must answer.
+class Situation(NamedTuple):
+    """A draw of a scenario.
 
     Attributes:
-        seen: What it chooses by.
-        asked: All images, of the same models.
-        models: [m] which models of the hub these are; None for all.
+        seen: What a method chooses by.
+        asked: All images to classify, with the same models.
+        models: [m] positions of these models in the hub; None for all.
     """
 
     seen: TaskView
@@ -120,55 +119,56 @@ def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng
     """Draw a scenario.
 
     Args:
-        scenario: Which.
+        scenario: The scenario.
         view: The task with all images and models.
-        labels: [N] true classes; only the mix of classes follows from them.
-        rng: For the draw.
+        labels: [N] true classes; they determine only which classes are rare or absent.
+        rng: Random generator of the draw.
     """
     n_images, n_models = view.n_images, len(view.hub)
     match scenario.kind:
         case Kind.ALL | Kind.ABLATION:
             return Situation(view, view)
-        case Kind.IMAGES:
-            return Situation(view.of_images(_some(np.arange(n_images), int(scenario.value), rng)), view)
-        case Kind.LONG_TAIL:
-            return Situation(view.of_images(_some(long_tail(labels, rng), int(scenario.value), rng)), view)
-        case Kind.ABSENT:
-            return Situation(view.of_images(_some(without_classes(labels, rng), int(scenario.value), rng)), view)
+        case Kind.IMAGES | Kind.LONG_TAIL | Kind.ABSENT:
+            images = np.arange(n_images)
+            if scenario.kind is not Kind.IMAGES:
+                images = (long_tail if scenario.kind is Kind.LONG_TAIL else without_classes)(labels, rng)
+            return Situation(view.of_images(_some(images, int(scenario.value), rng)), view)
         case Kind.SCALED | Kind.MISCALIBRATED:
-            factors = np.exp(rng.uniform(-np.log(MOST_SCALE), np.log(MOST_SCALE), n_models))
+            factors = np.exp(rng.uniform(-np.log(MAX_SCALE), np.log(MAX_SCALE), n_models))
             scaled = view.scaled(factors, relabeled=scenario.kind is Kind.SCALED)
             return Situation(scaled, scaled)
-        case Kind.HUB:
-            return _of_models(view, _some(np.arange(n_models), int(scenario.value), rng))
-        case Kind.CAPPED:
-            cap = np.quantile(view.hub.gflops, scenario.value)
-            return _of_models(view, np.flatnonzero(view.hub.gflops <= cap))
+        case Kind.HUB | Kind.CAPPED:
+            if scenario.kind is Kind.HUB:
+                models = _some(np.arange(n_models), int(scenario.value), rng)
+            else:
+                models = np.flatnonzero(view.hub.gflops <= np.quantile(view.hub.gflops, scenario.value))
+            part = view.of_models(models)
+            return Situation(part, part, models)
 
 
 def long_tail(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Images such that the classes, in random order, are ever rarer: the last is left a hundredth of its images.
+    """Positions of images whose classes, in random order, are ever rarer.
 
     Of a class with n images and rank i among C, ``n * 100^(-i / (C - 1))`` are kept on average.
     """
     present = rng.permutation(np.unique(labels))
-    shares = dict(zip(present.tolist(), IMBALANCE ** -np.linspace(0, 1, len(present)), strict=True))
+    shares = IMBALANCE ** -np.linspace(0, 1, len(present))
     kept = []
-    for y, share in shares.items():
+    for y, share in zip(present.tolist(), shares.tolist(), strict=True):
         images = rng.permutation(np.flatnonzero(labels == y))
         kept.append(images[: int(len(images) * share + rng.random())])
     return np.sort(np.concatenate(kept))
 
 
 def without_classes(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Images of two thirds of the classes."""
+    """Positions of the images of two thirds of the classes."""
     present = np.unique(labels)
     absent = rng.choice(present, len(present) // 3, replace=False)
     return np.flatnonzero(~np.isin(labels, absent))
 
 
 def labeled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample | None:
-    """The images that are labeled for a method, if it is given any."""
+    """The labeled images that a method is given, if any."""
     if method.sample is None:
         return None
     order = rng.permutation(len(labels))
@@ -179,7 +179,7 @@ def labeled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Gen
 
 
 def _occurrence(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many equal entries come before each."""
+    """For each entry, how many equal entries precede it."""
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], labels[order])
     count = np.empty(len(labels), np.int64)
@@ -188,10 +188,5 @@ def _occurrence(labels: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _some(rows: NDArray[np.int64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """At most ``count`` of the rows, in order."""
+    """At most ``count`` random rows, in order."""
     return np.sort(rng.permutation(rows)[:count])
-
-
-def _of_models(view: TaskView, models: NDArray[np.int64]) -> Situation:
-    part = view.of_models(models)
-    return Situation(part, part, models)

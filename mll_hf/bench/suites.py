@@ -1,8 +1,7 @@
-"""Target tasks with known answers, from this machine; :mod:`~mll_hf.bench.hub_tasks` has those of the Hub.
+"""Target tasks with known classes, from local files; see :mod:`~mll_hf.bench.hub_tasks` for those on the Hub.
 
 A suite is a folder of tasks, each a folder with ``task.json`` (name, classes, domain, task) and ``test.parquet``
-(columns ``image``, encoded bytes, and ``label``, index of the class). An image folder holds a folder of images for
-each class.
+(columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".
 
 @dataclass(frozen=True, slots=True)
 class ImageCap:
-    """How many images of a task are used, and which.
+    """A limit on the images of a task.
 
     Attributes:
-        most_images: Most images per task; None for all. They are drawn from all images alike, so that the mix of
-            classes stays what it is. A smaller sample is part of a larger one.
+        most_images: Most images per task; None for all. They are drawn uniformly, so that class frequencies are kept,
+            and a smaller sample is part of a larger one.
         seed: Seed of the draw.
 
     Raises:
@@ -60,14 +59,14 @@ class TargetTask:
     """A classification task with N test images.
 
     Attributes:
-        name: Of the task, for tables and files.
+        name: Name for tables and files.
         classes: The C class names.
-        domain: How the images look; None if it is not said.
-        task: What is recognized; None if it is not said.
-        labels: [N] int64, index of each image's class.
+        domain: How the images look, if known.
+        task: What is recognized, if known.
+        labels: [N] int64 class indices.
         revision: Digest of images, labels and classes (40 hex digits).
         images: The N encoded images.
-        source: Where they are from, with the commit if that is the Hub; None if it is not said.
+        source: Where the images are from, with the commit on the Hub, if known.
     """
 
     name: str
@@ -88,15 +87,29 @@ class TargetTask:
             yield self.images[first : first + size]
 
 
-def read_suite(folder: Path, cap: ImageCap | None = None) -> tuple[TargetTask, ...]:
-    """Read all tasks of a folder, in the order of their folders' names.
+def make_task(
+    name: str,
+    classes: tuple[str, ...],
+    labels: NDArray[np.int64],
+    images: tuple[bytes | None, ...],
+    *,
+    domain: str | None = None,
+    task: str | None = None,
+    source: str | None = None,
+) -> TargetTask:
+    """Make a task with the digest of its contents as revision; arguments as for :class:`TargetTask`."""
+    whole = hashlib.sha256(json.dumps(classes).encode())
+    for image in images:
+        whole.update(hashlib.sha256(image or b"").digest())
+    whole.update(labels.astype("<i8").tobytes())
+    return TargetTask(name, classes, domain, task, labels, whole.hexdigest()[:40], images, source)
 
-    Args:
-        folder: Holds a folder per task.
-        cap: Which images are used; by default all.
+
+def read_suite(folder: Path, cap: ImageCap | None = None) -> tuple[TargetTask, ...]:
+    """Read all tasks of a folder, ordered by the names of their folders.
 
     Raises:
-        InputError: There are none, or one cannot be read.
+        InputError: There are no tasks, or one cannot be read.
         MissingExtraError: pyarrow is not installed.
     """
     folders = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
@@ -106,11 +119,7 @@ def read_suite(folder: Path, cap: ImageCap | None = None) -> tuple[TargetTask, .
 
 
 def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
-    """Read one task.
-
-    Args:
-        folder: Holds ``task.json`` and ``test.parquet``.
-        cap: Which images are used; by default all.
+    """Read a task from a folder with ``task.json`` and ``test.parquet``.
 
     Raises:
         InputError: It cannot be read, or contradicts itself.
@@ -130,8 +139,8 @@ def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
         name, domain, task = (_text(facts, key) for key in ("name", "domain", "task"))
     except (OSError, ValueError, TypeError, LookupError, RecursionError, pa.ArrowException) as error:
         raise InputError(
-            f"{folder} is no task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and {IMAGES_FILE} "
-            "with the columns image and label"
+            f"{folder} is not a task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and "
+            f"{IMAGES_FILE} with the columns image and label"
         ) from None
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(classes):
         raise InputError(f"{folder / IMAGES_FILE}: the labels are not indices of the {len(classes)} classes")
@@ -143,20 +152,14 @@ def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
 def read_image_folder(
     folder: Path, cap: ImageCap | None = None, *, domain: str | None = None, task: str | None = None
 ) -> TargetTask:
-    """Read a folder with a folder of images for each class; the names of these folders are the class names.
-
-    Args:
-        folder: Holds ``CLASS/IMAGE``; other files, hidden ones and empty folders do not count.
-        cap: Which images are used; by default all.
-        domain: How the images look.
-        task: What is recognized.
+    """Read a folder with images as ``CLASS/IMAGE``; other files, hidden files and empty folders are ignored.
 
     Raises:
         InputError: There are no images, or a file or folder cannot be read.
     """
     try:
-        groups = {path.name: _images_in(path) for path in sorted(folder.iterdir()) if _is_class(path)}
-        groups = {name: files for name, files in groups.items() if files}
+        folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+        groups = {path.name: files for path in folders if (files := _images_in(path))}
         classes = check_class_names(list(groups)) if groups else ()
         files = [path for group in groups.values() for path in group]
         labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
@@ -169,46 +172,14 @@ def read_image_folder(
     return make_task(folder.absolute().name, classes, labels[some], images, domain=domain, task=task)
 
 
-def _is_class(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".")
-
-
 def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
     )
 
 
-def make_task(
-    name: str,
-    classes: tuple[str, ...],
-    labels: NDArray[np.int64],
-    images: tuple[bytes | None, ...],
-    *,
-    domain: str | None = None,
-    task: str | None = None,
-    source: str | None = None,
-) -> TargetTask:
-    """Put a task together; its revision follows from what it holds.
-
-    Args:
-        name: Of the task.
-        classes: The C class names.
-        labels: [N] indices of classes.
-        images: The N encoded images.
-        domain: How the images look.
-        task: What is recognized.
-        source: Where the images are from.
-    """
-    whole = hashlib.sha256(json.dumps(classes).encode())
-    for image in images:
-        whole.update(hashlib.sha256(image or b"").digest())
-    whole.update(labels.astype("<i8").tobytes())
-    return TargetTask(name, classes, domain, task, labels, whole.hexdigest()[:40], images, source)
-
-
 def _text(facts: dict[str, Any], key: str) -> str | None:
     value = facts.get(key)
     if not isinstance(value, (str, type(None))):
-        raise TypeError(f"'{key}' is no text")
+        raise TypeError(f"'{key}' is not text")
     return value

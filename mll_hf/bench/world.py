@@ -1,7 +1,7 @@
 """What methods may see: the models with their labels, and of each task everything but the true classes.
 
-True classes are used by the code that scores answers, in :mod:`mll_hf.bench.run`, and reach a method only as an
-explicit :class:`LabeledSample`, or as :class:`Hindsight` for what no user can know.
+True classes stay with the code that scores predictions, :mod:`mll_hf.bench.run`. They reach a method only as an
+explicit :class:`LabeledSample`, or as :class:`Hindsight` for bounds that no user can know.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mll_hf.errors import InputError
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.label import ModelLabel, label_metadata
+from mll_hf.labels.file_format import label_metadata, tensors_of
+from mll_hf.labels.join import JoinedLabels, join_labels
+from mll_hf.labels.label import ModelLabel
 from mll_hf.matching import describe
 from mll_hf.matching.prompts import clean_class_name, fill, templates_for
 from mll_hf.selection import Candidates
@@ -38,29 +39,37 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 
-# --- the models -------------------------------------------------------------------------------------------------------
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Hub:
-    """The M models that may be chosen.
+    """The M models to choose from.
 
     Attributes:
-        graph: What they were measured on.
-        labels: Their labels, whole ones.
-        embeddings: Their probe embeddings; empty unless they are at hand for all of them.
+        joined: Their labels, read whole and joined over graphs.
+        embeddings: One sidecar per model, joined over the graphs; empty unless all labels have one.
     """
 
-    graph: SemanticGraph
-    labels: tuple[LabelSummary, ...]
+    joined: JoinedLabels
     embeddings: tuple[ProbeEmbeddings, ...] = ()
+
+    @property
+    def graph(self) -> SemanticGraph:
+        """The union of U concepts of the graphs."""
+        return self.joined.union.graph
+
+    @cached_property
+    def labels(self) -> tuple[LabelSummary, ...]:
+        """Labels on the reference graph, one per model."""
+        return self.joined.reference
 
     def __len__(self) -> int:
         return len(self.labels)
 
     @property
     def refs(self) -> tuple[ModelRef, ...]:
-        """The models, pinned."""
+        """The models, pinned to commits."""
         return tuple(label.model for label in self.labels)
 
     @cached_property
@@ -75,43 +84,54 @@ class Hub:
 
     @cached_property
     def node_precision(self) -> NDArray[np.float64]:
-        """[M, V] precision of every model on every concept."""
-        return np.stack([label.node_precision for label in self.labels]).astype(np.float64)
+        """[M, U] recall of each model on each concept, over the images of all graphs."""
+        return self._counts("hits") / np.maximum(self._counts("support"), 1)
 
     @cached_property
     def measured(self) -> NDArray[np.bool_]:
-        """[V] concepts that were tested with images for all models."""
-        return np.stack([label.support for label in self.labels]).min(axis=0) > 0
+        """[U] whether a concept was tested for all models."""
+        return self._counts("support").min(axis=0) > 0
+
+    def _counts(self, name: str) -> NDArray[np.float64]:
+        """[M, U] a count per concept of the labels, summed over the graphs."""
+        counts = np.zeros((len(self), len(self.graph)))
+        for m, row in enumerate(self.joined.labels):
+            for label, positions in zip(row, self.joined.union.positions, strict=True):
+                if label is not None:
+                    counts[m, positions] += getattr(label, name)
+        return counts
 
     @cached_property
     def digest(self) -> str:
-        """Names labels, models and whether there are probe embeddings."""
+        """Digest of graph, models, labels, and whether there are sidecars."""
         whole = hashlib.sha256(f"{self.graph.digest} {bool(self.embeddings)}".encode())
-        for label in self.labels:
+        for label in (label for row in self.joined.labels for label in row if label is not None):
             whole.update(json.dumps(label_metadata(label), sort_keys=True).encode())
-            tensors = label.tensors if isinstance(label, ModelLabel) else {}
-            for counts in (label.ranks, label.domain_ranks, label.temperature, *tensors.values()):
-                whole.update(counts.tobytes())
+            counts: list[NDArray[Any]] = [label.ranks, label.domain_ranks, label.temperature]
+            counts += tensors_of(label).values() if isinstance(label, ModelLabel) else ()
+            for array in counts:
+                whole.update(array.tobytes())
         return whole.hexdigest()
 
     def of_models(self, rows: Rows) -> Hub:
-        """Only some of the models."""
-        return replace(
-            self,
-            labels=tuple(self.labels[m] for m in rows),
-            embeddings=tuple(self.embeddings[m] for m in rows) if self.embeddings else (),
-        )
+        """Restrict to some of the models."""
+        embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()
+        return Hub(self.joined.take(rows.tolist()), embeddings)
 
     def scaled(self, factors: NDArray[np.float64]) -> Hub:
-        """As if the models' logits had been multiplied by [M] factors before they were measured."""
-        temperatures = (self.temperatures * factors).astype(np.float32)
-        labels = zip(self.labels, temperatures, strict=True)
-        return replace(self, labels=tuple(replace(label, temperature=np.array([t])) for label, t in labels))
+        """As if the logits of each model had been multiplied by a factor [M] before it was labeled."""
+        rows = zip(self.joined.labels, factors.tolist(), strict=True)
+        scaled = tuple(tuple(label and _scaled(label, factor) for label in row) for row, factor in rows)
+        return replace(self, joined=replace(self.joined, labels=scaled))
+
+
+def _scaled(label: LabelSummary, factor: float) -> LabelSummary:
+    return replace(label, temperature=(label.temperature * factor).astype(np.float32))
 
 
 @dataclass(frozen=True)
-class _Remembered(ProbeEmbeddings):
-    """Probe embeddings that answer at once what they were asked before; hubs of a task all ask the same."""
+class _CachedEmbeddings(ProbeEmbeddings):
+    """Probe embeddings that keep their answers, since all scenarios of a task ask for the same concepts."""
 
     known: dict[bytes, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -123,38 +143,36 @@ class _Remembered(ProbeEmbeddings):
 
 
 def read_hub(source: LabelSource) -> Hub:
-    """All labeled models of a source, with the probe embeddings if all have them.
+    """Read all labeled models of a source, with their sidecars if all have one.
 
     Raises:
         InputError: There are no labels.
-        MLLError: The labels cannot be had.
+        MLLError: The labels cannot be read.
     """
-    refs = [label.model for label in source.list()]
-    if not refs:
-        raise InputError(f"{source.name} has no labels; label models first: mll-hf label MODEL --graph DIR")
-    embeddings = [source.embeddings_of(ref) for ref in refs]
-    known = [_Remembered(e.images, e.scales, e.concepts, e.offsets, e.members) for e in embeddings if e is not None]
-    return Hub(source.graph, source.fetch(refs), tuple(known) if len(known) == len(refs) else ())
+    joined = join_labels(source.list(), source.graphs)
+    sidecars = joined.embeddings(source.embeddings_of)
+    cached = tuple(_CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars)
+    return Hub(joined.whole(source.fetch), cached)
 
 
-# --- what a task says in words ----------------------------------------------------------------------------------------
+# --- texts of a task --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class TaskText:
-    """The words of a task, and the concepts that they match.
+    """The texts of a task of C classes, and the concepts that match them.
 
     Attributes:
-        classes: The C class names.
+        classes: Class names.
         domain: How the images look.
         task: What is recognized.
-        match: The classes, matched to concepts our way.
-        caption_match: The same the paper's way.
-        names: [C, E] embeddings of the class names by the encoder that matches.
-        concepts: [V, E] embeddings of the concepts' first names.
-        prompts: For each class its prompts, as many for each.
-        captions: For each class texts that stand for captions of its images.
-        synonyms: For each class its synonyms and superclasses.
+        match: Classes matched to concepts.
+        caption_match: The same, matched as in the paper.
+        names: [C, E] embeddings of the class names by the text encoder.
+        concepts: [V, E] embeddings of the first lemma of each concept.
+        prompts: Prompts of each class, equally many.
+        captions: Texts that stand for captions of each class's images.
+        synonyms: Synonyms and superclasses of each class.
     """
 
     classes: tuple[str, ...]
@@ -163,27 +181,28 @@ class TaskText:
     match: ClassMatch = field(repr=False)
     caption_match: ClassMatch = field(repr=False)
     names: NDArray[np.float32] = field(repr=False)
-    concepts: NDArray[np.float32] = field(repr=False)
+    concepts: NDArray[np.float64] = field(repr=False)
     prompts: tuple[tuple[str, ...], ...] = field(repr=False)
     captions: tuple[tuple[str, ...], ...] = field(repr=False)
     synonyms: tuple[tuple[str, ...], ...] = field(repr=False)
 
 
 def read_text(task: TargetTask, index: ConceptIndex, templates: Sequence[str] | None) -> TaskText:
-    """Match a task's classes and write the texts that the models are to embed.
+    """Match a task's classes to concepts and write the texts that the models embed.
 
-    Captions are the descriptions by which classes are matched and the prompts of the task's domain: with no language
-    model at hand these stand for LOVM's generated captions. Synonyms and superclasses are the lemmas of the best
-    matching concept and the names of its hypernyms.
+    Descriptions of the classes and prompts of the task's domain stand in for LOVM's captions, which a language model
+    wrote. Synonyms and superclasses are the lemmas of the best matching concept and the names of its hypernyms.
 
     Args:
         task: The task.
         index: Concepts of the graph.
-        templates: Prompt templates; None for those that fit the task's domain and purpose.
+        templates: Prompt templates; None for those of the task's domain and purpose.
     """
-    descriptions = describe.from_templates(task.classes, index.graph, task.domain, task.task)
+    graph = index.graph
+    descriptions = describe.from_templates(task.classes, graph, task.domain, task.task)
     fitting = templates_for(task.domain, task.task)
     match = index.match(descriptions)
+    best = match.concepts[:, 0].tolist()
     return TaskText(
         classes=task.classes,
         domain=task.domain,
@@ -194,84 +213,59 @@ def read_text(task: TargetTask, index: ConceptIndex, templates: Sequence[str] | 
         concepts=index.lemmas[index.starts],
         prompts=tuple(fill(templates or fitting, name) for name in task.classes),
         captions=tuple((*d.texts, *fill(fitting, d.class_name)) for d in descriptions),
-        synonyms=tuple(_synonyms(index.graph, int(v)) for v in match.concepts[:, 0]),
+        synonyms=tuple((*graph.concepts[v].lemmas, *(graph.concepts[u].name for u in graph.parents[v])) for v in best),
     )
 
 
-def _synonyms(graph: SemanticGraph, v: int) -> tuple[str, ...]:
-    return (*graph.concepts[v].lemmas, *(graph.concepts[parent].name for parent in graph.parents[v]))
-
-
 def flat(texts: Sequence[Sequence[str]]) -> list[str]:
-    """The texts of all classes, one after another."""
+    """The texts of all classes in one list."""
     return [text for of_class in texts for text in of_class]
 
 
 # --- what a method sees -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class KnownTasks:
-    """What is known of the other tasks of the benchmark, for methods that learn from them.
+class KnownTasks(NamedTuple):
+    """What methods that learn from the S other tasks of the benchmark may see.
 
     Attributes:
-        features: [M, S, F] of each model on each of S other tasks, from texts alone.
-        accuracies: [M, S] of each model there.
-        own: [M, F] features of each model on the task itself.
+        features: [M, S, F] text features of each model on each other task.
+        accuracies: [M, S] accuracies there.
+        own: [M, F] text features on the task itself.
     """
 
     features: NDArray[np.float64]
     accuracies: NDArray[np.float64]
     own: NDArray[np.float64]
 
-    def of_models(self, rows: Rows) -> KnownTasks:
-        """Only some of the models."""
-        return KnownTasks(self.features[rows], self.accuracies[rows], self.own[rows])
+
+class Hindsight(NamedTuple):
+    """What nobody knows in advance: accuracies [M] on the task, and mean accuracies [M] over all tasks."""
+
+    accuracies: NDArray[np.float64]
+    mean_accuracies: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class LabeledSample:
-    """A few images whose class is told.
-
-    Attributes:
-        images: [L] which of the images.
-        labels: [L] their classes.
-    """
+class LabeledSample(NamedTuple):
+    """Positions [L] of a few images, and their true classes [L]."""
 
     images: NDArray[np.int64]
     labels: NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Hindsight:
-    """What nobody knows before the test.
-
-    Attributes:
-        accuracies: [M] of each model on the task.
-        mean_accuracies: [M] over all tasks.
-    """
-
-    accuracies: NDArray[np.float64]
-    mean_accuracies: NDArray[np.float64]
-
-    def of_models(self, rows: Rows) -> Hindsight:
-        """Only some of the models."""
-        return Hindsight(self.accuracies[rows], self.mean_accuracies[rows])
-
-
 @dataclass(frozen=True, eq=False)
 class TaskView:
-    """All that a method may know of a task of N images and C classes, and of M models on it.
+    """All that a method may know of a task of N images and C classes, and of M models.
 
     Attributes:
         hub: The models.
-        text: The task's words.
-        logits: [M, N, C] float32, as each model gives them: scale times cosine, plus bias.
-        features: For each model [N, D_m], unit-norm embeddings of the images.
-        general: [M] accuracies on a general benchmark; None without one.
-        known: The other tasks; None if there are none.
+        text: Texts of the task.
+        logits: [M, N, C] float32.
+        features: Per model [N, D_m] unit-norm image embeddings.
+        general: [M] accuracies on a general benchmark, if there is one.
+        known: The other tasks, if there are any.
         labeled: A few labeled images, for methods that ask for them.
-        hindsight: For bounds that are known afterwards only.
+        hindsight: For bounds that are known only afterwards.
     """
 
     hub: Hub
@@ -304,50 +298,46 @@ class TaskView:
         return self.logits.argmax(axis=2)
 
     def candidates(self, *, captions: bool = False) -> Candidates:
-        """The evidence of the labels, as selection takes it.
-
-        Args:
-            captions: Match the classes as the paper does.
-        """
+        """Labels and matched classes as selection takes them; ``captions`` for the paper's match."""
         match = self.text.caption_match if captions else self.text.match
-        return Candidates(self.hub.labels, self.hub.graph, match, self.text.domain, self.hub.embeddings)
+        return Candidates(self.hub.joined, match, self.text.domain, self.hub.embeddings)
 
     def of_models(self, rows: Rows) -> TaskView:
-        """The same task, as if there were only some of the models."""
+        """Restrict to some of the models."""
         return replace(
             self,
             hub=self.hub.of_models(rows),
             logits=self.logits[rows],
             features=tuple(self.features[m] for m in rows),
             general=None if self.general is None else self.general[rows],
-            known=self.known and self.known.of_models(rows),
-            hindsight=self.hindsight and self.hindsight.of_models(rows),
+            known=self.known and KnownTasks(*(of_models[rows] for of_models in self.known)),
+            hindsight=self.hindsight and Hindsight(*(of_models[rows] for of_models in self.hindsight)),
         )
 
     def of_images(self, rows: Rows) -> TaskView:
-        """The same task with some of its images, none of them labeled."""
+        """Restrict to some of the images, none of them labeled."""
         return replace(self, logits=self.logits[:, rows], features=tuple(x[rows] for x in self.features), labeled=None)
 
     def scaled(self, factors: NDArray[np.float64], *, relabeled: bool) -> TaskView:
-        """The same task, if the models gave their logits multiplied by [M] factors.
+        """Multiply the logits of each model by a factor [M].
 
         Args:
-            factors: One for each model.
-            relabeled: Whether the labels were measured with these factors, so that their temperatures follow.
+            factors: One per model.
+            relabeled: Whether the labels were made with these factors, so that their temperatures follow.
         """
         logits = self.logits * factors[:, None, None].astype(np.float32)
         return replace(self, logits=logits, hub=self.hub.scaled(factors) if relabeled else self.hub)
 
+    def told(self, *, labeled: LabeledSample | None = None, hindsight: Hindsight | None = None) -> TaskView:
+        """The same view with labeled images or hindsight; derived arrays are kept."""
+        more = replace(self, labeled=labeled, hindsight=hindsight)
+        for name in vars(self).keys() & {"probabilities", "calibrated", "answers"}:
+            vars(more)[name] = vars(self)[name]
+        return more
 
-@dataclass(frozen=True, eq=False)
-class TaskEmbeddings:
-    """What the models make of a task, out of the cache.
 
-    Attributes:
-        logits: [M, N, C] float32 of the N images that can be decoded.
-        features: For each model [N, D_m].
-        readable: [N0] which images of the task can be decoded.
-    """
+class TaskEmbeddings(NamedTuple):
+    """Logits [M, N, C] float32 of the N images that can be decoded, features [N, D_m] per model, and which [N0] can."""
 
     logits: NDArray[np.float32]
     features: tuple[NDArray[np.float32], ...]
@@ -357,13 +347,13 @@ class TaskEmbeddings:
 def read_embeddings(
     cache: EmbeddingCache, refs: Sequence[ModelRef], task: TargetTask, prompts: Sequence[Sequence[str]]
 ) -> TaskEmbeddings:
-    """The logits of all models on a task; :meth:`~mll_hf.bench.cache.EmbeddingCache.fill` must have been there.
+    """Logits and features of all models on a task, from a filled cache.
 
     Args:
-        cache: Holds images and prompts of all models.
+        cache: Embeddings of the task's images and prompts by all models.
         refs: The models.
         task: The task.
-        prompts: For each class its prompts, as many for each.
+        prompts: Prompts of each class, equally many.
     """
     images = [cache.images(ref, task) for ref in refs]
     readable = np.logical_and.reduce([np.isfinite(x[:, 0]) for x in images])
@@ -375,6 +365,6 @@ def read_embeddings(
 
 
 def class_embeddings(texts: Floats, n_classes: int) -> Floats:
-    """[C, D] unit-norm mean of the embeddings [C * P, D] of each class's P prompts."""
+    """[C, D] unit-norm means of the embeddings [C * P, D] of each class's P prompts."""
     means = texts.reshape(n_classes, -1, texts.shape[1]).mean(axis=1)
     return means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from mll_hf.cli.options import add_plot, add_source, check_plot, count, listed, positive
 from mll_hf.cli.output import complain, note
-from mll_hf.cli.report import selection_report, table
+from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
 from mll_hf.matching import describe
@@ -20,6 +20,7 @@ from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.utils.tables import table
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The verb for packs of new concepts: graph add, graph show, graph check."""
+"""The verb ``graph``: add concepts to a graph of one's own, show and check graphs."""
 
 from __future__ import annotations
 
@@ -15,28 +15,29 @@ if TYPE_CHECKING:
     import argparse
 
     from mll_hf.graph.authoring import NewConcept
-    from mll_hf.labels.packs import AttachedPack
 
-PACK_HELP = "a pack: a folder made by 'mll-hf graph add', or hf://datasets/ORG/NAME[@REVISION]"
+_BASE_HELP = "another graph in which parents may be: a folder, or hf://datasets/ORG/NAME[@REVISION]"
 
 
 def add_graph(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
     """Add the verb ``graph``."""
     verb = verbs.add_parser(
         "graph",
-        help="add concepts to a graph as a pack, and look at packs",
-        description="Packs add concepts to a graph without a new measurement of everything: 'mll-hf label --pack' "
-        "measures a pack's images alone.",
+        help="write a graph of your own concepts, and look at graphs",
+        description="Write a graph of your own concepts and images. Its concepts may be kinds of concepts in another "
+        "graph; 'mll-hf label --graph' then measures models on it alone.",
     )
     actions = verb.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_add(actions)
-    for name, run, text in (
-        ("show", _show, "list a pack's concepts and how many images each has"),
-        ("check", _check, "find out whether a pack is valid and fits the graph"),
-    ):
-        action = actions.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
-        action.add_argument("pack", metavar="PACK", help=PACK_HELP)
-        action.add_argument("--graph", required=True, metavar="GRAPH", help=GRAPH_HELP)
+    show = actions.add_parser("show", help="list concepts and images", description="List the concepts of a graph.")
+    check = actions.add_parser(
+        "check",
+        help="check that a graph is valid",
+        description="Check that all images can be decoded, every concept has enough, and all parents exist.",
+    )
+    check.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
+    for action, run in ((show, _show), (check, _check)):
+        action.add_argument("graph", metavar="GRAPH", help=GRAPH_HELP)
         action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(run=run)
 
@@ -44,21 +45,21 @@ def add_graph(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
 def _add_add(actions: Any) -> None:  # noqa: ANN401
     add = actions.add_parser(
         "add",
-        help="add concepts with images to a pack, or make one",
-        description="Add one concept, or with --from a table of them. What the pack has already is not added twice; a "
-        "concept that it has takes the new texts and parents and keeps its images.",
-        epilog="Example: mll-hf graph add --graph GRAPH --pack my-parts --id part-a7 --name 'gasket A7' "
+        help="add concepts with images to a graph, or make a new one",
+        description="Add one concept, or a table of them with --from. Nothing is added twice. A concept that exists "
+        "takes the new texts and parents and keeps its images.",
+        epilog="Example: mll-hf graph add --graph my-parts --base GRAPH --id part-a7 --name 'gasket A7' "
         "--description 'a flat rubber ring' --parent n03427296 --images photos/a7",
     )
-    add.add_argument("--graph", required=True, metavar="GRAPH", help=GRAPH_HELP)
-    add.add_argument("--pack", type=Path, required=True, metavar="DIR", help="folder of the pack")
+    add.add_argument("--graph", type=Path, required=True, metavar="DIR", help="folder of the graph; made if missing")
+    add.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
     one = add.add_argument_group("one concept")
-    one.add_argument("--id", help="any id that neither the graph nor the pack uses for something else")
-    one.add_argument("--name", help="what people call it first")
+    one.add_argument("--id", help="a unique id; with the id of a concept in another graph, it is the same concept")
+    one.add_argument("--name", help="the most common name")
     one.add_argument("--lemma", action="append", default=[], help="another name; may be repeated")
-    one.add_argument("--description", metavar="TEXT", help="what it is, as in a dictionary (default: the name says it)")
+    one.add_argument("--description", metavar="TEXT", help="a definition (default: none, if the name says it all)")
     one.add_argument(
-        "--parent", action="append", default=[], metavar="ID", help="what it is a kind of, in the graph or this pack"
+        "--parent", action="append", default=[], metavar="ID", help="what it is a kind of, in this graph or --base"
     )
     one.add_argument("--images", type=Path, metavar="DIR", help="folder of images of it")
     one.add_argument("--source", metavar="TEXT", help="where the images are from (default: the folder's name)")
@@ -68,80 +69,79 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
         type=Path,
         dest="table",
         metavar="FILE",
-        help="JSON or CSV with the fields id, name, lemmas, description, parents, images, domain and source; in CSV "
-        "several values are apart by semicolons",
+        help="JSON or CSV with the fields id, name, lemmas, description, parents, images, domain and source; in CSV, "
+        "several values are separated by semicolons",
     )
-    many.add_argument("--images-root", type=Path, metavar="DIR", help="folder with a folder of images for each id")
+    many.add_argument("--images-root", type=Path, metavar="DIR", help="folder with a subfolder of images for each id")
     add.add_argument("--domain", default="photo", metavar="NAME", help="how the images look (default: photo)")
     add.add_argument("--json", action="store_true", help="print JSON")
     add.set_defaults(run=_add)
 
 
 def _add(args: argparse.Namespace) -> int:
-    from mll_hf.graph.authoring import add_to_pack, read_concepts
+    from mll_hf.graph.authoring import add_to_graph, read_concepts
     from mll_hf.hub.locations import fetch_graph
 
     if (args.table is None) == (args.id is None):
-        raise InputError("give either one concept with --id, or a table of them with --from")
+        raise InputError("give either one concept with --id, or a table of concepts with --from")
     new = read_concepts(args.table, args.images_root, args.domain) if args.table else (_one_concept(args),)
-    addition = add_to_pack(args.pack, fetch_graph(args.graph), new)
-    pack = addition.pack
+    addition = add_to_graph(args.graph, new, fetch_graph(args.base) if args.base else None)
+    graph = addition.graph
     record = {
-        "pack": pack.name,
-        "digest": pack.digest,
-        "concepts": len(pack.concepts),
+        "graph": graph.name,
+        "digest": graph.digest,
+        "concepts": len(graph),
         "new_concepts": addition.concepts,
         "new_images": addition.images,
     }
-    text = f"added to {args.pack}: concepts {addition.concepts}, images {addition.images}"
-    print_row(args, record, f"{text} (in all {len(pack.concepts)}, digest {pack.digest[:12]})")
+    text = f"added to {args.graph}: {addition.concepts} concepts, {addition.images} images"
+    print_row(args, record, f"{text} (now {len(graph)} concepts, digest {graph.digest[:12]})")
     return 0
 
 
 def _one_concept(args: argparse.Namespace) -> NewConcept:
     from mll_hf.graph.authoring import NewConcept, new_concept, read_images
 
-    for option in ("name", "parent", "images"):
+    for option in ("name", "images"):
         if not getattr(args, option):
             raise InputError(f"a concept needs --{option}")
     concept = new_concept(args.id, args.name, args.lemma, args.description or "", args.parent)
     return NewConcept(concept, read_images(args.images, args.domain, args.source))
 
 
-def _whole_pack(args: argparse.Namespace) -> tuple[AttachedPack, Path]:
-    from mll_hf.graph.authoring import ALL_IMAGES
-    from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
-
-    location = fetch_graph_with_images(args.pack)
-    return location.attached_to(fetch_graph(args.graph), ALL_IMAGES), location.folder
-
-
 def _show(args: argparse.Namespace) -> int:
-    attached, _ = _whole_pack(args)
-    pack, graph, probes = attached.pack, attached.graph, attached.probes
-    domains = Counter(probes.domain_names[domain] for domain in probes.domains)
-    images = {concept.id: len(probes.images_of(graph.index[concept.id])) for concept in pack.concepts}
+    from mll_hf.graph.authoring import pooled_counts
+    from mll_hf.graph.probes import DOMAIN_COLUMN, UNKNOWN, read_columns
+    from mll_hf.hub.locations import fetch_graph_with_images
+
+    location = fetch_graph_with_images(args.graph)
+    graph = location.graph
+    _, columns = read_columns(location.folder)
+    own, domains = (Counter(columns[name].fill_null(UNKNOWN).to_pylist()) for name in ("node", DOMAIN_COLUMN))
+    images = pooled_counts(graph, own)
     record = {
-        "pack": pack.name,
-        "digest": pack.digest,
-        "images": len(probes),
+        "graph": graph.name,
+        "digest": graph.digest,
+        "images": own.total(),
         "domains": domains,
-        "concepts": {id: {"name": graph.concepts[graph.index[id]].name, "images": n} for id, n in images.items()},
+        "concepts": {c.id: {"name": c.name, "images": images[c.id]} for c in graph.concepts},
     }
     rows = [
-        f"{concept.id}  {concept.name}  ({images[concept.id]} images, under {', '.join(concept.hypernyms)})"
-        for concept in pack.concepts
+        f"{c.id}  {c.name}  ({images[c.id]} images{', under ' + ', '.join(c.hypernyms) if c.hypernyms else ''})"
+        for c in graph.concepts
     ]
-    text = f"{pack.name}: {len(images)} concepts, {len(probes)} images, digest {pack.digest[:12]}"
+    text = f"{graph.name}: {len(graph)} concepts, {own.total()} images, digest {graph.digest[:12]}"
     print_row(args, record, "\n".join(map(printable, [text, *rows])))
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
-    from mll_hf.graph.authoring import check_pack
+    from mll_hf.graph.authoring import check_graph
+    from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 
-    attached, folder = _whole_pack(args)
-    check_pack(attached, folder)
-    record = {"pack": attached.name, "digest": attached.digest, "concepts": len(attached.pack.concepts)}
-    print_row(args, record, f"valid: {args.pack} ({len(attached.pack.concepts)} concepts)")
+    location = fetch_graph_with_images(args.graph)
+    graph = location.graph
+    check_graph(graph, location.folder, fetch_graph(args.base) if args.base else None)
+    record = {"graph": graph.name, "digest": graph.digest, "concepts": len(graph)}
+    print_row(args, record, f"valid: {args.graph} ({len(graph)} concepts)")
     return 0

@@ -1,4 +1,4 @@
-"""The verbs that look at labels: labels ls, show, diff, check, verify, index."""
+"""Commands about labels: labels ls, show, diff, check, verify, index."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import add_plot, add_source, check_plot, find_label, open_source_of, positive
 from mll_hf.cli.output import complain, note, print_row, summary, verdict
-from mll_hf.cli.report import difference_report, label_difference, label_report, table, verification_report
+from mll_hf.cli.report import difference_report, label_difference, label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LABEL_FILE, LabelStore, read_label
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     import argparse
@@ -23,44 +24,46 @@ if TYPE_CHECKING:
 
 
 def add_labels(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
-    """Add the verb ``labels`` with its own verbs."""
+    """Add the command ``labels`` and its subcommands."""
     verb = verbs.add_parser(
-        "labels", help="list, show, compare, check and verify labels", description="Look at labels."
+        "labels", help="list, show, compare, check and verify labels", description="Inspect labels."
     )
     actions = verb.add_subparsers(title="commands", metavar="COMMAND", required=True)
     ls = _add_action(actions, "ls", _ls, "list labels, best model first")
-    show = _add_action(actions, "show", _show, "what a label says: what the model recognizes best and worst")
-    diff = _add_action(actions, "diff", _diff, "compare two labels: where is one model better than the other")
-    check = _add_action(actions, "check", _check, "validate label files; succeeds only if all are valid")
-    verify = _add_action(
-        actions, "verify", _verify, "measure a sample of concepts again; succeeds only if the label agrees"
-    )
+    show = _add_action(actions, "show", _show, "show a label: what the model recognizes best and worst")
+    diff = _add_action(actions, "diff", _diff, "compare two labels: where each model is better than the other")
+    check = _add_action(actions, "check", _check, "validate label files; fails if one is invalid")
+    verify = _add_action(actions, "verify", _verify, "measure a sample of concepts again; fails if the label disagrees")
     index = _add_action(
-        actions, "index", _index, "bring the index of a collection up to date with its labels, or write a catalog"
+        actions, "index", _index, "update the index of a collection from its labels, or write a catalog"
     )
     index.add_argument(
         "--out",
         type=Path,
         metavar="DIR",
-        help="instead write a catalog of all labels of any source, to choose among very many (--labels DIR)",
+        help="write a catalog of all labels of the source to this folder instead, to select among very many labels",
     )
     for action in (ls, show, diff, verify, index):
         add_source(action)
     for action in (show, diff):
         add_plot(action)
     for action in (show, verify):
-        action.add_argument("model", metavar="MODEL", help="id of a labeled model, or the last part of it")
-    diff.add_argument("first", metavar="MODEL", help="id of a labeled model, or the last part of it")
-    diff.add_argument("second", metavar="OTHER", help="another one, or id@revision")
+        action.add_argument("model", metavar="MODEL", help="id of a labeled model, or its last part")
+    diff.add_argument("first", metavar="MODEL", help="id of a labeled model, or its last part")
+    diff.add_argument("second", metavar="OTHER", help="another one, or ID@REVISION")
     check.add_argument("path", type=Path, metavar="PATH", help="a label file, or a folder of labels")
     verify.add_argument(
-        "--concepts", type=positive, default=50, metavar="N", help="size of the sample (default: 50; at least 35)"
+        "--concepts",
+        type=positive,
+        default=50,
+        metavar="N",
+        help="concepts to measure (default: 50; at least 35)",
     )
     verify.add_argument(
-        "--pack", action="append", metavar="PACK", help="a pack that the label covers; by default where the label says"
+        "--pack", action="append", metavar="PACK", help="pack that the label covers (default: named in the label)"
     )
-    verify.add_argument("--seed", type=int, metavar="N", help="seed of the sample (default: a random one)")
-    verify.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
+    verify.add_argument("--seed", type=int, metavar="N", help="seed of the sample (default: random)")
+    verify.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available device)")
 
 
 def _add_action(actions: Any, name: str, run: Any, text: str) -> argparse.ArgumentParser:  # noqa: ANN401
@@ -78,7 +81,7 @@ def _ls(args: argparse.Namespace) -> int:
         records = zip(labels, origins, strict=True)
         print(json.dumps([{**summary(label), "origin": origin.location} for label, origin in records]))
         return 0
-    header = ["model", "revision", "backend", "precision", "parameters", "GFLOPs", "published by"]
+    header = ["model", "revision", "backend", "recall", "parameters", "GFLOPs", "published by"]
     rows = [
         [
             label.model.repo_id,
@@ -115,7 +118,7 @@ def _plot_strengths(path: Path, label: LabelSummary, graph: SemanticGraph) -> No
     from mll_hf.plots.style import save_page
 
     name = label.model.short_name
-    save_page(path, f"What {name} recognizes", {"Share of images recognized, by concept": strengths(label, graph)})
+    save_page(path, f"What {name} recognizes", {"Recall by concept": strengths(label, graph)})
     note(f"figure: {path}")
 
 
@@ -159,7 +162,7 @@ def _label_files(path: Path) -> list[Path]:
         return [path]
     paths = sorted(path.rglob(LABEL_FILE))
     if not paths:
-        raise InputError(f"{path} holds no {LABEL_FILE}; give a label file or a folder of labels")
+        raise InputError(f"{path} has no {LABEL_FILE}; give a label file or a folder of labels")
     return paths
 
 
@@ -168,10 +171,10 @@ def _verify(args: argparse.Namespace) -> int:
     from mll_hf.hub.sources import open_source
     from mll_hf.labeling.verification import Verdict, verify_label
 
-    source = open_source(args.labels, args.graph if args.labels == HUB else None)  # elsewhere it is for the images
+    source = open_source(args.labels, args.graph if args.labels == HUB else None)  # else --graph names the images
     label = _whole(source, find_label(source, args.model))
     if not args.graph and not REPO_ID.fullmatch(label.probes_name):
-        raise InputError(f"the images of this label are a folder ({label.probes_name}); give it with --graph")
+        raise InputError(f"the label's probe images are a local folder ({label.probes_name}); give it with --graph")
     local = [pack.name for pack in label.packs if not REPO_ID.fullmatch(pack.probes_name)]
     if local and not args.pack:
         raise InputError(f"the images of pack {local[0]} are a folder; give it with --pack")
@@ -199,9 +202,11 @@ def _index(args: argparse.Namespace) -> int:
     if args.out:
         return _write_catalog(args)
     if not is_on_hub(args.labels):
-        raise InputError(f"'{args.labels}' is no collection, which alone has an index; give hf://datasets/ORG/NAME")
+        raise InputError(
+            f"'{args.labels}' is no collection; only collections have an index: give hf://datasets/ORG/NAME"
+        )
     published = build_index(args.labels)
-    done = "updated" if published.changed else "up to date already"
+    done = "updated" if published.changed else "already up to date"
     print_row(args, {"url": published.url, "changed": published.changed}, f"{done}: {args.labels} ({published.url})")
     return 0
 
@@ -219,7 +224,7 @@ def _write_catalog(args: argparse.Namespace) -> int:
     )
     n_labels = write_catalog(args.out, source.graph, bar, source.origin_of)
     record = {"catalog": str(args.out), "labels": n_labels}
-    print_row(args, record, f"written: {n_labels:,} labels; choose among them with --labels {args.out}")
+    print_row(args, record, f"written: {n_labels:,} labels; select among them with --labels {args.out}")
     return 0
 
 

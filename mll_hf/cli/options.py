@@ -27,7 +27,7 @@ SAMPLE_HELP = (
     "embeds only the images that are new"
 )
 BATCH_HELP = "images at a time (default: as many as suit the device)"
-DEVICE_HELP = "cuda, cuda:1, mps or cpu, or several with commas between (default: all GPUs, or the best that is there)"
+DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best available device)"
 GRAPH_HELP = "the graph: a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
 
 

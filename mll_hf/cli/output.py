@@ -1,4 +1,4 @@
-"""What the verbs print: rows, notes and complaints, for people or as JSON."""
+"""Output of the verbs: results on stdout, notes and errors on stderr."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def complain(message: str) -> int:
-    """Print an error; returns the exit status of a failure."""
+    """Print an error to stderr; returns the exit status 1."""
     print(f"mll-hf: error: {message}", file=sys.stderr)
     return 1
 
 
 def note(message: str) -> None:
-    """Print something worth knowing."""
+    """Print a note to stderr."""
     print(f"mll-hf: note: {message}", file=sys.stderr)
 
 
@@ -34,7 +34,7 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def logged_notes() -> Iterator[None]:
-    """Show what the package logs as notes."""
+    """Print log messages of the package as notes."""
     logger, handler = logging.getLogger("mll_hf"), _Notes()
     logger.addHandler(handler)
     try:
@@ -44,29 +44,29 @@ def logged_notes() -> Iterator[None]:
 
 
 def print_row(args: argparse.Namespace, record: dict[str, Any], text: str) -> None:
-    """Print one result: a JSON line or a text."""
+    """Print one result: its text, or with --json a line of JSON."""
     print(json.dumps(record) if args.json else text, flush=True)
 
 
 def verdict(failed: int, total: int, what: str) -> int:
-    """Say how many failed; returns the exit status."""
+    """Note how many failed; returns the exit status."""
     if failed and total > 1:
         note(f"{failed} of {total} {what} failed")
     return 1 if failed else 0
 
 
-def precision_text(label: LabelSummary) -> str:
-    """Mean precision of a label, and how far other images might move it."""
+def recall_text(label: LabelSummary) -> str:
+    """Mean recall of a label with the half-width of its 95 % interval."""
     return f"{label.mean_precision:.3f} ± {label.mean_precision_margin:.3f}"
 
 
 def summary(label: LabelSummary) -> dict[str, Any]:
-    """A label in JSON, without its tensors."""
+    """A label as JSON, without its tensors."""
     return {
         **asdict(label.model),
         **asdict(label.cost),
-        "precision": label.mean_precision,
-        "precision_margin": label.mean_precision_margin,
+        "recall": label.mean_precision,
+        "recall_margin": label.mean_precision_margin,
         "temperature": float(label.temperature[0]),
         "concepts": int((label.support > 0).sum()),
         "graph": {"name": label.graph_name, "digest": label.graph_digest},

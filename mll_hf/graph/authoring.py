@@ -1,7 +1,7 @@
-"""Make a pack, or add to one: concepts, each with a folder of images.
+"""Write a graph of one's own, or add to one: concepts, each with a folder of images.
 
-Images go into new files that nothing refers to yet; then ``graph.json``, which names the files of the pack, is replaced
-at one stroke. So a pack is there as it was or as it shall be, and the same command after a kill completes it.
+Images are written to new files first; then ``graph.json``, which lists the files that belong to the graph, is replaced
+atomically. So the graph is always either the old or the new one, and the same command completes an interrupted run.
 """
 
 from __future__ import annotations
@@ -16,31 +16,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError
-from mll_hf.graph.concepts import GRAPH_FILE, Concept
-from mll_hf.graph.probes import IMAGE_FILES, SamplingConfig, image_schema
-from mll_hf.labels.packs import AttachedPack, GraphPack, attach_pack, graph_with_packs, load_pack, pack_to_bytes
-from mll_hf.utils.files import write_atomically
+from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_json, load_graph
+from mll_hf.graph.probes import IMAGE_FILES, IMAGE_LIST, image_files, image_schema, iter_filed_images
+from mll_hf.graph.union import GraphUnion
+from mll_hf.utils.files import canonical_json, write_atomically
 from mll_hf.utils.images import decode_image
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from mll_hf.graph.concepts import SemanticGraph
-
-FEWEST_IMAGES = 5  # with fewer, one image moves a concept's precision by a quarter or more
-ALL_IMAGES = SamplingConfig(images_per_concept=65535)
+FEWEST_IMAGES = 5  # with fewer, one image changes a concept's recall by a quarter or more
 _ROWS_PER_GROUP = 100
 _FIELDS = {"id", "name", "lemmas", "description", "parents", "images", "domain", "source"}
 
 
 @dataclass(frozen=True, slots=True)
-class PackImage:
-    """An image for a pack.
+class NewImage:
+    """An image to add.
 
     Attributes:
-        content: The encoded picture.
-        name: What to call it in messages.
+        content: The encoded image.
+        name: Name in errors.
         domain: How it looks: photo, drawing, icon ...
         source: Where it is from, and under which license. Samples are balanced over sources.
     """
@@ -53,23 +50,23 @@ class PackImage:
 
 @dataclass(frozen=True, slots=True)
 class NewConcept:
-    """A concept for a pack, and images of it."""
+    """A concept to add, and images of it."""
 
     concept: Concept
-    images: tuple[PackImage, ...]
+    images: tuple[NewImage, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """What was added to a pack.
+    """What was added to a graph.
 
     Attributes:
-        pack: The pack as it is now.
+        graph: The graph now.
         concepts: Concepts that are new, or have other texts or hypernyms than before.
         images: Images that are new.
     """
 
-    pack: GraphPack
+    graph: SemanticGraph
     concepts: int
     images: int
 
@@ -77,8 +74,8 @@ class Addition:
 # --- what to add ------------------------------------------------------------------------------------------------------
 
 
-def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[PackImage, ...]:
-    """Read all images in a folder and the folders in it; hidden files are left out.
+def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[NewImage, ...]:
+    """Read all files in a folder and its subfolders except hidden ones.
 
     Args:
         folder: The folder.
@@ -90,29 +87,27 @@ def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[P
     """
     try:
         if not folder.is_dir():
-            raise InputError(f"{folder} is no folder; give one with the images of a concept")
+            raise InputError(f"{folder} is not a folder; give one with the images of a concept")
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-        return tuple(
-            PackImage(path.read_bytes(), str(path), domain, source or folder.absolute().name) for path in files
-        )
+        return tuple(NewImage(path.read_bytes(), str(path), domain, source or folder.absolute().name) for path in files)
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({error.strerror}); check the path") from None
 
 
 def read_concepts(file: Path, images_root: Path | None = None, domain: str = "photo") -> tuple[NewConcept, ...]:
-    """Read concepts from a table: JSON (a list of objects) or CSV (a header, several values apart by semicolons).
+    """Read concepts from a table: JSON (a list of objects) or CSV (a header; several values separated by semicolons).
 
-    Fields: ``id``, ``name``, ``lemmas``, ``description``, ``parents``, ``images`` (a folder, seen from the table's own;
-    by default the one in ``images_root`` that is named after the id), ``domain`` and ``source``. A description that
-    only repeats the name is better left out: it makes the caption that models are tested with longer, and no clearer.
+    Fields: ``id``, ``name``, ``lemmas``, ``description``, ``parents``, ``images`` (a folder, relative to the table; by
+    default the subfolder of ``images_root`` named by the id), ``domain`` and ``source``. Leave out a description that
+    only repeats the name: it makes the caption longer, not clearer.
 
     Args:
         file: The table.
-        images_root: A folder with a folder for each concept.
-        domain: How images look whose row does not say.
+        images_root: A folder with a subfolder for each concept.
+        domain: Domain of the rows that do not give one.
 
     Raises:
-        InputError: The table cannot be read, or a row lacks something.
+        InputError: The table cannot be read, or a row lacks a field.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
@@ -120,14 +115,16 @@ def read_concepts(file: Path, images_root: Path | None = None, domain: str = "ph
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise InputError(f"{file} cannot be read as a table ({one_line(error)}); give JSON or CSV") from None
     if not isinstance(rows, list) or not rows:
-        raise InputError(f"{file} holds no list of concepts; give one object or row for each")
-    return tuple(_concept_of_row(row, f"{file}, row {number}", file.parent, images_root, domain)
-                 for number, row in enumerate(rows, 1))  # fmt: skip
+        raise InputError(f"{file} is not a list of concepts; give one object or row per concept")
+    return tuple(
+        _concept_of_row(row, f"{file}, row {number}", file.parent, images_root, domain)
+        for number, row in enumerate(rows, 1)
+    )
 
 
 def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None, domain: str) -> NewConcept:  # noqa: ANN401 - parsed
     if not isinstance(row, dict):
-        raise InputError(f"{where}: is no object; give one with id, name and parents")
+        raise InputError(f"{where}: is not an object; give one with id, name and parents")
     if unknown := set(map(str, row)) - _FIELDS:
         raise InputError(
             f"{where}: has unknown fields ({abridged(sorted(unknown), 3)}); use {', '.join(sorted(_FIELDS))}"
@@ -138,10 +135,10 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
         images = folder / _text(row, "images", where)
     elif images_root:
         if Path(id).name != id or id == "..":
-            raise InputError(f"{where}: no folder can be named '{id}'; give the field images")
+            raise InputError(f"{where}: '{id}' cannot name a folder; give the field images")
         images = images_root / id
     else:
-        raise InputError(f"{where}: names no folder of images; give the field images, or --images-root")
+        raise InputError(f"{where}: has no folder of images; give the field images, or --images-root")
     style = _text(row, "domain", where) if row.get("domain") else domain
     source = _text(row, "source", where) if row.get("source") else None
     concept = new_concept(id, name, _texts(row, "lemmas", where), description, _texts(row, "parents", where))
@@ -149,9 +146,8 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
 
 
 def new_concept(id: str, name: str, lemmas: Sequence[str], description: str, parents: Sequence[str]) -> Concept:
-    """A concept whose name need not be repeated among its lemmas."""
-    return Concept(id, name, (name, *(lemma for lemma in dict.fromkeys(lemmas) if lemma != name)), description,
-                   tuple(parents))  # fmt: skip
+    """A concept; its name need not be repeated among its lemmas."""
+    return Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:
@@ -165,91 +161,116 @@ def _texts(row: dict[str, Any], field: str, where: str) -> list[str]:
     value = row.get(field) or []
     texts = value.split(";") if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{where}: '{field}' is no list of texts")
+        raise InputError(f"{where}: '{field}' is not a list of texts")
     return [text.strip() for text in texts if text.strip()]
 
 
 # --- adding -----------------------------------------------------------------------------------------------------------
 
 
-def add_to_pack(folder: Path, base: SemanticGraph, new: Iterable[NewConcept]) -> Addition:
-    """Add concepts and images to a pack, or make one; what is there already is not added twice.
+def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | None = None) -> Addition:
+    """Add concepts and images to a graph, or make one; what it has already is not added twice.
 
-    A concept that the pack has already takes the new texts and hypernyms, and keeps its images.
+    A concept that the graph has already takes the new texts and hypernyms and keeps its images.
 
     Args:
-        folder: The pack's folder; it need not exist.
-        base: The graph that the pack is for.
+        folder: The graph's folder; made if it does not exist.
         new: What to add.
+        base: Another graph in which hypernyms may be. Without it, only hypernyms that the graph itself has, or already
+            names, are accepted.
 
     Raises:
-        GraphError: The pack would not be valid: a hypernym is missing, edges form a cycle, an id is one of the graph's,
-            an image cannot be decoded, a concept has too few images.
+        GraphError: A hypernym is missing, hypernyms form a cycle, an image cannot be decoded, or a new concept has too
+            few images.
         StorageError: The folder cannot be written.
         MissingExtraError: pyarrow is not installed.
     """
     new = tuple(new)
-    old = _present_pack(folder, base)
-    concepts = {concept.id: concept for concept in old.pack.concepts} if old else {}
-    changed = {each.concept.id for each in new if concepts.get(each.concept.id) != each.concept}
-    concepts |= {each.concept.id: each.concept for each in new}
-    old_files = [path.name for path in old.probes.files] if old else []
+    old = load_graph(folder) if (folder / GRAPH_FILE).exists() else None
+    before = {concept.id: concept for concept in old.concepts} if old else {}
+    concepts = before | {each.concept.id: each.concept for each in new}
     try:
-        pack = GraphPack(old.pack.name if old else folder.absolute().name, tuple(concepts.values()), tuple(old_files))
-        graph_with_packs(base, [pack])
+        graph = SemanticGraph(old.name if old else folder.absolute().name, tuple(concepts.values()))
+        check_hypernyms(graph, base, old.external if old else frozenset())
     except GraphError as error:
         raise GraphError(str(error), folder) from None
-    present = _contents(old) if old else set()
+    present = {(node, _hash(content or b"")) for node, content in iter_filed_images(folder)} if old else set()
     images = _new_images(new, present)
-    _check_counts(pack, Counter(id for id, _ in present) + Counter(id for id, _ in images), folder)
+    counts = pooled_counts(graph, Counter(id for id, _ in present) + Counter(id for id, _ in images))
+    _check_counts({each.concept.id: counts[each.concept.id] for each in new}, folder)
+    files = [path.name for path in image_files(folder)] if old else []
     if images:
-        file = _write_images(images, folder)
-        pack = GraphPack(pack.name, pack.concepts, (*old_files, file))
-    write_atomically(folder / GRAPH_FILE, pack_to_bytes(pack))
-    return Addition(pack, len(changed), len(images))
+        files.append(_write_images(images, folder))
+    document = {**graph_to_json(graph), IMAGE_LIST: sorted(files)}
+    write_atomically(folder / GRAPH_FILE, canonical_json(document).encode())
+    changed = sum(before.get(id) != concept for id, concept in concepts.items())
+    return Addition(graph, changed, len(images))
 
 
-def check_pack(attached: AttachedPack, folder: Path) -> None:
-    """Refuse a pack with images that cannot be decoded, concepts with too few images, or nothing to tell apart.
+def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None = None) -> None:
+    """Refuse a graph that cannot be used for labels.
 
     Args:
-        attached: The pack with all its images, see ``ALL_IMAGES``.
-        folder: Where it is, for messages.
+        graph: The graph.
+        folder: The folder of its images.
+        base: A graph in which its hypernyms must be, if it names any that it does not have; None to accept all.
+
+    Raises:
+        GraphError: An image cannot be decoded, a concept has too few, no two concepts can be confused, or hypernyms
+            are missing or form a cycle.
+        MissingExtraError: pyarrow is not installed.
+    """
+    own: Counter[str] = Counter()
+    undecodable = 0
+    for node, content in iter_filed_images(folder):
+        own[node] += 1
+        undecodable += decode_image(content) is None
+    if undecodable:
+        raise GraphError(f"{undecodable} images cannot be decoded; build the graph again without them", folder)
+    if unknown := own.keys() - graph.index.keys():
+        raise GraphError(f"images of unknown nodes: {abridged(sorted(unknown), 3)}; add these concepts", folder)
+    counts = pooled_counts(graph, own)
+    _check_counts(counts, folder)
+    if not graph.rival_counts.any():
+        raise GraphError("has no two concepts to tell apart; add others that are confused with it", folder)
+    if base:
+        check_hypernyms(graph, base)
+
+
+def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None, known: frozenset[str] = frozenset()) -> None:
+    """Refuse a graph with hypernyms that are neither in it nor in a base, or that form a cycle with the base's.
+
+    Args:
+        graph: The graph.
+        base: A graph in which hypernyms may be.
+        known: Without a base, ids of hypernyms to accept.
 
     Raises:
         GraphError: There are such.
     """
-    undecodable = sum(
-        decode_image(content) is None for batch in attached.probes.iter_image_bytes(64) for content in batch
-    )
-    if undecodable:
-        raise GraphError(f"{undecodable} images cannot be decoded; make the pack anew without them", folder)
-    own = Counter(attached.graph.concepts[v].id for v in attached.probes.nodes)
-    _check_counts(attached.pack, own, folder)
-    if not len(attached.tests):
-        raise GraphError("has no two concepts to tell apart; add others that are confused with it", folder)
+    if missing := graph.external - (base.index.keys() if base else known):
+        where = f"neither in the graph nor in {base.name}" if base else "not in the graph"
+        named = abridged(sorted(missing), 3)
+        raise GraphError(f"unknown parents: {named} ({where}); give the graph that has them as base")
+    if base:
+        GraphUnion.of([base, graph])
 
 
-def _present_pack(folder: Path, base: SemanticGraph) -> AttachedPack | None:
-    if not (folder / GRAPH_FILE).exists():
-        return None
-    pack = load_pack(folder)
-    return attach_pack(base, pack, folder, ALL_IMAGES)
-
-
-def _contents(attached: AttachedPack) -> set[tuple[str, bytes]]:
-    """Concept and sha256 of all images of a pack."""
-    ids = [attached.graph.concepts[v].id for v in attached.probes.nodes]
-    contents = (content for batch in attached.probes.iter_image_bytes(64) for content in batch)
-    return {(id, _hash(content or b"")) for id, content in zip(ids, contents, strict=True)}
+def pooled_counts(graph: SemanticGraph, own: Mapping[str, int]) -> dict[str, int]:
+    """Number of images that show each concept, by id: those filed under it or below it."""
+    counts = [own.get(concept.id, 0) for concept in graph.concepts]
+    return {
+        concept.id: counts[v] + sum(counts[below] for below in graph.descendants[v])
+        for v, concept in enumerate(graph.concepts)
+    }
 
 
 def _hash(content: bytes) -> bytes:
     return hashlib.sha256(content).digest()
 
 
-def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> list[tuple[str, PackImage]]:
-    """Images that are not there yet, each with the id of its concept."""
+def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> list[tuple[str, NewImage]]:
+    """Images that the graph does not have yet, each with the id of its concept."""
     seen, images = set(present), []
     for each in new:
         for image in each.images:
@@ -263,22 +284,16 @@ def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> l
     return images
 
 
-def _check_counts(pack: GraphPack, own: Counter[str], folder: Path) -> None:
-    """Every concept has enough images, with those of what is below it."""
-    graph = pack.graph
-    pooled = Counter(own)
-    for v, concept in enumerate(graph.concepts):
-        for ancestor in graph.ancestors[v]:
-            pooled[graph.concepts[ancestor].id] += own[concept.id]
-    if few := [concept.id for concept in pack.concepts if pooled[concept.id] < FEWEST_IMAGES]:
+def _check_counts(counts: Mapping[str, int], folder: Path) -> None:
+    if few := [id for id, count in sorted(counts.items()) if count < FEWEST_IMAGES]:
         raise GraphError(
-            f"{len(few)} concepts have fewer than {FEWEST_IMAGES} images, such as {few[0]} ({pooled[few[0]]}); add "
+            f"{len(few)} concepts have fewer than {FEWEST_IMAGES} images, such as {few[0]} ({counts[few[0]]}); add "
             "images, or leave them out",
             folder,
         )
 
 
-def _write_images(images: Sequence[tuple[str, PackImage]], folder: Path) -> str:
+def _write_images(images: Sequence[tuple[str, NewImage]], folder: Path) -> str:
     """Write images to a file named by its content; returns its name."""
     try:
         import pyarrow as pa
@@ -286,7 +301,6 @@ def _write_images(images: Sequence[tuple[str, PackImage]], folder: Path) -> str:
     except ImportError:
         raise MissingExtraError("pyarrow", "models") from None
 
-    schema = image_schema(("node", "style", "source"))
     rows = [
         {
             "image": {"bytes": image.content, "path": None},
@@ -297,7 +311,8 @@ def _write_images(images: Sequence[tuple[str, PackImage]], folder: Path) -> str:
         for id, image in images
     ]
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema), buffer, row_group_size=_ROWS_PER_GROUP)
+    table = pa.Table.from_pylist(rows, image_schema(("node", "style", "source")))
+    pq.write_table(table, buffer, row_group_size=_ROWS_PER_GROUP)
     content = buffer.getvalue()
     name = IMAGE_FILES.replace("*", f"-{hashlib.sha256(content).hexdigest()[:16]}")
     write_atomically(folder / name, content)

@@ -14,7 +14,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,12 +23,11 @@ from mll_hf.utils.files import canonical_json, write_atomically
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
 GRAPH_FILE = "graph.json"
-Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +95,8 @@ class SemanticGraph:
     @cached_property
     def digest(self) -> str:
         """Sha256 (64 hex digits) of the ids, names, glosses and hypernyms of all concepts."""
-        return concepts_digest(self.concepts)
+        fields = [[c.id, c.name, list(c.lemmas), c.definition, list(c.hypernyms)] for c in self.concepts]
+        return hashlib.sha256(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
     @cached_property
     def external(self) -> frozenset[str]:
@@ -167,16 +167,6 @@ class SemanticGraph:
         return self._by_lemma.get(normalize_lemma(lemma), ())
 
 
-def concepts_digest(concepts: Sequence[Concept]) -> str:
-    """Sha256 (64 hex digits) of the ids, names, glosses and hypernyms of concepts, which are in id order.
-
-    Raises:
-        UnicodeEncodeError: A text is not valid Unicode.
-    """
-    fields = [[c.id, c.name, list(c.lemmas), c.definition, list(c.hypernyms)] for c in concepts]
-    return hashlib.sha256(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
-
-
 def normalize_lemma(lemma: str) -> str:
     """Lower a lemma and turn underscores, hyphens and runs of blanks into single blanks."""
     return " ".join(lemma.replace("_", " ").replace("-", " ").lower().split())
@@ -192,20 +182,6 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
     Raises:
         GraphError: The file is missing, not JSON, or not a graph.
     """
-    return read_graph_file(path, name, graph_from_json)
-
-
-def read_graph_file(path: str | Path, name: str | None, parse: Callable[[Any, str], Parsed]) -> Parsed:
-    """Read ``graph.json`` or the one in a folder.
-
-    Args:
-        path: The file or folder.
-        name: Name in errors; by default the path.
-        parse: Builds the result from the parsed JSON and a default name.
-
-    Raises:
-        GraphError: The file is missing, not JSON, or refused by ``parse``.
-    """
     file = Path(path)
     if file.is_dir():
         file = file / GRAPH_FILE
@@ -217,7 +193,7 @@ def read_graph_file(path: str | Path, name: str | None, parse: Callable[[Any, st
         reason = f"cannot be read as JSON ({error}); fetch or build the graph again"
         raise GraphError(reason, Path(name) / GRAPH_FILE if name else file) from None
     try:
-        return parse(document, name or file.absolute().parent.name)
+        return graph_from_json(document, name or file.absolute().parent.name)
     except GraphError as error:
         raise GraphError(str(error), Path(name) / GRAPH_FILE if name else file) from None
 
@@ -228,32 +204,20 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
     Raises:
         GraphError: A field is missing or has a wrong type.
     """
-    concepts = concepts_from_json(document)
-    return SemanticGraph(str(document.get("name") or default_name), concepts)
-
-
-def concepts_from_json(document: Any) -> tuple[Concept, ...]:  # noqa: ANN401 - parsed JSON
-    """The concepts of the parsed JSON of a graph, in its order.
-
-    Raises:
-        GraphError: A field is missing or has a wrong type.
-    """
     nodes = document.get("nodes") if isinstance(document, dict) else None
     if not isinstance(nodes, list):
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
-    return tuple(_concept_from_json(node, at) for at, node in enumerate(nodes))
+    concepts = tuple(_concept_from_json(node, at) for at, node in enumerate(nodes))
+    return SemanticGraph(str(document.get("name") or default_name), concepts)
 
 
 def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
     """The JSON of a graph; :func:`graph_from_json` is the inverse."""
-    return {"name": graph.name, "nodes": concepts_to_json(graph.concepts)}
-
-
-def concepts_to_json(concepts: Iterable[Concept]) -> list[dict[str, Any]]:
-    """The list ``nodes`` of a graph's JSON."""
-    return [
-        {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)} for c in concepts
+    nodes = [
+        {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)}
+        for c in graph.concepts
     ]
+    return {"name": graph.name, "nodes": nodes}
 
 
 def graph_to_bytes(graph: SemanticGraph) -> bytes:

@@ -42,7 +42,7 @@ _DIGEST_LENGTH = 40  # as long as a commit sha
 _MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 _MOST_DOMAINS = 255
 _BATCH = 64
-_SETTLED_NS = 2_000_000_000
+_SETTLED_NS = 2_000_000_000  # coarser than the times of any file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +97,14 @@ class ProbeSet:
         """Only the tests of some concepts, and their images; all other concepts keep no images."""
         wanted = np.isin(np.arange(len(self.offsets) - 1), concepts)
         kept = [self.images_of(v) if wanted[v] else self.members[:0] for v in range(len(wanted))]
-        images = np.unique(np.concatenate(kept))
+        images, offsets, members = _renumbered(kept)
         return replace(
             self,
             rows=self.rows[images],
             nodes=self.nodes[images],
             domains=self.domains[images],
-            offsets=np.concatenate([[0], np.cumsum([len(members) for members in kept])]).astype(np.int64),
-            members=np.searchsorted(images, np.concatenate(kept)).astype(np.int64),
+            offsets=offsets,
+            members=members,
         )
 
     @cached_property
@@ -156,9 +156,9 @@ def load_probes(
     Columns of the files: ``image`` (encoded bytes, or the struct that ``datasets`` writes), ``node`` (id of the
     concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (where it is from).
 
-    In a graph with hypernyms in another one, a concept without rivals is not tested: no model can fail on *letter*
-    above 26 letters. The root of a graph that stands alone is tested, as it always was, so that its labels stay as
-    they are.
+    In a graph with external hypernyms, a concept without rivals gets no images: no model can fail on *letter* above 26
+    letters. The root of any other graph keeps its images although it has no rivals either, so that labels stay as they
+    are.
 
     Args:
         graph: The graph that the images are filed under.
@@ -184,7 +184,7 @@ def load_probes(
         _sample(pool, sources[pool], config, _stable_hash(concept.id)) if tested else pool[:0]
         for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), is_tested, strict=True)
     ]
-    rows = np.unique(np.concatenate(samples))
+    rows, offsets, members = _renumbered(samples)
     name, revision = origin or (Path(folder).absolute().name, _digest(files))
     return ProbeSet(
         name=name,
@@ -195,8 +195,8 @@ def load_probes(
         nodes=nodes[rows],
         domains=domains[rows].astype(np.int16),
         domain_names=domain_names,
-        offsets=np.concatenate([[0], np.cumsum([len(sample) for sample in samples])]).astype(np.int64),
-        members=np.searchsorted(rows, np.concatenate(samples)).astype(np.int64),
+        offsets=offsets,
+        members=members,
     )
 
 
@@ -229,7 +229,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     """
     try:
         document = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):  # whoever loads the graph hears of it
+    except (OSError, ValueError, RecursionError):  # load_graph reports it
         document = None
     names = document.get(IMAGE_LIST) if isinstance(document, dict) else None
     if names is None:
@@ -272,7 +272,7 @@ def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
-    """For each concept the rows of its own images and of everything below it."""
+    """For each concept the rows of the images filed under it or below it."""
     order = np.argsort(nodes, kind="stable").astype(np.int64)
     bounds = np.searchsorted(nodes[order], np.arange(len(graph) + 1))
     own = [order[bounds[v] : bounds[v + 1]] for v in range(len(graph))]
@@ -291,6 +291,16 @@ def _sample(
     rank = np.arange(len(pool)) - np.repeat(starts, np.diff(np.append(starts, len(pool))))
     in_turn = np.lexsort((turn_of_source[by_source], rank))
     return np.sort(pool[by_source[in_turn[: config.images_per_concept]]])
+
+
+def _renumbered(
+    samples: Sequence[NDArray[np.int64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """The distinct images of all samples, and offsets and members as in :class:`ProbeSet`."""
+    joined = np.concatenate(samples)
+    images = np.unique(joined)
+    offsets = np.cumsum([0, *map(len, samples)], dtype=np.int64)
+    return images, offsets, np.searchsorted(images, joined).astype(np.int64)
 
 
 def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uint64]:
@@ -312,9 +322,9 @@ def _digest(files: tuple[Path, ...]) -> str:
 
 
 def _file_digest(path: Path) -> bytes:
-    """Sha256 of a file, cached by the file's path, size and times.
+    """Sha256 of a file, cached by the path, size and times of the file.
 
-    The digest of a file that has just been changed is not cached: the next change could leave it with the same times.
+    Not cached if the file changed less than two seconds ago: another change could leave the times as they are.
     """
     from huggingface_hub import constants
 

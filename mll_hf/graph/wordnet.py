@@ -1,12 +1,12 @@
-"""WordNet 3.0's nouns, and the graph of visual concepts that is made of them.
+"""The graph of visual concepts, made from the nouns of WordNet 3.0.
 
-Which synsets are visual is not for WordNet to say: the leaves are the classes of ImageNet, as timm lists them, each
-named by its WordNet 3.0 id. To them come all their hypernyms, all the way up. The abstract ones at the top ("entity",
-"abstraction") stay in: without them the graph would fall apart into hundreds of trees, and they harm nobody, for a
-concept is never contested by what is above it. The root alone says nothing of a model: it has no rival.
+WordNet does not say which synsets are visual. So the leaves are the classes of ImageNet, which timm lists by their
+WordNet 3.0 ids (wnids), and the other concepts are all their hypernyms. Abstract hypernyms ("entity", "abstraction")
+are included: without them the graph would be hundreds of trees. They do no harm because a concept is not a rival of its
+descendants.
 
-Nothing is ever looked up by name. A wnid is an offset into one version's file and means something else, or nothing, in
-another version, so any WordNet but 3.0 is refused.
+Synsets are looked up by wnid, never by name. A wnid is an offset into the file of one WordNet version and means
+something else in other versions, so all versions other than 3.0 are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _ENOUGH_AGREE = 0.95
 
 
 class ClassList(StrEnum):
-    """Lists of classes that timm ships, each in the order of the labels of its data set."""
+    """Class lists in timm, each in the label order of its data set."""
 
     IMAGENET_1K = "imagenet-1k"
     IMAGENET_12K = "imagenet-12k"
@@ -54,9 +54,9 @@ class Synset:
     """A noun synset.
 
     Attributes:
-        lemmas: Its names, the most used first, with blanks for underscores.
-        definition: Its gloss without the examples.
-        hypernyms: Wnids of its direct hypernyms, and of what it is an instance of.
+        lemmas: Its names, most common first, with spaces for underscores.
+        definition: Its gloss without examples.
+        hypernyms: Wnids of its direct hypernyms and instance hypernyms.
     """
 
     lemmas: tuple[str, ...]
@@ -66,12 +66,12 @@ class Synset:
 
 @dataclass(frozen=True, slots=True)
 class VisualGraph:
-    """A graph made of classes and what is above them.
+    """A graph of classes and their hypernyms.
 
     Attributes:
         graph: The graph.
-        leaves: Wnids of the classes that are in it.
-        missing: Wnids of the classes that WordNet lacks, or knows by other names; they are left out.
+        leaves: Wnids of the classes in the graph.
+        missing: Wnids of the classes that WordNet lacks or has under other names; they are not in the graph.
     """
 
     graph: SemanticGraph
@@ -83,18 +83,18 @@ class VisualGraph:
 
 
 def find_wordnet(where: str | Path | None = None) -> Callable[[str], Synset | None]:
-    """Find WordNet's nouns.
+    """Open WordNet.
 
     Args:
-        where: A folder with ``data.noun`` or ``dict/data.noun``; ``"wn"`` for the library of this name; None for
-            Debian's ``wordnet-base``, or the library if that is not installed.
+        where: A folder with ``data.noun`` or ``dict/data.noun``; ``"wn"`` for the Python library wn; None for Debian's
+            ``wordnet-base`` or, if this is not installed, wn.
 
     Returns:
-        A function from a wnid to its synset, or to None if there is none.
+        A function that returns the synset of a wnid, or None.
 
     Raises:
-        InputError: It is not there, or cannot be read.
-        MissingExtraError: The library is not installed.
+        InputError: WordNet is not found or cannot be read.
+        MissingExtraError: wn is not installed.
     """
     if where is None:
         where = DEBIAN if (DEBIAN / NOUN_FILE).exists() else LIBRARY
@@ -102,27 +102,27 @@ def find_wordnet(where: str | Path | None = None) -> Callable[[str], Synset | No
 
 
 def read_nouns(folder: Path) -> dict[str, Synset]:
-    """Read all noun synsets by wnid from ``data.noun`` or ``dict/data.noun`` (the format: man page wndb(5)).
+    """Read all noun synsets by wnid from ``data.noun`` or ``dict/data.noun`` (its format is in the man page wndb(5)).
 
     Raises:
-        InputError: The file cannot be read, or is none of WordNet's.
+        InputError: The file cannot be read, or has another format.
     """
     file = next((file for file in (folder / NOUN_FILE, folder / "dict" / NOUN_FILE) if file.exists()), None)
     if file is None:
-        raise InputError(f"cannot read {folder / NOUN_FILE} (there is none); give WordNet's own folder")
+        raise InputError(f"cannot read {folder / NOUN_FILE} (no such file); give the folder of WordNet")
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
         return dict(_parse(line) for line in lines if not line.startswith("  "))  # the license is indented
     except OSError as error:
-        raise InputError(f"cannot read {file} ({error.strerror}); give WordNet's own folder") from None
+        raise InputError(f"cannot read {file} ({error.strerror}); give the folder of WordNet") from None
     except (ValueError, IndexError):
-        raise InputError(f"{file} is not in WordNet's format; give WordNet's own folder") from None
+        raise InputError(f"{file} is not in WordNet's format; give the folder of WordNet") from None
 
 
 def _parse(line: str) -> tuple[str, Synset]:
     data, _, gloss = line.partition(" | ")
     fields = data.split()
-    first = 4 + 2 * int(fields[3], 16)  # words come with a number each; then how many pointers, and four fields each
+    first = 4 + 2 * int(fields[3], 16)  # two fields per word, the number of pointers, four fields each
     pointers = zip(fields[first + 1 :: 4], fields[first + 2 :: 4], strict=False)
     synset = Synset(
         lemmas=tuple(word.replace("_", " ") for word in fields[4:first:2]),
@@ -143,8 +143,8 @@ def _open_library() -> Callable[[str], Synset | None]:
         wordnet = wn.Wordnet(LEXICON, expand="")
     except wn.Error:
         raise InputError(
-            f"WordNet is not there; get it with: python -m wn download {LEXICON}, or install Debian's wordnet-base, or "
-            f"give a folder that holds {NOUN_FILE}"
+            f"WordNet is not installed; run python -m wn download {LEXICON}, install Debian's wordnet-base, or give a "
+            f"folder with {NOUN_FILE}"
         ) from None
     prefix = f"{LEXICON.partition(':')[0]}-"
 
@@ -166,7 +166,7 @@ def _open_library() -> Callable[[str], Synset | None]:
 
 
 def class_wnids(classes: ClassList) -> tuple[str, ...]:
-    """Wnids of a list of classes, in the order of its labels.
+    """Wnids of a class list, in label order.
 
     Raises:
         MissingExtraError: timm is not installed.
@@ -174,12 +174,12 @@ def class_wnids(classes: ClassList) -> tuple[str, ...]:
     if classes in LEAVES:
         return tuple(_info(classes).label_names())
     _info(ClassList.IMAGENET_1K)
-    name = f"{classes.replace('-', '_')}_synsets.txt"  # timm reads these in its scripts, and offers no call for them
+    name = f"{classes.replace('-', '_')}_synsets.txt"  # timm has no function for these
     return tuple(files("timm.data").joinpath("_info", name).read_text(encoding="utf-8").split())
 
 
 def class_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
-    """All names of each class of a list as timm has them, by wnid and in the order of its labels.
+    """All names of each class of a list in timm, by wnid and in label order.
 
     Raises:
         MissingExtraError: timm is not installed.
@@ -198,7 +198,7 @@ def _info(classes: ClassList) -> ImageNetInfo:
 
 
 def leaf_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
-    """Names of the leaves of a graph by wnid: a list of classes, and ImageNet's 1,000, for most images are of these.
+    """Names of the leaves of a graph, by wnid: the classes of a list and ImageNet's 1,000, which most images show.
 
     Seven of the 1,000 are not in ImageNet-12k.
 
@@ -212,15 +212,15 @@ def leaf_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
 
 
 def make_graph(name: str, leaves: Mapping[str, Sequence[str]], find: Callable[[str], Synset | None]) -> VisualGraph:
-    """Make a graph of leaves and everything above them.
+    """Make a graph of leaves and all their hypernyms.
 
     Args:
-        name: What to call the graph.
-        leaves: Names of each leaf by wnid; they tell whether WordNet means the same by it.
-        find: From :func:`find_wordnet`.
+        name: Name of the graph.
+        leaves: Names of each leaf, by wnid; compared with the lemmas in WordNet.
+        find: Result of :func:`find_wordnet`.
 
     Raises:
-        InputError: So many leaves are missing or have other names that this is not WordNet 3.0.
+        InputError: Too many leaves are missing or have other names for this to be WordNet 3.0.
     """
     found = {wnid: synset for wnid in leaves if (synset := find(wnid))}
     right = {wnid for wnid, synset in found.items() if set(synset.lemmas) & set(leaves[wnid])}
@@ -235,7 +235,7 @@ def make_graph(name: str, leaves: Mapping[str, Sequence[str]], find: Callable[[s
         wnid = waiting.pop()
         synset = find(wnid)
         if synset is None:
-            raise InputError(f"WordNet is incomplete: it names {wnid} as a hypernym and does not have it; get it again")
+            raise InputError(f"WordNet is incomplete: the hypernym {wnid} is missing; install it again")
         concepts[wnid] = Concept(wnid, synset.lemmas[0], synset.lemmas, synset.definition, synset.hypernyms)
         waiting += [hypernym for hypernym in concepts[wnid].hypernyms if hypernym not in concepts]
     missing = tuple(sorted(leaves.keys() - right))

@@ -1,24 +1,34 @@
-"""From what the sources gave to the data set: which images, in which files."""
+"""The gathered images as a data set: which images in which files, ``build.json``, and the card."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter, defaultdict
+from dataclasses import asdict, dataclass
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mll_hf.errors import MissingExtraError
+import yaml  # type: ignore[import-untyped]
+
+from mll_hf.errors import InputError
 from mll_hf.graph.probes import image_schema
-from mll_hf.harvest.gathering import Gathered, Image, draw_of
-from mll_hf.harvest.record import TEXT_COLUMNS
+from mll_hf.harvest.gathering import draw_of
+from mll_hf.hub.card import graph_tag
 from mll_hf.utils.files import storage_errors
+from mll_hf.utils.text import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mll_hf.harvest.gathering import Gathered, HarvestConfig, Image
     from mll_hf.harvest.sources import ImageSource
 
+BUILD_FILE = "build.json"
+_TEXT_COLUMNS = ("node", "style", "source", "image_id")
 _ROWS_PER_GROUP = 100
 _ROWS_PER_FILE = 2000
-_FILE_COUNTS = (1, 2, 4, 6, 12, 24, 48, 60, 120, 240, 360, 720)  # many workers can share these evenly
+_FILE_COUNTS = (1, 2, 4, 6, 12, 24, 48, 60, 120, 240, 360, 720)  # divide evenly among many numbers of workers
 
 
 class Chosen(NamedTuple):
@@ -33,76 +43,60 @@ class Chosen(NamedTuple):
     image: Image
 
 
-def choose(gathered: Sequence[Gathered], names: Sequence[str], most: int, seed: int) -> tuple[Chosen, ...]:
-    """Choose the images of every concept: sources in turn, and where one has no more, the others go on.
+def choose(gathered: Sequence[Gathered], names: Sequence[str], config: HarvestConfig) -> tuple[Chosen, ...]:
+    """Choose the images of every concept: one of each source in turn, skipping sources that have no more.
 
-    A picture that two sources have under the same concept is taken once.
+    An image that two sources have for the same concept is taken once. A draw per concept decides which source is first.
 
     Args:
-        gathered: What each source gave.
-        names: What the sources are called; who begins is drawn anew for each concept.
-        most: Images per concept.
-        seed: Of the draw.
+        gathered: Images of each source.
+        names: Names of the sources.
+        config: Number of images and seed.
 
     Returns:
-        The images in a random order, so that every file of the data set is a sample of the whole.
+        The images in random order, so that every file is a sample of the whole.
     """
-    queues: dict[str, list[tuple[int, int, Chosen]]] = {}
-    for number, (of_source, name) in enumerate(zip(gathered, names, strict=True)):
-        ranks: dict[str, int] = {}
-        for image in of_source.images:
-            rank = ranks[image.concept] = ranks.get(image.concept, -1) + 1
-            turn = draw_of(seed, image.concept, name)
-            queues.setdefault(image.concept, []).append((rank, turn, Chosen(number, image)))
+    most, queues = config.images_per_concept, defaultdict[str, list[tuple[int, bytes, Chosen]]](list)
+    for number, name in enumerate(names):
+        for concept, images in groupby(sorted(gathered[number].images), key=lambda image: image.concept):
+            turn = draw_of(config.seed, concept, name)
+            queues[concept] += [(rank, turn, Chosen(number, image)) for rank, image in enumerate(islice(images, most))]
     chosen: list[Chosen] = []
     for queue in queues.values():
         by_id: dict[str, Chosen] = {}
         for _, _, each in sorted(queue):
             by_id.setdefault(each.image.id, each)
         chosen += list(by_id.values())[:most]
-    return tuple(sorted(chosen, key=lambda each: draw_of(seed, "order", each.image.concept + each.image.id)))
+    return tuple(sorted(chosen, key=lambda each: draw_of(config.seed, "order", each.image.concept + each.image.id)))
 
 
 def file_count(images: int) -> int:
-    """How many files a number of images is put into."""
+    """Number of files for a number of images."""
     return next((count for count in _FILE_COUNTS if images <= count * _ROWS_PER_FILE), _FILE_COUNTS[-1])
 
 
 def write_files(
     chosen: Sequence[Chosen], gathered: Sequence[Gathered], sources: Sequence[ImageSource], folder: Path
 ) -> tuple[str, ...]:
-    """Write images as ``images-00000-of-000NN.parquet``; the same images always give the same bytes.
+    """Write images as ``images-00000-of-000NN.parquet``; equal images give equal bytes.
 
-    Memory stays at a hundred images.
+    Only a hundred images are in memory at a time.
 
     Returns:
         Names of the files.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
-        InputError: The working folder was changed meanwhile.
-        MissingExtraError: pyarrow is not installed.
     """
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError:
-        raise MissingExtraError("pyarrow", "build") from None
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    schema = image_schema(TEXT_COLUMNS)
+    def row(number: int, image: Image) -> dict[str, Any]:
+        encoded, source = {"bytes": gathered[number].content(image), "path": None}, sources[number]
+        values = (encoded, image.concept, source.domain, source.name, image.id)
+        return dict(zip(schema.names, values, strict=True))
 
-    def row(each: Chosen) -> dict[str, Any]:
-        image, source = each.image, sources[each.source]
-        content = gathered[each.source].read(image)
-        return {
-            "image": {"bytes": content, "path": None},
-            "node": image.concept,
-            "style": source.domain,
-            "source": source.name,
-            "image_id": image.id,
-        }
-
-    count = file_count(len(chosen))
+    schema, count = image_schema(_TEXT_COLUMNS), file_count(len(chosen))
     names = tuple(f"images-{number:05}-of-{count:05}.parquet" for number in range(count))
     for number, name in enumerate(names):
         of_file = chosen[len(chosen) * number // count : len(chosen) * (number + 1) // count]
@@ -110,6 +104,127 @@ def write_files(
             folder.mkdir(parents=True, exist_ok=True)
             with pq.ParquetWriter(folder / name, schema) as writer:
                 for at in range(0, len(of_file), _ROWS_PER_GROUP):
-                    rows = [row(each) for each in of_file[at : at + _ROWS_PER_GROUP]]
+                    rows = [row(*each) for each in of_file[at : at + _ROWS_PER_GROUP]]
                     writer.write_table(pa.Table.from_pylist(rows, schema))
     return names
+
+
+# --- the record -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A graph with its images, as in ``build.json``.
+
+    Attributes:
+        key: Digest of all that determines the images.
+        graph_name: Name of the graph.
+        graph_digest: Its digest.
+        concepts: Number of concepts.
+        concepts_with_images: Number of concepts with own images.
+        concepts_tested: Number of concepts with own images or images of descendants.
+        images: Number of images.
+        files: Names of the image files.
+        bytes: Their total size.
+        config: Fields of the :class:`HarvestConfig`.
+        sources: For each source its name, repo_id, revision, domain and license; is_gated; numbers of images and of
+            concepts with any of them; and the numbers of images seen, outside the graph, and undecodable.
+    """
+
+    key: str
+    graph_name: str
+    graph_digest: str
+    concepts: int
+    concepts_with_images: int
+    concepts_tested: int
+    images: int
+    files: list[str]
+    bytes: int
+    config: dict[str, Any]
+    sources: list[dict[str, Any]]
+
+
+def build_to_bytes(build: Build) -> bytes:
+    """The file ``build.json``; :func:`build_from_bytes` is the inverse."""
+    return (json.dumps(asdict(build), indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def build_from_bytes(content: bytes) -> Build:
+    """Read the file ``build.json``.
+
+    Raises:
+        InputError: The content is not a build of this version.
+    """
+    try:
+        return Build(**json.loads(content))
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"{BUILD_FILE} is not from this version of mll_hf; choose an empty folder") from None
+
+
+def dataset_card(build: Build) -> str:
+    """The ``README.md`` of a dataset repo with a graph and its images; the Hub finds out sizes and columns itself."""
+    metadata = {
+        "pretty_name": f"{build.graph_name}: concepts and probe images",
+        "license": "other",
+        "license_name": "licenses-of-the-sources",
+        "license_link": "README.md#licenses",
+        "task_categories": ["zero-shot-image-classification"],
+        "tags": ["mll-graph", graph_tag(build.graph_digest), "wordnet"],
+        "source_datasets": [source["repo_id"] for source in build.sources],
+        "configs": [{"config_name": "default", "data_files": [{"split": "test", "path": "images-*.parquet"}]}],
+    }
+    columns = ("images", "concepts", "seen", "outside", "undecodable")
+    of_sources = [
+        [s["name"], f"[{s['repo_id']}](https://huggingface.co/datasets/{s['repo_id']})", f"`{s['revision'][:12]}`",
+         s["domain"], *(f"{s[column]:,}" for column in columns)]
+        for s in build.sources
+    ]  # fmt: skip
+    header = ("source", "data set", "commit", "domain", *columns)
+    domains = Counter[str]()
+    for source in build.sources:
+        domains[source["domain"]] += source["images"]
+    of_domains = [[domain, f"{images:,}"] for domain, images in sorted(domains.items())]
+    licenses = [f"- {s['name']}: {s['license']}" + (" (gated)" if s["is_gated"] else "") for s in build.sources]
+    side = build.config["max_side"]
+    resized = f"Images with a side over {side} pixels were resized; all others" if side else "All images"
+    newline = "\n"
+    return f"""---
+{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)}---
+
+# {build.graph_name}: visual concepts and probe images
+
+`graph.json` has {build.concepts:,} concepts of WordNet 3.0 with their hypernyms (digest `{build.graph_digest}`). \
+{build.images:,} images are in {len(build.files)} files: {build.concepts_with_images:,} concepts have images of their \
+own, {build.concepts_tested:,} with those of their hyponyms. Label a vision-language model on this graph:
+
+```bash
+mll-hf label MODEL --graph hf://datasets/THIS/REPO
+```
+
+| column | meaning |
+| --- | --- |
+| `image` | the image |
+| `node` | WordNet 3.0 id of its concept; the image also shows all hypernyms of this concept |
+| `style` | its domain |
+| `source` | the data set that it is from |
+| `image_id` | first 32 hex digits of the SHA-256 of the image in its data set |
+
+## Sources
+
+{newline.join(markdown_table(header, ["---"] * 4 + ["---:"] * 5, of_sources))}
+
+{newline.join(markdown_table(["domain", "images"], ["---", "---:"], of_domains))}
+
+`images` of `concepts` concepts were taken from a source, out of `seen`; `outside` had a label without a concept here.
+
+Every concept has at most {build.config["images_per_concept"]} images of its own, taken from the sources in turn. The \
+images of a source are a pseudorandom sample (seed {build.config["seed"]}). {resized} are unchanged. `build.json` has \
+the same facts for programs.
+
+## Licenses
+
+The images keep the licenses of their sources, which every user must follow. Names and glosses of the concepts are \
+from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet license.
+
+{newline.join(licenses)}
+"""

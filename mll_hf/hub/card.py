@@ -1,28 +1,20 @@
-"""A label as text for the Hub: in its model's card, in the card of a collection, as an evaluation result; and back.
+"""Labels in the cards of models and collections, and as an evaluation result.
 
-Names in graphs and labels come from strangers: here they become text that is only text.
+Names in graphs and labels come from strangers: everything that Markdown, HTML or YAML would interpret is escaped.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entries_to_yaml
 
 from mll_hf.errors import InputError
-from mll_hf.hub.claim import (
-    COLLECTION_TAG,
-    GRAPH_TAG_PREFIX,
-    LABEL_PATH,
-    LABEL_TAG,
-    LONGEST_NAME,
-    CardClaim,
-    block_of,
-    claim_of,
-    graph_tag,
-    read_claim,
-    yaml_scalar,
-)
-from mll_hf.hub.readme import edit_readme, put_section
+from mll_hf.hub.connection import FULL_SHA
+from mll_hf.hub.readme import CardMetadata, edit_card, put_section
 from mll_hf.labels.branches import branch_precisions
 from mll_hf.utils.text import markdown_table, printable, shortened
 
@@ -33,66 +25,98 @@ if TYPE_CHECKING:
     from mll_hf.labels.branches import Branch
     from mll_hf.labels.label import LabelSummary, ModelLabel
 
+LABEL_TAG = "mll-label"
+COLLECTION_TAG = "mll-labels"
+GRAPH_TAG_PREFIX = "mll-graph-"
+LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 EVAL_RESULTS_PATH = ".eval_results/mll.yaml"
+_SCHEMA = 1  # of the metadata block
+_LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
-__all__ = [
-    "COLLECTION_TAG",
-    "EVAL_RESULTS_PATH",
-    "GRAPH_TAG_PREFIX",
-    "LABEL_PATH",
-    "LABEL_TAG",
-    "CardClaim",
-    "add_label",
-    "collection_card",
-    "eval_results",
-    "graph_tag",
-    "read_claim",
-]
+
+def graph_tag(digest: str) -> str:
+    """The tag of everything that belongs to a graph; the Hub searches tags, not nested metadata."""
+    return GRAPH_TAG_PREFIX + digest[:12]
+
+
+# --- a model's card ---------------------------------------------------------------------------------------------------
 
 
 def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str) -> str:
-    """Say in a model's card that the model has a label: two tags and a block in the metadata, a section in the text.
+    """Add a label to a model's card: two tags and a block in the metadata, a section in the body.
 
-    What an earlier label left is replaced in place. Every other character stays. Adding a label again changes nothing.
+    Replaces what an earlier label left and keeps every other character. Idempotent.
 
     Args:
-        readme: The README of the model's repo, line breaks as they are in the file; may be empty.
+        readme: The README of the model's repo with its own line breaks; may be empty.
         label: The label.
         graph: Its graph.
-        sha256: Of the label's file, 64 hex digits.
+        sha256: Hash of the label's file, 64 hex digits.
 
     Raises:
         CardError: The card cannot be edited safely.
         InputError: The label is of another graph, or of a model that is not on the Hub.
     """
-    claim = claim_of(label, sha256)
     if label.graph_digest != graph.digest:
         raise InputError(f"the label is not of the graph {graph.name}; give the graph that it was measured on")
     if not _REPO_ID.fullmatch(label.model.repo_id):
         raise InputError("the label is of a model in a folder; publish the model and label it as org/name")
-    if read_claim(block_of(claim)) != claim:
-        raise InputError("the label's revisions or the sha256 of its file are no full hashes; label the model anew")
-    return edit_readme(readme, claim, _section_lines(label, graph, claim))
+    revisions = (label.model.revision, label.probes_revision)
+    if not (all(map(FULL_SHA.fullmatch, revisions)) and re.fullmatch(r"[0-9a-f]{64}", sha256)):
+        raise InputError("the label's revisions or the sha256 of its file are no full hashes; label the model again")
+    tags = [LABEL_TAG, graph_tag(graph.digest)]
+    metadata = CardMetadata(tags, GRAPH_TAG_PREFIX, "mll", _metadata_block(label, sha256))
+    return edit_card(readme, metadata, _section(label, graph))
 
 
-def _section_lines(label: ModelLabel, graph: SemanticGraph, claim: CardClaim) -> list[str]:
+def _metadata_block(label: ModelLabel, sha256: str) -> dict[str, Any]:
+    """What the card's metadata say about the label, for those who search; readers trust the label alone."""
+    return {
+        "schema": _SCHEMA,
+        "graph": {"name": _name(label.graph_name), "digest": label.graph_digest},
+        "probes": {"name": _name(label.probes_name), "revision": label.probes_revision},
+        "file": LABEL_PATH,
+        "sha256": sha256,
+        "revision": label.model.revision,
+        "recall": round(label.mean_precision, 4),
+        "concepts": _concepts_tested(label),
+        "tests": _tests(label),
+        "temperature": float(f"{float(label.temperature[0]):.4g}"),
+        "package_version": _name(label.package_version),
+    }
+
+
+def _name(text: str) -> str:
+    return printable(text)[:_LONGEST_NAME]
+
+
+def _concepts_tested(label: LabelSummary) -> int:
+    return int((label.support > 0).sum())
+
+
+def _tests(label: LabelSummary) -> int:
+    """Tests of concepts: an image tests its concept and the concept's ancestors."""
+    return int(label.support.sum(dtype=np.int64))
+
+
+def _section(label: ModelLabel, graph: SemanticGraph) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
     return [
         "## Model label",
         "",
-        f"This model has a label: how well it recognizes each of {claim.concepts:,} visual concepts of the graph "
-        f'"{_escaped(claim.graph_name)}" (`{claim.graph_digest[:12]}`). It was measured at revision '
-        f"`{claim.revision[:12]}` in {claim.tests:,} tests with the images of "
-        f'"{_escaped(claim.probes_name)}" (`{claim.probes_revision[:12]}`). A concept\'s image counts as recognized if '
-        "it is nearer to the concept than to all concepts that it does not show. On average that is so for "
-        f"{claim.precision:.1%} of a concept's images, give or take {label.mean_precision_margin:.1%} for the "
-        "choice of images.",
+        f"This model has a label: its recall on each of {_concepts_tested(label):,} visual concepts of the graph "
+        f'"{_escaped(_name(label.graph_name))}" (`{label.graph_digest[:12]}`), measured at revision '
+        f"`{label.model.revision[:12]}` in {_tests(label):,} tests with the images of "
+        f'"{_escaped(_name(label.probes_name))}" (`{label.probes_revision[:12]}`). An image of a concept is recognized '
+        "if it is closer to that concept than to every concept that it does not show. On average the model recognizes "
+        f"{label.mean_precision:.1%} of a concept's images, ± {label.mean_precision_margin:.1%} for the choice of "
+        "images.",
         "",
         *_branch_tables(branch_precisions(label, graph)),
-        f"The label is the file `{LABEL_PATH}`. From labels alone `mll-hf` tells which models suit a list of classes:",
+        f"The label is the file `{LABEL_PATH}`. `mll-hf` reads labels to select models for a list of classes:",
         "",
         "```bash",
         "pip install 'mll-hf[match]'",
@@ -103,35 +127,34 @@ def _section_lines(label: ModelLabel, graph: SemanticGraph, claim: CardClaim) ->
 
 
 def _branch_tables(branches: Sequence[Branch]) -> list[str]:
-    """The best of the better half of the branches, and the worst of the other half."""
+    """The best branches of the better half, and the worst of the other half."""
     half = (len(branches) + 1) // 2
     lines: list[str] = []
     for title, shown in (("strongest", branches[:half]), ("weakest", branches[half:][::-1])):
         rows = [
-            [
-                _escaped(shortened(b.name, 60)),
-                f"{b.precision:.1%}",
-                str(b.concepts),
-                _escaped(shortened(b.definition, 80)),
-            ]
+            [_escaped(shortened(b.name, 60)), f"{b.precision:.1%}", str(b.concepts),
+             _escaped(shortened(b.definition, 80))]
             for b in shown[:_BRANCHES_SHOWN]
-        ]
-        header = [f"{title} branches", "recognized", "concepts", "meaning"]
+        ]  # fmt: skip
+        header = [f"{title} branches", "recall", "concepts", "meaning"]
         lines += [*markdown_table(header, ["---", "---:", "---:", "---"], rows), ""] if rows else []
     return lines
 
 
+# --- a collection's card ----------------------------------------------------------------------------------------------
+
+
 def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSummary], readme: str = "") -> str:
-    """The README of a dataset repo that collects labels of one graph.
+    """The README of a dataset repo that collects labels.
 
     Args:
         repo_id: ``owner/name`` of the dataset repo.
-        graph: The graph.
+        graph: The labels' graph.
         labels: The labels; the table has the best 200.
-        readme: The README so far; all but our section of it stays. Without one, metadata and a title are added.
+        readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
 
     Raises:
-        CardError: The comments that mark our section are no pair.
+        CardError: The comments that mark our section do not match.
     """
     if not readme.strip():
         readme = _collection_head(graph)
@@ -139,19 +162,10 @@ def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSu
 
 
 def _collection_head(graph: SemanticGraph) -> str:
-    lines = [
-        "---",
-        "license: apache-2.0",
-        f"pretty_name: {yaml_scalar(f'Model labels on the graph {printable(graph.name)[:LONGEST_NAME]}')}",
-        "tags:",
-        f"- {COLLECTION_TAG}",
-        f"- {graph_tag(graph.digest)}",
-        "viewer: false",
-        "---",
-        "",
-        f"# Model labels on the graph {_escaped(graph.name[:LONGEST_NAME])}",
-    ]
-    return "\n".join(lines) + "\n"
+    title = f"Model labels on the graph {_name(graph.name)}"
+    tags = [COLLECTION_TAG, graph_tag(graph.digest)]
+    metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, viewer=False)
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {_escaped(title)}\n"
 
 
 def _collection_section(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSummary]) -> list[str]:
@@ -159,9 +173,9 @@ def _collection_section(repo_id: str, graph: SemanticGraph, labels: Sequence[Lab
     ranked = sorted(labels, key=lambda label: (-label.mean_precision, label.model.repo_id, label.model.revision))
     more = len(ranked) - _MODELS_SHOWN
     return [
-        f"A label says how well a vision-language model recognizes each of {len(graph):,} visual concepts "
-        f"(graph `{graph.digest[:12]}`). Every model was measured once. From these labels `mll-hf` tells which models "
-        "suit a list of classes and how to combine them; no model is run or downloaded for the answer.",
+        f"A label is the recall of a vision-language model on each of {len(graph):,} visual concepts "
+        f"(graph `{graph.digest[:12]}`). Each model was measured once. `mll-hf` reads the labels to select models for "
+        "a list of classes and to combine them; for this no model is run or downloaded.",
         "",
         "```bash",
         "pip install 'mll-hf[match]'",
@@ -174,13 +188,13 @@ def _collection_section(repo_id: str, graph: SemanticGraph, labels: Sequence[Lab
         "## Models",
         "",
         *markdown_table(
-            ["model", "revision", "precision", "parameters", "GFLOPs"],
+            ["model", "revision", "recall", "parameters", "GFLOPs"],
             ["---", "---", "---:", "---:", "---:"],
             [_model_row(label) for label in ranked[:_MODELS_SHOWN]],
         ),
         "",
         *([f"And {more:,} more: `mll-hf labels ls --labels {source}`", ""] if more > 0 else []),
-        "Precision: the share of a concept's images that the model recognizes against all concepts that they do not "
+        "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "
         "show, averaged over the concepts. GFLOPs: to encode one image.",
     ]
 
@@ -194,33 +208,32 @@ def _model_row(label: LabelSummary) -> list[str]:
     return [name, revision, f"{label.mean_precision:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
 
 
-def eval_results(label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None) -> str:
-    """A label's mean node precision as an evaluation result: the content of EVAL_RESULTS_PATH.
+def _escaped(text: str) -> str:
+    """Plain text as Markdown: characters with a meaning in Markdown or HTML become character references."""
+    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))
 
-    The value is in percent. The Hub shows it only where the dataset is registered as a benchmark.
+
+# --- an evaluation result ---------------------------------------------------------------------------------------------
+
+
+def eval_results(label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None) -> str:
+    """A label's mean recall in percent as an evaluation result: the content of EVAL_RESULTS_PATH.
+
+    The Hub shows it only if the dataset is registered as a benchmark.
 
     Args:
         label: The label.
         dataset_id: The dataset repo of the probe images.
-        task_id: The task, as the dataset's ``eval.yaml`` names it.
-        source_url: Where more can be read, if anywhere.
+        task_id: The task, as named in the dataset's ``eval.yaml``.
+        source_url: Where to read more, if anywhere.
     """
-    notes = (
-        "Share of a concept's images that the model recognizes, in percent, averaged over "
-        f"{int((label.support > 0).sum())} concepts of graph {label.graph_digest[:12]}"
+    entry = EvalResultEntry(
+        dataset_id=dataset_id,
+        task_id=task_id,
+        value=round(100 * label.mean_precision, 2),
+        dataset_revision=label.probes_revision,
+        source_url=source_url,
+        notes=f"Mean recall in percent over {_concepts_tested(label)} concepts of graph {label.graph_digest[:12]}",
     )
-    lines = [
-        "- dataset:",
-        f"    id: {yaml_scalar(dataset_id)}",
-        f"    task_id: {yaml_scalar(task_id)}",
-        f"    revision: {yaml_scalar(label.probes_revision)}",
-        f"  value: {yaml_scalar(round(100 * label.mean_precision, 2))}",
-        *([] if source_url is None else ["  source:", f"    url: {yaml_scalar(source_url)}"]),
-        f"  notes: {yaml_scalar(notes)}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(text: str) -> str:
-    """Text that is only text: what means something to Markdown or HTML becomes a character reference."""
-    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))
+    content: str = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+    return content

@@ -1,4 +1,4 @@
-"""What every conversation with the Hub needs: errors in one line, retries, pinned heads, downloads with a cap."""
+"""What every request to the Hub needs: errors in one line, retries, commits with their files, capped downloads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import json
 import re
 import time
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,19 +41,19 @@ T = TypeVar("T")
 
 TIMEOUT_SECONDS = 20.0
 FULL_SHA = re.compile(r"[0-9a-f]{40}")
-MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")  # what decides a model's answers
+MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")  # files that affect a model's output
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT = 60.0
 _MOST_LISTED = 200_000
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+_TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
 def connect(token: str | bool | None = None) -> HfApi:
-    """A client of the Hub that says who we are.
+    """A Hub client that identifies itself as this library.
 
     Args:
-        token: Hub token; None takes the one that the user has logged in with, False none at all.
+        token: Hub token; None for the token of the logged-in user, False for no token.
     """
     return HfApi(token=token, library_name="mll_hf", library_version=__version__)
 
@@ -64,37 +63,36 @@ def connect(token: str | bool | None = None) -> HfApi:
 
 @contextlib.contextmanager
 def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) -> Iterator[None]:
-    """Say in one line what the Hub or the way to it refused.
+    """Turn errors of the client and the network into errors with a one-line message.
 
     Args:
-        repo_id: The repository that is talked about.
-        error_of: Makes the error to raise out of the reason; by default a HubError.
+        repo_id: The repository, for the message.
+        error_of: Makes the error from the reason; by default a HubError.
     """
     try:
         yield
     except MLLError:
         raise
     except (OSError, httpx.HTTPError, HFValidationError) as error:
-        status = _status(error)
         reason = _reason(error, repo_id)
-        raise (error_of(reason) if error_of else HubError(repo_id, reason, status)) from error
+        raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
 
 
 @contextlib.contextmanager
 def sensible_answers(repo_id: str) -> Iterator[None]:
-    """Blame the Hub for what the client raises on answers that make no sense to it.
+    """Turn what the client raises on malformed answers into a HubError.
 
-    Around calls of the client alone, for in our own code the same exceptions would be faults.
+    Only around calls of the client: in our own code the same exceptions are bugs.
 
     Raises:
-        HubError: The answer made no sense, or the Hub found that what was sent makes none.
+        HubError: The answer is malformed, or the Hub rejected the content of the request.
     """
     try:
         yield
     except (MLLError, OSError, httpx.HTTPError, HFValidationError):
         raise
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-        reason = f"the Hub's answer makes no sense here ({one_line(error)}); try later, or update huggingface_hub"
+        reason = f"the Hub's answer cannot be parsed ({one_line(error)}); try later, or update huggingface_hub"
         raise HubError(repo_id, reason) from error
 
 
@@ -107,79 +105,77 @@ def _reason(error: Exception, repo_id: str) -> str:
         case DisabledRepoError():
             return "is disabled by the Hub; use another repository"
         case RepositoryNotFoundError():
-            return f"is not on the Hub, or private; {_advice_for_missing(repo_id)}"
+            login = "check the name, or log in with: hf auth login"
+            advice = f"for the local folder write {LOCAL_PREFIX}{repo_id}" if Path(repo_id).is_dir() else login
+            return f"is not on the Hub, or private; {advice}"
         case RevisionNotFoundError():
             return "has no such revision; check the branch, tag or commit after the @"
         case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE forbids to ask the Hub, and what is needed is not in the local cache; unset it"
+            return "HF_HUB_OFFLINE forbids requests to the Hub, and a file is not in the local cache; unset it"
         case LocalEntryNotFoundError():
-            return "is not in the local cache and the Hub cannot be reached; go online once"
+            return "is not in the local cache, and the Hub cannot be reached; go online once"
         case EntryNotFoundError():
-            return "lacks a file that should be there; check that it is the repository you mean"
+            return "lacks a required file; check that it is the repository you mean"
         case HfHubHTTPError():
             return _reason_for_status(error.response.status_code)
         case httpx.HTTPError():
-            return f"the Hub cannot be reached ({one_line(error)}) and no copy is cached; go online once"
+            return f"the Hub cannot be reached ({one_line(error)}), and no copy is cached; go online once"
     return f"cannot be downloaded ({one_line(error)}); check the disk and the network"
 
 
 def _reason_for_status(status: int) -> str:
     match status:
         case 401:
-            return "you are not logged in, or the Hub does not know your token; log in with: hf auth login"
+            return "you are not logged in, or your token is invalid; log in with: hf auth login"
         case 403:
-            return "your token may not do this; log in with one that may write: hf auth login"
+            return "your token may not do this; log in with one that can write: hf auth login"
         case 429:
-            return "the Hub has had too many requests from you; try again in a few minutes"
+            return "too many requests; try again in a few minutes"
     return f"the Hub answered with status {status}; try later"
 
 
-def _advice_for_missing(repo_id: str) -> str:
-    if Path(repo_id).is_dir():
-        return f"for the folder of this name write {LOCAL_PREFIX}{repo_id}"
-    return "check the name, or log in with: hf auth login"
-
-
-def _status(error: Exception) -> int | None:
+def status_of(error: Exception) -> int | None:
+    """HTTP status of the answer that an error stands for; None if there was no answer."""
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
-
-
-def is_unreachable(error: Exception) -> bool:
-    """Whether the Hub cannot be asked now, by wish or by accident, so that what is cached has to do."""
-    if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
-    return isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
 
 
 # --- retries ----------------------------------------------------------------------------------------------------------
 
 
 def retried(call: Callable[[], T]) -> T:
-    """Repeat a call that fails for a reason that passes: 408, 429, 5xx, a timeout, a lost connection.
+    """Repeat a call on a transient error, up to four times.
 
-    A connection that cannot even be opened is not tried again: a machine without network must not wait.
+    The client's own retries do not cover answers of the CDN, and wait half a minute for a network that is down.
     """
     for wait in _WAITS:
         try:
             return call()
         except (HfHubHTTPError, httpx.TransportError, LocalEntryNotFoundError) as error:
-            if not passes(error):
+            if not is_transient(error):
                 raise
             time.sleep(max(wait, wait_asked_for(error)))
     return call()
 
 
-def passes(error: BaseException | None) -> bool:
-    """Whether a request that failed like this may succeed if it is sent again."""
+def is_transient(error: BaseException | None) -> bool:
+    """Whether the same request may succeed later: status 408, 429 or 5xx, a timeout, a lost connection.
+
+    A connection that cannot be opened is not transient: a machine without network must not wait.
+    """
     if isinstance(error, LocalEntryNotFoundError):  # a download whose first request failed
-        return passes(error.__cause__)
+        return is_transient(error.__cause__)
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code in _PASSING
+        return status_of(error) in _TRANSIENT
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
 
 
+def is_unreachable(error: Exception) -> bool:
+    """Whether the Hub cannot be asked now, so that cached answers have to do."""
+    return status_of(error) in _TRANSIENT or isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
+
+
 def wait_asked_for(error: Exception) -> float:
-    """Seconds that the Hub wants us to wait, as far as it says so."""
+    """Seconds that the Hub asks to wait, at most 60; 0 if it does not say."""
     if not isinstance(error, HfHubHTTPError):
         return 0.0
     headers = error.response.headers
@@ -187,7 +183,7 @@ def wait_asked_for(error: Exception) -> float:
     return min(float(asked[1]), _LONGEST_WAIT) if asked else 0.0
 
 
-# --- heads ------------------------------------------------------------------------------------------------------------
+# --- commits ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +192,7 @@ class RepoFile:
 
     Attributes:
         size: In bytes, as the Hub says.
-        oid: Sha256 of the content of a large file (64 hex digits), git's blob id of any other (40).
+        oid: Sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
     """
 
     size: int
@@ -221,7 +217,7 @@ class Head:
 
     @property
     def model_files(self) -> dict[str, str]:
-        """Oids of the files at the root that decide what a model computes."""
+        """Oids of the files at the root that affect a model's output."""
         names = [path for path in self.files if "/" not in path and path.endswith(MODEL_SUFFIXES)]
         return {name: self.files[name].oid for name in names}
 
@@ -233,32 +229,8 @@ class Head:
         return self.files[path].oid in (hashlib.sha256(content).hexdigest(), blob_id)
 
 
-def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
-    """Which commit a revision is, and its files: one request, none for a full sha that was asked for before.
-
-    When the Hub cannot be reached, the answer of the last time is given.
-
-    Raises:
-        HubError: There is no such repository or revision, or the Hub cannot be reached and was never asked.
-    """
-    revision = revision or "main"
-    remembered = _remembered_head(repo_id, repo_type, revision)
-    if remembered and FULL_SHA.fullmatch(revision):
-        return remembered
-    with hub_errors(repo_id):
-        try:
-            head = fetch_head(api, repo_id, repo_type, revision)
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            if remembered and is_unreachable(error):
-                return remembered
-            raise
-    for asked in {revision, head.sha}:
-        remember(_memory_of(repo_id, repo_type, asked), asdict(head))
-    return head
-
-
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
-    """Ask the Hub which commit a revision is now, and for its files."""
+    """Ask the Hub for the commit and the files of a revision."""
     info_of = api.dataset_info if repo_type == "dataset" else api.model_info
     with sensible_answers(repo_id):
         info = retried(lambda: info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
@@ -275,44 +247,32 @@ def _file(sibling: RepoSibling) -> tuple[str, RepoFile]:
     return sibling.rfilename, RepoFile(size, oid)
 
 
-def list_model_repos(api: HfApi, question: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
-    """All models that the Hub lists: a request per 1,000.
+def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
+    """The commit and the files of a revision: one request, none for a full sha that was asked for before.
 
-    Not by the client's own listing: that waits half a minute for a Hub that cannot be reached, fails altogether if it
-    cannot parse one entry, and follows links to anywhere with the token.
+    The last answer is used if the Hub cannot be reached.
 
-    Args:
-        api: The client.
-        question: What to list: ``filter`` (tags), ``expand`` (fields besides ``id``), ``author``, ``search`` ...
-
-    Returns:
-        Whatever the Hub says of each model, unchecked.
+    Raises:
+        HubError: There is no such repository or revision, or the Hub cannot be reached and was never asked.
     """
-    found: list[dict[str, Any]] = []
-    address: str | None = f"{api.endpoint}/api/models"
-    params: Mapping[str, str | Sequence[str]] | None = question
-    headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
-    while address and len(found) < _MOST_LISTED:
-        page = retried(partial(_get, address, params, headers))
-        with sensible_answers("hub"):
-            entries = page.json()
-            if not isinstance(entries, list):
-                raise TypeError("a listing is no list")
-        found += [entry for entry in entries if isinstance(entry, dict)]
-        address, params = page.links.get("next", {}).get("url"), None  # it carries them itself
-        if address and not address.startswith(f"{api.endpoint}/"):
-            raise HubError("hub", f"sends us on to another place ({address[:80]!r}), where we do not follow; try later")
-    return found
+    revision = revision or "main"
+    kept = _kept_head(repo_id, repo_type, revision)
+    if kept and FULL_SHA.fullmatch(revision):
+        return kept
+    with hub_errors(repo_id):
+        try:
+            head = fetch_head(api, repo_id, repo_type, revision)
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+            if kept and is_unreachable(error):
+                return kept
+            raise
+    for name in {revision, head.sha}:
+        keep_answer(f"{repo_type}/{repo_id}@{name}", asdict(head))
+    return head
 
 
-def _get(address: str, params: Mapping[str, str | Sequence[str]] | None, headers: Mapping[str, str]) -> httpx.Response:
-    response = get_session().get(address, params=params, headers=headers, timeout=TIMEOUT_SECONDS)
-    hf_raise_for_status(response)
-    return response
-
-
-def _remembered_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
-    document = recall(_memory_of(repo_id, repo_type, revision))
+def _kept_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
+    document = kept_answer(f"{repo_type}/{repo_id}@{revision}")
     try:
         files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
         return Head(repo_id, repo_type, document["sha"], files)
@@ -320,28 +280,64 @@ def _remembered_head(repo_id: str, repo_type: str, revision: str) -> Head | None
         return None  # never asked, or written by another version
 
 
-def _memory_of(repo_id: str, repo_type: str, revision: str) -> Path:
-    return memory_file(f"{repo_type}/{repo_id}@{revision}")
+def list_model_repos(api: HfApi, query: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
+    """Models that the Hub lists: one request per 1,000.
+
+    ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
+    sends the token to wherever a page links.
+
+    Args:
+        api: The client.
+        query: Parameters of the listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``author``, ...
+
+    Returns:
+        The Hub's entries, not validated.
+    """
+    found: list[dict[str, Any]] = []
+    params: Mapping[str, str | Sequence[str]] | None
+    url, params = f"{api.endpoint}/api/models", query
+    headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
+
+    def get() -> httpx.Response:
+        response = get_session().get(url, params=params, headers=headers, timeout=TIMEOUT_SECONDS)
+        hf_raise_for_status(response)
+        return response
+
+    while len(found) < _MOST_LISTED:
+        page = retried(get)
+        with sensible_answers("hub"):
+            entries = page.json()
+            if not isinstance(entries, list):
+                raise TypeError("a listing is no list")
+        found += [entry for entry in entries if isinstance(entry, dict)]
+        if "next" not in page.links:
+            break
+        url, params = page.links["next"]["url"], None  # the link has the parameters
+        if not url.startswith(f"{api.endpoint}/"):
+            raise HubError("hub", f"the listing continues at another host ({url[:80]!r}), not followed; try later")
+    return found
 
 
-def memory_file(question: str) -> Path:
-    """Where the answer to a question to the Hub is kept for when it cannot be reached; one per endpoint."""
-    key = hashlib.sha256(f"{constants.ENDPOINT} {question}".encode()).hexdigest()[:32]
-    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers" / f"{key}.json"
+# --- answers kept for when the Hub cannot be reached ------------------------------------------------------------------
 
 
-def recall(file: Path) -> Any:  # noqa: ANN401 - parsed JSON
-    """An answer of the Hub that was kept; None if there is none that can be read."""
+def keep_answer(question: str, answer: object) -> None:
+    """Keep an answer of the Hub on disk, unless the disk is full or read-only."""
+    with contextlib.suppress(StorageError):
+        write_atomically(_answer_file(question), json.dumps(answer).encode())
+
+
+def kept_answer(question: str) -> Any:  # noqa: ANN401 - parsed JSON
+    """The answer kept for a question; None if there is none that can be read."""
     try:
-        return json.loads(file.read_bytes())
+        return json.loads(_answer_file(question).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def remember(file: Path, answer: object) -> None:
-    """Keep an answer of the Hub, if the disk lets us."""
-    with contextlib.suppress(StorageError):
-        write_atomically(file, json.dumps(answer).encode())
+def _answer_file(question: str) -> Path:
+    key = hashlib.sha256(f"{constants.ENDPOINT} {question}".encode()).hexdigest()[:32]
+    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers" / f"{key}.json"
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -359,11 +355,11 @@ def download(
         path: The file.
         revision: Full commit sha.
         most_bytes: Larger files are refused before they are downloaded.
-        sha256: If given, what the content must be.
+        sha256: Expected hash of the content, if known.
 
     Raises:
-        HubError: The file cannot be had, or is too large.
-        LabelError: The content is not what the Hub said it would be.
+        HubError: The file cannot be downloaded, or is too large.
+        LabelError: The content does not have the expected hash.
     """
 
     def fetch() -> Path:
@@ -387,14 +383,14 @@ def download(
         if file.stat().st_size > most_bytes:  # it was in the cache already
             raise _too_large(repo_id, path, most_bytes)
         if sha256 and (found := hashlib.sha256(file.read_bytes()).hexdigest()) != sha256:
-            file.resolve().unlink(missing_ok=True)  # so that the next try fetches it anew
+            file.resolve().unlink(missing_ok=True)  # the next attempt downloads it again
             reason = f"is not what the Hub lists (sha256 {found[:12]}, not {sha256[:12]}); try again, or tell its owner"
             raise LabelError(reason, Path(repo_id) / path)
     return file
 
 
 def _guard(repo_id: str, path: str, most_bytes: int) -> type[tqdm]:
-    """A progress bar that shows nothing and stops a download that is, or grows, too large."""
+    """A hidden progress bar that stops a download that is, or becomes, too large."""
 
     class Guard(tqdm):
         def __init__(self, *args: Any, total: float | None = None, **kwargs: Any) -> None:  # noqa: ANN401

@@ -1,4 +1,4 @@
-"""Starting scripts on HF Jobs."""
+"""Start scripts on HF Jobs."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def start_script(
     labels: dict[str, str] | None = None,
     namespace: str | None = None,
 ) -> str:
-    """Start a job that runs a uv script with the user's token; returns its address.
+    """Start a job that runs a uv script with the user's token; returns its URL.
 
     Args:
         script: Path or URL of the script.
         arguments: Its arguments.
-        repo_id: What the job is about, for messages.
-        flavor: Hardware.
-        timeout: The longest time, such as ``6h``.
-        labels: By which the job can be found again.
-        namespace: Who pays; None for the user.
+        repo_id: The repository that the job is about, for messages.
+        flavor: Hardware, such as ``a10g-small``.
+        timeout: Time limit, such as ``6h``.
+        labels: Labels to find the job by.
+        namespace: User or organization that pays; None for the user.
 
     Raises:
         HubError: The Hub refuses.

@@ -1,4 +1,4 @@
-"""Under which license models are today, as the Hub says: a request per model, and no file of it is touched."""
+"""Current licenses of models from the Hub: one request per model, which does not count as a download."""
 
 from __future__ import annotations
 
@@ -19,54 +19,54 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _THREADS = 8
-_REMEMBERED = 10_000
-_SECONDS_REMEMBERED = 3600.0
-_NOT_FOR_US = frozenset({403, 410, 451})  # gated, disabled, not in our token's reach; gone; taken down
+_CACHED = 10_000
+_SECONDS_CACHED = 3600.0
+_INACCESSIBLE = frozenset({403, 410, 451})  # gated or disabled; deleted; taken down
 _TAG = "license:"
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
 
 
 def licenses_of(repo_ids: Sequence[str], token: str | bool | None = None) -> dict[str, str | None]:
-    """Licenses of models by their ids: a request each, several at a time, none for one that was asked for lately.
+    """Licenses of models by id: one request each in parallel, cached for an hour.
 
     Args:
-        repo_ids: Ids of models; what is no ``org/name``, such as a local folder, is not asked for.
-        token: Hub token; None takes the one that the user has logged in with, False none at all.
+        repo_ids: Ids of models; those that are not ``org/name``, such as local folders, are not requested.
+        token: Hub token; None for the token of the logged-in user, False for no token.
 
     Returns:
-        For each id the license as the Hub writes it (``apache-2.0``), in lower case. None where it is unknown: the
-        model is gone, private or disabled, its card names no license, several, or nothing like one.
+        The Hub's id of each model's license (``apache-2.0``), in lower case. None if it is unknown: the model is
+        deleted, private or disabled, or its card names no license, several, or something malformed.
 
     Raises:
         HubError: The Hub cannot be asked.
     """
-    hour = int(time.monotonic() // _SECONDS_REMEMBERED)  # a Space runs for weeks, and licenses change
+    hour = int(time.monotonic() // _SECONDS_CACHED)  # a Space runs for weeks, and licenses change
     distinct = list(dict.fromkeys(repo_ids))
     with ThreadPoolExecutor(_THREADS) as pool:
         found = pool.map(lambda repo_id: _license_of(constants.ENDPOINT, token, repo_id, hour), distinct)
         return dict(zip(distinct, found, strict=True))
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=_CACHED)
 def _license_of(_endpoint: str, token: str | bool | None, repo_id: str, _hour: int) -> str | None:
     if not REPO_ID.fullmatch(repo_id):
         return None
     api = connect(token)
-    with hub_errors(repo_id, lambda reason: HubError(repo_id, f"cannot tell its license: {reason}")):
+    with hub_errors(repo_id, lambda reason: HubError(repo_id, f"cannot find its license: {reason}")):
         try:
             with sensible_answers(repo_id):
                 info = retried(lambda: api.model_info(repo_id, expand=["tags"], timeout=TIMEOUT_SECONDS))
         except HFValidationError:
             return None
         except HfHubHTTPError as error:
-            if isinstance(error, RepositoryNotFoundError) or error.response.status_code in _NOT_FOR_US:
+            if isinstance(error, RepositoryNotFoundError) or error.response.status_code in _INACCESSIBLE:
                 return None
             raise
     return _license_in(info.tags)
 
 
 def _license_in(tags: object) -> str | None:
-    """The one license that a model's tags name."""
+    """The license among a model's tags, if there is exactly one."""
     texts = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
     named = {tag.removeprefix(_TAG).lower() for tag in texts if tag.startswith(_TAG)}
     if len(named) != 1:

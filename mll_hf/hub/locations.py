@@ -1,4 +1,4 @@
-"""Names of things on the Hub as users write them, and the graphs that are found there."""
+"""Locations on the Hub as users write them, and the graphs stored there."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DatasetLocation:
 
 
 def is_on_hub(text: str | Path) -> bool:
-    """Whether a location is written as one on the Hub."""
+    """Whether a location has the form of one on the Hub."""
     return isinstance(text, str) and text.startswith("hf://")
 
 
@@ -59,11 +59,11 @@ def parse_dataset(text: str) -> DatasetLocation:
 
 @dataclass(frozen=True, slots=True)
 class GraphLocation:
-    """A graph or a pack, and its probe images, on this machine.
+    """A graph or a pack with its probe images on this machine.
 
     Attributes:
-        folder: Where ``graph.json`` and ``images*.parquet`` are.
-        dataset: Where they came from at which commit, if from the Hub.
+        folder: With ``graph.json`` and ``images*.parquet``.
+        dataset: The dataset and commit that they came from, if from the Hub.
     """
 
     folder: Path
@@ -79,7 +79,7 @@ class GraphLocation:
         return load_graph(self.folder, self.dataset.repo_id if self.dataset else None)
 
     def probes(self, sampling: SamplingConfig) -> ProbeSet:
-        """A sample of the probe images; those of the Hub are named by their repo and commit.
+        """A sample of the probe images, named by repo and commit if they are from the Hub.
 
         Raises:
             GraphError: The images cannot be read.
@@ -88,7 +88,7 @@ class GraphLocation:
         return load_probes(self.graph, self.folder, sampling, self._origin)
 
     def attached_to(self, base: SemanticGraph, sampling: SamplingConfig) -> AttachedPack:
-        """The pack that is here, on a graph and with a sample of its images.
+        """The pack attached to a graph, with a sample of its images.
 
         Raises:
             GraphError: It is no pack, does not fit the graph, or its images cannot be read.
@@ -103,15 +103,15 @@ class GraphLocation:
 
 
 def fetch_graph_with_images(location: str | Path, token: str | None = None) -> GraphLocation:
-    """Make sure that a graph, or a pack, and its probe images are on this machine.
+    """Download a graph or a pack with its probe images, unless it is local or cached.
 
     Args:
         location: A folder, or ``hf://datasets/org/name[@revision]``.
-        token: Hub token; None takes the one that the user has logged in with.
+        token: Hub token; None for the token of the logged-in user.
 
     Raises:
         InputError: The location is malformed.
-        HubError: The files cannot be had.
+        HubError: The files cannot be downloaded.
     """
     if not is_on_hub(location):
         return GraphLocation(Path(location))
@@ -130,11 +130,11 @@ def fetch_graph_with_images(location: str | Path, token: str | None = None) -> G
 
 
 def pinned(location: str, token: str | None = None) -> DatasetLocation:
-    """A dataset repo at the commit that its revision names now.
+    """A dataset repo at the current commit of its revision.
 
     Args:
         location: ``hf://datasets/org/name[@revision]``.
-        token: Hub token; None takes the one that the user has logged in with.
+        token: Hub token; None for the token of the logged-in user.
 
     Raises:
         InputError: The location is malformed, or no dataset on the Hub.
@@ -149,11 +149,11 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
 
     Args:
         location: A folder, or ``hf://datasets/org/name[@revision]``.
-        token: Hub token; None takes the one that the user has logged in with.
+        token: Hub token; None for the token of the logged-in user.
 
     Raises:
         InputError: The location is malformed.
-        HubError: The file cannot be had.
+        HubError: The file cannot be downloaded.
         GraphError: It is no graph.
     """
     if not is_on_hub(location):
@@ -169,7 +169,7 @@ def fetch_pack(repo_id: str, sha: str, token: str | None = None) -> GraphPack:
 
     Raises:
         InputError: This is no dataset repo at a commit.
-        HubError: The file cannot be had.
+        HubError: The file cannot be downloaded.
         GraphError: It is no pack.
     """
     if not (REPO_ID.fullmatch(repo_id) and FULL_SHA.fullmatch(sha)):
@@ -183,11 +183,11 @@ def read_graph(api: HfApi, head: Head) -> SemanticGraph:
     """The graph of a dataset repo at a commit.
 
     Raises:
-        HubError: The file cannot be had.
+        HubError: The file cannot be downloaded.
         GraphError: There is none, or it is no graph.
     """
     if GRAPH_FILE not in head.files:
-        raise GraphError(f"hf://datasets/{head.repo_id} holds no {GRAPH_FILE}; give the dataset of a graph")
+        raise GraphError(f"hf://datasets/{head.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
     return _graph_at(api, head.repo_id, head.sha)
 
 

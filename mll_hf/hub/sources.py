@@ -1,8 +1,8 @@
-"""Where labels are read from: model repos found by their tag, a collection repo, a local folder or a catalog.
+"""Sources of labels: tagged model repos, a collection repo, a local folder or a catalog.
 
-Every label is a stranger's claim: it is validated, it must be of the model and graph that it is filed under, and
-where the Hub says what its content is, it must be that. What fails is left out and said. No file that the Hub counts
-as a download of a model is touched.
+A label is a claim of a stranger: it is validated, must be of the model and graph that its path names, and must have
+the hash that the Hub lists. Labels that fail are skipped with a warning. Reading labels never counts as a download of
+a model.
 """
 
 from __future__ import annotations
@@ -30,11 +30,10 @@ from mll_hf.hub.connection import (
     download,
     hub_errors,
     is_unreachable,
+    keep_answer,
+    kept_answer,
     list_model_repos,
-    memory_file,
     read_head,
-    recall,
-    remember,
 )
 from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes
 from mll_hf.hub.locations import (
@@ -65,28 +64,28 @@ B = TypeVar("B")
 
 _LABEL_PATH = re.compile(rf"labels/[\w.-]+--[\w.-]+/[0-9a-f]{{40}}/{re.escape(LABEL_FILE)}", re.ASCII)
 _MOST_INDEX_BYTES = 4 * 2**30
-_AT_ONCE = 16
-_FEW = 8  # so many downloads need no progress bar
+_THREADS = 16
+_FEW = 8  # no progress bar for so few downloads
 _log = logging.getLogger(__name__)
 
 
 class LabelSource(Protocol):
-    """Where labels come from."""
+    """A source of labels."""
 
     @property
     def name(self) -> str:
-        """The source as the user wrote it."""
+        """The source as users write it."""
 
     @property
     def graph(self) -> SemanticGraph:
-        """The graph that all its labels belong to.
+        """The graph of all its labels.
 
         Raises:
-            MLLError: There is none, or it cannot be had.
+            MLLError: There is none, or it cannot be read.
         """
 
     def list(self) -> tuple[LabelSummary, ...]:
-        """What selection needs of every label, validated.
+        """Summaries of all labels, validated.
 
         Raises:
             MLLError: The source cannot be read.
@@ -96,14 +95,14 @@ class LabelSource(Protocol):
         """The whole labels of some of the listed models.
 
         Raises:
-            MLLError: One of them cannot be had.
+            MLLError: One of them cannot be read.
         """
 
     def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
-        """The probe embeddings beside a label, if there are any."""
+        """The probe embeddings stored with a label, if there are any."""
 
     def origin_of(self, model: ModelRef) -> Origin:
-        """Which file at which commit a label was read from, and who published it."""
+        """The file and commit that a label was read from, and its publisher."""
 
 
 def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
@@ -112,17 +111,17 @@ def open_source(location: str | Path, graph: str | Path | None = None, token: st
     Args:
         location: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a collection, or
             a local folder of labels or with a catalog of them.
-        graph: Folder or dataset of the graph that the labels are to be of. Only ``hub`` needs one, and only if labels
-            of several graphs are about or the graph is not on the Hub.
-        token: Hub token; None takes the one that the user has logged in with.
+        graph: Folder or dataset of the labels' graph. For ``hub`` only, if its labels are of several graphs or the
+            graph is not on the Hub.
+        token: Hub token; None for the token of the logged-in user.
 
     Raises:
-        InputError: The location is malformed, or a graph is given where there is nothing to choose.
+        InputError: The location is malformed, or a graph is given for another source than ``hub``.
     """
     if location == HUB:
         return TaggedModels(fetch_graph(graph, token) if graph else None, token)
     if graph:
-        raise InputError(f"all labels of {location} are of one graph; leave out --graph, which is for --labels hub")
+        raise InputError(f"all labels of {location} are of one graph; leave out --graph (for --labels hub only)")
     if is_on_hub(location):
         return Collection(parse_dataset(str(location)), token)
     folder = Path(location)
@@ -134,13 +133,13 @@ def open_source(location: str | Path, graph: str | Path | None = None, token: st
 
 @dataclass(frozen=True)
 class Collection:
-    """A dataset repo with the labels of many models on one graph, and an index of them.
+    """A dataset repo with labels of many models on one graph, and their index.
 
-    A cold query costs three requests, with a pinned revision a warm one none. Labels that the index lacks, or knows
-    otherwise than they are, are fetched one by one.
+    The first query takes three requests, later ones one, or none with a pinned revision. Labels missing from the
+    index, or different from it, are fetched one by one.
 
     Attributes:
-        dataset: Where it is.
+        dataset: Its location.
         token: Hub token.
     """
 
@@ -175,14 +174,15 @@ class Collection:
 
     def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
         """Whole labels of some models, two requests each unless they are cached."""
+        api, head, graph = self._api, self._head, self.graph  # cached properties have no lock since Python 3.12
 
         def fetch_one(model: ModelRef) -> ModelLabel:
-            return fetch_from_collection(self._api, self._head, label_path(model), self.graph)
+            return fetch_from_collection(api, head, label_path(model), graph)
 
         return tuple(together(fetch_one, models, self.name))
 
     def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
-        """None: collections hold no embeddings."""
+        """None: collections have no embeddings."""
         return None
 
     def origin_of(self, model: ModelRef) -> Origin:
@@ -193,7 +193,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class CollectionContent:
-    """What a collection holds at some commit.
+    """Content of a collection at some commit.
 
     Attributes:
         graph: Its graph.
@@ -205,11 +205,11 @@ class CollectionContent:
 
 
 def read_collection(api: HfApi, head: Head) -> CollectionContent:
-    """Read a collection: its index as far as that agrees with the labels, and the other labels themselves.
+    """Read a collection: entries of the index that match their label files, and the other label files.
 
     Raises:
         InputError: This is no collection.
-        MLLError: Its graph cannot be had.
+        MLLError: Its graph cannot be read.
     """
     if not is_collection(head):
         raise InputError(
@@ -228,7 +228,7 @@ def read_collection(api: HfApi, head: Head) -> CollectionContent:
 
 
 def _read_index(api: HfApi, head: Head) -> CollectionContent | None:
-    """The collection's index; None if there is none, or none that can be believed."""
+    """The collection's index; None if there is none, or it is invalid."""
     if INDEX_FILE not in head.files:
         return None
     name = Path(head.repo_id) / INDEX_FILE
@@ -248,21 +248,21 @@ def _read_index(api: HfApi, head: Head) -> CollectionContent | None:
 
 
 def is_collection(head: Head) -> bool:
-    """Whether a dataset repo holds labels, or the graph that they would be of."""
+    """Whether a dataset repo has labels, or a graph for them."""
     return bool({GRAPH_FILE, INDEX_FILE} & head.files.keys()) or any(_LABEL_PATH.fullmatch(path) for path in head.files)
 
 
 def _read_graph(api: HfApi, head: Head) -> SemanticGraph:
     if GRAPH_FILE not in head.files:
         raise InputError(
-            f"hf://datasets/{head.repo_id} has labels, but no {GRAPH_FILE} and no index that holds it; "
-            "put the file back from the repo's history"
+            f"hf://datasets/{head.repo_id} has labels, but no {GRAPH_FILE} and no index with the graph; "
+            "restore the file from the repo's history"
         )
     return read_graph(api, head)
 
 
 def _rebuild(head: Head) -> str:
-    return f"build it again: mll-hf labels index --labels hf://datasets/{head.repo_id}"
+    return f"rebuild it: mll-hf labels index --labels hf://datasets/{head.repo_id}"
 
 
 def _entry(api: HfApi, head: Head, path: str, graph: SemanticGraph) -> IndexEntry:
@@ -273,15 +273,15 @@ def fetch_from_collection(api: HfApi, head: Head, path: str, graph: SemanticGrap
     """Fetch and validate one label of a collection.
 
     Raises:
-        HubError: It cannot be had.
-        LabelError: It is no valid label of this graph, or not of the model that it is filed under.
+        HubError: It cannot be downloaded.
+        LabelError: It is no valid label of this graph, or not of the model that its path names.
     """
     if path not in head.files:
         raise HubError(head.repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{head.repo_id}")
     label = _validated(_download(api, head, path, MAX_LABEL_BYTES), graph, Path(head.repo_id) / path)
     if label_path(label.model) != path or label.model.is_local:
         raise LabelError(
-            f"is filed under another model than its own ({label.model.repo_id})", Path(head.repo_id) / path
+            f"is a label of another model than its path says ({label.model.repo_id})", Path(head.repo_id) / path
         )
     return label
 
@@ -295,7 +295,7 @@ def _download(api: HfApi, head: Head, path: str, most_bytes: int) -> Path:
 
 
 def _validated(file: Path, graph: SemanticGraph | None, name: Path) -> ModelLabel:
-    """Read a downloaded label; complaints name it by its place on the Hub, not by that in the cache."""
+    """Read a downloaded label; errors name its path on the Hub, not in the cache."""
     try:
         return read_label(file, graph)
     except LabelError as error:
@@ -307,7 +307,7 @@ def _validated(file: Path, graph: SemanticGraph | None, name: Path) -> ModelLabe
 
 @dataclass(frozen=True, slots=True)
 class _Tagged:
-    """A model repo that says it carries a label."""
+    """A model repo that is tagged as labeled."""
 
     repo_id: str
     sha: str
@@ -316,13 +316,12 @@ class _Tagged:
 
 @dataclass(frozen=True)
 class TaggedModels:
-    """All models of the Hub that carry a label of one graph in their own repo.
+    """All models of the Hub with a label on one graph in their own repo.
 
-    Costs a listing (one request per 1,000 models) and at most two requests per model; none for a model whose commit
-    has not changed since the last time.
+    Takes one request per 1,000 models, and two per model whose commit has changed since the last query.
 
     Attributes:
-        wanted_graph: The graph, or None for the one that most models are labeled on.
+        wanted_graph: The graph; None for the one with the most labels.
         token: Hub token.
     """
 
@@ -340,7 +339,7 @@ class TaggedModels:
 
     @cached_property
     def _models(self) -> tuple[_Tagged, ...]:
-        """The models that say that they carry a label of the graph."""
+        """The models tagged with the graph."""
         models = _list_tagged(self._api)
         tags = Counter(tag for model in models for tag in model.tags)
         if self.wanted_graph:
@@ -351,7 +350,7 @@ class TaggedModels:
             return ()
         if len(tags) > 1:
             _log.warning(
-                "labels of %d graphs are on the Hub; taking %s (%d models); choose with --graph",
+                "the Hub has labels of %d graphs; using %s (%d models); choose with --graph",
                 len(tags),
                 tag,
                 tags[tag],
@@ -360,7 +359,7 @@ class TaggedModels:
 
     @cached_property
     def _labels(self) -> dict[str, tuple[LabelSummary, _Tagged]]:
-        """What is kept of the labels, by the models' ids; whole ones would fill the memory."""
+        """Summaries of the labels by model id; whole labels would fill the memory."""
         found = _readable(lambda model: (self._fetch_one(model).summary, model), self._models, HUB)
         digests = Counter(label.graph_digest for label, _ in found)
         most_common = max(digests, key=digests.__getitem__, default=None)
@@ -377,13 +376,13 @@ class TaggedModels:
 
     @cached_property
     def graph(self) -> SemanticGraph:
-        """The graph: the one asked for, or the one in the dataset that the labels name as the origin of the images."""
+        """The wanted graph, or the one in the dataset that the labels name as that of their probe images."""
         if self.wanted_graph:
             return self.wanted_graph
         labels = self.list()
         if not labels:
             raise InputError(
-                "no model on the Hub carries a label that can be read; publish one: mll-hf push MODEL --labels DIR, or "
+                "no model on the Hub has a valid label; publish one: mll-hf push MODEL --labels DIR, or "
                 "name a collection: --labels hf://datasets/ORG/NAME"
             )
         names = Counter(
@@ -400,8 +399,8 @@ class TaggedModels:
             if graph.digest == labels[0].graph_digest:
                 return graph
         raise InputError(
-            f"the graph '{labels[0].graph_name}' ({labels[0].graph_digest[:12]}) of the labels is not where they say; "
-            "give it with --graph"
+            f"the labels' graph '{labels[0].graph_name}' ({labels[0].graph_digest[:12]}) is not in the dataset that "
+            "they name; give it with --graph"
         )
 
     def list(self) -> tuple[LabelSummary, ...]:
@@ -409,14 +408,14 @@ class TaggedModels:
         return tuple(label for label, _ in (self._labels[repo_id] for repo_id in sorted(self._labels)))
 
     def fetch(self, models: Sequence[ModelRef]) -> tuple[ModelLabel, ...]:
-        """Whole labels of some models, from the cache, for they were all read to list them."""
+        """Whole labels of some models, from the cache: all were downloaded to list them."""
         for model in models:
             if model.repo_id not in self._labels or self._labels[model.repo_id][0].model != model:
                 raise InputError(f"there is no label of {model.repo_id} at {model.revision[:12]} on the Hub")
         return tuple(together(self._fetch_one, [self._labels[model.repo_id][1] for model in models], HUB))
 
     def embeddings_of(self, model: ModelRef) -> ProbeEmbeddings | None:
-        """None: model repos hold no embeddings."""
+        """None: model repos have no embeddings."""
         return None
 
     def origin_of(self, model: ModelRef) -> Origin:
@@ -426,27 +425,24 @@ class TaggedModels:
 
 
 def _list_tagged(api: HfApi) -> tuple[_Tagged, ...]:
-    """All models tagged as labeled that have the file; when the Hub cannot be reached, those of the last time.
-
-    The card is not asked for: it is the one part of a listing in which a stranger can put anything.
-    """
-    memory = memory_file(f"models tagged {LABEL_TAG}")
+    """All models tagged as labeled that have the file; the last listing if the Hub cannot be reached."""
+    question = f"models tagged {LABEL_TAG}"
     with hub_errors(HUB):
         try:
             listed = list_model_repos(api, {"filter": LABEL_TAG, "expand": ["sha", "tags", "siblings"]})
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            remembered = recall(memory)
+            remembered = kept_answer(question)
             known = [_tagged(entry) for entry in remembered] if isinstance(remembered, list) else [None]
             if None in known or not is_unreachable(error):
                 raise
             return tuple(model for model in known if model)
     models = {entry["id"]: entry for entry in listed if _tagged(entry)}
-    remember(memory, list(models.values()))
+    keep_answer(question, list(models.values()))
     return tuple(model for model in map(_tagged, models.values()) if model)
 
 
 def _tagged(entry: object) -> _Tagged | None:
-    """A model of a listing; None if it lacks the label's file, or is not what a model should be."""
+    """A model of a listing; None if it has no label file, or is malformed."""
     match entry:
         case {"id": str(repo_id), "sha": str(sha), "tags": list(tags), "siblings": list(siblings)}:
             names = [sibling.get("rfilename") for sibling in siblings if isinstance(sibling, dict)]
@@ -456,16 +452,16 @@ def _tagged(entry: object) -> _Tagged | None:
     return None
 
 
-# --- many at once -----------------------------------------------------------------------------------------------------
+# --- in parallel ------------------------------------------------------------------------------------------------------
 
 
 def together(function: Callable[[A], B], items: Sequence[A], name: str) -> list[B]:
-    """Apply a function to many items at once, in threads, with a progress bar if there are many.
+    """Apply a function to items in parallel threads, with a progress bar if there are many.
 
     Raises:
-        Exception: The first one that the function raised.
+        Exception: The first error of the function.
     """
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         results = pool.map(function, items)
         bar = tqdm(  # type: ignore[no-untyped-call]
             results, total=len(items), unit="label", desc=name, name="mll_hf.fetch", leave=False,
@@ -475,7 +471,7 @@ def together(function: Callable[[A], B], items: Sequence[A], name: str) -> list[
 
 
 def _readable(function: Callable[[A], B], items: Sequence[A], name: str) -> list[B]:
-    """Apply a function to many items at once; what cannot be read or believed is left out and said."""
+    """Apply a function to items in parallel; labels that cannot be read are skipped with a warning."""
 
     def attempt(item: A) -> B | MLLError:
         try:

@@ -1,11 +1,11 @@
-"""The contest of concepts over probe images: from embeddings to counts, on the device that runs the model.
+"""Count which probe images a model recognizes, from embeddings, on the model's device.
 
 An image ``x`` that tests concept ``v`` is recognized if ``v`` scores strictly higher than every rival (the paper's
 Eq. 5 with all concepts as candidates). Not rivals, because they are no wrong answers: ancestors and descendants of
-``v``, and whatever else ``x`` shows, which is the concept it was filed under and the ancestors of that.
+``v``, and what else ``x`` shows: the concept it was filed under, and the ancestors of that.
 
-Images come in blocks, and their contests in smaller ones, so that 9,000 concepts take half a gigabyte of the device's
-memory however many images there are: four [V, V] tables, of which three are bytes and one counts in 16 bits.
+Memory does not grow with the number of images: they come in blocks. 9,000 concepts take half a gigabyte, mostly for
+[V, V] tables: two of bytes, one of 16 bits, and their temporaries.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
 
-CONTEST_BLOCK = 1024  # images; results differ in the last bit by block, so all labels are counted in the same
+CONTEST_BLOCK = 1024  # images; the last bit of a score depends on the block, so all labels use the same blocks
 _CONTESTS_AT_ONCE = 512
 _CALIBRATION_IMAGES = 4096
 _MOST_CANDIDATES = 200
@@ -35,14 +35,14 @@ _CALIBRATION_SALT = 0x7E39
 
 
 class Contest:
-    """Counts what a model recognizes; one instance serves all blocks of images of one model.
+    """Counts what one model recognizes.
 
     Args:
         graph: The V concepts.
-        probes: The probe images and the concepts that each of them tests.
-        concepts: [V, D] unit-norm embeddings of the concepts' captions.
-        logit_scale: The model's factor between cosines and logits; only the temperature depends on it.
-        device: Where to compute: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        probes: The probe images, and which concepts each of them tests.
+        concepts: [V, D] unit-norm embeddings of the captions.
+        logit_scale: Factor between cosines and logits; only the temperature depends on it.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
     """
 
     def __init__(
@@ -57,30 +57,30 @@ class Contest:
 
         self._probes = probes
         self._device = torch.device(device)
-        self._concepts = self._there(concepts)
+        self._concepts = self._to_device(concepts)
         self._logit_scale = logit_scale
-        self._related = self._there(_mask(len(graph), graph.ancestors, graph.descendants))
-        self._shown = self._there(_mask(len(graph), graph.ancestors))
+        self._related = self._to_device(_mask(len(graph), graph.ancestors, graph.descendants))
+        self._shown = self._to_device(_mask(len(graph), graph.ancestors))
 
     def count(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> LabelCounts:
         """Count the contests over some images.
 
         Args:
-            blocks: Number of a block's first image in the probe set, and the unit-norm embeddings [B, D] of the
-                images from there on; rows of NaN stand for images that could not be decoded.
+            blocks: Number of a block's first image, and unit-norm embeddings [B, D] of the images from there on; NaN
+                for undecodable images.
         """
         import torch
 
         n_concepts = len(self._concepts)
         counts = LabelCounts.zeros(n_concepts, len(self._probes.domain_names))
-        # torch adds no 16 bits without sign, but what it adds wraps around to the same bits
+        # torch cannot add uint16; int16 wraps around to the same bits
         outscored = torch.zeros((n_concepts, n_concepts), dtype=torch.int16, device=self._device)
         undecodable = 0
         with torch.inference_mode():
             for start, images in blocks:
                 decodable: NDArray[np.bool_] = np.isfinite(images[:, 0])
                 undecodable += int((~decodable).sum())
-                scores = self._there(np.where(decodable[:, None], images, np.float32(0))) @ self._concepts.T
+                scores = self._to_device(np.where(decodable[:, None], images, np.float32(0))) @ self._concepts.T
                 pair_images, pair_concepts = self._pairs(start, decodable)
                 for first in range(0, len(pair_images), _CONTESTS_AT_ONCE):
                     part = slice(first, first + _CONTESTS_AT_ONCE)
@@ -88,13 +88,13 @@ class Contest:
                 self._add_log_loss(counts, start, scores, decodable)
         return replace(counts, outscored=outscored.cpu().numpy().view(np.uint16), undecodable=undecodable)
 
-    def _there(self, array: NDArray[np.generic]) -> torch.Tensor:
+    def _to_device(self, array: NDArray[np.generic]) -> torch.Tensor:
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _pairs(self, start: int, decodable: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(image in the block, concept) for all contests of a block of images, sorted by concept."""
+        """(image in the block, concept) for all contests of a block, sorted by concept."""
         images, concepts = self._probes.pairs_by_image
         first, last = np.searchsorted(images, [start, start + len(decodable)])
         images, concepts = images[first:last] - start, concepts[first:last]
@@ -115,8 +115,8 @@ class Contest:
         import torch
 
         numbers = images + start
-        tested, shown = self._there(concepts).long(), self._there(self._probes.nodes[numbers]).long()
-        contest_scores = scores[self._there(images)]
+        tested, shown = self._to_device(concepts).long(), self._to_device(self._probes.nodes[numbers]).long()
+        contest_scores = scores[self._to_device(images)]
         own = contest_scores.gather(1, tested[:, None])
         beaten_by = (contest_scores >= own) & ~(self._related[tested] | self._shown[shown])
         outscored.index_add_(0, tested, beaten_by.to(torch.int16))
@@ -136,10 +136,10 @@ class Contest:
     def _add_log_loss(
         self, counts: LabelCounts, start: int, scores: torch.Tensor, decodable: NDArray[np.bool_]
     ) -> None:
-        """Add the log-loss at each temperature of a seeded share of the images.
+        """Add the log-loss of a seeded sample of the images at each temperature.
 
-        Each image is classified among the concept it was filed under and a random choice of rivals; the number of
-        candidates is log-uniform from 2 to 200, since nobody knows how many classes a task will have.
+        Each image is classified among the concept it was filed under and random rivals. The number of candidates is
+        log-uniform from 2 to 200, because the number of classes of a task is unknown.
         """
         probes, n_concepts = self._probes, len(self._concepts)
         numbers = np.arange(start, start + len(scores))
@@ -155,8 +155,8 @@ class Contest:
             np.where(slots < n_candidates[:, None] - 1, (draws * n_concepts).astype(np.int64), -1), axis=1
         )
         repeated = np.diff(candidates, axis=1, prepend=-1) == 0
-        rivals, own = self._there(candidates.clip(0)), self._there(nodes).long()[:, None]
-        scores = scores[self._there(chosen)]
+        rivals, own = self._to_device(candidates.clip(0)), self._to_device(nodes).long()[:, None]
+        scores = scores[self._to_device(chosen)]
         absent = (candidates < 0) | repeated | self._related[own, rivals].cpu().numpy()
         own_scores = scores.gather(1, own).cpu().numpy().astype(np.float64)
         margins = self._logit_scale * (scores.gather(1, rivals).cpu().numpy() - own_scores)
@@ -166,7 +166,7 @@ class Contest:
 
 
 def _mask(n_concepts: int, *sets: tuple[NDArray[np.int32], ...]) -> NDArray[np.bool_]:
-    """[V, V]: for each concept itself and the members of its sets."""
+    """[V, V] boolean: row ``v`` marks ``v`` and the members of its sets."""
     mask = np.eye(n_concepts, dtype=np.bool_)
     for members in sets:
         for v, indices in enumerate(members):
@@ -177,4 +177,4 @@ def _mask(n_concepts: int, *sets: tuple[NDArray[np.int32], ...]) -> NDArray[np.b
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:
     """Seeded uniform numbers in [0, 1), one per integer."""
     bits = scramble(values.astype(np.uint64), 0, _CALIBRATION_SALT + salt)
-    return (bits >> np.uint64(11)) / 2.0**53  # all 64 bits would now and then round up to 1.0
+    return (bits >> np.uint64(11)) / 2.0**53  # 64 bits would sometimes round up to 1.0

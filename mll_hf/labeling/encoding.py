@@ -1,8 +1,9 @@
-"""From images to embeddings: one model, batches that are ready before it asks, and a log that survives a kill."""
+"""From images to embeddings: batches are prepared ahead of the model, and embeddings are logged to resume from."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from contextlib import closing, contextmanager, suppress
@@ -17,7 +18,6 @@ from mll_hf.utils.images import decode_image, usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from io import RawIOBase
     from pathlib import Path
 
     import torch
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _BLOCK = 4096
 _KEY_FILE = "key.json"
 _NORM_TOLERANCE = 1e-3
+_log = logging.getLogger(__name__)
 
 
 def encoded_images(
@@ -43,14 +44,13 @@ def encoded_images(
 
     Args:
         model: The model.
-        probes: The images.
-        images: Their numbers, ascending.
-        batch_size: Images at a time.
-        decoders: Processes that decode for a GPU; by default one per core but one.
+        probes: The probe images.
+        images: Numbers of the images to embed, ascending.
+        batch_size: Images per batch.
+        decoders: Processes that decode images for a GPU; default: one per core but one.
 
     Yields:
-        Numbers of the batch's images, and their embeddings [B, D]: unit-norm float32, NaN where an image cannot be
-        decoded.
+        Numbers of a batch's images [B] and their embeddings [B, D]: unit-norm float32, NaN where undecodable.
     """
     done = 0
     for embeddings in encoded(model, probes.iter_image_bytes(batch_size, images), decoders):
@@ -61,7 +61,7 @@ def encoded_images(
 def encoded(
     model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]], decoders: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where an image cannot be decoded."""
+    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable."""
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = decode_image(content)
@@ -79,97 +79,99 @@ def encoded(
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLog:
-    """Embeddings of the images that one model has seen so far, in two files.
+    """Embeddings of the images that a model has embedded so far: one file of records, to which batches are appended.
 
-    An image's embedding lies where its row is in the data set, and a byte says that it is there. So pieces may come in
-    any order, and a larger sample of the same images finds those of a smaller one.
+    A record has the image's row in the data set and its embedding. So pieces may come in any order, and a larger sample
+    reuses the embeddings of a smaller one.
 
     Attributes:
-        folder: Where the files are.
+        folder: Folder of the file.
+        embedding_size: D.
     """
 
     folder: Path
+    embedding_size: int
 
     @classmethod
-    def open(cls, folder: Path, key: Mapping[str, object]) -> EmbeddingLog:
-        """Take up a log, or start one.
+    def open(cls, folder: Path, key: Mapping[str, object], embedding_size: int) -> EmbeddingLog:
+        """Resume a log, or start one.
 
         Args:
-            folder: Where it is or will be.
-            key: What decides the embeddings; a log with another key is thrown away.
+            folder: Folder of the log.
+            key: What the embeddings depend on. A log with another key is deleted, with a warning if the environments
+                differ.
+            embedding_size: D.
 
         Raises:
             StorageError: The folder cannot be written.
         """
         text, key_file = _key_text(key), folder / _KEY_FILE
         with storage_errors(folder):
-            if not (key_file.exists() and key_file.read_bytes() == text):
+            found = key_file.read_bytes() if key_file.exists() else None
+            if found != text:
+                if found:
+                    _warn_of_environment(folder, found, key)
                 if folder.exists():
                     shutil.rmtree(folder)
                 write_atomically(key_file, text)
-        return cls(folder)
+        return cls(folder, embedding_size)
 
     @property
     def file(self) -> Path:
-        """The embeddings, [rows of the data set, D] float32, with holes."""
-        return self.folder / "embeddings.f32"
+        """The records."""
+        return self.folder / "embeddings.log"
 
     @property
-    def done_file(self) -> Path:
-        """A byte for each row of the data set: 1 if its embedding is there."""
-        return self.folder / "done.u8"
+    def _record(self) -> np.dtype[np.void]:
+        return np.dtype([("row", "<i8"), ("embedding", "<f4", (self.embedding_size,))])
 
-    def has(self, rows: NDArray[np.int64], embedding_size: int) -> NDArray[np.bool_]:
-        """[N] whether the embeddings of some rows are there, and whole.
+    def _records(self) -> NDArray[np.void]:
+        """All whole records; the last one may be torn."""
+        n_records = self.file.stat().st_size // self._record.itemsize if self.file.exists() else 0
+        if not n_records:
+            return np.empty(0, self._record)
+        return np.memmap(self.file, self._record, "r", shape=(n_records,))
 
-        The byte says that an embedding was written; a power cut may have lost it all the same, and left zeros.
+    def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[N] positions of the records of some rows, -1 where there is none.
+
+        Skips records without unit norm (or NaN, for undecodable images): a power cut may leave zeros.
         """
-        there = np.zeros(len(rows), np.bool_)
-        if not (self.done_file.exists() and self.file.exists()):
-            return there
-        done = np.fromfile(self.done_file, np.uint8)
-        n_rows = min(len(done), self.file.stat().st_size // (4 * embedding_size))
-        within = np.flatnonzero(rows < n_rows)
-        there[within] = done[rows[within]] == 1
-        kept = np.flatnonzero(there)
-        for start, block in self.blocks(rows[kept], embedding_size, _BLOCK):
-            norms = np.linalg.norm(block, axis=1)
-            there[kept[start : start + len(block)]] = np.isnan(norms) | (np.abs(norms - 1) < _NORM_TOLERANCE)
-        return there
+        records = self._records()
+        sound = np.zeros(len(records), np.bool_)
+        for start in range(0, len(records), _BLOCK):
+            norms = np.linalg.norm(records["embedding"][start : start + _BLOCK], axis=1)
+            sound[start : start + _BLOCK] = np.isnan(norms) | (np.abs(norms - 1) < _NORM_TOLERANCE)
+        position_of = dict(zip(records["row"][sound].tolist(), np.flatnonzero(sound).tolist(), strict=True))
+        return np.array([position_of.get(row, -1) for row in rows.tolist()], np.int64)
 
     @contextmanager
     def writing(self) -> Iterator[Callable[[NDArray[np.int64], NDArray[np.float32]], None]]:
-        """A function that takes ascending rows [B] and their embeddings [B, D] to the operating system at once."""
+        """Yield a function that appends rows [B] and their embeddings [B, D], flushed after every call."""
         with storage_errors(self.file):
-            for path in (self.file, self.done_file):
-                path.touch()
-            file, done_file = self.file.open("r+b", buffering=0), self.done_file.open("r+b", buffering=0)
+            self.file.touch()
+            os.truncate(self.file, len(self._records()) * self._record.itemsize)
+            file = self.file.open("ab", buffering=0)
 
         def write(rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> None:
-            row_bytes = 4 * embeddings.shape[1]
-            cuts = np.flatnonzero(np.diff(rows) != 1) + 1
-            for run, part in zip(np.split(rows, cuts), np.split(embeddings, cuts), strict=True):
-                with storage_errors(self.file):
-                    _write_all(file, int(run[0]) * row_bytes, part.tobytes())
-                with storage_errors(self.done_file):
-                    _write_all(done_file, int(run[0]), b"\1" * len(run))
+            records = np.empty(len(rows), self._record)
+            records["row"], records["embedding"] = rows, embeddings
+            content = memoryview(records.tobytes())
+            with storage_errors(self.file):
+                while content:  # a raw file may take only some of the bytes per call
+                    content = content[file.write(content) or 0 :]
 
-        with file, done_file:
+        with file:
             yield write
 
-    def blocks(
-        self, rows: NDArray[np.int64], embedding_size: int, block_size: int
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Read the embeddings of some rows back, a block [B, D] at a time, with the position of its first row."""
-        if not len(rows):
-            return
-        n_stored = self.file.stat().st_size // (4 * embedding_size)
-        stored = np.memmap(self.file, np.float32, "r", shape=(n_stored, embedding_size))
+    def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Read embeddings of some rows in blocks [B, D]; yields each with the position of its first row."""
+        records, positions = self._records(), self.positions(rows)
         for start in range(0, len(rows), block_size):
-            yield start, stored[rows[start : start + block_size]]
+            yield start, records["embedding"][positions[start : start + block_size]]
 
     def rename(self, key: Mapping[str, object]) -> None:
-        """Give the log another key.
+        """Replace the key.
 
         Raises:
             StorageError: The folder cannot be written.
@@ -187,9 +189,13 @@ def _key_text(key: Mapping[str, object]) -> bytes:
     return json.dumps(key, sort_keys=True).encode()
 
 
-def _write_all(file: RawIOBase, offset: int, content: bytes) -> None:
-    """Write all bytes at an offset; the operating system may take only some of them at a time."""
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(file.fileno(), view, offset)
-        offset, view = offset + written, view[written:]
+def _warn_of_environment(folder: Path, found: bytes, key: Mapping[str, object]) -> None:
+    """Warn if a log is deleted because it was written in another environment."""
+    try:
+        before = json.loads(found).get("environment")
+    except (ValueError, AttributeError):
+        return
+    now = key.get("environment")
+    if isinstance(before, dict) and isinstance(now, dict) and before != now:
+        changes = [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]
+        _log.warning("%s: embedded so far in another environment (%s); starting anew", folder.name, "; ".join(changes))

@@ -1,13 +1,12 @@
-"""Run one model over the probe images and count.
+"""Label one model: embed the captions and all probe images, count the contests, write the label.
 
-Three steps, for the graph and for each of its packs, which a reader of the paper will recognize: embed the concepts'
-captions and every probe image (the costly part: each image is decoded and encoded once, and what is done survives a
-kill), let the concepts contest every image, and sum up.
+Embedding the images is the costly part: each is decoded and embedded once, and an interrupted run resumes.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,40 +14,37 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
-from mll_hf.errors import InputError, LabelError
+from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.graph.probes import SamplingConfig
+from mll_hf.hub.licenses import licenses_of
 from mll_hf.labeling.contest import CONTEST_BLOCK
 from mll_hf.labeling.encoding import EmbeddingLog
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labels.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
-from mll_hf.labels.label import ModelLabel
-from mll_hf.labels.packs import covers_exactly, graph_with_packs, in_order, label_with_pack, positions_in
-from mll_hf.labels.store import LabelStore, read_label
+from mll_hf.labels.label import LabelGroup, ModelLabel
+from mll_hf.labels.store import embeddings_path, read_label
+from mll_hf.models import gpu_count, pick_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.hub.sources import LabelSource
-    from mll_hf.labeling.engines import Captions, Engine, ModelRun
+    from mll_hf.labeling.engines import Engine, ModelRun
     from mll_hf.labels.counts import LabelCounts
-    from mll_hf.labels.label import Cost, ModelRef
-    from mll_hf.labels.packs import AttachedPack
+    from mll_hf.labels.label import Cost, Environment, ModelRef
+    from mll_hf.labels.store import LabelStore
 
 
 @dataclass(frozen=True, slots=True)
 class LabelingResult:
-    """What became of one model.
+    """A label in a store.
 
     Attributes:
-        label: Its label.
-        path: Where the label lies.
-        measured: False if a label was there already and nothing had to be done.
-        undecodable: Probe images that could not be decoded; they are left out of the counts.
+        label: The label.
+        path: Its file.
+        measured: False if the label existed already.
+        undecodable: Probe images that could not be decoded; they do not count.
     """
 
     label: ModelLabel
@@ -57,172 +53,95 @@ class LabelingResult:
     undecodable: int = 0
 
 
+def open_engine(device: str | None = None) -> Engine:
+    """The engine for this machine: this process for one device, Ray for several GPUs.
+
+    Args:
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for all GPUs, or the best available device.
+
+    Raises:
+        InputError: The device is not available, or there are several GPUs and Ray is not installed.
+    """
+    if device or gpu_count() <= 1:
+        return LocalEngine(pick_device(device))
+    if not importlib.util.find_spec("ray"):
+        raise InputError(
+            f"using all {gpu_count()} GPUs needs Ray: pip install 'mll-hf[ray]', or choose one with --device cuda:0"
+        )
+    from mll_hf.labeling.ray_engine import RayEngine
+
+    return RayEngine()
+
+
 def label_model(
     ref: ModelRef,
     graph: SemanticGraph,
     probes: ProbeSet,
     store: LabelStore,
     *,
-    packs: Sequence[AttachedPack] = (),
-    earlier: ModelLabel | None = None,
     engine: Engine | None = None,
     batch_size: int | None = None,
     keep_embeddings: bool = False,
     overwrite: bool = False,
 ) -> LabelingResult:
-    """Measure a model and put its label into a store, unless it is there already.
+    """Measure a model and add its label to a store, unless the label exists.
 
-    A run that was killed goes on where it stopped; the finished file is the same, byte for byte. It is the same, too,
-    whether packs were measured together with the graph or added to an earlier label, at once or one by one, and
-    whether one process measured it or many.
+    An interrupted run resumes where it stopped, in the same environment only, and writes the same bytes as a run
+    without interruption, on any engine.
 
-    A label of fewer images per concept than the usual 75 is a quick one: what it embedded is kept, so that a later run
-    with more images embeds only those that are new. Its label is that of a run in one go up to the last bits of the
-    embeddings, for which batches matter.
+    The embeddings of a label with fewer than 75 images per concept are kept, so that a run with more images embeds only
+    the new ones. Such a label equals that of a single run up to the last bits of the embeddings, which depend on the
+    batches.
 
     Args:
         ref: The model.
-        graph: Its concepts are what the model is measured on.
-        probes: The graph's probe images; how they were sampled is part of the label.
-        store: Where the label goes; a store of labels of the graph with all packs.
-        packs: Packs on the graph that the label is to cover.
-        earlier: A label of this model on the graph, or on the graph and some of the packs. Only what it lacks is
-            measured.
-        engine: Where the model runs; by default in this process, on the best device that is there.
-        batch_size: Images encoded at a time; by default as many as suit the device.
-        keep_embeddings: Also store the embeddings, for the exact Eq. 5 on any task; if a label lacks them, the model is
-            measured again, all of it, for an earlier label has none.
-        overwrite: Measure again even if a label exists.
+        graph: The concepts.
+        probes: The graph's probe images.
+        store: Where the label goes.
+        engine: Where the model runs; default: this process, on the best available device.
+        batch_size: Images per batch; default: chosen for the device.
+        keep_embeddings: Also store the embeddings, which make strategy ``paper`` exact. A label without them is
+            measured again.
+        overwrite: Measure again even if the label exists.
 
     Raises:
-        GraphError: A pack does not fit the graph.
-        InputError: The store is of another graph, or holds a label of this model on other images or another sample; a
-            pack is sampled otherwise or has nothing to tell apart; the earlier label is of another model, graph,
-            images or sample.
+        InputError: The store has a label of another model at this path, or one with more images but no embeddings.
         ModelError: The model cannot be loaded or run.
-        StorageError: The store cannot be written; what was encoded is kept where possible.
+        StorageError: The store cannot be written; finished embeddings are kept if possible.
     """
-    packs = in_order(packs)
-    _check_packs(packs, probes)
-    whole = graph_with_packs(graph, [pack.pack for pack in packs])
-    store.adopt(whole)
-    existing = None if overwrite else _existing_label(ref, whole, probes, packs, store)
+    store.add_graph(graph)
+    group = LabelGroup(graph.digest, probes.revision, probes.sampling.seed)
+    path = store.path_for(ref, group)
+    existing = None if overwrite else _existing_label(ref, group, probes.sampling, store)
     if existing:
-        if not (keep_embeddings and _lacks_embeddings(ref, store)):
-            return LabelingResult(existing, store.path_of(ref), measured=False)
+        if not keep_embeddings or has_embeddings(existing, store):
+            return LabelingResult(existing, path, measured=False)
         if existing.sampling != probes.sampling:
             raise InputError(
-                f"{store.path_of(ref)} rests on {existing.sampling.images_per_concept} images per concept and has no "
-                f"embeddings; ask for as many (--sample), or for another folder of labels"
+                f"{path} was measured on {existing.sampling.images_per_concept} images per concept and has no "
+                "embeddings; use the same number (--sample), or another folder of labels"
             )
-    if earlier:
-        _check_earlier(earlier, ref, graph, probes, packs)
-        earlier = None if keep_embeddings else replace(earlier, model=ref)
-    covered = [pack for pack in packs if earlier and pack.is_covered_by(earlier)]
-    new = [pack for pack in packs if pack not in covered]
-    parts = [_Part(pack.graph, pack.tests, pack.digest) for pack in new]
     with (engine or LocalEngine()).run(ref) as run:
-        to_do = parts if earlier else [_Part(graph, probes), *parts]
-        encoded = [_encode(part, _log_of(ref, part, store, overwrite), run, batch_size) for part in to_do]
-        measured, undecodable = _count(ref, encoded, run)
-    label = earlier or measured.pop(0)
-    for pack, of_pack in zip(new, measured, strict=True):
-        label = label_with_pack(label, graph, covered, pack, of_pack)
-        covered.append(pack)
-    folder = store.path_of(ref).parent  # the label goes there last: it says that all is done
-    remove_embeddings(folder)  # those of an earlier label may be of other images
-    if keep_embeddings:
-        write_embeddings(ProbeEmbeddings.joined([part.quantized(whole) for part in encoded], len(whole)), folder)
-    path = store.write(label)
-    is_quick = probes.sampling.images_per_concept < SamplingConfig().images_per_concept
-    for each in encoded:
-        if is_quick:
-            each.log.rename(_key_of(ref, each.part))
-        else:
-            each.log.remove()
-    return LabelingResult(label, path, measured=bool(encoded), undecodable=undecodable)
-
-
-def label_to_extend(source: LabelSource, ref: ModelRef) -> ModelLabel | None:
-    """The label of a model in a source, as ``earlier`` for :func:`label_model`; None if there is none.
-
-    A revision names its content, so a label of it may stand under another path.
-
-    Raises:
-        MLLError: The source cannot be read.
-    """
-    same = [s.model for s in source.list() if (s.model.revision, s.model.backend) == (ref.revision, ref.backend)]
-    return source.fetch(same[:1])[0] if same else None
-
-
-def _existing_label(
-    ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack], store: LabelStore
-) -> ModelLabel | None:
-    path = store.path_of(ref)
-    if not path.exists():
-        return None
-    try:
-        label = read_label(path)
-    except LabelError:
-        return None  # a broken file is measured again
-    found = (
-        label.model.revision,
-        label.model.backend,
-        label.graph_digest,
-        label.probes_revision,
-        label.sampling.seed,
+        captions = run.embed_captions([concept.caption for concept in graph.concepts])
+        key = _log_key(ref, probes, captions.environment)
+        log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.revision[:12]}"
+        log_key = _overwriting(key, path) if overwrite else key
+        log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
+        _embed_missing(ref, probes, log, run, batch_size or captions.batch_size)
+        counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
+    label = label_from_counts(
+        ref, captions.cost, graph, probes, counts, environment=captions.environment, license=_license_of(ref)
     )
-    wanted = (ref.revision, ref.backend, graph.digest, probes.revision, probes.sampling.seed)
-    if found != wanted or not covers_exactly(label, packs):
-        raise InputError(
-            f"{path} measures another model than {ref.short_name}, or on another graph, other images or another "
-            "sample; use another folder of labels, or --overwrite to replace it"
-        )
-    if label.sampling.images_per_concept < probes.sampling.images_per_concept:
-        return None  # a quick label, to be refined
-    if label.model != ref:  # the same content under another path
-        label = replace(label, model=ref)
-        store.write(label)
-    return label
-
-
-def _check_packs(packs: Sequence[AttachedPack], probes: ProbeSet) -> None:
-    for pack in packs:
-        if pack.probes.sampling != probes.sampling:
-            raise InputError(f"pack {pack.name} is sampled otherwise than the graph; use the same sampling for both")
-        if not len(pack.tests):
-            raise InputError(
-                f"pack {pack.name} has no two concepts to tell apart; add others that are confused with it"
-            )
-
-
-def _check_earlier(
-    label: ModelLabel, ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack]
-) -> None:
-    question = (label.model.revision, label.model.backend, label.base_digest, label.probes_revision, label.sampling)
-    if question != (ref.revision, ref.backend, graph.digest, probes.revision, probes.sampling):
-        raise InputError(
-            f"the label of {ref.short_name} to be extended is of another revision, or on another graph, other images "
-            f"or another sample ({_sample(label.sampling)}, not {_sample(probes.sampling)}); leave it out and measure "
-            "the model anew"
-        )
-    if not covers_exactly(label, [pack for pack in packs if pack.is_covered_by(label)]):
-        names = ", ".join(part.name for part in label.packs)
-        raise InputError(
-            f"the label of {ref.short_name} to be extended covers packs ({names}) of which one is not asked for or "
-            "has other images now; give all of them with --pack, or extend a label without them"
-        )
-
-
-def _sample(sampling: SamplingConfig) -> str:
-    return f"{sampling.images_per_concept} images per concept, seed {sampling.seed}"
-
-
-def _lacks_embeddings(ref: ModelRef, store: LabelStore) -> bool:
-    try:
-        return store.embeddings_of(ref) is None
-    except LabelError:
-        return True  # as with a broken label
+    remove_embeddings(embeddings_path(path))  # an earlier label may have had other images
+    if keep_embeddings:
+        images = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
+        write_embeddings(ProbeEmbeddings.quantize(images, captions.embeddings, probes), embeddings_path(path))
+    store.write(label)  # last: an existing label means that everything is done
+    if probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
+        log.rename(key)
+    else:
+        log.remove()
+    return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
 
 
 def label_from_counts(
@@ -231,8 +150,21 @@ def label_from_counts(
     graph: SemanticGraph,
     probes: ProbeSet,
     counts: LabelCounts,
+    *,
+    environment: Environment,
+    license: str | None = None,
 ) -> ModelLabel:
-    """The label that follows from what was counted on a graph's probe images."""
+    """Build a label.
+
+    Args:
+        ref: The model.
+        cost: Parameters and FLOPs of the model.
+        graph: The concepts.
+        probes: The probe images that were counted.
+        counts: The counts.
+        environment: What the model ran in.
+        license: License of the model, in lower case; None if unknown.
+    """
     rivals, rival_wins = counts.rivals()
     return ModelLabel(
         model=ref,
@@ -244,6 +176,8 @@ def label_from_counts(
         sampling=probes.sampling,
         domain_names=probes.domain_names,
         package_version=__version__,
+        environment=environment,
+        license=license,
         predicted=counts.predicted,
         domain_hits=counts.domain_hits,
         domain_support=counts.domain_support,
@@ -255,91 +189,67 @@ def label_from_counts(
     )
 
 
-# --- parts: the graph and its packs -----------------------------------------------------------------------------------
+def _existing_label(ref: ModelRef, group: LabelGroup, sampling: SamplingConfig, store: LabelStore) -> ModelLabel | None:
+    """The label in a store; None if there is none, or one that is damaged or has fewer images."""
+    path = store.path_for(ref, group)
+    try:
+        label = read_label(path) if path.exists() else None
+    except LabelError:
+        return None
+    if label is None:
+        return None
+    if (label.model.revision, label.model.backend, label.group) != (ref.revision, ref.backend, group):
+        raise InputError(f"{path} is a label of another model than {ref.short_name}; use another folder or --overwrite")
+    if label.sampling.images_per_concept < sampling.images_per_concept:
+        return None
+    if label.model != ref:  # a local model that was moved
+        label = replace(label, model=ref)
+        store.write(label)
+    return label
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Images, and the concepts that contest them.
-
-    Attributes:
-        graph: The concepts.
-        probes: The images.
-        pack: Digest of the pack that they belong to; empty for those of the graph itself.
-    """
-
-    graph: SemanticGraph
-    probes: ProbeSet
-    pack: str = ""
+def has_embeddings(label: ModelLabel, store: LabelStore) -> bool:
+    """Whether a label has readable embeddings beside it."""
+    try:
+        return store.embeddings_of(label) is not None
+    except LabelError:
+        return False
 
 
-@dataclass(frozen=True, slots=True)
-class _EncodedPart:
-    """A part as one model sees it: its captions are embedded, and so are the images in the log."""
-
-    part: _Part
-    captions: Captions
-    log: EmbeddingLog
-
-    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Embeddings of the images, a block [B, D] at a time, with the number of its first image."""
-        return self.log.blocks(self.part.probes.rows, self.captions.embeddings.shape[1], CONTEST_BLOCK)
-
-    def quantized(self, whole: SemanticGraph) -> tuple[ProbeEmbeddings, NDArray[np.int64]]:
-        """The embeddings in small, and the index in a larger graph of each of the part's concepts."""
-        images = np.concatenate([block for _, block in self.blocks()])
-        quantized = ProbeEmbeddings.quantize(images, self.captions.embeddings, self.part.probes)
-        return quantized, positions_in(whole, self.part.graph)
+def _log_key(ref: ModelRef, probes: ProbeSet, environment: Environment) -> dict[str, object]:
+    """What the embeddings depend on. Not the batch size, which only changes their last bits."""
+    return {
+        "model": asdict(ref),
+        "probes": probes.revision,
+        "package_version": __version__,
+        "environment": asdict(environment),
+    }
 
 
-def _key_of(ref: ModelRef, part: _Part) -> dict[str, object]:
-    """What decides an embedding, but for its last bits, in which batches and devices differ."""
-    return {"model": asdict(ref), "probes": part.probes.revision, "package_version": __version__}
+def _overwriting(key: dict[str, object], path: Path) -> dict[str, object]:
+    """The key while a label is overwritten: all images are embedded again, but an interrupted run resumes."""
+    return {**key, "overwrites": hashlib.sha256(path.read_bytes()).hexdigest()} if path.exists() else key
 
 
-def _log_of(ref: ModelRef, part: _Part, store: LabelStore, overwrite: bool) -> EmbeddingLog:
-    """What was embedded of a part so far.
-
-    To overwrite a label, all is embedded again, whatever a quick label has left; but an overwriting run that was
-    killed goes on.
-    """
-    folder = store.folder / ".partial" / "--".join(filter(None, [ref.slug, ref.revision[:12], part.pack[:12]]))
-    key, label = _key_of(ref, part), store.path_of(ref)
-    if overwrite and label.exists():
-        key["overwrites"] = hashlib.sha256(label.read_bytes()).hexdigest()
-    return EmbeddingLog.open(folder, key)
-
-
-def _encode(part: _Part, log: EmbeddingLog, run: ModelRun, batch_size: int | None) -> _EncodedPart:
-    """Embed the captions and those images of a part that the log lacks, with a progress bar.
-
-    Each part is embedded apart: results differ in the last bit with what else is in a batch, but must not with what
-    else is measured.
-    """
-    probes = part.probes
-    captions = run.embed_captions([concept.caption for concept in part.graph.concepts])
-    missing = np.flatnonzero(~log.has(probes.rows, captions.embeddings.shape[1]))
+def _embed_missing(ref: ModelRef, probes: ProbeSet, log: EmbeddingLog, run: ModelRun, batch_size: int) -> None:
+    """Embed the images that the log lacks, with a progress bar."""
+    missing = np.flatnonzero(log.positions(probes.rows) < 0)
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(probes),
         initial=len(probes) - len(missing),
         unit="image",
-        desc=run.model.short_name,
+        desc=ref.short_name,
         name="mll_hf.label",
         leave=False,
     )
     with progress, log.writing() as write:
-        for images, embeddings in run.embed_images(probes, missing, batch_size or captions.batch_size):
+        for images, embeddings in run.embed_images(probes, missing, batch_size):
             write(probes.rows[images], embeddings)
             progress.update(len(images))
-    return _EncodedPart(part, captions, log)
 
 
-def _count(ref: ModelRef, encoded: Sequence[_EncodedPart], run: ModelRun) -> tuple[list[ModelLabel], int]:
-    """Let the concepts contest the images: the label of each part, and how many images could not be decoded."""
-    labels, undecodable = [], 0
-    for each in encoded:
-        part = each.part
-        counts = run.count(part.graph, part.probes, each.captions, each.blocks())
-        labels.append(label_from_counts(ref, each.captions.cost, part.graph, part.probes, counts))
-        undecodable += counts.undecodable
-    return labels, undecodable
+def _license_of(ref: ModelRef) -> str | None:
+    try:
+        return licenses_of([ref.repo_id])[ref.repo_id]
+    except HubError:
+        return None

@@ -1,4 +1,4 @@
-"""Is a label true? Measure a random sample of its concepts again and compare."""
+"""Verify a label: measure a random sample of its concepts again and compare."""
 
 from __future__ import annotations
 
@@ -11,32 +11,29 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.errors import InputError
-from mll_hf.labeling.contest import Contest
+from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
 from mll_hf.labeling.encoding import encoded_images
-from mll_hf.labels.counts import RANK_BINS, LabelCounts
-from mll_hf.labels.packs import covers_exactly, graph_with_packs, positions_in
 from mll_hf.models import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelLabel, ModelRef
-    from mll_hf.labels.packs import AttachedPack
     from mll_hf.models import VisionLanguageModel
 
 CONCEPTS = 50
-_TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds otherwise
-_RANK_TOLERANCE = 0.1  # a rank moves more easily than a hit
+_TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds differently
+_RANK_TOLERANCE = 0.1  # ranks change more easily than hits
 _REQUIRED_SHARE = 0.9
-_Z = 1.959964  # 95 % of a normal distribution are within so many standard deviations
+_Z = 1.959964  # 95 % quantile of the normal distribution, two-sided
 
 
 class Verdict(StrEnum):
-    """What a sample says of a label."""
+    """Result of a verification."""
 
     AGREES = "agrees"
     DISAGREES = "disagrees"
@@ -45,15 +42,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Verification:
-    """A label against a new measurement on K of its concepts.
+    """A label compared with a new measurement on K of its concepts.
 
     Attributes:
-        model: The model that was measured again.
+        model: The model.
         concepts: [K] indices of the sampled concepts.
-        support: [K] images of each.
-        claimed: [K] images that the label says are recognized.
-        measured: [K] images that were recognized now.
-        moved: [K] images, at least, that were beaten by more or fewer concepts (another bin of ranks) than claimed.
+        support: [K] probe images of each concept.
+        claimed: [K] recognized images according to the label.
+        measured: [K] images recognized now.
+        moved: [K] least number of images whose rank is now in another bin.
         seed: Seed of the sample.
     """
 
@@ -67,29 +64,29 @@ class Verification:
 
     @property
     def agreeing(self) -> int:
-        """Concepts on which at most 5 % of the images (or one) are recognized otherwise, and 10 % ranked otherwise."""
+        """Concepts where at most 5 % of the images (or one) changed in recognition, and 10 % (or one) in rank bin."""
         hits = np.abs(self.claimed - self.measured) <= np.maximum(1, np.floor(_TOLERANCE * self.support))
         ranks = self.moved <= np.maximum(1, np.floor(_RANK_TOLERANCE * self.support))
         return int((hits & ranks).sum())
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the share of all tested concepts on which the label agrees."""
+        """95 % confidence interval of the share of concepts that agree."""
         return wilson_interval(self.agreeing, len(self.concepts))
 
     @property
     def claimed_precision(self) -> float:
-        """Mean node precision of the sample as the label has it."""
+        """Mean recall on the sample according to the label."""
         return float((self.claimed / self.support).mean())
 
     @property
     def measured_precision(self) -> float:
-        """Mean node precision of the sample as it was measured."""
+        """Mean recall on the sample, measured now."""
         return float((self.measured / self.support).mean())
 
     @property
     def verdict(self) -> Verdict:
-        """Agrees if at least 90 % of all concepts surely do, disagrees if surely fewer do."""
+        """Agrees if the interval is above 90 % of concepts, disagrees if it is below, else undecided."""
         lower, upper = self.interval
         if lower >= _REQUIRED_SHARE:
             return Verdict.AGREES
@@ -118,45 +115,39 @@ def verify_label(
     graph: SemanticGraph,
     probes: ProbeSet,
     *,
-    packs: Sequence[AttachedPack] = (),
     n_concepts: int = CONCEPTS,
     seed: int = 0,
     device: str | None = None,
     batch_size: int | None = None,
     token: str | None = None,
 ) -> Verification:
-    """Measure a model again on a seeded sample of concepts, against all concepts of their part.
+    """Measure a model again on a seeded sample of concepts, with all concepts as candidates.
 
     Args:
-        label: The claim.
-        graph: Its graph, without packs.
-        probes: The images that it was measured on.
-        packs: The packs that the label covers; their concepts are sampled like any others.
-        n_concepts: Size of the sample; 35 are the fewest that can show agreement.
-        seed: Seed of the sample. Whoever publishes a label must not know it.
-        device: ``cuda``, ``mps``, ``cpu``, or None for the best that is there.
-        batch_size: Images at a time; by default as many as suit the device.
-        token: Hub token; None takes the one that the user has logged in with.
+        label: The label.
+        graph: The label's graph.
+        probes: The label's probe images.
+        n_concepts: Size of the sample; fewer than 35 concepts cannot show agreement.
+        seed: Seed of the sample. The publisher of the label must not know it in advance.
+        device: ``cuda``, ``mps`` or ``cpu``; default: the best available.
+        batch_size: Images per batch; default: chosen for the device.
+        token: Hub token; default: the saved one.
 
     Raises:
-        InputError: Graph, packs or images are not those of the label, or it has no tested concept.
-        ModelError: The model cannot be had or run.
+        InputError: The label is of another graph or other images, or has no concept with images.
+        ModelError: The model cannot be loaded or run.
     """
-    _check_same_question(label, graph, probes, packs)
+    _check_same_question(label, graph, probes)
     tested = np.flatnonzero(label.support > 0)
     if not len(tested):
         raise InputError(f"the label of {label.model.repo_id} has no concept with images; there is nothing to verify")
     concepts = np.sort(np.random.default_rng(seed).permutation(tested)[:n_concepts])
-    whole = graph_with_packs(graph, [pack.pack for pack in packs])
-    hits, ranks = np.zeros(len(concepts), np.int32), np.zeros((len(concepts), RANK_BINS), np.int32)
     model = load_model(label.model, device, token)
     try:
-        for part, images in (graph, probes), *((pack.graph, pack.tests) for pack in packs):
-            positions = positions_in(whole, part)
-            sampled = np.flatnonzero(np.isin(positions, concepts) & (np.diff(images.offsets) > 0))
-            counts = _count_again(model, part, images.restricted_to(sampled), batch_size)
-            rows = np.searchsorted(concepts, positions[sampled])
-            hits[rows], ranks[rows] = counts.hits[sampled], counts.ranks[sampled]
+        captions = model.encode_texts([concept.caption for concept in graph.concepts])
+        sample = probes.restricted_to(concepts)
+        blocks = _blocks(model, sample, batch_size or model.batch_size)
+        counts = Contest(graph, sample, captions, model.logit_scale, model.device).count(blocks)
     finally:
         model.close()
     return Verification(
@@ -164,28 +155,27 @@ def verify_label(
         concepts=concepts,
         support=label.support[concepts],
         claimed=label.hits[concepts],
-        measured=hits,
-        moved=_moved(label.ranks[concepts].astype(np.int32), ranks),
+        measured=counts.hits[concepts],
+        moved=_moved(label.ranks[concepts].astype(np.int32), counts.ranks[concepts].astype(np.int32)),
         seed=seed,
     )
 
 
-def _count_again(
-    model: VisionLanguageModel, graph: SemanticGraph, sample: ProbeSet, batch_size: int | None
-) -> LabelCounts:
-    if not len(sample):
-        return LabelCounts.zeros(len(graph), len(sample.domain_names))
-    texts = model.encode_texts([concept.caption for concept in graph.concepts])
-    batches = encoded_images(model, sample, np.arange(len(sample)), batch_size or model.batch_size)
+def _blocks(model: VisionLanguageModel, sample: ProbeSet, batch_size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """Embed images, with a progress bar; yields blocks of CONTEST_BLOCK with the number of their first image."""
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(sample), unit="image", desc=model.ref.short_name, name="mll_hf.verify", leave=False
     )
-    images = []
+    first, block = 0, np.empty((0, model.embedding_size), np.float32)
     with progress:
-        for _, embeddings in batches:
-            images.append(embeddings)
+        for _, embeddings in encoded_images(model, sample, np.arange(len(sample)), batch_size):
             progress.update(len(embeddings))
-    return Contest(graph, sample, texts, model.logit_scale, model.device).count([(0, np.concatenate(images))])
+            block = np.concatenate([block, embeddings])
+            while len(block) >= CONTEST_BLOCK:
+                yield first, block[:CONTEST_BLOCK]
+                first, block = first + CONTEST_BLOCK, block[CONTEST_BLOCK:]
+    if len(block):
+        yield first, block
 
 
 def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -193,20 +183,17 @@ def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[n
     return np.maximum(claimed - measured, 0).sum(axis=1, dtype=np.int32)
 
 
-def _check_same_question(
-    label: ModelLabel, graph: SemanticGraph, probes: ProbeSet, packs: Sequence[AttachedPack]
-) -> None:
-    if label.base_digest != graph.digest:
-        wanted = f"{label.graph_name} ({label.graph_digest[:12]})"
-        raise InputError(f"the label is of graph {wanted}, not of {graph.name}; give that with --graph")
+def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
+    if label.graph_digest != graph.digest:
+        raise InputError(
+            f"the label was measured on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "
+            f"({graph.digest[:12]}); give its graph with --graph"
+        )
     if (label.probes_revision, label.sampling) != (probes.revision, probes.sampling):
         raise InputError(
             f"the label was measured on the images of {label.probes_name} at {label.probes_revision[:12]}, not on "
-            f"those of {probes.name} at {probes.revision[:12]}; give the same with --graph"
+            f"those of {probes.name} at {probes.revision[:12]}; give its images with --graph"
         )
-    if not covers_exactly(label, packs):
-        names = ", ".join(f"{part.name} ({part.probes_revision[:12]})" for part in label.packs) or "none"
-        raise InputError(f"the label covers other packs than these, or other images of them: {names}; give the same")
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

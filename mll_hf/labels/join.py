@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.union import GraphUnion
+from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelRef
+    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,36 @@ class JoinedLabels:
     def take(self, rows: Sequence[int]) -> JoinedLabels:
         """Only some of the models."""
         return replace(self, labels=tuple(self.labels[m] for m in rows))
+
+    def whole(self, fetch: Callable[[Sequence[LabelSummary]], Sequence[ModelLabel]]) -> JoinedLabels:
+        """The same labels, read whole.
+
+        Args:
+            fetch: Reads the whole labels of some summaries.
+        """
+        fetched = iter(fetch([label for row in self.labels for label in row if label is not None]))
+        rows = (tuple(None if label is None else next(fetched) for label in row) for row in self.labels)
+        return replace(self, labels=tuple(rows))
+
+    def embeddings(
+        self, embeddings_of: Callable[[LabelSummary], ProbeEmbeddings | None]
+    ) -> tuple[ProbeEmbeddings, ...]:
+        """[M] probe embeddings of the models, joined over the graphs; none if any label is missing or lacks them.
+
+        Args:
+            embeddings_of: Reads the sidecar of a label.
+        """
+        joined = []
+        for row in self.labels:
+            parts = []
+            for label, positions in zip(row, self.union.positions, strict=True):
+                part = None if label is None else embeddings_of(label)
+                if part is None:
+                    return ()
+                parts.append((part, positions))
+            whole = parts[0][0] if len(parts) == 1 else ProbeEmbeddings.joined(parts, len(self.union.graph))
+            joined.append(whole)
+        return tuple(joined)
 
 
 def join_labels(

@@ -167,7 +167,8 @@ class LabelSummary:
     @cached_property
     def domains_tested(self) -> frozenset[str]:
         """Names of the domains that have probe images."""
-        return frozenset(self.domain_names[s] for s in np.flatnonzero(self.domain_ranks.sum(axis=1, dtype=np.int64)))
+        images = self.domain_ranks.sum(axis=1).tolist()
+        return frozenset(name for name, count in zip(self.domain_names, images, strict=True) if count)
 
     @cached_property
     def hits(self) -> NDArray[np.int32]:

@@ -1,9 +1,9 @@
-"""Match a task's classes to the graph's concepts.
+"""Match the classes of a task to the concepts of a graph.
 
-Two ways, side by side. :meth:`ConceptIndex.match_captions` is the paper's: cosine between the class's description and
-the concept's caption, the five best concepts, the raw cosine as weight (its transition matrix Z). :meth:`ConceptIndex.
-match` is ours: a logit model of what a class name tells about a concept, fitted on names of other concepts than those
-that it is measured on (``scripts/run_benchmark.py matching``).
+There are two methods. :meth:`ConceptIndex.match_captions` is the paper's: the five concepts with the highest cosine
+between class description and concept caption, weighted by this cosine (transition matrix Z). :meth:`ConceptIndex.match`
+is ours: a logit model of name and meaning. It is fitted on other concepts than those it is evaluated on
+(``scripts/run_benchmark.py matching``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import WordIndex
+from mll_hf.utils.arrays import freeze_arrays, same_fields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,30 +30,31 @@ if TYPE_CHECKING:
 
 PAPER_CONCEPTS = 5  # K_n; not stated in the paper, 5 in the authors' code
 CONCEPTS = 8
-COVERED = 0.5  # coverage from which a class counts as covered
+COVERED = 0.5  # a class counts as covered from this coverage
+_DIGITS = 9  # cosines and logits are compared after rounding
 
-# Coverage is logistic in the best logit; fitted on the queries of :class:`LogitWeights`, with their concepts in the
-# graph and without.
+# Coverage is a logistic function of the best logit; fitted on the queries of :class:`LogitWeights`, with and without
+# their concepts in the graph.
 _COVERAGE_SLOPE, _COVERAGE_MIDDLE = 0.56, 9.5
-_RIDGE = 100.0  # how many lemmas of a kind it takes for a graph to say what gloss a name lets expect
-_OWN_WORDS = frozenset({"file", "llm"})  # sources of descriptions that say more than name and graph do
+_RIDGE = 100.0  # of the regression from lemmas to glosses
+_OWN_WORDS = frozenset({"file", "llm"})  # descriptions from these sources add to name and graph
 
 
 @dataclass(frozen=True, slots=True)
 class LogitWeights:
-    """What each sign that a concept is a class counts in :meth:`ConceptIndex.match`.
+    """Weights of the features in :meth:`ConceptIndex.match`.
 
-    The defaults are the maximum likelihood (``bench.matching.fit_weights``) over queries for concepts of ImageNet-12k
-    outside ImageNet-1k with all-MiniLM-L6-v2: synonyms taken out of the graph, lemmas, lemmas with a word of a
+    The defaults are maximum-likelihood estimates (``bench.matching.fit_weights``) with all-MiniLM-L6-v2 over queries
+    for concepts of ImageNet-12k outside ImageNet-1k: synonyms removed from the graph, lemmas, lemmas with a word of a
     hypernym, and lemmas with a word of the gloss.
 
     Attributes:
-        name: Of the cosine of the class's name with the nearest lemma.
-        caption: Of the cosine of name or description with the caption.
-        gloss: Of how well the gloss fits what the name lets expect.
-        words: Of the share of the name's words that the concept's names, gloss and ancestors hold.
-        head: Of the share of the name that its head is, where that is a lemma of the concept.
-        synonyms: Of the logarithm of the number of lemmas: a concept with many names bears each more rarely.
+        name: Weight of the cosine of the class name with the nearest lemma.
+        caption: Weight of the cosine of name or description with the caption.
+        gloss: Weight of the cosine of the gloss with the gloss predicted from the name.
+        words: Weight of the share of the name's words that are in the concept's names, gloss and ancestors.
+        head: Weight of the share of the name's words in its head, if the head is a lemma of the concept.
+        synonyms: Weight of the logarithm of the number of lemmas: with many names, each is used more rarely.
     """
 
     name: float = 4.8
@@ -63,16 +65,16 @@ class LogitWeights:
     synonyms: float = -0.6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ClassMatch:
-    """The K concepts that stand for each of C classes, best first.
+    """The K best concepts of each of C classes, best first.
 
     Attributes:
         classes: The C class names.
         concepts: [C, K] int, indices of concepts.
-        similarities: [C, K] float32, how similar each concept is to the class.
+        similarities: [C, K] float32, similarity of each concept to the class.
         weights: [C, K] float32, the entries of Z.
-        coverage: [C] float32 from 0 (the graph has nothing like this class) to 1 (it has the class itself).
+        coverage: [C] float32 from 0 (nothing similar in the graph) to 1 (the class itself is in the graph).
         encoder: Id of the text encoder.
     """
 
@@ -83,6 +85,14 @@ class ClassMatch:
     coverage: NDArray[np.float32]
     encoder: str
 
+    def __post_init__(self) -> None:
+        freeze_arrays(self)
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]
+
     @cached_property
     def selected(self) -> NDArray[np.int64]:
         """V_sel: the distinct concepts of all classes, ascending."""
@@ -90,7 +100,7 @@ class ClassMatch:
 
     @cached_property
     def transition(self) -> NDArray[np.float32]:
-        """Z, [len(selected), C]: weight of a selected concept for a class, 0 outside the class's K concepts."""
+        """Z, [len(selected), C]: weight of each selected concept for each class, 0 outside its K concepts."""
         Z = np.zeros((len(self.selected), len(self.classes)), np.float32)
         rows = np.searchsorted(self.selected, self.concepts)
         Z[rows, np.arange(len(self.classes))[:, None]] = self.weights
@@ -103,73 +113,75 @@ class ConceptIndex:
 
     Attributes:
         graph: The graph of V concepts.
-        encoder: What embedded them.
-        captions: [V, E] float32, unit norm.
-        lemmas: [L, E] float32, unit norm; the lemmas of concept 0, of concept 1, and so on.
+        encoder: Encoder of all texts.
+        captions: [V, E] float64, unit norm. In double precision, the order in which a matrix product adds up moves no
+            result by as much as is kept of it, so matches are the same on every processor.
+        lemmas: [L, E] float64, unit norm; the lemmas of concept 0, then of concept 1, and so on.
         starts: [V] row of each concept's first lemma.
-        glosses: [V, E] float32, unit norm; the definitions alone.
-        words: Where the words of names, glosses and ancestors' names occur.
-        weights: Of the logit.
+        glosses: [V, E] float64, unit norm; the definitions only.
+        words: Index of the words in names, glosses and ancestors' names.
+        weights: Weights of the logit.
     """
 
     graph: SemanticGraph
     encoder: TextEncoder
-    captions: NDArray[np.float32]
-    lemmas: NDArray[np.float32]
+    captions: NDArray[np.float64]
+    lemmas: NDArray[np.float64]
     starts: NDArray[np.int64]
-    glosses: NDArray[np.float32]
+    glosses: NDArray[np.float64]
     words: WordIndex
     weights: LogitWeights = LogitWeights()
 
     @classmethod
     def build(cls, graph: SemanticGraph, encoder: TextEncoder) -> ConceptIndex:
-        """Embed a graph; slow the first time with an encoder, then a look-up in its cache."""
+        """Embed a graph; slow the first time, a cache look-up after that."""
         concepts = graph.concepts
         texts = [concept.caption for concept in concepts] + [concept.definition for concept in concepts]
-        embeddings = encoder.encode([*texts, *(lemma for concept in concepts for lemma in concept.lemmas)])
+        embeddings = _encode(encoder, [*texts, *(lemma for concept in concepts for lemma in concept.lemmas)])
         captions, glosses, lemmas = np.split(embeddings, [len(graph), 2 * len(graph)])
         starts = np.cumsum([0, *(len(concept.lemmas) for concept in concepts[:-1])]).astype(np.int64)
         return cls(graph, encoder, captions, lemmas, starts, glosses, WordIndex.build(graph))
 
     def match_captions(self, descriptions: Sequence[Description], top: int = PAPER_CONCEPTS) -> ClassMatch:
-        """Match as the paper does: ``z_vy = cos(e(d_v), e(d_y))`` for the ``top`` best concepts, else 0."""
-        cosines = self._encode_descriptions(descriptions) @ self.captions.T
+        """Match as in the paper: ``z_vy = cos(e(d_v), e(d_y))`` for the ``top`` best concepts, else 0."""
+        cosines = np.round(self._encode_descriptions(descriptions) @ self.captions.T, _DIGITS)
         concepts = _best(cosines, top)
-        similarities = np.take_along_axis(cosines, concepts, axis=1)
+        similarities = np.take_along_axis(cosines, concepts, axis=1).astype(np.float32)
         coverage = self._coverage(descriptions, self.logits(descriptions))
         return ClassMatch(_names(descriptions), concepts, similarities, similarities, coverage, self.encoder.id)
 
     def match(self, descriptions: Sequence[Description], top: int = CONCEPTS) -> ClassMatch:
         """Match by name and meaning.
 
-        The logit of a concept for a class is a weighted sum of six signs, see :class:`LogitWeights`. A description
-        counts if a user or a language model wrote it; a template says no more than name and graph do. Weights are a
-        softmax over the ``top`` best concepts.
+        The logit of a concept for a class is a weighted sum of six features, see :class:`LogitWeights`. Descriptions by
+        users and language models are used; templates add nothing to name and graph. Weights are a softmax over the
+        ``top`` best concepts.
         """
         logits = self.logits(descriptions)
         concepts = _best(logits, top)
         best = np.take_along_axis(logits, concepts, axis=1)
         weights = np.exp(best - best[:, :1])
+        weights /= weights.sum(axis=1, keepdims=True)
         return ClassMatch(
             classes=_names(descriptions),
             concepts=concepts,
-            similarities=best,
-            weights=weights / weights.sum(axis=1, keepdims=True),
+            similarities=best.astype(np.float32),
+            weights=weights.astype(np.float32),
             coverage=self._coverage(descriptions, logits),
             encoder=self.encoder.id,
         )
 
-    def _encode_descriptions(self, descriptions: Sequence[Description]) -> NDArray[np.float32]:
+    def _encode_descriptions(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
         """[C, E] unit-norm mean embedding of each class's texts."""
-        embeddings = self.encoder.encode([text for description in descriptions for text in description.texts])
+        embeddings = _encode(self.encoder, [text for description in descriptions for text in description.texts])
         counts = [len(description.texts) for description in descriptions]
         sums = np.add.reduceat(embeddings, np.cumsum([0, *counts[:-1]]), axis=0)
         return _unit(sums)
 
-    def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float32]:
-        """The logit of each concept for each class; returns [C, V] float32."""
+    def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
+        """The logit of each concept for each class, rounded; returns [C, V] float64."""
         classes = [description.class_name for description in descriptions]
-        names = self.encoder.encode([clean_class_name(name) for name in classes])
+        names = _encode(self.encoder, [clean_class_name(name) for name in classes])
         meanings = names.copy()
         described = [y for y, description in enumerate(descriptions) if description.source in _OWN_WORDS]
         if described:
@@ -179,12 +191,12 @@ class ConceptIndex:
         mean, gloss_map = self._gloss_map
         logits += weights.gloss * (names - mean) @ gloss_map
         logits += weights.name * self._lemma_cosines(names)
-        logits += weights.synonyms * np.log(self._counts, dtype=np.float32)
+        logits += weights.synonyms * np.log(self._counts)
         for row, name in zip(logits, classes, strict=True):
             row += weights.words * self.words.word_shares(name) + weights.head * self.words.head_shares(name)
-        return logits.astype(np.float32)
+        return np.round(logits, _DIGITS)
 
-    def _lemma_cosines(self, names: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _lemma_cosines(self, names: NDArray[np.float64]) -> NDArray[np.float64]:
         """[C, V] cosine of each name with the nearest lemma of each concept."""
         cosines = self.lemmas @ names.T
         best = cosines[self.starts]
@@ -194,9 +206,9 @@ class ConceptIndex:
 
     @cached_property
     def _further_lemmas(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Concepts with a second lemma and the rows of these, then the same for third lemmas, and so on.
+        """Concepts with a second lemma and the rows of these lemmas, then the same for third lemmas, and so on.
 
-        Rank by rank, the maximum over lemmas is a few operations on large arrays instead of one on each concept.
+        So the maximum over lemmas takes a few operations on large arrays instead of one per concept.
         """
         ranks = range(1, self._counts.max())
         return [(c, self.starts[c] + rank) for rank in ranks for c in [np.flatnonzero(self._counts > rank)]]
@@ -206,27 +218,27 @@ class ConceptIndex:
         return np.diff(self.starts, append=len(self.lemmas))
 
     @cached_property
-    def _gloss_map(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """A ridge regression from the graph's lemmas to the glosses of their concepts, as a table for names.
+    def _gloss_map(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Ridge regression from the graph's lemmas to the glosses of their concepts.
 
-        A name and its gloss lie in different parts of the embedding space; the graph's own pairs tell how to get from
-        one to the other. In a small graph, which tells little, all products are near 0.
+        Names and glosses are in different parts of the embedding space; the regression predicts the gloss of a name. In
+        a small graph all predictions are near 0.
 
         Returns:
-            The mean lemma [E], and the matrix [E, V] whose product with a name less the mean says how well each gloss
-            fits what the name lets expect.
+            The mean lemma [E], and a matrix [E, V]. The product of a name minus the mean with this matrix is the inner
+            product of its predicted gloss with each gloss.
         """
         mean = self.lemmas.mean(axis=0)
         centered, glosses = self.lemmas - mean, self.glosses - self.glosses.mean(axis=0)
-        ridge = _RIDGE * np.eye(len(mean), dtype=np.float32)
+        ridge = _RIDGE * np.eye(len(mean))
         expected = np.linalg.solve(centered.T @ centered + ridge, centered.T @ np.repeat(glosses, self._counts, axis=0))
-        return mean, (expected @ _unit(glosses).T).astype(np.float32)
+        return mean, expected @ _unit(glosses).T
 
-    def _coverage(self, descriptions: Sequence[Description], logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[C] 1 where a concept carries the class's name, else how likely the best concept is the class itself.
+    def _coverage(self, descriptions: Sequence[Description], logits: NDArray[np.float64]) -> NDArray[np.float32]:
+        """[C] 1 if a concept has the class's name, else the probability that the best concept is the class itself.
 
-        A concept that stands for n classes tells none of them from the others: each gets an n-th of its coverage.
-        Classes without a name of their own in the graph do not count against one that has it.
+        A concept cannot distinguish the n classes that share it as their best: each gets 1/n of the coverage. Classes
+        whose name is in the graph share only with each other.
         """
         named = np.array([len(self.words.concepts_named(d.class_name)) > 0 for d in descriptions])
         best = logits.argmax(axis=1).tolist()
@@ -236,7 +248,7 @@ class ConceptIndex:
         return (np.where(named, 1.0, likely) / counts).astype(np.float32)
 
 
-def _best(similarity: NDArray[np.float32], top: int) -> NDArray[np.int64]:
+def _best(similarity: NDArray[np.float64], top: int) -> NDArray[np.int64]:
     """[C, top] indices of the largest entries of each row, largest first; ties by index."""
     top = min(top, similarity.shape[1])
     threshold = np.partition(similarity, -top, axis=1)[:, -top, None]
@@ -244,7 +256,12 @@ def _best(similarity: NDArray[np.float32], top: int) -> NDArray[np.int64]:
     return np.stack([r[np.argsort(-similarity[c, r], kind="stable")][:top] for c, r in enumerate(rows)])
 
 
-def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+def _encode(encoder: TextEncoder, texts: Sequence[str]) -> NDArray[np.float64]:
+    """[N, E] unit-norm embeddings in double precision."""
+    return _unit(encoder.encode(texts).astype(np.float64))
+
+
+def _unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
 

@@ -1,7 +1,7 @@
-"""Texts that say what a class looks like, for matching classes with concepts of the graph.
+"""Class descriptions, which are matched to the concepts of a graph.
 
 Descriptions come from templates and WordNet glosses (:func:`from_templates`), from a user's file
-(:func:`from_file`), or from a language model (:func:`from_llm`). They open the way the paper's captions do:
+(:func:`from_file`), or from a language model (:func:`from_llm`). They begin like the captions in the paper:
 "The {domain} of {class}, which is ...".
 """
 
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from mll_hf.errors import DescribeError, StorageError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.words import other_numbers
 from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import abridged, one_line
 
@@ -32,19 +33,19 @@ if TYPE_CHECKING:
 
 MAX_SENSES = 3
 DEFAULT_DOMAIN = "photo"
-PROMPT_VERSION = 1  # part of every cache key: raise it when the wording of llm_prompt changes
+PROMPT_VERSION = 1  # part of every cache key: increase it when the wording of llm_prompt changes
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a class looks like, in words.
+    """Description of a class.
 
     Attributes:
         class_name: The class as the user named it.
-        texts: One or more texts; they are embedded one by one and averaged.
-        source: Where the texts come from: "gloss", "template", "file" or "llm".
+        texts: One or more texts; their embeddings are averaged.
+        source: Origin of the texts: "gloss", "template", "file" or "llm".
     """
 
     class_name: str
@@ -58,16 +59,15 @@ class Description:
 def from_templates(
     classes: Sequence[str], graph: SemanticGraph, domain: str | None = None, task: str | None = None
 ) -> tuple[Description, ...]:
-    """Describe classes with the glosses of the concepts that bear their names.
+    """Describe classes with the glosses of the concepts of the same name.
 
-    A class with several senses gets one text for each, at most :data:`MAX_SENSES`. A class that no concept is named
-    after is described by domain and task, and by its bare name besides: on its own the wording draws MiniLM to
-    pictures and cameras. Of 400 concepts looked up without their gloss, 75 % were found first by the wording, 95 % by
-    both texts together.
+    A class with several senses gets one text for each, at most :data:`MAX_SENSES`. A class without a concept of its
+    name gets two texts: the template with domain and task, and the bare name. The template alone pulls MiniLM toward
+    pictures and cameras: of 400 concepts searched without their gloss, it found 75 % first, both texts together 95 %.
 
     Args:
         classes: C class names.
-        graph: Where glosses come from.
+        graph: Its glosses are used.
         domain: How the images look, for example "photo" or "satellite image".
         task: What is recognized, for example "traffic sign recognition".
 
@@ -97,11 +97,11 @@ _IMAGE_ADJECTIVES = frozenset({"aerial", "infrared", "medical", "satellite", "th
 
 
 def _senses(name: str, graph: SemanticGraph) -> tuple[int, ...]:
-    """Concepts named by the class name or, failing that, by its head; the most typical senses first."""
+    """Concepts with the class name or, if there are none, with its head; the most common senses first."""
     for form in _lookup_forms(name):
         found = graph.concepts_named(form)
         if found:
-            # A concept whose first lemma is the name is a more usual sense than one that lists it as a synonym.
+            # A concept whose first lemma is the name is a more common sense than one with the name as a synonym.
             ordered = sorted(found, key=lambda v: normalize_lemma(graph.concepts[v].name) != normalize_lemma(form))
             return tuple(ordered[:MAX_SENSES])
     return ()
@@ -113,50 +113,25 @@ def _lookup_forms(name: str) -> Iterator[str]:
     tails = [words[at:] for at in range(len(words))]
     heads = [words[:at] for at, word in enumerate(words) if at and word.lower() in _PREPOSITIONS]
     for form in [*tails[:-1], *(head[-1:] for head in heads[:1]), *tails[-1:]]:
-        if len(form) == len(words) or len(form[-1]) > 1:  # the last word of "letter A" is no noun
+        if len(form) == len(words) or len(form[-1]) > 1:  # the "A" of "letter A" is not a noun
             yield " ".join(form)
-            yield from (" ".join([*form[:-1], noun]) for noun in _numbers(form[-1]))
+            yield from (" ".join([*form[:-1], noun]) for noun in other_numbers(form[-1]))
 
 
 _PREPOSITIONS = frozenset({"of", "with", "without", "in", "on", "at", "for", "from"})
-_IRREGULAR = {"people": "person", "children": "child", "mice": "mouse", "feet": "foot", "geese": "goose"}
-_PLURAL_ENDINGS = (
-    ("men", "man"),
-    ("ies", "y"),
-    ("ves", "f"),
-    ("ves", "fe"),
-    ("ches", "ch"),
-    ("shes", "sh"),
-    ("ses", "s"),
-    ("xes", "x"),
-    ("zes", "z"),
-    ("oes", "o"),
-    ("s", ""),
-)
-
-
-def _numbers(word: str) -> Iterator[str]:
-    """The other grammatical number of a noun: what its singular, or else its plural, may be."""
-    lower = word.lower()
-    if lower in _IRREGULAR:
-        yield _IRREGULAR[lower]
-    for plural, singular in _PLURAL_ENDINGS:
-        if lower.endswith(plural) and not lower.endswith("ss") and len(lower) > len(plural) + 1:
-            yield lower.removesuffix(plural) + singular
-    yield f"{lower}s"  # binocular: WordNet has only binoculars
 
 
 # -------------------------------------------------------------------------------------------------------------- file
 
 
 def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ...]:
-    """Take descriptions from a JSON object: class name -> a text or a list of texts.
+    """Read descriptions from a JSON object: class name -> a text or a list of texts.
 
-    A class is found under its own name or under one that cleans to the same words. Other keys are ignored.
+    A key matches a class if both are equal after :func:`clean_class_name`, apart from case. Other keys are ignored.
 
     Raises:
-        DescribeError: The file cannot be read, or classes are missing from it or have no usable text; one line names
-            them all.
+        DescribeError: The file cannot be read, or classes are missing or have no usable text; one line names them
+            all.
     """
     content = _read_json_object(Path(path))
     by_words = {clean_class_name(key).casefold(): value for key, value in content.items()}
@@ -183,14 +158,14 @@ def _read_json_object(path: Path) -> dict[str, object]:
     except OSError as error:
         raise DescribeError(f"cannot read descriptions from {path} ({error.strerror}); check the path") from None
     except (ValueError, RecursionError) as error:
-        raise DescribeError(f"{path}: is no valid JSON ({error}); mend the file") from None
+        raise DescribeError(f"{path}: is not valid JSON ({error}); correct the file") from None
     if not isinstance(content, dict):
-        raise DescribeError(f'{path}: holds no JSON object; write {{"class": "description", ...}}')
+        raise DescribeError(f'{path}: is not a JSON object; write {{"class": "description", ...}}')
     return content
 
 
 def _texts(value: object) -> tuple[str, ...]:
-    """The texts in a JSON value; empty if it holds anything but non-empty texts."""
+    """The texts in a JSON value; empty if anything in it is not a non-empty string."""
     items = value if isinstance(value, list) else [value]
     texts = tuple(" ".join(item.split()) for item in items if isinstance(item, str) and item.strip())
     return texts if len(texts) == len(items) else ()
@@ -205,18 +180,18 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """A chat model: one of Hugging Face's inference providers, or any server that speaks the OpenAI protocol.
+    """A chat model of Hugging Face's inference providers or of any OpenAI-compatible server.
 
     Attributes:
         model: Model id, for example "meta-llama/Llama-3.3-70B-Instruct".
         base_url: Address of an OpenAI-compatible server, for example "http://localhost:8000/v1".
-        token: Access token. Without ``base_url`` the saved Hub token is used when none is given; with ``base_url``
-            nothing is sent but what is given here, so that the Hub token never reaches another party's server.
+        token: Access token. Without ``base_url`` the default is the saved Hub token. With ``base_url`` the Hub token is
+            never sent.
         timeout: Seconds to wait for one answer.
-        attempts: How often a request is tried when the server is busy (429), fails (5xx) or does not answer in time.
+        attempts: Number of tries if the server is busy (429), fails (5xx) or does not answer in time.
         backoff: Seconds before the second attempt; doubled before each further one.
-        concurrency: Requests under way at the same time.
-        cache: Folder of answers; by default one under the Hugging Face assets cache.
+        concurrency: Number of concurrent requests.
+        cache: Folder of cached answers; by default in the Hugging Face assets cache.
     """
 
     model: str | None = None
@@ -232,14 +207,14 @@ class LanguageModel:
         if not self.model and not self.base_url:
             raise DescribeError("no language model given; name a model, a base URL, or both")
         if self.base_url and not self.base_url.startswith(("http://", "https://")):
-            raise DescribeError(f"'{self.base_url}' is no base URL; write it with http:// or https://")
+            raise DescribeError(f"'{self.base_url}' is not a base URL; start it with http:// or https://")
 
     def __str__(self) -> str:
         return " at ".join(part for part in (self.model, self.base_url) if part)
 
 
 def llm_prompt(class_name: str, domain: str | None = None, task: str | None = None) -> str:
-    """The question that a language model is asked about one class."""
+    """The prompt that asks a language model to describe one class."""
     look, name = domain or DEFAULT_DOMAIN, clean_class_name(class_name)
     use = f" The caption serves {task}." if task else ""
     return (
@@ -254,8 +229,7 @@ def from_llm(
 ) -> tuple[Description, ...]:
     """Ask a language model for one caption per class.
 
-    Each answer is kept in a file of its own as soon as it arrives, and is not asked for again. Requests run
-    concurrently, at temperature 0.
+    Each answer is cached as soon as it arrives. Requests run concurrently, at temperature 0.
 
     Args:
         classes: C class names.
@@ -267,13 +241,13 @@ def from_llm(
         C descriptions in the order of the classes.
 
     Raises:
-        DescribeError: The model refuses, cannot be reached, or answers nothing of use. Answers to the other classes
-            that have arrived by then are kept.
+        DescribeError: The model refuses, cannot be reached, or gives no usable answer. Answers that have arrived stay
+            in the cache.
     """
     questions = [
         _Question(name, _opening(name, domain or DEFAULT_DOMAIN), llm_prompt(name, domain, task)) for name in classes
     ]
-    captions = {question: _kept_caption(llm, question) for question in questions}
+    captions = {question: _cached_caption(llm, question) for question in questions}
     new = [question for question, caption in captions.items() if caption is None]
     if new:
         captions.update(_ask_all(llm, new))
@@ -281,14 +255,14 @@ def from_llm(
 
 
 def tidy_answer(answer: str, opening: str) -> str:
-    """Cut a model's chatter ("Sure! ..."), quotes, thoughts and line breaks from around its caption.
+    """Extract the caption from an answer: drop introductions ("Sure! ..."), quotes, thoughts and line breaks.
 
     Args:
-        answer: What the model said.
-        opening: How the caption was asked to open.
+        answer: Answer of the model.
+        opening: Requested first words of the caption.
 
     Returns:
-        The caption in one line; empty if nothing is left.
+        The caption in one line; may be empty.
     """
     text = re.sub(r"<think>.*?(?:</think>|\Z)", "", answer, flags=re.DOTALL).strip()
     found = re.search(rf"[\"“'`*]*{re.escape(opening)}", text, re.IGNORECASE)
@@ -298,7 +272,7 @@ def tidy_answer(answer: str, opening: str) -> str:
     return (quoted.group(1) if quoted else caption).strip(" \"'`*“”")
 
 
-# Lines that announce the caption.
+# Introductory lines.
 _CHATTER = re.compile(r"\A(?:(?:sure|certainly|of course|okay|here)\b[^\n]*[:!]\s*(?:\n\s*|\Z))+", re.IGNORECASE)
 
 
@@ -327,14 +301,14 @@ def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Questi
             for future in as_completed(asked):
                 captions[asked[future]] = future.result()
                 bar.update()
-        finally:  # after a failure or Ctrl-C requests under way may end, but none waits or starts any more
+        finally:  # after a failure or Ctrl-C: let running requests finish, start or retry none
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
     return captions
 
 
 def _ask(client: InferenceClient, llm: LanguageModel, question: _Question, stop: threading.Event) -> str:
-    """Get one caption, with patience for a busy server, and keep it."""
+    """Get one caption, retrying while the server is busy, and cache it."""
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     for attempt in range(llm.attempts):
@@ -342,39 +316,43 @@ def _ask(client: InferenceClient, llm: LanguageModel, question: _Question, stop:
             caption = tidy_answer(_complete(client, llm.model, question.prompt), question.opening)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
             problem = _diagnose(error)
-            if not problem.passing or attempt + 1 == llm.attempts:
+            if not problem.temporary or attempt + 1 == llm.attempts:
                 break
             if stop.wait(max(llm.backoff * 2**attempt, problem.retry_after)):
                 break
         else:
             if caption:
-                _keep_caption(llm, question, caption)
+                _cache_caption(llm, question, caption)
                 return caption
-            problem = _Problem("it answered nothing", "try another model")
+            problem = _Problem("the answer is empty", "try another model")
             break
     raise DescribeError(
         f"language model {llm}: {problem.reason}, asked about '{question.class_name}'; {problem.remedy}, then run "
-        "again: answers that have arrived are kept"
+        "again (answers so far are cached)"
     )
 
 
 def _complete(client: InferenceClient, model: str | None, prompt: str) -> str:
-    """One chat completion; ValueError if the server's answer is none."""
+    """One chat completion.
+
+    Raises:
+        ValueError: The answer of the server is not a chat completion.
+    """
     output = client.chat_completion([{"role": "user", "content": prompt}], model=model, temperature=0.0)
     choices = output.choices
     if not isinstance(choices, list) or not choices:
-        raise ValueError("the answer is no chat completion")
+        raise ValueError("the answer is not a chat completion")
     content = getattr(getattr(choices[0], "message", None), "content", None)
     return content if isinstance(content, str) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
-    """Why a request failed, what to do about it, and whether (and after how many seconds) another try may help."""
+    """Why a request failed, what to do, and whether (and after how many seconds) a retry may help."""
 
     reason: str
     remedy: str
-    passing: bool = False
+    temporary: bool = False
     retry_after: float = 0.0
 
 
@@ -384,7 +362,7 @@ def _diagnose(error: Exception) -> _Problem:
 
     match error:
         case InferenceTimeoutError() | httpx.TimeoutException():
-            return _Problem("no answer in time", "allow more time or try later", passing=True)
+            return _Problem("no answer in time", "allow more time or try later", temporary=True)
         case HfHubHTTPError():
             return _diagnose_status(error.response.status_code, error.response.headers, error.server_message)
         case OfflineModeIsEnabled():
@@ -392,7 +370,7 @@ def _diagnose(error: Exception) -> _Problem:
         case httpx.ConnectError():
             return _Problem("cannot connect", "check the base URL and that the server runs")
         case httpx.TransportError():
-            return _Problem(f"the connection broke ({type(error).__name__})", "try later", passing=True)
+            return _Problem(f"the connection broke ({type(error).__name__})", "try later", temporary=True)
         case _:
             return _Problem(one_line(error), "check model, base URL and token")
 
@@ -400,33 +378,33 @@ def _diagnose(error: Exception) -> _Problem:
 def _diagnose_status(status: int, headers: Mapping[str, str], message: str | None) -> _Problem:
     reason = f"HTTP {status}" + (f" ({one_line(message)})" if message else "")
     if status in (401, 402, 403):
-        return _Problem(reason, "check the token and what it may use")
+        return _Problem(reason, "check the token and its permissions")
     if status in (408, 425, 429) or status >= 500:
         wait = headers.get("retry-after", "")
         seconds = min(float(wait), _LONGEST_WAIT) if wait.isdecimal() else 0.0
-        return _Problem(reason, "try later", passing=True, retry_after=seconds)
+        return _Problem(reason, "try later", temporary=True, retry_after=seconds)
     return _Problem(reason, "check the model's name and the base URL")
 
 
-_LONGEST_WAIT = 60.0  # seconds; what a server asks for beyond that is not waited out
+_LONGEST_WAIT = 60.0  # seconds; caps what the server asks for
 
 
-def _kept_caption(llm: LanguageModel, question: _Question) -> str | None:
+def _cached_caption(llm: LanguageModel, question: _Question) -> str | None:
     try:
-        kept = json.loads(_cache_file(llm, question).read_text(encoding="utf-8"))
-    except (OSError, ValueError):  # never asked, or a damaged file: ask (again)
+        cached = json.loads(_cache_file(llm, question).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # not cached, or a damaged file
         return None
-    caption = kept.get("caption") if isinstance(kept, dict) else None
+    caption = cached.get("caption") if isinstance(cached, dict) else None
     return caption if isinstance(caption, str) and caption else None
 
 
-def _keep_caption(llm: LanguageModel, question: _Question, caption: str) -> None:
+def _cache_caption(llm: LanguageModel, question: _Question, caption: str) -> None:
     content = {"model": llm.model, "class": question.class_name, "prompt": question.prompt, "caption": caption}
     try:
         text = json.dumps(content, ensure_ascii=False, indent=1)
         write_atomically(_cache_file(llm, question), text.encode())
-    except StorageError as error:  # an answer that cannot be kept is still an answer
-        logger.warning("a description will have to be asked for again: %s", error)
+    except StorageError as error:  # the answer can still be used
+        logger.warning("cannot cache a description: %s", error)
 
 
 def _cache_file(llm: LanguageModel, question: _Question) -> Path:

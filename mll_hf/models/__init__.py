@@ -1,7 +1,7 @@
-"""Running vision-language models: find one, load it, embed images and texts.
+"""Vision-language models: resolve, load, embed images and texts.
 
-The only package that imports torch for models. Importing it is cheap: torch comes with the first model or device,
-and huggingface_hub, which takes a quarter of a second, with the first name to resolve.
+Importing this package is cheap: torch is imported with the first model or device, huggingface_hub with the first
+model name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import MissingExtraError
-from mll_hf.models.base import Backend, Cost, Link, VisionLanguageModel
+from mll_hf.models.base import Backend, Cost, Link, VisionLanguageModel, environment_of
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -21,7 +21,8 @@ __all__ = [
     "Cost",
     "Link",
     "VisionLanguageModel",
-    "all_devices",
+    "environment_of",
+    "gpu_count",
     "load_model",
     "pick_device",
     "resolve_model",
@@ -29,16 +30,16 @@ __all__ = [
 
 
 def resolve_model(spec: str, token: str | None = None) -> ModelRef:
-    """Pin a model to a revision and choose the backend that runs it.
+    """Pin a model to a commit and choose its backend.
 
-    One request to the Hub, and no file is touched. Offline, the newest fitting copy in the local cache is taken.
+    Sends one request to the Hub and downloads nothing. Offline, uses the newest matching revision in the local cache.
 
     Args:
         spec: ``org/name``, ``org/name@revision`` or ``local-dir:PATH``.
-        token: Hub token; None takes the one that the user has logged in with.
+        token: Hub token; default: the saved one.
 
     Raises:
-        ModelError: There is no such model, it cannot be reached, or it has no weights in safetensors.
+        ModelError: The model does not exist, cannot be reached, or has no safetensors weights.
     """
     from mll_hf.models import source
 
@@ -46,22 +47,22 @@ def resolve_model(spec: str, token: str | None = None) -> ModelRef:
 
 
 def pick_device(device: str | None = None) -> str:
-    """Choose where models run: the device asked for, else cuda, then mps, then cpu.
+    """Validate a device, or choose the best available: cuda, then mps, then cpu.
 
     Raises:
-        InputError: The device is unknown or not on this machine.
+        InputError: The device is unknown or not available.
         MissingExtraError: torch is not installed.
     """
     return _torch_model().pick_device(device)
 
 
-def all_devices() -> list[str]:
-    """All GPUs of this machine, or the one device that is best.
+def gpu_count() -> int:
+    """Number of CUDA devices of this machine.
 
     Raises:
         MissingExtraError: torch is not installed.
     """
-    return _torch_model().all_devices()
+    return _torch_model().gpu_count()
 
 
 def _torch_model() -> ModuleType:
@@ -73,16 +74,16 @@ def _torch_model() -> ModuleType:
 
 
 def load_model(ref: ModelRef, device: str | None = None, token: str | None = None) -> VisionLanguageModel:
-    """Load a model at the revision that `ref` names, in evaluation mode.
+    """Download and load a model at its pinned revision, in evaluation mode.
 
     Args:
         ref: From `resolve_model` or a label.
         device: As for `pick_device`.
-        token: Hub token; None takes the one that the user has logged in with.
+        token: Hub token; default: the saved one.
 
     Raises:
-        ModelError: The files cannot be had, have changed, are damaged, or hold no image-text model.
-        InputError: The device is unknown or not on this machine.
+        ModelError: The files are missing, changed, damaged or no image-text model, or memory is full.
+        InputError: The device is unknown or not available.
         MissingExtraError: A package that runs the model is not installed.
     """
     from mll_hf.models import source

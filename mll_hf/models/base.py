@@ -1,11 +1,12 @@
-"""What a vision-language model must offer to be labeled and used. No heavy import here."""
+"""The interface of a loaded vision-language model. Imports nothing heavy."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Protocol
 
-from mll_hf.labels.label import Cost, ModelRef
+from mll_hf.labels.label import Cost, Environment, ModelRef
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-__all__ = ["Backend", "Cost", "Link", "VisionLanguageModel"]
+__all__ = ["TEXT_BATCH", "Backend", "Cost", "Link", "VisionLanguageModel", "environment_of"]
+
+TEXT_BATCH = 256  # texts embedded together
 
 
 class Backend(StrEnum):
@@ -36,14 +39,15 @@ class VisionLanguageModel(Protocol):
     """A loaded model in evaluation mode.
 
     Attributes:
-        ref: Which model this is, pinned to a revision.
+        ref: The model and its revision.
         embedding_size: D, the size of an embedding.
-        logit_scale: Factor between a cosine and a logit (already exponentiated).
+        logit_scale: Factor between cosines and logits (already exponentiated).
         logit_bias: Constant added to every logit; 0.0 for softmax models.
-        link: Whether the model was trained with a softmax or a sigmoid over classes.
-        cost: Parameters and operations, measured from the model itself.
-        device: Where it runs: ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        batch_size: Images at a time that keep the device busy and fit its memory.
+        link: Softmax or sigmoid over classes, as in training.
+        cost: Parameters and FLOPs, measured on the loaded model.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        dtype: Precision of the image tower: ``float32`` or ``float16``.
+        batch_size: Default number of images per batch: keeps the device busy and fits into its memory.
     """
 
     ref: ModelRef
@@ -53,27 +57,28 @@ class VisionLanguageModel(Protocol):
     link: Link
     cost: Cost
     device: str
+    dtype: str
     batch_size: int
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """Turn one image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
+        """Turn an image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
 
-        Safe in threads and in forked worker processes.
+        Safe to call from threads and forked processes.
         """
         ...
 
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         """Embed preprocessed images [N, 3, H, W]; returns unit-norm float32 [N, D].
 
-        More images than the device's memory holds are embedded in several goes.
+        A batch that does not fit into memory is embedded in smaller batches.
 
         Raises:
-            ModelError: An embedding is zero or not finite, or not even one image fits the memory.
+            ModelError: An embedding is zero or not finite, or not even one image fits into memory.
         """
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as they stand; returns unit-norm float32 [T, D]. Texts over the context length are cut.
+        """Embed texts; returns unit-norm float32 [T, D]. Texts longer than the context are truncated.
 
         Raises:
             ModelError: An embedding is zero or not finite.
@@ -81,5 +86,23 @@ class VisionLanguageModel(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the model's memory. The model cannot encode afterwards."""
+        """Free the model's memory. The model cannot be used afterwards."""
         ...
+
+
+def environment_of(model: VisionLanguageModel) -> Environment:
+    """What besides model and images decides the last bits of embeddings: device type, precision, library versions."""
+    return Environment(
+        device=model.device.partition(":")[0],
+        dtype=model.dtype,
+        torch=_version("torch"),
+        open_clip=_version("open_clip_torch"),
+        transformers=_version("transformers"),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

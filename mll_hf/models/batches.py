@@ -1,4 +1,4 @@
-"""Feed images to a model without letting it wait."""
+"""Prepare batches of images ahead of the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Chunk = tuple[torch.Tensor | None, list[bool]]
 
 Item = TypeVar("Item")
-_CHUNK = 32  # images that a thread or process prepares at a time
+_CHUNK = 32  # images per task of a thread or process
 _CHUNKS_AHEAD = 16
 
 
@@ -37,20 +37,19 @@ def prepared_batches(
     processes: int = 0,
     pinned: bool = False,
 ) -> Iterator[tuple[torch.Tensor | None, NDArray[np.bool_]]]:
-    """Prepare images ahead of the model, which finds its next batch ready.
+    """Decode and preprocess images ahead of the model.
 
-    Threads do where the model runs on the CPU, since decoding and resizing release the interpreter's lock. They do not
-    keep a GPU busy: what does not release it adds up. Processes do.
+    Threads are enough on a CPU, because decoding and resizing release the GIL. A GPU needs processes to stay busy.
 
     Args:
-        batches: Items of each batch; at least one item each.
-        prepare: Gives the model's input for an item, [3, H, W], or None if its image cannot be decoded.
-        processes: How many worker processes prepare; 0 for threads. Processes are forked where that is possible;
-            elsewhere items and `prepare` must be picklable.
-        pinned: Put batches into page-locked memory, from which a GPU copies while it computes.
+        batches: Items of each batch, at least one.
+        prepare: Returns the model's input for an item, [3, H, W], or None if its image cannot be decoded.
+        processes: Number of worker processes; 0 for threads. Where processes cannot be forked, items and `prepare`
+            must be picklable.
+        pinned: Use page-locked memory, from which a GPU copies while it computes.
 
     Yields:
-        The inputs of a batch stacked [n, 3, H, W] (None if there are none), and which items they are for [B].
+        The inputs of a batch [n, 3, H, W] (None if n is 0), and which of its items they belong to, [B] boolean.
     """
     sizes: deque[int] = deque()
 
@@ -68,9 +67,9 @@ def prepared_batches(
 
 
 def in_background(items: Iterator[Item], ahead: int = 1) -> Generator[Item]:
-    """Draw items in a thread of their own, a few ahead of whoever uses them; errors reach the user.
+    """Iterate in a background thread, a few items ahead; errors are raised in the calling thread.
 
-    The items are closed, in their thread, when the user stops early.
+    If the caller stops early, a generator is closed in the background thread.
     """
     ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(ahead)
     stopped = threading.Event()
@@ -110,7 +109,7 @@ def in_background(items: Iterator[Item], ahead: int = 1) -> Generator[Item]:
 
 
 class _Preparation(Generic[Item]):
-    """Prepares chunks of items: a `Dataset` of torch, whose keys are the items themselves."""
+    """Prepares chunks of items. Also a torch `Dataset` whose keys are the chunks themselves."""
 
     def __init__(self, prepare: Callable[[Item], torch.Tensor | None]) -> None:
         self._prepare = prepare
@@ -138,7 +137,7 @@ def _in_threads(chunks: Iterator[Sequence[Item]], work: _Preparation[Item]) -> G
 
 
 def _in_processes(chunks: Iterator[Sequence[Item]], work: _Preparation[Item], *, processes: int) -> Generator[Chunk]:
-    """As threads, by torch's loader: its sampler may hand out anything, so it hands out the items themselves."""
+    """Prepare chunks in processes, with torch's loader: the sampler yields the chunks themselves."""
     import torch.multiprocessing
     from torch.utils.data import DataLoader
 
@@ -164,10 +163,10 @@ def _joined(chunks: Sequence[Chunk], pinned: bool) -> tuple[torch.Tensor | None,
 
 
 def _use_one_torch_thread() -> None:
-    """Keep this thread's small tensor operations on this thread.
+    """Run this thread's tensor operations on this thread only.
 
-    Otherwise each decoding thread gets a team of its own, which spins while it waits and takes the cores from the model
-    (on two cores a small model ran at a quarter of its speed).
+    Otherwise each decoding thread starts a thread pool, whose busy waiting slows the model down (a small model on two
+    cores by a factor of four).
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Models of open_clip, loaded from a folder with ``open_clip_config.json`` and safetensors."""
+"""Models of open_clip."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class OpenClipModel(TorchModel):
 
 
 def _load(folder: Path) -> tuple[torch.nn.Module, Any, Any]:
-    """Network, inference transform and tokenizer of a folder, without running any code that it names."""
+    """Load network, transform and tokenizer from a folder without running its code."""
     text_config = json.loads((folder / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]
     if text_config.get("hf_model_name"):
         _refuse_foreign_code(text_config["hf_model_name"])
-    # open_clip hands the config's tokenizer_kwargs to transformers; ours win
+    # open_clip passes the config's tokenizer_kwargs to transformers; ours take precedence
     safe = {"trust_remote_code": False} if text_config.get("hf_tokenizer_name") else {}
     network, transform = oc.create_model_from_pretrained(f"local-dir:{folder}")
     return network, transform, oc.get_tokenizer(f"local-dir:{folder}", **safe)
 
 
 def _refuse_foreign_code(name: str) -> None:
-    # open_clip builds the text tower from this repository's config, and would ask on the terminal to run its code
+    # open_clip builds the text tower from this repository, and would ask on the terminal whether to run its code
     from transformers import AutoConfig
 
     AutoConfig.from_pretrained(name, trust_remote_code=False)

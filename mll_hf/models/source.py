@@ -1,7 +1,7 @@
-"""Where a model's files are: a pinned commit on the Hub, or a local folder named by its content.
+"""Locate a model's files: a commit on the Hub, or a local folder.
 
-Nothing here runs a model, and resolving downloads nothing: the Hub counts even a HEAD on ``config.json`` as a
-download, so the backend is chosen from the names of the files.
+Resolving downloads nothing: the Hub counts even a HEAD request for ``config.json`` as a download, so the backend is
+chosen by file names.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def resolve(spec: str, token: str | None) -> ModelRef:
 
 
 def fetch(ref: ModelRef, token: str | None) -> Path:
-    """Make sure that a model's files are on this machine, at the revision that `ref` names.
+    """Download a model's files at its pinned revision.
 
     Returns:
-        The folder with the files.
+        Folder of the files.
 
     Raises:
-        ModelError: The files cannot be had, or a local folder has changed since `ref` was made.
+        ModelError: The files cannot be downloaded, or a local folder has changed since it was resolved.
     """
     backend = _backend_of(ref)
     if ref.is_local:
@@ -81,7 +81,7 @@ def _backend_of(ref: ModelRef) -> Backend:
         raise ModelError(ref.repo_id, reason) from None
 
 
-# ---- the backend, from the names of the files
+# ---- backend, by file names
 
 
 def _choose_backend(spec: str, names: Collection[str]) -> Backend:
@@ -92,11 +92,11 @@ def _choose_backend(spec: str, names: Collection[str]) -> Backend:
 
 
 def _loadable(names: Collection[str]) -> list[Backend]:
-    """Which backends can load a repository with these files at its root, the better one first."""
+    """Backends that can load a repository with these files at its root, preferred one first."""
     found = set(names)
     backends = []
     if _OPEN_CLIP_CONFIG in found:
-        # under the common name, weights may be those of transformers, and open_clip prefers a pickle of its own
+        # model.safetensors may be for transformers, and open_clip would prefer its own pickle file
         unambiguous = _WEIGHTS in found and not found & {"config.json", *_OPEN_CLIP_PICKLES}
         if unambiguous or found.intersection(_OPEN_CLIP_WEIGHTS):
             backends.append(Backend.OPEN_CLIP)
@@ -110,7 +110,7 @@ def _why_unusable(names: Collection[str]) -> str:
         return f"has weights but neither {_OPEN_CLIP_CONFIG} nor config.json; choose a model of one of these layouts"
     if any(name.endswith(_PICKLE_SUFFIXES) for name in names):
         return "has only pickle weights, which can run code when loaded; ask its author for safetensors"
-    reason = f"is no model that open_clip or transformers can load (files: {abridged(sorted(names), 4) or 'none'})"
+    reason = f"is not a model that open_clip or transformers can load (files: {abridged(sorted(names), 4) or 'none'})"
     return f"{reason}; choose one with a config and weights in safetensors"
 
 
@@ -141,7 +141,7 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _content_digest(folder: Path, names: Collection[str]) -> str:
-    """Digest of the files at the folder's root that decide what the model computes: no README, no label."""
+    """Digest of the files at the folder's root that the model depends on (not README or label)."""
     digest = hashlib.sha256()
     for name in sorted(name for name in names if name.endswith(MODEL_SUFFIXES)):
         with (folder / name).open("rb") as file:
@@ -164,7 +164,7 @@ def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str 
 
 
 def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:
-    """The newest cached commit that answers to `revision` (any, for None), and the names of its files."""
+    """The newest cached commit of a revision (of any, if None), and its file names."""
     try:
         cache = scan_cache_dir(constants.HF_HUB_CACHE)
     except CacheNotFound:
@@ -176,7 +176,7 @@ def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] 
         for copy in repo.revisions
         if revision in (None, copy.commit_hash) or revision in copy.refs
     ]
-    # reading cards and labels leaves copies without a model
+    # reading cards and labels caches revisions without weights
     copies = [(copy.last_modified, copy.commit_hash, _names_at_root(copy)) for copy in fitting]
     usable = [copy for copy in copies if _loadable(copy[2])]
     return max(usable)[1:] if usable else None
@@ -189,13 +189,13 @@ def _names_at_root(copy: CachedRevisionInfo) -> list[str]:
 
 def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:
     if not FULL_SHA.fullmatch(ref.revision):
-        raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', which is no full commit sha; resolve it again")
+        raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', not to a full commit sha; resolve it again")
     with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
         folder = snapshot_download(
             ref.repo_id,
             revision=ref.revision,
             allow_patterns=list(patterns),
-            ignore_patterns=["*/*"],  # a pattern's * matches slashes too
+            ignore_patterns=["*/*"],  # * matches slashes too
             token=token,
         )
     return Path(folder)

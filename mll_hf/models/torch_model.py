@@ -1,9 +1,11 @@
-"""What the adapters share: a torch network in evaluation mode, measured and guarded."""
+"""What both backends share: a torch network in evaluation mode."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import re
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mll_hf.errors import InputError, MLLError, ModelError
-from mll_hf.models.base import Cost, Link
+from mll_hf.models.base import TEXT_BATCH, Cost, Link
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -24,20 +26,21 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
 
-_TEXTS_AT_ONCE = 256
-_CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is a fifth faster with 32, tiny ones with 128
+_CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
 _GPU_BATCH = 512
 _TRIAL_BATCH = 16
-_DAMAGED = "its files may be damaged: fetch it again, or use another model"
+_DAMAGED = "its files may be damaged: download it again, or use another model"
+# torch has an exception for a full GPU, but none for full main memory
+_OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t allocate memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 class TorchModel(ABC):
-    """A `VisionLanguageModel` over a torch network; an adapter adds the four hooks below.
+    """A `VisionLanguageModel` on a torch network; backends implement the four abstract methods.
 
-    Images run in half precision on CUDA, where it is several times faster, and in float32 elsewhere. float16, since
-    its rounding moves a logit of scale 100 ten times less than bfloat16's; where it overflows, the batch runs again in
-    float32. Texts always run in float32: they are few, and each one is used for every image. The network is not
-    compiled: that takes minutes per model, and most models are measured in less.
+    Images run in float16 on CUDA, which is several times faster, and in float32 elsewhere. float16 rather than
+    bfloat16, because its rounding error in a logit of scale 100 is ten times smaller; a batch that overflows runs again
+    in float32. Texts always run in float32: they are few, and each is compared with every image. The network is not
+    compiled: compiling takes minutes per model, longer than most measurements.
     """
 
     ref: ModelRef
@@ -47,17 +50,19 @@ class TorchModel(ABC):
     link: Link
     cost: Cost
     device: str
+    dtype: str
     batch_size: int
-    _most_images: int  # at a time; lowered where they did not fit the memory
-    _network: Any  # each library has its own names for the towers
+    _most_images: int  # per batch; halved when memory runs out
+    _network: Any  # the two libraries name the towers differently
 
     def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str) -> None:
         self.ref = ref
         self.device = device
         self._device = torch.device(device)
         self._half: torch.dtype | None = torch.float16 if self._device.type == "cuda" else None
-        network = network.eval().requires_grad_(False)  # else attention pools cannot be counted
-        # channels_last makes convolutional towers a fifth faster on a CPU; torch's stubs do not know it
+        self.dtype = "float32" if self._half is None else "float16"
+        network = network.eval().requires_grad_(False)  # FLOPs of attention pools are only counted without gradients
+        # channels_last makes convolutional towers 20 % faster on a CPU; torch's stubs lack this overload
         self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._read_link()
         self._measure()
@@ -85,17 +90,28 @@ class TorchModel(ABC):
         with torch.inference_mode(), self._running():
             while done < len(pixels):
                 part = pixels[done : done + self._most_images]
-                try:
-                    parts.append(self._encode_at_once(part))
-                    done += len(part)
-                except RuntimeError as error:
-                    if len(part) == 1 or not _is_out_of_memory(error):
-                        raise
-                    self._most_images = (len(part) + 1) // 2  # from now on; the next batches are no smaller
+                embeddings = self._encode_if_it_fits(part)
+                if embeddings is None:
+                    self._most_images = (len(part) + 1) // 2  # for later batches too: they are as large
                     self._free_memory()
+                else:
+                    parts.append(embeddings)
+                    done += len(part)
         return np.concatenate(parts)
 
-    def _encode_at_once(self, pixels: torch.Tensor) -> NDArray[np.float32]:
+    def _encode_if_it_fits(self, pixels: torch.Tensor) -> NDArray[np.float32] | None:
+        """Embed a batch; None if it does not fit into memory.
+
+        Returns instead of freeing memory itself: until the exception is gone, its traceback keeps the tensors alive.
+        """
+        try:
+            return self._encode_batch(pixels)
+        except RuntimeError as error:
+            if len(pixels) == 1 or not _is_out_of_memory(error):
+                raise
+        return None
+
+    def _encode_batch(self, pixels: torch.Tensor) -> NDArray[np.float32]:
         pixels = pixels.to(self._device, non_blocking=True)
         with torch.autocast(self._device.type, dtype=self._half, enabled=self._half is not None):
             features = self._image_features(pixels)
@@ -107,8 +123,8 @@ class TorchModel(ABC):
         """See `VisionLanguageModel`."""
         parts = [np.empty((0, self.embedding_size), np.float32)]
         with torch.inference_mode(), self._running():
-            for start in range(0, len(texts), _TEXTS_AT_ONCE):
-                tokens = self._tokenize(list(texts[start : start + _TEXTS_AT_ONCE]))
+            for start in range(0, len(texts), TEXT_BATCH):
+                tokens = self._tokenize(list(texts[start : start + TEXT_BATCH]))
                 features = self._text_features({name: part.to(self._device) for name, part in tokens.items()})
                 parts.append(self._unit_norm(features, "texts"))
         return np.concatenate(parts)
@@ -125,7 +141,7 @@ class TorchModel(ABC):
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        """Say which model cannot be run when torch gives up: mostly for want of memory."""
+        """Turn a torch error, most often out of memory, into a `ModelError`."""
         try:
             yield
         except RuntimeError as error:
@@ -149,10 +165,10 @@ class TorchModel(ABC):
         self.logit_bias = 0.0 if bias is None else float(bias.detach())
 
     def _measure(self) -> None:
-        """Run both towers once: for the cost and the size of an embedding, and to fail now rather than later."""
+        """Run both towers once to get cost and embedding size, and to fail early."""
         pixels = self.preprocess(Image.new("RGB", (64, 64), "gray"))
         if pixels.ndim != 3:
-            reason = f"takes images as {list(pixels.shape)}, not as [3, H, W]; use a variant with a fixed image size"
+            reason = f"takes images of shape {list(pixels.shape)}, not [3, H, W]; use a variant with a fixed image size"
             raise ModelError(self.ref.repo_id, reason)
         batch = pixels[None].to(self._device)
         self.cost = Cost(
@@ -168,9 +184,9 @@ class TorchModel(ABC):
             raise ModelError(self.ref.repo_id, reason)
 
     def _fitting_batch(self, pixels: torch.Tensor) -> int:
-        """Images at a time: as many as fill half of a GPU's memory, a power of two, but no more than keep it busy.
+        """The batch size: on a GPU the largest power of two that fits into half of its memory, at most `_GPU_BATCH`.
 
-        From memory and not from timings, so that the same device always gets the same batches, and the same label.
+        Depends on memory, not on timings, so the same device always gets the same batches and the same label.
         """
         if self._device.type != "cuda":
             return _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE
@@ -182,9 +198,10 @@ class TorchModel(ABC):
         return int(2 ** np.clip(np.floor(np.log2(max(free / per_image, 1))), 0, np.log2(_GPU_BATCH)))
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # torch has a class for a GPU's memory, and none for the machine's
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 def count_flops(run: Callable[[], object]) -> int:
@@ -197,7 +214,7 @@ def count_flops(run: Callable[[], object]) -> int:
 
 @contextlib.contextmanager
 def _only_counted_kernels() -> Iterator[None]:
-    """Keep attention out of fused kernels, which the counter of torch passes over (some of them, on some devices)."""
+    """Disable fused attention kernels: on some devices torch's counter misses them."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -209,10 +226,10 @@ def _only_counted_kernels() -> Iterator[None]:
 
 @contextlib.contextmanager
 def one_line_errors(ref: ModelRef) -> Iterator[None]:
-    """Turn whatever another library raises while it loads a model into one `ModelError`.
+    """Turn any error of another library during loading into one `ModelError`.
 
-    `Exception` on purpose, and only here: the files are a stranger's, and what comes out is anything from an
-    AssertionError to the bare Exception that tokenizers raises.
+    Catches `Exception` on purpose, and only here: damaged or foreign files raise anything from an AssertionError to
+    the bare Exception of tokenizers.
     """
     try:
         yield
@@ -220,29 +237,28 @@ def one_line_errors(ref: ModelRef) -> Iterator[None]:
         raise
     except Exception as error:
         cause = f"{type(error).__name__}: {one_line(error)}"
-        raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {_DAMAGED}") from error
+        advice = "memory is full: use a larger device or a smaller model" if _is_out_of_memory(error) else _DAMAGED
+        raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {advice}") from error
 
 
-def all_devices() -> list[str]:
-    """All GPUs of this machine, or the one device that is best."""
-    if torch.cuda.device_count() > 1:
-        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return [pick_device()]
+def gpu_count() -> int:
+    """Number of CUDA devices of this machine."""
+    return torch.cuda.device_count()
 
 
 def pick_device(device: str | None = None) -> str:
-    """Choose where models run: the device asked for, else cuda, then mps, then cpu.
+    """Validate a device, or choose the best available: cuda, then mps, then cpu.
 
     Raises:
-        InputError: The device is unknown or not on this machine.
+        InputError: The device is unknown or not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         return next(kind for kind, present in available.items() if present)
     kind, _, index = device.partition(":")
-    present = ", ".join(name for name, is_present in available.items() if is_present)
     if not available.get(kind) or (index and not index.isdecimal()):
+        present = ", ".join(name for name, is_present in available.items() if is_present)
         raise InputError(f"there is no device '{device}' here; choose one of: {present}")
-    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
-        raise InputError(f"there is no device '{device}' here, only {torch.cuda.device_count()} of cuda")
+    if kind == "cuda" and index and int(index) >= gpu_count():
+        raise InputError(f"there is no device '{device}' here, only {gpu_count()} CUDA devices")
     return device

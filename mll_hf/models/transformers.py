@@ -1,4 +1,4 @@
-"""Models of transformers that embed images and texts in one space: CLIP, SigLIP and their kin."""
+"""Models of transformers with image and text embeddings: CLIP, SigLIP and similar ones."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class TransformersModel(TorchModel):
     def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
         with one_line_errors(ref), _quiet():
             network = _load_network(ref, folder)
-            # The PIL backend: what the models were trained with, and the same pixels as open_clip's transform
+            # PIL, as in training, gives the same pixels as open_clip
             self._processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if self._tokenizer.pad_token is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token
             self._text_inputs = _text_inputs(network)
-            # Always the full context: SigLIP was trained with it, and CLIP does not mind
+            # pad to the full context: SigLIP needs it, CLIP gives the same result
             self._context_length = min(
                 network.config.text_config.max_position_embeddings, self._tokenizer.model_max_length
             )
@@ -67,13 +67,13 @@ def _load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
         use_safetensors=True,
         trust_remote_code=False,
         dtype=torch.float32,
-        ignore_mismatched_sizes=True,  # reported below, in one line
+        ignore_mismatched_sizes=True,  # reported below
         output_loading_info=True,
     )
-    # transformers fills gaps with random numbers and only prints a report
+    # transformers initializes missing weights at random and only prints a report
     unfit = sorted({*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])})
     if unfit:
-        reason = f"has no fitting weights for {len(unfit)} tensors, such as {unfit[0]}; use a complete model"
+        reason = f"lacks weights for {len(unfit)} tensors, such as {unfit[0]}; use a complete model"
         raise ModelError(ref.repo_id, reason)
     for needed in ("get_image_features", "get_text_features", "logit_scale"):
         if not hasattr(network, needed):
@@ -83,22 +83,22 @@ def _load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
 
 
 def _text_inputs(network: PreTrainedModel) -> list[str]:
-    """Which of a tokenizer's outputs the text tower takes."""
+    """Outputs of the tokenizer that the text tower takes."""
     accepted = inspect.signature(network.get_text_features).parameters
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in accepted]
-    # SigLIP was trained to look at the padding, and its tokenizers leave out the mask; others put it in
+    # SigLIP was trained without an attention mask
     return ["input_ids"] if hasattr(network, "logit_bias") else names
 
 
 def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:
-    # a tensor in transformers 4, an output object in 5
+    # a tensor in transformers 4, an object in 5
     features: torch.Tensor = getattr(output, "pooler_output", output)
     return features
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and reports on the terminal: what matters in them is raised as an error."""
+    """Suppress progress bars and reports; faults are raised as errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,4 +1,4 @@
-"""Figures: of the benchmark (``benchmark``, matplotlib), of selections and labels (``selection``, ``labels``, plotly).
+"""Figures: ``benchmark`` with matplotlib, ``selection`` and ``labels`` with plotly.
 
-Nothing is imported here, so that each figure needs only its own library.
+Nothing is imported here, so that each module needs only its own library.
 """

@@ -1,7 +1,4 @@
-"""Figures of the benchmark, with matplotlib. Each is made from results and drawn without a display.
-
-Every series has a color and a marker of its own.
-"""
+"""Figures of the benchmark, with matplotlib and without a display. Every series has its own color and marker."""
 
 from __future__ import annotations
 
@@ -21,14 +18,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mll_hf.bench.fidelity import SampleQuality
+    from numpy.typing import NDArray
+
     from mll_hf.bench.run import Results
+    from mll_hf.bench.tables import Table
 
     Figure = Any  # matplotlib has no types that mypy reads here
     Axes = Any
 
 _MARKERS = "osD^vP*"
-_LINE_COLORS = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY)
+_COLORS = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY)
 _GROUP_COLORS = {
     Group.REFERENCE: GRAY,
     Group.LABELS: BLUE,
@@ -37,9 +36,9 @@ _GROUP_COLORS = {
     Group.BATCH: PURPLE,
     Group.HINDSIGHT: BLACK,
 }
-_NEEDS_NO_ANSWERS = (Group.REFERENCE, Group.LABELS, *SEES_SAMPLES)
-_LEAST_APART = 0.035  # of names beside points, as a share of the axis
-_ALL = str(Kind.ALL)
+_NEEDS_NO_CLASSES = (Group.REFERENCE, Group.LABELS, *SEES_SAMPLES)
+_LEAST_APART = 0.035  # distance of names beside points, as a share of the axis
+_POINT = {"edgecolor": "white", "linewidth": 0.6, "zorder": 3}
 
 
 def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
@@ -59,8 +58,8 @@ def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
     return _save(figures, folder)
 
 
-def save_fidelity(samples: Sequence[SampleQuality], folder: Path) -> tuple[Path, ...]:
-    """Draw what labels of fewer images are worth, as PNG and SVG; returns the paths.
+def save_fidelity(samples: Table, folder: Path) -> tuple[Path, ...]:
+    """Draw the quality of labels of fewer images as PNG and SVG; returns their paths.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -73,7 +72,7 @@ def _save(figures: Mapping[str, Figure], folder: Path) -> tuple[Path, ...]:
     from matplotlib import rc_context
 
     paths = tuple(folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg"))
-    with rc_context({"svg.hashsalt": "mll"}):  # and no date, so that the same results give the same files
+    with rc_context({"svg.hashsalt": "mll"}):  # with a fixed salt and no date, files are reproducible
         for path in paths:
             with storage_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,102 +81,80 @@ def _save(figures: Mapping[str, Figure], folder: Path) -> tuple[Path, ...]:
 
 
 def accuracy_by_cost(results: Results) -> Figure:
-    """Mean accuracy against GFLOPs per image, with the Pareto front of the methods that are told no image's class."""
+    """Mean accuracy against GFLOPs per image, with the Pareto front of the methods that see no true class."""
     figure, axes = _figure(8.0, 5.2)
     hub = results.suite.hub
     axes.scatter(hub.gflops, results.accuracies.mean(axis=1), s=18, color="#c4c4c4", label="a model alone", zorder=1)
-    accuracies = results.per_task(_ALL, accuracy_of)
-    costs = results.per_task(_ALL, lambda record: record.gflops)
+    accuracies = results.per_task(Kind.ALL, accuracy_of)
+    costs = results.per_task(Kind.ALL, lambda record: record.gflops)
     methods = [method for method in results.config.methods if method.name in accuracies]
     x = np.array([costs[method.name].mean() for method in methods])
     y = np.array([accuracies[method.name].mean() for method in methods])
-    for at, group in enumerate(_GROUP_COLORS):
-        rows = [row for row, method in enumerate(methods) if method.group is group]
-        if rows:
-            style = {"marker": _MARKERS[at], "color": _GROUP_COLORS[group], "edgecolor": "white", "linewidth": 0.6}
-            axes.scatter(x[rows], y[rows], s=52, label=str(group), zorder=3, **style)
-    feasible = [row for row, method in enumerate(methods) if method.group in _NEEDS_NO_ANSWERS]
+    for (group, color), marker in zip(_GROUP_COLORS.items(), _MARKERS, strict=False):
+        if rows := [row for row, method in enumerate(methods) if method.group is group]:
+            axes.scatter(x[rows], y[rows], s=52, label=str(group), marker=marker, color=color, **_POINT)
+    feasible = [row for row, method in enumerate(methods) if method.group in _NEEDS_NO_CLASSES]
     front = [feasible[row] for row in pareto_front(x[feasible], y[feasible])]
-    axes.step(
-        x[front],
-        y[front],
-        where="post",
-        color=VERMILION,
-        linewidth=1.2,
-        zorder=2,
-        label="Pareto front without\nlabeled images",
-    )
+    line = {"color": VERMILION, "linewidth": 1.2, "zorder": 2}
+    axes.step(x[front], y[front], where="post", label="Pareto front without\nlabeled images", **line)
     known = (GENERAL, PAPER, OURS, "mll, k=3", "uniform, all", "INB", ORACLE)
     named = {*front, *(row for row, method in enumerate(methods) if method.name in known)}
     _name_points(axes, [(float(x[row]), float(y[row]), methods[row].name) for row in sorted(named)])
-    axes.set(xscale="log", xlabel="GFLOPs per image of the models that answer", ylabel="mean accuracy")
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    axes.set(xscale="log", xlabel="GFLOPs per image of the models that run", ylabel="mean accuracy")
+    return _with_legend(figure)
 
 
 def gap_by_hub_size(results: Results) -> Figure:
-    """Share of the gap between generally best and best model that is closed, by the number of models."""
-    planned = [s for s in scenarios(len(results.suite.hub), results.config.draws) if s.kind is Kind.HUB]
-    sizes = [*(scenario.value for scenario in planned), len(results.suite.hub)]
-    tables = [results.per_task(scenario.name, accuracy_of) for scenario in planned]
-    tables.append(results.per_task(_ALL, accuracy_of))
+    """Share of the gap between the generally best and the best model that is closed, by the number of models."""
+    sizes, tables = _by_scenario(results, Kind.HUB)
     fixed = (PAPER, "paper, k=3", OURS, "mll, k=3", "uniform, all")
-    wanted = [name for name in fixed if name in tables[-1]]
-    wanted += _best_of_groups(results, (Group.UNLABELED,), 1) + _best_of_groups(results, (Group.BATCH,), 1)
+    names = [name for name in fixed if name in tables[-1]]
+    names += [*_best_of_groups(results, [Group.UNLABELED], 1), *_best_of_groups(results, [Group.BATCH], 1)]
+    gaps = {
+        name: [float(mean_gap_closed(table[name], table[GENERAL], table[ORACLE])) for table in tables] for name in names
+    }
     figure, axes = _figure(7.0, 4.4)
-    for at, name in enumerate(wanted):
-        gaps = [float(mean_gap_closed(table[name], table[GENERAL], table[ORACLE])) for table in tables]
-        axes.plot(sizes, gaps, label=name, **_line(at))
+    _lines(axes, [*sizes, len(results.suite.hub)], gaps)
     axes.axhline(1, color=BLACK, linewidth=1, label=ORACLE, zorder=1)
     axes.axhline(0, color=BLACK, linewidth=1, linestyle="--", label=GENERAL, zorder=1)
-    axes.set(xlabel="models in the hub", ylabel="gap closed", xticks=sizes)
-    axes.set_xticklabels([f"{size:g}" for size in sizes])
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    axes.set(xlabel="models in the hub", ylabel="gap closed")
+    return _with_legend(figure)
 
 
 def accuracy_by_images(results: Results) -> Figure:
-    """Mean accuracy of methods that look at unlabeled images, by how many of them there are."""
-    planned = [s for s in scenarios(len(results.suite.hub), results.config.draws) if s.kind is Kind.IMAGES]
-    full = results.per_task(_ALL, accuracy_of)
-    tables = [results.per_task(scenario.name, accuracy_of) for scenario in planned] + [full]
+    """Mean accuracy of methods that look at unlabeled images, by the number of images."""
+    counts, tables = _by_scenario(results, Kind.IMAGES)
+    names = _best_of_groups(results, SEES_SAMPLES, len(_COLORS))
+    means = {name: [table[name].mean() for table in tables] for name in names if all(name in table for table in tables)}
     figure, axes = _figure(7.0, 4.4)
-    at_x = np.arange(len(tables))
-    for at, name in enumerate(_best_of_groups(results, SEES_SAMPLES, len(_LINE_COLORS))):
-        if all(name in table for table in tables):
-            axes.plot(at_x, [table[name].mean() for table in tables], label=name, **_line(at))
+    _lines(axes, range(len(tables)), means, [*map(str, counts), "all"])
     for name, style in ((ORACLE, "-"), (GENERAL, "--"), (PAPER, ":")):
-        axes.axhline(full[name].mean(), color=BLACK, linewidth=1, linestyle=style, label=name)
-    axes.set(xlabel="unlabeled images", ylabel="mean accuracy on all images", xticks=at_x)
-    axes.set_xticklabels([*(f"{scenario.value:g}" for scenario in planned), "all"])
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+        axes.axhline(tables[-1][name].mean(), color=BLACK, linewidth=1, linestyle=style, label=name)
+    axes.set(xlabel="unlabeled images", ylabel="mean accuracy on all images")
+    return _with_legend(figure)
 
 
-def images_per_concept(samples: Sequence[SampleQuality]) -> Figure:
-    """How far labels of fewer images agree with those of all, and what choosing by them is worth."""
-    figure, axes = _figure(7.0, 3.6)
-    at_x = np.arange(len(samples))
+def images_per_concept(samples: Table) -> Figure:
+    """Agreement of labels of fewer images with those of all, and the accuracy of the models chosen by them."""
     series = {
-        "rank correlation of mean precisions": [s.general_correlation for s in samples],
-        "rank correlation of scores": [s.score_correlation for s in samples],
-        "accuracy of the choice": [s.accuracy for s in samples],
+        "rank correlation of mean recalls": "general_correlation",
+        "rank correlation of scores": "score_correlation",
+        "accuracy of the choice": "accuracy",
     }
-    for at, (name, values) in enumerate(series.items()):
-        axes.plot(at_x, values, label=name, **_line(at))
-    axes.set(xlabel="most images per concept", ylim=(0, 1.03), xticks=at_x)
-    axes.set_xticklabels([str(s.images_per_concept) for s in samples])
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
+    figure, axes = _figure(7.0, 3.6)
+    values = {name: samples.column(column) for name, column in series.items()}
+    _lines(axes, range(len(samples.rows)), values, samples.column("images_per_concept"))
+    axes.set(xlabel="most images per concept", ylim=(0, 1.03))
+    return _with_legend(figure)
 
 
 def dumbbells(results: Results) -> Figure:
-    """For each target the generally best model, ours, the best choice by unlabeled images, and the best model."""
-    accuracies = results.per_task(_ALL, accuracy_of)
+    """For each target the generally best model, the best model, and what methods choose between them."""
+    accuracies = results.per_task(Kind.ALL, accuracy_of)
     ends = {GENERAL: GRAY, ORACLE: BLACK}
     between = {PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
-    between |= dict.fromkeys(_best_of_groups(results, (Group.UNLABELED,), 1), ("o", GREEN))
-    between |= dict.fromkeys(_best_of_groups(results, (Group.BATCH,), 1), ("P", PURPLE))
+    between |= dict.fromkeys(_best_of_groups(results, [Group.UNLABELED], 1), ("o", GREEN))
+    between |= dict.fromkeys(_best_of_groups(results, [Group.BATCH], 1), ("P", PURPLE))
     between = {name: style for name, style in between.items() if name in accuracies}
     order = np.argsort(accuracies[ORACLE] - accuracies[GENERAL], kind="stable")
     rows = np.arange(len(order))
@@ -188,8 +165,7 @@ def dumbbells(results: Results) -> Figure:
         axes.scatter(accuracies[name][order], rows, s=330, marker="|", color=color, linewidth=2.2, label=name, zorder=2)
     apart = np.linspace(0.24, -0.24, len(between))  # so that equal choices do not hide one another
     for (name, (marker, color)), shift in zip(between.items(), apart, strict=True):
-        style = {"marker": marker, "color": color, "edgecolor": "white", "linewidth": 0.6}
-        axes.scatter(accuracies[name][order], rows + shift, s=40, label=name, zorder=3, **style)
+        axes.scatter(accuracies[name][order], rows + shift, s=40, label=name, marker=marker, color=color, **_POINT)
     axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4), xlabel="accuracy", yticks=rows)
     axes.set_yticklabels([results.facts[t].name for t in order])
     figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8, labelspacing=1.2)
@@ -198,44 +174,48 @@ def dumbbells(results: Results) -> Figure:
 
 def ablations(results: Results) -> Figure:
     """The paper's alpha (its Table 3) and k (its Table 4)."""
-    means = {name: float(values.mean()) for name, values in results.per_task(str(Kind.ABLATION), accuracy_of).items()}
+    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION, accuracy_of).items()}
+
+    def of(pattern: str, values: Sequence[float]) -> list[float]:
+        return [means.get(pattern.format(value), np.nan) for value in values]
+
     figure, (left, right) = _figure(8.0, 3.4, columns=2)
-    _variants(left, means, ALPHAS, "paper", "paper, alpha={}", 0)
-    left.set(xlabel="alpha (k = 1)", ylabel="mean accuracy", xticks=ALPHAS)
-    for at, way in enumerate(("paper", "mll")):
-        _variants(right, means, DEPTHS, way, way + ", k={}, ablation", at)
-    right.set(xlabel="models per class, k", xticks=DEPTHS)
+    _lines(left, ALPHAS, {"paper": of("paper, alpha={}", ALPHAS)})
+    left.set(xlabel="alpha (k = 1)", ylabel="mean accuracy")
+    _lines(right, DEPTHS, {way: of(way + ", k={}, ablation", DEPTHS) for way in ("paper", "mll")})
+    right.set(xlabel="models per class, k")
     right.legend(frameon=False, fontsize=8)
     return figure
 
 
-def _variants(axes: Axes, means: dict[str, float], values: Sequence[float], label: str, pattern: str, at: int) -> None:
-    there = [value for value in values if pattern.format(value) in means]
-    axes.plot(there, [means[pattern.format(value)] for value in there], label=label, **_line(at))
+def _by_scenario(results: Results, kind: Kind) -> tuple[list[int], list[dict[str, NDArray[np.float64]]]]:
+    """Values of the scenarios of a kind, and accuracies in each of them and with all images and models."""
+    planned = [s for s in scenarios(len(results.suite.hub), results.config.draws) if s.kind is kind]
+    names = [*(scenario.name for scenario in planned), str(Kind.ALL)]
+    return [int(scenario.value) for scenario in planned], [results.per_task(name, accuracy_of) for name in names]
 
 
 def _best_of_groups(results: Results, groups: Sequence[Group], count: int) -> list[str]:
-    """The methods of some groups with the best mean accuracy that do not need all images at once, best first."""
-    accuracies = results.per_task(_ALL, accuracy_of)
+    """The methods of some groups with the best mean accuracy that are not transductive, best first."""
+    accuracies = results.per_task(Kind.ALL, accuracy_of)
     names = [
         m.name for m in results.config.methods if m.group in groups and m.name in accuracies and not m.transductive
     ]
     return sorted(names, key=lambda name: -accuracies[name].mean())[:count]
 
 
-def _line(at: int) -> dict[str, Any]:
-    """Color and marker of the at-th line of a figure."""
-    colors = (ORANGE, BLUE, GREEN, PURPLE, VERMILION, SKY, GRAY, BLACK)
-    return {
-        "color": colors[at % len(colors)],
-        "marker": _MARKERS[at % len(_MARKERS)],
-        "markersize": 5,
-        "linewidth": 1.6,
-    }
+def _lines(
+    axes: Axes, x: Sequence[float], series: Mapping[str, Sequence[float]], ticks: Sequence[object] | None = None
+) -> None:
+    """Draw a line for each series, with ticks at its points."""
+    for at, (name, values) in enumerate(series.items()):
+        style = {"color": _COLORS[at % len(_COLORS)], "marker": _MARKERS[at % len(_MARKERS)]}
+        axes.plot(x, values, label=name, markersize=5, linewidth=1.6, **style)
+    axes.set_xticks(x, [str(tick) for tick in (x if ticks is None else ticks)])
 
 
 def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names beside points, one below the other where points are close; those of equal points are joined."""
+    """Write names beside points, spread vertically where points are close; names of equal points are joined."""
     names: dict[tuple[float, float], list[str]] = {}
     for x, y, name in points:
         same = (at for at in names if np.allclose(at, (x, y), rtol=1e-3))
@@ -260,8 +240,13 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
         )
 
 
+def _with_legend(figure: Figure) -> Figure:
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
+    return figure
+
+
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
-    """A figure and its axes, without a display."""
+    """A figure and its axes."""
     try:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:

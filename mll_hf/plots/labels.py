@@ -1,4 +1,4 @@
-"""Figures of labels, with plotly: what a model recognizes, and where one is better than another."""
+"""Figures of labels, with plotly: recall over the graph, and differences between two models."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from mll_hf.plots.style import PlotlyFigure
 
 _TILES_SHOWN = 90
-_PATH_PIXELS = 28  # of the bar that leads back; it lies in the margin
+_PATH_PIXELS = 28  # height of the navigation bar, which lies in the margin
 _MARGIN = {"l": 8, "r": 8, "t": 8 + _PATH_PIXELS, "b": 8}
 _BRANCHES_SHOWN = 8
 _ROW_PIXELS = 28
 
 
 def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
-    """What a model recognizes, over the hierarchy of concepts: a treemap that zooms where it is clicked.
+    """Recall over the hierarchy of concepts, as a treemap that zooms on click.
 
-    A tile's area is the number of tested concepts in its branch, its color their mean precision.
+    The area of a tile is the number of tested concepts in its branch, its color their mean recall.
 
     Raises:
         MissingExtraError: plotly is not installed.
@@ -68,9 +68,9 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
 
 
 def _levels_shown(tree: BranchTree) -> int:
-    """As many levels as fit before anything is clicked; at least two."""
+    """Number of levels that fit at first; at least two."""
     depths = np.full(len(tree.parents), -1)
-    depths[tree.first_fork : tree.first_fork + 1] = 0  # nothing in a tree of nothing
+    depths[tree.first_fork : tree.first_fork + 1] = 0  # no-op for an empty tree
     for position, parent in enumerate(tree.parents.tolist()):
         if parent >= 0 and depths[parent] >= 0:
             depths[position] = depths[parent] + 1
@@ -79,10 +79,10 @@ def _levels_shown(tree: BranchTree) -> int:
 
 
 def branch_comparison(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
-    """By how many percentage points the first model is better than the second, branch by branch of the graph.
+    """Recall of the first model minus that of the second, in percentage points by branch of the graph.
 
-    Of many branches those with the largest differences are shown. Without branches that are large enough to mean
-    something the figure is empty.
+    Of many branches those with the largest differences are shown; without branches that are large enough the figure is
+    empty.
 
     Raises:
         MissingExtraError: plotly is not installed.

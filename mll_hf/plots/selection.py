@@ -1,4 +1,4 @@
-"""Figures of a selection, with plotly: how good models are on each class, and what they cost."""
+"""Figures of a selection, with plotly: estimated accuracy by class, and against cost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, ink_on, interactive, pareto_front, plain
+from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, interactive, pareto_front, plain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,59 +22,48 @@ _ROW_PIXELS, _HEADING_PIXELS = 26, 120
 _MOST_NAMED = 6
 _MOST_TICKS = 7
 _LINE_HEIGHT = 0.08  # of a name, as a share of the points' spread
-_LEAST_GFLOPS = 1e-6  # a logarithm needs some cost
+_LEAST_GFLOPS = 1e-6  # so that the logarithm exists
 
 
 def shown_models(selection: Selection, most: int = _MODELS_SHOWN) -> list[int]:
-    """Positions of the chosen models and the best others, best first, ``most`` if no more are chosen."""
+    """Positions of the chosen models, filled up to ``most`` with the best others, best first."""
     others = [m for m in range(len(selection.models)) if m not in selection.union]
     return sorted([*selection.union, *others[: max(most - len(selection.union), 0)]])
 
 
 def shown_classes(selection: Selection, most: int = _CLASSES_SHOWN) -> list[int]:
-    """Positions of at most ``most`` classes in their order: those on which the shown models differ most."""
+    """Positions of at most ``most`` classes, in order: those on which the shown models differ most."""
     scores = selection.scores[shown_models(selection)]
     spread = scores.max(axis=0) - scores.min(axis=0)
     return sorted(np.argsort(-spread, kind="stable")[:most].tolist())
 
 
 def precision_heatmap(selection: Selection) -> PlotlyFigure:
-    """Estimated precision of the best models (columns) on the classes (rows), in percent.
+    """Estimated accuracy of the best models (columns) on the classes (rows), in percent.
 
-    Chosen models are bold. Of many classes those are shown on which the models differ most.
+    Chosen models are bold. Of many classes those on which the models differ most are shown.
 
     Raises:
         MissingExtraError: plotly is not installed.
     """
     models, classes = shown_models(selection), shown_classes(selection)
-    scores = selection.scores[np.ix_(models, classes)].T
-    percent = np.round(100 * scores).astype(int)
+    percent = np.round(100 * selection.scores[np.ix_(models, classes)].T).astype(int)
     names = [plain(selection.models[m].ref.short_name, 22) for m in models]
     hover = [
-        f"<b>{plain(selection.classes[y])}</b><br>{name}<br>{value} %"
+        [f"<b>{plain(selection.classes[y])}</b><br>{name}<br>{value} %" for name, value in zip(names, row, strict=True)]
         for y, row in zip(classes, percent.tolist(), strict=True)
-        for name, value in zip(names, row, strict=True)
     ]
-    lowest = int(min(percent.min() // 10 * 10, 90))
-    rows, columns = np.indices(percent.shape)
     cells = {
         "type": "heatmap",
         "z": percent.tolist(),
         "colorscale": [list(stop) for stop in RAMP],
-        "zmin": lowest,
+        "zmin": int(min(percent.min() // 10 * 10, 90)),
         "zmax": 100,
         "xgap": 2,
         "ygap": 2,
         "showscale": False,
-        "hoverinfo": "skip",
-    }
-    numbers = {
-        "type": "scatter",
-        "mode": "text",
-        "x": columns.ravel().tolist(),
-        "y": rows.ravel().tolist(),
-        "text": [str(value) for value in percent.ravel().tolist()],
-        "textfont": {"size": 12, "color": ink_on((percent - lowest) / (100 - lowest))},
+        "texttemplate": "%{z}",  # in a color that contrasts with the cell
+        "textfont": {"size": 12},
         "hovertext": hover,
         "hovertemplate": "%{hovertext}<extra></extra>",
     }
@@ -82,17 +71,16 @@ def precision_heatmap(selection: Selection) -> PlotlyFigure:
     class_names = [plain(selection.classes[y], 24) for y in classes]
     sides = {"showgrid": False, "zeroline": False}
     return interactive(
-        [cells, numbers],
+        [cells],
         height=_HEADING_PIXELS + _ROW_PIXELS * len(classes),
         xaxis={**_ticks(headings), **sides, "side": "top", "tickangle": -40, "ticklabeloverflow": "allow"},
         yaxis={**_ticks(class_names), **sides, "autorange": "reversed"},
         margin={"l": 8, "r": 64, "t": 8, "b": 8},  # room for the last heading, which leans to the right
-        showlegend=False,
     )
 
 
 def precision_by_cost(selection: Selection) -> PlotlyFigure:
-    """Mean estimated precision against GFLOPs per image, with the Pareto front and the chosen models.
+    """Estimated accuracy against GFLOPs per image, with the Pareto front and the chosen models.
 
     Raises:
         MissingExtraError: plotly is not installed.
@@ -111,7 +99,7 @@ def precision_by_cost(selection: Selection) -> PlotlyFigure:
     return interactive(
         [
             {
-                "type": "scatter", "x": steps_x, "y": steps_y, "mode": "lines", "name": "best at its cost or less",
+                "type": "scatter", "x": steps_x, "y": steps_y, "mode": "lines", "name": "best at this cost or less",
                 "line": {"shape": "hv", "color": VERMILION, "width": 1.5, "dash": "dot"}, "hoverinfo": "skip",
             },
             _points(selection, costs, percent, others, sides, "other models", GRAY, "circle", 9),
@@ -122,7 +110,7 @@ def precision_by_cost(selection: Selection) -> PlotlyFigure:
             **_log_ticks(costs), "type": "log", "range": [low - room, high + room],
             "title": "GFLOPs per image",
         },
-        yaxis={"title": "estimated precision, %", "range": _padded(percent)},
+        yaxis={"title": "estimated accuracy, %", "range": _padded(percent)},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         showlegend=True,
     )  # fmt: skip
@@ -139,7 +127,7 @@ def _points(
     symbol: str,
     size: int,
 ) -> dict[str, Any]:
-    """Models as points: those named with their name beside them, all with their facts where the mouse is."""
+    """Models as points with their facts on hover, and the names of those in ``sides`` beside them."""
     facts = [
         f"<b>{plain(model.ref.short_name)}</b><br>{percent[m]:.1f} % expected<br>"
         f"{model.cost.gflops:.3g} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
@@ -161,12 +149,12 @@ def _points(
 
 
 def _ticks(names: list[str]) -> dict[str, Any]:
-    """An axis of names by their position, for two names may be shortened to the same."""
+    """An axis of names by position, since two names may be shortened to the same text."""
     return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
 
 
 def _sides(models: list[int], x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[int, str]:
-    """Where each point's name has room, off the line to its right; a point without room for it gets no name."""
+    """Side of each point with room for its name, off the line to the right; points without room have none."""
     width, height = max(np.ptp(x), 0.5), max(np.ptp(y), 2.0)
     sides: dict[int, str] = {}
     for m in models:
@@ -179,7 +167,7 @@ def _sides(models: list[int], x: NDArray[np.float64], y: NDArray[np.float64]) ->
 
 
 def _log_ticks(costs: NDArray[np.float64]) -> dict[str, Any]:
-    """Ticks at 1, 2 and 5 or at powers of ten between the costs; where none is, at the costs themselves."""
+    """Ticks at 1, 2 and 5, at powers of ten, or at the costs themselves, whichever fits."""
     powers = 10.0 ** np.arange(np.floor(np.log10(costs.min())), np.ceil(np.log10(costs.max())) + 1)
     fine = np.sort(np.outer(powers, [1, 2, 5]).ravel())
     within = [marks[(marks >= costs.min() * 0.8) & (marks <= costs.max() * 1.25)] for marks in (fine, powers)]

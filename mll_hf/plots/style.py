@@ -1,7 +1,7 @@
-"""What figures have in common: colors, the Pareto front, and interactive figures as pages.
+"""Shared by all figures: colors, the Pareto front, and web pages of interactive figures.
 
-The colors for series are those of Okabe and Ito, and the ramps change in lightness: people with any color vision
-tell them apart.
+Series have the colors of Okabe and Ito and the ramp changes in lightness, so that they can be told apart with any color
+vision.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ GRAY = "#8a8a8a"
 RAMP = ((0.0, "#f4efe2"), (0.35, "#a9cdbd"), (0.7, "#2f7f79"), (1.0, "#08363c"))  # pale sand to dark pine
 
 _DARK_INK, _LIGHT_INK = "#06201f", "#ffffff"
-_INK_TURNS = 0.65  # place on the ramp where dark and light ink are as readable
-_INK = "#6b7672"  # readable on white and on near-black, for a page may be either
+_INK_TURNS = 0.65  # position on the ramp where dark and light ink are equally readable
+_INK = "#6b7672"  # readable on white and on near-black, since pages may be either
 _GRID = "rgba(128, 138, 134, 0.25)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _PAGE_SUFFIXES = (".html", ".htm")
 
 
 def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
-    """Positions of the points that no other beats in value at the same cost or less, cheapest first."""
+    """Positions of the points with a greater value than all others of the same or lower cost, cheapest first."""
     front: list[int] = []
     for row in np.lexsort((-values, costs)).tolist():
         if not front or values[row] > values[front[-1]]:
@@ -47,22 +47,22 @@ def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> lis
 
 
 def plain(text: str, most: int = 60) -> str:
-    """A stranger's text for an interactive figure, which would read tags in it; cut if it is long."""
+    """Escape and shorten a text of others, since plotly interprets tags."""
     return escape(shortened(" ".join(text.split()), most), quote=False)
 
 
 def ink_on(places: NDArray[np.float64]) -> list[str]:
-    """Colors of texts on the ramp at places from 0 to 1, in the array's order."""
+    """Colors of texts at positions from 0 to 1 on the ramp."""
     return [_LIGHT_INK if place > _INK_TURNS else _DARK_INK for place in places.ravel().tolist()]
 
 
 def interactive(traces: Sequence[Mapping[str, Any]], height: int, **layout: Any) -> PlotlyFigure:  # noqa: ANN401
-    """A plotly figure in the common style; its background is that of the page.
+    """A plotly figure in the common style, with a transparent background.
 
     Args:
-        traces: As plotly names their properties.
+        traces: Traces as plotly's JSON.
         height: In pixels; the width is that of the page.
-        layout: What differs from the common layout.
+        layout: Changes to the common layout.
 
     Raises:
         MissingExtraError: plotly is not installed.
@@ -96,7 +96,7 @@ def interactive(traces: Sequence[Mapping[str, Any]], height: int, **layout: Any)
 
 
 def check_page(path: Path) -> None:
-    """Refuse a file name that promises another format, before anything is computed for it.
+    """Check the suffix of a file name, so that it fails before anything is computed.
 
     Raises:
         InputError: The name does not end in .html.
@@ -106,7 +106,7 @@ def check_page(path: Path) -> None:
 
 
 def save_page(path: Path, title: str, figures: Mapping[str, PlotlyFigure]) -> None:
-    """Write interactive figures, with their headings, as one web page that needs no other file and no network.
+    """Write interactive figures by heading as one web page that needs no other file and no network.
 
     Raises:
         InputError: The name does not end in .html.

@@ -16,13 +16,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.counts import chances_to_win, expected_wins, mean_chance_to_win, precision_among
+from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, precision_among
 from mll_hf.matching.prompts import named_domain
 from mll_hf.selection.base import DIGITS
 
@@ -45,6 +46,45 @@ _LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits 
 
 
 @dataclass(frozen=True)
+class Fall:
+    """How the recall of a model falls from a contest with all ``R`` rivals of a small graph to one of ``n`` candidates.
+
+    The graph says nothing of contests with more candidates than it has. The mean recall on the graph, as a function of
+    log n, is continued with the slope that it has up to R + 1: the factor is level(R + 1) / level((R + 1)^2 / n).
+
+    Attributes:
+        full: [RANK_BINS] mean chance to win among R + 1 candidates.
+        mirrored: [RANK_BINS] mean chance to win among (R + 1)^2 / n.
+    """
+
+    full: NDArray[np.float64]
+    mirrored: NDArray[np.float64]
+
+    @classmethod
+    def beyond(cls, n_rivals: NDArray[np.int32], most: int, n_candidates: int) -> Fall:
+        """The fall from all ``most`` rivals to a number of candidates; none if these are no more.
+
+        Args:
+            n_rivals: [V] rivals of all concepts of the graph.
+            most: R.
+            n_candidates: n.
+        """
+        full = mean_chance_to_win(n_rivals, most + 1)
+        if n_candidates <= most + 1:
+            return cls(full, full)
+        mirror = max((most + 1) ** 2 / n_candidates, 1.0)
+        low = math.floor(mirror)
+        share = math.log(mirror / low) / math.log1p(1 / low)
+        mirrored = (1 - share) * mean_chance_to_win(n_rivals, low) + share * mean_chance_to_win(n_rivals, low + 1)
+        return cls(full, mirrored)
+
+    def of(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[M] factors from mean rank shares [M, RANK_BINS]; 1 where nothing is recognized."""
+        before: NDArray[np.float64] = shares @ self.mirrored
+        return np.divide(shares @ self.full, before, out=np.ones_like(before), where=before > 0)
+
+
+@dataclass(frozen=True)
 class GraphNeeds:
     """What a task of C classes asks of the labels on one graph of V concepts.
 
@@ -53,20 +93,20 @@ class GraphNeeds:
         rows: [K_g] where these are among the needed ones.
         needed: [A] indices in the graph of the selected concepts and all above them, hypernyms before hyponyms.
         above: For each of the A concepts the positions of its direct hypernyms.
-        n_rivals: [A] rivals of each.
         chances: [A, RANK_BINS] chance to win an image of each among as many candidates as classes.
-        mean_n_rivals: Mean number of rivals in the graph, rounded.
         mean_chances: [RANK_BINS] mean chance over the graph's concepts.
+        falls: How recall falls beyond the number of rivals, for each distinct number; the last is that of the mean.
+        fall_of: [A] which of ``falls`` is that of a concept.
     """
 
     columns: NDArray[np.intp]
     rows: NDArray[np.intp]
     needed: NDArray[np.int64]
     above: tuple[tuple[int, ...], ...]
-    n_rivals: NDArray[np.int32]
     chances: NDArray[np.float64]
-    mean_n_rivals: int
     mean_chances: NDArray[np.float64]
+    falls: tuple[Fall, ...]
+    fall_of: NDArray[np.intp]
 
     @cached_property
     def depths(self) -> tuple[tuple[int, ...], ...]:
@@ -89,13 +129,18 @@ class Needs:
         weights: [K, C] weight of each selected concept for each class; the rest of 1 weighs the general level.
         n_candidates: Number of candidates: the classes, at least two.
         graphs: For each graph that counts what is asked of it, None for one that does not; the first is the reference.
-        reference_rivals: The reference graph's rivals [V], by which recall is extrapolated to more candidates.
     """
 
     weights: NDArray[np.float64]
     n_candidates: int
     graphs: tuple[GraphNeeds | None, ...]
-    reference_rivals: NDArray[np.int32]
+
+    @property
+    def reference(self) -> GraphNeeds:
+        """What is asked of the reference graph, which always counts."""
+        if self.graphs[0] is None:
+            raise ValueError("the reference graph always counts")
+        return self.graphs[0]
 
 
 def task_needs(candidates: Candidates, class_weight: float) -> Needs:
@@ -103,36 +148,45 @@ def task_needs(candidates: Candidates, class_weight: float) -> Needs:
     selected, n_candidates = candidates.match.selected, candidates_of(candidates.match)
     union, counts = candidates.labels.union, graphs_that_count(candidates.labels, candidates.domain)
     graphs = tuple(
-        graph_needs(graph, union.rows[g, selected], n_candidates) if g in counts else None
+        graph_needs(graph, union.rows[g, selected], n_candidates, extrapolate=g > 0) if g in counts else None
         for g, graph in enumerate(union.graphs)
     )
-    weights = evidence_weights(candidates, class_weight)
-    return Needs(weights, n_candidates, graphs, union.graphs[0].rival_counts)
+    return Needs(evidence_weights(candidates, class_weight), n_candidates, graphs)
 
 
-def graph_needs(graph: SemanticGraph, rows: NDArray[np.int32], n_candidates: int) -> GraphNeeds:
+def graph_needs(
+    graph: SemanticGraph, rows: NDArray[np.int32], n_candidates: int, *, extrapolate: bool = False
+) -> GraphNeeds:
     """What is asked of one graph.
 
     Args:
         graph: The graph.
         rows: [K] index in the graph of each selected concept; -1 if the graph lacks it.
         n_candidates: Number of candidates.
+        extrapolate: Whether recall falls further if there are more candidates than rivals. The reference graph is
+            large; its few concepts with few rivals are at the top.
     """
     columns = np.flatnonzero(rows >= 0)
     wanted = set(rows[columns].tolist()).union(*(graph.ancestors[v].tolist() for v in rows[columns]))
     needed = [v for v in graph.topological_order if v in wanted]
     position = {v: at for at, v in enumerate(needed)}
     n_rivals = graph.rival_counts
+    distinct, fall_of = np.unique(n_rivals[needed], return_inverse=True)
     with_rivals = n_rivals[n_rivals > 0]
+    mean = round(float(with_rivals.mean())) if len(with_rivals) else 0
+    falls = [
+        Fall.beyond(n_rivals, most if extrapolate else n_candidates, n_candidates)
+        for most in [*distinct.tolist(), mean]
+    ]
     return GraphNeeds(
         columns=columns,
         rows=np.array([position[v] for v in rows[columns].tolist()], np.intp),
         needed=np.array(needed, np.int64),
         above=tuple(tuple(position[parent] for parent in graph.parents[v]) for v in needed),
-        n_rivals=n_rivals[needed],
         chances=chances_to_win(n_rivals[needed], n_candidates),
-        mean_n_rivals=round(float(with_rivals.mean())) if len(with_rivals) else 0,
         mean_chances=mean_chance_to_win(n_rivals, n_candidates),
+        falls=tuple(falls),
+        fall_of=fall_of,
     )
 
 
@@ -162,8 +216,8 @@ def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.
         class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
     )
     counts = sorted(graphs_that_count(candidates.labels, candidates.domain))
-    is_known = (union.rows[counts][:, match.selected] >= 0).max(axis=0)
-    return weights * is_known[:, None]
+    rows: NDArray[np.int32] = union.rows[counts][:, match.selected].max(axis=0)
+    return weights * (rows >= 0)[:, None]
 
 
 def candidates_of(match: ClassMatch) -> int:
@@ -194,42 +248,43 @@ class Measured:
 def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measured:
     """What M labels on one graph say."""
     none = np.zeros(len(needs.needed))
-    recall, support, levels = [], [], []
+    recall, support, shares = [], [], []
     for label in labels:
         images = label.support[needs.needed] if label else none.astype(np.int32)
         wins = expected_wins(label.ranks[needs.needed], needs.chances) if label else none
         recall.append(wins / np.maximum(images, 1))
         support.append(images)
-        levels.append(float(label.mean_rank_shares @ needs.mean_chances) if label else 0.0)
-    known = np.array([label is not None for label in labels])
-    return Measured(known, np.stack(recall), np.stack(support), np.array(levels))
+        shares.append(label.mean_rank_shares if label else np.zeros(RANK_BINS))
+    known = np.array([label is not None for label in labels], np.bool_)
+    return extrapolated(needs, known, np.stack(recall), np.stack(support), np.stack(shares))
+
+
+def extrapolated(
+    needs: GraphNeeds,
+    known: NDArray[np.bool_],
+    recall: NDArray[np.float64],
+    support: NDArray[np.int32],
+    shares: NDArray[np.float64],
+) -> Measured:
+    """What labels say, for tasks with more candidates than the graph has rivals, too.
+
+    Args:
+        needs: What the task asks.
+        known: [M] see :class:`Measured`.
+        recall: [M, A] expected recall; among all rivals where the task has more candidates.
+        support: [M, A] or [1, A] probe images.
+        shares: [M, RANK_BINS] mean rank shares of the labels.
+    """
+    falls = np.stack([curve.of(shares) for curve in needs.falls], axis=1)
+    level = shares @ needs.mean_chances
+    return Measured(known, recall * falls[:, needs.fall_of], support, level * falls[:, -1])
 
 
 def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ...]:
-    """What the labels of M models say on every graph; None for a graph that does not count.
-
-    A graph other than the reference may have fewer rivals than the task has. Among more candidates the recall falls as
-    the model's level on the reference does: those that the graph lacks are as hard to beat as others.
-    """
-    found = [None if each is None else measure(labels.on_graph(g), each) for g, each in enumerate(needs.graphs)]
-    shares = np.stack([label.mean_rank_shares for label in labels.reference])
-    for g, (measured, of_graph) in enumerate(zip(found, needs.graphs, strict=True)):
-        if g and measured is not None and of_graph is not None:
-            falls = _falls(shares, needs, np.append(of_graph.n_rivals, np.int32(of_graph.mean_n_rivals)))
-            found[g] = Measured(
-                measured.known, measured.recall * falls[:, :-1], measured.support, measured.level * falls[:, -1]
-            )
-    return tuple(found)
-
-
-def _falls(shares: NDArray[np.float64], needs: Needs, n_rivals: NDArray[np.int32]) -> NDArray[np.float64]:
-    """[M, K] general level among all candidates over that among ``n_rivals`` + 1, where these are fewer; else 1."""
-    full = shares @ mean_chance_to_win(needs.reference_rivals, needs.n_candidates)
-    factors = np.ones((len(shares), len(n_rivals)))
-    for n in np.unique(n_rivals[n_rivals + 1 < needs.n_candidates]).tolist():
-        fewer = shares @ mean_chance_to_win(needs.reference_rivals, n + 1)
-        factors[:, n_rivals == n] = np.divide(full, fewer, out=np.ones_like(full), where=fewer > 0)[:, None]
-    return factors
+    """What the labels of M models say on every graph; None for a graph that does not count."""
+    return tuple(
+        None if of_graph is None else measure(labels.on_graph(g), of_graph) for g, of_graph in enumerate(needs.graphs)
+    )
 
 
 # --- from labels to estimates -----------------------------------------------------------------------------------------
@@ -254,14 +309,14 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
 def estimates(
     needs: Needs, measured: Sequence[Measured | None], odds: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Estimated recall [M, C] of M models on C classes, and standard errors [M] of its mean over the classes.
+    """Estimated recall [M, C] of M models on C classes, and standard errors [M, 2] of its mean over the classes.
 
     Args:
         needs: What the task asks.
         measured: What the labels on each graph say.
         odds: [M] see :func:`domain_odds`.
     """
-    general = _level(measured[0])
+    general = measured[0].level if measured[0] is not None else np.zeros(0)  # the reference always counts
     n_models, n_concepts = len(general), len(needs.weights)
     sums, images = np.zeros((n_models, n_concepts)), np.zeros((n_models, n_concepts))
     fallbacks, spreads, lacking = np.zeros_like(sums), np.zeros(n_concepts), np.zeros((n_models, n_concepts))
@@ -281,12 +336,6 @@ def estimates(
     weights = needs.weights.mean(axis=1)
     errors = standard_errors(images, recall, weights, spreads)
     return with_odds(by_class, odds), errors
-
-
-def _level(measured: Measured | None) -> NDArray[np.float64]:
-    if measured is None:
-        raise ValueError("the reference graph always counts")
-    return measured.level
 
 
 def shrunk(needs: GraphNeeds, measured: Measured) -> NDArray[np.float64]:
@@ -338,10 +387,11 @@ def standard_errors(
     weights: NDArray[np.float64],
     spreads: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """[M] standard error of a weighted sum of recalls: ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``.
+    """[M, 2] standard errors of a weighted sum of recalls: of what was measured, and of what was not.
 
-    General levels and domain odds rest on thousands of images and are taken as known. Concepts of a graph on which the
-    model has no label err together, each by the spread of that graph.
+    Of what was measured ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``; general levels and domain odds rest on thousands of
+    images and are taken as known. Concepts of a graph on which a model has no label err together, by the spread of that
+    graph.
 
     Args:
         images: [M, K] images of K concepts, those of the prior included; 0 where the model was not measured.
@@ -351,8 +401,7 @@ def standard_errors(
     """
     measured = images > 0
     variances = np.where(measured, recall * (1 - recall) / np.maximum(images, 1), 0) @ weights**2
-    together = np.where(measured, 0, spreads) @ weights
-    return np.sqrt(variances + together**2)
+    return np.stack([np.sqrt(variances), np.where(measured, 0, spreads) @ weights], axis=1)
 
 
 def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
@@ -360,11 +409,11 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
     Of many models one seems better by chance. So the reference is left only for one whose mean over the classes leads
     by more than one standard error: the one-standard-error rule (Breiman et al., Classification and Regression Trees,
-    1984, section 3.4.3).
+    1984, section 3.4.3). That the reference itself was not measured on a graph is no reason to stay with it.
 
     Args:
         recall: [M, C] estimates.
-        errors: [M] standard error of each model's mean over the classes.
+        errors: [M, 2] standard errors of each model's mean over the classes, see :func:`standard_errors`.
         reference: Row of the reference.
 
     Returns:
@@ -372,7 +421,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
     """
     level = recall.mean(axis=1)
     better = level > level[reference] + 10.0**-DIGITS  # else rounding would lower an equal by a whole standard error
-    error = np.hypot(errors, errors[reference])
+    error = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
     share = np.divide(error, level, out=np.zeros_like(level), where=better)
     return recall * np.maximum(1 - share, 0)[:, None]
 
@@ -387,10 +436,8 @@ def generally_best(labels: Sequence[LabelSummary]) -> int:
 
 def task_odds(labels: JoinedLabels, needs: Needs, domain: str | None) -> NDArray[np.float64]:
     """[M] odds of the task's domain, see :func:`domain_odds`; from the labels on the reference graph."""
-    graph = needs.graphs[0]
-    chances = mean_chance_to_win(needs.reference_rivals, needs.n_candidates) if graph is None else graph.mean_chances
     others = {name for row in labels.labels for label in row if label for name in label.domain_names}
-    return np.array([domain_odds(label, domain, chances, others) for label in labels.reference])
+    return np.array([domain_odds(label, domain, needs.reference.mean_chances, others) for label in labels.reference])
 
 
 def domain_odds(

@@ -1,4 +1,4 @@
-"""Short texts for people, made of what strangers and libraries say."""
+"""Short texts for people, made from names and messages of others."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ if TYPE_CHECKING:
 
 
 def abridged(items: Sequence[str], most: int) -> str:
-    """Enumerate the first few items: "a, b and 7 more"."""
+    """List the first few items: "a, b and 7 more"."""
     more = len(items) - most
     return ", ".join(items[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def printable(text: str) -> str:
-    """A text with a question mark for whatever a terminal should not be sent; line breaks too."""
+    """Replace control characters, line breaks included, with question marks."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def shortened(text: str, most: int) -> str:
-    """A text, cut and marked so if it is longer than ``most`` characters."""
+    """Cut a text to ``most`` characters, the last one an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def one_line(said: Exception | str, most: int = 160) -> str:
-    """What an exception says, without line breaks and not too long; its kind if it says nothing."""
+    """A message on one line of at most ``most`` characters; the class name of an exception without a message."""
     return shortened(" ".join(str(said).split()) or type(said).__name__, most)
 
 
 def markdown_table(header: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table of cells that are Markdown already; the rule aligns: ``---`` or ``---:`` a column."""
+    """Superseded by :func:`mll_hf.utils.tables.markdown_table`; to be removed when ``hub`` and ``harvest`` use that."""
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]

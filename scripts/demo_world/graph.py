@@ -23,7 +23,7 @@ def build_graph(folder: Path) -> None:
     """Write `graph.json` and `images.parquet` (the `probe` split) into a folder.
 
     Args:
-        folder: Made if it does not exist. Both files are the same on every run with the same packages.
+        folder: Created if it does not exist. The same packages give the same files.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -1,8 +1,8 @@
-"""Real pictures out of installed PyPI packages: digits, letters, icons and patches of photographs.
+"""Real pictures from installed PyPI packages: digits, letters, icons and patches of photographs.
 
-Nothing is downloaded and no package is imported for its pictures: files are found where pip put them. Every source
-serves one split only (`train`, `probe` or `target`), except MNIST and the photographs, of which disjoint rows and
-disjoint regions serve different splits. Pictures are 32 px RGB.
+Nothing is downloaded and no package is imported: files are read where pip installed them. Every source is used in one
+split only (`train`, `probe` or `target`), except MNIST and the photographs, whose rows and regions are divided among
+the splits. Pictures are RGB, 32 x 32 pixels.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Picture:
     """One picture.
 
     Attributes:
-        image: 32 px, RGB.
+        image: RGB, 32 x 32 pixels.
         concept: WordNet id of what it shows.
-        source: Who made it: a data set, a font or a photograph.
+        source: A data set, a font or a photograph.
         style: `handwriting`, `font`, `icon` or `photo`.
     """
 
@@ -69,7 +69,7 @@ class IconFont:
 
 @dataclass(frozen=True, slots=True)
 class TextFont:
-    """Text fonts of one family: every file of `package` that fits the glob pattern `files`."""
+    """Text fonts of one family: the files of `package` that match the glob pattern `files`."""
 
     source: str
     split: Split
@@ -79,13 +79,13 @@ class TextFont:
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A region of a photograph that shows one surface throughout.
+    """Regions of a photograph that show one surface.
 
     Attributes:
         concept: WordNet id of the surface.
-        package: Package that ships the photograph.
+        package: Package with the photograph.
         file: Path below the package's folder.
-        boxes: For each split, left, top, right and bottom in pixels. They do not overlap.
+        boxes: Left, top, right and bottom in pixels of the region of each split. They do not overlap.
         patch: Shortest and longest side of the square patches, in pixels.
     """
 
@@ -154,7 +154,7 @@ TEXT_FONTS = (
 
 
 def _columns(left: int, top: int, right: int, bottom: int) -> dict[Split, tuple[int, int, int, int]]:
-    """Cut a box into three upright strips with gaps: half for training, a fifth each for probes and targets."""
+    """Divide a box into three columns with gaps: half for training, a fifth each for probes and targets."""
     w = right - left
     return {
         "train": (left, top, left + int(0.52 * w), bottom),
@@ -197,7 +197,7 @@ _PATCHES: dict[Split, int] = {"train": 240, "probe": 24, "target": 30}
 
 
 def pictures(split: Split) -> list[Picture]:
-    """All pictures of a split, in an order that never changes."""
+    """All pictures of a split in a fixed order."""
     return [*digits(split), *letters(split), *icons(split), *surfaces(split)]
 
 
@@ -208,7 +208,7 @@ def read_concepts() -> list[dict[str, Any]]:
 
 
 def digits(split: Split) -> list[Picture]:
-    """Digits 0 to 9: handwritten and printed for training and probes, handwritten by others for the target."""
+    """Digits 0 to 9: handwritten and printed in `train` and `probe`, handwritten by other people in `target`."""
     ids = {node["symbol"]: node["id"] for node in read_concepts() if node.get("symbol", "").isdigit()}
     if split == "target":
         return [Picture(image, ids[str(y)], "uci-digits", "handwriting") for image, y in _uci_digits()]
@@ -227,7 +227,7 @@ def letters(split: Split) -> list[Picture]:
 
 
 def icons(split: Split) -> list[Picture]:
-    """Icons of everyday things in the split's icon fonts, without those that another split drew (nearly) alike."""
+    """Icons of everyday things in the split's icon fonts, without near duplicates of an earlier split's."""
     drawn = _all_icons()
     earlier = SPLITS[: SPLITS.index(split)]
     known: dict[str, list[NDArray[np.bool_]]] = {}
@@ -244,16 +244,16 @@ def icons(split: Split) -> list[Picture]:
 
 
 def surfaces(split: Split) -> list[Picture]:
-    """Patches of photographs, cut at seeded places from the split's part of each photograph."""
+    """Patches at seeded places in the split's region of each photograph."""
     return [picture for number, photo in enumerate(PHOTOS) for picture in _patches(photo, split, number)]
 
 
 def _folder(package: str) -> Path:
-    """Folder of an installed package, without importing it."""
+    """Folder of an installed package; the package is not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         name = package.replace("_", "-")
-        raise SystemExit(f"the demo takes pictures from {name}, which is not installed: pip install 'mll-hf[demo]'")
+        raise SystemExit(f"the demo needs pictures from {name}; install it with: pip install 'mll-hf[demo]'")
     return Path(spec.origin).parent
 
 
@@ -321,7 +321,7 @@ def _font(file: Path, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _glyph(character: str, font: ImageFont.FreeTypeFont) -> Image.Image:
-    """A glyph in black on white, scaled to fill the picture up to a margin; all white where the font has none."""
+    """A glyph in black on white, scaled to the picture's size with a margin; blank if the font lacks it."""
     left, top, right, bottom = (int(edge) for edge in font.getbbox(character))
     canvas = Image.new("L", (right - left + 16, bottom - top + 16))
     ImageDraw.Draw(canvas).text((8 - left, 8 - top), character, font=font, fill=255)

@@ -1,6 +1,6 @@
-"""The main job, start to end: label tiny models, look at the labels, select by class names, classify, compare.
+"""The whole workflow: label tiny models, show the labels, select by class names, classify, compare accuracies.
 
-Everything comes from installed PyPI packages and from this folder; no network is used.
+All data comes from installed PyPI packages and from this folder; the network is not used.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
-from mll_hf.cli.report import selection_report, table
+from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,7 +34,7 @@ _TRIED_ON = 64  # pictures of a task
 
 @dataclass(frozen=True)
 class Outcome:
-    """Accuracies on one task: of each model alone, and of what a selection made of them."""
+    """Accuracies on one task: of each model alone, and of each way of selecting."""
 
     task: Task
     singles: dict[str, float]
@@ -59,14 +60,14 @@ def main() -> int:
     _say("3. What the labels say")
     _cli("labels", "ls", "--labels", labels)
 
-    _say("4. Select and classify: tasks whose pictures no model and no label has seen")
+    _say("4. Select and classify: tasks whose pictures are new to all models and labels")
     client, held_out = Client(labels), tasks()
     for task in held_out:
         write_task(task, args.out / "tasks" / task.name)
     outcomes = [_evaluate(client, task) for task in held_out]
     _show(outcomes)
 
-    _say("6. The same on the command line, for a few of the pictures (their names tell the truth)")
+    _say("6. The same on the command line, for a few pictures (named by their true class)")
     _classify(labels, args.out / "pictures", held_out[2])
     figure = _draw(outcomes, args.out / "accuracy.png")
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
@@ -76,7 +77,7 @@ def main() -> int:
 
 
 def _evaluate(client: Client, task: Task) -> Outcome:
-    """Accuracy of every model alone and of the strategies, all with the same prompts; each model runs once."""
+    """Accuracy of every model alone and of each strategy, with the same prompts; each model runs once."""
     truth = np.array(task.labels)
 
     def select(strategy: Strategy, k: int) -> Selection:
@@ -93,7 +94,7 @@ def _evaluate(client: Client, task: Task) -> Outcome:
         return float((answers == truth).mean())
 
     def try_on_pictures(k: int) -> Selection:
-        """The choice after the models answered to a few pictures, whose classes nobody told."""
+        """Select after a trial on a few unlabeled pictures."""
         config = SelectionConfig(k=k, most_images=_TRIED_ON)
         return client.select(task.classes, config, domain=task.domain, task=task.task, images=list(task.images))
 
@@ -123,12 +124,12 @@ def _classify(labels: Path, folder: Path, task: Task) -> None:
 
 
 def _show(outcomes: list[Outcome]) -> None:
-    _say("5. Accuracy of each model alone, and of what selection makes of them")
+    _say("5. Accuracy of each model alone, and of each way of selecting")
     print(_accuracy_table(outcomes, "model alone", sorted(outcomes[0].singles), "singles"))
     print()
     print(_accuracy_table(outcomes, "selection", outcomes[0].ways, "ways"))
     best = np.mean([max(outcome.singles.values()) for outcome in outcomes])
-    print(f"\nBest single model of each task, known only afterwards: {best:.3f} on average.")
+    print(f"\nBest single model of each task, known only in hindsight: {best:.3f} on average.")
 
 
 def _accuracy_table(outcomes: list[Outcome], title: str, names: Iterable[str], field: str) -> str:
@@ -140,7 +141,7 @@ def _accuracy_table(outcomes: list[Outcome], title: str, names: Iterable[str], f
 
 
 def _draw(outcomes: list[Outcome], path: Path) -> Path:
-    """One row per task: every model alone as a dot, the general choice and ours marked."""
+    """Plot one row per task: a dot per model, and marks for the generally best and the selected model."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -167,7 +168,7 @@ def _draw(outcomes: list[Outcome], path: Path) -> Path:
 
 
 def _cli(*arguments: object) -> None:
-    """Run the command line as a user would."""
+    """Run a command as a user would."""
     from mll_hf.cli import main as command_line
 
     words = [str(argument) for argument in arguments]

@@ -1,4 +1,4 @@
-"""The demo's target tasks: what a user wants to classify. Their pictures were neither trained on nor in the graph."""
+"""The held-out tasks of the demo. Their pictures are neither in the training data nor in the graph."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from demo_world.images import Picture
 
 _FEWEST, _MOST = 4, 40  # pictures per class
-# Where a user would not take the first WordNet name.
+# Where users would not say the first WordNet name.
 _USUAL_NAMES = {
     "automaton": "robot",
     "bank": "bank building",
@@ -36,8 +36,8 @@ class Task:
 
     Attributes:
         name: Short name, also of its folder.
-        domain: What kind of pictures, in words.
-        task: What is to be told apart, in words.
+        domain: Kind of pictures, in words.
+        task: What the classes are, in words.
         classes: Class names as a user would write them.
         images: PNG bytes.
         labels: Index into `classes` of each image.
@@ -94,7 +94,7 @@ def write_imagefolder(task: Task, folder: Path) -> None:
 
 
 def _task(name: str, domain: str, task: str, pictures: list[Picture], names: dict[str, str]) -> Task:
-    """A task of the concepts that have enough pictures, at most so many of each, in the order of the concepts' ids."""
+    """A task of the concepts with enough pictures, in id order, with at most `_MOST` pictures of each."""
     of: dict[str, list[Picture]] = {}
     for picture in pictures:
         of.setdefault(picture.concept, []).append(picture)
@@ -105,6 +105,6 @@ def _task(name: str, domain: str, task: str, pictures: list[Picture], names: dic
 
 
 def _spread(pictures: list[Picture]) -> list[Picture]:
-    """At most `_MOST` pictures, taken evenly from the whole list."""
+    """At most `_MOST` pictures, evenly spaced in the list."""
     step = max(1.0, len(pictures) / _MOST)
     return [pictures[int(i * step)] for i in range(min(len(pictures), _MOST))]

@@ -53,12 +53,12 @@ _OWN_FIELD = 0.85  # share of a specialist's pictures from its own field
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one model is made.
+    """How to train one model.
 
     Attributes:
         name: Folder name.
         says: What it is good at, in words.
-        fields: Fields it is trained on most; all of them for a generalist.
+        fields: Fields of most of its training pictures; all of them for the generalist.
         steps: Training steps of 160 pictures.
         sigmoid: Whether it is trained like SigLIP, with a sigmoid loss and a logit bias.
     """
@@ -268,7 +268,7 @@ def _towers(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _chances(recipe: Recipe, data: Data) -> torch.Tensor:
-    """[N] chance of each picture: own fields most, concepts of a field evenly, pictures of a concept evenly."""
+    """[N] probability of each picture: mostly own fields; even over concepts of a field and pictures of a concept."""
     group = [*zip(data.fields.tolist(), data.concepts.tolist(), strict=True)]
     pictures = Counter(group)
     sizes = Counter(field for field, _ in pictures)
@@ -280,12 +280,12 @@ def _chances(recipe: Recipe, data: Data) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees.
+    """Data of one training step.
 
     Attributes:
         pixels: [B, 3, 32, 32] augmented pictures.
         concepts: [B] what they show.
-        named: [B] what their captions name: the same or something more general.
+        named: [B] what their captions name: the concept or one above it.
         texts: Captions of the first T pictures.
     """
 
@@ -307,14 +307,14 @@ def _draw(data: Data, chances: torch.Tensor, rng: np.random.Generator, generator
 def _loss(
     batch: Batch, data: Data, model: open_clip.CLIP, anchors: torch.Tensor, tokens: torch.Tensor, sigmoid: bool
 ) -> torch.Tensor:
-    """CLIP's or SigLIP's loss, plus a pull of pictures and captions towards one learned anchor per concept.
+    """CLIP's or SigLIP's loss, plus a loss that pulls pictures and captions to one learned anchor per concept.
 
-    The anchors make training from scratch on so few pictures several times faster. A picture fits every caption of
-    its concept or of one above; its concept's relatives are no wrong answers.
+    The anchors make training on few pictures several times faster. A picture matches every caption of its concept or
+    of one above it; relatives of its concept are not used as negatives.
 
     Args:
         batch: B pictures and T captions.
-        data: For what lies below what.
+        data: For the hierarchy of concepts.
         model: The model.
         anchors: [V, D], one per concept.
         tokens: [T, 24] the captions' tokens.
@@ -338,7 +338,7 @@ def _loss(
 
 
 def _named_concept(data: Data, v: int, rng: np.random.Generator) -> int:
-    """The concept itself, or now and then a more general one."""
+    """The concept itself, or sometimes a more general one."""
     hypernyms = [u for u in np.flatnonzero(data.is_below[v].numpy()).tolist() if u != v]
     return int(rng.choice(hypernyms)) if hypernyms and rng.random() < _GENERAL_CAPTIONS else v
 

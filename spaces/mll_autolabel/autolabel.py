@@ -13,6 +13,7 @@ from collections import deque
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -388,18 +389,19 @@ def _start_job(change: Change, settings: Settings) -> tuple[State, str]:
 def _labeler(settings: Settings) -> Callable[[Change], tuple[State, str]]:
     """Labels models in this process."""
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.labeling import fleet
+    from mll_hf.labeling.destinations import CollectionRepo, OwnRepos
+    from mll_hf.labeling.fleet import Fleet, for_each, label_one, working_folder
     from mll_hf.labels.store import LabelStore
 
     location = fetch_graph_with_images(settings.graph)
     graph, probes = location.graph, location.probes(SamplingConfig())
-    store = LabelStore(fleet.working_folder(graph, probes))
+    store = LabelStore(working_folder(graph, probes))
 
     def label(change: Change) -> tuple[State, str]:
         # made anew each time, for a destination remembers what was there
-        destination = fleet.CollectionRepo(settings.to) if settings.to else fleet.OwnRepos()
-        crew = fleet.Fleet(graph, probes, store, destination, free_cache=True)
-        (result,) = fleet.run([f"{change.repo_id}@{change.new}"], crew, lambda _number, _name: None)
+        destination = CollectionRepo(settings.to) if settings.to else OwnRepos()
+        fleet = Fleet(graph, probes, store, destination, free_cache=True)
+        (result,) = for_each([f"{change.repo_id}@{change.new}"], partial(label_one, fleet=fleet))
         detail = result.published.url if result.published else result.reason
         return State(str(result.outcome)), detail
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,6 @@ import pytest
 
 from mll_hf.bench.cache import ModelFacts, ProbeImages
 from mll_hf.bench.fidelity import (
-    EstimateQuality,
     KnownTask,
     LabeledHub,
     estimates_against_exact,
@@ -88,9 +89,13 @@ def test_labels_of_a_sample_are_counted_on_its_images_alone(hub):
     assert label.model == REFS[1]
 
 
+def rows_of(table):
+    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+
+
 def test_estimates_are_compared_with_equation_five(hub, task):
     labels = hub.labels(hub.probes)
-    (quality,) = estimates_against_exact(hub, labels, [task])
+    (quality,) = rows_of(estimates_against_exact(hub, labels, [task]))
     selected = task.caption_match.selected
     exact, estimated = [], []
     for ref, label in zip(REFS, labels, strict=True):
@@ -104,31 +109,36 @@ def test_estimates_are_compared_with_equation_five(hub, task):
         among = label.precision_among(len(selected), selected, rival_counts(GRAPH, label.part_numbers))
         estimated.append(np.minimum(among, 1 - np.array(wins) / label.support[selected]))
     exact, estimated = np.array(exact), np.array(estimated)
-    assert quality.concepts == 4
-    assert quality.error == pytest.approx(np.abs(exact - estimated).mean())
-    assert quality.bias == pytest.approx((estimated - exact).mean())
+    assert quality["concepts"] == 4
+    assert quality["error"] == pytest.approx(np.abs(exact - estimated).mean())
+    assert quality["bias"] == pytest.approx((estimated - exact).mean())
     pairs = [(a, b) for a, b in zip(estimated, exact, strict=True)]
     r = [np.corrcoef(a, b)[0, 1] if np.ptp(a) and np.ptp(b) else 0 for a, b in pairs]
-    assert quality.correlation == pytest.approx(np.mean(r))
-    assert quality.accuracy_exact == task.accuracies[(exact @ task.match.transition).mean(axis=1).argmax()]
+    assert quality["correlation"] == pytest.approx(np.mean(r))
+    assert quality["accuracy_exact"] == task.accuracies[(exact @ task.match.transition).mean(axis=1).argmax()]
 
 
 def test_all_images_lose_nothing_and_few_lose_something(hub, task):
     samples = {1: probes_of(1), 3: probes_of(3), PER_CONCEPT: hub.probes}
-    one, three, whole = quality_of_samples(hub, samples, [task])
-    assert (one.images, three.images, whole.images) == tuple(n * len(LEAVES) for n in (1, 3, PER_CONCEPT))
-    assert [whole.general_correlation, whole.score_correlation] == pytest.approx([1, 1])
-    assert whole.accuracy == 0.9
-    assert one.general_correlation <= 1
+    one, three, whole = rows_of(quality_of_samples(hub, samples, [task]))
+    assert [row["images"] for row in (one, three, whole)] == [n * len(LEAVES) for n in (1, 3, PER_CONCEPT)]
+    assert [whole["general_correlation"], whole["score_correlation"]] == pytest.approx([1, 1])
+    assert whole["accuracy"] == 0.9
+    assert one["general_correlation"] <= 1
 
 
 def test_report_and_figure(hub, task, tmp_path):
-    estimates = [EstimateQuality("a task", 4, 0.5, 0.1, -0.1, 1.0, 0.9, 0.6)]
-    samples = quality_of_samples(hub, {2: probes_of(2)}, [task])
-    text = fidelity_to_markdown(estimates, samples, "mll-hf bench fidelity")
-    assert "| a task | 4 | 0.500 | 0.100 | -0.100 | 1.000 | 0.900 | 0.600 |" in text
+    tables = (
+        estimates_against_exact(hub, hub.labels(hub.probes), [task]),
+        quality_of_samples(hub, {2: probes_of(2)}, [task]),
+    )
+    text = fidelity_to_markdown(tables, "mll-hf bench fidelity")
+    assert "| task | concepts | correlation | error | bias | model correlation | accuracy exact |" in text
+    assert re.search(r"\| task \| 4( \| -?\d\.\d{3}){6} \|\n", text)
     assert "`mll-hf bench fidelity`" in text
-    assert fidelity_to_json(estimates, samples)["samples"][0]["images_per_concept"] == 2
-    paths = save_fidelity(samples, tmp_path)
+    document = json.loads(fidelity_to_json(tables))
+    assert document["estimates"][0]["task"] == "task"
+    assert document["samples"][0]["images_per_concept"] == 2
+    paths = save_fidelity(tables[1], tmp_path)
     assert [Path(path).suffix for path in paths] == [".png", ".svg"]
     assert all(path.stat().st_size > 1000 for path in paths)

@@ -1,4 +1,4 @@
-"""The benchmark of matching: its parts by hand, and a floor under its figures on a sample of ImageNet's names."""
+"""The matching benchmark: its parts by hand, and minimum figures on a sample of ImageNet's names."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def gold():
     return imagenet_gold()
 
 
-def test_gold_is_that_of_the_packages(gold):
+def test_gold_data(gold):
     assert (len(gold.names), len(gold.graph), len(set(gold.concepts.tolist()))) == (1000, 11828, 1000)
     ids = {name: gold.graph.concepts[v].id for name, v in zip(gold.names, gold.concepts, strict=True)}
     assert (ids["tench"], ids["crane bird"], ids["construction crane"]) == ("n01440764", "n02012849", "n03126707")
@@ -37,7 +37,7 @@ def test_gold_is_that_of_the_packages(gold):
     assert crane.hypernyms == ()
 
 
-def test_the_edges_skip_synsets_that_the_graph_lacks(tmp_path):
+def test_hypernyms_skip_synsets_outside_the_graph(tmp_path):
     # crane (bird) -> a synset outside ImageNet-12k -> bird
     line = "{} 05 n 01 x 0 001 @ {} n 0000 | x\n"
     (tmp_path / "data.noun").write_text(line.format("02012849", "00000007") + line.format("00000007", "01503061"))
@@ -77,7 +77,7 @@ def test_detection_by_hand():
     assert detection(np.array([0.1]), np.array([0.1]), 0.5).precision == 0
 
 
-def test_concepts_left_out_take_their_relatives_along():
+def test_left_out_concepts_include_relatives():
     graph = chain("ba", "cb", "dx", "ex")
     gold = Gold(graph, ("b name", "d name"), np.array([graph.index["b"], graph.index["d"]]))
     covered, uncovered = leave_concepts_out(gold, WordEncoder())
@@ -87,7 +87,7 @@ def test_concepts_left_out_take_their_relatives_along():
 
 @pytest.fixture(scope="module")
 def sample(gold):
-    """80 of the names among their concepts, others of the same name, and 100 at random."""
+    """80 of the names, with their concepts, others of the same name, and 100 at random."""
     rng = np.random.default_rng(1)
     classes = rng.choice(len(gold.names), 80, replace=False)
     rivals = {v for y in classes for v in gold.graph.concepts_named(gold.names[y])}
@@ -97,7 +97,7 @@ def sample(gold):
     return Gold(graph, tuple(gold.names[y] for y in classes), np.array([graph.index[id] for id in ids]))
 
 
-def test_figures_do_not_fall(sample, tmp_path):
+def test_minimum_figures(sample, tmp_path):
     encoder = CachedEncoder(default_encoder(), tmp_path / "embeddings.sqlite")
     index = ConceptIndex.build(sample.graph, encoder)
     bare = tuple(Description(name, (name,), "file") for name in sample.names)
@@ -110,7 +110,7 @@ def test_figures_do_not_fall(sample, tmp_path):
     assert facts.auc >= 0.88  # measured .92
 
 
-def test_queries_are_for_other_concepts_and_hide_what_they_ask_for(gold):
+def test_queries_are_for_other_concepts_and_remove_their_lemmas(gold):
     small = without(gold.graph, set(range(len(gold.graph))) - set(range(0, len(gold.graph), 12)))
     classes = [
         small.index[gold.graph.concepts[v].id] for v in gold.concepts if gold.graph.concepts[v].id in small.index
@@ -128,7 +128,7 @@ def test_queries_are_for_other_concepts_and_hide_what_they_ask_for(gold):
     assert make_queries(part, per_kind=30).names == queries.names
 
 
-def test_conditional_logit_finds_the_weights_that_made_the_choices():
+def test_conditional_logit_recovers_the_weights():
     rng = np.random.default_rng(0)
     weights = np.array([2.0, -1.0, 0.5])
     X = rng.standard_normal((4000, 5, 3))
@@ -136,14 +136,14 @@ def test_conditional_logit_finds_the_weights_that_made_the_choices():
     np.testing.assert_allclose(conditional_logit(X, answers), weights, atol=0.15)
 
 
-def test_of_separable_choices_the_ridge_keeps_the_weights_finite():
+def test_the_ridge_keeps_weights_of_separable_choices_finite():
     X = np.array([[[1.0], [0.0]], [[2.0], [1.0]]])
     weights = conditional_logit(X, np.array([0, 0]))
     # log-likelihood -log(1 + e^-w) - 1e-4 / 2 w^2 is greatest where 1 / (1 + e^w) = 1e-4 w
     assert 1 / (1 + np.exp(weights[0])) == pytest.approx(1e-4 * weights[0], rel=1e-3)
 
 
-def test_the_fit_sees_what_decides(gold):
+def test_the_fit_finds_the_decisive_feature(gold):
     small = without(gold.graph, set(range(len(gold.graph))) - set(range(0, len(gold.graph), 12)))
     part = Gold(small, (small.concepts[0].name,), np.array([0]))
     weights, slope, _ = fit_weights(make_queries(part, per_kind=40), WordEncoder(), candidates=20)

@@ -12,18 +12,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from mll_hf.bench.metrics import (
-    BootstrapConfig,
     Interval,
+    Ranking,
     SignedRankTest,
     accuracy,
-    bootstrap_images,
     bootstrap_tasks,
-    gap_closed,
     kendall,
     mean_difference,
     mean_gap_closed,
     mean_per_class_recall,
-    regret,
     spearman,
     top_kendall,
     top_l1,
@@ -43,19 +40,13 @@ def test_accuracy_counts_images_and_recall_counts_classes():
     assert mean_per_class_recall(predicted, labels) == pytest.approx((3 / 4 + 1 / 2) / 2)  # classes 1 to 4 do not occur
 
 
-def test_regret_is_to_the_best_model_of_each_task():
-    accuracies = np.array([[0.5, 0.9, 0.2], [0.7, 0.1, 0.2]])
-    np.testing.assert_allclose(regret(np.array([0.5, 0.9, 0.3]), accuracies), [0.2, 0, -0.1])
-
-
 def test_gap_closed():
     general, oracle = np.array([0.4, 0.4, 0.5, 0.6]), np.array([0.8, 0.8, 0.5, 0.6])
     ours = np.array([0.6, 0.3, 0.5, 0.4])
-    np.testing.assert_allclose(gap_closed(ours, general, oracle), [0.5, -0.25, np.nan, np.nan])
-    # (0.45 - 0.475) / (0.675 - 0.475): what is lost where there is no gap counts too
+    # (0.45 - 0.475) / (0.675 - 0.475): losses on tasks without a gap count too
     assert mean_gap_closed(ours, general, oracle) == pytest.approx(-0.125)
     assert np.isnan(mean_gap_closed(ours[2:], general[2:], oracle[2:]))
-    assert np.isnan(gap_closed(np.array([0.7]), np.array([0.6]), np.array([0.5])))  # no oracle
+    assert np.isnan(mean_gap_closed(np.array([0.7]), np.array([0.6]), np.array([0.5])))  # the "oracle" is worse
 
 
 def test_mean_gap_closed_takes_many_samples_at_once():
@@ -90,6 +81,14 @@ def test_l1_is_of_the_mean_over_the_models_predicted_best():
     predicted, truth = np.array([0.9, 0.8, 0.1]), np.array([0.7, 0.9, 0.9])
     assert top_l1(predicted, truth, top=2) == pytest.approx(abs(0.2 - 0.1) / 2)
     assert top_l1(predicted, truth, top=1) == pytest.approx(0.2)
+
+
+def test_a_ranking_compares_scores_with_the_truth():
+    truth = np.array([0.5, 0.9, 0.9])
+    ranking = Ranking.of(np.array([3.0, 2.0, 1.0]), truth, predicted=truth - 0.1)
+    assert (ranking.regret, ranking.hit, ranking.l1) == pytest.approx((0.4, 0, 0.1))
+    assert Ranking.of(np.array([1.0, 2.0, 3.0]), truth, None).hit == 1
+    assert Ranking.of(np.array([1.0, 2.0, 3.0]), truth, None).l1 is None
 
 
 def naive_tau_b(left, right):
@@ -137,7 +136,7 @@ def test_the_statistic_may_be_any_and_levels_nest():
     general, oracle = generator.random(8) / 2, 0.5 + generator.random(8) / 2
     ours = general + generator.random(8) * (oracle - general)
     narrow, wide = (
-        bootstrap_tasks(mean_gap_closed, [ours, general, oracle], BootstrapConfig(2000, level)) for level in (0.5, 0.99)
+        bootstrap_tasks(mean_gap_closed, [ours, general, oracle], resamples=2000, level=level) for level in (0.5, 0.99)
     )
     assert narrow.estimate == pytest.approx((ours - general).sum() / (oracle - general).sum())
     assert wide.low < narrow.low < narrow.estimate < narrow.high < wide.high
@@ -150,50 +149,14 @@ def test_resamples_without_a_gap_are_left_out():
 
 def test_the_same_seed_draws_the_same_and_another_does_not():
     values = [np.random.default_rng(4).random(7), np.zeros(7)]
-    first, again, other = (bootstrap_tasks(mean_difference, values, BootstrapConfig(99, seed=s)) for s in (0, 0, 1))
+    first, again, other = (bootstrap_tasks(mean_difference, values, resamples=99, seed=s) for s in (0, 0, 1))
     assert first == again != other
-
-
-def test_resampling_images_widens_the_interval_as_their_number_says():
-    generator = np.random.default_rng(5)
-    outcomes = [[generator.random(40) < 0.5] for _ in range(2)]  # one task: all that varies is its images
-    interval = bootstrap_images(mean_difference, outcomes, BootstrapConfig(4000))
-    differences = outcomes[0][0].astype(float) - outcomes[1][0]
-    half = 1.96 * differences.std() / np.sqrt(40)
-    assert interval.estimate == pytest.approx(differences.mean())
-    assert (interval.high - interval.low) / 2 == pytest.approx(half, rel=0.1)
-    tasks_only = bootstrap_tasks(mean_difference, [np.array([of[0].mean()]) for of in outcomes])
-    assert tasks_only.low == tasks_only.high
-
-
-def test_the_images_of_a_task_are_drawn_from_that_task_and_alike_for_all_methods():
-    sure, never = np.ones(3, bool), np.zeros(500, bool)
-    ours, theirs = [sure, never, np.array([True, False] * 50)], [~sure, never, np.array([True, False] * 50)]
-    drawn = []
-
-    def keep(ours, theirs):
-        drawn.append(ours - theirs)
-        return (ours - theirs).mean(axis=-1)
-
-    bootstrap_images(keep, [ours, theirs], BootstrapConfig(300))
-    assert set(np.unique(drawn[0])) == {0.0, 1.0}  # 1 for the first task, 0 for the others, however they are drawn
 
 
 @pytest.mark.parametrize("values", [[np.ones(3), np.ones(2)], [np.ones(0), np.ones(0)], [np.ones((2, 2))] * 2])
 def test_methods_must_be_compared_on_the_same_tasks(values):
     with pytest.raises(InputError, match="same"):
         bootstrap_tasks(mean_difference, values)
-
-
-def test_methods_must_be_compared_on_the_same_images():
-    with pytest.raises(InputError, match="same"):
-        bootstrap_images(mean_difference, [[np.ones(3), np.ones(2)], [np.ones(3), np.ones(3)]])
-
-
-@pytest.mark.parametrize("settings", [{"resamples": 0}, {"level": 0.0}, {"level": 1.0}])
-def test_intervals_need_sensible_settings(settings):
-    with pytest.raises(InputError, match="choose others"):
-        BootstrapConfig(**settings)
 
 
 def exact_p_value(differences):

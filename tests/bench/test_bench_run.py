@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from bench_worlds import FAST, LABEL_FREE, N_IMAGES, QUICK, filled_cache, make_hub, make_index, make_suite, tasks
 from mll_hf.bench import run as bench
 from mll_hf.bench.baselines.ensembles import confidence_ensemble
-from mll_hf.bench.baselines.swab import rank_transport
+from mll_hf.bench.baselines.swab import rank_transport, source_weights
 from mll_hf.bench.methods import (
     GENERAL,
     METHODS,
@@ -256,10 +256,11 @@ def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, o
     assert record.gflops == pytest.approx(selection.cost.gflops)
 
 
-def test_swab_is_its_rank_transport(opened):
+def test_swab_is_its_rank_transport_from_measured_concepts(opened):
     view, _ = opened
     measured = view.hub.measured
-    expected = rank_transport(view.hub.node_precision[:, measured], view.text.concepts[measured], view.text.names)
+    weights = source_weights(view.text.concepts[measured], view.text.names)
+    expected = rank_transport(view.hub.node_precision[:, measured], weights)
     assert expected.any()
     np.testing.assert_allclose(find("SWAB r2").choose(view).scores, expected)
 

@@ -96,7 +96,7 @@ def test_the_revision_follows_what_is_in_a_task(change):
 
 @pytest.mark.parametrize(
     ("facts", "message"),
-    [({"labels": (0, 3)}, "not indices"), ({"labels": ()}, "not indices"), ({"domain": 3}, "'domain' is no text")],
+    [({"labels": (0, 3)}, "not indices"), ({"labels": ()}, "not indices"), ({"domain": 3}, "'domain' is not text")],
 )
 def test_tasks_that_contradict_themselves_are_refused(tmp_path, facts, message):
     write_task(tmp_path / "a", **facts)

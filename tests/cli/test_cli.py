@@ -26,7 +26,7 @@ from mll_hf.ensemble import Rule
 from mll_hf.ensemble import run as ensemble_run
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import StorageError
-from mll_hf.labeling.engines import local
+from mll_hf.labeling import engines
 from mll_hf.matching.prompts import templates_for
 from mll_hf.matching.text_encoder import CachedEncoder
 from mll_hf.selection import Selection
@@ -167,9 +167,7 @@ def test_misuse_exits_with_2(words, capsys):
 def test_second_run_does_nothing(world, tiny_open_clip, capsys, monkeypatch):
     files = sorted((world / "labels").rglob("*.safetensors"))
     before = [file.stat().st_mtime_ns for file in files]
-    monkeypatch.setattr(
-        "mll_hf.labeling.engines.local.load_model", lambda *_: pytest.fail("a labeled model was loaded")
-    )
+    monkeypatch.setattr("mll_hf.labeling.engines.load_model", lambda *_: pytest.fail("a labeled model was loaded"))
     status, out, _ = run(
         capsys,
         "label",
@@ -275,7 +273,7 @@ def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monk
     def full(*_, **__):
         raise StorageError(tmp_path / "x", OSError(28, "No space left on device"))
 
-    monkeypatch.setattr("mll_hf.labeling.run.label_model", full)
+    monkeypatch.setattr("mll_hf.labeling.fleet.label_model", full)
     model = f"local-dir:{tiny_open_clip}"
     line = fails(capsys, "label", model, model, "--graph", world / "graph", "--labels", tmp_path / "labels")
     assert "No space left on device" in line
@@ -434,7 +432,7 @@ def test_select_prints_a_table(world, strategy, capsys):
     )
     assert status == 0
     assert f"strategy {strategy}" in out
-    assert ("concepts that decided" in out) == (strategy in ("mll", "paper"))  # the others do not look at classes
+    assert ("concepts used" in out) == (strategy in ("mll", "paper"))  # the others do not look at classes
     assert "GFLOPs" in out
 
 
@@ -736,19 +734,19 @@ def packs(world):
         images = write_images(root / "pictures" / id, (grey, grey, grey))
         words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
         words += ["--parent", parent, "--images", str(images), "--domain", "sketch"]
-        assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "apes"), *words]) == 0
+        assert main(["graph", "add", "--graph", str(root / "apes"), "--base", str(world / "graph"), *words]) == 0
     write_images(root / "pictures" / "bus", (220, 30, 30), 50)
     write_images(root / "pictures" / "tram", (30, 30, 220), 60)
     table = root / "table.csv"
     table.write_text("id,name,description,parents\nbus,bus,a long car,n5\ntram,tram,,n5\n")
     words = ["--from", str(table), "--images-root", str(root / "pictures")]
-    assert main(["graph", "add", "--graph", str(world / "graph"), "--pack", str(root / "buses"), *words]) == 0
+    assert main(["graph", "add", "--graph", str(root / "buses"), "--base", str(world / "graph"), *words]) == 0
     return root
 
 
-def test_packs_are_shown_and_checked(world, packs, capsys):
+def test_graphs_are_shown_and_checked(world, packs, capsys):
     pack = packs / "apes"
-    status, out, _ = run(capsys, "graph", "show", pack, "--graph", world / "graph")
+    status, out, _ = run(capsys, "graph", "show", pack)
     assert status == 0
     assert out.splitlines()[0].startswith("apes: 3 concepts, 15 images, digest ")
     assert out.splitlines()[1:] == [
@@ -756,18 +754,18 @@ def test_packs_are_shown_and_checked(world, packs, capsys):
         "chimp  chimp  (5 images, under ape)",
         "gibbon  gibbon  (5 images, under ape)",
     ]
-    record = json.loads(run(capsys, "graph", "show", pack, "--graph", world / "graph", "--json")[1])
+    record = json.loads(run(capsys, "graph", "show", pack, "--json")[1])
     assert record["domains"] == {"sketch": 15}
     assert record["concepts"]["ape"] == {"name": "ape", "images": 15}
-    status, out, _ = run(capsys, "graph", "check", pack, "--graph", world / "graph", "--json")
+    status, out, _ = run(capsys, "graph", "check", pack, "--base", world / "graph", "--json")
     assert (status, json.loads(out)["digest"]) == (0, record["digest"])
-    assert "no graph.json" in fails(capsys, "graph", "check", packs, "--graph", world / "graph")
-    assert "without parents" in fails(capsys, "graph", "check", world / "graph", "--graph", world / "graph")
+    assert "no graph.json" in fails(capsys, "graph", "check", packs)
+    assert "unknown parents: n5" in fails(capsys, "graph", "check", packs / "buses", "--base", pack)
 
 
-def test_adding_again_adds_nothing(world, packs, capsys):
+def test_adding_again_adds_nothing(packs, capsys):
     words = ["--from", packs / "table.csv", "--images-root", packs / "pictures", "--json"]
-    status, out, _ = run(capsys, "graph", "add", "--graph", world / "graph", "--pack", packs / "buses", *words)
+    status, out, _ = run(capsys, "graph", "add", "--graph", packs / "buses", *words)
     assert status == 0
     assert {key: json.loads(out)[key] for key in ("new_concepts", "new_images", "concepts")} == {
         "new_concepts": 0,
@@ -778,22 +776,22 @@ def test_adding_again_adds_nothing(world, packs, capsys):
 
 def test_what_graph_add_needs(world, packs, tmp_path, capsys):
     def complaint(*words):
-        return fails(capsys, "graph", "add", "--graph", world / "graph", "--pack", tmp_path / "p", *words)
+        return fails(capsys, "graph", "add", "--graph", tmp_path / "p", "--base", world / "graph", *words)
 
     assert "either one concept with --id" in complaint()
     assert "either one concept with --id" in complaint("--id", "x", "--from", packs / "table.csv")
     words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", packs / "pictures" / "ape"]
-    for option in ("--name", "--parent", "--images"):
+    for option in ("--name", "--images"):
         at = words.index(option)
         assert f"a concept needs {option}" in complaint(*words[:at], *words[at + 2 :])
-    assert "does not have: n77" in complaint(*["n77" if word == "n2" else word for word in words])
+    assert "unknown parents: n77" in complaint(*["n77" if word == "n2" else word for word in words])
     assert not (tmp_path / "p").exists()
-    assert run(capsys, "graph", "add", "--graph", world / "graph", "--pack", tmp_path / "p", *words)[0] == 0
+    assert run(capsys, "graph", "add", "--graph", tmp_path / "p", "--base", world / "graph", *words)[0] == 0
 
 
 def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, tiny_siglip, capsys, monkeypatch):
     encoded_images = []
-    plain = local.encoded_images
+    plain = engines.encoded_images
 
     def counting(model, probes, images, batch_size):
         encoded_images.append(len(images))

@@ -113,7 +113,7 @@ def test_only_models_with_an_allowed_license(world, capsys, api, hub):
     assert "',' lists nothing" in capsys.readouterr().err
     _license_of.cache_clear()
     hub.down = True
-    assert "cannot tell its license: the Hub answered with status 503" in fails(capsys, *base, "--license", "mit")
+    assert "cannot find its license: the Hub answered with status 503" in fails(capsys, *base, "--license", "mit")
     hub.down = False
     push(capsys, world, *MODELS, "--to", COLLECTION)
     status, out, err = run(capsys, "predict", world / "red.png", *base[1:5], "--labels", COLLECTION, "--license", "mit")
@@ -164,7 +164,7 @@ def test_show_and_diff_from_every_source(source, world, capsys):
     assert record["publisher"] == (None if source == "folder" else "alice")
     status, out, _ = run(capsys, "labels", "diff", "clip", "alice/siglip", "--labels", labels)
     assert status == 0
-    assert re.search(r"mean precision +0\.\d{3} +0\.\d{3}", out)
+    assert re.search(r"mean recall +0\.\d{3} +0\.\d{3}", out)
     document = json.loads(run(capsys, "labels", "diff", "clip", "siglip", "--labels", labels, "--json")[1])
     assert [document[side]["repo_id"] for side in ("first", "second")] == list(MODELS)
     assert {concept["name"] for concept in document["concepts"]} <= {"thing", "animal", "cat", "dog", "car", "tree"}

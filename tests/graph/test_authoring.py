@@ -1,4 +1,4 @@
-"""Making packs: nothing twice, nothing half, nothing that is no picture."""
+"""Writing graphs: nothing is added twice, nothing is half written, every image can be decoded."""
 
 import csv
 import hashlib
@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +16,24 @@ import pytest
 from mll_hf.errors import GraphError, InputError, StorageError
 from mll_hf.graph import authoring
 from mll_hf.graph.authoring import (
-    ALL_IMAGES,
     NewConcept,
-    PackImage,
-    add_to_pack,
-    check_pack,
+    NewImage,
+    add_to_graph,
+    check_graph,
     new_concept,
+    pooled_counts,
     read_concepts,
     read_images,
 )
-from mll_hf.labels.packs import attach_pack, load_pack
+from mll_hf.graph.concepts import load_graph
+from mll_hf.graph.probes import image_files, iter_filed_images
 from worlds import make_graph, picture, write_graph_folder
 
 BASE = make_graph()
 
 
 def new(id, parents, count=5, first=0, description="a kind", domain="icon"):
-    images = tuple(PackImage(picture(7, first + n), f"{id}-{n}.png", domain, "a set, MIT") for n in range(count))
+    images = tuple(NewImage(picture(7, first + n), f"{id}-{n}.png", domain, "a set, MIT") for n in range(count))
     return NewConcept(new_concept(id, id, [f"the {id}"], description, parents), images)
 
 
@@ -40,29 +42,32 @@ def state(folder):
 
 
 def images_of(folder):
-    pack = load_pack(folder)
-    attached = attach_pack(BASE, pack, folder, ALL_IMAGES)
-    return {c.id: len(attached.probes.images_of(attached.graph.index[c.id])) for c in pack.concepts}
+    return pooled_counts(load_graph(folder), Counter(node for node, _ in iter_filed_images(folder)))
 
 
-def test_a_pack_grows(tmp_path):
+def add(folder, new):
+    return add_to_graph(folder, new, BASE)
+
+
+def test_a_graph_grows(tmp_path):
     folder = tmp_path / "birds"
-    added = add_to_pack(folder, BASE, [new("duck", ["bird"]), new("bird", ["animal"], 0)])
+    added = add(folder, [new("duck", ["bird"]), new("bird", ["animal"], 0)])
     assert (added.concepts, added.images) == (2, 5)
     assert images_of(folder) == {"bird": 5, "duck": 5}
-    first = load_pack(folder)
-    added = add_to_pack(folder, BASE, [new("eagle", ["bird"], 6, first=100)])
+    first = load_graph(folder)
+    added = add(folder, [new("eagle", ["bird"], 6, first=100)])
     assert (added.concepts, added.images) == (1, 6)
     assert images_of(folder) == {"bird": 11, "duck": 5, "eagle": 6}
-    assert added.pack == load_pack(folder)
-    assert added.pack.name == "birds"
-    assert added.pack.digest != first.digest
-    assert len(added.pack.image_files) == 2
-    check_pack(attach_pack(BASE, added.pack, folder, ALL_IMAGES), folder)
+    assert added.graph == load_graph(folder)
+    assert added.graph.name == "birds"
+    assert added.graph.external == {"animal"}
+    assert added.graph.digest != first.digest
+    assert len(image_files(folder)) == 2
+    check_graph(added.graph, folder, BASE)
 
 
-def test_the_pictures_come_back(tmp_path):
-    add_to_pack(tmp_path / "p", BASE, [new("duck", ["animal"], domain="sketch")])
+def test_images_are_stored_as_they_are(tmp_path):
+    add(tmp_path / "p", [new("duck", ["animal"], domain="sketch")])
     table = pq.read_table(next((tmp_path / "p").glob("images-*.parquet")))
     assert [row["bytes"] for row in table["image"].to_pylist()] == [picture(7, n) for n in range(5)]
     assert set(table["node"].to_pylist()) == {"duck"}
@@ -73,29 +78,29 @@ def test_the_pictures_come_back(tmp_path):
     assert features["image"] == {"_type": "Image"}
 
 
-def test_nothing_is_added_twice(tmp_path):
+def test_adding_again_changes_nothing(tmp_path):
     folder = tmp_path / "p"
-    add_to_pack(folder, BASE, [new("duck", ["animal"])])
+    add(folder, [new("duck", ["animal"])])
     before = state(folder)
     again = new("duck", ["animal"])
-    added = add_to_pack(folder, BASE, [NewConcept(again.concept, again.images * 2), again])
+    added = add(folder, [NewConcept(again.concept, again.images * 2), again])
     assert (added.concepts, added.images) == (0, 0)
     assert state(folder) == before
-    assert add_to_pack(folder, BASE, [new("duck", ["animal"], 7)]).images == 2
+    assert add(folder, [new("duck", ["animal"], 7)]).images == 2
     assert images_of(folder) == {"duck": 7}
 
 
-def test_the_same_picture_may_show_two_concepts(tmp_path):
-    added = add_to_pack(tmp_path / "p", BASE, [new("duck", ["animal"]), new("raft", ["vehicle"])])
+def test_an_image_may_be_added_to_two_concepts(tmp_path):
+    added = add(tmp_path / "p", [new("duck", ["animal"]), new("raft", ["vehicle"])])
     assert added.images == 10
 
 
 def test_a_concept_takes_new_texts(tmp_path):
     folder = tmp_path / "p"
-    add_to_pack(folder, BASE, [new("duck", ["animal"])])
-    added = add_to_pack(folder, BASE, [new("duck", ["pet"], 0, description="another")])
+    add(folder, [new("duck", ["animal"])])
+    added = add(folder, [new("duck", ["pet"], 0, description="another")])
     assert (added.concepts, added.images) == (1, 0)
-    (concept,) = load_pack(folder).concepts
+    (concept,) = load_graph(folder).concepts
     assert (concept.definition, concept.hypernyms) == ("another", ("pet",))
     assert images_of(folder) == {"duck": 5}
 
@@ -103,36 +108,53 @@ def test_a_concept_takes_new_texts(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "complaint"),
     [
-        ([new("duck", ["nowhere"])], "does not have: nowhere"),
-        ([new("duck", [])], "without parents: duck"),
-        ([new("cat", ["animal"])], "duplicate ids: cat"),
+        ([new("duck", ["nowhere"])], r"unknown parents: nowhere \(neither in the graph nor in tiny\)"),
+        ([new("animal", ["cat"])], "tiny and .* cannot be used together: the hypernyms form a cycle"),
         ([new("a", ["b", "animal"]), new("b", ["a"])], "form a cycle"),
         ([new("duck", ["animal"], 4)], r"1 concepts have fewer than 5 images, such as duck \(4\)"),
-        ([NewConcept(new("duck", ["animal"]).concept, (PackImage(b"x", "x.png", "", ""),))], r"x\.png of duck cannot"),
+        ([NewConcept(new("duck", ["animal"]).concept, (NewImage(b"x", "x.png", "", ""),))], r"x\.png of duck cannot"),
         ([], "has no concepts"),
     ],
-    ids=["unknown parent", "no parent", "id of the graph", "cycle", "too few", "no picture", "nothing"],
+    ids=["unknown parent", "cycle through the base", "cycle", "too few images", "no image", "nothing"],
 )  # fmt: skip
-def test_what_cannot_be_added(tmp_path, wrong, complaint):
+def test_invalid_additions_change_nothing(tmp_path, wrong, complaint):
     fresh, present = tmp_path / "fresh", tmp_path / "present"
     with pytest.raises(GraphError, match=complaint) as caught:
-        add_to_pack(fresh, BASE, wrong)
+        add(fresh, wrong)
     assert "\n" not in str(caught.value)
     assert not fresh.exists()
-    add_to_pack(present, BASE, [new("old", ["animal"], first=50)])
+    add(present, [new("old", ["animal"], first=50)])
     before = state(present)
     if wrong:
         with pytest.raises(GraphError, match=complaint):
-            add_to_pack(present, BASE, wrong)
+            add(present, wrong)
     assert state(present) == before
 
 
-def test_the_folder_of_a_graph_is_no_pack(tmp_path):
+def test_parents_must_exist_even_without_a_base(tmp_path):
+    folder = tmp_path / "p"
+    with pytest.raises(GraphError, match=r"unknown parents: animal \(not in the graph\); give the graph that has them"):
+        add_to_graph(folder, [new("duck", ["animal"])])
+    assert not folder.exists()
+    add(folder, [new("duck", ["animal"])])
+    added = add_to_graph(folder, [new("emu", ["animal", "duck"], first=20)])  # the graph names animal already
+    assert added.graph.external == {"animal"}
+    with pytest.raises(GraphError, match="unknown parents: pet"):
+        add_to_graph(folder, [new("eagle", ["pet"])])
+
+
+def test_a_graph_of_its_own_needs_no_parents(tmp_path):
+    added = add_to_graph(tmp_path / "p", [new("duck", []), new("cat", ["duck"], first=20)])
+    assert added.graph.external == frozenset()
+    check_graph(add(tmp_path / "p", [new("cat", [], first=40)]).graph, tmp_path / "p", BASE)  # base has cats, too
+
+
+def test_adding_to_any_graph_keeps_its_image_files(tmp_path):
     folder = write_graph_folder(tmp_path / "graph")
-    before = state(folder)
-    with pytest.raises(GraphError, match="without parents"):
-        add_to_pack(folder, BASE, [new("duck", ["animal"])])
-    assert state(folder) == before
+    before = images_of(folder)
+    added = add_to_graph(folder, [new("duck", ["animal"])])
+    assert images_of(folder) == before | {"animal": before["animal"] + 5, "duck": 5}
+    assert added.graph.name == "tiny"
 
 
 KILLED = """
@@ -151,20 +173,20 @@ def write(path, content):
     plain(path, content)
 
 authoring.write_atomically = write
-authoring.add_to_pack(Path(sys.argv[1]), BASE, [new("eagle", ["animal"], first=100)])
+authoring.add_to_graph(Path(sys.argv[1]), [new("eagle", ["animal"], first=100)], BASE)
 """
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_a_kill_leaves_a_whole_pack(tmp_path, there):
-    def add(folder):
-        return add_to_pack(folder, BASE, [new("eagle", ["animal"], first=100)])
+def test_a_kill_leaves_a_whole_graph(tmp_path, there):
+    def add_eagle(folder):
+        return add(folder, [new("eagle", ["animal"], first=100)])
 
     folder, whole = tmp_path / "killed" / "p", tmp_path / "whole" / "p"
     for each in (folder, whole) if there else ():
-        add_to_pack(each, BASE, [new("duck", ["animal"])])
-    add(whole)
-    for writes in (0, 1):  # before the images, and between them and the list of concepts
+        add(each, [new("duck", ["animal"])])
+    add_eagle(whole)
+    for writes in (0, 1):  # killed before the images are written, and before graph.json is
         words = [sys.executable, "-c", KILLED, folder, Path(__file__).parent, writes]
         run = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
         assert run.returncode == -signal.SIGKILL, run.stderr
@@ -172,17 +194,17 @@ def test_a_kill_leaves_a_whole_pack(tmp_path, there):
         if there:
             assert images_of(folder) == {"duck": 5}
     assert len(list(folder.glob("images-*"))) == 1 + there
-    add(folder)
+    add_eagle(folder)
     assert state(folder) == state(whole)
 
 
-def test_a_full_disk_is_said(tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error(tmp_path, monkeypatch):
     def full(path, content):
         raise StorageError(path, OSError(28, "No space left on device"))
 
     monkeypatch.setattr(authoring, "write_atomically", full)
     with pytest.raises(StorageError):
-        add_to_pack(tmp_path / "p", BASE, [new("duck", ["animal"])])
+        add(tmp_path / "p", [new("duck", ["animal"])])
 
 
 def test_check_finds_damage(tmp_path):
@@ -195,7 +217,7 @@ def test_check_finds_damage(tmp_path):
 
         (folder / "graph.json").write_text(json.dumps({"nodes": nodes}))
         pq.write_table(pa.Table.from_pylist(rows), folder / "images.parquet")
-        check_pack(attach_pack(BASE, load_pack(folder), folder, ALL_IMAGES), folder)
+        check_graph(load_graph(folder), folder, BASE)
 
     checked()
     rows[3]["image"] = b"no image"
@@ -208,6 +230,12 @@ def test_check_finds_damage(tmp_path):
     checked()
     nodes[1]["hypernyms"] = ["duck"]
     with pytest.raises(GraphError, match="no two concepts to tell apart"):
+        checked()
+    nodes[1]["hypernyms"] = ["nowhere"]
+    with pytest.raises(GraphError, match="unknown parents: nowhere"):
+        checked()
+    rows.append({"image": picture(7, 10), "node": "dodo"})
+    with pytest.raises(GraphError, match="images of unknown nodes: dodo"):
         checked()
 
 
@@ -228,7 +256,7 @@ def test_a_folder_of_images(tmp_path):
     assert [Path(image.name).name for image in images] == ["0.png", "1.png"]
     assert {(image.domain, image.source) for image in images} == {("photo", "duck")}
     assert read_images(tmp_path / "duck", "photo", "mine, CC0")[0].source == "mine, CC0"
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         read_images(tmp_path / "nothing", "photo")
 
 
@@ -263,7 +291,7 @@ def test_a_table(tmp_path, kind):
     assert [(i.domain, i.source) for i in bird.images] == [("icon", "mine")] * 3
     assert duck.concept.lemmas == ("duck",)
     assert [(i.domain, i.source) for i in duck.images] == [("sketch", "duck")] * 5
-    assert add_to_pack(tmp_path / "p", BASE, [bird, duck]).images == 8
+    assert add(tmp_path / "p", [bird, duck]).images == 8
 
 
 @pytest.mark.parametrize(
@@ -272,13 +300,13 @@ def test_a_table(tmp_path, kind):
         ({"name": ""}, "row 1: lacks a text 'name'"),
         ({"id": 7}, "row 1: lacks a text 'id'"),
         ({"description": 7}, "lacks a text 'description'"),
-        ({"parents": [7]}, "'parents' is no list of texts"),
+        ({"parents": [7]}, "'parents' is not a list of texts"),
         ({"gloss": "x"}, r"unknown fields \(gloss\)"),
-        ({"images": "gone"}, "is no folder"),
-        ({"images": ""}, "names no folder of images"),
+        ({"images": "gone"}, "is not a folder"),
+        ({"images": ""}, "has no folder of images"),
     ],
 )
-def test_a_table_that_is_wrong(tmp_path, change, complaint):
+def test_invalid_rows(tmp_path, change, complaint):
     file = tmp_path / "concepts.json"
     file.write_text(json.dumps([{**ROWS[0], **change}]))
     with pytest.raises(InputError, match=complaint) as caught:
@@ -286,18 +314,18 @@ def test_a_table_that_is_wrong(tmp_path, change, complaint):
     assert "\n" not in str(caught.value)
 
 
-def test_ids_do_not_lead_out_of_the_root(tmp_path):
+def test_ids_cannot_leave_the_images_root(tmp_path):
     file = tmp_path / "concepts.json"
     write_images(tmp_path / "duck")
     write_images(tmp_path / "root" / "a" / "b")
     for id in ("../duck", str(tmp_path / "duck"), "a/b", "..", "."):
         file.write_text(json.dumps([{**ROWS[1], "id": id}]))
-        with pytest.raises(InputError, match="no folder can be named"):
+        with pytest.raises(InputError, match="cannot name a folder"):
             read_concepts(file, tmp_path / "root")
 
 
 @pytest.mark.parametrize("content", ["", "7", "[]", "{}", "[7]", "[" * 100_000, "\ufffe"])
-def test_what_is_no_table(tmp_path, content):
+def test_unreadable_tables(tmp_path, content):
     file = tmp_path / "concepts.json"
     file.write_text(content)
     with pytest.raises(InputError) as caught:
@@ -311,12 +339,12 @@ def test_what_is_no_table(tmp_path, content):
         read_concepts(tmp_path / "gone.csv")
 
 
-# --- the formulas of scripts/build_packs.py
+# --- the formulas of scripts/build_small_graphs.py
 
 
 def test_textures_are_drawn_by_formulas():
     sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-    from pack_sources import textures
+    from graph_sources import textures
 
     assert len(textures.WORDS) == 47
     seen = set()

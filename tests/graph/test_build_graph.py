@@ -1,4 +1,4 @@
-"""The script that builds the graph, as a user runs it: real streaming from the in-process Hub, real files."""
+"""The script that builds the graph, run as a user does, with data sets on the in-process Hub."""
 
 import json
 import os
@@ -16,15 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import build_graph
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.cli import main as mll_hf
-from mll_hf.graph.concepts import Concept, load_graph
+from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.graph.wordnet import ClassList, class_names, class_wnids
 from mll_hf.harvest import PAPER_SOURCES
 from mll_hf.hub.locations import fetch_graph_with_images
-from mll_hf.labels.packs import GraphPack, pack_to_bytes
 from mll_hf.labels.store import LabelStore
 from wordnet_worlds import imagenet_nouns, write_nouns
-from worlds import Probe, probes_of_all, write_graph_folder
+from worlds import Probe, make_graph, probes_of_all, write_graph_folder
 
 __all__ = ["no_waits"]  # a fixture
 
@@ -36,13 +35,13 @@ WHOLE, FEW_A, FEW_R = (class_wnids(c) for c in (ClassList.IMAGENET_1K, ClassList
 
 @pytest.fixture(scope="module")
 def wordnet(tmp_path_factory):
-    """A WordNet of our own that has ImageNet's classes, under three kinds that we invent."""
+    """A made-up WordNet with ImageNet's classes under three made-up hypernyms."""
     return write_nouns(tmp_path_factory.mktemp("wordnet"), imagenet_nouns(class_names(ClassList.IMAGENET_1K)))
 
 
 @pytest.fixture
 def five():
-    """The five data sets of the paper, in the form that theirs have on the Hub, with a few pictures each."""
+    """The five data sets of the paper in their format on the Hub, with a few images each."""
     lemmas = [", ".join(names) for names in class_names(ClassList.IMAGENET_1K).values()]
     lemmas[517] = "crane2"  # the other crane; names of classes must differ
     by_class = [0, 0, 0, 6, 6, 263, 263, 263, 999, 999]
@@ -57,7 +56,7 @@ def five():
 
 
 def script(capsys, *arguments):
-    """Run the script in this process; returns exit status, output and what was said beside it."""
+    """Run the script in this process; returns exit status, stdout and stderr."""
     capsys.readouterr()
     status = build_graph.main([str(argument) for argument in arguments])
     said = capsys.readouterr()
@@ -65,7 +64,7 @@ def script(capsys, *arguments):
 
 
 def refused(capsys, *arguments):
-    """The one line that a run ends with."""
+    """The error of a failed run, one line."""
     status, out, err = script(capsys, *arguments)
     assert (status, out) == (1, "")
     assert err.startswith("error: ")
@@ -102,7 +101,7 @@ def test_a_graph_without_images(tmp_path, capsys, wordnet, hub):
     assert not hub.requests
 
 
-def test_a_graph_is_not_put_beside_images_of_another(tmp_path, capsys, wordnet, hub):
+def test_images_of_another_graph_are_not_overwritten(tmp_path, capsys, wordnet, hub):
     folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
     content = files_of(folder)
     arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", folder]
@@ -110,13 +109,13 @@ def test_a_graph_is_not_put_beside_images_of_another(tmp_path, capsys, wordnet, 
     assert files_of(folder) == content
 
 
-def test_classes_that_wordnet_lacks_are_said(tmp_path, capsys):
+def test_classes_missing_from_wordnet_are_reported(tmp_path, capsys):
     synsets = imagenet_nouns(class_names(ClassList.IMAGENET_1K))
     del synsets["n02113023"], synsets["n01440764"]
     wordnet = write_nouns(tmp_path / "wordnet", synsets)
     arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "out"]
     status, out, err = script(capsys, *arguments)
-    assert (status, err) == (0, "2 classes are not in WordNet and were left out: n01440764, n02113023\n")
+    assert (status, err) == (0, "2 classes are not in WordNet and were skipped: n01440764, n02113023\n")
     assert "1,002 concepts (998 classes and 4 above them)" in out
 
 
@@ -137,7 +136,7 @@ def test_the_wrong_wordnet(tmp_path, capsys, wordnet):
         (["--source", "imagenet-x"], "there is no image source 'imagenet-x'"),
     ],
 )
-def test_arguments_that_do_not_go_together(tmp_path, capsys, wordnet, hub, arguments, said):
+def test_contradicting_arguments(tmp_path, capsys, wordnet, hub, arguments, said):
     common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "out"]
     assert said in refused(capsys, *common, *arguments)
     assert not (tmp_path / "out").exists()
@@ -148,7 +147,7 @@ def test_arguments_that_do_not_go_together(tmp_path, capsys, wordnet, hub, argum
     "arguments", [[], ["--out", "x", "--leaves", "mine"], ["--out", "x", "--images-per-concept", "0"],
                   ["--out", "x", "--max-side", "-1"], ["--out", "x", "--seed", "a"]]
 )  # fmt: skip
-def test_misuse(arguments):
+def test_wrong_usage(arguments):
     with pytest.raises(SystemExit) as stopped:
         build_graph.main(arguments)
     assert stopped.value.code == 2
@@ -157,7 +156,7 @@ def test_misuse(arguments):
 # --- with images ------------------------------------------------------------------------------------------------------
 
 
-def test_the_whole_way(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
+def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
     out = tmp_path / "graph"
     arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out, "--images-per-concept", 6]
     status, said, _ = script(capsys, *arguments, "--dry-run")
@@ -172,7 +171,7 @@ def test_the_whole_way(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
     found = {source["name"]: source for source in report["images"]["sources"]}
     assert list(found) == [source.name for source in PAPER_SOURCES]
     assert found["imagenet"]["revision"] == sha
-    assert {name: source["tally"]["seen"] for name, source in found.items()} == {
+    assert {name: source["seen"] for name, source in found.items()} == {
         "imagenet": 10, "imagenet-v2": 10, "imagenet-sketch": 10, "imagenet-a": 4, "imagenet-r": 3
     }  # fmt: skip
     # of class 0, 6, 263 and 999 the sources have 9, 10, 11 and 6 pictures, and one of another; six of each are taken
@@ -199,28 +198,28 @@ def test_the_whole_way(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
 
     hub.requests.clear()
     status, said, _ = script(capsys, *arguments, "--push-to", REPO, "--private")
-    assert (status, said.splitlines()[-1].split(":")[0]) == (0, "is there already")
+    assert (status, said.splitlines()[-1].split(":")[0]) == (0, "already published")
     assert not streamed(".tar")  # no source is opened
 
 
 def test_a_pack_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_clip):
+
     out, labels = tmp_path / "graph", str(tmp_path / "labels")
     arguments = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out, "--source", "imagenet-r"]
     assert script(capsys, *arguments, "--push-to", REPO)[0] == 0
-    toys = tuple(Concept(f"toy-{i}", f"toy {i}", (f"toy {i}",), "", (WHOLE[i],)) for i in (0, 1))
-    folder = write_graph_folder(tmp_path / "pack", [Probe(f"toy-{i}", 0, "icon") for i in (0, 1)] * 5)
-    images = (folder / "images.parquet").read_bytes()
-    pack = pack_to_bytes(GraphPack("toys", toys, ("images.parquet",)))
-    hub.put("dataset", "alice/toys", {"graph.json": pack, "images.parquet": images})
-    assert mll_hf(["graph", "show", "hf://datasets/alice/toys", "--graph", REPO]) == 0
-    assert f"toy-0  toy 0  (5 images, under {WHOLE[0]})" in capsys.readouterr().out
-    command = ["label", f"local-dir:{tiny_open_clip}", "--graph", REPO, "--labels", labels]
-    assert mll_hf([*command, "--pack", "hf://datasets/alice/toys"]) == 0
+    toys = make_graph({f"toy-{i}": (WHOLE[i],) for i in (0, 1)}, "toys")
+    folder = write_graph_folder(tmp_path / "toys", [Probe(f"toy-{i}", 0, "icon") for i in (0, 1)] * 5, toys)
+    hub.put("dataset", "alice/toys", {path.name: path.read_bytes() for path in folder.iterdir()})
+    assert mll_hf(["graph", "show", "hf://datasets/alice/toys"]) == 0
+    assert f"toy-0  toy-0  (5 images, under {WHOLE[0]})" in capsys.readouterr().out
+    assert mll_hf(["graph", "check", "hf://datasets/alice/toys", "--base", REPO]) == 0
+    model, labels = f"local-dir:{tiny_open_clip}", str(tmp_path / "labels")
+    assert mll_hf(["label", model, "--graph", "hf://datasets/alice/toys", "--labels", labels]) == 0
     (label,) = LabelStore(Path(labels)).labels
-    assert [covered.name for covered in label.packs] == ["toys"]
+    assert (label.graph_name, label.graph_digest) == ("toys", toys.digest)
 
 
-def test_a_source_of_ones_own(tmp_path, capsys, wordnet, hub):
+def test_a_user_source(tmp_path, capsys, wordnet, hub):
     (tmp_path / "labels.csv").write_text(f"fishy,{WHOLE[0]}\n")
     put_parquet("org/mine", pictures([0, 0, 1]), names=["fishy", "other"], split="train", image="img", label="kind")
     options = f"labels={tmp_path}/labels.csv&domain=icon&split=train&label=kind&license=CC0&name=my%20own"
@@ -229,13 +228,13 @@ def test_a_source_of_ones_own(tmp_path, capsys, wordnet, hub):
     common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out]
     status, said, err = script(capsys, *common, "--source", source, "--push-to", REPO)
     assert status == 0, err
-    assert "my own: 2 images of 1 concepts, of 3 seen (1 of no concept here, 0 undecodable)" in said
+    assert "my own: 2 images of 1 concepts, of 3 seen (1 without a concept here, 0 undecodable)" in said
     assert "2 images in 1 files" in said
     assert "- my own: CC0" in (out / "README.md").read_text()
     assert not hub.repos["dataset", "alice/graph"].private
 
 
-def test_sources_that_cannot_be_had(tmp_path, capsys, wordnet, five, hub):
+def test_unavailable_sources(tmp_path, capsys, wordnet, five, hub):
     common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph"]
     hub.repos["dataset", "ILSVRC/imagenet-1k"].gated = "auto"
     assert "ILSVRC/imagenet-1k: is gated; accept its terms at " in refused(capsys, *common)
@@ -244,12 +243,12 @@ def test_sources_that_cannot_be_had(tmp_path, capsys, wordnet, five, hub):
     assert "cannot write" in refused(capsys, *common, "--source", "imagenet-v2")
 
 
-def test_images_of_a_gated_data_set_are_not_published_to_everybody(tmp_path, capsys, wordnet, hub):
+def test_gated_images_are_only_published_privately(tmp_path, capsys, wordnet, hub):
     put_parquet("alice/art", pictures([WHOLE[0]] * 3))
     hub.repos["dataset", "alice/art"].gated = "auto"  # she has access
     common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--push-to", REPO]
     common += ["--source", "hf://datasets/alice/art?labels=wnid&domain=sketch&name=art"]
-    assert "images of art may not be published to everybody; add --private" in refused(capsys, *common)
+    assert "images of art must not be published for everyone; add --private" in refused(capsys, *common)
     assert not (tmp_path / "graph").exists()
     status, said, _ = script(capsys, *common, "--private", "--dry-run")
     assert (status, said.splitlines()[-1].endswith("sketch, gated")) == (0, True)
@@ -257,14 +256,14 @@ def test_images_of_a_gated_data_set_are_not_published_to_everybody(tmp_path, cap
     assert hub.repos["dataset", "alice/graph"].private
 
 
-def test_who_is_not_logged_in_hears_it_first(tmp_path, capsys, wordnet, five, hub, monkeypatch):
+def test_login_is_checked_before_streaming(tmp_path, capsys, wordnet, five, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--push-to", REPO]
     assert "you must be logged in" in refused(capsys, *common, "--source", "imagenet-v2")
     assert not streamed()
 
 
-def test_a_killed_run_goes_on(tmp_path, capsys, wordnet, five, hub):
+def test_a_killed_run_resumes(tmp_path, capsys, wordnet, five, hub):
     common = ["--leaves", "imagenet-1k", "--wordnet", str(wordnet), "--images-per-concept", "5"]
     assert script(capsys, *common, "--out", tmp_path / "undisturbed")[0] == 0
 
@@ -287,7 +286,7 @@ def test_a_killed_run_goes_on(tmp_path, capsys, wordnet, five, hub):
     assert files_of(tmp_path / "out") == files_of(tmp_path / "undisturbed")
 
 
-def test_a_user_who_presses_ctrl_c(tmp_path, capsys, wordnet, five, monkeypatch):
+def test_ctrl_c(tmp_path, capsys, wordnet, five, monkeypatch):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
@@ -295,10 +294,10 @@ def test_a_user_who_presses_ctrl_c(tmp_path, capsys, wordnet, five, monkeypatch)
     monkeypatch.setattr(build_graph, "harvest", interrupted)
     status, out, err = script(capsys, *common)
     assert (status, out) == (130, "")
-    assert err == "interrupted; what was gathered is kept, and the same command goes on from there\n"
+    assert err == "interrupted; run the same command again to resume\n"
 
 
-def test_the_help_names_all_sources(capsys):
+def test_the_help_lists_all_sources(capsys):
     with pytest.raises(SystemExit) as stopped:
         build_graph.main(["--help"])
     assert stopped.value.code == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,6 +47,7 @@ def test_relatives_agree_with_a_naive_search(hypernyms):
         assert [ids[u] for u in graph.ancestors[v]] == sorted(above[concept])
         assert [ids[u] for u in graph.descendants[v]] == sorted(below)
         assert [ids[u] for u in graph.relatives(v)] == sorted(above[concept] | below)
+        assert graph.rival_counts[v] == len(ids) - 1 - len(above[concept] | below)
         assert [ids[u] for u in graph.parents[v]] == sorted(set(hypernyms[concept]))
 
 
@@ -58,9 +60,30 @@ def test_hypernyms_come_before_hyponyms(hypernyms):
     assert all(place[parent] < place[v] for v, parents in enumerate(graph.parents) for parent in parents)
 
 
+def test_hypernyms_may_be_in_another_graph():
+    own = {"letter": ("symbol",), "a": ("letter",), "b": ("letter", "thing")}
+    graph, same_edges = make_graph(own), make_graph({"letter": (), "a": ("letter",), "b": ("letter",)})
+    assert graph.external == {"symbol", "thing"}
+    assert same_edges.external == make_graph().external == frozenset()
+    assert graph.parents == same_edges.parents
+    assert graph.topological_order == same_edges.topological_order
+    assert [a.tolist() for a in graph.ancestors] == [a.tolist() for a in same_edges.ancestors]
+    assert graph.rival_counts.tolist() == [1, 1, 0]
+    assert graph.digest != same_edges.digest
+    assert graph_from_json(graph_to_json(graph)) == graph
+
+
+def test_rival_counts_of_a_large_graph():
+    graph = make_graph({f"n{v:05}": (f"n{v // 3:05}",) if v else () for v in range(13_600)})
+    assert graph.rival_counts.dtype == np.int32
+    for v in (0, 1, 777, 13_599):
+        assert graph.rival_counts[v] == 13_599 - len(graph.relatives(v))
+
+
 def test_arrays_cannot_be_changed():
-    with pytest.raises(ValueError, match="read-only"):
-        make_graph().ancestors[CORGI][0] = 1
+    for array in (make_graph().ancestors[CORGI], make_graph().rival_counts):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
 
 
 def test_caption_and_lemmas():
@@ -86,7 +109,7 @@ def test_digest_does_not_depend_on_any_order(hypernyms, random):
     assert graph_from_json(document).digest == make_graph(hypernyms).digest
 
 
-def test_digest_depends_on_all_that_is_measured_but_not_on_the_name():
+def test_digest_depends_on_everything_but_the_name():
     digests = {make_graph().digest, make_graph(name="other").digest}
     assert len(digests) == 1
     for change in (
@@ -104,7 +127,7 @@ def test_digest_depends_on_all_that_is_measured_but_not_on_the_name():
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
 
 
-def test_a_graph_may_be_called_otherwise_than_its_folder(tmp_path):
+def test_default_name_of_a_graph(tmp_path):
     document = graph_to_json(make_graph())
     document.pop("name", None)
     (tmp_path / "graph.json").write_text(json.dumps(document))
@@ -116,7 +139,7 @@ def test_a_graph_may_be_called_otherwise_than_its_folder(tmp_path):
 
 
 def test_digest_stays_the_same_across_versions():
-    # labels carry it: if this changes, every label out there belongs to no graph
+    # labels name their graph by this digest: if it changes, published labels match no graph
     assert make_graph().digest == "cb805695b660d00f7073bb209603499767476354b58ca0dd2358e848a45b8b77"
 
 
@@ -164,11 +187,9 @@ NODE = {"id": "a", "names": ["a"], "gloss": "g", "hypernyms": []}
         ([], "no list 'nodes'"),
         ({"nodes": {"a": NODE}}, "no list 'nodes'"),
         ({"nodes": [NODE, NODE]}, "duplicate ids: a"),
-        ({"nodes": [NODE | {"hypernyms": ["b"]}]}, "not nodes of the graph: b"),
-        ({"nodes": [NODE | {"hypernyms": ["e", "d", "c", "b", "f"]}]}, "b, c, d and 2 more"),
         ({"nodes": [NODE | {"hypernyms": ["a"]}]}, "cycle"),
         ({"nodes": [NODE | {"hypernyms": ["b"]}, NODE | {"id": "b", "hypernyms": ["a"]}]}, "cycle"),
-        ({"nodes": ["a"]}, "node 0 is no object"),
+        ({"nodes": ["a"]}, "node 0 is not an object"),
         ({"nodes": [NODE, {"names": ["b"]}]}, "node 1 has no id"),
         ({"nodes": [NODE | {"id": 7}]}, "node 0 has no id"),
         ({"nodes": [NODE | {"id": ""}]}, "node 0 has no id"),
@@ -180,10 +201,10 @@ NODE = {"id": "a", "names": ["a"], "gloss": "g", "hypernyms": []}
         ({"nodes": [NODE | {"hypernyms": "b"}]}, "'hypernyms' must be a list"),
         ({"nodes": [NODE | {"hypernyms": [1]}]}, "'hypernyms' must be a list"),
         ({"nodes": [NODE | {"gloss": None}]}, "'gloss' must be a text"),
-        ({"nodes": [NODE | {"gloss": "\ud800"}]}, "no Unicode"),
+        ({"nodes": [NODE | {"gloss": "\ud800"}]}, "invalid Unicode"),
     ],
 )
-def test_what_is_no_graph(tmp_path, document, complaint):
+def test_invalid_graphs(tmp_path, document, complaint):
     file = tmp_path / "graph.json"
     file.write_text(json.dumps(document))
     with pytest.raises(GraphError, match=re.escape(complaint)) as caught:
@@ -196,14 +217,14 @@ def test_what_is_no_graph(tmp_path, document, complaint):
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"nodes": [' + b"9" * 5000 + b"]}"], ids=range(5)
 )
-def test_what_is_no_json(tmp_path, content):
+def test_invalid_json(tmp_path, content):
     (tmp_path / "graph.json").write_bytes(content)
     with pytest.raises(GraphError, match="cannot be read as JSON") as caught:
         load_graph(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_no_file(tmp_path):
+def test_missing_files(tmp_path):
     (tmp_path / "directory" / "graph.json").mkdir(parents=True)
     (tmp_path / "file").touch()
     for path in (tmp_path, tmp_path / "nowhere", tmp_path / "directory", tmp_path / "file" / "graph.json"):
@@ -211,6 +232,6 @@ def test_no_file(tmp_path):
             load_graph(path)
 
 
-def test_a_name_that_is_not_the_first_lemma_would_be_lost_on_disk():
+def test_the_name_must_be_the_first_lemma():
     with pytest.raises(GraphError, match="name is not their first lemma: a"):
         SemanticGraph("g", (Concept("a", "dog", ("hound", "dog"), "", ()),))

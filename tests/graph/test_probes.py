@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -200,9 +204,73 @@ def test_revision_is_that_of_the_images(tmp_path):
     assert load(tmp_path / "b").revision != first.revision
 
 
+def test_digests_of_files_are_cached(tmp_path, monkeypatch):
+    folder = write_graph_folder(tmp_path / "graph", PROBES)
+    file, read, hashed = folder / "images.parquet", hashlib.file_digest, []
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: (hashed.append(file.name), read(file, name))[1])
+
+    def revision(reads):
+        hashed.clear()
+        found = load(folder).revision
+        assert len(hashed) == reads
+        return found
+
+    fresh = revision(reads=1)
+    assert revision(reads=1) == fresh  # the file was changed a moment ago, so its digest is not cached yet
+    monkeypatch.setattr(probes_module, "_SETTLED_NS", -1)
+    assert revision(reads=1) == fresh
+    assert revision(reads=0) == fresh
+    content, status = file.read_bytes(), file.stat()
+    file.write_bytes(content[:9] + bytes([content[9] ^ 1]) + content[10:])
+    assert revision(reads=1) != fresh  # of the same size
+    file.write_bytes(content)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert revision(reads=1) == fresh  # with the same size and time of modification as before
+    for entry in Path(constants.HF_ASSETS_CACHE).rglob("*"):
+        if entry.is_file():
+            entry.write_text("damaged")
+    assert revision(reads=1) == fresh
+
+
+def test_digests_need_no_cache(tmp_path, monkeypatch):
+    revision = load(write_graph_folder(tmp_path / "graph", PROBES)).revision
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(probes_module, "_SETTLED_NS", -1)
+    assert load(tmp_path / "graph").revision == revision
+
+
+def test_files_that_the_graph_does_not_list_are_ignored(tmp_path):
+    folder = write_graph_folder(tmp_path, PROBES)
+    whole, document = load(folder), json.loads((folder / "graph.json").read_text())
+    write_table(folder, "images-interrupted.parquet", node=["car"], image=[b"c"])
+    assert len(load(folder)) == len(whole) + 1
+    (folder / "graph.json").write_text(json.dumps(document | {"images": ["images.parquet"]}))
+    assert load(folder).revision == whole.revision
+    assert len(load(folder)) == len(whole)
+    for wrong in ("images.parquet", [7], ["../images.parquet"], ["other.parquet"]):
+        (folder / "graph.json").write_text(json.dumps(document | {"images": wrong}))
+        with pytest.raises(GraphError, match="'images' must be a list of files"):
+            load(folder)
+    (folder / "graph.json").write_text(json.dumps(document | {"images": ["images-gone.parquet"]}))
+    with pytest.raises(GraphError, match="not a readable parquet"):
+        load(folder)
+
+
+def test_a_concept_without_rivals_is_not_tested_in_a_graph_below_another(tmp_path):
+    probes = [Probe(node, 0) for node in ("letter", "a", "b", "a", "b")]
+    above, alone = {"letter": ("symbol",)}, {"letter": ()}
+    kinds = {"a": ("letter",), "b": ("letter",)}
+    tested = load(write_graph_folder(tmp_path / "below", probes, make_graph(above | kinds)))
+    assert [tested.images_of(v).tolist() for v in range(3)] == [[0, 2], [1, 3], []]
+    assert tested.rows.tolist() == [1, 2, 3, 4]
+    whole = load(write_graph_folder(tmp_path / "alone", probes, make_graph(alone | kinds)))
+    assert np.diff(whole.offsets).tolist() == [2, 2, 5]
+
+
 @examples
 @given(data=st.data())
-def test_batches_put_together_are_the_whole(data):
+def test_batches_contain_all_images_in_order(data):
     files = data.draw(st.lists(st.integers(0, 150), min_size=1, max_size=3).filter(sum))
     cap, batch_size = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 70))
     with tempfile.TemporaryDirectory() as name:
@@ -273,23 +341,23 @@ def test_no_images(tmp_path):
         ({"image": [b"a"]}, "'node'"),
         ({"image": [b"a"] * 4, "node": ["boat", "car", "ship", "raft"]}, "3 nodes"),
         ({"image": [b"a"], "node": [None]}, "1 nodes"),
-        ({"image": [b"a"], "node": [["car"]]}, "no readable parquet"),
-        ({"image": ["a.png"], "node": ["car"]}, "no encoded pictures"),
-        ({"image": [1], "node": ["car"]}, "no encoded pictures"),
-        ({"image": [{"path": "a.png"}], "node": ["car"]}, "no encoded pictures"),
+        ({"image": [b"a"], "node": [["car"]]}, "not a readable parquet"),
+        ({"image": ["a.png"], "node": ["car"]}, "no encoded images"),
+        ({"image": [1], "node": ["car"]}, "no encoded images"),
+        ({"image": [{"path": "a.png"}], "node": ["car"]}, "no encoded images"),
         ({"image": [b"a"] * 256, "node": ["car"] * 256, "style": [str(i) for i in range(256)]}, "more than 255"),
     ],
 )
-def test_what_is_no_table_of_images(tmp_path, columns, complaint):
+def test_invalid_image_files(tmp_path, columns, complaint):
     write_graph_folder(tmp_path)
     write_table(tmp_path, **columns)
     assert complaint in complaint_of(tmp_path)
 
 
-def test_text_that_is_no_unicode(tmp_path):
+def test_invalid_unicode(tmp_path):
     write_graph_folder(tmp_path)
     write_table(tmp_path, image=[b"a"], node=["car"], style=pa.array([b"\xff"]).view(pa.string()))
-    assert "no readable parquet" in complaint_of(tmp_path)
+    assert "not a readable parquet" in complaint_of(tmp_path)
 
 
 def test_a_damaged_file(tmp_path):
@@ -304,7 +372,7 @@ def test_a_damaged_file(tmp_path):
     assert "parquet" in complaint_of(folder)
 
 
-def test_damage_anywhere_is_one_line_or_other_images(tmp_path):
+def test_damage_gives_one_line_errors_or_other_images(tmp_path):
     folder = write_graph_folder(tmp_path, [Probe("car", CAR), Probe("cat", CAT)] * 10)
     file = folder / "images.parquet"
     whole = file.read_bytes()
@@ -342,5 +410,5 @@ def test_a_few_images_are_read_from_the_row_groups_that_hold_them(tmp_path, monk
         (found,) = probes.iter_image_bytes(9, np.array(wanted, np.int64)) if wanted else ([],)
         assert found == [everything[n] for n in wanted] == read
     (folder / "images-1.parquet").write_bytes(b"damaged")
-    with pytest.raises(GraphError, match="no readable parquet file"):
+    with pytest.raises(GraphError, match="not a readable parquet file"):
         list(probes.iter_image_bytes(9, np.array([30])))

@@ -1,4 +1,4 @@
-"""Reading WordNet's nouns, and the graph of classes and all that is above them."""
+"""Reading WordNet, and the graph of classes and their hypernyms."""
 
 import sys
 
@@ -41,11 +41,11 @@ def test_the_synsets_of_a_file(folder):
     assert nouns["n00000005"].hypernyms == ("n00000003", "n00000004")
 
 
-def test_what_it_is_an_instance_of_counts_as_a_hypernym(folder):
+def test_instance_hypernyms_count_as_hypernyms(folder):
     assert read_nouns(folder)["n00000007"].hypernyms == ("n00000003",)
 
 
-def test_numbers_of_words_are_hexadecimal(tmp_path):
+def test_word_counts_are_hexadecimal(tmp_path):
     words = [f"w{i}" for i in range(17)]
     (tmp_path / NOUN_FILE).write_text(noun_line("n00000001", words, 'it says: "an | animal"', ()))
     assert read_nouns(tmp_path)["n00000001"] == Synset(tuple(words), "it says", ())
@@ -74,14 +74,14 @@ def test_a_file_in_another_format_is_refused(tmp_path, line):
         read_nouns(tmp_path)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_invalid_utf8_is_refused(tmp_path):
     (tmp_path / NOUN_FILE).write_bytes(b"00000001 05 n 01 w\xff 0 000 | gloss\n")
     with pytest.raises(InputError, match="is not in WordNet's format"):
         read_nouns(tmp_path)
 
 
 def test_a_folder_without_the_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read .*data\.noun.*give WordNet's own folder"):
+    with pytest.raises(InputError, match=r"cannot read .*data\.noun.*give the folder of WordNet"):
         find_wordnet(tmp_path)
     (tmp_path / NOUN_FILE).mkdir()
     with pytest.raises(InputError, match=r"cannot read .*data\.noun \(Is a directory\)"):
@@ -93,7 +93,7 @@ def test_a_folder_without_the_file_is_refused(tmp_path):
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    """The library wn with an empty database of its own; adds a lexicon to it."""
+    """Adds lexicons to an empty database of the library wn."""
     wn = pytest.importorskip("wn")
     monkeypatch.setattr(wn.config, "_data_directory", tmp_path / "wn")
     monkeypatch.setattr(wn.config, "_dbpath", tmp_path / "wn" / "wn.db")
@@ -114,13 +114,13 @@ def test_the_library_gives_the_same_graph(library, folder):
     assert make_graph("mini", NAMES, find) == make_graph("mini", NAMES, find_wordnet(folder))
 
 
-def test_another_lexicon_of_the_library_does_not_do(library):
+def test_other_lexicons_of_the_library_are_refused(library):
     library(lexicon(lexicon_id="oewn", version="2025"))
     with pytest.raises(InputError, match=f"python -m wn download {LEXICON}"):
         find_wordnet(LIBRARY)
 
 
-def test_the_library_itself_may_be_missing(monkeypatch):
+def test_the_library_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "wn", None)
     with pytest.raises(MissingExtraError, match="needs the package 'wn'"):
         find_wordnet(LIBRARY)
@@ -142,14 +142,14 @@ def test_the_lists_of_classes():
     assert class_names(ClassList.IMAGENET_A)["n01498041"] == ("stingray",)
 
 
-def test_the_leaves_always_hold_the_thousand():
+def test_the_leaves_always_include_imagenet_1k():
     assert len(leaf_names(ClassList.IMAGENET_1K)) == 1000
     larger = leaf_names(ClassList.IMAGENET_12K)
     assert len(larger) == 11828
     assert larger["n02113023"] == ("Pembroke", "Pembroke Welsh corgi")
 
 
-def test_timm_may_be_missing(monkeypatch):
+def test_timm_is_optional(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm.data", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'mll-hf\[build\]'"):
         leaf_names(ClassList.IMAGENET_1K)
@@ -158,7 +158,7 @@ def test_timm_may_be_missing(monkeypatch):
 # --- the graph --------------------------------------------------------------------------------------------------------
 
 
-def test_leaves_and_all_that_is_above_them(folder):
+def test_a_graph_has_the_leaves_and_all_their_hypernyms(folder):
     visual = make_graph("mini", NAMES, find_wordnet(folder))
     assert visual.leaves == ("n00000005", "n00000006", "n00000007")
     assert visual.missing == ()
@@ -177,16 +177,16 @@ def test_leaves_and_all_that_is_above_them(folder):
 
 
 def many(names, count=40):
-    """Leaves besides some, and a WordNet that has them."""
+    """More leaves, and synsets for them."""
     more = {f"n000001{i:02}": (f"thing {i}",) for i in range(count)}
     return {**names, **more}, {w: ((n[0].replace(" ", "_"),), "more", ("n00000001",), ()) for w, n in more.items()}
 
 
-def test_single_leaves_that_are_missing_or_mean_something_else_are_left_out_and_said(tmp_path):
+def test_a_few_missing_or_renamed_leaves_are_skipped_and_reported(tmp_path):
     leaves, synsets = many({**NAMES, "n00000077": ("gone",), "n00000004": ("pillow",)})
     visual = make_graph("mini", leaves, find_wordnet(write_nouns(tmp_path, {**MINI, **synsets})))
     assert visual.missing == ("n00000004", "n00000077")
-    assert "n00000004" in visual.graph.index  # as what is above others
+    assert "n00000004" in visual.graph.index  # as a hypernym
     assert "n00000004" not in visual.leaves
     assert len(visual.leaves) == 43
 
@@ -198,9 +198,9 @@ def test_another_version_is_refused(tmp_path):
         make_graph("mini", leaves, find_wordnet(write_nouns(tmp_path, {**MINI, **moved})))
 
 
-def test_a_file_that_was_cut_short_is_refused(tmp_path):
+def test_a_truncated_file_is_refused(tmp_path):
     cut = {wnid: fields for wnid, fields in MINI.items() if wnid != "n00000001"}
-    with pytest.raises(InputError, match="incomplete: it names n00000001 as a hypernym"):
+    with pytest.raises(InputError, match="incomplete: the hypernym n00000001 is missing"):
         make_graph("mini", NAMES, find_wordnet(write_nouns(tmp_path, cut)))
 
 

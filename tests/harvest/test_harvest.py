@@ -1,4 +1,4 @@
-"""Gathering images from data sets of the Hub: what labels mean, which images are kept, and what survives a fault."""
+"""Gathering images from data sets on the Hub: labels, sampling, output files, and recovery from errors."""
 
 import io
 import json
@@ -25,16 +25,14 @@ from mll_hf.harvest import (
     HarvestConfig,
     ImageSource,
     finished_build,
-    gathering,
     harvest,
     open_all,
     parse_source,
     pin_all,
-    read_label_file,
 )
-from mll_hf.harvest.dataset import file_count
-from mll_hf.harvest.gathering import prepared
-from mll_hf.harvest.record import BUILD_FILE, build_from_bytes, build_to_bytes
+from mll_hf.harvest.dataset import BUILD_FILE, build_from_bytes, build_to_bytes, file_count
+from mll_hf.harvest.gathering import prepared, source_key
+from mll_hf.harvest.sources import read_label_file
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
 from worlds import picture
@@ -75,7 +73,7 @@ def contents_of(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
 
 
-# --- naming sources ---------------------------------------------------------------------------------------------------
+# --- sources --------------------------------------------------------------------------------------------------------
 
 
 def test_the_five_sources_of_the_paper():
@@ -101,25 +99,25 @@ def test_any_data_set_can_be_a_source():
     [
         ("imagenet-x", "there is no image source 'imagenet-x'; built in are imagenet, "),
         ("hf://models/org/birds?labels=wnid&domain=photo", "is not of the form hf://datasets/ORG/NAME"),
-        ("hf://datasets/org/birds", "say labels=..."),
-        ("hf://datasets/org/birds?labels=wnid", "say domain=..."),
-        ("hf://datasets/org/birds?labels=wnid&domain=", "say domain=..."),
+        ("hf://datasets/org/birds", "add labels=..."),
+        ("hf://datasets/org/birds?labels=wnid", "add domain=..."),
+        ("hf://datasets/org/birds?labels=wnid&domain=", "add domain=..."),
         ("hf://datasets/org/birds?labels=wnid&domain=photo&color=red", "unknown option color"),
-        ("hf://datasets/org/birds?labels", "is not of the form labels=wnid&domain=photo"),
+        ("hf://datasets/org/birds?labels", "must have the form labels=wnid&domain=photo"),
     ],
 )
-def test_sources_that_are_none(text, said):
+def test_invalid_sources(text, said):
     with pytest.raises(InputError) as refused:
         parse_source(text)
     assert said in str(refused.value)
 
 
 def test_two_sources_of_one_name_are_refused():
-    with pytest.raises(InputError, match="two image sources are called birds"):
+    with pytest.raises(InputError, match="two image sources have the name birds"):
         opened([BY_WNID, BY_WNID])
 
 
-def test_files_of_labels(tmp_path):
+def test_valid_files_of_labels(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"0": DOG, "tabby": CAT}))
     (tmp_path / "a.csv").write_text(f'0,{DOG}\n"tabby", {CAT}\n')
     assert read_label_file(tmp_path / "a.json") == read_label_file(tmp_path / "a.csv") == {"0": DOG, "tabby": CAT}
@@ -132,12 +130,12 @@ def test_files_of_labels(tmp_path):
         ("a.json", "{", "cannot be read as labels"),
         ("a.csv", "a,b,c", "cannot be read as labels"),
         ("a.csv", "", "has no labels"),
-        ("a.csv", "0,dog", "'dog' is no wnid; write n and eight digits"),
-        ("a.json", '{"0": 7}', "'7' is no wnid"),
+        ("a.csv", "0,dog", "'dog' is not a wnid; write n and eight digits"),
+        ("a.json", '{"0": 7}', "'7' is not a wnid"),
         ("b.csv", None, "cannot be read as labels"),
     ],
 )
-def test_files_of_labels_that_are_none(tmp_path, name, content, said):
+def test_invalid_files_of_labels(tmp_path, name, content, said):
     if content is not None:
         (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=said):
@@ -155,10 +153,10 @@ def test_labels_that_are_wnids(tmp_path):
     put_parquet("org/birds", pictures([DOG, CAT, CAT, "n00000099"]))
     folder = gathered(tmp_path, [BY_WNID])
     assert nodes_of(folder) == {DOG: 1, CAT: 2}
-    assert build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0].tally.outside == 1
+    assert build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0]["outside"] == 1
 
 
-def test_classes_that_are_called_by_wnids(tmp_path):
+def test_class_names_that_are_wnids(tmp_path):
     put_parquet("org/birds", pictures([0, 1, 1]), names=[CAT, CORGI])
     assert nodes_of(gathered(tmp_path, [BY_WNID])) == {CAT: 1, CORGI: 2}
 
@@ -169,7 +167,7 @@ def test_classes_by_name_and_by_number_in_a_file(tmp_path):
     source = ImageSource("birds", "org/birds", str(tmp_path / "labels.csv"), "photo")
     folder = gathered(tmp_path, [source])
     assert nodes_of(folder) == {CAT: 1, CORGI: 2}
-    assert build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0].tally.outside == 1  # the teapot
+    assert build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0]["outside"] == 1  # the teapot
 
 
 def test_labels_that_are_names(tmp_path):
@@ -178,15 +176,15 @@ def test_labels_that_are_names(tmp_path):
     assert nodes_of(gathered(tmp_path, [ImageSource("b", "org/birds", str(tmp_path / "labels.json"), "p")])) == {CAT: 1}
 
 
-def test_classes_whose_names_say_something_else_are_refused(tmp_path):
+def test_class_names_that_contradict_the_labels_are_refused(tmp_path):
     (tmp_path / "labels.csv").write_text(f"0,{CAT}\n1,{DOG}\n")
     put_parquet("org/birds", pictures([0, 1]), names=["hound", "Cat"])
     source = ImageSource("birds", "org/birds", str(tmp_path / "labels.csv"), "photo")
-    said = rf"org/birds: its class names contradict labels=\.\.\. in 2 of 2 classes, such as 'hound' for {CAT}; correct"
+    said = rf"its class names contradict labels=\.\.\. in 2 of 2 classes, for example 'hound' for {CAT}; correct"
     with pytest.raises(HubError, match=said):
         opened([source])
     put_parquet("org/birds", pictures([0, 1]), names=[DOG, CAT])
-    with pytest.raises(HubError, match=f"such as '{DOG}' for {CAT}"):
+    with pytest.raises(HubError, match=f"for example '{DOG}' for {CAT}"):
         opened([source])
     put_parquet("org/birds", pictures([0, 1]), names=["tabby, cat", "my own word"])
     opened([source])
@@ -194,7 +192,7 @@ def test_classes_whose_names_say_something_else_are_refused(tmp_path):
 
 def test_class_names_that_should_be_wnids_are_refused():
     put_parquet("org/birds", pictures([0, 1]), names=["hound", "cat"])
-    with pytest.raises(HubError, match="its labels are no wnids but such as 'hound'; give a file: labels=FILE"):
+    with pytest.raises(HubError, match="its labels are not wnids but, for example, 'hound'; give a file: labels=FILE"):
         opened([BY_WNID])
 
 
@@ -215,7 +213,7 @@ def curated(classes):
     return [IMAGENET_CLASSNAMES[whole.index(wnid)] for wnid in class_wnids(classes)]
 
 
-def test_numbers_count_through_the_list(tmp_path, imagenet):
+def test_labels_that_are_indices_into_a_list(tmp_path, imagenet):
     put_tars("org/v2", pictures([0, 263, 999, 263]), names=curated(ClassList.IMAGENET_1K))
     put_tars("org/a", pictures([0, 199], start=50), names=curated(ClassList.IMAGENET_A))
     folder = gathered(tmp_path, [OF_1K, OF_A], graph=imagenet)
@@ -223,7 +221,7 @@ def test_numbers_count_through_the_list(tmp_path, imagenet):
     assert nodes_of(folder) == {whole[0]: 1, whole[263]: 2, whole[999]: 1, few[0]: 1, few[199]: 1}
 
 
-def test_numbers_of_another_list_are_refused(imagenet):
+def test_indices_into_another_list_are_refused(imagenet):
     shifted = curated(ClassList.IMAGENET_1K)
     put_tars("org/v2", pictures([0]), shards=1, names=[*shifted[1:], shifted[0]])
     with pytest.raises(HubError, match=r"org/v2: its class names contradict labels=\.\.\. in 820 of 1000 classes"):
@@ -237,9 +235,9 @@ def test_numbers_of_another_list_are_refused(imagenet):
 
 
 @pytest.mark.parametrize("label", [200, -1])
-def test_a_number_beyond_the_list_is_refused(tmp_path, imagenet, label):
+def test_an_index_outside_the_list_is_refused(tmp_path, imagenet, label):
     put_tars("org/a", pictures([0, 1, label]), shards=1)
-    with pytest.raises(HubError, match=f"org/a: has a label '{label}', which imagenet-a lacks"):
+    with pytest.raises(HubError, match=f"org/a: has a label '{label}', which is not in imagenet-a"):
         gathered(tmp_path, [OF_A], graph=imagenet)
 
 
@@ -262,23 +260,23 @@ def test_data_sets_that_cannot_be_read(hub, imagenet):
     other = "hf://datasets/org/birds?labels=wnid&domain=p"
     assert "cannot be streamed (Bad split: train." in refusal([parse_source(f"{other}&split=train")])
     assert "cannot be streamed (BuilderConfig 'big' not found." in refusal([parse_source(f"{other}&config=big")])
-    assert "has no column 'cls', but image, label; say label=COLUMN" in refusal([parse_source(f"{other}&label=cls")])
-    assert "has no column of images 'img', but image" in refusal([parse_source(f"{other}&image=img")])
-    assert "has no column of images 'label', but image" in refusal([parse_source(f"{other}&image=label")])
+    assert "has no column 'cls', only image, label; add label=COLUMN" in refusal([parse_source(f"{other}&label=cls")])
+    assert "has no image column 'img', only image" in refusal([parse_source(f"{other}&image=img")])
+    assert "has no image column 'label', only image" in refusal([parse_source(f"{other}&image=label")])
     hub.repos["dataset", "org/birds"].gated = "auto"
     assert "org/birds: is gated; accept its terms at http://127.0.0.1" in refusal([BY_WNID])
     hub.put("dataset", "org/empty", {"README.md": b"# nothing"})
     assert "org/empty: cannot be streamed" in refusal([ImageSource("e", "org/empty", "wnid", "photo")])
     hub.put("dataset", "org/text", {"test.csv": b"a,label\n1,2\n"})
-    assert "has no single column of images, but none" in refusal([ImageSource("t", "org/text", "wnid", "photo")])
+    assert "has no single image column, only none" in refusal([ImageSource("t", "org/text", "wnid", "photo")])
 
 
-def test_a_file_that_is_no_parquet(hub):
+def test_an_invalid_parquet_file(hub):
     hub.put("dataset", "org/birds", {"data/test-00000-of-00001.parquet": b"not parquet at all"})
     assert refusal([BY_WNID]).startswith("org/birds: cannot be streamed (")
 
 
-# --- which images -----------------------------------------------------------------------------------------------------
+# --- sampling ---------------------------------------------------------------------------------------------------------
 
 
 def ids(folder):
@@ -292,7 +290,7 @@ def many():
     return pictures(labels)
 
 
-def test_the_sample_depends_on_the_images_alone(tmp_path, many):
+def test_the_sample_depends_on_the_images_only(tmp_path, many):
     config, found = HarvestConfig(images_per_concept=5, seed=3), []
     for number, (rows, shards) in enumerate([(many, 1), (many, 4), (many[::-1], 5), (many + many[:20], 7)]):
         put_parquet(f"org/birds{number}", rows, shards=shards)
@@ -306,7 +304,7 @@ def test_the_sample_depends_on_the_images_alone(tmp_path, many):
     assert ids(gathered(tmp_path, [source], config, name="wds")) == ids(found[0])
 
 
-def test_another_seed_draws_others_and_a_smaller_sample_is_part_of_a_larger(tmp_path, many):
+def test_small_samples_are_part_of_larger_ones_and_seeds_differ(tmp_path, many):
     put_parquet("org/birds", many)
     found = [
         ids(gathered(tmp_path, [BY_WNID], HarvestConfig(most, seed), name=f"{most}-{seed}"))
@@ -328,7 +326,7 @@ def test_the_draw_is_even(tmp_path):
     assert all(55 <= drawn[third] <= 105 for third in range(3))  # 80 expected, 3.4 standard deviations
 
 
-def test_sources_take_turns_and_leave_what_they_lack_to_others(tmp_path):
+def test_sources_take_turns_until_they_have_no_more_images(tmp_path):
     put_parquet("org/a", pictures([CAT] * 20 + [CAR] * 20 + [CORGI] * 3))
     put_parquet("org/b", pictures([CAT] * 20 + [CAR] * 2, start=100))
     put_parquet("org/c", pictures([CAT] * 20, start=200))
@@ -345,14 +343,14 @@ def test_sources_take_turns_and_leave_what_they_lack_to_others(tmp_path):
     }
 
 
-def test_a_picture_that_two_sources_have_is_taken_once(tmp_path):
+def test_an_image_of_two_sources_is_taken_once(tmp_path):
     same = pictures([CAT] * 4)
     put_parquet("org/a", same + same[:2])
     put_parquet("org/b", same[2:] + pictures([CAT], start=50))
     folder = gathered(tmp_path, [ImageSource(n, f"org/{n}", "wnid", "photo") for n in "ab"])
     assert len(rows_of(folder)) == len(ids(folder)) == 5
     record = build_from_bytes((folder / BUILD_FILE).read_bytes())
-    assert sum(source.images for source in record.sources) == 5
+    assert sum(source["images"] for source in record.sources) == record.images == 5
 
 
 def test_images_are_kept_as_they_are_encoded(tmp_path):
@@ -380,29 +378,29 @@ def test_only_large_images_are_made_smaller():
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", picture(1)[:40], encoded(30, 30, "JPEG")[:300]])
-def test_what_cannot_be_decoded_is_left_out_and_counted(tmp_path, content):
+def test_undecodable_images_are_skipped_and_counted(tmp_path, content):
     assert prepared(content, 64) is None
     put_parquet("org/birds", [*pictures([CAT, CAT]), (content, CAT), (content, "n00000099")], shards=2)
     folder = gathered(tmp_path, [BY_WNID])
     assert len(rows_of(folder)) == 2
-    tally = build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0].tally
-    assert (tally.seen, tally.undecodable, tally.outside) == (4, 1, 1)
+    record = build_from_bytes((folder / BUILD_FILE).read_bytes()).sources[0]
+    assert (record["seen"], record["undecodable"], record["outside"]) == (4, 1, 1)
 
 
-def test_a_row_without_an_image_is_left_out(tmp_path):
+def test_a_row_without_an_image_is_skipped(tmp_path):
     put_parquet("org/birds", [*pictures([CAT, CAT]), (None, CAT)], shards=1)
     assert len(rows_of(gathered(tmp_path, [BY_WNID]))) == 2
 
 
 def test_no_image_of_any_concept(tmp_path):
     put_parquet("org/birds", pictures(["n00000099"]), shards=1)
-    with pytest.raises(InputError, match="no source has an image of any of the graph's concepts"):
+    with pytest.raises(InputError, match="no source has an image of any concept of the graph"):
         gathered(tmp_path, [BY_WNID])
     assert contents_of(tmp_path / "out") == {}
 
 
 @pytest.mark.parametrize("values", [{"images_per_concept": 0}, {"max_side": 0}])
-def test_settings_that_make_no_sense(values):
+def test_invalid_settings(values):
     with pytest.raises(InputError, match="at least 1"):
         HarvestConfig(**values)
 
@@ -452,10 +450,11 @@ def test_the_record_and_the_card(tmp_path, hub, many):
     build = build_from_bytes(content)
     assert build_to_bytes(build) == content
     assert str(tmp_path) not in content.decode()
-    assert (build.images, build.concepts_with_images, build.concepts_tested, build.is_gated) == (27, 3, 4, True)
-    assert [(s.name, s.images, s.concepts, s.tally.seen) for s in build.sources] == [
-        ("birds", 26, 3, 63),
-        ("art", 1, 1, 1),
+    assert (build.images, build.concepts_with_images, build.concepts_tested) == (27, 3, 4)
+    columns = ("name", "is_gated", "images", "concepts", "seen")
+    assert [tuple(source[column] for column in columns) for source in build.sources] == [
+        ("birds", False, 26, 3, 63),
+        ("art", True, 1, 1, 1),
     ]
     card = (folder / "README.md").read_text()
     assert (
@@ -465,15 +464,14 @@ def test_the_record_and_the_card(tmp_path, hub, many):
     assert "| sketch | 1 |" in card
     assert "- art: CC0 (gated)" in card
     metadata = yaml.safe_load(card.split("---")[1])
-    assert metadata["dataset_info"]["splits"][0]["num_examples"] == 27
-    assert metadata["size_categories"] == ["n<1K"]
+    assert metadata["configs"][0]["data_files"] == [{"split": "test", "path": "images-*.parquet"}]
     assert f"mll-graph-{GRAPH.digest[:12]}" in metadata["tags"]
-    for other in (b"{}", b"[1]", b"{", content.replace(b'"seen"', b'"sawn"')):
-        with pytest.raises(InputError, match=r"build\.json is not of this version"):
+    for other in (b"{}", b"[1]", b"{", content.replace(b'"files"', b'"flies"')):
+        with pytest.raises(InputError, match=r"build\.json is not from this version"):
             build_from_bytes(other)
 
 
-# --- faults on the way ------------------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -484,15 +482,17 @@ def undisturbed(tmp_path, many):
 
 
 @pytest.mark.parametrize("how", [{"status": 503}, {"drop": "before"}, {"cut": 100}])
-def test_a_stream_that_stumbles_goes_on(tmp_path, hub, undisturbed, how):
+def test_a_stream_recovers_from_a_few_errors(tmp_path, hub, undisturbed, how):
     hub.fail("test-00002-of", times=2, method="GET", **how)
     assert contents_of(gathered(tmp_path, [BY_WNID], HarvestConfig(6))) == undisturbed
 
 
-def test_a_stream_that_breaks_off_loses_nothing(tmp_path, hub, undisturbed):
+def test_a_broken_stream_loses_no_finished_shard(tmp_path, hub, undisturbed):
     sources = opened([BY_WNID])
     hub.fail("test-00002-of", 500, times=10_000)
-    with pytest.raises(HubError, match=r"org/birds: the stream broke off in shard 3 of 4 \(.*the same command goes on"):
+    with pytest.raises(
+        HubError, match=r"org/birds: the stream broke off in shard 3 of 4 \(.*run the same command again"
+    ):
         harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
     assert contents_of(tmp_path / "out") == {}  # nothing that could be taken for a result
     hub.disturbances.clear()
@@ -506,7 +506,7 @@ def test_a_stream_that_breaks_off_loses_nothing(tmp_path, hub, undisturbed):
     assert not (tmp_path / "out" / ".harvest").exists()
 
 
-def test_a_tar_that_is_cut_is_read_again(tmp_path, hub, many):
+def test_a_truncated_tar_is_read_again(tmp_path, hub, many):
     labels = [CORGI, CAT, CAR]
     put_tars("org/wds", [(content, labels.index(label)) for content, label in many], shards=3)
     (tmp_path / "l.json").write_text(json.dumps(dict(zip("012", labels, strict=True))))
@@ -518,7 +518,7 @@ def test_a_tar_that_is_cut_is_read_again(tmp_path, hub, many):
     assert contents_of(tmp_path / "out") == whole
 
 
-def test_access_that_is_lost_is_not_tried_again(tmp_path, hub, undisturbed, no_waits):
+def test_lost_access_is_not_retried(tmp_path, hub, undisturbed, no_waits):
     sources = opened([BY_WNID])
     hub.fail("test-00001-of", 403, times=100)
     no_waits.waits.clear()
@@ -528,7 +528,7 @@ def test_access_that_is_lost_is_not_tried_again(tmp_path, hub, undisturbed, no_w
 
 
 @pytest.mark.parametrize("stop", range(4))
-def test_a_run_that_is_stopped_goes_on(tmp_path, hub, undisturbed, stop, monkeypatch):
+def test_an_interrupted_run_resumes(tmp_path, hub, undisturbed, stop, monkeypatch):
     decoded = count()
 
     def interrupted(*args):
@@ -544,7 +544,7 @@ def test_a_run_that_is_stopped_goes_on(tmp_path, hub, undisturbed, stop, monkeyp
 
 
 @pytest.mark.parametrize("step", ["write_files", "save_graph", "write_atomically"])
-def test_a_run_that_is_stopped_while_it_writes_goes_on(tmp_path, hub, undisturbed, step, monkeypatch):
+def test_a_run_interrupted_while_writing_resumes(tmp_path, hub, undisturbed, step, monkeypatch):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
@@ -559,19 +559,19 @@ def test_a_run_that_is_stopped_while_it_writes_goes_on(tmp_path, hub, undisturbe
     assert not streamed()  # all was gathered
 
 
-@pytest.mark.parametrize("damage", ["json", "images"])
-def test_a_working_folder_that_was_damaged_is_read_again(tmp_path, hub, undisturbed, damage):
+@pytest.mark.parametrize("kept", [0, 100, -9])
+def test_a_damaged_shard_is_gathered_again(tmp_path, hub, undisturbed, kept):
     sources = opened([BY_WNID])
     hub.fail("test-00003-of", 500, times=10_000)
     with pytest.raises(HubError):
         harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
     hub.disturbances.clear()
-    (file,) = (tmp_path / "out").glob(f".harvest/*/00001.{damage}")
-    file.write_bytes(file.read_bytes()[:-9])
+    (file,) = (tmp_path / "out").glob(".harvest/*/00001.arrow")
+    file.write_bytes(file.read_bytes()[:kept])
     assert contents_of(gathered(tmp_path, [BY_WNID], HarvestConfig(6))) == undisturbed
 
 
-def test_what_is_finished_is_not_built_again(tmp_path, hub, undisturbed):
+def test_a_finished_build_is_reused(tmp_path, hub, undisturbed):
     folder = tmp_path / "undisturbed"
     sources = opened([BY_WNID])
     hub.requests.clear()
@@ -585,7 +585,7 @@ def test_what_is_finished_is_not_built_again(tmp_path, hub, undisturbed):
     assert contents_of(folder) == undisturbed
 
 
-def test_one_source_more_reads_the_others_not_again(tmp_path, hub, many):
+def test_adding_a_source_does_not_read_the_others_again(tmp_path, hub, many):
     put_parquet("org/birds", many, shards=4)
     put_parquet("org/more", pictures([CAT], start=300), shards=1)
     sources = opened([BY_WNID, ImageSource("more", "org/more", "wnid", "sketch")])
@@ -598,13 +598,13 @@ def test_one_source_more_reads_the_others_not_again(tmp_path, hub, many):
     assert not streamed("birds")
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path, undisturbed):
+def test_other_builds_and_images_are_not_overwritten(tmp_path, undisturbed):
     folder = tmp_path / "undisturbed"
     with pytest.raises(InputError, match="holds another build, of small; choose an empty folder"):
         gathered(tmp_path, [BY_WNID], HarvestConfig(7), name="undisturbed")
     assert contents_of(folder) == undisturbed
     (folder / BUILD_FILE).unlink()
-    with pytest.raises(InputError, match=r"holds images already \(images-00000-of-00001\.parquet\)"):
+    with pytest.raises(InputError, match=r"already holds images \(images-00000-of-00001\.parquet\)"):
         gathered(tmp_path, [BY_WNID], HarvestConfig(7), name="undisturbed")
 
 
@@ -616,15 +616,15 @@ def test_a_folder_that_cannot_be_written(tmp_path, many):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
-def test_a_disk_that_is_full(tmp_path, hub, undisturbed, monkeypatch):
-    full = tmp_path / "full" / "00002.images"
-    full.parent.mkdir()
-    full.symlink_to("/dev/full")
-    real = gathering._blob
-    with monkeypatch.context() as patch:
-        patch.setattr(gathering, "_blob", lambda folder, shard: full if shard == 2 else real(folder, shard))
-        with pytest.raises(StorageError, match=r"cannot write .*00002\.images: No space left on device; free"):
-            gathered(tmp_path, [BY_WNID], HarvestConfig(6))
+def test_a_full_disk(tmp_path, hub, undisturbed):
+    sources = opened([BY_WNID])
+    folder = tmp_path / "out" / ".harvest" / source_key(sources[0].pinned, GRAPH, HarvestConfig(6))
+    folder.mkdir(parents=True)
+    (folder / "00002.partial").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=r"cannot write .*00002\.partial: .*No space left on device.*; free"):
+        harvest(GRAPH, sources, HarvestConfig(6), tmp_path / "out")
+    assert contents_of(tmp_path / "out") == {}
+    (folder / "00002.partial").unlink()
     assert contents_of(gathered(tmp_path, [BY_WNID], HarvestConfig(6))) == undisturbed
 
 
@@ -656,7 +656,7 @@ def test_the_data_set_on_the_hub(tmp_path, hub, undisturbed):
     assert (again.changed, again.revision) == (False, published.revision)
 
 
-def test_a_build_replaces_the_one_before(tmp_path, hub, undisturbed, many, monkeypatch):
+def test_a_build_replaces_the_previous_one_on_the_hub(tmp_path, hub, undisturbed, many, monkeypatch):
     publish_graph(tmp_path / "undisturbed", REPO)
     monkeypatch.setattr("mll_hf.harvest.dataset._ROWS_PER_FILE", 10)
     publish_graph(gathered(tmp_path, [BY_WNID], HarvestConfig(6)), REPO)
@@ -665,14 +665,14 @@ def test_a_build_replaces_the_one_before(tmp_path, hub, undisturbed, many, monke
     ]  # fmt: skip
 
 
-def test_an_upload_that_stumbles_goes_on(tmp_path, hub, undisturbed):
+def test_an_upload_recovers_from_a_few_errors(tmp_path, hub, undisturbed):
     hub.fail("/commit/", 503, times=2)
     hub.fail("/_lfs/", drop="before")
     publish_graph(tmp_path / "undisturbed", REPO)
     assert undisturbed.items() <= hub.files("dataset", "alice/graph").items()
 
 
-def test_an_upload_that_was_broken_off_goes_on(tmp_path, hub, undisturbed):
+def test_an_interrupted_upload_resumes(tmp_path, hub, undisturbed):
     hub.fail("/commit/", 500, times=1000)
     with pytest.raises(HubError, match="alice/graph: the Hub answered with status 500"):
         publish_graph(tmp_path / "undisturbed", REPO)
@@ -683,7 +683,7 @@ def test_an_upload_that_was_broken_off_goes_on(tmp_path, hub, undisturbed):
     assert undisturbed.items() <= hub.files("dataset", "alice/graph").items()
 
 
-def test_publishing_where_it_may_not_be(tmp_path, hub, undisturbed):
+def test_where_a_graph_must_not_be_published(tmp_path, hub, undisturbed):
     folder = tmp_path / "undisturbed"
     hub.put("dataset", "alice/other", {"data.csv": b"1"})
     with pytest.raises(InputError, match=r"is a dataset of another kind \(data\.csv\)"):

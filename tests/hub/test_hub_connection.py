@@ -22,10 +22,9 @@ from mll_hf.hub.connection import (
     download,
     fetch_head,
     hub_errors,
-    memory_file,
+    keep_answer,
+    kept_answer,
     read_head,
-    recall,
-    remember,
     retried,
     wait_asked_for,
 )  # fmt: skip
@@ -85,7 +84,7 @@ def _reset_connections():
 # ---- who we are
 
 
-def test_the_hub_is_told_who_asks(hub, sha):
+def test_requests_identify_the_library(hub, sha):
     ask()
     fetch(sha)
     assert len(hub.requests) == 3
@@ -94,7 +93,7 @@ def test_the_hub_is_told_who_asks(hub, sha):
         assert request.user == "alice"
 
 
-def test_a_token_of_ones_own_is_used_for_everything(hub, sha):
+def test_a_given_token_is_used_for_every_request(hub, sha):
     api = connect(READER)
     download(api, MODEL, "model", "README.md", read_head(api, MODEL, "model").sha, 1000)
     assert {request.user for request in hub.requests} == {"bob"}
@@ -106,18 +105,18 @@ def test_a_token_of_ones_own_is_used_for_everything(hub, sha):
 @pytest.mark.parametrize(
     ("status", "said"),
     [
-        (401, "does not know your token; log in with: hf auth login"),
+        (401, "your token is invalid; log in with: hf auth login"),
         (403, "may not do this"),
         (404, "status 404"),
         (409, "status 409"),
         (412, "status 412"),
         (418, "status 418"),
-        (429, "too many requests from you; try again in a few minutes"),
+        (429, "too many requests; try again in a few minutes"),
         (500, "status 500"),
         (503, "status 503"),
     ],
 )
-def test_a_status_is_said_in_one_line(hub, sha, status, said):
+def test_statuses_become_one_line_errors(hub, sha, status, said):
     hub.fail(INFO, status, times=99)
     with pytest.raises(HubError) as caught:
         ask()
@@ -127,7 +126,7 @@ def test_a_status_is_said_in_one_line(hub, sha, status, said):
     assert caught.value.repo_id == MODEL
 
 
-def test_a_missing_repository_is_said_to_be_missing_or_private(hub):
+def test_missing_or_private_repository(hub):
     said = complaint_of(ask)
     assert said == "alice/model: is not on the Hub, or private; check the name, or log in with: hf auth login"
     hub.put("model", MODEL, MODEL_FILES)
@@ -136,18 +135,18 @@ def test_a_missing_repository_is_said_to_be_missing_or_private(hub):
     assert ask().sha
 
 
-def test_a_folder_of_the_same_name_is_pointed_out(tmp_path, monkeypatch):
+def test_local_folder_of_the_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path(MODEL).mkdir(parents=True)
-    assert complaint_of(ask).endswith("for the folder of this name write local-dir:alice/model")
+    assert complaint_of(ask).endswith("for the local folder write local-dir:alice/model")
 
 
-def test_a_missing_revision_is_said_to_be_missing(sha):
+def test_missing_revision(sha):
     assert "no such revision" in complaint_of(lambda: ask("v9"))
     assert "no such revision" in complaint_of(lambda: ask("f" * 40))
 
 
-def test_a_gated_repository_says_where_to_accept_its_terms(hub, sha):
+def test_gated_repository(hub, sha):
     hub.repos["model", MODEL].gated = "manual"
     reader = connect(READER)
     said = complaint_of(lambda: download(reader, MODEL, "model", "README.md", sha, 1000))
@@ -155,22 +154,22 @@ def test_a_gated_repository_says_where_to_accept_its_terms(hub, sha):
     assert read_head(reader, MODEL, "model").sha == sha  # what it holds is public
 
 
-def test_a_disabled_repository_is_said_to_be_disabled(hub, sha):
+def test_disabled_repository(hub, sha):
     hub.repos["model", MODEL].disabled = True
     assert "disabled" in complaint_of(ask)
 
 
-def test_a_missing_file_is_said_to_be_missing(sha):
-    assert "lacks a file" in complaint_of(lambda: fetch(sha, "nothing.txt"))
+def test_missing_file(sha):
+    assert "lacks a required file" in complaint_of(lambda: fetch(sha, "nothing.txt"))
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "", "a b", "../b", "a/..", "-/x--y"])
-def test_a_name_that_can_be_no_repository_is_refused_without_a_request(hub, name):
+def test_invalid_names_are_refused_without_a_request(hub, name):
     complaint_of(lambda: read_head(connect(), name, "model"))
     assert hub.requests == []
 
 
-def test_an_error_can_be_of_another_kind_and_ours_pass_through():
+def test_errors_of_another_class():
     with pytest.raises(StorageError, match="cannot write x"), hub_errors(MODEL, lambda reason: HubError("b", reason)):
         raise StorageError(Path("x"), OSError(28, "No space left on device"))
     with pytest.raises(HubError, match="b: cannot be downloaded"), hub_errors(MODEL, lambda r: HubError("b", r)):
@@ -181,7 +180,7 @@ def test_an_error_can_be_of_another_kind_and_ours_pass_through():
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_what_passes_is_asked_again(hub, sha, status, clock):
+def test_transient_statuses_are_retried(hub, sha, status, clock):
     hub.fail(INFO, status, times=3)
     assert ask().sha == sha
     assert len(hub.requests) == 4
@@ -189,33 +188,33 @@ def test_what_passes_is_asked_again(hub, sha, status, clock):
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 412, 501])
-def test_what_does_not_pass_is_not_asked_again(hub, sha, status):
+def test_other_statuses_are_not_retried(hub, sha, status):
     hub.fail(INFO, status, times=2)
     complaint_of(ask)
     assert len(hub.requests) == 1
 
 
-def test_the_hub_is_not_asked_for_ever(hub, sha):
+def test_retries_end(hub, sha):
     hub.fail(INFO, 500, times=99)
     complaint_of(ask)
     assert len(hub.requests) == 5
 
 
 @pytest.mark.parametrize("how", [{"drop": "before"}, {"drop": "after"}, {"cut": 10}])
-def test_a_lost_connection_is_tried_again(hub, sha, how):
+def test_a_lost_connection_is_retried(hub, sha, how):
     hub.fail(INFO, times=2, **how)
     assert ask().sha == sha
     assert len(hub.requests) == 3
 
 
-def test_a_hub_that_does_not_answer_in_time_is_asked_again(hub, sha, monkeypatch):
+def test_a_timeout_is_retried(hub, sha, monkeypatch):
     monkeypatch.setattr(connection, "TIMEOUT_SECONDS", 0.05)
     hub.fail(INFO, delay=0.3)
     assert ask().sha == sha
     assert len(hub.requests) == 2
 
 
-def test_a_connection_that_cannot_be_opened_is_not_tried_again(monkeypatch, clock):
+def test_a_refused_connection_is_not_retried(monkeypatch, clock):
     refuse_connections(monkeypatch)
     assert "cannot be reached" in complaint_of(ask)
     assert clock.waits == []
@@ -234,13 +233,13 @@ def test_a_connection_that_cannot_be_opened_is_not_tried_again(monkeypatch, cloc
         ({}, 0.5),
     ],
 )
-def test_the_hub_may_say_how_long_to_wait_within_reason(hub, sha, clock, headers, waited):
+def test_wait_as_long_as_the_hub_asks_up_to_a_minute(hub, sha, clock, headers, waited):
     hub.fail(INFO, 429, headers=headers)
     ask()
     assert clock.waits == [waited]
 
 
-def test_only_what_passes_is_repeated():
+def test_only_transient_errors_are_retried():
     calls = []
 
     def call():
@@ -264,7 +263,7 @@ def test_only_what_passes_is_repeated():
 # ---- heads
 
 
-def test_a_head_names_files_by_what_they_hold(sha):
+def test_head_has_sizes_and_hashes(sha):
     head = ask()
     assert head == Head(MODEL, "model", sha, head.files)
     assert head.files[BIG] == RepoFile(3_000_000, sha256_of(bytes(3_000_000)))
@@ -273,12 +272,12 @@ def test_a_head_names_files_by_what_they_hold(sha):
     assert set(head.model_files) == {"config.json", "open_clip_model.safetensors", BIG}
 
 
-def test_only_files_at_the_root_decide_what_a_model_computes(hub):
+def test_model_files_are_at_the_root(hub):
     hub.put("model", MODEL, {"mll/label.safetensors": b"x", "tokenizer.json": b"{}", "onnx/config.json": b"{}"})
     assert set(ask().model_files) == {"tokenizer.json"}
 
 
-def test_a_pinned_head_is_asked_for_once(hub, sha):
+def test_a_pinned_commit_is_asked_for_once(hub, sha):
     assert ask(sha) == ask(sha)
     assert len(hub.requests) == 1
     hub.requests.clear()
@@ -287,7 +286,7 @@ def test_a_pinned_head_is_asked_for_once(hub, sha):
     assert len(hub.requests) == 2
 
 
-def test_the_head_of_a_branch_pins_its_commit_too(hub, sha):
+def test_the_commit_of_a_branch_is_kept(hub, sha):
     head = ask()
     hub.requests.clear()
     assert ask(sha) == head
@@ -301,7 +300,7 @@ def test_a_new_commit_is_seen(hub, sha):
     assert ask(sha).sha == sha
 
 
-def test_models_and_datasets_of_the_same_name_are_not_confused(hub, sha):
+def test_model_and_dataset_of_the_same_name(hub, sha):
     dataset = hub.put("dataset", MODEL, {"a": b""})
     assert ask().sha == sha
     assert read_head(connect(), MODEL, "dataset").sha == dataset
@@ -326,34 +325,34 @@ def lose_the_hub(request, monkeypatch, hub):
     _reset_connections()
 
 
-def test_without_the_hub_the_last_answer_is_given(sha, lose_the_hub):
+def test_without_the_hub_the_last_answer_is_used(sha, lose_the_hub):
     head = ask()
     lose_the_hub()
     assert ask() == head
 
 
-def test_without_the_hub_what_was_never_asked_is_an_error(sha, lose_the_hub):
+def test_without_the_hub_and_an_answer(sha, lose_the_hub):
     lose_the_hub()
     complaint_of(ask)
 
 
-def test_a_repository_that_is_gone_is_not_remembered(hub, sha):
+def test_a_deleted_repository_is_an_error(hub, sha):
     ask()
     hub.repos.clear()
     assert "is not on the Hub" in complaint_of(ask)
 
 
-def test_another_endpoint_has_other_answers(sha, monkeypatch):
-    ask()
-    here = memory_file("a")
+def test_another_endpoint_has_other_answers(monkeypatch):
+    keep_answer("a", 1)
+    assert kept_answer("a") == 1
     monkeypatch.setattr(constants, "ENDPOINT", "https://elsewhere")
-    assert memory_file("a") != here
+    assert kept_answer("a") is None
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b"null", b"\xff", b'{"sha": 3, "files": {"a": 3}}', b"[" * 10**5]
 )
-def test_a_damaged_memory_is_forgotten(hub, sha, content):
+def test_damaged_answers_are_ignored(hub, sha, content):
     ask()
     for file in Path(constants.HF_ASSETS_CACHE).rglob("*.json"):
         file.write_bytes(content)
@@ -362,16 +361,16 @@ def test_a_damaged_memory_is_forgotten(hub, sha, content):
     assert len(hub.requests) == 1
 
 
-def test_a_disk_that_is_full_does_not_matter(hub, sha, monkeypatch, tmp_path):
+def test_answers_that_cannot_be_written_are_not_kept(hub, sha, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file" / "folder"))
     assert ask().sha == sha
 
 
-def test_what_is_remembered_can_be_recalled(tmp_path):
-    assert recall(tmp_path / "a.json") is None
-    remember(tmp_path / "a.json", [1, "ä"])
-    assert recall(tmp_path / "a.json") == [1, "ä"]
+def test_kept_answers_can_be_read():
+    assert kept_answer("a") is None
+    keep_answer("a", [1, "ä"])
+    assert kept_answer("a") == [1, "ä"]
 
 
 # ---- hostile answers
@@ -437,7 +436,7 @@ HOSTILE_INFO = {
 
 
 @pytest.mark.parametrize("what", HOSTILE_INFO)
-def test_an_odd_answer_gives_a_sound_head_or_an_error_of_ours(hub, sha, what):
+def test_malformed_answers(hub, sha, what):
     hub.fail(INFO, times=9, alter=HOSTILE_INFO[what])
     try:
         head = ask()
@@ -454,7 +453,7 @@ def test_an_odd_answer_gives_a_sound_head_or_an_error_of_ours(hub, sha, what):
         assert isinstance(file.oid, str)
 
 
-def test_an_odd_answer_does_not_spoil_the_memory(hub, sha):
+def test_malformed_answers_are_not_kept(hub, sha):
     hub.fail(INFO, alter=HOSTILE_INFO["a commit that is a path"])
     with contextlib.suppress(MLLError):
         ask()
@@ -466,7 +465,7 @@ def test_an_odd_answer_does_not_spoil_the_memory(hub, sha):
 # ---- files
 
 
-def test_a_file_is_fetched_with_two_requests_and_then_never_again(hub, sha):
+def test_a_download_takes_two_requests_once(hub, sha):
     assert fetch(sha).read_bytes() == MODEL_FILES["README.md"]
     assert hub.requests == [f"{method} /alice/model/resolve/{sha}/README.md" for method in ("HEAD", "GET")]
     hub.requests.clear()
@@ -475,12 +474,12 @@ def test_a_file_is_fetched_with_two_requests_and_then_never_again(hub, sha):
     assert hub.requests == []
 
 
-def test_a_large_file_is_refused_before_it_is_fetched(hub, sha):
+def test_a_large_file_is_refused_before_the_download(hub, sha):
     assert "big.safetensors is larger than 1 MB and was not fetched" in complaint_of(lambda: fetch(sha, BIG))
     assert not list(Path(constants.HF_HUB_CACHE).rglob(BIG))
 
 
-def test_a_large_file_is_refused_by_its_length_before_its_content_is_read(hub, sha):
+def test_a_large_file_is_refused_by_its_content_length(hub, sha):
     sent = []
 
     def chunks(_):
@@ -494,41 +493,41 @@ def test_a_large_file_is_refused_by_its_length_before_its_content_is_read(hub, s
     assert len(sent) * 2**16 < 8 * 2**20  # what fits into the sockets' buffers, less than a chunk of the client's
 
 
-def test_a_large_file_in_the_cache_is_refused_as_well(sha):
+def test_a_large_cached_file_is_refused(sha):
     fetch(sha, BIG, 2**22)
     assert "larger than 1 MB" in complaint_of(lambda: fetch(sha, BIG))
 
 
-def test_a_file_as_large_as_may_be_is_fetched(hub):
+def test_a_file_of_the_largest_size(hub):
     sha = hub.put("model", MODEL, {"a.txt": bytes(1000)})
     assert fetch(sha, "a.txt", 1000).stat().st_size == 1000
     sha = hub.put("model", MODEL, {"a.txt": bytes(1001)})
     complaint_of(lambda: fetch(sha, "a.txt", 1000))
 
 
-def test_a_body_without_end_is_cut_off(hub, sha):
+def test_an_endless_body_is_cut_off(hub, sha):
     hub.fail("resolve/.*/README.md", times=99, method="GET", alter=forever)
     assert "README.md is larger than 1 MB" in complaint_of(lambda: fetch(sha))
 
 
-def test_a_body_without_end_of_a_small_file_is_cut_off(hub, sha):
+def test_an_endless_body_of_a_small_file_is_cut_off(hub, sha):
     hub.fail("resolve/.*/README.md", times=99, method="GET", alter=forever)
     hub.fail("resolve/.*/README.md", times=99, method="HEAD", headers={"Content-Length": "12"})
     complaint_of(lambda: fetch(sha))
 
 
 @pytest.mark.parametrize("length", ["0", "5", "99", "-1", "x", str(2**70)])
-def test_a_length_that_lies_gives_no_wrong_file(hub, sha, length):
+def test_a_wrong_content_length(hub, sha, length):
     hub.fail("resolve/.*/README.md", times=99, method="(HEAD|GET)", headers={"Content-Length": length})
     complaint_of(lambda: fetch(sha, sha256=sha256_of(MODEL_FILES["README.md"])), MLLError)
 
 
-def test_a_download_that_breaks_off_goes_on(hub, sha):
+def test_an_interrupted_download_continues(hub, sha):
     hub.fail("_cdn/", times=2, cut=1_000_000)
     assert fetch(sha, BIG, 2**22, sha256_of(bytes(3_000_000))).stat().st_size == 3_000_000
 
 
-def test_content_that_is_not_what_was_promised_is_refused_and_fetched_anew(hub, sha):
+def test_a_wrong_hash_is_refused_and_downloaded_again(hub, sha):
     wanted = sha256_of(bytes(3_000_000))
     hub.fail("_cdn/", alter=lambda body: b"x" + body[1:])
     said = complaint_of(lambda: fetch(sha, BIG, 2**22, wanted), LabelError)
@@ -536,7 +535,7 @@ def test_content_that_is_not_what_was_promised_is_refused_and_fetched_anew(hub, 
     assert sha256_of(fetch(sha, BIG, 2**22, wanted).read_bytes()) == wanted
 
 
-def test_content_in_the_cache_that_went_bad_is_refused_and_fetched_anew(sha):
+def test_a_damaged_cached_file_is_refused_and_downloaded_again(sha):
     wanted = sha256_of(bytes(3_000_000))
     fetch(sha, BIG, 2**22, wanted).resolve().write_bytes(b"bad")
     complaint_of(lambda: fetch(sha, BIG, 2**22, wanted), LabelError)
@@ -553,14 +552,14 @@ def outside(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("path", ["../../x", "/etc/passwd", "a/../../../x", "..\\x", "a\0b"])
-def test_a_path_that_leads_out_of_the_cache_is_refused(hub, sha, path, outside):
+def test_paths_outside_the_cache_are_refused(hub, sha, path, outside):
     hub.repos["model", MODEL].commits[sha]["files"][path] = hub.stored("x", b"evil")
     complaint_of(lambda: fetch(sha, path), MLLError)
     assert outside() == []
 
 
 @pytest.mark.parametrize("etag", ["a/b", "", "x" * 5000])
-def test_an_etag_that_leads_out_of_the_cache_is_refused(hub, sha, etag, tmp_path, outside):
+def test_etags_outside_the_cache_are_refused(hub, sha, etag, tmp_path, outside):
     hub.fail("resolve/.*/README.md", times=9, headers={"ETag": f'"{etag.format(tmp_path)}"'})
     with contextlib.suppress(MLLError):
         fetch(sha)
@@ -568,25 +567,25 @@ def test_an_etag_that_leads_out_of_the_cache_is_refused(hub, sha, etag, tmp_path
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
-def test_a_file_that_the_hub_refuses_is_an_error_in_one_line(hub, sha, status):
+def test_refused_downloads_are_one_line_errors(hub, sha, status):
     hub.fail("resolve/.*/README.md", status, times=99)
     complaint_of(lambda: fetch(sha))
 
 
-def test_a_full_disk_is_an_error_in_one_line(sha, monkeypatch, tmp_path):
+def test_a_full_disk(sha, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "cache"))
     complaint_of(lambda: fetch(sha), MLLError)
 
 
-def test_reading_needs_no_token_that_may_write(sha):
+def test_a_read_only_token_is_enough_to_read(sha):
     head = read_head(connect(READ_ONLY), MODEL, "model")
     assert download(connect(READ_ONLY), MODEL, "model", "README.md", head.sha, 1000).exists()
 
 
-def test_statuses_are_read_from_the_client_s_errors(hub, sha):
+def test_other_statuses_are_neither_transient_nor_unreachable(hub, sha):
     hub.fail(INFO, 418)
     with pytest.raises(HfHubHTTPError) as caught:
         fetch_head(HfApi(), MODEL, "model")
-    assert not connection.passes(caught.value)
+    assert not connection.is_transient(caught.value)
     assert not connection.is_unreachable(caught.value)

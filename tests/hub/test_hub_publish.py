@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import HfApi
+from mll_hf.hub.index import INDEX_FILE, index_from_bytes, index_to_bytes
 
 from hub_worlds import (
     COLLECTION,
@@ -34,8 +35,7 @@ from hub_worlds import (
 )  # fmt: skip
 from mll_hf.errors import CardError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE
-from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag, read_claim
-from mll_hf.hub.index import INDEX_FILE, index_from_bytes, index_to_bytes
+from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.publish import build_index, publish_label, publish_to_collection
 from mll_hf.hub.sources import open_source
 from mll_hf.labels.label import ModelRef, label_from_bytes, label_to_bytes
@@ -88,9 +88,8 @@ def assert_published(hub, label, revision="main"):
     assert files[LABEL_PATH] == blob
     metadata = metadata_of(files["README.md"])
     assert {LABEL_TAG, graph_tag(label.graph_digest)} <= set(metadata["tags"])
-    claim = read_claim(metadata)
-    assert claim.sha256 == sha256_of(blob)
-    assert claim.revision == label.model.revision
+    assert metadata["mll"]["sha256"] == sha256_of(blob)
+    assert metadata["mll"]["revision"] == label.model.revision
     measured = hub.files("model", label.model.repo_id, label.model.revision)
     untouched = {path: content for path, content in files.items() if path not in (LABEL_PATH, "README.md")}
     assert untouched == {path: content for path, content in measured.items() if path != "README.md"}
@@ -122,7 +121,7 @@ def test_label_and_card_are_one_commit(hub, label):
     assert published.url.endswith(f"/alice/model/commit/{published.revision}")
 
 
-def test_the_author_s_card_stays_as_it_was(hub, label):
+def test_the_authors_card_is_kept(hub, label):
     publish_label(label, GRAPH)
     readme = hub.files("model", MODEL)["README.md"]
     assert b"license: mit  # ours\n" in readme
@@ -146,7 +145,7 @@ def test_publishing_twice_changes_nothing(hub, label):
     assert not [request for request in hub.requests if not request.startswith(("GET ", "HEAD "))]
 
 
-def test_a_label_that_was_measured_anew_replaces_the_old_one(hub, label):
+def test_a_new_label_replaces_the_old_one(hub, label):
     publish_label(label, GRAPH)
     newer = replace(label, temperature=np.array([2], np.float32))
     assert publish_label(newer, GRAPH).changed
@@ -154,7 +153,7 @@ def test_a_label_that_was_measured_anew_replaces_the_old_one(hub, label):
     assert hub.files("model", MODEL)["README.md"].count(b"<!-- mll-label:start -->") == 1
 
 
-def test_other_weights_than_were_measured_are_refused(hub, label):
+def test_changed_weights_are_refused(hub, label):
     hub.put("model", MODEL, {"open_clip_model.safetensors": b"other weights"})
     said = complaint_of(lambda: publish_label(label, GRAPH))
     assert said.startswith(f"alice/model: has other weights now than at {label.model.revision[:12]}")
@@ -162,25 +161,25 @@ def test_other_weights_than_were_measured_are_refused(hub, label):
 
 
 @pytest.mark.parametrize("change", [{"README.md": b"new"}, {"images/cat.png": b"cat"}, {"README.md": None}])
-def test_what_does_not_change_the_model_does_not_matter(hub, label, change):
+def test_changes_that_do_not_affect_the_model(hub, label, change):
     hub.put("model", MODEL, change)
     assert publish_label(label, GRAPH).changed
     assert hub.files("model", MODEL)[LABEL_PATH] == label_to_bytes(label)
 
 
 @pytest.mark.parametrize("change", [{"config.json": b"[]"}, {"vocab.txt": b"a"}, {"config.json": None}])
-def test_whatever_changes_the_model_matters(hub, label, change):
+def test_changes_that_affect_the_model(hub, label, change):
     hub.put("model", MODEL, change)
     complaint_of(lambda: publish_label(label, GRAPH))
 
 
-def test_a_model_that_was_measured_at_an_unknown_commit_is_refused(hub):
+def test_an_unknown_measured_commit_is_refused(hub):
     put_model()
     label = make_label(GRAPH, repo_id=MODEL, revision=SHA)
     assert "no such revision" in complaint_of(lambda: publish_label(label, GRAPH))
 
 
-def test_what_cannot_be_published_is_refused_without_a_request(hub, label):
+def test_unpublishable_labels_are_refused_without_a_request(hub, label):
     local = replace(label, model=ModelRef("local-dir:/models/x", SHA, "open_clip"))
     assert "hf upload" in complaint_of(lambda: publish_label(local, GRAPH), InputError)
     assert "not of the graph other" in complaint_of(lambda: publish_label(label, OTHER_GRAPH), InputError)
@@ -195,20 +194,20 @@ def test_what_cannot_be_published_is_refused_without_a_request(hub, label):
 @pytest.mark.parametrize(
     "readme", [b"\xff\xfe", b"---\n- a\n---\n", b"---\na: &x 1\nb: *x\n---\n", b"---\n: : :\n---\n"]
 )
-def test_a_card_that_cannot_be_edited_is_left_alone(hub, readme):
+def test_a_card_that_cannot_be_edited(hub, readme):
     label = put_model(files={**MODEL_FILES, "README.md": readme})
     assert complaint_of(lambda: publish_label(label, GRAPH), CardError).startswith("alice/model: ")
     assert commits(hub) == ["put"]
 
 
-def test_a_card_that_the_hub_refuses_is_an_error_of_ours(hub, label):
+def test_a_card_that_the_hub_refuses(hub, label):
     body = b'{"errors": [{"message": "\\"license\\" must be one of"}], "warnings": []}'
     hub.fail("/api/validate-yaml", 400, times=99, alter=lambda _: body)
     complaint_of(lambda: publish_label(label, GRAPH), MLLError)
     assert commits(hub) == ["put"]
 
 
-def test_a_result_is_published_beside_the_label_if_wanted(hub, label):
+def test_publish_with_eval_results(hub, label):
     label = replace(label, probes_name="alice/probes")
     publish_label(label, GRAPH, with_eval_results=True)
     files = hub.files("model", MODEL)
@@ -221,7 +220,7 @@ def test_a_result_is_published_beside_the_label_if_wanted(hub, label):
 
 def test_without_write_access_a_pull_request_is_opened(hub, label, caplog):
     published = publish_label(label, GRAPH, token=READER)
-    assert "you may not write to alice/model; opening a pull request" in caplog.text
+    assert "you have no write access to alice/model; opening a pull request" in caplog.text
     assert published.pull_request == 1
     assert published.changed
     assert published.url.endswith("/alice/model/discussions/1")
@@ -229,12 +228,12 @@ def test_without_write_access_a_pull_request_is_opened(hub, label, caplog):
     assert_published(hub, label, "refs/pr/1")
 
 
-def test_a_pull_request_can_be_asked_for(hub, label):
+def test_a_pull_request_on_request(hub, label):
     assert publish_label(label, GRAPH, create_pr=True).pull_request == 1
     assert commits(hub) == ["put"]
 
 
-def test_once_merged_a_pull_request_is_the_label(hub, api, label):
+def test_a_merged_pull_request(hub, api, label):
     publish_label(label, GRAPH, token=READER)
     api.merge_pull_request(MODEL, 1)
     assert_published(hub, label)
@@ -247,7 +246,7 @@ def test_once_merged_a_pull_request_is_the_label(hub, api, label):
     assert len(repo.discussions) == 1
 
 
-def test_an_open_pull_request_is_gone_on_with(hub, label):
+def test_an_open_pull_request_is_continued(hub, label):
     publish_label(label, GRAPH, token=READER)
     again = publish_label(label, GRAPH, token=READER)
     assert not again.changed
@@ -258,7 +257,7 @@ def test_an_open_pull_request_is_gone_on_with(hub, label):
     assert_published(hub, newer, "refs/pr/1")
 
 
-def test_pull_requests_of_others_and_closed_ones_are_let_be(hub, label):
+def test_closed_pull_requests_and_those_of_others_are_not_continued(hub, label):
     publish_label(label, GRAPH, token=READER)
     assert publish_label(label, GRAPH, token=THIRD).pull_request == 2
     hub.repos["model", MODEL].discussions[0]["status"] = "closed"
@@ -268,20 +267,20 @@ def test_pull_requests_of_others_and_closed_ones_are_let_be(hub, label):
     assert publish_label(label, GRAPH, token=READER).pull_request == 3
 
 
-def test_a_pull_request_of_ours_about_something_else_is_let_be(hub, label):
+def test_our_pull_requests_with_another_title_are_not_continued(hub, label):
     publish_label(label, GRAPH, token=READER)
     hub.repos["model", MODEL].discussions[0]["title"] = "Correct a typo"
     assert publish_label(label, GRAPH, token=READER).pull_request == 2
 
 
-def test_a_pull_request_of_somebody_else_is_let_be_whatever_the_hub_lists(hub, label):
+def test_the_author_of_a_pull_request_is_checked(hub, label):
     publish_label(label, GRAPH, token=THIRD)
     everything = {"discussions": hub.repos["model", MODEL].discussions, "start": 0, "count": 1}
     hub.fail("/discussions", alter=lambda _: json.dumps(everything).encode())
     assert publish_label(label, GRAPH, token=READER).pull_request == 2
 
 
-def test_the_branch_of_a_pull_request_is_its_author_s(hub, label):
+def test_the_branch_of_a_pull_request_belongs_to_its_author(hub, label):
     publish_label(label, GRAPH, token=READER)
     newer = replace(label, temperature=np.array([2], np.float32))
     publish_label(newer, GRAPH, token=THIRD)
@@ -289,7 +288,7 @@ def test_the_branch_of_a_pull_request_is_its_author_s(hub, label):
     assert_published(hub, newer, "refs/pr/2")
 
 
-def test_main_may_move_on_under_a_pull_request(hub, api, label):
+def test_a_commit_on_main_under_a_pull_request(hub, api, label):
     publish_label(label, GRAPH, token=READER)
     hub.put("model", MODEL, {"notes.md": b"new"})
     api.merge_pull_request(MODEL, 1)
@@ -298,8 +297,8 @@ def test_main_may_move_on_under_a_pull_request(hub, api, label):
     assert files[LABEL_PATH] == label_to_bytes(label)
 
 
-def test_a_token_that_may_only_read_publishes_nothing(hub, label):
-    assert "log in with one that may write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
+def test_a_read_only_token_publishes_nothing(hub, label):
+    assert "log in with one that can write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
     assert commits(hub) == ["put"]
     assert hub.repos["model", MODEL].discussions == []
 
@@ -309,14 +308,14 @@ def test_an_unknown_token_is_an_error(hub, label):
     assert commits(hub) == ["put"]
 
 
-def test_a_private_model_gets_its_label(hub, label):
+def test_a_private_model(hub, label):
     hub.repos["model", MODEL].private = True
     publish_label(label, GRAPH)
     assert_published(hub, label)
     assert "or private" in complaint_of(lambda: publish_label(label, GRAPH, token=READER))
 
 
-def test_a_gated_model_cannot_be_read_by_strangers(hub, label):
+def test_a_gated_model(hub, label):
     hub.repos["model", MODEL].gated = "auto"
     assert "is gated" in complaint_of(lambda: publish_label(label, GRAPH, token=READER))
     publish_label(label, GRAPH)
@@ -326,7 +325,7 @@ def test_a_gated_model_cannot_be_read_by_strangers(hub, label):
 # ---- when something goes wrong
 
 
-def test_a_commit_of_somebody_else_in_between_is_kept(hub, label):
+def test_a_concurrent_commit_is_kept(hub, label):
     hub.before(COMMIT, lambda: hub.put("model", MODEL, {"README.md": b"# Renamed\n", "notes.md": b"new"}))
     assert publish_label(label, GRAPH).changed
     files = hub.files("model", MODEL)
@@ -336,19 +335,19 @@ def test_a_commit_of_somebody_else_in_between_is_kept(hub, label):
     assert commits(hub) == ["Add MLL label", "put", "put"]
 
 
-def test_the_same_label_of_somebody_else_in_between_is_enough(hub, label):
+def test_a_concurrent_commit_of_the_same_label(hub, label):
     hub.before(COMMIT, lambda: publish_label(label, GRAPH))
     assert not publish_label(label, GRAPH).changed
     assert commits(hub) == ["Add MLL label", "put"]
 
 
-def test_other_weights_in_between_are_noticed(hub, label):
+def test_a_concurrent_commit_of_other_weights(hub, label):
     hub.before(COMMIT, lambda: hub.put("model", MODEL, {"open_clip_model.safetensors": b"new"}))
     assert "has other weights now" in complaint_of(lambda: publish_label(label, GRAPH))
     assert LABEL_PATH not in hub.files("model", MODEL)
 
 
-def test_a_stale_parent_is_tried_again_a_few_times_only(hub, label, clock):
+def test_conflicts_are_retried_a_limited_number_of_times(hub, label, clock):
     hub.before(COMMIT, lambda: hub.put("model", MODEL, {"notes.md": str(len(hub.requests)).encode()}), times=999)
     assert "status 412" in complaint_of(lambda: publish_label(label, GRAPH))
     assert len([request for request in hub.requests if COMMIT in request]) == 31
@@ -370,7 +369,7 @@ STEPS = [
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_hub_that_stumbles_at_any_step_is_asked_again(hub, label, step, status):
+def test_transient_statuses_are_retried_at_any_step(hub, label, step, status):
     method, path = step.split(" ")
     hub.fail(path, status, method=method, times=2)
     assert publish_label(label, GRAPH).changed
@@ -381,7 +380,7 @@ def test_a_hub_that_stumbles_at_any_step_is_asked_again(hub, label, step, status
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("how", ["before", "after"])
-def test_a_connection_that_is_lost_at_any_step_is_tried_again(hub, label, step, how):
+def test_lost_connections_are_retried_at_any_step(hub, label, step, how):
     method, path = step.split(" ")
     hub.fail(path, method=method, drop=how)
     publish_label(label, GRAPH)
@@ -392,7 +391,7 @@ def test_a_connection_that_is_lost_at_any_step_is_tried_again(hub, label, step, 
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 500])
-def test_a_hub_that_refuses_for_good_leaves_the_repository_as_it_was(hub, label, step, status):
+def test_a_lasting_error_at_any_step_changes_nothing(hub, label, step, status):
     method, path = step.split(" ")
     hub.fail(path, status, method=method, times=999)
     before = hub.files("model", MODEL)
@@ -404,13 +403,13 @@ def test_a_hub_that_refuses_for_good_leaves_the_repository_as_it_was(hub, label,
     assert_published(hub, label)
 
 
-def test_a_pull_request_whose_answer_is_lost_is_not_opened_twice(hub, label):
+def test_a_lost_answer_does_not_open_a_second_pull_request(hub, label):
     hub.fail(COMMIT, drop="after")
     assert publish_label(label, GRAPH, create_pr=True).pull_request == 1
     assert len(hub.repos["model", MODEL].discussions) == 1
 
 
-def test_the_hub_may_say_how_long_to_wait(hub, label, clock):
+def test_wait_as_long_as_the_hub_asks(hub, label, clock):
     hub.fail(COMMIT, 429, headers={"Retry-After": "7"})
     publish_label(label, GRAPH)
     assert 7 in clock.waits
@@ -418,7 +417,7 @@ def test_the_hub_may_say_how_long_to_wait(hub, label, clock):
 
 @pytest.mark.parametrize("path", [COMMIT, "/preupload/", "/api/models/alice/model"])
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b"<html>", b'{"commitUrl": 3, "commitOid": []}'])
-def test_an_answer_that_makes_no_sense_is_an_error_of_ours(hub, label, path, body):
+def test_malformed_answers(hub, label, path, body):
     hub.fail(path, times=99, alter=lambda _: body)
     complaint_of(lambda: publish_label(label, GRAPH), MLLError)
     hub.disturbances.clear()
@@ -468,7 +467,7 @@ def kill_at(hub, processes, number, kind, label):
     return bool(killed)
 
 
-def test_a_publication_that_is_killed_leaves_the_model_untouched_or_complete(hub, processes):
+def test_a_killed_publication_leaves_the_model_unchanged_or_complete(hub, processes):
     outcomes = []
     for number in itertools.count():
         hub.reset()
@@ -487,7 +486,7 @@ def test_a_publication_that_is_killed_leaves_the_model_untouched_or_complete(hub
     assert len(outcomes) > 6
 
 
-def test_a_publication_that_is_killed_leaves_the_collection_as_it_was_or_complete(hub, processes):
+def test_a_killed_publication_leaves_the_collection_unchanged_or_complete(hub, processes):
     outcomes = []
     for number in itertools.count():
         hub.reset()
@@ -506,7 +505,7 @@ def test_a_publication_that_is_killed_leaves_the_collection_as_it_was_or_complet
     assert len(outcomes) > 6
 
 
-def test_a_collection_whose_first_publication_was_killed_is_completed(hub, processes):
+def test_a_killed_first_publication_can_be_completed(hub, processes):
     for number in itertools.count():
         hub.reset()
         was_killed = kill_at(hub, processes, number, "dataset", LABELS[0])
@@ -517,32 +516,32 @@ def test_a_collection_whose_first_publication_was_killed_is_completed(hub, proce
     assert number > 5
 
 
-def test_metadata_that_the_hub_refuses_are_the_card_s_fault(hub, label):
+def test_metadata_that_the_hub_refuses(hub, label):
     hub.fail("/api/validate-yaml", 400, times=9)
     said = complaint_of(lambda: publish_label(label, GRAPH), CardError)
     assert said.startswith("alice/model: the Hub refuses the metadata of its card (")
     assert LABEL_PATH not in hub.files("model", MODEL)
 
 
-def test_replacing_a_label_of_another_graph_is_said(hub, label, caplog):
+def test_replacing_a_label_of_another_graph_warns(hub, label, caplog):
     publish_label(label, GRAPH)
     assert "another graph" not in caplog.text
     other = make_label(OTHER_GRAPH, repo_id=MODEL, revision=label.model.revision)
     publish_label(other, OTHER_GRAPH)
-    assert "alice/model carries a label of another graph, which this one replaces" in caplog.text
+    assert "alice/model has a label of another graph, which is replaced" in caplog.text
     assert_published(hub, other)
 
 
 @pytest.mark.parametrize(("name", "warned"), [("my-folder", True), ("alice/graph", False)])
-def test_a_label_whose_graph_others_cannot_get_is_published_with_a_warning(hub, caplog, name, warned):
+def test_a_label_on_a_local_graph_warns(hub, caplog, name, warned):
     publish_label(put_model(probes_name=name), GRAPH)
-    assert ("is a folder here (my-folder)" in caplog.text) == warned
+    assert ("is a local folder (my-folder)" in caplog.text) == warned
 
 
 # ---- in a collection
 
 
-def test_a_collection_is_made_and_filled_in_one_commit(hub):
+def test_a_new_collection_is_filled_in_one_commit(hub):
     published = publish_to_collection(LABELS, GRAPH, COLLECTION)
     assert_collected(hub, LABELS)
     assert commits(hub, "dataset", REPO) == ["Add MLL labels"]
@@ -572,7 +571,7 @@ def test_the_dataset_of_a_graph_becomes_a_collection(hub):
     assert len(open_source(COLLECTION).list()) == 4
 
 
-def test_what_its_owner_wrote_on_a_collection_s_card_stays(hub):
+def test_the_owners_text_in_a_collections_card_is_kept(hub):
     hub.put("dataset", REPO, {"README.md": README})
     publish_to_collection(LABELS[:2], GRAPH, COLLECTION)
     publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
@@ -580,14 +579,14 @@ def test_what_its_owner_wrote_on_a_collection_s_card_stays(hub):
     assert hub.files("dataset", REPO)["README.md"].startswith(README)
 
 
-def test_a_dataset_of_another_kind_does_not_become_a_collection(hub):
+def test_a_dataset_of_another_kind_is_refused(hub):
     hub.put("dataset", REPO, {"train.parquet": b"rows"})
     said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION), InputError)
     assert "a dataset of another kind (train.parquet)" in said
     assert set(hub.files("dataset", REPO)) == {"train.parquet"}
 
 
-def test_a_public_collection_is_not_taken_for_private(hub):
+def test_a_public_collection_is_refused_if_private_is_requested(hub):
     put_collection(LABELS[:2])
     said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION, private=True), InputError)
     assert "exists already and is public" in said
@@ -618,12 +617,12 @@ def test_a_collection_of_another_graph_is_refused(hub):
     assert len(commits(hub, "dataset", REPO)) == 1
 
 
-def test_one_cannot_make_a_collection_in_somebody_else_s_name(hub):
+def test_a_collection_under_another_users_name_is_refused(hub):
     assert "may not do this" in complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION, token=READER))
     assert hub.repos == {}
 
 
-def test_pull_requests_of_two_users_do_not_conflict_and_the_next_index_takes_them_up(hub, api):
+def test_pull_requests_of_two_users_do_not_conflict(hub, api):
     publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
     for number, (label, token) in enumerate(zip(LABELS[1:3], (READER, THIRD), strict=True), 1):
         assert publish_to_collection([label], GRAPH, COLLECTION, token=token).pull_request == number
@@ -635,7 +634,7 @@ def test_pull_requests_of_two_users_do_not_conflict_and_the_next_index_takes_the
     assert_collected(hub, LABELS[:3])
 
 
-def test_the_next_publication_takes_merged_labels_up(hub, api):
+def test_the_next_publication_indexes_merged_labels(hub, api):
     publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
     publish_to_collection(LABELS[1:2], GRAPH, COLLECTION, token=READER)
     api.merge_pull_request(REPO, 1, repo_type="dataset")
@@ -651,7 +650,7 @@ def test_a_second_publication_goes_into_the_open_pull_request(hub):
     assert label_files(LABELS[1:]).items() <= hub.files("dataset", REPO, "refs/pr/1").items()
 
 
-def test_a_commit_of_somebody_else_in_a_collection_is_kept(hub):
+def test_a_concurrent_commit_in_a_collection_is_kept(hub):
     publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
     hub.before(COMMIT, lambda: publish_to_collection(LABELS[1:2], GRAPH, COLLECTION))
     publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
@@ -670,7 +669,7 @@ def test_eight_publishers_at_once_lose_nothing(hub):
     assert_collected(hub, labels)
 
 
-def test_a_bad_label_of_somebody_else_is_left_out_of_the_index(hub, caplog):
+def test_invalid_labels_are_not_indexed(hub, caplog):
     put_collection(LABELS[:1])
     hub.put("dataset", REPO, {label_path(LABELS[1].model): b"bad", **label_files([])})
     publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
@@ -680,14 +679,14 @@ def test_a_bad_label_of_somebody_else_is_left_out_of_the_index(hub, caplog):
     assert hub.files("dataset", REPO)[label_path(LABELS[1].model)] == b"bad"  # it is not ours to delete
 
 
-def test_a_bad_label_is_replaced_by_publishing_a_good_one(hub):
+def test_an_invalid_label_is_replaced_by_publishing_a_valid_one(hub):
     put_collection(LABELS[:1])
     hub.put("dataset", REPO, {label_path(LABELS[1].model): b"bad"})
     publish_to_collection(LABELS[1:], GRAPH, COLLECTION)
     assert_collected(hub, LABELS)
 
 
-def test_an_index_of_nothing_is_not_built(hub):
+def test_an_empty_index_is_not_built(hub):
     assert "is not on the Hub" in complaint_of(lambda: build_index(COLLECTION))
     hub.put("dataset", REPO, {})
     assert "holds no labels yet" in complaint_of(lambda: build_index(COLLECTION), InputError)
@@ -695,7 +694,7 @@ def test_an_index_of_nothing_is_not_built(hub):
     assert "holds no valid label" in complaint_of(lambda: build_index(COLLECTION), InputError)
 
 
-def test_a_damaged_index_is_built_anew(hub):
+def test_a_damaged_index_is_rebuilt(hub):
     for damaged in (b"", b"bad", index_file(LABELS)[INDEX_FILE][:-1], index_file(LABELS[:1])[INDEX_FILE]):
         hub.reset()
         put_collection(LABELS)
@@ -704,14 +703,14 @@ def test_a_damaged_index_is_built_anew(hub):
         assert_collected(hub, LABELS)
 
 
-def test_somebody_without_write_access_cannot_build_an_index_but_may_propose_it(hub):
+def test_build_index_without_write_access_opens_a_pull_request(hub):
     put_collection(LABELS, index=LABELS[:1])
     published = build_index(COLLECTION, token=READER)
     assert published.pull_request == 1
     assert hub.files("dataset", REPO, "refs/pr/1")[INDEX_FILE] == index_to_bytes(GRAPH, entries_of(LABELS))
 
 
-def test_who_committed_a_label_can_be_seen(hub, label):
+def test_the_committer_of_a_label_is_listed(hub, label):
     publish_label(label, GRAPH, token=READER)
     commit = HfApi().list_repo_commits(MODEL, revision="refs/pr/1")[0]
     assert commit.authors == ["bob"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from safetensors.numpy import load, save
 from test_hub_connection import lose_the_hub
 
@@ -34,10 +35,9 @@ from hub_worlds import (
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 from mll_hf.hub.publish import build_index
 from mll_hf.hub.sources import Collection, TaggedModels, open_source, together
-from mll_hf.labels.label import ModelLabel, ModelRef, label_from_bytes, label_to_bytes, read_metadata
+from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef, label_from_bytes, label_to_bytes, read_metadata
 from mll_hf.labels.store import LabelStore, label_path
 from worlds import SHA, make_label
 
@@ -171,6 +171,13 @@ def test_a_label_that_is_not_there_is_an_error_of_ours(any_source, model):
 
 
 # ---- a collection
+
+
+def test_hub_sources_keep_summaries_only(hub, tagged):
+    """Whole labels of a thousand models would take 1.3 GB."""
+    put_collection(LABELS, index=LABELS[:2])
+    for location in (COLLECTION, "hub"):
+        assert {type(label) for label in open_source(location).list()} == {LabelSummary}
 
 
 def test_a_collection_is_read_from_its_index(hub):
@@ -356,7 +363,7 @@ def test_a_damaged_index_is_said_to_be(hub, caplog):
     hub.put("dataset", REPO, {INDEX_FILE: b"bad"})
     open_source(COLLECTION).list()
     assert f"{REPO}/{INDEX_FILE}: is no valid index (" in caplog.text
-    assert "build it again: mll-hf labels index" in caplog.text
+    assert "rebuild it: mll-hf labels index" in caplog.text
 
 
 def test_a_collection_whose_graph_file_is_gone_has_that_of_its_index(hub):
@@ -368,7 +375,7 @@ def test_a_collection_whose_graph_file_is_gone_has_that_of_its_index(hub):
 
 def test_labels_without_any_graph_are_of_no_use(hub):
     hub.put("dataset", REPO, label_files(LABELS))
-    assert "put the file back" in complaint_of(open_source(COLLECTION).list, InputError)
+    assert "restore the file" in complaint_of(open_source(COLLECTION).list, InputError)
 
 
 def test_an_index_counts_if_its_graph_is_written_otherwise(hub):
@@ -749,7 +756,7 @@ def test_the_graph_of_most_models_is_taken_and_said(hub, tagged, caplog, tmp_pat
     other = put_labeled_model("alice/z-other", OTHER_GRAPH)
     assert_lists(open_source("hub"), tagged)
     assert not [request for request in asked_for(hub) if "z-other" in request]
-    assert "labels of 2 graphs are on the Hub; taking mll-graph-" in caplog.text
+    assert "the Hub has labels of 2 graphs; using mll-graph-" in caplog.text
     save_graph(OTHER_GRAPH, tmp_path)
     hub.requests.clear()
     source = open_source("hub", graph=tmp_path)
@@ -769,7 +776,7 @@ def test_a_graph_that_is_not_where_the_labels_say_must_be_given(hub, tagged, tmp
     source = open_source("hub")
     assert_lists(source, tagged)
     said = complaint_of(lambda: source.graph, InputError)
-    assert said.startswith("the graph 'tiny' (")
+    assert said.startswith("the labels' graph 'tiny' (")
     assert said.endswith("give it with --graph")
     hub.put("dataset", "alice/graph", graph_file(OTHER_GRAPH))
     complaint_of(lambda: open_source("hub").graph, InputError)
@@ -778,7 +785,7 @@ def test_a_graph_that_is_not_where_the_labels_say_must_be_given(hub, tagged, tmp
 def test_a_hub_without_labels_says_what_to_do(hub):
     assert open_source("hub").list() == ()
     said = complaint_of(lambda: open_source("hub").graph, InputError)
-    assert said.startswith("no model on the Hub carries a label that can be read; publish one: ")
+    assert said.startswith("no model on the Hub has a valid label; publish one: ")
     hub.put("model", "alice/model", {"README.md": b"---\ntags: [mll-label]\n---\n", LABEL_PATH: b"bad"})
     complaint_of(lambda: open_source("hub").graph, InputError)
 

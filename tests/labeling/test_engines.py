@@ -1,37 +1,37 @@
-"""Where models run must not matter: the same bytes from one process, from several, and from a Ray cluster.
+"""The engine must not matter: this process and Ray write the same bytes.
 
-The models are real, if tiny, for what runs in other processes cannot be replaced.
+Models are real but tiny: what runs in other processes cannot be replaced by fakes.
 """
 
+import importlib.util
 import os
+import pickle
 import signal
 import subprocess
 import sys
-import threading
 import time
-from concurrent.futures import Future
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from ray.exceptions import ActorDiedError
 
 from mll_hf import errors
 from mll_hf.errors import GraphError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.labeling.engines import LocalEngine, cluster, open_local, spread
-from mll_hf.labeling.engines.cluster import RayEngine, Share, share_of, workers_in
-from mll_hf.labeling.engines.processes import ProcessEngine
-from mll_hf.labeling.engines.spread import SpreadRun, Workers, _batched, _with_files
-from mll_hf.labeling.run import label_model
+from mll_hf.labeling import ray_engine
+from mll_hf.labeling import run as labeling
+from mll_hf.labeling.engines import LocalEngine
+from mll_hf.labeling.ray_engine import RayEngine, Share, _batched, _with_files, share_of, workers_in
+from mll_hf.labeling.run import label_model, open_engine
 from mll_hf.labels.label import ModelRef
-from mll_hf.labels.store import LabelStore
+from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.models import resolve_model
 from worlds import SHA, probes_of_all, write_graph_folder
-
-PIECES = "MLL_TEST_PIECE"
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Pieces of 16 images, and two blocks of 8 to count at a time, in this process, which cuts them."""
-    monkeypatch.setattr(spread, "_BATCHES_PER_PIECE", 4)
-    monkeypatch.setattr(spread, "_BLOCKS_PER_PIECE", 2)
+    """Pieces of 16 images, of 2 captions, and of 2 blocks of 8 images."""
+    monkeypatch.setattr(ray_engine, "_BATCHES_PER_PIECE", 4)
+    monkeypatch.setattr(ray_engine, "_BLOCKS_PER_PIECE", 2)
     monkeypatch.setattr("mll_hf.labeling.run.CONTEST_BLOCK", 8)
 
 
 def label(model, folder, labels, engine, **options):
     graph = load_graph(folder)
-    probes = load_probes(graph, folder, options.pop("sampling", SamplingConfig()))
+    probes = load_probes(graph, folder, SamplingConfig())
     return label_model(
         resolve_model(f"local-dir:{model}"), graph, probes, LabelStore(labels), engine=engine, batch_size=4, **options
     )
@@ -58,46 +58,8 @@ def label(model, folder, labels, engine, **options):
 
 @pytest.fixture
 def whole(tiny_open_clip, folder, tmp_path, small_pieces):
-    """The label's bytes as this process makes them."""
+    """The label's bytes from this process."""
     return label(tiny_open_clip, folder, tmp_path / "whole", LocalEngine("cpu")).path.read_bytes()
-
-
-def test_two_processes_make_the_same_label(tiny_open_clip, folder, tmp_path, whole):
-    with ProcessEngine(["cpu", "cpu"]) as engine:
-        result = label(tiny_open_clip, folder, tmp_path / "spread", engine, keep_embeddings=True)
-    assert result.measured
-    assert result.path.read_bytes() == whole
-    here = label(tiny_open_clip, folder, tmp_path / "kept", LocalEngine("cpu"), keep_embeddings=True)
-    theirs, ours = ((path.parent / "embeddings.safetensors").read_bytes() for path in (result.path, here.path))
-    assert theirs == ours
-
-
-def test_a_process_that_is_killed_fails_its_model_and_the_next_run_goes_on(
-    tiny_open_clip, folder, tmp_path, whole, monkeypatch
-):
-    with ProcessEngine(["cpu"]) as engine:
-        with monkeypatch.context() as patched:
-            patched.setattr(spread, "_count_piece", _kill_oneself)
-            with pytest.raises(ModelError, match="a process that ran it was killed"):
-                label(tiny_open_clip, folder, tmp_path / "spread", engine)
-        result = label(tiny_open_clip, folder, tmp_path / "spread", engine)  # in a new process
-    assert result.path.read_bytes() == whole
-
-
-def _kill_oneself(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_an_error_of_a_worker_is_the_error_of_the_run(tiny_open_clip, folder, tmp_path):
-    broken = tmp_path / "broken"
-    write_graph_folder(broken, probes_of_all(21))
-    probes = load_probes(load_graph(broken), broken)
-    (broken / "images.parquet").write_bytes(b"\xff" * 5000)
-    with ProcessEngine(["cpu"]) as engine, pytest.raises(GraphError, match=r"images\.parquet: is no readable parquet"):
-        label_model(
-            resolve_model(f"local-dir:{tiny_open_clip}"), load_graph(broken), probes, LabelStore(tmp_path / "labels"),
-            engine=engine,
-        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -113,13 +75,43 @@ def test_an_error_of_a_worker_is_the_error_of_the_run(tiny_open_clip, folder, tm
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_errors_come_back_from_other_processes_as_they_were(error):
-    import pickle
-
+def test_errors_survive_pickling(error):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy) == vars(error)
+
+
+# --- this process
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cpu", 8), (None, 0), (None, 1)])
+def test_one_device_runs_in_this_process(device, gpus, monkeypatch):
+    monkeypatch.setattr(labeling, "gpu_count", lambda: gpus)
+    assert isinstance(open_engine(device), LocalEngine)
+
+
+def test_several_gpus_need_ray_or_a_choice(monkeypatch):
+    monkeypatch.setattr(labeling, "gpu_count", lambda: 4)
+    assert isinstance(open_engine(), RayEngine)
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find_spec(name))
+    with pytest.raises(InputError, match=r"using all 4 GPUs needs Ray: pip install 'mll-hf\[ray\]', or choose one"):
+        open_engine()
+
+
+@pytest.mark.parametrize("device", ["abacus", "cpu,cuda:7"])
+def test_an_unknown_device_is_refused(device):
+    with pytest.raises(InputError, match="there is no device"):
+        open_engine(device)
+
+
+def test_missing_images_fill_whole_batches(tiny_open_clip, folder):
+    probes = load_probes(load_graph(folder), folder)
+    wanted = np.array([3, 4, 9, 11, 40, 41, 42, 60, 62])
+    with LocalEngine("cpu").run(resolve_model(f"local-dir:{tiny_open_clip}")) as run:
+        found = [numbers.tolist() for numbers, _ in run.embed_images(probes, wanted, 4)]
+    assert found == [[3, 4, 9, 11], [40, 41, 42, 60], [62]]
 
 
 # --- Ray
@@ -127,67 +119,105 @@ def test_errors_come_back_from_other_processes_as_they_were(error):
 
 @pytest.fixture(scope="module")
 def ray_here():
-    """Ray with two cores on this machine, for all tests of the module."""
+    """Ray on this machine. Of its four cores, `ray_engine_here` takes three, other engines of half a core the rest."""
     import ray
 
     ray.init(
-        num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False,
+        num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False,
         object_store_memory=200 * 2**20,
     )  # fmt: skip
     yield ray
     ray.shutdown()
 
 
-@pytest.fixture
-def ray_engine(ray_here):
-    with RayEngine() as engine:
+@pytest.fixture(scope="module")
+def ray_engine_here(ray_here):
+    with RayEngine(cpus=1.5) as engine:
         yield engine
 
 
-def test_ray_makes_the_same_label(tiny_open_clip, folder, tmp_path, whole, ray_engine):
-    result = label(tiny_open_clip, folder, tmp_path / "ray", ray_engine)
+def test_ray_writes_the_same_bytes(tiny_open_clip, folder, tmp_path, whole, ray_engine_here):
+    result = label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here, keep_embeddings=True)
+    here = label(tiny_open_clip, folder, tmp_path / "kept", LocalEngine("cpu"), keep_embeddings=True)
     assert result.measured
-    assert result.path.read_bytes() == whole
+    assert result.path.read_bytes() == here.path.read_bytes() == whole
+    assert embeddings_path(result.path).read_bytes() == embeddings_path(here.path).read_bytes()
 
 
-def test_a_worker_of_ray_that_is_killed_midway_changes_nothing(
-    tiny_open_clip, folder, tmp_path, whole, ray_engine, monkeypatch
+def test_captions_are_embedded_in_pieces(tiny_open_clip, whole, ray_engine_here):
+    captions = [f"a photo of number {n}" for n in range(1100)]
+    ref = resolve_model(f"local-dir:{tiny_open_clip}")
+    with ray_engine_here.run(ref) as there, LocalEngine("cpu").run(ref) as here:
+        spread, whole = there.embed_captions(captions), here.embed_captions(captions)
+    np.testing.assert_array_equal(spread.embeddings, whole.embeddings)
+    assert replace(spread, embeddings=None) == replace(whole, embeddings=None)
+
+
+def test_an_error_of_a_worker_is_raised_and_the_worker_goes_on(
+    tiny_open_clip, folder, tmp_path, whole, ray_engine_here
 ):
-    victims = tmp_path / "victims"
-    victims.mkdir()
-    monkeypatch.setattr(spread, "_embed_piece", _dying_once(victims))
-    result = label(tiny_open_clip, folder, tmp_path / "ray", ray_engine)
-    assert len(list(victims.iterdir())) == 2  # two pieces lost their worker the first time
-    assert result.path.read_bytes() == whole
+    broken = write_graph_folder(tmp_path / "broken", probes_of_all(21))
+    probes = load_probes(load_graph(broken), broken)
+    (broken / "images.parquet").write_bytes(b"\xff" * 5000)
+    with pytest.raises(GraphError, match=r"images\.parquet: is not a readable parquet"):
+        label_model(
+            resolve_model(f"local-dir:{tiny_open_clip}"), load_graph(broken), probes, LabelStore(tmp_path / "labels"),
+            engine=ray_engine_here,
+        )  # fmt: skip
+    assert label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here).path.read_bytes() == whole
 
 
-def _dying_once(victims):
-    """Embeds as always, but two pieces kill their process when they are first tried."""
-    embed, folder = spread._embed_piece, str(victims)
+def workers_that(do):
+    """An actor class with another `embed_images`; made in a function, so that Ray sends the class itself."""
 
-    def dying(ref, probes, images, *how):
-        mark = Path(folder) / str(images[0])
+    class Worker(ray_engine._Worker):
+        embed_images = do
+
+    return Worker
+
+
+def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, whole, ray_here, monkeypatch):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    embed_images = ray_engine._Worker.embed_images
+
+    def die_once(self, model, probes, images, batch_size):
+        mark = marks / str(images[0])
         if images[0] in (0, 32) and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return embed(ref, probes, images, *how)
+        return embed_images(self, model, probes, images, batch_size)
 
-    return dying
-
-
-def test_an_error_in_ray_is_ours_and_one_line(tiny_open_clip, folder, tmp_path, ray_engine, monkeypatch):
-    def broken(*_):
-        raise ModelError("org/model", "is broken")
-
-    monkeypatch.setattr(spread, "_embed_piece", broken)
-    with pytest.raises(ModelError, match=r"^model 'org/model': is broken$"):
-        label(tiny_open_clip, folder, tmp_path / "ray", ray_engine)
+    monkeypatch.setattr(ray_engine, "_Worker", workers_that(die_once))
+    with RayEngine(cpus=0.5) as engine:
+        result = label(tiny_open_clip, folder, tmp_path / "ray", engine)
+    assert len(list(marks.iterdir())) == 2
+    assert result.path.read_bytes() == whole
 
 
-def test_a_worker_that_always_dies_is_given_up(tiny_open_clip, folder, tmp_path, ray_engine, monkeypatch):
-    monkeypatch.setattr(cluster, "_RETRIES", 0)
-    monkeypatch.setattr(spread, "_embed_piece", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with RayEngine() as engine, pytest.raises(ModelError, match="its workers were lost 1 times"):
+def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch):
+    monkeypatch.setattr(ray_engine, "_RETRIES", 1)
+
+    def die(self, model, probes, images, batch_size):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(ray_engine, "_Worker", workers_that(die))
+    with RayEngine(cpus=0.5) as engine, pytest.raises(ModelError, match="its workers were lost 2 times"):
+        label(tiny_open_clip, folder, tmp_path / "ray", engine)
+
+
+def test_machines_with_other_versions_are_refused(
+    tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch
+):
+    embed_images = ray_engine._Worker.embed_images
+
+    def of_another_version(self, model, probes, images, batch_size):
+        embeddings, environment = embed_images(self, model, probes, images, batch_size)
+        return embeddings, replace(environment, torch="1.0")
+
+    monkeypatch.setattr(ray_engine, "_Worker", workers_that(of_another_version))
+    with RayEngine(cpus=0.5) as engine, pytest.raises(InputError, match="machines of the cluster differ"):
         label(tiny_open_clip, folder, tmp_path / "ray", engine)
 
 
@@ -195,51 +225,48 @@ DRIVER = """
 import os, signal, sys
 from pathlib import Path
 from mll_hf.models import resolve_model
-from mll_hf.labeling.engines import spread
-from mll_hf.labeling.engines.processes import ProcessEngine
+from mll_hf.labeling import ray_engine, run as labeling
 from mll_hf.graph.concepts import load_graph
-from mll_hf.labeling import run as labeling
 from mll_hf.graph.probes import load_probes
+from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
 
-def main():
-    model, folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-    spread._BATCHES_PER_PIECE, spread._BLOCKS_PER_PIECE, labeling.CONTEST_BLOCK = 4, 2, 8
-    pieces = spread.SpreadRun.embed_images
+model, folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+ray_engine._BATCHES_PER_PIECE, ray_engine._BLOCKS_PER_PIECE, labeling.CONTEST_BLOCK = 4, 2, 8
+pieces = ray_engine._RayRun.embed_images
 
-    def embed_images(self, probes, images, batch_size):
-        print(len(images), "to do", flush=True)
-        for number, piece in enumerate(pieces(self, probes, images, batch_size)):
-            if number == kill_after:
-                os.kill(os.getpid(), signal.SIGKILL)
-            yield piece
+def embed_images(self, probes, images, batch_size):
+    print(len(images), "to do", flush=True)
+    for number, piece in enumerate(pieces(self, probes, images, batch_size)):
+        if number == kill_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield piece
 
-    spread.SpreadRun.embed_images = embed_images
-    graph = load_graph(folder)
-    with ProcessEngine(["cpu", "cpu"]) as engine:
-        labeling.label_model(
-            resolve_model(model), graph, load_probes(graph, folder), LabelStore(labels), engine=engine, batch_size=4
-        )
-
-if __name__ == "__main__":
-    main()
+ray_engine._RayRun.embed_images = embed_images
+graph = load_graph(folder)
+with ray_engine.RayEngine(sys.argv[5], cpus=0.5) as engine:
+    labeling.label_model(
+        resolve_model(model), graph, load_probes(graph, folder), LabelStore(labels), engine=engine, batch_size=4
+    )
 """
 
 
-def test_a_driver_that_is_killed_loses_the_pieces_in_flight(tiny_open_clip, folder, tmp_path, whole):
+def test_a_killed_driver_loses_the_pieces_in_flight(tiny_open_clip, folder, tmp_path, whole, ray_here):
     script = tmp_path / "driver.py"
     script.write_text(DRIVER)
 
     def run(kill_after):
-        words = [sys.executable, script, f"local-dir:{tiny_open_clip}", folder, tmp_path / "killed", kill_after]
+        address = ray_here.get_runtime_context().gcs_address
+        arguments = [f"local-dir:{tiny_open_clip}", folder, tmp_path / "killed", kill_after, address]
+        words = [sys.executable, script, *arguments]
         return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
 
     first = run(2)
-    assert (first.returncode, first.stdout) == (-signal.SIGKILL, "63 to do\n")
+    assert (first.returncode, first.stdout) == (-signal.SIGKILL, "63 to do\n"), first.stderr
     second = run(-1)
     assert second.returncode == 0, second.stderr
-    assert second.stdout in ("31 to do\n", "32 to do\n")  # two pieces of 16 were done; the last has 15 images
-    assert next((tmp_path / "killed").rglob("label.safetensors")).read_bytes() == whole
+    assert second.stdout in ("31 to do\n", "32 to do\n")  # two pieces of 16 are done; the last has 15 images
+    assert LabelStore(tmp_path / "killed").paths()[0].read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -255,17 +282,22 @@ def test_a_driver_that_is_killed_loses_the_pieces_in_flight(tiny_open_clip, fold
         ({"CPU": 4.0}, 1.0, None, Share(1, 1), 0),
     ],
 )
-def test_what_a_worker_gets_of_a_cluster(resources, gpus, cpus, share, n_workers):
+def test_resources_of_a_worker(resources, gpus, cpus, share, n_workers):
     assert share_of(resources, gpus, cpus) == share
     assert workers_in(resources, share) == n_workers
 
 
+def test_a_worker_without_resources_is_refused():
+    with pytest.raises(InputError, match="a worker with 0 CPUs and 0 GPUs cannot run"):
+        RayEngine(cpus=0, gpus=0)
+
+
 def test_a_cluster_too_small_for_a_worker_is_refused(ray_here):
-    with pytest.raises(InputError, match="no worker with 64 CPUs and 0 GPUs fits a machine"), RayEngine(cpus=64):
+    with pytest.raises(InputError, match="has room for a worker with 64 CPUs and 0 GPUs"), RayEngine(cpus=64):
         pass
 
 
-def test_a_cluster_that_is_not_there_is_refused_in_one_line(monkeypatch):
+def test_an_unreachable_cluster_is_refused_in_one_line(monkeypatch):
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
@@ -274,206 +306,8 @@ def test_a_cluster_that_is_not_there_is_refused_in_one_line(monkeypatch):
         raise ConnectionError("nobody\nat home")
 
     monkeypatch.setattr(ray, "init", nobody)
-    with (
-        pytest.raises(InputError, match=r"^Ray cannot be used at auto \(nobody at home\)$"),
-        RayEngine("auto"),
-    ):
+    with pytest.raises(InputError, match=r"^cannot use Ray at auto \(nobody at home\)$"), RayEngine("auto"):
         pass
-
-
-# --- the parts
-
-
-class Threads(Workers):
-    """Runs each task in a thread of its own, and remembers what was taken back."""
-
-    def __init__(self, n_workers):
-        super().__init__(n_workers, 1)
-        self.at_work, self.most, self.lock = 0, 0, threading.Lock()
-
-    def start(self, function, arguments):
-        future = Future()
-
-        def work():
-            with self.lock:
-                self.at_work += 1
-                self.most = max(self.most, self.at_work)
-            try:
-                result = function(*arguments)
-            except Exception as error:
-                result = error
-            with self.lock:
-                self.at_work -= 1
-            future.set_exception(result) if isinstance(result, Exception) else future.set_result(result)
-
-        threading.Thread(target=work).start()
-        return future
-
-
-def test_only_so_many_tasks_are_handed_out_and_all_come_back():
-    workers = Threads(2)
-    drawn = []
-
-    def tasks():
-        for number in range(40):
-            drawn.append(number)
-            yield number, lambda n: (time.sleep(0.002 * (n % 3)), n * n)[1], (number,)
-
-    seen = {}
-    for key, result in workers.completed(tasks()):
-        seen[key] = result
-        assert len(drawn) <= len(seen) + 6
-    assert seen == {n: n * n for n in range(40)}
-    assert workers.most <= 6
-
-
-def test_who_waits_is_told_when_a_run_is_stopped():
-    workers, release = Threads(1), threading.Event()
-    outcome = []
-
-    def wait():
-        try:
-            list(workers.completed([(0, release.wait, (30,))]))
-        except KeyboardInterrupt:
-            outcome.append("interrupted")
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    while not workers._waiting:
-        time.sleep(0.01)
-    workers.stop()
-    thread.join(10)
-    release.set()
-    assert outcome == ["interrupted"]
-
-
-def test_batches_of_anything():
-    assert list(_batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
-    assert list(_batched([], 2)) == []
-
-
-def test_images_that_are_not_on_a_machine_are_asked_for(folder, tmp_path):
-    probes = load_probes(load_graph(folder), folder)
-    assert _with_files(probes) is probes
-    elsewhere = replace(probes, files=(tmp_path / "images.parquet",))
-    with pytest.raises(GraphError, match="put the graph into a folder that all machines share, or on the Hub"):
-        _with_files(elsewhere)
-
-
-def test_images_of_the_hub_are_fetched_where_they_are_missing(hub, folder, tmp_path):
-    from mll_hf.hub.locations import fetch_graph_with_images
-
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    hub.put("dataset", "alice/graph", files)
-    probes = fetch_graph_with_images("hf://datasets/alice/graph").probes(SamplingConfig())
-    found = _with_files(replace(probes, files=(tmp_path / "elsewhere" / "images.parquet",)))
-    assert found.files[0].read_bytes() == files["images.parquet"]
-    assert [len(batch) for batch in found.iter_image_bytes(16, np.arange(4, 40))] == [16, 16, 4]
-
-
-@pytest.mark.parametrize(
-    ("device", "expected"), [("cpu", LocalEngine), ("cpu,cpu", ProcessEngine), (None, LocalEngine)]
-)
-def test_the_engine_of_this_machine(device, expected):
-    assert isinstance(open_local(device), expected)
-
-
-def test_a_device_that_is_not_there_is_refused():
-    for device in ("abacus", "cpu,cuda:7"):
-        with pytest.raises(InputError, match="there is no device"):
-            open_local(device)
-
-
-def test_images_that_are_missing_here_and_there_fill_whole_batches(tiny_open_clip, folder):
-    probes = load_probes(load_graph(folder), folder)
-    wanted = np.array([3, 4, 9, 11, 40, 41, 42, 60, 62])
-    with LocalEngine("cpu").run(resolve_model(f"local-dir:{tiny_open_clip}")) as run:
-        found = [numbers.tolist() for numbers, _ in run.embed_images(probes, wanted, 4)]
-    assert found == [[3, 4, 9, 11], [40, 41, 42, 60], [62]]
-
-
-# --- models take turns
-
-
-class Diary(Workers):
-    """Runs tasks at once in this thread, and writes down whose they were."""
-
-    def __init__(self):
-        super().__init__(1, 1)
-        self.models, self.lock = [], threading.Lock()
-
-    def start(self, function, arguments):
-        time.sleep(0.002)
-        with self.lock:
-            self.models.append(arguments[0])
-        future = Future()
-        future.set_result(np.zeros(len(arguments[2])) if len(arguments) > 2 else None)
-        return future
-
-
-def test_each_worker_changes_the_model_once(folder):
-    probes, workers = load_probes(load_graph(folder), folder), Diary()
-
-    def measure(name):
-        run = SpreadRun(name, workers)
-        run.embed_captions(["a"])
-        list(run.embed_images(probes, np.arange(63), 1))
-        run.close()
-
-    threads = [threading.Thread(target=measure, args=(name,)) for name in "abc"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    changes = [left for left, right in pairwise(workers.models) if left != right]
-    assert sorted(set(workers.models)) == ["a", "b", "c"]
-    assert len(changes) == 2
-
-
-def test_a_run_that_ends_early_gives_up_its_turn():
-    workers = Diary()
-    first, second = SpreadRun("a", workers), SpreadRun("b", workers)
-    first.embed_captions(["a"])
-    assert not workers.turn.acquire(blocking=False)
-    first.close()
-    first.close()
-    second.embed_captions(["b"])
-    assert workers.models == ["a", "b"]
-
-
-def test_who_asks_after_a_run_was_stopped_is_told_so_too():
-    workers = Threads(1)
-    workers.stop()
-    with pytest.raises(KeyboardInterrupt):
-        list(workers.completed([(0, print, ())]))
-
-
-def test_processes_end_at_once_when_their_engine_is_left():
-    before = time.monotonic()
-    with ProcessEngine(["cpu"]) as engine, engine.run(ModelRef("org/model", SHA, "open_clip")) as run:
-        waiting = run._workers.start(time.sleep, (60,))
-        run._workers.start(os.getpid, ())
-        time.sleep(1)
-        assert not waiting.done()
-    assert time.monotonic() - before < 30
-
-
-# --- what Ray is asked for
-
-
-def test_a_worker_with_a_gpu_keeps_its_process(monkeypatch):
-    """Ray would start a new one for each task, which would load the model again."""
-    import ray
-
-    asked = []
-    monkeypatch.setattr(ray, "remote", lambda **options: asked.append(options) or (lambda function: function))
-    cluster._RayWorkers(4, Share(8, 1))
-    assert asked == [{"num_cpus": 8, "num_gpus": 1, "max_retries": 5, "max_calls": 0}]
-
-
-def test_a_worker_of_nothing_is_refused():
-    with pytest.raises(InputError, match="a worker needs a part of a CPU or of a GPU"):
-        RayEngine(cpus=0, gpus=0)
 
 
 def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch):
@@ -486,7 +320,130 @@ def test_an_address_where_nothing_answers_is_refused_at_once(monkeypatch):
     assert time.monotonic() - before < 15
 
 
-def test_ray_that_was_there_before_stays(ray_here):
-    with RayEngine():
+def test_ray_that_ran_before_goes_on(ray_here):
+    with RayEngine(cpus=0.5):
         pass
     assert ray_here.is_initialized()
+
+
+def test_batches():
+    assert list(_batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(_batched([], 2)) == []
+
+
+# --- the pool, with actors that are only simulated
+
+
+class FakeRay:
+    """Ray without processes: calls end in the order in which they were made, and lists of "die" kill workers."""
+
+    def __init__(self):
+        self.calls, self.most, self.started = 0, 0, 0
+
+    def remote(self, **resources):
+        self.resources = resources
+        return lambda _: SimpleNamespace(remote=self.start)
+
+    def start(self, *_):
+        self.started += 1
+        worker = SimpleNamespace(alive=True)
+        for method in ("ready", "embed_images"):
+            setattr(worker, method, SimpleNamespace(remote=partial(self.call, worker, method)))
+        return worker
+
+    def call(self, worker, method, fates=None, result=None):
+        self.calls += 1
+        return FakeReference(self.calls, worker, method, fates, result)
+
+    def wait(self, references, timeout):
+        self.most = max(self.most, sum(reference.method != "ready" for reference in references))
+        return [min(references, key=lambda reference: reference.number)], []
+
+    def get(self, reference):
+        if reference.fates:
+            reference.fates.pop()
+            raise ActorDiedError
+        assert reference.worker.alive
+        return reference.result
+
+    def kill(self, worker):
+        worker.alive = False
+
+
+@dataclass(eq=False)
+class FakeReference:
+    number: int
+    worker: object
+    method: str
+    fates: list
+    result: object
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """A pool of two simulated actors."""
+    import ray
+
+    fake = FakeRay()
+    for name in ("remote", "wait", "get", "kill"):
+        monkeypatch.setattr(ray, name, getattr(fake, name))
+    workers = ray_engine._Workers(2, Share(8, 1))
+    workers.fake = fake
+    return workers
+
+
+REF = ModelRef("org/model", SHA, "open_clip")
+
+
+def test_each_worker_has_one_call_at_a_time_and_calls_are_drawn_when_needed(pool):
+    drawn = []
+
+    def calls():
+        for number in range(20):
+            drawn.append(number)
+            yield number, "embed_images", (None, number)
+
+    seen = {}
+    for key, result in pool.completed(REF, calls()):
+        seen[key] = result
+        assert len(drawn) <= len(seen) + 3
+    assert seen == {n: n for n in range(20)}
+    assert pool.fake.most == 2
+    assert pool.fake.started == 2
+    assert pool.fake.resources == {"num_cpus": 8, "num_gpus": 1}
+
+
+def test_a_call_of_a_lost_worker_runs_again_on_a_new_one(pool):
+    calls = [(n, "embed_images", (["die", "die"] if n == 3 else None, n)) for n in range(6)]
+    assert dict(pool.completed(REF, iter(calls))) == {n: n for n in range(6)}
+    assert pool.fake.started == 4
+
+
+def test_workers_stay_in_the_pool_when_nobody_waits_for_their_results(pool):
+    results = pool.completed(REF, ((n, "embed_images", (None, n)) for n in range(6)))
+    next(results)
+    results.close()
+    assert dict(pool.completed(REF, ((n, "embed_images", (None, n)) for n in range(6)))) == {n: n for n in range(6)}
+    assert pool.fake.started == 2
+
+
+# --- files on other machines
+
+
+def test_missing_images_are_an_error_on_a_machine_without_the_folder(folder, tmp_path):
+    probes = load_probes(load_graph(folder), folder)
+    assert _with_files(probes) is probes
+    elsewhere = replace(probes, files=(tmp_path / "images.parquet",))
+    with pytest.raises(GraphError, match="use a graph on the Hub or in a shared folder"):
+        _with_files(elsewhere)
+
+
+def test_missing_images_of_the_hub_are_downloaded(hub, folder, tmp_path):
+    from mll_hf.hub.locations import fetch_graph_with_images
+
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.put("dataset", "alice/graph", files)
+    probes = fetch_graph_with_images("hf://datasets/alice/graph").probes(SamplingConfig())
+    found = _with_files(replace(probes, files=(tmp_path / "elsewhere" / "images.parquet",)))
+    assert found.files[0].read_bytes() == files["images.parquet"]
+    assert [len(batch) for batch in found.iter_image_bytes(16, np.arange(4, 40))] == [16, 16, 4]

@@ -1,9 +1,10 @@
-"""Many models, one after another: what is labeled is left alone, what fails stops nobody, nothing is done twice."""
+"""Labeling many models: labeled ones are skipped, failures do not stop the others, nothing is done twice."""
 
 import json
 import os
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,11 @@ from huggingface_hub import constants, snapshot_download
 from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.labeling import fleet
-from mll_hf.labeling.engines import LocalEngine, local
-from mll_hf.labeling.fleet import CollectionRepo, Fleet, ModelFilter, Outcome, OwnRepos
-from mll_hf.labels.label import label_from_bytes, label_to_bytes
+from mll_hf.labeling import engines
+from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login
+from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
+from mll_hf.labeling.listing import list_models, paper_models, read_models
+from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import LabelStore, read_label
 from mll_hf.models import source
 from worlds import FakeModel, make_graph, probes_of_all, write_graph_folder
@@ -38,7 +40,7 @@ class World:
         self.errors = {}  # what loading a model raises
         self.folder = write_graph_folder(root / "graph", probes_of_all(3))
         monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(root / "assets"))
-        monkeypatch.setattr(local, "load_model", self.load)
+        monkeypatch.setattr(engines, "load_model", self.load)
 
     def load(self, ref, device):
         if not ref.is_local:
@@ -58,8 +60,8 @@ class World:
         return Fleet(graph, probes, LabelStore(self.root / store), destination, batch_size=4, **options)
 
     def run(self, models, destination=None, *, dry_run=False, **options):
-        crew = self.fleet(destination, **options)
-        return list(fleet.run(models, crew, lambda number, name: None, dry_run=dry_run))
+        fleet = self.fleet(destination, **options)
+        return list(for_each(models, partial(label_one, fleet=fleet, dry_run=dry_run)))
 
     def outcomes(self, *args, **options):
         return [result.outcome for result in self.run(*args, **options)]
@@ -79,20 +81,20 @@ def world(tmp_path, monkeypatch, hub):
 def test_text_names_one_model_per_line(tmp_path):
     file = tmp_path / "models.txt"
     file.write_text("\ufeff# the good ones\nalice/a   # first\n\n  alice/b@v1\nalice/a\n", encoding="utf-8")
-    assert fleet.read_models(file) == ("alice/a", "alice/b@v1")
+    assert read_models(file) == ("alice/a", "alice/b@v1")
 
 
 @pytest.mark.parametrize("column", ["repo_id", "model", "id"])
 def test_csv_names_models_in_a_column(tmp_path, column):
     file = tmp_path / "models.csv"
     file.write_text(f"architecture,{column},revision\nViT,alice/a,\nRN,alice/b,v1\n")
-    assert fleet.read_models(file) == ("alice/a", "alice/b@v1")
+    assert read_models(file) == ("alice/a", "alice/b@v1")
 
 
 def test_json_names_models_as_text_or_in_objects(tmp_path):
     file = tmp_path / "models.JSON"
     file.write_text(json.dumps(["alice/a", {"repo_id": "alice/b", "revision": "v1"}, {"model": "alice/c@x"}]))
-    assert fleet.read_models(file) == ("alice/a", "alice/b@v1", "alice/c@x")
+    assert read_models(file) == ("alice/a", "alice/b@v1", "alice/c@x")
 
 
 @pytest.mark.parametrize(
@@ -100,49 +102,49 @@ def test_json_names_models_as_text_or_in_objects(tmp_path):
     [
         ("m.json", b'{"a": 1}', "no JSON list"),
         ("m.json", b"[1]", "none of the fields repo_id, model, id"),
-        ("m.json", b"[", "is no list of models"),
-        ("m.json", b"[" * 100_000, "is no list of models"),
+        ("m.json", b"[", "is not a list of models"),
+        ("m.json", b"[" * 100_000, "is not a list of models"),
         ("m.csv", b"name\nalice/a\n", "none of the fields"),
-        ("m.txt", b"\xff\xfe\x00", "is no list of models"),
-        ("m.txt", b"# none\n", "names no models"),
-        ("m.csv", b"", "names no models"),
+        ("m.txt", b"\xff\xfe\x00", "is not a list of models"),
+        ("m.txt", b"# none\n", "lists no models"),
+        ("m.csv", b"", "lists no models"),
     ],
 )
 def test_a_file_that_names_no_models_is_refused_in_one_line(tmp_path, name, content, message):
     file = tmp_path / name
     file.write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        fleet.read_models(file)
+        read_models(file)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*check the path"):
-        fleet.read_models(tmp_path / "none.txt")
+        read_models(tmp_path / "none.txt")
 
 
 def test_a_filter_lists_models_over_all_pages_and_touches_none(world):
     clip = world.add(*[f"alice/clip-{n}" for n in range(7)])
     world.hub.put("model", "alice/bert", {"README.md": b"no clip"})
     world.hub.put("model", "bob/clip", model_files())
-    assert fleet.list_models(ModelFilter(tags=("clip",))) == (*clip, "bob/clip")
-    assert fleet.list_models(ModelFilter(tags=("clip",), author="bob")) == ("bob/clip",)
-    assert fleet.list_models(ModelFilter(search="BERT")) == ("alice/bert",)
-    assert fleet.list_models(ModelFilter(tags=("clip",), author="alice", limit=4)) == clip[:4]
+    assert list_models(tags=("clip",)) == (*clip, "bob/clip")
+    assert list_models(tags=("clip",), author="bob") == ("bob/clip",)
+    assert list_models(search="BERT") == ("alice/bert",)
+    assert list_models(tags=("clip",), author="alice", limit=4) == clip[:4]
     assert {request.split("?")[0] for request in world.hub.requests} == {"GET /api/models"}
-    with pytest.raises(InputError, match="no model on the Hub fits"):
-        fleet.list_models(ModelFilter(tags=("clip", "sketch")))
+    with pytest.raises(InputError, match="no model on the Hub matches"):
+        list_models(tags=("clip", "sketch"))
 
 
 def test_ids_of_a_listing_that_are_no_ids_are_left_out(world):
     world.add("alice/a")
     world.hub.fail("/api/models", alter=lambda body: body.replace(b'"alice/a"', b'"alice/a\\u001b[2J"'))
     with pytest.raises(InputError, match="no model"):
-        fleet.list_models(ModelFilter(author="alice"))
+        list_models(author="alice")
 
 
 def test_the_papers_models_are_the_repositories_that_hold_them():
-    models = fleet.paper_models()
+    models = paper_models()
     assert len(models) == len(set(models)) == 47
     assert models[0] == "timm/resnet50_clip.openai"
 
@@ -365,16 +367,16 @@ def test_a_folder_is_labeled_but_not_published(world, tmp_path):
 
 def test_working_folders_differ_by_graph_images_and_seed(world):
     probes = world.fleet().probes
-    folder = fleet.working_folder(GRAPH, probes)
+    folder = working_folder(GRAPH, probes)
     assert folder.is_relative_to(world.root / "assets")
     others = [
-        fleet.working_folder(make_graph({"a": ()}), probes),
-        fleet.working_folder(GRAPH, replace(probes, revision="f" * 40)),
-        fleet.working_folder(GRAPH, replace(probes, sampling=SamplingConfig(75, 1))),
+        working_folder(make_graph({"a": ()}), probes),
+        working_folder(GRAPH, replace(probes, revision="f" * 40)),
+        working_folder(GRAPH, replace(probes, sampling=SamplingConfig(75, 1))),
     ]
     assert len({folder, *others}) == 4
     # a larger sample finds what a smaller one embedded
-    assert fleet.working_folder(GRAPH, replace(probes, sampling=SamplingConfig(74))) == folder
+    assert working_folder(GRAPH, replace(probes, sampling=SamplingConfig(74))) == folder
 
 
 # --- what goes wrong
@@ -419,7 +421,7 @@ def test_ctrl_c_stops_the_run_and_the_next_one_goes_on(world, monkeypatch):
     models = world.add("alice/a", "alice/b")
     done = []
     encoded = []
-    crew = world.fleet(OwnRepos())
+    act = partial(label_one, fleet=world.fleet(OwnRepos()))
 
     def load(ref, device):
         model = FakeModel(GRAPH, ref, batches_left=1 if ref.repo_id == "alice/b" and not encoded else None)
@@ -427,9 +429,9 @@ def test_ctrl_c_stops_the_run_and_the_next_one_goes_on(world, monkeypatch):
             encoded.append(model.encoded)
         return model
 
-    monkeypatch.setattr(local, "load_model", load)
+    monkeypatch.setattr(engines, "load_model", load)
     with pytest.raises(KeyboardInterrupt):
-        done.extend(result.outcome for result in fleet.run(models, crew, lambda number, name: None))
+        done.extend(result.outcome for result in for_each(models, act))
     assert LABEL_PATH in world.hub.files("model", "alice/a")
     assert world.outcomes(models, OwnRepos()) == [Outcome.SKIPPED, Outcome.LABELED]
     assert [len(images) for images in encoded] == [4, 5]  # nine images: four before the interruption, the rest after
@@ -446,21 +448,22 @@ def test_names_of_strangers_cannot_write_to_the_terminal(world):
 def test_progress_says_which_model_of_how_many(world):
     models = world.add("alice/a", "alice/b")
     started = []
-    list(fleet.run(models, world.fleet(), lambda number, name: started.append((number, name))))
+    act = partial(label_one, fleet=world.fleet())
+    list(for_each(models, act, lambda number, name: started.append((number, name))))
     assert started == [(1, "alice/a"), (2, "alice/b")]
 
 
 def test_nobody_works_for_hours_without_being_logged_in(monkeypatch):
-    fleet.check_login()
+    check_login()
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     with pytest.raises(HubError, match="hf auth login"):
-        fleet.check_login()
+        check_login()
 
 
 def test_a_hub_in_trouble_is_not_taken_for_a_missing_login(hub):
     hub.fail("/api/whoami-v2", 500, times=9)
     with pytest.raises(HubError, match="status 500"):
-        fleet.check_login()
+        check_login()
 
 
 def test_overwrite_measures_again(world):
@@ -536,20 +539,14 @@ def test_only_files_in_the_working_folder_are_left(world):
     assert {name.split("/")[0] for name in files} == {"graph.json", "labels"}
 
 
-class TwoAtOnce(LocalEngine):
-    """This process, but two models at a time."""
-
-    @property
-    def models_at_once(self):
-        return 2
-
-
-def test_a_model_named_twice_is_labeled_once_even_at_the_same_time(world):
-    models = world.add("alice/a", "alice/b")
+def test_a_model_named_twice_is_labeled_once(world):
+    models = world.add("alice/a")
     commit = world.hub.repos["model", "alice/a"].refs["main"]
-    results = world.run(["alice/a", f"alice/a@{commit}", "alice/b"], None, engine=TwoAtOnce())
-    outcomes = sorted((result.name, str(result.outcome)) for result in results)
-    named = [name for name, outcome in outcomes if outcome == "labeled"]
-    assert len(results) == 3
-    assert sorted(name.partition("@")[0] for name in named) == list(models)
-    assert sorted(world.loaded) == ["alice/a", "alice/b"]
+    assert world.outcomes([*models, f"alice/a@{commit}"]) == [Outcome.LABELED, Outcome.SKIPPED]
+    assert world.loaded == list(models)
+
+
+def test_a_label_without_embeddings_is_measured_again_if_they_are_wanted(world):
+    models = world.add("alice/a")
+    outcomes = [world.outcomes(models, keep_embeddings=keep)[0] for keep in (False, True, True)]
+    assert outcomes == [Outcome.LABELED, Outcome.LABELED, Outcome.SKIPPED]

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 import label_models
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.sources import open_source
-from mll_hf.labeling.engines import local
-from mll_hf.labels.label import label_from_bytes
+from mll_hf.labeling import engines
+from mll_hf.labels.file_format import label_from_bytes
 from mll_hf.labels.store import LabelStore
 from worlds import FakeModel, make_graph, probes_of_all, write_graph_folder
 
@@ -197,7 +197,7 @@ def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     output, said = process.communicate(timeout=120)
     assert process.returncode == 130
     assert output.startswith("labeled: alice/open-clip")
-    assert "the same command goes on from there" in said
+    assert "the same command resumes" in said
     assert "1 labeled, 1 not tried" in said
     assert "Traceback" not in said
     hub.requests.clear()
@@ -214,7 +214,7 @@ def test_a_run_that_was_interrupted_in_the_middle_of_a_model_encodes_only_the_re
         models.append(FakeModel(make_graph(), ref, batches_left=None if models else 1))
         return models[-1]
 
-    monkeypatch.setattr(local, "load_model", load)
+    monkeypatch.setattr(engines, "load_model", load)
     arguments = ["alice/clip", "--graph", GRAPH_REPO, "--batch-size", "4"]
     assert main(capsys, *arguments)[0] == 130
     assert main(capsys, *arguments)[0] == 0
@@ -225,7 +225,7 @@ def test_without_publication_a_folder_of_labels_is_made(zoo, graph, hub, home, t
     folder = tmp_path / "labels"
     arguments = ["alice/clip", "--graph", graph, "--labels", folder, "--no-push", "--free-cache"]
     assert main(capsys, *arguments)[0] == 0
-    assert [label.model.repo_id for label in LabelStore(folder).labels] == ["alice/clip"]
+    assert [label.model.repo_id for label in LabelStore(folder).list()] == ["alice/clip"]
     assert not [path for path in Path(constants.HF_HUB_CACHE).rglob("*.safetensors") if path.exists()]
     hub.requests.clear()
     assert main(capsys, *arguments)[0] == 0
@@ -250,12 +250,12 @@ def test_a_full_disk_ends_the_run_with_a_report(zoo, home, monkeypatch, capsys):
     ("arguments", "message"),
     [
         ([], "no models; name some"),
-        (["--limit", "3"], "--limit belongs to a filter"),
+        (["--limit", "3"], "--limit needs a filter"),
         (["alice/a", "--no-push", "--to", LABELS], "--no-push publishes nothing"),
         (["alice/a", "--private"], "add --to"),
         (["alice/a", "--to", "alice/labels"], "is not of the form hf://datasets/ORG/NAME"),
         (["alice/a", "--to", f"{LABELS}@v1"], "names a revision"),
-        (["--filter", "nothing-has-this"], "no model on the Hub fits"),
+        (["--filter", "nothing-has-this"], "no model on the Hub matches"),
         (["alice/a", "--device", "abacus"], "no device 'abacus'"),
         (["--models-from", "no-such-file"], "cannot read"),
     ],
@@ -322,7 +322,7 @@ def test_ray_labels_and_publishes_what_one_process_would(zoo, home, tmp_path, ca
     assert status == 1, said
     outcomes = {record["model"]: record["outcome"] for record in map(json.loads, output.splitlines())}
     assert outcomes == {"alice/open-clip": "labeled", "alice/clip": "labeled", "alice/broken": "failed"}
-    plain, spread = (sorted((tmp_path / name).rglob("label.safetensors")) for name in ("plain", "ray"))
+    plain, spread = (sorted((tmp_path / name).rglob("labels/*/*/*.safetensors")) for name in ("plain", "ray"))
     assert [path.read_bytes() for path in plain] == [path.read_bytes() for path in spread]
     assert len(plain) == len(open_source(LABELS).list()) == 2
 
@@ -357,7 +357,7 @@ def test_what_a_job_was_told_labels_the_model(zoo, hub, home, capsys):
 
 def test_a_model_whose_job_is_at_work_gets_no_second_one(zoo, hub, home, capsys):
     main(capsys, "alice/clip", *JOBS)
-    assert "a job is at work on it: " in main(capsys, "alice/clip", *JOBS)[1]
+    assert "a job is running: " in main(capsys, "alice/clip", *JOBS)[1]
     assert len(hub.jobs) == 1
     main(capsys, "alice/clip", *JOBS, "--seed", "1")  # another question
     assert len(hub.jobs) == 2
@@ -379,8 +379,8 @@ def test_a_dry_run_starts_no_job(zoo, hub, home, capsys):
         (["alice/clip", *JOBS, "--gpus-per-worker", "1"], "--gpus-per-worker is for --engine ray"),
         (["alice/clip", "--graph", GRAPH_REPO, "--job-flavor", "h200"], "--job-flavor is for --engine hf-jobs"),
         (["alice/clip", "--graph", GRAPH_REPO, "--report", "/proc/nowhere/report.json"], "cannot write /proc/nowhere"),
-        (["alice/clip", *JOBS, "--labels", "x"], "--labels names a folder that a job cannot see"),
-        (["alice/clip", *JOBS, "--no-push"], "a job's labels are lost"),
+        (["alice/clip", *JOBS, "--labels", "x"], "--labels is a folder of this machine, which a job cannot read"),
+        (["alice/clip", *JOBS, "--no-push"], "a job must publish its label"),
         (["alice/clip", "--graph", "folder", "--engine", "hf-jobs"], "is not of the form hf://datasets"),
         (["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"], "--device is for --engine local"),
     ],

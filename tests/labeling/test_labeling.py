@@ -14,12 +14,12 @@ import pytest
 
 from mll_hf.errors import GraphError, InputError, ModelError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.labeling import encoding
-from mll_hf.labeling.engines import local
+from mll_hf.labeling import encoding, engines
 from mll_hf.labeling.run import label_model
-from mll_hf.labels.embeddings import EMBEDDINGS_FILE, read_embeddings
+from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
-from mll_hf.labels.store import LabelStore, read_label
+from mll_hf.labels.store import LabelStore, embeddings_path, read_label
+from mll_hf.models import environment_of
 from mll_hf.utils import images
 from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph, probes_of_all, write_graph_folder
 
@@ -35,7 +35,7 @@ class World:
         self.folder = write_graph_folder(folder / "graph", probes)
         self.store = LabelStore(folder / "labels")
         self.batches_left, self.models = None, []
-        monkeypatch.setattr(local, "load_model", self.load)
+        monkeypatch.setattr(engines, "load_model", self.load)
 
     def load(self, ref, device):
         assert device is None
@@ -128,11 +128,19 @@ def test_a_broken_label_is_measured_again(world):
     assert path.read_bytes() == content
 
 
-def test_a_label_of_another_sample_is_kept(world):
+def test_samples_with_other_seeds_have_labels_of_their_own(world):
     path = world.label().path
     content = path.read_bytes()
-    with pytest.raises(InputError, match="--overwrite"):
-        world.label(sampling=SamplingConfig(seed=1))
+    other = world.label(sampling=SamplingConfig(seed=1))
+    assert other.measured
+    assert other.path != path
+    assert path.read_bytes() == content
+    assert not world.label().measured
+
+
+def test_a_label_with_more_images_is_kept(world):
+    path = world.label().path
+    content = path.read_bytes()
     assert not world.label(sampling=SamplingConfig(2)).measured  # more images answer for fewer
     assert path.read_bytes() == content
     assert world.label(sampling=SamplingConfig(2), overwrite=True).label.support.max() == 2
@@ -179,18 +187,21 @@ def test_an_overwriting_run_goes_on_and_its_quick_label_is_refined(world):
 def test_a_full_label_is_not_replaced_by_a_quick_one_for_its_embeddings(world):
     path = world.label().path
     content = path.read_bytes()
-    with pytest.raises(InputError, match="rests on 75 images per concept and has no embeddings"):
+    with pytest.raises(InputError, match="was measured on 75 images per concept and has no embeddings"):
         world.label(sampling=SamplingConfig(2), keep_embeddings=True)
     assert path.read_bytes() == content
 
 
-def test_a_store_of_another_graph_is_kept(world):
-    path = world.label().path
+def test_a_store_holds_labels_on_several_graphs(world, monkeypatch):
+    first = world.label()
+    content = first.path.read_bytes()
     other = make_graph({"animal": (), "car": (), "cat": ("animal",), "corgi": ("animal",)})
     probes = load_probes(other, write_graph_folder(world.folder.parent / "other", probes_of_all(), other), SAMPLING)
-    with pytest.raises(InputError, match="another graph"):
-        label_model(REF, other, probes, world.store)
-    assert path.exists()
+    monkeypatch.setattr(engines, "load_model", lambda ref, _: FakeModel(other, ref))
+    second = label_model(REF, other, probes, world.store)
+    assert first.path.read_bytes() == content
+    assert second.path.parent == first.path.parent
+    assert {graph.digest for graph in LabelStore(world.store.folder).graphs} == {GRAPH.digest, other.digest}
 
 
 def test_a_folder_that_moved_is_not_measured_again(world):
@@ -212,28 +223,28 @@ def test_an_interrupted_run_goes_on(world, tmp_path, batches, torn):
     with pytest.raises(KeyboardInterrupt):
         world.label()
     assert all(model.closed for model in world.models)
-    log = next(world.store.folder.rglob("embeddings.f32"))
-    assert log.stat().st_size == batches * 4 * 7 * 4  # batches of 4 images in 7 dimensions of 4 bytes
+    log = next(world.store.folder.rglob("embeddings.log"))
+    assert log.stat().st_size == batches * 4 * 36  # a record has a row of 8 bytes and 7 dimensions of 4
     with log.open("ab") as file:
         file.write(b"x" * torn)  # half a row, as a power cut leaves it
     world.batches_left = None
     result = world.label()
     assert result.path.read_bytes() == whole
     assert sorted(world.encoded) == list(range(21))  # no image was encoded twice
-    assert not list(world.store.folder.rglob("*.f32"))
+    assert not list(world.store.folder.rglob("*.log"))
     assert not (world.store.folder / ".partial").exists()
 
 
 def test_a_run_interrupted_after_the_last_image_encodes_nothing(world, monkeypatch):
-    plain = local.Contest
+    plain = engines.Contest
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(local, "Contest", interrupted)
+    monkeypatch.setattr(engines, "Contest", interrupted)
     with pytest.raises(KeyboardInterrupt):
         world.label()
-    monkeypatch.setattr(local, "Contest", plain)
+    monkeypatch.setattr(engines, "Contest", plain)
     world.label()
     assert sorted(world.encoded) == list(range(21))
 
@@ -246,6 +257,34 @@ def test_a_log_of_other_images_is_not_used(world):
     world.folder = write_graph_folder(world.folder, probes_of_all(8))
     world.label()
     assert sorted(world.models[-1].encoded) == list(range(24))
+
+
+def test_a_run_in_another_environment_starts_anew_with_a_warning(world, tmp_path, monkeypatch, caplog):
+    world.batches_left = 2
+    with pytest.raises(KeyboardInterrupt):
+        world.label()
+    world.batches_left = None
+    monkeypatch.setattr(FakeModel, "dtype", "float16")
+    result = world.label()
+    assert sorted(world.models[-1].encoded) == list(range(21))
+    assert result.label.environment == environment_of(world.models[-1])
+    assert result.label.environment.dtype == "float16"
+    (warning,) = caplog.messages
+    assert "another environment (dtype float32, now float16); starting anew" in warning
+
+
+def test_a_quick_label_of_another_environment_is_measured_anew(world, monkeypatch, caplog):
+    world.label(sampling=SamplingConfig(2))
+    monkeypatch.setattr(FakeModel, "dtype", "float16")
+    world.label()
+    assert sorted(world.models[-1].encoded) == list(range(21))
+    assert len(caplog.messages) == 1
+
+
+def test_a_label_carries_the_license_of_its_model(world, hub):
+    hub.put("model", "org/licensed", {"README.md": b"---\nlicense: Apache-2.0\n---\n"})
+    assert world.label(replace(REF, repo_id="org/licensed")).label.license == "apache-2.0"
+    assert world.label(replace(REF, repo_id="org/unlicensed")).label.license is None
 
 
 def test_another_size_of_batches_goes_on_too(world):
@@ -276,61 +315,42 @@ def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
     with pytest.raises(ModelError, match="non-finite"):
         world.label()
     assert world.models[0].closed
-    assert next(world.store.folder.rglob("embeddings.f32")).stat().st_size == 8 * 7 * 4
-    assert not list(world.store.folder.rglob("label.safetensors"))
+    assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 8 * 36
+    assert not world.store.paths()
 
 
-def test_a_full_disk_loses_nothing(world, tmp_path, monkeypatch):
-    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
-    world.models.clear()
-    plain, written = encoding._write_all, []
-
-    def full_after_three(file, offset, content):
-        if len(written) == 7:  # embeddings and the bytes that say so: three batches and half of the fourth
-            raise OSError(28, "No space left on device")
-        written.append(content)
-        plain(file, offset, content)
-
-    monkeypatch.setattr(encoding, "_write_all", full_after_three)
-    with pytest.raises(StorageError, match="No space left on device"):
-        world.label()
-    monkeypatch.setattr(encoding, "_write_all", plain)
-    assert world.label().path.read_bytes() == whole
-    assert Counter(world.encoded).most_common(1)[0][1] <= 2
-    assert len(world.encoded) <= 21 + 4  # at most one batch twice
-
-
-def test_a_truly_full_disk_loses_nothing(world, tmp_path):
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     resource = pytest.importorskip("resource")
+    world = World(tmp_path, monkeypatch, probes_of_all(14))  # 42 images, 36 bytes each
     whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
     world.models.clear()
-    world.store.adopt(GRAPH)
+    world.store.add_graph(GRAPH)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # the kernel takes four batches and half of one more
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1200, hard))  # eight batches, and one image of the ninth
     try:
-        with pytest.raises(StorageError, match=r"cannot write .*embeddings\.f32: File too large; free some space"):
+        with pytest.raises(StorageError, match=r"cannot write .*embeddings\.log: File too large; free some space"):
             world.label()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert next(world.store.folder.rglob("embeddings.f32")).stat().st_size == 500
+    assert next(world.store.folder.rglob("embeddings.log")).stat().st_size == 1200
     assert world.label().path.read_bytes() == whole
-    assert Counter(world.encoded) == {serial: 2 if 16 <= serial < 20 else 1 for serial in range(21)}
+    assert Counter(world.encoded) == {serial: 2 if 33 <= serial < 36 else 1 for serial in range(42)}
 
 
 def test_a_disk_that_is_full_when_the_label_is_written(world, monkeypatch):
     plain = os.replace
 
     def no_space(source, target):
-        if str(target).endswith("label.safetensors"):
+        if str(target).endswith(".safetensors"):
             raise OSError(28, "No space left on device")
         plain(source, target)
 
     monkeypatch.setattr(os, "replace", no_space)
-    with pytest.raises(StorageError, match=r"label\.safetensors: No space left"):
+    with pytest.raises(StorageError, match=r"\.safetensors: No space left"):
         world.label()
     monkeypatch.setattr(os, "replace", plain)
-    assert [path.name for path in world.store.folder.rglob("*.f32")] == ["embeddings.f32"]
-    assert not list(world.store.path_of(REF).parent.iterdir())
+    assert [path.name for path in world.store.folder.rglob("*.log")] == ["embeddings.log"]
+    assert not world.store.paths()
     assert world.label().measured
     assert sorted(world.encoded) == list(range(21))
 
@@ -344,10 +364,10 @@ def test_a_folder_that_cannot_be_written_costs_no_model(world, tmp_path):
 
 def test_embeddings_are_kept_on_request(world):
     result = world.label()
-    assert read_embeddings(result.path.parent) is None
+    assert read_embeddings(embeddings_path(result.path)) is None
     again = world.label(keep_embeddings=True)
     assert again.measured
-    embeddings = read_embeddings(again.path.parent)
+    embeddings = read_embeddings(embeddings_path(again.path))
     assert embeddings.images.shape == (21, 7)
     selected = np.array([CAR, CAT, CORGI])
     np.testing.assert_array_equal(embeddings.restricted_precision(selected), [1, 1, 1])
@@ -357,23 +377,24 @@ def test_embeddings_are_kept_on_request(world):
 def test_embeddings_of_an_earlier_label_do_not_stay(world):
     path = world.label(keep_embeddings=True).path
     world.label(sampling=SamplingConfig(2), overwrite=True)
-    assert read_embeddings(path.parent) is None
+    assert read_embeddings(embeddings_path(path)) is None
 
 
 def test_damaged_embeddings_are_made_again(world):
-    path = world.label(keep_embeddings=True).path.parent / EMBEDDINGS_FILE
+    path = embeddings_path(world.label(keep_embeddings=True).path)
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     assert world.label(keep_embeddings=True).measured
     assert path.read_bytes() == content
 
 
-def test_a_label_in_the_wrong_place_is_not_taken_for_ones_own(world):
+def test_a_label_of_another_model_is_not_overwritten(world):
     other = replace(REF, repo_id="org/other", revision="1" * 40)
-    path = world.store.path_of(other)
+    first = world.label()
+    path = world.store.path_for(other, first.label.group)
     path.parent.mkdir(parents=True)
-    path.write_bytes(world.label().path.read_bytes())
-    with pytest.raises(InputError, match="another model than other"):
+    path.write_bytes(first.path.read_bytes())
+    with pytest.raises(InputError, match="is a label of another model than other"):
         world.label(other)
 
 
@@ -382,23 +403,9 @@ def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
     probes = load_probes(GRAPH, world.folder, SAMPLING)
     file = world.folder / "images.parquet"
     file.write_bytes(b"\xff" * file.stat().st_size)
-    with pytest.raises(GraphError, match=r"images\.parquet: is no readable parquet file"):
+    with pytest.raises(GraphError, match=r"images\.parquet: is not a readable parquet file"):
         label_model(REF, GRAPH, probes, world.store)
     assert world.models[0].closed
-
-
-def test_an_embedding_that_was_not_confirmed_is_made_again(world, tmp_path):
-    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
-    world.models.clear()
-    world.batches_left = 5
-    with pytest.raises(KeyboardInterrupt):
-        world.label()
-    world.batches_left = None
-    log = next(world.store.folder.rglob("embeddings.f32"))
-    with log.open("ab") as file:
-        file.write(np.full(7, 9, np.float32).tobytes())  # a power cut came before the byte that says it is there
-    assert world.label().path.read_bytes() == whole
-    assert sorted(world.encoded) == list(range(21))
 
 
 KILLED = """
@@ -441,5 +448,5 @@ def test_sigkill_in_a_real_run(tmp_path, tiny_open_clip):
     assert run(tmp_path / "killed", 3).returncode == -signal.SIGKILL
     resumed = run(tmp_path / "killed", -1)
     assert json.loads(resumed.stdout) == [4, 4, 1]  # three batches were done
-    first, second = (next(Path(tmp_path / name).rglob("label.safetensors")) for name in ("whole", "killed"))
+    first, second = (next(Path(tmp_path / name).rglob("labels/*/*/*.safetensors")) for name in ("whole", "killed"))
     assert first.read_bytes() == second.read_bytes()

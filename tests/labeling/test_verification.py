@@ -1,8 +1,11 @@
-"""Is a label true? Honest ones agree with a new measurement, others do not."""
+"""Verification: honest labels agree with a new measurement, others do not."""
 
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +18,7 @@ from mll_hf.labeling.run import label_model
 from mll_hf.labeling.verification import Verdict, Verification, verify_label, wilson_interval
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
-from worlds import SHA, FakeModel, Probe, make_graph, make_label, write_graph_folder
+from worlds import PEAK_MEMORY, SHA, FakeModel, Probe, make_graph, make_label, write_graph_folder
 
 REF = ModelRef("org/model", SHA, "open_clip")
 N_LEAVES = 40
@@ -34,7 +37,7 @@ def world(tmp_path, monkeypatch):
         models.append(FakeModel(graph, ref))
         return models[-1]
 
-    monkeypatch.setattr("mll_hf.labeling.engines.local.load_model", load)
+    monkeypatch.setattr("mll_hf.labeling.engines.load_model", load)
     monkeypatch.setattr(verification, "load_model", load)
     probes = load_probes(graph, folder)
     label = label_model(REF, graph, probes, LabelStore(tmp_path / "labels"), batch_size=16).label
@@ -60,6 +63,68 @@ def test_only_the_images_of_the_sample_are_encoded(world):
     assert len(models[-1].encoded) == len(needed) < len(probes)
 
 
+@pytest.mark.parametrize("batch_size", [3, 16, 1000])
+def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
+    """A block of the whole sample would take 8 GB for 2,000 of 13,600 concepts."""
+    graph, probes, label, _ = world
+    blocks, count = [], verification.Contest.count
+
+    def spying(self, given):
+        given = list(given)
+        blocks.append([(start, len(embeddings)) for start, embeddings in given])
+        return count(self, given)
+
+    monkeypatch.setattr(verification, "CONTEST_BLOCK", 64)
+    monkeypatch.setattr(verification.Contest, "count", spying)
+    result = verify_label(label, graph, probes, n_concepts=36, seed=5, batch_size=batch_size)
+    np.testing.assert_array_equal(result.claimed, result.measured)
+    (sizes,) = blocks
+    assert [start for start, _ in sizes] == list(range(0, 64 * len(sizes), 64))
+    assert all(size == 64 for _, size in sizes[:-1])
+    assert 0 < sizes[-1][1] <= 64
+
+
+def test_memory_does_not_grow_with_the_sample(tmp_path):
+    """400 concepts with 40 images each, among 4,000: the scores in one block would take 256 MB."""
+    code = f"""{PEAK_MEMORY}
+import numpy as np
+import torch
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.labeling import verification
+from mll_hf.labeling.verification import verify_label
+from mll_hf.labels.label import ModelRef
+from worlds import make_label, probe_set
+
+graph = SemanticGraph("big", tuple(Concept(f"c{{v:04}}", f"c{{v}}", (f"c{{v}}",), "", ()) for v in range(4000)))
+images = [range(40 * v, 40 * v + 40) if v < 400 else [] for v in range(4000)]
+probes = probe_set(images, [v // 40 for v in range(16000)])
+label = make_label(graph, support=np.diff(probes.offsets), sampling=probes.sampling, probes_revision=probes.revision)
+
+class Model:
+    ref, logit_scale, device, embedding_size, batch_size = label.model, 1.0, "cpu", 8, 512
+    def encode_texts(self, texts):
+        return np.ones((len(texts), 8), np.float32)
+    def close(self):
+        pass
+
+def encoded_images(model, sample, images, batch_size):
+    for first in range(0, len(images), batch_size):
+        part = images[first : first + batch_size]
+        yield part, np.ones((len(part), 8), np.float32)
+
+verification.load_model = lambda *_: Model()
+verification.encoded_images = encoded_images
+small = verify_label(label, graph, probes, n_concepts=1)
+before = peak_memory()
+verify_label(label, graph, probes, n_concepts=400)
+print(peak_memory() - before)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 128e6
+
+
 def test_samples_differ_with_the_seed_alone(world):
     graph, probes, label, _ = world
     samples = [verify_label(label, graph, probes, n_concepts=8, seed=seed).concepts.tolist() for seed in (1, 1, 2)]
@@ -83,7 +148,7 @@ def test_other_images_or_graphs_are_no_check(world):
         verify_label(replace(label, probes_revision="f" * 40), graph, probes)
     with pytest.raises(InputError, match="not on those of"):
         verify_label(replace(label, sampling=SamplingConfig(3)), graph, probes)
-    with pytest.raises(InputError, match="is of graph"):
+    with pytest.raises(InputError, match="was measured on graph"):
         verify_label(replace(label, graph_digest="f" * 64), graph, probes)
     empty = replace(make_label(graph, support=0), probes_revision=probes.revision, sampling=label.sampling)
     with pytest.raises(InputError, match="nothing to verify"):

@@ -1,4 +1,4 @@
-"""Descriptions from glosses, from files, and from a language model behind a loopback server."""
+"""Descriptions from glosses, from files, and from a language model on a local server."""
 
 import json
 import socket
@@ -32,6 +32,9 @@ GRAPH = SemanticGraph(
         Concept("n7", "leaf", ("leaf", "leafage"), "green organ of plants", ()),
         Concept("n8", "person", ("person",), "a human being", ()),
         Concept("n9", "untold", ("untold",), "", ()),
+        Concept("hoof", "hoof", ("hoof",), "foot of a horse", ()),
+        Concept("lens", "lens", ("lens",), "piece of glass", ()),
+        Concept("potato", "potato", ("potato",), "edible tuber", ()),
     ),
 )
 
@@ -42,7 +45,7 @@ def describe(name, domain=None, task=None):
     return description
 
 
-def test_every_sense_gets_a_text_and_the_usual_senses_come_first():
+def test_every_sense_gets_a_text_common_senses_first():
     description = describe("crane")
     assert description.source == "gloss"
     assert description.texts == (
@@ -63,6 +66,9 @@ def test_every_sense_gets_a_text_and_the_usual_senses_come_first():
         ("leaves", "green organ of plants"),
         ("People", "a human being"),
         ("leaf (autumn)", "green organ of plants"),
+        ("hooves", "foot of a horse"),
+        ("lenses", "piece of glass"),
+        ("potatoes", "edible tuber"),
     ],
 )
 def test_a_class_is_found_by_its_singular_or_head(name, gloss):
@@ -86,7 +92,7 @@ def test_descriptions_from_a_file(tmp_path):
     assert {d.source for d in found} == {"file"}
 
 
-def test_all_faults_of_a_file_are_told_in_one_line(tmp_path):
+def test_all_faults_of_a_file_are_listed_in_one_line(tmp_path):
     path = tmp_path / "d.json"
     path.write_text(json.dumps({"a": "", "b": [], "c": ["x", 1], "d": {"e": 1}, "f": "fine", "n": None}))
     with pytest.raises(DescribeError) as caught:
@@ -99,7 +105,7 @@ def test_all_faults_of_a_file_are_told_in_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'"x"', b"\xff\xfe"])
-def test_a_file_that_is_no_json_object(tmp_path, content):
+def test_files_that_are_not_json_objects(tmp_path, content):
     path = tmp_path / "d.json"
     path.write_bytes(content)
     with pytest.raises(DescribeError, match="JSON"):
@@ -124,7 +130,7 @@ def test_answers_are_tidied(answer):
     assert tidy_answer(answer, "The photo of dog").lower() == "the photo of dog, which is small."
 
 
-def test_answers_that_open_otherwise_are_tidied_too():
+def test_answers_with_another_opening_are_tidied_too():
     assert tidy_answer('Sure!\nHere is one:\n\nA dog that says "wau" loudly.\n\nBye!', "x") == (
         'A dog that says "wau" loudly.'
     )
@@ -225,7 +231,7 @@ def test_one_request_per_class_with_the_right_payload(llm):
         assert part in prompt
 
 
-def test_the_hub_token_goes_to_no_other_server(llm, monkeypatch):
+def test_the_hub_token_is_not_sent_to_other_servers(llm, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_the_users_own")
     with serving(echo) as server:
         from_llm(["dog"], None, None, llm(server.url))
@@ -233,7 +239,7 @@ def test_the_hub_token_goes_to_no_other_server(llm, monkeypatch):
     assert "secret" not in repr(llm(server.url, token="secret"))
 
 
-def test_what_was_answered_is_not_asked_again(llm):
+def test_cached_answers_are_not_requested_again(llm):
     with serving(echo) as server:
         first = from_llm(["cat", "dog"], "sketch", None, llm(server.url))
         assert from_llm(["dog", "cat"], "sketch", None, llm(server.url)) == first[::-1]
@@ -245,26 +251,26 @@ def test_what_was_answered_is_not_asked_again(llm):
     assert from_llm(["cat", "dog"], "sketch", None, llm(server.url)) == first  # the server is gone
 
 
-def test_a_damaged_answer_is_asked_again(llm, tmp_path):
+def test_damaged_cache_files_are_requested_again(llm, tmp_path):
     with serving(echo) as server:
         first = from_llm(["cat"], "sketch", None, llm(server.url))
-        (kept,) = (tmp_path / "answers").iterdir()
+        (file,) = (tmp_path / "answers").iterdir()
         for damage in ("{", "[]", '{"caption": ""}', '{"caption": 5}'):
-            kept.write_text(damage)
+            file.write_text(damage)
             assert from_llm(["cat"], "sketch", None, llm(server.url)) == first
         assert len(server.requests) == 5
-    assert json.loads(kept.read_text())["caption"] == "The sketch of cat, which is an animal."
+    assert json.loads(file.read_text())["caption"] == "The sketch of cat, which is an animal."
 
 
-def test_an_answer_that_cannot_be_kept_is_still_an_answer(llm, tmp_path, caplog):
+def test_answers_that_cannot_be_cached_are_returned(llm, tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     with serving(echo) as server:
         (found,) = from_llm(["cat"], "sketch", None, llm(server.url, cache=tmp_path / "file"))
     assert found.texts == ("The sketch of cat, which is an animal.",)
-    assert "asked for again" in caplog.text
+    assert "cannot cache" in caplog.text
 
 
-def test_answers_are_kept_in_the_assets_cache_by_default(llm, tmp_path, monkeypatch):
+def test_the_default_cache_is_in_the_assets_cache(llm, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
@@ -274,7 +280,7 @@ def test_answers_are_kept_in_the_assets_cache_by_default(llm, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_busy_server_is_asked_again(llm, status):
+def test_requests_to_a_busy_server_are_retried(llm, status):
     def reply(prompt, earlier):
         return echo(prompt, earlier) if earlier == 2 else (status, "busy", ("retry-after", "0"))
 
@@ -284,7 +290,7 @@ def test_a_busy_server_is_asked_again(llm, status):
         assert len(server.requests) == 3
 
 
-def test_one_failure_loses_no_other_answer(llm):
+def test_answers_before_a_failure_stay_cached(llm):
     def reply(prompt, earlier):
         return (500, "out of order") if name_in(prompt) == "dog" else echo(prompt, earlier)
 
@@ -293,7 +299,7 @@ def test_one_failure_loses_no_other_answer(llm):
             from_llm(["cat", "dog"], "sketch", None, llm(server.url, attempts=3, concurrency=1))
         message = str(caught.value)
         assert "\n" not in message
-        for part in ("tiny-llm", server.url, "'dog'", "HTTP 500", "kept"):
+        for part in ("tiny-llm", server.url, "'dog'", "HTTP 500", "cached"):
             assert part in message
         assert len(server.requests) == 4
         from_llm(["cat"], "sketch", None, llm(server.url))
@@ -311,7 +317,7 @@ def test_a_failure_stops_the_other_requests(llm):
     "body",
     ["<html>", "[]", "{}", '{"choices": []}', '{"choices": 3}', '{"choices": [3]}', '{"choices": [{"message": "x"}]}'],
 )
-def test_an_answer_that_is_no_completion(llm, body):
+def test_answers_that_are_not_chat_completions(llm, body):
     with serving(lambda prompt, earlier: (200, body)) as server:
         with pytest.raises(DescribeError) as caught:
             from_llm(["dog"], None, None, llm(server.url))
@@ -320,12 +326,12 @@ def test_an_answer_that_is_no_completion(llm, body):
 
 
 @pytest.mark.parametrize("text", ["", "  ", '""'])
-def test_an_empty_answer(llm, text):
-    with serving(lambda prompt, earlier: completion(text)) as server, pytest.raises(DescribeError, match="nothing"):
+def test_empty_answers(llm, text):
+    with serving(lambda prompt, earlier: completion(text)) as server, pytest.raises(DescribeError, match="is empty"):
         from_llm(["dog"], None, None, llm(server.url))
 
 
-def test_a_server_that_is_too_slow(llm):
+def test_slow_servers(llm):
     release = threading.Event()
 
     def reply(prompt, earlier):
@@ -339,7 +345,7 @@ def test_a_server_that_is_too_slow(llm):
         assert len(server.requests) == 2
 
 
-def test_no_server_at_all(llm):
+def test_unreachable_servers(llm):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
@@ -347,7 +353,7 @@ def test_no_server_at_all(llm):
             from_llm(["dog"], None, None, llm(url))
 
 
-def test_a_model_must_be_named():
+def test_a_language_model_needs_a_name_or_a_url():
     with pytest.raises(DescribeError, match="name a model"):
         LanguageModel()
     with pytest.raises(DescribeError, match="http"):

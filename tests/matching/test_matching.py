@@ -95,22 +95,27 @@ WEIGHTS = matching.LogitWeights()
 
 
 def naive_words(text):
-    """Good enough for the words of ``forest``: lower case, no plurals."""
+    """Sufficient for the words of ``forest``: lower case, no plurals."""
     return text.lower().split()
 
 
-def naive_logit(graph, encoder, name, text, v):
-    """The logit of concept ``v``, written out from the docstring of ``ConceptIndex.match``."""
-    embed = cache(lambda text: encoder.encode([text])[0].astype(np.float64))
-    concept = graph.concepts[v]
+def naive_gloss_map(graph, embed):
+    """Mean lemma, mean gloss, and the ridge regression between them: least squares with 100 units of zeros."""
     lemmas = [(lemma, c) for c in graph.concepts for lemma in c.lemmas]
     mean_lemma = np.mean([embed(lemma) for lemma, _ in lemmas], axis=0)
     mean_gloss = np.mean([embed(c.definition) for c in graph.concepts], axis=0)
-    # Ridge regression as ordinary least squares with 100 units of zeros.
     size = len(mean_lemma)
     A = np.vstack([*(embed(lemma) - mean_lemma for lemma, _ in lemmas), 10 * np.eye(size)])
     B = np.vstack([*(embed(c.definition) - mean_gloss for _, c in lemmas), np.zeros((size, size))])
-    expected = (embed(name) - mean_lemma) @ np.linalg.lstsq(A, B)[0]
+    return mean_lemma, mean_gloss, np.linalg.lstsq(A, B)[0]
+
+
+def naive_logit(graph, embed, gloss_map, name, text, v):
+    """The logit of concept ``v``, written out from the docstring of ``ConceptIndex.match``."""
+    concept = graph.concepts[v]
+    lemmas = [(lemma, c) for c in graph.concepts for lemma in c.lemmas]
+    mean_lemma, mean_gloss, regression = gloss_map
+    expected = (embed(name) - mean_lemma) @ regression
     gloss = embed(concept.definition) - mean_gloss
     gloss_fit = cosine(expected, gloss) / max(math.sqrt(cosine(gloss, gloss)), 1e-12)
 
@@ -143,9 +148,11 @@ def test_our_match_against_a_naive_loop(n_concepts, seed, source):
     texts = [f"The photo of {name}" for name in names]
     descriptions = [Description(name, (text,), source) for name, text in zip(names, texts, strict=True)]
     match = ConceptIndex.build(graph, encoder).match(descriptions)
+    embed = cache(lambda text: encoder.encode([text])[0].astype(np.float64))
+    gloss_map = naive_gloss_map(graph, embed)
     for y, name in enumerate(names):
-        text = texts[y] if source == "file" else name  # a template says no more than the name
-        logits = [naive_logit(graph, encoder, name, text, v) for v in range(n_concepts)]
+        text = texts[y] if source == "file" else name  # templates are not used
+        logits = [naive_logit(graph, embed, gloss_map, name, text, v) for v in range(n_concepts)]
         ranked = sorted(range(n_concepts), key=lambda v: -logits[v])[:8]
         np.testing.assert_allclose(match.similarities[y], [logits[v] for v in ranked], atol=1e-3)
         np.testing.assert_allclose([logits[v] for v in match.concepts[y]], match.similarities[y], atol=1e-3)
@@ -155,7 +162,7 @@ def test_our_match_against_a_naive_loop(n_concepts, seed, source):
     assert (np.diff(match.weights, axis=1) <= 0).all()
 
 
-def test_a_description_of_ones_own_decides_between_senses():
+def test_a_user_description_decides_between_senses():
     graph = SemanticGraph(
         "cranes",
         (
@@ -168,7 +175,7 @@ def test_a_description_of_ones_own_decides_between_senses():
         said = "a machine that lifts heavy loads" if source == "gloss" else "a wading bird with a large wingspan"
         match = index.match([Description("crane", (said,), source)])
         assert (match.concepts[0, 0] == best) or source == "gloss"
-    # What the name adds in brackets decides too.
+    # Words in parentheses decide too.
     names = describe("crane (bird)", "crane (machine)", "lifting crane machine", "wading crane")
     assert index.match(names).concepts[:, 0].tolist() == [1, 0, 0, 1]
 
@@ -184,7 +191,7 @@ def test_a_concept_with_the_name_of_the_class_comes_first():
 
 
 @pytest.mark.parametrize("name", ["Domestic_Dog", "canis familiaris", "001.domestic-dog", "motor car", "MOTOR-CAR"])
-def test_names_are_compared_in_any_spelling(name):
+def test_names_match_in_any_spelling(name):
     assert ConceptIndex.build(GRAPH, WordEncoder()).match(describe(name)).coverage.tolist() == [1.0]
 
 
@@ -209,14 +216,14 @@ def test_coverage_is_logistic_in_the_best_logit_of_classes_without_a_name():
 
 
 def test_classes_that_share_a_concept_share_its_coverage():
-    # The graph knows trucks, but cannot tell these from one another.
+    # The graph has trucks, but not these kinds of trucks.
     index = ConceptIndex.build(GRAPH, WordEncoder())
     kinds = ["fire truck", "tow truck", "dump truck", "moving truck"]
     alone = [float(index.match(describe(name)).coverage[0]) for name in kinds]
     together = index.match(describe(*kinds))
     assert [GRAPH.concepts[v].name for v in together.concepts[:, 0]] == ["truck"] * 4
     np.testing.assert_allclose(together.coverage, np.array(alone) / 4, rtol=1e-5)
-    # The class that is named like the concept keeps it; one named by a synonym has half.
+    # A class with the name of the concept has full coverage; two with synonyms of it have half each.
     np.testing.assert_allclose(index.match(describe("truck", *kinds)).coverage[0], 1)
     np.testing.assert_allclose(index.match(describe("truck", "lorry", *kinds)).coverage[:2], 0.5)
 
@@ -262,3 +269,19 @@ def test_gloss_descriptions_find_their_concept():
     for match in (index.match(descriptions), index.match_captions(descriptions)):
         assert [GRAPH.concepts[v].name for v in match.concepts[:, 0]] == ["cat", "cat", "corgi", "car"]
         assert match.encoder == "words"
+
+
+def test_a_union_of_graphs_is_matched_like_any_graph():
+    letters = [
+        Concept(f"letter-{c.lower()}", c, (c, f"letter {c}"), f"the letter {c} of the alphabet", ("letter",))
+        for c in "AO"
+    ]
+    digits = [Concept("digit-0", "0", ("0", "zero", "digit 0"), "the digit zero", ())]
+    kind = Concept("letter", "letter", ("letter", "character"), "a symbol of an alphabet", ())
+    union = SemanticGraph("union", (*GRAPH.concepts, kind, *letters, *digits))
+    descriptions = from_templates(["A", "letter O", "zero", "0", "corgi", "lorries"], union)
+    assert {description.source for description in descriptions} == {"gloss"}
+    match = ConceptIndex.build(union, WordEncoder()).match(descriptions)
+    best = [union.concepts[v].id for v in match.concepts[:, 0]]
+    assert best == ["letter-a", "letter-o", "digit-0", "digit-0", "c", "f"]
+    np.testing.assert_allclose(match.coverage, [1, 1, 0.5, 0.5, 1, 1])

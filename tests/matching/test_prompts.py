@@ -7,10 +7,12 @@ import pytest
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import (
     DEFAULT_TEMPLATE,
+    DOMAIN_WORDS,
     TEMPLATES,
     check_class_names,
     clean_class_name,
     fill,
+    named_domain,
     parse_class_names,
     split_class_names,
     templates_for,
@@ -43,23 +45,23 @@ def test_clean_class_name(name, cleaned):
     assert clean_class_name(cleaned) == cleaned
 
 
-def test_names_are_stripped_and_otherwise_the_users_own():
+def test_names_are_stripped_and_otherwise_unchanged():
     assert check_class_names([" 001.Dog", "ice_cream", "Zürich"]) == ("001.Dog", "ice_cream", "Zürich")
 
 
-def test_all_faults_are_told_in_one_line():
+def test_all_faults_are_listed_in_one_line():
     with pytest.raises(InputError) as caught:
         check_class_names(["dog", "  ", "Dog", "ice_cream", "Ice  cream", "x" * 201, 5, "___"])
     message = str(caught.value)
     assert "\n" not in message
     for part in ("name 2 is empty", "'Dog' repeats 'dog'", "'Ice  cream' repeats 'ice_cream'", "longer than 200"):
         assert part in message
-    assert "name 7 is no text (5)" in message
+    assert "name 7 is not a string (5)" in message
     assert "name 8 is empty" in message
 
 
 @pytest.mark.parametrize("names", [[], (), "dog"])
-def test_what_is_no_list_of_names_is_refused(names):
+def test_empty_lists_and_single_strings_are_refused(names):
     with pytest.raises(InputError, match="class name"):
         check_class_names(names)
 
@@ -98,7 +100,7 @@ def test_names_in_a_file(tmp_path, file, content):
         ("c.csv", b"class\n"),
     ],
 )
-def test_a_bad_file_is_named_in_one_line(tmp_path, file, content):
+def test_errors_name_the_bad_file_in_one_line(tmp_path, file, content):
     path = tmp_path / file
     path.write_bytes(content)
     with pytest.raises(InputError) as caught:
@@ -108,7 +110,7 @@ def test_a_bad_file_is_named_in_one_line(tmp_path, file, content):
 
 
 @pytest.mark.parametrize("text", ["classes.txt", "lists/animals", "~/animals", "./animals", "/nowhere/c.json"])
-def test_a_missing_file_is_no_class_name(text):
+def test_missing_files_are_not_taken_for_class_names(text):
     with pytest.raises(InputError, match="no file of class names"):
         parse_class_names(text)
 
@@ -119,7 +121,7 @@ def test_bad_lists_of_names(text):
         parse_class_names(text)
 
 
-def test_every_template_takes_one_class():
+def test_every_template_has_one_placeholder():
     assert set(TEMPLATES) >= {"photo", "sketch", "icon", "digit", "letter", "sign", "satellite", "texture", "face"}
     for templates in TEMPLATES.values():
         assert 3 <= len(set(templates)) == len(templates) <= 7
@@ -156,30 +158,72 @@ def test_the_standard_prompt_is_filled_verbatim():
 
 
 @pytest.mark.parametrize(
-    ("name", "prompt"),
+    ("domain", "position"),
     [
-        ("apple", "a drawing of an apple."),
-        ("dog", "a drawing of a dog."),
-        ("unicorn", "a drawing of a unicorn."),
-        ("umbrella", "a drawing of an umbrella."),
-        ("one-way street", "a drawing of a one-way street."),
-        ("hourglass", "a drawing of an hourglass."),
-        ("house", "a drawing of a house."),
-        ("SUV", "a drawing of an SUV."),
-        ("USB stick", "a drawing of a USB stick."),
-        ("x-ray", "a drawing of an x-ray."),
-        ("8", "a drawing of an 8."),
-        ("7", "a drawing of a 7."),
-        ("the Louvre", "a drawing of the Louvre."),
-        ("an old man", "a drawing of an old man."),
-        ("002.polar_bear", "a drawing of a polar bear."),
+        ("photo", 0),
+        ("Photographs", 0),
+        ("a photograph of an animal", 0),
+        ("drawing", 1),
+        ("illustration", 1),
+        ("clip art", 1),
+        ("remote sensing", 2),
+        ("satellite photo", None),  # names two domains
+        ("illustrated photograph", 0),
+        ("watercolour", None),  # a painting: no label domain has images of it
+        ("rendition", 3),
+        ("photons", None),
+        ("", None),
+        (None, None),
     ],
 )
-def test_articles_follow_the_class(name, prompt):
-    assert fill(["a drawing of a(n) {}."], name) == (prompt,)
+def test_domains_of_a_label_are_found_under_the_synonyms_of_templates(domain, position):
+    assert named_domain(("photo", "drawing", "satellite", "rendition"), domain) == position
 
 
-def test_words_are_not_said_twice():
+def test_a_domain_by_its_own_name_is_preferred_to_synonyms():
+    assert named_domain(("cartoon", "drawing"), "drawing") == 1
+    assert named_domain(("cartoon", "drawing"), "illustration") is None
+    assert named_domain(("Photograph",), "photo") == 0
+
+
+@pytest.mark.parametrize("key", TEMPLATES)
+def test_templates_and_label_domains_know_the_same_words(key):
+    for word in DOMAIN_WORDS[key]:
+        assert named_domain([key, "other"], f"{word} of things") == 0
+        if key not in ("letter", "digit"):
+            assert templates_for(word) == TEMPLATES[key]
+
+
+ARTICLES = {
+    "an": (
+        "apple", "umbrella", "hourglass", "honest person", "heirloom", "honor guard", "unidentified object",
+        "uninhabited island", "unlit lamp", "underpass", "upright piano", "usher", "urn", "utter mess", "UMBRELLA",
+        "ATM", "LED", "X-ray", "x-ray", "SUV", "MRI scan", "FM radio", "HTML page", "MP3 player", "RFID tag",
+        "EU flag", "F1 car", "S-bend", "8", "80 sign", "11", "18", "éclair", "OWL", "e-reader",
+    ),
+    "a": (
+        "dog", "house", "unicorn", "university", "uniform", "European", "eucalyptus", "ukulele", "user", "utensil",
+        "uranium rod", "ewe", "one-way street", "Ouija board", "LION", "HEN", "FOX", "RAM", "SHRIMP", "FLY",
+        "UNICORN", "USB stick", "UFO", "URL", "UV lamp", "T-shirt", "u-turn", "CD", "YIELD sign", "NASA logo", "7",
+        "110", "Ukrainian", "Honolulu street", "unisex toilet", "xylophone",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("article", "name"), [(article, name) for article, names in ARTICLES.items() for name in names]
+)
+def test_articles_follow_the_sound_of_the_class(article, name):
+    assert fill(["a drawing of a(n) {}."], name) == (f"a drawing of {article} {name}.",)
+
+
+def test_a_name_with_its_own_article_gets_no_other():
+    assert fill(["a drawing of a(n) {}."], "the Louvre") == ("a drawing of the Louvre.",)
+    assert fill(["a drawing of a(n) {}."], "an old man") == ("a drawing of an old man.",)
+    assert fill(["a drawing of a(n) {}."], "002.polar_bear") == ("a drawing of a polar bear.",)
+
+
+def test_words_shared_by_template_and_name_appear_once():
     assert fill(["the flag of {}."], "flag of Peru") == ("the flag of Peru.",)
     assert fill(["a handwritten digit {}."], "digit eight") == ("a handwritten digit eight.",)
     assert fill(["a photo of a(n) {} sign by a road."], "stop sign") == ("a photo of a stop sign by a road.",)
@@ -189,12 +233,12 @@ def test_words_are_not_said_twice():
 
 
 @pytest.mark.parametrize("template", ["a photo", "{} and {}", "{0}"])
-def test_a_template_must_have_one_place_for_the_class(template):
+def test_a_template_needs_exactly_one_placeholder(template):
     with pytest.raises(InputError, match="exactly one"):
         fill([template], "dog")
 
 
-def test_a_text_alone_reads_no_file(tmp_path, monkeypatch):
+def test_split_class_names_reads_no_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "classes.txt").write_text("dog\ncat")
     assert parse_class_names("classes.txt") == ("dog", "cat")

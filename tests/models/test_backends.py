@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+import transformers
 from huggingface_hub import constants, hf_hub_download
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -22,7 +24,7 @@ import tiny_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.hub import connection
 from mll_hf.labels.label import ModelRef
-from mll_hf.models import Backend, Link, load_model, pick_device, resolve_model
+from mll_hf.models import Backend, Link, environment_of, load_model, pick_device, resolve_model
 from mll_hf.utils.images import to_rgb
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
@@ -168,38 +170,65 @@ def test_half_precision_that_overflows_runs_again_in_full(folders, monkeypatch):
     assert seen == [True, False]
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("not enough memory: 8")])
-def test_images_that_do_not_fit_the_memory_are_embedded_in_smaller_batches(folders, monkeypatch, error):
+def fill_memory(*_, **__):
+    torch.empty(2**62, dtype=torch.uint8)
+
+
+def fill_gpu(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
+
+
+def fill_memory_of_windows(*_, **__):
+    raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes.")
+
+
+@pytest.mark.parametrize("fill", [fill_memory, fill_gpu, fill_memory_of_windows])
+def test_images_that_do_not_fit_into_memory_are_embedded_in_smaller_batches(folders, monkeypatch, fill):
     model = load_local(folders["open_clip"])
-    pixels, features, tried = random_pixels(11), model._image_features, []
+    pixels, features, tried, freed = random_pixels(11), model._image_features, [], []
     expected = model.encode_pixels(pixels)
 
     def small(batch):
         tried.append(len(batch))
         if len(batch) > 3:
-            raise error
+            fill()
         return features(batch)
 
     monkeypatch.setattr(model, "_image_features", small)
+    # an exception that is being handled keeps its frames, and so their tensors, alive
+    monkeypatch.setattr(model, "_free_memory", lambda: freed.append(sys.exc_info()[0]))
     np.testing.assert_allclose(model.encode_pixels(pixels), expected, atol=1e-6)
     assert tried == [11, 6, 3, 3, 3, 2]
+    assert freed == [None, None]
     tried.clear()
     model.encode_pixels(pixels)
-    assert tried == [3, 3, 3, 2]  # it has learnt
+    assert tried == [3, 3, 3, 2]  # remembered
 
 
 def test_a_model_that_runs_out_of_memory_is_an_error_of_ours(folders, monkeypatch):
     model = load_local(folders["open_clip"])
-
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB")
-
-    monkeypatch.setattr(model, "_image_features", full)
-    monkeypatch.setattr(model, "_text_features", full)
+    monkeypatch.setattr(model, "_image_features", fill_gpu)
+    monkeypatch.setattr(model, "_text_features", fill_gpu)
     for run in (lambda: model.encode_pixels(random_pixels(2)), lambda: model.encode_texts(["a"])):
         with pytest.raises(ModelError, match="use smaller batches") as caught:
             run()
         assert "CUDA out of memory. Tried" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["open_clip", "clip"])
+@pytest.mark.parametrize("fill", [fill_memory, fill_gpu])
+def test_out_of_memory_at_loading_is_not_taken_for_damaged_files(kind, folders, monkeypatch, fill):
+    monkeypatch.setattr(torch.nn.Module, "to", fill)
+    with pytest.raises(ModelError, match=r"cannot be loaded .*memory is full: use a larger device or a smaller model"):
+        load_local(folders[kind])
+
+
+def test_the_environment_of_a_model(models):
+    environment = environment_of(models["open_clip"])
+    assert (environment.device, environment.dtype) == ("cpu", "float32")
+    assert environment.torch == torch.__version__
+    assert environment.open_clip == open_clip.__version__
+    assert environment.transformers == transformers.__version__
 
 
 def test_a_closed_model_frees_its_network(folders):
@@ -386,7 +415,7 @@ def test_pickle_weights_are_refused(name, folders, tmp_path):
 def test_a_missing_folder(tmp_path):
     with pytest.raises(ModelError, match="there is no folder"):
         resolve_model(f"local-dir:{tmp_path}/nothing")
-    with pytest.raises(ModelError, match=r"is no model .*\(files: none\)"):
+    with pytest.raises(ModelError, match=r"is not a model .*\(files: none\)"):
         resolve_model(f"local-dir:{tmp_path}")
     (tmp_path / "lost.safetensors").write_bytes(b"")
     with pytest.raises(ModelError, match=r"neither open_clip_config\.json nor config\.json"):
@@ -657,7 +686,7 @@ def test_a_hub_in_trouble(hub):
 
 
 def test_refs_that_no_resolver_made():
-    with pytest.raises(ModelError, match="no full commit sha"):
+    with pytest.raises(ModelError, match="not to a full commit sha"):
         load_model(ModelRef("alice/tiny", "main", "open_clip"), "cpu")
     with pytest.raises(ModelError, match="unknown backend 'onnx'"):
         load_model(ModelRef("alice/tiny", "0" * 40, "onnx"), "cpu")

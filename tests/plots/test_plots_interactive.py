@@ -27,9 +27,10 @@ def make_selection(n_models=4, n_classes=3, k=1):
 
 def test_the_heat_map_shows_the_scores():
     selection = make_selection(k=2)
-    cells, numbers = precision_heatmap(selection).data
+    (cells,) = precision_heatmap(selection).data
     np.testing.assert_array_equal(np.array(cells.z), np.round(100 * selection.scores.T))
-    assert list(numbers.text) == [str(int(value)) for value in np.array(cells.z).ravel()]
+    assert cells.texttemplate == "%{z}"
+    assert cells.hovertext[1][2].endswith(f"<br>{cells.z[1][2]} %")
     headings = precision_heatmap(selection).layout.xaxis.ticktext
     assert [heading.startswith("<b>") for heading in headings] == [True, True, False, False]
 

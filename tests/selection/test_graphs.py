@@ -52,9 +52,8 @@ worlds = st.builds(
 class NaiveGraph:
     """What labels of M models on one graph say among n candidates, concept by concept."""
 
-    def __init__(self, graph, labels, n_candidates, falls=None):
-        self.graph, self.labels, self.n = graph, labels, n_candidates
-        self.falls = falls or (lambda m, n_rivals: 1.0)
+    def __init__(self, graph, labels, n_candidates, extrapolate):
+        self.graph, self.labels, self.n, self.extrapolate = graph, labels, n_candidates, extrapolate
         self.rivals = [len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))]
 
     def level(self, m, n_candidates=None):
@@ -68,6 +67,16 @@ class NaiveGraph:
             return of_all
         with_rivals = [rivals for rivals in self.rivals if rivals]
         return of_all * self.falls(m, round(sum(with_rivals) / len(with_rivals)) if with_rivals else 0)
+
+    def falls(self, m, n_rivals):
+        """Level among all rivals over that among so many fewer, in log n, as the task has more candidates."""
+        if not self.extrapolate or self.n <= n_rivals + 1:
+            return 1.0
+        mirror = max((n_rivals + 1) ** 2 / self.n, 1)
+        low = int(mirror)
+        share = (math.log(mirror) - math.log(low)) / (math.log(low + 1) - math.log(low))
+        before = (1 - share) * self.level(m, low) + share * self.level(m, low + 1)
+        return self.level(m, n_rivals + 1) / before if before else 1.0
 
     def recall(self, m, v):
         """Expected recall among n candidates, shrunk by 10 images towards the hypernyms, above these the level."""
@@ -98,7 +107,7 @@ class NaiveGraph:
 
 
 def naive_scores(candidates, class_weight):
-    """[M, C] scores and [M] standard errors from the docstrings of `mll_hf.selection.mll`."""
+    """[M, C] scores and [M, 2] standard errors from the docstrings of `mll_hf.selection.mll`."""
     labels, match, union = candidates.labels, candidates.match, candidates.labels.union
     n_models, n_classes = len(labels), len(match.classes)
     n = max(n_classes, 2)
@@ -112,16 +121,10 @@ def naive_scores(candidates, class_weight):
             for label in labels.on_graph(g) if label and domain in label.domain_names
         )  # fmt: skip
 
-    reference = NaiveGraph(union.graphs[0], labels.reference, n)
-
-    def falls(m, n_rivals):
-        if n_rivals + 1 >= n or reference.level(m, n_rivals + 1) == 0:
-            return 1.0
-        return reference.level(m) / reference.level(m, n_rivals + 1)
-
-    graphs = [reference] + [
-        NaiveGraph(union.graphs[g], labels.on_graph(g), n, falls) for g in range(1, len(union.graphs)) if counts(g)
+    graphs = [
+        NaiveGraph(graph, labels.on_graph(g), n, extrapolate=g > 0) for g, graph in enumerate(union.graphs) if counts(g)
     ]
+    reference = graphs[0]
     general = [reference.level(m) for m in range(n_models)]
 
     # recall, images and standard error of every model on every concept
@@ -144,7 +147,7 @@ def naive_scores(candidates, class_weight):
         {int(v): float(w) / sum(map(float, weights)) for v, w in zip(concepts, weights, strict=True)}
         for concepts, weights in zip(match.concepts, match.weights, strict=True)
     ]
-    plain, errors = np.zeros((n_models, n_classes)), np.zeros(n_models)
+    plain, errors = np.zeros((n_models, n_classes)), np.zeros((n_models, 2))
     for m, label in enumerate(labels.reference):
         ratio = 1.0
         if domain in label.domain_names:
@@ -169,14 +172,14 @@ def naive_scores(candidates, class_weight):
         variance = sum(w**2 * recall[m, v] * (1 - recall[m, v]) / images[m, v]
                        for v, w in per_concept.items() if images[m, v])  # fmt: skip
         guessed = sum(w * spread[v] for v, w in per_concept.items() if not images[m, v])
-        errors[m] = math.sqrt(variance + guessed**2)
+        errors[m] = math.sqrt(variance), guessed
 
     best = min(range(n_models), key=lambda m: (-labels.reference[m].mean_precision, labels.reference[m].cost.gflops))
     lowered = plain.copy()
     for m in range(n_models):
         level = plain[m].mean()
         if level > plain[best].mean() + 1e-9:
-            lowered[m] *= max(level - math.hypot(errors[m], errors[best]), 0) / level
+            lowered[m] *= max(level - math.hypot(*errors[m], errors[best, 0]), 0) / level
     return lowered, errors
 
 
@@ -295,12 +298,13 @@ ON_PARTS = label_of(PARTS, [[6, 4], [0, 10]], "icon")
 
 
 def test_a_graph_is_judged_by_itself():
-    # Both graphs have 2 concepts, so of 5 candidates all take part, and what another beat is lost.
+    # Both graphs have 2 concepts, so of 2 candidates all take part, and what another beat is lost.
     # b: 6 of 10, d: 0 of 10; mean .3, towards which they are shrunk: (6 + 10 * .3) / 20 = .45, (0 + 3) / 20 = .15
     # a: 10 of 10, c: 4 of 10; mean .7; .85 and .55. The hypernym a of b and d is of another graph: it is no prior.
     joined = join_by_hand((ANIMALS, [ON_ANIMALS]), (PARTS, [ON_PARTS]))
-    match = make_match([[v] for v in (A, B, C, D, A)], [[1]] * 5)
-    np.testing.assert_allclose(mll_scores(Candidates(joined, match), 1.0), [[0.85, 0.45, 0.55, 0.15, 0.85]])
+    for concepts, expected in (([A, B], [0.85, 0.45]), ([C, D], [0.55, 0.15])):
+        candidates = Candidates(joined, make_match([[v] for v in concepts], [[1]] * 2))
+        np.testing.assert_allclose(mll_scores(candidates, 1.0), [expected])
     assert precision_from_label(ON_PARTS, np.array([0, 1]), np.ones(2, np.int32), 5).tolist() == pytest.approx([0.6, 0])
 
 
@@ -336,18 +340,20 @@ LETTERS = make_graph({"a": ("letter",), "b": ("letter",)}, "letters")
 THINGS = make_graph({"cup": (), "dog": ()}, "things")
 
 
-def with_specialist(letters, others):
-    """A generally best model (.8) without a label on letters, a specialist (.6) and six others (.75).
+def on_letters(**models):
+    """Models with a general recall and one on letters, which may be None: no label.
 
     Both graphs have two concepts and the task two classes, so all rivals take part; 1,000 images of each concept.
     """
-    names = ["best", "special", *(f"other{i}" for i in range(6))]
-    general, on_letters = [800, 600] + [750] * 6, [None, letters] + [others] * 6
+
+    def label(graph, name, recall):
+        hits = None if recall is None else [round(1000 * recall)] * 2
+        return hits and make_label(graph, hits, 1000, repo_id=f"org/{name}")
+
     columns = [
-        (graph, [hits if hits is None else make_label(graph, [hits] * 2, 1000, repo_id=f"org/{name}")
-                 for name, hits in zip(names, shares, strict=True)])
-        for graph, shares in ((THINGS, general), (LETTERS, on_letters))
-    ]  # fmt: skip
+        (graph, [label(graph, name, recall[g]) for name, recall in models.items()])
+        for g, graph in enumerate((THINGS, LETTERS))
+    ]
     joined = join_by_hand(*columns)
     return Candidates(joined, make_match([[joined.union.graph.index[id]] for id in "ab"], [[1], [1]]))
 
@@ -356,43 +362,49 @@ def scores_by_name(selection):
     return {model.ref.short_name: mean for model, mean in zip(selection.models, selection.overall, strict=True)}
 
 
+OTHERS = {f"other{i}": (0.75, 0.25) for i in range(6)}
+
+
 def test_a_specialist_is_chosen_where_a_graph_is_hard_for_everybody():
     # Logits fall by (6 * (1.0986 + 1.0986) - 1.3291) / 7 = 1.6935: best from .8 (1.3863) to .4238 on letters.
-    # The same fall says .2162 of the specialist (.85) and .3555 of the others (.25): errors of .6338 and six times
-    # -.1055, .2587 on average. The specialist leads by .4262, more than hypot(.2587, .0079).
-    selection = select(with_specialist(850, 250), SelectionConfig())
-    scores = scores_by_name(selection)
-    assert selection.models[0].ref.short_name == "special"
-    assert scores["best"] == pytest.approx(0.423807, abs=1e-6)
-    assert scores["special"] == pytest.approx(0.85 - math.hypot(0.258710, 0.007944), abs=1e-5)
-    assert selection.explain("class 0")[0].precision == (pytest.approx(0.85),)
-    two = select(with_specialist(850, 250), SelectionConfig(k=2))
-    assert two.explain("class 0")[0].precision == (pytest.approx(0.85), None)  # best was not measured on letters
+    # The specialist leads by more than its own error, sqrt(2 * .5^2 * .85 * .15 / 1010) = .0079. That best was not
+    # measured on letters is no reason to stay with it.
+    candidates = on_letters(best=(0.8, None), special=(0.6, 0.85), **OTHERS)
+    selection = select(candidates, SelectionConfig(k=2))
+    assert [model.ref.short_name for model in selection.models[:2]] == ["special", "best"]
+    assert scores_by_name(selection)["best"] == pytest.approx(0.423807, abs=1e-6)
+    assert scores_by_name(selection)["special"] == pytest.approx(0.85 - 0.007944, abs=1e-6)
+    assert selection.explain("class 0")[0].precision == (pytest.approx(0.85), None)
 
 
-def test_a_guess_is_as_uncertain_as_such_guesses_are():
-    # Now the specialist has .45, and best is expected at .3581, give or take .1127: no lead by more than that.
-    guessed = with_specialist(450, 250)
-    selection = select(guessed, SelectionConfig())
-    assert selection.models[0].ref.short_name == "best"
-    assert scores_by_name(selection)["best"] == pytest.approx(0.358097, abs=1e-6)
-    # Had best been measured with the same result, the specialist's lead of .092 would count.
-    rows = [list(row) for row in guessed.labels.labels]
-    rows[0][1] = make_label(LETTERS, [358] * 2, 1000, repo_id="org/best")
-    measured = replace(guessed, labels=replace(guessed.labels, labels=tuple(map(tuple, rows))))
-    assert select(measured, SelectionConfig()).models[0].ref.short_name == "special"
+@pytest.mark.parametrize(("spread", "order"), [(0.0, ["new", "best"]), (0.15, ["best", "new"])])
+def test_a_guess_must_lead_by_as_much_as_such_guesses_err(spread, order):
+    # new was not measured on letters, where best has .2. It is expected to be better, but not by more than guesses are
+    # wrong where the others are as unlike as .1 and .4.
+    others = {f"other{i}": (0.75, 0.25 + spread * (-1) ** i) for i in range(6)}
+    candidates = on_letters(best=(0.8, 0.2), new=(0.79, None), **others)
+    needs = task_needs(candidates, 0.7)
+    measured = measure_all(candidates.labels, needs)
+    recall, errors = estimates(needs, measured, np.ones(8))
+    assert recall[1, 0] > recall[0, 0] + 0.04
+    known = np.array([0.2, *(recall for _, recall in others.values())])
+    general = np.array([0.8] + [0.75] * 6)
+    shift = np.mean(np.log(known / (1 - known)) - np.log(general / (1 - general)))
+    guesses = 1 / (1 + (1 - general) / general * np.exp(-shift))
+    np.testing.assert_allclose(errors[1], [0, np.sqrt(np.mean((guesses - known) ** 2))])
+    assert [name for name in scores_by_name(select(candidates, SelectionConfig())) if name in order] == order
 
 
 def test_an_easy_graph_does_not_raise_models_that_were_not_measured_on_it():
-    scores = scores_by_name(select(with_specialist(990, 900), SelectionConfig()))
+    others = {f"other{i}": (0.75, 0.9) for i in range(6)}
+    scores = scores_by_name(select(on_letters(best=(0.8, None), special=(0.6, 0.99), **others), SelectionConfig()))
     assert scores["best"] == pytest.approx(0.8)
 
 
 def test_letters_and_digits_in_one_task():
-    # The reference has 10 unrelated concepts; of 1,000 images 100 are recognized and 900 beaten by one of 9 rivals: won
-    # with (10 - n) / 9 among n candidates. So its level is .1 + .9 * (10 - n) / 9: .9 of 2, .8 of 3, .6 of 5.
-    # Letters have 2 rivals each, all of which take part: .95 of 3, and of 5 candidates, with O against 0,
-    # .95 * .6 / .8 = .7125. Digits 0 and 1 have one rival: .99 of 2, and .99 * .6 / .9 = .66 of 5.
+    # Letters have 2 rivals each, which both take part among 3: .95, and .975 of 2. In the logarithm of the number of
+    # candidates 5 are as far beyond 3 as 9 / 5 = 1.8 are before, where the level is .9788: so of 5, with O against 0,
+    # .95 * .95 / .9788 = .9220. Digits 0 and 1 have one rival: .99 of 2, and .99^2 of 5, for among 1 all is won.
     things = make_graph({f"thing{i}": () for i in range(10)}, "things")
     letters = make_graph(dict.fromkeys(("O", "P", "Q"), ("letter",)), "letters")
     digits = make_graph(dict.fromkeys(("0", "1"), ("digit",)), "digits")
@@ -401,7 +413,9 @@ def test_letters_and_digits_in_one_task():
     joined = join_by_hand(*((graph, [label]) for graph, label in zip((things, letters, digits), labels, strict=True)))
     index = joined.union.graph.index
     match = make_match([[index[id]] for id in "OPQ01"], [[1]] * 5, list("OPQ01"))
-    np.testing.assert_allclose(mll_scores(Candidates(joined, match), 1.0), [[0.7125] * 3 + [0.66] * 2])
+    at_1_8 = 1 - 0.025 * math.log(1.8, 2)
+    np.testing.assert_allclose(mll_scores(Candidates(joined, match), 1.0), [[0.95**2 / at_1_8] * 3 + [0.99**2] * 2])
+    assert 0.95**2 / at_1_8 == pytest.approx(0.9220, abs=1e-4)
     # letters alone are as good as they were measured
     alone = make_match([[index[id]] for id in "OPQ"], [[1]] * 3, list("OPQ"))
     np.testing.assert_allclose(mll_scores(Candidates(joined, alone), 1.0), [[0.95] * 3])
@@ -490,7 +504,7 @@ def test_equal_sums_are_ties_in_whatever_order_they_add_up(strategy, n_classes):
 
 def test_a_twin_of_the_reference_is_no_better_than_it():
     recall = np.array([[0.1 + 0.2, 0.4], [0.3, 0.4]])  # .1 + .2 is a little more than .3
-    np.testing.assert_array_equal(cautious(recall, np.array([0.1, 0.1]), 1), recall)
+    np.testing.assert_array_equal(cautious(recall, np.full((2, 2), 0.1), 1), recall)
 
 
 SELECT_ALL = """

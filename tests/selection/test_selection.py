@@ -409,18 +409,24 @@ def test_our_scores_by_hand():
 
 def test_the_standard_error_by_hand():
     # 10 and 90 images and 10 of the prior: .6^2 * .5 * .5 / 20 + .4^2 * .2 * .8 / 100 = .0045 + .000256 = .004756
-    error = standard_errors(np.array([[20, 100]]), np.array([[0.5, 0.2]]), np.array([0.6, 0.4]), np.zeros(2))
-    assert error == pytest.approx([math.sqrt(0.004756)])
+    # The second model was not measured; such guesses are wrong by .1 and .2 on the concepts: .6 * .1 + .4 * .2 = .14
+    images, recall, weights = np.array([[20, 100], [0, 0]]), np.array([[0.5, 0.2]] * 2), np.array([0.6, 0.4])
+    errors = standard_errors(images, recall, weights, np.array([0.1, 0.2]))
+    np.testing.assert_allclose(errors, [[math.sqrt(0.004756), 0], [0, 0.14]])
 
 
 def test_caution_by_hand():
     # Means .5, .6, .53, .4; the errors of the differences from the first are .05 (3-4-5), .03 and .2.
     precision = np.array([[0.4, 0.6], [0.5, 0.7], [0.53, 0.53], [0.3, 0.5]])
-    lowered = cautious(precision, np.array([0.03, 0.04, 0, 0.2]), 0)
+    measured, guessed = [0.03, 0.04, 0, 0.2], [0.9, 0, 0, 0]  # what is not known of the first is not held for it
+    lowered = cautious(precision, np.transpose([measured, guessed]), 0)
     np.testing.assert_allclose(lowered.mean(axis=1), [0.5, 0.55, 0.5, 0.4])
     np.testing.assert_array_equal(lowered[[0, 3]], precision[[0, 3]])  # the reference, and what is not better
     np.testing.assert_allclose(lowered[1], precision[1] * 0.55 / 0.6)
-    assert cautious(precision, np.array([0, 5, 0, 0]), 0)[1].tolist() == [0, 0]  # never below nothing
+    guessed = [0, 5, 0.04, 0]
+    lowered = cautious(precision, np.transpose([measured, guessed]), 0)
+    assert lowered[1].tolist() == [0, 0]  # never below nothing
+    assert lowered[2].mean() == pytest.approx(0.53 - 0.05)
 
 
 def test_a_small_lead_does_not_displace_the_generally_best_model():

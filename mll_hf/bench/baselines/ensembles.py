@@ -1,8 +1,4 @@
-"""Several models together: means of probabilities, and a consensus over all images of a task.
-
-All take class probabilities [M, N, C] (M models, N images, C classes). The rules of the library itself are in
-:mod:`mll_hf.ensemble`.
-"""
+"""Ensembles of other papers, from class probabilities [M, N, C] (M models, N images, C classes)."""
 
 from __future__ import annotations
 
@@ -10,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from mll_hf.bench.metrics import top_models
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +16,7 @@ if TYPE_CHECKING:
 
 # Settings of the released solver of SOTA.
 _ROUNDS = 10
-_SHARPNESS = 0.01  # entropic regularisation
+_SHARPNESS = 0.01  # entropic regularization
 _SINKHORN_STEPS = 15
 _SINKHORN_TOLERANCE = 1e-5
 _SEEDS_PER_CLASS = 8
@@ -30,21 +24,11 @@ _GAUSSIAN_TEMPERATURE = 50
 _TINY = 1e-12
 
 
-def uniform_ensemble(probabilities: Floats) -> NDArray[np.float64]:
-    """[N, C] mean over all models."""
-    return probabilities.mean(axis=0, dtype=np.float64)
-
-
-def top_ensemble(probabilities: Floats, scores: Floats, k: int) -> NDArray[np.float64]:
-    """[N, C] mean over the k models with the greatest scores [M]."""
-    return uniform_ensemble(probabilities[top_models(scores, k)])
-
-
 def confidence_ensemble(probabilities: Floats, strong: int) -> NDArray[np.float64]:
-    """[N, C] zero-shot ensemble of CoE (Lu et al., ICML 2024, arXiv 2311.17091): one strong model, confident weak ones.
+    """[N, C] zero-shot ensemble of CoE (Lu et al., ICML 2024, arXiv 2311.17091).
 
     ``p(x) = (p_strong(x) + sum_i w_i(x) p_i(x)) / 2`` with ``w(x) = softmax over the weak models i of max_c p_i(c|x)``.
-    The authors' code divides by the number of models, which changes no answer.
+    The authors' code divides by the number of models, which changes no prediction.
 
     Args:
         probabilities: [M, N, C] of at least two models.
@@ -57,12 +41,12 @@ def confidence_ensemble(probabilities: Floats, strong: int) -> NDArray[np.float6
 
 @dataclass(frozen=True)
 class Consensus:
-    """What all models together make of N images.
+    """Result of :func:`sota_transport`.
 
     Attributes:
         assignment: [N, C] transport plan between images and classes; rows sum to one.
-        model_weights: [M] agreement of each model with it; they sum to one.
-        feature_weights: One weight per set of features; they sum to one. Empty without features.
+        model_weights: [M] agreement of each model with the plan; they sum to one.
+        feature_weights: The same for each set of features; empty without features.
     """
 
     assignment: NDArray[np.float64]
@@ -73,16 +57,14 @@ class Consensus:
 def sota_transport(probabilities: Floats, features: Sequence[Floats] = ()) -> Consensus:
     """Self-adaptive optimal transport, SOTA (arXiv 2506.13723), transductive, with the settings of its released code.
 
-    In turn, ten times: Gaussians around each class give visual probabilities; they and those of the models are added
-    up by weights; Sinkhorn's algorithm turns the sum into an assignment with equally many images per class; weights
-    follow from how often each source agrees with the assignment, and the Gaussians from the assigned images.
-
-    The assumption of equally frequent classes costs accuracy where they are not. The distances of the Gaussians are
-    expanded into matrix products, so memory and time stay at a few [N, C] matrices and N C D operations per round.
+    Each of ten rounds computes visual probabilities from one Gaussian per class, adds them to those of the models by
+    weights, turns the sum into an assignment with equally many images per class (Sinkhorn), and updates the weights by
+    how often each source agrees with the assignment, and the Gaussians from the assigned images. Where classes are not
+    equally frequent this costs accuracy.
 
     Args:
         probabilities: [M, N, C] of each model, from its own logit scale.
-        features: [N, D_i] unit-norm image embeddings of any encoders; without them only the models are consulted.
+        features: [N, D_i] unit-norm image embeddings of any encoders; may be empty.
     """
     models = probabilities.astype(np.float64)
     visual = [_Gaussians.start(models.mean(axis=0), of_encoder.astype(np.float64)) for of_encoder in features]
@@ -102,7 +84,7 @@ def sota_transport(probabilities: Floats, features: Sequence[Floats] = ()) -> Co
 
 @dataclass(frozen=True)
 class _Gaussians:
-    """One Gaussian per class on the unit sphere, with a diagonal covariance that they share.
+    """One Gaussian per class on the unit sphere, with a shared diagonal covariance.
 
     Attributes:
         means: [C, D].
@@ -114,7 +96,7 @@ class _Gaussians:
 
     @classmethod
     def start(cls, guess: NDArray[np.float64], x: NDArray[np.float64]) -> _Gaussians:
-        """Around the surest images of each class, by a guess [N, C] for the images x [N, D]."""
+        """Start from the most confident images of each class, by a guess [N, C] for the images x [N, D]."""
         surest = np.argsort(-guess, axis=0, kind="stable")[:_SEEDS_PER_CLASS]  # [8, C]
         weights = np.take_along_axis(guess, surest, axis=0)
         means = np.einsum("kc,kcd->cd", weights, x[surest])
@@ -122,7 +104,7 @@ class _Gaussians:
 
     @classmethod
     def fit(cls, assignment: NDArray[np.float64], x: NDArray[np.float64]) -> _Gaussians:
-        """To the assigned images."""
+        """Fit to assigned images."""
         mass, sums = assignment.sum(axis=0), assignment.T @ x
         means = _unit_norm(sums)
         squares = assignment.sum(axis=1) @ x**2 - 2 * (sums * means).sum(axis=0) + mass @ means**2
@@ -137,7 +119,7 @@ class _Gaussians:
 
 
 def _sinkhorn(fused: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N, C] plan with rows that sum to one and, nearly, equal columns."""
+    """[N, C] plan whose rows sum to one and whose columns are nearly equal."""
     n_images, n_classes = fused.shape
     plan = np.exp((fused - fused.max(axis=1, keepdims=True)) / _SHARPNESS)
     plan /= plan.sum()
@@ -151,7 +133,7 @@ def _sinkhorn(fused: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _agreement(answers_of_sources: Sequence[NDArray[np.int64]], answers: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How often each source agrees, as weights that sum to one."""
+    """How often each source agrees with the assignment, as weights that sum to one."""
     shares = np.array([max(float(np.mean(of_source == answers)), _TINY) for of_source in answers_of_sources])
     return shares / shares.sum()
 

@@ -1,8 +1,8 @@
 """ModelGPT, the baseline of LOVM (Zohar et al., NeurIPS 2023 Datasets and Benchmarks, arXiv 2306.08893).
 
-A model's accuracy on a data set is predicted from features that need texts alone, by a linear regression over other
-data sets. The authors' script tries all subsets of features and prints the best one *by the test metric*. Here
-all features that are given are used.
+A model's accuracy on a data set is predicted from features of texts alone, by a linear regression over other data sets.
+The authors' script tries all subsets of features and prints the best one *by the test metric*. Here all features that
+are given are used.
 """
 
 from __future__ import annotations
@@ -82,27 +82,8 @@ def predict(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.f
 
 
 def rank(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.float64]:
-    """[M] scores of each model on a new data set: as :func:`predict`, of the part above a data set's mean."""
+    """[M] scores of each model on a new data set: as :func:`predict`, relative to the mean of each data set."""
     return predict(known, accuracies - accuracies.mean(axis=0), features)
-
-
-def predict_left_out(features: Floats, accuracies: Floats) -> NDArray[np.float64]:
-    """[M, T] predicted accuracy on each data set, from all the others.
-
-    Args:
-        features: [M, T, F] features of each model on each data set.
-        accuracies: [M, T] its accuracy.
-    """
-    return np.stack([predict(*_left_out(features, accuracies, t)) for t in range(features.shape[1])], axis=1)
-
-
-def rank_left_out(features: Floats, accuracies: Floats) -> NDArray[np.float64]:
-    """[M, T] scores on each data set, from all the others; arguments as for :func:`predict_left_out`."""
-    return np.stack([rank(*_left_out(features, accuracies, t)) for t in range(features.shape[1])], axis=1)
-
-
-def _left_out(features: Floats, accuracies: Floats, t: int) -> tuple[Floats, Floats, Floats]:
-    return np.delete(features, t, axis=1), np.delete(accuracies, t, axis=1), features[:, t]
 
 
 def _with_one(features: Floats) -> NDArray[np.float64]:

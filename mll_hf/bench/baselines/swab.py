@@ -1,9 +1,9 @@
 """SWAB's rank transport (Yi et al., NeurIPS 2024, arXiv 2403.13797): ranks on known classes, moved to new ones.
 
 How well models rank on a class is carried from source classes, where all are measured, to target classes by optimal
-transport between the embeddings of their names. SWAB adds to this ranking (its r2) a second one (r1), ModelGPT's on
-captions that are moved across the gap between a model's texts and images. That one needs the images of the source
-classes and is not implemented; :func:`weighted_borda` joins rankings as SWAB does.
+transport between the embeddings of their names. SWAB averages this ranking (its r2) with a second one (r1), ModelGPT's
+on captions that are moved across the gap between a model's texts and images. That one needs the images of the source
+classes and is not implemented.
 """
 
 from __future__ import annotations
@@ -12,30 +12,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.bench.metrics import scipy_stats
+from mll_hf.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.bench.metrics import Floats
 
-MASS = 0.9  # SWAB's share of the mass that is moved when ranks are transported
-LEAST_SIMILARITY = 0.5  # source classes without a target class as similar as this are left out
+MASS = 0.9  # share of the mass that is moved
+LEAST_SIMILARITY = 0.5  # source classes whose most similar target class is not above this are left out
 
 
-def transport_plan(source: Floats, target: Floats, mass: float = MASS) -> NDArray[np.float64]:
-    """[S, C] the plan that moves ``mass`` at the least cost, both sides weighted uniformly.
-
-    ``cost = exp(1 - cos)``. With mass 1 it is the earth mover's plan, which must also serve source classes that are
-    like no target class.
+def transport_plan(source: Floats, target: Floats) -> NDArray[np.float64]:
+    """[S, C] the plan that moves most of the mass at the least cost ``exp(1 - cos)``, both sides weighted uniformly.
 
     Args:
         source: [S, D] unit-norm text embeddings of the source classes.
         target: [C, D] of the target classes.
-        mass: Share of the whole mass that is moved, above 0.
 
     Raises:
-        InputError: The mass is out of its range.
         MissingExtraError: POT is not installed.
     """
     try:
@@ -43,71 +39,33 @@ def transport_plan(source: Floats, target: Floats, mass: float = MASS) -> NDArra
     except ImportError as error:
         raise MissingExtraError("pot", "bench") from error
 
-    if not 0 < mass <= 1:
-        raise InputError(f"mass is {mass}; choose a number above 0, up to 1")
     cost = np.exp(1 - source.astype(np.float64) @ target.astype(np.float64).T)
     sides = np.full(len(source), 1 / len(source)), np.full(len(target), 1 / len(target))
-    if mass == 1:
-        return ot.emd(*sides, cost)
-    return ot.partial.partial_wasserstein(*sides, cost, m=mass)
+    return ot.partial.partial_wasserstein(*sides, cost, m=MASS)
 
 
-def rank_transport(
-    accuracies: Floats,
-    source: Floats,
-    target: Floats,
-    mass: float = MASS,
-    least_similarity: float = LEAST_SIMILARITY,
-) -> NDArray[np.float64]:
-    """[M] SWAB's r2: each model's rank on the source classes, averaged by the transport plan.
+def source_weights(source: Floats, target: Floats) -> NDArray[np.float64]:
+    """[S] mass that the plan moves from each source class; 0 for those that are not similar to any target class.
 
-    Where no source class is similar enough nothing is known, and all scores are 0. Models that are equal on a class
-    share its mean rank; in the authors' code the order of the models breaks ties.
+    Arguments and errors as for :func:`transport_plan`.
+    """
+    similar = (source @ target.T).max(axis=1) > LEAST_SIMILARITY
+    weights = np.zeros(len(source))
+    if similar.any():
+        weights[similar] = transport_plan(source[similar], target).sum(axis=1)
+    return weights
+
+
+def rank_transport(accuracies: Floats, weights: Floats) -> NDArray[np.float64]:
+    """[M] SWAB's r2: each model's rank on the source classes, averaged with the weights of the transport plan.
+
+    Models that are equal on a class share their mean rank; in the authors' code the order of the models breaks ties.
 
     Args:
         accuracies: [M, S] accuracy of each model on each source class.
-        source: [S, D] unit-norm text embeddings of the source classes.
-        target: [C, D] of the target classes.
-        mass: Share of the mass that is moved.
-        least_similarity: Source classes whose most similar target class is not above this are left out.
-
-    Raises:
-        InputError: The mass is out of its range.
-        MissingExtraError: POT or scipy is not installed.
-    """
-    similar = (source @ target.T).max(axis=1) > least_similarity
-    if not similar.any():
-        return np.zeros(len(accuracies))
-    plan = transport_plan(source[similar], target, mass)
-    return (_ranks(accuracies[:, similar]) @ plan).sum(axis=1)
-
-
-def average_rank(accuracies: Floats) -> NDArray[np.float64]:
-    """[M] mean rank over all classes [M, S], whatever the target: SWAB's "Avg Rank".
+        weights: [S] from :func:`source_weights`.
 
     Raises:
         MissingExtraError: scipy is not installed.
     """
-    return _ranks(accuracies).mean(axis=1)
-
-
-def weighted_borda(scores: Floats, weights: Floats) -> NDArray[np.float64]:
-    """[M] weighted mean of the ranks of R rankings.
-
-    Args:
-        scores: [R, M] greater is better.
-        weights: [R] weight of each ranking; SWAB gives 1/2 to each of two.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-    """
-    return _ranks(scores.T) @ weights
-
-
-def _ranks(values: Floats) -> NDArray[np.float64]:
-    """Ranks along the first axis, 0 for the worst; ties share their mean rank."""
-    try:
-        from scipy.stats import rankdata
-    except ImportError as error:
-        raise MissingExtraError("scipy", "bench") from error
-    return rankdata(values, axis=0) - 1
+    return (scipy_stats().rankdata(accuracies, axis=0) - 1) @ weights

@@ -1,9 +1,4 @@
-"""Transferability scores of one model, from a few labeled images or from texts that stand for them.
-
-A text proxy has the embeddings of captions for features, their class for label, and the model's class probabilities
-on the captions for predictions: so SWAB (arXiv 2403.13797) and LOVM (arXiv 2306.08893) tried these scores where no
-image is at hand, and found them no better than chance.
-"""
+"""Transferability scores of one model, from a few labeled images."""
 
 from __future__ import annotations
 
@@ -16,17 +11,17 @@ if TYPE_CHECKING:
 
     from mll_hf.bench.metrics import Floats, Integers
 
-_MOST_STEPS = 100
+_MAX_STEPS = 100
 _CONVERGED = 1e-6
 _TINY = 1e-12
-_RANK = 1e-10  # singular values smaller than this share of the greatest are rounding
+_RANK = 1e-10  # smaller singular values, relative to the greatest, are rounding errors
 
 
 def nce(predicted: Integers, labels: Integers) -> float:
     """Negative conditional entropy (Tran et al., ICCV 2019, arXiv 1908.08142): ``-H(Y | Z)`` in nats, at most 0.
 
     Args:
-        predicted: [N] the model's answers Z, indices of any classes.
+        predicted: [N] the model's predictions Z, indices of any classes.
         labels: [N] the true classes Y.
     """
     _, z = np.unique(predicted, return_inverse=True)
@@ -88,17 +83,17 @@ def _evidences(
         n_images: N.
     """
     alpha, beta = np.ones(len(out)), np.ones(len(out))
-    for _ in range(_MOST_STEPS):
+    for _ in range(_MAX_STEPS):
         ratio = alpha / beta
         effective, weights, residual = _fit(variances, along, out, ratio)
-        # Where the target is fitted without error the evidence has no maximum; the floors keep it finite
+        # A target fitted without error has unbounded evidence; the floors keep it finite
         alpha = np.maximum(effective, _TINY) / np.maximum(weights, _TINY)
         beta = np.maximum(n_images - effective, _TINY) / np.maximum(residual, _TINY)
         if (np.abs(alpha / beta - ratio) <= _CONVERGED * ratio).all():
             break
     _, weights, residual = _fit(variances, along, out, alpha / beta)
     evidences = (
-        len(variances) * np.log(alpha)  # of D; the others cancel against the same number in the determinant
+        len(variances) * np.log(alpha)  # the other D - K terms cancel with those of the determinant
         + n_images * np.log(beta / (2 * np.pi))
         - np.log(alpha + beta * variances[:, None]).sum(axis=0)
         - beta * residual
@@ -118,31 +113,21 @@ def _fit(
     return effective, weights, (along * shrunk**2).sum(axis=0) + out
 
 
-def h_score(features: Floats, labels: Integers) -> float:
-    """H-score (Bao et al., ICIP 2019): ``tr(cov(f)^-1 cov(E[f | y]))``, between 0 and the rank of the features.
-
-    With fewer images than dimensions the inverse is a pseudo-inverse and the score says little: see
-    :func:`shrunk_h_score`.
-
-    Args:
-        features: [N, D] embeddings of the images.
-        labels: [N] the true classes.
-    """
-    centred, between = _centred_with_means(features, labels)
-    inverse = np.linalg.pinv(centred.T @ centred / len(centred), rcond=_RANK, hermitian=True)
-    return float(np.trace(inverse @ (between.T @ between / len(between))))
-
-
 def shrunk_h_score(features: Floats, labels: Integers) -> float:
     """H-score with a Ledoit-Wolf covariance, for few images (Ibrahim et al., ECML PKDD 2022, arXiv 2110.06893).
 
-    ``(1 - a) tr(cov_a(f)^-1 cov(E[f | y]))``, a the shrinkage of ``cov_a = (1 - a) cov + a tr(cov) / D I``.
+    ``(1 - a) tr(cov_a(f)^-1 cov(E[f | y]))``, where a is the shrinkage of ``cov_a = (1 - a) cov + a tr(cov) / D I``.
+    Without shrinkage (Bao et al., ICIP 2019) the score of fewer images than dimensions is the same for all features.
 
     Args:
         features: [N, D] embeddings of the images.
         labels: [N] the true classes.
     """
-    centred, between = _centred_with_means(features, labels)
+    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
+    _, y = np.unique(labels, return_inverse=True)
+    means = np.zeros((y.max() + 1, centred.shape[1]))
+    np.add.at(means, y, centred)
+    between = (means / np.bincount(y)[:, None])[y]  # [N, D] in place of each image the mean of its class
     n_images, n_features = centred.shape
     covariance = centred.T @ centred / n_images
     level = np.trace(covariance) / n_features
@@ -152,12 +137,3 @@ def shrunk_h_score(features: Floats, labels: Integers) -> float:
     shrunk = (1 - shrinkage) * covariance + shrinkage * level * np.eye(n_features)
     inverse = np.linalg.pinv(shrunk, rcond=_RANK, hermitian=True)
     return float((1 - shrinkage) * np.trace(inverse @ (between.T @ between / n_images)))
-
-
-def _centred_with_means(features: Floats, labels: Integers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """[N, D] centred features, and in place of each the mean of its class."""
-    centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    _, y = np.unique(labels, return_inverse=True)
-    means = np.zeros((y.max() + 1, centred.shape[1]))
-    np.add.at(means, y, centred)
-    return centred, (means / np.bincount(y)[:, None])[y]

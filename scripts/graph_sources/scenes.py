@@ -1,4 +1,4 @@
-"""Land from above: the terrain textures of a flight simulator, which were made from aerial photographs."""
+"""Land from above: terrain textures of a flight simulator, made from aerial photographs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from graph_sources.packages import SIZE, Packages, webp_image
 from mll_hf.graph.authoring import NewConcept, new_concept
-from pack_sources.packages import SIZE, Packages, pack_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +18,11 @@ PACKAGE, FILES = "flightgear-data-base", "./usr/share/games/flightgear/Textures/
 IMAGES = 48
 PARENT = "n00027167"  # location
 _NOT_COLORS = re.compile(r"mask|relief|overlay|colors|hires|transition|unknown|void")
-# what it is -> other names, file names
+# kind of land -> other names, pattern of file names
 SCENES = {
     "airport": ("runway and apron", r"^(?!.*grass).*airport"),
     "cemetery": ("graveyard", r"cemetery"),
-    "city": ("dense urban area, city center", r"city"),
+    "city": ("dense urban area, city centre", r"city"),
     "commercial area": ("shopping area", r"commercial"),
     "desert": ("sand, dunes", r"sand\d|dunes|california-sand|outback"),
     "farmland": ("farm field, cropland, agricultural land", r"crop(?!grass|wood)|countryside|rice"),
@@ -48,7 +48,7 @@ SCENES = {
 
 
 def scenes(packages: Packages) -> Iterator[NewConcept]:
-    """Kinds of land as a satellite or an aeroplane sees them."""
+    """Kinds of land as seen from a satellite or an airplane."""
     folder, version = packages.debian(PACKAGE, FILES)
     files = sorted(path for path in folder.rglob("*.png") if not _NOT_COLORS.search(path.name))
     description = "a part of the earth's surface as it looks from an aeroplane or a satellite"
@@ -63,7 +63,7 @@ def scenes(packages: Packages) -> Iterator[NewConcept]:
             path = fitting[number % len(fitting)]
             crop = _crop(Image.open(path).convert("RGB"), rng)
             source = f"Debian {PACKAGE} {version} ({path.name}), GPL-2"
-            images.append(pack_image(crop, f"{path.name}, number {number}", "satellite", source))
+            images.append(webp_image(crop, f"{path.name}, number {number}", "satellite", source))
         lemmas = [f"aerial view of {name}", f"satellite image of {name}", f"{others.split(',')[0]} seen from above"]
         description = f"{name} ({others}) as it looks from an aeroplane or a satellite"
         concept = new_concept(id, f"{name} seen from above", lemmas, description, ["scene-from-above"])
@@ -71,7 +71,7 @@ def scenes(packages: Packages) -> Iterator[NewConcept]:
 
 
 def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A square part of a picture, turned by a multiple of 90 degrees."""
+    """A random square crop, turned by a multiple of 90 degrees."""
     side = int(min(image.size) * rng.uniform(0.3, 1))
     left, top = (int(rng.integers(0, length - side + 1)) for length in image.size)
     part = image.crop((left, top, left + side, top + side)).resize((SIZE, SIZE), Image.Resampling.LANCZOS)

@@ -1,7 +1,6 @@
-"""Road signs: all that tell drivers what to do or warn them in the collection of drawings that Mapillary's maps use.
+"""Traffic signs: all regulatory and warning signs of Mapillary's collection of drawings, from many countries.
 
-The drawings are of many countries. They are set on a plain ground, turned, tilted, darkened and blurred, as a camera
-would see them.
+Each drawing is put on a plain background, turned, tilted, darkened and blurred, as in a photo.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
+from graph_sources.packages import SIZE, Packages, from_array, svg_image, webp_image
 from mll_hf.graph.authoring import NewConcept, new_concept
-from pack_sources.packages import SIZE, Packages, from_array, pack_image, svg_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mll_hf.graph.authoring import PackImage
+    from mll_hf.graph.authoring import NewImage
 
 SPRITES, LICENSE = "mapillary_sprite_source@1.8.0", "MIT"
 FEWEST, MOST = 8, 24
@@ -43,12 +42,12 @@ def signs(packages: Packages) -> Iterator[NewConcept]:
         lemmas = ["road sign", "street sign"] if id == "traffic-sign" else []
         yield NewConcept(new_concept(id, name, lemmas, description, [PARENT if lemmas else "traffic-sign"]), ())
     for (kind, text), paths in drawings.items():
-        images: list[PackImage] = []
+        images: list[NewImage] = []
         for turn in range(-(-FEWEST // len(paths))):
             for path in paths:
                 drawing = svg_image(path.read_text(encoding="utf-8"), 112)
                 image = seen(drawing, np.random.default_rng([turn, *path.name.encode()]))
-                images.append(pack_image(image, path.name, "render", f"npm {SPRITES}, {LICENSE}"))
+                images.append(webp_image(image, path.name, "render", f"npm {SPRITES}, {LICENSE}"))
         sign = "traffic sign" if kind == "regulatory" else "warning sign"
         orders = {"regulatory": "a road sign that orders drivers", "warning": "a road sign that warns drivers"}
         lemmas = [f"{text} sign", *([f"{text} traffic sign"] if kind == "warning" else [])]
@@ -63,7 +62,7 @@ def signs(packages: Packages) -> Iterator[NewConcept]:
 
 
 def seen(sign: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """A drawing as a camera might see it."""
+    """Make a drawing look like a photo."""
     ground = rng.uniform(0.1, 0.9, 3) + rng.uniform(-0.2, 0.2, (2, 2, 3))
     canvas = from_array(ground).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
     shift = rng.uniform(-0.08, 0.08, 8) * SIZE

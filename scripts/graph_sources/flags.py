@@ -1,4 +1,4 @@
-"""The flags of all countries and territories of ISO 3166, in the drawings of several icon sets, upright and tilted."""
+"""Flags of all countries and territories of ISO 3166 from several icon sets, upright and tilted."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from graph_sources.packages import Packages, centered, svg_image, webp_image
 from mll_hf.graph.authoring import NewConcept, new_concept
-from pack_sources.packages import Packages, centered, pack_image, svg_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# package -> license and paths of drawings, by code in small letters or capitals
+# package -> license and paths of its drawings
 SETS = {
     "flag-icons@7.5.0": ("MIT", ("flags/4x3/{small}.svg", "flags/1x1/{small}.svg")),
     "circle-flags@2.8.3": ("MIT", ("flags/{small}.svg",)),
@@ -27,10 +27,10 @@ PARENT = "n03354903"  # flag
 
 
 def flags(packages: Packages) -> Iterator[NewConcept]:
-    """The flag of every country and territory that has a code of ISO 3166."""
+    """A concept for every country and territory with a code of ISO 3166."""
     from babel import Locale
 
-    english = Locale("en").territories  # the names of Unicode's CLDR
+    english = Locale("en").territories  # names of Unicode's CLDR
     countries = json.loads((packages.npm("flag-icons@7.5.0") / "country.json").read_text(encoding="utf-8"))
     icons = json.loads((packages.npm(ICONIFY[0]) / "icons.json").read_text(encoding="utf-8"))
     for country in countries:
@@ -49,12 +49,12 @@ def flags(packages: Packages) -> Iterator[NewConcept]:
             tilted = drawing.rotate(rng.uniform(-15, 15), Image.Resampling.BICUBIC, expand=True)
             ground = tuple(int(value) for value in rng.integers(0, 256, 3))
             for picture in centered(drawing), centered(tilted, ground):
-                images.append(pack_image(picture, f"{code} of {source}", "icon", source))
+                images.append(webp_image(picture, f"{code} of {source}", "icon", source))
         concept = new_concept(
             f"flag-{code}",
             f"flag of {name}",
             [f"{name} flag", f"flag of {country['name']}"],
-            "",  # the name says it all, and a longer caption only confuses the models
+            "",  # a definition that repeats the name would make the caption longer, not clearer
             [PARENT],
         )
         yield NewConcept(concept, tuple(images))

@@ -1,7 +1,7 @@
 """Textures: the 47 words of the Describable Textures Dataset (Cimpoi et al., 2014), drawn by formulas.
 
-The words came out of a study of which ones people use for textures. Only the words are taken; each has a small
-function that draws what a dictionary says of it, with random colors, sizes and directions.
+Only the words come from that study. A function for each draws what a dictionary says of it, with random colors, sizes
+and directions.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageFilter
 
+from graph_sources.packages import SIZE, Packages, from_array, webp_image
 from mll_hf import __version__
 from mll_hf.graph.authoring import NewConcept, new_concept
-from pack_sources.packages import SIZE, Packages, from_array, pack_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mll_hf.graph.authoring import PackImage
+    from mll_hf.graph.authoring import NewImage
 
 IMAGES = 40
 PARENT = "n04362025"  # surface
-WORDS = {
-    "banded": "with broad parallel bands of color",
-    "blotchy": "with irregular spots of color",
+WORDS = {  # British spelling, as models have been measured with these definitions
+    "banded": "with broad parallel bands of colour",
+    "blotchy": "with irregular spots of colour",
     "braided": "like strands plaited over one another",
     "bubbly": "full of bubbles",
     "bumpy": "covered with bumps",
-    "chequered": "with squares of two colors in turn, as on a chessboard",
+    "chequered": "with squares of two colours in turn, as on a chessboard",
     "cobwebbed": "covered with the webs of spiders",
     "cracked": "broken by cracks",
     "crosshatched": "shaded by two sets of crossing parallel lines",
     "crystalline": "made of crystals with flat faces",
     "dotted": "covered with small dots",
     "fibrous": "made of fibres",
-    "flecked": "with small marks of another color",
+    "flecked": "with small marks of another colour",
     "freckled": "with small brown spots, as on skin",
     "frilly": "with wavy ornamental edges",
     "gauzy": "thin and see-through like gauze",
@@ -59,10 +59,10 @@ WORDS = {
     "scaly": "covered with scales, as of a fish",
     "smeared": "with paint or dirt wiped across it",
     "spiralled": "with spirals",
-    "sprinkled": "with small colored pieces scattered over it",
+    "sprinkled": "with small coloured pieces scattered over it",
     "stained": "with stains",
     "stratified": "in layers, as of rock",
-    "striped": "with stripes of two colors",
+    "striped": "with stripes of two colours",
     "studded": "with metal studs",
     "swirly": "with twisting curves",
     "veined": "with branching veins, as of a leaf",
@@ -74,7 +74,7 @@ WORDS = {
 
 
 def textures(packages: Packages) -> Iterator[NewConcept]:
-    """The 47 textures; no package is needed."""
+    """The 47 textures; needs no packages."""
     del packages
     umbrella = new_concept("texture", "texture", ["surface texture", "visual pattern"],
                            "the look of a surface, by its pattern and its feel", [PARENT])  # fmt: skip
@@ -85,7 +85,7 @@ def textures(packages: Packages) -> Iterator[NewConcept]:
         yield NewConcept(concept, tuple(_images(word)))
 
 
-def _images(word: str) -> Iterator[PackImage]:
+def _images(word: str) -> Iterator[NewImage]:
     draw: Callable[[Field], np.ndarray] = globals()[f"_{word.replace('-', '_')}"]
     source = f"drawn by a formula of mll-hf {__version__}, Apache-2.0"
     for number in range(IMAGES):
@@ -95,12 +95,12 @@ def _images(word: str) -> Iterator[PackImage]:
         image = image.crop((crop, crop, crop + SIZE, crop + SIZE))
         if field.rng.random() < 0.3:
             image = image.filter(ImageFilter.GaussianBlur(field.rng.uniform(0.3, 1.2)))
-        yield pack_image(image, f"{word}, number {number}", "texture", source)
+        yield webp_image(image, f"{word}, number {number}", "texture", source)
 
 
-# --- what all formulas use --------------------------------------------------------------------------------------------
+# --- shared by all formulas -------------------------------------------------------------------------------------------
 
-N = 160  # a margin is cut off
+N = 160  # cropped to SIZE afterwards
 
 
 class Field:
@@ -108,8 +108,8 @@ class Field:
 
     Attributes:
         rng: Random numbers.
-        x, y: [N, N] coordinates, turned by any angle; the plane is about ``cells`` units wide.
-        u, v: [N, N] the same, but nearly upright.
+        x, y: [N, N] coordinates, turned by a random angle; the plane is about ``cells`` units wide.
+        u, v: [N, N] coordinates, turned by a small angle.
         dark, light: Two colors [3] that differ in brightness.
     """
 
@@ -126,22 +126,22 @@ class Field:
             self.dark, self.light = np.full(3, self.dark.mean()), np.full(3, self.light.mean())
 
     def mix(self, share: np.ndarray) -> np.ndarray:
-        """[N, N, 3] from the dark color (0) to the light one (1)."""
+        """[N, N, 3] mix of the dark color (0) and the light one (1)."""
         share = np.clip(share, 0, 1)[:, :, None]
         return (1 - share) * self.dark + share * self.light
 
     def either(self, share: np.ndarray) -> np.ndarray:
-        """As ``mix``, but the colors may change places."""
+        """Like ``mix``, with the colors swapped at random."""
         return self.mix(share if self.rng.random() < 0.5 else 1 - share)
 
     def noise(self, cells: float) -> np.ndarray:
-        """[N, N] smooth noise from 0 to 1, about so many bumps wide."""
+        """[N, N] smooth noise in 0 to 1, about ``cells`` bumps wide."""
         small = self.rng.random((int(cells) + 3, int(cells) + 3))
         large = np.asarray(Image.fromarray(small.astype(np.float32)).resize((N, N), Image.Resampling.BICUBIC))
         return _unit(large)
 
     def fractal(self, cells: float = 3, octaves: int = 5) -> np.ndarray:
-        """[N, N] noise of many sizes from 0 to 1."""
+        """[N, N] sum of noise at several scales, in 0 to 1."""
         return _unit(sum(self.noise(cells * 2**octave) / 2**octave for octave in range(octaves)))
 
     def warp(self, strength: float, cells: float = 4) -> None:
@@ -150,7 +150,7 @@ class Field:
         self.u, self.v = (c + strength * (self.noise(cells) - 0.5) for c in (self.u, self.v))
 
     def nearest(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Distances to the nearest and second nearest of random points (plane = 1 wide), and which is nearest."""
+        """[N, N] distances to the nearest and second nearest of random points, and the index of the nearest."""
         points = self.rng.random((count, 2))
         row, column = np.mgrid[:N, :N] / N
         distances = np.hypot(row[..., None] - points[:, 0], column[..., None] - points[:, 1])
@@ -159,7 +159,7 @@ class Field:
         return two[..., 0], two[..., 1], distances.argmin(axis=2)
 
     def discs(self, count: int, small: float, large: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Random discs: position within the uppermost one, from -1 to 1 and NaN outside, and its number."""
+        """[N, N] position within the topmost of random discs (-1 to 1, NaN outside), and its index."""
         across, down = np.full((N, N), np.nan), np.full((N, N), np.nan)
         which = np.full((N, N), -1)
         row, column = np.mgrid[:N, :N] / N
@@ -171,13 +171,13 @@ class Field:
         return across, down, which
 
     def lit(self, height: np.ndarray, strength: float = 6) -> np.ndarray:
-        """A relief in light from one side."""
+        """A height map lit from one side."""
         down, across = np.gradient(height)
         angle = self.rng.uniform(0, 2 * np.pi)
         return self.mix(0.55 + strength * (np.cos(angle) * across + np.sin(angle) * down))
 
     def strokes(self, count: int, length: float, width: float, spread: float, curl: float = 0) -> np.ndarray:
-        """[N, N] 1 on random strokes, 0 elsewhere; lengths as shares of the plane, directions within ``spread``."""
+        """[N, N] 1 on random strokes, 0 elsewhere; lengths relative to N, directions within ``spread``."""
         ink = np.zeros((N, N))
         main = self.rng.uniform(0, np.pi)
         for _ in range(count):
@@ -200,16 +200,16 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 
 def _tri(x: np.ndarray) -> np.ndarray:
-    """A wave of straight lines from 0 to 1 and back, once per unit."""
+    """A triangle wave in 0 to 1 with period 1."""
     return 2 * np.abs(x % 1 - 0.5)
 
 
 def _cell(x: np.ndarray) -> np.ndarray:
-    """Position within a cell of one unit, from -0.5 to 0.5."""
+    """Position within a unit cell, -0.5 to 0.5."""
     return x % 1 - 0.5
 
 
-# --- one formula for each word ----------------------------------------------------------------------------------------
+# --- one formula per word ---------------------------------------------------------------------------------------------
 
 
 def _banded(f: Field) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Letters and digits: text fonts of PyPI and npm, and the handwritten digits that scikit-learn ships.
+"""Letters and digits: text fonts from PyPI and npm, and the handwritten digits of scikit-learn.
 
 The fonts are families of Google Fonts that Debian does not package.
 """
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from mll_hf.graph.authoring import NewConcept, PackImage, new_concept
-from pack_sources.packages import SIZE, Packages, pack_image
+from graph_sources.packages import SIZE, Packages, webp_image
+from mll_hf.graph.authoring import NewConcept, NewImage, new_concept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ PARENT = "n04076846"  # representation
 
 
 def letters(packages: Packages) -> Iterator[NewConcept]:
-    """The 26 letters, capital and small."""
+    """The 26 letters, each as capital and small letter."""
     fonts = list(_fonts(packages))
     yield _umbrella("letter", "letter", ["alphabetic character", "letter of the alphabet"],
                     "one of the characters of the alphabet used to represent speech")  # fmt: skip
@@ -46,14 +46,14 @@ def letters(packages: Packages) -> Iterator[NewConcept]:
             f"letter-{letter.lower()}",
             f"letter {letter}",
             [f"the letter {letter}", f"capital letter {letter}", f"small letter {letter.lower()}"],
-            "",  # the name says it all, and a longer caption only confuses the models
+            "",  # a definition that repeats the name would make the caption longer, not clearer
             ["letter"],
         )
         yield NewConcept(concept, tuple(_drawn(fonts, letter) + _drawn(fonts, letter.lower())))
 
 
 def digits(packages: Packages) -> Iterator[NewConcept]:
-    """The ten digits, printed and written by hand."""
+    """The ten digits, printed and handwritten."""
     fonts = list(_fonts(packages))
     yield _umbrella("numeral", "numeral", ["digit", "number", "figure"],
                     "one of the symbols from 0 to 9 that numbers are written with")  # fmt: skip
@@ -73,7 +73,7 @@ def _umbrella(id: str, name: str, lemmas: list[str], description: str) -> NewCon
 
 
 def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:
-    """One upright file of each family, and where it is from."""
+    """One regular font file of each family, and its source."""
     for spec, license in PYPI_FONTS.items():
         files = sorted(path for path in packages.pypi(spec).rglob("*") if path.suffix.lower() in (".ttf", ".otf"))
         regular = [path for path in files if "regular" in path.name.lower()] or files
@@ -83,8 +83,8 @@ def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:
         yield folder / "files" / f"{family}-latin-400-normal.woff", f"npm @fontsource/{family} 5, OFL-1.1"
 
 
-def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[PackImage]:
-    """A character in each font: dark on light or light on dark, a little turned, of a random size."""
+def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[NewImage]:
+    """A character in each font: dark on light or light on dark, slightly turned, of random size."""
     images = []
     for number, (path, source) in enumerate(fonts):
         rng = np.random.default_rng([ord(character), number])
@@ -100,12 +100,12 @@ def _drawn(fonts: list[tuple[Path, str]], character: str) -> list[PackImage]:
         if rng.random() < 0.5:
             light, dark = dark, light
         image = Image.fromarray(((mask * dark + (1 - mask) * light) * 255).astype(np.uint8))
-        images.append(pack_image(image, f"{character} in {path.name}", "font", source))
+        images.append(webp_image(image, f"{character} in {path.name}", "font", source))
     return images
 
 
-def _handwritten(digit: int, count: int = 40) -> list[PackImage]:
-    """Handwritten digits of 43 people (Alpaydin and Kaynak, 1998), as scikit-learn ships them: 8 x 8 pixels."""
+def _handwritten(digit: int, count: int = 40) -> list[NewImage]:
+    """Handwritten digits of 43 people (Alpaydin and Kaynak, 1998) from scikit-learn: 8 x 8 pixels."""
     import sklearn
     from sklearn.datasets import load_digits
 
@@ -116,5 +116,5 @@ def _handwritten(digit: int, count: int = 40) -> list[PackImage]:
         small = Image.fromarray((np.pad(pixels, 1) / 16 * 255).astype(np.uint8))
         large = small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         ink = large if number % 2 else Image.eval(large, lambda value: 255 - value)
-        images.append(pack_image(ink, f"{digit}, number {number}", "handwriting", source))
+        images.append(webp_image(ink, f"{digit}, number {number}", "handwriting", source))
     return images

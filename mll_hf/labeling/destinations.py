@@ -1,0 +1,203 @@
+"""Where labels are published, and which are there already."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from huggingface_hub import constants
+
+from mll_hf.errors import HubError, InputError, LabelError
+from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, read_head
+from mll_hf.hub.locations import HUB, parse_dataset
+from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
+from mll_hf.hub.sources import is_collection, open_source
+from mll_hf.labels.store import MAX_LABEL_BYTES, label_path, read_label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.hub.connection import Head
+    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
+
+L = TypeVar("L", bound="LabelSummary")
+
+LABEL_FILE = "label.safetensors"
+_NOT_THERE = (401, 404)  # the Hub also answers 401 for what does not exist
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The label that a run would make.
+
+    Attributes:
+        group: Graph, probe images and seed.
+        images_per_concept: Size of the sample; a label with more images will do.
+    """
+
+    group: LabelGroup
+    images_per_concept: int
+
+    def matches(self, label: LabelSummary, model: ModelRef) -> bool:
+        """Whether a label is the wanted one of a model, at any revision."""
+        same_model = (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend)
+        enough = label.sampling.images_per_concept >= self.images_per_concept
+        return same_model and label.group == self.group and enough
+
+
+class Destination(Protocol):
+    """Where labels are published."""
+
+    def find(self, model: ModelRef, wanted: Wanted) -> str | None:
+        """Address of a model's published label; None if there is none.
+
+        Raises:
+            MLLError: The Hub cannot be asked, or the label could not be published here.
+        """
+
+    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+        """Publish a label.
+
+        Raises:
+            MLLError: The Hub refuses.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRepos:
+    """Publishes each label in its model's repository.
+
+    Attributes:
+        create_pr: Open pull requests even with write access.
+    """
+
+    create_pr: bool = False
+
+    def __str__(self) -> str:
+        return "its own repository"
+
+    def find(self, model: ModelRef, wanted: Wanted) -> str | None:
+        """See `Destination`; the label counts only if it was measured on the repository's current weights."""
+        api = connect()
+        with hub_errors(model.repo_id):
+            head = fetch_head(api, model.repo_id, "model")
+            if not same_weights(api, head, model):
+                raise HubError(
+                    model.repo_id,
+                    f"has other weights now than at {model.revision[:12]}, so its label does not belong there; label "
+                    "the newest revision, or publish to a collection with --to",
+                )
+            for path in (LABEL_PATH, f"mll/{wanted.group.graph_digest[:12]}/{LABEL_FILE}"):
+                label = _label_at(head, path)
+                if label and wanted.matches(label, model) and _has_weights_of(head, label.model):
+                    return f"{constants.ENDPOINT}/{model.repo_id}/blob/{head.sha}/{path}"
+        return None
+
+    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+        """See `Destination`."""
+        return publish_label(label, graph, create_pr=self.create_pr)
+
+
+@dataclass(frozen=True)
+class CollectionRepo:
+    """Publishes labels in a collection.
+
+    Attributes:
+        location: ``hf://datasets/org/name``.
+        create_pr: Open a pull request even with write access.
+        private: Make a new collection private.
+
+    Raises:
+        InputError: The location is malformed or has a revision.
+    """
+
+    location: str
+    create_pr: bool = False
+    private: bool = False
+
+    def __post_init__(self) -> None:
+        if parse_dataset(self.location).revision:
+            raise InputError(f"'{self.location}' names a revision, but labels are published on main; remove the @...")
+
+    def __str__(self) -> str:
+        return self.location
+
+    @cached_property
+    def _labels(self) -> tuple[LabelSummary, ...]:
+        """The collection's labels when it is first read."""
+        api, dataset = connect(), parse_dataset(self.location)
+        try:
+            head = read_head(api, dataset.repo_id, "dataset")
+        except HubError as error:
+            if error.status in _NOT_THERE:
+                return ()
+            raise
+        return open_source(self.location).list() if is_collection(head) else ()
+
+    def find(self, model: ModelRef, wanted: Wanted) -> str | None:
+        """See `Destination`; a label of another revision with the same weights counts."""
+        same = label_of_same_weights(self._labels, model, wanted)
+        return f"{self.location}/{label_path(same.model, same.group)}" if same else None
+
+    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
+        """See `Destination`."""
+        return publish_to_collection([label], graph, self.location, create_pr=self.create_pr, private=self.private)
+
+
+def _label_at(head: Head, path: str) -> ModelLabel | None:
+    """A label in a model's repository; None if it is missing or damaged."""
+    if path not in head.files:
+        return None
+    oid = head.files[path].oid
+    sha256 = oid if len(oid) == 64 else None
+    try:
+        return read_label(download(connect(), head.repo_id, "model", path, head.sha, MAX_LABEL_BYTES, sha256))
+    except LabelError as error:
+        _log.warning("%s: %s will be replaced: %s", head.repo_id, path, error)
+        return None
+
+
+def label_of_same_weights(labels: Iterable[L], model: ModelRef, wanted: Wanted) -> L | None:
+    """The wanted label of a model's revision, or of another revision with the same weights.
+
+    Needs two requests if there is only one of another revision.
+    """
+    fitting = [label for label in labels if wanted.matches(label, model)]
+    for label in fitting:
+        if label.model == model:
+            return label
+    if model.is_local or not fitting:
+        return None
+    with hub_errors(model.repo_id):
+        head = fetch_head(connect(), model.repo_id, "model", model.revision)
+    return next((label for label in fitting if _has_weights_of(head, label.model)), None)
+
+
+def _has_weights_of(head: Head, measured: ModelRef) -> bool:
+    try:
+        with hub_errors(head.repo_id):
+            return same_weights(connect(), head, measured)
+    except HubError as error:
+        if error.status in _NOT_THERE:  # the commit that was measured is gone
+            return False
+        raise
+
+
+def check_login() -> None:
+    """Check that the user is logged in, before hours of work.
+
+    Raises:
+        HubError: The user is not logged in, or the Hub cannot be reached.
+    """
+    try:
+        with hub_errors(HUB):
+            connect().whoami()
+    except HubError as error:
+        if error.status not in (401, 403):
+            raise
+        raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error

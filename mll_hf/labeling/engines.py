@@ -1,0 +1,160 @@
+"""Where models run: on one device in this process, or on Ray, see :mod:`mll_hf.labeling.ray_engine`.
+
+Both do the same work: embed the captions, embed the images, count the contests. Batches and blocks start at the same
+images in both, so the same environment gives the same label, byte for byte.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mll_hf.labeling.contest import Contest
+from mll_hf.labeling.encoding import encoded_images
+from mll_hf.models import environment_of, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.labels.counts import LabelCounts
+    from mll_hf.labels.label import Cost, Environment, ModelRef
+    from mll_hf.models import VisionLanguageModel
+
+    Blocks = Iterable[tuple[int, NDArray[np.float32]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Captions:
+    """Embedded captions, and the properties of the model that embedded them.
+
+    Attributes:
+        embeddings: [V, D] unit-norm float32.
+        logit_scale: Factor between cosines and logits.
+        cost: Parameters and FLOPs.
+        batch_size: Default number of images per batch.
+        environment: What the model runs in.
+    """
+
+    embeddings: NDArray[np.float32]
+    logit_scale: float
+    cost: Cost
+    batch_size: int
+    environment: Environment
+
+    @classmethod
+    def of(cls, model: VisionLanguageModel, captions: Sequence[str]) -> Captions:
+        """Embed captions."""
+        return cls(model.encode_texts(captions), model.logit_scale, model.cost, model.batch_size, environment_of(model))
+
+
+class ModelRun(Protocol):
+    """One model on an engine."""
+
+    def embed_captions(self, captions: Sequence[str]) -> Captions:
+        """Embed the captions of V concepts.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+        """
+
+    def embed_images(
+        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Embed probe images.
+
+        Args:
+            probes: The probe images.
+            images: Numbers of the images to embed, ascending.
+            batch_size: Images per batch.
+
+        Yields:
+            Numbers of some images [B] and their embeddings [B, D], NaN where undecodable; parts come in any order.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+            GraphError: The images cannot be read.
+        """
+
+    def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
+        """Count the contests of the concepts over the images.
+
+        Args:
+            graph: The V concepts.
+            probes: The N images.
+            captions: Captions of the concepts.
+            blocks: Number of a block's first image, and embeddings [CONTEST_BLOCK, D] from there on.
+        """
+
+
+class Engine(Protocol):
+    """Where models run; a context manager that holds the workers."""
+
+    def run(self, model: ModelRef) -> AbstractContextManager[ModelRun]:
+        """Run a model; frees it at the end."""
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """Runs models in this process, on one device.
+
+    Attributes:
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for the best available.
+    """
+
+    device: str | None = None
+
+    @contextmanager
+    def run(self, model: ModelRef) -> Iterator[ModelRun]:
+        """See `Engine`."""
+        loaded = load_model(model, self.device)
+        try:
+            yield LocalRun(loaded)
+        finally:
+            loaded.close()
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """A loaded model; see `ModelRun`.
+
+    Attributes:
+        model: The model.
+        decoders: Processes that decode images for a GPU; None for one per core but one.
+    """
+
+    model: VisionLanguageModel
+    decoders: int | None = None
+
+    def embed_captions(self, captions: Sequence[str]) -> Captions:
+        """See `ModelRun`."""
+        return Captions.of(self.model, captions)
+
+    def embed_images(
+        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """See `ModelRun`."""
+        return encoded_images(self.model, probes, images, batch_size, self.decoders)
+
+    def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
+        """See `ModelRun`."""
+        return Contest(graph, probes, captions.embeddings, captions.logit_scale, self.model.device).count(blocks)

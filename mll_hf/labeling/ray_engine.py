@@ -1,0 +1,341 @@
+"""Models run on Ray: one actor per GPU (or core) keeps a model and takes pieces of the work.
+
+A piece is a range of captions or images to embed, or some blocks of embeddings to count. The piece of a lost actor goes
+to another one. Finished pieces are on the driver's disk, so a killed driver loses only the pieces in flight.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache, reduce
+from itertools import islice
+from operator import add
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
+from mll_hf.hub.locations import REPO_ID, DatasetLocation, fetch_graph_with_images
+from mll_hf.labeling.contest import Contest
+from mll_hf.labeling.engines import Captions, LocalRun
+from mll_hf.models import environment_of, load_model, pick_device
+from mll_hf.models.base import TEXT_BATCH
+from mll_hf.utils.text import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.labeling.engines import Blocks, ModelRun
+    from mll_hf.labels.counts import LabelCounts
+    from mll_hf.labels.label import Environment, ModelRef
+
+    Call = tuple[Any, str, tuple[object, ...]]  # key, method of _Worker, arguments
+
+Item = TypeVar("Item")
+_BATCHES_PER_PIECE = 32
+_BLOCKS_PER_PIECE = 64
+_RETRIES = 5
+_ADDRESS = re.compile(r"(?:ray://)?([\w.-]+):(\d{1,5})", re.ASCII)
+_CONNECT_SECONDS = 10.0
+_WAIT_SECONDS = 60.0
+_MOST_CORES = 8.0  # per GPU, to decode images
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Resources of one actor.
+
+    Attributes:
+        cpus: Cores.
+        gpus: GPUs; with a fraction, several actors share one.
+    """
+
+    cpus: float
+    gpus: float
+
+
+class RayEngine:
+    """Runs models on Ray; see :class:`~mll_hf.labeling.engines.Engine`.
+
+    Every machine needs ``mll-hf[models,ray]`` and the graph: from the Hub, or in a shared folder.
+
+    Args:
+        address: Address of the cluster; None for ``$RAY_ADDRESS``, or Ray on this machine.
+        gpus: GPUs per actor; default: one if the cluster has any.
+        cpus: Cores per actor; default: one, or with GPUs the cores per GPU, at most eight.
+
+    Raises:
+        InputError: The cluster cannot be reached, or is too small for one actor.
+        MissingExtraError: Ray is not installed.
+    """
+
+    def __init__(self, address: str | None = None, gpus: float | None = None, cpus: float | None = None) -> None:
+        if cpus == 0 and gpus == 0:
+            raise InputError("a worker with 0 CPUs and 0 GPUs cannot run; give it more of one of them")
+        self._address, self._gpus, self._cpus = address, gpus, cpus
+        self._workers: _Workers | None = None
+        self._is_ours = False
+
+    def __enter__(self) -> RayEngine:
+        ray, self._is_ours = _connect(self._address)
+        resources = ray.cluster_resources()
+        share = share_of(resources, self._gpus, self._cpus)
+        n_workers = sum(workers_in(node["Resources"], share) for node in ray.nodes() if node["Alive"])
+        if not n_workers:
+            self.__exit__()
+            raise InputError(
+                f"no machine of the cluster has room for a worker with {share.cpus:g} CPUs and {share.gpus:g} GPUs "
+                f"(in all it has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}); ask for less per worker"
+            )
+        self._workers = _Workers(n_workers, share)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        if self._workers:
+            self._workers.stop()
+        if self._is_ours:
+            ray.shutdown()
+
+    @contextmanager
+    def run(self, model: ModelRef) -> Iterator[ModelRun]:
+        """See :class:`~mll_hf.labeling.engines.Engine`."""
+        assert self._workers, "use the engine as a context manager"  # noqa: S101
+        yield _RayRun(model, self._workers)
+
+
+class _RayRun:
+    def __init__(self, model: ModelRef, workers: _Workers) -> None:
+        self._model, self._workers = model, workers
+        self._environment: Environment | None = None
+
+    def embed_captions(self, captions: Sequence[str]) -> Captions:
+        size = TEXT_BATCH * max(len(captions) // (TEXT_BATCH * self._workers.n_workers), 1)
+        calls = (
+            (first, "embed_captions", (self._model, captions[first : first + size]))
+            for first in range(0, len(captions), size)
+        )
+        parts = [part for _, part in sorted(self._workers.completed(self._model, calls), key=lambda done: done[0])]
+        for part in parts:
+            self._check_environment(part.environment)
+        return replace(parts[0], embeddings=np.concatenate([part.embeddings for part in parts]))
+
+    def embed_images(
+        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        import ray
+
+        shared, size = ray.put(probes), _BATCHES_PER_PIECE * batch_size
+        pieces = (images[first : first + size] for first in range(0, len(images), size))
+        calls = ((piece, "embed_images", (self._model, shared, piece, batch_size)) for piece in pieces)
+        for piece, (embeddings, environment) in self._workers.completed(self._model, calls):
+            self._check_environment(environment)
+            yield piece, embeddings
+
+    def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
+        import ray
+
+        shared = [ray.put(value) for value in (graph, probes, captions)]
+        calls = ((None, "count", (*shared, several)) for several in _batched(blocks, _BLOCKS_PER_PIECE))
+        return reduce(add, (counts for _, counts in self._workers.completed(self._model, calls)))
+
+    def _check_environment(self, environment: Environment) -> None:
+        self._environment = self._environment or environment
+        if environment != self._environment:
+            raise InputError(
+                f"machines of the cluster differ ({self._environment} and {environment}); install the same versions"
+            )
+
+
+class _Workers:
+    """A pool of actors.
+
+    Args:
+        n_workers: How many.
+        share: Resources of each.
+    """
+
+    def __init__(self, n_workers: int, share: Share) -> None:
+        import ray
+
+        self.n_workers = n_workers
+        self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(_Worker)
+        self._options = (None if share.gpus else "cpu", max(int(share.cpus), 1))
+        self._idle: list[Any] = []
+        self._busy: dict[Any, Any] = {}  # actors by references to results that nobody waits for
+        for _ in range(n_workers):
+            self._start()
+
+    def _start(self) -> None:
+        worker = self._actor.remote(*self._options)
+        self._busy[worker.ready.remote()] = worker
+
+    def stop(self) -> None:
+        """Kill all actors."""
+        import ray
+
+        for worker in (*self._idle, *self._busy.values()):
+            ray.kill(worker)
+
+    def completed(self, model: ModelRef, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
+        """Run calls, one at a time on each actor; yields (key, result) in the order of completion.
+
+        Calls are drawn when an actor is free. A call whose actor is lost runs again on another one.
+
+        Raises:
+            ModelError: Actors were lost several times in a row.
+            Exception: What a call raised.
+        """
+        import ray
+        from ray.exceptions import RayError, RayTaskError
+
+        queue, lost, n_losses = iter(calls), list[Any](), 0
+        upcoming = next(queue, None)
+        running: dict[Any, tuple[Any, Call | None]] = {}
+        try:
+            while upcoming or running:
+                while upcoming and self._idle:
+                    worker, (_, method, arguments) = self._idle.pop(), upcoming
+                    running[getattr(worker, method).remote(*arguments)] = worker, upcoming
+                    upcoming = lost.pop() if lost else next(queue, None)
+                done, _ = ray.wait([*running, *self._busy], timeout=_WAIT_SECONDS)
+                if not done:
+                    if not running:
+                        _log.warning("waiting for the cluster to start a worker")
+                    continue
+                worker, call = running.pop(done[0]) if done[0] in running else (self._busy.pop(done[0]), None)
+                try:
+                    result = ray.get(done[0])
+                except RayTaskError as error:
+                    self._idle.append(worker)
+                    if call:
+                        raise error.cause from None
+                except RayError as error:  # the actor is lost
+                    ray.kill(worker)
+                    self._start()
+                    n_losses += 1
+                    if n_losses > _RETRIES:
+                        reason = f"its workers were lost {n_losses} times ({one_line(error)}); see Ray's logs"
+                        raise ModelError(model.repo_id, reason) from error
+                    if call:
+                        lost.append(call)
+                        upcoming = upcoming or lost.pop()
+                else:
+                    self._idle.append(worker)
+                    if call:
+                        n_losses = 0
+                        yield call[0], result
+        finally:
+            self._busy |= {reference: worker for reference, (worker, _) in running.items()}
+
+
+class _Worker:
+    """An actor: keeps the model that it used last."""
+
+    def __init__(self, device: str | None, decoders: int) -> None:
+        self._device, self._decoders = device, decoders
+        self._last: LocalRun | None = None
+
+    def ready(self) -> None:
+        """Return when the actor is up."""
+
+    def embed_captions(self, model: ModelRef, captions: Sequence[str]) -> Captions:
+        """Embed some captions."""
+        return self._run_of(model).embed_captions(captions)
+
+    def embed_images(
+        self, model: ModelRef, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+    ) -> tuple[NDArray[np.float32], Environment]:
+        """Embed some images."""
+        run = self._run_of(model)
+        parts = [embeddings for _, embeddings in run.embed_images(_with_files(probes), images, batch_size)]
+        return np.concatenate(parts), environment_of(run.model)
+
+    def count(
+        self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: list[tuple[int, NDArray[np.float32]]]
+    ) -> LabelCounts:
+        """Count the contests over some blocks."""
+        device = pick_device(self._device)
+        return Contest(graph, probes, captions.embeddings, captions.logit_scale, device).count(blocks)
+
+    def _run_of(self, model: ModelRef) -> LocalRun:
+        if self._last is None or self._last.model.ref != model:
+            if self._last is not None:
+                self._last.model.close()
+                self._last = None
+            self._last = LocalRun(load_model(model, self._device), self._decoders)
+        return self._last
+
+
+def share_of(resources: dict[str, float], gpus: float | None, cpus: float | None) -> Share:
+    """Resources of one actor; see `RayEngine` for the defaults."""
+    n_gpus = resources.get("GPU", 0.0)
+    gpus = min(1.0, n_gpus) if gpus is None else gpus
+    per_gpu = resources.get("CPU", 1.0) * gpus / n_gpus if gpus and n_gpus else 1.0
+    return Share(max(1.0, min(_MOST_CORES, float(int(per_gpu)))) if cpus is None else cpus, gpus)
+
+
+def workers_in(resources: dict[str, float], share: Share) -> int:
+    """Number of actors that fit on a machine."""
+    fits = [resources.get(kind, 0.0) / part for kind, part in (("CPU", share.cpus), ("GPU", share.gpus)) if part]
+    return int(min(fits, default=0))
+
+
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while several := list(islice(iterator, size)):
+        yield several
+
+
+@lru_cache(maxsize=4)
+def _downloaded_folder(location: str) -> Path:
+    return fetch_graph_with_images(location).folder
+
+
+def _with_files(probes: ProbeSet) -> ProbeSet:
+    """The probe images with files of this machine; downloads those of a dataset on the Hub."""
+    if all(path.exists() for path in probes.files):
+        return probes
+    if not REPO_ID.fullmatch(probes.name):
+        raise GraphError(
+            f"{probes.files[0]} is not on machine {platform.node()}; use a graph on the Hub or in a shared folder"
+        )
+    folder = _downloaded_folder(str(DatasetLocation(probes.name, probes.revision)))
+    return replace(probes, files=tuple(folder / path.name for path in probes.files))
+
+
+def _connect(address: str | None) -> tuple[Any, bool]:
+    """Connect to Ray; returns the module, and whether it was connected here."""
+    try:
+        import ray
+    except ImportError:
+        raise MissingExtraError("ray", "ray") from None
+    if ray.is_initialized():
+        return ray, False
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and (place := _ADDRESS.fullmatch(address)):  # Ray itself retries for minutes
+        try:
+            socket.create_connection((place[1], int(place[2])), _CONNECT_SECONDS).close()
+        except OSError as error:
+            raise InputError(f"nothing answers at {address} ({one_line(error)}); check Ray's address") from None
+    # Ray of this machine: no dashboard, not reachable from elsewhere
+    where = {"address": address} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        ray.init(**where, logging_level="ERROR", log_to_driver=False)
+    except Exception as error:  # Ray raises anything from ConnectionError to RuntimeError
+        raise InputError(f"cannot use Ray at {address or 'this machine'} ({one_line(error)})") from error
+    return ray, True

@@ -1,0 +1,40 @@
+"""Tables as text: aligned columns for the terminal, or Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mll_hf.utils.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MISSING = "–"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format columns for a terminal; columns of numbers are right-aligned.
+
+    Characters that could control the terminal are shown as question marks, since names come from labels and graphs of
+    others.
+    """
+    header, *rows = ([printable(cell) for cell in row] for row in (header, *rows))
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    right = _right_aligned(header, rows)
+    lines = [
+        "  ".join(cell.rjust(w) if r else cell.ljust(w) for cell, w, r in zip(row, widths, right, strict=True))
+        for row in [header, *rows]
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; columns of numbers are right-aligned. Cells are used as they are, unescaped."""
+    rule = ["---:" if right else "---" for right in _right_aligned(header, rows)]
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+
+
+def _right_aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
+    """For each column, whether all of its cells that say something start with a number."""
+    columns = [[row[at] for row in rows if row[at] not in ("", MISSING)] for at in range(len(header))]
+    return [bool(cells) and all(cell.lstrip("+-")[:1].isdigit() for cell in cells) for cells in columns]

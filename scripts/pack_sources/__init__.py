@@ -1,1 +1,0 @@
-"""What ``build_packs.py`` makes packs from: one module for each pack, and one that fetches packages."""

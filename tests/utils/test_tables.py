@@ -1,0 +1,47 @@
+"""Tables for the terminal and in Markdown."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.utils.tables import markdown_table, table
+from worlds import examples
+
+
+def test_table_by_hand():
+    rows = [["cat", "7", "-0.5", "x"], ["a longer name", "12", "3.25", "yy"]]
+    assert table(["name", "n", "score", "note"], rows).splitlines() == [
+        "name            n  score  note",
+        "cat             7   -0.5  x",
+        "a longer name  12   3.25  yy",
+    ]
+    assert table(["a", "b"], []) == "a  b"
+
+
+@examples
+@given(
+    rows=st.lists(st.tuples(*[st.text(st.characters(codec="ascii"), max_size=9)] * 3), max_size=6),
+)
+def test_tables_align_whatever_is_in_them(rows):
+    lines = table(["first", "second", "third"], rows).split("\n")
+    assert len(lines) == len(rows) + 1
+    assert all(line.isprintable() for line in lines)
+    starts = [max(len(row[0]) for row in [("first",), *rows])]
+    for line in lines:
+        assert line.ljust(99)[starts[0] : starts[0] + 2] == "  "
+
+
+def test_control_characters_never_reach_the_terminal():
+    text = table(["\x1b[2Jname"], [["two\nlines"], ["\u202eright to left"], ["bell\a"]])
+    assert text.splitlines() == ["?[2Jname", "two?lines", "?right to left", "bell?"]
+
+
+def test_markdown_tables_align_numbers_to_the_right():
+    rows = [["x", "1.5", "–", "", "+0.1"], ["2y", "-3 M", "–", "7 %", "0.2 [–, 1]"]]
+    assert markdown_table(["a", "b", "c", "d", "e"], rows) == [
+        "| a | b | c | d | e |",
+        "| --- | ---: | --- | ---: | ---: |",
+        "| x | 1.5 | – |  | +0.1 |",
+        "| 2y | -3 M | – | 7 % | 0.2 [–, 1] |",
+    ]
