@@ -253,6 +253,14 @@ def test_fields_of_later_versions_are_ignored():
 LABEL = a_label()
 
 
+def of_size(n_concepts):
+    """Tensors of zeros for that many concepts."""
+    return {
+        name: np.zeros([n_concepts if size == 7 else size for size in tensor.shape], tensor.dtype)
+        for name in TENSORS for tensor in [getattr(LABEL, name)]
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("tensors", "complaint"),
     [
@@ -304,10 +312,10 @@ LABEL = a_label()
         ({"support": LABEL.support > 0}, "support is bool"),
         ({"hits": None}, "the tensors are"),
         ({"extra": LABEL.hits}, "the tensors are"),
-        ({name: getattr(LABEL, name)[..., :0].copy() for name in TENSORS}, "0 concepts"),
+        (of_size(0), "0 concepts"),
         ({name: getattr(LABEL, name)[:3].copy() for name in TENSORS[:4]}, "domain_hits is"),
-        ({"node_precision": np.zeros((), np.float32)}, "0 concepts"),
-        ({"node_precision": np.zeros(65535, np.float32)}, "65535 concepts"),
+        (of_size(65535), "65535 concepts"),
+        ({"node_precision": np.zeros((), np.float32)}, "not a valid label"),
     ],
 )  # fmt: skip
 def test_contradictions_in_tensors(tensors, complaint):
