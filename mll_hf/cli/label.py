@@ -44,8 +44,8 @@ def add_label(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import fetch_graph_with_images
-    from mll_hf.labeling.run import open_engine
     from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one
+    from mll_hf.labeling.run import open_engine
 
     location = fetch_graph_with_images(args.graph)
     probes, failed = location.probes(SamplingConfig(args.sample, args.seed)), 0

@@ -16,7 +16,7 @@ from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.selection.base import SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
-from mll_hf.utils.arrays import freeze_arrays, read_only, same_fields
+from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class MatchedConcept:
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class Selection(ArrayFields):
     """Which models answer for which classes, and why.
 
     Attributes:
@@ -99,14 +99,6 @@ class Selection:
     task: str | None = None
     evidence: UnlabeledEvidence | None = None
     among: int | None = None
-
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:
