@@ -25,8 +25,8 @@ from mll_hf.selection import (
     select_by_imagenet,
     shortlisting,
 )
-from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.evidence import check_image_count, trial_sample
+from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class Client:
     ) -> Selection:
         """The choice by labels alone."""
         match, labels = self._match(descriptions, config.strategy), self.labels
-        choose = select
+        choose: Callable[..., Selection] = select
         if self.source.indexed and config.strategy in INDEXED_STRATEGIES:
             choose = partial(select_indexed, fetch=self.source.fetch)
         elif self.source.indexed:

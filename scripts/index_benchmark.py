@@ -13,14 +13,14 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synthetic import RandomEncoder, SyntheticModels, make_descriptions, make_graph, make_labels
-
-from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, RankCode, update_shards
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, update_shards
 from mll_hf.labels.join import join_labels
-from mll_hf.labels.store import LabelStore, read_label
+from mll_hf.labels.rank_code import RankCode
+from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.selection import Candidates, SelectionConfig
 from mll_hf.selection.indexed import select_indexed
+from synthetic import RandomEncoder, SyntheticModels, make_descriptions, make_graph, make_labels
 
 if TYPE_CHECKING:
     import argparse
@@ -103,13 +103,14 @@ def measure(folder: Path, labels: Path, n_classes: int, repeats: int, domain: st
     graph = make_graph(N_CONCEPTS)
     models, descriptions = SyntheticModels(graph), make_descriptions(n_classes)
     match = ConceptIndex.build(graph, RandomEncoder()).match(descriptions)
-    store, before = LabelStore(labels), _peak_mb()
+    store, before = LabelStore(labels), _megabytes("RssAnon")
+    store.add_graph(graph)
 
-    def fetch(wanted: Sequence[LabelFacts]) -> list[ModelLabel]:
+    def fetch(wanted: Sequence[LabelFacts]) -> Sequence[ModelLabel]:
         for label in wanted:
             if not store.path_of(label).exists():
                 store.write(models.whole(int(label.model.revision, 16)))
-        return [read_label(store.path_of(label), graph) for label in wanted]
+        return store.fetch(wanted)
 
     def opened() -> Candidates:
         paths = sorted(folder.glob("*.safetensors"))
@@ -129,13 +130,14 @@ def measure(folder: Path, labels: Path, n_classes: int, repeats: int, domain: st
     print(f"3 of {len(candidates.labels):,} labels, {n_classes} classes, {N_CONCEPTS:,} concepts, domain {domain}:")
     print(f"  opened in {opening:.2f} s; first selection {first:.2f} s (it writes the labels that are then read)")
     print(f"  selected in {_spread(times)}; {cpu:.2f} s of CPU")
-    print(f"  peak memory, mapped pages included: {_peak_mb():.0f} MB; before opening: {before:.0f} MB")
+    peak, own = _megabytes("VmHWM"), _megabytes("RssAnon")
+    print(f"  memory: {own:.0f} MB, {before:.0f} MB before opening; with the pages of the index at most {peak:.0f} MB")
 
 
-def _peak_mb() -> float:
-    """Most memory of this process, mapped pages included; getrusage would count its parent's too."""
+def _megabytes(name: str) -> float:
+    """What the system says of this process's memory; getrusage would count its parent's too."""
     status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+    return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
 def _timed(run: Callable[[], object]) -> float:

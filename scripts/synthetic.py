@@ -1,7 +1,7 @@
 """Synthetic graphs, labels and text encoders of any size, for timing. Valid, seeded, quick to make.
 
-:func:`make_labels` makes labels with random counts; :class:`SyntheticModels` makes labels like those of models that have
-strengths and weaknesses, and of some that are copies of others.
+:func:`make_labels` makes labels with random counts; :class:`SyntheticModels` makes labels like those of models that
+have strengths and weaknesses, and of some that are copies of others.
 """
 
 from __future__ import annotations

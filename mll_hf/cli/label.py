@@ -54,8 +54,8 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import fetch_graph_with_images
-    from mll_hf.labeling.engines import open_engine
     from mll_hf.labeling.fleet import Fleet, for_each, label_one
+    from mll_hf.labeling.run import open_engine
 
     sampling = SamplingConfig(args.sample, args.seed)
     locations = [fetch_graph_with_images(graph) for graph in args.graphs]

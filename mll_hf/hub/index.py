@@ -13,7 +13,8 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from mll_hf.errors import HubError, LabelError
 from mll_hf.hub.connection import TIMEOUT_SECONDS, download, hub_errors, retried, together
-from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, RankCode, shard_to_bytes, update_shards
+from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, shard_to_bytes, update_shards
+from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import LABEL_PATH, SHARD_PATH
 
 if TYPE_CHECKING:

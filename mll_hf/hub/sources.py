@@ -224,15 +224,23 @@ def is_collection(head: Head) -> bool:
 
 
 def read_graphs(api: HfApi, head: Head) -> list[SemanticGraph]:
-    """The graphs of a collection, by path; those that cannot be read are skipped with a warning."""
+    """The graphs of a collection, by path; invalid ones are skipped with a warning.
 
-    def read(path: str) -> SemanticGraph:
-        graph = read_graph(api, head.repo_id, path, head.sha)
-        if graph.digest[:12] != Path(path).stem:
-            raise GraphError(f"{head.repo_id}: {path} holds another graph ({graph.digest[:12]}) than its name says")
-        return graph
-
-    return readable(read, [path for path in sorted(head.files) if GRAPH_PATH.fullmatch(path)])
+    Raises:
+        HubError: One cannot be downloaded.
+    """
+    graphs = []
+    for path in sorted(path for path in head.files if GRAPH_PATH.fullmatch(path)):
+        try:
+            graph = read_graph(api, head.repo_id, path, head.sha)
+        except GraphError as error:
+            _log.warning("left out: %s", error)
+            continue
+        if graph.digest[:12] == Path(path).stem:
+            graphs.append(graph)
+        else:
+            _log.warning("left out: %s: %s holds another graph than its name says", head.repo_id, path)
+    return graphs
 
 
 def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
@@ -415,12 +423,12 @@ def _tagged(entry: object) -> list[_Tagged]:
 
 
 def readable(function: Callable[[A], B], items: Iterable[A], name: str = "") -> list[B]:
-    """Apply a function to items in parallel; labels and graphs that cannot be read are skipped with a warning."""
+    """Apply a function to items in parallel; labels that cannot be read are skipped with a warning."""
 
     def attempt(item: A) -> B | MLLError:
         try:
             return function(item)
-        except (GraphError, LabelError, HubError) as error:
+        except (LabelError, HubError) as error:
             return error
 
     results = together(attempt, list(items), name)

@@ -14,14 +14,14 @@ import json
 import math
 import mmap
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from safetensors.numpy import save
 
 from mll_hf.errors import LabelError
-from mll_hf.labels.counts import RANK_BINS, chance_to_win, rank_bin
+from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.file_format import (
     METADATA_KEY,
     UNREADABLE,
@@ -31,6 +31,7 @@ from mll_hf.labels.file_format import (
     read_metadata,
 )
 from mll_hf.labels.label import Cost, LabelFacts, LabelGroup, ModelRef
+from mll_hf.labels.rank_code import BITS, RankCode, code_fields
 from mll_hf.utils.files import canonical_json
 from mll_hf.utils.text import one_line
 
@@ -40,14 +41,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import LabelSummary
 
 SCHEMA = 1
 SMALL_BYTES = 2**24  # codes of a small shard; up to 40 MB of labels are in at most three shards
 SMALL_SHARDS = 16  # so many small shards are merged into a large one
-_BITS = (8, 6, 6, 5, 4, 3)
-_SHIFTS = tuple(32 - sum(_BITS[: n + 1]) for n in range(len(_BITS)))
 _MOST_HEADER_BYTES = 2**16
 
 # name -> dtype and shape, in terms of the numbers of concepts V, labels M, distinct samples N, domains S, bins of ranks
@@ -66,92 +64,6 @@ _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
 _DTYPES = {"F64": np.float64, "F32": np.float32, "I32": np.int32, "U32": np.uint32, "U8": np.uint8}
 _OWN = {"repo_id": str, "revision": str, "backend": str, "parameters": int, "gflops": float, "digest": str}
 _OF_MODEL, _OF_COST = ("repo_id", "revision", "backend"), ("parameters", "gflops")
-
-
-# --- four bytes per concept -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class RankCode:
-    """Encodes how many images of a concept were beaten by how many rivals in 32 bits.
-
-    Expected recall among n candidates is a linear function of the shares of images by rank and smooth in log n. So a few
-    principal components of the shares determine it for every n. Components are quantized to 8, 6, 6, 5, 4 and 3 bits.
-
-    Attributes:
-        basis: [K, RANK_BINS] the components.
-        n_bins: Number of bins that the graph's ranks can reach.
-    """
-
-    basis: NDArray[np.float64]
-    n_bins: int
-
-    @classmethod
-    def of_graph(cls, graph: SemanticGraph) -> RankCode:
-        """The code for labels on a graph: components of recall among n = 2 to all candidates.
-
-        Numbers are spread evenly over log n, and weighted by 1 + 6 / n, as errors are largest among few candidates.
-        """
-        most = int(graph.rival_counts.max(initial=0))
-        n_bins = int(rank_bin(np.array([most]))[0]) + 1
-        candidates = np.unique(np.rint(np.geomspace(2, max(most + 1, 2), 40)).astype(np.int64))
-        chances = np.stack([(1 + 6 / n) * chance_to_win(most, n) for n in candidates.tolist()])
-        _, covariance = _prior(n_bins)
-        variances, axes = np.linalg.eigh(chances @ covariance @ chances.T)
-        kept = np.argsort(-variances, kind="stable")[: len(_BITS)]
-        components = (axes[:, kept] * np.sign(axes[0, kept] + (axes[0, kept] == 0))).T @ chances
-        basis = np.zeros((len(_BITS), RANK_BINS))
-        basis[: len(components), :n_bins] = np.round(components, 3)[:, :n_bins]  # so that all machines agree
-        return cls(basis, n_bins)
-
-    @property
-    def _lowest(self) -> NDArray[np.float64]:
-        return self.basis[:, : self.n_bins].min(axis=1)
-
-    @property
-    def _steps(self) -> NDArray[np.float64]:
-        return (self.basis[:, : self.n_bins].max(axis=1) - self._lowest) / (2.0 ** np.array(_BITS) - 1)
-
-    def encode(self, ranks: NDArray[np.uint16]) -> NDArray[np.uint32]:
-        """[V] codes of ranks [V, RANK_BINS]; 0 where there are no images."""
-        images = ranks.sum(axis=1, dtype=np.int64)
-        shares = ranks / np.maximum(images, 1)[:, None]
-        steps = np.where(self._steps > 0, self._steps, 1)
-        levels = np.einsum("vb,kb->vk", shares, self.basis) - self._lowest  # in an order that no BLAS chooses
-        fields = np.clip(np.rint(levels / steps), 0, 2.0 ** np.array(_BITS) - 1).astype(np.uint32)
-        codes: NDArray[np.uint32] = (fields << np.array(_SHIFTS, np.uint32)).sum(axis=1, dtype=np.uint32)
-        return np.where(images > 0, codes, 0).astype(np.uint32)
-
-    def decoder(self, chances: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Constants [A] and weights [A, K] of the fields of codes, for chances to win [A, RANK_BINS].
-
-        Their sum is the expected recall given the code, by linear regression under a broad prior of shares.
-        """
-        mean, covariance = _prior(self.n_bins)
-        noise = np.maximum(self._steps**2 / 12, 1e-12)
-        of_codes = self.basis @ covariance @ self.basis.T + np.diag(noise)
-        slopes = np.linalg.solve(of_codes, self.basis @ covariance @ chances.T).T
-        return chances @ mean + slopes @ (self._lowest - self.basis @ mean), slopes * self._steps
-
-
-def code_fields(codes: NDArray[np.uint32]) -> Iterator[NDArray[np.uint32]]:
-    """The K fields of codes, one after another, each of the shape of the codes."""
-    for shift, bits in zip(_SHIFTS, _BITS, strict=True):
-        yield (codes >> np.uint32(shift)) & np.uint32(2**bits - 1)
-
-
-@lru_cache(maxsize=16)
-def _prior(n_bins: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean [RANK_BINS] and covariance of shares: logarithms of ranks are normal, models and concepts of any level."""
-    rows = []
-    for deviation in (1.0, 2.0, 3.0, 4.0):
-        for level in np.arange(-4, 14.1, 0.5).tolist():
-            below = [(1 + math.erf((end - level) / deviation / math.sqrt(2))) / 2 for end in range(n_bins - 1)]
-            rows.append(np.diff(below, prepend=0, append=1))
-    shares = np.zeros((len(rows), RANK_BINS))
-    shares[:, :n_bins] = rows
-    mean, second = shares.mean(axis=0), shares.T @ shares / len(rows)
-    return mean, second - np.outer(mean, mean) + (np.diag(mean) - second) / 40  # of 40 images
 
 
 # --- what is kept of a label ------------------------------------------------------------------------------------------
@@ -209,9 +121,7 @@ def shard_to_bytes(entries: Sequence[Entry], code: RankCode) -> bytes:
     samples: dict[bytes, int] = {}
     sample = [samples.setdefault(entry.support.astype(np.int32).tobytes(), len(samples)) for entry in entries]
     common: dict[str, int] = {}
-    shared = [
-        common.setdefault(canonical_json(_without(e.metadata, "model", "cost", "license")), len(common)) for e in entries
-    ]
+    shared = [common.setdefault(canonical_json(_without_own(e.metadata)), len(common)) for e in entries]
     own = [{**e.metadata["model"], **e.metadata["cost"], "digest": e.digest} for e in entries]
     columns = {
         "common": [json.loads(text) for text in common],
@@ -245,8 +155,8 @@ def shard_to_bytes(entries: Sequence[Entry], code: RankCode) -> bytes:
     )
 
 
-def _without(metadata: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in metadata.items() if key not in keys}
+def _without_own(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in metadata.items() if key not in ("model", "cost", "license")}
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -436,13 +346,13 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
         axis: tensors[name].shape[n]
         for name, n, axis in (("codes", 0, "V"), ("sample", 0, "M"), ("support", 0, "N"), ("domain_ranks", 1, "S"))
     }
-    sizes |= {"B": RANK_BINS, "K": len(_BITS), "C": tensors["entries"].size}
+    sizes |= {"B": RANK_BINS, "K": len(BITS), "C": tensors["entries"].size}
     check_tensors(tensors, _TENSORS, sizes)
     if not all(sizes.values()):
         raise LabelError("there are no labels, or no concepts")
     shares, level, temperature = (tensors[name] for name in ("rank_shares", "mean_precision", "temperature"))
     fine = {
-        "a sample does not exist": 0 <= tensors["sample"].min() and tensors["sample"].max() < sizes["N"],
+        "a sample does not exist": tensors["sample"].min() >= 0 and tensors["sample"].max() < sizes["N"],
         "support is negative": tensors["support"].min() >= 0,
         "ranks of a domain are negative": tensors["domain_ranks"].min() >= 0,
         "shares are not between 0 and 1": shares.min() >= 0 and shares.max() <= 1 + 1e-9,
@@ -488,7 +398,7 @@ def _read_common(common: object, group: LabelGroup, n_domains: int) -> Mapping[s
         raise LabelError("a label is of another group")
     if len(known["domain_names"]) > n_domains:
         raise LabelError("a label has more domains than counts")
-    return {name: value for name, value in known.items() if name not in ("model", "cost", "license")}
+    return _without_own(known)
 
 
 # --- an index as a whole ----------------------------------------------------------------------------------------------
@@ -541,7 +451,7 @@ class LabelIndex:
         """The labels that are current, each model once."""
         found: dict[tuple[str, str], IndexedLabel] = {}
         for first, shard in zip(self.firsts, self.shards, strict=True):
-            tested = shard.tensors["domain_ranks"].any(axis=2).tolist()
+            tested: list[list[bool]] = shard.tensors["domain_ranks"].any(axis=2).tolist()  # type: ignore[assignment]
             names: dict[tuple[Any, ...], frozenset[str]] = {}
             columns = (shard.columns[name] for name in ("shared", "license", *_OF_COST))
             for m, (model, (key, digest), shared, license_id, *cost) in enumerate(
@@ -554,9 +464,7 @@ class LabelIndex:
                     pairs = zip(facts["domain_names"], tested[m], strict=False)
                     names[kind] = frozenset(name for name, any_image in pairs if any_image)
                 own = {"model": model, "cost": Cost(*cost), "license": license_id}
-                found[key] = IndexedLabel(
-                    **facts, **own, domains_tested=names[kind], index=self, position=first + m
-                )
+                found[key] = IndexedLabel(**facts, **own, domains_tested=names[kind], index=self, position=first + m)
         return tuple(found.values())
 
     @cached_property
@@ -589,9 +497,9 @@ class LabelIndex:
         most = max(part.shape[1] for part in parts)
         return np.concatenate([np.pad(part, ((0, 0), (0, most - part.shape[1]), (0, 0))) for part in parts])
 
-    def _at(self, position: int) -> tuple[IndexShard, int]:
-        n = int(np.searchsorted(self.firsts, position, side="right")) - 1
-        return self.shards[n], position - self.firsts[n]
+    def shard_of(self, positions: NDArray[np.int64] | int) -> NDArray[np.int64]:
+        """Number of the shard that each position is in."""
+        return np.searchsorted(self.firsts, positions, side="right") - 1
 
     def check(self, position: int, label: LabelSummary, concepts: NDArray[np.int64], codes: NDArray[np.uint32]) -> None:
         """Check that the index says of a label what the label says itself.
@@ -605,7 +513,8 @@ class LabelIndex:
         Raises:
             LabelError: It does not.
         """
-        shard, m = self._at(position)
+        n = int(self.shard_of(position))
+        shard, m = self.shards[n], position - self.firsts[n]
         kept, true = shard.entry(m, codes), Entry.of(label, "", shard.code, concepts)
         pairs = zip(code_fields(kept.codes), code_fields(true.codes), strict=True)
         agrees = (
@@ -649,7 +558,8 @@ def update_shards(
         Numbers of shards and their new content, None for those to delete; to be carried out in this order.
     """
     small = max(1, SMALL_BYTES // (4 * n_concepts))
-    missing, lengths, changed = dict(current), {}, {}
+    missing, lengths = dict(current), dict[int, int]()
+    changed: dict[int, list[Entry]] = {}
     for number, shard in sorted(shards.items()):
         kept = [m for m, (key, digest) in enumerate(shard.keys) if missing.get(key) == digest and missing.pop(key)]
         lengths[number] = len(kept)

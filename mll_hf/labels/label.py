@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.labels.counts import chances_to_win, expected_wins, precision_of
-from mll_hf.utils.arrays import freeze_arrays, read_only, same_fields
+from mll_hf.utils.arrays import ArrayFields, read_only
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -149,7 +149,7 @@ class LabelFacts:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelSummary(LabelFacts):
+class LabelSummary(ArrayFields, LabelFacts):
     """What selection needs of a label: one model, measured on a graph of V concepts with probe images of S domains.
 
     The rest of a label says which concepts a model confuses.
@@ -164,14 +164,6 @@ class LabelSummary(LabelFacts):
     ranks: NDArray[np.uint16]
     domain_ranks: NDArray[np.int32]
     temperature: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @cached_property
     def domains_tested(self) -> frozenset[str]:

@@ -13,8 +13,10 @@ Digests are cut to 12 digits.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,14 +32,14 @@ from mll_hf.labels.index import (
     IndexShard,
     InMemory,
     LabelIndex,
-    RankCode,
     shard_to_bytes,
     update_shards,
 )
+from mll_hf.labels.rank_code import RankCode
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
 
@@ -47,6 +49,7 @@ LABEL_PATH = re.compile(
     r"labels/[\w.-]+--[\w.-]+/[0-9a-f]{40}/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII
 )
 SHARD_PATH = re.compile(r"index/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?/\d{5}\.safetensors", re.ASCII)
+_LABEL_FILE = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII)
 GRAPH_PATH = re.compile(r"graphs/[0-9a-f]{12}\.json", re.ASCII)
 
 
@@ -129,7 +132,21 @@ class LabelStore:
             LabelError: A label is damaged, or its graph is missing.
         """
         graphs = self._by_digest
-        return (_of_known_graph(read_label(path), graphs, path) for path in self.paths())
+        return (self._checked(read_label(path), graphs, path) for path in self.paths())
+
+    def _checked(self, label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
+        """The label, if its graph is here and it lies where its content says."""
+        graph = graphs.get(label.graph_digest)
+        if graph is None:
+            raise LabelError(
+                f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
+                f"{graph_path(label.graph_digest)} into the folder",
+                path,
+            )
+        check_graph(label, graph, path)
+        if path != self.path_of(label):
+            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self.path_of(label)}", path)
+        return label
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
         """The whole labels of some summaries.
@@ -137,7 +154,10 @@ class LabelStore:
         Raises:
             LabelError: A label is missing or damaged.
         """
-        return tuple(read_label(self.path_of(label), self._by_digest.get(label.graph_digest)) for label in labels)
+        graphs = self._by_digest
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            read = pool.map(lambda label: read_label(self.path_of(label), graphs.get(label.graph_digest)), labels)
+            return tuple(read)
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None.
@@ -158,8 +178,8 @@ class LabelStore:
 
     def paths(self) -> tuple[Path, ...]:
         """Paths of all label files, sorted."""
-        files = self.folder.glob("labels/*/*/*.safetensors")
-        return tuple(sorted(file for file in files if LABEL_PATH.fullmatch(file.relative_to(self.folder).as_posix())))
+        files = self.folder.glob("labels/*/*/*.safetensors")  # names of local models may hold any characters
+        return tuple(sorted(file for file in files if _LABEL_FILE.fullmatch(file.name)))
 
     def path_for(self, model: ModelRef, group: LabelGroup) -> Path:
         """Path of the label of a model, whether it exists or not."""
@@ -215,7 +235,7 @@ class LabelStore:
         for graph in self.graphs:
             if stem.startswith(graph.digest[:12]):
                 return graph
-        _of_known_graph(read_label(path), self._by_digest, path)
+        self._checked(read_label(path), self._by_digest, path)
         raise LabelError("is on another graph than its name says; label the model anew", path)
 
     def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:
@@ -232,33 +252,33 @@ class LabelStore:
             LabelError: The index or a label is damaged.
             StorageError: The folder cannot be written.
         """
-        groups, count = self._files_by_group(), 0
-        gone = {path.name for path in (self.folder / "index").glob("*") if path.is_dir()} - groups.keys()
-        for stem in [*groups, *sorted(gone)]:
-            files, stored = groups.get(stem, {}), self._shards(stem)
+        stems = {path.name: dict[tuple[str, str], Path]() for path in (self.folder / "index").glob("*")}
+        groups = {**stems, **self._files_by_group()}
+        return sum(self._update_group(stem, files, progress) for stem, files in groups.items())
 
-            def read(keys: Sequence[tuple[str, str]]) -> Iterator[tuple[LabelSummary, str]]:
-                nonlocal count
-                for key in keys:
-                    yield read_label(files[key], graph), digests[key]  # noqa: B023 - used up before the next group
-                    count += 1
-                    progress(1)
-
-            if not files:
-                for number in stored:
-                    with storage_errors(self.folder):
-                        self._shard_path(stem, number).unlink()
-                continue
+    def _update_group(self, stem: str, files: Mapping[tuple[str, str], Path], progress: Callable[[int], object]) -> int:
+        """Bring the index of one group up to date; returns how many labels were read."""
+        stored, read = self._shards(stem), list[Path]()
+        changes: Iterable[tuple[int, bytes | None]] = [(number, None) for number in stored]
+        if files:
             graph = self._graph_of(stem, next(iter(files.values())))
             digests = _digests(files, stored, self._shard_path(stem, 0).parent)
-            for number, content in update_shards(stored, digests, RankCode.of_graph(graph), len(graph), read):
-                path = self._shard_path(stem, number)
-                if content is not None:
-                    write_atomically(path, content)
-                else:
-                    with storage_errors(path):
-                        path.unlink(missing_ok=True)
-        return count
+
+            def labels(keys: Sequence[tuple[str, str]]) -> Iterator[tuple[LabelSummary, str]]:
+                for key in keys:
+                    yield read_label(files[key], graph), digests[key]
+                    read.append(files[key])
+                    progress(1)
+
+            changes = update_shards(stored, digests, RankCode.of_graph(graph), len(graph), labels)
+        for number, content in changes:
+            path = self._shard_path(stem, number)
+            if content is not None:
+                write_atomically(path, content)
+            else:
+                with storage_errors(path):
+                    path.unlink(missing_ok=True)
+        return len(read)
 
     def add_graph(self, graph: SemanticGraph) -> None:
         """Write a graph, unless it is stored already.
@@ -308,18 +328,6 @@ def _load_stored_graph(path: Path) -> SemanticGraph:
     if graph.digest[:12] != path.stem:
         raise GraphError(f"holds another graph ({graph.digest[:12]}) than its name says; put the file back", path)
     return graph
-
-
-def _of_known_graph(label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
-    graph = graphs.get(label.graph_digest)
-    if graph is None:
-        raise LabelError(
-            f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
-            f"{graph_path(label.graph_digest)} into the folder",
-            path,
-        )
-    check_graph(label, graph, path)
-    return label
 
 
 def check_graph(label: LabelSummary, graph: SemanticGraph, path: Path | None = None) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.probabilities import entropy, mutual_information, softmax
-from mll_hf.utils.arrays import freeze_arrays, same_fields
+from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,7 +42,7 @@ _DIGITS = 9  # scores are compared after rounding, so the order of summation doe
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(ArrayFields):
     """What makes the logits of M models on C classes comparable.
 
     Attributes:
@@ -55,17 +55,9 @@ class Calibration:
     offsets: NDArray[np.float64]
     information: NDArray[np.float64]
 
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
-
 
 @dataclass(frozen=True, eq=False)
-class UnlabeledEvidence:
+class UnlabeledEvidence(ArrayFields):
     """What N unlabeled images say about M models on C classes.
 
     Attributes:
@@ -81,14 +73,6 @@ class UnlabeledEvidence:
     prior: NDArray[np.float64]
     firsts: NDArray[np.float64]
     templates: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def scores(self) -> NDArray[np.float64]:

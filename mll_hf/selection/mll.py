@@ -25,6 +25,7 @@ import numpy as np
 
 from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, precision_among
 from mll_hf.matching.prompts import named_domain
+from mll_hf.selection.base import DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -291,12 +292,13 @@ def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ..
     return tuple(
         None
         if of_graph is None
-        else replace(measure(labels.on_graph(g), of_graph), hardness=_hardness_of(labels.population, needs, g))
+        else replace(measure(labels.on_graph(g), of_graph), hardness=hardness_of(labels.population, needs, g))
         for g, of_graph in enumerate(needs.graphs)
     )
 
 
-def _hardness_of(population: Population | None, needs: Needs, g: int) -> tuple[float, float] | None:
+def hardness_of(population: Population | None, needs: Needs, g: int) -> tuple[float, float] | None:
+    """The hardness of a graph to all models of a population; None if there is none, or the graph does not count."""
     of_graph = needs.graphs[g]
     if population is None or of_graph is None:
         return None
@@ -383,7 +385,7 @@ def without_label(general: NDArray[np.float64], measured: Measured) -> tuple[NDA
         [M] expected recall, and its standard error: how far it is from the truth for the models that have a label.
     """
     shift, spread = measured.hardness or hardness(general, measured.level, measured.known)
-    return (general if shift == 0 else _lowered(general, shift)), spread
+    return (general if shift == 0 else lowered(general, shift)), spread
 
 
 def hardness(
@@ -404,12 +406,13 @@ def hardness(
     if known.all() or not known.any():
         return 0.0, 0.0
     shift = min(0.0, float(np.mean(_logit(levels[known]) - _logit(general[known]))))
-    return shift, float(np.sqrt(np.mean((_lowered(general[known], shift) - levels[known]) ** 2)))
+    return shift, float(np.sqrt(np.mean((lowered(general[known], shift) - levels[known]) ** 2)))
 
 
-def _lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    lowered: NDArray[np.float64] = 1 / (1 + np.exp(-(_logit(general) + shift)))
-    return lowered
+def lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Levels, shifted on the scale of logits."""
+    shifted: NDArray[np.float64] = 1 / (1 + np.exp(-(_logit(general) + shift)))
+    return shifted
 
 
 def _logit(level: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -456,7 +459,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
         [M, C]; each row of a seemingly better model is scaled down, the others are as they were.
     """
     level = recall.mean(axis=1)
-    better = level > level[reference]
+    better = level > level[reference] + 10.0**-DIGITS  # else rounding would lower an equal by a whole standard error
     error = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
     share = np.divide(error, level, out=np.zeros_like(level), where=better)
     return recall * np.maximum(1 - share, 0)[:, None]
@@ -464,7 +467,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:
     """Position of the label with the highest mean recall; cost, then id decide between equals."""
-    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, 12), *labels[m].tie_break))
+    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, DIGITS), *labels[m].tie_break))
 
 
 # --- the task's domain ------------------------------------------------------------------------------------------------
