@@ -33,7 +33,7 @@ from mll_hf.hub.connection import (
     read_head,
     together,
 )
-from mll_hf.hub.index import labels_by_group, read_index, shards_by_group
+from mll_hf.hub.index import graph_of, labels_by_group, read_index, shards_by_group
 from mll_hf.hub.locations import HUB, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
 from mll_hf.labels.store import (
     GRAPH_PATH,
@@ -181,7 +181,7 @@ class Collection:
         indexes = []
         try:
             for stem in groups:
-                if graph := next((graph for graph in self.graphs if stem.startswith(graph.digest[:12])), None):
+                if graph := graph_of(stem, self.graphs):
                     indexes.append(read_index(self._api, self._head, stem, graph, self._summaries_at))
                 else:
                     _log.warning("left out: the labels %s of %s, whose graph is missing", stem, self.name)
