@@ -76,7 +76,7 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         NoneFitsError: No labeled model is within the caps.
         LabelError: A label is damaged, or an index disagrees with it.
     """
-    query, kept = _Query.of(candidates, config), max(_KEPT, config.k)
+    query, kept = IndexQuery.of(candidates, config), max(_KEPT, config.k)
     candidates = query.candidates
     rows = set(query.best(kept))
     if candidates.published:  # they are placed by the labeled models whose accuracy is published
@@ -166,7 +166,7 @@ class _GraphQuery:
 
 
 @dataclass(frozen=True, eq=False)
-class _Query:
+class IndexQuery:
     """A task of C classes, put to indexes of the labels of M models on G graphs.
 
     Attributes:
@@ -180,7 +180,7 @@ class _Query:
     indexes: tuple[LabelIndex, ...]
 
     @classmethod
-    def of(cls, candidates: Candidates, config: SelectionConfig) -> _Query:
+    def of(cls, candidates: Candidates, config: SelectionConfig) -> IndexQuery:
         """Put a task to the indexes of some labels."""
         columns = zip(*_indexed(candidates.labels), strict=True)
         indexes = tuple(next(label.index for label in column if label is not None) for column in columns)
