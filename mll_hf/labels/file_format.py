@@ -135,7 +135,7 @@ def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "environment": _section(metadata, "environment", Environment),
         "license": _license(metadata),
     }
-    _check_identity(model, cost, known["graph_digest"])
+    _check_identity(model, cost, known["graph_digest"], known["probes_revision"], known["sampling"].seed)
     return known
 
 
@@ -151,13 +151,18 @@ def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
     return ModelLabel(**known, **arrays)
 
 
-def _check_identity(model: ModelRef, cost: Cost, graph_digest: str) -> None:
+def _check_identity(model: ModelRef, cost: Cost, graph_digest: str, probes_revision: str, seed: int) -> None:
+    """Check what names of files are made of, and the cost."""
     if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
         raise LabelError("the model's revision is no full commit sha")
     if not model.is_local and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.repo_id, re.ASCII):
         raise LabelError("the model's id is not of the form org/name")
     if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
         raise LabelError("the graph's digest is no sha256")
+    if not re.fullmatch(r"[0-9a-f]{40}", probes_revision):
+        raise LabelError("the revision of the probe images is neither a full commit sha nor a digest")
+    if seed < 0:
+        raise LabelError("the seed of the sample is negative")
     if not (0 <= cost.parameters < _MOST_COST and 0 <= cost.gflops < _MOST_COST):
         raise LabelError("the model's cost is negative or beyond all measure")
 

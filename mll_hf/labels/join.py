@@ -11,7 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import InputError
+from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.utils.text import abridged
@@ -173,14 +173,10 @@ def join_labels(
         unknown = [label for group in groups.pop(digest).values() for label in group]
         left_out.append(_left_out(unknown, "the graph cannot be had; publish it, or name it"))
     chosen: dict[str, list[LabelSummary]] = {}
-    for digest, of_graph in groups.items():
+    for digest, of_graph in sorted(groups.items()):
         best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes))
-        chosen[digest] = of_graph[best]
-        left_out += [
-            _left_out(others, f"measured on other probe images ({others[0].probes_name}) than the rest")
-            for group, others in sorted(of_graph.items())
-            if group != best
-        ]
+        chosen[digest] = of_graph.pop(best)
+        left_out += [_left_out(others, _difference(group, others, best)) for group, others in sorted(of_graph.items())]
     if not chosen:
         raise InputError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
@@ -199,7 +195,10 @@ def join_labels(
         if not table.keys() & tables[0].keys():
             chosen.pop(digest)
     kept = [g for g, digest in enumerate(columns) if digest in chosen]
-    union = GraphUnion.of([by_digest[columns[g]] for g in kept])
+    union, cyclic = _union([by_digest[columns[g]] for g in kept])
+    reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
+    left_out += [_left_out(chosen[columns[kept[at]]], reason) for at in cyclic]
+    kept = [g for at, g in enumerate(kept) if at not in cyclic]
     rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
     return JoinedLabels(union, rows, tuple(left_out))
 
@@ -207,6 +206,26 @@ def join_labels(
 def _preference(labels: list[LabelSummary], group: LabelGroup, probes: Collection[str]) -> tuple[object, ...]:
     wanted = any(label.probes_name in probes or label.probes_revision in probes for label in labels)
     return not wanted, -len(labels), group
+
+
+def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
+    """The union, and positions of graphs that it leaves out, or a stranger's graph could stop every selection."""
+    try:
+        return GraphUnion.of(graphs), []
+    except GraphError:
+        union, cyclic = GraphUnion.of(graphs[:1]), []
+    for at, graph in enumerate(graphs[1:], 1):
+        try:
+            union = GraphUnion.of([*union.graphs, graph])
+        except GraphError:
+            cyclic.append(at)
+    return union, cyclic
+
+
+def _difference(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:
+    if group.probes_revision == best.probes_revision:
+        return f"measured on another sample of the probe images (seed {group.seed}) than the rest"
+    return f"measured on other probe images ({min(label.probes_name for label in labels)}) than the rest"
 
 
 def _reference_preference(graph: SemanticGraph, labels: list[LabelSummary]) -> tuple[object, ...]:
@@ -224,4 +243,5 @@ def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], Label
 
 
 def _left_out(labels: list[LabelSummary], reason: str) -> LeftOut:
-    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), labels[0].graph_name, reason)
+    graph_name = min(label.graph_name for label in labels)
+    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), graph_name, reason)

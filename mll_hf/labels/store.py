@@ -49,6 +49,7 @@ LABEL_PATH = re.compile(
     r"labels/[\w.-]+--[\w.-]+/[0-9a-f]{40}/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII
 )
 SHARD_PATH = re.compile(r"index/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?/\d{5}\.safetensors", re.ASCII)
+_LABEL_FILE = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII)
 GRAPH_PATH = re.compile(r"graphs/[0-9a-f]{12}\.json", re.ASCII)
 
 
@@ -131,7 +132,21 @@ class LabelStore:
             LabelError: A label is damaged, or its graph is missing.
         """
         graphs = self._by_digest
-        return (_of_known_graph(read_label(path), graphs, path) for path in self.paths())
+        return (self._checked(read_label(path), graphs, path) for path in self.paths())
+
+    def _checked(self, label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
+        """The label, if its graph is here and it lies where its content says."""
+        graph = graphs.get(label.graph_digest)
+        if graph is None:
+            raise LabelError(
+                f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
+                f"{graph_path(label.graph_digest)} into the folder",
+                path,
+            )
+        check_graph(label, graph, path)
+        if path != self.path_of(label):
+            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self.path_of(label)}", path)
+        return label
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
         """The whole labels of some summaries.
@@ -163,8 +178,8 @@ class LabelStore:
 
     def paths(self) -> tuple[Path, ...]:
         """Paths of all label files, sorted."""
-        files = self.folder.glob("labels/*/*/*.safetensors")
-        return tuple(sorted(file for file in files if LABEL_PATH.fullmatch(file.relative_to(self.folder).as_posix())))
+        files = self.folder.glob("labels/*/*/*.safetensors")  # names of local models may hold any characters
+        return tuple(sorted(file for file in files if _LABEL_FILE.fullmatch(file.name)))
 
     def path_for(self, model: ModelRef, group: LabelGroup) -> Path:
         """Path of the label of a model, whether it exists or not."""
@@ -220,7 +235,7 @@ class LabelStore:
         for graph in self.graphs:
             if stem.startswith(graph.digest[:12]):
                 return graph
-        _of_known_graph(read_label(path), self._by_digest, path)
+        self._checked(read_label(path), self._by_digest, path)  # says what is missing
         raise LabelError("is on another graph than its name says; label the model anew", path)
 
     def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:
@@ -313,18 +328,6 @@ def _load_stored_graph(path: Path) -> SemanticGraph:
     if graph.digest[:12] != path.stem:
         raise GraphError(f"holds another graph ({graph.digest[:12]}) than its name says; put the file back", path)
     return graph
-
-
-def _of_known_graph(label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
-    graph = graphs.get(label.graph_digest)
-    if graph is None:
-        raise LabelError(
-            f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
-            f"{graph_path(label.graph_digest)} into the folder",
-            path,
-        )
-    check_graph(label, graph, path)
-    return label
 
 
 def check_graph(label: LabelSummary, graph: SemanticGraph, path: Path | None = None) -> None:

@@ -21,7 +21,7 @@ from mll_hf.labels.join import JoinedLabels, Population
 from mll_hf.labels.rank_code import code_fields
 from mll_hf.matching.prompts import named_domain
 from mll_hf.models.published import best_published
-from mll_hf.selection.base import DIGITS, Strategy
+from mll_hf.selection.base import Strategy, in_units
 from mll_hf.selection.mll import (
     PRIOR_IMAGES,
     Measured,
@@ -242,15 +242,14 @@ class IndexQuery:
 
     def best(self, count: int) -> list[int]:
         """The models that decide: the best by the index, and the generally best one."""
-        levels = np.round(self.indexes[0].mean_precision[self.positions[0]], 12)
+        levels = in_units(self.indexes[0].mean_precision[self.positions[0]])
         highest = np.flatnonzero(levels == levels.max()).tolist()
         top = highest[generally_best(cast("list[LabelSummary]", [self.reference[m] for m in highest]))]
         if self.config.strategy is Strategy.GENERAL:
             rows, scores = np.arange(len(levels)), levels
         else:
             rows = _close(self.mean_estimates(), top)
-            scores = self.scores(rows, top).mean(axis=1)
-        scores = np.round(scores, DIGITS)
+            scores = in_units(self.scores(rows, top)).sum(axis=1)
         if len(rows) > count:
             near = scores >= np.sort(scores)[-count]
             rows, scores = rows[near], scores[near]

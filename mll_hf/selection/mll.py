@@ -25,6 +25,7 @@ import numpy as np
 
 from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, precision_among
 from mll_hf.matching.prompts import named_domain
+from mll_hf.selection.base import DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -458,7 +459,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
         [M, C]; each row of a seemingly better model is scaled down, the others are as they were.
     """
     level = recall.mean(axis=1)
-    better = level > level[reference]
+    better = level > level[reference] + 10.0**-DIGITS  # else rounding would lower an equal by a whole standard error
     error = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
     share = np.divide(error, level, out=np.zeros_like(level), where=better)
     return recall * np.maximum(1 - share, 0)[:, None]
@@ -466,7 +467,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:
     """Position of the label with the highest mean recall; cost, then id decide between equals."""
-    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, 12), *labels[m].tie_break))
+    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, DIGITS), *labels[m].tie_break))
 
 
 # --- the task's domain ------------------------------------------------------------------------------------------------

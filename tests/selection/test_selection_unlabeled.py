@@ -262,21 +262,11 @@ def make_selection(n_images=60):
 
 def test_json_gives_the_trial_back():
     selection = make_selection()
-    document = json.loads(json.dumps(selection.to_json(), allow_nan=False))
-    back = Selection.from_json(document)
-    assert back.to_json() == selection.to_json()
-    assert back.evidence.n_images == 60
-    assert back.evidence.templates == TEMPLATES
-    for name in ("prior", "firsts", "scores"):
-        np.testing.assert_array_equal(getattr(back.evidence, name), getattr(selection.evidence, name))
-    for name in ("temperatures", "offsets", "information"):
-        np.testing.assert_array_equal(
-            getattr(back.evidence.calibration, name), getattr(selection.evidence.calibration, name)
-        )
-    for name in ("scores", "chosen", "weights", "temperatures", "overall"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(selection, name))
-    for name in ("models", "matches", "union", "cost", "k"):
-        assert getattr(back, name) == getattr(selection, name)
+    back = Selection.from_json(json.loads(json.dumps(selection.to_json(), allow_nan=False)))
+    assert back == selection
+    assert back.evidence == selection.evidence
+    assert back.evidence != replace(selection.evidence, n_images=61)
+    assert (back.union, back.cost) == (selection.union, selection.cost)
     later = make_logits([2, 1], n_images=5, seed=1)
     np.testing.assert_array_equal(
         Ensemble(back).combine(later).probabilities, Ensemble(selection).combine(later).probabilities
@@ -306,8 +296,7 @@ def test_selections_written_before_there_were_trials_can_be_read():
     assert Selection.from_json(document).evidence is None
     del document["evidence"]
     back = Selection.from_json(document)
-    assert back.evidence is None
-    assert back.to_json() == make_shortlist().to_json()
+    assert back == make_shortlist()
 
 
 HOSTILE = [
