@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.base import Candidates
 
 _PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
+_UNKNOWN = math.sqrt(1 / 12)  # standard deviation of a uniform number between 0 and 1
 _LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
 
 
@@ -366,14 +367,17 @@ def without_label(general: NDArray[np.float64], measured: Measured) -> tuple[NDA
         measured: What is known of M models on the graph.
 
     Returns:
-        [M] expected recall, and its standard error: how far it is from the truth for the models that have a label.
+        [M] expected recall, and its standard error: how far it is from the truth for the models that have a label, with
+        one degree of freedom less for the shift. A single such model says nothing of it: then that of a number of
+        which nothing is known.
     """
     if measured.known.all() or not measured.known.any():
         return general, 0.0
     known = measured.known
     shift = min(0.0, float(np.mean(_logit(measured.level[known]) - _logit(general[known]))))
     expected = 1 / (1 + np.exp(-(_logit(general) + shift)))
-    return expected, float(np.sqrt(np.mean((expected[known] - measured.level[known]) ** 2)))
+    errors = expected[known] - measured.level[known]
+    return expected, float(np.sqrt((errors**2).sum() / (len(errors) - 1))) if len(errors) > 1 else _UNKNOWN
 
 
 def _logit(level: NDArray[np.float64]) -> NDArray[np.float64]:
