@@ -30,7 +30,7 @@ from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
@@ -151,7 +151,7 @@ class Client:
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             choose = partial(select_by_imagenet, names, domain=domain, task=task)
-            return self._pinned(self._allowed(choose, [model.repo_id for model in best_published()], config))
+            return self._pinned(self._allowed(choose, dict.fromkeys(m.repo_id for m in best_published()), config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
@@ -179,19 +179,25 @@ class Client:
         ids = [model.repo_id for model in labels.models]
         published = _without_label(ids, config)
         candidates = Candidates(labels, match, domain, embeddings, published)
-        return self._allowed(
-            partial(choose, candidates, task=task), [*ids, *(model.repo_id for model in published)], config
-        )
+        claims = {label.model.repo_id: label.license for label in labels.reference}
+        claims |= dict.fromkeys(model.repo_id for model in published)
+        return self._allowed(partial(choose, candidates, task=task), claims, config)
 
     def _allowed(
-        self, choose: Callable[[SelectionConfig], Selection], ids: Collection[str], config: SelectionConfig
+        self, choose: Callable[[SelectionConfig], Selection], claims: Mapping[str, str | None], config: SelectionConfig
     ) -> Selection:
-        """The choice among models with an allowed license, if the configuration says which are."""
+        """The choice among models with an allowed license, if the configuration says which are.
+
+        Args:
+            choose: Makes a selection by a configuration without licenses.
+            claims: Licenses of all models as their labels name them.
+            config: What to select.
+        """
         if not config.licenses:
             return choose(config)
         from mll_hf.hub.licenses import licenses_of  # as long as for a source
 
-        return choose_allowed(choose, partial(licenses_of, token=self._token), ids, config)
+        return choose_allowed(choose, partial(licenses_of, token=self._token), claims, config)
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""

@@ -172,7 +172,7 @@ class LabelStore:
             raise LabelError(reason, path)
         return embeddings
 
-    def origin_of(self, label: LabelSummary) -> Origin:
+    def origin_of(self, label: LabelFacts) -> Origin:
         """The file of a label."""
         return Origin(str(self.path_of(label)))
 
