@@ -142,13 +142,16 @@ def graph_of(stem: str, graphs: Iterable[SemanticGraph]) -> SemanticGraph | None
     return next((graph for graph in graphs if stem.startswith(graph.digest[:12])), None)
 
 
-def read_index(api: HfApi, head: Head, stem: str, graph: SemanticGraph, read: Reader) -> LabelIndex | None:
+def read_index(
+    api: HfApi, head: Head, shards: Mapping[int, str], files: Mapping[Key, str], graph: SemanticGraph, read: Reader
+) -> LabelIndex | None:
     """The index of a group; labels that the shards lack are added in memory.
 
     Args:
         api: The client.
         head: The commit of the collection.
-        stem: The group.
+        shards: Paths of the group's shards, see :func:`shards_by_group`.
+        files: Paths of its labels, see :func:`labels_by_group`.
         graph: Its graph.
         read: Reads the labels at some paths; may skip invalid ones.
 
@@ -159,20 +162,19 @@ def read_index(api: HfApi, head: Head, stem: str, graph: SemanticGraph, read: Re
         HubError: A shard cannot be downloaded.
         LabelError: A shard is not valid.
     """
-    files = labels_by_group(head)[stem]
     digests = {key: head.files[path].oid for key, path in files.items()}
-    shards = list(open_shards(api, head, shards_by_group(head)[stem]).values())
-    known = {key for shard in shards for key, digest in shard.keys if digests.get(key) == digest}
+    opened = list(open_shards(api, head, shards).values())
+    known = {key for shard in opened for key, digest in shard.keys if digests.get(key) == digest}
     if lacking := [path for key, path in files.items() if key not in known]:
         code = RankCode.of_graph(graph)
         entries = [Entry.of(label, digests[_key(label)], code) for label in read(lacking)]
         if entries:
-            shards.append(IndexShard.open(InMemory(stem, memoryview(shard_to_bytes(entries, code)))))
-    return LabelIndex(tuple(shards), digests) if shards else None
+            opened.append(IndexShard.open(InMemory(head.repo_id, memoryview(shard_to_bytes(entries, code)))))
+    return LabelIndex(tuple(opened), digests) if opened else None
 
 
 def updated_index(
-    api: HfApi, head: Head, stem: str, graph: SemanticGraph, read: Reader
+    api: HfApi, head: Head, stem: str, files: Mapping[Key, str], graph: SemanticGraph, read: Reader
 ) -> tuple[dict[str, bytes | None], LabelIndex | None]:
     """What a commit must change so that the index of a group has all its labels, and the index that results.
 
@@ -180,6 +182,7 @@ def updated_index(
         api: The client.
         head: The commit of the collection, with the labels to add.
         stem: The group.
+        files: Paths of its labels, see :func:`labels_by_group`.
         graph: Its graph.
         read: Reads the labels at some paths; may skip invalid ones.
 
@@ -189,7 +192,7 @@ def updated_index(
     Raises:
         HubError: A shard cannot be downloaded.
     """
-    paths, files = shards_by_group(head)[stem], labels_by_group(head)[stem]
+    paths = shards_by_group(head)[stem]
     digests = {key: head.files[path].oid for key, path in files.items()}
     changes: dict[str, bytes | None] = {}
     try:

@@ -282,9 +282,10 @@ def _overview(
         whole = label_from_bytes(added[path]) if path in added else fetch_from_collection(api, head, path, known)
         return whole.summary
 
-    for stem in sorted({*labels_by_group(after), *shards_by_group(after)}):
+    groups = labels_by_group(after)
+    for stem in sorted({*groups, *shards_by_group(after)}):
         if graph := graph_of(stem, known.values()):
-            of_group, index = updated_index(api, after, stem, graph, partial(readable, summary_at))
+            of_group, index = updated_index(api, after, stem, groups[stem], graph, partial(readable, summary_at))
             changes |= of_group
             labels += index.labels if index else ()
         else:
