@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.join import JoinedLabels, join_labels
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
+    from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
@@ -98,7 +99,8 @@ class Client:
             from mll_hf.hub.locations import fetch_graph
 
             reference = fetch_graph(self._graph, self._token).digest
-        listed = self.source.indexed or self.source.list()
+        # an index knows the facts of labels, which is all that the join needs
+        listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
         joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)

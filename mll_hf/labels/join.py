@@ -167,6 +167,8 @@ def join_labels(
     by_digest = {graph.digest: graph for graph in graphs}
     groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
     left_out: list[LeftOut] = []
+    labels = tuple(labels)
+    _check_wanted(probes, labels)
     for label in labels:
         groups[label.graph_digest][label.group].append(label)
     for digest in sorted(groups.keys() - by_digest.keys()):
@@ -201,6 +203,19 @@ def join_labels(
     kept = [g for at, g in enumerate(kept) if at not in cyclic]
     rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
     return JoinedLabels(union, rows, tuple(left_out))
+
+
+def _check_wanted(probes: Collection[str], labels: Sequence[LabelSummary]) -> None:
+    """Refuse wanted probe images that no label rests on.
+
+    Raises:
+        InputError: There are some.
+    """
+    names = {label.probes_name for label in labels}
+    if unknown := sorted(set(probes) - names - {label.probes_revision for label in labels}):
+        raise InputError(
+            f"no label rests on probe images '{unknown[0]}'; there are labels on {abridged(sorted(names), 5) or 'none'}"
+        )
 
 
 def _preference(labels: list[LabelSummary], group: LabelGroup, probes: Collection[str]) -> tuple[object, ...]:

@@ -235,7 +235,7 @@ class LabelStore:
         for graph in self.graphs:
             if stem.startswith(graph.digest[:12]):
                 return graph
-        self._checked(read_label(path), self._by_digest, path)
+        self._checked(read_label(path), self._by_digest, path)  # says what is missing
         raise LabelError("is on another graph than its name says; label the model anew", path)
 
     def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:

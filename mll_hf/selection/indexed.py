@@ -21,7 +21,7 @@ from mll_hf.labels.join import JoinedLabels, Population
 from mll_hf.labels.rank_code import code_fields
 from mll_hf.matching.prompts import named_domain
 from mll_hf.models.published import best_published
-from mll_hf.selection.base import DIGITS, Strategy
+from mll_hf.selection.base import Strategy, in_units
 from mll_hf.selection.mll import (
     PRIOR_IMAGES,
     Measured,
@@ -76,7 +76,7 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         NoneFitsError: No labeled model is within the caps.
         LabelError: A label is damaged, or an index disagrees with it.
     """
-    query, kept = _Query.of(candidates, config), max(_KEPT, config.k)
+    query, kept = IndexQuery.of(candidates, config), max(_KEPT, config.k)
     candidates = query.candidates
     rows = set(query.best(kept))
     if candidates.published:  # they are placed by the labeled models whose accuracy is published
@@ -166,7 +166,7 @@ class _GraphQuery:
 
 
 @dataclass(frozen=True, eq=False)
-class _Query:
+class IndexQuery:
     """A task of C classes, put to indexes of the labels of M models on G graphs.
 
     Attributes:
@@ -180,7 +180,7 @@ class _Query:
     indexes: tuple[LabelIndex, ...]
 
     @classmethod
-    def of(cls, candidates: Candidates, config: SelectionConfig) -> _Query:
+    def of(cls, candidates: Candidates, config: SelectionConfig) -> IndexQuery:
         """Put a task to the indexes of some labels."""
         columns = zip(*_indexed(candidates.labels), strict=True)
         indexes = tuple(next(label.index for label in column if label is not None) for column in columns)
@@ -242,15 +242,14 @@ class _Query:
 
     def best(self, count: int) -> list[int]:
         """The models that decide: the best by the index, and the generally best one."""
-        levels = np.round(self.indexes[0].mean_precision[self.positions[0]], 12)
+        levels = in_units(self.indexes[0].mean_precision[self.positions[0]])
         highest = np.flatnonzero(levels == levels.max()).tolist()
         top = highest[generally_best(cast("list[LabelSummary]", [self.reference[m] for m in highest]))]
         if self.config.strategy is Strategy.GENERAL:
             rows, scores = np.arange(len(levels)), levels
         else:
             rows = _close(self.mean_estimates(), top)
-            scores = self.scores(rows, top).mean(axis=1)
-        scores = np.round(scores, DIGITS)
+            scores = in_units(self.scores(rows, top)).sum(axis=1)
         if len(rows) > count:
             near = scores >= np.sort(scores)[-count]
             rows, scores = rows[near], scores[near]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.base import Candidates
 
 PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
+_UNKNOWN = math.sqrt(1 / 12)  # standard deviation of a uniform number between 0 and 1
 _LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
 
 
@@ -382,7 +383,7 @@ def without_label(general: NDArray[np.float64], measured: Measured) -> tuple[NDA
         measured: What is known of M models on the graph.
 
     Returns:
-        [M] expected recall, and its standard error: how far it is from the truth for the models that have a label.
+        [M] expected recall, and its standard error.
     """
     shift, spread = measured.hardness or hardness(general, measured.level, measured.known)
     return (general if shift == 0 else lowered(general, shift)), spread
@@ -401,12 +402,15 @@ def hardness(
         known: [M] which models have a label on the graph.
 
     Returns:
-        The shift, at most 0, and the standard error of the levels that it predicts.
+        The shift, at most 0, and the standard error of the levels that it predicts: how far they are from the truth for
+        the models that have a label, with one degree of freedom less for the shift. A single such model says nothing of
+        it: then that of a number of which nothing is known.
     """
     if known.all() or not known.any():
         return 0.0, 0.0
     shift = min(0.0, float(np.mean(_logit(levels[known]) - _logit(general[known]))))
-    return shift, float(np.sqrt(np.mean((lowered(general[known], shift) - levels[known]) ** 2)))
+    errors = lowered(general[known], shift) - levels[known]
+    return shift, float(np.sqrt((errors**2).sum() / (len(errors) - 1))) if len(errors) > 1 else _UNKNOWN
 
 
 def lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:

@@ -192,6 +192,8 @@ def labels_on_graphs(draw):
 @examples
 @given(labels=labels_on_graphs(), data=st.data(), known=st.integers(1, 3), probes=st.sampled_from([(), ("drawings",)]))
 def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
+    probes = [name for name in probes if name in {each.probes_name for each in labels}]
+
     def join(labels, graphs):
         try:
             return join_labels(labels, graphs, probes=probes)
@@ -218,3 +220,10 @@ def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
         if each not in used and (each.model.repo_id, each.graph_name) not in named:
             larger = [u for u in used if (u.group, u.model) == (each.group, each.model)]
             assert larger[0].sampling.images_per_concept == 75 > each.sampling.images_per_concept
+
+
+def test_probe_images_that_no_label_rests_on():
+    with pytest.raises(
+        InputError, match="no label rests on probe images 'sketches'; there are labels on drawings, photos"
+    ):
+        join_labels([label("x"), label("y", probes=DRAWINGS)], GRAPHS, probes=["photos", "sketches"])

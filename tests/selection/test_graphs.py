@@ -103,7 +103,9 @@ class NaiveGraph:
 
         shift = min(0.0, sum(logit(self.level(m)) - logit(general[m]) for m in known) / len(known))
         guesses = [1 / (1 + math.exp(-logit(p) - shift)) for p in general]
-        return guesses, math.sqrt(sum((guesses[m] - self.level(m)) ** 2 for m in known) / len(known))
+        if len(known) == 1:
+            return guesses, math.sqrt(1 / 12)
+        return guesses, math.sqrt(sum((guesses[m] - self.level(m)) ** 2 for m in known) / (len(known) - 1))
 
 
 def naive_scores(candidates, class_weight):
@@ -391,7 +393,7 @@ def test_a_guess_must_lead_by_as_much_as_such_guesses_err(spread, order):
     general = np.array([0.8] + [0.75] * 6)
     shift = np.mean(np.log(known / (1 - known)) - np.log(general / (1 - general)))
     guesses = 1 / (1 + (1 - general) / general * np.exp(-shift))
-    np.testing.assert_allclose(errors[1], [0, np.sqrt(np.mean((guesses - known) ** 2))])
+    np.testing.assert_allclose(errors[1], [0, np.sqrt(np.sum((guesses - known) ** 2) / 6)])
     assert [name for name in scores_by_name(select(candidates, SelectionConfig())) if name in order] == order
 
 
