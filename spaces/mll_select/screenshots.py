@@ -1,6 +1,6 @@
-"""Pictures of every part of the page, for people to look at: on a desktop, on a phone, and in the dark.
+"""Take screenshots of every part of the running page: on a desktop, on a phone, and in dark mode.
 
-python spaces/mll_select/screenshots.py http://127.0.0.1:7860 [--out screenshots]    (the page must be running)
+python spaces/mll_select/screenshots.py http://127.0.0.1:7860 [--out screenshots]
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _SETTLE = 800
 
 
 def walk(page: Page, shot: Callable[[str], None]) -> None:
-    """Go through the page as a visitor would.
+    """Use the page as a visitor would.
 
     Args:
         page: The page, just opened.
-        shot: Takes a picture with this name.
+        shot: Takes a screenshot with a name.
     """
     expect(page.get_by_role("heading", level=1)).to_be_visible(timeout=_PATIENCE)
     shot("1-start")
@@ -65,7 +65,7 @@ def walk(page: Page, shot: Callable[[str], None]) -> None:
     expect(page.get_by_role("table", name="Best at umbrella")).to_be_visible(timeout=_PATIENCE)
     page.get_by_label("Compare with").click()
     page.get_by_role("option").nth(2).click()
-    expect(page.get_by_role("table", name="Concepts on which they differ")).to_be_visible(timeout=_PATIENCE)
+    expect(page.get_by_role("table", name="Concepts with the most significant differences")).to_be_visible(timeout=_PATIENCE)
     page.wait_for_timeout(_SETTLE)
     shot("5-explore")
     page.get_by_role("tab", name="Models", exact=True).click()
@@ -80,7 +80,7 @@ def walk(page: Page, shot: Callable[[str], None]) -> None:
 
 
 def main() -> int:
-    """Take all pictures; returns the exit status."""
+    """Take all screenshots; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("--out", type=Path, default=Path("screenshots"))
