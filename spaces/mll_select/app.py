@@ -163,7 +163,7 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             value="",
             allow_custom_value=True,
             label="License",
-            info="as the models’ pages say today; or write your own: mit, openrail",
+            info="as labels and the models’ pages name it; or write your own: mit, openrail",
         )
     ask = gr.Button("Find models", variant="primary", size="lg")
     answer = gr.HTML(pages.FIND_EMPTY)

@@ -256,8 +256,8 @@ def _ranking(selection: Selection) -> str:
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
     if licenses:
         return _quiet(
-            f"The pages of the chosen models name one of these licenses: {escape(', '.join(licenses))}. Models that "
-            "are only listed may have any: read their pages."
+            f"The chosen models name one of these licenses: {escape(', '.join(licenses))}. Models that are only listed "
+            "may have any: read their pages."
         )
     if all(selection.models[m].ref.is_local for m in selection.union):
         return ""

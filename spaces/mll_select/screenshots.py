@@ -65,7 +65,9 @@ def walk(page: Page, shot: Callable[[str], None]) -> None:
     expect(page.get_by_role("table", name="Best at umbrella")).to_be_visible(timeout=_PATIENCE)
     page.get_by_label("Compare with").click()
     page.get_by_role("option").nth(2).click()
-    expect(page.get_by_role("table", name="Concepts with the most significant differences")).to_be_visible(timeout=_PATIENCE)
+    expect(page.get_by_role("table", name="Concepts with the most significant differences")).to_be_visible(
+        timeout=_PATIENCE
+    )
     page.wait_for_timeout(_SETTLE)
     shot("5-explore")
     page.get_by_role("tab", name="Models", exact=True).click()
