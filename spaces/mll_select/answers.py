@@ -56,6 +56,7 @@ _MOST_FETCHED = 100  # labels that are read whole to compare models on one conce
 _MOST_SENSES = 4
 _LEAST_WEIGHT = 0.2  # of a nearest concept, as a share of the largest weight
 _CLASSES_IN_A_LINE = 30
+_PLAIN_NAME = re.compile(r"\w[\w -]*", re.ASCII)
 _log = logging.getLogger(__name__)
 
 
@@ -97,26 +98,13 @@ class Question:
         classes: Class names.
         domain: How the images look; None if unknown.
         task: What the images are for; None if unknown.
-        k: Models per class.
-        max_gflops: Most GFLOPs per image of a model; None for any.
-        max_parameters: Most parameters of a model; None for any.
-        licenses: Licenses that a model may have; empty for any.
+        config: Number of models, limits and licenses.
     """
 
     classes: tuple[str, ...]
     domain: str | None = None
     task: str | None = None
-    k: int = 1
-    max_gflops: float | None = None
-    max_parameters: int | None = None
-    licenses: tuple[str, ...] = ()
-
-    @property
-    def config(self) -> SelectionConfig:
-        """The configuration for :meth:`mll_hf.Client.select`."""
-        return SelectionConfig(
-            k=self.k, max_gflops=self.max_gflops, max_parameters=self.max_parameters, licenses=self.licenses
-        )
+    config: SelectionConfig = SelectionConfig()  # noqa: RUF009 - frozen
 
 
 def make_question(
@@ -155,15 +143,13 @@ def make_question(
     for cap, what in ((max_gflops, "GFLOPs"), (max_million_parameters, "parameters")):
         if cap is not None and not 0 <= cap < float("inf"):
             raise InputError(f"the limit on {what} is {cap:g}; give a positive number, or none")
-    return Question(
-        names,
-        _optional(domain),
-        _optional(task),
-        int(k),
-        float(max_gflops) if max_gflops else None,
-        round(max_million_parameters * 1e6) if max_million_parameters else None,
-        _checked_licenses(licenses),
+    config = SelectionConfig(
+        k=int(k),
+        max_gflops=float(max_gflops) if max_gflops else None,
+        max_parameters=round(max_million_parameters * 1e6) if max_million_parameters else None,
+        licenses=_checked_licenses(licenses),
     )
+    return Question(names, _optional(domain), _optional(task), config)
 
 
 def _checked_licenses(licenses: Sequence[str]) -> tuple[str, ...]:
@@ -566,11 +552,12 @@ def python_code(question: Question, labels: str) -> str:
     classes = ", ".join(map(repr, question.classes))
     if len(classes) > 70:
         classes = "\n" + "".join(f"    {name!r},\n" for name in question.classes)
+    wanted = question.config
     config = _arguments(
-        k=question.k,
-        max_gflops=question.max_gflops,
-        max_parameters=question.max_parameters,
-        licenses=question.licenses or None,
+        k=wanted.k,
+        max_gflops=wanted.max_gflops,
+        max_parameters=wanted.max_parameters,
+        licenses=wanted.licenses or None,
     )
     described = _arguments(domain=question.domain, task=question.task)
     return (
@@ -591,19 +578,19 @@ def _arguments(**values: object) -> str:
 
 def shell_code(question: Question, labels: str) -> str:
     """The same question for the command line; many or unusual class names go into a file."""
-    line = _as_list(question.classes)
-    if len(question.classes) <= _CLASSES_IN_A_LINE and _reads_back(line, question.classes):
-        before, classes = "", shlex.quote(line)
+    wanted = question.config
+    if len(question.classes) <= _CLASSES_IN_A_LINE and all(map(_PLAIN_NAME.fullmatch, question.classes)):
+        before, classes = "", shlex.quote(", ".join(question.classes))
     else:
         before = f"cat > classes.json <<'END'\n{json.dumps(list(question.classes))}\nEND\n"
         classes = "classes.json"
     options = {
         "--domain": question.domain,
         "--task": question.task,
-        "-k": str(question.k),
-        "--max-gflops": f"{question.max_gflops:.12g}" if question.max_gflops else None,
-        "--max-parameters": str(question.max_parameters) if question.max_parameters else None,
-        "--license": ",".join(question.licenses) or None,
+        "-k": str(wanted.k),
+        "--max-gflops": f"{wanted.max_gflops:.12g}" if wanted.max_gflops else None,
+        "--max-parameters": str(wanted.max_parameters) if wanted.max_parameters else None,
+        "--license": ",".join(wanted.licenses) or None,
         "--labels": labels,
     }
     words = [_option(name, value) for name, value in options.items() if value]
@@ -613,16 +600,3 @@ def shell_code(question: Question, labels: str) -> str:
 def _option(name: str, value: str) -> str:
     """An option and its value, joined with = if the value starts like an option."""
     return f"{name}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"
-
-
-def _as_list(names: Sequence[str]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="").writerow(names)
-    return out.getvalue().replace(",", ", ") if not any("," in name for name in names) else out.getvalue()
-
-
-def _reads_back(line: str, names: Sequence[str]) -> bool:
-    try:
-        return split_class_names(line) == tuple(names) and not line.startswith("-")
-    except InputError:
-        return False

@@ -114,7 +114,7 @@ def find(labels: Labels, question: Question) -> tuple[str, str, Any, str, str, A
     ranked = {model.label.model.repo_id for model in labels.models}
     heat = precision_heatmap(selection)
     return (
-        pages.selection_html(selection, question.licenses, len(left_out - ranked)),
+        pages.selection_html(selection, question.config.licenses, len(left_out - ranked)),
         pages.heatmap_head(selection, heat.layout.height),
         heat,
         pages.heatmap_in_words(selection),
@@ -238,7 +238,6 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
                 files = gr.File(
                     label=f"Up to {answers.MOST_IMAGES} images", file_count="multiple", file_types=["image"], height=140
                 )
-            path = gr.State(None)
             run = gr.Button("Classify", variant="primary")
         with gr.Column():
             result = gr.HTML(pages.TRY_EMPTY)
@@ -246,20 +245,19 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     @_or_alert
     def classify(
         asked: Question | None,
-        file: str | None,
-        more: list[str] | None,
+        file: dict[str, Any] | None,
+        more: list[dict[str, Any]] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
-        images = [*([file] if file else []), *(more or [])]
+        images = [each["path"] for each in (file, *(more or ())) if each]
         trial = answers.try_models(
             library.labels, asked, images, run_one_model, lambda done, text: progress(done, desc=text, unit="models")
         )
-        return pages.trial_html(trial, [Path(name).name for name in images])
+        return pages.trial_html(trial, [Path(path).name for path in images])
 
     # not preprocessed, so that a file that is no image reaches classify, which reports it
-    image.change(lambda file: file and file["path"], image, path, preprocess=False, queue=False, **_QUIET)
     run.click(
-        classify, [question, path, files], result, api_visibility="private", concurrency_id="models",
+        classify, [question, image, files], result, preprocess=False, api_visibility="private", concurrency_id="models",
         concurrency_limit=1, trigger_mode="once",
     )  # fmt: skip
 

@@ -372,7 +372,7 @@ def test_other_models_are_ignored(hub, jobs):
     new = hub.put("model", "alice/m", {"README.md": b"soon"})
     state, reason = jobs(Change("alice/m", None, new))
     assert state is State.IGNORED
-    assert "no model that open_clip or transformers can load" in reason
+    assert "not a model that open_clip or transformers can load" in reason
     assert not hub.jobs
 
 

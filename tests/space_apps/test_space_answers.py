@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 import mll_hf.client
 from hub_worlds import COLLECTION, put_collection
+from mll_hf import SelectionConfig
 from mll_hf.cli import main
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
 from mll_hf.hub import sources
@@ -95,9 +96,8 @@ def test_questions_that_cannot_be_used(classes, options, reason):
 
 def test_a_question_becomes_a_configuration():
     question = ask(" cat", "dog", domain=" ", task="a  task", k=2, max_gflops=0, max_million_parameters=1.5)
-    assert question == answers.Question(("cat", "dog"), None, "a task", 2, None, 1_500_000)
-    assert question.config.max_parameters == 1_500_000
-    assert question.config.licenses == ()
+    config = SelectionConfig(k=2, max_gflops=None, max_parameters=1_500_000)
+    assert question == answers.Question(("cat", "dog"), None, "a task", config)
     assert ask("cat", "dog", licenses=[" MIT", "mit", "cc0-1.0"]).config.licenses == ("mit", "cc0-1.0")
 
 
@@ -447,6 +447,7 @@ QUESTIONS = [
     ask("a, b", 'say "cat"', "it's", "$(rm -rf x)", "`id`", "🐈", "<b>", "back\\slash", domain="-x"),
     ask("-v", "cat"),
     ask("two\nlines", "cat"),
+    ask("ice-cream", "7"),
     ask(*(f"class {n}" for n in range(60))),
     ask("cat", "corgi", licenses=["mit"]),
     ask("cat", "corgi", k=2, licenses=["apache-2.0", "cc-by-nc-4.0"]),

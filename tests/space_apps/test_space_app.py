@@ -20,6 +20,10 @@ from worlds import CAT, make_label
 gradio_client = pytest.importorskip("gradio_client")
 TOOLS = {"select_models", "explain_class", "compare_models"}
 LOOPBACK = ("127.0.0.1", "localhost")
+BROWSER_OPTIONS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 PATIENCE = 20_000  # milliseconds
 
 
@@ -161,7 +165,6 @@ def browser():
             pytest.fail(f"{missing} is not installed, and MLL_NEED_BROWSER says that it is needed")
         pytest.skip(f"{missing} is not installed")
     from playwright.sync_api import sync_playwright
-    from screenshots import BROWSER_OPTIONS
 
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=executable, args=BROWSER_OPTIONS)
@@ -221,8 +224,17 @@ def nameless(page):
         !e.querySelector('img[alt]')).map(e => e.outerHTML.slice(0, 160))""")
 
 
+def check_tab(page, name):
+    """Nothing is cut off, and every control has a name. MLL_SCREENSHOTS=DIR keeps a picture, for people to look at."""
+    assert fits(page)
+    assert nameless(page) == []
+    if folder := os.environ.get("MLL_SCREENSHOTS"):
+        page.wait_for_timeout(800)
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (390, "dark")])
-def test_a_visit(visit, width, scheme, tmp_path):
+def test_a_visit(visit, width, scheme):
     page = visit(width, scheme)
     assert page.evaluate("document.body.classList.contains('dark')") == (scheme == "dark")
     page.get_by_text("Your ranking will appear here").wait_for()
@@ -235,15 +247,13 @@ def test_a_visit(visit, width, scheme, tmp_path):
     page.locator("#mll-cost .main-svg").first.wait_for()
     page.get_by_role("table", name="Matches").wait_for()
     page.get_by_text("from mll_hf import").first.wait_for()
-    assert fits(page)
-    assert nameless(page) == []
+    check_tab(page, f"find-{width}-{scheme}")
 
     open_tab(page, "Try")
     page.get_by_text("Models: org/even").wait_for()
     page.get_by_role("button", name="Classify").click()
     page.get_by_text("No image yet").wait_for()
-    assert fits(page)
-    assert nameless(page) == []
+    check_tab(page, f"try-{width}-{scheme}")
 
     open_tab(page, "Explore")
     page.locator("#mll-strengths .main-svg").first.wait_for()
@@ -253,12 +263,11 @@ def test_a_visit(visit, width, scheme, tmp_path):
     page.get_by_role("textbox", name="Concept").fill("cat")
     page.get_by_role("textbox", name="Concept").press("Enter")
     page.get_by_role("table", name="Best at cat on tiny").wait_for()
-    page.get_by_label("Graph").click()
+    page.get_by_role("combobox", name="Graph").click()
     page.get_by_role("option", name="signs").click()
     page.get_by_text("over 4 concepts").wait_for()
     page.get_by_text("org/dogs was not measured on signs").wait_for()
-    assert fits(page)
-    assert nameless(page) == []
+    check_tab(page, f"explore-{width}-{scheme}")
 
     open_tab(page, "Models")
     page.get_by_role("table", name="Measured models").wait_for()
@@ -268,8 +277,7 @@ def test_a_visit(visit, width, scheme, tmp_path):
     page.get_by_role("cell", name="org/cats").or_(page.get_by_role("rowheader", name="org/cats")).wait_for(
         state="detached"
     )
-    assert fits(page)
-    assert nameless(page) == []
+    check_tab(page, f"models-{width}-{scheme}")
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -287,6 +295,7 @@ def test_an_image_is_classified(visit, tmp_path):
     page.get_by_role("button", name="Classify").click()
     page.get_by_role("table", name="Most probable classes").wait_for()
     assert page.get_by_role("table", name="Each model’s vote").get_by_role("row").count() == 2
+    check_tab(page, "classified")
 
     text = tmp_path / "text.png"
     text.write_text("no image")
@@ -327,8 +336,7 @@ def test_licenses_are_chosen_or_written(visit, hub):
     page.get_by_role("option", name="Any", exact=True).click()
     page.get_by_role("button", name="Find models", exact=True).click()
     page.get_by_text("Use org/even").wait_for()
-    assert fits(page)
-    assert nameless(page) == []
+    check_tab(page, "licenses")
 
 
 @pytest.mark.parametrize(
