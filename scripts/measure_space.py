@@ -48,17 +48,15 @@ _PAUSE_SECONDS = 0.5  # of a user between two questions
 def main() -> int:
     """Measure; returns the exit status: 1 if a user saw an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, default=50, metavar="N", help="synthetic labels (default: %(default)s)")
-    parser.add_argument(
-        "--concepts", type=int, default=9000, metavar="N", help="concepts of the graph (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--classes", type=int, default=100, metavar="N", help="classes of a question (default: %(default)s)"
-    )
-    parser.add_argument("--users", type=int, default=20, metavar="N", help="users at once (default: %(default)s)")
-    parser.add_argument(
-        "--seconds", type=float, default=60, metavar="S", help="duration of the test with users (default: %(default)s)"
-    )
+    options = {
+        "labels": (50, "synthetic labels"),
+        "concepts": (9000, "concepts of the graph"),
+        "classes": (100, "classes of a question"),
+        "users": (20, "users at once"),
+        "seconds": (60, "duration of the test with users"),
+    }
+    for name, (value, text) in options.items():
+        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = LabelStore(Path(folder) / "labels")
