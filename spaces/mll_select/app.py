@@ -321,7 +321,8 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
             figure = branch_comparison(*both, concepts)
         except MLLError as error:
             text, figure, table = pages.alert(error), None, ""
-        return {compared: text, bars: figure, differences: table, comparison: gr.Column(visible=True)}
+        plot = gr.Plot(figure, visible=figure is not None)
+        return {compared: text, bars: plot, differences: table, comparison: gr.Column(visible=True)}
 
     @_or_alert
     def show_concept(text: str | None) -> str:

@@ -520,7 +520,7 @@ def models_html(labels: Labels, search: str) -> str:
     if not found:
         return empty(f"No measured model has “{shortened(search, 60)}” in its name.")
     header = [
-        ("model", ""), ("mean recall", "number"), *([("measured on", "")] if several else []), ("license", "wide"),
+        ("model", ""), ("mean recall", "number"), *([("measured on", "wide")] if several else []), ("license", "wide"),
         ("published by", ""), ("parameters", "number wide"), ("GFLOPs / image", "number wide"),
     ]  # fmt: skip
     rows = []
