@@ -329,7 +329,7 @@ def test_licenses_that_make_no_sense(given):
 def test_pure_functions_do_not_check_licenses():
     config = SelectionConfig(licenses=("mit",))
     for call in (lambda: select(random_candidates(), config), lambda: select_by_imagenet(("cat",), config)):
-        with pytest.raises(InputError, match="licenses are checked by Client.select alone"):
+        with pytest.raises(InputError, match="licenses are checked by"):
             call()
 
 
