@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.join import JoinedLabels, join_labels
@@ -26,14 +26,16 @@ from mll_hf.selection import (
     shortlisting,
 )
 from mll_hf.selection.evidence import check_image_count, trial_sample
+from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
+    from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
@@ -97,7 +99,9 @@ class Client:
             from mll_hf.hub.locations import fetch_graph
 
             reference = fetch_graph(self._graph, self._token).digest
-        joined = join_labels(self.source.list(), self.source.graphs, reference=reference, probes=self._probes)
+        # an index knows the facts of labels, which is all that the join needs
+        listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
+        joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
         return joined
@@ -121,8 +125,8 @@ class Client:
 
         Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
         ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides. If only some licenses are allowed, the Hub is asked for those of the models that decide: a
-        small request for each.
+        they answer decides. If only some licenses are allowed, those that labels name
+        count, and the Hub confirms them for the chosen models: a small request for each.
 
         Args:
             classes: Class names; at least one, all different.
@@ -138,18 +142,18 @@ class Client:
                 are too few images.
             ModelError: No model can be tried.
             LabelError: A label of a folder is damaged or of another graph.
-            HubError: The labels cannot be had, or the Hub cannot be asked for licenses.
+            HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
         trial = shortlisting(config) if images else None
-        if config.strategy is Strategy.IMAGENET or not self.source.list():
+        if config.strategy is Strategy.IMAGENET or not (self.source.indexed or self.source.list()):
             if config.strategy is not Strategy.IMAGENET:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             choose = partial(select_by_imagenet, names, domain=domain, task=task)
-            return self._pinned(self._allowed(choose, [model.repo_id for model in best_published()], config))
+            return self._pinned(self._allowed(choose, dict.fromkeys(m.repo_id for m in best_published()), config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
@@ -166,23 +170,36 @@ class Client:
     ) -> Selection:
         """The choice by labels alone."""
         match, labels = self._match(descriptions, config.strategy), self.labels
+        choose: Callable[..., Selection] = select
+        if self.source.indexed and config.strategy in INDEXED_STRATEGIES:
+            choose = partial(select_indexed, fetch=self.source.fetch)
+        elif self.source.indexed:
+            labels = labels.whole(self.source.fetch)
         embeddings = labels.embeddings(self.source.embeddings_of) if config.strategy is Strategy.PAPER else ()
         if config.strategy is Strategy.PAPER and not embeddings:
             labels = labels.whole(self.source.fetch)
         ids = [model.repo_id for model in labels.models]
         published = _without_label(ids, config)
-        choose = partial(select, Candidates(labels, match, domain, embeddings, published), task=task)
-        return self._allowed(choose, [*ids, *(model.repo_id for model in published)], config)
+        candidates = Candidates(labels, match, domain, embeddings, published)
+        claims = {label.model.repo_id: label.license for label in labels.reference}
+        claims |= dict.fromkeys(model.repo_id for model in published)
+        return self._allowed(partial(choose, candidates, task=task), claims, config)
 
     def _allowed(
-        self, choose: Callable[[SelectionConfig], Selection], ids: Collection[str], config: SelectionConfig
+        self, choose: Callable[[SelectionConfig], Selection], claims: Mapping[str, str | None], config: SelectionConfig
     ) -> Selection:
-        """The choice among models with an allowed license, if the configuration says which are."""
+        """The choice among models with an allowed license, if the configuration says which are.
+
+        Args:
+            choose: Makes a selection by a configuration without licenses.
+            claims: Licenses of all models as their labels name them.
+            config: What to select.
+        """
         if not config.licenses:
             return choose(config)
         from mll_hf.hub.licenses import licenses_of  # as long as for a source
 
-        return choose_allowed(choose, partial(licenses_of, token=self._token), ids, config)
+        return choose_allowed(choose, partial(licenses_of, token=self._token), claims, config)
 
     def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
         """The choice among the shortlisted models after they were tried on a sample of images."""

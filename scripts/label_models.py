@@ -42,11 +42,12 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images, pinned
 from mll_hf.labeling.destinations import CollectionRepo, Destination, OwnRepos, check_login
-from mll_hf.labeling.engines import LocalEngine, open_engine
+from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.fleet import Fleet, ModelResult, Outcome, for_each, label_one, working_folder
 from mll_hf.labeling.jobs import Jobs, start_job
 from mll_hf.labeling.listing import list_models, paper_models, read_models
 from mll_hf.labeling.ray_engine import RayEngine
+from mll_hf.labeling.run import open_engine
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.files import write_atomically
 

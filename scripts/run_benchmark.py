@@ -3,7 +3,8 @@
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
     python scripts/run_benchmark.py reading
-    python scripts/run_benchmark.py selection [--labels N] [--catalog DIR]
+    python scripts/run_benchmark.py selection [--labels N] [--index DIR]
+    python scripts/run_benchmark.py agreement --labels DIR
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR ...    (the same as: mll-hf bench)
 
@@ -13,7 +14,6 @@ Ratios within one run mean something; seconds depend on the machine.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -24,38 +24,34 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_from_bytes, index_to_bytes
-from mll_hf.labels.catalog import Catalog, is_catalog, write_catalog
-from mll_hf.selection.bounds import shortlist
-
+import index_benchmark
 import labeling_speed
 from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
 from mll_hf.cli import main as command_line
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
-from mll_hf.hub.sources import together
 from mll_hf.labeling.run import label_model
-from mll_hf.labels.store import LabelStore, Origin, read_label
+from mll_hf.labels.join import join_labels
+from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
 from mll_hf.matching.describe import Description
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import load_model, resolve_model
-from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select, select_from_catalog
+from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
 from mll_hf.utils.images import decode_image
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import numpy as np
     import torch
     from numpy.typing import NDArray
 
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labels.label import ModelLabel, ModelRef
+    from mll_hf.labels.label import ModelLabel
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models import VisionLanguageModel
 
@@ -72,18 +68,9 @@ def main() -> int:
     labeling_speed.add_arguments(
         parts.add_parser("labeling", help="labeling against the bare image tower and the loops of others")
     )
-    reading = parts.add_parser("reading", help="reading and validating labels that are cached")
-    reading.add_argument("--labels", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
-    reading.add_argument("--repeats", type=int, default=3)
-    reading.set_defaults(run=run_reading)
-    selection = parts.add_parser("selection", help="choosing among very many labels in a catalog: time and memory")
-    selection.add_argument("--labels", type=int, default=100_000, metavar="N", help="how many (default: %(default)s)")
-    selection.add_argument("--catalog", type=Path, metavar="DIR", help="write the catalog here and keep it, or use it")
-    selection.add_argument("--classes", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
-    selection.add_argument("--domain", metavar="TEXT", help="the task's domain, such as photo")
-    selection.add_argument("--repeats", type=int, default=5)
-    selection.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)  # in a process of its own
-    selection.set_defaults(run=run_selection)
+    index_benchmark.add_reading(parts.add_parser("reading", help="reading labels with an index and without"))
+    index_benchmark.add_selection(parts.add_parser("selection", help="choosing among very many labels"))
+    index_benchmark.add_agreement(parts.add_parser("agreement", help="estimates from an index against whole labels"))
     matching = parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
     matching.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
     matching.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
@@ -195,100 +182,6 @@ def measure_selection(repeats: int) -> None:
             print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {_spread(times[1:], 'ms')}")
 
 
-def run_reading(args: argparse.Namespace) -> None:
-    """Print the time to read and validate labels of 9,000 concepts from disk: out of an index, and one by one."""
-    from synthetic import make_graph, make_labels
-
-    graph = make_graph(9000)
-    with tempfile.TemporaryDirectory() as name:
-        store = LabelStore(Path(name))
-        store.adopt(graph)
-        index = Path(name) / INDEX_FILE
-        labels = make_labels(graph, args.labels)
-        index.write_bytes(index_to_bytes(graph, [IndexEntry(label.summary, "0" * 64) for label in labels]))
-        paths = [store.write(label) for label in labels]
-        del labels
-        of_index = [_timed(lambda: index_from_bytes(index.read_bytes())) for _ in range(args.repeats)]
-        of_files = [_timed(lambda: together(lambda path: read_label(path, graph).summary, paths, "labels"))
-                    for _ in range(args.repeats)]  # fmt: skip
-        sizes = index.stat().st_size / 2**20, sum(path.stat().st_size for path in paths) / 2**20
-    print(f"{args.labels} labels of 9,000 concepts in an index ({sizes[0]:.0f} MB): {_spread(of_index)}")
-    print(f"{args.labels} labels of 9,000 concepts in files ({sizes[1]:.0f} MB): {_spread(of_files)}")
-
-
-def run_selection(args: argparse.Namespace) -> None:
-    """Print time and memory of choosing among the synthetic labels of a catalog, which is written first."""
-    from synthetic import make_graph, stream_summaries
-
-    if args.measure:
-        measure_catalog(args)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = args.catalog or Path(name) / "catalog"
-        if not is_catalog(folder):
-            graph = make_graph(9000)
-            seconds = _timed(lambda: write_catalog(folder, graph, stream_summaries(graph, args.labels), _nowhere))
-            print(f"{args.labels:,} labels made and written in {seconds:.0f} s; peak memory {_peak_mb():.0f} MB")
-        size = sum(path.stat().st_size for path in folder.iterdir()) / 2**30
-        print(f"catalog of {size:.1f} GB", flush=True)
-        options = [
-            "--classes",
-            args.classes,
-            "--repeats",
-            args.repeats,
-            *(["--domain", args.domain] * bool(args.domain)),
-        ]
-        command = [sys.executable, __file__, "selection", "--measure", "--catalog", folder, *options]
-        subprocess.run([str(word) for word in command], check=True)
-
-
-def measure_catalog(args: argparse.Namespace) -> None:
-    """Open a catalog and choose from it; text encoding is left out, for the texts were encoded before."""
-    from synthetic import RandomEncoder, make_descriptions
-
-    index = ConceptIndex.build(load_graph(args.catalog), _Remembering(RandomEncoder()))
-    descriptions = make_descriptions(args.classes)
-    match, before = index.match(descriptions), _peak_mb()
-    config = SelectionConfig(k=3)
-
-    def matched_and_selected(catalog: Catalog) -> Selection:
-        return select_from_catalog(catalog, index.match(descriptions), config, domain=args.domain)
-
-    for path in args.catalog.iterdir():
-        with path.open("rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    catalog = Catalog(args.catalog)
-    opening = _timed(lambda: catalog.columns)
-    cold = _timed(lambda: matched_and_selected(catalog))
-    started = time.process_time()
-    warm = [_timed(lambda: matched_and_selected(catalog)) for _ in range(args.repeats)]
-    cpu = (time.process_time() - started) / args.repeats
-    reopened = Catalog(args.catalog)
-    reopening, peak = _timed(lambda: reopened.columns), _peak_mb()
-    everyone = np.arange(len(catalog))
-    parts = {
-        "matching": lambda: index.match(descriptions),
-        "shortlist": lambda: shortlist(catalog, everyone, match, args.domain, config, 100),
-    }
-    domain = f", domain {args.domain}" if args.domain else ""
-    print(f"select 3 of {len(catalog):,} labels, {args.classes} classes, 9,000 concepts{domain}:")
-    print(f"  nothing of the files in memory: open {opening:.2f} s, select {cold:.2f} s")
-    print(f"  what is read in the system's cache: open {reopening:.2f} s, select {_spread(warm)}; {cpu:.2f} s of CPU")
-    for name, run in parts.items():
-        print(f"  of this {name}: {_spread([_timed(run) for _ in range(args.repeats)])}")
-    print(f"  peak memory of the process, mapped pages and all: {peak:.0f} MB; before opening: {before:.0f} MB")
-
-
-def _nowhere(model: ModelRef) -> Origin:
-    return Origin(f"hf://{model.repo_id}@{model.revision}")
-
-
-def _peak_mb() -> float:
-    """Most memory of this program, mapped pages included; getrusage would count what started it too."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
-
-
 def run_matching(args: argparse.Namespace) -> None:
     """Print how often the right concept comes first, and how well coverage tells what the graph lacks."""
     gold = imagenet_gold(args.wordnet)
@@ -335,7 +228,8 @@ def _select(
     index: ConceptIndex, labels: tuple[ModelLabel, ...], descriptions: Sequence[Description], strategy: Strategy
 ) -> Selection:
     match = index.match_captions(descriptions) if strategy is Strategy.PAPER else index.match(descriptions)
-    return select(Candidates(labels, index.graph, match), SelectionConfig(strategy=strategy, k=3))
+    joined = join_labels(labels, [index.graph])
+    return select(Candidates(joined, match), SelectionConfig(strategy=strategy, k=3))
 
 
 def _timed(run: Callable[[], object]) -> float:

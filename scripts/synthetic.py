@@ -1,13 +1,13 @@
 """Synthetic graphs, labels and text encoders of any size, for timing. Valid, seeded, quick to make.
 
-:func:`make_labels` makes whole labels whose counts are anyhow; :func:`stream_summaries` makes summaries like those of
-models that have strengths and weaknesses, and of some that are copies of others.
+:func:`make_labels` makes labels with random counts; :class:`SyntheticModels` makes labels like those of models that
+have strengths and weaknesses, and of some that are copies of others.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import fields
 from math import erf
 from typing import TYPE_CHECKING
 
@@ -16,16 +16,17 @@ import numpy as np
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import Cost, LabelSummary, ModelLabel, ModelRef
+from mll_hf.labels.label import Cost, Environment, LabelSummary, ModelLabel, ModelRef
 from mll_hf.matching.describe import Description
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
 IMAGES_PER_CONCEPT = 75
 DOMAINS = ("drawing", "icon", "photo", "render")
+ENVIRONMENT = Environment("cpu", "float32", "0", "0", "0")
 _BRANCHING = 8
 _FEWER_IMAGES = (8, 20, 45)  # of a tenth of the concepts each
 _STRENGTHS = np.arange(-4, 10.01, 0.25)  # means of the binary logarithm of how many concepts beat the right one
@@ -73,45 +74,88 @@ def make_labels(graph: SemanticGraph, n_models: int, seed: int = 0) -> tuple[Mod
     return tuple(_make_label(graph, m, rng) for m in range(n_models))
 
 
-def stream_summaries(graph: SemanticGraph, n_models: int, seed: int = 0) -> Iterator[LabelSummary]:
-    """Summaries of models that are good at some branches of the graph and bad at others.
+class SyntheticModels:
+    """Labels of any number of models that are good at some branches of the graph and bad at others.
 
     A tenth of the concepts has 8, a tenth 20 and a tenth 45 images, the others 75; one model of twenty was measured on
-    a third of them. One of fifty is a copy of one before, one of thirty nearly so. Images of domains differ in how well
-    a model does on them.
+    a third of them. One of fifty is a copy of another, one of thirty nearly so. Images of domains differ in how well a
+    model does on them.
     """
-    rng = np.random.default_rng(seed)
-    full = rng.choice([IMAGES_PER_CONCEPT, *_FEWER_IMAGES], len(graph), p=[0.7, 0.1, 0.1, 0.1])
-    pools = {int(n): _rank_pool(int(n), rng) for n in np.unique([full, full // 3 + 1])}
-    hardness, branch = rng.normal(0, 1.5, len(graph)), rng.permutation(len(graph)) * 64 // len(graph)
-    branch = np.sort(branch)  # neighbors in the graph's order are mostly of one branch
-    kept: list[LabelSummary] = []
-    for m in range(n_models):
-        identity = {
-            "model": ModelRef(f"synthetic/model-{m:06d}", f"{m:040x}", "open_clip"),
-            "cost": Cost(int(10 ** rng.uniform(7, 9)), float(10 ** rng.uniform(0, 2.5))),
-        }
+
+    def __init__(self, graph: SemanticGraph, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self._graph, self._seed = graph, seed
+        self._full = rng.choice([IMAGES_PER_CONCEPT, *_FEWER_IMAGES], len(graph), p=[0.7, 0.1, 0.1, 0.1])
+        self._pools = {int(n): _rank_pool(int(n), rng) for n in np.unique([self._full, self._full // 3 + 1])}
+        self._hardness = rng.normal(0, 1.5, len(graph))
+        self._branch = np.arange(len(graph)) * 64 // len(graph)  # neighbors in the graph's order are of one branch
+
+    def summary(self, m: int) -> LabelSummary:
+        """What selection needs of the label of model ``m``."""
+        identity = np.random.default_rng((self._seed, 1, m))
+        ranks, rng = self._ranks(m)
+        totals = ranks.sum(axis=0, dtype=np.int64)
+        lean = np.exp(rng.normal(0, 0.5, 3)[:, None] * np.linspace(1, -1, RANK_BINS))  # more of low ranks, or of high
+        domain_ranks = (totals * lean / lean.sum(axis=0)).astype(np.int32)
+        domain_ranks[0] += (totals - domain_ranks.sum(axis=0)).astype(np.int32)
+        return LabelSummary(
+            model=ModelRef(f"synthetic/model-{m:06d}", f"{m:040x}", "open_clip"),
+            cost=Cost(int(10 ** identity.uniform(7, 9)), float(10 ** identity.uniform(0, 2.5))),
+            graph_name=self._graph.name,
+            graph_digest=self._graph.digest,
+            probes_name="synthetic",
+            probes_revision="0" * 40,
+            sampling=SamplingConfig(IMAGES_PER_CONCEPT, 0),
+            domain_names=("drawing", "photo", "render"),
+            package_version="0",
+            environment=ENVIRONMENT,
+            license=None,
+            ranks=ranks.astype(np.uint16),
+            domain_ranks=domain_ranks,
+            temperature=np.array([rng.uniform(0.5, 2)], np.float32),
+        )
+
+    def whole(self, m: int) -> ModelLabel:
+        """The valid label of model ``m``."""
+        label, rng = self.summary(m), np.random.default_rng((self._seed, 2, m))
+        losses = label.support - label.hits
+        rivals, wins = _make_rivals(losses, rng)
+        domain_hits = _dealt(label.hits, label.domain_ranks[:, 0])
+        return ModelLabel(
+            **{each.name: getattr(label, each.name) for each in fields(LabelSummary)},
+            predicted=label.hits + np.roll(losses, 1),
+            domain_hits=domain_hits,
+            domain_support=domain_hits + _dealt(losses, label.domain_ranks[:, 1:].sum(axis=1)),
+            rivals=rivals,
+            rival_wins=wins,
+        )
+
+    def _ranks(self, m: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
+        """Ranks [V, RANK_BINS], and what draws the rest."""
+        rng = np.random.default_rng((self._seed, 0, m))
         fate = rng.random()
-        if kept and fate < 0.02:
-            yield replace(kept[rng.integers(len(kept))], **identity)
-            continue
-        if kept and fate < 0.05:
-            origin = kept[rng.integers(len(kept))]
-            changed = rng.random(len(graph)) < 0.05
-            ranks = np.where(changed[:, None], np.roll(origin.ranks, 1, axis=0), origin.ranks)
-            same = (origin.support == np.roll(origin.support, 1))[:, None]  # so that every concept keeps its images
-            yield _summary(graph, np.where(same, ranks, origin.ranks), identity, rng)
-            continue
-        support = full // 3 + 1 if fate > 0.95 else full
-        strength = rng.normal(4, 1.5) + rng.normal(0, 1, 64)[branch] + hardness + rng.normal(0, 0.7, len(graph))
+        if m and fate < 0.02:
+            return self._ranks(int(rng.integers(m)))
+        if m and fate < 0.05:
+            ranks, _ = self._ranks(int(rng.integers(m)))
+            images = ranks.sum(axis=1)
+            moved = (rng.random(len(ranks)) < 0.05) & (images == np.roll(images, 1))  # every concept keeps its images
+            return np.where(moved[:, None], np.roll(ranks, 1, axis=0), ranks), rng
+        support = self._full // 3 + 1 if fate > 0.95 else self._full
+        strength = rng.normal(4, 1.5) + rng.normal(0, 1, 64)[self._branch] + self._hardness
+        strength += rng.normal(0, 0.7, len(strength))
         row = np.clip(np.rint((strength - _STRENGTHS[0]) / 0.25), 0, len(_STRENGTHS) - 1).astype(np.int64)
-        row, draw = row * _DRAWS + rng.integers(0, _DRAWS, len(graph)), np.zeros((len(graph), RANK_BINS), np.uint8)
-        for n, pool in pools.items():
+        row, ranks = row * _DRAWS + rng.integers(0, _DRAWS, len(row)), np.zeros((len(row), RANK_BINS), np.uint8)
+        for n, pool in self._pools.items():
             concepts = np.flatnonzero(support == n)
-            draw[concepts] = pool[row[concepts]]
-        label = _summary(graph, draw, identity, rng)
-        kept = [*kept, label] if len(kept) < 200 else [*kept[1:], label]
-        yield label
+            ranks[concepts] = pool[row[concepts]]
+        return ranks, rng
+
+
+def _dealt(images: NDArray[np.int32], totals: NDArray[np.int32]) -> NDArray[np.uint16]:
+    """[S, V] images of concepts, dealt out to domains that get so many each."""
+    concepts = np.split(np.repeat(np.arange(len(images)), images), np.cumsum(totals)[:-1])
+    return np.stack([np.bincount(of_domain, minlength=len(images)) for of_domain in concepts]).astype(np.uint16)
 
 
 def _rank_pool(n_images: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -120,28 +164,6 @@ def _rank_pool(n_images: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     below = np.array([[(1 + erf((end - mean) / 2.5 / 2**0.5)) / 2 for end in ends] for mean in _STRENGTHS])
     shares = np.diff(below, axis=1, prepend=0, append=1)
     return np.concatenate([rng.multinomial(n_images, row, _DRAWS) for row in shares]).astype(np.uint8)
-
-
-def _summary(
-    graph: SemanticGraph, ranks: NDArray[np.uint8], identity: dict[str, object], rng: np.random.Generator
-) -> LabelSummary:
-    totals = ranks.sum(axis=0, dtype=np.int64)
-    lean = np.exp(rng.normal(0, 0.5, 3)[:, None] * np.linspace(1, -1, RANK_BINS))  # more of low ranks, or of high ones
-    domain_ranks = (totals * lean / lean.sum(axis=0)).astype(np.int32)
-    domain_ranks[0] += (totals - domain_ranks.sum(axis=0)).astype(np.int32)
-    return LabelSummary(
-        **identity,
-        graph_name=graph.name,
-        graph_digest=graph.digest,
-        probes_name="synthetic",
-        probes_revision="0" * 40,
-        sampling=SamplingConfig(IMAGES_PER_CONCEPT, 0),
-        domain_names=("drawing", "photo", "render"),
-        package_version="0",
-        ranks=ranks,
-        domain_ranks=domain_ranks,
-        temperature=np.array([rng.uniform(0.5, 2)], np.float32),
-    )
 
 
 def make_descriptions(n_classes: int) -> tuple[Description, ...]:
@@ -168,6 +190,8 @@ def _make_label(graph: SemanticGraph, m: int, rng: np.random.Generator) -> Model
         sampling=SamplingConfig(IMAGES_PER_CONCEPT, 0),
         domain_names=DOMAINS,
         package_version="0",
+        environment=ENVIRONMENT,
+        license=None,
         predicted=hits + np.roll(losses, 1),
         domain_hits=domain_hits,
         domain_support=domain_support,

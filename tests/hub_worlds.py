@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
-from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
 
 import tiny_hub
-from mll_hf.graph.concepts import GRAPH_FILE, graph_to_json
+from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub import connection, publish
 from mll_hf.hub.card import LABEL_PATH, add_label
-from mll_hf.labels.label import LabelSummary, label_to_bytes
-from mll_hf.labels.store import label_path
-from mll_hf.utils.files import canonical_json
-from worlds import make_graph, make_label
+from mll_hf.labels.file_format import label_to_bytes
+from mll_hf.labels.index import Entry, shard_to_bytes
+from mll_hf.labels.label import LabelSummary
+from mll_hf.labels.rank_code import RankCode
+from mll_hf.labels.store import graph_path, label_path
+from worlds import SHA, make_graph, make_label
 
 GRAPH = make_graph()
 OTHER_GRAPH = make_graph({"a": (), "b": ("a",), "c": ("a",)}, "other")
+STEM, OTHER_STEM = (f"{graph.digest[:12]}-{SHA[:12]}" for graph in (GRAPH, OTHER_GRAPH))  # of labels by make_label
 REPO = "alice/labels"
 COLLECTION = f"hf://datasets/{REPO}"
 READER, THIRD, READ_ONLY = "hf_reader_token", "hf_third_token", "hf_read_only_token"
@@ -72,27 +74,38 @@ def put_labeled_model(repo_id="alice/model", graph=GRAPH, **settings):
     return label
 
 
+def path_of(label):
+    """Path of a label in a collection."""
+    return label_path(label.model, label.group)
+
+
 def label_files(labels):
-    """Files of a collection by path."""
-    return {label_path(label.model): label_to_bytes(label) for label in labels}
+    """Label files of a collection by path."""
+    return {path_of(label): label_to_bytes(label) for label in labels}
+
+
+def graph_files(*graphs):
+    """Graph files of a collection by path."""
+    return {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs or (GRAPH,)}
 
 
 def graph_file(graph=GRAPH):
-    return {GRAPH_FILE: canonical_json(graph_to_json(graph)).encode()}
+    """The file of a graph in a dataset repo of its own."""
+    return {GRAPH_FILE: graph_to_bytes(graph)}
 
 
-def entries_of(labels):
-    return [IndexEntry(label, sha256_of(label_to_bytes(label))) for label in labels]
-
-
-def index_file(labels, graph=GRAPH):
-    return {INDEX_FILE: index_to_bytes(graph, entries_of(labels))}
+def index_file(labels, graph=GRAPH, digests=None):
+    """An index of one shard by path; with the true hashes of the label files, if no others are given."""
+    digests = digests or [sha256_of(label_to_bytes(label)) for label in labels]
+    code = RankCode.of_graph(graph)
+    entries = [Entry.of(label.summary, digest, code) for label, digest in zip(labels, digests, strict=True)]
+    return {f"index/{graph.digest[:12]}-{SHA[:12]}/00000.safetensors": shard_to_bytes(entries, code)}
 
 
 def put_collection(labels, *, index=None, repo_id=REPO, graph=GRAPH):
     """A collection on the Hub, with an index of all its labels or of those given; returns its commit."""
     indexed = labels if index is None else index
-    files = {**graph_file(graph), **label_files(labels), **(index_file(indexed, graph) if indexed else {})}
+    files = {**graph_files(graph), **label_files(labels), **(index_file(indexed, graph) if indexed else {})}
     return tiny_hub.HUB.put("dataset", repo_id, files)
 
 
@@ -104,7 +117,7 @@ def some_labels(count, graph=GRAPH):
 
 
 def assert_same_summary(ours, theirs):
-    """Every field of a summary agrees in value; an index may hold ranks in fewer bits."""
+    """Every field of a summary agrees in value."""
     for field in fields(LabelSummary):
         left, right = getattr(ours, field.name), getattr(theirs, field.name)
         if isinstance(left, np.ndarray):

@@ -16,9 +16,10 @@ from mll_hf.client import Client
 from mll_hf.ensemble import run
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import GraphError, InputError, LabelError, MissingExtraError, ModelError
+from mll_hf.graph.concepts import save_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
-from mll_hf.labels.label import ModelRef, rival_counts
-from mll_hf.labels.store import LabelStore
+from mll_hf.labels.label import ModelRef
+from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models.published import PublishedModel
@@ -37,7 +38,7 @@ ALL_ROUNDER = [6, 7, 6, 6, 6, 6, 7]
 @pytest.fixture
 def store(tmp_path):
     store = LabelStore(tmp_path / "labels")
-    store.adopt(GRAPH)
+    store.add_graph(GRAPH)
     for name, hits in (("cats", CAT_EXPERT), ("cars", CAR_EXPERT), ("all", ALL_ROUNDER)):
         hits = [100 * images for images in hits]  # so many that no lead is by chance
         store.write(
@@ -48,13 +49,25 @@ def store(tmp_path):
     return LabelStore(tmp_path / "labels")
 
 
+def client_of(folder, **options):
+    """A client of a folder of labels."""
+    client = Client(folder, **{"encoder": WordEncoder(), **options})
+    client.source = LabelStore(folder)
+    return client
+
+
+def test_a_folder_is_a_source_of_labels(store):
+    assert Client(store.folder).source == LabelStore(store.folder)
+    assert chosen(Client(str(store.folder), encoder=WordEncoder()).select(["cat"])) == {"cat": {"org/cats"}}
+
+
 def chosen(selection):
     ids = [model.ref.repo_id for model in selection.models]
     return {name: {ids[m] for m in np.flatnonzero(selection.chosen[:, y])} for y, name in enumerate(selection.classes)}
 
 
 def test_each_strategy_from_class_names_to_models(store):
-    client = Client(store.folder, encoder=WordEncoder())
+    client = client_of(store.folder)
     mll = client.select(["cat"])
     assert mll.strategy is Strategy.MLL
     assert chosen(mll) == {"cat": {"org/cats"}}
@@ -76,9 +89,7 @@ def test_each_strategy_from_class_names_to_models(store):
 
 
 def test_classes_keep_their_names_and_order(store):
-    selection = Client(store.folder, encoder=WordEncoder()).select(
-        ["02_Car", " cat ", "Zxq"], task="naming", domain="x"
-    )
+    selection = client_of(store.folder).select(["02_Car", " cat ", "Zxq"], task="naming", domain="x")
     assert selection.classes == ("02_Car", "cat", "Zxq")
     assert selection.coverage[:2] == pytest.approx([1, 1])
     assert selection.coverage[2] < 1
@@ -87,7 +98,7 @@ def test_classes_keep_their_names_and_order(store):
 
 def test_the_graph_is_embedded_once(store):
     encoder = WordEncoder()
-    client = Client(store.folder, encoder=encoder)
+    client = client_of(store.folder, encoder=encoder)
     client.select(["cat"])
     client.select(["dog"])
     client.select(["dog"], SelectionConfig(Strategy.PAPER))
@@ -97,13 +108,13 @@ def test_the_graph_is_embedded_once(store):
 def test_the_default_encoder_is_asked_for_only_when_needed(store, monkeypatch):
     monkeypatch.setattr("mll_hf.client.default_encoder", WordEncoder)
     monkeypatch.setattr("mll_hf.client.CachedEncoder", lambda encoder: encoder)
-    client = Client(str(store.folder))
+    client = client_of(store.folder, encoder=None)
     assert client.index.encoder.id == "words"
     assert chosen(client.select(["cat"])) == {"cat": {"org/cats"}}
 
 
 def test_own_descriptions_replace_the_templates(store):
-    client = Client(store.folder, encoder=WordEncoder())
+    client = client_of(store.folder)
     said = Description("Felix", ("cat which is the kind cat", "the kind cat"), "file")
     selection = client.select(["Felix"], SelectionConfig(Strategy.PAPER), descriptions=[said])
     assert selection.explain("Felix")[0].id == "cat"
@@ -122,65 +133,107 @@ def test_own_descriptions_replace_the_templates(store):
 def test_descriptions_must_fit_the_classes(store, descriptions, message):
     given = [Description(name, tuple(texts), "file") for name, *texts in descriptions]
     with pytest.raises(InputError, match=message):
-        Client(store.folder, encoder=WordEncoder()).select(["cat", "car"], descriptions=given)
+        client_of(store.folder).select(["cat", "car"], descriptions=given)
 
 
 @pytest.mark.parametrize("classes", [[], "cat", ["cat", ""], ["cat", "Cat"], ["cat", 7], ["x" * 300]])
 def test_impossible_classes(store, classes):
     with pytest.raises(InputError):
-        Client(store.folder, encoder=WordEncoder()).select(classes)
+        client_of(store.folder).select(classes)
 
 
 def test_no_labels(tmp_path):
     with pytest.raises(InputError, match="holds no labels; make some"):
-        Client(tmp_path / "nowhere", encoder=WordEncoder()).select(["cat"])
-    LabelStore(tmp_path).adopt(GRAPH)
-    assert Client(tmp_path, encoder=WordEncoder()).select(["cat"]).strategy is Strategy.IMAGENET
-    (tmp_path / "graph.json").write_text("no JSON")
+        client_of(tmp_path / "nowhere").select(["cat"])
+    LabelStore(tmp_path).add_graph(GRAPH)
+    assert client_of(tmp_path).select(["cat"]).strategy is Strategy.IMAGENET
+    (tmp_path / graph_path(GRAPH.digest)).write_text("no JSON")
     with pytest.raises(GraphError):
-        Client(tmp_path, encoder=WordEncoder()).select(["cat"])
+        client_of(tmp_path).select(["cat"])
 
 
-def test_labels_of_another_graph_and_damaged_labels(store):
+def test_damaged_labels(store):
     path = store.paths()[0]
-    content = path.read_bytes()
-    path.write_bytes(content[:-1])
+    path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(LabelError, match="no readable label"):
-        Client(store.folder, encoder=WordEncoder()).select(["cat"])
-    other = make_graph({"cat": (), "car": ()})
-    LabelStore(store.folder).write(make_label(other, repo_id="org/other"))
-    path.write_bytes(content)
-    with pytest.raises(LabelError, match="of graph tiny"):
-        Client(store.folder, encoder=WordEncoder()).select(["cat"])
+        client_of(store.folder).select(["cat"])
+
+
+# --- labels on several graphs -----------------------------------------------------------------------------------------
+
+WHEELS = make_graph({"wheel": ("vehicle",), "tire": ("wheel",), "hubcap": ("wheel",)}, "wheels")
+
+
+@pytest.fixture
+def with_wheels(store):
+    """The store with labels of cats and cars on a second graph, and of a model that has no other label."""
+    store.add_graph(WHEELS)
+    for label, hits in zip(store.list()[1:], ([0, 900, 900], [0, 500, 500]), strict=True):  # cars, cats
+        model = label.model
+        store.write(make_label(WHEELS, hits, [0, 1000, 1000], repo_id=model.repo_id, revision=model.revision))
+    store.write(make_label(WHEELS, [0, 999, 999], [0, 1000, 1000], repo_id="org/stranger"))
+    return LabelStore(store.folder)
+
+
+def test_graphs_are_joined_and_what_is_left_out_is_said(with_wheels, caplog):
+    client = client_of(with_wheels.folder)
+    selection = client.select(["tire", "hubcap"], SelectionConfig(k=3))
+    assert names(selection)[0] == "cars"
+    assert selection.explain("tire")[0].id == "tire"
+    measured = dict(zip(names(selection), selection.explain("tire")[0].precision, strict=True))
+    assert measured == {"cars": pytest.approx(0.9), "cats": pytest.approx(0.5), "all": None}
+    assert chosen(client.select(["cat"])) == {"cat": {"org/cats"}}
+    left_out = [record.message for record in caplog.records]
+    assert left_out == ["left out: org/stranger on graph wheels: the model has no label on the reference graph tiny"]
+
+
+def test_another_reference_graph(with_wheels, tmp_path, caplog):
+    save_graph(WHEELS, tmp_path / "wheels")
+    selection = client_of(with_wheels.folder, graph=tmp_path / "wheels").select(["tire"])
+    assert set(names(selection)) == {"stranger", "cars", "cats"}
+    assert names(selection)[0] == "stranger"
+    assert "org/all on graph tiny: the model has no label on the reference graph wheels" in caplog.text
+    save_graph(make_graph({"x": (), "y": ()}), tmp_path / "other")
+    with pytest.raises(InputError, match="no model has a label on the reference graph"):
+        client_of(with_wheels.folder, graph=tmp_path / "other").select(["tire"])
+
+
+def test_other_probe_images(store, caplog):
+    label = store.fetch(store.list())[0]
+    store.write(replace(label, probes_revision="f" * 40, probes_name="drawings"))
+    assert len(client_of(store.folder).select(["cat"]).models) == 3
+    assert "org/all on graph tiny: measured on other probe images (drawings) than the rest" in caplog.text
+    caplog.clear()
+    assert names(client_of(store.folder, probes=["drawings"]).select(["cat"])) == ["all"]
+    assert "org/all, org/cars, org/cats on graph tiny: measured on other probe images (tiny)" in caplog.text
 
 
 # --- Eq. 5 with and without embeddings --------------------------------------------------------------------------------
 
 
-def write_sidecar(store, label):
+def write_sidecar(store, label, texts=None):
     """Embeddings of a model that takes cats for dogs and knows the rest: unlike any label of the store."""
-    texts = unit(np.eye(7))
+    texts = unit(np.eye(7)) if texts is None else texts
     looks = [CAT, CAR, DOG]
     images = texts[[DOG, CAR, DOG]]
     members = [[looks.index(v)] if v in looks else [] for v in range(7)]
     embeddings = ProbeEmbeddings.quantize(images, texts, probe_set(members, looks))
-    write_embeddings(embeddings, store.path_of(label.model).parent)
+    write_embeddings(embeddings, embeddings_path(store.path_of(label)))
     return embeddings
 
 
 def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     config, classes = SelectionConfig(Strategy.PAPER, k=3), ["cat", "dog", "car"]
-    labels = {label.model.repo_id: label for label in store.labels}
+    labels = {label.model.repo_id: label for label in store.labels()}
 
     def precision_of_cat():
-        selection = Client(store.folder, encoder=WordEncoder()).select(classes, config)
+        selection = client_of(store.folder).select(classes, config)
         index = [concept.id for concept in selection.explain("cat")].index("cat")
         return {selection.models[m].ref.repo_id: selection.explain("cat")[index].precision[at]
                 for at, m in enumerate(selection.union)}  # fmt: skip
 
-    n_rivals = rival_counts(store.graph, np.zeros(7, np.int32))
     selected = np.arange(7)  # the five nearest concepts of three classes are all seven
-    estimates = {name: precision_from_label(label, selected, n_rivals)[CAT] for name, label in labels.items()}
+    estimates = {name: precision_from_label(label, selected, GRAPH.rival_counts)[CAT] for name, label in labels.items()}
     assert precision_of_cat() == pytest.approx(estimates)
     *some, last = labels.values()
     for label in some:
@@ -190,35 +243,60 @@ def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     assert precision_of_cat() == dict.fromkeys(labels, 0)
 
 
+def test_eq_5_over_two_graphs_needs_the_embeddings_of_all_labels(with_wheels):
+    # the wheels' two images look like a tire, and like a hubcap but more like a car, which is on the other graph
+    texts = unit(np.eye(10))
+    car, hubcap, tire, wheel = texts[[CAR, 7, 8, 9]]
+    images = unit([tire + 0.1 * car, hubcap + 2 * car])
+    on_wheels = ProbeEmbeddings.quantize(images, np.stack([hubcap, tire, wheel]), probe_set([[1], [0], []], [1, 0]))
+    labels = {(label.model.short_name, label.graph_name): label for label in with_wheels.list()}
+    with_wheels.path_of(labels.pop(("all", "tiny"))).unlink()  # it has no label on wheels
+    del labels["stranger", "wheels"]  # it is left out
+
+    def recall_of_wheels():
+        config = SelectionConfig(Strategy.PAPER, k=2)
+        selection = client_of(with_wheels.folder).select(["tire", "hubcap", "car"], config)
+        recall = {concept.id: concept.precision for name in selection.classes for concept in selection.explain(name)}
+        return recall["tire"], recall["hubcap"]
+
+    for (name, graph), label in labels.items():
+        assert recall_of_wheels() != ((1, 1), (0, 0)), (name, graph)
+        if graph == "tiny":
+            write_sidecar(with_wheels, label, texts[:7])
+        else:
+            write_embeddings(on_wheels, embeddings_path(with_wheels.path_of(label)))
+    assert recall_of_wheels() == ((1, 1), (0, 0))
+
+
 def test_other_strategies_do_not_read_embeddings(store):
-    for label in store.labels:
-        (store.path_of(label.model).parent / "embeddings.safetensors").write_bytes(b"broken")
-    client = Client(store.folder, encoder=WordEncoder())
+    for path in store.paths():
+        embeddings_path(path).write_bytes(b"broken")
+    client = client_of(store.folder)
     client.select(["cat"])
     with pytest.raises(LabelError, match="no readable file of embeddings"):
         client.select(["cat"], SelectionConfig(Strategy.PAPER))
 
 
 def test_embeddings_of_another_graph_are_refused(store):
-    label = store.labels[0]
+    label = store.list()[0]
     embeddings = write_sidecar(store, label)
     fewer = replace(embeddings, concepts=embeddings.concepts[:3], offsets=np.array([0, 1, 2, 3]))
-    write_embeddings(fewer, store.path_of(label.model).parent)
-    with pytest.raises(LabelError, match="has 3 concepts, the graph 7"):
-        Client(store.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(Strategy.PAPER))
+    write_embeddings(fewer, embeddings_path(store.path_of(label)))
+    with pytest.raises(LabelError, match="has 3 concepts, the label 7"):
+        client_of(store.folder).select(["cat"], SelectionConfig(Strategy.PAPER))
 
 
 # --- from a selection to predictions ----------------------------------------------------------------------------------
 
 
 def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
-    client = Client(store.folder, encoder=WordEncoder(), device="cpu")
+    client = client_of(store.folder, device="cpu", token="hf_of_mine")
     selection = client.select(["cat", "car"], SelectionConfig(k=2), domain="sketch")
     kept = Selection.from_json(json.loads(json.dumps(selection.to_json())))
     asked = []
 
-    def load(ref, device):
-        asked.append((ref, device))
+    def load(ref, device, token):
+        asked.append((ref, device, token))
         raise InputError("enough seen")
 
     monkeypatch.setattr(run, "load_model", load)
@@ -227,8 +305,26 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
         assert ensemble.templates == ("a {}",)
         with pytest.raises(InputError, match="enough seen"):
             ensemble.predict([b"picture"])
-    assert asked == [(selection.models[0].ref, "cpu")] * 2
+    assert asked == [(selection.models[0].ref, "cpu", "hf_of_mine")] * 2
+    assert "hf_of_mine" not in repr(ensemble)
     assert client.load(selection).templates is None
+
+
+def test_private_models_work_with_a_token_alone(store, api, tiny_open_clip, monkeypatch):
+    api.create_repo("alice/secret", private=True)
+    revision = api.upload_folder(repo_id="alice/secret", folder_path=tiny_open_clip).oid
+    store.write(make_label(GRAPH, support=1000, repo_id="alice/secret", revision=revision))
+    monkeypatch.delenv("HF_TOKEN")
+    selection = client_of(store.folder).select(["cat", "car"])
+    assert chosen(selection)["cat"] == {"alice/secret"}
+    pictures = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
+    for token in (None, "hf_reader_token"):
+        with pytest.raises(ModelError, match="not on the Hub, or private"):
+            client_of(store.folder, token=token, device="cpu").load(selection).predict(pictures)
+    client = client_of(store.folder, token="hf_test_token", device="cpu")
+    assert set(client.load(selection).predict(pictures).labels) <= {"cat", "car"}
+    tried = client.select(["cat", "car"], SelectionConfig(candidates=1), images=pictures * 8)
+    assert (names(tried), tried.evidence.n_images) == (["secret"], 16)
 
 
 # --- a trial on images ------------------------------------------------------------------------------------------------
@@ -282,7 +378,7 @@ def models(monkeypatch):
     models = Models()
     models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
 
-    def load(ref, device):
+    def load(ref, device, token=None):
         skill = models.skills[ref.short_name]
         if isinstance(skill, Exception):
             raise skill
@@ -301,7 +397,7 @@ PHOTOS = [photo(serial) for serial in range(40)]
 
 
 def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
-    client = Client(store.folder, encoder=WordEncoder())
+    client = client_of(store.folder)
     by_label = client.select(SHOWN)
     assert chosen(by_label) == {name: {"org/all"} for name in SHOWN}
     assert by_label.evidence is None
@@ -316,7 +412,7 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
     evidence = selection.evidence
     assert evidence.n_images == 40
     assert evidence.templates == templates_for("sketch")
-    assert evidence.firsts[0] > 0.9
+    assert evidence.win_shares[0] > 0.9
     overall = dict(zip(names(by_label), by_label.overall, strict=True))
     np.testing.assert_allclose(evidence.prior, [overall[name] for name in names(selection)])
     all_three = client.select(SHOWN, SelectionConfig(k=3), domain="sketch")
@@ -327,7 +423,7 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
 
 
 def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
-    client = Client(store.folder, encoder=WordEncoder())
+    client = client_of(store.folder)
     shortlist = client.select(SHOWN, SelectionConfig(k=3))
     logits = client.load(shortlist).logits(PHOTOS)
     expected = choose_with_images(shortlist, (0, 1, 2), logits, SelectionConfig(k=2), templates_for())
@@ -348,7 +444,7 @@ def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
 
 
 def test_only_the_candidates_are_tried(store, models):
-    client = Client(store.folder, encoder=WordEncoder())
+    client = client_of(store.folder)
     best = names(client.select(SHOWN, SelectionConfig(k=3)))
     selection = client.select(SHOWN, SelectionConfig(candidates=2), images=PHOTOS)
     assert list(models) == best[:2]
@@ -357,7 +453,7 @@ def test_only_the_candidates_are_tried(store, models):
 
 
 def test_a_sample_of_many_images_is_the_same_every_time(store, models):
-    client, config = Client(store.folder, encoder=WordEncoder()), SelectionConfig(most_images=20)
+    client, config = client_of(store.folder), SelectionConfig(most_images=20)
     selection = client.select(SHOWN, config, images=PHOTOS)
     assert selection.evidence.n_images == 20
     first = {name: model.seen for name, model in models.items()}
@@ -372,7 +468,7 @@ def test_a_sample_of_many_images_is_the_same_every_time(store, models):
 def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     models.skills = {**models.skills, "cars": ModelError("org/cars", "is broken"), "all": None}
     models.skills["all"] = TriedModel(ModelRef("org/all", "0" * 40, "open_clip"), logit_scale=math.inf)
-    selection = Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+    selection = client_of(store.folder).select(SHOWN, images=PHOTOS)
     assert names(selection) == ["cats"]
     assert selection.evidence.n_images == 40
     left_out = [record.message for record in caplog.records if record.message.startswith("left out: ")]
@@ -384,7 +480,7 @@ def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
 
 def test_a_model_whose_library_is_missing_is_left_out_of_a_trial(store, models, caplog):
     models.skills = {**models.skills, "cars": MissingExtraError("open_clip", "models")}
-    selection = Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+    selection = client_of(store.folder).select(SHOWN, images=PHOTOS)
     assert sorted(names(selection)) == ["all", "cats"]
     assert "pip install 'mll-hf[models]'" in caplog.text
 
@@ -392,13 +488,13 @@ def test_a_model_whose_library_is_missing_is_left_out_of_a_trial(store, models, 
 def test_no_model_can_be_tried(store, models):
     models.skills = {name: ModelError(f"org/{name}", "is broken") for name in models.skills}
     with pytest.raises(ModelError, match="is broken"):
-        Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+        client_of(store.folder).select(SHOWN, images=PHOTOS)
 
 
 def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_path):
     (tmp_path / "good.png").write_bytes(photo(3))
     images = [b"", *PHOTOS[:16], tmp_path / "missing.png", b"\x89PNG no more", tmp_path / "good.png", photo(6, "L")]
-    client = Client(store.folder, encoder=WordEncoder())
+    client = client_of(store.folder)
     selection = client.select(SHOWN, images=images)
     assert selection.evidence.n_images == 18
     plain = client.select(SHOWN, images=[*PHOTOS[:16], PHOTOS[3], photo(6, "L")])
@@ -417,20 +513,20 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
 )
 def test_what_cannot_be_tried_costs_no_model(store, models, images, message):
     with pytest.raises(InputError, match=message):
-        Client(store.folder, encoder=WordEncoder()).select(SHOWN, images=images)
+        client_of(store.folder).select(SHOWN, images=images)
     assert models == {}
 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])
 def test_images_and_another_strategy(store, models, strategy):
     with pytest.raises(InputError, match=f"images help strategy 'mll' only, not '{strategy}'"):
-        Client(store.folder, encoder=WordEncoder()).select(SHOWN, SelectionConfig(strategy), images=PHOTOS)
+        client_of(store.folder).select(SHOWN, SelectionConfig(strategy), images=PHOTOS)
     assert models == {}
 
 
 def test_images_are_of_no_use_without_labels(tmp_path, models, caplog):
-    LabelStore(tmp_path).adopt(GRAPH)
-    selection = Client(tmp_path, encoder=WordEncoder()).select(SHOWN, images=PHOTOS)
+    LabelStore(tmp_path).add_graph(GRAPH)
+    selection = client_of(tmp_path).select(SHOWN, images=PHOTOS)
     assert selection.strategy is Strategy.IMAGENET
     assert selection.evidence is None
     assert "the images are not looked at" in caplog.text
@@ -438,7 +534,7 @@ def test_images_are_of_no_use_without_labels(tmp_path, models, caplog):
 
 
 def test_one_class_and_pictures_all_alike(store, models):
-    client = Client(store.folder, encoder=WordEncoder())
+    client = client_of(store.folder)
     order = names(client.select(["cat"], SelectionConfig(k=3)))
     for images in (PHOTOS, PHOTOS[:1] * 16):
         selection = client.select(["cat"], SelectionConfig(k=3), images=images)
@@ -453,7 +549,7 @@ def test_one_class_and_pictures_all_alike(store, models):
 def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):
     table = [PublishedModel("ViT", name, f"org/{name}", 10**8, 9.0, 0.5, 9.0)
              for name in ("cats", "cars", "all", "unheard", "gone")]  # fmt: skip
-    monkeypatch.setattr("mll_hf.selection.published_models", lambda: tuple(table))
+    monkeypatch.setattr("mll_hf.models.published.published_models", lambda: tuple(table))
     models.skills |= {"unheard": 1.0, "gone": ModelError("org/gone", "is gone"), "cars": 0.4}
 
     def resolve(repo_id, token):
@@ -463,7 +559,7 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
 
     monkeypatch.setattr("mll_hf.client.resolve_model", resolve)
     config = SelectionConfig(unlabeled=True, k=2)
-    selection = Client(store.folder, encoder=WordEncoder()).select(SHOWN, config, images=PHOTOS)
+    selection = client_of(store.folder).select(SHOWN, config, images=PHOTOS)
     first = selection.models[0]
     assert (first.ref.short_name, first.ref.revision, first.labeled) == ("unheard", "e" * 40, False)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}

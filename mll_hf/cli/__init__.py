@@ -1,4 +1,4 @@
-"""The command line: one parser, one small function per verb, one place where errors become messages."""
+"""The command line: one parser, one function per command, and one place where errors become messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (0 done, 1 failed, 2 misused, 130 interrupted)."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
     words = sys.argv[1:] if arguments is None else arguments
     args = build_parser().parse_args(words, argparse.Namespace(command=shlex.join(["mll-hf", *words])))
     try:
@@ -30,10 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MLLError as error:
         return complain(str(error))
     except KeyboardInterrupt:
-        complain("interrupted; what was finished is kept, and the same command goes on from there")
+        complain("interrupted; finished work is kept, and the same command resumes")
         return _INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python flushes at exit
         return 0
     return status
 
@@ -43,17 +47,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="mll-hf",
         description="Choose and reuse open vision-language models without trying them all: measure each model once "
-        "on a graph of visual concepts (label), publish the result (push), ask which models suit a list of classes "
-        "(select), and classify images with the chosen ones (predict).",
-        epilog="Example: mll-hf select --classes 'dog, cat, teapot' --labels hf://datasets/org/labels",
+        "on a graph of visual concepts (label), publish the result (push), choose models for a list of classes "
+        "(select), and classify images with them (predict).",
+        epilog="Example: mll-hf select --classes 'dog, cat, teapot' --labels hf://datasets/ORG/NAME",
     )
     parser.add_argument("--version", action="version", version=f"mll-hf {__version__}")
-    verbs = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    label.add_label(verbs)
-    label.add_push(verbs)
-    labels.add_labels(verbs)
-    graph.add_graph(verbs)
-    classify.add_select(verbs)
-    classify.add_predict(verbs)
-    bench.add_bench(verbs)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    label.add_label(commands)
+    label.add_push(commands)
+    labels.add_labels(commands)
+    graph.add_graph(commands)
+    classify.add_select(commands)
+    classify.add_predict(commands)
+    bench.add_bench(commands)
     return parser

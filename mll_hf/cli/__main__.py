@@ -1,4 +1,4 @@
-"""``python -m mll_hf.cli``."""
+"""Run the command line with ``python -m mll_hf.cli``."""
 
 import sys
 

@@ -143,17 +143,21 @@ def _embed(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
     from mll_hf.hub.locations import HUB, fetch_graph_with_images
     from mll_hf.hub.sources import open_source
+    from mll_hf.labels.join import join_labels
     from mll_hf.models import resolve_model
 
     tasks, cache = _all(*_tasks(args)), EmbeddingCache(args.cache)
     location = fetch_graph_with_images(args.graph) if args.graph else None
     probes = location.probes(SamplingConfig(args.images_per_concept)) if location else None
     refs = [resolve_model(spec) for spec in args.models]
-    if not (refs and location):
-        # --graph names the images to embed, and for the Hub also the labels to list
+    if refs and location:
+        graph = location.graph
+    else:  # --graph names the images to embed, and for the Hub also the graph of its labels
         source = open_source(args.labels, args.graph if args.labels == HUB else None)
-        refs = refs or [label.model for label in source.list()]
-    index = _index(location.graph if location else source.graph)
+        joined = join_labels(source.list(), source.graphs)
+        refs = refs or list(joined.models)
+        graph = location.graph if location else joined.union.graph
+    index = _index(graph)
     embed(refs, tasks, index, cache, _templates(args), probes=probes, device=args.device)
     print(f"embedded: {len(refs)} models in {args.cache}")
     return 0

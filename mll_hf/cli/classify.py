@@ -1,4 +1,4 @@
-"""The verbs that use labels: select, predict."""
+"""The commands that choose and use models: select, predict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.cli.options import add_plot, add_source, check_plot, count, listed, positive
+from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive
 from mll_hf.cli.output import complain, note
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
@@ -31,43 +31,39 @@ if TYPE_CHECKING:
     from mll_hf.matching.describe import Description
 
 _DEFAULTS = SelectionConfig()
-_CHOICE_OPTIONS = (
-    "classes", "domain", "task", "descriptions", "llm", "llm_url", "unlabeled", "max_gflops", "max_parameters",
-    "max_models", "license",
+_SELECTION_OPTIONS = (
+    "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy", "unlabeled",
+    "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-def add_select(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
-    """Add the verb ``select``."""
-    verb = verbs.add_parser(
+def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the command ``select``."""
+    command = commands.add_parser(
         "select",
-        help="which models suit a list of classes",
-        description="Estimate from the labels how precise every model is on your classes, and choose. No model is run "
-        "or downloaded, unless you give images of the task, which need no labels: then the best models by label are "
-        "tried on them.",
+        help="choose models for a list of classes",
+        description="Estimate from labels how accurate each model is on your classes, and choose the best. No model is "
+        "downloaded or run, unless you give unlabeled images with --images: then the best models by label are tried on "
+        "them.",
     )
-    _add_selection_options(verb, required=True)
-    trial = verb.add_argument_group("a trial on images")
+    _add_selection_options(command, required=True)
+    trial = command.add_argument_group("trial on unlabeled images")
     trial.add_argument(
-        "--images",
-        nargs="+",
-        type=Path,
-        metavar="IMAGE",
-        help="images of the task or folders of them, without labels",
+        "--images", nargs="+", type=Path, metavar="IMAGE", help="images of the task, or folders of images"
     )
     trial.add_argument(
         "--candidates", type=positive, metavar="N",
-        help=f"most models to try: the best by label (default: {_DEFAULTS.candidates})",
+        help=f"models to try, at most: the best by label (default: {_DEFAULTS.candidates})",
     )  # fmt: skip
     trial.add_argument(
         "--most-images", type=positive, metavar="N",
-        help=f"most images to try them on, a seeded sample (default: {_DEFAULTS.most_images})",
+        help=f"images to use, at most: a random sample (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
-    trial.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
-    verb.add_argument("--json", action="store_true", help="print one JSON object; predict --selection reads it")
-    add_plot(verb)
-    verb.set_defaults(run=_select)
+    trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
+    command.add_argument("--json", action="store_true", help="print JSON, which 'predict --selection' reads")
+    add_plot(command)
+    command.set_defaults(run=_select)
 
 
 def _select(args: argparse.Namespace) -> int:
@@ -76,7 +72,7 @@ def _select(args: argparse.Namespace) -> int:
     trial = {"candidates": args.candidates, "most_images": args.most_images}
     trial = {name: value for name, value in trial.items() if value is not None}
     if trial and not images:
-        raise InputError("--candidates and --most-images are about a trial on images; give --images, or leave them out")
+        raise InputError("--candidates and --most-images apply to a trial; give --images, or leave them out")
     selection = _make_selection(args, images, **trial)
     if args.plot:
         _plot(args.plot, selection)
@@ -87,8 +83,8 @@ def _select(args: argparse.Namespace) -> int:
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if uncovered and selection.strategy is Strategy.MLL and not images:
         note(
-            f"the graph cannot tell {abridged(uncovered, 5)}; for these classes the models' general level mostly "
-            "decides, so give some images of yours with --images"
+            f"no concept matches {abridged(uncovered, 5)}; for such classes a model's general level counts most. Give "
+            "unlabeled images with --images for a better choice"
         )
     return 0
 
@@ -98,56 +94,61 @@ def _plot(path: Path, selection: Selection) -> None:
     from mll_hf.plots.style import save_page
 
     figures = {
-        "Estimated precision by class, in percent": precision_heatmap(selection),
-        "Estimated precision against cost": precision_by_cost(selection),
+        "Estimated accuracy by class, in percent": precision_heatmap(selection),
+        "Estimated accuracy against cost": precision_by_cost(selection),
     }
     save_page(path, f"Models for {abridged(selection.classes, 3)}", figures)
     note(f"figures: {path}")
 
 
-def add_predict(verbs: Any) -> None:  # noqa: ANN401
-    """Add the verb ``predict``."""
+def add_predict(commands: Any) -> None:  # noqa: ANN401
+    """Add the command ``predict``."""
     from mll_hf.ensemble import Rule
 
-    verb = verbs.add_parser(
+    command = commands.add_parser(
         "predict",
-        help="classify images with the models that suit",
-        description="Classify images with the models that suit the classes, or with those of an earlier selection.",
+        help="classify images with the chosen models",
+        description="Classify images with the models of a selection: one made earlier (--selection), or one made now "
+        "for --classes.",
     )
-    verb.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    _add_selection_options(verb, required=False)
-    verb.add_argument("--selection", type=Path, metavar="FILE", help="use what 'select --json' wrote")
-    verb.add_argument(
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
+    _add_selection_options(command, required=False)
+    command.add_argument("--selection", type=Path, metavar="FILE", help="output of 'mll-hf select --json'")
+    command.add_argument(
         "--rule",
         choices=[str(r) for r in Rule],
         default=str(Rule.LINEAR_POOL),
-        help="how models are combined (default: %(default)s)",
+        help="how to combine the models' probabilities (default: %(default)s)",
     )
-    verb.add_argument(
-        "--template", action="append", metavar="TEXT", help="prompt with {} for the class; may be given again"
+    command.add_argument(
+        "--template",
+        action="append",
+        metavar="TEXT",
+        help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
-    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: the best that is there)")
-    output = verb.add_mutually_exclusive_group()
+    command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
+    output = command.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON line per image")
-    output.add_argument("--csv", action="store_true", help="print CSV: image, label, probability, one column per class")
-    verb.set_defaults(run=_predict)
+    output.add_argument(
+        "--csv", action="store_true", help="print CSV: image, label, probability, and one column per class"
+    )
+    command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in _SELECTION_OPTIONS})
 
 
 def _predict(args: argparse.Namespace) -> int:
     from mll_hf.ensemble import Rule
     from mll_hf.ensemble.run import Ensemble
 
-    if args.selection and (others := [name for name in _CHOICE_OPTIONS if vars(args)[name]] + ["k"] * (args.k != 1)):
-        raise InputError(
-            f"--selection already says which classes and models; leave out {abridged([_flag(o) for o in others], 3)}"
-        )
+    given = [_flag(name) for name, default in args.defaults.items() if vars(args)[name] != default]
+    if args.selection and given:
+        raise InputError(f"--selection sets the classes and models; leave out {abridged(given, 3)}")
     selection = _read_selection(args.selection) if args.selection else _make_selection(args)
     images = _image_files(args.images)
     ensemble = Ensemble(selection, args.device, tuple(args.template) if args.template else None)
     prediction = ensemble.predict(images, Rule(args.rule))
     _print_prediction(args, images, prediction)
     for n in prediction.unreadable:
-        complain(f"{images[n]} is no readable image; convert or remove it")
+        complain(f"{images[n]} cannot be read as an image; convert or remove it")
     return 1 if prediction.unreadable else 0
 
 
@@ -155,44 +156,44 @@ def _flag(name: str) -> str:
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 
-def _add_selection_options(verb: argparse.ArgumentParser, required: bool) -> None:
-    task = verb.add_argument_group("the task")
+def _add_selection_options(command: argparse.ArgumentParser, required: bool) -> None:
+    task = command.add_argument_group("task")
     task.add_argument(
         "--classes", required=required, metavar="LIST", help="'a, b, c', or a file: one per line, JSON or CSV"
     )
-    add_source(task)
-    task.add_argument("--domain", metavar="TEXT", help="how the images look: photo, sketch, satellite image ...")
-    task.add_argument("--task", metavar="TEXT", help="what they are for: traffic sign recognition ...")
+    task.add_argument("--domain", metavar="TEXT", help="what the images look like: photo, sketch, satellite image ...")
+    task.add_argument("--task", metavar="TEXT", help="what the classes are for: traffic sign recognition ...")
     task.add_argument(
-        "--descriptions", type=Path, metavar="FILE", help="JSON object: class -> description or list of them"
+        "--descriptions", type=Path, metavar="FILE", help="JSON object: class name -> description, or list of them"
     )
-    task.add_argument("--llm", metavar="MODEL", help="let a language model describe the classes")
+    task.add_argument("--llm", metavar="MODEL", help="language model that describes the classes")
     task.add_argument("--llm-url", metavar="URL", help="base URL of an OpenAI-compatible server for --llm")
-    choice = verb.add_argument_group("the choice")
+    add_source(command.add_argument_group("labels"))
+    choice = command.add_argument_group("choice")
     choice.add_argument("-k", type=positive, default=1, metavar="N", help="models per class (default: 1)")
     choice.add_argument(
         "--strategy",
         choices=[str(s) for s in Strategy],
         default=str(Strategy.MLL),
-        help="how to choose (default: %(default)s)",
+        help="how models are scored and chosen (default: %(default)s)",
     )
     choice.add_argument(
         "--unlabeled",
         action="store_true",
         help="also consider models without a label, by their published ImageNet accuracy",
     )
-    choice.add_argument("--max-gflops", type=float, metavar="X", help="most GFLOPs per image of a model")
-    choice.add_argument("--max-parameters", type=count, metavar="N", help="most parameters of a model, such as 200M")
-    choice.add_argument("--max-models", type=positive, metavar="N", help="most different models over all classes")
+    choice.add_argument("--max-gflops", type=float, metavar="X", help="GFLOPs per image of a model, at most")
+    choice.add_argument("--max-parameters", type=count, metavar="N", help="parameters of a model, at most: 200M, 1.5B")
+    choice.add_argument("--max-models", type=positive, metavar="N", help="different models over all classes, at most")
     choice.add_argument(
-        "--license", "--license", type=listed, default=(), metavar="LIST",
-        help="only models with one of these licenses, such as apache-2.0,mit; asks the Hub, a few requests",
+        "--license", type=listed, default=(), metavar="LIST",
+        help="allowed licenses, such as apache-2.0,mit; the Hub is asked for the current ones of the best models",
     )  # fmt: skip
 
 
 def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **trial: Any) -> Selection:  # noqa: ANN401
     if not args.classes:
-        raise InputError("give --classes, or --selection with what 'mll-hf select --json' wrote")
+        raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
     config = SelectionConfig(
         strategy=Strategy(args.strategy),
@@ -205,7 +206,7 @@ def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **tri
         **trial,
     )
     descriptions = _describe(args, classes)
-    client = Client(args.labels, graph=args.graph, device=args.device)
+    client = Client(args.labels, graph=args.graph, probes=args.probes, device=args.device)
     return client.select(classes, config, domain=args.domain, task=args.task, descriptions=descriptions, images=images)
 
 
@@ -223,7 +224,7 @@ def _read_selection(path: Path) -> Selection:
     try:
         return Selection.from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); make it with: mll-hf select --json") from None
+        raise InputError(f"cannot read {path} ({error.strerror}); make one with: mll-hf select --json") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except (ValueError, RecursionError):
@@ -237,7 +238,7 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
         if path.is_dir():
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
         if not found or not found[0].exists():
-            raise InputError(f"{path} is no image and no folder with images; check the path")
+            raise InputError(f"{path} is neither an image nor a folder of images; check the path")
         files.extend(found)
     return files
 

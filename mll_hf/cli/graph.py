@@ -1,4 +1,4 @@
-"""The verb ``graph``: add concepts to a graph of one's own, show and check graphs."""
+"""The command ``graph``: add concepts to a graph of your own, show and check graphs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.cli.options import GRAPH_HELP
 from mll_hf.cli.output import print_row
 from mll_hf.errors import InputError
+from mll_hf.utils.tables import table
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
@@ -16,28 +17,29 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.authoring import NewConcept
 
-_BASE_HELP = "another graph in which parents may be: a folder, or hf://datasets/ORG/NAME[@REVISION]"
+_BASE_HELP = f"another graph that has the parents: {GRAPH_HELP}"
 
 
-def add_graph(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
-    """Add the verb ``graph``."""
-    verb = verbs.add_parser(
+def add_graph(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the command ``graph`` and its subcommands."""
+    command = commands.add_parser(
         "graph",
-        help="write a graph of your own concepts, and look at graphs",
-        description="Write a graph of your own concepts and images. Its concepts may be kinds of concepts in another "
-        "graph; 'mll-hf label --graph' then measures models on it alone.",
+        help="make a graph of your own concepts; show and check graphs",
+        description="Make a graph of your own concepts and images, or inspect a graph. The parents of its concepts may "
+        "be in another graph. 'mll-hf label --graph' measures models on it.",
     )
-    actions = verb.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_add(actions)
     show = actions.add_parser("show", help="list concepts and images", description="List the concepts of a graph.")
     check = actions.add_parser(
         "check",
         help="check that a graph is valid",
-        description="Check that all images can be decoded, every concept has enough, and all parents exist.",
+        description="Check that all images can be decoded, that every concept has enough images, and that all parents "
+        "exist.",
     )
     check.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
     for action, run in ((show, _show), (check, _check)):
-        action.add_argument("graph", metavar="GRAPH", help=GRAPH_HELP)
+        action.add_argument("graph", metavar="GRAPH", help=f"the graph: {GRAPH_HELP}")
         action.add_argument("--json", action="store_true", help="print JSON")
         action.set_defaults(run=run)
 
@@ -45,23 +47,27 @@ def add_graph(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
 def _add_add(actions: Any) -> None:  # noqa: ANN401
     add = actions.add_parser(
         "add",
-        help="add concepts with images to a graph, or make a new one",
-        description="Add one concept, or a table of them with --from. Nothing is added twice. A concept that exists "
-        "takes the new texts and parents and keeps its images.",
-        epilog="Example: mll-hf graph add --graph my-parts --base GRAPH --id part-a7 --name 'gasket A7' "
+        help="add concepts with images to a graph, or make a new graph",
+        description="Add one concept with --id, or a table of concepts with --from. A concept that exists gets the new "
+        "names, description and parents, and keeps its images. Images that a concept has already are skipped.",
+        epilog="Example: mll-hf graph add --graph my-parts --base GRAPH --id gasket-a7 --name 'gasket A7' "
         "--description 'a flat rubber ring' --parent n03427296 --images photos/a7",
     )
-    add.add_argument("--graph", type=Path, required=True, metavar="DIR", help="folder of the graph; made if missing")
+    add.add_argument("--graph", type=Path, required=True, metavar="DIR", help="folder of the graph; created if missing")
     add.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
     one = add.add_argument_group("one concept")
-    one.add_argument("--id", help="a unique id; with the id of a concept in another graph, it is the same concept")
-    one.add_argument("--name", help="the most common name")
+    one.add_argument("--id", help="unique id; two graphs with the same id have the same concept")
+    one.add_argument("--name", help="most common name")
     one.add_argument("--lemma", action="append", default=[], help="another name; may be repeated")
-    one.add_argument("--description", metavar="TEXT", help="a definition (default: none, if the name says it all)")
+    one.add_argument("--description", metavar="TEXT", help="definition; leave it out if it only repeats the name")
     one.add_argument(
-        "--parent", action="append", default=[], metavar="ID", help="what it is a kind of, in this graph or --base"
+        "--parent",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="a more general concept, in this graph or in --base; may be repeated",
     )
-    one.add_argument("--images", type=Path, metavar="DIR", help="folder of images of it")
+    one.add_argument("--images", type=Path, metavar="DIR", help="folder of its images")
     one.add_argument("--source", metavar="TEXT", help="where the images are from (default: the folder's name)")
     many = add.add_argument_group("many concepts")
     many.add_argument(
@@ -72,8 +78,8 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
         help="JSON or CSV with the fields id, name, lemmas, description, parents, images, domain and source; in CSV, "
         "several values are separated by semicolons",
     )
-    many.add_argument("--images-root", type=Path, metavar="DIR", help="folder with a subfolder of images for each id")
-    add.add_argument("--domain", default="photo", metavar="NAME", help="how the images look (default: photo)")
+    many.add_argument("--images-root", type=Path, metavar="DIR", help="folder with one subfolder of images per id")
+    add.add_argument("--domain", default="photo", metavar="NAME", help="what the images look like (default: photo)")
     add.add_argument("--json", action="store_true", help="print JSON")
     add.set_defaults(run=_add)
 
@@ -126,12 +132,9 @@ def _show(args: argparse.Namespace) -> int:
         "domains": domains,
         "concepts": {c.id: {"name": c.name, "images": images[c.id]} for c in graph.concepts},
     }
-    rows = [
-        f"{c.id}  {c.name}  ({images[c.id]} images{', under ' + ', '.join(c.hypernyms) if c.hypernyms else ''})"
-        for c in graph.concepts
-    ]
-    text = f"{graph.name}: {len(graph)} concepts, {own.total()} images, digest {graph.digest[:12]}"
-    print_row(args, record, "\n".join(map(printable, [text, *rows])))
+    headline = printable(f"{graph.name}: {len(graph)} concepts, {own.total()} images, digest {graph.digest[:12]}")
+    rows = [[c.id, c.name, str(images[c.id]), ", ".join(c.hypernyms)] for c in graph.concepts]
+    print_row(args, record, f"{headline}\n\n{table(['id', 'name', 'images', 'parents'], rows)}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Options and values that several verbs share."""
+"""Options and values that several commands share."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
+from mll_hf.labels.join import join_labels
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,35 +20,54 @@ if TYPE_CHECKING:
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
-    "where labels are: 'hub' (all tagged models), hf://datasets/ORG/NAME[@REVISION], a folder, or a catalog "
-    f"(default: ${SOURCE_VARIABLE}, or hub)"
+    "where to read labels: 'hub' (all models with a label), hf://datasets/ORG/NAME[@REVISION], or a folder (default: "
+    f"${SOURCE_VARIABLE}, or hub)"
 )
 FULL_SAMPLE = SamplingConfig().images_per_concept
 SAMPLE_HELP = (
-    f"most images per concept (default: {FULL_SAMPLE}); with a few it is a quick label, and a later run with more "
-    "embeds only the images that are new"
+    f"probe images per concept, at most (default: {FULL_SAMPLE}); a later run with a larger number embeds only the "
+    "additional images"
 )
-BATCH_HELP = "images at a time (default: as many as suit the device)"
+BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best available device)"
-GRAPH_HELP = "the graph: a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
+ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
+GRAPH_HELP = "a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
 
 
-def add_source(verb: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add ``--labels SOURCE`` and the ``--graph`` that chooses among the labels of the hub."""
-    verb.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or "hub", metavar="SOURCE", help=_SOURCE_HELP)
-    verb.add_argument("--graph", metavar="GRAPH", help=f"{GRAPH_HELP}; for --labels hub if several are in use")
+def add_location(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--labels``."""
+    default = os.environ.get(SOURCE_VARIABLE) or "hub"
+    command.add_argument("--labels", default=default, metavar="SOURCE", help=_SOURCE_HELP)
 
 
-def add_plot(verb: argparse.ArgumentParser) -> None:
+def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--labels``, and ``--graph`` and ``--probes`` to choose among labels on several graphs."""
+    add_location(command)
+    command.add_argument(
+        "--graph",
+        metavar="GRAPH",
+        help=f"reference graph, if there are labels on several (default: the graph with most labels): {GRAPH_HELP}",
+    )
+    command.add_argument(
+        "--probes",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name or revision of the probe images to prefer, if labels on one graph were measured on different ones "
+        "(default: those of most labels); may be repeated",
+    )
+
+
+def add_plot(command: argparse.ArgumentParser) -> None:
     """Add ``--plot FILE``."""
-    verb.add_argument("--plot", type=Path, metavar="FILE.html", help="also write figures, as a web page of its own")
+    command.add_argument("--plot", type=Path, metavar="FILE.html", help="also write figures to a web page")
 
 
 def check_plot(args: argparse.Namespace) -> None:
-    """Refuse a file for figures that could not be written as asked, before anything else is done.
+    """Check the file name for figures before anything else is done.
 
     Raises:
-        InputError: Its name is not that of a web page.
+        InputError: It is not that of a web page.
     """
     if args.plot:
         from mll_hf.plots.style import check_page
@@ -61,19 +82,55 @@ def open_source_of(args: argparse.Namespace) -> LabelSource:
     return open_source(args.labels, args.graph)
 
 
-def find_label(source: LabelSource, model: str) -> LabelSummary:
-    """The one label that a user means by an id, the last part of it, or ``id@revision``.
+def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
+    """All labels of one model, on any graphs.
+
+    Args:
+        source: Where to look.
+        model: Its id, the last part of its id, or ``id@revision``.
 
     Raises:
-        InputError: There is none, or several.
+        InputError: There are none, or the name fits several models.
     """
-    found = [label for label in source.list() if model in _names_of(label)]
+    found = tuple(label for label in source.list() if model in _names_of(label))
     if not found:
         raise InputError(f"no label of '{model}' in {source.name}; see: mll-hf labels ls --labels {source.name}")
-    if len(found) > 1:
-        ids = ", ".join(f"{label.model.repo_id}@{label.model.revision}" for label in found)
-        raise InputError(f"'{model}' may be any of {ids}; give one of these")
-    return found[0]
+    models = sorted({f"{label.model.repo_id}@{label.model.revision}" for label in found})
+    if len(models) > 1:
+        raise InputError(f"'{model}' fits {len(models)} models; give one of {', '.join(models)}")
+    return found
+
+
+def find_label(
+    source: LabelSource, model: str, graph: str | Path | None = None, probes: Sequence[str] = ()
+) -> LabelSummary:
+    """The label of one model on the reference graph.
+
+    Args:
+        source: Where to look.
+        model: Its id, the last part of its id, or ``id@revision``.
+        graph: Folder or dataset of the reference graph; by default that of most labels.
+        probes: Names or revisions of probe images to prefer.
+
+    Raises:
+        InputError: There is none, or the name fits several models.
+    """
+    found, reference = find_labels(source, model), None
+    if len(found) == 1 and not graph:
+        return found[0]
+    if graph:
+        from mll_hf.hub.locations import fetch_graph
+
+        reference = fetch_graph(graph).digest
+    joined = join_labels(source.list(), source.graphs, reference=reference, probes=probes)
+    for label in joined.reference:
+        if label.model == found[0].model:
+            return label
+    others = abridged([f"{label.graph_name} (images of {label.probes_name})" for label in found], 5)
+    raise InputError(
+        f"no label of '{model}' on graph {joined.union.graphs[0].name} and these probe images; it has labels on "
+        f"{others}: choose with --graph and --probes"
+    )
 
 
 def _names_of(label: LabelSummary) -> Sequence[str]:
@@ -82,7 +139,7 @@ def _names_of(label: LabelSummary) -> Sequence[str]:
 
 
 def script_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser for a script; of its docstring, the examples, indented and beginning with ``python``, come last."""
+    """A parser for a script, described by its docstring; from the first example (``python ...``) on, it comes last."""
     description, _, examples = doc.partition("    python")
     return argparse.ArgumentParser(
         description=description,
@@ -92,18 +149,18 @@ def script_parser(doc: str) -> argparse.ArgumentParser:
 
 
 def positive(text: str) -> int:
-    """A whole number from 1."""
+    """A whole number, at least 1."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return value
 
 
 def listed(text: str) -> tuple[str, ...]:
-    """Words with commas between, at least one."""
+    """A comma-separated list with at least one item."""
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     if not words:
-        raise argparse.ArgumentTypeError(f"'{text}' lists nothing; put commas between, such as apache-2.0,mit")
+        raise argparse.ArgumentTypeError(f"'{text}' is an empty list; separate items by commas: apache-2.0,mit")
     return words
 
 
@@ -113,4 +170,4 @@ def count(text: str) -> int:
     try:
         return int(float(text[:-1]) * factor) if factor else int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text} is no number such as 200M or 1.5B") from None
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number such as 200M or 1.5B") from None

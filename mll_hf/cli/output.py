@@ -1,4 +1,4 @@
-"""Output of the verbs: results on stdout, notes and errors on stderr."""
+"""Output of commands: results on stdout, notes and errors on stderr."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def logged_notes() -> Iterator[None]:
-    """Print log messages of the package as notes."""
+    """Print the package's log messages as notes."""
     logger, handler = logging.getLogger("mll_hf"), _Notes()
     logger.addHandler(handler)
     try:
@@ -44,12 +44,12 @@ def logged_notes() -> Iterator[None]:
 
 
 def print_row(args: argparse.Namespace, record: dict[str, Any], text: str) -> None:
-    """Print one result: its text, or with --json a line of JSON."""
+    """Print one result: as a line of JSON with ``--json``, else as text."""
     print(json.dumps(record) if args.json else text, flush=True)
 
 
 def verdict(failed: int, total: int, what: str) -> int:
-    """Note how many failed; returns the exit status."""
+    """Print how many failed, if there was more than one to do; returns the exit status."""
     if failed and total > 1:
         note(f"{failed} of {total} {what} failed")
     return 1 if failed else 0
@@ -61,7 +61,7 @@ def recall_text(label: LabelSummary) -> str:
 
 
 def summary(label: LabelSummary) -> dict[str, Any]:
-    """A label as JSON, without its tensors."""
+    """The metadata and mean recall of a label, as plain JSON."""
     return {
         **asdict(label.model),
         **asdict(label.cost),
@@ -74,4 +74,6 @@ def summary(label: LabelSummary) -> dict[str, Any]:
         "config": asdict(label.sampling),
         "domains": list(label.domain_names),
         "package_version": label.package_version,
+        "environment": asdict(label.environment),
+        "license": label.license,
     }

@@ -17,7 +17,7 @@ from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import load_model
 from mll_hf.models.batches import prepared_batches
-from mll_hf.utils.arrays import freeze_arrays, same_fields
+from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import decode_image
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model; the rest
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(ArrayFields):
     """Class probabilities of N images.
 
     Attributes:
@@ -50,14 +50,6 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: NDArray[np.float64]
     models: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def unreadable(self) -> tuple[int, ...]:

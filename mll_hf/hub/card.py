@@ -14,15 +14,17 @@ from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entrie
 
 from mll_hf.errors import InputError
 from mll_hf.hub.connection import FULL_SHA
-from mll_hf.hub.readme import CardMetadata, edit_card, put_section
+from mll_hf.hub.readme import CardEdit, edit_card, put_section
 from mll_hf.labels.branches import branch_precisions
-from mll_hf.utils.text import markdown_table, printable, shortened
+from mll_hf.utils.tables import markdown_table
+from mll_hf.utils.text import printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.branches import Branch
+    from mll_hf.labels.index import IndexedLabel
     from mll_hf.labels.label import LabelSummary, ModelLabel
 
 LABEL_TAG = "mll-label"
@@ -30,7 +32,7 @@ COLLECTION_TAG = "mll-labels"
 GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 EVAL_RESULTS_PATH = ".eval_results/mll.yaml"
-_SCHEMA = 1  # of the metadata block
+_SCHEMA = 2  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
@@ -45,16 +47,17 @@ def graph_tag(digest: str) -> str:
 # --- a model's card ---------------------------------------------------------------------------------------------------
 
 
-def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str) -> str:
-    """Add a label to a model's card: two tags and a block in the metadata, a section in the body.
+def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str, path: str = LABEL_PATH) -> str:
+    """Add a label to a model's card: two tags and an entry in the metadata, a section in the body.
 
-    Replaces what an earlier label left and keeps every other character. Idempotent.
+    Replaces what an earlier label on the graph left and keeps every other character. Idempotent.
 
     Args:
         readme: The README of the model's repo with its own line breaks; may be empty.
         label: The label.
         graph: Its graph.
         sha256: Hash of the label's file, 64 hex digits.
+        path: The label's file in the repo.
 
     Raises:
         CardError: The card cannot be edited safely.
@@ -67,18 +70,25 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str)
     revisions = (label.model.revision, label.probes_revision)
     if not (all(map(FULL_SHA.fullmatch, revisions)) and re.fullmatch(r"[0-9a-f]{64}", sha256)):
         raise InputError("the label's revisions or the sha256 of its file are no full hashes; label the model again")
+    short = graph.digest[:12]
+    entry = _entry(label, sha256, path)
+
+    def block(old: object) -> dict[str, Any]:
+        entries = old.get("labels") if isinstance(old, dict) else None
+        entries = entries if isinstance(entries, dict) else {}
+        kept = {key: value for key, value in entries.items() if _is_short_digest(key) and _is_like(value, entry)}
+        return {"schema": _SCHEMA, "labels": dict(sorted({**kept, short: entry}.items()))}
+
     tags = [LABEL_TAG, graph_tag(graph.digest)]
-    metadata = CardMetadata(tags, GRAPH_TAG_PREFIX, "mll", _metadata_block(label, sha256))
-    return edit_card(readme, metadata, _section(label, graph))
+    return edit_card(readme, CardEdit(tags, "mll", block, f"mll-label-{short}", _section(label, graph, path)))
 
 
-def _metadata_block(label: ModelLabel, sha256: str) -> dict[str, Any]:
-    """What the card's metadata say about the label, for those who search; readers trust the label alone."""
+def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:
+    """What the card's metadata say about a label, for those who search; readers trust the label alone."""
     return {
-        "schema": _SCHEMA,
         "graph": {"name": _name(label.graph_name), "digest": label.graph_digest},
         "probes": {"name": _name(label.probes_name), "revision": label.probes_revision},
-        "file": LABEL_PATH,
+        "file": path,
         "sha256": sha256,
         "revision": label.model.revision,
         "recall": round(label.mean_precision, 4),
@@ -87,6 +97,20 @@ def _metadata_block(label: ModelLabel, sha256: str) -> dict[str, Any]:
         "temperature": float(f"{float(label.temperature[0]):.4g}"),
         "package_version": _name(label.package_version),
     }
+
+
+def _is_short_digest(key: object) -> bool:
+    return isinstance(key, str) and bool(re.fullmatch("[0-9a-f]{12}", key))
+
+
+def _is_like(value: object, example: object) -> bool:
+    """Whether a value of YAML has the form of another one; numbers may be of any kind, texts of one line."""
+    if isinstance(example, dict):
+        return isinstance(value, dict) and list(value) == list(example) and all(
+            _is_like(value[key], example[key]) for key in example)  # fmt: skip
+    if isinstance(example, str):
+        return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
 
 
 def _name(text: str) -> str:
@@ -102,21 +126,28 @@ def _tests(label: LabelSummary) -> int:
     return int(label.support.sum(dtype=np.int64))
 
 
-def _section(label: ModelLabel, graph: SemanticGraph) -> list[str]:
+def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
+    environment = label.environment
+    facts = [
+        ["graph", f"{_escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
+        ["images", f"{_escaped(_name(label.probes_name))} (`{label.probes_revision[:12]}`), {_tests(label):,} tests"],
+        ["revision of the model", f"`{label.model.revision[:12]}`"],
+        ["license of the model", _escaped(_name(label.license or "unknown"))],
+        ["measured on", _escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
+        ["mean recall", f"{label.mean_precision:.1%} ± {label.mean_precision_margin:.1%}"],
+    ]
     return [
-        "## Model label",
+        f"## Model label: {_escaped(_name(label.graph_name))}",
         "",
-        f"This model has a label: its recall on each of {_concepts_tested(label):,} visual concepts of the graph "
-        f'"{_escaped(_name(label.graph_name))}" (`{label.graph_digest[:12]}`), measured at revision '
-        f"`{label.model.revision[:12]}` in {_tests(label):,} tests with the images of "
-        f'"{_escaped(_name(label.probes_name))}" (`{label.probes_revision[:12]}`). An image of a concept is recognized '
-        "if it is closer to that concept than to every concept that it does not show. On average the model recognizes "
-        f"{label.mean_precision:.1%} of a concept's images, ± {label.mean_precision_margin:.1%} for the choice of "
-        "images.",
+        f"The label of this model is its recall on each of {_concepts_tested(label):,} visual concepts. An image of a "
+        "concept is recognized if it is closer to that concept than to every concept that it does not show. The mean "
+        "is over the concepts, its interval for the choice of images.",
+        "",
+        *markdown_table(["label", f"`{path}`"], facts),
         "",
         *_branch_tables(branch_precisions(label, graph)),
-        f"The label is the file `{LABEL_PATH}`. `mll-hf` reads labels to select models for a list of classes:",
+        "`mll-hf` reads labels to select models for a list of classes:",
         "",
         "```bash",
         "pip install 'mll-hf[match]'",
@@ -137,45 +168,47 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
             for b in shown[:_BRANCHES_SHOWN]
         ]  # fmt: skip
         header = [f"{title} branches", "recall", "concepts", "meaning"]
-        lines += [*markdown_table(header, ["---", "---:", "---:", "---"], rows), ""] if rows else []
+        lines += [*markdown_table(header, rows), ""] if rows else []
     return lines
 
 
 # --- a collection's card ----------------------------------------------------------------------------------------------
 
 
-def collection_card(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSummary], readme: str = "") -> str:
+def collection_card(
+    repo_id: str,
+    graphs: Sequence[SemanticGraph],
+    labels: Sequence[LabelSummary | IndexedLabel],
+    readme: str = "",
+) -> str:
     """The README of a dataset repo that collects labels.
 
     Args:
         repo_id: ``owner/name`` of the dataset repo.
-        graph: The labels' graph.
-        labels: The labels; the table has the best 200.
+        graphs: The labels' graphs.
+        labels: The labels; the table has the best 200 of each graph.
         readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
 
     Raises:
         CardError: The comments that mark our section do not match.
     """
+    graphs = sorted(graphs, key=lambda graph: (graph.name, graph.digest))
     if not readme.strip():
-        readme = _collection_head(graph)
-    return put_section(readme, _collection_section(repo_id, graph, labels))
+        title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
+        tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
+        metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, viewer=False)
+        readme = f"---\n{metadata.to_yaml()}\n---\n\n# {_escaped(title)}\n"
+    return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
 
 
-def _collection_head(graph: SemanticGraph) -> str:
-    title = f"Model labels on the graph {_name(graph.name)}"
-    tags = [COLLECTION_TAG, graph_tag(graph.digest)]
-    metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, viewer=False)
-    return f"---\n{metadata.to_yaml()}\n---\n\n# {_escaped(title)}\n"
-
-
-def _collection_section(repo_id: str, graph: SemanticGraph, labels: Sequence[LabelSummary]) -> list[str]:
+def _collection_section(
+    repo_id: str, graphs: Sequence[SemanticGraph], labels: Sequence[LabelSummary | IndexedLabel]
+) -> list[str]:
     source = f"hf://datasets/{repo_id}"
-    ranked = sorted(labels, key=lambda label: (-label.mean_precision, label.model.repo_id, label.model.revision))
-    more = len(ranked) - _MODELS_SHOWN
     return [
-        f"A label is the recall of a vision-language model on each of {len(graph):,} visual concepts "
-        f"(graph `{graph.digest[:12]}`). Each model was measured once. `mll-hf` reads the labels to select models for "
-        "a list of classes and to combine them; for this no model is run or downloaded.",
+        "A label is the recall of a vision-language model on each concept of a graph. Each model was measured once. "
+        "`mll-hf` reads the labels to select models for a list of classes and to combine them; for this no model is "
+        "run or downloaded.",
         "",
         "```bash",
         "pip install 'mll-hf[match]'",
@@ -185,27 +218,38 @@ def _collection_section(repo_id: str, graph: SemanticGraph, labels: Sequence[Lab
         "",
         "The method is Model Label Learning ([arXiv 2501.18271](https://arxiv.org/abs/2501.18271)).",
         "",
-        "## Models",
+        *(line for graph in graphs for line in _graph_lines(graph, labels, source)),
+        "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "
+        "show, averaged over the concepts. GFLOPs: to encode one image. License: of the model, when it was measured.",
+    ]
+
+
+def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLabel], source: str) -> list[str]:
+    here = [label for label in labels if label.graph_digest == graph.digest]
+    ranked = sorted(here, key=lambda label: (-label.mean_precision, label.model.repo_id, label.model.revision))
+    more = len(ranked) - _MODELS_SHOWN
+    return [
+        f"## Models on {_escaped(_name(graph.name))}",
+        "",
+        f"{len(graph):,} concepts, graph `{graph.digest[:12]}`.",
         "",
         *markdown_table(
-            ["model", "revision", "recall", "parameters", "GFLOPs"],
-            ["---", "---", "---:", "---:", "---:"],
+            ["model", "revision", "recall", "parameters", "GFLOPs", "license"],
             [_model_row(label) for label in ranked[:_MODELS_SHOWN]],
         ),
         "",
         *([f"And {more:,} more: `mll-hf labels ls --labels {source}`", ""] if more > 0 else []),
-        "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "
-        "show, averaged over the concepts. GFLOPs: to encode one image.",
     ]
 
 
-def _model_row(label: LabelSummary) -> list[str]:
+def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
     name, revision = _escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
     if _REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
-    return [name, revision, f"{label.mean_precision:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
+    numbers = [f"{label.mean_precision:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
+    return [name, revision, *numbers, _escaped(_name(label.license or "unknown"))]
 
 
 def _escaped(text: str) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from huggingface_hub.hf_api import RepoSibling
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 TIMEOUT_SECONDS = 20.0
@@ -46,6 +48,8 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges"
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT = 60.0
 _MOST_LISTED = 200_000
+_THREADS = 16
+_FEW = 8  # no progress bar for so few downloads
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -181,6 +185,29 @@ def wait_asked_for(error: Exception) -> float:
     headers = error.response.headers
     asked = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.match(r"(\d+)$", headers.get("Retry-After", ""))
     return min(float(asked[1]), _LONGEST_WAIT) if asked else 0.0
+
+
+# --- in parallel ------------------------------------------------------------------------------------------------------
+
+
+def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
+    """Apply a function to items in parallel threads.
+
+    Args:
+        function: What to apply.
+        items: To what.
+        name: Title of a progress bar over many items; by default there is none.
+
+    Raises:
+        Exception: The first error of the function.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        results = pool.map(function, items)
+        bar = tqdm(  # type: ignore[no-untyped-call]
+            results, total=len(items), unit="label", desc=name, name="mll_hf.fetch", leave=False,
+            disable=not name or len(items) <= _FEW or None,
+        )  # fmt: skip
+        return list(bar)
 
 
 # --- commits ----------------------------------------------------------------------------------------------------------

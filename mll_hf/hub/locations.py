@@ -12,16 +12,15 @@ from huggingface_hub import snapshot_download
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
 from mll_hf.graph.probes import IMAGE_FILES, ProbeSet, SamplingConfig, load_probes
-from mll_hf.hub.connection import FULL_SHA, Head, connect, download, hub_errors, read_head
-from mll_hf.labels.packs import AttachedPack, GraphPack, attach_pack, load_pack
+from mll_hf.hub.connection import FULL_SHA, connect, download, hub_errors, read_head
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 HUB = "hub"
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+MAX_GRAPH_BYTES = 64 * 2**20
 _DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^/]+))?/?", re.ASCII)
-_MOST_GRAPH_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,24 @@ def parse_dataset(text: str) -> DatasetLocation:
     return DatasetLocation(match[1], match[2])
 
 
+def pinned(location: str, token: str | None = None) -> DatasetLocation:
+    """A dataset repo at the current commit of its revision.
+
+    Args:
+        location: ``hf://datasets/org/name[@revision]``.
+        token: Hub token; None for the token of the logged-in user.
+
+    Raises:
+        InputError: The location is malformed.
+        HubError: There is no such dataset or revision.
+    """
+    dataset = parse_dataset(location)
+    return DatasetLocation(dataset.repo_id, read_head(connect(token), dataset.repo_id, "dataset", dataset.revision).sha)
+
+
 @dataclass(frozen=True, slots=True)
 class GraphLocation:
-    """A graph or a pack with its probe images on this machine.
+    """A graph with its probe images on this machine.
 
     Attributes:
         folder: With ``graph.json`` and ``images*.parquet``.
@@ -85,25 +99,12 @@ class GraphLocation:
             GraphError: The images cannot be read.
             MissingExtraError: pyarrow is not installed.
         """
-        return load_probes(self.graph, self.folder, sampling, self._origin)
-
-    def attached_to(self, base: SemanticGraph, sampling: SamplingConfig) -> AttachedPack:
-        """The pack attached to a graph, with a sample of its images.
-
-        Raises:
-            GraphError: It is no pack, does not fit the graph, or its images cannot be read.
-            MissingExtraError: pyarrow is not installed.
-        """
-        pack = load_pack(self.folder, self.dataset.repo_id if self.dataset else None)
-        return attach_pack(base, pack, self.folder, sampling, self._origin)
-
-    @property
-    def _origin(self) -> tuple[str, str] | None:
-        return (self.dataset.repo_id, self.dataset.revision or "") if self.dataset else None
+        origin = (self.dataset.repo_id, self.dataset.revision or "") if self.dataset else None
+        return load_probes(self.graph, self.folder, sampling, origin)
 
 
 def fetch_graph_with_images(location: str | Path, token: str | None = None) -> GraphLocation:
-    """Download a graph or a pack with its probe images, unless it is local or cached.
+    """Download a graph with its probe images, unless it is local or cached.
 
     Args:
         location: A folder, or ``hf://datasets/org/name[@revision]``.
@@ -115,33 +116,16 @@ def fetch_graph_with_images(location: str | Path, token: str | None = None) -> G
     """
     if not is_on_hub(location):
         return GraphLocation(Path(location))
-    dataset = parse_dataset(str(location))
-    api = connect(token)
-    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
+    dataset = pinned(str(location), token)
     with hub_errors(dataset.repo_id):
         folder = snapshot_download(
             dataset.repo_id,
             repo_type="dataset",
-            revision=head.sha,
+            revision=dataset.revision,
             allow_patterns=[GRAPH_FILE, IMAGE_FILES],
             token=token,
         )
-    return GraphLocation(Path(folder), DatasetLocation(dataset.repo_id, head.sha))
-
-
-def pinned(location: str, token: str | None = None) -> DatasetLocation:
-    """A dataset repo at the current commit of its revision.
-
-    Args:
-        location: ``hf://datasets/org/name[@revision]``.
-        token: Hub token; None for the token of the logged-in user.
-
-    Raises:
-        InputError: The location is malformed, or no dataset on the Hub.
-        HubError: There is no such dataset or revision.
-    """
-    dataset = parse_dataset(location)
-    return DatasetLocation(dataset.repo_id, read_head(connect(token), dataset.repo_id, "dataset", dataset.revision).sha)
+    return GraphLocation(Path(folder), dataset)
 
 
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
@@ -160,36 +144,18 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
         return load_graph(location)
     dataset, api = parse_dataset(str(location)), connect(token)
     if dataset.revision and FULL_SHA.fullmatch(dataset.revision):
-        return _graph_at(api, dataset.repo_id, dataset.revision)
-    return read_graph(api, read_head(api, dataset.repo_id, "dataset", dataset.revision))
-
-
-def fetch_pack(repo_id: str, sha: str, token: str | None = None) -> GraphPack:
-    """A pack of a dataset repo at a commit, without its images.
-
-    Raises:
-        InputError: This is no dataset repo at a commit.
-        HubError: The file cannot be downloaded.
-        GraphError: It is no pack.
-    """
-    if not (REPO_ID.fullmatch(repo_id) and FULL_SHA.fullmatch(sha)):
-        raise InputError(
-            f"the pack '{repo_id}' is no dataset on the Hub; name a collection or a folder of labels instead"
-        )
-    return load_pack(download(connect(token), repo_id, "dataset", GRAPH_FILE, sha, _MOST_GRAPH_BYTES), repo_id)
-
-
-def read_graph(api: HfApi, head: Head) -> SemanticGraph:
-    """The graph of a dataset repo at a commit.
-
-    Raises:
-        HubError: The file cannot be downloaded.
-        GraphError: There is none, or it is no graph.
-    """
+        return read_graph(api, dataset.repo_id, GRAPH_FILE, dataset.revision)
+    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
     if GRAPH_FILE not in head.files:
         raise GraphError(f"hf://datasets/{head.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
-    return _graph_at(api, head.repo_id, head.sha)
+    return read_graph(api, head.repo_id, GRAPH_FILE, head.sha)
 
 
-def _graph_at(api: HfApi, repo_id: str, sha: str) -> SemanticGraph:
-    return load_graph(download(api, repo_id, "dataset", GRAPH_FILE, sha, _MOST_GRAPH_BYTES), repo_id)
+def read_graph(api: HfApi, repo_id: str, path: str, sha: str) -> SemanticGraph:
+    """A graph in a file of a dataset repo at a commit.
+
+    Raises:
+        HubError: The file cannot be downloaded.
+        GraphError: It is no graph.
+    """
+    return load_graph(download(api, repo_id, "dataset", path, sha, MAX_GRAPH_BYTES), repo_id)

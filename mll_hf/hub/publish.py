@@ -12,28 +12,23 @@ import logging
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from huggingface_hub import CommitOperationAdd, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
-from mll_hf.errors import CardError, HubError, InputError
+from mll_hf.errors import CardError, HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
 from mll_hf.graph.probes import IMAGE_FILES
-from mll_hf.hub.card import (
-    EVAL_RESULTS_PATH,
-    GRAPH_TAG_PREFIX,
-    LABEL_PATH,
-    add_label,
-    collection_card,
-    eval_results,
-    graph_tag,
-)
+from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, add_label, collection_card, eval_results
 from mll_hf.hub.connection import (
     Head,
+    RepoFile,
     connect,
     download,
     fetch_head,
@@ -44,11 +39,11 @@ from mll_hf.hub.connection import (
     status_of,
     wait_asked_for,
 )
-from mll_hf.hub.index import INDEX_FILE, IndexEntry, index_to_bytes
+from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
 from mll_hf.hub.locations import REPO_ID, parse_dataset
-from mll_hf.hub.sources import is_collection, read_collection
-from mll_hf.labels.label import label_to_bytes
-from mll_hf.labels.store import label_path
+from mll_hf.hub.sources import fetch_from_collection, is_collection, read_graphs, readable
+from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
+from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -58,7 +53,8 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.label import ModelLabel, ModelRef
+    from mll_hf.labels.index import IndexedLabel
+    from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef
 
 README = "README.md"
 _MOST_README_BYTES = 2**20
@@ -99,6 +95,8 @@ def publish_label(
 ) -> Published:
     """Publish a label in its model's own repo: file and card in one commit or pull request.
 
+    The first label of a repo is ``mll/label.safetensors``; labels on other graphs have folders of their own.
+
     Args:
         label: Of a model on the Hub.
         graph: The label's graph, for the card.
@@ -111,7 +109,7 @@ def publish_label(
         HubError: The Hub refuses, or the weights in the repo differ from those measured.
         CardError: The repo's README cannot be edited safely.
     """
-    _check_publishable([label], graph)
+    _check_publishable([label], [graph])
     if not REPO_ID.fullmatch(label.probes_name):
         _log.warning(
             "the graph of this label is a local folder (%s): others need a copy of it to use the label; "
@@ -123,17 +121,31 @@ def publish_label(
 
     def files(head: Head, _: bool) -> Mapping[str, bytes]:
         _check_weights(api, head, label.model)
-        readme = _read_readme(api, head)
-        if GRAPH_TAG_PREFIX.encode() in readme and graph_tag(graph.digest).encode() not in readme:
-            _log.warning("%s has a label of another graph, which is replaced", repo_id)
-        card = _edited(head, lambda text: add_label(text, label, graph, sha256), readme)
-        results = {EVAL_RESULTS_PATH: _eval_results(label)} if with_eval_results else {}
-        return {LABEL_PATH: blob, README: card, **results}
+        path = _path_in_repo(api, head, label.graph_digest)
+        card = _edited(head, lambda text: add_label(text, label, graph, sha256, path), _read_readme(api, head))
+        results = {EVAL_RESULTS_PATH: _eval_results(label, path)} if with_eval_results else {}
+        return {path: blob, README: card, **results}
 
     return _publish(api, _Change(repo_id, "model", files, "Add MLL label", _describe([label])), create_pr)
 
 
-def _check_publishable(labels: Sequence[ModelLabel], graph: SemanticGraph) -> None:
+def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
+    """Where the label of a graph is or goes in a model's repo."""
+    own = f"mll/{digest[:12]}/label.safetensors"
+    if own in head.files:
+        return own
+    if LABEL_PATH in head.files:
+        try:
+            file = download(api, head.repo_id, "model", LABEL_PATH, head.sha, MAX_LABEL_BYTES)
+            if read_label(file).graph_digest != digest:
+                return own
+        except LabelError as error:
+            _log.warning("%s: %s is replaced: %s", head.repo_id, LABEL_PATH, error.reason)
+    return LABEL_PATH
+
+
+def _check_publishable(labels: Sequence[ModelLabel], graphs: Sequence[SemanticGraph]) -> None:
+    digests = {graph.digest for graph in graphs}
     if not labels:
         raise InputError("there are no labels to publish; name at least one labeled model")
     for label in labels:
@@ -142,8 +154,9 @@ def _check_publishable(labels: Sequence[ModelLabel], graph: SemanticGraph) -> No
                 f"{label.model.repo_id} is a local folder, so others cannot use its label; upload the model "
                 "(hf upload ORG/NAME FOLDER) and label ORG/NAME"
             )
-        if label.graph_digest != graph.digest:
-            raise InputError(f"the label of {label.model.repo_id} is not of the graph {graph.name}; give its own graph")
+        if label.graph_digest not in digests:
+            names = abridged([graph.name for graph in graphs], 3)
+            raise InputError(f"the label of {label.model.repo_id} is not of the graph {names}; give its own graph")
 
 
 def _check_weights(api: HfApi, head: Head, measured: ModelRef) -> None:
@@ -162,13 +175,13 @@ def same_weights(api: HfApi, head: Head, measured: ModelRef) -> bool:
     return fetch_head(api, head.repo_id, "model", measured.revision).model_files == head.model_files
 
 
-def _eval_results(label: ModelLabel) -> bytes:
+def _eval_results(label: ModelLabel, path: str) -> bytes:
     if not REPO_ID.fullmatch(label.probes_name):
         raise InputError(
             f"the probe images of this label are a local folder ({label.probes_name}); an entry in .eval_results/ "
             "needs a dataset on the Hub: label the model with --graph hf://datasets/ORG/NAME"
         )
-    source = f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{LABEL_PATH}"
+    source = f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{path}"
     return eval_results(label, label.probes_name, label.graph_name, source).encode()
 
 
@@ -186,58 +199,49 @@ def _describe(labels: Sequence[ModelLabel]) -> str:
 
 def publish_to_collection(
     labels: Sequence[ModelLabel],
-    graph: SemanticGraph,
+    graphs: Sequence[SemanticGraph],
     collection: str,
     *,
     create_pr: bool = False,
     private: bool = False,
     token: str | None = None,
 ) -> Published:
-    """Publish labels in a collection: label files, index and card in one commit.
+    """Publish labels in a collection: labels, graphs, index and card in one commit.
 
-    Creates the collection if it does not exist. A pull request has the label files alone, so that several do not
-    conflict; readers find them without the index, and the next publication adds them to it.
+    Creates the collection if it does not exist. A pull request has labels and graphs alone, so that several do not
+    conflict; readers find labels that the index lacks, and the next publication adds them to it.
 
     Args:
         labels: Of models on the Hub; at least one.
-        graph: The graph of all labels.
+        graphs: Their graphs.
         collection: ``hf://datasets/org/name``.
         create_pr: Open a pull request even with write access; without write access one is always opened.
         private: Make a new collection private.
         token: Hub token; None for the token of the logged-in user.
 
     Raises:
-        InputError: A model is a local folder, a label is not of the graph, or the collection is of another graph.
+        InputError: A model is a local folder, or a label is of none of the graphs.
         HubError: The Hub refuses.
     """
-    _check_publishable(labels, graph)
+    _check_publishable(labels, graphs)
     api, repo_id = connect(token), _repo_of(collection)
     _ensure_dataset(api, repo_id, private)
-    blobs = {label_path(label.model): label_to_bytes(label) for label in labels}
-    new = {
-        path: IndexEntry(label.summary, hashlib.sha256(blob).hexdigest())
-        for label, (path, blob) in zip(labels, blobs.items(), strict=True)
-    }
+    used = {label.graph_digest for label in labels}
+    blobs = {label_path(label.model, label.group): label_to_bytes(label) for label in labels}
+    blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
 
-    def files(head: Head, as_pull_request: bool) -> Mapping[str, bytes]:
-        content = read_collection(api, head) if is_collection(head) else None
-        if content is None:
+    def files(head: Head, as_pull_request: bool) -> Mapping[str, bytes | None]:
+        if not is_collection(head):
             _check_only(head, collection)
-        if content and content.graph.digest != graph.digest:
-            raise InputError(
-                f"{collection} holds labels of another graph ({content.graph.name}, {content.graph.digest[:12]}); "
-                f"use another collection for labels of {graph.name} ({graph.digest[:12]})"
-            )
         if as_pull_request:
             return blobs
-        entries = {label_path(entry.summary.model): entry for entry in content.entries} if content else {}
-        return {**blobs, **_overview(api, head, content.graph if content else graph, {**entries, **new})}
+        return {**blobs, **_overview(api, head, blobs, graphs)}
 
     return _publish(api, _Change(repo_id, "dataset", files, "Add MLL labels", _describe(labels)), create_pr)
 
 
-def build_index(collection: str, *, token: str | None = None) -> Published:
-    """Update a collection's index and card from its labels; only labels missing from the index are fetched.
+def update_index(collection: str, *, token: str | None = None) -> Published:
+    """Update a collection's index and card from its labels; only labels that the index lacks are fetched.
 
     Args:
         collection: ``hf://datasets/org/name``.
@@ -249,24 +253,48 @@ def build_index(collection: str, *, token: str | None = None) -> Published:
     """
     api, repo_id = connect(token), _repo_of(collection)
 
-    def files(head: Head, _: bool) -> Mapping[str, bytes]:
-        content = read_collection(api, head)
-        if not content.entries:
-            raise InputError(f"{collection} holds no valid label; publish some: mll-hf push MODEL --to {collection}")
-        return _overview(api, head, content.graph, {label_path(e.summary.model): e for e in content.entries})
+    def files(head: Head, _: bool) -> Mapping[str, bytes | None]:
+        if not labels_by_group(head):
+            raise InputError(f"{collection} holds no labels yet; publish some: mll-hf push MODEL --to {collection}")
+        return _overview(api, head)
 
     return _publish(api, _Change(repo_id, "dataset", files, "Update the index of labels"), create_pr=False)
 
 
-def _overview(api: HfApi, head: Head, graph: SemanticGraph, entries: Mapping[str, IndexEntry]) -> dict[str, bytes]:
-    """Graph, index and card of a collection; the owner's text in the card is kept."""
-    summaries = [entry.summary for entry in entries.values()]
-    card = _edited(head, lambda old: collection_card(head.repo_id, graph, summaries, old), _read_readme(api, head))
-    return {
-        GRAPH_FILE: graph_to_bytes(graph),
-        INDEX_FILE: index_to_bytes(graph, list(entries.values())),
-        README: card,
-    }
+def _overview(
+    api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
+) -> dict[str, bytes | None]:
+    """Index and card of a collection; the owner's text in the card is kept.
+
+    Args:
+        api: The client.
+        head: The commit so far.
+        added: Files that the next commit adds.
+        graphs: Their graphs.
+    """
+    files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
+    after = replace(head, files={**head.files, **files})
+    known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}
+    changes: dict[str, bytes | None] = {}
+    labels: list[IndexedLabel] = []
+
+    def summary_at(path: str) -> LabelSummary:
+        whole = label_from_bytes(added[path]) if path in added else fetch_from_collection(api, head, path, known)
+        return whole.summary
+
+    groups = labels_by_group(after)
+    for stem in sorted({*groups, *shards_by_group(after)}):
+        if graph := graph_of(stem, known.values()):
+            of_group, index = updated_index(api, after, stem, groups[stem], graph, partial(readable, summary_at))
+            changes |= of_group
+            labels += index.labels if index else ()
+        else:
+            _log.warning("%s: labels %s are not indexed, since their graph is missing", head.repo_id, stem)
+    if not labels:
+        raise InputError(f"hf://datasets/{head.repo_id} holds no valid label; publish one with mll-hf push --to")
+    shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
+    card = _edited(head, lambda old: collection_card(head.repo_id, shown, labels, old), _read_readme(api, head))
+    return {**changes, README: card}
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
@@ -368,14 +396,14 @@ class _Change:
     Attributes:
         repo_id: ``org/name``.
         repo_type: ``model`` or ``dataset``.
-        files: Given the head, and whether this is for a pull request: desired content by path.
+        files: Given the head, and whether this is for a pull request: desired content by path, None for no file.
         title: Of the commit; an open pull request of ours with this title is continued.
         description: Of the commit.
     """
 
     repo_id: str
     repo_type: str
-    files: Callable[[Head, bool], Mapping[str, bytes]]
+    files: Callable[[Head, bool], Mapping[str, bytes | None]]
     title: str
     description: str = ""
 
@@ -420,9 +448,9 @@ def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
     branch = f"refs/pr/{number}" if number else None
     head = fetch_head(api, repo_id, repo_type, branch)
     operations = [
-        CommitOperationAdd(path, content)
+        CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
         for path, content in change.files(head, create_pr).items()
-        if not head.holds(path, content)
+        if (path in head.files if content is None else not head.holds(path, content))
     ]
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
     if not operations:

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any
 import yaml  # type: ignore[import-untyped]
 
 from mll_hf.errors import CardError
-from mll_hf.utils.text import abridged, printable
+from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-_SECTION_START, _SECTION_END = "<!-- mll-label:start -->", "<!-- mll-label:end -->"
 _MOST_CHARACTERS = 10**6  # of front matter
 _MOST_NESTED = 50  # levels of front matter; parsing and comparing are recursive
 
@@ -37,61 +36,54 @@ _Edit = tuple[int, int, str]  # replace text[start:end]
 
 
 @dataclass(frozen=True, slots=True)
-class CardMetadata:
-    """Our part of a card's front matter.
+class CardEdit:
+    """What to write into a card.
 
     Attributes:
-        tags: Tags to add.
-        versioned: Prefix of a tag that replaces others with this prefix and 12 hex digits; it is among ``tags``.
-        key: Key of our block.
-        block: Its value: nested mappings of texts and numbers.
+        tags: Tags that the front matter must have.
+        key: Key of our block in the front matter.
+        block: Given the block so far (None without one), its new value: nested mappings of texts and numbers.
+        section: Name of our section in the body; it is between two comments with this name.
+        lines: Lines of the section.
     """
 
     tags: Sequence[str]
-    versioned: str
     key: str
-    block: Mapping[str, Any]
-
-    def updated(self, tag: object) -> object:
-        """A present tag, or ours in place of another version."""
-        is_version = isinstance(tag, str) and re.fullmatch(f"{re.escape(self.versioned)}[0-9a-f]{{12}}", tag)
-        return next(ours for ours in self.tags if ours.startswith(self.versioned)) if is_version else tag
+    block: Callable[[object], Mapping[str, Any]]
+    section: str
+    lines: Sequence[str]
 
 
-def edit_card(readme: str, metadata: CardMetadata, section: Sequence[str]) -> str:
-    """Write our metadata and section into a README, replacing earlier ones, else at the end.
+def edit_card(readme: str, edit: CardEdit) -> str:
+    """Write tags, a block and a section into a README, replacing earlier ones, else at the end.
 
     Args:
         readme: The README with its own line breaks; may be empty.
-        metadata: Tags and block.
-        section: Lines of the section in the body.
+        edit: What to write.
 
     Raises:
         CardError: The README cannot be edited safely.
     """
     card = _split(readme)
     root, data = _parse(card.front)
-    body = _edit_body(card.body, section, card.line_break)
+    block = edit.block(data.get(edit.key))
+    body = _edit_body(card.body, edit.section, edit.lines, card.line_break)
     fence = card.fence if card.fence.endswith("\n") else card.fence + card.line_break
-    edited = card.head + _edit_front(card, root, metadata) + fence + body
-    if not _is_intact(card, data, edited, metadata):
-        raise CardError(f"the card cannot be edited safely; add the tags and the block '{metadata.key}' by hand")
+    edited = card.head + _edit_front(card, root, edit, block) + fence + body
+    if not _is_intact(card, data, edited, edit, block):
+        raise CardError(f"the card cannot be edited safely; add the tags and the block '{edit.key}' by hand")
     return edited
 
 
-def put_section(readme: str, section: Sequence[str]) -> str:
-    """Write our section into a README, replacing an earlier one, else at the end.
-
-    Args:
-        readme: The README with its own line breaks; may be empty.
-        section: Lines of the section.
+def put_section(readme: str, name: str, lines: Sequence[str]) -> str:
+    """Write a section into the body of a README, replacing an earlier one of this name, else at the end.
 
     Raises:
         CardError: The comments around an earlier section do not match, or front matter is not closed.
     """
     card = _split(readme)
     before = readme[: len(readme) - len(card.body)]
-    return before + _edit_body(card.body, section, card.line_break)
+    return before + _edit_body(card.body, name, lines, card.line_break)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +170,7 @@ def _refuse_repeated_keys(node: _Node | None) -> None:
             _refuse_repeated_keys(item)
 
 
-def _edit_front(card: _Readme, root: _Node | None, metadata: CardMetadata) -> str:
+def _edit_front(card: _Readme, root: _Node | None, edit: CardEdit, block: Mapping[str, Any]) -> str:
     entries: dict[str, tuple[_Node, _Node]] = {}
     new_line, at, end = card.line_break, len(card.front), len(card.front)
     if root is not None:
@@ -194,45 +186,36 @@ def _edit_front(card: _Readme, root: _Node | None, metadata: CardMetadata) -> st
     edits: list[_Edit] = []
     missing: list[str] = []
     if "tags" in entries:
-        edits += _tag_edits(card, *entries["tags"], metadata, new_line)
+        edits += _tag_edits(card, *entries["tags"], edit.tags, new_line)
     else:
-        missing += ["tags:", *(f"- {tag}" for tag in metadata.tags)]
-    block = _yaml_lines({metadata.key: metadata.block})
-    if metadata.key in entries:
-        key, value = entries[metadata.key]
-        edits.append((key.start_mark.index, _end(card.front, value), new_line.join(block)))
+        missing += ["tags:", *(f"- {tag}" for tag in edit.tags)]
+    ours = _yaml_lines({edit.key: block})
+    if edit.key in entries:
+        key, value = entries[edit.key]
+        edits.append((key.start_mark.index, _end(card.front, value), new_line.join(ours)))
     else:
-        missing += block
+        missing += ours
     if missing:
         text = new_line.join(missing)
         edits.append((at, end, text if at < end else new_line + text))
     return _apply(card.front, edits)
 
 
-def _tag_edits(card: _Readme, key: _Node, node: _Node, metadata: CardMetadata, new_line: str) -> list[_Edit]:
-    """Edits that add our tags to the entry ``tags``."""
+def _tag_edits(card: _Readme, key: _Node, node: _Node, tags: Sequence[str], new_line: str) -> list[_Edit]:
+    """Edits that add tags to the entry ``tags``."""
     is_list, is_null = isinstance(node, yaml.SequenceNode), node.tag.endswith(":null")
     if not (is_list or is_null or node.tag.endswith(":str")):
         raise CardError("the card's tags are neither a list nor a text; write them as a list")
     items = node.value if is_list else [] if is_null else [node]
-    present = {item.value: item for item in items if isinstance(item, yaml.ScalarNode)}
-    versions = [tag for tag in present if metadata.updated(tag) in metadata.tags and tag.startswith(metadata.versioned)]
-    if len(versions) > 1:
-        raise CardError(f"the card's tags name several graphs ({abridged(versions, 3)}); keep one")
-
-    edits: list[_Edit] = []
-    for old in versions:
-        start, end = present[old].start_mark.index, present[old].end_mark.index
-        edits.append((start, end, card.front[start:end].replace(old, str(metadata.updated(old)))))
-    after = {metadata.updated(tag) for tag in present}
-    missing = [tag for tag in metadata.tags if tag not in after]
+    present = {item.value for item in items if isinstance(item, yaml.ScalarNode)}
+    missing = [tag for tag in tags if tag not in present]
     if not missing:
-        return edits
+        return []
     end = _end(card.front, items[-1] if items else node)
     if is_list and node.flow_style:
         text = ", ".join(missing)
-        at = end if items else node.start_mark.index + 1
-        return [*edits, (at, at, f", {text}" if items else text)]
+        return [(end, end, f", {text}")] if items else [(node.start_mark.index + 1, node.start_mark.index + 1, text)]
+    edits: list[_Edit] = []
     if is_list:
         new_line = card.line_break + " " * node.start_mark.column
     elif is_null:
@@ -276,7 +259,8 @@ def _apply(text: str, edits: Sequence[_Edit]) -> str:
 def _yaml_lines(mapping: Mapping[str, Any], indent: str = "") -> list[str]:
     """Nested mappings as YAML. Texts are quoted: some parsers read a digest such as 12e4... as a number."""
     lines: list[str] = []
-    for key, value in mapping.items():
+    for name, value in mapping.items():
+        key = name if name[:1].isalpha() else f'"{name}"'
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", *_yaml_lines(value, indent + "  ")]
         else:
@@ -289,41 +273,42 @@ def _yaml_lines(mapping: Mapping[str, Any], indent: str = "") -> list[str]:
 # --- body -------------------------------------------------------------------------------------------------------------
 
 
-def _edit_body(body: str, lines: Sequence[str], line_break: str) -> str:
-    before, after = _around_section(body)
-    section = line_break.join([_SECTION_START, *lines, _SECTION_END])
-    if _SECTION_START in body:
-        return before + section + after
-    gap = line_break if before.endswith("\n") or not before else 2 * line_break
-    return before + gap + section + line_break
+def _edit_body(body: str, name: str, lines: Sequence[str], line_break: str) -> str:
+    parts = _around_section(body, name)
+    section = line_break.join([f"<!-- {name}:start -->", *lines, f"<!-- {name}:end -->"])
+    if parts:
+        return parts[0] + section + parts[1]
+    gap = line_break if body.endswith("\n") or not body else 2 * line_break
+    return body + gap + section + line_break
 
 
-def _around_section(body: str) -> tuple[str, str]:
-    """The text before and after our section."""
-    starts, ends = body.count(_SECTION_START), body.count(_SECTION_END)
+def _around_section(body: str, name: str) -> tuple[str, str] | None:
+    """The text before and after a section; None if there is no such section."""
+    start_mark, end_mark = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
+    starts, ends = body.count(start_mark), body.count(end_mark)
     if starts == ends == 0:
-        return body, ""
-    start, end = body.find(_SECTION_START), body.find(_SECTION_END)
+        return None
+    start, end = body.find(start_mark), body.find(end_mark)
     if (starts, ends) != (1, 1) or end < start:
-        raise CardError(f"the card's comments {_SECTION_START} and {_SECTION_END} are no pair; remove them")
-    return body[:start], body[end + len(_SECTION_END) :]
+        raise CardError(f"the card's comments {start_mark} and {end_mark} are no pair; remove them")
+    return body[:start], body[end + len(end_mark) :]
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
-def _is_intact(card: _Readme, old: Mapping[Any, Any], edited: str, metadata: CardMetadata) -> bool:
+def _is_intact(card: _Readme, old: Mapping[Any, Any], edited: str, edit: CardEdit, block: Mapping[str, Any]) -> bool:
     """Whether an edited card, parsed as any reader does, has our metadata and otherwise what it had."""
     try:
         result = _split(edited)
         new = yaml.safe_load(result.front)
-        new_before, new_after = _around_section(result.body)
+        new_before, new_after = _around_section(result.body, edit.section) or ("", "")
     except (CardError, *_INVALID):
         return False
     tags = old.get("tags")
-    kept = [metadata.updated(tag) for tag in (tags if isinstance(tags, list) else [] if tags is None else [tags])]
-    ours = {"tags": kept + [tag for tag in metadata.tags if tag not in kept], metadata.key: metadata.block}
-    before, after = _around_section(card.body)
+    kept = tags if isinstance(tags, list) else [] if tags is None else [tags]
+    ours = {"tags": kept + [tag for tag in edit.tags if tag not in kept], edit.key: block}
+    before, after = _around_section(card.body, edit.section) or (card.body, "")
     return (
         isinstance(new, dict)
         and result.head == card.head

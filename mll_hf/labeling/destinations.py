@@ -146,7 +146,7 @@ class CollectionRepo:
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
         """See `Destination`."""
-        return publish_to_collection([label], graph, self.location, create_pr=self.create_pr, private=self.private)
+        return publish_to_collection([label], [graph], self.location, create_pr=self.create_pr, private=self.private)
 
 
 def _label_at(head: Head, path: str) -> ModelLabel | None:

@@ -6,15 +6,13 @@ images in both, so the same environment gives the same label, byte for byte.
 
 from __future__ import annotations
 
-import importlib.util
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from mll_hf.errors import InputError
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import encoded_images
-from mll_hf.models import environment_of, gpu_count, load_model, pick_device
+from mll_hf.models import environment_of, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -160,23 +158,3 @@ class LocalRun:
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
         """See `ModelRun`."""
         return Contest(graph, probes, captions.embeddings, captions.logit_scale, self.model.device).count(blocks)
-
-
-def open_engine(device: str | None = None) -> Engine:
-    """The engine for this machine: this process for one device, Ray for several GPUs.
-
-    Args:
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for all GPUs, or the best available device.
-
-    Raises:
-        InputError: The device is not available, or there are several GPUs and Ray is not installed.
-    """
-    if device or gpu_count() <= 1:
-        return LocalEngine(pick_device(device))
-    if not importlib.util.find_spec("ray"):
-        raise InputError(
-            f"using all {gpu_count()} GPUs needs Ray: pip install 'mll-hf[ray]', or choose one with --device cuda:0"
-        )
-    from mll_hf.labeling.ray_engine import RayEngine
-
-    return RayEngine()

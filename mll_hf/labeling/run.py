@@ -6,6 +6,7 @@ Embedding the images is the costly part: each is decoded and embedded once, and 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labels.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
 from mll_hf.labels.label import LabelGroup, ModelLabel
 from mll_hf.labels.store import embeddings_path, read_label
+from mll_hf.models import gpu_count, pick_device
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +51,26 @@ class LabelingResult:
     path: Path
     measured: bool
     undecodable: int = 0
+
+
+def open_engine(device: str | None = None) -> Engine:
+    """The engine for this machine: this process for one device, Ray for several GPUs.
+
+    Args:
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for all GPUs, or the best available device.
+
+    Raises:
+        InputError: The device is not available, or there are several GPUs and Ray is not installed.
+    """
+    if device or gpu_count() <= 1:
+        return LocalEngine(pick_device(device))
+    if not importlib.util.find_spec("ray"):
+        raise InputError(
+            f"using all {gpu_count()} GPUs needs Ray: pip install 'mll-hf[ray]', or choose one with --device cuda:0"
+        )
+    from mll_hf.labeling.ray_engine import RayEngine
+
+    return RayEngine()
 
 
 def label_model(

@@ -91,13 +91,13 @@ class ProbeEmbeddings:
         Returns:
             [K] precisions in the order of ``selected``; 0 for a concept without images.
         """
-        texts = self.concepts[selected].astype(np.float32)
+        texts = self.concepts[selected].astype(np.float64)  # products of int8 and float16 then add up exactly
         precision = np.zeros(len(selected))
         for position, v in enumerate(selected):
             images = self.members[self.offsets[v] : self.offsets[v + 1]]
             images = images[self.scales[images] > 0]
             if len(images):
-                answers = (self.images[images].astype(np.float32) @ texts.T).argmax(axis=1)
+                answers = (self.images[images].astype(np.float64) @ texts.T).argmax(axis=1)
                 precision[position] = (answers == position).mean()
         return precision
 

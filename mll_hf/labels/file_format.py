@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 from mll_hf.errors import LabelError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import Cost, Environment, LabelSummary, ModelLabel, ModelRef
+from mll_hf.labels.label import Cost, Environment, LabelFacts, LabelSummary, ModelLabel, ModelRef
 from mll_hf.utils.files import canonical_json
 from mll_hf.utils.text import one_line
 
@@ -90,7 +90,7 @@ def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
     return label
 
 
-def label_metadata(label: LabelSummary) -> dict[str, Any]:
+def label_metadata(label: LabelFacts) -> dict[str, Any]:
     """Everything about a label that is not a tensor, as plain JSON; :func:`fields_from_metadata` gives it back."""
     return {
         "schema": SCHEMA,
@@ -135,40 +135,59 @@ def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "environment": _section(metadata, "environment", Environment),
         "license": _license(metadata),
     }
-    _check_identity(model, cost, known["graph_digest"])
+    _check_identity(model, cost, known["graph_digest"], known["probes_revision"], known["sampling"].seed)
     return known
 
 
 def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
     """Build a label from parsed parts; every field and tensor must have the right type and shape."""
     known = fields_from_metadata(metadata)
-    _check_tensors(tensors, n_domains=len(known["domain_names"]))
+    shape = tensors["node_precision"].shape if "node_precision" in tensors else ()
+    sizes = {"V": shape[0] if shape else 0, "S": len(known["domain_names"]), "R": RIVALS, "B": RANK_BINS, "1": 1}
+    check_tensors(tensors, _TENSORS, sizes)
+    if not 0 < sizes["V"] < NO_RIVAL:
+        raise LabelError(f"{sizes['V']} concepts are not between 1 and {NO_RIVAL - 1}")
     arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name not in _DERIVED}
     return ModelLabel(**known, **arrays)
 
 
-def _check_identity(model: ModelRef, cost: Cost, graph_digest: str) -> None:
+def _check_identity(model: ModelRef, cost: Cost, graph_digest: str, probes_revision: str, seed: int) -> None:
+    """Check what names of files are made of, and the cost."""
     if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
         raise LabelError("the model's revision is no full commit sha")
     if not model.is_local and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.repo_id, re.ASCII):
         raise LabelError("the model's id is not of the form org/name")
     if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
         raise LabelError("the graph's digest is no sha256")
+    if not re.fullmatch(r"[0-9a-f]{40}", probes_revision):
+        raise LabelError("the revision of the probe images is neither a full commit sha nor a digest")
+    if seed < 0:
+        raise LabelError("the seed of the sample is negative")
     if not (0 <= cost.parameters < _MOST_COST and 0 <= cost.gflops < _MOST_COST):
         raise LabelError("the model's cost is negative or beyond all measure")
 
 
-def _check_tensors(tensors: Mapping[str, NDArray[Any]], n_domains: int) -> None:
-    if set(tensors) != set(_TENSORS):
-        raise LabelError(f"the tensors are {sorted(tensors)}, not {sorted(_TENSORS)}")
-    shape = tensors["node_precision"].shape
-    sizes = {"V": shape[0] if shape else 0, "S": n_domains, "R": RIVALS, "B": RANK_BINS, "1": 1}
-    if not 0 < sizes["V"] < NO_RIVAL:
-        raise LabelError(f"{sizes['V']} concepts are not between 1 and {NO_RIVAL - 1}")
-    for name, (dtype, axes) in _TENSORS.items():
-        expected = tuple(sizes[axis] for axis in axes)
-        if tensors[name].dtype != dtype or tensors[name].shape != expected:
-            raise LabelError(f"{name} is {tensors[name].dtype} {tensors[name].shape}, not {dtype.__name__} {expected}")
+def check_tensors(
+    tensors: Mapping[str, NDArray[Any]],
+    expected: Mapping[str, tuple[type[np.generic], str]],
+    sizes: Mapping[str, int],
+) -> None:
+    """Check names, dtypes and shapes.
+
+    Args:
+        tensors: The tensors of a file.
+        expected: For each name the dtype and the axes, a letter each.
+        sizes: Length of each axis.
+
+    Raises:
+        LabelError: They are not as expected.
+    """
+    if set(tensors) != set(expected):
+        raise LabelError(f"the tensors are {sorted(tensors)}, not {sorted(expected)}")
+    for name, (dtype, axes) in expected.items():
+        shape = tuple(sizes[axis] for axis in axes)
+        if tensors[name].dtype != dtype or tensors[name].shape != shape:
+            raise LabelError(f"{name} is {tensors[name].dtype} {tensors[name].shape}, not {dtype.__name__} {shape}")
 
 
 def check_summary(label: LabelSummary) -> None:

@@ -11,13 +11,16 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import InputError
+from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
@@ -41,6 +44,23 @@ class LeftOut:
         return f"{abridged(self.models, 3)} on graph {self.graph_name}: {self.reason}"
 
 
+@dataclass(frozen=True, eq=False)
+class Population:
+    """All N models that are compared, where only the labels of some are at hand.
+
+    Attributes:
+        domain_names: Names of all domains.
+        domains: [G] domains of the probe images of each graph.
+        known: [G, N] which models have a label on a graph.
+        rank_shares: [G, N, RANK_BINS] their mean rank shares.
+    """
+
+    domain_names: frozenset[str]
+    domains: tuple[frozenset[str], ...]
+    known: NDArray[np.bool_]
+    rank_shares: NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class JoinedLabels:
     """Labels of M models on G graphs.
@@ -49,11 +69,13 @@ class JoinedLabels:
         union: The G graphs; the first is the reference.
         labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
         left_out: Labels that were left out, and why.
+        population: All models that are compared, if the M models are the most promising of them.
     """
 
     union: GraphUnion
     labels: tuple[tuple[LabelSummary | None, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
+    population: Population | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -72,9 +94,18 @@ class JoinedLabels:
         """[M] labels on one graph."""
         return tuple(row[g] for row in self.labels)
 
+    @property
+    def domain_names(self) -> frozenset[str]:
+        """Names of all domains."""
+        if self.population is not None:
+            return self.population.domain_names
+        return frozenset().union(*{label.domain_names for row in self.labels for label in row if label is not None})
+
     def domains_of(self, g: int) -> frozenset[str]:
         """Domains of the probe images of one graph."""
-        return frozenset().union(*(label.domains_tested for label in self.on_graph(g) if label))
+        if self.population is not None:
+            return self.population.domains[g]
+        return frozenset().union(*{label.domains_tested for label in self.on_graph(g) if label is not None})
 
     def take(self, rows: Sequence[int]) -> JoinedLabels:
         """Only some of the models."""
@@ -136,20 +167,18 @@ def join_labels(
     by_digest = {graph.digest: graph for graph in graphs}
     groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
     left_out: list[LeftOut] = []
+    labels = tuple(labels)
+    _check_wanted(probes, labels)
     for label in labels:
         groups[label.graph_digest][label.group].append(label)
     for digest in sorted(groups.keys() - by_digest.keys()):
         unknown = [label for group in groups.pop(digest).values() for label in group]
         left_out.append(_left_out(unknown, "the graph cannot be had; publish it, or name it"))
     chosen: dict[str, list[LabelSummary]] = {}
-    for digest, of_graph in groups.items():
+    for digest, of_graph in sorted(groups.items()):
         best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes))
-        chosen[digest] = of_graph[best]
-        left_out += [
-            _left_out(others, f"measured on other probe images ({others[0].probes_name}) than the rest")
-            for group, others in sorted(of_graph.items())
-            if group != best
-        ]
+        chosen[digest] = of_graph.pop(best)
+        left_out += [_left_out(others, _difference(group, others, best)) for group, others in sorted(of_graph.items())]
     if not chosen:
         raise InputError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
@@ -168,14 +197,50 @@ def join_labels(
         if not table.keys() & tables[0].keys():
             chosen.pop(digest)
     kept = [g for g, digest in enumerate(columns) if digest in chosen]
-    union = GraphUnion.of([by_digest[columns[g]] for g in kept])
+    union, cyclic = _union([by_digest[columns[g]] for g in kept])
+    reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
+    left_out += [_left_out(chosen[columns[kept[at]]], reason) for at in cyclic]
+    kept = [g for at, g in enumerate(kept) if at not in cyclic]
     rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
     return JoinedLabels(union, rows, tuple(left_out))
+
+
+def _check_wanted(probes: Collection[str], labels: Sequence[LabelSummary]) -> None:
+    """Refuse wanted probe images that no label rests on.
+
+    Raises:
+        InputError: There are some.
+    """
+    names = {label.probes_name for label in labels}
+    if unknown := sorted(set(probes) - names - {label.probes_revision for label in labels}):
+        raise InputError(
+            f"no label rests on probe images '{unknown[0]}'; there are labels on {abridged(sorted(names), 5) or 'none'}"
+        )
 
 
 def _preference(labels: list[LabelSummary], group: LabelGroup, probes: Collection[str]) -> tuple[object, ...]:
     wanted = any(label.probes_name in probes or label.probes_revision in probes for label in labels)
     return not wanted, -len(labels), group
+
+
+def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
+    """The union, and positions of graphs that it leaves out, or a stranger's graph could stop every selection."""
+    try:
+        return GraphUnion.of(graphs), []
+    except GraphError:
+        union, cyclic = GraphUnion.of(graphs[:1]), []
+    for at, graph in enumerate(graphs[1:], 1):
+        try:
+            union = GraphUnion.of([*union.graphs, graph])
+        except GraphError:
+            cyclic.append(at)
+    return union, cyclic
+
+
+def _difference(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:
+    if group.probes_revision == best.probes_revision:
+        return f"measured on another sample of the probe images (seed {group.seed}) than the rest"
+    return f"measured on other probe images ({min(label.probes_name for label in labels)}) than the rest"
 
 
 def _reference_preference(graph: SemanticGraph, labels: list[LabelSummary]) -> tuple[object, ...]:
@@ -193,4 +258,5 @@ def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], Label
 
 
 def _left_out(labels: list[LabelSummary], reason: str) -> LeftOut:
-    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), labels[0].graph_name, reason)
+    graph_name = min(label.graph_name for label in labels)
+    return LeftOut(tuple(sorted({label.model.repo_id for label in labels})), graph_name, reason)

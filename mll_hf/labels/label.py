@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.labels.counts import chances_to_win, expected_wins, precision_of
-from mll_hf.utils.arrays import freeze_arrays, read_only, same_fields
+from mll_hf.utils.arrays import ArrayFields, read_only
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,10 +108,8 @@ class LabelGroup:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelSummary:
-    """What selection needs of a label: one model, measured on a graph of V concepts with probe images of S domains.
-
-    The rest of a label says which concepts a model confuses.
+class LabelFacts:
+    """What a label says besides counts.
 
     Attributes:
         model: The model, pinned.
@@ -125,10 +123,6 @@ class LabelSummary:
         package_version: Version of this package that counted.
         environment: What the model ran in.
         license: License of the model as its repository names it, in lower case; None if unknown.
-        ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
-            :class:`~mll_hf.labels.counts.LabelCounts`.
-        domain_ranks: [S, RANK_BINS] int32, the same for all probe images of a domain.
-        temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
     """
 
     model: ModelRef
@@ -142,17 +136,6 @@ class LabelSummary:
     package_version: str
     environment: Environment
     license: str | None
-    ranks: NDArray[np.uint16]
-    domain_ranks: NDArray[np.int32]
-    temperature: NDArray[np.float32]
-
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @property
     def group(self) -> LabelGroup:
@@ -163,6 +146,24 @@ class LabelSummary:
     def tie_break(self) -> tuple[float, int, str, str]:
         """What decides between equally good models: cost, then id."""
         return self.cost.gflops, self.cost.parameters, self.model.repo_id, self.model.revision
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSummary(ArrayFields, LabelFacts):
+    """What selection needs of a label: one model, measured on a graph of V concepts with probe images of S domains.
+
+    The rest of a label says which concepts a model confuses.
+
+    Attributes:
+        ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
+            :class:`~mll_hf.labels.counts.LabelCounts`.
+        domain_ranks: [S, RANK_BINS] int32, the same for all probe images of a domain.
+        temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
+    """
+
+    ranks: NDArray[np.uint16]
+    domain_ranks: NDArray[np.int32]
+    temperature: NDArray[np.float32]
 
     @cached_property
     def domains_tested(self) -> frozenset[str]:

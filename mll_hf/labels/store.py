@@ -5,13 +5,18 @@
     graphs/<graph digest>.json
     labels/<owner>--<name>/<revision>/<graph digest>-<probe images>.safetensors
     labels/<owner>--<name>/<revision>/<graph digest>-<probe images>.embeddings.safetensors    (optional)
+    index/<graph digest>-<probe images>/<number>.safetensors                                  (optional)
 
 Digests are cut to 12 digits.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,17 +26,30 @@ from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
-from mll_hf.utils.files import write_atomically
+from mll_hf.labels.index import (
+    Entry,
+    IndexedLabel,
+    IndexShard,
+    InMemory,
+    LabelIndex,
+    shard_to_bytes,
+    update_shards,
+)
+from mll_hf.labels.rank_code import RankCode
+from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
+    from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
 
 MAX_LABEL_BYTES = 16 * 2**20
+MANY_LABELS = 256  # from so many on an index is used
 LABEL_PATH = re.compile(
     r"labels/[\w.-]+--[\w.-]+/[0-9a-f]{40}/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII
 )
+SHARD_PATH = re.compile(r"index/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?/\d{5}\.safetensors", re.ASCII)
+_LABEL_FILE = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII)
 GRAPH_PATH = re.compile(r"graphs/[0-9a-f]{12}\.json", re.ASCII)
 
 
@@ -114,15 +132,32 @@ class LabelStore:
             LabelError: A label is damaged, or its graph is missing.
         """
         graphs = self._by_digest
-        return (_of_known_graph(read_label(path), graphs, path) for path in self.paths())
+        return (self._checked(read_label(path), graphs, path) for path in self.paths())
 
-    def fetch(self, labels: Sequence[LabelSummary]) -> tuple[ModelLabel, ...]:
+    def _checked(self, label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
+        """The label, if its graph is here and it lies where its content says."""
+        graph = graphs.get(label.graph_digest)
+        if graph is None:
+            raise LabelError(
+                f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
+                f"{graph_path(label.graph_digest)} into the folder",
+                path,
+            )
+        check_graph(label, graph, path)
+        if path != self.path_of(label):
+            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self.path_of(label)}", path)
+        return label
+
+    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
         """The whole labels of some summaries.
 
         Raises:
             LabelError: A label is missing or damaged.
         """
-        return tuple(read_label(self.path_of(label), self._by_digest.get(label.graph_digest)) for label in labels)
+        graphs = self._by_digest
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            read = pool.map(lambda label: read_label(self.path_of(label), graphs.get(label.graph_digest)), labels)
+            return tuple(read)
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None.
@@ -137,22 +172,113 @@ class LabelStore:
             raise LabelError(reason, path)
         return embeddings
 
-    def origin_of(self, label: LabelSummary) -> Origin:
+    def origin_of(self, label: LabelFacts) -> Origin:
         """The file of a label."""
         return Origin(str(self.path_of(label)))
 
     def paths(self) -> tuple[Path, ...]:
         """Paths of all label files, sorted."""
-        files = self.folder.glob("labels/*/*/*.safetensors")
-        return tuple(sorted(file for file in files if LABEL_PATH.fullmatch(file.relative_to(self.folder).as_posix())))
+        files = self.folder.glob("labels/*/*/*.safetensors")  # names of local models may hold any characters
+        return tuple(sorted(file for file in files if _LABEL_FILE.fullmatch(file.name)))
 
     def path_for(self, model: ModelRef, group: LabelGroup) -> Path:
         """Path of the label of a model, whether it exists or not."""
         return self.folder / label_path(model, group)
 
-    def path_of(self, label: LabelSummary) -> Path:
+    def path_of(self, label: LabelFacts) -> Path:
         """Path of a label."""
         return self.path_for(label.model, label.group)
+
+    @cached_property
+    def indexed(self) -> tuple[IndexedLabel, ...]:
+        """All labels as the folder's index knows them; none if it has no index, or too few labels for one to pay.
+
+        Labels that the index lacks, or knows in another version, are read from their files.
+
+        Raises:
+            InputError: The folder holds no labels.
+            LabelError: The index or a label is damaged.
+        """
+        groups = self._files_by_group()
+        if not (self.folder / "index").is_dir() or sum(map(len, groups.values())) < MANY_LABELS:
+            return ()
+        return tuple(label for stem, files in groups.items() for label in self._index_of(stem, files).labels)
+
+    def _files_by_group(self) -> dict[str, dict[tuple[str, str], Path]]:
+        """The label files of each group, by slug and revision of the model."""
+        groups: dict[str, dict[tuple[str, str], Path]] = defaultdict(dict)
+        for path in self.paths():
+            groups[path.stem][path.parts[-3], path.parts[-2]] = path
+        return groups
+
+    def _index_of(self, stem: str, files: Mapping[tuple[str, str], Path]) -> LabelIndex:
+        """The index of a group, with labels that it lacks added in memory."""
+        stored = self._shards(stem)
+        shards, digests = list(stored.values()), _digests(files, stored, self._shard_path(stem, 0).parent)
+        has = {key for shard in shards for key, digest in shard.keys if digests.get(key) == digest}
+        if lacks := [key for key in files if key not in has]:
+            graph = self._graph_of(stem, files[lacks[0]])
+            code = RankCode.of_graph(graph)
+            entries = [Entry.of(read_label(files[key], graph), digests[key], code) for key in lacks]
+            shards.append(IndexShard.open(InMemory(self.name, memoryview(shard_to_bytes(entries, code)))))
+        return LabelIndex(tuple(shards), digests)
+
+    def _shards(self, stem: str) -> dict[int, IndexShard]:
+        paths = sorted((self.folder / "index" / stem).glob("*.safetensors"))
+        named = [path for path in paths if SHARD_PATH.fullmatch(path.relative_to(self.folder).as_posix())]
+        return {int(path.stem): IndexShard.open(InMemory.mapped(path)) for path in named}
+
+    def _shard_path(self, stem: str, number: int) -> Path:
+        return self.folder / "index" / stem / f"{number:05d}.safetensors"
+
+    def _graph_of(self, stem: str, path: Path) -> SemanticGraph:
+        for graph in self.graphs:
+            if stem.startswith(graph.digest[:12]):
+                return graph
+        self._checked(read_label(path), self._by_digest, path)  # says what is missing
+        raise LabelError("is on another graph than its name says; label the model anew", path)
+
+    def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:
+        """Bring the index up to date with the labels; only what changed is read and written.
+
+        Args:
+            progress: Called with 1 for every label that was read.
+
+        Returns:
+            Number of labels that were read.
+
+        Raises:
+            InputError: The folder holds no labels.
+            LabelError: The index or a label is damaged.
+            StorageError: The folder cannot be written.
+        """
+        stems = {path.name: dict[tuple[str, str], Path]() for path in (self.folder / "index").glob("*")}
+        groups = {**stems, **self._files_by_group()}
+        return sum(self._update_group(stem, files, progress) for stem, files in groups.items())
+
+    def _update_group(self, stem: str, files: Mapping[tuple[str, str], Path], progress: Callable[[int], object]) -> int:
+        """Bring the index of one group up to date; returns how many labels were read."""
+        stored, read = self._shards(stem), list[Path]()
+        changes: Iterable[tuple[int, bytes | None]] = [(number, None) for number in stored]
+        if files:
+            graph = self._graph_of(stem, next(iter(files.values())))
+            digests = _digests(files, stored, self._shard_path(stem, 0).parent)
+
+            def labels(keys: Sequence[tuple[str, str]]) -> Iterator[tuple[LabelSummary, str]]:
+                for key in keys:
+                    yield read_label(files[key], graph), digests[key]
+                    read.append(files[key])
+                    progress(1)
+
+            changes = update_shards(stored, digests, RankCode.of_graph(graph), len(graph), labels)
+        for number, content in changes:
+            path = self._shard_path(stem, number)
+            if content is not None:
+                write_atomically(path, content)
+            else:
+                with storage_errors(path):
+                    path.unlink(missing_ok=True)
+        return len(read)
 
     def add_graph(self, graph: SemanticGraph) -> None:
         """Write a graph, unless it is stored already.
@@ -181,23 +307,27 @@ def embeddings_path(label: Path) -> Path:
     return label.with_suffix(".embeddings.safetensors")
 
 
+def _digests(
+    files: Mapping[tuple[str, str], Path], shards: Mapping[int, IndexShard], folder: Path
+) -> dict[tuple[str, str], str]:
+    """Sha256 of each label file; as a shard has it, if the file is older than the shard."""
+    known: dict[tuple[str, str], tuple[str, int]] = {}
+    for number, shard in shards.items():
+        written = (folder / f"{number:05d}.safetensors").stat().st_mtime_ns
+        known.update((key, (digest, written)) for key, digest in shard.keys)
+    digests = {}
+    for key, path in files.items():
+        digest, written = known.get(key, ("", 0))
+        is_older = path.stat().st_mtime_ns < written
+        digests[key] = digest if is_older else hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests
+
+
 def _load_stored_graph(path: Path) -> SemanticGraph:
     graph = load_graph(path)
     if graph.digest[:12] != path.stem:
         raise GraphError(f"holds another graph ({graph.digest[:12]}) than its name says; put the file back", path)
     return graph
-
-
-def _of_known_graph(label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
-    graph = graphs.get(label.graph_digest)
-    if graph is None:
-        raise LabelError(
-            f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
-            f"{graph_path(label.graph_digest)} into the folder",
-            path,
-        )
-    check_graph(label, graph, path)
-    return label
 
 
 def check_graph(label: LabelSummary, graph: SemanticGraph, path: Path | None = None) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import WordIndex
-from mll_hf.utils.arrays import freeze_arrays, same_fields
+from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,7 +66,7 @@ class LogitWeights:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassMatch:
+class ClassMatch(ArrayFields):
     """The K best concepts of each of C classes, best first.
 
     Attributes:
@@ -84,14 +84,6 @@ class ClassMatch:
     weights: NDArray[np.float32]
     coverage: NDArray[np.float32]
     encoder: str
-
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
 
     @cached_property
     def selected(self) -> NDArray[np.int64]:

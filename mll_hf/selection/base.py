@@ -6,11 +6,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mll_hf.errors import InputError
 from mll_hf.selection.evidence import LEAST_IMAGES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.embeddings import ProbeEmbeddings
@@ -18,7 +22,12 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.models.published import PublishedModel
 
-DIGITS = 9  # equal evidence gives equal scores, whatever the order in which a matrix product adds
+DIGITS = 9  # of scores when they are compared: equal evidence is a tie, whatever the order of summation
+
+
+def in_units(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores as whole numbers of 1e-9. Sums of these are exact, so they do not depend on the order of summation."""
+    return np.rint(scores * 10**DIGITS)
 
 
 class NoneFitsError(InputError):
@@ -46,8 +55,8 @@ class SelectionConfig:
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
         max_models: Most different models over all classes.
-        licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Labels carry
-            no licenses, so only :meth:`mll_hf.Client.select` can tell, which asks the Hub.
+        licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Only
+            :meth:`mll_hf.Client.select` knows licenses: those that labels name, confirmed by the Hub.
         without: Leave out models with these ids.
         unlabeled: Also consider models without a label whose ImageNet accuracy is published.
         candidates: Most models that are tried on the task's images, where there are any.

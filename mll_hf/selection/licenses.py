@@ -1,4 +1,8 @@
-"""Choose only models whose license is allowed: labels carry none, so the Hub is asked, about as few as it takes."""
+"""Choose only models with an allowed license.
+
+Labels name the license of their model, which costs no request. The Hub is asked for those that a label does not name,
+the most promising models first, and once for each chosen model, since a label is a claim.
+"""
 
 from __future__ import annotations
 
@@ -7,74 +11,84 @@ from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import InputError
+from mll_hf.errors import HubError, InputError
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.selection.base import NoneFitsError, Strategy
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mll_hf.selection.base import SelectionConfig
     from mll_hf.selection.result import Selection
 
 _log = logging.getLogger(__name__)
 
-MOST_ASKED = 200  # models whose license is asked for; the Hub takes 500 requests in five minutes from strangers
-_AHEAD = 4  # next best models that are asked for in the first round; twice as many in each later one
+MOST_ASKED = 200  # models that the Hub is asked about; it takes 500 requests in five minutes from strangers
+_AHEAD = 4  # next best models that are asked about in the first round; twice as many in each later one
 
 
 def choose_allowed(
     choose: Callable[[SelectionConfig], Selection],
     licenses_of: Callable[[Sequence[str]], Mapping[str, str | None]],
-    everyone: Collection[str],
+    claims: Mapping[str, str | None],
     config: SelectionConfig,
 ) -> Selection:
-    """The choice as if there were no models but those with an allowed license.
+    """The choice as if there were only models with an allowed license.
 
-    Models are chosen; the licenses of these and of the next best are asked for, several at once; those that are not
-    allowed are left out, and models are chosen again, until all that decide are allowed. After 200 models the rest is
-    left out, with a warning.
+    A model that the Hub says has another license than its label is left out with a warning, and models are chosen
+    again. If the Hub cannot be reached, the labels count and models without a known license are left out.
 
     Args:
         choose: Makes a selection by a configuration without licenses.
-        licenses_of: Licenses by ids, in lower case; None where unknown, which is not allowed.
-        everyone: Ids of all models that there are.
+        licenses_of: Asks the Hub for the licenses of models by id, in lower case; None where unknown.
+        claims: Licenses of all models as their labels name them; None for a model whose label names none.
         config: What to select, and the licenses that it allows.
 
     Returns:
         The selection. Of its models those that are not chosen may have any license.
 
     Raises:
-        InputError: No model has a license that is allowed.
+        InputError: No model has an allowed license.
+        HubError: The Hub cannot be reached, and no label names an allowed license.
     """
     allowed = {license.strip().lower() for license in config.licenses}
-    known: dict[str, str | None] = {}
-    refused = {id for id in everyone if id.startswith(LOCAL_PREFIX)}
-    if refused and refused != set(everyone):  # else that is the error
-        _log.warning("left out, for the Hub knows no license of local folders: %s", abridged(sorted(refused), 5))
-    ahead = _AHEAD
+    known = {id: claim for id, claim in claims.items() if id.startswith(LOCAL_PREFIX)}  # the Hub has none of these
+    if nameless := sorted(id for id, claim in known.items() if claim is None):
+        _log.warning("left out, since their labels name no license: %s", abridged(nameless, 5))
+    refused = {id for id, claim in claims.items() if claim not in allowed and (claim or id in known)}
+    unreachable: HubError | None = None
+    asked, ahead = 0, _AHEAD
     while True:
         attempt = replace(config, licenses=(), without=config.without | refused)
         try:
             selection = choose(attempt)
-            deciding = [*(selection.models[m].ref.repo_id for m in selection.union), *_reference(choose, attempt)]
+            deciding = [selection.models[m].ref.repo_id for m in selection.union]
+            deciding += [id for id in _reference(choose, attempt) if claims[id] is None]
         except NoneFitsError:
-            if not known:
-                choose(replace(config, licenses=()))  # raises if the licenses are not at fault
-            raise _none_allowed(known, config.licenses) from None
+            choose(replace(config, licenses=()))  # raises if the licenses are not at fault
+            raise unreachable or _none_allowed({**claims, **known}, config.licenses) from None
         unknown = [id for id in dict.fromkeys(deciding) if id not in known]
         if not unknown:
             return selection
-        if len(known) >= MOST_ASKED:
-            _log.warning("only the %d best models were asked for their license; the rest is left out", len(known))
-            refused |= set(everyone) - known.keys()
+        if asked >= MOST_ASKED:
+            _log.warning("only the %d best models were asked for their license; the rest is left out", asked)
+            refused |= claims.keys() - known.keys()
             continue
-        following = [model.ref.repo_id for model in selection.models if model.ref.repo_id not in {*known, *unknown}]
-        asked = [*unknown, *dict.fromkeys(following[:ahead])][: MOST_ASKED - len(known)]
-        known |= licenses_of(asked)
-        refused |= {id for id in asked if known[id] not in allowed}
-        ahead *= 2
+        ids = [model.ref.repo_id for model in selection.models]
+        following = [id for id in ids if claims[id] is None and id not in {*known, *unknown}]
+        wanted = list(dict.fromkeys([*unknown, *following[:ahead]]))[: MOST_ASKED - asked]
+        try:
+            answers = licenses_of(wanted)
+        except HubError as error:
+            _log.warning("the licenses of the chosen models are as their labels say, not confirmed: %s", error)
+            unreachable, answers = error, {**claims, **known}
+        known |= answers
+        if wrong := [id for id in wanted if claims[id] in allowed and known[id] not in allowed]:
+            said = [f"{id} ({known[id] or 'unknown'}, not {claims[id]})" for id in wrong]
+            _log.warning("left out, since the Hub names another license than the label: %s", abridged(said, 5))
+        refused |= {id for id in answers if known[id] not in allowed}
+        asked, ahead = asked + len(wanted), 2 * ahead
 
 
 def _reference(choose: Callable[[SelectionConfig], Selection], config: SelectionConfig) -> list[str]:
@@ -85,15 +99,10 @@ def _reference(choose: Callable[[SelectionConfig], Selection], config: Selection
     return [best.models[0].ref.repo_id]
 
 
-def _none_allowed(known: Mapping[str, str | None], licenses: Sequence[str]) -> InputError:
-    wanted = abridged(list(licenses), 5)
-    if not known:
-        return InputError(
-            f"no model has an allowed license ({wanted}): what is left is local folders; leave out the licenses"
-        )
-    found = Counter(license or "unknown" for license in known.values()).most_common()
+def _none_allowed(licenses: Mapping[str, str | None], allowed: Sequence[str]) -> InputError:
+    found = Counter(license or "unknown" for license in licenses.values()).most_common()
     had = abridged([f"{license} ({count})" for license, count in found], 5)
     return InputError(
-        f"no model has an allowed license ({wanted}): the {len(known)} best have {had}; allow one of these, or leave "
-        "out the licenses"
+        f"no model has an allowed license ({abridged(list(allowed), 5)}): the models have {had}; allow one of these, "
+        "or leave out the licenses"
     )

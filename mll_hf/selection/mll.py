@@ -17,7 +17,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,7 @@ import numpy as np
 
 from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, precision_among
 from mll_hf.matching.prompts import named_domain
+from mll_hf.selection.base import DIGITS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
@@ -32,12 +33,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.join import JoinedLabels
+    from mll_hf.labels.join import JoinedLabels, Population
     from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.selection.base import Candidates
 
-_PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
+PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
+_UNKNOWN = math.sqrt(1 / 12)  # standard deviation of a uniform number between 0 and 1
 _LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
 
 
@@ -195,7 +197,7 @@ def graphs_that_count(labels: JoinedLabels, domain: str | None) -> frozenset[int
     How models rank on drawn traffic signs says little of photos of them. The reference is of many domains, and
     :func:`domain_odds` are known there.
     """
-    names = sorted({name for row in labels.labels for label in row if label for name in label.domain_names})
+    names = sorted(labels.domain_names)
     named = named_domain(names, domain)
     graphs = range(len(labels.union.graphs))
     return frozenset(g for g in graphs if g == 0 or named is None or names[named] in labels.domains_of(g))
@@ -236,12 +238,14 @@ class Measured:
         recall: [M, A] expected recall among as many candidates as classes.
         support: [M, A] probe images; [1, A] if all models had the same.
         level: [M] mean recall over the graph, among as many candidates.
+        hardness: See :func:`hardness`, if it follows from more models than these M.
     """
 
     known: NDArray[np.bool_]
     recall: NDArray[np.float64]
     support: NDArray[np.int32]
     level: NDArray[np.float64]
+    hardness: tuple[float, float] | None = None
 
 
 def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measured:
@@ -275,15 +279,32 @@ def extrapolated(
         shares: [M, RANK_BINS] mean rank shares of the labels.
     """
     falls = np.stack([curve.of(shares) for curve in needs.falls], axis=1)
-    level = shares @ needs.mean_chances
-    return Measured(known, recall * falls[:, needs.fall_of], support, level * falls[:, -1])
+    return Measured(known, recall * falls[:, needs.fall_of], support, levels_of(needs, shares))
+
+
+def levels_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M] mean recall over the graph among as many candidates as classes, from mean rank shares [M, RANK_BINS]."""
+    levels: NDArray[np.float64] = shares @ needs.mean_chances * needs.falls[-1].of(shares)
+    return levels
 
 
 def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ...]:
     """What the labels of M models say on every graph; None for a graph that does not count."""
     return tuple(
-        None if of_graph is None else measure(labels.on_graph(g), of_graph) for g, of_graph in enumerate(needs.graphs)
+        None
+        if of_graph is None
+        else replace(measure(labels.on_graph(g), of_graph), hardness=hardness_of(labels.population, needs, g))
+        for g, of_graph in enumerate(needs.graphs)
     )
+
+
+def hardness_of(population: Population | None, needs: Needs, g: int) -> tuple[float, float] | None:
+    """The hardness of a graph to all models of a population; None if there is none, or the graph does not count."""
+    of_graph = needs.graphs[g]
+    if population is None or of_graph is None:
+        return None
+    general, levels = (levels_of(of, population.rank_shares[n]) for of, n in ((needs.reference, 0), (of_graph, g)))
+    return hardness(general, levels, population.known[g])
 
 
 # --- from labels to estimates -----------------------------------------------------------------------------------------
@@ -322,7 +343,7 @@ def estimates(
     for of_graph, found in zip(needs.graphs, measured, strict=True):
         if of_graph is None or found is None:
             continue
-        weights = np.where(found.known[:, None], found.support[:, of_graph.rows] + _PRIOR_IMAGES, 0)
+        weights = np.where(found.known[:, None], found.support[:, of_graph.rows] + PRIOR_IMAGES, 0)
         sums[:, of_graph.columns] += weights * shrunk(of_graph, found)
         images[:, of_graph.columns] += weights
         fallback, spread = without_label(general, found)
@@ -350,29 +371,52 @@ def shrunk(needs: GraphNeeds, measured: Measured) -> NDArray[np.float64]:
         above = [needs.above[at] for at in positions]
         prior = _means(estimate, above) if above[0] else measured.level
         hits = recall[positions] * support[positions]
-        estimate[positions] = (hits + _PRIOR_IMAGES * prior) / (support[positions] + _PRIOR_IMAGES)
+        estimate[positions] = (hits + PRIOR_IMAGES * prior) / (support[positions] + PRIOR_IMAGES)
     return estimate[needs.rows].T
 
 
 def without_label(general: NDArray[np.float64], measured: Measured) -> tuple[NDArray[np.float64], float]:
-    """What to expect on a graph of models that have no label on it.
-
-    The model's general level, lowered by as much (in logits) as the graph is harder than the reference for the models
-    that have a label on it. It is never raised: those may have been labeled because they are good at it.
+    """What to expect on a graph of models that have no label on it: their general level, lowered by its hardness.
 
     Args:
         general: [M] general levels.
         measured: What is known of M models on the graph.
 
     Returns:
-        [M] expected recall, and its standard error: how far it is from the truth for the models that have a label.
+        [M] expected recall, and its standard error.
     """
-    if measured.known.all() or not measured.known.any():
-        return general, 0.0
-    known = measured.known
-    shift = min(0.0, float(np.mean(_logit(measured.level[known]) - _logit(general[known]))))
-    expected = 1 / (1 + np.exp(-(_logit(general) + shift)))
-    return expected, float(np.sqrt(np.mean((expected[known] - measured.level[known]) ** 2)))
+    shift, spread = measured.hardness or hardness(general, measured.level, measured.known)
+    return (general if shift == 0 else lowered(general, shift)), spread
+
+
+def hardness(
+    general: NDArray[np.float64], levels: NDArray[np.float64], known: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """By how much (in logits) a graph is harder than the reference for models that have a label on both.
+
+    It is never taken to be easier: those models may have been labeled because they are good at it.
+
+    Args:
+        general: [M] levels on the reference.
+        levels: [M] levels on the graph.
+        known: [M] which models have a label on the graph.
+
+    Returns:
+        The shift, at most 0, and the standard error of the levels that it predicts: how far they are from the truth for
+        the models that have a label, with one degree of freedom less for the shift. A single such model says nothing of
+        it: then that of a number of which nothing is known.
+    """
+    if known.all() or not known.any():
+        return 0.0, 0.0
+    shift = min(0.0, float(np.mean(_logit(levels[known]) - _logit(general[known]))))
+    errors = lowered(general[known], shift) - levels[known]
+    return shift, float(np.sqrt((errors**2).sum() / (len(errors) - 1))) if len(errors) > 1 else _UNKNOWN
+
+
+def lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Levels, shifted on the scale of logits."""
+    shifted: NDArray[np.float64] = 1 / (1 + np.exp(-(_logit(general) + shift)))
+    return shifted
 
 
 def _logit(level: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -419,7 +463,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
         [M, C]; each row of a seemingly better model is scaled down, the others are as they were.
     """
     level = recall.mean(axis=1)
-    better = level > level[reference]
+    better = level > level[reference] + 10.0**-DIGITS  # else rounding would lower an equal by a whole standard error
     error = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
     share = np.divide(error, level, out=np.zeros_like(level), where=better)
     return recall * np.maximum(1 - share, 0)[:, None]
@@ -427,7 +471,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:
     """Position of the label with the highest mean recall; cost, then id decide between equals."""
-    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, 12), *labels[m].tie_break))
+    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, DIGITS), *labels[m].tie_break))
 
 
 # --- the task's domain ------------------------------------------------------------------------------------------------
@@ -435,8 +479,8 @@ def generally_best(labels: Sequence[LabelSummary]) -> int:
 
 def task_odds(labels: JoinedLabels, needs: Needs, domain: str | None) -> NDArray[np.float64]:
     """[M] odds of the task's domain, see :func:`domain_odds`; from the labels on the reference graph."""
-    others = {name for row in labels.labels for label in row if label for name in label.domain_names}
-    return np.array([domain_odds(label, domain, needs.reference.mean_chances, others) for label in labels.reference])
+    chances, names = needs.reference.mean_chances, labels.domain_names
+    return np.array([domain_odds(label, domain, chances, names) for label in labels.reference])
 
 
 def domain_odds(
@@ -479,7 +523,7 @@ def odds_ratios(
     recall = np.where(known, recall, 0.5)
     images = of_domain.sum(axis=1, dtype=np.int64)
     won = images * precision_among(of_domain, chances)
-    of_domain_shrunk = (won + _PRIOR_IMAGES * recall) / (images + _PRIOR_IMAGES)
+    of_domain_shrunk = (won + PRIOR_IMAGES * recall) / (images + PRIOR_IMAGES)
     ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (recall / (1 - recall))
     return np.where(known, ratios, 1.0)
 

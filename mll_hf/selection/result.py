@@ -16,7 +16,7 @@ from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.selection.base import SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
-from mll_hf.utils.arrays import freeze_arrays, same_fields
+from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class SelectedModel:
         ref: The model, pinned.
         cost: What it costs to run.
         temperature: Calibration temperature of its logits; 1 without a label.
-        general: Mean node precision over the whole graph; without a label the published ImageNet accuracy.
+        general: Mean recall on the reference graph; without a label the published ImageNet accuracy.
         labeled: Whether a label speaks for it, or only its ImageNet accuracy.
     """
 
@@ -55,7 +55,7 @@ class MatchedConcept:
         id: Its id in the graph.
         name: Its name.
         weight: Its weight for the class, as the strategy used it.
-        precision: Recall of each model of the selection's union, in that order; None where it was not measured.
+        precision: Recall of each model of the selection's union, in that order; None where no image tested it.
     """
 
     id: str
@@ -65,20 +65,20 @@ class MatchedConcept:
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class Selection(ArrayFields):
     """Which models answer for which classes, and why.
 
     Attributes:
         classes: The C class names.
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
-        models: The M models that were scored, best overall first; out of a catalog the best hundred.
-        scores: [M, C] float64. Estimated precision, cautiously: lowered by the standard error for models that seem
-            better than the generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); with evidence of
-            images their information and a tenth of the precision.
+        models: The M models that were scored, best overall first; of many, the best ``M`` of ``among``.
+        scores: [M, C] float64. Estimated recall, lowered by the standard error for models that seem better than the
+            generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); after a trial on images the
+            information of the answers plus a tenth of the estimated recall.
         chosen: [M, C] bool, which models answer for which class.
         matches: For each class the concepts that speak for it, best first; none without labels.
-        coverage: [C] how well the graph covers each class, 0 to 1; for strategy ``mll`` as far as it counts the packs.
+        coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` those graphs that count.
         images: [C] number of probe images that the estimate for a class is worth.
         domain: Domain of the task as the user gave it; chooses the prompts.
         task: Task as the user gave it.
@@ -100,19 +100,10 @@ class Selection:
     evidence: UnlabeledEvidence | None = None
     among: int | None = None
 
-    def __post_init__(self) -> None:
-        freeze_arrays(self)
-
-    def __eq__(self, other: object) -> bool:
-        return same_fields(self, other)
-
-    __hash__ = None  # type: ignore[assignment]
-
     @cached_property
     def overall(self) -> NDArray[np.float64]:
         """[M] mean score over the classes."""
-        mean: NDArray[np.float64] = self.scores.mean(axis=1)
-        return mean
+        return read_only(self.scores.mean(axis=1))
 
     @cached_property
     def union(self) -> tuple[int, ...]:
@@ -140,7 +131,7 @@ class Selection:
         return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
-        """The concepts that decided for a class, best first, with the chosen models' precision on each.
+        """The concepts that decided for a class, best first, with the chosen models' recall on each.
 
         Raises:
             InputError: The selection has no such class.
@@ -258,7 +249,7 @@ def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
         "offsets": calibration.offsets.tolist(),
         "information": calibration.information.tolist(),
         "prior": evidence.prior.tolist(),
-        "firsts": evidence.firsts.tolist(),
+        "win_shares": evidence.win_shares.tolist(),
     }
 
 
@@ -270,7 +261,7 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         "temperatures": _numbers(document["temperatures"], sys.float_info.min),
         "information": _numbers(document["information"], 0, 1),
         "prior": _numbers(document["prior"], 0, 1),
-        "firsts": _numbers(document["firsts"], 0, 1),
+        "win_shares": _numbers(document["win_shares"], 0, 1),
     }
     if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model.values()):
         raise ValueError("the evidence of images is not one for each model and class")
@@ -278,7 +269,7 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         n_images=int(_number(document["images"], LEAST_IMAGES)),
         calibration=Calibration(per_model["temperatures"], offsets, per_model["information"]),
         prior=per_model["prior"],
-        firsts=per_model["firsts"],
+        win_shares=per_model["win_shares"],
         templates=_templates(document["templates"]),
     )
 

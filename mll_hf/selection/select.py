@@ -14,7 +14,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.models.published import best_published
-from mll_hf.selection.base import DIGITS, Candidates, NoneFitsError, SelectionConfig, Strategy
+from mll_hf.selection.base import DIGITS, Candidates, NoneFitsError, SelectionConfig, Strategy, in_units
 from mll_hf.selection.general import general_scores, imagenet_scores, prior_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
@@ -42,7 +42,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     scores = np.round(score(candidates, config), DIGITS)
     labels = candidates.labels.reference
     models = [*(_of_label(label) for label in labels), *(_of_published(m) for m in candidates.published)]
-    overall = np.round(scores.mean(axis=1), DIGITS)
+    overall = in_units(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
     best = next(m for m in order if m < len(labels))
     levels = np.array([models[m].general for m in order])
@@ -130,10 +130,10 @@ def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray
             ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
             np.put_along_axis(chosen, ranked[: min(config.k, most)], True, axis=0)
         case Strategy.GENERAL | Strategy.MLL | Strategy.IMAGENET:
-            best = np.argsort(-np.round(scores.mean(axis=1), DIGITS), kind="stable")
+            best = np.argsort(-in_units(scores).sum(axis=1), kind="stable")
             chosen[best[: min(config.k, most)]] = True
         case Strategy.UNIFORM:
-            chosen[np.argsort(-np.round(levels, DIGITS), kind="stable")[:most]] = True
+            chosen[np.argsort(-in_units(levels), kind="stable")[:most]] = True
     return chosen
 
 
@@ -144,6 +144,7 @@ def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.
     the sum over classes of the k best scores. That sum is submodular, so the greedy choice reaches at least
     1 - 1/e of the best one (Nemhauser et al., 1978).
     """
+    scores = in_units(scores)
     best = np.unique(np.argsort(-scores, axis=0, kind="stable")[:k])
     allowed = np.zeros(len(scores), np.bool_)
     if len(best) <= most:
@@ -210,9 +211,8 @@ def _published_within_caps(
 
 
 def _refuse_licenses(config: SelectionConfig) -> None:
-    """Labels cannot tell which models may be chosen."""
     if config.licenses:
-        raise InputError("labels carry no licenses; ask Client.select, which asks the Hub, or leave out the licenses")
+        raise InputError("licenses are checked by Client.select alone; use it, or leave out the licenses")
 
 
 def _fits(cost: Cost, config: SelectionConfig) -> bool:
@@ -259,7 +259,7 @@ def _known(precision: NDArray[np.float64]) -> tuple[float | None, ...]:
 
 
 def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np.float64]:
-    """[M, K] recall of every labeled model on the selected concepts, as the strategy sees it; NaN if not measured.
+    """[M, K] recall of every labeled model on the selected concepts, as the strategy sees it; NaN without images.
 
     A concept in several graphs has the mean over the images of all.
     """
@@ -278,9 +278,8 @@ def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np
                 recall = label.precision_among(n_candidates, concepts, graph.rival_counts)
             else:
                 recall = label.node_precision[concepts].astype(np.float64)
-            weights = np.maximum(label.support[concepts], 1)
-            won[m, there] += weights * recall
-            images[m, there] += weights
+            won[m, there] += label.support[concepts] * recall
+            images[m, there] += label.support[concepts]
     return np.divide(won, images, out=np.full_like(won, np.nan), where=images > 0)
 
 

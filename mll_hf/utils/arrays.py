@@ -44,3 +44,18 @@ def _same(first: object, second: object) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
     return bool(first == second)
+
+
+class ArrayFields:
+    """Base of dataclasses with array fields: the arrays are read-only, and instances compare by value.
+
+    Subclasses are declared with ``@dataclass(frozen=True, eq=False)``.
+    """
+
+    def __post_init__(self) -> None:
+        freeze_arrays(self)
+
+    def __eq__(self, other: object) -> bool:
+        return same_fields(self, other)
+
+    __hash__ = None  # type: ignore[assignment]

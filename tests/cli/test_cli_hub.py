@@ -22,7 +22,8 @@ from mll_hf.labels.store import LabelStore
 from mll_hf.matching.text_encoder import CachedEncoder
 
 MODELS = ("alice/clip", "alice/siglip")
-CARD = "---\nlicense: mit\ntags:\n  - clip # mine\n---\n# My model\n"
+CARD = "---\nlicense: {}\ntags:\n  - clip # mine\n---\n# My model\n"
+LICENSES = ("mit", "apache-2.0")
 
 
 @pytest.fixture(autouse=True)
@@ -39,10 +40,10 @@ def world(api, tmp_path, tiny_open_clip, tiny_siglip):
     graph = write_graph(tmp_path / "graph")
     api.create_repo("alice/graph", repo_type="dataset")
     api.upload_folder(repo_id="alice/graph", repo_type="dataset", folder_path=graph)
-    for repo_id, folder in zip(MODELS, (tiny_open_clip, tiny_siglip), strict=True):
+    for repo_id, folder, license in zip(MODELS, (tiny_open_clip, tiny_siglip), LICENSES, strict=True):
         api.create_repo(repo_id)
         api.upload_folder(repo_id=repo_id, folder_path=folder)
-        api.upload_file(repo_id=repo_id, path_in_repo="README.md", path_or_fileobj=CARD.encode())
+        api.upload_file(repo_id=repo_id, path_in_repo="README.md", path_or_fileobj=CARD.format(license).encode())
     command = ["label", *MODELS, "--graph", "hf://datasets/alice/graph", "--labels", str(tmp_path / "labels")]
     assert main(command) == 0
     (tmp_path / "red.png").write_bytes(encoded((200, 0, 0), 99))
@@ -59,7 +60,7 @@ def push(capsys, world, *arguments):
 
 
 def test_labels_of_hub_models_name_their_images_by_repo_and_commit(world, api):
-    labels = LabelStore(world / "labels").labels
+    labels = LabelStore(world / "labels").list()
     assert {label.probes_name for label in labels} == {"alice/graph"}
     assert {label.probes_revision for label in labels} == {api.dataset_info("alice/graph").sha}
     assert [label.model.repo_id for label in labels] == list(MODELS)
@@ -91,8 +92,6 @@ def test_push_to_the_models_own_repos_and_select_from_the_hub(world, capsys, hub
 
 def test_only_models_with_an_allowed_license(world, capsys, api, hub):
     _license_of.cache_clear()
-    apache = CARD.replace("license: mit", "license: apache-2.0").encode()
-    api.upload_file(repo_id=MODELS[1], path_in_repo="README.md", path_or_fileobj=apache)
     base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
     hub.requests.clear()
     for option, listed, expected in (
@@ -105,38 +104,47 @@ def test_only_models_with_an_allowed_license(world, capsys, api, hub):
         assert {name for names in json.loads(out)["chosen"].values() for name in names} == expected
     assert sorted(hub.requests) == [f"GET /api/models/{name}" for name in MODELS]  # once each, and no file
     said = fails(capsys, *base, "--license", "gpl-3.0")
-    assert "no model has an allowed license (gpl-3.0): the 2 best have" in said
+    assert "no model has an allowed license (gpl-3.0): the models have" in said
     assert "mit (1)" in said
     assert "apache-2.0 (1)" in said
     with pytest.raises(SystemExit):
         main([*map(str, base), "--license", ","])
-    assert "',' lists nothing" in capsys.readouterr().err
+    assert "',' is an empty list" in capsys.readouterr().err
+
+
+def test_licenses_are_confirmed_where_the_hub_can_be_reached(world, capsys, api, hub):
     _license_of.cache_clear()
+    base = ["select", "--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
+    other = CARD.format("cc-by-nc-4.0").encode()
+    api.upload_file(repo_id=MODELS[1], path_in_repo="README.md", path_or_fileobj=other)
     hub.down = True
-    assert "cannot find its license: the Hub answered with status 503" in fails(capsys, *base, "--license", "mit")
+    status, out, err = run(capsys, *base, "--license", "mit,apache-2.0")
+    assert {name for names in json.loads(out)["chosen"].values() for name in names} == set(MODELS)
+    assert "not confirmed" in err
     hub.down = False
+    status, out, err = run(capsys, *base, "--license", "mit,apache-2.0")
+    assert {name for names in json.loads(out)["chosen"].values() for name in names} == {MODELS[0]}
+    assert "alice/siglip (cc-by-nc-4.0, not apache-2.0)" in err
     push(capsys, world, *MODELS, "--to", COLLECTION)
     status, out, err = run(capsys, "predict", world / "red.png", *base[1:5], "--labels", COLLECTION, "--license", "mit")
     assert status == 0, err
 
 
-def test_the_graph_of_the_hub_can_be_named(world, capsys):
+def test_the_graph_of_the_hub_can_be_named(world, capsys, api):
     push(capsys, world, "--all")
-    status, out, _ = run(capsys, "labels", "ls", "--labels", "hub", "--graph", world / "graph", "--json")
-    assert status == 0
-    assert len(json.loads(out)) == 2
+    api.delete_repo("alice/graph", repo_type="dataset")
+    graph = ["--labels", "hub", "--graph", world / "graph"]
+    assert "alice/clip" in run(capsys, "labels", "show", "clip", *graph)[1]
     other = write_graph(world / "other", [{"id": "x", "names": ["x"], "gloss": "", "hypernyms": []}])
-    status, out, _ = run(capsys, "labels", "ls", "--labels", "hub", "--graph", other, "--json")
-    assert (status, json.loads(out)) == (0, [])
+    assert "no model has a label on the reference graph" in fails(capsys, "labels", "show", "clip", *graph[:3], other)
 
 
 def test_push_to_a_collection_and_use_it(world, capsys, api):
     (row,) = push(capsys, world, *MODELS, "--to", COLLECTION)
     assert row["changed"]
     assert row["models"] == list(MODELS)
-    assert {"graph.json", "index.safetensors", "README.md"} <= set(
-        api.list_repo_files("alice/labels", repo_type="dataset")
-    )
+    files = api.list_repo_files("alice/labels", repo_type="dataset")
+    assert {file.partition("/")[0] for file in files} - {".gitattributes"} == {"graphs", "labels", "index", "README.md"}
     assert not push(capsys, world, "clip", "--to", COLLECTION)[0]["changed"]
     from_folder = run(capsys, "select", "--classes", "cat, car", "--labels", world / "labels", "--json")[1]
     from_collection = run(capsys, "select", "--classes", "cat, car", "--labels", COLLECTION, "--json")[1]
@@ -160,7 +168,7 @@ def test_show_and_diff_from_every_source(source, world, capsys):
     assert "alice/clip" in out
     assert ("published by alice" in " ".join(out.split())) == (source != "folder")
     record = json.loads(run(capsys, "labels", "show", "clip", "--labels", labels, "--json")[1])
-    assert record["origin"].endswith("label.safetensors")
+    assert record["origin"].endswith(".safetensors")
     assert record["publisher"] == (None if source == "folder" else "alice")
     status, out, _ = run(capsys, "labels", "diff", "clip", "alice/siglip", "--labels", labels)
     assert status == 0
@@ -185,7 +193,7 @@ def test_verify_measures_again(world, capsys):
 
 def test_a_label_that_lies_fails_verification(world, capsys):
     store = LabelStore(world / "labels")
-    label = store.labels[0]
+    label = next(store.labels())
     flipped = {
         "ranks": np.where(np.arange(label.ranks.shape[1]) == 0, label.support[:, None], 0).astype(np.uint16),
         "predicted": label.support.copy(),
@@ -203,9 +211,9 @@ def test_a_label_that_lies_fails_verification(world, capsys):
 
 def test_index_takes_up_what_was_added_by_hand(world, capsys, api):
     push(capsys, world, "clip", "--to", COLLECTION)
-    label = LabelStore(world / "labels").labels[1]
-    path = LabelStore(world / "labels").path_of(label.model)
-    there = f"labels/{label.model.slug}/{label.model.revision}/label.safetensors"
+    store = LabelStore(world / "labels")
+    path = store.path_of(store.list()[1])
+    there = path.relative_to(store.folder).as_posix()
     api.upload_file(repo_id="alice/labels", repo_type="dataset", path_in_repo=there, path_or_fileobj=path)
     ls = ["labels", "ls", "--labels", COLLECTION, "--json"]
     assert len(json.loads(run(capsys, *ls)[1])) == 2
@@ -270,8 +278,7 @@ def test_bad_requests(world, capsys, tmp_path, api):
     assert "is not on the Hub" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/nothing")
     api.create_repo("alice/empty", repo_type="dataset")
     assert "holds no labels yet" in fails(capsys, "labels", "ls", "--labels", "hf://datasets/alice/empty")
-    assert "no collection" in fails(capsys, "labels", "index", "--labels", "hub")
-    assert "no collection" in fails(capsys, "labels", "index", "--labels", world / "labels")
+    assert "only collections and folders have an index" in fails(capsys, "labels", "index", "--labels", "hub")
     assert "hf://datasets/ORG/NAME" in fails(capsys, "labels", "ls", "--labels", "hf://models/a/b")
     assert "hf://datasets/ORG/NAME" in fails(capsys, "label", "alice/clip", "--graph", "hf://x", "--labels", tmp_path)
 

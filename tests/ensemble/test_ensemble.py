@@ -452,7 +452,7 @@ def diary(monkeypatch):
     """Models are ColorModels, and they and the decoder write into a diary."""
     diary = Diary()
 
-    def load(ref, device):
+    def load(ref, device, token=None):
         assert device == "somewhere"
         model = ColorModel(ref, diary, **diary.options.get(ref.short_name, {}))
         diary.models[ref.short_name] = model
@@ -673,6 +673,15 @@ def test_predictions_know_their_labels():
     prediction = Prediction(("a", "b"), np.array([[0.2, 0.8], [np.nan, np.nan], [0.5, 0.5]]), ("org/m",))
     assert prediction.labels == ("b", None, "a")
     assert prediction.unreadable == (1,)
+
+
+def test_predictions_compare_by_value_and_cannot_be_changed():
+    first, second = (Prediction(("a", "b"), np.array([[0.2, 0.8], [np.nan, np.nan]]), ("org/m",)) for _ in range(2))
+    assert first == second
+    assert first != replace(second, models=("org/other",))
+    assert first != replace(second, probabilities=np.array([[0.3, 0.7], [np.nan, np.nan]]))
+    with pytest.raises(ValueError, match="read-only"):
+        first.probabilities[0] = 0
 
 
 def test_votes_are_what_the_linear_pool_pools():

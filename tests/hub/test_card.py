@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import replace
@@ -35,24 +36,30 @@ LABEL = make_label(GRAPH, hits=[10, 5, 5, 5, 10, 10, 10], temperature=1.23456)
 SHA256 = "ab" * 32
 TAG = f"mll-graph-{GRAPH.digest[:12]}"
 OLD_TAG = "mll-graph-0123456789ab"
+SHORT = GRAPH.digest[:12]
 BLOCK = f"""mll:
-  schema: 1
-  graph:
-    name: "tiny"
-    digest: "{GRAPH.digest}"
-  probes:
-    name: "tiny"
-    revision: "{SHA}"
-  file: "mll/label.safetensors"
-  sha256: "{SHA256}"
-  revision: "{SHA}"
-  recall: 0.7857
-  concepts: 7
-  tests: 70
-  temperature: 1.235
-  package_version: "0.0"
+  schema: 2
+  labels:
+    "{SHORT}":
+      graph:
+        name: "tiny"
+        digest: "{GRAPH.digest}"
+      probes:
+        name: "tiny"
+        revision: "{SHA}"
+      file: "mll/label.safetensors"
+      sha256: "{SHA256}"
+      revision: "{SHA}"
+      recall: 0.7857
+      concepts: 7
+      tests: 70
+      temperature: 1.235
+      package_version: "0.0"
 """
-START, END = "<!-- mll-label:start -->", "<!-- mll-label:end -->"
+if SHORT[0].isalpha():
+    BLOCK = BLOCK.replace(f'"{SHORT}":', f"{SHORT}:")
+LIST_START, LIST_END = "<!-- mll-labels:start -->", "<!-- mll-labels:end -->"
+START, END = f"<!-- mll-label-{SHORT}:start -->", f"<!-- mll-label-{SHORT}:end -->"
 
 
 def added(readme, label=LABEL, graph=GRAPH, sha256=SHA256):
@@ -71,6 +78,11 @@ def front_of(readme):
     return REGEX_YAML_BLOCK.search(readme)[2] + "\n"
 
 
+def entry_of(readme, graph=GRAPH):
+    """What the metadata say of the label on a graph."""
+    return hub_view(readme)[0]["mll"]["labels"][graph.digest[:12]]
+
+
 def without_section(body):
     before, _, rest = body.partition(START)
     return before, rest.partition(END)[2]
@@ -86,7 +98,9 @@ def test_add_two_tags_a_block_and_a_section():
     assert section.endswith(f"{END}\n")
     assert "7 visual concepts" in section
     assert "70 tests" in section
-    assert "78.6%" in section
+    assert "| mean recall | 78.6% ± " in section
+    assert "| license of the model | mit |" in section
+    assert "| measured on | cpu, float32, torch 2.13.0 |" in section
     assert "\nmll-hf labels show org/model --labels hub\n" in section
 
 
@@ -107,13 +121,13 @@ def test_digests_that_look_like_numbers_are_quoted():
     digits = replace(LABEL, model=replace(LABEL.model, revision="1" * 20 + "e" + "2" * 19), probes_revision="0" * 40)
     readme = added("", digits, sha256="1" * 64)
     assert f'revision: "{digits.model.revision}"' in readme
-    block = hub_view(readme)[0]["mll"]
+    block = entry_of(readme)
     assert (block["probes"]["revision"], block["sha256"]) == ("0" * 40, "1" * 64)
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e30, 0.05, 3])
 def test_extreme_temperatures(temperature):
-    block = hub_view(added("", make_label(GRAPH, temperature=temperature)))[0]["mll"]
+    block = entry_of(added("", make_label(GRAPH, temperature=temperature)))
     assert math.isclose(block["temperature"], temperature, rel_tol=1e-3)
 
 
@@ -155,10 +169,7 @@ PAIR = f"{LABEL_TAG}, {TAG}"
         (f"tags: [{LABEL_TAG}]\n", f"tags: [{PAIR}]\n"),
         (f"tags: {LABEL_TAG}\n", "tags:\n" + OURS),
         (f"tags:\n- {TAG} # x\n- '{LABEL_TAG}'\n", f"tags:\n- {TAG} # x\n- '{LABEL_TAG}'\n"),
-        (f"tags:\n- {OLD_TAG} # x\n- a\n", f"tags:\n- {TAG} # x\n- a\n- {LABEL_TAG}\n"),
-        (f"tags: ['{OLD_TAG}', {LABEL_TAG}]\n", f"tags: ['{TAG}', {LABEL_TAG}]\n"),
-        (f'tags: ["{OLD_TAG}"]\n', f'tags: ["{TAG}", {LABEL_TAG}]\n'),
-        (f"tags: {OLD_TAG}\n", f"tags:\n- {TAG}\n- {LABEL_TAG}\n"),
+        (f"tags: ['{OLD_TAG}', {LABEL_TAG}]\n", f"tags: ['{OLD_TAG}', {LABEL_TAG}, {TAG}]\n"),
         ("tags:\n- mll-graph-of-mine\n", "tags:\n- mll-graph-of-mine\n" + OURS),
     ],
 )
@@ -257,19 +268,53 @@ def test_replace_any_form_of_block(old, tail):
 def test_a_new_label_replaces_the_old_one_in_place():
     first = added("---\nlicense: mit # x\ntags: [a]\n---\n# Title\n")
     first = first.replace("---\n# Title", "z: last\n---\n# Title") + "\nMore by the author, later."
-    graph = make_graph({"animal": (), "cat": ("animal",), "dog": ("animal",)}, name="other")
-    label = make_label(graph, hits=[1, 2, 3], revision="f" * 40, probes_name="other images")
-    second = added(first, label, graph, "cd" * 32)
+    label = make_label(GRAPH, hits=[1, 2, 3, 1, 2, 3, 1], revision="f" * 40, probes_name="other images")
+    second = added(first, label, sha256="cd" * 32)
     data, body = hub_view(second)
-    block = data["mll"]
-    assert (block["graph"]["digest"], block["sha256"], block["revision"]) == (graph.digest, "cd" * 32, "f" * 40)
-    assert data["tags"] == ["a", LABEL_TAG, f"mll-graph-{graph.digest[:12]}"]
+    assert (entry_of(second)["sha256"], entry_of(second)["revision"]) == ("cd" * 32, "f" * 40)
+    assert data["tags"] == ["a", LABEL_TAG, TAG]
     assert list(data) == ["license", "tags", "mll", "z"]
-    assert second.startswith("---\nlicense: mit # x\ntags: [a, ")
     assert without_section(body) == ("# Title\n\n", "\n\nMore by the author, later.")
-    assert '"other images"' in body
-    assert '"tiny"' not in body
+    assert "| other images (`" in body
+    assert "| tiny (`0" not in body
     assert added(second) == first  # and back
+
+
+def test_labels_on_several_graphs():
+    first = added("---\nlicense: mit # x\ntags: [a]\n---\n# Title\n")
+    graph = make_graph({"animal": (), "cat": ("animal",), "dog": ("animal",)}, name="other")
+    label, path = make_label(graph, hits=[1, 2, 3]), f"mll/{graph.digest[:12]}/label.safetensors"
+    second = add_label(first, label, graph, "cd" * 32, path)
+    data, body = hub_view(second)
+    assert data["tags"] == ["a", LABEL_TAG, TAG, graph_tag(graph.digest)]
+    assert entry_of(second) == entry_of(first)
+    assert (entry_of(second, graph)["file"], entry_of(second, graph)["sha256"]) == (path, "cd" * 32)
+    assert body.startswith(hub_view(first)[1])
+    assert f"| label | `{path}` |" in body
+    assert add_label(second, label, graph, "cd" * 32, path) == second
+    assert added(second) == second
+    assert hub_view(added(second, sha256="ef" * 32))[0]["mll"]["labels"].keys() == {SHORT, graph.digest[:12]}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [3, {}, [1], None, {"graph": "x"}, "no sha256", "a list", "a line break", "a long text", "a huge number", "a key"],
+)
+def test_entries_that_are_not_ours_are_dropped(entry):
+    ours = yaml.safe_load(BLOCK)["mll"]["labels"][SHORT]
+    changes = {
+        "no sha256": {key: value for key, value in ours.items() if key != "sha256"},
+        "a list": {**ours, "sha256": ["a"]},
+        "a line break": {**ours, "sha256": "a\nb"},
+        "a long text": {**ours, "sha256": "a" * 1000},
+        "a huge number": {**ours, "recall": 10**400},
+        "a key": {**ours, "x": 1},
+    }
+    old = changes[entry] if isinstance(entry, str) else entry
+    block = json.dumps({"schema": 2, "labels": {"0" * 12: old, "x": ours, "1" * 12: ours}})
+    edited = added(f"---\nmll: {block}\n---\n")
+    assert hub_view(edited)[0]["mll"]["labels"] == {"1" * 12: ours, SHORT: ours}
+    assert added(edited) == edited
 
 
 @pytest.mark.parametrize("body", ["text", "text\n", "text\n\n", "  ", "\ntext \t", "a\r\nb", "```\n---\n```\n"])
@@ -340,13 +385,10 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{y}: &{y} [*{x}, *{x}, *{x}, *{x}]\n" for x,
         ("tags: 5", "neither a list nor a text"),
         ("tags: true", "neither a list nor a text"),
         ("tags: 2024-01-01", "neither a list nor a text"),
-        (f"tags: [{OLD_TAG}, a, mll-graph-ba9876543210]", "several graphs"),
-        (f"tags:\n- {OLD_TAG}\n- {TAG}", "several graphs"),
         ("? mll\n: x", "by hand"),
         ("tags: |\n  a", "by hand"),
         ("a: b\n...", "by hand"),
         ("tags:\n- |+\n  a\n\nb: c", "by hand"),
-        (f'tags: ["{OLD_TAG[:-1]}\\x62"]', "by hand"),
     ],
 )
 def test_unsafe_front_matter_is_refused(front, reason):
@@ -448,8 +490,7 @@ def cards(draw):
     fence = "---\n" + "\n".join([*entries, "---\n"]) if entries else ""
     text = draw(st.sampled_from(["", "\ufeff"])) + fence + body + section
     text = text.replace("\n", draw(st.sampled_from(["\n", "\n", "\r\n"])))
-    pieces = [re.split(rf"{OLD_TAG}", piece) for piece in text.split(mark)[::2]]
-    return text.replace(mark, ""), [part for piece in pieces for part in piece]
+    return text.replace(mark, ""), text.split(mark)[::2]
 
 
 @examples
@@ -464,7 +505,7 @@ def test_everything_else_in_a_card_is_kept(card):
     assert others[0] == others[1]
     assert new["mll"] == yaml.safe_load(BLOCK)["mll"]
     old_tags = old.get("tags") or []
-    old_tags = [TAG if t == OLD_TAG else t for t in ([old_tags] if isinstance(old_tags, str) else old_tags)]
+    old_tags = [old_tags] if isinstance(old_tags, str) else old_tags
     assert new["tags"] == old_tags + [tag for tag in (LABEL_TAG, TAG) if tag not in old_tags]
     if START in readme:
         assert without_section(new_body) == without_section(old_body)
@@ -502,7 +543,7 @@ def test_damaged_cards_are_edited_safely_or_refused(card, data):
         return
     assert added(edited) == edited
     assert hub_view(edited)[0]["mll"] == yaml.safe_load(BLOCK)["mll"]
-    if OLD_TAG not in readme and "mll" not in readme:
+    if "mll:" not in readme and "mll'" not in readme and START not in readme:
         assert is_spread_over([readme.replace("~", "").replace("{}", "")], edited)
 
 
@@ -556,23 +597,26 @@ def test_names_in_a_model_card_are_escaped():
     label = make_label(graph, probes_name=HOSTILE, package_version=HOSTILE)
     edited = added("# Title\n", label, graph)
     assert added(edited, label, graph) == edited
-    data, body = hub_view(edited)
-    assert data["mll"]["graph"]["name"] == "".join(c if c.isprintable() else "?" for c in HOSTILE)
-    assert body.count(START) == body.count(END) == 1
-    section = body.split(START)[1].split(END)[0]
+    _, body = hub_view(edited)
+    start, end = START.replace(SHORT, graph.digest[:12]), END.replace(SHORT, graph.digest[:12])
+    assert entry_of(edited, graph)["graph"]["name"] == "".join(c if c.isprintable() else "?" for c in HOSTILE)
+    assert body.count(start) == body.count(end) == 1
+    section = body.split(start)[1].split(end)[0]
     assert not re.search(r"[<>\[\]*_~$@\\\x1b\u202e!]", section.replace("--:", "").split("```")[0])
     rows = [line for line in section.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in rows} == {5}
+    assert {line.count("|") for line in rows} == {3, 5}
     assert "&#60;script&#62;a&#124;b&#60;" in section
 
 
 def test_names_in_a_collection_card_are_escaped():
     graph = hostile_graph()
-    card = collection_card("org/labels", graph, [make_label(graph, repo_id="local-dir:/x/" + HOSTILE.replace("/", ""))])
+    card = collection_card(
+        "org/labels", [graph], [make_label(graph, repo_id="local-dir:/x/" + HOSTILE.replace("/", ""))]
+    )
     data, body = hub_view(card)
-    assert data["pretty_name"].startswith("Model labels on the graph <!--")
-    assert body.count(START) == body.count(END) == 1
-    assert "<" not in body.replace(START, "").replace(END, "")
+    assert data["pretty_name"].startswith("Model labels on <!--")
+    assert body.count(LIST_START) == body.count(LIST_END) == 1
+    assert "<" not in body.replace(LIST_START, "").replace(LIST_END, "")
     assert "\x1b" not in card
     assert body.count("\n---\n") == 0
 
@@ -594,58 +638,67 @@ def collection_labels():
 
 def test_collection_card():
     labels = collection_labels()
-    card = collection_card("org/labels", GRAPH, labels)
+    card = collection_card("org/labels", [GRAPH], labels)
     data, body = hub_view(card)
     assert data == {
         "license": "apache-2.0",
-        "pretty_name": "Model labels on the graph tiny",
+        "pretty_name": "Model labels on tiny",
         "tags": [COLLECTION_TAG, TAG],
         "viewer": False,
     }
     assert "mll-hf select --classes 'dog, cat, car' --labels hf://datasets/org/labels\n" in body
-    best, first, middle, mine = re.findall(r"^\| .*\d \|$", body, re.MULTILINE)
+    best, first, middle, mine = re.findall(r"^\| .*mit \|$", body, re.MULTILINE)
     link = "https://huggingface.co/org/best_one"
-    assert best == (f"| [org/best&#95;one]({link}) | [`{SHA[:7]}`]({link}/tree/{SHA}) | 0.900 | 986.0 M | 334 |")
+    assert best == (f"| [org/best&#95;one]({link}) | [`{SHA[:7]}`]({link}/tree/{SHA}) | 0.900 | 986.0 M | 334 | mit |")
     assert first.startswith("| [a/first-among-equals]")
-    assert middle.endswith("| 0.500 | 151.3 M | 8.73 |")
-    assert mine == f"| mine | `{SHA[:7]}` | 0.100 | 0.0 M | 0.00123 |"
+    assert middle.endswith("| 0.500 | 151.3 M | 8.73 | mit |")
+    assert mine == f"| mine | `{SHA[:7]}` | 0.100 | 0.0 M | 0.00123 | mit |"
     assert "secret" not in card
-    assert card == collection_card("org/labels", GRAPH, labels[::-1])
+    assert card == collection_card("org/labels", [GRAPH], labels[::-1])
     assert "more" not in body
 
 
 def test_collection_card_shows_at_most_200_models():
     labels = [replace(LABEL, model=replace(LABEL.model, repo_id=f"org/m{i}")) for i in range(1203)]
-    card = collection_card("org/labels", GRAPH, labels)
+    card = collection_card("org/labels", [GRAPH], labels)
     assert len(re.findall(r"^\| \[org", card, re.MULTILINE)) == 200
     assert "And 1,003 more" in card
 
 
-def test_collection_card_without_labels():
-    assert hub_view(collection_card("org/labels", GRAPH, []))[0]["tags"] == [COLLECTION_TAG, TAG]
+def test_collection_card_of_several_graphs():
+    other = make_graph({"a": (), "b": ("a",)}, name="other")
+    labels = [*collection_labels()[:2], make_label(other, repo_id="org/third", license=None)]
+    data, body = hub_view(collection_card("org/labels", [GRAPH, other], labels))
+    assert data["tags"] == [COLLECTION_TAG, graph_tag(other.digest), TAG]
+    assert data["pretty_name"] == "Model labels on other and tiny"
+    of_other, of_tiny = body.split("## Models on ")[1:]
+    assert "org/third" in of_other
+    assert "| unknown |" in of_other
+    assert "org/third" not in of_tiny
+    assert "org/middle" in of_tiny
 
 
 @pytest.mark.parametrize("line_break", ["\n", "\r\n"])
 def test_collection_card_keeps_the_owners_text(line_break):
     labels = collection_labels()
     before = line_break.join(["---", "license: mit # ours", "---", "# Ours", ""])
-    card = collection_card("org/labels", GRAPH, labels[:1], before)
+    card = collection_card("org/labels", [GRAPH], labels[:1], before)
     assert card.startswith(before)
     assert card.replace(line_break, "").count("\n") == 0
     changed = card + f"Our last words.{line_break}"
-    again = collection_card("org/labels", GRAPH, labels, changed)
+    again = collection_card("org/labels", [GRAPH], labels, changed)
     assert again.startswith(before)
-    assert again.endswith(f"{END}{line_break}Our last words.{line_break}")
-    assert again.count(START) == again.count(END) == 1
+    assert again.endswith(f"{LIST_END}{line_break}Our last words.{line_break}")
+    assert again.count(LIST_START) == again.count(LIST_END) == 1
     assert "org/best_one" in again
-    assert collection_card("org/labels", GRAPH, labels, again) == again
+    assert collection_card("org/labels", [GRAPH], labels, again) == again
 
 
 def test_collection_card_with_unpaired_markers_is_refused():
-    card = collection_card("org/labels", GRAPH, collection_labels())
-    for damaged in (card.replace(END, ""), card + END, "---\nlicense: mit\n"):
+    card = collection_card("org/labels", [GRAPH], collection_labels())
+    for damaged in (card.replace(LIST_END, ""), card + LIST_END, "---\nlicense: mit\n"):
         with pytest.raises(CardError):
-            collection_card("org/labels", GRAPH, collection_labels(), damaged)
+            collection_card("org/labels", [GRAPH], collection_labels(), damaged)
 
 
 @pytest.mark.parametrize("url", [None, "https://huggingface.co/org/model"])

@@ -12,34 +12,36 @@ import numpy as np
 import pytest
 import yaml
 from huggingface_hub import HfApi
-from mll_hf.hub.index import INDEX_FILE, index_from_bytes, index_to_bytes
 
 from hub_worlds import (
     COLLECTION,
     GRAPH,
     MODEL_FILES,
     OTHER_GRAPH,
+    OTHER_STEM,
     READ_ONLY,
     READER,
     REPO,
+    STEM,
     THIRD,
     clock,
-    entries_of,
     graph_file,
+    graph_files,
     index_file,
     label_files,
+    path_of,
     put_collection,
     put_model,
     sha256_of,
     some_labels,
 )  # fmt: skip
 from mll_hf.errors import CardError, HubError, InputError, MLLError
-from mll_hf.graph.concepts import GRAPH_FILE
+from mll_hf.hub import sources
 from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
-from mll_hf.hub.publish import build_index, publish_label, publish_to_collection
+from mll_hf.hub.publish import publish_label, publish_to_collection, update_index
 from mll_hf.hub.sources import open_source
-from mll_hf.labels.label import ModelRef, label_from_bytes, label_to_bytes
-from mll_hf.labels.store import label_path
+from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
+from mll_hf.labels.label import ModelRef
 from worlds import SHA, make_label
 
 __all__ = ["clock"]  # a fixture
@@ -47,6 +49,7 @@ __all__ = ["clock"]  # a fixture
 pytestmark = pytest.mark.usefixtures("clock")
 MODEL = "alice/model"
 COMMIT = "/commit/"
+SHARD = f"index/{STEM}/00000.safetensors"
 LABELS = some_labels(4)
 README = b"---\nlicense: mit  # ours\ntags: [clip]\n---\r\n# A model\n\nSays \xe2\x80\x9chello\xe2\x80\x9d."
 
@@ -81,30 +84,41 @@ def metadata_of(readme):
     return yaml.safe_load(readme.decode().split("---")[1])
 
 
-def assert_published(hub, label, revision="main"):
-    """Label, tags and claim are there and agree; every other file and all of the author's card are as before."""
+def assert_published(hub, label, revision="main", path=LABEL_PATH):
+    """Label, tags and metadata are there and agree; every other file and all of the author's card are as before."""
     files = hub.files("model", label.model.repo_id, revision)
     blob = label_to_bytes(label)
-    assert files[LABEL_PATH] == blob
+    assert files[path] == blob
     metadata = metadata_of(files["README.md"])
     assert {LABEL_TAG, graph_tag(label.graph_digest)} <= set(metadata["tags"])
-    assert metadata["mll"]["sha256"] == sha256_of(blob)
-    assert metadata["mll"]["revision"] == label.model.revision
+    entry = metadata["mll"]["labels"][label.graph_digest[:12]]
+    assert (entry["sha256"], entry["revision"], entry["file"]) == (sha256_of(blob), label.model.revision, path)
     measured = hub.files("model", label.model.repo_id, label.model.revision)
-    untouched = {path: content for path, content in files.items() if path not in (LABEL_PATH, "README.md")}
-    assert untouched == {path: content for path, content in measured.items() if path != "README.md"}
+    untouched = {name for name in files if not name.startswith("mll/") and name != "README.md"}
+    assert {name: files[name] for name in untouched} == {
+        name: content for name, content in measured.items() if name != "README.md"
+    }
 
 
-def assert_collected(hub, labels, repo_id=REPO):
+def assert_collected(hub, labels, graphs=(GRAPH,), repo_id=REPO):
     """The collection holds exactly these labels, and its index and card agree with them."""
     files = hub.files("dataset", repo_id)
-    label_paths = {path for path in files if path.startswith("labels/")}
-    assert {path: files[path] for path in label_paths} == label_files(labels)
-    assert files[INDEX_FILE] == index_to_bytes(GRAPH, entries_of(labels))
+    assert {path: content for path, content in files.items() if path.startswith("labels/")} == label_files(labels)
+    assert graph_files(*graphs).items() <= files.items()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "MANY_LABELS", 1)
+        before = len(hub.requests)
+        indexed = open_source(f"hf://datasets/{repo_id}").indexed
+        asked = [request for request in hub.requests[before:] if "/resolve/" in request]
+    assert {(label.model, label.group): label.license for label in indexed} == {
+        (label.model, label.group): label.license for label in labels
+    }
+    assert not [request for request in asked if any(request.endswith(path_of(label)) for label in labels)]
     card = files["README.md"].decode()
     for label in labels:
         assert label.model.repo_id in card
-    assert set(files) == {*label_paths, INDEX_FILE, GRAPH_FILE, "README.md", *(set(files) & {".gitattributes"})}
+    others = [path for path in files if not path.startswith(("labels/", "graphs/", "index/"))]
+    assert set(others) <= {"README.md", ".gitattributes"}
 
 
 # ---- in the model's own repo
@@ -150,7 +164,7 @@ def test_a_new_label_replaces_the_old_one(hub, label):
     newer = replace(label, temperature=np.array([2], np.float32))
     assert publish_label(newer, GRAPH).changed
     assert_published(hub, newer)
-    assert hub.files("model", MODEL)["README.md"].count(b"<!-- mll-label:start -->") == 1
+    assert hub.files("model", MODEL)["README.md"].count(b":start -->") == 1
 
 
 def test_changed_weights_are_refused(hub, label):
@@ -183,11 +197,11 @@ def test_unpublishable_labels_are_refused_without_a_request(hub, label):
     local = replace(label, model=ModelRef("local-dir:/models/x", SHA, "open_clip"))
     assert "hf upload" in complaint_of(lambda: publish_label(local, GRAPH), InputError)
     assert "not of the graph other" in complaint_of(lambda: publish_label(label, OTHER_GRAPH), InputError)
-    assert "no labels" in complaint_of(lambda: publish_to_collection([], GRAPH, COLLECTION), InputError)
+    assert "no labels" in complaint_of(lambda: publish_to_collection([], [GRAPH], COLLECTION), InputError)
     assert "leave out the @" in complaint_of(
-        lambda: publish_to_collection([label], GRAPH, f"{COLLECTION}@{SHA}"), InputError
+        lambda: publish_to_collection([label], [GRAPH], f"{COLLECTION}@{SHA}"), InputError
     )
-    assert "is not of the form" in complaint_of(lambda: publish_to_collection([label], GRAPH, "x"), InputError)
+    assert "is not of the form" in complaint_of(lambda: publish_to_collection([label], [GRAPH], "x"), InputError)
     assert hub.requests == []
 
 
@@ -433,7 +447,7 @@ def _publish_in_child(kind, label):
     if kind == "model":
         publish_label(label, GRAPH)
     else:
-        publish_to_collection([label], GRAPH, COLLECTION)
+        publish_to_collection([label], [GRAPH], COLLECTION)
 
 
 @pytest.fixture(scope="module")
@@ -491,12 +505,12 @@ def test_a_killed_publication_leaves_the_collection_unchanged_or_complete(hub, p
     for number in itertools.count():
         hub.reset()
         put_collection(LABELS[:2])
-        build_index(COLLECTION)
+        update_index(COLLECTION)
         before = hub.files("dataset", REPO)
         was_killed = kill_at(hub, processes, number, "dataset", LABELS[2])
         if is_untouched := hub.files("dataset", REPO) == before:
             assert len(open_source(COLLECTION).list()) == 2
-            publish_to_collection([LABELS[2]], GRAPH, COLLECTION)
+            publish_to_collection([LABELS[2]], [GRAPH], COLLECTION)
         outcomes.append(is_untouched)
         assert_collected(hub, LABELS[:3])
         if not was_killed:
@@ -509,7 +523,7 @@ def test_a_killed_first_publication_can_be_completed(hub, processes):
     for number in itertools.count():
         hub.reset()
         was_killed = kill_at(hub, processes, number, "dataset", LABELS[0])
-        publish_to_collection([LABELS[0]], GRAPH, COLLECTION)
+        publish_to_collection([LABELS[0]], [GRAPH], COLLECTION)
         assert_collected(hub, LABELS[:1])
         if not was_killed:
             break
@@ -523,13 +537,30 @@ def test_metadata_that_the_hub_refuses(hub, label):
     assert LABEL_PATH not in hub.files("model", MODEL)
 
 
-def test_replacing_a_label_of_another_graph_warns(hub, label, caplog):
+def test_each_graph_has_a_label_of_its_own(hub, label, caplog):
     publish_label(label, GRAPH)
-    assert "another graph" not in caplog.text
     other = make_label(OTHER_GRAPH, repo_id=MODEL, revision=label.model.revision)
-    publish_label(other, OTHER_GRAPH)
-    assert "alice/model has a label of another graph, which is replaced" in caplog.text
-    assert_published(hub, other)
+    path = f"mll/{OTHER_GRAPH.digest[:12]}/label.safetensors"
+    for _ in range(2):
+        publish_label(other, OTHER_GRAPH)
+        assert_published(hub, label)
+        assert_published(hub, other, path=path)
+    newer = replace(label, temperature=np.array([2], np.float32))
+    publish_label(newer, GRAPH)
+    assert_published(hub, newer)
+    assert_published(hub, other, path=path)
+    metadata = metadata_of(hub.files("model", MODEL)["README.md"])
+    assert metadata["tags"] == ["clip", LABEL_TAG, graph_tag(GRAPH.digest), graph_tag(OTHER_GRAPH.digest)]
+    hub.put("model", MODEL, {LABEL_PATH: None})
+    assert publish_label(other, OTHER_GRAPH).changed is False  # it stays where it is
+    assert {label.model for label in open_source("hub").list()} == {other.model}
+
+
+def test_a_damaged_label_is_replaced(hub, label, caplog):
+    hub.put("model", MODEL, {LABEL_PATH: b"bad"})
+    publish_label(label, GRAPH)
+    assert "mll/label.safetensors is replaced" in caplog.text
+    assert_published(hub, label)
 
 
 @pytest.mark.parametrize(("name", "warned"), [("my-folder", True), ("alice/graph", False)])
@@ -542,7 +573,7 @@ def test_a_label_on_a_local_graph_warns(hub, caplog, name, warned):
 
 
 def test_a_new_collection_is_filled_in_one_commit(hub):
-    published = publish_to_collection(LABELS, GRAPH, COLLECTION)
+    published = publish_to_collection(LABELS, [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
     assert commits(hub, "dataset", REPO) == ["Add MLL labels"]
     assert published.changed
@@ -551,109 +582,114 @@ def test_a_new_collection_is_filled_in_one_commit(hub):
 
 
 def test_a_new_collection_may_be_private(hub):
-    publish_to_collection(LABELS, GRAPH, COLLECTION, private=True)
+    publish_to_collection(LABELS, [GRAPH], COLLECTION, private=True)
     assert hub.repos["dataset", REPO].private
-    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
     assert hub.repos["dataset", REPO].private
 
 
 def test_an_empty_dataset_becomes_a_collection(hub):
     hub.put("dataset", REPO, {".gitattributes": b"*.png filter=lfs\n"})
-    publish_to_collection(LABELS, GRAPH, COLLECTION)
+    publish_to_collection(LABELS, [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
 
 
-def test_the_dataset_of_a_graph_becomes_a_collection(hub):
+def test_the_dataset_of_a_graph_is_no_collection(hub):
     hub.put("dataset", REPO, {**graph_file(), "images-0.parquet": b"images"})
-    before = hub.files("dataset", REPO)
-    publish_to_collection(LABELS, GRAPH, COLLECTION)
-    assert before.items() <= hub.files("dataset", REPO).items()
-    assert len(open_source(COLLECTION).list()) == 4
+    said = complaint_of(lambda: publish_to_collection(LABELS, [GRAPH], COLLECTION), InputError)
+    assert "a dataset of another kind (graph.json, images-0.parquet)" in said
 
 
 def test_the_owners_text_in_a_collections_card_is_kept(hub):
     hub.put("dataset", REPO, {"README.md": README})
-    publish_to_collection(LABELS[:2], GRAPH, COLLECTION)
-    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[:2], [GRAPH], COLLECTION)
+    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
     assert hub.files("dataset", REPO)["README.md"].startswith(README)
 
 
 def test_a_dataset_of_another_kind_is_refused(hub):
     hub.put("dataset", REPO, {"train.parquet": b"rows"})
-    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION), InputError)
+    said = complaint_of(lambda: publish_to_collection(LABELS, [GRAPH], COLLECTION), InputError)
     assert "a dataset of another kind (train.parquet)" in said
     assert set(hub.files("dataset", REPO)) == {"train.parquet"}
 
 
 def test_a_public_collection_is_refused_if_private_is_requested(hub):
     put_collection(LABELS[:2])
-    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION, private=True), InputError)
+    said = complaint_of(lambda: publish_to_collection(LABELS, [GRAPH], COLLECTION, private=True), InputError)
     assert "exists already and is public" in said
     hub.repos["dataset", REPO].private = True
-    assert publish_to_collection(LABELS, GRAPH, COLLECTION, private=True).changed
+    assert publish_to_collection(LABELS, [GRAPH], COLLECTION, private=True).changed
 
 
 def test_publishing_to_a_collection_twice_changes_nothing(hub):
-    publish_to_collection(LABELS, GRAPH, COLLECTION)
+    publish_to_collection(LABELS, [GRAPH], COLLECTION)
     hub.requests.clear()
-    assert not publish_to_collection(LABELS, GRAPH, COLLECTION).changed
-    assert not publish_to_collection(LABELS[1:2], GRAPH, COLLECTION).changed
-    assert not build_index(COLLECTION).changed
+    assert not publish_to_collection(LABELS, [GRAPH], COLLECTION).changed
+    assert not publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION).changed
+    assert not update_index(COLLECTION).changed
     assert len(commits(hub, "dataset", REPO)) == 1
     assert not [request for request in hub.requests if not request.startswith(("GET ", "HEAD "))]
 
 
 def test_labels_are_added_to_those_that_are_there(hub):
     for label in LABELS:
-        publish_to_collection([label], GRAPH, COLLECTION)
+        publish_to_collection([label], [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
 
 
-def test_a_collection_of_another_graph_is_refused(hub):
-    put_collection([make_label(OTHER_GRAPH)], graph=OTHER_GRAPH)
-    said = complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION), InputError)
-    assert "holds labels of another graph (other, " in said
-    assert len(commits(hub, "dataset", REPO)) == 1
+def test_labels_on_several_graphs_in_one_collection(hub):
+    others = [make_label(OTHER_GRAPH, repo_id=label.model.repo_id) for label in LABELS[:2]]
+    publish_to_collection(LABELS, [GRAPH], COLLECTION)
+    published = publish_to_collection(others[:1], [OTHER_GRAPH, GRAPH], COLLECTION)
+    assert published.changed
+    assert_collected(hub, [*LABELS, others[0]], (GRAPH, OTHER_GRAPH))
+    publish_to_collection([*others, LABELS[0]], [GRAPH, OTHER_GRAPH], COLLECTION)
+    assert_collected(hub, [*LABELS, *others], (GRAPH, OTHER_GRAPH))
+    assert len(commits(hub, "dataset", REPO)) == 3
+    card = hub.files("dataset", REPO)["README.md"].decode()
+    assert card.index("## Models on other") < card.index("## Models on tiny")
+    assert card.count("[org/model-00]") == 2
 
 
 def test_a_collection_under_another_users_name_is_refused(hub):
-    assert "may not do this" in complaint_of(lambda: publish_to_collection(LABELS, GRAPH, COLLECTION, token=READER))
+    assert "may not do this" in complaint_of(lambda: publish_to_collection(LABELS, [GRAPH], COLLECTION, token=READER))
     assert hub.repos == {}
 
 
 def test_pull_requests_of_two_users_do_not_conflict(hub, api):
-    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
     for number, (label, token) in enumerate(zip(LABELS[1:3], (READER, THIRD), strict=True), 1):
-        assert publish_to_collection([label], GRAPH, COLLECTION, token=token).pull_request == number
+        assert publish_to_collection([label], [GRAPH], COLLECTION, token=token).pull_request == number
     assert len(open_source(COLLECTION).list()) == 1
     for number in (1, 2):
         api.merge_pull_request(REPO, number, repo_type="dataset")
-    assert len(open_source(COLLECTION).list()) == 3  # the index lacks them, the reader does not
-    assert build_index(COLLECTION).changed
+    assert len(open_source(COLLECTION).list()) == 3
+    assert update_index(COLLECTION).changed
     assert_collected(hub, LABELS[:3])
 
 
 def test_the_next_publication_indexes_merged_labels(hub, api):
-    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
-    publish_to_collection(LABELS[1:2], GRAPH, COLLECTION, token=READER)
+    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
+    publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION, token=READER)
     api.merge_pull_request(REPO, 1, repo_type="dataset")
-    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
 
 
 def test_a_second_publication_goes_into_the_open_pull_request(hub):
-    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
-    publish_to_collection(LABELS[1:2], GRAPH, COLLECTION, token=READER)
-    publish_to_collection(LABELS[2:], GRAPH, COLLECTION, token=READER)
+    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
+    publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION, token=READER)
+    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION, token=READER)
     assert len(hub.repos["dataset", REPO].discussions) == 1
     assert label_files(LABELS[1:]).items() <= hub.files("dataset", REPO, "refs/pr/1").items()
 
 
 def test_a_concurrent_commit_in_a_collection_is_kept(hub):
-    publish_to_collection(LABELS[:1], GRAPH, COLLECTION)
-    hub.before(COMMIT, lambda: publish_to_collection(LABELS[1:2], GRAPH, COLLECTION))
-    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
+    hub.before(COMMIT, lambda: publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION))
+    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
 
 
@@ -662,7 +698,7 @@ def test_eight_publishers_at_once_lose_nothing(hub):
 
     def publish(first):
         for label in labels[first::8]:
-            publish_to_collection([label], GRAPH, COLLECTION)
+            publish_to_collection([label], [GRAPH], COLLECTION)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(publish, range(8)))
@@ -671,43 +707,90 @@ def test_eight_publishers_at_once_lose_nothing(hub):
 
 def test_invalid_labels_are_not_indexed(hub, caplog):
     put_collection(LABELS[:1])
-    hub.put("dataset", REPO, {label_path(LABELS[1].model): b"bad", **label_files([])})
-    publish_to_collection(LABELS[2:], GRAPH, COLLECTION)
+    hub.put("dataset", REPO, {path_of(LABELS[1]): b"bad"})
+    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
     assert "left out: " in caplog.text
-    _, entries = index_from_bytes(hub.files("dataset", REPO)[INDEX_FILE])
-    assert [entry.summary.model for entry in entries] == [label.model for label in (LABELS[0], *LABELS[2:])]
-    assert hub.files("dataset", REPO)[label_path(LABELS[1].model)] == b"bad"  # it is not ours to delete
+    assert hub.files("dataset", REPO)[path_of(LABELS[1])] == b"bad"  # it is not ours to delete
+    hub.put("dataset", REPO, {path_of(LABELS[1]): None})
+    assert_collected(hub, [LABELS[0], *LABELS[2:]])
 
 
 def test_an_invalid_label_is_replaced_by_publishing_a_valid_one(hub):
     put_collection(LABELS[:1])
-    hub.put("dataset", REPO, {label_path(LABELS[1].model): b"bad"})
-    publish_to_collection(LABELS[1:], GRAPH, COLLECTION)
+    hub.put("dataset", REPO, {path_of(LABELS[1]): b"bad"})
+    publish_to_collection(LABELS[1:], [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
 
 
 def test_an_empty_index_is_not_built(hub):
-    assert "is not on the Hub" in complaint_of(lambda: build_index(COLLECTION))
-    hub.put("dataset", REPO, {})
-    assert "holds no labels yet" in complaint_of(lambda: build_index(COLLECTION), InputError)
-    hub.put("dataset", REPO, graph_file())
-    assert "holds no valid label" in complaint_of(lambda: build_index(COLLECTION), InputError)
+    assert "is not on the Hub" in complaint_of(lambda: update_index(COLLECTION))
+    hub.put("dataset", REPO, graph_files())
+    assert "holds no labels yet" in complaint_of(lambda: update_index(COLLECTION), InputError)
+    hub.put("dataset", REPO, {path_of(LABELS[1]): b"bad"})
+    assert "holds no valid label" in complaint_of(lambda: update_index(COLLECTION), InputError)
 
 
-def test_a_damaged_index_is_rebuilt(hub):
-    for damaged in (b"", b"bad", index_file(LABELS)[INDEX_FILE][:-1], index_file(LABELS[:1])[INDEX_FILE]):
-        hub.reset()
-        put_collection(LABELS)
-        hub.put("dataset", REPO, {INDEX_FILE: damaged})
-        assert build_index(COLLECTION).changed
-        assert_collected(hub, LABELS)
+def test_labels_whose_graph_is_missing_are_not_indexed(hub, caplog):
+    put_collection(LABELS)
+    hub.put("dataset", REPO, label_files([make_label(OTHER_GRAPH)]))
+    update_index(COLLECTION)
+    assert f"labels {OTHER_STEM} are not indexed, since their graph is missing" in caplog.text
+    assert not [path for path in hub.files("dataset", REPO) if path.startswith(f"index/{OTHER_STEM}")]
 
 
-def test_build_index_without_write_access_opens_a_pull_request(hub):
+def damaged_shards():
+    whole = index_file(LABELS)[SHARD]
+    return {"empty": b"", "bad": b"bad", "cut": whole[:-1], "stale": index_file(LABELS[:1])[SHARD]}
+
+
+@pytest.mark.parametrize("damage", ["empty", "bad", "cut", "stale"])
+def test_a_damaged_index_is_rebuilt(hub, damage):
+    put_collection(LABELS)
+    hub.put("dataset", REPO, {SHARD: damaged_shards()[damage], SHARD.replace("00000", "00007"): b"bad"})
+    assert update_index(COLLECTION).changed
+    assert_collected(hub, LABELS)
+    assert not update_index(COLLECTION).changed
+
+
+def test_a_label_that_is_gone_leaves_the_index(hub):
+    put_collection(LABELS)
+    hub.put("dataset", REPO, {path_of(LABELS[3]): None})
+    assert update_index(COLLECTION).changed
+    assert_collected(hub, LABELS[:3])
+
+
+def test_a_group_that_is_gone_leaves_the_index(hub):
+    put_collection(LABELS)
+    others = [make_label(OTHER_GRAPH)]
+    publish_to_collection(others, [OTHER_GRAPH], COLLECTION)
+    hub.put("dataset", REPO, {path_of(others[0]): None})
+    assert update_index(COLLECTION).changed
+    assert_collected(hub, LABELS)
+    assert not [path for path in hub.files("dataset", REPO) if path.startswith(f"index/{OTHER_STEM}")]
+
+
+def test_a_label_that_was_measured_anew_is_updated(hub):
+    put_collection(LABELS)
+    newer = replace(LABELS[2], license="apache-2.0")
+    hub.put("dataset", REPO, label_files([newer]))
+    assert update_index(COLLECTION).changed
+    assert_collected(hub, [*LABELS[:2], newer, LABELS[3]])
+
+
+def test_only_labels_that_the_index_lacks_are_fetched(hub):
+    put_collection(LABELS, index=LABELS[:3])
+    update_index(COLLECTION)
+    fetched = [
+        request for request in hub.requests if request.startswith("HEAD") and request.endswith(f"{STEM}.safetensors")
+    ]
+    assert [request.split("/")[-3] for request in fetched] == ["org--model-03"]
+
+
+def test_update_index_without_write_access_opens_a_pull_request(hub):
     put_collection(LABELS, index=LABELS[:1])
-    published = build_index(COLLECTION, token=READER)
+    published = update_index(COLLECTION, token=READER)
     assert published.pull_request == 1
-    assert hub.files("dataset", REPO, "refs/pr/1")[INDEX_FILE] == index_to_bytes(GRAPH, entries_of(LABELS))
+    assert hub.files("dataset", REPO, "refs/pr/1")[SHARD] != hub.files("dataset", REPO)[SHARD]
 
 
 def test_the_committer_of_a_label_is_listed(hub, label):

@@ -5,35 +5,27 @@ from __future__ import annotations
 import json
 import re
 import threading
-import time
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from huggingface_hub import constants
-from mll_hf.labels.catalog import write_catalog
 
-import mll_hf.selection as selecting
 from hub_worlds import GRAPH, clock  # noqa: F401
 from mll_hf.client import Client
 from mll_hf.errors import HubError, InputError
 from mll_hf.hub import licenses
 from mll_hf.hub.licenses import licenses_of
+from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, shard_to_bytes
+from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Cost
-from mll_hf.labels.store import LabelStore, Origin
+from mll_hf.labels.rank_code import RankCode
+from mll_hf.labels.store import LabelStore
 from mll_hf.models.published import PublishedModel
-from mll_hf.selection import (
-    Selection,
-    SelectionConfig,
-    Strategy,
-    bounds,
-    choose_allowed,
-    select,
-    select_by_imagenet,
-    select_from_catalog,
-)
-from selection_worlds import WordEncoder, random_candidates
+from mll_hf.selection import Selection, SelectionConfig, Strategy, indexed, select, select_by_imagenet
+from mll_hf.selection.licenses import choose_allowed
+from selection_worlds import WordEncoder, candidates_on, random_candidates
 from test_client import PHOTOS, SHOWN, models  # noqa: F401
 from worlds import CAT, make_label
 
@@ -164,12 +156,14 @@ def test_a_hub_that_cannot_be_asked(hub, clock, monkeypatch):  # noqa: F811
 
 
 class World:
-    """Licenses of models, and the rounds in which they were asked for."""
+    """What the Hub says of licenses, and the rounds in which it was asked."""
 
-    def __init__(self, licenses):
-        self.licenses, self.rounds = licenses, []
+    def __init__(self, licenses, is_down=False):
+        self.licenses, self.rounds, self.is_down = licenses, [], is_down
 
     def __call__(self, ids):
+        if self.is_down:
+            raise HubError(ids[0], "the Hub cannot be reached")
         self.rounds.append(list(ids))
         assert len(set(ids)) == len(ids)
         assert not {id for ids in self.rounds[:-1] for id in ids} & set(ids)
@@ -184,13 +178,20 @@ def chosen(selection):
     return {selection.models[m].ref.repo_id for m in selection.union}
 
 
-def compare(candidates, config, said):
+def ids_of(candidates):
+    return [model.repo_id for model in candidates.labels.models]
+
+
+def choosing(candidates):
+    return lambda config: select(candidates, config)
+
+
+def compare(candidates, config, said, claims=None):
     """The choice is that among the labels of allowed models alone; returns it, and what was asked."""
     world = World(said)
-    ids = [label.model.repo_id for label in candidates.labels]
-    ours = choose_allowed(lambda config: select(candidates, config), world, ids, config)
-    kept = tuple(label for label in candidates.labels if said.get(label.model.repo_id) in config.licenses)
-    theirs = select(replace(candidates, labels=kept), replace(config, licenses=()))
+    ours = choose_allowed(choosing(candidates), world, claims or dict.fromkeys(ids_of(candidates)), config)
+    kept = [m for m, id in enumerate(ids_of(candidates)) if said.get(id) in config.licenses]
+    theirs = select(replace(candidates, labels=candidates.labels.take(kept)), replace(config, licenses=()))
     rows = {model.ref.repo_id: m for m, model in enumerate(ours.models)}
     at = [rows[model.ref.repo_id] for model in theirs.models]
     if config.strategy is not Strategy.UNIFORM:  # whose scores are shares of the number of models
@@ -203,29 +204,63 @@ def compare(candidates, config, said):
 
 def random_licenses(candidates, seed, share=0.5):
     rng = np.random.default_rng(seed)
-    drawn = rng.random(len(candidates.labels))
     others = ["cc-by-nc-4.0", None, "other"]
-    return {
-        label.model.repo_id: "mit" if p < share else others[int(rng.integers(3))]
-        for label, p in zip(candidates.labels, drawn, strict=True)
-    }
+    return {id: "mit" if rng.random() < share else others[int(rng.integers(3))] for id in ids_of(candidates)}
 
 
+@pytest.mark.parametrize("claimed", ["nothing", "half", "all"])
 @pytest.mark.parametrize("strategy", [s for s in Strategy if s is not Strategy.IMAGENET])
 @pytest.mark.parametrize("options", [{}, {"k": 3}, {"k": 2, "max_models": 3}, {"max_gflops": 50.0}, {"k": 99}])
-def test_the_choice_is_that_among_allowed_models_alone(strategy, options):
-    for seed in range(6):
+def test_the_choice_is_that_among_allowed_models_alone(strategy, options, claimed):
+    for seed in range(3):
         candidates = random_candidates(n_models=25, seed=seed)
         said = random_licenses(candidates, seed)
-        compare(candidates, SelectionConfig(strategy, **options, licenses=("mit",)), said)
+        claims = {id: said[id] if claimed == "all" or (claimed == "half" and n % 2) else None
+                  for n, id in enumerate(said)}  # fmt: skip
+        config = SelectionConfig(strategy, **options, licenses=("mit",))
+        ours, world = compare(candidates, config, said, claims)
+        if claimed == "all":
+            assert {id for ids in world.rounds for id in ids if claims[id]} == chosen(ours)
+
+
+def test_licenses_of_labels_cost_one_request_for_each_chosen_model():
+    candidates = random_candidates(n_models=300, n_concepts=8, seed=1)
+    said = {id: license or "other" for id, license in random_licenses(candidates, 3, 0.1).items()}
+    for k in (1, 3):
+        ours, world = compare(candidates, SelectionConfig(k=k, licenses=OPEN), said, said)
+        assert world.rounds == [[model.ref.repo_id for model in ours.models if model.ref.repo_id in chosen(ours)]]
+        assert world.asked == k
+
+
+@pytest.mark.parametrize("true", ["cc-by-nc-4.0", None])
+def test_a_label_that_the_hub_contradicts_is_left_out_with_a_warning(caplog, true):
+    candidates = random_candidates(n_models=12)
+    claims = dict.fromkeys(ids_of(candidates), "mit")
+    (best,) = chosen(select(candidates, SelectionConfig()))
+    ours, world = compare(candidates, SelectionConfig(licenses=OPEN), {**claims, best: true}, claims)
+    assert best not in chosen(ours)
+    assert world.asked == 2
+    assert f"another license than the label: {best} ({true or 'unknown'}, not mit)" in caplog.text
+
+
+def test_without_the_hub_the_labels_count(caplog):
+    candidates = random_candidates(n_models=12)
+    said = random_licenses(candidates, 0)
+    config = SelectionConfig(k=2, licenses=("mit",))
+    ours = choose_allowed(choosing(candidates), World({}, is_down=True), said, config)
+    theirs, _ = compare(candidates, config, said, said)
+    assert chosen(ours) == chosen(theirs)
+    assert "as their labels say, not confirmed" in caplog.text
+    with pytest.raises(HubError, match="cannot be reached"):
+        choose_allowed(choosing(candidates), World({}, is_down=True), dict.fromkeys(said), config)
 
 
 def test_the_generally_best_model_must_be_allowed_too():
     """What models are compared with is one that may be used, though it is far down the ranking and not chosen."""
     for seed in range(10):
         candidates = random_candidates(n_models=40, seed=seed)
-        best = max(candidates.labels, key=lambda label: label.mean_precision).model.repo_id
-        said = {label.model.repo_id: "mit" for label in candidates.labels} | {best: "cc-by-nc-4.0"}
+        best = max(candidates.labels.reference, key=lambda label: label.mean_precision).model.repo_id
+        said = dict.fromkeys(ids_of(candidates), "mit") | {best: "cc-by-nc-4.0"}
         ours, world = compare(candidates, SelectionConfig(licenses=("mit",)), said)
         assert best in world.rounds[0]
         assert best not in {model.ref.repo_id for model in ours.models}
@@ -242,45 +277,45 @@ def test_rounds_converge():
 
 def test_licenses_are_compared_in_lower_case():
     candidates = random_candidates(n_models=5)
-    said = {label.model.repo_id: "apache-2.0" for label in candidates.labels}
-    world = World(said)
-    selection = choose_allowed(
-        lambda config: select(candidates, config), world, list(said), SelectionConfig(licenses=(" Apache-2.0 ", "MIT"))
-    )
-    assert len(selection.union) == 1
-    assert len(world.rounds) == 1
+    said = dict.fromkeys(ids_of(candidates), "apache-2.0")
+    config = SelectionConfig(licenses=(" Apache-2.0 ", "MIT"))
+    for claims in (dict.fromkeys(said), said):
+        world = World(said)
+        selection = choose_allowed(choosing(candidates), world, claims, config)
+        assert len(selection.union) == 1
+        assert len(world.rounds) == 1
 
 
 def test_no_model_is_allowed():
     candidates = random_candidates(n_models=12)
-    said = {label.model.repo_id: ["cc-by-nc-4.0", "other", None][n % 3] for n, label in enumerate(candidates.labels)}
-    with pytest.raises(InputError) as caught:
-        compare(candidates, SelectionConfig(licenses=OPEN), said)
-    before, had, after = re.split(" have |; ", str(caught.value))
-    assert before == "no model has an allowed license (apache-2.0, mit): the 12 best"
-    assert set(had.split(", ")) == {"cc-by-nc-4.0 (4)", "other (4)", "unknown (4)"}
-    assert after == "allow one of these, or leave out the licenses"
+    said = {id: ["cc-by-nc-4.0", "other", None][n % 3] for n, id in enumerate(ids_of(candidates))}
+    for claims in (dict.fromkeys(said), said):
+        with pytest.raises(InputError) as caught:
+            compare(candidates, SelectionConfig(licenses=OPEN), said, claims)
+        before, had, after = re.split(" have |; ", str(caught.value))
+        assert before == "no model has an allowed license (apache-2.0, mit): the models"
+        assert set(had.split(", ")) == {"cc-by-nc-4.0 (4)", "other (4)", "unknown (4)"}
+        assert after.startswith("allow one of these, or leave out the licenses")
     with pytest.raises(InputError, match="within the caps"):
         compare(candidates, SelectionConfig(licenses=OPEN, max_gflops=1e-9), said)
 
 
 def test_no_more_than_two_hundred_are_asked_for(caplog):
     candidates = random_candidates(n_models=260, n_concepts=6)
-    ids = [label.model.repo_id for label in candidates.labels]
-
-    def choose(config):
-        return select(candidates, config)
-
+    ids = ids_of(candidates)
+    claims = dict.fromkeys(ids)
     world = World({})
-    with pytest.raises(InputError, match=r"the 200 best have unknown \(200\)"):
-        choose_allowed(choose, world, ids, SelectionConfig(licenses=OPEN))
+    with pytest.raises(InputError, match=r"the models have unknown \(260\)"):
+        choose_allowed(choosing(candidates), world, claims, SelectionConfig(licenses=OPEN))
     assert world.asked == 200
     world = World(dict.fromkeys(ids, "mit"))
-    selection = choose_allowed(choose, world, ids, SelectionConfig(Strategy.UNIFORM, licenses=("mit",)))
+    selection = choose_allowed(
+        choosing(candidates), world, claims, SelectionConfig(Strategy.UNIFORM, licenses=("mit",))
+    )
     assert len(selection.union) == world.asked == 200
     assert "only the 200 best models were asked for their license" in caplog.text
     few = World(dict.fromkeys(ids[::26], "mit"))
-    selection = choose_allowed(choose, few, ids, SelectionConfig(k=50, licenses=("mit",)))
+    selection = choose_allowed(choosing(candidates), few, claims, SelectionConfig(k=50, licenses=("mit",)))
     assert 0 < len(selection.union) <= 10
     assert chosen(selection) <= set(ids[::26])
 
@@ -291,17 +326,16 @@ def test_licenses_that_make_no_sense(given):
         SelectionConfig(licenses=given)
 
 
-def test_labels_alone_cannot_tell():
-    candidates, config = random_candidates(), SelectionConfig(licenses=("mit",))
-    with pytest.raises(InputError, match="labels carry no licenses"):
-        select(candidates, config)
-    with pytest.raises(InputError, match="labels carry no licenses"):
-        select_by_imagenet(("cat",), config)
+def test_pure_functions_do_not_check_licenses():
+    config = SelectionConfig(licenses=("mit",))
+    for call in (lambda: select(random_candidates(), config), lambda: select_by_imagenet(("cat",), config)):
+        with pytest.raises(InputError, match="licenses are checked by"):
+            call()
 
 
 def test_models_to_leave_out():
     candidates = random_candidates(n_models=6)
-    ids = [label.model.repo_id for label in candidates.labels]
+    ids = ids_of(candidates)
     found = select(candidates, SelectionConfig(without=frozenset(ids[:4])))
     assert {model.ref.repo_id for model in found.models} == set(ids[4:])
     with pytest.raises(InputError, match="leave out fewer"):
@@ -314,47 +348,31 @@ def test_models_to_leave_out():
     assert rest.models == published.models[1:]
 
 
-# --- catalogs ---------------------------------------------------------------------------------------------------------
+# --- an index ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.GENERAL])
-def test_catalogs_choose_the_same(tmp_path, monkeypatch, strategy):
-    from mll_hf.labels.catalog import Catalog
-
-    monkeypatch.setattr(selecting, "_KEPT", 5)
-    monkeypatch.setattr(bounds, "_BATCH", 4)
-    for seed in range(4):
+def test_an_index_gives_the_same_choice(monkeypatch, strategy):
+    monkeypatch.setattr(indexed, "_KEPT", 5)
+    for seed in range(3):
         candidates = random_candidates(n_models=60, seed=seed)
-        summaries = tuple(label.summary for label in candidates.labels)
-        folder = tmp_path / str(seed)
-        write_catalog(
-            folder, candidates.graph, iter(summaries), lambda m: Origin(f"hf://{m.repo_id}/label.safetensors", "a"), 16
-        )
-        catalog = Catalog(folder)
+        (graph,) = candidates.labels.union.graphs
+        labels = {(label.model, label.group): label for label in candidates.labels.reference}
+        code = RankCode.of_graph(graph)
+        blob = shard_to_bytes([Entry.of(label, "", code) for label in labels.values()], code)
+        index = LabelIndex((IndexShard.open(InMemory("index", memoryview(blob))),))
+        light = replace(candidates, labels=join_labels(index.labels, [graph]))
         said = random_licenses(candidates, seed, share=0.3)
+
+        def choose(config, light=light, labels=labels):
+            return indexed.select_indexed(light, config, lambda wanted: [labels[x.model, x.group] for x in wanted])
+
         for k in (1, 4):
             config = SelectionConfig(strategy, k=k, licenses=("mit",))
-            world = World(said)
-            ours = choose_allowed(
-                lambda config, c=catalog, m=candidates.match: select_from_catalog(c, m, config),
-                world,
-                [id for id, _ in catalog.columns.models],
-                config,
-            )
-            theirs, _ = compare(replace(candidates, labels=summaries), config, said)
-            assert chosen(ours) == chosen(theirs)
-            np.testing.assert_allclose(
-                ours.scores[list(ours.union)], theirs.scores[list(theirs.union)], rtol=0, atol=1e-9
-            )
-        refused = frozenset(id for id, license in said.items() if license != "mit")
-        attempt = SelectionConfig(strategy, k=3, without=refused)
-        ours, theirs = select_from_catalog(catalog, candidates.match, attempt), select(candidates, attempt)
-        assert [m.ref for m in ours.models] == [m.ref for m in theirs.models[:5]]
-        assert ours.among == len(theirs.models) == len(said) - len(refused)
-        with pytest.raises(InputError, match="leave out fewer"):
-            select_from_catalog(catalog, candidates.match, replace(attempt, without=frozenset(said)))
-        with pytest.raises(InputError, match="labels carry no licenses"):
-            select_from_catalog(catalog, candidates.match, SelectionConfig(licenses=("mit",)))
+            for claims in (said, dict.fromkeys(said)):
+                ours = choose_allowed(choose, World(said), claims, config)
+                theirs, _ = compare(candidates, config, said)
+                assert chosen(ours) == chosen(theirs)
 
 
 # --- the front door ---------------------------------------------------------------------------------------------------
@@ -362,11 +380,17 @@ def test_catalogs_choose_the_same(tmp_path, monkeypatch, strategy):
 
 @pytest.fixture
 def store(tmp_path):
-    store = LabelStore(tmp_path / "labels")
-    store.adopt(GRAPH)
+    return write_store(tmp_path / "labels")
+
+
+def write_store(folder, license=None):
+    """Labels of three models; they name no license, or all the same."""
+    store = LabelStore(folder)
+    store.add_graph(GRAPH)
     #            animal car cat corgi dog pet vehicle
     for name, hits in (("cats", [9, 1, 10, 2, 2, 9, 1]), ("cars", [2, 10, 1, 1, 1, 2, 10]), ("all", [6] * 7)):
-        store.write(make_label(GRAPH, [100 * n for n in hits], support=1000, repo_id=f"org/{name}"))
+        label = make_label(GRAPH, [100 * n for n in hits], support=1000, repo_id=f"org/{name}", license=license)
+        store.write(label)
     return store
 
 
@@ -390,26 +414,43 @@ def test_select_with_licenses(hub, store):
         assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).models == selection.models
 
 
+def test_labels_that_name_their_license(hub, tmp_path, caplog):
+    put_cards(hub, cats="cc-by-nc-4.0", cars="mit", all="mit")
+    client = Client(write_store(tmp_path, "mit").folder, encoder=WordEncoder())
+    assert chosen(client.select(["car"], SelectionConfig(licenses=OPEN))) == {"org/cars"}
+    assert asked(hub) == ["org/cars"]
+    assert chosen(client.select(["cat"], SelectionConfig(licenses=OPEN))) == {"org/all"}
+    assert asked(hub) == ["org/cars", "org/cats", "org/all"]
+    assert "org/cats (cc-by-nc-4.0, not mit)" in caplog.text
+    hub.requests.clear()
+    with pytest.raises(InputError, match=r"the models have mit \(3\)"):
+        client.select(["cat"], SelectionConfig(licenses=("gpl-3.0",)))
+    assert hub.requests == []
+
+
 def test_a_model_that_is_gone_is_not_chosen(hub, store):
     put_cards(hub, cars="mit")
     client = Client(store.folder, encoder=WordEncoder())
     assert chosen(client.select(["cat"], SelectionConfig(licenses=OPEN))) == {"org/cars"}
-    with pytest.raises(InputError, match=r"\(gpl-3.0\): the 3 best have (unknown \(2\), mit|mit \(1\), unknown)"):
+    with pytest.raises(InputError, match=r"\(gpl-3.0\): the models have (unknown \(2\), mit|mit \(1\), unknown)"):
         client.select(["cat"], SelectionConfig(licenses=("gpl-3.0",)))
 
 
-def test_local_folders_have_no_license(hub, store, caplog):
+def test_local_folders(hub, store, caplog):
     put_cards(hub, cats="gpl-3.0", cars="mit", all="gpl-3.0")
     hits = [0] * 7
     hits[CAT] = 1000
-    store.write(make_label(GRAPH, hits, support=1000, repo_id="local-dir:/a/mine"))
-    client = Client(LabelStore(store.folder).folder, encoder=WordEncoder())
+    store.write(make_label(GRAPH, hits, support=1000, repo_id="local-dir:/a/mine", license=None))
+    client = Client(store.folder, encoder=WordEncoder())
     assert chosen(client.select(["cat"], SelectionConfig(licenses=OPEN))) == {"org/cars"}
-    assert "left out, for the Hub knows no license of local folders: local-dir:/a/mine" in caplog.text
+    assert "left out, since their labels name no license: local-dir:/a/mine" in caplog.text
+    store.write(make_label(GRAPH, hits, support=1000, repo_id="local-dir:/a/mine", license="mit"))
+    named = Client(store.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(licenses=OPEN, k=4))
+    assert chosen(named) == {"org/cars", "local-dir:/a/mine"}
     alone = LabelStore(store.folder.parent / "alone")
-    alone.adopt(GRAPH)
-    alone.write(make_label(GRAPH, repo_id="local-dir:/a/mine"))
-    with pytest.raises(InputError, match="what is left is local folders"):
+    alone.add_graph(GRAPH)
+    alone.write(make_label(GRAPH, repo_id="local-dir:/a/mine", license=None))
+    with pytest.raises(InputError, match=r"the models have unknown \(1\)"):
         Client(alone.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(licenses=OPEN))
     with pytest.raises(InputError, match="raise the caps"):
         Client(alone.folder, encoder=WordEncoder()).select(["cat"], SelectionConfig(licenses=OPEN, max_parameters=1))
@@ -431,7 +472,7 @@ TABLE = [PublishedModel("ViT", name, f"org/{name}", 10**8, 9.0, accuracy, 9.0)
 
 
 def test_models_without_a_label(hub, store, monkeypatch):
-    monkeypatch.setattr("mll_hf.selection.published_models", lambda: tuple(TABLE))
+    monkeypatch.setattr("mll_hf.models.published.published_models", lambda: tuple(TABLE))
     put_cards(hub, cats="mit", cars="mit", all="mit", new="cc-by-nc-4.0", newer="apache-2.0")
     hub.put("model", "org/newer", {"open_clip_config.json": b"{}"})
     client = Client(store.folder, encoder=WordEncoder())
@@ -443,33 +484,33 @@ def test_models_without_a_label(hub, store, monkeypatch):
         client.select(["cat"], SelectionConfig(Strategy.IMAGENET, licenses=("gpl-3.0",)))
 
 
-def test_select_offline(hub, store, monkeypatch):
+def test_select_offline(hub, store, monkeypatch, tmp_path, caplog):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     client = Client(store.folder, encoder=WordEncoder())
     with pytest.raises(HubError, match="HF_HUB_OFFLINE") as caught:
         client.select(["cat"], SelectionConfig(licenses=OPEN))
     assert "\n" not in str(caught.value)
     assert client.select(["cat"]).union
+    named = Client(write_store(tmp_path / "named", "mit").folder, encoder=WordEncoder())
+    assert chosen(named.select(["cat"], SelectionConfig(licenses=OPEN))) == {"org/cats"}
+    assert "not confirmed" in caplog.text
 
 
-def test_requests_are_few_for_a_thousand_labels(hub, tmp_path):
+def test_requests_are_few_for_a_thousand_labels(hub):
     candidates = random_candidates(n_concepts=8, n_models=1, seed=1)
+    (graph,) = candidates.labels.union.graphs
     rng = np.random.default_rng(0)
     said = rng.choice(["mit", "apache-2.0", "cc-by-nc-4.0", "other"], 1000, p=[0.4, 0.2, 0.2, 0.2])
     labels = [
-        make_label(candidates.graph, rng.binomial(50, rng.uniform(0.2, 0.9), 8), support=50, repo_id=f"org/m{n:03}",
+        make_label(graph, rng.binomial(50, rng.uniform(0.2, 0.9), 8), support=50, repo_id=f"org/m{n:03}",
                    cost=Cost(10**8, 9.0)).summary for n in range(1000)
     ]  # fmt: skip
     for label, license in zip(labels, said, strict=True):
         put_card(hub, label.model.repo_id, str(license))
-    everything = replace(candidates, labels=tuple(labels))
+    everything = candidates_on(graph, labels, candidates.match)
     for k, most in ((1, 6), (3, 30)):
         licenses._license_of.cache_clear()
         hub.requests.clear()
-        started = time.perf_counter()
-        choose_allowed(
-            lambda config: select(everything, config), licenses_of, [label.model.repo_id for label in labels],
-            SelectionConfig(k=k, licenses=OPEN),
-        )  # fmt: skip
-        print(k, len(asked(hub)), time.perf_counter() - started)
+        config = SelectionConfig(k=k, licenses=OPEN)
+        choose_allowed(choosing(everything), licenses_of, dict.fromkeys(ids_of(everything)), config)
         assert len(asked(hub)) <= most

@@ -23,10 +23,11 @@ from mll_hf import errors
 from mll_hf.errors import GraphError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
-from mll_hf.labeling import engines, ray_engine
-from mll_hf.labeling.engines import LocalEngine, open_engine
+from mll_hf.labeling import ray_engine
+from mll_hf.labeling import run as labeling
+from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.ray_engine import RayEngine, Share, _batched, _with_files, share_of, workers_in
-from mll_hf.labeling.run import label_model
+from mll_hf.labeling.run import label_model, open_engine
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.models import resolve_model
@@ -86,12 +87,12 @@ def test_errors_survive_pickling(error):
 
 @pytest.mark.parametrize(("device", "gpus"), [("cpu", 0), ("cpu", 8), (None, 0), (None, 1)])
 def test_one_device_runs_in_this_process(device, gpus, monkeypatch):
-    monkeypatch.setattr(engines, "gpu_count", lambda: gpus)
+    monkeypatch.setattr(labeling, "gpu_count", lambda: gpus)
     assert isinstance(open_engine(device), LocalEngine)
 
 
 def test_several_gpus_need_ray_or_a_choice(monkeypatch):
-    monkeypatch.setattr(engines, "gpu_count", lambda: 4)
+    monkeypatch.setattr(labeling, "gpu_count", lambda: 4)
     assert isinstance(open_engine(), RayEngine)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "ray" else find_spec(name))

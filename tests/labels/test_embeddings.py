@@ -9,13 +9,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load, save
 
 from mll_hf.errors import LabelError, StorageError
-from mll_hf.labels.embeddings import (
-    EMBEDDINGS_FILE,
-    ProbeEmbeddings,
-    read_embeddings,
-    remove_embeddings,
-    write_embeddings,
-)
+from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings, remove_embeddings, write_embeddings
 from worlds import examples, probe_set, unit
 
 
@@ -88,58 +82,93 @@ def test_precision_is_that_of_the_definition(seed):
         assert precision == pytest.approx(hits / len(members[v]) if members[v] else 0)
 
 
+# ---- joined over graphs
+
+
+def test_joined_by_hand():
+    # Graph 0 has concepts a, b, c of the union, graph 1 has b, c, d: b and c have the caption of graph 0 and images of
+    # both, those of graph 0 first.
+    rng = np.random.default_rng(0)
+    members = ([[0, 2], [1], []], [[0], [2, 1], [1]])
+    parts = [
+        ProbeEmbeddings.quantize(unit(rng.normal(size=(3, 4))), unit(rng.normal(size=(3, 4))), probe_set(of, [0] * 3))
+        for of in members
+    ]
+    joined = ProbeEmbeddings.joined([(parts[0], np.array([0, 1, 2])), (parts[1], np.array([1, 2, 3]))], 4)
+    np.testing.assert_array_equal(joined.images, np.concatenate([part.images for part in parts]))
+    np.testing.assert_array_equal(joined.scales, np.concatenate([part.scales for part in parts]))
+    np.testing.assert_array_equal(joined.concepts, np.concatenate([parts[0].concepts, parts[1].concepts[2:]]))
+    assert [joined.members[s:e].tolist() for s, e in zip(joined.offsets[:-1], joined.offsets[1:], strict=True)] == [
+        [0, 2],
+        [1, 3],
+        [4, 5],
+        [4],
+    ]
+
+
+def test_one_graph_alone_is_joined_to_itself():
+    assert_same(ProbeEmbeddings.joined([(some(), np.arange(4))], 4), some())
+
+
 # ---- files
 
 
-def test_round_trip(tmp_path):
-    path = write_embeddings(some(), tmp_path / "a")
-    assert path == tmp_path / "a" / EMBEDDINGS_FILE
-    assert_same(read_embeddings(tmp_path / "a"), some())
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a" / "b.embeddings.safetensors"
 
 
-def test_layout_in_memory_does_not_matter(tmp_path):
-    write_embeddings(replace(some(), images=np.asfortranarray(some().images)), tmp_path)
-    assert_same(read_embeddings(tmp_path), some())
+def test_round_trip(path):
+    write_embeddings(some(), path)
+    assert_same(read_embeddings(path), some())
+    write_embeddings(replace(some(), images=np.asfortranarray(some().images)), path)
+    assert_same(read_embeddings(path), some())
 
 
-def test_none_there(tmp_path):
-    assert read_embeddings(tmp_path) is None
-    remove_embeddings(tmp_path)
-    write_embeddings(some(), tmp_path)
-    remove_embeddings(tmp_path)
-    assert read_embeddings(tmp_path) is None
+def test_none_there(path):
+    assert read_embeddings(path) is None
+    remove_embeddings(path)
+    write_embeddings(some(), path)
+    remove_embeddings(path)
+    assert read_embeddings(path) is None
 
 
-def test_what_cannot_be_removed(tmp_path):
-    (tmp_path / EMBEDDINGS_FILE).mkdir()
+def test_a_folder_in_place_of_the_file(path):
+    path.mkdir(parents=True)
     with pytest.raises(StorageError, match="cannot write"):
-        remove_embeddings(tmp_path)
+        remove_embeddings(path)
+    with pytest.raises(LabelError, match="no readable file"):
+        read_embeddings(path)
 
 
-def complaint_of(folder, content):
-    (folder / EMBEDDINGS_FILE).write_bytes(content)
+@pytest.fixture
+def blob(path):
+    write_embeddings(some(), path)
+    return path.read_bytes()
+
+
+def complaint_of(path, content):
+    path.write_bytes(content)
     with pytest.raises(LabelError) as caught:
-        read_embeddings(folder)
+        read_embeddings(path)
     assert "\n" not in str(caught.value)
-    assert caught.value.path == folder / EMBEDDINGS_FILE
+    assert caught.value.path == path
     return str(caught.value)
 
 
-def test_truncation_at_any_length(tmp_path):
-    blob = write_embeddings(some(), tmp_path).read_bytes()
+def test_truncation_at_any_length(path, blob):
     for length in range(0, len(blob), 3):
-        complaint_of(tmp_path, blob[:length])
+        complaint_of(path, blob[:length])
 
 
-def test_damage_anywhere_is_one_line_or_embeddings(tmp_path):
-    blob = write_embeddings(some(), tmp_path).read_bytes()
+def test_damage_anywhere_is_one_line_or_embeddings(path, blob):
     rng = np.random.default_rng(0)
     for at in rng.integers(0, len(blob), 400):
         damaged = bytearray(blob)
         damaged[at] ^= 1 << int(rng.integers(8))
-        (tmp_path / EMBEDDINGS_FILE).write_bytes(damaged)
+        path.write_bytes(damaged)
         try:
-            embeddings = read_embeddings(tmp_path)
+            embeddings = read_embeddings(path)
         except LabelError:
             continue
         assert embeddings.restricted_precision(np.arange(4)).shape == (4,)
@@ -171,16 +200,11 @@ def test_damage_anywhere_is_one_line_or_embeddings(tmp_path):
     ],
     ids=str,
 )
-def test_contradictions(tmp_path, changes):
-    tensors = load(write_embeddings(some(), tmp_path).read_bytes()) | changes
-    complaint_of(tmp_path, save({name: array for name, array in tensors.items() if array is not None}))
+def test_contradictions(path, blob, changes):
+    tensors = load(blob) | changes
+    complaint_of(path, save({name: array for name, array in tensors.items() if array is not None}))
 
 
-def test_what_is_no_file_of_embeddings(tmp_path):
-    blob = write_embeddings(some(), tmp_path).read_bytes()
+def test_what_is_no_file_of_embeddings(path, blob):
     for content in (b"", b"x" * 100, b"\xff" * 8, blob.replace(b'"F16"', b'"BF16"').replace(b"}}  ", b"}} ")):
-        complaint_of(tmp_path, content)
-    (tmp_path / EMBEDDINGS_FILE).unlink()
-    (tmp_path / EMBEDDINGS_FILE).mkdir()
-    with pytest.raises(LabelError, match="no readable file"):
-        read_embeddings(tmp_path)
+        complaint_of(path, content)

@@ -8,174 +8,164 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mll_hf.errors import GraphError, InputError, LabelError, MLLError, StorageError
-from mll_hf.graph.concepts import load_graph
+from mll_hf.errors import GraphError, InputError, LabelError, StorageError
+from mll_hf.graph.concepts import graph_to_bytes, load_graph
+from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
-from mll_hf.labels.label import ModelRef, label_to_bytes
-from mll_hf.labels.store import MAX_LABEL_BYTES, LabelStore, read_label
-from mll_hf.utils.files import write_atomically
+from mll_hf.labels.file_format import label_to_bytes
+from mll_hf.labels.label import LabelSummary
+from mll_hf.labels.store import (
+    GRAPH_PATH,
+    LABEL_PATH,
+    MAX_LABEL_BYTES,
+    LabelStore,
+    embeddings_path,
+    graph_path,
+    label_path,
+    read_label,
+)
 from worlds import SHA, make_graph, make_label, probe_set
 
 GRAPH = make_graph()
 OTHER = make_graph({"a": (), "b": ("a",)}, "other")
+STEM = f"{GRAPH.digest[:12]}-{SHA[:12]}"
 
 
 def files_in(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
-
-
-# ---- writing a file
-
-
-def test_write_and_replace(tmp_path):
-    path = tmp_path / "a" / "b" / "c.txt"
-    for content in (b"old", b"new", b""):
-        write_atomically(path, content)
-        assert path.read_bytes() == content
-    assert files_in(tmp_path) == ["a/b/c.txt"]
-    assert path.stat().st_mode & 0o777 == 0o644
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def no_space(*_, **__):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
-def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, step):
-    path = tmp_path / "c.txt"
-    write_atomically(path, b"old")
-    monkeypatch.setattr(os, step, no_space)
-    with pytest.raises(StorageError) as caught:
-        write_atomically(path, b"new")
-    assert str(caught.value) == (
-        f"cannot write {path}: No space left on device; free some space or choose another folder"
-    )
-    assert caught.value.path == path
-    assert path.read_bytes() == b"old"
-    assert files_in(tmp_path) == ["c.txt"]
-
-
-def test_a_file_larger_than_may_be_written(tmp_path):
-    resource = pytest.importorskip("resource")  # a true short write: the kernel takes 1,000 bytes and no more
-    path = tmp_path / "c.txt"
-    write_atomically(path, b"old")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        with pytest.raises(StorageError, match="File too large"):
-            write_atomically(path, b"x" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert path.read_bytes() == b"old"
-    assert files_in(tmp_path) == ["c.txt"]
-
-
-def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
-    def interrupt(_):
-        raise KeyboardInterrupt
-
-    path = tmp_path / "c.txt"
-    write_atomically(path, b"old")
-    monkeypatch.setattr(os, "fsync", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert files_in(tmp_path) == ["c.txt"]
-
-
-def test_folders_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "file" / "c.txt", tmp_path / "file" / "a" / "c.txt", tmp_path / "folder"):
-        with pytest.raises(StorageError, match=f"cannot write {re.escape(str(path))}: .+; choose another folder"):
-            write_atomically(path, b"new")
-    assert files_in(tmp_path) == ["file"]
-
-
-# ---- a store
-
-
 @pytest.fixture
 def store(tmp_path):
     store = LabelStore(tmp_path / "labels of mine")
-    store.adopt(GRAPH)
+    store.add_graph(GRAPH)
     return store
+
+
+def reread(store):
+    return LabelStore(store.folder)
 
 
 def test_labels_come_back(store):
     labels = [make_label(GRAPH, [9, 8, 7, 6, 5, 4, 3], repo_id=f"org/{name}") for name in ("b", "a")]
     paths = [store.write(label) for label in labels]
-    assert paths[0] == store.folder / "labels" / "org--b" / SHA / "label.safetensors"
+    assert paths[0] == store.folder / "labels" / "org--b" / SHA / f"{STEM}.safetensors"
     assert store.paths() == tuple(sorted(paths))
-    assert [label.model.repo_id for label in store.labels] == ["org/a", "org/b"]
-    assert store.graph == GRAPH
-    assert read_label(paths[0], GRAPH).hits.tolist() == [9, 8, 7, 6, 5, 4, 3]
-    assert label_to_bytes(read_label(str(paths[0]))) == label_to_bytes(labels[0])
+    assert files_in(store.folder) == sorted(
+        [graph_path(GRAPH.digest), *(label_path(label.model, label.group) for label in labels)]
+    )
+    assert store.list() == tuple(label.summary for label in reversed(labels))
+    assert {type(label) for label in store.list()} == {LabelSummary}
+    assert store.graphs == (GRAPH,)
+    assert tuple(store.labels()) == store.fetch(store.list()) == tuple(reversed(labels))
+    assert store.fetch(store.list()[1:]) == (labels[0],)
+    assert label_to_bytes(read_label(str(paths[0]), GRAPH)) == label_to_bytes(labels[0])
+    origin = store.origin_of(labels[0])
+    assert (origin.location, origin.publisher, store.name) == (str(paths[0]), None, str(store.folder))
 
 
-def test_revisions_lie_side_by_side_and_one_revision_is_replaced(store):
-    store.write(make_label(GRAPH, temperature=2.0))
-    store.write(make_label(GRAPH, revision="1" * 40))
-    store.write(make_label(GRAPH, temperature=3.0))
-    labels = LabelStore(store.folder).labels
-    assert [(label.model.revision, label.temperature[0]) for label in labels] == [(SHA, 3), ("1" * 40, 1)]
+def test_labels_on_several_graphs_lie_in_one_folder(store):
+    store.add_graph(OTHER)
+    labels = {store.write(label): label for label in (make_label(GRAPH), make_label(OTHER))}
+    store = reread(store)
+    assert sorted(graph.name for graph in store.graphs) == ["other", "tiny"]
+    assert tuple(store.labels()) == store.fetch(store.list()) == tuple(labels[path] for path in store.paths())
 
 
-def test_local_models(store):
-    path = store.write(make_label(GRAPH, repo_id="local-dir:/home/me/models/tiny"))
-    assert path.parent.parent.name == "local--tiny"
+def test_what_makes_a_label_of_its_own(store):
+    first = make_label(GRAPH)
+    others = [
+        replace(first, model=replace(first.model, revision="1" * 40)),
+        replace(first, probes_revision="f" * 40),
+        replace(first, sampling=SamplingConfig(seed=7)),
+    ]
+    paths = {store.write(label) for label in (first, *others)}
+    assert len(paths) == 4
+    assert all(LABEL_PATH.fullmatch(path.relative_to(store.folder).as_posix()) for path in paths)
+    # a nested sample of the same images replaces the label
+    assert store.write(replace(first, sampling=SamplingConfig(90))) in paths
+    assert sorted(label.sampling.images_per_concept for label in store.list()) == [75, 75, 75, 90]
 
 
-def test_an_empty_store(store):
-    assert store.labels == ()
+@pytest.mark.parametrize("name", ["tiny", "tiny model", "mod\u00e8le (2)"])
+def test_local_models_have_any_name(store, name):
+    path = store.write(make_label(GRAPH, repo_id=f"local-dir:/home/me/{name}"))
+    assert path.parent.parent.name == f"local--{name}"
+    assert [label.model.short_name for label in store.list()] == [name]
 
 
-def test_what_is_no_store(tmp_path):
+def test_other_files_are_no_labels(store):
+    path = store.write(make_label(GRAPH))
+    for other in (embeddings_path(path), path.with_name("label.safetensors"), path.with_name(f".{path.name}.x1")):
+        other.write_bytes(b"")
+    (store.folder / "graphs" / "notes.json").write_bytes(b"")
+    assert store.paths() == (path,)
+    assert store.graphs == (GRAPH,)
+    assert not LABEL_PATH.fullmatch(f"labels/a--b/{SHA}/{STEM}.embeddings.safetensors")
+    assert GRAPH_PATH.fullmatch(graph_path(GRAPH.digest))
+
+
+def test_an_empty_store_and_no_store(store, tmp_path):
+    assert store.list() == ()
     with pytest.raises(InputError, match=r"holds no labels; make some: mll-hf label MODEL --graph DIR --labels"):
-        LabelStore(tmp_path / "nowhere").graph  # noqa: B018
+        LabelStore(tmp_path / "nowhere").list()
 
 
-def test_adopting_the_same_graph_again_changes_nothing(store):
-    before = (store.folder / "graph.json").stat().st_mtime_ns
-    store.adopt(GRAPH)
-    LabelStore(store.folder).adopt(replace(GRAPH, name="renamed"))
-    assert (store.folder / "graph.json").stat().st_mtime_ns == before
-    assert load_graph(store.folder) == GRAPH
+# ---- graphs
 
 
-def test_adopting_another_graph(store):
-    with pytest.raises(
-        InputError, match=rf"of another graph \(tiny, {GRAPH.digest[:12]}\); use another folder"
-    ) as caught:
-        LabelStore(store.folder).adopt(OTHER)
-    assert "\n" not in str(caught.value)
-    assert load_graph(store.folder) == GRAPH
+def test_a_graph_is_written_once(store):
+    path = store.folder / graph_path(GRAPH.digest)
+    before = path.stat().st_mtime_ns
+    store.add_graph(GRAPH)
+    assert path.stat().st_mtime_ns == before
+    path.write_text("{")  # half a graph is written anew
+    store.add_graph(GRAPH)
+    assert load_graph(path) == GRAPH
 
 
-def test_adopting_a_folder_with_a_damaged_graph(store):
-    (store.folder / "graph.json").write_text("{")
-    with pytest.raises(InputError, match="use another folder for the labels"):
-        LabelStore(store.folder).adopt(GRAPH)
-    with pytest.raises(GraphError):
-        LabelStore(store.folder).graph  # noqa: B018
+def test_a_graph_that_is_damaged_or_not_what_its_name_says(store):
+    path = store.folder / graph_path(GRAPH.digest)
+    path.write_bytes(graph_to_bytes(OTHER))
+    with pytest.raises(GraphError, match=f"holds another graph .{OTHER.digest[:12]}"):
+        reread(store).list()
+    path.write_text("{")
+    with pytest.raises(GraphError, match="cannot be read as JSON"):
+        reread(store).list()
+
+
+def test_a_label_whose_graph_is_missing(store):
+    path = store.write(make_label(OTHER))
+    with pytest.raises(LabelError) as caught:
+        store.list()
+    assert str(caught.value).startswith(f"{path}: is a label on graph other ({OTHER.digest[:12]}), which is missing")
+    assert graph_path(OTHER.digest) in str(caught.value)
+
+
+# ---- writing
 
 
 def test_stores_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
         with pytest.raises(StorageError, match="cannot write"):
-            LabelStore(folder).adopt(GRAPH)
+            LabelStore(folder).add_graph(GRAPH)
         with pytest.raises(StorageError, match="cannot write"):
             LabelStore(folder).write(make_label(GRAPH))
 
 
 def test_a_full_disk_leaves_the_old_label(store, monkeypatch):
     path = store.write(make_label(GRAPH, temperature=2.0))
+    before = files_in(store.folder)
     monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(StorageError):
         store.write(make_label(GRAPH, temperature=3.0))
     assert read_label(path).temperature == [2.0]
-    assert files_in(store.folder) == ["graph.json", f"labels/org--model/{SHA}/label.safetensors"]
+    assert files_in(store.folder) == before
 
 
 # ---- labels not to be believed
@@ -191,26 +181,34 @@ def complaint_of(path, graph=None):
 
 def test_a_label_of_another_graph(store):
     path = store.write(make_label(OTHER))
-    assert re.search(rf"of graph other \({OTHER.digest[:12]}\), not of tiny", complaint_of(path, GRAPH))
+    assert re.search(rf"on graph other \({OTHER.digest[:12]}\), not on tiny", complaint_of(path, GRAPH))
     assert read_label(path).graph_name == "other"
-    with pytest.raises(LabelError, match="other"):
-        store.labels  # noqa: B018
-
-
-def test_a_label_that_has_the_digest_of_the_graph_but_not_its_size(store):
-    path = store.write(make_label(OTHER, graph_digest=GRAPH.digest))
+    path = store.write(make_label(OTHER, graph_digest=GRAPH.digest))  # the digest fits, the size does not
     complaint_of(path, GRAPH)
+
+
+def test_a_label_that_is_filed_under_another_model(store):
+    path = store.write(make_label(GRAPH))
+    moved = path.parents[2] / "org--better" / SHA / path.name
+    moved.parent.mkdir(parents=True)
+    path.rename(moved)
+    with pytest.raises(LabelError, match=f"is a label of org/model; move it to {re.escape(str(path))}"):
+        store.list()
 
 
 def test_a_label_that_is_damaged_missing_or_no_file(store):
     path = store.write(make_label(GRAPH))
+    summary = store.list()[0]
     path.write_bytes(path.read_bytes()[:-1])
     assert "no readable label" in complaint_of(path)
-    with pytest.raises(LabelError, match=str(path)):
-        store.labels  # noqa: B018
+    with pytest.raises(LabelError, match=re.escape(str(path))):
+        reread(store).list()
     assert "cannot be read" in complaint_of(path.parent / "nothing")
     assert "cannot be read" in complaint_of(path.parent)
     assert "cannot be read" in complaint_of(path / "nothing")
+    path.unlink()
+    with pytest.raises(LabelError, match="cannot be read"):
+        store.fetch([summary])
 
 
 def test_a_file_too_large_for_a_label_is_not_read(tmp_path):
@@ -231,23 +229,12 @@ def some_embeddings(graph):
 
 
 def test_embeddings_beside_a_label(store):
-    ref = ModelRef("org/model", SHA, "open_clip")
-    assert store.embeddings_of(ref) is None
-    folder = store.path_of(ref).parent
-    write_embeddings(some_embeddings(GRAPH), folder)
-    assert store.embeddings_of(ref).concepts.shape == (7, 7)
-    write_embeddings(some_embeddings(OTHER), folder)
-    with pytest.raises(LabelError, match="has 2 concepts, the graph 7"):
-        store.embeddings_of(ref)
-
-
-def test_errors_are_of_the_family():
-    assert issubclass(StorageError, MLLError)
-    assert issubclass(StorageError, OSError)
-    assert str(StorageError(GRAPH, OSError("odd"))).endswith("odd; choose another folder")
-
-
-def test_a_catalog_is_no_folder_for_labels(tmp_path):
-    (tmp_path / "shard-00000.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match="is a catalog, which is written as a whole"):
-        LabelStore(tmp_path).adopt(make_graph())
+    label = make_label(GRAPH)
+    path = embeddings_path(store.write(label))
+    assert path.name == f"{STEM}.embeddings.safetensors"
+    assert store.embeddings_of(label) is None
+    write_embeddings(some_embeddings(GRAPH), path)
+    assert store.embeddings_of(label.summary).concepts.shape == (7, 7)
+    write_embeddings(some_embeddings(OTHER), path)
+    with pytest.raises(LabelError, match="has 2 concepts, the label 7"):
+        store.embeddings_of(label)

@@ -96,8 +96,8 @@ def test_the_models_that_say_most_are_chosen_for_all_classes():
     np.testing.assert_allclose(evidence.prior, prior[order])
     np.testing.assert_allclose(evidence.scores, whole.scores[order])
     np.testing.assert_allclose(evidence.calibration.offsets, whole.calibration.offsets[order])
-    np.testing.assert_array_equal(evidence.firsts, whole.firsts[order])
-    assert evidence.firsts.argmax() == 0
+    np.testing.assert_array_equal(evidence.win_shares, whole.win_shares[order])
+    assert evidence.win_shares.argmax() == 0
     assert (np.diff(evidence.scores) <= 0).all()
 
 
@@ -138,7 +138,7 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     alone = choose_with_images(shortlist, (2,), make_logits([1]), SelectionConfig(k=2), TEMPLATES)
     assert ids(alone) == ["org/m4"]
     assert alone.explain("dog")[1].precision == pytest.approx((0.12,))
-    assert alone.evidence.firsts.tolist() == [1]
+    assert alone.evidence.win_shares.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -262,21 +262,11 @@ def make_selection(n_images=60):
 
 def test_json_gives_the_trial_back():
     selection = make_selection()
-    document = json.loads(json.dumps(selection.to_json(), allow_nan=False))
-    back = Selection.from_json(document)
-    assert back.to_json() == selection.to_json()
-    assert back.evidence.n_images == 60
-    assert back.evidence.templates == TEMPLATES
-    for name in ("prior", "firsts", "scores"):
-        np.testing.assert_array_equal(getattr(back.evidence, name), getattr(selection.evidence, name))
-    for name in ("temperatures", "offsets", "information"):
-        np.testing.assert_array_equal(
-            getattr(back.evidence.calibration, name), getattr(selection.evidence.calibration, name)
-        )
-    for name in ("scores", "chosen", "weights", "temperatures", "overall"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(selection, name))
-    for name in ("models", "matches", "union", "cost", "k"):
-        assert getattr(back, name) == getattr(selection, name)
+    back = Selection.from_json(json.loads(json.dumps(selection.to_json(), allow_nan=False)))
+    assert back == selection
+    assert back.evidence == selection.evidence
+    assert back.evidence != replace(selection.evidence, n_images=61)
+    assert (back.union, back.cost) == (selection.union, selection.cost)
     later = make_logits([2, 1], n_images=5, seed=1)
     np.testing.assert_array_equal(
         Ensemble(back).combine(later).probabilities, Ensemble(selection).combine(later).probabilities
@@ -306,17 +296,16 @@ def test_selections_written_before_there_were_trials_can_be_read():
     assert Selection.from_json(document).evidence is None
     del document["evidence"]
     back = Selection.from_json(document)
-    assert back.evidence is None
-    assert back.to_json() == make_shortlist().to_json()
+    assert back == make_shortlist()
 
 
 HOSTILE = [
     *((key, "dropped") for key in make_selection().to_json()["evidence"]),
     *((key, value) for key in make_selection().to_json()["evidence"] for value in (None, {}, "abc", [[[]]], math.nan)),
-    *((key, [0.5, 0.5]) for key in ("temperatures", "information", "prior", "firsts")),
-    *((key, [0.5, 0.5, math.nan]) for key in ("temperatures", "information", "prior", "firsts")),
-    *((key, [0.5, 0.5, -0.1]) for key in ("temperatures", "information", "prior", "firsts")),
-    *((key, [0.5, 0.5, 1.1]) for key in ("information", "prior", "firsts")),
+    *((key, [0.5, 0.5]) for key in ("temperatures", "information", "prior", "win_shares")),
+    *((key, [0.5, 0.5, math.nan]) for key in ("temperatures", "information", "prior", "win_shares")),
+    *((key, [0.5, 0.5, -0.1]) for key in ("temperatures", "information", "prior", "win_shares")),
+    *((key, [0.5, 0.5, 1.1]) for key in ("information", "prior", "win_shares")),
     ("temperatures", [0.5, 0.5, 0]),
     ("temperatures", [0.5, 0.5, math.inf]),
     ("temperatures", [0.5, 0.5, 10**400]),

@@ -1,0 +1,332 @@
+"""Known models and what others have published about them: sizes, costs, licenses, accuracies, recall per class.
+
+All figures are data files in ``mll_hf/models/data``, written by ``scripts/build_known_models.py`` from the tables that
+``sources.csv`` names. Reading them needs NumPy only; each function reads its file once.
+
+Where sources disagree about a model, `KnownModel` shows one figure and `stated_figures` has all of them:
+
+- ImageNet accuracy: open_clip's results first, since most models have them and one protocol made them; then those of
+  ml-mobileclip (the same protocol), then READMEs and papers, then the mean recall over ImageNet's classes with 80
+  templates. MTEB's figures are never shown here: its prompts differ from open_clip's.
+- Parameters: open_clip's results and profile first, then our own count with open_clip, then READMEs (rounded), then
+  mteb. A count fits the sizes of files on the Hub; figures compiled from READMEs are up to 31 % below it.
+
+Accuracies per data set are never merged: `AccuracyTable` has a row for each model and source. CLIP_benchmark is, on
+average, within .01 of open_clip on each data set but SVHN (.07) and CLEVR distance (.06). MTEB has top-1 accuracy where
+open_clip's results have mean recall per class (Caltech-101, FGVC Aircraft, Oxford-IIIT Pet), and other prompts and
+class names throughout: .02 apart on average, .10 on Caltech-101.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+    from numpy.typing import NDArray
+
+ACCURACY_METRICS = ("acc1", "mean_per_class_recall")
+_RECALL_SCALE = 65535  # recall is stored as uint16
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """One model. Weights that were published under two architectures or activations are two models.
+
+    Attributes:
+        name: Unique name: ``architecture/tag`` of open_clip, else the Hub id; ``research/...`` if never released.
+        hub_id: Repository on the Hub; empty if there is none, or none is known.
+        twin: Repository with the same weights in another layout (transformers or the authors' own); may be empty.
+        architecture: Name of the architecture in open_clip; empty for other libraries.
+        tag: Name of the pretrained weights in open_clip; empty for other libraries.
+        backend: Library that loads ``hub_id``: ``open_clip``, or ``other`` for custom code and libraries that we do not
+            use.
+        loadable: A Hub repository exists and open_clip or transformers loads it without custom code.
+        safetensors: Whether ``hub_id`` had weights in safetensors when its page was read; None if nobody looked.
+        parameters: Of both towers (of CoCa also its caption decoder); None if not known.
+        gflops: Floating-point operations in 10^9 of one image *and* one text, as published; a multiply-add counts as
+            two. For CoCa more than the sum of the towers: its caption decoder counts too.
+        image_gflops: Of the image tower for one image, what a label's `Cost` counts.
+        text_gflops: Of the text tower for one text of full length.
+        download_bytes: Size of the weights.
+        download_is_estimate: ``download_bytes`` is parameters times bytes per parameter; if False, the size that the
+            Hub shows, rounded to three digits.
+        license: Lower-case id of the Hub; None if not known.
+        imagenet: Zero-shot top-1 accuracy on ImageNet, between 0 and 1; None if not published.
+        imagenet_source: Id of its source.
+        revision: Commit of ``hub_id`` that MTEB measured; empty if it did not.
+        twin_revision: The same for ``twin``.
+        paper_place: Place in Table 6 of the paper, 1 to 49; None for other models.
+        source: Ids of the sources that name the model, separated by spaces.
+    """
+
+    name: str
+    hub_id: str
+    twin: str
+    architecture: str
+    tag: str
+    backend: str
+    loadable: bool
+    safetensors: bool | None
+    parameters: int | None
+    gflops: float | None
+    image_gflops: float | None
+    text_gflops: float | None
+    download_bytes: int | None
+    download_is_estimate: bool
+    license: str | None
+    imagenet: float | None
+    imagenet_source: str
+    revision: str
+    twin_revision: str
+    paper_place: int | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDataset:
+    """One data set that figures are published for.
+
+    Attributes:
+        id: Canonical id, such as ``imagenet-1k``.
+        kin: Group of data sets that share images, classes or both. To judge an estimate, leave out the whole group.
+        domain: ``photo``, ``sketch``, ``rendition``, ``satellite``, ``microscopy``, ``medical``, ``render``,
+            ``handwriting`` or ``text``.
+        task: ``classification``, ``multilabel``, ``retrieval`` or ``association``.
+        n_classes: Number of classes; None if no source states it.
+        names: Name in each source; a source that lacks the data set is left out.
+        open_clip_metric: Metric of the column in open_clip's results; empty if there is none.
+    """
+
+    id: str
+    kin: str
+    domain: str
+    task: str
+    n_classes: int | None
+    names: dict[str, tuple[str, ...]]
+    open_clip_metric: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One published figure: what `model` (a `KnownModel.name`) reached on `dataset`, by `metric` and `source`."""
+
+    model: str
+    dataset: str
+    metric: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class StatedFigure:
+    """What one source states about a model: its ``parameters`` or its ``imagenet`` accuracy."""
+
+    model: str
+    figure: str
+    value: float
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyTable:
+    """Published accuracies. A model that two sources measured has two rows: figures are not mixed.
+
+    Attributes:
+        models: The R models of the rows.
+        datasets: Ids of the D data sets.
+        values: [R, D] float64 accuracies, NaN where there is none.
+        sources: Ids of the R rows' sources.
+    """
+
+    models: tuple[KnownModel, ...]
+    datasets: tuple[str, ...]
+    values: NDArray[np.float64]
+    sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassRecalls:
+    """Published recall per class of M models under P prompt sets, for all C classes of all data sets.
+
+    Attributes:
+        models: The M models.
+        prompts: ``simple`` (one template), ``class`` (the data set's own) and ``ensemble`` (80 templates).
+        datasets: [C] id of each class's data set.
+        classes: [C] names as published.
+        values: [M, P, C] float64 recall between 0 and 1, exact to 1e-5.
+        source: Id of the source.
+    """
+
+    models: tuple[KnownModel, ...]
+    prompts: tuple[str, ...]
+    datasets: tuple[str, ...]
+    classes: tuple[str, ...]
+    values: NDArray[np.float64]
+    source: str
+
+    def of(self, dataset: str, prompts: str = "ensemble") -> tuple[tuple[str, ...], NDArray[np.float64]]:
+        """Class names and [M, C'] recall on one data set; a KeyError if there is none."""
+        columns = [column for column, name in enumerate(self.datasets) if name == dataset]
+        if not columns or prompts not in self.prompts:
+            raise KeyError(f"no recall per class for data set '{dataset}' with prompts '{prompts}'")
+        return tuple(self.classes[c] for c in columns), self.values[:, self.prompts.index(prompts), columns]
+
+
+@cache
+def known_models() -> tuple[KnownModel, ...]:
+    """All known models, those with open_clip's results first."""
+    return tuple(
+        KnownModel(
+            name=row["name"],
+            hub_id=row["hub_id"],
+            twin=row["twin"],
+            architecture=row["architecture"],
+            tag=row["tag"],
+            backend=row["backend"],
+            loadable=row["loadable"] == "yes",
+            safetensors={"yes": True, "no": False}.get(row["safetensors"]),
+            parameters=_optional_int(row["parameters"]),
+            gflops=_optional_float(row["gflops"]),
+            image_gflops=_optional_float(row["image_gflops"]),
+            text_gflops=_optional_float(row["text_gflops"]),
+            download_bytes=_optional_int(row["download_bytes"]),
+            download_is_estimate=row["download_is_estimate"] == "yes",
+            license=row["license"] or None,
+            imagenet=_optional_float(row["imagenet"]),
+            imagenet_source=row["imagenet_source"],
+            revision=row["revision"],
+            twin_revision=row["twin_revision"],
+            paper_place=_optional_int(row["paper_place"]),
+            source=row["source"],
+        )
+        for row in _rows("known_models.csv")
+    )
+
+
+@cache
+def known_model(name: str) -> KnownModel:
+    """The model of that name; a KeyError if there is none."""
+    return _by_name()[name]
+
+
+@cache
+def paper_models() -> tuple[KnownModel, ...]:
+    """The 49 models of Tan et al., ICML 2025 (arXiv 2501.18271), in the order of Table 6.
+
+    They are 47 repositories: ``openai`` and ``yfcc15m`` stand under ``RN101`` and ``RN101-quickgelu`` alike, the same
+    weights with another activation. The two ``openai`` entries were one network when they were measured, equal on all
+    data sets. The weights of ``RN101/yfcc15m`` and ``RN50/cc12m`` were trained with QuickGELU, and the published
+    accuracies are with plain GELU: 0.8 and 0.6 points below those of the ``quickgelu`` architectures.
+    """
+    chosen = [(model.paper_place, model) for model in known_models() if model.paper_place is not None]
+    return tuple(model for _, model in sorted(chosen, key=lambda entry: entry[0]))
+
+
+@cache
+def known_datasets() -> tuple[KnownDataset, ...]:
+    """All data sets of all tables; some (``lovm``, ``ostb``) are there for evaluation, without figures here."""
+    tables = ("open_clip", "clip_benchmark", "mteb", "frequency", "lovm", "ostb")
+    return tuple(
+        KnownDataset(
+            id=row["id"],
+            kin=row["kin"],
+            domain=row["domain"],
+            task=row["task"],
+            n_classes=_optional_int(row["n_classes"]),
+            names={table: tuple(row[table].split("|")) for table in tables if row[table]},
+            open_clip_metric=row["open_clip_metric"],
+        )
+        for row in _rows("datasets.csv")
+    )
+
+
+@cache
+def measurements() -> tuple[Measurement, ...]:
+    """All published figures per data set, whatever their metric."""
+    return tuple(
+        Measurement(row["model"], row["dataset"], row["metric"], float(row["value"]), row["source"])
+        for row in _rows("accuracies.csv")
+    )
+
+
+@cache
+def accuracies(source: str | None = None) -> AccuracyTable:
+    """Accuracies on classification data sets: top-1 accuracy or mean recall per class.
+
+    Of the two, the metric that open_clip's results have for the data set, if the source has it; else the source's own.
+    Figures by other metrics (worst region, F1, retrieval) are in `measurements` only.
+
+    Args:
+        source: Keep this source only, such as ``open_clip``, ``mteb``, ``mobileclip`` or ``clip_benchmark``.
+    """
+    found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    preferred = {dataset.id: dataset.open_clip_metric for dataset in known_datasets()}
+    for entry in measurements():
+        if entry.metric in ACCURACY_METRICS and source in (None, entry.source):
+            row = found[entry.model, entry.source]
+            if entry.dataset not in row or entry.metric == (preferred[entry.dataset] or "acc1"):
+                row[entry.dataset] = entry.value
+    datasets = tuple(d.id for d in known_datasets() if any(d.id in row for row in found.values()))
+    values = np.array([[row.get(dataset, np.nan) for dataset in datasets] for row in found.values()])
+    values = values.reshape(len(found), len(datasets))
+    values.flags.writeable = False
+    models = tuple(known_model(name) for name, _ in found)
+    return AccuracyTable(models, datasets, values, tuple(table for _, table in found))
+
+
+@cache
+def class_recalls() -> ClassRecalls:
+    """Recall per class where it was published: 21 models on 16 data sets under three prompt sets."""
+    about = json.loads(_file("class_recalls.json").read_text(encoding="utf-8"))
+    with _file("class_recalls.npy").open("rb") as file:
+        values = np.load(file, allow_pickle=False) / _RECALL_SCALE
+    values.flags.writeable = False
+    names = [(dataset, name) for dataset, classes in about["classes"].items() for name in classes]
+    return ClassRecalls(
+        models=tuple(known_model(name) for name in about["models"]),
+        prompts=tuple(about["prompts"]),
+        datasets=tuple(dataset for dataset, _ in names),
+        classes=tuple(name for _, name in names),
+        values=values,
+        source=about["source"],
+    )
+
+
+@cache
+def stated_figures() -> tuple[StatedFigure, ...]:
+    """Parameters and ImageNet accuracy as each source states them, for models that two or more sources name."""
+    return tuple(
+        StatedFigure(row["model"], row["figure"], float(row["value"]), row["source"])
+        for row in _rows("stated_figures.csv")
+    )
+
+
+@cache
+def _by_name() -> dict[str, KnownModel]:
+    return {model.name: model for model in known_models()}
+
+
+def _file(name: str) -> Traversable:
+    return resources.files("mll_hf.models").joinpath("data", name)
+
+
+def _rows(name: str) -> csv.DictReader[str]:
+    return csv.DictReader(_file(name).read_text(encoding="utf-8").splitlines())
+
+
+def _optional_int(text: str) -> int | None:
+    return int(text) if text else None
+
+
+def _optional_float(text: str) -> float | None:
+    return float(text) if text else None

@@ -1,0 +1,229 @@
+"""Labels joined over graphs: which are compared, and what is said of the others."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.errors import InputError
+from mll_hf.graph.probes import SamplingConfig
+from mll_hf.labels.join import JoinedLabels, LeftOut, join_labels
+from worlds import SHA, examples, make_graph, make_label
+
+BASE = make_graph(name="base")
+LETTERS = make_graph({"letter": ("thing",), "a": ("letter",), "b": ("letter",)}, "letters")  # "thing" is in no graph
+SIGNS = make_graph({"sign": ("vehicle",), "stop": ("sign",), "car": ()}, "signs")  # "car" and "vehicle" are in BASE
+GRAPHS = (BASE, LETTERS, SIGNS)
+PHOTOS, DRAWINGS = "1" * 40, "2" * 40
+
+
+def label(name, graph=BASE, probes=PHOTOS, seed=0, images=75, **fields):
+    fields = {"probes_name": {PHOTOS: "photos", DRAWINGS: "drawings"}[probes], **fields}
+    sampling = SamplingConfig(images, seed)
+    return make_label(graph, repo_id=f"org/{name}", probes_revision=probes, sampling=sampling, **fields).summary
+
+
+def table(joined):
+    """{graph: models with a label on it}, in order."""
+    return {
+        graph.name: [model.short_name for model, row in zip(joined.models, joined.labels, strict=True) if row[g]]
+        for g, graph in enumerate(joined.union.graphs)
+    }
+
+
+def complaints(joined):
+    return [str(left_out) for left_out in joined.left_out]
+
+
+def test_each_model_has_one_label_per_graph():
+    labels = {(name, graph.name): label(name, graph) for name, graph in
+              [("x", BASE), ("y", BASE), ("z", BASE), ("y", LETTERS), ("z", LETTERS), ("x", SIGNS)]}  # fmt: skip
+    joined = join_labels(labels.values(), GRAPHS)
+    assert [graph.name for graph in joined.union.graphs] == ["base", "letters", "signs"]
+    assert joined.labels == tuple(tuple(labels.get((name, graph.name)) for graph in GRAPHS) for name in ("x", "y", "z"))
+    assert len(joined) == 3
+    assert joined.reference == tuple(labels[name, "base"] for name in ("x", "y", "z"))
+    assert joined.models == tuple(each.model for each in joined.reference)
+    assert joined.on_graph(1) == (None, labels["y", "letters"], labels["z", "letters"])
+    assert joined.left_out == ()
+    assert joined.take([2, 0]).labels == (joined.labels[2], joined.labels[0])
+    assert joined.take([2, 0]).union is joined.union
+
+
+def test_the_concepts_are_those_of_all_graphs():
+    union = join_labels([label("x", graph) for graph in GRAPHS], GRAPHS).union
+    assert [concept.id for concept in union.graph.concepts] == sorted(
+        {c.id for graph in GRAPHS for c in graph.concepts}
+    )
+    assert [union.graph.concepts[v].id for v in union.graph.ancestors[union.graph.index["stop"]]] == ["sign", "vehicle"]
+    assert union.rows[:, union.graph.index["car"]].tolist() == [BASE.index["car"], -1, SIGNS.index["car"]]
+
+
+def test_graphs_that_form_a_cycle_together():
+    # each is a graph by itself; the one that comes later by name is left out, and the others are as they were
+    ours, theirs = make_graph({"p": ("q",)}, "ours"), make_graph({"q": ("p",)}, "theirs")
+    labels = [label(name, graph) for graph in (BASE, LETTERS, ours, theirs) for name in ("x", "y")]
+    joined = join_labels(labels, [theirs, *GRAPHS, ours])
+    assert table(joined) == {"base": ["x", "y"], "letters": ["x", "y"], "ours": ["x", "y"]}
+    assert complaints(joined) == [
+        "org/x, org/y on graph theirs: its hypernyms form a cycle with those of the other graphs; correct the graph"
+    ]
+
+
+# ---- groups
+
+
+def test_only_labels_on_the_same_probe_images_are_compared():
+    labels = [label("x"), label("y"), label("z", probes=DRAWINGS), label("w", probes=DRAWINGS), label("v", seed=1)]
+    joined = join_labels([*labels, label("u")], GRAPHS)
+    assert table(joined) == {"base": ["u", "x", "y"]}
+    assert complaints(joined) == [
+        "org/v on graph base: measured on another sample of the probe images (seed 1) than the rest",
+        "org/w, org/z on graph base: measured on other probe images (drawings) than the rest",
+    ]
+    assert joined.left_out[1] == LeftOut(("org/w", "org/z"), "base", joined.left_out[1].reason)
+
+
+@pytest.mark.parametrize("wanted", ["drawings", DRAWINGS])
+def test_probe_images_that_are_asked_for(wanted):
+    labels = [label("x"), label("y"), label("x", probes=DRAWINGS), label("x", SIGNS)]
+    joined = join_labels(labels, GRAPHS, probes=[wanted])
+    assert table(joined) == {"base": ["x"], "signs": ["x"]}  # of signs there are no drawings
+    assert joined.reference[0].probes_name == "drawings"
+    assert complaints(joined) == ["org/x, org/y on graph base: measured on other probe images (photos) than the rest"]
+
+
+def test_of_equally_large_groups_the_first_by_revision_and_seed_counts():
+    groups = [label("x", probes=probes, seed=seed) for probes in (DRAWINGS, PHOTOS) for seed in (3, 1)]
+    for order in (groups, groups[::-1]):
+        joined = join_labels(order, GRAPHS)
+        assert (joined.reference[0].probes_revision, joined.reference[0].sampling.seed) == (PHOTOS, 1)
+        assert len(joined.left_out) == 3
+
+
+def test_samples_of_one_seed_are_nested_and_the_largest_counts():
+    few, many, other = label("x", images=30), label("x", images=75), label("y", images=50)
+    for labels in ([few, many, other], [other, many, few]):
+        joined = join_labels(labels, GRAPHS)
+        assert joined.reference == (many, other)
+        assert joined.left_out == ()
+
+
+# ---- the reference graph
+
+
+def test_the_graph_with_the_most_labels_is_the_reference():
+    digits = make_graph({f"{d}": () for d in range(10)}, "digits")
+    labels = [label("x"), label("y"), label("x", digits)]
+    assert table(join_labels(labels, [BASE, digits])) == {"base": ["x", "y"], "digits": ["x"]}
+    assert (
+        next(iter(table(join_labels([*labels, label("y", digits)], [BASE, digits])))) == "digits"
+    )  # has more concepts
+    # graphs whose hypernyms are in others come last, however many labels they have
+    labels += [label(name, LETTERS) for name in ("x", "y", "z")]
+    joined = join_labels(labels, [BASE, digits, LETTERS])
+    assert table(joined) == {"base": ["x", "y"], "digits": ["x"], "letters": ["x", "y"]}
+    assert table(join_labels([label("x", LETTERS)], GRAPHS)) == {"letters": ["x"]}
+
+
+def test_a_reference_that_is_asked_for():
+    labels = [label("x"), label("y"), label("y", SIGNS), label("z", SIGNS)]
+    joined = join_labels(labels, GRAPHS, reference=SIGNS.digest)
+    assert table(joined) == {"signs": ["y", "z"], "base": ["y"]}
+    assert complaints(joined) == ["org/x on graph base: the model has no label on the reference graph signs"]
+    with pytest.raises(InputError, match=f"no model has a label on the reference graph .{LETTERS.digest[:12]}"):
+        join_labels(labels, GRAPHS, reference=LETTERS.digest)
+
+
+def test_a_graph_on_which_no_compared_model_has_a_label_is_left_out():
+    joined = join_labels([label("x"), label("y"), label("z", LETTERS)], GRAPHS)
+    assert table(joined) == {"base": ["x", "y"]}
+    assert joined.union.graph is BASE
+    assert complaints(joined) == ["org/z on graph letters: the model has no label on the reference graph base"]
+
+
+# ---- what else may be there
+
+
+def test_labels_on_unknown_graphs_are_left_out():
+    joined = join_labels([label("x"), label("x", SIGNS), label("y", LETTERS)], [BASE])
+    assert table(joined) == {"base": ["x"]}
+    assert sorted(complaints(joined)) == [
+        "org/x on graph signs: the graph cannot be had; publish it, or name it",
+        "org/y on graph letters: the graph cannot be had; publish it, or name it",
+    ]
+    with pytest.raises(InputError, match="there are no labels to select from; label models first"):
+        join_labels([label("x")], [SIGNS])
+    with pytest.raises(InputError, match="there are no labels"):
+        join_labels([], GRAPHS)
+
+
+def test_revisions_of_a_model_are_models():
+    old, new = label("x", revision="a" * 40), label("x", revision="b" * 40)
+    joined = join_labels([new, old, label("x", SIGNS, revision="b" * 40)], GRAPHS)
+    assert [model.revision[0] for model in joined.models] == ["a", "b"]
+    assert joined.on_graph(1)[0] is None
+    assert joined.on_graph(1)[1].graph_name == "signs"
+
+
+def test_domains_are_those_that_have_images():
+    hits = np.array([[3] * 7, [0] * 7])
+    photos = label("x", domain_names=("photo", "sketch"), domain_hits=hits, domain_support=hits)
+    signs = label("x", SIGNS, domain_names=("icon",))
+    joined = join_labels([photos, signs, label("y", domain_names=("render",))], GRAPHS)
+    assert joined.domains_of(0) == {"photo", "render"}
+    assert joined.domains_of(1) == {"icon"}
+
+
+@st.composite
+def labels_on_graphs(draw):
+    """Labels of a few models on three graphs, in several groups and sizes; no two of one model are alike."""
+    kinds = st.tuples(
+        st.sampled_from("xyz"), st.sampled_from(GRAPHS), st.sampled_from([PHOTOS, DRAWINGS]), st.integers(0, 1),
+        st.sampled_from([30, 75]), st.sampled_from([SHA, "f" * 40]),
+    )  # fmt: skip
+    chosen = draw(st.lists(kinds, min_size=1, max_size=12, unique=True))
+    return [label(name, graph, probes, seed, images, revision=revision)
+            for name, graph, probes, seed, images, revision in chosen]  # fmt: skip
+
+
+@examples
+@given(labels=labels_on_graphs(), data=st.data(), known=st.integers(1, 3), probes=st.sampled_from([(), ("drawings",)]))
+def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
+    probes = [name for name in probes if name in {each.probes_name for each in labels}]
+
+    def join(labels, graphs):
+        try:
+            return join_labels(labels, graphs, probes=probes)
+        except InputError as error:
+            return str(error)
+
+    joined = join(labels, GRAPHS[:known])
+    permuted = join(data.draw(st.permutations(labels)), data.draw(st.permutations(GRAPHS[:known])))
+    assert joined == permuted
+    if not isinstance(joined, JoinedLabels):
+        assert not {each.graph_digest for each in labels} & {graph.digest for graph in GRAPHS[:known]}
+        return
+    used = [each for row in joined.labels for each in row if each]
+    assert len(joined.reference) == len(joined)
+    for g, graph in enumerate(joined.union.graphs):  # one group of labels per graph, each in its place
+        there = [each for each in joined.on_graph(g) if each]
+        assert len({each.group for each in there}) == 1
+        assert all(each.graph_digest == graph.digest for each in there)
+    for row, model in zip(joined.labels, joined.models, strict=True):
+        assert {each.model for each in row if each} == {model}
+    # what is not used is named, or there is a larger sample of the same model
+    named = {(id, left_out.graph_name) for left_out in joined.left_out for id in left_out.models}
+    for each in labels:
+        if each not in used and (each.model.repo_id, each.graph_name) not in named:
+            larger = [u for u in used if (u.group, u.model) == (each.group, each.model)]
+            assert larger[0].sampling.images_per_concept == 75 > each.sampling.images_per_concept
+
+
+def test_probe_images_that_no_label_rests_on():
+    with pytest.raises(
+        InputError, match="no label rests on probe images 'sketches'; there are labels on drawings, photos"
+    ):
+        join_labels([label("x"), label("y", probes=DRAWINGS)], GRAPHS, probes=["photos", "sketches"])

@@ -1,0 +1,551 @@
+"""Selection by labels on several graphs: against naive loops, by hand, and that order changes nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.graph.concepts import SemanticGraph
+from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, mean_chance_to_win, precision_among
+from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.selection import Candidates, SelectionConfig, Strategy, choose, score, select
+from mll_hf.selection.mll import (
+    cautious,
+    estimates,
+    evidence_weights,
+    measure_all,
+    mll_scores,
+    task_needs,
+    task_odds,
+)
+from mll_hf.selection.paper import precision_from_label, restricted_precision
+from selection_worlds import LABEL_STRATEGIES, join_by_hand, make_match, random_joined, with_twins
+from worlds import examples, make_graph, make_label, probe_set, unit
+
+DOMAINS = {None: (), "photo": ("photo",), "a pencil sketch": ("sketch",), "icons": ("icon",),
+           "photo or icon": ("photo", "icon")}  # fmt: skip
+
+
+worlds = st.builds(
+    random_joined,
+    n_graphs=st.integers(1, 3),
+    n_models=st.integers(1, 6),
+    n_classes=st.integers(1, 12),
+    seed=st.integers(0, 10_000),
+    domain=st.sampled_from(list(DOMAINS)),
+)
+
+
+# --- our scores against naive loops -----------------------------------------------------------------------------------
+
+
+class NaiveGraph:
+    """What labels of M models on one graph say among n candidates, concept by concept."""
+
+    def __init__(self, graph, labels, n_candidates, extrapolate):
+        self.graph, self.labels, self.n, self.extrapolate = graph, labels, n_candidates, extrapolate
+        self.rivals = [len(graph) - 1 - len(graph.relatives(v)) for v in range(len(graph))]
+
+    def level(self, m, n_candidates=None):
+        """Mean over tested concepts; an image of any is won with the mean chance over concepts with rivals."""
+        label, n = self.labels[m], n_candidates or self.n
+        tested = [v for v in range(len(self.graph)) if label.ranks[v].sum()]
+        chances = mean_chance_to_win(np.array(self.rivals), n)
+        won = [sum(label.ranks[v] * chances) / label.ranks[v].sum() for v in tested]
+        of_all = sum(won) / len(tested) if tested else 0.0
+        if n_candidates:
+            return of_all
+        with_rivals = [rivals for rivals in self.rivals if rivals]
+        return of_all * self.falls(m, round(sum(with_rivals) / len(with_rivals)) if with_rivals else 0)
+
+    def falls(self, m, n_rivals):
+        """Level among all rivals over that among so many fewer, in log n, as the task has more candidates."""
+        if not self.extrapolate or self.n <= n_rivals + 1:
+            return 1.0
+        mirror = max((n_rivals + 1) ** 2 / self.n, 1)
+        low = int(mirror)
+        share = (math.log(mirror) - math.log(low)) / (math.log(low + 1) - math.log(low))
+        before = (1 - share) * self.level(m, low) + share * self.level(m, low + 1)
+        return self.level(m, n_rivals + 1) / before if before else 1.0
+
+    def recall(self, m, v):
+        """Expected recall among n candidates, shrunk by 10 images towards the hypernyms, above these the level."""
+        label, n_rivals = self.labels[m], self.rivals[v]
+        won = 0.0
+        for b, count in enumerate(label.ranks[v].tolist()):
+            drawn = min(self.n - 1, n_rivals)
+            in_bin = [r for r in range(2 ** (b - 1) if b else 0, 2**b if b else 1) if r <= n_rivals]
+            chances = [math.comb(n_rivals - r, drawn) / math.comb(n_rivals, drawn) for r in in_bin]
+            won += count * (sum(chances) / len(chances) if chances else 0)
+        parents = [self.graph.index[h] for h in self.graph.concepts[v].hypernyms if h in self.graph.index]
+        prior = sum(self.recall(m, u) for u in parents) / len(parents) if parents else self.level(m)
+        return (won * self.falls(m, n_rivals) + 10 * prior) / (label.support[v] + 10)
+
+    def without_label(self, general):
+        """Expected recall of each model without a label, and how far such a guess is from the truth on average."""
+        known = [m for m, label in enumerate(self.labels) if label is not None]
+        if not known or len(known) == len(self.labels):
+            return general, 0.0
+
+        def logit(p):
+            p = min(max(p, 1e-3), 1 - 1e-3)
+            return math.log(p / (1 - p))
+
+        shift = min(0.0, sum(logit(self.level(m)) - logit(general[m]) for m in known) / len(known))
+        guesses = [1 / (1 + math.exp(-logit(p) - shift)) for p in general]
+        if len(known) == 1:
+            return guesses, math.sqrt(1 / 12)
+        return guesses, math.sqrt(sum((guesses[m] - self.level(m)) ** 2 for m in known) / (len(known) - 1))
+
+
+def naive_scores(candidates, class_weight):
+    """[M, C] scores and [M, 2] standard errors from the docstrings of `mll_hf.selection.mll`."""
+    labels, match, union = candidates.labels, candidates.match, candidates.labels.union
+    n_models, n_classes = len(labels), len(match.classes)
+    n = max(n_classes, 2)
+    everything = [label for row in labels.labels for label in row if label]
+    named = {name for label in everything for name in label.domain_names} & set(DOMAINS[candidates.domain])
+    domain = named.pop() if len(named) == 1 else None
+
+    def counts(g):
+        return g == 0 or domain is None or any(
+            label.domain_ranks[label.domain_names.index(domain)].any()
+            for label in labels.on_graph(g) if label and domain in label.domain_names
+        )  # fmt: skip
+
+    graphs = [
+        NaiveGraph(graph, labels.on_graph(g), n, extrapolate=g > 0) for g, graph in enumerate(union.graphs) if counts(g)
+    ]
+    reference = graphs[0]
+    general = [reference.level(m) for m in range(n_models)]
+
+    # recall, images and standard error of every model on every concept
+    recall, images, spread = ({} for _ in range(3))
+    for v in {int(v) for row in match.concepts for v in row}:
+        having = [(of, of.graph.index[union.graph.concepts[v].id]) for of in graphs
+                  if union.graph.concepts[v].id in of.graph.index]  # fmt: skip
+        for m in range(n_models):
+            bodies = [(of.recall(m, u), of.labels[m].support[u] + 10) for of, u in having if of.labels[m] is not None]
+            guesses = [of.without_label(general) for of, _ in having]
+            images[m, v] = sum(weight for _, weight in bodies)
+            spread[v] = max((error for _, error in guesses), default=0.0)
+            if bodies:
+                recall[m, v] = sum(p * weight for p, weight in bodies) / images[m, v]
+            elif having:
+                recall[m, v] = sum(guess[m] for guess, _ in guesses) / len(guesses)
+        spread.setdefault(v, 0.0)
+
+    shares = [
+        {int(v): float(w) / sum(map(float, weights)) for v, w in zip(concepts, weights, strict=True)}
+        for concepts, weights in zip(match.concepts, match.weights, strict=True)
+    ]
+    plain, errors = np.zeros((n_models, n_classes)), np.zeros((n_models, 2))
+    for m, label in enumerate(labels.reference):
+        ratio = 1.0
+        if domain in label.domain_names:
+            chances = mean_chance_to_win(np.array(reference.rivals), n)
+            of_domain = label.domain_ranks[label.domain_names.index(domain)]
+            overall = float(precision_among(label.domain_ranks.sum(axis=0), chances))
+            if 0 < overall < 1:
+                shifted = (of_domain @ chances + 10 * overall) / (of_domain.sum() + 10)
+                ratio = shifted / (1 - shifted) / (overall / (1 - overall))
+        per_concept = dict.fromkeys(spread, 0.0)
+        for y, coverage in enumerate(match.coverage.tolist()):
+            p, covered = 0.0, 0.0
+            for v in spread:
+                own = shares[y].get(v, 0.0)
+                mean = sum(of_class.get(v, 0.0) for of_class in shares) / n_classes
+                weight = coverage * (class_weight * own + (1 - class_weight) * mean)
+                if (m, v) in recall:
+                    p, covered = p + weight * recall[m, v], covered + weight
+                    per_concept[v] += weight / n_classes
+            p = min(max(p + (1 - covered) * general[m], 0), 1)
+            plain[m, y] = ratio * p / (1 - p + ratio * p)
+        variance = sum(w**2 * recall[m, v] * (1 - recall[m, v]) / images[m, v]
+                       for v, w in per_concept.items() if images[m, v])  # fmt: skip
+        guessed = sum(w * spread[v] for v, w in per_concept.items() if not images[m, v])
+        errors[m] = math.sqrt(variance), guessed
+
+    best = min(range(n_models), key=lambda m: (-labels.reference[m].mean_precision, labels.reference[m].cost.gflops))
+    lowered = plain.copy()
+    for m in range(n_models):
+        level = plain[m].mean()
+        if level > plain[best].mean() + 1e-9:
+            lowered[m] *= max(level - math.hypot(*errors[m], errors[best, 0]), 0) / level
+    return lowered, errors
+
+
+@examples
+@given(candidates=worlds, class_weight=st.floats(0, 1))
+def test_our_scores_against_naive_loops(candidates, class_weight):
+    scores, errors = naive_scores(candidates, class_weight)
+    np.testing.assert_allclose(mll_scores(candidates, class_weight), scores, atol=1e-9)
+    needs = task_needs(candidates, class_weight)
+    measured = measure_all(candidates.labels, needs)
+    _, estimated = estimates(needs, measured, task_odds(candidates.labels, needs, candidates.domain))
+    np.testing.assert_allclose(estimated, errors, atol=1e-9)
+
+
+@examples
+@given(candidates=worlds, strategy=st.sampled_from(LABEL_STRATEGIES), k=st.integers(1, 4))
+def test_every_strategy_explains_its_choice(candidates, strategy, k):
+    selection = select(candidates, SelectionConfig(strategy, k=k))
+    assert (np.diff(selection.overall) <= 1e-9).all()
+    assert ((selection.coverage >= 0) & (selection.coverage <= 1)).all()
+    union, row = candidates.labels.union, {model: m for m, model in enumerate(candidates.labels.models)}
+    for y, name in enumerate(selection.classes):
+        for concept, v in zip(selection.explain(name), candidates.match.concepts[y], strict=True):
+            assert concept.id == union.graph.concepts[v].id
+            assert len(concept.precision) == len(selection.union)
+            for m, recall in zip(selection.union, concept.precision, strict=True):
+                labels = candidates.labels.labels[row[selection.models[m].ref]]
+                images = sum(
+                    int(label.support[union.rows[g, v]])
+                    for g, label in enumerate(labels) if label and union.rows[g, v] >= 0
+                )  # fmt: skip
+                assert strategy is Strategy.PAPER or (recall is not None) == (images > 0)
+
+
+# --- the paper's Eq. 5 over several graphs ----------------------------------------------------------------------------
+
+
+def random_sidecars(union, seed):
+    """Embeddings of one model on each graph, and its images and captions over the union as plain lists."""
+    rng = np.random.default_rng(seed)
+    texts = unit(rng.standard_normal((len(union.graph), 6))).astype(np.float16).astype(float)
+    parts, images, members = [], [], [[] for _ in range(len(union.graph))]
+    for graph, positions in zip(union.graphs, union.positions, strict=True):
+        nodes = rng.integers(0, len(graph), 3 * len(graph))
+        seen = unit(texts[positions[nodes]] + 0.7 * rng.standard_normal((len(nodes), 6)))
+        tested = [np.flatnonzero((nodes == v) | (rng.random(len(nodes)) < 0.1)).tolist() for v in range(len(graph))]
+        part = ProbeEmbeddings.quantize(seen, texts[positions].astype(np.float32), probe_set(tested, nodes))
+        for v, of_v in enumerate(tested):
+            members[positions[v]] += [len(images) + x for x in of_v]
+        images += part.images.astype(float).tolist()
+        parts.append(part)
+    return parts, images, texts.tolist(), members
+
+
+@examples
+@given(n_graphs=st.integers(1, 3), n_classes=st.integers(1, 4), seed=st.integers(0, 10_000))
+def test_the_paper_over_all_images_and_captions_of_all_graphs(n_graphs, n_classes, seed):
+    candidates = random_joined(n_graphs, 3, n_classes, seed)
+    union, match = candidates.labels.union, candidates.match
+    joined, expected = [], []
+    for m in range(3):
+        parts, images, texts, members = random_sidecars(union, seed + m)
+        joined.append(ProbeEmbeddings.joined(list(zip(parts, union.positions, strict=True)), len(union.graph)))
+        p_v = {}
+        for v in match.selected.tolist():  # Eq. 5
+            answers = [max(match.selected.tolist(), key=lambda u, x=x: sum(np.multiply(images[x], texts[u])))
+                       for x in members[v]]  # fmt: skip
+            p_v[v] = answers.count(v) / len(answers) if answers else 0.0
+        p_y = [sum(p_v[int(v)] * float(z) for v, z in zip(concepts, weights, strict=True))  # Eq. 6
+               for concepts, weights in zip(match.concepts, match.weights, strict=True)]  # fmt: skip
+        expected.append([0.7 * p + 0.3 * sum(p_y) / n_classes for p in p_y])  # Eq. 7
+    exact = replace(candidates, embeddings=tuple(joined))
+    np.testing.assert_allclose(score(exact, SelectionConfig(Strategy.PAPER)), expected, atol=1e-9)
+
+
+def test_the_paper_from_labels_on_two_graphs_by_hand():
+    # "b" is in both graphs, of 10 images .8 are recognized on one and of 30 images .4 on the other; nothing is lost to
+    # another selected concept, and all rivals of its graphs take part, so these are the estimates: .5 together. "c" is
+    # on the second graph only; a model without a label there gets its mean on "a" and "b".
+    first, second = make_graph({"a": (), "b": ()}, "first"), make_graph({"b": (), "c": ()}, "second")
+    rivals = {v: {} for v in range(2)}
+    on_first = [make_label(first, [8, 8], 10, repo_id=f"org/{name}", rivals=rivals) for name in "xy"]
+    on_second = [make_label(second, [12, 6], 30, repo_id="org/x", rivals=rivals), None]
+    candidates = Candidates(join_by_hand((first, on_first), (second, on_second)), make_match([[0, 1, 2]], [[1, 1, 1]]))
+    np.testing.assert_allclose(restricted_precision(candidates), [[0.8, 0.5, 0.2], [0.8, 0.8, 0.8]])
+
+
+@pytest.mark.parametrize(("size", "n_concepts"), [(511, 37), (512, 65), (768, 130)])
+def test_eq_5_is_exact_whatever_the_kernel(size, n_concepts):
+    # two concepts have one caption: the first of them wins, and no rounding may say otherwise
+    rng = np.random.default_rng(0)
+    texts = unit(rng.standard_normal((n_concepts, size)))
+    texts[-1] = texts[0]
+    images = unit(texts[[0] * 40] + 0.02 * rng.standard_normal((40, size)))
+    for n_images in (1, 2, 3, 7, 40):
+        members = [list(range(n_images)) if v in (0, n_concepts - 1) else [] for v in range(n_concepts)]
+        stored = ProbeEmbeddings.quantize(images[:n_images], texts, probe_set(members, [0] * n_images))
+        assert stored.restricted_precision(np.arange(n_concepts))[[0, -1]].tolist() == [1, 0]
+
+
+# --- two graphs by hand -----------------------------------------------------------------------------------------------
+
+ANIMALS = make_graph({"a": (), "c": ()}, "animals")
+PARTS = make_graph({"b": ("a",), "d": ("a",)}, "parts")  # below "a" of the other graph
+A, B, C, D = range(4)
+
+
+def label_of(graph, ranks, domain, **fields):
+    """A label with images by rank [V, <= RANK_BINS], all of one domain."""
+    ranks = np.array([[*row, *[0] * (RANK_BINS - len(row))] for row in ranks], np.uint16)
+    return make_label(graph, ranks[:, 0], ranks.sum(axis=1), ranks=ranks, domain_names=(domain,), **fields)
+
+
+ON_ANIMALS = label_of(ANIMALS, [[10], [4, 6]], "photo")
+ON_PARTS = label_of(PARTS, [[6, 4], [0, 10]], "icon")
+
+
+def test_a_graph_is_judged_by_itself():
+    # Both graphs have 2 concepts, so of 2 candidates all take part, and what another beat is lost.
+    # b: 6 of 10, d: 0 of 10; mean .3, towards which they are shrunk: (6 + 10 * .3) / 20 = .45, (0 + 3) / 20 = .15
+    # a: 10 of 10, c: 4 of 10; mean .7; .85 and .55. The hypernym a of b and d is of another graph: it is no prior.
+    joined = join_by_hand((ANIMALS, [ON_ANIMALS]), (PARTS, [ON_PARTS]))
+    for concepts, expected in (([A, B], [0.85, 0.45]), ([C, D], [0.55, 0.15])):
+        candidates = Candidates(joined, make_match([[v] for v in concepts], [[1]] * 2))
+        np.testing.assert_allclose(mll_scores(candidates, 1.0), [expected])
+    assert precision_from_label(ON_PARTS, np.array([0, 1]), np.ones(2, np.int32), 5).tolist() == pytest.approx([0.6, 0])
+
+
+@pytest.mark.parametrize(
+    ("domain", "covered"), [("icon", 0.8), ("photo", 0.2), (None, 0.8), ("satellite", 0.8), ("icon, photo", 0.8)]
+)
+def test_a_graph_without_images_of_the_domain_counts_for_nothing(domain, covered):
+    joined = join_by_hand((ANIMALS, [ON_ANIMALS]), (PARTS, [ON_PARTS]))
+    candidates = Candidates(joined, make_match([[B, A]], [[3, 1]], coverage=0.8), domain)
+    np.testing.assert_allclose(evidence_weights(candidates, 0.7)[:, 0], [0.2, 0.6] if covered == 0.8 else [0.2, 0])
+    selection = select(candidates, SelectionConfig())
+    np.testing.assert_allclose(selection.coverage, [covered])
+    assert select(candidates, SelectionConfig(Strategy.GENERAL)).coverage == pytest.approx([0.8])
+    # .2 * .85 + .6 * .45 + .2 * .7, or .2 * .85 + .8 * .7; the reference knows photos only, so there are no odds
+    np.testing.assert_allclose(selection.scores, [[0.58 if covered == 0.8 else 0.73]])
+
+
+def test_a_concept_in_two_graphs_has_both_bodies_of_evidence():
+    # b on the first graph: 10 of 10 images, level 1; on the second 0 of 20, level 0: weights 10 + 10 and 20 + 10.
+    first, second = make_graph({"a": (), "b": ()}, "first"), make_graph({"b": (), "c": ()}, "second")
+    labels = [make_label(first), make_label(second, [0, 0], 20)]
+    joined = join_by_hand((first, labels[:1]), (second, labels[1:]))
+    assert len(joined.union.graph) == 3
+    selection = select(Candidates(joined, make_match([[1], [0]], [[1], [1]])), SelectionConfig(class_weight=1))
+    np.testing.assert_allclose(selection.scores, [[20 / 50, 1]])
+    assert selection.explain("class 0")[0].precision == (pytest.approx(10 / 30),)
+    np.testing.assert_allclose(selection.images, [30, 10])
+
+
+# --- models without a label on a graph --------------------------------------------------------------------------------
+
+LETTERS = make_graph({"a": ("letter",), "b": ("letter",)}, "letters")
+THINGS = make_graph({"cup": (), "dog": ()}, "things")
+
+
+def on_letters(**models):
+    """Models with a general recall and one on letters, which may be None: no label.
+
+    Both graphs have two concepts and the task two classes, so all rivals take part; 1,000 images of each concept.
+    """
+
+    def label(graph, name, recall):
+        hits = None if recall is None else [round(1000 * recall)] * 2
+        return hits and make_label(graph, hits, 1000, repo_id=f"org/{name}")
+
+    columns = [
+        (graph, [label(graph, name, recall[g]) for name, recall in models.items()])
+        for g, graph in enumerate((THINGS, LETTERS))
+    ]
+    joined = join_by_hand(*columns)
+    return Candidates(joined, make_match([[joined.union.graph.index[id]] for id in "ab"], [[1], [1]]))
+
+
+def scores_by_name(selection):
+    return {model.ref.short_name: mean for model, mean in zip(selection.models, selection.overall, strict=True)}
+
+
+OTHERS = {f"other{i}": (0.75, 0.25) for i in range(6)}
+
+
+def test_a_specialist_is_chosen_where_a_graph_is_hard_for_everybody():
+    # Logits fall by (6 * (1.0986 + 1.0986) - 1.3291) / 7 = 1.6935: best from .8 (1.3863) to .4238 on letters.
+    # The specialist leads by more than its own error, sqrt(2 * .5^2 * .85 * .15 / 1010) = .0079. That best was not
+    # measured on letters is no reason to stay with it.
+    candidates = on_letters(best=(0.8, None), special=(0.6, 0.85), **OTHERS)
+    selection = select(candidates, SelectionConfig(k=2))
+    assert [model.ref.short_name for model in selection.models[:2]] == ["special", "best"]
+    assert scores_by_name(selection)["best"] == pytest.approx(0.423807, abs=1e-6)
+    assert scores_by_name(selection)["special"] == pytest.approx(0.85 - 0.007944, abs=1e-6)
+    assert selection.explain("class 0")[0].precision == (pytest.approx(0.85), None)
+
+
+@pytest.mark.parametrize(("spread", "order"), [(0.0, ["new", "best"]), (0.15, ["best", "new"])])
+def test_a_guess_must_lead_by_as_much_as_such_guesses_err(spread, order):
+    # new was not measured on letters, where best has .2. It is expected to be better, but not by more than guesses are
+    # wrong where the others are as unlike as .1 and .4.
+    others = {f"other{i}": (0.75, 0.25 + spread * (-1) ** i) for i in range(6)}
+    candidates = on_letters(best=(0.8, 0.2), new=(0.79, None), **others)
+    needs = task_needs(candidates, 0.7)
+    measured = measure_all(candidates.labels, needs)
+    recall, errors = estimates(needs, measured, np.ones(8))
+    assert recall[1, 0] > recall[0, 0] + 0.04
+    known = np.array([0.2, *(recall for _, recall in others.values())])
+    general = np.array([0.8] + [0.75] * 6)
+    shift = np.mean(np.log(known / (1 - known)) - np.log(general / (1 - general)))
+    guesses = 1 / (1 + (1 - general) / general * np.exp(-shift))
+    np.testing.assert_allclose(errors[1], [0, np.sqrt(np.sum((guesses - known) ** 2) / 6)])
+    assert [name for name in scores_by_name(select(candidates, SelectionConfig())) if name in order] == order
+
+
+def test_an_easy_graph_does_not_raise_models_that_were_not_measured_on_it():
+    others = {f"other{i}": (0.75, 0.9) for i in range(6)}
+    scores = scores_by_name(select(on_letters(best=(0.8, None), special=(0.6, 0.99), **others), SelectionConfig()))
+    assert scores["best"] == pytest.approx(0.8)
+
+
+def test_letters_and_digits_in_one_task():
+    # Letters have 2 rivals each, which both take part among 3: .95, and .975 of 2. In the logarithm of the number of
+    # candidates 5 are as far beyond 3 as 9 / 5 = 1.8 are before, where the level is .9788: so of 5, with O against 0,
+    # .95 * .95 / .9788 = .9220. Digits 0 and 1 have one rival: .99 of 2, and .99^2 of 5, for among 1 all is won.
+    things = make_graph({f"thing{i}": () for i in range(10)}, "things")
+    letters = make_graph(dict.fromkeys(("O", "P", "Q"), ("letter",)), "letters")
+    digits = make_graph(dict.fromkeys(("0", "1"), ("digit",)), "digits")
+    labels = [make_label(things, [100] * 10, 1000), make_label(letters, [950] * 3, 1000),
+              make_label(digits, [990] * 2, 1000)]  # fmt: skip
+    joined = join_by_hand(*((graph, [label]) for graph, label in zip((things, letters, digits), labels, strict=True)))
+    index = joined.union.graph.index
+    match = make_match([[index[id]] for id in "OPQ01"], [[1]] * 5, list("OPQ01"))
+    at_1_8 = 1 - 0.025 * math.log(1.8, 2)
+    np.testing.assert_allclose(mll_scores(Candidates(joined, match), 1.0), [[0.95**2 / at_1_8] * 3 + [0.99**2] * 2])
+    assert 0.95**2 / at_1_8 == pytest.approx(0.9220, abs=1e-4)
+    # letters alone are as good as they were measured
+    alone = make_match([[index[id]] for id in "OPQ"], [[1]] * 3, list("OPQ"))
+    np.testing.assert_allclose(mll_scores(Candidates(joined, alone), 1.0), [[0.95] * 3])
+
+
+# --- order changes nothing --------------------------------------------------------------------------------------------
+
+
+def renamed(candidates, seed):
+    """The same evidence with other ids, so that concepts come in another order in every graph and in the union."""
+    union = candidates.labels.union
+    old = sorted({id for graph in union.graphs for c in graph.concepts for id in (c.id, *c.hypernyms)})
+    new = np.random.default_rng(seed).permutation([f"k{i:05d}" for i in range(len(old))]).tolist()
+    new_id = dict(zip(old, new, strict=True))
+    columns = []
+    for g, graph in enumerate(union.graphs):
+        concepts = [
+            replace(c, id=new_id[c.id], hypernyms=tuple(new_id[h] for h in c.hypernyms)) for c in graph.concepts
+        ]
+        order = sorted(range(len(graph)), key=lambda v, concepts=concepts: concepts[v].id)
+        other = SemanticGraph(graph.name, tuple(concepts))
+        columns.append((other, [label and reordered(label, order, other) for label in candidates.labels.on_graph(g)]))
+    joined = join_by_hand(*columns)
+    place = np.array([joined.union.graph.index[new_id[c.id]] for c in union.graph.concepts])
+    return replace(
+        candidates, labels=joined, match=replace(candidates.match, concepts=place[candidates.match.concepts])
+    )
+
+
+def reordered(label, order, graph):
+    """A label whose concepts come in another order."""
+    place = np.append(np.argsort(order), NO_RIVAL)
+    return replace(
+        label,
+        graph_digest=graph.digest,
+        ranks=label.ranks[order],
+        predicted=label.predicted[order],
+        domain_hits=label.domain_hits[:, order],
+        domain_support=label.domain_support[:, order],
+        rivals=place[np.minimum(label.rivals, len(order))][order].astype(np.uint16),
+        rival_wins=label.rival_wins[order],
+    )
+
+
+@examples
+@given(candidates=worlds, strategy=st.sampled_from(LABEL_STRATEGIES), k=st.integers(1, 4), data=st.data())
+def test_permuted_models_classes_and_concepts_give_the_same_choice(candidates, strategy, k, data):
+    candidates = with_twins(candidates)
+    config = SelectionConfig(strategy, k=k, max_models=data.draw(st.none() | st.integers(1, 4)))
+    expected = select(candidates, config)
+    models = data.draw(st.permutations(range(len(candidates.labels))))
+    classes = data.draw(st.permutations(range(len(expected.classes))))
+    match = candidates.match
+    permuted = renamed(candidates.take(models), data.draw(st.integers(0, 99)))
+    permuted = replace(permuted, match=replace(
+        match,
+        classes=tuple(match.classes[y] for y in classes),
+        concepts=permuted.match.concepts[classes],
+        similarities=match.similarities[classes],
+        weights=match.weights[classes],
+        coverage=match.coverage[classes],
+    ))  # fmt: skip
+    actual = select(permuted, config)
+    assert [model.ref for model in actual.models] == [model.ref for model in expected.models]
+    np.testing.assert_array_equal(actual.chosen, expected.chosen[:, classes])
+    np.testing.assert_allclose(actual.scores, expected.scores[:, classes], atol=2e-9)
+    for name in ("coverage", "images"):
+        np.testing.assert_allclose(getattr(actual, name), getattr(expected, name)[classes], rtol=1e-9)
+    for name in expected.classes:
+        for first, second in zip(expected.explain(name), actual.explain(name), strict=True):
+            assert (first.name, first.weight) == (second.name, second.weight)
+            np.testing.assert_allclose(np.array(second.precision, float), np.array(first.precision, float), atol=1e-9)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.GENERAL, Strategy.PAPER])
+@pytest.mark.parametrize("n_classes", [3, 4, 7, 10])
+def test_equal_sums_are_ties_in_whatever_order_they_add_up(strategy, n_classes):
+    # the models have the same scores on other classes, so their means are equal, and the first one is chosen
+    rng = np.random.default_rng(n_classes)
+    for _ in range(50):
+        row = np.round(rng.random(n_classes), 9)
+        scores = np.stack([rng.permutation(row) for _ in range(5)])
+        chosen = choose(scores, SelectionConfig(strategy, max_models=1), np.zeros(5))
+        assert np.flatnonzero(chosen.any(axis=1)).tolist() == [0]
+
+
+def test_a_twin_of_the_reference_is_no_better_than_it():
+    recall = np.array([[0.1 + 0.2, 0.4], [0.3, 0.4]])  # .1 + .2 is a little more than .3
+    np.testing.assert_array_equal(cautious(recall, np.full((2, 2), 0.1), 1), recall)
+
+
+SELECT_ALL = """
+import json
+from selection_worlds import LABEL_STRATEGIES, random_candidates, random_joined, with_twins
+from mll_hf.selection import SelectionConfig, select
+
+worlds = [random_joined(n_graphs, 13, 7, n_graphs, "photo") for n_graphs in (1, 2, 3)]
+worlds.append(random_candidates(n_concepts=300, n_models=21, n_classes=37))
+print(json.dumps([select(with_twins(world), SelectionConfig(strategy, k=2, max_models=3)).to_json()
+                  for world in worlds for strategy in LABEL_STRATEGIES]))
+"""
+
+
+def test_the_kernel_of_the_matrix_product_changes_nothing():
+    tests = Path(__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": f"{tests.parent}{os.pathsep}{tests}"}
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", SELECT_ALL], env=environment | {"OPENBLAS_CORETYPE": kernel}, stdout=subprocess.PIPE
+        )
+        for kernel in ("Haswell", "Sandybridge")  # these add in different orders
+    ]
+    for first, second in zip(*(json.loads(run.communicate()[0]) for run in runs), strict=True):
+        assert second["chosen"] == first["chosen"]
+        for key in ("id", "scores"):
+            assert [model[key] for model in second["models"]] == [model[key] for model in first["models"]]
+
+
+# --- values -----------------------------------------------------------------------------------------------------------
+
+
+def test_selections_compare_by_value_and_cannot_be_changed():
+    candidates = random_joined()
+    first, second = (select(candidates, SelectionConfig(k=2)) for _ in range(2))
+    assert first == second
+    assert first != replace(second, scores=second.scores + 1e-9)
+    assert first != replace(second, task="another")
+    assert first != "selection"
+    for name in ("scores", "chosen", "coverage", "images", "overall"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(first, name)[...] = 0

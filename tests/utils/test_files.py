@@ -1,0 +1,94 @@
+"""Writing files: the old content or the new, never half of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+
+import pytest
+
+from mll_hf.errors import MLLError, StorageError
+from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_write_and_replace(tmp_path):
+    path = tmp_path / "a" / "b" / "c.txt"
+    for content in (b"old", b"new", b""):
+        write_atomically(path, content)
+        assert path.read_bytes() == content
+    assert files_in(tmp_path) == ["a/b/c.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch, step):
+    path = tmp_path / "c.txt"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, step, no_space)
+    with pytest.raises(StorageError) as caught:
+        write_atomically(path, b"new")
+    assert str(caught.value) == (
+        f"cannot write {path}: No space left on device; free some space or choose another folder"
+    )
+    assert caught.value.path == path
+    assert path.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["c.txt"]
+
+
+def test_a_file_larger_than_may_be_written(tmp_path):
+    resource = pytest.importorskip("resource")  # a true short write: the kernel takes 1,000 bytes and no more
+    path = tmp_path / "c.txt"
+    write_atomically(path, b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            write_atomically(path, b"x" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["c.txt"]
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "c.txt"
+    write_atomically(path, b"old")
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert files_in(tmp_path) == ["c.txt"]
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "c.txt", tmp_path / "file" / "a" / "c.txt", tmp_path / "folder"):
+        with pytest.raises(StorageError, match=f"cannot write {re.escape(str(path))}: .+; choose another folder"):
+            write_atomically(path, b"new")
+    assert files_in(tmp_path) == ["file"]
+
+
+def test_errors_name_the_innermost_path(tmp_path):
+    with pytest.raises(StorageError) as caught, storage_errors(tmp_path), storage_errors(tmp_path / "inner"):
+        raise OSError(errno.EACCES, "Permission denied")
+    assert caught.value.path == tmp_path / "inner"
+    assert issubclass(StorageError, MLLError)
+    assert issubclass(StorageError, OSError)
+    assert str(StorageError(tmp_path, OSError("odd"))) == f"cannot write {tmp_path}: odd; choose another folder"
+
+
+def test_json_does_not_depend_on_the_order_of_keys():
+    assert canonical_json({"b": 1, "a": "\u00e9"}) == canonical_json({"a": "\u00e9", "b": 1}) == '{"a":"\u00e9","b":1}'
