@@ -125,8 +125,8 @@ class Client:
 
         Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
         ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides. If only some licenses are allowed, those that labels name
-        count, and the Hub confirms them for the chosen models: a small request for each.
+        they answer decides. If only some licenses are allowed, those that labels name count, and the Hub confirms them
+        for the chosen models: a small request for each.
 
         Args:
             classes: Class names; at least one, all different.
