@@ -125,8 +125,8 @@ class Client:
 
         Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
         ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides. If only some licenses are allowed, the Hub is asked for those of the models that decide: a
-        small request for each.
+        they answer decides. If only some licenses are allowed, those that labels name count, and the Hub confirms them
+        for the chosen models: a small request for each.
 
         Args:
             classes: Class names; at least one, all different.
@@ -142,7 +142,7 @@ class Client:
                 are too few images.
             ModelError: No model can be tried.
             LabelError: A label of a folder is damaged or of another graph.
-            HubError: The labels cannot be had, or the Hub cannot be asked for licenses.
+            HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
