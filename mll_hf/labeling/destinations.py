@@ -11,20 +11,20 @@ from huggingface_hub import constants
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, read_head
+from mll_hf.hub.connection import connect, download, fetch_head, hub_errors
 from mll_hf.hub.locations import HUB, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
-from mll_hf.hub.sources import is_collection, open_source
+from mll_hf.hub.sources import open_source
 from mll_hf.labels.store import MAX_LABEL_BYTES, label_path, read_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.hub.connection import Head
-    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
+    from mll_hf.labels.label import LabelFacts, LabelGroup, ModelLabel, ModelRef
 
-L = TypeVar("L", bound="LabelSummary")
+L = TypeVar("L", bound="LabelFacts")
 
 LABEL_FILE = "label.safetensors"
 _NOT_THERE = (401, 404)  # the Hub also answers 401 for what does not exist
@@ -43,7 +43,7 @@ class Wanted:
     group: LabelGroup
     images_per_concept: int
 
-    def matches(self, label: LabelSummary, model: ModelRef) -> bool:
+    def matches(self, label: LabelFacts, model: ModelRef) -> bool:
         """Whether a label is the wanted one of a model, at any revision."""
         same_model = (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend)
         enough = label.sampling.images_per_concept >= self.images_per_concept
@@ -128,16 +128,17 @@ class CollectionRepo:
         return self.location
 
     @cached_property
-    def _labels(self) -> tuple[LabelSummary, ...]:
+    def _labels(self) -> Sequence[LabelFacts]:
         """The collection's labels when it is first read."""
-        api, dataset = connect(), parse_dataset(self.location)
         try:
-            head = read_head(api, dataset.repo_id, "dataset")
+            source = open_source(self.location)
+            return source.indexed or source.list()
+        except InputError:  # it holds no labels yet
+            return ()
         except HubError as error:
             if error.status in _NOT_THERE:
                 return ()
             raise
-        return open_source(self.location).list() if is_collection(head) else ()
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
         """See `Destination`; a label of another revision with the same weights counts."""
