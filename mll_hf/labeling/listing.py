@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mll_hf.errors import InputError
 from mll_hf.hub.connection import connect, hub_errors, list_model_repos
 from mll_hf.hub.locations import HUB, REPO_ID
-from mll_hf.models.published import published_models
+from mll_hf.models import known
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def list_models(
 
 def paper_models() -> tuple[str, ...]:
     """Ids of the paper's models, without repetitions, in the paper's order."""
-    return tuple(dict.fromkeys(model.repo_id for model in published_models()))
+    return tuple(dict.fromkeys(model.hub_id for model in known.paper_models()))
 
 
 def read_models(file: Path) -> tuple[str, ...]:

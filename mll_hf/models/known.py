@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.labels.label import Cost
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -90,6 +92,16 @@ class KnownModel:
     twin_revision: str
     paper_place: int | None
     source: str
+
+    @property
+    def cost(self) -> Cost:
+        """Cost as in a label; 0 where it is not known."""
+        return Cost(self.parameters or 0, self.image_gflops or 0.0)
+
+    @property
+    def accuracy(self) -> float:
+        """ImageNet accuracy; NaN if it is not published."""
+        return float("nan") if self.imagenet is None else self.imagenet
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +242,15 @@ def paper_models() -> tuple[KnownModel, ...]:
     """
     chosen = [(model.paper_place, model) for model in known_models() if model.paper_place is not None]
     return tuple(model for _, model in sorted(chosen, key=lambda entry: entry[0]))
+
+
+def best_paper_models() -> tuple[KnownModel, ...]:
+    """The paper's 47 repositories, each with the entry that is better on ImageNet."""
+    best: dict[str, KnownModel] = {}
+    for model in paper_models():
+        if model.hub_id not in best or model.accuracy > best[model.hub_id].accuracy:
+            best[model.hub_id] = model
+    return tuple(best.values())
 
 
 @cache
