@@ -54,7 +54,7 @@ from mll_hf.utils.files import write_atomically
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mll_hf.labeling.engines import Engine
+    from mll_hf.labeling.run import Engine
 
 _OPTIONS_OF = {
     "device": "local",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants
 
@@ -50,24 +50,6 @@ class Wanted:
         return same_model and label.group == self.group and enough
 
 
-class Destination(Protocol):
-    """Where labels are published."""
-
-    def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """Address of a model's published label; None if there is none.
-
-        Raises:
-            MLLError: The Hub cannot be asked, or the label could not be published here.
-        """
-
-    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """Publish a label.
-
-        Raises:
-            MLLError: The Hub refuses.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class OwnRepos:
     """Publishes each label in its model's repository.
@@ -82,7 +64,11 @@ class OwnRepos:
         return "its own repository"
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """See `Destination`; the label counts only if it was measured on the repository's current weights."""
+        """Address of a model's published label; None if there is none on the repository's current weights.
+
+        Raises:
+            MLLError: The Hub cannot be asked, or the label could not be published here.
+        """
         api = connect()
         with hub_errors(model.repo_id):
             head = fetch_head(api, model.repo_id, "model")
@@ -99,7 +85,11 @@ class OwnRepos:
         return None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """See `Destination`."""
+        """Publish a label.
+
+        Raises:
+            MLLError: The Hub refuses.
+        """
         return publish_label(label, graph, create_pr=self.create_pr)
 
 
@@ -141,13 +131,16 @@ class CollectionRepo:
             raise
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """See `Destination`; a label of another revision with the same weights counts."""
+        """See `OwnRepos.find`; a label of another revision with the same weights counts."""
         same = label_of_same_weights(self._labels, model, wanted)
         return f"{self.location}/{label_path(same.model, same.group)}" if same else None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """See `Destination`."""
+        """See `OwnRepos.publish`."""
         return publish_to_collection([label], [graph], self.location, create_pr=self.create_pr, private=self.private)
+
+
+Destination = OwnRepos | CollectionRepo
 
 
 def _label_at(head: Head, path: str) -> ModelLabel | None:

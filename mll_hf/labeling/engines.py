@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import encoded_images
@@ -16,8 +16,6 @@ from mll_hf.models import environment_of, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
@@ -49,14 +47,48 @@ class Captions:
     batch_size: int
     environment: Environment
 
-    @classmethod
-    def of(cls, model: VisionLanguageModel, captions: Sequence[str]) -> Captions:
-        """Embed captions."""
-        return cls(model.encode_texts(captions), model.logit_scale, model.cost, model.batch_size, environment_of(model))
+
+@dataclass(frozen=True, slots=True)
+class LocalEngine:
+    """Runs models in this process, on one device; a context manager, since other engines hold workers.
+
+    Attributes:
+        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for the best available.
+    """
+
+    device: str | None = None
+
+    @contextmanager
+    def run(self, model: ModelRef) -> Iterator[LocalRun]:
+        """Run a model; frees it at the end.
+
+        Raises:
+            ModelError: The model cannot be loaded.
+        """
+        loaded = load_model(model, self.device)
+        try:
+            yield LocalRun(loaded)
+        finally:
+            loaded.close()
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
-class ModelRun(Protocol):
-    """One model on an engine."""
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """One model on this engine.
+
+    Attributes:
+        model: The model.
+        decoders: Processes that decode images for a GPU; None for one per core but one.
+    """
+
+    model: VisionLanguageModel
+    decoders: int | None = None
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
         """Embed the captions of V concepts.
@@ -64,6 +96,9 @@ class ModelRun(Protocol):
         Raises:
             ModelError: The model cannot be loaded or run.
         """
+        model = self.model
+        embeddings = model.encode_texts(captions)
+        return Captions(embeddings, model.logit_scale, model.cost, model.batch_size, environment_of(model))
 
     def embed_images(
         self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
@@ -82,6 +117,7 @@ class ModelRun(Protocol):
             ModelError: The model cannot be loaded or run.
             GraphError: The images cannot be read.
         """
+        return encoded_images(self.model, probes, images, batch_size, self.decoders)
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
         """Count the contests of the concepts over the images.
@@ -92,69 +128,4 @@ class ModelRun(Protocol):
             captions: Captions of the concepts.
             blocks: Number of a block's first image, and embeddings [CONTEST_BLOCK, D] from there on.
         """
-
-
-class Engine(Protocol):
-    """Where models run; a context manager that holds the workers."""
-
-    def run(self, model: ModelRef) -> AbstractContextManager[ModelRun]:
-        """Run a model; frees it at the end."""
-
-    def __enter__(self) -> Engine: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class LocalEngine:
-    """Runs models in this process, on one device.
-
-    Attributes:
-        device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for the best available.
-    """
-
-    device: str | None = None
-
-    @contextmanager
-    def run(self, model: ModelRef) -> Iterator[ModelRun]:
-        """See `Engine`."""
-        loaded = load_model(model, self.device)
-        try:
-            yield LocalRun(loaded)
-        finally:
-            loaded.close()
-
-    def __enter__(self) -> LocalEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-@dataclass(frozen=True, slots=True)
-class LocalRun:
-    """A loaded model; see `ModelRun`.
-
-    Attributes:
-        model: The model.
-        decoders: Processes that decode images for a GPU; None for one per core but one.
-    """
-
-    model: VisionLanguageModel
-    decoders: int | None = None
-
-    def embed_captions(self, captions: Sequence[str]) -> Captions:
-        """See `ModelRun`."""
-        return Captions.of(self.model, captions)
-
-    def embed_images(
-        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """See `ModelRun`."""
-        return encoded_images(self.model, probes, images, batch_size, self.decoders)
-
-    def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
-        """See `ModelRun`."""
         return Contest(graph, probes, captions.embeddings, captions.logit_scale, self.model.device).count(blocks)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import constants, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
 
 from mll_hf.errors import InputError, LabelError, MLLError, StorageError
 from mll_hf.labeling.destinations import Destination, Wanted, label_of_same_weights
@@ -19,6 +18,7 @@ from mll_hf.labeling.run import has_embeddings, label_model
 from mll_hf.labels.label import LabelGroup
 from mll_hf.labels.store import read_label
 from mll_hf.models import resolve_model
+from mll_hf.models.source import cached_revisions
 from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.hub.publish import Published
-    from mll_hf.labeling.engines import Engine
+    from mll_hf.labeling.run import Engine
     from mll_hf.labels.label import ModelLabel, ModelRef
     from mll_hf.labels.store import LabelStore
 
@@ -230,15 +230,5 @@ def _weights_freed(model: ModelRef) -> Iterator[None]:
 
 
 def _has_cached_weights(model: ModelRef) -> bool:
-    try:
-        cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
-        return False
-    return any(
-        file.file_name.endswith(".safetensors") and file.file_path.parent == copy.snapshot_path
-        for repo in cache.repos
-        if (repo.repo_type, repo.repo_id) == ("model", model.repo_id)
-        for copy in repo.revisions
-        if copy.commit_hash == model.revision
-        for file in copy.files
-    )
+    revisions = [copy for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
+    return any(any(copy.snapshot_path.glob("*.safetensors")) for copy in revisions)

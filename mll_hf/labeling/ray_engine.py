@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labeling.engines import Blocks, ModelRun
+    from mll_hf.labeling.engines import Blocks
     from mll_hf.labels.counts import LabelCounts
     from mll_hf.labels.label import Environment, ModelRef
 
@@ -67,7 +67,7 @@ class Share:
 
 
 class RayEngine:
-    """Runs models on Ray; see :class:`~mll_hf.labeling.engines.Engine`.
+    """Runs models on Ray, as :class:`~mll_hf.labeling.engines.LocalEngine` does in this process.
 
     Every machine needs ``mll-hf[models,ray]`` and the graph: from the Hub, or in a shared folder.
 
@@ -111,18 +111,21 @@ class RayEngine:
             ray.shutdown()
 
     @contextmanager
-    def run(self, model: ModelRef) -> Iterator[ModelRun]:
-        """See :class:`~mll_hf.labeling.engines.Engine`."""
+    def run(self, model: ModelRef) -> Iterator[RayRun]:
+        """Run a model on all workers."""
         assert self._workers, "use the engine as a context manager"  # noqa: S101
-        yield _RayRun(model, self._workers)
+        yield RayRun(model, self._workers)
 
 
-class _RayRun:
+class RayRun:
+    """One model on this engine; see :class:`~mll_hf.labeling.engines.LocalRun`."""
+
     def __init__(self, model: ModelRef, workers: _Workers) -> None:
         self._model, self._workers = model, workers
         self._environment: Environment | None = None
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
+        """Embed captions in pieces."""
         size = TEXT_BATCH * max(len(captions) // (TEXT_BATCH * self._workers.n_workers), 1)
         calls = (
             (first, "embed_captions", (self._model, captions[first : first + size]))
@@ -136,6 +139,7 @@ class _RayRun:
     def embed_images(
         self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Embed probe images in pieces, in the order of completion."""
         import ray
 
         shared, size = ray.put(probes), _BATCHES_PER_PIECE * batch_size
@@ -146,6 +150,7 @@ class _RayRun:
             yield piece, embeddings
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
+        """Count the contests, several blocks at a time."""
         import ray
 
         shared = [ray.put(value) for value in (graph, probes, captions)]

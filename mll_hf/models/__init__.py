@@ -9,18 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import MissingExtraError
-from mll_hf.models.base import Backend, Cost, Link, VisionLanguageModel, environment_of
+from mll_hf.models.base import Backend, Link, environment_of
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from mll_hf.labels.label import ModelRef
+    from mll_hf.models.torch_model import VisionLanguageModel as VisionLanguageModel
 
 __all__ = [
     "Backend",
-    "Cost",
     "Link",
-    "VisionLanguageModel",
     "environment_of",
     "gpu_count",
     "load_model",
