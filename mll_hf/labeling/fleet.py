@@ -68,7 +68,7 @@ class Fleet:
 
 
 class Outcome(StrEnum):
-    """What was done about a model."""
+    """Outcome for one model."""
 
     LABELED = "labeled"
     STARTED = "started"  # a job will label it
@@ -79,11 +79,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """What was done about one model.
+    """Result for one model.
 
     Attributes:
         name: The model as the user named it.
-        outcome: What was done.
+        outcome: Labeled, started, planned, skipped or failed.
         reason: Why it was skipped or failed, or what is planned, in one line.
         model: The pinned model, if it exists.
         label: Its label, if it was labeled, or found in the working folder.
@@ -109,11 +109,11 @@ def for_each(
     act: Callable[[str], ModelResult],
     on_start: Callable[[int, str], None] = lambda _number, _name: None,
 ) -> Iterator[ModelResult]:
-    """Do something about each model; a failure becomes a result.
+    """Label each model, or start a job for it; a failure does not stop the others.
 
     Args:
         models: ``org/name[@revision]`` or ``local-dir:PATH``.
-        act: What to do: `label_one` or :func:`~mll_hf.labeling.jobs.start_job`.
+        act: `label_one` or :func:`~mll_hf.labeling.jobs.start_job`.
         on_start: Called before each model with its number, from 1, and its name.
 
     Yields:
@@ -124,32 +124,29 @@ def for_each(
     """
     for number, name in enumerate(models, 1):
         on_start(number, name)
-        yield _attempt(name, act)
-
-
-def _attempt(name: str, act: Callable[[str], ModelResult]) -> ModelResult:
-    try:
-        return act(name)
-    except StorageError:
-        raise
-    except MLLError as error:
-        return ModelResult(name, Outcome.FAILED, str(error))
-    except Exception as error:  # a foreign model may raise anything
-        _log.warning("%s", name, exc_info=True)
-        cause = f"{type(error).__name__}: {one_line(error)}"
-        reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
-        return ModelResult(name, Outcome.FAILED, printable(reason))
+        try:
+            result = act(name)
+        except StorageError:
+            raise
+        except MLLError as error:
+            result = ModelResult(name, Outcome.FAILED, str(error))
+        except Exception as error:  # a foreign model may raise anything
+            _log.warning("%s", name, exc_info=True)
+            cause = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
+            result = ModelResult(name, Outcome.FAILED, printable(reason))
+        yield result
 
 
 def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
     """Label a model and publish its label, unless that is done already.
 
-    Finds out without downloading weights or any file that the Hub counts as a download.
+    Checks without downloading weights or any file that the Hub counts as a download.
 
     Args:
         name: ``org/name[@revision]`` or ``local-dir:PATH``.
-        fleet: How.
-        dry_run: Only say what would be done.
+        fleet: How to label.
+        dry_run: Only report what would be done.
 
     Raises:
         MLLError: The model cannot be labeled, or its label not published.

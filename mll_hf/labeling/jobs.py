@@ -72,8 +72,8 @@ def start_job(name: str, jobs: Jobs, *, dry_run: bool = False) -> ModelResult:
 
     Args:
         name: ``org/name[@revision]``.
-        jobs: How.
-        dry_run: Only say what would be done.
+        jobs: How to label.
+        dry_run: Only report what would be done.
 
     Raises:
         MLLError: The model cannot be labeled, or the Hub refuses.

@@ -1,4 +1,4 @@
-"""Which models to label: by a filter of the Hub, from a file, or the paper's."""
+"""Which models to label: by a filter of the Hub, or from a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from mll_hf.errors import InputError
 from mll_hf.hub.connection import connect, hub_errors, list_model_repos
 from mll_hf.hub.locations import HUB, REPO_ID
-from mll_hf.models import known
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -49,11 +48,6 @@ def list_models(
     if not ids:
         raise InputError("no model on the Hub matches; check the tags, the author and the search text")
     return tuple(ids)
-
-
-def paper_models() -> tuple[str, ...]:
-    """Ids of the paper's models, without repetitions, in the paper's order."""
-    return tuple(dict.fromkeys(model.hub_id for model in known.paper_models()))
 
 
 def read_models(file: Path) -> tuple[str, ...]:

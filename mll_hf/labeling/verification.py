@@ -25,6 +25,7 @@ CONCEPTS = 50
 _TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds differently
 _RANK_TOLERANCE = 0.1  # ranks change more easily than hits
 _REQUIRED_SHARE = 0.9
+_COUNTS = ("concepts", "support", "claimed", "measured", "moved")
 _Z = 1.959964  # 95 % quantile of the normal distribution, two-sided
 
 
@@ -93,11 +94,7 @@ class Verification:
         return {
             **asdict(self.model),
             "verdict": str(self.verdict),
-            "concepts": self.concepts.tolist(),
-            "support": self.support.tolist(),
-            "claimed": self.claimed.tolist(),
-            "measured": self.measured.tolist(),
-            "moved": self.moved.tolist(),
+            **{name: getattr(self, name).tolist() for name in _COUNTS},
             "seed": self.seed,
             "agreeing": self.agreeing,
             "interval": list(self.interval),

@@ -16,7 +16,7 @@ from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labeling import engines
 from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login
 from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
-from mll_hf.labeling.listing import list_models, paper_models, read_models
+from mll_hf.labeling.listing import list_models, read_models
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import LabelStore, read_label
 from mll_hf.models import source
@@ -141,12 +141,6 @@ def test_ids_of_a_listing_that_are_no_ids_are_left_out(world):
     world.hub.fail("/api/models", alter=lambda body: body.replace(b'"alice/a"', b'"alice/a\\u001b[2J"'))
     with pytest.raises(InputError, match="no model"):
         list_models(author="alice")
-
-
-def test_the_papers_models_are_the_repositories_that_hold_them():
-    models = paper_models()
-    assert len(models) == len(set(models)) == 47
-    assert models[0] == "timm/resnet50_clip.openai"
 
 
 # --- each model's own repository

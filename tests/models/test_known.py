@@ -101,6 +101,7 @@ def test_figures_of_all_models_of_the_paper_are_known():
         assert model.accuracy == model.imagenet
     best = {model.hub_id: model.imagenet for model in best_paper_models()}
     assert len(best) == len(best_paper_models()) == 47
+    assert next(iter(best)) == "timm/resnet50_clip.openai"
     assert best["timm/resnet101_clip.yfcc15m"] == 0.3487
 
 
