@@ -103,12 +103,7 @@ class LocalRun:
     def embed_images(
         self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Embed probe images.
-
-        Args:
-            probes: The probe images.
-            images: Numbers of the images to embed, ascending.
-            batch_size: Images per batch.
+        """Embed the probe images with the given numbers, ascending.
 
         Yields:
             Numbers of some images [B] and their embeddings [B, D], NaN where undecodable; parts come in any order.
@@ -120,12 +115,5 @@ class LocalRun:
         return encoded_images(self.model, probes, images, batch_size, self.decoders)
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
-        """Count the contests of the concepts over the images.
-
-        Args:
-            graph: The V concepts.
-            probes: The N images.
-            captions: Captions of the concepts.
-            blocks: Number of a block's first image, and embeddings [CONTEST_BLOCK, D] from there on.
-        """
+        """Count the contests over blocks of embeddings [CONTEST_BLOCK, D], each with the number of its first image."""
         return Contest(graph, probes, captions.embeddings, captions.logit_scale, self.model.device).count(blocks)

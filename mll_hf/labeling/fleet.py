@@ -141,12 +141,8 @@ def for_each(
 def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
     """Label a model and publish its label, unless that is done already.
 
-    Checks without downloading weights or any file that the Hub counts as a download.
-
-    Args:
-        name: ``org/name[@revision]`` or ``local-dir:PATH``.
-        fleet: How to label.
-        dry_run: Only report what would be done.
+    Checks without downloading weights or any file that the Hub counts as a download. A dry run only reports what would
+    be done.
 
     Raises:
         MLLError: The model cannot be labeled, or its label not published.

@@ -21,13 +21,7 @@ _ID_FIELDS = ("repo_id", "model", "id")
 def list_models(
     tags: Sequence[str] = (), author: str | None = None, search: str | None = None, limit: int | None = None
 ) -> tuple[str, ...]:
-    """List models on the Hub, most downloaded first.
-
-    Args:
-        tags: Tags that the models must all have, such as ``open_clip``.
-        author: Their owner.
-        search: Part of their ids.
-        limit: Most models to list.
+    """List models on the Hub that have all tags, such as ``open_clip``; most downloaded first.
 
     Raises:
         InputError: No model matches.

@@ -179,19 +179,19 @@ class _Workers:
         self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(_Worker)
         self._options = (None if share.gpus else "cpu", max(int(share.cpus), 1))
         self._idle: list[Any] = []
-        self._busy: dict[Any, Any] = {}  # actors by references to results that nobody waits for
+        self._running: dict[Any, tuple[Any, Call | None]] = {}  # by reference; without a call, nobody needs the result
         for _ in range(n_workers):
             self._start()
 
     def _start(self) -> None:
         worker = self._actor.remote(*self._options)
-        self._busy[worker.ready.remote()] = worker
+        self._running[worker.ready.remote()] = worker, None
 
     def stop(self) -> None:
         """Kill all actors."""
         import ray
 
-        for worker in (*self._idle, *self._busy.values()):
+        for worker in (*self._idle, *(worker for worker, _ in self._running.values())):
             ray.kill(worker)
 
     def completed(self, model: ModelRef, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
@@ -206,21 +206,21 @@ class _Workers:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        queue, lost, n_losses = iter(calls), list[Any](), 0
+        lost: list[Call] = []
+        queue, n_losses = iter(calls), 0
         upcoming = next(queue, None)
-        running: dict[Any, tuple[Any, Call | None]] = {}
         try:
-            while upcoming or running:
+            while upcoming or self._has_calls():
                 while upcoming and self._idle:
                     worker, (_, method, arguments) = self._idle.pop(), upcoming
-                    running[getattr(worker, method).remote(*arguments)] = worker, upcoming
+                    self._running[getattr(worker, method).remote(*arguments)] = worker, upcoming
                     upcoming = lost.pop() if lost else next(queue, None)
-                done, _ = ray.wait([*running, *self._busy], timeout=_WAIT_SECONDS)
+                done, _ = ray.wait([*self._running], timeout=_WAIT_SECONDS)
                 if not done:
-                    if not running:
+                    if not self._has_calls():
                         _log.warning("waiting for the cluster to start a worker")
                     continue
-                worker, call = running.pop(done[0]) if done[0] in running else (self._busy.pop(done[0]), None)
+                worker, call = self._running.pop(done[0])
                 try:
                     result = ray.get(done[0])
                 except RayTaskError as error:
@@ -243,7 +243,10 @@ class _Workers:
                         n_losses = 0
                         yield call[0], result
         finally:
-            self._busy |= {reference: worker for reference, (worker, _) in running.items()}
+            self._running = {reference: (worker, None) for reference, (worker, _) in self._running.items()}
+
+    def _has_calls(self) -> bool:
+        return any(call for _, call in self._running.values())
 
 
 class _Worker:

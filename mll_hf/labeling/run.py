@@ -166,17 +166,7 @@ def label_from_counts(
     environment: Environment,
     license: str | None = None,
 ) -> ModelLabel:
-    """Build a label.
-
-    Args:
-        ref: The model.
-        cost: Parameters and FLOPs of the model.
-        graph: The concepts.
-        probes: The probe images that were counted.
-        counts: The counts.
-        environment: What the model ran in.
-        license: License of the model, in lower case; None if unknown.
-    """
+    """Build a label from the counts over the probe images."""
     rivals, rival_wins = counts.rivals()
     return ModelLabel(
         model=ref,
