@@ -276,6 +276,16 @@ def test_only_what_the_collection_lacks_is_labeled(world):
     assert (result.outcome, result.model.revision) == (Outcome.LABELED, head)
 
 
+def test_the_index_of_a_large_collection_spares_fetching_its_labels(world, monkeypatch):
+    monkeypatch.setattr("mll_hf.hub.sources.MANY_LABELS", 1)
+    models = world.add("alice/a", "alice/b")
+    world.run(models, CollectionRepo(LABELS))
+    world.hub.requests.clear()
+    assert world.outcomes(models, CollectionRepo(LABELS), store="another") == [Outcome.SKIPPED] * 2
+    assert any("/index/" in request for request in world.hub.requests)
+    assert not any("/labels/alice--" in request for request in world.hub.requests)
+
+
 def test_labels_of_the_same_weights_are_not_measured_again(world):
     world.add("alice/a")
     (first,) = world.run(["alice/a"], CollectionRepo(LABELS))
