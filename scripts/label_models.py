@@ -119,7 +119,7 @@ def start_jobs(args: argparse.Namespace, report: Report) -> None:
             raise InputError(f"--{option} {why}; leave it out, or use another engine")
     models, destination = chosen_models(args), chosen_destination(args)
     if destination is None:
-        raise InputError("a job must publish its label, or it is lost; leave out --no-push")
+        raise InputError("a job must publish its label, or it is lost; drop --no-push")
     jobs = Jobs(
         graph=pinned(args.graph),
         sampling=SamplingConfig(args.sample, args.seed),
@@ -179,7 +179,7 @@ def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
 def chosen_destination(args: argparse.Namespace) -> Destination | None:
     """The destination that the arguments choose."""
     if args.no_push and (args.to or args.pr):
-        raise InputError("--no-push publishes nothing; leave it out, or leave out --to and --pr")
+        raise InputError("--no-push publishes nothing; drop it, or drop --to and --pr")
     if args.private and not args.to:
         raise InputError("--private is for a new collection; add --to hf://datasets/ORG/NAME")
     if args.no_push:
@@ -205,7 +205,7 @@ class Report:
     results: list[ModelResult] = field(default_factory=list)
 
     def run(self, models: Sequence[str], act: Callable[[str], ModelResult]) -> None:
-        """Do something about each model, and print and record the results."""
+        """Run an action for each model; print and record the results."""
         self.total = len(models)
         for result in for_each(models, act, lambda number, name: say(f"[{number}/{self.total}] {name}")):
             self.results.append(result)
