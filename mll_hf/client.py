@@ -15,7 +15,7 @@ from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import resolve_model
-from mll_hf.models.published import best_published
+from mll_hf.models.known import best_paper_models
 from mll_hf.selection import (
     Candidates,
     SelectionConfig,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
-    from mll_hf.models.published import PublishedModel
+    from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
 
 
@@ -153,7 +153,7 @@ class Client:
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             choose = partial(select_by_imagenet, names, domain=domain, task=task)
-            return self._pinned(self._allowed(choose, dict.fromkeys(m.repo_id for m in best_published()), config))
+            return self._pinned(self._allowed(choose, dict.fromkeys(m.hub_id for m in best_paper_models()), config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
@@ -182,7 +182,7 @@ class Client:
         published = _without_label(ids, config)
         candidates = Candidates(labels, match, domain, embeddings, published)
         claims = {label.model.repo_id: label.license for label in labels.reference}
-        claims |= dict.fromkeys(model.repo_id for model in published)
+        claims |= dict.fromkeys(model.hub_id for model in published)
         return self._allowed(partial(choose, candidates, task=task), claims, config)
 
     def _allowed(
@@ -235,12 +235,12 @@ class Client:
         return self.index.match(descriptions)
 
 
-def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[PublishedModel, ...]:
+def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[KnownModel, ...]:
     """The published models without a label that may be chosen."""
     if not config.unlabeled:
         return ()
     ids = set(labeled)
-    return tuple(model for model in best_published() if model.repo_id not in ids)
+    return tuple(model for model in best_paper_models() if model.hub_id not in ids)
 
 
 def _check_images(images: Sequence[ImageLike]) -> None:

@@ -21,7 +21,7 @@ from mll_hf.bench.baselines.modelgpt import predict, rank
 from mll_hf.bench.metrics import top_kendall, top_l1, top_overlap
 from mll_hf.bench.tables import Table
 from mll_hf.errors import InputError
-from mll_hf.models.published import published_models
+from mll_hf.models.known import paper_models
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def hub_table(path: Path, seed: int = 0) -> Table:
         InputError: The table is missing, or lacks a model or a data set.
     """
     accuracies, imagenet = _read_open_clip(path)
-    gflops = np.array([model.gflops for model in published_models()])
+    gflops = np.array([model.gflops for model in paper_models()], np.float64)
     hubs = {f"all {len(imagenet)}": [np.arange(len(imagenet))]}
     hubs |= {f"up to {cap} GFLOPs": [np.flatnonzero(gflops <= cap)] for cap in CAPS}
     rng = np.random.default_rng(seed)
@@ -221,7 +221,7 @@ def _read_open_clip(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64
     """[49, 14] accuracies of the paper's models on the shared data sets, and [49] on ImageNet."""
     columns = (*SHARED_DATASETS, "ImageNet 1k")
     rows = {(row["name"], row["pretrained"]): row for row in _read_rows(path, ("name", "pretrained", *columns))}
-    names = [(model.architecture, model.tag) for model in published_models()]
+    names = [(model.architecture, model.tag) for model in paper_models()]
     if missing := [" ".join(name) for name in names if name not in rows]:
         raise InputError(f"{path} lacks {abridged(missing, 3)}; take the table of open_clip at commit 89fb801")
     values = np.array([[_number(path, rows[name][column]) for column in columns] for name in names])

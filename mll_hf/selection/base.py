@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.join import JoinedLabels
     from mll_hf.matching.concept_index import ClassMatch
-    from mll_hf.models.published import PublishedModel
+    from mll_hf.models.known import KnownModel
 
 DIGITS = 9  # of scores when they are compared: equal evidence is a tie, whatever the order of summation
 
@@ -112,7 +112,7 @@ class Candidates:
     match: ClassMatch
     domain: str | None = None
     embeddings: tuple[ProbeEmbeddings, ...] = ()
-    published: tuple[PublishedModel, ...] = ()
+    published: tuple[KnownModel, ...] = ()
 
     @property
     def graph(self) -> SemanticGraph:

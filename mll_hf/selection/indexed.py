@@ -20,7 +20,7 @@ from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.join import JoinedLabels, Population
 from mll_hf.labels.rank_code import code_fields
 from mll_hf.matching.prompts import named_domain
-from mll_hf.models.published import best_published
+from mll_hf.models.known import best_paper_models
 from mll_hf.selection.base import Strategy, in_units
 from mll_hf.selection.mll import (
     PRIOR_IMAGES,
@@ -80,7 +80,7 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
     candidates = query.candidates
     rows = set(query.best(kept))
     if candidates.published:  # they are placed by the labeled models whose accuracy is published
-        ids = {model.repo_id for model in best_published()}
+        ids = {model.hub_id for model in best_paper_models()}
         rows |= {m for m, model in enumerate(candidates.labels.models) if model.repo_id in ids}
     selection = select(replace(candidates, labels=query.whole(sorted(rows), fetch)), config, task)
     return replace(

@@ -32,12 +32,11 @@ from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Cost
 from mll_hf.labels.rank_code import RankCode, code_fields
 from mll_hf.labels.store import LabelStore
-from mll_hf.models.published import PublishedModel
 from mll_hf.selection import Candidates, NoneFitsError, SelectionConfig, Strategy, indexed, select
 from mll_hf.selection.indexed import select_indexed
 from mll_hf.selection.mll import estimates, measure_all, task_needs, task_odds
 from selection_worlds import WordEncoder, forest, make_match, random_labels, random_match
-from worlds import make_graph, make_label
+from worlds import make_graph, make_known, make_label
 
 few_examples = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 DIGEST = "d" * 64
@@ -196,11 +195,11 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
     labels = random_labels(graph, 40)
     named = [label.model.repo_id for label in labels][::9]
     table = tuple(
-        PublishedModel("any", "any", name, 10**8, 20.0, value, 10.0)
+        make_known(name, value)
         for name, value in [*zip(named, [0.3, 0.4, 0.5, 0.55, 0.6], strict=True), ("org/x", 0.9), ("org/y", 0.42)]
     )
     for module in ("mll_hf.selection.select", "mll_hf.selection.indexed"):
-        monkeypatch.setattr(sys.modules[module], "best_published", lambda: table)
+        monkeypatch.setattr(sys.modules[module], "best_paper_models", lambda: table)
     for strategy in (Strategy.MLL, Strategy.GENERAL):
         config = SelectionConfig(strategy, k=3)
         assert_same_choice([graph], [labels], lambda union: random_match(union, 3), config, published=table[-2:])
