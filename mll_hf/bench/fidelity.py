@@ -75,21 +75,13 @@ class LabeledHub:
 
 @dataclass(frozen=True, eq=False)
 class KnownTask:
-    """A task with its classes matched to concepts, and the accuracy of each model.
-
-    Attributes:
-        name: Name of the task.
-        domain: How the images look.
-        match: Classes matched to concepts.
-        caption_match: The same, matched as in the paper.
-        accuracies: [M] accuracy of each model.
-    """
+    """A task with its classes matched to concepts, and the accuracy of each model."""
 
     name: str
-    domain: str | None
-    match: ClassMatch
-    caption_match: ClassMatch
-    accuracies: NDArray[np.float64]
+    domain: str | None  # how the images look
+    match: ClassMatch  # classes matched to concepts
+    caption_match: ClassMatch  # the same, matched as in the paper
+    accuracies: NDArray[np.float64]  # [M]
 
 
 def read_known_task(

@@ -40,20 +40,12 @@ _USUAL_IMAGE_COLUMNS = ("image", "img")
 
 @dataclass(frozen=True, slots=True)
 class HubSplit:
-    """The part of a data set on the Hub that is the task.
-
-    Attributes:
-        split: Name of the split.
-        config: Name of the subset; None for the default or only one.
-        label: Column of the classes; None for the only one.
-        domain: How the images look.
-        task: What is recognized.
-    """
+    """The part of a data set on the Hub that is the task."""
 
     split: str = "test"
-    config: str | None = None
-    label: str | None = None
-    domain: str | None = None
+    config: str | None = None  # name of the subset; None for the default or only one
+    label: str | None = None  # column of the classes; None for the only one
+    domain: str | None = None  # how the images look
     task: str | None = None
 
 

@@ -34,17 +34,11 @@ _RIDGE = 1e-4
 
 @dataclass(frozen=True)
 class Gold:
-    """Class names whose concepts are known.
-
-    Attributes:
-        graph: The V concepts.
-        names: C class names; some classes share a name.
-        concepts: [C] index of each class's concept.
-    """
+    """Class names whose concepts are known."""
 
     graph: SemanticGraph
-    names: tuple[str, ...]
-    concepts: NDArray[np.int64]
+    names: tuple[str, ...]  # C class names; some classes share a name
+    concepts: NDArray[np.int64]  # [C] index of each class's concept
 
     def describe(self) -> tuple[Description, ...]:
         """The default descriptions of the names."""
@@ -53,17 +47,11 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How well a score separates positives from negatives.
+    """How well a score separates positives from negatives."""
 
-    Attributes:
-        precision: Share of positives among the scores from the threshold; 0 if there are none.
-        recall: Share of positives with a score from the threshold.
-        auc: Probability that a positive scores above a negative; ties count half.
-    """
-
-    precision: float
-    recall: float
-    auc: float
+    precision: float  # share of positives among the scores from the threshold; 0 if there are none
+    recall: float  # share of positives with a score from the threshold
+    auc: float  # probability that a positive scores above a negative; ties count half
 
 
 def imagenet_gold(wordnet: Path | None = None) -> Gold:
@@ -144,17 +132,11 @@ def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], th
 
 @dataclass(frozen=True)
 class Queries:
-    """Names of concepts of a graph, made from the graph itself.
+    """Names of concepts of a graph, made from the graph itself."""
 
-    Attributes:
-        graph: The graph without the lemmas that were removed for queries.
-        names: Q names.
-        concepts: [Q] index of the concept of each name.
-    """
-
-    graph: SemanticGraph
+    graph: SemanticGraph  # the graph without the lemmas that were removed for queries
     names: tuple[str, ...]
-    concepts: NDArray[np.int64]
+    concepts: NDArray[np.int64]  # [Q] index of the concept of each name
 
 
 def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:

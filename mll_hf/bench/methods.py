@@ -59,19 +59,13 @@ SEES_SAMPLES = (Group.UNLABELED, Group.BATCH)
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A method's choice among M models on a task.
+    """A method's choice among M models on a task."""
 
-    Attributes:
-        runs: [M] how often each model runs per image.
-        answer: Predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions.
-        scores: [M] greater for better models; None if the method does not rank them.
-        predicted: [M] predicted accuracies, if any.
-    """
-
-    runs: NDArray[np.float64]
+    runs: NDArray[np.float64]  # [M] how often each model runs per image
+    # predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions
     answer: Callable[[TaskView], NDArray[np.int64]]
-    scores: NDArray[np.float64] | None = None
-    predicted: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64] | None = None  # [M] greater for better models; None if the method does not rank them
+    predicted: NDArray[np.float64] | None = None  # [M] predicted accuracies, if any
 
 
 @dataclass(frozen=True)
@@ -84,28 +78,18 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to choose or to combine models.
-
-    Attributes:
-        name: Name in tables.
-        group: What it looks at.
-        choose: Makes the choice.
-        score: [M] scores, if the method takes the one model with the greatest and a model's score does not depend on
-            the other models. The scores then also hold within parts of the hub.
-        predicts: Whether these scores are predicted accuracies.
-        needs: Optional fields of a view that it needs.
-        sample: Labeled images that it is given.
-        transductive: Whether it can classify only the images that it chose by.
-    """
+    """A way to choose or to combine models."""
 
     name: str
-    group: Group
+    group: Group  # what it looks at
     choose: Callable[[TaskView], Choice]
+    # [M] scores, if the method takes the one model with the greatest and a model's score does not depend on the
+    # other models. The scores then also hold within parts of the hub
     score: Scores | None = None
-    predicts: bool = False
-    needs: tuple[str, ...] = ()
-    sample: SampleConfig | None = None
-    transductive: bool = False
+    predicts: bool = False  # whether these scores are predicted accuracies
+    needs: tuple[str, ...] = ()  # optional fields of a view that it needs
+    sample: SampleConfig | None = None  # labeled images that it is given
+    transductive: bool = False  # whether it can classify only the images that it chose by
 
     def choose_by(self, scores: NDArray[np.float64]) -> Choice:
         """The choice that follows from scores."""

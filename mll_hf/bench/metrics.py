@@ -61,25 +61,15 @@ def mean_gap_closed(ours: Floats, general: Floats, oracle: Floats) -> NDArray[np
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well scores rank the models by their accuracy on a task.
+    """How well scores rank the models by their accuracy on a task."""
 
-    Attributes:
-        overlap: LOVM's R5, see :func:`top_overlap`.
-        top_kendall: LOVM's tau5, see :func:`top_kendall`.
-        kendall: Kendall's tau-b over all models.
-        spearman: Spearman's rank correlation over all models.
-        regret: Accuracy of the best model minus that of the model ranked first.
-        hit: 1 if the model ranked first is a best one, else 0.
-        l1: LOVM's L1, see :func:`top_l1`; None if no accuracies are predicted.
-    """
-
-    overlap: float
-    top_kendall: float
-    kendall: float
-    spearman: float
-    regret: float
-    hit: float
-    l1: float | None
+    overlap: float  # LOVM's R5, see :func:`top_overlap`
+    top_kendall: float  # LOVM's tau5, see :func:`top_kendall`
+    kendall: float  # Kendall's tau-b over all models
+    spearman: float  # Spearman's rank correlation over all models
+    regret: float  # accuracy of the best model minus that of the model ranked first
+    hit: float  # 1 if the model ranked first is a best one, else 0
+    l1: float | None  # LOVM's L1, see :func:`top_l1`; None if no accuracies are predicted
 
     @classmethod
     def of(cls, scores: Floats, accuracies: Floats, predicted: Floats | None) -> Ranking:

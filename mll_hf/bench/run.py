@@ -52,21 +52,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Settings of the benchmark.
+    """Settings of the benchmark."""
 
-    Attributes:
-        draws: Number of draws of each random scenario, and of labeled images for methods that are given some.
-        seed: Seed of all draws.
-        templates: Prompt templates; None for those of each task's domain and purpose.
-        methods: The methods to compare.
-        ablations: Variants, run on all images only.
-    """
-
-    draws: int = 5
+    draws: int = 5  # number of draws of each random scenario, and of labeled images for methods that are given some
     seed: int = 0
+    # prompt templates; None for those of each task's domain and purpose
     templates: tuple[str, ...] | None = (DEFAULT_TEMPLATE,)
     methods: tuple[Method, ...] = METHODS
-    ablations: tuple[Method, ...] = ABLATIONS
+    ablations: tuple[Method, ...] = ABLATIONS  # variants, run on all images only
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.seed < 0:
@@ -75,17 +68,11 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Suite:
-    """Models and tasks.
-
-    Attributes:
-        hub: The models.
-        tasks: The target tasks.
-        general: A general benchmark by which a user might choose a model, if there is one.
-    """
+    """Models and tasks."""
 
     hub: Hub
     tasks: tuple[TargetTask, ...]
-    general: TargetTask | None = None
+    general: TargetTask | None = None  # a general benchmark by which a user might choose a model, if there is one
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]
@@ -95,30 +82,18 @@ class Suite:
 
 @dataclass(frozen=True)
 class Record:
-    """The result of a method on a task, in one draw of a scenario.
-
-    Attributes:
-        task: Name of the task.
-        scenario: Name of the scenario.
-        method: Name of the method.
-        draw: Number of the draw.
-        accuracy: Accuracy on all images of the task.
-        recall: Mean per-class recall on them.
-        gflops: GFLOPs per image of the models that run.
-        models: Positions of these models in the hub.
-        seconds: Time to choose, given the embeddings.
-        ranking: How well the method ranks the models, if it ranks them; only with all images and models.
-    """
+    """The result of a method on a task, in one draw of a scenario."""
 
     task: str
     scenario: str
     method: str
     draw: int
     accuracy: float
-    recall: float
-    gflops: float
-    models: tuple[int, ...]
-    seconds: float
+    recall: float  # mean per-class recall on them
+    gflops: float  # GFLOPs per image of the models that run
+    models: tuple[int, ...]  # positions of these models in the hub
+    seconds: float  # time to choose, given the embeddings
+    # how well the method ranks the models, if it ranks them; only with all images and models
     ranking: Ranking | None = None
 
     @classmethod
@@ -130,41 +105,24 @@ class Record:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Results of the models alone on a task.
-
-    Attributes:
-        name: Name of the task.
-        n_images: Number of images that can be decoded.
-        accuracies: [M] accuracy of each model.
-        features: [M, F] ModelGPT's text features; empty for the general benchmark.
-    """
+    """Results of the models alone on a task."""
 
     name: str
-    n_images: int
-    accuracies: Sequence[float]
-    features: Sequence[Sequence[float]]
+    n_images: int  # number of images that can be decoded
+    accuracies: Sequence[float]  # [M]
+    features: Sequence[Sequence[float]]  # [M, F] ModelGPT's text features; empty for the general benchmark
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that tables and figures are made from.
-
-    Attributes:
-        suite: Models and tasks.
-        config: Settings.
-        facts: Of each task, in order.
-        general: Of the general benchmark.
-        records: Of all methods.
-        encoder: Id of the text encoder that matched classes to concepts.
-        digest: Digest of all inputs.
-    """
+    """Everything that tables and figures are made from."""
 
     suite: Suite
     config: BenchConfig
-    facts: tuple[TaskFacts, ...]
-    general: TaskFacts | None
+    facts: tuple[TaskFacts, ...]  # of each task, in order
+    general: TaskFacts | None  # of the general benchmark
     records: tuple[Record, ...]
-    encoder: str
+    encoder: str  # id of the text encoder that matched classes to concepts
     digest: str
 
     @cached_property

@@ -44,16 +44,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Scenario:
-    """One condition.
-
-    Attributes:
-        kind: What is varied.
-        value: Number of images or models, or quantile of GFLOPs; 0 where neither applies.
-        draws: Number of random draws.
-    """
+    """One condition."""
 
     kind: Kind
-    value: float = 0
+    value: float = 0  # number of images or models, or quantile of GFLOPs; 0 where neither applies
     draws: int = 1
 
     @property
@@ -102,17 +96,11 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 class Situation(NamedTuple):
-    """A draw of a scenario.
+    """A draw of a scenario."""
 
-    Attributes:
-        seen: What a method chooses by.
-        asked: All images to classify, with the same models.
-        models: [m] positions of these models in the hub; None for all.
-    """
-
-    seen: TaskView
-    asked: TaskView
-    models: NDArray[np.int64] | None = None
+    seen: TaskView  # what a method chooses by
+    asked: TaskView  # all images to classify, with the same models
+    models: NDArray[np.int64] | None = None  # [m] positions of these models in the hub; None for all
 
 
 def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng: np.random.Generator) -> Situation:

@@ -32,15 +32,12 @@ _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".
 class ImageCap:
     """A limit on the images of a task.
 
-    Attributes:
-        most_images: Most images per task; None for all. They are drawn uniformly, so that class frequencies are kept,
-            and a smaller sample is part of a larger one.
-        seed: Seed of the draw.
-
     Raises:
         InputError: No image is allowed.
     """
 
+    # most images per task; None for all. They are drawn uniformly, so that class frequencies are kept, and a
+    # smaller sample is part of a larger one
     most_images: int | None = None
     seed: int = 0
 
@@ -56,27 +53,16 @@ class ImageCap:
 
 @dataclass(frozen=True)
 class TargetTask:
-    """A classification task with N test images.
-
-    Attributes:
-        name: Name for tables and files.
-        classes: The C class names.
-        domain: How the images look, if known.
-        task: What is recognized, if known.
-        labels: [N] int64 class indices.
-        revision: Digest of images, labels and classes (40 hex digits).
-        images: The N encoded images.
-        source: Where the images are from, with the commit on the Hub, if known.
-    """
+    """A classification task with N test images."""
 
     name: str
-    classes: tuple[str, ...]
-    domain: str | None
-    task: str | None
-    labels: NDArray[np.int64]
-    revision: str
-    images: tuple[bytes | None, ...] = field(repr=False)
-    source: str | None = None
+    classes: tuple[str, ...]  # the C class names
+    domain: str | None  # how the images look, if known
+    task: str | None  # what is recognized, if known
+    labels: NDArray[np.int64]  # [N] int64 class indices
+    revision: str  # digest of images, labels and classes (40 hex digits)
+    images: tuple[bytes | None, ...] = field(repr=False)  # the N encoded images
+    source: str | None = None  # where the images are from, with the commit on the Hub, if known
 
     def __len__(self) -> int:
         return len(self.labels)

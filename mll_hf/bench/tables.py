@@ -15,22 +15,13 @@ Cell = str | int | float | Interval | None
 
 @dataclass(frozen=True)
 class Table:
-    """A table of results.
+    """A table of results."""
 
-    Attributes:
-        name: Key in JSON.
-        title: Heading.
-        note: How to read the table.
-        columns: Headings of the columns.
-        rows: Cells; None for what was not measured or does not apply.
-        digits: Decimals shown in Markdown.
-    """
-
-    name: str
+    name: str  # key in JSON
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]  # cells; None for what was not measured or does not apply
     digits: int = 3
 
     def column(self, name: str) -> list[Any]:

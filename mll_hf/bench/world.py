@@ -44,14 +44,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Hub:
-    """The M models to choose from.
+    """The M models to choose from."""
 
-    Attributes:
-        joined: Their labels, read whole and joined over graphs.
-        embeddings: One sidecar per model, joined over the graphs; empty unless all labels have one.
-    """
-
-    joined: JoinedLabels
+    joined: JoinedLabels  # their labels, read whole and joined over graphs
+    # one sidecar per model, joined over the graphs; empty unless all labels have one
     embeddings: tuple[ProbeEmbeddings, ...] = ()
 
     @property
@@ -160,31 +156,18 @@ def read_hub(source: LabelSource) -> Hub:
 
 @dataclass(frozen=True, eq=False)
 class TaskText:
-    """The texts of a task of C classes, and the concepts that match them.
-
-    Attributes:
-        classes: Class names.
-        domain: How the images look.
-        task: What is recognized.
-        match: Classes matched to concepts.
-        caption_match: The same, matched as in the paper.
-        names: [C, E] embeddings of the class names by the text encoder.
-        concepts: [V, E] embeddings of the first lemma of each concept.
-        prompts: Prompts of each class, equally many.
-        captions: Texts that stand for captions of each class's images.
-        synonyms: Synonyms and superclasses of each class.
-    """
+    """The texts of a task of C classes, and the concepts that match them."""
 
     classes: tuple[str, ...]
-    domain: str | None
+    domain: str | None  # how the images look
     task: str | None
-    match: ClassMatch = field(repr=False)
-    caption_match: ClassMatch = field(repr=False)
-    names: NDArray[np.float32] = field(repr=False)
-    concepts: NDArray[np.float64] = field(repr=False)
-    prompts: tuple[tuple[str, ...], ...] = field(repr=False)
-    captions: tuple[tuple[str, ...], ...] = field(repr=False)
-    synonyms: tuple[tuple[str, ...], ...] = field(repr=False)
+    match: ClassMatch = field(repr=False)  # classes matched to concepts
+    caption_match: ClassMatch = field(repr=False)  # the same, matched as in the paper
+    names: NDArray[np.float32] = field(repr=False)  # [C, E] embeddings of the class names by the text encoder
+    concepts: NDArray[np.float64] = field(repr=False)  # [V, E] embeddings of the first lemma of each concept
+    prompts: tuple[tuple[str, ...], ...] = field(repr=False)  # prompts of each class, equally many
+    captions: tuple[tuple[str, ...], ...] = field(repr=False)  # texts that stand for captions of each class's images
+    synonyms: tuple[tuple[str, ...], ...] = field(repr=False)  # synonyms and superclasses of each class
 
 
 def read_text(task: TargetTask, index: ConceptIndex, templates: Sequence[str] | None) -> TaskText:
@@ -226,17 +209,11 @@ def flat(texts: Sequence[Sequence[str]]) -> list[str]:
 
 
 class KnownTasks(NamedTuple):
-    """What methods that learn from the S other tasks of the benchmark may see.
+    """What methods that learn from the S other tasks of the benchmark may see."""
 
-    Attributes:
-        features: [M, S, F] text features of each model on each other task.
-        accuracies: [M, S] accuracies there.
-        own: [M, F] text features on the task itself.
-    """
-
-    features: NDArray[np.float64]
-    accuracies: NDArray[np.float64]
-    own: NDArray[np.float64]
+    features: NDArray[np.float64]  # [M, S, F] text features of each model on each other task
+    accuracies: NDArray[np.float64]  # [M, S] accuracies there
+    own: NDArray[np.float64]  # [M, F] text features on the task itself
 
 
 class Hindsight(NamedTuple):
@@ -255,27 +232,16 @@ class LabeledSample(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TaskView:
-    """All that a method may know of a task of N images and C classes, and of M models.
-
-    Attributes:
-        hub: The models.
-        text: Texts of the task.
-        logits: [M, N, C] float32.
-        features: Per model [N, D_m] unit-norm image embeddings.
-        general: [M] accuracies on a general benchmark, if there is one.
-        known: The other tasks, if there are any.
-        labeled: A few labeled images, for methods that ask for them.
-        hindsight: For bounds that are known only afterwards.
-    """
+    """All that a method may know of a task of N images and C classes, and of M models."""
 
     hub: Hub
     text: TaskText
-    logits: NDArray[np.float32]
-    features: tuple[NDArray[np.float32], ...]
-    general: NDArray[np.float64] | None = None
-    known: KnownTasks | None = None
-    labeled: LabeledSample | None = None
-    hindsight: Hindsight | None = None
+    logits: NDArray[np.float32]  # [M, N, C] float32
+    features: tuple[NDArray[np.float32], ...]  # per model [N, D_m] unit-norm image embeddings
+    general: NDArray[np.float64] | None = None  # [M] accuracies on a general benchmark, if there is one
+    known: KnownTasks | None = None  # the other tasks, if there are any
+    labeled: LabeledSample | None = None  # a few labeled images, for methods that ask for them
+    hindsight: Hindsight | None = None  # for bounds that are known only afterwards
 
     @property
     def n_images(self) -> int:
