@@ -38,12 +38,13 @@ from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 from mll_hf.utils.files import canonical_json, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mll_hf.bench.cache import EmbeddingCache, ImageData
+    from mll_hf.bench.methods import Scores
     from mll_hf.bench.suites import TargetTask
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelRef
@@ -96,6 +97,11 @@ class Record:
     # how well the method ranks the models, if it ranks them; only with all images and models
     ranking: Ranking | None = None
 
+    @property
+    def n_models(self) -> int:
+        """Number of models that run."""
+        return len(self.models)
+
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Record:
         """Inverse of ``asdict`` and JSON."""
@@ -130,16 +136,27 @@ class Results:
         """[M, T] accuracy of each model on each task."""
         return np.array([facts.accuracies for facts in self.facts]).T
 
-    def per_task(self, scenario: str, value: Callable[[Record], float]) -> dict[str, NDArray[np.float64]]:
-        """For each method of a scenario [T], the mean over draws of a value of its records."""
+    def per_task(self, scenario: str, field: str = "accuracy") -> dict[str, NDArray[np.float64]]:
+        """For each method of a scenario [T], the mean over draws of a field of its records."""
         draws: dict[str, dict[str, list[float]]] = {}
         for record in self.records:
             if record.scenario == scenario:
-                draws.setdefault(record.method, {}).setdefault(record.task, []).append(value(record))
+                draws.setdefault(record.method, {}).setdefault(record.task, []).append(getattr(record, field))
         return {
             method: np.array([np.mean(by_task[facts.name]) for facts in self.facts])
             for method, by_task in draws.items()
         }
+
+    def planned(self, *kinds: Kind) -> list[Scenario]:
+        """The scenarios of some kinds, in the order of the kinds."""
+        planned = scenarios(len(self.suite.hub), self.config.draws)
+        return [scenario for kind in kinds for scenario in planned if scenario.kind is kind]
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that were run on all images."""
+        there = {record.method for record in self.records if record.scenario == Kind.ALL}
+        return tuple(method for method in self.config.methods if method.name in there)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -155,20 +172,10 @@ def embed(
     probes: ProbeSet | None = None,
     device: str | None = None,
 ) -> None:
-    """Compute missing embeddings of tasks; see :meth:`~mll_hf.bench.cache.EmbeddingCache.fill`.
+    """Compute missing embeddings of tasks, and of probe images with the captions of their concepts.
 
-    Args:
-        refs: The models.
-        tasks: The tasks, with the general benchmark.
-        index: Concepts of the graph.
-        cache: Where embeddings are kept.
-        templates: Prompt templates; None for those of each task's domain and purpose.
-        probes: Probe images to embed too, with the captions of their concepts.
-        device: ``cuda``, ``mps``, ``cpu``, or None for the best available device.
-
-    Raises:
-        ModelError: A model cannot be loaded or run.
-        StorageError: The cache cannot be written.
+    ``templates`` None stands for those of each task's domain and purpose. Device and errors as for
+    :meth:`~mll_hf.bench.cache.EmbeddingCache.fill`.
     """
     words = [read_text(task, index, templates) for task in tasks]
     texts = [flat(part) for text in words for part in (text.prompts, text.captions, text.synonyms)]
@@ -180,14 +187,7 @@ def embed(
 
 
 def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, config: BenchConfig) -> Results:
-    """Run what has not been run yet. The cache must have been filled, see :func:`embed`.
-
-    Args:
-        suite: Models and tasks.
-        index: Concepts of the hub's graph.
-        cache: Embeddings.
-        folder: Where results are kept.
-        config: Settings.
+    """Run what has not been run yet, and keep results in ``folder``; the cache must have been filled by :func:`embed`.
 
     Raises:
         InputError: No image of a task can be decoded.
@@ -205,9 +205,8 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, 
     general = runner.facts_of(suite.general) if suite.general else None
     planned = scenarios(len(suite.hub), config.draws)
     records: list[Record] = []
-    progress = tqdm(  # type: ignore[no-untyped-call]
-        total=len(suite.tasks) * len(planned), unit="scenario", desc="methods", name="mll_hf.bench"
-    )
+    total = len(suite.tasks) * len(planned)
+    progress = tqdm(total=total, unit="scenario", desc="methods", name="mll_hf.bench")  # type: ignore[no-untyped-call]
     with progress, threadpool_limits(1):  # the matrices are small; more threads are slower
         for t in range(len(suite.tasks)):
             bench = _TaskRun(runner, t, facts, general)
@@ -261,12 +260,14 @@ class _Runner:
     def _features(self, text: TaskText) -> list[list[float]]:
         if len(text.classes) < 2:
             return []
-        ends = [np.cumsum([len(of_class) for of_class in texts])[:-1] for texts in (text.captions, text.synonyms)]
+
+        def by_class(ref: ModelRef, texts: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
+            return np.split(self.cache.texts(ref, flat(texts)), np.cumsum([len(of_class) for of_class in texts])[:-1])
+
         rows = []
         for ref in self.suite.hub.refs:
             weights = class_embeddings(self.cache.texts(ref, flat(text.prompts)), len(text.classes))
-            captions = np.split(self.cache.texts(ref, flat(text.captions)), ends[0])
-            synonyms = np.split(self.cache.texts(ref, flat(text.synonyms)), ends[1])
+            captions, synonyms = by_class(ref, text.captions), by_class(ref, text.synonyms)
             rows.append(text_features(weights, captions, synonyms, self.config.seed).tolist())
         return rows
 
@@ -327,7 +328,7 @@ class _TaskRun:
         models = np.arange(len(self._runner.suite.hub)) if drawn.models is None else drawn.models
         started = time.perf_counter()
         if method.score is not None and scenario.kind in (Kind.ALL, Kind.HUB, Kind.CAPPED):
-            choice = method.choose_by(self._scores_of(method, draw)[models])
+            choice = method.choose_by(self._scores_of(method, method.score, draw)[models])
         else:
             choice = method.choose(self._told(drawn.seen, method, draw))
         seconds = time.perf_counter() - started
@@ -348,12 +349,11 @@ class _TaskRun:
             ranking=ranking,
         )
 
-    def _scores_of(self, method: Method, draw: int) -> NDArray[np.float64]:
+    def _scores_of(self, method: Method, score: Scores, draw: int) -> NDArray[np.float64]:
         """Scores of all models, computed once for all hubs."""
         draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labeled samples
         if (method.name, draw) not in self._scores:
-            assert method.score is not None  # noqa: S101 - checked by the caller
-            self._scores[method.name, draw] = method.score(self._told(self._opened[0], method, draw))
+            self._scores[method.name, draw] = score(self._told(self._opened[0], method, draw))
         return self._scores[method.name, draw]
 
     def _told(self, view: TaskView, method: Method, draw: int) -> TaskView:

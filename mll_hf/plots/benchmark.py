@@ -8,8 +8,7 @@ import numpy as np
 
 from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES, Group
 from mll_hf.bench.metrics import mean_gap_closed
-from mll_hf.bench.report import accuracy_of
-from mll_hf.bench.scenarios import Kind, scenarios
+from mll_hf.bench.scenarios import Kind
 from mll_hf.errors import MissingExtraError
 from mll_hf.plots.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION, pareto_front
 from mll_hf.utils.files import storage_errors
@@ -85,9 +84,9 @@ def accuracy_by_cost(results: Results) -> Figure:
     figure, axes = _figure(8.0, 5.2)
     hub = results.suite.hub
     axes.scatter(hub.gflops, results.accuracies.mean(axis=1), s=18, color="#c4c4c4", label="a model alone", zorder=1)
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
-    costs = results.per_task(Kind.ALL, lambda record: record.gflops)
-    methods = [method for method in results.config.methods if method.name in accuracies]
+    accuracies = results.per_task(Kind.ALL)
+    costs = results.per_task(Kind.ALL, "gflops")
+    methods = results.methods
     x = np.array([costs[method.name].mean() for method in methods])
     y = np.array([accuracies[method.name].mean() for method in methods])
     for (group, color), marker in zip(_GROUP_COLORS.items(), _MARKERS, strict=False):
@@ -150,7 +149,7 @@ def images_per_concept(samples: Table) -> Figure:
 
 def dumbbells(results: Results) -> Figure:
     """For each target the generally best model, the best model, and what methods choose between them."""
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
+    accuracies = results.per_task(Kind.ALL)
     ends = {GENERAL: GRAY, ORACLE: BLACK}
     between = {PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
     between |= dict.fromkeys(_best_of_groups(results, [Group.UNLABELED], 1), ("o", GREEN))
@@ -174,7 +173,7 @@ def dumbbells(results: Results) -> Figure:
 
 def ablations(results: Results) -> Figure:
     """The paper's alpha (its Table 3) and k (its Table 4)."""
-    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION, accuracy_of).items()}
+    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION).items()}
 
     def of(pattern: str, values: Sequence[float]) -> list[float]:
         return [means.get(pattern.format(value), np.nan) for value in values]
@@ -190,17 +189,15 @@ def ablations(results: Results) -> Figure:
 
 def _by_scenario(results: Results, kind: Kind) -> tuple[list[int], list[dict[str, NDArray[np.float64]]]]:
     """Values of the scenarios of a kind, and accuracies in each of them and with all images and models."""
-    planned = [s for s in scenarios(len(results.suite.hub), results.config.draws) if s.kind is kind]
+    planned = results.planned(kind)
     names = [*(scenario.name for scenario in planned), str(Kind.ALL)]
-    return [int(scenario.value) for scenario in planned], [results.per_task(name, accuracy_of) for name in names]
+    return [int(scenario.value) for scenario in planned], [results.per_task(name) for name in names]
 
 
 def _best_of_groups(results: Results, groups: Sequence[Group], count: int) -> list[str]:
     """The methods of some groups with the best mean accuracy that are not transductive, best first."""
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
-    names = [
-        m.name for m in results.config.methods if m.group in groups and m.name in accuracies and not m.transductive
-    ]
+    accuracies = results.per_task(Kind.ALL)
+    names = [m.name for m in results.methods if m.group in groups and not m.transductive]
     return sorted(names, key=lambda name: -accuracies[name].mean())[:count]
 
 
