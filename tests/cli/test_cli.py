@@ -514,7 +514,7 @@ def test_select_with_images(world, task_images, capsys):
     answer = json.loads(run(capsys, *command, "--json")[1])
     evidence = answer["evidence"]
     assert (evidence["images"], len(evidence["temperatures"]), len(evidence["offsets"][0])) == (24, 2, 3)
-    assert sum(evidence["firsts"]) == pytest.approx(1)
+    assert sum(evidence["win_shares"]) == pytest.approx(1)
     assert {model["id"] for model in answer["models"]} == set(answer["chosen"]["cat"])
     assert json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["evidence"] is None
 
