@@ -54,7 +54,7 @@ from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.labels.embeddings import write_embeddings
-from mll_hf.labels.store import LabelStore
+from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.selection import SelectionConfig, Strategy
 from selection_worlds import WordEncoder
 from worlds import examples
@@ -166,14 +166,14 @@ def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_
 
 
 def test_a_hub_out_of_a_store_has_probe_embeddings_if_all_have_them(tmp_path, world_with_embeddings):
-    store, refs = world_with_embeddings
+    store = world_with_embeddings
     hub = read_hub(store)
     assert len(hub.embeddings) == len(hub) == 2
     selected = np.array([0, 2])
-    exact = store.embeddings_of(refs[0]).restricted_precision(selected)
+    exact = store.embeddings_of(store.list()[0]).restricted_precision(selected)
     for _ in range(2):  # the second time out of memory
         np.testing.assert_array_equal(hub.embeddings[0].restricted_precision(selected), exact)
-    (store.path_of(refs[1]).parent / "embeddings.safetensors").unlink()
+    embeddings_path(store.path_of(store.list()[1])).unlink()
     assert read_hub(LabelStore(store.folder)).embeddings == ()
 
 
@@ -186,18 +186,18 @@ def world_with_embeddings(tmp_path):
     nodes = [1, 2, 3, 1, 2, 3]
     probes, rng = probe_set(pools_of(graph, nodes), nodes), np.random.default_rng(0)
     store = LabelStore(tmp_path / "labels")
-    store.adopt(graph)
+    store.add_graph(graph)
     labels = [make_label(graph, repo_id=f"org/{name}") for name in "ab"]
     for label in labels:
         path = store.write(label)
         embeddings = ProbeEmbeddings.quantize(unit(rng.normal(size=(6, 8))), unit(rng.normal(size=(7, 8))), probes)
-        write_embeddings(embeddings, path.parent)
-    return store, [label.model for label in labels]
+        write_embeddings(embeddings, embeddings_path(path))
+    return store
 
 
 def test_a_source_without_labels_is_refused(tmp_path):
     store = LabelStore(tmp_path)
-    store.adopt(make_hub().graph)
+    store.add_graph(make_hub().graph)
     with pytest.raises(InputError, match="no labels"):
         read_hub(store)
 
@@ -241,7 +241,7 @@ def test_single_models_ensembles_and_bounds_by_hand(results, opened):
 def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, opened, tmp_path):
     view, labels = opened
     store = LabelStore(tmp_path / "labels")
-    store.adopt(view.hub.graph)
+    store.add_graph(view.hub.graph)
     for label in view.hub.labels:
         store.write(label)
     client = Client(store.folder, encoder=WordEncoder())
