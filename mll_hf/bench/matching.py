@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.bench.metrics import scipy_part
 from mll_hf.errors import MissingExtraError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.wordnet import read_nouns
@@ -124,9 +125,7 @@ def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:
 def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], threshold: float) -> Detection:
     """Precision and recall at a threshold, and the area under the ROC curve."""
     hits, false = int((positives >= threshold).sum()), int((negatives >= threshold).sum())
-    above = np.searchsorted(np.sort(negatives), positives, side="left")
-    not_below = np.searchsorted(np.sort(negatives), positives, side="right")
-    auc = (above + not_below).sum() / (2 * len(positives) * len(negatives))
+    auc = scipy_part("stats").mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
     return Detection(hits / max(hits + false, 1), hits / len(positives), float(auc))
 
 
@@ -207,38 +206,32 @@ def fit_weights(queries: Queries, encoder: TextEncoder, candidates: int = 80) ->
     return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), float(slope), float(-intercept / slope)
 
 
-def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64], steps: int = 30) -> NDArray[np.float64]:
-    """McFadden's conditional logit by Newton's method: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
+def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """McFadden's conditional logit: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
 
     Args:
         X: [Q, K, F] features of the K choices of each question.
         answers: [Q] the choices made.
-        steps: Number of Newton steps.
 
     Returns:
         [F] maximum-likelihood weights, with a ridge of 1e-4 per question.
     """
     made = X[np.arange(len(X)), answers].mean(axis=0)
 
-    def likelihood(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Penalized mean log-likelihood, and the probabilities [Q, K] of the choices."""
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Penalized mean negative log-likelihood, and its gradient [F]."""
         logits = X @ weights
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        total = np.log(shares.sum(axis=1)) + logits.max(axis=1)
+        highest = logits.max(axis=1, keepdims=True)
+        shares = np.exp(logits - highest)
+        total = np.log(shares.sum(axis=1)) + highest[:, 0]
         shares /= shares.sum(axis=1, keepdims=True)
-        return float(made @ weights - total.mean() - _RIDGE / 2 * weights @ weights), shares
+        expected = np.einsum("qk,qkf->f", shares, X) / len(X)
+        value = total.mean() - made @ weights + _RIDGE / 2 * weights @ weights
+        return float(value), expected - made + _RIDGE * weights
 
-    weights = np.zeros(X.shape[2])
-    value, shares = likelihood(weights)
-    for _ in range(steps):
-        means = np.einsum("qk,qkf->qf", shares, X)
-        gradient = made - means.mean(axis=0) - _RIDGE * weights
-        spread = (np.einsum("qk,qkf,qkg->fg", shares, X, X, optimize=True) - means.T @ means) / len(X)
-        step = np.linalg.solve(spread + _RIDGE * np.eye(len(weights)), gradient)
-        while likelihood(weights + step)[0] < value and np.abs(step).max() > 1e-9:
-            step /= 2
-        weights = weights + step
-        value, shares = likelihood(weights)
+    weights: NDArray[np.float64] = (
+        scipy_part("optimize").minimize(loss, np.zeros(X.shape[2]), jac=True, method="BFGS", tol=1e-9).x
+    )
     return weights
 
 

@@ -16,9 +16,8 @@ import numpy as np
 
 from mll_hf.bench.baselines import modelgpt
 from mll_hf.bench.baselines.ensembles import Consensus, confidence_ensemble, sota_transport
+from mll_hf.bench.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
 from mll_hf.bench.baselines.swab import rank_transport, source_weights
-from mll_hf.bench.baselines.transferability import leep, logme, nce, shrunk_h_score
-from mll_hf.bench.baselines.unlabeled import certainty, mean_confidence, nuclear_norm
 from mll_hf.bench.metrics import accuracy
 from mll_hf.bench.world import TaskView
 from mll_hf.ensemble import Rule

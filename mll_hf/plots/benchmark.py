@@ -8,6 +8,7 @@ import numpy as np
 
 from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES, Group
 from mll_hf.bench.metrics import mean_gap_closed
+from mll_hf.bench.report import ablation_tables
 from mll_hf.bench.scenarios import Kind
 from mll_hf.errors import MissingExtraError
 from mll_hf.plots.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION, pareto_front
@@ -48,22 +49,17 @@ def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
         StorageError: The folder cannot be written.
     """
     figures = {
-        "accuracy-by-cost": accuracy_by_cost(results),
-        "gap-by-hub-size": gap_by_hub_size(results),
-        "accuracy-by-images": accuracy_by_images(results),
-        "targets": dumbbells(results),
-        "ablations": ablations(results),
+        "accuracy-by-cost": accuracy_by_cost,
+        "gap-by-hub-size": gap_by_hub_size,
+        "accuracy-by-images": accuracy_by_images,
+        "targets": dumbbells,
+        "ablations": ablations,
     }
-    return _save(figures, folder)
+    return _save({name: draw(results) for name, draw in figures.items()}, folder)
 
 
 def save_fidelity(samples: Table, folder: Path) -> tuple[Path, ...]:
-    """Draw the quality of labels of fewer images as PNG and SVG; returns their paths.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        StorageError: The folder cannot be written.
-    """
+    """Draw the quality of labels of fewer images, as :func:`save_figures` does."""
     return _save({"images-per-concept": images_per_concept(samples)}, folder)
 
 
@@ -108,10 +104,8 @@ def gap_by_hub_size(results: Results) -> Figure:
     sizes, tables = _by_scenario(results, Kind.HUB)
     fixed = (PAPER, "paper, k=3", OURS, "mll, k=3", "uniform, all")
     names = [name for name in fixed if name in tables[-1]]
-    names += [*_best_of_groups(results, [Group.UNLABELED], 1), *_best_of_groups(results, [Group.BATCH], 1)]
-    gaps = {
-        name: [float(mean_gap_closed(table[name], table[GENERAL], table[ORACLE])) for table in tables] for name in names
-    }
+    names += [name for group in (Group.UNLABELED, Group.BATCH) for name in _best_of_groups(results, [group], 1)]
+    gaps = {name: [float(mean_gap_closed(t[name], t[GENERAL], t[ORACLE])) for t in tables] for name in names}
     figure, axes = _figure(7.0, 4.4)
     _lines(axes, [*sizes, len(results.suite.hub)], gaps)
     axes.axhline(1, color=BLACK, linewidth=1, label=ORACLE, zorder=1)
@@ -152,8 +146,8 @@ def dumbbells(results: Results) -> Figure:
     accuracies = results.per_task(Kind.ALL)
     ends = {GENERAL: GRAY, ORACLE: BLACK}
     between = {PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
-    between |= dict.fromkeys(_best_of_groups(results, [Group.UNLABELED], 1), ("o", GREEN))
-    between |= dict.fromkeys(_best_of_groups(results, [Group.BATCH], 1), ("P", PURPLE))
+    for group, style in ((Group.UNLABELED, ("o", GREEN)), (Group.BATCH, ("P", PURPLE))):
+        between |= dict.fromkeys(_best_of_groups(results, [group], 1), style)
     between = {name: style for name, style in between.items() if name in accuracies}
     order = np.argsort(accuracies[ORACLE] - accuracies[GENERAL], kind="stable")
     rows = np.arange(len(order))
@@ -173,15 +167,11 @@ def dumbbells(results: Results) -> Figure:
 
 def ablations(results: Results) -> Figure:
     """The paper's alpha (its Table 3) and k (its Table 4)."""
-    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION).items()}
-
-    def of(pattern: str, values: Sequence[float]) -> list[float]:
-        return [means.get(pattern.format(value), np.nan) for value in values]
-
+    alphas, depths = ablation_tables(results)
     figure, (left, right) = _figure(8.0, 3.4, columns=2)
-    _lines(left, ALPHAS, {"paper": of("paper, alpha={}", ALPHAS)})
+    _lines(left, ALPHAS, {"paper": alphas.column("paper")})
     left.set(xlabel="alpha (k = 1)", ylabel="mean accuracy")
-    _lines(right, DEPTHS, {way: of(way + ", k={}, ablation", DEPTHS) for way in ("paper", "mll")})
+    _lines(right, DEPTHS, {way: depths.column(way) for way in ("paper", "mll")})
     right.set(xlabel="models per class, k")
     right.legend(frameon=False, fontsize=8)
     return figure
