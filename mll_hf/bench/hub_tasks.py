@@ -19,7 +19,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub.repocard import metadata_load
 
-from mll_hf.bench.suites import TASK_FILE, TargetTask, make_task, read_image_folder, read_suite, read_task, sampled
+from mll_hf.bench.suites import TASK_FILE, TargetTask, make_task, read_image_folder, read_task, sampled
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.hub.connection import Head, connect, download, read_head
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
@@ -67,9 +67,8 @@ def load_tasks(
     folder = Path(location)
     if (folder / TASK_FILE).is_file():
         return (read_task(folder, most_images),)
-    if any(folder.glob(f"*/{TASK_FILE}")):
-        return read_suite(folder, most_images)
-    return (read_image_folder(folder, most_images),)
+    suite = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
+    return tuple(read_task(path, most_images) for path in suite) or (read_image_folder(folder, most_images),)
 
 
 def fetch_task(location: str, most_images: int | None = None, part: HubSplit | None = None) -> TargetTask:

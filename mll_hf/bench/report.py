@@ -82,7 +82,7 @@ def accuracy_table(results: Results) -> Table:
         "Accuracy on each task, with all models and all images. Methods with labeled images: mean over draws; the "
         "labeled images are scored too."
     )
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {"method": name, **_by_task(results, values), "mean": float(values.mean())}
         for name, values in results.per_task(Kind.ALL).items()
     ]
@@ -213,7 +213,7 @@ def cost_table(results: Results) -> Table:
         "Means over tasks: of the models that classify an image, and the time to choose from logits and embeddings. "
         "Not included: running all models once on the images that a method looks at, which labels save."
     )
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {"method": m.name, **{column: float(of[m.name].mean()) for column, of in values.items()}}
         for m in results.methods
     ]
@@ -223,7 +223,7 @@ def cost_table(results: Results) -> Table:
 def model_table(results: Results) -> Table:
     """Each model alone."""
     labels, general, accuracies = results.suite.hub.labels, results.general, results.accuracies
-    rows = [
+    rows: list[dict[str, Cell]] = [
         {
             "model": label.model.short_name,
             "GFLOPs": label.cost.gflops,
@@ -241,7 +241,7 @@ def model_table(results: Results) -> Table:
     return Table.of("models", "Models", f"Accuracy of each model alone. The best: {', '.join(best)}.", rows)
 
 
-def _by_task(results: Results, values: NDArray[np.float64]) -> dict[str, float]:
+def _by_task(results: Results, values: NDArray[np.float64]) -> dict[str, Cell]:
     return dict(zip((facts.name for facts in results.facts), values.tolist(), strict=True))
 
 

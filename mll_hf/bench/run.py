@@ -90,7 +90,7 @@ class Record:
     method: str
     draw: int
     accuracy: float
-    recall: float  # mean per-class recall on them
+    recall: float  # mean per-class recall
     gflops: float  # GFLOPs per image of the models that run
     models: tuple[int, ...]  # positions of these models in the hub
     seconds: float  # time to choose, given the embeddings
@@ -201,15 +201,14 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, 
 
     digest = run_digest(suite, index, config)
     runner = _Runner(suite, index, cache, folder / digest[:16], config)
-    facts = tuple(runner.facts_of(task) for task in suite.tasks)
-    general = runner.facts_of(suite.general) if suite.general else None
+    facts, general = runner.facts, runner.general  # first, since methods learn from the other tasks
     planned = scenarios(len(suite.hub), config.draws)
     records: list[Record] = []
     total = len(suite.tasks) * len(planned)
     progress = tqdm(total=total, unit="scenario", desc="methods", name="mll_hf.bench")  # type: ignore[no-untyped-call]
     with progress, threadpool_limits(1):  # the matrices are small; more threads are slower
         for t in range(len(suite.tasks)):
-            bench = _TaskRun(runner, t, facts, general)
+            bench = _TaskRun(runner, t)
             for scenario in planned:
                 records += bench.records_of(scenario)
                 progress.update(1)
@@ -238,6 +237,29 @@ class _Runner:
     folder: Path
     config: BenchConfig
 
+    @cached_property
+    def facts(self) -> tuple[TaskFacts, ...]:
+        """Of the target tasks."""
+        return tuple(self._facts_of(task) for task in self.suite.tasks)
+
+    @cached_property
+    def general(self) -> TaskFacts | None:
+        """Of the general benchmark."""
+        return self._facts_of(self.suite.general) if self.suite.general else None
+
+    @cached_property
+    def accuracies(self) -> NDArray[np.float64]:
+        """[M, T] accuracy of each model on each target task."""
+        return np.array([facts.accuracies for facts in self.facts]).T
+
+    def known(self, t: int) -> KnownTasks | None:
+        """The other tasks than task t, if there are any and all tasks have features."""
+        others = [s for s in range(len(self.facts)) if s != t]
+        if not others or not all(facts.features for facts in self.facts):
+            return None
+        features = np.array([facts.features for facts in self.facts]).transpose(1, 0, 2)
+        return KnownTasks(features[:, others], self.accuracies[:, others], features[:, t])
+
     def open(self, task: TargetTask) -> tuple[TaskView, NDArray[np.int64]]:
         """A view of a task without the other tasks, and the true classes."""
         text = read_text(task, self.index, self.config.templates)
@@ -247,7 +269,7 @@ class _Runner:
         view = TaskView(self.suite.hub, text, embeddings.logits, embeddings.features)
         return view, task.labels[embeddings.readable]
 
-    def facts_of(self, task: TargetTask) -> TaskFacts:
+    def _facts_of(self, task: TargetTask) -> TaskFacts:
         """Accuracies and text features of all models, kept in a file."""
         path = self.folder / f"{_file_name(task.name, task.revision[:8])}--facts.json"
         if not path.exists():
@@ -275,11 +297,11 @@ class _Runner:
 class _TaskRun:
     """Runs the methods on one task; embeddings are read only if results are missing."""
 
-    def __init__(self, runner: _Runner, t: int, facts: tuple[TaskFacts, ...], general: TaskFacts | None) -> None:
-        self._runner, self._t, self._facts, self._general = runner, t, facts, general
-        self._task, self._config = runner.suite.tasks[t], runner.config
-        self._accuracies = np.array([of_task.accuracies for of_task in facts]).T  # [M, T]
-        self._has_known = len(facts) > 1 and all(of_task.features for of_task in facts)
+    def __init__(self, runner: _Runner, t: int) -> None:
+        self._runner, self._task, self._config = runner, runner.suite.tasks[t], runner.config
+        self._general = None if runner.general is None else np.array(runner.general.accuracies)
+        self._known = runner.known(t)
+        self._hindsight = Hindsight(runner.accuracies[:, t], runner.accuracies.mean(axis=1))
         self._scores: dict[tuple[str, int], NDArray[np.float64]] = {}
 
     def records_of(self, scenario: Scenario) -> list[Record]:
@@ -300,19 +322,13 @@ class _TaskRun:
         return [known[method.name, draw] for method, draw in planned]
 
     def _has_inputs_of(self, method: Method) -> bool:
-        missing = {"general": self._general is None, "known": not self._has_known}
+        missing = {"general": self._general is None, "known": self._known is None}
         return not any(missing.get(name) for name in method.needs)
 
     @cached_property
     def _opened(self) -> tuple[TaskView, NDArray[np.int64]]:
         view, labels = self._runner.open(self._task)
-        known = None
-        if self._has_known:
-            others = [s for s in range(len(self._facts)) if s != self._t]
-            features = np.array([facts.features for facts in self._facts]).transpose(1, 0, 2)
-            known = KnownTasks(features[:, others], self._accuracies[:, others], features[:, self._t])
-        general = None if self._general is None else np.array(self._general.accuracies)
-        return replace(view, known=known, general=general), labels
+        return replace(view, known=self._known, general=self._general), labels
 
     def _compute(self, scenario: Scenario, missing: list[tuple[Method, int]]) -> Iterator[Record]:
         view, labels = self._opened
@@ -335,7 +351,7 @@ class _TaskRun:
         answers = np.atleast_2d(choice.answer(drawn.asked))
         ranking = None
         if scenario.kind is Kind.ALL and choice.scores is not None:
-            ranking = Ranking.of(choice.scores, self._accuracies[:, self._t], choice.predicted)
+            ranking = Ranking.of(choice.scores, self._hindsight.accuracies, choice.predicted)
         return Record(
             task=self._task.name,
             scenario=scenario.name,
@@ -362,7 +378,7 @@ class _TaskRun:
             rng = generator(self._config.seed, "labeled", draw, self._task.name)
             return view.told(labeled=labeled_sample(method, self._opened[1], rng))
         if method.group is Group.HINDSIGHT:
-            return view.told(hindsight=Hindsight(self._accuracies[:, self._t], self._accuracies.mean(axis=1)))
+            return view.told(hindsight=self._hindsight)
         return view
 
 

@@ -79,19 +79,6 @@ def make_task(
     return TargetTask(name, classes, labels, whole.hexdigest()[:40], images, **about)
 
 
-def read_suite(folder: Path, most_images: int | None = None) -> tuple[TargetTask, ...]:
-    """Read all tasks of a folder, ordered by the names of their folders.
-
-    Raises:
-        InputError: There are no tasks, or one cannot be read.
-        MissingExtraError: pyarrow is not installed.
-    """
-    folders = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
-    if not folders:
-        raise InputError(f"{folder} holds no tasks; give a folder of folders with {TASK_FILE} and {IMAGES_FILE}")
-    return tuple(read_task(path, most_images) for path in folders)
-
-
 def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
     """Read a task from a folder with ``task.json`` and ``test.parquet``.
 

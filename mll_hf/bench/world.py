@@ -66,7 +66,7 @@ class Hub:
     @property
     def refs(self) -> tuple[ModelRef, ...]:
         """The models, pinned to commits."""
-        return tuple(label.model for label in self.labels)
+        return self.joined.models
 
     @cached_property
     def gflops(self) -> NDArray[np.float64]:

@@ -38,6 +38,7 @@ _GROUP_COLORS = {
 }
 _NEEDS_NO_CLASSES = (Group.REFERENCE, Group.LABELS, *SEES_SAMPLES)
 _LEAST_APART = 0.035  # distance of names beside points, as a share of the axis
+_LEGEND = {"loc": "outside right upper", "frameon": False, "fontsize": 8}
 _POINT = {"edgecolor": "white", "linewidth": 0.6, "zorder": 3}
 
 
@@ -96,7 +97,8 @@ def accuracy_by_cost(results: Results) -> Figure:
     named = {*front, *(row for row, method in enumerate(methods) if method.name in known)}
     _name_points(axes, [(float(x[row]), float(y[row]), methods[row].name) for row in sorted(named)])
     axes.set(xscale="log", xlabel="GFLOPs per image of the models that run", ylabel="mean accuracy")
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def gap_by_hub_size(results: Results) -> Figure:
@@ -111,7 +113,8 @@ def gap_by_hub_size(results: Results) -> Figure:
     axes.axhline(1, color=BLACK, linewidth=1, label=ORACLE, zorder=1)
     axes.axhline(0, color=BLACK, linewidth=1, linestyle="--", label=GENERAL, zorder=1)
     axes.set(xlabel="models in the hub", ylabel="gap closed")
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def accuracy_by_images(results: Results) -> Figure:
@@ -124,7 +127,8 @@ def accuracy_by_images(results: Results) -> Figure:
     for name, style in ((ORACLE, "-"), (GENERAL, "--"), (PAPER, ":")):
         axes.axhline(tables[-1][name].mean(), color=BLACK, linewidth=1, linestyle=style, label=name)
     axes.set(xlabel="unlabeled images", ylabel="mean accuracy on all images")
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def images_per_concept(samples: Table) -> Figure:
@@ -138,7 +142,8 @@ def images_per_concept(samples: Table) -> Figure:
     values = {name: samples.column(column) for name, column in series.items()}
     _lines(axes, range(len(samples.rows)), values, samples.column("images_per_concept"))
     axes.set(xlabel="most images per concept", ylim=(0, 1.03))
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def dumbbells(results: Results) -> Figure:
@@ -225,11 +230,6 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
             zorder=4,
         )
-
-
-def _with_legend(figure: Figure) -> Figure:
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:

@@ -77,8 +77,7 @@ def results(cache, tmp_path_factory):
 def opened(cache, tmp_path):
     """The view of the first task, and its true classes."""
     runner = bench._Runner(make_suite(), make_index(), cache, tmp_path, CONFIG)
-    facts = tuple(runner.facts_of(task) for task in runner.suite.tasks)
-    return bench._TaskRun(runner, 0, facts, runner.facts_of(runner.suite.general))._opened
+    return bench._TaskRun(runner, 0)._opened
 
 
 def find(name):

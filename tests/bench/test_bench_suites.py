@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tiny_hub
 from mll_hf.bench.hub_tasks import HubSplit, fetch_class_names, fetch_task, load_tasks
-from mll_hf.bench.suites import make_task, read_image_folder, read_suite, read_task, sampled
+from mll_hf.bench.suites import make_task, read_image_folder, read_task, sampled
 from mll_hf.errors import HubError, InputError, MissingExtraError
 
 CLASSES = ["cat", "dog", "red_fox"]
@@ -66,7 +66,7 @@ def test_a_suite_is_read_in_the_order_of_its_folders(tmp_path):
     write_task(tmp_path / "b", name="second")
     write_task(tmp_path / "a", name="first", domain="photo", task="animal recognition")
     (tmp_path / "notes").mkdir()
-    first, second = read_suite(tmp_path)
+    first, second = load_tasks(tmp_path)
     assert (first.name, first.domain, first.task) == ("first", "photo", "animal recognition")
     assert (second.name, second.domain, second.task) == ("second", None, None)
     assert first.classes == tuple(CLASSES)
@@ -101,7 +101,7 @@ def test_the_revision_follows_what_is_in_a_task(change):
 def test_tasks_that_contradict_themselves_are_refused(tmp_path, facts, message):
     write_task(tmp_path / "a", **facts)
     with pytest.raises(InputError, match=message):
-        read_suite(tmp_path)
+        load_tasks(tmp_path)
 
 
 # --- image folders ----------------------------------------------------------------------------------------------------

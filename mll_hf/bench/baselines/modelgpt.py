@@ -76,7 +76,8 @@ def predict(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.f
         accuracies: [M, S] its accuracy there.
         features: [M, F] its features of the new one.
     """
-    design, new = (np.column_stack([x, np.ones(len(x))]) for x in (known.reshape(-1, known.shape[-1]), features))
+    both = known.reshape(-1, known.shape[-1]), features
+    design, new = (np.column_stack([x, np.ones(len(x))]).astype(np.float64) for x in both)
     return new @ np.linalg.lstsq(design, accuracies.astype(np.float64).reshape(-1), rcond=None)[0]
 
 
