@@ -18,6 +18,7 @@ from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.wordnet import ClassList, class_wnids, leaf_names, read_nouns
 from mll_hf.matching.concept_index import ConceptIndex, LogitWeights
 from mll_hf.matching.describe import from_templates
+from mll_hf.selection.probabilities import log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -201,18 +202,14 @@ def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64]) -> NDA
     Returns:
         [F] maximum-likelihood weights, with a ridge of 1e-4 per question.
     """
-    made = X[np.arange(len(X)), answers].mean(axis=0)
+    made = np.arange(len(X)), answers
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         """Penalized mean negative log-likelihood, and its gradient [F]."""
-        logits = X @ weights
-        highest = logits.max(axis=1, keepdims=True)
-        shares = np.exp(logits - highest)
-        total = np.log(shares.sum(axis=1)) + highest[:, 0]
-        shares /= shares.sum(axis=1, keepdims=True)
-        expected = np.einsum("qk,qkf->f", shares, X) / len(X)
-        value = total.mean() - made @ weights + _RIDGE / 2 * weights @ weights
-        return float(value), expected - made + _RIDGE * weights
+        logs = log_softmax(X @ weights)
+        expected = np.einsum("qk,qkf->f", np.exp(logs), X) / len(X)
+        value = _RIDGE / 2 * weights @ weights - logs[made].mean()
+        return float(value), expected - X[made].mean(axis=0) + _RIDGE * weights
 
     weights: NDArray[np.float64] = (
         scipy_part("optimize").minimize(loss, np.zeros(X.shape[2]), jac=True, method="BFGS", tol=1e-9).x

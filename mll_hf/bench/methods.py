@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -82,8 +82,8 @@ class Method:
     name: str
     group: Group  # what it looks at
     choose: Callable[[TaskView], Choice]
-    # [M] scores, if the method takes the one model with the greatest and a model's score does not depend on the
-    # other models. The scores then also hold within parts of the hub
+    # [M] scores, if the method takes the one model with the greatest, and a model's score does not depend on the other
+    # models, so that it also holds within parts of the hub
     score: Scores | None = None
     predicts: bool = False  # whether these scores are predicted accuracies
     needs: tuple[str, ...] = ()  # optional fields of a view that it needs
@@ -95,22 +95,14 @@ class Method:
         return best_of(scores, scores if self.predicts else None)
 
 
-def ranker(
-    name: str,
-    group: Group,
-    score: Scores,
-    *,
-    needs: tuple[str, ...] = (),
-    sample: SampleConfig | None = None,
-    predicts: bool = False,
-) -> Method:
+def ranker(name: str, group: Group, score: Scores, *, predicts: bool = False, **options: Any) -> Method:  # noqa: ANN401
     """A method that takes the one model with the greatest score; arguments as for :class:`Method`."""
 
     def choose(view: TaskView) -> Choice:
         scores = score(view)
         return best_of(scores, scores if predicts else None)
 
-    return Method(name, group, choose, score, predicts, needs, sample)
+    return Method(name, group, choose, score, predicts, **options)
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------

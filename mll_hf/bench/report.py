@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -283,13 +283,8 @@ def _facts(results: Results, command: str) -> dict[str, Any]:
 
 
 def _package_versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    installed = {d.name.lower().replace("_", "-"): d.version for d in distributions()}
+    return {package: installed[package] for package in _PACKAGES if package in installed}
 
 
 def _facts_in_words(facts: dict[str, Any]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.selection.probabilities import softmax
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -102,9 +104,7 @@ class _Gaussians:
     def probabilities(self, x: Floats) -> NDArray[np.float64]:
         """[N, C]; the squares of x drop out of the softmax over classes."""
         scaled = self.means / self.variances
-        logits = (x @ scaled.T - (scaled * self.means).sum(axis=1) / 2) / _GAUSSIAN_TEMPERATURE
-        likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return likelihood / likelihood.sum(axis=1, keepdims=True)
+        return softmax((x @ scaled.T - (scaled * self.means).sum(axis=1) / 2) / _GAUSSIAN_TEMPERATURE)
 
 
 def _sinkhorn(fused: NDArray[np.float64]) -> NDArray[np.float64]:
