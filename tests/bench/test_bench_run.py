@@ -48,7 +48,7 @@ from mll_hf.bench.scenarios import (
     situation,
     without_classes,
 )
-from mll_hf.bench.world import class_embeddings, read_embeddings, read_hub, read_text
+from mll_hf.bench.world import Hub, class_embeddings, read_embeddings, read_hub, read_text
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
@@ -56,7 +56,7 @@ from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.labels.embeddings import write_embeddings
 from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.selection import SelectionConfig, Strategy
-from selection_worlds import WordEncoder
+from selection_worlds import WordEncoder, random_joined
 from worlds import examples
 
 CONFIG = BenchConfig(draws=2, methods=FAST)
@@ -192,6 +192,35 @@ def world_with_embeddings(tmp_path):
         embeddings = ProbeEmbeddings.quantize(unit(rng.normal(size=(6, 8))), unit(rng.normal(size=(7, 8))), probes)
         write_embeddings(embeddings, embeddings_path(path))
     return store
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hub_on_two_graphs_counts_the_images_of_both(seed):
+    joined = random_joined(n_graphs=2, n_models=4, seed=seed).labels
+    hub = Hub(joined)
+    support = np.zeros((4, len(hub.graph)))
+    hits = np.zeros_like(support)
+    for m, row in enumerate(joined.labels):
+        for label, graph in zip(row, joined.union.graphs, strict=True):
+            for v, concept in enumerate(graph.concepts if label else ()):
+                support[m, hub.graph.index[concept.id]] += label.support[v]
+                hits[m, hub.graph.index[concept.id]] += label.hits[v]
+    np.testing.assert_allclose(hub.node_precision, hits / np.maximum(support, 1))
+    assert hub.measured.tolist() == (support > 0).all(axis=0).tolist()
+    part, scaled = hub.of_models(np.array([2, 0])), hub.scaled(np.array([2.0, 1, 1, 1]))
+    np.testing.assert_array_equal(part.node_precision, hub.node_precision[[2, 0]])
+    np.testing.assert_allclose(scaled.temperatures, hub.temperatures * [2, 1, 1, 1], rtol=1e-6)
+    assert len({hub.digest, part.digest, scaled.digest}) == 3
+
+
+def test_labels_that_are_left_out_are_logged(tmp_path, caplog):
+    store, hub = LabelStore(tmp_path), make_hub()
+    store.add_graph(hub.graph)
+    for label in hub.labels:
+        store.write(label)
+    store.write(replace(hub.labels[0], probes_revision="f" * 40))
+    assert len(read_hub(store)) == len(hub)
+    assert "left out: " in caplog.text
 
 
 def test_a_source_without_labels_is_refused(tmp_path):
