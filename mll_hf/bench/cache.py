@@ -46,22 +46,13 @@ class ImageData(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class ProbeImages:
-    """Adapter from the probe images of a graph to :class:`ImageData`."""
+    """The probe images of a graph as :class:`ImageData`."""
 
-    probes: ProbeSet
-
-    @property
-    def name(self) -> str:
-        """Name of the probe images."""
-        return self.probes.name
-
-    @property
-    def revision(self) -> str:
-        """Digest of the revision of the images and of the sampling."""
-        key = json.dumps([self.probes.revision, asdict(self.probes.sampling)], sort_keys=True)
-        return hashlib.sha256(key.encode()).hexdigest()[:40]
+    def __init__(self, probes: ProbeSet) -> None:
+        self.probes, self.name = probes, probes.name
+        key = json.dumps([probes.revision, asdict(probes.sampling)], sort_keys=True)
+        self.revision = hashlib.sha256(key.encode()).hexdigest()[:40]
 
     def __len__(self) -> int:
         return len(self.probes)
@@ -134,26 +125,23 @@ class EmbeddingCache:
         document = json.loads(self._facts_file(ref).read_bytes())
         return ModelFacts(document["logit_scale"], document["logit_bias"], Cost(**document["cost"]))
 
-    def _folder_of(self, ref: ModelRef) -> Path:
-        return self.folder / f"{ref.slug}--{ref.revision[:12]}"
+    def _file(self, ref: ModelRef, name: str) -> Path:
+        return self.folder / f"{ref.slug}--{ref.revision[:12]}" / name
 
     def _facts_file(self, ref: ModelRef) -> Path:
-        return self._folder_of(ref) / "model.json"
+        return self._file(ref, "model.json")
 
     def _images_file(self, ref: ModelRef, data: ImageData) -> Path:
-        return self._folder_of(ref) / f"images-{data.revision[:16]}.npy"
+        return self._file(ref, f"images-{data.revision[:16]}.npy")
 
     def _texts_file(self, ref: ModelRef, texts: Sequence[str]) -> Path:
-        digest = hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()
-        return self._folder_of(ref) / f"texts-{digest[:16]}.npy"
+        return self._file(ref, f"texts-{hashlib.sha256(json.dumps(list(texts)).encode()).hexdigest()[:16]}.npy")
 
 
 def _embed(model: VisionLanguageModel, data: ImageData) -> NDArray[np.float32]:
-    progress = tqdm(  # type: ignore[no-untyped-call]
-        total=len(data), unit="image", desc=f"{model.ref.short_name} {data.name}", name="mll_hf.embed", leave=False
-    )
+    what = f"{model.ref.short_name} {data.name}"
     done = []
-    with progress:
+    with tqdm(total=len(data), unit="image", desc=what, name="mll_hf.embed", leave=False) as progress:  # type: ignore[no-untyped-call]
         for embeddings in encoded(model, data.batches(_BATCH)):
             done.append(embeddings)
             progress.update(len(embeddings))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelLabel, ModelRef
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
 
-_ENVIRONMENT = Environment("unknown", "float32", "unknown", "unknown", "unknown")  # the cache does not say
+_ENVIRONMENT = Environment("unknown", "float32", "unknown", "unknown", "unknown")  # not recorded in the cache
 _BLOCK = 2048
 
 
@@ -64,7 +64,7 @@ class LabeledHub:
         return tuple(labels)
 
     def sidecar(self, ref: ModelRef) -> ProbeEmbeddings:
-        """The sidecar of a model's label."""
+        """The probe embeddings that would be kept with a model's label."""
         return ProbeEmbeddings.quantize(*self._embeddings(ref), self.probes)
 
     def _embeddings(self, ref: ModelRef) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -75,21 +75,13 @@ class LabeledHub:
 
 @dataclass(frozen=True, eq=False)
 class KnownTask:
-    """A task with its classes matched to concepts, and the accuracy of each model.
-
-    Attributes:
-        name: Name of the task.
-        domain: How the images look.
-        match: Classes matched to concepts.
-        caption_match: The same, matched as in the paper.
-        accuracies: [M] accuracy of each model.
-    """
+    """A task whose classes are matched to concepts, and on which each model's accuracy is known."""
 
     name: str
     domain: str | None
     match: ClassMatch
-    caption_match: ClassMatch
-    accuracies: NDArray[np.float64]
+    caption_match: ClassMatch  # matched as in the paper
+    accuracies: NDArray[np.float64]  # [M]
 
 
 def read_known_task(
@@ -105,66 +97,62 @@ def read_known_task(
 
 def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks: Sequence[KnownTask]) -> Table:
     """Compare Eq. 5 as estimated from labels with the exact one, on the concepts that each task selects."""
-    selected = {task.name: task.caption_match.selected for task in tasks}
-    exact: dict[str, list[NDArray[np.float64]]] = {task.name: [] for task in tasks}
+    exact: list[list[NDArray[np.float64]]] = [[] for _ in tasks]
     for ref in hub.refs:
         sidecar = hub.sidecar(ref)  # one in memory at a time
-        for task in tasks:
-            exact[task.name].append(sidecar.restricted_precision(selected[task.name]))
-    n_rivals = hub.graph.rival_counts
-    rows = []
-    for task in tasks:
-        estimated = np.stack([precision_from_label(label, selected[task.name], n_rivals) for label in labels])
-        truth = np.stack(exact[task.name])
+        for task, of_task in zip(tasks, exact, strict=True):
+            of_task.append(sidecar.restricted_precision(task.caption_match.selected))
+    rows: list[dict[str, Cell]] = []
+    for task, of_task in zip(tasks, exact, strict=True):
+        selected, truth = task.caption_match.selected, np.stack(of_task)
+        estimated = np.stack([precision_from_label(label, selected, hub.graph.rival_counts) for label in labels])
         overall = [(recall @ task.caption_match.transition).mean(axis=1) for recall in (truth, estimated)]
-        row: dict[str, Cell] = {
-            "task": task.name,
-            "concepts": len(selected[task.name]),
-            "correlation": float(np.mean([_pearson(a, b) for a, b in zip(estimated, truth, strict=True)])),
-            "error": float(np.abs(estimated - truth).mean()),
-            "bias": float((estimated - truth).mean()),
-            "model_correlation": spearman(overall[1], overall[0]),
-            "accuracy_exact": float(task.accuracies[overall[0].argmax()]),
-            "accuracy_estimated": float(task.accuracies[overall[1].argmax()]),
-        }
-        rows.append(row)
-    return Table(
-        "estimates",
-        "Eq. 5 estimated from a label, against all similarities",
+        rows.append(
+            {
+                "task": task.name,
+                "concepts": len(selected),
+                "correlation": float(np.mean([_pearson(a, b) for a, b in zip(estimated, truth, strict=True)])),
+                "error": float(np.abs(estimated - truth).mean()),
+                "bias": float((estimated - truth).mean()),
+                "model_correlation": spearman(overall[1], overall[0]),
+                "accuracy_exact": float(task.accuracies[overall[0].argmax()]),
+                "accuracy_estimated": float(task.accuracies[overall[1].argmax()]),
+            }
+        )
+    note = (
         "Per concept (means over models): Pearson correlation over the concepts that the task selects, mean absolute "
         "error and bias. Over models: Spearman correlation of the overall scores of strategy paper, and the accuracy "
-        "of the model ranked first by exact and by estimated scores.",
-        tuple(rows[0]),
-        tuple(tuple(row.values()) for row in rows),
+        "of the model ranked first by exact and by estimated scores."
     )
+    return Table.of("estimates", "Eq. 5 estimated from a label, against all similarities", note, rows)
 
 
 def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: Sequence[KnownTask]) -> Table:
     """Compare labels of samples of the probe images, given by their most images per concept, with labels of all."""
-    everything = hub.labels(hub.probes)
-    general = np.array([label.mean_precision for label in everything])
-    exact = [_scores(everything, hub.graph, task) for task in tasks]
-    rows = []
-    for most, probes in sorted(samples.items()):
+
+    def measured(probes: ProbeSet) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+        """Mean recall [M], and overall scores [M] on each task."""
         labels = hub.labels(probes)
-        levels = np.array([label.mean_precision for label in labels])
-        scores = [_scores(labels, hub.graph, task) for task in tasks]
-        row: dict[str, Cell] = {
-            "images_per_concept": most,
-            "images": len(probes),
-            "general_correlation": spearman(levels, general),
-            "score_correlation": float(np.mean([spearman(a, b) for a, b in zip(scores, exact, strict=True)])),
-            "accuracy": float(np.mean([t.accuracies[s.argmax()] for t, s in zip(tasks, scores, strict=True)])),
-        }
-        rows.append(row)
-    return Table(
-        "samples",
-        "Images per concept",
+        return np.array([label.mean_precision for label in labels]), [_scores(labels, hub.graph, t) for t in tasks]
+
+    levels_of_all, scores_of_all = measured(hub.probes)
+    rows: list[dict[str, Cell]] = []
+    for most, probes in sorted(samples.items()):
+        levels, scores = measured(probes)
+        rows.append(
+            {
+                "images_per_concept": most,
+                "images": len(probes),
+                "general_correlation": spearman(levels, levels_of_all),
+                "score_correlation": float(np.mean(list(map(spearman, scores, scores_of_all)))),
+                "accuracy": float(np.mean([t.accuracies[s.argmax()] for t, s in zip(tasks, scores, strict=True)])),
+            }
+        )
+    note = (
         "Against labels of all images: Spearman correlation over models of the mean recall and of the scores of "
-        "strategy mll (mean over tasks); and the mean accuracy of the model ranked first.",
-        tuple(rows[0]),
-        tuple(tuple(row.values()) for row in rows),
+        "strategy mll (mean over tasks); and the mean accuracy of the model ranked first."
     )
+    return Table.of("samples", "Images per concept", note, rows)
 
 
 def _scores(labels: tuple[ModelLabel, ...], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:

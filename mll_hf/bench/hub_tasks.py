@@ -19,7 +19,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub.repocard import metadata_load
 
-from mll_hf.bench.suites import TASK_FILE, ImageCap, TargetTask, make_task, read_image_folder, read_suite, read_task
+from mll_hf.bench.suites import TASK_FILE, TargetTask, make_task, read_image_folder, read_task, sampled
 from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.hub.connection import Head, connect, download, read_head
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
@@ -40,33 +40,22 @@ _USUAL_IMAGE_COLUMNS = ("image", "img")
 
 @dataclass(frozen=True, slots=True)
 class HubSplit:
-    """The part of a data set on the Hub that is the task.
-
-    Attributes:
-        split: Name of the split.
-        config: Name of the subset; None for the default or only one.
-        label: Column of the classes; None for the only one.
-        domain: How the images look.
-        task: What is recognized.
-    """
+    """The part of a data set on the Hub that is the task."""
 
     split: str = "test"
-    config: str | None = None
-    label: str | None = None
-    domain: str | None = None
-    task: str | None = None
+    config: str | None = None  # None for the default or only one
+    label: str | None = None  # column of the classes; None for the only one
 
 
 def load_tasks(
-    location: str | Path, cap: ImageCap | None = None, part: HubSplit | None = None, token: str | None = None
+    location: str | Path, most_images: int | None = None, part: HubSplit | None = None
 ) -> tuple[TargetTask, ...]:
     """Load the tasks at any location.
 
     Args:
         location: ``hf://datasets/ORG/NAME[@REVISION]``, a suite, a task of a suite, or an image folder.
-        cap: Which images of each task are used; all by default.
+        most_images: Most images of each task, drawn at random; None for all.
         part: Part of a data set on the Hub; its split ``test`` by default.
-        token: Hub token; None for the stored one.
 
     Raises:
         InputError: There is no task, or it cannot be read.
@@ -74,25 +63,19 @@ def load_tasks(
         MissingExtraError: pyarrow is not installed.
     """
     if is_on_hub(location):
-        return (fetch_task(str(location), cap, part, token),)
+        return (fetch_task(str(location), most_images, part),)
     folder = Path(location)
     if (folder / TASK_FILE).is_file():
-        return (read_task(folder, cap),)
-    if any(folder.glob(f"*/{TASK_FILE}")):
-        return read_suite(folder, cap)
-    return (read_image_folder(folder, cap),)
+        return (read_task(folder, most_images),)
+    suite = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
+    return tuple(read_task(path, most_images) for path in suite) or (read_image_folder(folder, most_images),)
 
 
-def fetch_task(
-    location: str, cap: ImageCap | None = None, part: HubSplit | None = None, token: str | None = None
-) -> TargetTask:
+def fetch_task(location: str, most_images: int | None = None, part: HubSplit | None = None) -> TargetTask:
     """Download a split of an image data set on the Hub; arguments and errors as for :func:`load_tasks`."""
     part = part or HubSplit()
-    dataset = parse_dataset(location)
-    api = connect(token)
-    head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
+    api, head, card = _open_dataset(location)
     with _parquet_errors(head.repo_id):
-        card = _read_card(api, head)
         paths = _files_of(head, card, part)
         files = [download(api, head.repo_id, "dataset", path, head.sha, _MOST_FILE_BYTES) for path in paths]
         image_column, label_column, classes = _columns_of(files[0], card, head.repo_id, part)
@@ -102,21 +85,14 @@ def fetch_task(
                 f"{head.repo_id}: the split '{part.split}' has images without a class, or no images; "
                 "choose a split with labels"
             )
-        some = (cap or ImageCap()).sample(len(labels))
+        some = sampled(len(labels), most_images)
         images = tuple(_read_images(files, image_column, some))
     if not all(isinstance(image, (bytes, type(None))) for image in images):
         raise InputError(
             f"{head.repo_id}: the column '{image_column}' holds no encoded images; choose another data set"
         )
-    return make_task(
-        head.repo_id.split("/")[1],
-        classes,
-        labels[some],
-        images,
-        domain=part.domain,
-        task=part.task,
-        source=str(DatasetLocation(head.repo_id, head.sha)),
-    )
+    source = str(DatasetLocation(head.repo_id, head.sha))
+    return make_task(head.repo_id.split("/")[1], classes, labels[some], images, source=source)
 
 
 def fetch_class_names(location: str, part: HubSplit | None = None, token: str | bool | None = None) -> tuple[str, ...]:
@@ -132,10 +108,22 @@ def fetch_class_names(location: str, part: HubSplit | None = None, token: str | 
         HubError: The card cannot be downloaded.
     """
     part = part or HubSplit()
+    _, head, card = _open_dataset(location, token)
+    return _classes_of(_features_on_card(card, part)[1], head.repo_id, part)[1]
+
+
+def _open_dataset(location: str, token: str | bool | None = None) -> tuple[HfApi, Head, dict[str, Any]]:
+    """A data set at a commit, and the YAML metadata of its card; empty if it cannot be read."""
     dataset = parse_dataset(location)
     api = connect(token)
     head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
-    return _classes_of(_features_on_card(_read_card(api, head), part)[1], head.repo_id, part)[1]
+    if _CARD not in head.files:
+        return api, head, {}
+    file = download(api, head.repo_id, "dataset", _CARD, head.sha, _MOST_CARD_BYTES)
+    try:
+        return api, head, metadata_load(file) or {}
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return api, head, {}  # the files may say enough
 
 
 @contextmanager
@@ -155,17 +143,6 @@ def _parquet_errors(repo_id: str) -> Iterator[None]:
 
 
 # --- which files ------------------------------------------------------------------------------------------------------
-
-
-def _read_card(api: HfApi, head: Head) -> dict[str, Any]:
-    """YAML metadata of the data set's card; empty if it cannot be read, since the files may say enough."""
-    if _CARD not in head.files:
-        return {}
-    file = download(api, head.repo_id, "dataset", _CARD, head.sha, _MOST_CARD_BYTES)
-    try:
-        return metadata_load(file) or {}
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
 
 
 def _files_of(head: Head, card: Mapping[str, Any], part: HubSplit) -> list[str]:

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.bench.metrics import scipy_part
 from mll_hf.errors import MissingExtraError
 from mll_hf.graph.concepts import Concept, SemanticGraph
-from mll_hf.graph.wordnet import read_nouns
+from mll_hf.graph.wordnet import ClassList, class_wnids, leaf_names, read_nouns
 from mll_hf.matching.concept_index import ConceptIndex, LogitWeights
 from mll_hf.matching.describe import from_templates
+from mll_hf.selection.probabilities import log_softmax
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -34,17 +36,11 @@ _RIDGE = 1e-4
 
 @dataclass(frozen=True)
 class Gold:
-    """Class names whose concepts are known.
-
-    Attributes:
-        graph: The V concepts.
-        names: C class names; some classes share a name.
-        concepts: [C] index of each class's concept.
-    """
+    """Names whose concepts are known."""
 
     graph: SemanticGraph
-    names: tuple[str, ...]
-    concepts: NDArray[np.int64]
+    names: tuple[str, ...]  # C names; some concepts share a name
+    concepts: NDArray[np.int64]  # [C] index of the concept of each name
 
     def describe(self) -> tuple[Description, ...]:
         """The default descriptions of the names."""
@@ -53,17 +49,11 @@ class Gold:
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """How well a score separates positives from negatives.
+    """How well a score separates positives from negatives."""
 
-    Attributes:
-        precision: Share of positives among the scores from the threshold; 0 if there are none.
-        recall: Share of positives with a score from the threshold.
-        auc: Probability that a positive scores above a negative; ties count half.
-    """
-
-    precision: float
-    recall: float
-    auc: float
+    precision: float  # share of positives among the scores from the threshold; 0 if there are none
+    recall: float  # share of positives with a score from the threshold
+    auc: float  # probability that a positive scores above a negative; ties count half
 
 
 def imagenet_gold(wordnet: Path | None = None) -> Gold:
@@ -82,19 +72,15 @@ def imagenet_gold(wordnet: Path | None = None) -> Gold:
     except ImportError as error:
         raise MissingExtraError("open-clip-torch", "models") from error
 
-    classes, larger = ImageNetInfo("imagenet-1k"), ImageNetInfo("imagenet-12k")
-    ids = classes.label_names()
-    lemmas, glosses = dict[str, tuple[str, ...]](), dict[str, str]()
-    for info in (classes, larger):
-        for id in info.label_names():
-            lemmas[id] = tuple(lemma.strip() for lemma in info.label_name_to_description(id, False).split(","))
-            glosses[id] = info.label_name_to_description(id, True).split(": ", 1)[-1]
+    lemmas, glosses = leaf_names(ClassList.IMAGENET_12K), dict[str, str]()
+    for info in map(ImageNetInfo, ("imagenet-1k", "imagenet-12k")):
+        glosses |= {id: info.label_name_to_description(id, True).split(": ", 1)[-1] for id in info.label_names()}
     synsets = read_nouns(wordnet) if wordnet else {}
-    edges = _nearest_kept({id: synset.hypernyms for id, synset in synsets.items()}, lemmas.keys())
-    graph = SemanticGraph(
-        "imagenet-12k", tuple(Concept(id, lemmas[id][0], lemmas[id], glosses[id], edges.get(id, ())) for id in lemmas)
-    )
-    return Gold(graph, tuple(IMAGENET_CLASSNAMES), np.array([graph.index[id] for id in ids]))
+    edges = _nearest_kept({id: synset.hypernyms for id, synset in synsets.items()}, lemmas)
+    concepts = tuple(Concept(id, names[0], names, glosses[id], edges[id]) for id, names in lemmas.items())
+    graph = SemanticGraph("imagenet-12k", concepts)
+    classes = np.array([graph.index[id] for id in class_wnids(ClassList.IMAGENET_1K)])
+    return Gold(graph, tuple(IMAGENET_CLASSNAMES), classes)
 
 
 def top_accuracy(match: ClassMatch, concepts: NDArray[np.int64], k: int) -> float:
@@ -113,16 +99,15 @@ def leave_concepts_out(gold: Gold, encoder: TextEncoder) -> tuple[NDArray[np.flo
     """
     whole = ConceptIndex.build(gold.graph, encoder)
     order = np.random.default_rng(0).permutation(len(gold.names))
-    covered: list[NDArray[np.float32]] = []
-    uncovered: list[NDArray[np.float32]] = []
+    coverage = np.empty((2, len(order)), np.float32)
     for at in range(0, len(order), _TASK_SIZE):
         classes = order[at : at + _TASK_SIZE]
         lost = {r for v in gold.concepts[classes].tolist() for r in (v, *gold.graph.relatives(v).tolist())}
         rest = ConceptIndex.build(without(gold.graph, lost), encoder)
-        for index, coverage in ((whole, covered), (rest, uncovered)):
+        for index, row in zip((whole, rest), coverage, strict=True):
             names = [gold.names[y] for y in classes]
-            coverage.append(index.match(from_templates(names, index.graph)).coverage)
-    return np.concatenate(covered), np.concatenate(uncovered)
+            row[at : at + _TASK_SIZE] = index.match(from_templates(names, index.graph)).coverage
+    return coverage[0], coverage[1]
 
 
 def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:
@@ -136,28 +121,11 @@ def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:
 def detection(positives: NDArray[np.float32], negatives: NDArray[np.float32], threshold: float) -> Detection:
     """Precision and recall at a threshold, and the area under the ROC curve."""
     hits, false = int((positives >= threshold).sum()), int((negatives >= threshold).sum())
-    above = np.searchsorted(np.sort(negatives), positives, side="left")
-    not_below = np.searchsorted(np.sort(negatives), positives, side="right")
-    auc = (above + not_below).sum() / (2 * len(positives) * len(negatives))
+    auc = scipy_part("stats").mannwhitneyu(positives, negatives).statistic / (len(positives) * len(negatives))
     return Detection(hits / max(hits + false, 1), hits / len(positives), float(auc))
 
 
-@dataclass(frozen=True)
-class Queries:
-    """Names of concepts of a graph, made from the graph itself.
-
-    Attributes:
-        graph: The graph without the lemmas that were removed for queries.
-        names: Q names.
-        concepts: [Q] index of the concept of each name.
-    """
-
-    graph: SemanticGraph
-    names: tuple[str, ...]
-    concepts: NDArray[np.int64]
-
-
-def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:
+def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Gold:
     """Make queries for concepts that are not classes of the gold data, which remain for evaluation.
 
     There are four kinds: lemmas that are removed from the graph; lemmas; lemmas with the last word of a hypernym
@@ -168,9 +136,8 @@ def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:
     several = [v for v in others if len(gold.graph.concepts[v].lemmas) > 1]
     hidden = {int(v): int(rng.integers(len(gold.graph.concepts[v].lemmas))) for v in rng.choice(several, per_kind)}
     queries = [(gold.graph.concepts[v].lemmas[at], v) for v, at in hidden.items()]
-    graph = SemanticGraph(
-        gold.graph.name, tuple(_without_lemma(c, hidden.get(v)) for v, c in enumerate(gold.graph.concepts))
-    )
+    shortened = tuple(_without_lemma(c, hidden.get(v)) for v, c in enumerate(gold.graph.concepts))
+    graph = SemanticGraph(gold.graph.name, shortened)
 
     def lemma_of(v: int) -> str:
         return str(rng.choice(graph.concepts[v].lemmas))
@@ -184,10 +151,10 @@ def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Queries:
         said = re.findall(r"[A-Za-z]{4,}", graph.concepts[v].definition)[:4]
         queries.append((f"{rng.choice(said)} {lemma_of(v)}" if said else lemma_of(v), v))
     names, concepts = zip(*queries, strict=True)
-    return Queries(graph, names, np.array(concepts))
+    return Gold(graph, names, np.array(concepts))
 
 
-def fit_weights(queries: Queries, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, float, float]:
+def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, float, float]:
     """Fit the weights of the logit, and slope and middle of the coverage, by maximum likelihood.
 
     Args:
@@ -225,38 +192,28 @@ def fit_weights(queries: Queries, encoder: TextEncoder, candidates: int = 80) ->
     return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), float(slope), float(-intercept / slope)
 
 
-def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64], steps: int = 30) -> NDArray[np.float64]:
-    """McFadden's conditional logit by Newton's method: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
+def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:
+    """McFadden's conditional logit: ``P(k) ∝ exp(w · x_k)`` (McFadden 1974).
 
     Args:
         X: [Q, K, F] features of the K choices of each question.
         answers: [Q] the choices made.
-        steps: Number of Newton steps.
 
     Returns:
         [F] maximum-likelihood weights, with a ridge of 1e-4 per question.
     """
-    made = X[np.arange(len(X)), answers].mean(axis=0)
+    made = np.arange(len(X)), answers
 
-    def likelihood(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Penalized mean log-likelihood, and the probabilities [Q, K] of the choices."""
-        logits = X @ weights
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        total = np.log(shares.sum(axis=1)) + logits.max(axis=1)
-        shares /= shares.sum(axis=1, keepdims=True)
-        return float(made @ weights - total.mean() - _RIDGE / 2 * weights @ weights), shares
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Penalized mean negative log-likelihood, and its gradient [F]."""
+        logs = log_softmax(X @ weights)
+        expected = np.einsum("qk,qkf->f", np.exp(logs), X) / len(X)
+        value = _RIDGE / 2 * weights @ weights - logs[made].mean()
+        return float(value), expected - X[made].mean(axis=0) + _RIDGE * weights
 
-    weights = np.zeros(X.shape[2])
-    value, shares = likelihood(weights)
-    for _ in range(steps):
-        means = np.einsum("qk,qkf->qf", shares, X)
-        gradient = made - means.mean(axis=0) - _RIDGE * weights
-        spread = (np.einsum("qk,qkf,qkg->fg", shares, X, X, optimize=True) - means.T @ means) / len(X)
-        step = np.linalg.solve(spread + _RIDGE * np.eye(len(weights)), gradient)
-        while likelihood(weights + step)[0] < value and np.abs(step).max() > 1e-9:
-            step /= 2
-        weights = weights + step
-        value, shares = likelihood(weights)
+    weights: NDArray[np.float64] = (
+        scipy_part("optimize").minimize(loss, np.zeros(X.shape[2]), jac=True, method="BFGS", tol=1e-9).x
+    )
     return weights
 
 

@@ -10,15 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from mll_hf.bench.baselines import modelgpt
 from mll_hf.bench.baselines.ensembles import Consensus, confidence_ensemble, sota_transport
+from mll_hf.bench.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
 from mll_hf.bench.baselines.swab import rank_transport, source_weights
-from mll_hf.bench.baselines.transferability import leep, logme, nce, shrunk_h_score
-from mll_hf.bench.baselines.unlabeled import certainty, mean_confidence, nuclear_norm
 from mll_hf.bench.metrics import accuracy
 from mll_hf.bench.world import TaskView
 from mll_hf.ensemble import Rule
@@ -33,12 +32,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.bench.metrics import Floats
-    from mll_hf.bench.world import Hindsight, TaskText
+    from mll_hf.bench.world import TaskText
 
+T = TypeVar("T")
 Scores = Callable[[TaskView], "NDArray[np.float64]"]
 OURS, PAPER, GENERAL, ORACLE = "mll, k=1", "paper, k=1", "general, k=1", "oracle"
-OURS_WITH_IMAGES = "mll + images, k=1"
+
 ALPHAS, DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9), (1, 2, 3, 4, 5, 6)  # as in the paper's Tables 3 and 4
 
 
@@ -59,19 +58,13 @@ SEES_SAMPLES = (Group.UNLABELED, Group.BATCH)
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """A method's choice among M models on a task.
+    """A method's choice among M models on a task."""
 
-    Attributes:
-        runs: [M] how often each model runs per image.
-        answer: Predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions.
-        scores: [M] greater for better models; None if the method does not rank them.
-        predicted: [M] predicted accuracies, if any.
-    """
-
-    runs: NDArray[np.float64]
+    runs: NDArray[np.float64]  # [M] how often each model runs per image
+    # predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions
     answer: Callable[[TaskView], NDArray[np.int64]]
-    scores: NDArray[np.float64] | None = None
-    predicted: NDArray[np.float64] | None = None
+    scores: NDArray[np.float64] | None = None  # [M] greater for better models; None if the method does not rank them
+    predicted: NDArray[np.float64] | None = None  # [M] predicted accuracies, if any
 
 
 @dataclass(frozen=True)
@@ -84,32 +77,32 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to choose or to combine models.
-
-    Attributes:
-        name: Name in tables.
-        group: What it looks at.
-        choose: Makes the choice.
-        score: [M] scores, if the method takes the one model with the greatest and a model's score does not depend on
-            the other models. The scores then also hold within parts of the hub.
-        predicts: Whether these scores are predicted accuracies.
-        needs: Optional fields of a view that it needs.
-        sample: Labeled images that it is given.
-        transductive: Whether it can classify only the images that it chose by.
-    """
+    """A way to choose or to combine models."""
 
     name: str
-    group: Group
+    group: Group  # what it looks at
     choose: Callable[[TaskView], Choice]
+    # [M] scores, if the method takes the one model with the greatest, and a model's score does not depend on the other
+    # models, so that it also holds within parts of the hub
     score: Scores | None = None
-    predicts: bool = False
-    needs: tuple[str, ...] = ()
-    sample: SampleConfig | None = None
-    transductive: bool = False
+    predicts: bool = False  # whether these scores are predicted accuracies
+    needs: tuple[str, ...] = ()  # optional fields of a view that it needs
+    sample: SampleConfig | None = None  # labeled images that it is given
+    transductive: bool = False  # whether it can classify only the images that it chose by
 
     def choose_by(self, scores: NDArray[np.float64]) -> Choice:
         """The choice that follows from scores."""
         return best_of(scores, scores if self.predicts else None)
+
+
+def ranker(name: str, group: Group, score: Scores, *, predicts: bool = False, **options: Any) -> Method:  # noqa: ANN401
+    """A method that takes the one model with the greatest score; arguments as for :class:`Method`."""
+
+    def choose(view: TaskView) -> Choice:
+        scores = score(view)
+        return best_of(scores, scores if predicts else None)
+
+    return Method(name, group, choose, score, predicts, **options)
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -162,7 +155,7 @@ def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
     return selected(select(candidates, config, view.text.task), view, rule)
 
 
-def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
+def with_images(view: TaskView, k: int, candidates: int = 32, rule: Rule = Rule.LINEAR_POOL) -> Choice:
     """Select by labels and a trial on a sample of the images; by labels alone if there are too few images."""
     if view.logits.shape[1] < LEAST_IMAGES:
         return by_strategy(view, SelectionConfig(k=k), rule)
@@ -176,60 +169,45 @@ def with_images(view: TaskView, k: int, candidates: int, rule: Rule) -> Choice:
 def _tried(view: TaskView, candidates: int) -> Selection:
     """The models of a trial, best first, on as many images as the library uses; the same for every k."""
     config = SelectionConfig(k=candidates, candidates=candidates)
-    tried = select(view.candidates(captions=False), shortlisting(config), view.text.task)
+    tried = select(view.candidates(), shortlisting(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     sample = trial_sample(view.logits.shape[1], config.most_images)
     logits = view.logits[[row[tried.models[m].ref] for m in tried.union]][:, sample]
     return choose_with_images(tried, range(len(logits)), logits, config, ())
 
 
-def _trial(k: int, candidates: int, rule: Rule = Rule.LINEAR_POOL) -> Callable[[TaskView], Choice]:
-    return partial(with_images, k=k, candidates=candidates, rule=rule)
+_RULES = {Strategy.GENERAL: Rule.UNIFORM, Strategy.PAPER: Rule.ENTROPY, Strategy.MLL: Rule.LINEAR_POOL}
 
 
-def _strategy(
-    name: str, strategy: Strategy, k: int, rule: Rule, alpha: float = 0.7, group: Group = Group.LABELS
-) -> Method:
-    config = SelectionConfig(strategy=strategy, k=k, class_weight=alpha)
-    choose = partial(by_strategy, config=config, rule=rule)
-    independent = k == 1 and strategy in (Strategy.GENERAL, Strategy.MLL)
-    score = partial(_scores, choose=choose) if independent else None
+def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS, alpha: float = 0.7) -> Method:
+    choose = partial(by_strategy, config=SelectionConfig(strategy, k, class_weight=alpha), rule=_RULES[strategy])
+    independent = k == 1 and strategy is not Strategy.PAPER
+    score: Scores | None = (lambda view: np.asarray(choose(view).scores)) if independent else None
     return Method(name, group, choose, score, predicts=strategy is Strategy.MLL)
-
-
-def _scores(view: TaskView, choose: Callable[[TaskView], Choice]) -> NDArray[np.float64]:
-    scores = choose(view).scores
-    assert scores is not None  # noqa: S101 - a selection always scores
-    return scores
 
 
 def _swab(view: TaskView) -> Choice:
     """SWAB's r2 with the measured concepts of the graph as source classes; all scores are 0 if none is similar."""
-    weights = _swab_weights(view.text, view.hub.measured.tobytes())
+    measured = view.hub.measured
+    weights = _swab_weights(view.text, measured.tobytes())
     used = weights > 0
-    return best_of(rank_transport(view.hub.node_precision[:, used], weights[used]))
+    return best_of(rank_transport(view.hub.node_precision[:, measured][:, used], weights[used]))
 
 
 @lru_cache(maxsize=4)
 def _swab_weights(text: TaskText, measured: bytes) -> NDArray[np.float64]:
-    """[V] weight of each concept; the same for all hubs."""
-    sources = np.frombuffer(measured, np.bool_)
-    weights = np.zeros(len(sources))
-    weights[sources] = source_weights(text.concepts[sources], text.names)
-    return weights
+    """Weight of each measured concept; the same for all hubs."""
+    return source_weights(text.concepts[np.frombuffer(measured, np.bool_)], text.names)
 
 
 def _modelgpt(view: TaskView, *, general: bool) -> Choice:
     """ModelGPT, fitted on the other tasks, with or without the accuracy on the general benchmark as a feature."""
-    known = view.known
-    assert known is not None  # noqa: S101 - in `needs`
-    features, own = known.features, known.own
+    features, accuracies, own = _given(view.known)
     if general:
-        level = np.asarray(view.general)[:, None]
+        level = _given(view.general)[:, None]
         features = np.concatenate([features, np.broadcast_to(level[:, None], (*features.shape[:2], 1))], axis=2)
         own = np.concatenate([own, level], axis=1)
-    scores = modelgpt.rank(features, known.accuracies, own)
-    return best_of(scores, modelgpt.predict(features, known.accuracies, own))
+    return best_of(modelgpt.rank(features, accuracies, own), modelgpt.predict(features, accuracies, own))
 
 
 # --- by images --------------------------------------------------------------------------------------------------------
@@ -238,11 +216,6 @@ def _modelgpt(view: TaskView, *, general: bool) -> Choice:
 @lru_cache(maxsize=1)
 def _consensus(view: TaskView, features: bool) -> Consensus:
     return sota_transport(view.probabilities, view.features if features else ())
-
-
-def _agreeing(view: TaskView) -> Choice:
-    """The model that agrees most with SOTA's assignment."""
-    return best_of(_consensus(view, False).model_weights)
 
 
 def _sota(view: TaskView, *, features: bool) -> Choice:
@@ -268,22 +241,13 @@ def _uniform(view: TaskView) -> Choice:
     return Choice(np.ones(len(view.hub)), lambda seen: seen.probabilities.mean(axis=0, dtype=np.float64).argmax(axis=1))
 
 
-# --- by a few labeled images -----------------------------------------------------------------------------------------
+# --- by a few labeled images, and in hindsight ------------------------------------------------------------------------
 
 
 def _of_sample(view: TaskView, field: str, score: Callable[..., float]) -> NDArray[np.float64]:
     """[M] a score of each model's ``field`` of the view on the labeled images."""
-    assert view.labeled is not None  # noqa: S101 - in `needs`
-    images, labels = view.labeled
+    images, labels = _given(view.labeled)
     return np.array([score(of_model[images], labels) for of_model in getattr(view, field)])
-
-
-# --- in hindsight -----------------------------------------------------------------------------------------------------
-
-
-def _hindsight(view: TaskView) -> Hindsight:
-    assert view.hindsight is not None  # noqa: S101 - in `needs`
-    return view.hindsight
 
 
 def _random(view: TaskView) -> Choice:
@@ -292,36 +256,32 @@ def _random(view: TaskView) -> Choice:
     return Choice(np.full(n_models, 1 / n_models), lambda seen: seen.answers)
 
 
+def _given(value: T | None) -> T:
+    """An optional field of a view, for methods that have it in ``needs``."""
+    assert value is not None  # noqa: S101
+    return value
+
+
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def ranker(
-    name: str,
-    group: Group,
-    score: Scores,
-    *,
-    needs: tuple[str, ...] = (),
-    sample: SampleConfig | None = None,
-    predicts: bool = False,
-) -> Method:
-    """A method that takes the one model with the greatest score; arguments as for :class:`Method`."""
-
-    def choose(view: TaskView) -> Choice:
-        scores = score(view)
-        return best_of(scores, scores if predicts else None)
-
-    return Method(name, group, choose, score, predicts, needs, sample)
+_UNLABELED_SCORES = {
+    "MI": mutual_information,
+    "nuclear norm": nuclear_norm,
+    "confidence": mean_confidence,
+    "certainty": certainty,
+}
 
 
-def _by_probabilities(name: str, score: Callable[[Floats], NDArray[np.float64]]) -> tuple[Method, Method]:
-    """A score of class probabilities, from the models' own logits and from calibrated logits."""
-    return (
-        ranker(name, Group.UNLABELED, lambda view: score(view.probabilities)),
-        ranker(f"{name}, calibrated", Group.UNLABELED, lambda view: score(view.calibrated)),
-    )
+def _by_probabilities(name: str, field: str) -> Method:
+    """A score of class probabilities, from the models' own logits or from calibrated logits."""
+    score = _UNLABELED_SCORES[name]
+    title = name if field == "probabilities" else f"{name}, {field}"
+    return ranker(title, Group.UNLABELED, lambda view: score(getattr(view, field)))
 
 
-_SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {
+_SAMPLES = {"50 labels": SampleConfig(50), "4 per class": SampleConfig(200, per_class=4)}
+_SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {  # by the field of the view that they look at
     "NCE": ("answers", nce),
     "LEEP": ("probabilities", leep),
     "LogME": ("features", logme),
@@ -330,58 +290,49 @@ _SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {
 }
 
 
-def _by_sample(sample: SampleConfig, text: str) -> list[Method]:
-    return [
-        ranker(
-            f"{name}, {text}",
-            Group.FEW_LABELS,
-            partial(_of_sample, field=field, score=score),
-            needs=("labeled",),
-            sample=sample,
-            predicts=score is accuracy,
-        )
-        for name, (field, score) in _SAMPLE_SCORES.items()
-    ]
+def _by_sample(name: str, sample: str) -> Method:
+    field, score = _SAMPLE_SCORES[name]
+    return ranker(
+        f"{name}, {sample}",
+        Group.FEW_LABELS,
+        partial(_of_sample, field=field, score=score),
+        needs=("labeled",),
+        sample=_SAMPLES[sample],
+        predicts=score is accuracy,
+    )
 
 
 METHODS: tuple[Method, ...] = (
     Method("random", Group.REFERENCE, _random),
-    ranker("INB", Group.REFERENCE, lambda view: np.asarray(view.general), needs=("general",)),
+    ranker("INB", Group.REFERENCE, lambda view: _given(view.general), needs=("general",)),
     Method("uniform, all", Group.REFERENCE, _uniform),
     Method("CoE", Group.REFERENCE, _coe),
-    _strategy(GENERAL, Strategy.GENERAL, 1, Rule.UNIFORM),
-    _strategy("general, k=3", Strategy.GENERAL, 3, Rule.UNIFORM),
+    _strategy(GENERAL, Strategy.GENERAL, 1),
+    _strategy("general, k=3", Strategy.GENERAL, 3),
     Method("ModelGPT", Group.LABELS, partial(_modelgpt, general=False), needs=("known",)),
     Method("ModelGPT + INB", Group.LABELS, partial(_modelgpt, general=True), needs=("known", "general")),
     Method("SWAB r2", Group.LABELS, _swab),
-    _strategy(PAPER, Strategy.PAPER, 1, Rule.ENTROPY),
-    _strategy("paper, k=3", Strategy.PAPER, 3, Rule.ENTROPY),
-    _strategy(OURS, Strategy.MLL, 1, Rule.LINEAR_POOL),
-    _strategy("mll, k=3", Strategy.MLL, 3, Rule.LINEAR_POOL),
-    *_by_probabilities("MI", mutual_information),
-    *_by_probabilities("nuclear norm", nuclear_norm),
-    *_by_probabilities("confidence", mean_confidence),
-    *_by_probabilities("certainty", certainty),
-    Method("SOTA weights", Group.UNLABELED, _agreeing),
-    Method(OURS_WITH_IMAGES, Group.UNLABELED, _trial(1, 32)),
-    Method("mll + images, k=3", Group.UNLABELED, _trial(3, 32)),
-    Method("mll + images, k=5", Group.UNLABELED, _trial(5, 32)),
-    Method("mll + images, k=1 of 8", Group.UNLABELED, _trial(1, 8)),
-    *_by_sample(SampleConfig(50), "50 labels"),
-    *_by_sample(SampleConfig(200, per_class=4), "4 per class"),
-    Method("transport, k=1", Group.BATCH, _trial(1, 32, Rule.TRANSPORT)),
-    Method("transport, k=5", Group.BATCH, _trial(5, 32, Rule.TRANSPORT)),
+    _strategy(PAPER, Strategy.PAPER, 1),
+    _strategy("paper, k=3", Strategy.PAPER, 3),
+    _strategy(OURS, Strategy.MLL, 1),
+    _strategy("mll, k=3", Strategy.MLL, 3),
+    *(_by_probabilities(name, field) for name in _UNLABELED_SCORES for field in ("probabilities", "calibrated")),
+    Method("SOTA weights", Group.UNLABELED, lambda view: best_of(_consensus(view, False).model_weights)),
+    *(Method(f"mll + images, k={k}", Group.UNLABELED, partial(with_images, k=k)) for k in (1, 3, 5)),
+    Method("mll + images, k=1 of 8", Group.UNLABELED, partial(with_images, k=1, candidates=8)),
+    *(_by_sample(name, sample) for sample in _SAMPLES for name in _SAMPLE_SCORES),
+    *(Method(f"transport, k={k}", Group.BATCH, partial(with_images, k=k, rule=Rule.TRANSPORT)) for k in (1, 5)),
     Method("SOTA", Group.BATCH, partial(_sota, features=False)),
     Method("SOTA + features", Group.BATCH, partial(_sota, features=True), transductive=True),
-    ranker("best fixed", Group.HINDSIGHT, lambda view: _hindsight(view).mean_accuracies, needs=("hindsight",)),
-    ranker(ORACLE, Group.HINDSIGHT, lambda view: _hindsight(view).accuracies, needs=("hindsight",)),
+    ranker("best fixed", Group.HINDSIGHT, lambda view: _given(view.hindsight).mean_accuracies, needs=("hindsight",)),
+    ranker(ORACLE, Group.HINDSIGHT, lambda view: _given(view.hindsight).accuracies, needs=("hindsight",)),
 )
 """All methods, in the order of the tables."""
 
 ABLATIONS: tuple[Method, ...] = (
-    *(_strategy(f"paper, alpha={a}", Strategy.PAPER, 1, Rule.ENTROPY, a, Group.ABLATION) for a in ALPHAS),
-    *(_strategy(f"paper, k={k}, ablation", Strategy.PAPER, k, Rule.ENTROPY, group=Group.ABLATION) for k in DEPTHS),
-    *(_strategy(f"mll, k={k}, ablation", Strategy.MLL, k, Rule.LINEAR_POOL, group=Group.ABLATION) for k in DEPTHS),
+    *(_strategy(f"paper, alpha={a}", Strategy.PAPER, 1, Group.ABLATION, a) for a in ALPHAS),
+    *(_strategy(f"paper, k={k}, ablation", Strategy.PAPER, k, Group.ABLATION) for k in DEPTHS),
+    *(_strategy(f"mll, k={k}, ablation", Strategy.MLL, k, Group.ABLATION) for k in DEPTHS),
 )
 """Variants of the strategies."""
 

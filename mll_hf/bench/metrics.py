@@ -6,6 +6,7 @@ Arrays range over M models and T tasks. Greater scores are better; of equal scor
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,25 +62,15 @@ def mean_gap_closed(ours: Floats, general: Floats, oracle: Floats) -> NDArray[np
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well scores rank the models by their accuracy on a task.
+    """How well scores rank the models by their accuracy on a task."""
 
-    Attributes:
-        overlap: LOVM's R5, see :func:`top_overlap`.
-        top_kendall: LOVM's tau5, see :func:`top_kendall`.
-        kendall: Kendall's tau-b over all models.
-        spearman: Spearman's rank correlation over all models.
-        regret: Accuracy of the best model minus that of the model ranked first.
-        hit: 1 if the model ranked first is a best one, else 0.
-        l1: LOVM's L1, see :func:`top_l1`; None if no accuracies are predicted.
-    """
-
-    overlap: float
-    top_kendall: float
+    overlap: float  # LOVM's R5
+    top_kendall: float  # LOVM's tau5
     kendall: float
     spearman: float
-    regret: float
-    hit: float
-    l1: float | None
+    regret: float  # accuracy of the best model minus that of the model ranked first
+    hit: float  # 1 if the model ranked first is a best one, else 0
+    l1: float | None  # LOVM's L1; None if no accuracies are predicted
 
     @classmethod
     def of(cls, scores: Floats, accuracies: Floats, predicted: Floats | None) -> Ranking:
@@ -123,40 +114,31 @@ def top_l1(predicted: Floats, accuracies: Floats, top: int = TOP) -> float:
 
 
 def kendall(scores: Floats, accuracies: Floats) -> float:
-    """Kendall's tau-b over all models; 0 if all scores or all accuracies are equal.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-    """
+    """Kendall's tau-b over all models; 0 if all scores or all accuracies are equal."""
     return _correlation("kendalltau", scores, accuracies)
 
 
 def spearman(scores: Floats, accuracies: Floats) -> float:
-    """Spearman's rank correlation over all models; 0 if all scores or all accuracies are equal.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
-    """
+    """Spearman's rank correlation over all models; 0 if all scores or all accuracies are equal."""
     return _correlation("spearmanr", scores, accuracies)
 
 
 def _correlation(name: str, scores: Floats, accuracies: Floats) -> float:
     if np.ptp(scores) == 0 or np.ptp(accuracies) == 0:
         return 0.0
-    return float(getattr(scipy_stats(), name)(scores, accuracies).statistic)
+    return float(getattr(scipy_part("stats"), name)(scores, accuracies).statistic)
 
 
-def scipy_stats() -> Any:  # noqa: ANN401 - scipy has no types
-    """The module ``scipy.stats``.
+def scipy_part(name: str) -> Any:  # noqa: ANN401 - scipy has no types
+    """A subpackage of scipy.
 
     Raises:
         MissingExtraError: scipy is not installed.
     """
     try:
-        import scipy.stats
+        return import_module(f"scipy.{name}")
     except ImportError as error:
         raise MissingExtraError("scipy", "bench") from error
-    return scipy.stats
 
 
 # --- uncertainty ------------------------------------------------------------------------------------------------------
@@ -213,13 +195,12 @@ def wilcoxon(ours: Floats, theirs: Floats) -> SignedRankTest:
 
     Raises:
         InputError: There are no tasks, or not equally many.
-        MissingExtraError: scipy is not installed.
     """
     left, right = _same_tasks([ours, theirs])
     # Rounded, so that floating-point noise neither breaks ties nor separates equal differences
     differences = np.round(left - right, 12)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
-    p_value = float(scipy_stats().wilcoxon(differences, zero_method="wilcox").pvalue) if wins + losses else 1.0
+    p_value = float(scipy_part("stats").wilcoxon(differences, zero_method="wilcox").pvalue) if wins + losses else 1.0
     return SignedRankTest(wins, losses, len(differences) - wins - losses, p_value)
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf import __version__
-from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES, Method
+from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES
 from mll_hf.bench.metrics import LEVEL, RESAMPLES, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
-from mll_hf.bench.scenarios import HUBS_PER_DRAW, Kind, Scenario, scenarios
+from mll_hf.bench.scenarios import HUBS_PER_DRAW, Kind
 from mll_hf.bench.tables import Cell, Table
 from mll_hf.utils.tables import MISSING, markdown_table
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.bench.run import Record, Results
+    from mll_hf.bench.metrics import Ranking
+    from mll_hf.bench.run import Results
 
 _PACKAGES = ("numpy", "scipy", "pot", "torch", "open-clip-torch", "transformers", "huggingface-hub")
 _RANKING_COLUMNS = {
@@ -75,97 +76,83 @@ def make_report(results: Results, command: str) -> BenchReport:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def accuracy_of(record: Record) -> float:
-    """Accuracy of a record."""
-    return record.accuracy
-
-
 def accuracy_table(results: Results) -> Table:
     """Accuracy of each method on each task."""
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
-    return Table(
-        "accuracy",
-        "Accuracy",
+    note = (
         "Accuracy on each task, with all models and all images. Methods with labeled images: mean over draws; the "
-        "labeled images are scored too.",
-        ("method", *(facts.name for facts in results.facts), "mean"),
-        tuple((name, *values.tolist(), float(values.mean())) for name, values in accuracies.items()),
+        "labeled images are scored too."
     )
+    rows: list[dict[str, Cell]] = [
+        {"method": name, **_by_task(results, values), "mean": float(values.mean())}
+        for name, values in results.per_task(Kind.ALL).items()
+    ]
+    return Table.of("accuracy", "Accuracy", note, rows)
 
 
 def comparison_table(results: Results) -> Table:
     """Each method against the generally best model and against the paper."""
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
-    recalls = results.per_task(Kind.ALL, lambda record: record.recall)
+    accuracies, recalls = results.per_task(Kind.ALL), results.per_task(Kind.ALL, "recall")
     general, paper, best = accuracies[GENERAL], accuracies[PAPER], accuracies[ORACLE]
     seed = results.config.seed
-    rows: list[tuple[Cell, ...]] = []
-    for method in _methods(results):
+    rows: list[dict[str, Cell]] = []
+    for method in results.methods:
         values = accuracies[method.name]
         test = wilcoxon(values, general)
         rows.append(
-            (
-                method.name,
-                str(method.group),
-                float(values.mean()),
-                float(recalls[method.name].mean()),
-                bootstrap_tasks(mean_difference, [values, general], seed=seed),
-                float((values - general).min()),
-                f"{test.wins}/{test.losses}/{test.ties}",
-                test.p_value,
-                bootstrap_tasks(mean_difference, [values, paper], seed=seed),
-                bootstrap_tasks(mean_gap_closed, [values, general, best], seed=seed),
-            )
+            {
+                "method": method.name,
+                "looks at": str(method.group),
+                "accuracy": float(values.mean()),
+                "per-class recall": float(recalls[method.name].mean()),
+                "minus general": bootstrap_tasks(mean_difference, [values, general], seed=seed),
+                "worst task": float((values - general).min()),
+                "W/L/T": f"{test.wins}/{test.losses}/{test.ties}",
+                "p": test.p_value,
+                "minus paper": bootstrap_tasks(mean_difference, [values, paper], seed=seed),
+                "gap closed": bootstrap_tasks(mean_gap_closed, [values, general, best], seed=seed),
+            }
         )
-    return Table(
-        "comparison",
-        "Comparison",
+    note = (
         f"Against '{GENERAL}' and '{PAPER}', paired over {len(results.facts)} tasks: mean difference with a "
         f"{LEVEL:.0%} bootstrap interval over tasks ({RESAMPLES:,} resamples, seed {seed}), the worst task, "
         "wins/losses/ties and p of Wilcoxon's signed-rank test, and the share of the gap between the generally best "
-        "model and the best model per task that is closed (ratio of means).",
-        (
-            "method",
-            "looks at",
-            "accuracy",
-            "per-class recall",
-            "minus general",
-            "worst task",
-            "W/L/T",
-            "p",
-            "minus paper",
-            "gap closed",
-        ),
-        tuple(rows),
+        "model and the best model per task that is closed (ratio of means)."
     )
+    return Table.of("comparison", "Comparison", note, rows)
 
 
 def ranking_table(results: Results) -> Table:
     """How well methods that score models rank them."""
-    of_method: dict[str, list[Any]] = {}
+    of_method: dict[str, list[Ranking]] = {}
     for record in results.records:
         if record.scenario == Kind.ALL and record.ranking is not None:
             of_method.setdefault(record.method, []).append(record.ranking)
+    columns = ("method", *_RANKING_COLUMNS)
     rows = [
         (name, *(_mean([getattr(ranking, field) for ranking in rankings]) for field in _RANKING_COLUMNS.values()))
         for name, rankings in of_method.items()
     ]
-    return Table(
-        "ranking",
-        "Ranking of the models",
+    note = (
         "Means over tasks. R5 and tau5 as defined by LOVM, Kendall's tau-b and Spearman's correlation over all models, "
-        "regret of the model ranked first, how often it is the best, and LOVM's L1 where accuracies are predicted.",
-        ("method", *_RANKING_COLUMNS),
-        tuple(rows),
+        "regret of the model ranked first, how often it is the best, and LOVM's L1 where accuracies are predicted."
     )
+    return Table("ranking", "Ranking of the models", note, columns, tuple(rows))
 
 
 def images_tables(results: Results) -> tuple[Table, Table]:
     """Methods by the images that they see and by scales of logits: accuracy and gap closed."""
+    titles = {
+        Kind.IMAGES: "{:g} images",
+        Kind.LONG_TAIL: f"{Kind.LONG_TAIL}, {{:g}}",
+        Kind.ABSENT: f"{Kind.ABSENT}, {{:g}}",
+    }
     kinds = (Kind.IMAGES, Kind.ALL, Kind.LONG_TAIL, Kind.ABSENT, Kind.SCALED, Kind.MISCALIBRATED)
-    columns = {_images_title(scenario): scenario.name for scenario in _planned(results, kinds)}
-    seen = {m.name for m in _methods(results) if m.group in SEES_SAMPLES and not m.transductive}
-    rows = [m.name for m in _methods(results) if m.name in {*seen, GENERAL, PAPER, OURS, ORACLE}]
+    columns = {titles.get(s.kind, str(s.kind)).format(s.value): s.name for s in results.planned(*kinds)}
+    rows = [
+        m.name
+        for m in results.methods
+        if (m.group in SEES_SAMPLES and not m.transductive) or m.name in (GENERAL, PAPER, OURS, ORACLE)
+    ]
     note = (
         "Chosen by this many unlabeled images (in two columns their classes are long-tailed 1 to 100, or a third of "
         "the classes is missing), scored on all images of the task. Scaled: logits of each model times a factor from "
@@ -174,23 +161,11 @@ def images_tables(results: Results) -> tuple[Table, Table]:
     return _scenario_tables(results, "images", "unlabeled images", note, columns, rows)
 
 
-def _images_title(scenario: Scenario) -> str:
-    match scenario.kind:
-        case Kind.IMAGES:
-            return f"{scenario.value:g} images"
-        case Kind.LONG_TAIL | Kind.ABSENT:
-            return f"{scenario.kind}, {scenario.value:g}"
-        case _:
-            return str(scenario.kind)
-
-
 def hub_tables(results: Results) -> tuple[Table, Table]:
     """Methods by the models that are available: accuracy and gap closed."""
-    columns = {
-        (f"{s.value:g} models" if s.kind is Kind.HUB else f"cheapest {s.value:.0%}"): s.name
-        for s in _planned(results, (Kind.HUB, Kind.CAPPED))
-    } | {"all": str(Kind.ALL)}
-    rows = [method.name for method in _methods(results) if not method.transductive]
+    titles = {Kind.HUB: "{:g} models", Kind.CAPPED: "cheapest {:.0%}"}
+    columns = {titles[s.kind].format(s.value): s.name for s in results.planned(*titles)} | {"all": str(Kind.ALL)}
+    rows = [method.name for method in results.methods if not method.transductive]
     note = (
         f"Random hubs ({HUBS_PER_DRAW * results.config.draws} of each size, the same for all methods and tasks), and "
         "hubs of the models up to a quantile of GFLOPs per image. General choice and oracle are those of the same hub."
@@ -202,87 +177,72 @@ def _scenario_tables(
     results: Results, name: str, title: str, note: str, columns: dict[str, str], rows: Sequence[str]
 ) -> tuple[Table, Table]:
     """Mean accuracy and gap closed of methods (rows) in scenarios (columns)."""
-    full = results.per_task(Kind.ALL, accuracy_of)
-    accuracies: list[tuple[Cell, ...]] = [(method,) for method in rows]
-    gaps: list[tuple[Cell, ...]] = [(method,) for method in rows]
-    for scenario in columns.values():
-        here = results.per_task(scenario, accuracy_of)
+    full = results.per_task(Kind.ALL)
+    accuracies: list[dict[str, Cell]] = [{"method": method} for method in rows]
+    gaps: list[dict[str, Cell]] = [{"method": method} for method in rows]
+    for column, scenario in columns.items():
+        here = results.per_task(scenario)
         if ORACLE not in here:  # methods that a scenario cannot affect were not run
             here = {**full, **here}
-        for at, method in enumerate(rows):
+        for method, mean, gap in zip(rows, accuracies, gaps, strict=True):
             of = here.get(method)
-            accuracies[at] += (None if of is None else float(of.mean()),)
-            gaps[at] += (None if of is None else float(mean_gap_closed(of, here[GENERAL], here[ORACLE])),)
-    header = ("method", *columns)
+            mean[column] = None if of is None else float(of.mean())
+            gap[column] = None if of is None else float(mean_gap_closed(of, here[GENERAL], here[ORACLE]))
     return (
-        Table(
-            f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", header, (*accuracies,)
-        ),
-        Table(f"{name}_gap", f"Gap closed by {title}", f"Ratios of such means. {note}", header, (*gaps,)),
+        Table.of(f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", accuracies),
+        Table.of(f"{name}_gap", f"Gap closed by {title}", f"Ratios of such means. {note}", gaps),
     )
 
 
 def ablation_tables(results: Results) -> tuple[Table, Table]:
     """The paper's alpha and k."""
-    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION, accuracy_of).items()}
-    alphas = tuple((f"{a}", means.get(f"paper, alpha={a}")) for a in ALPHAS)
-    depths = tuple((f"{k}", *(means.get(f"{way}, k={k}, ablation") for way in ("paper", "mll"))) for k in DEPTHS)
+    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION).items()}
+    alphas = [{"alpha": f"{a}", "paper": means.get(f"paper, alpha={a}")} for a in ALPHAS]
+    depths = [{"k": f"{k}", **{way: means.get(f"{way}, k={k}, ablation") for way in ("paper", "mll")}} for k in DEPTHS]
     return (
-        Table("alpha", "Ablation: alpha", "Mean accuracy of strategy paper, k=1.", ("alpha", "paper"), alphas),
-        Table("k", "Ablation: k", "Mean accuracy.", ("k", "paper", "mll"), depths),
+        Table.of("alpha", "Ablation: alpha", "Mean accuracy of strategy paper, k=1.", alphas),
+        Table.of("k", "Ablation: k", "Mean accuracy.", depths),
     )
 
 
 def cost_table(results: Results) -> Table:
     """What methods cost."""
-    columns = [
-        results.per_task(Kind.ALL, lambda record: record.gflops),
-        results.per_task(Kind.ALL, lambda record: float(len(record.models))),
-        results.per_task(Kind.ALL, lambda record: record.seconds),
-    ]
-    return Table(
-        "cost",
-        "Cost",
+    columns = {"GFLOPs per image": "gflops", "models": "n_models", "seconds to choose": "seconds"}
+    values = {column: results.per_task(Kind.ALL, field) for column, field in columns.items()}
+    note = (
         "Means over tasks: of the models that classify an image, and the time to choose from logits and embeddings. "
-        "Not included: running all models once on the images that a method looks at, which labels save.",
-        ("method", "GFLOPs per image", "models", "seconds to choose"),
-        tuple((m.name, *(float(column[m.name].mean()) for column in columns)) for m in _methods(results)),
+        "Not included: running all models once on the images that a method looks at, which labels save."
     )
+    rows: list[dict[str, Cell]] = [
+        {"method": m.name, **{column: float(of[m.name].mean()) for column, of in values.items()}}
+        for m in results.methods
+    ]
+    return Table.of("cost", "Cost", note, rows)
 
 
 def model_table(results: Results) -> Table:
     """Each model alone."""
-    hub, general, accuracies = results.suite.hub, results.general, results.accuracies
-    rows: list[tuple[Cell, ...]] = [
-        (
-            label.model.short_name,
-            label.cost.gflops,
-            label.mean_precision,
-            general.accuracies[m] if general else None,
-            *accuracies[m].tolist(),
-            float(accuracies[m].mean()),
-        )
-        for m, label in enumerate(hub.labels)
+    labels, general, accuracies = results.suite.hub.labels, results.general, results.accuracies
+    rows: list[dict[str, Cell]] = [
+        {
+            "model": label.model.short_name,
+            "GFLOPs": label.cost.gflops,
+            "label": label.mean_precision,
+            "general benchmark": general.accuracies[m] if general else None,
+            **_by_task(results, accuracies[m]),
+            "mean": float(accuracies[m].mean()),
+        }
+        for m, label in enumerate(labels)
     ]
     best = [
-        f"{hub.labels[m].model.short_name} on {facts.name}"
+        f"{labels[m].model.short_name} on {facts.name}"
         for m, facts in zip(accuracies.argmax(axis=0), results.facts, strict=True)
     ]
-    columns = ("model", "GFLOPs", "label", "general benchmark", *(facts.name for facts in results.facts), "mean")
-    note = f"Accuracy of each model alone. The best: {', '.join(best)}."
-    return Table("models", "Models", note, columns, tuple(rows))
+    return Table.of("models", "Models", f"Accuracy of each model alone. The best: {', '.join(best)}.", rows)
 
 
-def _methods(results: Results) -> tuple[Method, ...]:
-    """The methods that were run on all images."""
-    there: dict[str, NDArray[np.float64]] = results.per_task(Kind.ALL, accuracy_of)
-    return tuple(method for method in results.config.methods if method.name in there)
-
-
-def _planned(results: Results, kinds: Sequence[Kind]) -> list[Scenario]:
-    """The scenarios of some kinds, in the order of the kinds."""
-    planned = scenarios(len(results.suite.hub), results.config.draws)
-    return [scenario for kind in kinds for scenario in planned if scenario.kind is kind]
+def _by_task(results: Results, values: NDArray[np.float64]) -> dict[str, Cell]:
+    return dict(zip((facts.name for facts in results.facts), values.tolist(), strict=True))
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -323,13 +283,8 @@ def _facts(results: Results, command: str) -> dict[str, Any]:
 
 
 def _package_versions() -> dict[str, str]:
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    installed = {d.name.lower().replace("_", "-"): d.version for d in distributions()}
+    return {package: installed[package] for package in _PACKAGES if package in installed}
 
 
 def _facts_in_words(facts: dict[str, Any]) -> list[str]:

@@ -38,12 +38,13 @@ from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 from mll_hf.utils.files import canonical_json, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mll_hf.bench.cache import EmbeddingCache, ImageData
+    from mll_hf.bench.methods import Scores
     from mll_hf.bench.suites import TargetTask
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelRef
@@ -52,21 +53,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Settings of the benchmark.
+    """Settings of the benchmark."""
 
-    Attributes:
-        draws: Number of draws of each random scenario, and of labeled images for methods that are given some.
-        seed: Seed of all draws.
-        templates: Prompt templates; None for those of each task's domain and purpose.
-        methods: The methods to compare.
-        ablations: Variants, run on all images only.
-    """
-
-    draws: int = 5
+    draws: int = 5  # number of draws of each random scenario, and of labeled images for methods that are given some
     seed: int = 0
+    # prompt templates; None for those of each task's domain and purpose
     templates: tuple[str, ...] | None = (DEFAULT_TEMPLATE,)
     methods: tuple[Method, ...] = METHODS
-    ablations: tuple[Method, ...] = ABLATIONS
+    ablations: tuple[Method, ...] = ABLATIONS  # variants, run on all images only
 
     def __post_init__(self) -> None:
         if self.draws < 1 or self.seed < 0:
@@ -75,17 +69,11 @@ class BenchConfig:
 
 @dataclass(frozen=True)
 class Suite:
-    """Models and tasks.
-
-    Attributes:
-        hub: The models.
-        tasks: The target tasks.
-        general: A general benchmark by which a user might choose a model, if there is one.
-    """
+    """Models and tasks."""
 
     hub: Hub
     tasks: tuple[TargetTask, ...]
-    general: TargetTask | None = None
+    general: TargetTask | None = None  # a general benchmark by which a user might choose a model, if there is one
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]
@@ -95,31 +83,24 @@ class Suite:
 
 @dataclass(frozen=True)
 class Record:
-    """The result of a method on a task, in one draw of a scenario.
-
-    Attributes:
-        task: Name of the task.
-        scenario: Name of the scenario.
-        method: Name of the method.
-        draw: Number of the draw.
-        accuracy: Accuracy on all images of the task.
-        recall: Mean per-class recall on them.
-        gflops: GFLOPs per image of the models that run.
-        models: Positions of these models in the hub.
-        seconds: Time to choose, given the embeddings.
-        ranking: How well the method ranks the models, if it ranks them; only with all images and models.
-    """
+    """The result of a method on a task, in one draw of a scenario."""
 
     task: str
     scenario: str
     method: str
     draw: int
     accuracy: float
-    recall: float
-    gflops: float
-    models: tuple[int, ...]
-    seconds: float
+    recall: float  # mean per-class recall
+    gflops: float  # GFLOPs per image of the models that run
+    models: tuple[int, ...]  # positions of these models in the hub
+    seconds: float  # time to choose, given the embeddings
+    # how well the method ranks the models, if it ranks them; only with all images and models
     ranking: Ranking | None = None
+
+    @property
+    def n_models(self) -> int:
+        """Number of models that run."""
+        return len(self.models)
 
     @classmethod
     def from_json(cls, document: dict[str, Any]) -> Record:
@@ -130,41 +111,24 @@ class Record:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """Results of the models alone on a task.
-
-    Attributes:
-        name: Name of the task.
-        n_images: Number of images that can be decoded.
-        accuracies: [M] accuracy of each model.
-        features: [M, F] ModelGPT's text features; empty for the general benchmark.
-    """
+    """Results of the models alone on a task."""
 
     name: str
-    n_images: int
-    accuracies: Sequence[float]
-    features: Sequence[Sequence[float]]
+    n_images: int  # number of images that can be decoded
+    accuracies: Sequence[float]  # [M]
+    features: Sequence[Sequence[float]]  # [M, F] ModelGPT's text features; empty for the general benchmark
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that tables and figures are made from.
-
-    Attributes:
-        suite: Models and tasks.
-        config: Settings.
-        facts: Of each task, in order.
-        general: Of the general benchmark.
-        records: Of all methods.
-        encoder: Id of the text encoder that matched classes to concepts.
-        digest: Digest of all inputs.
-    """
+    """Everything that tables and figures are made from."""
 
     suite: Suite
     config: BenchConfig
-    facts: tuple[TaskFacts, ...]
-    general: TaskFacts | None
+    facts: tuple[TaskFacts, ...]  # of each task, in order
+    general: TaskFacts | None  # of the general benchmark
     records: tuple[Record, ...]
-    encoder: str
+    encoder: str  # id of the text encoder that matched classes to concepts
     digest: str
 
     @cached_property
@@ -172,16 +136,27 @@ class Results:
         """[M, T] accuracy of each model on each task."""
         return np.array([facts.accuracies for facts in self.facts]).T
 
-    def per_task(self, scenario: str, value: Callable[[Record], float]) -> dict[str, NDArray[np.float64]]:
-        """For each method of a scenario [T], the mean over draws of a value of its records."""
+    def per_task(self, scenario: str, field: str = "accuracy") -> dict[str, NDArray[np.float64]]:
+        """For each method of a scenario [T], the mean over draws of a field of its records."""
         draws: dict[str, dict[str, list[float]]] = {}
         for record in self.records:
             if record.scenario == scenario:
-                draws.setdefault(record.method, {}).setdefault(record.task, []).append(value(record))
+                draws.setdefault(record.method, {}).setdefault(record.task, []).append(getattr(record, field))
         return {
             method: np.array([np.mean(by_task[facts.name]) for facts in self.facts])
             for method, by_task in draws.items()
         }
+
+    def planned(self, *kinds: Kind) -> list[Scenario]:
+        """The scenarios of some kinds, in the order of the kinds."""
+        planned = scenarios(len(self.suite.hub), self.config.draws)
+        return [scenario for kind in kinds for scenario in planned if scenario.kind is kind]
+
+    @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """The methods that were run on all images."""
+        there = {record.method for record in self.records if record.scenario == Kind.ALL}
+        return tuple(method for method in self.config.methods if method.name in there)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -197,20 +172,10 @@ def embed(
     probes: ProbeSet | None = None,
     device: str | None = None,
 ) -> None:
-    """Compute missing embeddings of tasks; see :meth:`~mll_hf.bench.cache.EmbeddingCache.fill`.
+    """Compute missing embeddings of tasks, and of probe images with the captions of their concepts.
 
-    Args:
-        refs: The models.
-        tasks: The tasks, with the general benchmark.
-        index: Concepts of the graph.
-        cache: Where embeddings are kept.
-        templates: Prompt templates; None for those of each task's domain and purpose.
-        probes: Probe images to embed too, with the captions of their concepts.
-        device: ``cuda``, ``mps``, ``cpu``, or None for the best available device.
-
-    Raises:
-        ModelError: A model cannot be loaded or run.
-        StorageError: The cache cannot be written.
+    ``templates`` None stands for those of each task's domain and purpose. Device and errors as for
+    :meth:`~mll_hf.bench.cache.EmbeddingCache.fill`.
     """
     words = [read_text(task, index, templates) for task in tasks]
     texts = [flat(part) for text in words for part in (text.prompts, text.captions, text.synonyms)]
@@ -222,14 +187,7 @@ def embed(
 
 
 def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, config: BenchConfig) -> Results:
-    """Run what has not been run yet. The cache must have been filled, see :func:`embed`.
-
-    Args:
-        suite: Models and tasks.
-        index: Concepts of the hub's graph.
-        cache: Embeddings.
-        folder: Where results are kept.
-        config: Settings.
+    """Run what has not been run yet, and keep results in ``folder``; the cache must have been filled by :func:`embed`.
 
     Raises:
         InputError: No image of a task can be decoded.
@@ -243,16 +201,14 @@ def run(suite: Suite, index: ConceptIndex, cache: EmbeddingCache, folder: Path, 
 
     digest = run_digest(suite, index, config)
     runner = _Runner(suite, index, cache, folder / digest[:16], config)
-    facts = tuple(runner.facts_of(task) for task in suite.tasks)
-    general = runner.facts_of(suite.general) if suite.general else None
+    facts, general = runner.facts, runner.general  # first, since methods learn from the other tasks
     planned = scenarios(len(suite.hub), config.draws)
     records: list[Record] = []
-    progress = tqdm(  # type: ignore[no-untyped-call]
-        total=len(suite.tasks) * len(planned), unit="scenario", desc="methods", name="mll_hf.bench"
-    )
+    total = len(suite.tasks) * len(planned)
+    progress = tqdm(total=total, unit="scenario", desc="methods", name="mll_hf.bench")  # type: ignore[no-untyped-call]
     with progress, threadpool_limits(1):  # the matrices are small; more threads are slower
         for t in range(len(suite.tasks)):
-            bench = _TaskRun(runner, t, facts, general)
+            bench = _TaskRun(runner, t)
             for scenario in planned:
                 records += bench.records_of(scenario)
                 progress.update(1)
@@ -281,6 +237,29 @@ class _Runner:
     folder: Path
     config: BenchConfig
 
+    @cached_property
+    def facts(self) -> tuple[TaskFacts, ...]:
+        """Of the target tasks."""
+        return tuple(self._facts_of(task) for task in self.suite.tasks)
+
+    @cached_property
+    def general(self) -> TaskFacts | None:
+        """Of the general benchmark."""
+        return self._facts_of(self.suite.general) if self.suite.general else None
+
+    @cached_property
+    def accuracies(self) -> NDArray[np.float64]:
+        """[M, T] accuracy of each model on each target task."""
+        return np.array([facts.accuracies for facts in self.facts]).T
+
+    def known(self, t: int) -> KnownTasks | None:
+        """The other tasks than task t, if there are any and all tasks have features."""
+        others = [s for s in range(len(self.facts)) if s != t]
+        if not others or not all(facts.features for facts in self.facts):
+            return None
+        features = np.array([facts.features for facts in self.facts]).transpose(1, 0, 2)
+        return KnownTasks(features[:, others], self.accuracies[:, others], features[:, t])
+
     def open(self, task: TargetTask) -> tuple[TaskView, NDArray[np.int64]]:
         """A view of a task without the other tasks, and the true classes."""
         text = read_text(task, self.index, self.config.templates)
@@ -290,7 +269,7 @@ class _Runner:
         view = TaskView(self.suite.hub, text, embeddings.logits, embeddings.features)
         return view, task.labels[embeddings.readable]
 
-    def facts_of(self, task: TargetTask) -> TaskFacts:
+    def _facts_of(self, task: TargetTask) -> TaskFacts:
         """Accuracies and text features of all models, kept in a file."""
         path = self.folder / f"{_file_name(task.name, task.revision[:8])}--facts.json"
         if not path.exists():
@@ -303,12 +282,14 @@ class _Runner:
     def _features(self, text: TaskText) -> list[list[float]]:
         if len(text.classes) < 2:
             return []
-        ends = [np.cumsum([len(of_class) for of_class in texts])[:-1] for texts in (text.captions, text.synonyms)]
+
+        def by_class(ref: ModelRef, texts: Sequence[Sequence[str]]) -> list[NDArray[np.float32]]:
+            return np.split(self.cache.texts(ref, flat(texts)), np.cumsum([len(of_class) for of_class in texts])[:-1])
+
         rows = []
         for ref in self.suite.hub.refs:
             weights = class_embeddings(self.cache.texts(ref, flat(text.prompts)), len(text.classes))
-            captions = np.split(self.cache.texts(ref, flat(text.captions)), ends[0])
-            synonyms = np.split(self.cache.texts(ref, flat(text.synonyms)), ends[1])
+            captions, synonyms = by_class(ref, text.captions), by_class(ref, text.synonyms)
             rows.append(text_features(weights, captions, synonyms, self.config.seed).tolist())
         return rows
 
@@ -316,11 +297,11 @@ class _Runner:
 class _TaskRun:
     """Runs the methods on one task; embeddings are read only if results are missing."""
 
-    def __init__(self, runner: _Runner, t: int, facts: tuple[TaskFacts, ...], general: TaskFacts | None) -> None:
-        self._runner, self._t, self._facts, self._general = runner, t, facts, general
-        self._task, self._config = runner.suite.tasks[t], runner.config
-        self._accuracies = np.array([of_task.accuracies for of_task in facts]).T  # [M, T]
-        self._has_known = len(facts) > 1 and all(of_task.features for of_task in facts)
+    def __init__(self, runner: _Runner, t: int) -> None:
+        self._runner, self._task, self._config = runner, runner.suite.tasks[t], runner.config
+        self._general = None if runner.general is None else np.array(runner.general.accuracies)
+        self._known = runner.known(t)
+        self._hindsight = Hindsight(runner.accuracies[:, t], runner.accuracies.mean(axis=1))
         self._scores: dict[tuple[str, int], NDArray[np.float64]] = {}
 
     def records_of(self, scenario: Scenario) -> list[Record]:
@@ -341,19 +322,13 @@ class _TaskRun:
         return [known[method.name, draw] for method, draw in planned]
 
     def _has_inputs_of(self, method: Method) -> bool:
-        missing = {"general": self._general is None, "known": not self._has_known}
+        missing = {"general": self._general is None, "known": self._known is None}
         return not any(missing.get(name) for name in method.needs)
 
     @cached_property
     def _opened(self) -> tuple[TaskView, NDArray[np.int64]]:
         view, labels = self._runner.open(self._task)
-        known = None
-        if self._has_known:
-            others = [s for s in range(len(self._facts)) if s != self._t]
-            features = np.array([facts.features for facts in self._facts]).transpose(1, 0, 2)
-            known = KnownTasks(features[:, others], self._accuracies[:, others], features[:, self._t])
-        general = None if self._general is None else np.array(self._general.accuracies)
-        return replace(view, known=known, general=general), labels
+        return replace(view, known=self._known, general=self._general), labels
 
     def _compute(self, scenario: Scenario, missing: list[tuple[Method, int]]) -> Iterator[Record]:
         view, labels = self._opened
@@ -369,14 +344,14 @@ class _TaskRun:
         models = np.arange(len(self._runner.suite.hub)) if drawn.models is None else drawn.models
         started = time.perf_counter()
         if method.score is not None and scenario.kind in (Kind.ALL, Kind.HUB, Kind.CAPPED):
-            choice = method.choose_by(self._scores_of(method, draw)[models])
+            choice = method.choose_by(self._scores_of(method, method.score, draw)[models])
         else:
             choice = method.choose(self._told(drawn.seen, method, draw))
         seconds = time.perf_counter() - started
         answers = np.atleast_2d(choice.answer(drawn.asked))
         ranking = None
         if scenario.kind is Kind.ALL and choice.scores is not None:
-            ranking = Ranking.of(choice.scores, self._accuracies[:, self._t], choice.predicted)
+            ranking = Ranking.of(choice.scores, self._hindsight.accuracies, choice.predicted)
         return Record(
             task=self._task.name,
             scenario=scenario.name,
@@ -390,12 +365,11 @@ class _TaskRun:
             ranking=ranking,
         )
 
-    def _scores_of(self, method: Method, draw: int) -> NDArray[np.float64]:
+    def _scores_of(self, method: Method, score: Scores, draw: int) -> NDArray[np.float64]:
         """Scores of all models, computed once for all hubs."""
         draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labeled samples
         if (method.name, draw) not in self._scores:
-            assert method.score is not None  # noqa: S101 - checked by the caller
-            self._scores[method.name, draw] = method.score(self._told(self._opened[0], method, draw))
+            self._scores[method.name, draw] = score(self._told(self._opened[0], method, draw))
         return self._scores[method.name, draw]
 
     def _told(self, view: TaskView, method: Method, draw: int) -> TaskView:
@@ -404,7 +378,7 @@ class _TaskRun:
             rng = generator(self._config.seed, "labeled", draw, self._task.name)
             return view.told(labeled=labeled_sample(method, self._opened[1], rng))
         if method.group is Group.HINDSIGHT:
-            return view.told(hindsight=Hindsight(self._accuracies[:, self._t], self._accuracies.mean(axis=1)))
+            return view.told(hindsight=self._hindsight)
         return view
 
 

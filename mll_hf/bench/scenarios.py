@@ -44,16 +44,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Scenario:
-    """One condition.
-
-    Attributes:
-        kind: What is varied.
-        value: Number of images or models, or quantile of GFLOPs; 0 where neither applies.
-        draws: Number of random draws.
-    """
+    """One condition."""
 
     kind: Kind
-    value: float = 0
+    value: float = 0  # number of images or models, or quantile of GFLOPs; 0 where neither applies
     draws: int = 1
 
     @property
@@ -63,17 +57,16 @@ class Scenario:
 
     def takes(self, method: Method) -> bool:
         """Whether a method is run here; methods that the scenario cannot affect are not."""
-        if (method.group is Group.ABLATION) != (self.kind is Kind.ABLATION):
-            return False
+        if self.kind is Kind.ABLATION or method.group is Group.ABLATION:
+            return self.kind is Kind.ABLATION and method.group is Group.ABLATION
         match self.kind:
-            case Kind.ALL | Kind.ABLATION:
-                return True
-            case Kind.CAPPED | Kind.HUB:
-                return not method.transductive
-            case Kind.SCALED | Kind.MISCALIBRATED:
-                return method.group not in (Group.FEW_LABELS, Group.HINDSIGHT) and not method.transductive
             case Kind.IMAGES | Kind.LONG_TAIL | Kind.ABSENT:
-                return method.group in SEES_SAMPLES and not method.transductive
+                affected = method.group in SEES_SAMPLES
+            case Kind.SCALED | Kind.MISCALIBRATED:
+                affected = method.group not in (Group.FEW_LABELS, Group.HINDSIGHT)
+            case _:
+                affected = True
+        return affected and (self.kind is Kind.ALL or not method.transductive)
 
     def draws_of(self, method: Method) -> int:
         """Number of draws for a method: one if nothing is random."""
@@ -102,17 +95,11 @@ def generator(seed: int, *names: object) -> np.random.Generator:
 
 
 class Situation(NamedTuple):
-    """A draw of a scenario.
+    """A draw of a scenario."""
 
-    Attributes:
-        seen: What a method chooses by.
-        asked: All images to classify, with the same models.
-        models: [m] positions of these models in the hub; None for all.
-    """
-
-    seen: TaskView
-    asked: TaskView
-    models: NDArray[np.int64] | None = None
+    seen: TaskView  # what a method chooses by
+    asked: TaskView  # all images to classify, with the same models
+    models: NDArray[np.int64] | None = None  # [m] positions of these models in the hub; None for all
 
 
 def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng: np.random.Generator) -> Situation:
@@ -124,26 +111,26 @@ def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng
         labels: [N] true classes; they determine only which classes are rare or absent.
         rng: Random generator of the draw.
     """
-    n_images, n_models = view.n_images, len(view.hub)
+    models, images = np.arange(len(view.hub)), np.arange(view.n_images)
     match scenario.kind:
         case Kind.ALL | Kind.ABLATION:
             return Situation(view, view)
-        case Kind.IMAGES | Kind.LONG_TAIL | Kind.ABSENT:
-            images = np.arange(n_images)
-            if scenario.kind is not Kind.IMAGES:
-                images = (long_tail if scenario.kind is Kind.LONG_TAIL else without_classes)(labels, rng)
-            return Situation(view.of_images(_some(images, int(scenario.value), rng)), view)
         case Kind.SCALED | Kind.MISCALIBRATED:
-            factors = np.exp(rng.uniform(-np.log(MAX_SCALE), np.log(MAX_SCALE), n_models))
+            factors = np.exp(rng.uniform(-np.log(MAX_SCALE), np.log(MAX_SCALE), len(models)))
             scaled = view.scaled(factors, relabeled=scenario.kind is Kind.SCALED)
             return Situation(scaled, scaled)
         case Kind.HUB | Kind.CAPPED:
             if scenario.kind is Kind.HUB:
-                models = _some(np.arange(n_models), int(scenario.value), rng)
+                models = _some(models, int(scenario.value), rng)
             else:
                 models = np.flatnonzero(view.hub.gflops <= np.quantile(view.hub.gflops, scenario.value))
             part = view.of_models(models)
             return Situation(part, part, models)
+        case Kind.LONG_TAIL:
+            images = long_tail(labels, rng)
+        case Kind.ABSENT:
+            images = without_classes(labels, rng)
+    return Situation(view.of_images(_some(images, int(scenario.value), rng)), view)
 
 
 def long_tail(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -181,9 +168,8 @@ def labeled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Gen
 def _occurrence(labels: NDArray[np.int64]) -> NDArray[np.int64]:
     """For each entry, how many equal entries precede it."""
     order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], labels[order])
     count = np.empty(len(labels), np.int64)
-    count[order] = np.arange(len(labels)) - starts
+    count[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
     return count
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,55 +28,32 @@ TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
 _IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
-@dataclass(frozen=True, slots=True)
-class ImageCap:
-    """A limit on the images of a task.
+def sampled(n_images: int, most: int | None) -> NDArray[np.int64]:
+    """Ascending positions of at most ``most`` of ``n_images`` images; None for all.
 
-    Attributes:
-        most_images: Most images per task; None for all. They are drawn uniformly, so that class frequencies are kept,
-            and a smaller sample is part of a larger one.
-        seed: Seed of the draw.
+    They are drawn uniformly, so that class frequencies are kept, and a smaller sample is part of a larger one.
 
     Raises:
         InputError: No image is allowed.
     """
-
-    most_images: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.most_images is not None and self.most_images < 1:
-            raise InputError(f"most_images is {self.most_images}; allow at least 1 image")
-
-    def sample(self, n_images: int) -> NDArray[np.int64]:
-        """Ascending positions of the images to use, of ``n_images``."""
-        order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), self.seed, 0), kind="stable")
-        return np.sort(order[: self.most_images])
+    if most is not None and most < 1:
+        raise InputError(f"most_images is {most}; allow at least 1 image")
+    order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), 0, 0), kind="stable")
+    return np.sort(order[:most])
 
 
 @dataclass(frozen=True)
 class TargetTask:
-    """A classification task with N test images.
-
-    Attributes:
-        name: Name for tables and files.
-        classes: The C class names.
-        domain: How the images look, if known.
-        task: What is recognized, if known.
-        labels: [N] int64 class indices.
-        revision: Digest of images, labels and classes (40 hex digits).
-        images: The N encoded images.
-        source: Where the images are from, with the commit on the Hub, if known.
-    """
+    """A classification task with N test images."""
 
     name: str
-    classes: tuple[str, ...]
-    domain: str | None
-    task: str | None
-    labels: NDArray[np.int64]
-    revision: str
-    images: tuple[bytes | None, ...] = field(repr=False)
-    source: str | None = None
+    classes: tuple[str, ...]  # the C class names
+    labels: NDArray[np.int64]  # [N] class indices
+    revision: str  # digest of images, labels and classes (40 hex digits)
+    images: tuple[bytes | None, ...] = field(repr=False)  # the N encoded images
+    domain: str | None = None  # how the images look, if known
+    task: str | None = None  # what is recognized, if known
+    source: str | None = None  # where the images are from, with the commit on the Hub, if known
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -92,33 +69,17 @@ def make_task(
     classes: tuple[str, ...],
     labels: NDArray[np.int64],
     images: tuple[bytes | None, ...],
-    *,
-    domain: str | None = None,
-    task: str | None = None,
-    source: str | None = None,
+    **about: str | None,
 ) -> TargetTask:
-    """Make a task with the digest of its contents as revision; arguments as for :class:`TargetTask`."""
+    """Make a task with the digest of its contents as revision; ``about`` are domain, task and source."""
     whole = hashlib.sha256(json.dumps(classes).encode())
     for image in images:
         whole.update(hashlib.sha256(image or b"").digest())
     whole.update(labels.astype("<i8").tobytes())
-    return TargetTask(name, classes, domain, task, labels, whole.hexdigest()[:40], images, source)
+    return TargetTask(name, classes, labels, whole.hexdigest()[:40], images, **about)
 
 
-def read_suite(folder: Path, cap: ImageCap | None = None) -> tuple[TargetTask, ...]:
-    """Read all tasks of a folder, ordered by the names of their folders.
-
-    Raises:
-        InputError: There are no tasks, or one cannot be read.
-        MissingExtraError: pyarrow is not installed.
-    """
-    folders = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
-    if not folders:
-        raise InputError(f"{folder} holds no tasks; give a folder of folders with {TASK_FILE} and {IMAGES_FILE}")
-    return tuple(read_task(path, cap) for path in folders)
-
-
-def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
+def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
     """Read a task from a folder with ``task.json`` and ``test.parquet``.
 
     Raises:
@@ -136,7 +97,9 @@ def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
         rows = pq.read_table(folder / IMAGES_FILE, columns=["image", "label"])
         classes = check_class_names(facts["classes"])
         labels = rows["label"].to_numpy().astype(np.int64)
-        name, domain, task = (_text(facts, key) for key in ("name", "domain", "task"))
+        about = {key: facts.get(key) for key in ("name", "domain", "task")}
+        if wrong := [key for key, value in about.items() if not isinstance(value, (str, type(None)))]:
+            raise TypeError(f"'{wrong[0]}' is not text")
     except (OSError, ValueError, TypeError, LookupError, RecursionError, pa.ArrowException) as error:
         raise InputError(
             f"{folder} is not a task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and "
@@ -144,14 +107,13 @@ def read_task(folder: Path, cap: ImageCap | None = None) -> TargetTask:
         ) from None
     if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(classes):
         raise InputError(f"{folder / IMAGES_FILE}: the labels are not indices of the {len(classes)} classes")
-    some = (cap or ImageCap()).sample(len(labels))
+    some = sampled(len(labels), most_images)
     images = tuple(rows["image"].take(some).to_pylist())
-    return make_task(name or folder.name, classes, labels[some], images, domain=domain, task=task)
+    name = about.pop("name") or folder.name
+    return make_task(name, classes, labels[some], images, **about)
 
 
-def read_image_folder(
-    folder: Path, cap: ImageCap | None = None, *, domain: str | None = None, task: str | None = None
-) -> TargetTask:
+def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTask:
     """Read a folder with images as ``CLASS/IMAGE``; other files, hidden files and empty folders are ignored.
 
     Raises:
@@ -163,23 +125,16 @@ def read_image_folder(
         classes = check_class_names(list(groups)) if groups else ()
         files = [path for group in groups.values() for path in group]
         labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
-        some = (cap or ImageCap()).sample(len(files))
+        some = sampled(len(files), most_images)
         images = tuple(files[n].read_bytes() for n in some)
     except OSError as error:
         raise InputError(f"{folder} cannot be read ({one_line(error)}); check the path and its permissions") from None
     if not images:
         raise InputError(f"{folder} holds no images; give a folder with a folder of images for each class")
-    return make_task(folder.absolute().name, classes, labels[some], images, domain=domain, task=task)
+    return make_task(folder.absolute().name, classes, labels[some], images)
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
     )
-
-
-def _text(facts: dict[str, Any], key: str) -> str | None:
-    value = facts.get(key)
-    if not isinstance(value, (str, type(None))):
-        raise TypeError(f"'{key}' is not text")
-    return value

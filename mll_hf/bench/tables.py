@@ -3,35 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf.bench.metrics import Interval
 from mll_hf.utils.tables import MISSING, markdown_table
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 Cell = str | int | float | Interval | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of results.
+    """A table of results."""
 
-    Attributes:
-        name: Key in JSON.
-        title: Heading.
-        note: How to read the table.
-        columns: Headings of the columns.
-        rows: Cells; None for what was not measured or does not apply.
-        digits: Decimals shown in Markdown.
-    """
-
-    name: str
+    name: str  # key in JSON
     title: str
     note: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]  # cells; None for what was not measured or does not apply
     digits: int = 3
+
+    @classmethod
+    def of(cls, name: str, title: str, note: str, rows: Sequence[Mapping[str, Cell]]) -> Table:
+        """A table of rows by column; all rows have the columns of the first."""
+        return cls(name, title, note, tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
     def column(self, name: str) -> list[Any]:
         """The cells of a column."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,20 +39,15 @@ if TYPE_CHECKING:
 
     Rows = NDArray[np.int64]
 
-
-# --- models -----------------------------------------------------------------------------------------------------------
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Hub:
-    """The M models to choose from.
+    """The M models to choose from."""
 
-    Attributes:
-        joined: Their labels, read whole and joined over graphs.
-        embeddings: One sidecar per model, joined over the graphs; empty unless all labels have one.
-    """
-
-    joined: JoinedLabels
+    joined: JoinedLabels  # their labels, read whole and joined over graphs
+    # one sidecar per model, joined over the graphs; empty unless all labels have one
     embeddings: tuple[ProbeEmbeddings, ...] = ()
 
     @property
@@ -70,7 +66,7 @@ class Hub:
     @property
     def refs(self) -> tuple[ModelRef, ...]:
         """The models, pinned to commits."""
-        return tuple(label.model for label in self.labels)
+        return self.joined.models
 
     @cached_property
     def gflops(self) -> NDArray[np.float64]:
@@ -121,12 +117,13 @@ class Hub:
     def scaled(self, factors: NDArray[np.float64]) -> Hub:
         """As if the logits of each model had been multiplied by a factor [M] before it was labeled."""
         rows = zip(self.joined.labels, factors.tolist(), strict=True)
-        scaled = tuple(tuple(label and _scaled(label, factor) for label in row) for row, factor in rows)
+        scaled = tuple(
+            tuple(
+                label and replace(label, temperature=(label.temperature * factor).astype(np.float32)) for label in row
+            )
+            for row, factor in rows
+        )
         return replace(self, joined=replace(self.joined, labels=scaled))
-
-
-def _scaled(label: LabelSummary, factor: float) -> LabelSummary:
-    return replace(label, temperature=(label.temperature * factor).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -150,6 +147,8 @@ def read_hub(source: LabelSource) -> Hub:
         MLLError: The labels cannot be read.
     """
     joined = join_labels(source.list(), source.graphs)
+    for left_out in joined.left_out:
+        _log.warning("left out: %s", left_out)
     sidecars = joined.embeddings(source.embeddings_of)
     cached = tuple(_CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars)
     return Hub(joined.whole(source.fetch), cached)
@@ -160,31 +159,18 @@ def read_hub(source: LabelSource) -> Hub:
 
 @dataclass(frozen=True, eq=False)
 class TaskText:
-    """The texts of a task of C classes, and the concepts that match them.
-
-    Attributes:
-        classes: Class names.
-        domain: How the images look.
-        task: What is recognized.
-        match: Classes matched to concepts.
-        caption_match: The same, matched as in the paper.
-        names: [C, E] embeddings of the class names by the text encoder.
-        concepts: [V, E] embeddings of the first lemma of each concept.
-        prompts: Prompts of each class, equally many.
-        captions: Texts that stand for captions of each class's images.
-        synonyms: Synonyms and superclasses of each class.
-    """
+    """The texts of a task of C classes, and the concepts that match them."""
 
     classes: tuple[str, ...]
-    domain: str | None
+    domain: str | None  # how the images look
     task: str | None
-    match: ClassMatch = field(repr=False)
-    caption_match: ClassMatch = field(repr=False)
-    names: NDArray[np.float32] = field(repr=False)
-    concepts: NDArray[np.float64] = field(repr=False)
-    prompts: tuple[tuple[str, ...], ...] = field(repr=False)
-    captions: tuple[tuple[str, ...], ...] = field(repr=False)
-    synonyms: tuple[tuple[str, ...], ...] = field(repr=False)
+    match: ClassMatch
+    caption_match: ClassMatch  # matched as in the paper
+    names: NDArray[np.float32]  # [C, E] embeddings of the class names by the text encoder
+    concepts: NDArray[np.float64]  # [V, E] embeddings of the first lemma of each concept
+    prompts: tuple[tuple[str, ...], ...]  # equally many for each class
+    captions: tuple[tuple[str, ...], ...]  # texts that stand for captions of each class's images
+    synonyms: tuple[tuple[str, ...], ...]  # synonyms and superclasses of each class
 
 
 def read_text(task: TargetTask, index: ConceptIndex, templates: Sequence[str] | None) -> TaskText:
@@ -192,11 +178,7 @@ def read_text(task: TargetTask, index: ConceptIndex, templates: Sequence[str] | 
 
     Descriptions of the classes and prompts of the task's domain stand in for LOVM's captions, which a language model
     wrote. Synonyms and superclasses are the lemmas of the best matching concept and the names of its hypernyms.
-
-    Args:
-        task: The task.
-        index: Concepts of the graph.
-        templates: Prompt templates; None for those of the task's domain and purpose.
+    ``templates`` None stands for those of the task's domain and purpose.
     """
     graph = index.graph
     descriptions = describe.from_templates(task.classes, graph, task.domain, task.task)
@@ -226,17 +208,11 @@ def flat(texts: Sequence[Sequence[str]]) -> list[str]:
 
 
 class KnownTasks(NamedTuple):
-    """What methods that learn from the S other tasks of the benchmark may see.
+    """What methods that learn from the S other tasks of the benchmark may see."""
 
-    Attributes:
-        features: [M, S, F] text features of each model on each other task.
-        accuracies: [M, S] accuracies there.
-        own: [M, F] text features on the task itself.
-    """
-
-    features: NDArray[np.float64]
-    accuracies: NDArray[np.float64]
-    own: NDArray[np.float64]
+    features: NDArray[np.float64]  # [M, S, F] text features of each model on each other task
+    accuracies: NDArray[np.float64]  # [M, S] accuracies there
+    own: NDArray[np.float64]  # [M, F] text features on the task itself
 
 
 class Hindsight(NamedTuple):
@@ -255,27 +231,16 @@ class LabeledSample(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TaskView:
-    """All that a method may know of a task of N images and C classes, and of M models.
-
-    Attributes:
-        hub: The models.
-        text: Texts of the task.
-        logits: [M, N, C] float32.
-        features: Per model [N, D_m] unit-norm image embeddings.
-        general: [M] accuracies on a general benchmark, if there is one.
-        known: The other tasks, if there are any.
-        labeled: A few labeled images, for methods that ask for them.
-        hindsight: For bounds that are known only afterwards.
-    """
+    """All that a method may know of a task of N images and C classes, and of M models."""
 
     hub: Hub
     text: TaskText
-    logits: NDArray[np.float32]
-    features: tuple[NDArray[np.float32], ...]
-    general: NDArray[np.float64] | None = None
-    known: KnownTasks | None = None
-    labeled: LabeledSample | None = None
-    hindsight: Hindsight | None = None
+    logits: NDArray[np.float32]  # [M, N, C] float32
+    features: tuple[NDArray[np.float32], ...]  # per model [N, D_m] unit-norm image embeddings
+    general: NDArray[np.float64] | None = None  # [M] accuracies on a general benchmark, if there is one
+    known: KnownTasks | None = None  # the other tasks, if there are any
+    labeled: LabeledSample | None = None  # a few labeled images, for methods that ask for them
+    hindsight: Hindsight | None = None  # for bounds that are known only afterwards
 
     @property
     def n_images(self) -> int:
@@ -319,12 +284,7 @@ class TaskView:
         return replace(self, logits=self.logits[:, rows], features=tuple(x[rows] for x in self.features), labeled=None)
 
     def scaled(self, factors: NDArray[np.float64], *, relabeled: bool) -> TaskView:
-        """Multiply the logits of each model by a factor [M].
-
-        Args:
-            factors: One per model.
-            relabeled: Whether the labels were made with these factors, so that their temperatures follow.
-        """
+        """Multiply the logits of each model by a factor [M]; ``relabeled``: also the temperatures of the labels."""
         logits = self.logits * factors[:, None, None].astype(np.float32)
         return replace(self, logits=logits, hub=self.hub.scaled(factors) if relabeled else self.hub)
 
@@ -347,14 +307,7 @@ class TaskEmbeddings(NamedTuple):
 def read_embeddings(
     cache: EmbeddingCache, refs: Sequence[ModelRef], task: TargetTask, prompts: Sequence[Sequence[str]]
 ) -> TaskEmbeddings:
-    """Logits and features of all models on a task, from a filled cache.
-
-    Args:
-        cache: Embeddings of the task's images and prompts by all models.
-        refs: The models.
-        task: The task.
-        prompts: Prompts of each class, equally many.
-    """
+    """Logits and features of all models on a task, from a cache that holds its images and prompts."""
     images = [cache.images(ref, task) for ref in refs]
     readable = np.logical_and.reduce([np.isfinite(x[:, 0]) for x in images])
     logits, features = [], tuple(x[readable] for x in images)

@@ -222,15 +222,13 @@ def _templates(args: argparse.Namespace) -> tuple[str, ...] | None:
 def _tasks(args: argparse.Namespace) -> tuple[tuple[TargetTask, ...], TargetTask | None]:
     """The target tasks and the general benchmark."""
     from mll_hf.bench.hub_tasks import load_tasks
-    from mll_hf.bench.suites import ImageCap
 
     if not args.tasks:
         raise InputError(f"there are no target tasks; name them with --tasks: {_TASKS_HELP}")
-    cap = ImageCap(args.most_images)
-    targets = tuple(task for location in args.tasks for task in load_tasks(location, cap))
+    targets = tuple(task for location in args.tasks for task in load_tasks(location, args.most_images))
     if args.general is None:
         return targets, None
-    general = load_tasks(args.general, cap)
+    general = load_tasks(args.general, args.most_images)
     if len(general) != 1:
         raise InputError(f"{args.general} holds {len(general)} tasks; give one of them as --general")
     return targets, general[0]

@@ -1,4 +1,1 @@
-"""Figures: ``benchmark`` with matplotlib, ``selection`` and ``labels`` with plotly.
-
-Nothing is imported here, so that each module needs only its own library.
-"""
+"""Figures. Nothing is imported here, since each module needs only its own library: matplotlib or plotly."""

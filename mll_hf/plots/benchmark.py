@@ -8,8 +8,8 @@ import numpy as np
 
 from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES, Group
 from mll_hf.bench.metrics import mean_gap_closed
-from mll_hf.bench.report import accuracy_of
-from mll_hf.bench.scenarios import Kind, scenarios
+from mll_hf.bench.report import ablation_tables
+from mll_hf.bench.scenarios import Kind
 from mll_hf.errors import MissingExtraError
 from mll_hf.plots.style import BLACK, BLUE, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION, pareto_front
 from mll_hf.utils.files import storage_errors
@@ -38,6 +38,7 @@ _GROUP_COLORS = {
 }
 _NEEDS_NO_CLASSES = (Group.REFERENCE, Group.LABELS, *SEES_SAMPLES)
 _LEAST_APART = 0.035  # distance of names beside points, as a share of the axis
+_LEGEND = {"loc": "outside right upper", "frameon": False, "fontsize": 8}
 _POINT = {"edgecolor": "white", "linewidth": 0.6, "zorder": 3}
 
 
@@ -49,22 +50,17 @@ def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
         StorageError: The folder cannot be written.
     """
     figures = {
-        "accuracy-by-cost": accuracy_by_cost(results),
-        "gap-by-hub-size": gap_by_hub_size(results),
-        "accuracy-by-images": accuracy_by_images(results),
-        "targets": dumbbells(results),
-        "ablations": ablations(results),
+        "accuracy-by-cost": accuracy_by_cost,
+        "gap-by-hub-size": gap_by_hub_size,
+        "accuracy-by-images": accuracy_by_images,
+        "targets": dumbbells,
+        "ablations": ablations,
     }
-    return _save(figures, folder)
+    return _save({name: draw(results) for name, draw in figures.items()}, folder)
 
 
 def save_fidelity(samples: Table, folder: Path) -> tuple[Path, ...]:
-    """Draw the quality of labels of fewer images as PNG and SVG; returns their paths.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-        StorageError: The folder cannot be written.
-    """
+    """Draw the quality of labels of fewer images, as :func:`save_figures` does."""
     return _save({"images-per-concept": images_per_concept(samples)}, folder)
 
 
@@ -85,9 +81,9 @@ def accuracy_by_cost(results: Results) -> Figure:
     figure, axes = _figure(8.0, 5.2)
     hub = results.suite.hub
     axes.scatter(hub.gflops, results.accuracies.mean(axis=1), s=18, color="#c4c4c4", label="a model alone", zorder=1)
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
-    costs = results.per_task(Kind.ALL, lambda record: record.gflops)
-    methods = [method for method in results.config.methods if method.name in accuracies]
+    accuracies = results.per_task(Kind.ALL)
+    costs = results.per_task(Kind.ALL, "gflops")
+    methods = results.methods
     x = np.array([costs[method.name].mean() for method in methods])
     y = np.array([accuracies[method.name].mean() for method in methods])
     for (group, color), marker in zip(_GROUP_COLORS.items(), _MARKERS, strict=False):
@@ -101,7 +97,8 @@ def accuracy_by_cost(results: Results) -> Figure:
     named = {*front, *(row for row, method in enumerate(methods) if method.name in known)}
     _name_points(axes, [(float(x[row]), float(y[row]), methods[row].name) for row in sorted(named)])
     axes.set(xscale="log", xlabel="GFLOPs per image of the models that run", ylabel="mean accuracy")
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def gap_by_hub_size(results: Results) -> Figure:
@@ -109,16 +106,15 @@ def gap_by_hub_size(results: Results) -> Figure:
     sizes, tables = _by_scenario(results, Kind.HUB)
     fixed = (PAPER, "paper, k=3", OURS, "mll, k=3", "uniform, all")
     names = [name for name in fixed if name in tables[-1]]
-    names += [*_best_of_groups(results, [Group.UNLABELED], 1), *_best_of_groups(results, [Group.BATCH], 1)]
-    gaps = {
-        name: [float(mean_gap_closed(table[name], table[GENERAL], table[ORACLE])) for table in tables] for name in names
-    }
+    names += [name for group in (Group.UNLABELED, Group.BATCH) for name in _best_of_groups(results, [group], 1)]
+    gaps = {name: [float(mean_gap_closed(t[name], t[GENERAL], t[ORACLE])) for t in tables] for name in names}
     figure, axes = _figure(7.0, 4.4)
     _lines(axes, [*sizes, len(results.suite.hub)], gaps)
     axes.axhline(1, color=BLACK, linewidth=1, label=ORACLE, zorder=1)
     axes.axhline(0, color=BLACK, linewidth=1, linestyle="--", label=GENERAL, zorder=1)
     axes.set(xlabel="models in the hub", ylabel="gap closed")
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def accuracy_by_images(results: Results) -> Figure:
@@ -131,7 +127,8 @@ def accuracy_by_images(results: Results) -> Figure:
     for name, style in ((ORACLE, "-"), (GENERAL, "--"), (PAPER, ":")):
         axes.axhline(tables[-1][name].mean(), color=BLACK, linewidth=1, linestyle=style, label=name)
     axes.set(xlabel="unlabeled images", ylabel="mean accuracy on all images")
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def images_per_concept(samples: Table) -> Figure:
@@ -145,16 +142,17 @@ def images_per_concept(samples: Table) -> Figure:
     values = {name: samples.column(column) for name, column in series.items()}
     _lines(axes, range(len(samples.rows)), values, samples.column("images_per_concept"))
     axes.set(xlabel="most images per concept", ylim=(0, 1.03))
-    return _with_legend(figure)
+    figure.legend(**_LEGEND)
+    return figure
 
 
 def dumbbells(results: Results) -> Figure:
     """For each target the generally best model, the best model, and what methods choose between them."""
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
+    accuracies = results.per_task(Kind.ALL)
     ends = {GENERAL: GRAY, ORACLE: BLACK}
     between = {PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
-    between |= dict.fromkeys(_best_of_groups(results, [Group.UNLABELED], 1), ("o", GREEN))
-    between |= dict.fromkeys(_best_of_groups(results, [Group.BATCH], 1), ("P", PURPLE))
+    for group, style in ((Group.UNLABELED, ("o", GREEN)), (Group.BATCH, ("P", PURPLE))):
+        between |= dict.fromkeys(_best_of_groups(results, [group], 1), style)
     between = {name: style for name, style in between.items() if name in accuracies}
     order = np.argsort(accuracies[ORACLE] - accuracies[GENERAL], kind="stable")
     rows = np.arange(len(order))
@@ -174,15 +172,11 @@ def dumbbells(results: Results) -> Figure:
 
 def ablations(results: Results) -> Figure:
     """The paper's alpha (its Table 3) and k (its Table 4)."""
-    means = {name: float(values.mean()) for name, values in results.per_task(Kind.ABLATION, accuracy_of).items()}
-
-    def of(pattern: str, values: Sequence[float]) -> list[float]:
-        return [means.get(pattern.format(value), np.nan) for value in values]
-
+    alphas, depths = ablation_tables(results)
     figure, (left, right) = _figure(8.0, 3.4, columns=2)
-    _lines(left, ALPHAS, {"paper": of("paper, alpha={}", ALPHAS)})
+    _lines(left, ALPHAS, {"paper": alphas.column("paper")})
     left.set(xlabel="alpha (k = 1)", ylabel="mean accuracy")
-    _lines(right, DEPTHS, {way: of(way + ", k={}, ablation", DEPTHS) for way in ("paper", "mll")})
+    _lines(right, DEPTHS, {way: depths.column(way) for way in ("paper", "mll")})
     right.set(xlabel="models per class, k")
     right.legend(frameon=False, fontsize=8)
     return figure
@@ -190,17 +184,15 @@ def ablations(results: Results) -> Figure:
 
 def _by_scenario(results: Results, kind: Kind) -> tuple[list[int], list[dict[str, NDArray[np.float64]]]]:
     """Values of the scenarios of a kind, and accuracies in each of them and with all images and models."""
-    planned = [s for s in scenarios(len(results.suite.hub), results.config.draws) if s.kind is kind]
+    planned = results.planned(kind)
     names = [*(scenario.name for scenario in planned), str(Kind.ALL)]
-    return [int(scenario.value) for scenario in planned], [results.per_task(name, accuracy_of) for name in names]
+    return [int(scenario.value) for scenario in planned], [results.per_task(name) for name in names]
 
 
 def _best_of_groups(results: Results, groups: Sequence[Group], count: int) -> list[str]:
     """The methods of some groups with the best mean accuracy that are not transductive, best first."""
-    accuracies = results.per_task(Kind.ALL, accuracy_of)
-    names = [
-        m.name for m in results.config.methods if m.group in groups and m.name in accuracies and not m.transductive
-    ]
+    accuracies = results.per_task(Kind.ALL)
+    names = [m.name for m in results.methods if m.group in groups and not m.transductive]
     return sorted(names, key=lambda name: -accuracies[name].mean())[:count]
 
 
@@ -238,11 +230,6 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
             zorder=4,
         )
-
-
-def _with_legend(figure: Figure) -> Figure:
-    figure.legend(loc="outside right upper", frameon=False, fontsize=8)
-    return figure
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:

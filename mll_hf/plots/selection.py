@@ -9,8 +9,6 @@ import numpy as np
 from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, interactive, pareto_front, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from mll_hf.plots.style import PlotlyFigure
@@ -21,6 +19,7 @@ _CLASSES_SHOWN = 40
 _ROW_PIXELS, _HEADING_PIXELS = 26, 120
 _MOST_NAMED = 6
 _MOST_TICKS = 7
+_MARKER = {"line": {"color": "white", "width": 1}}
 _LINE_HEIGHT = 0.08  # of a name, as a share of the points' spread
 _LEAST_GFLOPS = 1e-6  # so that the logarithm exists
 
@@ -92,60 +91,51 @@ def precision_by_cost(selection: Selection) -> PlotlyFigure:
     chosen = list(selection.union)
     low, high = float(np.log10(costs.min())), float(np.log10(costs.max()))
     room = max(0.12 * (high - low), 0.25)
+    worst, best = float(percent.min()), float(percent.max())
+    padding = max(0.15 * (best - worst), 2.0)
     steps_x = [*costs[front].tolist(), 10 ** (high + room)]
     steps_y = [*percent[front].tolist(), float(percent[front[-1]])]
     named = [*chosen, *(m for m in reversed(front) if m not in chosen)][:_MOST_NAMED]
     sides = _sides(named, np.log10(costs), percent)
+
+    def points(models: list[int], **style: Any) -> dict[str, Any]:  # noqa: ANN401 - plotly's JSON
+        """Models as points with their facts on hover, and the names of those in ``sides`` beside them."""
+        shown = [selection.models[m] for m in models]
+        return {
+            "type": "scatter",
+            "mode": "markers+text",
+            "x": costs[models].tolist(),
+            "y": percent[models].tolist(),
+            "text": [plain(selection.models[m].ref.short_name, 24) if m in sides else "" for m in models],
+            "textposition": [sides.get(m, "top right") for m in models],
+            "hovertext": [
+                f"<b>{plain(model.ref.short_name)}</b><br>{percent[m]:.1f} % expected<br>"
+                f"{model.cost.gflops:.3g} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
+                for m, model in zip(models, shown, strict=True)
+            ],
+            "hovertemplate": "%{hovertext}<extra></extra>",
+            "cliponaxis": False,
+            **style,
+        }
+
     return interactive(
         [
             {
                 "type": "scatter", "x": steps_x, "y": steps_y, "mode": "lines", "name": "best at this cost or less",
                 "line": {"shape": "hv", "color": VERMILION, "width": 1.5, "dash": "dot"}, "hoverinfo": "skip",
             },
-            _points(selection, costs, percent, others, sides, "other models", GRAY, "circle", 9),
-            _points(selection, costs, percent, chosen, sides, "chosen", BLUE, "diamond", 14),
+            points(others, name="other models", marker={**_MARKER, "color": GRAY, "symbol": "circle", "size": 9}),
+            points(chosen, name="chosen", marker={**_MARKER, "color": BLUE, "symbol": "diamond", "size": 14}),
         ],
         height=380,
         xaxis={
             **_log_ticks(costs), "type": "log", "range": [low - room, high + room],
             "title": "GFLOPs per image",
         },
-        yaxis={"title": "estimated accuracy, %", "range": _padded(percent)},
+        yaxis={"title": "estimated accuracy, %", "range": [max(worst - padding, 0.0), best + padding]},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         showlegend=True,
     )  # fmt: skip
-
-
-def _points(
-    selection: Selection,
-    costs: NDArray[np.float64],
-    percent: NDArray[np.float64],
-    models: list[int],
-    sides: Mapping[int, str],
-    legend: str,
-    color: str,
-    symbol: str,
-    size: int,
-) -> dict[str, Any]:
-    """Models as points with their facts on hover, and the names of those in ``sides`` beside them."""
-    facts = [
-        f"<b>{plain(model.ref.short_name)}</b><br>{percent[m]:.1f} % expected<br>"
-        f"{model.cost.gflops:.3g} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
-        for m, model in ((m, selection.models[m]) for m in models)
-    ]
-    return {
-        "type": "scatter",
-        "mode": "markers+text",
-        "x": costs[models].tolist(),
-        "y": percent[models].tolist(),
-        "text": [plain(selection.models[m].ref.short_name, 24) if m in sides else "" for m in models],
-        "textposition": [sides.get(m, "top right") for m in models],
-        "name": legend,
-        "marker": {"color": color, "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}},
-        "hovertext": facts,
-        "hovertemplate": "%{hovertext}<extra></extra>",
-        "cliponaxis": False,
-    }
 
 
 def _ticks(names: list[str]) -> dict[str, Any]:
@@ -175,9 +165,3 @@ def _log_ticks(costs: NDArray[np.float64]) -> dict[str, Any]:
     if len(marks) < 2:
         marks = np.unique([costs.min(), costs.max()])
     return {"tickmode": "array", "tickvals": marks.tolist(), "ticktext": [f"{mark:.3g}" for mark in marks]}
-
-
-def _padded(percent: NDArray[np.float64]) -> list[float]:
-    low, high = float(percent.min()), float(percent.max())
-    room = max(0.15 * (high - low), 2.0)
-    return [max(low - room, 0.0), high + room]

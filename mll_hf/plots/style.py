@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     PlotlyFigure = Any  # plotly has no types that mypy reads here
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7",
-)  # fmt: skip
+BLACK, ORANGE, SKY, GREEN = "#000000", "#e69f00", "#56b4e9", "#009e73"
+BLUE, VERMILION, PURPLE = "#0072b2", "#d55e00", "#cc79a7"
 GRAY = "#8a8a8a"
 RAMP = ((0.0, "#f4efe2"), (0.35, "#a9cdbd"), (0.7, "#2f7f79"), (1.0, "#08363c"))  # pale sand to dark pine
 
@@ -35,6 +34,18 @@ _INK = "#6b7672"  # readable on white and on near-black, since pages may be eith
 _GRID = "rgba(128, 138, 134, 0.25)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _PAGE_SUFFIXES = (".html", ".htm")
+_AXIS = {
+    "gridcolor": _GRID, "zeroline": False, "automargin": True, "fixedrange": True, "ticks": "", "showline": False,
+}  # fmt: skip
+_LAYOUT = {
+    "template": "none",
+    "font": {"family": _FONT, "size": 13, "color": _INK},
+    "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+    "paper_bgcolor": "rgba(0, 0, 0, 0)",
+    "plot_bgcolor": "rgba(0, 0, 0, 0)",
+    "hoverlabel": {"align": "left", "font": {"family": _FONT}},
+    "dragmode": False,
+}
 
 
 def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
@@ -71,28 +82,10 @@ def interactive(traces: Sequence[Mapping[str, Any]], height: int, **layout: Any)
         from plotly.graph_objects import Figure
     except ImportError as error:
         raise MissingExtraError("plotly", "plots") from error
-    axis = {
-        "gridcolor": _GRID,
-        "zeroline": False,
-        "automargin": True,
-        "fixedrange": True,
-        "ticks": "",
-        "showline": False,
-    }
-    common = {
-        "template": "none",
-        "height": height,
-        "font": {"family": _FONT, "size": 13, "color": _INK},
-        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "paper_bgcolor": "rgba(0, 0, 0, 0)",
-        "plot_bgcolor": "rgba(0, 0, 0, 0)",
-        "hoverlabel": {"align": "left", "font": {"family": _FONT}},
-        "dragmode": False,
-    }
-    axes = {name: {**axis, **layout.pop(name, {})} for name in ("xaxis", "yaxis")}
-    for options in axes.values():
-        options["title"] = {"font": {"size": 13}, "standoff": 8, "text": options.get("title", "")}
-    return Figure([dict(trace) for trace in traces], {**common, **axes, **layout})
+    for name in ("xaxis", "yaxis"):
+        axis = {**_AXIS, **layout.get(name, {})}
+        layout[name] = {**axis, "title": {"font": {"size": 13}, "standoff": 8, "text": axis.get("title", "")}}
+    return Figure([dict(trace) for trace in traces], {**_LAYOUT, "height": height, **layout})
 
 
 def check_page(path: Path) -> None:
@@ -113,17 +106,13 @@ def save_page(path: Path, title: str, figures: Mapping[str, PlotlyFigure]) -> No
         StorageError: The file cannot be written.
     """
     check_page(path)
+    options = {"full_html": False, "config": {"displaylogo": False, "responsive": True, "displayModeBar": False}}
     parts = [
-        f"<section><h2>{escape(heading)}</h2>{_fragment(figure, with_library=number == 0)}</section>"
+        f"<section><h2>{escape(heading)}</h2>{figure.to_html(include_plotlyjs=number == 0, **options)}</section>"
         for number, (heading, figure) in enumerate(figures.items())
     ]
     page = _PAGE.format(title=escape(title), font=_FONT, body="\n".join(parts))
     write_atomically(path, page.encode())
-
-
-def _fragment(figure: PlotlyFigure, with_library: bool) -> str:
-    config = {"displaylogo": False, "responsive": True, "displayModeBar": False}
-    return str(figure.to_html(full_html=False, include_plotlyjs=with_library, config=config))
 
 
 _PAGE = """<!DOCTYPE html>

@@ -16,9 +16,8 @@ from sklearn.metrics import f1_score
 
 from mll_hf.bench.baselines.ensembles import confidence_ensemble, sota_transport
 from mll_hf.bench.baselines.modelgpt import TEXT_FEATURES, predict, rank, text_features
+from mll_hf.bench.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
 from mll_hf.bench.baselines.swab import rank_transport, source_weights, transport_plan
-from mll_hf.bench.baselines.transferability import leep, logme, nce, shrunk_h_score
-from mll_hf.bench.baselines.unlabeled import certainty, mean_confidence, nuclear_norm
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.selection.probabilities import mutual_information
 

@@ -21,7 +21,7 @@ from mll_hf.bench.fidelity import (
 )
 from mll_hf.labeling.contest import Contest
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.label import Cost, ModelRef, rival_counts
+from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.concept_index import ClassMatch
 from mll_hf.plots.benchmark import save_fidelity
 from selection_worlds import forest
@@ -106,7 +106,7 @@ def test_estimates_are_compared_with_equation_five(hub, task):
             max((w for u, w in zip(label.rivals[v], label.rival_wins[v], strict=True) if u in selected), default=0)
             for v in selected
         ]
-        among = label.precision_among(len(selected), selected, rival_counts(GRAPH, label.part_numbers))
+        among = label.precision_among(len(selected), selected, GRAPH.rival_counts)
         estimated.append(np.minimum(among, 1 - np.array(wins) / label.support[selected]))
     exact, estimated = np.array(exact), np.array(estimated)
     assert quality["concepts"] == 4

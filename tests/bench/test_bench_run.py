@@ -48,15 +48,15 @@ from mll_hf.bench.scenarios import (
     situation,
     without_classes,
 )
-from mll_hf.bench.world import class_embeddings, read_embeddings, read_hub, read_text
+from mll_hf.bench.world import Hub, class_embeddings, read_embeddings, read_hub, read_text
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.labels.embeddings import write_embeddings
-from mll_hf.labels.store import LabelStore
+from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.selection import SelectionConfig, Strategy
-from selection_worlds import WordEncoder
+from selection_worlds import WordEncoder, random_joined
 from worlds import examples
 
 CONFIG = BenchConfig(draws=2, methods=FAST)
@@ -77,8 +77,7 @@ def results(cache, tmp_path_factory):
 def opened(cache, tmp_path):
     """The view of the first task, and its true classes."""
     runner = bench._Runner(make_suite(), make_index(), cache, tmp_path, CONFIG)
-    facts = tuple(runner.facts_of(task) for task in runner.suite.tasks)
-    return bench._TaskRun(runner, 0, facts, runner.facts_of(runner.suite.general))._opened
+    return bench._TaskRun(runner, 0)._opened
 
 
 def find(name):
@@ -166,14 +165,14 @@ def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_
 
 
 def test_a_hub_out_of_a_store_has_probe_embeddings_if_all_have_them(tmp_path, world_with_embeddings):
-    store, refs = world_with_embeddings
+    store = world_with_embeddings
     hub = read_hub(store)
     assert len(hub.embeddings) == len(hub) == 2
     selected = np.array([0, 2])
-    exact = store.embeddings_of(refs[0]).restricted_precision(selected)
+    exact = store.embeddings_of(store.list()[0]).restricted_precision(selected)
     for _ in range(2):  # the second time out of memory
         np.testing.assert_array_equal(hub.embeddings[0].restricted_precision(selected), exact)
-    (store.path_of(refs[1]).parent / "embeddings.safetensors").unlink()
+    embeddings_path(store.path_of(store.list()[1])).unlink()
     assert read_hub(LabelStore(store.folder)).embeddings == ()
 
 
@@ -186,18 +185,47 @@ def world_with_embeddings(tmp_path):
     nodes = [1, 2, 3, 1, 2, 3]
     probes, rng = probe_set(pools_of(graph, nodes), nodes), np.random.default_rng(0)
     store = LabelStore(tmp_path / "labels")
-    store.adopt(graph)
+    store.add_graph(graph)
     labels = [make_label(graph, repo_id=f"org/{name}") for name in "ab"]
     for label in labels:
         path = store.write(label)
         embeddings = ProbeEmbeddings.quantize(unit(rng.normal(size=(6, 8))), unit(rng.normal(size=(7, 8))), probes)
-        write_embeddings(embeddings, path.parent)
-    return store, [label.model for label in labels]
+        write_embeddings(embeddings, embeddings_path(path))
+    return store
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_hub_on_two_graphs_counts_the_images_of_both(seed):
+    joined = random_joined(n_graphs=2, n_models=4, seed=seed).labels
+    hub = Hub(joined)
+    support = np.zeros((4, len(hub.graph)))
+    hits = np.zeros_like(support)
+    for m, row in enumerate(joined.labels):
+        for label, graph in zip(row, joined.union.graphs, strict=True):
+            for v, concept in enumerate(graph.concepts if label else ()):
+                support[m, hub.graph.index[concept.id]] += label.support[v]
+                hits[m, hub.graph.index[concept.id]] += label.hits[v]
+    np.testing.assert_allclose(hub.node_precision, hits / np.maximum(support, 1))
+    assert hub.measured.tolist() == (support > 0).all(axis=0).tolist()
+    part, scaled = hub.of_models(np.array([2, 0])), hub.scaled(np.array([2.0, 1, 1, 1]))
+    np.testing.assert_array_equal(part.node_precision, hub.node_precision[[2, 0]])
+    np.testing.assert_allclose(scaled.temperatures, hub.temperatures * [2, 1, 1, 1], rtol=1e-6)
+    assert len({hub.digest, part.digest, scaled.digest}) == 3
+
+
+def test_labels_that_are_left_out_are_logged(tmp_path, caplog):
+    store, hub = LabelStore(tmp_path), make_hub()
+    store.add_graph(hub.graph)
+    for label in hub.labels:
+        store.write(label)
+    store.write(replace(hub.labels[0], probes_revision="f" * 40))
+    assert len(read_hub(store)) == len(hub)
+    assert "left out: " in caplog.text
 
 
 def test_a_source_without_labels_is_refused(tmp_path):
     store = LabelStore(tmp_path)
-    store.adopt(make_hub().graph)
+    store.add_graph(make_hub().graph)
     with pytest.raises(InputError, match="no labels"):
         read_hub(store)
 
@@ -241,7 +269,7 @@ def test_single_models_ensembles_and_bounds_by_hand(results, opened):
 def test_strategies_are_those_of_the_library(name, strategy, k, rule, results, opened, tmp_path):
     view, labels = opened
     store = LabelStore(tmp_path / "labels")
-    store.adopt(view.hub.graph)
+    store.add_graph(view.hub.graph)
     for label in view.hub.labels:
         store.write(label)
     client = Client(store.folder, encoder=WordEncoder())

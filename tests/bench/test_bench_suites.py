@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tiny_hub
 from mll_hf.bench.hub_tasks import HubSplit, fetch_class_names, fetch_task, load_tasks
-from mll_hf.bench.suites import ImageCap, make_task, read_image_folder, read_suite, read_task
+from mll_hf.bench.suites import make_task, read_image_folder, read_task, sampled
 from mll_hf.errors import HubError, InputError, MissingExtraError
 
 CLASSES = ["cat", "dog", "red_fox"]
@@ -32,24 +32,24 @@ def picture(n):
 # --- caps -------------------------------------------------------------------------------------------------------------
 
 
-@given(st.integers(1, 300), st.integers(1, 400), st.integers(0, 5))
-def test_a_cap_draws_so_many_and_a_smaller_sample_is_part_of_a_larger(n, most, seed):
-    some = ImageCap(most, seed).sample(n)
+@given(st.integers(1, 300), st.integers(1, 400))
+def test_a_cap_draws_so_many_and_a_smaller_sample_is_part_of_a_larger(n, most):
+    some = sampled(n, most)
     assert len(some) == min(most, n)
     assert (np.diff(some) > 0).all()
-    assert set(ImageCap(max(1, most // 2), seed).sample(n)) <= set(some) <= set(range(n))
+    assert set(sampled(n, max(1, most // 2))) <= set(some) <= set(range(n))
 
 
-def test_a_cap_draws_from_the_whole_and_by_its_seed():
-    first, other = ImageCap(100, 0).sample(10_000), ImageCap(100, 1).sample(10_000)
-    assert first.tolist() == ImageCap(100, 0).sample(10_000).tolist() != other.tolist()
+def test_a_cap_draws_from_the_whole_and_always_the_same():
+    first = sampled(10_000, 100)
+    assert first.tolist() == sampled(10_000, 100).tolist()
     assert 4000 < first.mean() < 6000  # 5000 with a standard error of 290
-    assert ImageCap().sample(7).tolist() == list(range(7))
+    assert sampled(7, None).tolist() == list(range(7))
 
 
 def test_a_cap_must_leave_an_image():
     with pytest.raises(InputError, match="at least 1"):
-        ImageCap(0)
+        sampled(7, 0)
 
 
 # --- suites -----------------------------------------------------------------------------------------------------------
@@ -66,7 +66,7 @@ def test_a_suite_is_read_in_the_order_of_its_folders(tmp_path):
     write_task(tmp_path / "b", name="second")
     write_task(tmp_path / "a", name="first", domain="photo", task="animal recognition")
     (tmp_path / "notes").mkdir()
-    first, second = read_suite(tmp_path)
+    first, second = load_tasks(tmp_path)
     assert (first.name, first.domain, first.task) == ("first", "photo", "animal recognition")
     assert (second.name, second.domain, second.task) == ("second", None, None)
     assert first.classes == tuple(CLASSES)
@@ -77,11 +77,11 @@ def test_a_suite_is_read_in_the_order_of_its_folders(tmp_path):
 
 def test_a_capped_task_keeps_image_and_label_together(tmp_path):
     write_task(tmp_path / "a", labels=[n % 3 for n in range(50)])
-    task = read_task(tmp_path / "a", ImageCap(12, seed=3))
+    task = read_task(tmp_path / "a", 12)
     numbers = [int(image.split()[1]) for image in task.images]
-    assert numbers == ImageCap(12, seed=3).sample(50).tolist()
+    assert numbers == sampled(50, 12).tolist()
     assert task.labels.tolist() == [n % 3 for n in numbers]
-    assert task.revision != read_task(tmp_path / "a", ImageCap(12, seed=4)).revision
+    assert task.revision != read_task(tmp_path / "a", 13).revision
 
 
 @pytest.mark.parametrize("change", ["classes", "labels", "images", "order"])
@@ -101,7 +101,7 @@ def test_the_revision_follows_what_is_in_a_task(change):
 def test_tasks_that_contradict_themselves_are_refused(tmp_path, facts, message):
     write_task(tmp_path / "a", **facts)
     with pytest.raises(InputError, match=message):
-        read_suite(tmp_path)
+        load_tasks(tmp_path)
 
 
 # --- image folders ----------------------------------------------------------------------------------------------------
@@ -122,15 +122,15 @@ def fill_folder(folder):
 
 
 def test_folders_are_classes_and_what_is_no_image_does_not_count(tmp_path):
-    task = read_image_folder(fill_folder(tmp_path), domain="photo", task="animal recognition")
+    task = read_image_folder(fill_folder(tmp_path))
     assert task.classes == ("001.cat", "dog")
     assert task.labels.tolist() == [0, 0, 1, 1, 1]
     assert task.images == tuple(
         picture(f"{name}-{n}") for name, n in (("001.cat", 0), ("001.cat", 1), ("dog", 0), ("dog", 1), ("dog", 2))
     )
-    assert (task.name, task.domain, task.task) == (tmp_path.name, "photo", "animal recognition")
-    capped = read_image_folder(tmp_path, ImageCap(2))
-    some = ImageCap(2).sample(5)
+    assert (task.name, task.domain, task.task) == (tmp_path.name, None, None)
+    capped = read_image_folder(tmp_path, 2)
+    some = sampled(5, 2)
     assert capped.images == tuple(task.images[n] for n in some)
     assert capped.labels.tolist() == task.labels[some].tolist()
 
@@ -185,19 +185,19 @@ def test_a_split_in_several_files_is_one_task():
             "README.md": card("license: mit"),
         }
     )
-    task = fetch_task(LOCATION, part=HubSplit(domain="photo", task="animal recognition"))
+    task = fetch_task(LOCATION)
     assert task.classes == tuple(CLASSES)
     assert numbers_of(task) == list(range(130))
     assert task.labels.tolist() == [n % 3 for n in range(100)] + [2] * 30
-    assert (task.name, task.domain, task.task) == ("animals", "photo", "animal recognition")
+    assert (task.name, task.domain, task.task) == ("animals", None, None)
     assert task.source == f"hf://datasets/{REPO}@{sha}"
     assert numbers_of(fetch_task(LOCATION, part=HubSplit("train"))) == [900]
 
 
 def test_a_cap_is_drawn_over_all_files():
     put({f"test-{n}.parquet": parquet(40 * n, [(40 * n + i) % 3 for i in range(40)]) for n in range(3)})
-    task = fetch_task(LOCATION, ImageCap(25, seed=2))
-    assert numbers_of(task) == ImageCap(25, seed=2).sample(120).tolist()
+    task = fetch_task(LOCATION, 25)
+    assert numbers_of(task) == sampled(120, 25).tolist()
     assert task.labels.tolist() == [n % 3 for n in numbers_of(task)]
 
 
@@ -340,9 +340,8 @@ def test_any_location_is_recognized(tmp_path):
     write_task(tmp_path / "suite" / "b")
     (tmp_path / "animals").mkdir()
     fill_folder(tmp_path / "animals")
-    cap = ImageCap(1)
     found = [
-        load_tasks(place, cap)
+        load_tasks(place, 1)
         for place in (LOCATION, tmp_path / "suite", str(tmp_path / "suite" / "b"), tmp_path / "animals")
     ]
     assert [len(tasks) for tasks in found] == [1, 2, 1, 1]

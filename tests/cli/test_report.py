@@ -21,8 +21,16 @@ from mll_hf.errors import InputError
 from mll_hf.labeling.verification import Verification
 from mll_hf.labels.label import Cost
 from mll_hf.labels.store import Origin
-from mll_hf.selection import Candidates, SelectionConfig, Strategy, choose_with_images, select, select_by_imagenet
-from selection_worlds import LABEL_STRATEGIES, forest, make_match, random_candidates, random_labels, random_match
+from mll_hf.selection import SelectionConfig, Strategy, choose_with_images, select, select_by_imagenet
+from selection_worlds import (
+    LABEL_STRATEGIES,
+    candidates_on,
+    forest,
+    make_match,
+    random_candidates,
+    random_labels,
+    random_match,
+)
 from worlds import CAR, CAT, DOG, examples, make_graph, make_label
 
 GRAPH = make_graph()
@@ -39,7 +47,7 @@ def simple_selection(strategy=Strategy.MLL, k=1, classes=("cat", "car")):
         ]
     )
     match = make_match([[CAT, DOG], [CAR, DOG]], [[0.9, 0.1], [0.96, 0.04]], classes, coverage=[1, 0.5])
-    return select(Candidates(labels, GRAPH, match), SelectionConfig(strategy, k=k))
+    return select(candidates_on(GRAPH, labels, match), SelectionConfig(strategy, k=k))
 
 
 def test_the_report_of_a_selection():
@@ -169,7 +177,7 @@ def test_many_models_of_a_class_are_cut_short():
 
 def test_a_graph_without_images_gives_no_error_bars():
     labels = (make_label(GRAPH, support=0),)
-    report = selection_report(select(Candidates(labels, GRAPH, random_match(GRAPH, 2)), SelectionConfig()))
+    report = selection_report(select(candidates_on(GRAPH, labels, random_match(GRAPH, 2)), SelectionConfig()))
     assert "±" not in report
     assert "nan" not in report
 

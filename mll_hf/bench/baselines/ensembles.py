@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.selection.probabilities import softmax
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -41,17 +43,11 @@ def confidence_ensemble(probabilities: Floats, strong: int) -> NDArray[np.float6
 
 @dataclass(frozen=True)
 class Consensus:
-    """Result of :func:`sota_transport`.
+    """Result of :func:`sota_transport`."""
 
-    Attributes:
-        assignment: [N, C] transport plan between images and classes; rows sum to one.
-        model_weights: [M] agreement of each model with the plan; they sum to one.
-        feature_weights: The same for each set of features; empty without features.
-    """
-
-    assignment: NDArray[np.float64]
-    model_weights: NDArray[np.float64]
-    feature_weights: NDArray[np.float64]
+    assignment: NDArray[np.float64]  # [N, C] transport plan between images and classes; rows sum to one
+    model_weights: NDArray[np.float64]  # [M] agreement of each model with the plan; they sum to one
+    feature_weights: NDArray[np.float64]  # the same for each set of features; empty without features
 
 
 def sota_transport(probabilities: Floats, features: Sequence[Floats] = ()) -> Consensus:
@@ -84,15 +80,10 @@ def sota_transport(probabilities: Floats, features: Sequence[Floats] = ()) -> Co
 
 @dataclass(frozen=True)
 class _Gaussians:
-    """One Gaussian per class on the unit sphere, with a shared diagonal covariance.
+    """One Gaussian per class on the unit sphere, with a shared diagonal covariance."""
 
-    Attributes:
-        means: [C, D].
-        variances: [D].
-    """
-
-    means: NDArray[np.float64]
-    variances: NDArray[np.float64]
+    means: NDArray[np.float64]  # [C, D]
+    variances: NDArray[np.float64]  # [D]
 
     @classmethod
     def start(cls, guess: NDArray[np.float64], x: NDArray[np.float64]) -> _Gaussians:
@@ -113,9 +104,7 @@ class _Gaussians:
     def probabilities(self, x: Floats) -> NDArray[np.float64]:
         """[N, C]; the squares of x drop out of the softmax over classes."""
         scaled = self.means / self.variances
-        logits = (x @ scaled.T - (scaled * self.means).sum(axis=1) / 2) / _GAUSSIAN_TEMPERATURE
-        likelihood = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return likelihood / likelihood.sum(axis=1, keepdims=True)
+        return softmax((x @ scaled.T - (scaled * self.means).sum(axis=1) / 2) / _GAUSSIAN_TEMPERATURE)
 
 
 def _sinkhorn(fused: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -55,9 +55,10 @@ def text_features(
     whole = np.concatenate(captions).astype(np.float64)
     noise = np.random.default_rng(seed).normal(0, NOISE, whole.shape)
     predicted = ((whole + noise) @ class_weights.T).argmax(axis=1)
+    hits = np.bincount(labels[predicted == labels], minlength=n_classes)
     return np.array(
         [
-            _macro_f1(predicted, labels, n_classes),
+            (2 * hits / (np.bincount(labels) + np.bincount(predicted, minlength=n_classes))).mean(),
             (predicted == labels).mean(),
             np.where(others, of_classes, -np.inf).max(axis=1).mean(),
             np.diagonal(of_captions).mean(),
@@ -75,24 +76,11 @@ def predict(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.f
         accuracies: [M, S] its accuracy there.
         features: [M, F] its features of the new one.
     """
-    n_features = known.shape[-1]
-    design = _with_one(known.reshape(-1, n_features))
-    weights = np.linalg.lstsq(design, accuracies.astype(np.float64).reshape(-1), rcond=None)[0]
-    return _with_one(features) @ weights
+    both = known.reshape(-1, known.shape[-1]), features
+    design, new = (np.column_stack([x, np.ones(len(x))]).astype(np.float64) for x in both)
+    return new @ np.linalg.lstsq(design, accuracies.astype(np.float64).reshape(-1), rcond=None)[0]
 
 
 def rank(known: Floats, accuracies: Floats, features: Floats) -> NDArray[np.float64]:
     """[M] scores of each model on a new data set: as :func:`predict`, relative to the mean of each data set."""
     return predict(known, accuracies - accuracies.mean(axis=0), features)
-
-
-def _with_one(features: Floats) -> NDArray[np.float64]:
-    """[N, F + 1] features and an intercept."""
-    return np.column_stack([features, np.ones(len(features))]).astype(np.float64)
-
-
-def _macro_f1(predicted: NDArray[np.int64], labels: NDArray[np.int64], n_classes: int) -> float:
-    hits = np.bincount(labels[predicted == labels], minlength=n_classes)
-    return float(
-        (2 * hits / (np.bincount(labels, minlength=n_classes) + np.bincount(predicted, minlength=n_classes))).mean()
-    )

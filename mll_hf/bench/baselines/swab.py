@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.bench.metrics import scipy_stats
+from mll_hf.bench.metrics import scipy_part
 from mll_hf.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -27,9 +27,7 @@ LEAST_SIMILARITY = 0.5  # source classes whose most similar target class is not 
 def transport_plan(source: Floats, target: Floats) -> NDArray[np.float64]:
     """[S, C] the plan that moves most of the mass at the least cost ``exp(1 - cos)``, both sides weighted uniformly.
 
-    Args:
-        source: [S, D] unit-norm text embeddings of the source classes.
-        target: [C, D] of the target classes.
+    Source [S, D] and target [C, D] are unit-norm text embeddings of the classes.
 
     Raises:
         MissingExtraError: POT is not installed.
@@ -45,10 +43,7 @@ def transport_plan(source: Floats, target: Floats) -> NDArray[np.float64]:
 
 
 def source_weights(source: Floats, target: Floats) -> NDArray[np.float64]:
-    """[S] mass that the plan moves from each source class; 0 for those that are not similar to any target class.
-
-    Arguments and errors as for :func:`transport_plan`.
-    """
+    """[S] mass that the plan moves from each source class; 0 for those that are not similar to any target class."""
     similar = (source @ target.T).max(axis=1) > LEAST_SIMILARITY
     weights = np.zeros(len(source))
     if similar.any():
@@ -57,15 +52,8 @@ def source_weights(source: Floats, target: Floats) -> NDArray[np.float64]:
 
 
 def rank_transport(accuracies: Floats, weights: Floats) -> NDArray[np.float64]:
-    """[M] SWAB's r2: each model's rank on the source classes, averaged with the weights of the transport plan.
+    """[M] SWAB's r2: mean rank of each model on the source classes (accuracies [M, S]), weighted by the plan [S].
 
     Models that are equal on a class share their mean rank; in the authors' code the order of the models breaks ties.
-
-    Args:
-        accuracies: [M, S] accuracy of each model on each source class.
-        weights: [S] from :func:`source_weights`.
-
-    Raises:
-        MissingExtraError: scipy is not installed.
     """
-    return (scipy_stats().rankdata(accuracies, axis=0) - 1) @ weights
+    return (scipy_part("stats").rankdata(accuracies, axis=0) - 1) @ weights
