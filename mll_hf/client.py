@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.join import JoinedLabels, join_labels
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
+    from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
@@ -98,7 +99,8 @@ class Client:
             from mll_hf.hub.locations import fetch_graph
 
             reference = fetch_graph(self._graph, self._token).digest
-        listed = self.source.indexed or self.source.list()
+        # an index knows the facts of labels, which is all that the join needs
+        listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
         joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
@@ -123,8 +125,8 @@ class Client:
 
         Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
         ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides. If only some licenses are allowed, the Hub is asked for those of the models that decide: a
-        small request for each.
+        they answer decides. If only some licenses are allowed, those that labels name count, and the Hub confirms them
+        for the chosen models: a small request for each.
 
         Args:
             classes: Class names; at least one, all different.
@@ -140,7 +142,7 @@ class Client:
                 are too few images.
             ModelError: No model can be tried.
             LabelError: A label of a folder is damaged or of another graph.
-            HubError: The labels cannot be had, or the Hub cannot be asked for licenses.
+            HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()

@@ -17,8 +17,8 @@ from mll_hf.hub import connection, publish
 from mll_hf.hub.card import LABEL_PATH, add_label
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.index import Entry, shard_to_bytes
-from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.label import LabelSummary
+from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import graph_path, label_path
 from worlds import SHA, make_graph, make_label
 

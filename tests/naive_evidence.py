@@ -41,7 +41,7 @@ def information(probabilities):
 
 def pooling_weights(scores, n_classes):
     """Shares in proportion to C to the power of a multiple of the score."""
-    powers = [n_classes ** (evidence._FAVOUR * (score - max(scores))) for score in scores]
+    powers = [n_classes ** (evidence._STEEPNESS * (score - max(scores))) for score in scores]
     return [power / sum(powers) for power in powers]
 
 

@@ -412,7 +412,7 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
     evidence = selection.evidence
     assert evidence.n_images == 40
     assert evidence.templates == templates_for("sketch")
-    assert evidence.firsts[0] > 0.9
+    assert evidence.win_shares[0] > 0.9
     overall = dict(zip(names(by_label), by_label.overall, strict=True))
     np.testing.assert_allclose(evidence.prior, [overall[name] for name in names(selection)])
     all_three = client.select(SHOWN, SelectionConfig(k=3), domain="sketch")

@@ -83,7 +83,7 @@ def _model_table(selection: Selection) -> str:
 
 
 def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
-    columns = evidence.calibration.information, evidence.firsts, evidence.prior
+    columns = evidence.calibration.information, evidence.win_shares, evidence.prior
     figures = [[f"{info:.3f}", f"{share:.0%}", f"{prior:.3f}"] for info, share, prior in zip(*columns, strict=True)]
     return _models(selection, range(len(figures)), ["information", "win share", "accuracy by label"], figures)
 

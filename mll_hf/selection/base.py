@@ -55,8 +55,8 @@ class SelectionConfig:
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
         max_models: Most different models over all classes.
-        licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Labels carry
-            no licenses, so only :meth:`mll_hf.Client.select` can tell, which asks the Hub.
+        licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Only
+            :meth:`mll_hf.Client.select` knows licenses: those that labels name, confirmed by the Hub.
         without: Leave out models with these ids.
         unlabeled: Also consider models without a label whose ImageNet accuracy is published.
         candidates: Most models that are tried on the task's images, where there are any.

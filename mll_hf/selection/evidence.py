@@ -1,15 +1,14 @@
-"""What unlabeled images of a task say about models. Pure NumPy on the models' logits.
+"""Evidence from unlabeled images of a task, computed from the models' logits. Pure NumPy.
 
-1. A model's scale: how much its logits differ between images beyond what holds for all of them. Divided by it, logits
-   of different models compare, whatever their own scale or calibration.
-2. Its information: the mutual information of its answers. A model that is sure of single images and yet gives all
-   classes tells them apart; one that does not know the task is unsure, or gives the same few classes to everything.
-3. Its lean: classes whose names it likes whatever the image shows. Offsets of the logits take that back, so that the
-   shares of the classes come out as expected. This is optimal transport with an entropy term, model by model; unlike
-   a plan for the images at hand, offsets hold for later images too.
+1. Scale: the standard deviation of a model's logits that is neither common to all images nor to all classes. Divided by
+   it, logits of different models compare, whatever their own scale or calibration.
+2. Information: the mutual information between images and answers. It is high for a model that is sure of single images
+   and uses all classes, and low for one that is unsure or gives the same few classes to everything.
+3. Bias correction: offsets of the logits that remove a model's preference for certain class names, so that the shares
+   of its answers come out as expected. They are the solution of optimal transport with an entropy term, model by model;
+   unlike a transport plan, they apply to later images, too.
 
-The true shares of the classes are unknown. What is expected lies between equal shares, from which a lean is the only
-departure, and the shares of the answers themselves, from which nothing is a lean.
+The true shares of the classes are unknown. The expected shares lie between equal ones and the shares of the answers.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ if TYPE_CHECKING:
 
 LEAST_IMAGES = 16
 _SHARPNESS = 2.0  # standard deviation of scaled logits
-_TRUST_IN_ANSWERS = 0.25  # 0: classes are expected to be equally frequent; 1: as frequent as they are answered
-_IMAGES_PER_CLASS = 0.5  # that many images of a class count as much as the expectation that a model has no lean
-_LABEL_SHARE = 0.1  # of a label's estimated precision, beside information that goes from 0 to 1
-_FAVOUR = 12.0  # a model with 0.1 nats more than another counts exp(1.2) times as much
+_TRUST_IN_ANSWERS = 0.25  # 0: equal shares are expected; 1: the shares of the answers
+_IMAGES_PER_CLASS = 0.5  # prior weight of "no bias", in images per class
+_LABEL_SHARE = 0.1  # weight of the recall estimated from labels; information has weight 1
+_STEEPNESS = 12.0  # 0.1 nats more multiply the weight of a model by exp(1.2)
 _STEPS = 20  # of Sinkhorn's algorithm
 _RESAMPLES = 200
 _LEAST_SCALE = 1e-12
@@ -43,12 +42,12 @@ _DIGITS = 9  # scores are compared after rounding, so the order of summation doe
 
 @dataclass(frozen=True, eq=False)
 class Calibration(ArrayFields):
-    """What makes the logits of M models on C classes comparable.
+    """Parameters that make the logits of M models on C classes comparable.
 
     Attributes:
         temperatures: [M] logits are divided by them.
-        offsets: [M, C] added to the divided logits, they take back what a model likes whatever it sees.
-        information: [M] mutual information of the model's answers, over the most that is possible: 0 to 1.
+        offsets: [M, C] added to the divided logits: the bias correction.
+        information: [M] mutual information of the answers divided by its maximum: 0 to 1.
     """
 
     temperatures: NDArray[np.float64]
@@ -58,20 +57,20 @@ class Calibration(ArrayFields):
 
 @dataclass(frozen=True, eq=False)
 class UnlabeledEvidence(ArrayFields):
-    """What N unlabeled images say about M models on C classes.
+    """Evidence of N unlabeled images about M models on C classes.
 
     Attributes:
         n_images: N.
         calibration: Of the M models.
-        prior: [M] precision that the models' labels make expect, 0 to 1.
-        firsts: [M] share of resamples of the images in which the model comes first.
+        prior: [M] mean recall estimated from the labels, 0 to 1.
+        win_shares: [M] share of resamples of the images in which the model has the highest score.
         templates: Prompt templates that the models answered to.
     """
 
     n_images: int
     calibration: Calibration
     prior: NDArray[np.float64]
-    firsts: NDArray[np.float64]
+    win_shares: NDArray[np.float64]
     templates: tuple[str, ...]
 
     @property
@@ -82,11 +81,11 @@ class UnlabeledEvidence(ArrayFields):
     def take(self, models: NDArray[np.intp]) -> UnlabeledEvidence:
         """The evidence of some of the models, in the order given."""
         calibration = Calibration(*(getattr(self.calibration, f.name)[models] for f in fields(Calibration)))
-        return replace(self, calibration=calibration, prior=self.prior[models], firsts=self.firsts[models])
+        return replace(self, calibration=calibration, prior=self.prior[models], win_shares=self.win_shares[models])
 
 
 def check_image_count(n_images: int) -> None:
-    """Refuse to draw conclusions from too few images.
+    """Check that there are enough images.
 
     Raises:
         InputError: There are fewer than ``LEAST_IMAGES``.
@@ -96,34 +95,34 @@ def check_image_count(n_images: int) -> None:
 
 
 def trial_sample(n_images: int, most: int) -> NDArray[np.int64]:
-    """Ascending positions of the images that models are tried on: a seeded sample of at most so many."""
+    """Ascending positions of the images of a trial: a seeded sample of at most ``most``."""
     return np.sort(np.random.default_rng(0).permutation(n_images)[:most])
 
 
 def gather_evidence(logits: Floats, prior: NDArray[np.float64], templates: tuple[str, ...]) -> UnlabeledEvidence:
-    """Look at the logits of models on unlabeled images.
+    """Compute the evidence of unlabeled images.
 
     Args:
         logits: [M, N, C], finite.
-        prior: [M] precision that the models' labels make expect, 0 to 1.
+        prior: [M] mean recall estimated from the labels, 0 to 1.
         templates: Prompt templates that the models answered to.
 
     Raises:
-        InputError: There are too few images to say anything.
+        InputError: There are fewer than ``LEAST_IMAGES``.
     """
     n_images = logits.shape[1]
     check_image_count(n_images)
     calibration, probabilities = _calibrate(logits, prior)
-    return UnlabeledEvidence(n_images, calibration, prior, _share_of_firsts(probabilities, prior), templates)
+    return UnlabeledEvidence(n_images, calibration, prior, _win_shares(probabilities, prior), templates)
 
 
 def calibrate(logits: Floats, prior: NDArray[np.float64]) -> Calibration:
-    """Make logits [M, N, C] of models with a prior [M] comparable, by nothing but themselves."""
+    """Calibrate logits [M, N, C] of models with a prior [M] from the logits alone."""
     return _calibrate(logits, prior)[0]
 
 
 def _calibrate(logits: Floats, prior: NDArray[np.float64]) -> tuple[Calibration, NDArray[np.float64]]:
-    """The calibration, and the probabilities [M, N, C] at its temperatures, without offsets."""
+    """The calibration, and the probabilities [M, N, C] at its temperatures without offsets."""
     n_classes = logits.shape[2]
     temperatures = image_scale(logits) / _SHARPNESS
     scaled = logits / temperatures[:, None, None]
@@ -136,9 +135,9 @@ def _calibrate(logits: Floats, prior: NDArray[np.float64]) -> tuple[Calibration,
 
 
 def image_scale(logits: Floats) -> NDArray[np.float64]:
-    """[M] standard deviation of logits [M, N, C] after what holds for an image or for a class alone is taken out.
+    """[M] standard deviation of logits [M, N, C] without the means of images and of classes.
 
-    At least a hundredth of that between classes: images that are all alike would have next to none.
+    At least a hundredth of that between classes, for images that are all alike.
     """
     left = logits.astype(np.float64)
     left -= left.mean(axis=2, keepdims=True)
@@ -149,7 +148,7 @@ def image_scale(logits: Floats) -> NDArray[np.float64]:
 
 
 def scores_of(information: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, ...] score of models: information, and a little of what their labels make expect.
+    """[M, ...] score of models: information plus a tenth of the recall estimated from labels.
 
     Args:
         information: [M].
@@ -159,15 +158,15 @@ def scores_of(information: NDArray[np.float64], prior: NDArray[np.float64]) -> N
 
 
 def pooling_weights(scores: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
-    """[M] shares of models in a pool; they grow exponentially with the score in nats, and sum to one."""
-    weights: NDArray[np.float64] = np.exp(_FAVOUR * np.log(n_classes) * (scores - scores.max()))
+    """[M] weights of models in a pool, exponential in the score in nats; they sum to one."""
+    weights: NDArray[np.float64] = np.exp(_STEEPNESS * np.log(n_classes) * (scores - scores.max()))
     return weights / weights.sum()
 
 
 def expected_shares(pooled: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[C] shares of the classes that are expected, from pooled probabilities [N, C].
+    """[C] expected shares of the classes, from pooled probabilities [N, C].
 
-    Proportional to a power of the number of images that a class is the answer for, and one.
+    Proportional to a power of one plus the number of images that get the class as their answer.
     """
     answers = np.bincount(pooled.argmax(axis=1), minlength=pooled.shape[1]) + 1
     shares = np.power(answers, _TRUST_IN_ANSWERS, dtype=np.float64)
@@ -175,7 +174,7 @@ def expected_shares(pooled: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def class_offsets(scaled: Floats, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, C] offsets with which the mean probabilities of each model come to the expected shares.
+    """[M, C] offsets with which the mean probabilities of each model equal the expected shares.
 
     Sinkhorn's algorithm (Cuturi, NeurIPS 2013) on each model's logits, rows summing to one. With few images per class
     the offsets are shrunk towards none.
@@ -199,7 +198,7 @@ def _most_information(n_classes: int) -> float:
     return float(np.log(max(n_classes, 2)))
 
 
-def _share_of_firsts(probabilities: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
+def _win_shares(probabilities: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
     """[M] how often each model has the highest score when the images are drawn again (seeded bootstrap)."""
     n_models, n_images, n_classes = probabilities.shape
     rng = np.random.default_rng(0)

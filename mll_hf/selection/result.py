@@ -249,7 +249,7 @@ def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
         "offsets": calibration.offsets.tolist(),
         "information": calibration.information.tolist(),
         "prior": evidence.prior.tolist(),
-        "firsts": evidence.firsts.tolist(),
+        "win_shares": evidence.win_shares.tolist(),
     }
 
 
@@ -261,7 +261,7 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         "temperatures": _numbers(document["temperatures"], sys.float_info.min),
         "information": _numbers(document["information"], 0, 1),
         "prior": _numbers(document["prior"], 0, 1),
-        "firsts": _numbers(document["firsts"], 0, 1),
+        "win_shares": _numbers(document["win_shares"], 0, 1),
     }
     if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model.values()):
         raise ValueError("the evidence of images is not one for each model and class")
@@ -269,7 +269,7 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         n_images=int(_number(document["images"], LEAST_IMAGES)),
         calibration=Calibration(per_model["temperatures"], offsets, per_model["information"]),
         prior=per_model["prior"],
-        firsts=per_model["firsts"],
+        win_shares=per_model["win_shares"],
         templates=_templates(document["templates"]),
     )
 

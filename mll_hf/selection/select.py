@@ -211,9 +211,8 @@ def _published_within_caps(
 
 
 def _refuse_licenses(config: SelectionConfig) -> None:
-    """Labels cannot tell which models may be chosen."""
     if config.licenses:
-        raise InputError("labels carry no licenses; ask Client.select, which asks the Hub, or leave out the licenses")
+        raise InputError("licenses are checked by Client.select alone; use it, or leave out the licenses")
 
 
 def _fits(cost: Cost, config: SelectionConfig) -> bool:

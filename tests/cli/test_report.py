@@ -89,7 +89,7 @@ def test_the_report_of_a_trial():
              "org/cats": ["org/cats", "151.3", "M", "8.73"], "org/all": ["org/all", "986.0", "M", "334"]}  # fmt: skip
     for m, (row, model) in enumerate(zip(rows, selection.models, strict=True)):
         name, *cost = shown[model.ref.repo_id]
-        told = [evidence.calibration.information[m], evidence.firsts[m] * 100, evidence.prior[m]]
+        told = [evidence.calibration.information[m], evidence.win_shares[m] * 100, evidence.prior[m]]
         numbers = [f"{told[0]:.3f}", f"{told[1]:.0f}%", f"{told[2]:.3f}"]
         assert row.split() == [*(["*"] if m < 2 else []), name, *numbers, *cost]
     assert rows[0].split()[1] == "mine"

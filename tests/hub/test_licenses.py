@@ -326,6 +326,13 @@ def test_licenses_that_make_no_sense(given):
         SelectionConfig(licenses=given)
 
 
+def test_pure_functions_do_not_check_licenses():
+    config = SelectionConfig(licenses=("mit",))
+    for call in (lambda: select(random_candidates(), config), lambda: select_by_imagenet(("cat",), config)):
+        with pytest.raises(InputError, match="licenses are checked by"):
+            call()
+
+
 def test_models_to_leave_out():
     candidates = random_candidates(n_models=6)
     ids = ids_of(candidates)

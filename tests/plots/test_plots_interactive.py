@@ -14,8 +14,8 @@ from mll_hf.labels.label import Cost
 from mll_hf.plots.labels import branch_comparison, strengths
 from mll_hf.plots.selection import precision_by_cost, precision_heatmap, shown_classes, shown_models
 from mll_hf.plots.style import RAMP, ink_on, plain, save_page
-from mll_hf.selection import Candidates, SelectionConfig, select
-from selection_worlds import forest, random_candidates, random_match
+from mll_hf.selection import SelectionConfig, select
+from selection_worlds import candidates_on, forest, random_candidates, random_match
 from worlds import make_graph, make_label, two_branches
 
 HARM = '<img src=x onerror="harm()">'
@@ -63,7 +63,7 @@ def test_costs_that_are_all_the_same_or_nothing():
     graph = forest(30)
     for gflops in (0.0, 3.0):
         labels = tuple(make_label(graph, [n] * 30, repo_id=f"org/m{n}", cost=Cost(1, gflops)) for n in range(3))
-        figure = precision_by_cost(select(Candidates(labels, graph, random_match(graph, 3)), SelectionConfig()))
+        figure = precision_by_cost(select(candidates_on(graph, labels, random_match(graph, 3)), SelectionConfig()))
         low, high = figure.layout.xaxis.range
         assert low < high
         assert len(figure.layout.xaxis.tickvals) == 1
@@ -79,6 +79,16 @@ def test_strengths_are_those_of_the_tree():
     assert by_id["vehicle"][0] == "artifact"
     assert tiles.level == "thing"
     assert sum(tiles.values) == len(graph)
+
+
+def test_all_roots_of_a_graph_are_shown():
+    graph = make_graph({"letter a": (), "letter b": (), "sign": ("elsewhere",), "stop": ("sign",)})
+    (trace,) = strengths(make_label(graph), graph).data
+    assert trace.level is None
+    assert [name for name, parent in zip(trace.labels, trace.parents, strict=True) if not parent] == [
+        "letter a", "letter b", "sign"
+    ]  # fmt: skip
+    assert trace.maxdepth == 3
 
 
 def test_a_label_without_images_has_no_tiles():

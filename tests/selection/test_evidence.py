@@ -213,7 +213,7 @@ def test_taking_some_of_the_models():
     evidence = gather_evidence(logits, prior, ("a {}",))
     taken = evidence.take(np.array([2, 0]))
     assert (taken.n_images, taken.templates) == (evidence.n_images, evidence.templates)
-    for name in ("prior", "firsts", "scores"):
+    for name in ("prior", "win_shares", "scores"):
         np.testing.assert_array_equal(getattr(taken, name), getattr(evidence, name)[[2, 0]])
     for name in ("temperatures", "offsets", "information"):
         whole = getattr(evidence.calibration, name)
@@ -253,7 +253,7 @@ def test_too_few_images(n_images):
 # --- how surely one comes first ---------------------------------------------------------------------------------------
 
 
-def naive_firsts(probabilities, prior):
+def naive_win_shares(probabilities, prior):
     """The seeded bootstrap with images drawn as numbers of copies, one resample and model at a time."""
     n_models, n_images, _ = probabilities.shape
     rng, wins = np.random.default_rng(0), [0] * n_models
@@ -272,25 +272,25 @@ def test_the_bootstrap_against_a_naive_loop(trial):
     if logits.shape[2] == 1:
         return  # nothing but rounding could tell models apart that have the same prior
     probabilities = softmax(2 * logits / image_scale(logits)[:, None, None])
-    np.testing.assert_allclose(gather_evidence(logits, prior, ()).firsts, naive_firsts(probabilities, prior))
+    np.testing.assert_allclose(gather_evidence(logits, prior, ()).win_shares, naive_win_shares(probabilities, prior))
 
 
 @examples
 @given(trials())
-def test_shares_of_firsts_are_shares_and_always_the_same(trial):
-    firsts = gather_evidence(*trial, ()).firsts
-    assert firsts.sum() == pytest.approx(1)
-    assert (firsts >= 0).all()
-    np.testing.assert_array_equal(gather_evidence(*trial, ()).firsts, firsts)
+def test_win_shares_are_shares_and_always_the_same(trial):
+    win_shares = gather_evidence(*trial, ()).win_shares
+    assert win_shares.sum() == pytest.approx(1)
+    assert (win_shares >= 0).all()
+    np.testing.assert_array_equal(gather_evidence(*trial, ()).win_shares, win_shares)
 
 
 def test_an_obvious_winner_always_comes_first_and_equals_share():
     rng = np.random.default_rng(3)
     right = rng.integers(4, size=64)
     good, bad = logits_that_answer(right, 4) + rng.normal(size=(64, 4)), rng.normal(size=(64, 4))
-    assert gather_evidence(np.stack([bad, good]), np.zeros(2), ()).firsts.tolist() == [0, 1]
+    assert gather_evidence(np.stack([bad, good]), np.zeros(2), ()).win_shares.tolist() == [0, 1]
     unlike = np.stack([rng.normal(size=(64, 4)) + logits_that_answer(right, 4, 1.5) for _ in range(2)])
-    assert 0.05 < gather_evidence(unlike, np.zeros(2), ()).firsts[0] < 0.95
+    assert 0.05 < gather_evidence(unlike, np.zeros(2), ()).win_shares[0] < 0.95
 
 
 # --- what changes nothing ---------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_scales_of_models_and_constants_of_images_change_nothing(trial, data):
     if n_classes > 1:
         np.testing.assert_allclose(after.calibration.temperatures, before.calibration.temperatures * factors[:, 0, 0])
         np.testing.assert_allclose(after.calibration.offsets, before.calibration.offsets, atol=1e-6)
-        np.testing.assert_allclose(after.firsts, before.firsts, atol=0.01)  # but for ties that rounding breaks
+        np.testing.assert_allclose(after.win_shares, before.win_shares, atol=0.01)  # but for ties that rounding breaks
 
 
 @examples
@@ -324,8 +324,8 @@ def test_permuted_images_classes_and_models_give_permuted_evidence(trial, data):
     np.testing.assert_allclose(after.information, before.information[models], atol=1e-9)
     if logits.shape[2] > 1:
         np.testing.assert_allclose(after.offsets, before.offsets[models][:, classes], atol=1e-6)
-    firsts = gather_evidence(logits[models][:, :, classes], prior[models], ()).firsts
-    np.testing.assert_allclose(firsts, gather_evidence(logits, prior, ()).firsts[models], atol=0.01)
+    win_shares = gather_evidence(logits[models][:, :, classes], prior[models], ()).win_shares
+    np.testing.assert_allclose(win_shares, gather_evidence(logits, prior, ()).win_shares[models], atol=0.01)
 
 
 # --- whatever the logits ----------------------------------------------------------------------------------------------
@@ -346,10 +346,10 @@ def test_evidence_is_finite_whatever_the_logits(logits):
     assert (calibration.temperatures > 0).all()
     assert (calibration.information >= 0).all()
     assert (calibration.information <= 1).all()
-    for values in (calibration.temperatures, calibration.offsets, calibration.information, evidence.firsts):
+    for values in (calibration.temperatures, calibration.offsets, calibration.information, evidence.win_shares):
         assert np.isfinite(values).all()
         assert values.dtype == np.float64
-    assert evidence.firsts.sum() == pytest.approx(1)
+    assert evidence.win_shares.sum() == pytest.approx(1)
     weights = pooling_weights(evidence.scores, logits.shape[2])
     assert np.isfinite(weights).all()
     assert weights.sum() == pytest.approx(1)
@@ -370,7 +370,7 @@ def test_nothing_is_learned_where_nothing_differs(logits):
     np.testing.assert_allclose(evidence.calibration.information, [0, 0], atol=1e-12)
     assert not np.signbit(evidence.calibration.information).any()  # or "-0.000" is printed
     assert evidence.scores.argmax() == 1
-    assert evidence.firsts.tolist() == [0, 1]
+    assert evidence.win_shares.tolist() == [0, 1]
 
 
 def test_images_that_are_all_alike_do_not_make_noise_certain():

@@ -96,8 +96,8 @@ def test_the_models_that_say_most_are_chosen_for_all_classes():
     np.testing.assert_allclose(evidence.prior, prior[order])
     np.testing.assert_allclose(evidence.scores, whole.scores[order])
     np.testing.assert_allclose(evidence.calibration.offsets, whole.calibration.offsets[order])
-    np.testing.assert_array_equal(evidence.firsts, whole.firsts[order])
-    assert evidence.firsts.argmax() == 0
+    np.testing.assert_array_equal(evidence.win_shares, whole.win_shares[order])
+    assert evidence.win_shares.argmax() == 0
     assert (np.diff(evidence.scores) <= 0).all()
 
 
@@ -138,7 +138,7 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     alone = choose_with_images(shortlist, (2,), make_logits([1]), SelectionConfig(k=2), TEMPLATES)
     assert ids(alone) == ["org/m4"]
     assert alone.explain("dog")[1].precision == pytest.approx((0.12,))
-    assert alone.evidence.firsts.tolist() == [1]
+    assert alone.evidence.win_shares.tolist() == [1]
 
 
 @pytest.mark.parametrize(
@@ -302,10 +302,10 @@ def test_selections_written_before_there_were_trials_can_be_read():
 HOSTILE = [
     *((key, "dropped") for key in make_selection().to_json()["evidence"]),
     *((key, value) for key in make_selection().to_json()["evidence"] for value in (None, {}, "abc", [[[]]], math.nan)),
-    *((key, [0.5, 0.5]) for key in ("temperatures", "information", "prior", "firsts")),
-    *((key, [0.5, 0.5, math.nan]) for key in ("temperatures", "information", "prior", "firsts")),
-    *((key, [0.5, 0.5, -0.1]) for key in ("temperatures", "information", "prior", "firsts")),
-    *((key, [0.5, 0.5, 1.1]) for key in ("information", "prior", "firsts")),
+    *((key, [0.5, 0.5]) for key in ("temperatures", "information", "prior", "win_shares")),
+    *((key, [0.5, 0.5, math.nan]) for key in ("temperatures", "information", "prior", "win_shares")),
+    *((key, [0.5, 0.5, -0.1]) for key in ("temperatures", "information", "prior", "win_shares")),
+    *((key, [0.5, 0.5, 1.1]) for key in ("information", "prior", "win_shares")),
     ("temperatures", [0.5, 0.5, 0]),
     ("temperatures", [0.5, 0.5, math.inf]),
     ("temperatures", [0.5, 0.5, 10**400]),
