@@ -132,7 +132,7 @@ def _build(folder: Path, n_labels: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     current = {(f"synthetic--model-{m:06d}", f"{m:040x}"): "0" * 64 for m in range(n_labels)}
-    for number, content in update_shards({}, current, RankCode.of_graph(graph), len(graph), read):
+    for number, content in update_shards({}, current, graph, read):
         path = folder / f"{number:05d}.safetensors"
         if content is None:
             path.unlink(missing_ok=True)

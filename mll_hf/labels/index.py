@@ -41,7 +41,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import LabelSummary
+
+    Key = tuple[str, str]  # slug and revision of a model
+    Reader = Callable[[Sequence[Key]], Iterable[tuple[LabelSummary, str]]]  # labels and the sha256 of their files
 
 SCHEMA = 2
 SMALL_BYTES = 2**24  # codes of a small shard; up to 40 MB of labels are in at most three shards
@@ -191,8 +195,7 @@ class IndexShard:
         source: The file.
         code: How its codes are read.
         tensors: All tensors but the codes.
-        metadata: [M] what each label says besides tensors.
-        fields: [M] the same, validated, as fields of :class:`~mll_hf.labels.label.LabelFacts`.
+        facts: [M] what each label says besides counts.
         keys: [M] slug and revision of each model, and the sha256 of its label's file.
         group: The group of the labels.
         n_concepts: V.
@@ -202,15 +205,14 @@ class IndexShard:
     source: ByteSource
     code: RankCode
     tensors: Mapping[str, NDArray[Any]]
-    metadata: tuple[dict[str, Any], ...]
-    fields: tuple[dict[str, Any], ...]
-    keys: tuple[tuple[tuple[str, str], str], ...]
+    facts: tuple[LabelFacts, ...]
+    keys: tuple[tuple[Key, str], ...]
     group: LabelGroup
     n_concepts: int
     start: int
 
     def __len__(self) -> int:
-        return len(self.metadata)
+        return len(self.facts)
 
     @classmethod
     def open(cls, source: ByteSource) -> IndexShard:
@@ -247,10 +249,10 @@ class IndexShard:
         if codes["dtype"] != "U32" or 4 * math.prod(codes["shape"]) != ranges["codes"][1] - ranges["codes"][0]:
             raise LabelError("the codes have another size than their shape says")
         _check_shard(header, {**tensors, "codes": np.broadcast_to(np.uint32(0), codes["shape"])})
-        metadata, known, keys, group = _read_entries(tensors)
+        facts, keys = _read_entries(tensors)
         code = RankCode(tensors["basis"], header["n_bins"])
         at = first + ranges["codes"][0]
-        return cls(source, code, tensors, metadata, known, keys, group, codes["shape"][0], at)
+        return cls(source, code, tensors, facts, keys, facts[0].group, codes["shape"][0], at)
 
     def rows(self, concepts: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint32]]:
         """The codes [M] of all labels, for each of some concepts."""
@@ -267,12 +269,12 @@ class IndexShard:
         """
         tensors = self.tensors
         return Entry(
-            self.metadata[m],
+            label_metadata(self.facts[m]),
             self.keys[m][1],
             codes,
             tensors["support"][tensors["sample"][m]],
             tensors["rank_shares"][m],
-            tensors["domain_ranks"][m, : len(self.metadata[m]["domains"])],
+            tensors["domain_ranks"][m, : len(self.facts[m].domain_names)],
             float(tensors["mean_precision"][m]),
         )
 
@@ -309,24 +311,23 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
         raise LabelError(", ".join(faults))
 
 
-def _read_entries(tensors: Mapping[str, NDArray[Any]]) -> tuple[Any, ...]:
-    """Metadata, fields and keys of all labels, and their group; each is validated like the metadata of a label."""
+def _read_entries(tensors: Mapping[str, NDArray[Any]]) -> tuple[tuple[LabelFacts, ...], tuple[tuple[Key, str], ...]]:
+    """Facts and keys of all labels; each entry is validated like the metadata of a label."""
     entries = json.loads(tensors["entries"].tobytes())
     if not isinstance(entries, list) or len(entries) != len(tensors["sample"]):
         raise LabelError("the number of entries is not that of labels")
-    known, keys, groups = [], [], set()
+    facts, keys = [], []
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(digest := entry.pop("sha256", None), str):
+        if not isinstance(entry, dict) or not isinstance(digest := entry.get("sha256"), str):
             raise LabelError("an entry lacks the sha256 of its label")
-        fields = fields_from_metadata(entry)
-        if len(fields["domain_names"]) > tensors["domain_ranks"].shape[1]:
+        label = LabelFacts(**fields_from_metadata(entry))
+        if len(label.domain_names) > tensors["domain_ranks"].shape[1]:
             raise LabelError("a label has more domains than counts")
-        known.append(fields)
-        keys.append(((fields["model"].slug, fields["model"].revision), digest))
-        groups.add((fields["graph_digest"], fields["probes_revision"], fields["sampling"].seed))
-    if len(groups) != 1:
+        facts.append(label)
+        keys.append(((label.model.slug, label.model.revision), digest))
+    if len({label.group for label in facts}) != 1:
         raise LabelError("its labels are of several groups")
-    return tuple(entries), tuple(known), tuple(keys), LabelGroup(*groups.pop())
+    return tuple(facts), tuple(keys)
 
 
 # --- an index as a whole ----------------------------------------------------------------------------------------------
@@ -355,8 +356,7 @@ class IndexedLabel(LabelFacts):
     @property
     def domains_tested(self) -> frozenset[str]:
         """Names of the domains that have probe images."""
-        images = self.domain_ranks.any(axis=1).tolist()
-        return frozenset(name for name, any_image in zip(self.domain_names, images, strict=True) if any_image)
+        return frozenset(self.domain_names[s] for s in np.flatnonzero(self.domain_ranks.any(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,7 +373,7 @@ class LabelIndex:
     """
 
     shards: tuple[IndexShard, ...]
-    current: Mapping[tuple[str, str], str] | None = None
+    current: Mapping[Key, str] | None = None
 
     def __post_init__(self) -> None:
         if len({(of.group, of.n_concepts, of.code.n_bins, of.code.basis.tobytes()) for of in self.shards}) != 1:
@@ -392,19 +392,19 @@ class LabelIndex:
     @cached_property
     def labels(self) -> tuple[IndexedLabel, ...]:
         """The labels that are current, each model once."""
-        found: dict[tuple[str, str], IndexedLabel] = {}
+        found: dict[Key, IndexedLabel] = {}
         samples: dict[bytes, NDArray[np.int32]] = {}
         for first, shard in zip(self.firsts, self.shards, strict=True):
             of = shard.tensors
             supports = [samples.setdefault(row.tobytes(), row) for row in of["support"]]
             samples_of, means = of["sample"].tolist(), of["mean_precision"].tolist()
-            for m, ((key, digest), facts) in enumerate(zip(shard.keys, shard.fields, strict=True)):
+            for m, ((key, digest), facts) in enumerate(zip(shard.keys, shard.facts, strict=True)):
                 if key not in found and (self.current is None or self.current.get(key) == digest):
                     found[key] = IndexedLabel(
-                        **facts,
+                        **vars(facts),
                         support=supports[samples_of[m]],
                         mean_rank_shares=of["rank_shares"][m],
-                        domain_ranks=of["domain_ranks"][m, : len(facts["domain_names"])],
+                        domain_ranks=of["domain_ranks"][m, : len(facts.domain_names)],
                         mean_precision=means[m],
                         index=self,
                         position=first + m,
@@ -449,27 +449,39 @@ class LabelIndex:
 # --- building and updating --------------------------------------------------------------------------------------------
 
 
+def complete_index(
+    shards: Mapping[int, IndexShard], current: Mapping[Key, str], graph: SemanticGraph, read: Reader
+) -> LabelIndex | None:
+    """The index of a group, with the labels that no shard has added in memory; None without labels.
+
+    Args:
+        shards: The shards that there are, by number.
+        current: Sha256 of the file of every label that there is.
+        graph: The graph.
+        read: Reads labels.
+    """
+    found, code = list(shards.values()), _code_of(shards, graph)
+    has = {key for shard in found for key, digest in shard.keys if current.get(key) == digest}
+    if entries := [Entry.of(label, digest, code) for label, digest in read(sorted(current.keys() - has))]:
+        found.append(IndexShard.open(InMemory(graph.name, memoryview(shard_to_bytes(entries, code)))))
+    return LabelIndex(tuple(found), current) if found else None
+
+
 def update_shards(
-    shards: Mapping[int, IndexShard],
-    current: Mapping[tuple[str, str], str],
-    code: RankCode,
-    n_concepts: int,
-    read: Callable[[Sequence[tuple[str, str]]], Iterable[tuple[LabelSummary, str]]],
+    shards: Mapping[int, IndexShard], current: Mapping[Key, str], graph: SemanticGraph, read: Reader
 ) -> Iterator[tuple[int, bytes | None]]:
     """Bring the index of a group up to date.
 
     Args:
         shards: The shards that there are, by number.
-        current: Sha256 of the file of every label that there is, by slug and revision of its model.
-        code: The code of the graph.
-        n_concepts: Number of concepts of the graph.
-        read: Reads the labels that no shard has, given their keys; returns each with the sha256 of its file.
+        current: Sha256 of the file of every label that there is.
+        graph: The graph.
+        read: Reads the labels that no shard has.
 
     Yields:
         Numbers of shards and their new content, None for those to delete; to be carried out in this order.
     """
-    small = max(1, SMALL_BYTES // (4 * n_concepts))
-    code = next((shard.code for shard in shards.values()), code)  # computed elsewhere, it may be rounded differently
+    small, code = max(1, SMALL_BYTES // (4 * len(graph))), _code_of(shards, graph)
     missing, lengths = dict(current), dict[int, int]()
     changed: dict[int, list[Entry]] = {}
 
@@ -500,3 +512,8 @@ def update_shards(
             lengths[to_merge[0]] = len(merged)
     for number, of_shard in sorted(changed.items()):
         yield number, shard_to_bytes(of_shard, code) if of_shard else None
+
+
+def _code_of(shards: Mapping[int, IndexShard], graph: SemanticGraph) -> RankCode:
+    """The code of the shards; computed on another machine, it might be rounded differently."""
+    return next((shard.code for shard in shards.values()), None) or RankCode.of_graph(graph)

@@ -301,7 +301,7 @@ def updated(shards, graph, labels):
 
     opened = {number: IndexShard.open(InMemory(str(number), memoryview(content))) for number, content in shards.items()}
     now, written = dict(shards), []
-    for number, content in update_shards(opened, digests, RankCode.of_graph(graph), len(graph), reader):
+    for number, content in update_shards(opened, digests, graph, reader):
         written.append(number)
         if content is None:
             now.pop(number, None)
