@@ -14,8 +14,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from mll_hf.errors import HubError, LabelError
 from mll_hf.hub.connection import TIMEOUT_SECONDS, download, hub_errors, retried, together
-from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, shard_to_bytes, update_shards
-from mll_hf.labels.rank_code import RankCode
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, complete_index, update_shards
 from mll_hf.labels.store import LABEL_PATH, SHARD_PATH
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.hub.connection import Head
+    from mll_hf.labels.index import Reader as IndexReader
     from mll_hf.labels.label import LabelSummary
 
 WHOLE_BYTES = 40 * 10**6  # shards of a group that take up to so many bytes are downloaded whole
@@ -163,14 +163,7 @@ def read_index(
         LabelError: A shard is not valid.
     """
     digests = {key: head.files[path].oid for key, path in files.items()}
-    opened = list(open_shards(api, head, shards).values())
-    known = {key for shard in opened for key, digest in shard.keys if digests.get(key) == digest}
-    if lacking := [path for key, path in files.items() if key not in known]:
-        code = RankCode.of_graph(graph)
-        entries = [Entry.of(label, digests[_key(label)], code) for label in read(lacking)]
-        if entries:
-            opened.append(IndexShard.open(InMemory(head.repo_id, memoryview(shard_to_bytes(entries, code)))))
-    return LabelIndex(tuple(opened), digests) if opened else None
+    return complete_index(open_shards(api, head, shards), digests, graph, _with_digests(files, digests, read))
 
 
 def updated_index(
@@ -201,12 +194,8 @@ def updated_index(
         _log.warning("%s", error)
         shards, changes = {}, dict.fromkeys(paths.values())
 
-    def read_missing(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
-        for first in range(0, len(keys), _READ_AT_ONCE):
-            for label in read([files[key] for key in keys[first : first + _READ_AT_ONCE]]):
-                yield label, digests[_key(label)]
-
-    for number, content in update_shards(dict(shards), digests, RankCode.of_graph(graph), len(graph), read_missing):
+    read_missing = _with_digests(files, digests, read)
+    for number, content in update_shards(dict(shards), digests, graph, read_missing):
         path = f"index/{stem}/{number:05d}.safetensors"
         changes[path] = content
         shards.pop(number, None)
@@ -215,5 +204,12 @@ def updated_index(
     return changes, LabelIndex(tuple(shards.values()), digests) if shards else None
 
 
-def _key(label: LabelSummary) -> Key:
-    return label.model.slug, label.model.revision
+def _with_digests(files: Mapping[Key, str], digests: Mapping[Key, str], read: Reader) -> IndexReader:
+    """Reads labels by their keys, a few at a time, with the sha256 of their files."""
+
+    def read_keys(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
+        for first in range(0, len(keys), _READ_AT_ONCE):
+            for label in read([files[key] for key in keys[first : first + _READ_AT_ONCE]]):
+                yield label, digests[label.model.slug, label.model.revision]
+
+    return read_keys

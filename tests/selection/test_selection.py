@@ -393,7 +393,7 @@ def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
     # photo .916667, sketch .983333, all .916667, odds 11. The prior weighs as much as 10 images:
     # clip art (140 * .85 + 10 * .916667) / 150 = .854444, odds 5.870229; sketch .978889, odds 46.368421
     expected = {None: 1, "clip art": 5.870229 / 11, "photo": 1, "sketch": 46.368421 / 11}[counts]
-    assert domain_odds(label, domain, chance_to_win(6, 2)) == pytest.approx(expected, abs=1e-5)
+    assert domain_odds([label], domain, chance_to_win(6, 2), label.domain_names)[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_domain_moves_the_odds_of_every_class():
@@ -403,7 +403,7 @@ def test_the_domain_moves_the_odds_of_every_class():
     plain = mll_scores(candidates, 0.7)
     for domain in names:
         moved = mll_scores(replace(candidates, domain=domain), 0.7)
-        ratio = domain_odds(label, domain, mean_chance_to_win(rivals_in(GRAPH), 2))
+        ratio = domain_odds([label], domain, mean_chance_to_win(rivals_in(GRAPH), 2), label.domain_names)[0]
         assert (ratio > 1) == (domain == "photo")
         np.testing.assert_allclose(moved / (1 - moved), ratio * plain / (1 - plain))
 
