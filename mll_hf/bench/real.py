@@ -61,6 +61,7 @@ METHODS = (BENCHMARK, "general", "paper, one model", "paper, k=1", "paper, k=3",
 QUALITIES = (0.0, 0.6, 0.8, 0.9, 0.98)  # lower edges of bins of the cosine
 _LOST_BINS = 4
 _MOST_IMAGES = 60_000
+_DIGITS = 9  # equal accuracies are equal, in whatever order they were added up
 _RANDOM, _BEST = "random model", "best per data set"
 _IMAGENET_R = {  # names in ImageNet-R that are not those of the 1,000 classes
     "cobra": "indian cobra",
@@ -338,7 +339,7 @@ class RealResults:
     def accuracy(self, hub: str, method: str) -> Floats:
         """[T] accuracy of a method on each task, mean over the draws of a hub."""
         rows = [[found.accuracy[method] for found in draw] for draw in self.outcomes[hub]]
-        return np.mean(rows, axis=0, dtype=np.float64)
+        return np.round(np.mean(rows, axis=0, dtype=np.float64), _DIGITS)
 
 
 def run_real(
@@ -369,9 +370,9 @@ def choice_table(results: RealResults) -> Table:
     return Table(
         f"choice_{results.world.prompts}",
         f"Accuracy by hub, prompts `{results.world.prompts}`",
-        f"Mean recall over the classes, averaged over {len(results.world.tasks)} data sets. Methods with k = 3 have the "
-        "mean of their three models, and `paper, k=1` and `paper, k=3` that of the models that they choose for each "
-        "class: an upper bound.",
+        f"Mean recall over the classes, averaged over {len(results.world.tasks)} data sets. Methods with k = 3 have "
+        "the mean of their three models. `paper, k=1` and `paper, k=3` have that of the models that they choose for "
+        "each class: an upper bound.",
         ("hub", "draws", *methods),
         tuple(
             (hub, len(draws), *(float(results.accuracy(hub, method).mean()) for method in methods))
@@ -389,15 +390,15 @@ def difference_table(results: RealResults) -> Table:
         for method in (*METHODS, _BEST):
             if method == "general":
                 continue
-            difference = results.accuracy(hub, method) - general
+            difference = np.round(results.accuracy(hub, method) - general, _DIGITS)
             worst = int(difference.argmin())
             interval = bootstrap_tasks(mean_difference, [results.accuracy(hub, method), general])
             rows.append((hub, method, interval, float(difference[worst]), results.world.tasks[worst].dataset))
     return Table(
         f"difference_{results.world.prompts}",
         f"Against the generally best model, prompts `{results.world.prompts}`",
-        "Difference in accuracy to strategy `general`, mean over data sets with a 95 % bootstrap interval over them, and "
-        "the data set with the greatest loss.",
+        "Difference in accuracy to strategy `general`, mean over data sets with a 95 % bootstrap interval over them, "
+        "and the data set with the greatest loss.",
         ("hub", "method", "difference", "worst", "on"),
         tuple(rows),
         digits=4,
