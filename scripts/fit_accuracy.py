@@ -8,8 +8,8 @@ of each. Data sets without names count with the mean of the others.
 
 Protocol: every kin group of data sets is left out in turn, in all tables at once. The errors of a data set are averaged
 over its tables, then over data sets. The width of an interval is fitted inside each fold, on errors for groups that
-were left out of that fold too. Features and their number were chosen on the same data sets; --choose shows what a choice
-inside each fold reaches.
+were left out of that fold too. The features were chosen on the same data sets; --choose shows what is reached with a
+choice inside each fold.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def read_figures() -> Figures:
     recalls = class_recalls()
     tables = []
     for source in SOURCES:
-        table = accuracies(source)
-        tables.append((table.datasets, table.values))
+        published = accuracies(source)
+        tables.append((published.datasets, published.values))
     measured = tuple(dict.fromkeys(recalls.datasets))
     tables.append((measured, np.stack([recalls.of(name)[1].mean(axis=1) for name in measured], axis=1)))
     names = tuple(sorted({name for in_table, _ in tables for name in in_table} - {REFERENCE}))
@@ -198,8 +198,8 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
 def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
     """Distances of both ends of the interval, in logits, with the least mean interval score.
 
-    The interval score is the width plus ``2 / alpha`` times the distance to a value outside, alpha = 0.1. All models and
-    the best one of each table count half each.
+    The interval score is the width plus ``2 / alpha`` times the distance to a value outside, alpha = 0.1. All
+    models and the best one of each table count half each.
     """
     weights = 0.5 * figures.shares(rows) + 0.5 * figures.shares(rows & figures.best)
     losses = []

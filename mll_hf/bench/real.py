@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.bench.metrics import bootstrap_tasks, mean_difference
-from mll_hf.bench.tables import Table
+from mll_hf.bench.tables import Cell, Table
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.graph.probes import SamplingConfig
@@ -409,7 +409,7 @@ def quality_table(results: RealResults) -> Table:
     """Recall under a choice per class, by how well the class matches a concept: an upper bound."""
     tasks = results.world.tasks
     edges = (*QUALITIES, np.inf)
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for hub, draws in results.outcomes.items():
         for low, high in itertools.pairwise(edges):
             inside = [(task.quality >= low) & (task.quality < high) for task in tasks]
