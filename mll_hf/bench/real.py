@@ -20,10 +20,12 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mll_hf.bench.baselines import modelgpt
+from mll_hf.bench.lovm import EVALUATION_FILE, FEATURES, FEATURES_FILE, read_lovm
 from mll_hf.bench.metrics import bootstrap_tasks, mean_difference
 from mll_hf.bench.tables import Cell, Table
 from mll_hf.errors import InputError
@@ -42,6 +44,7 @@ from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -108,12 +111,14 @@ class RealWorld:
         labels: The M labels, all on one graph.
         tasks: The target tasks.
         benchmark: [M] mean recall on ImageNet's photos.
+        names: [M] names of the models, see `KnownModel.name`.
     """
 
     prompts: str
     labels: JoinedLabels
     tasks: tuple[RealTask, ...]
     benchmark: Floats
+    names: tuple[str, ...]
 
 
 # --- labels and tasks -------------------------------------------------------------------------------------------------
@@ -139,6 +144,7 @@ def real_world(recalls: ClassRecalls, index: ConceptIndex, prompts: str) -> Real
         labels=real_labels(recalls, index.graph, prompts),
         tasks=tuple(_task(recalls, name, datasets[name].domain, index, prompts) for name in targets),
         benchmark=recalls.of("imagenet-1k", prompts)[1].mean(axis=1),
+        names=tuple(model.name for model in recalls.models),
     )
 
 
@@ -353,13 +359,20 @@ def run_real(
     return RealResults(world, outcomes)
 
 
-def real_tables(results: Sequence[RealResults], seed: int = 0) -> tuple[Table, ...]:
-    """All tables, those of each prompt set first."""
+def real_tables(results: Sequence[RealResults], seed: int = 0, lovm: Path | None = None) -> tuple[Table, ...]:
+    """All tables, those of each prompt set first.
+
+    Args:
+        results: Outcomes under each prompt set.
+        seed: Seed of the random hubs.
+        lovm: Folder with LOVM's tables, to compare with ModelGPT.
+    """
     return (
         *(choice_table(found) for found in results),
         *(difference_table(found) for found in results),
         *(quality_table(found) for found in results),
         *(estimate_table(found) for found in results),
+        *(modelgpt_table(found, lovm) for found in results if lovm is not None),
         *(hubs_table(source, seed) for source in ("open_clip", "mteb", "mobileclip")),
     )
 
@@ -529,6 +542,52 @@ def hubs_table(source: str, seed: int = 0, draws: int = 200) -> Table:
         tuple(rows),
         digits=4,
     )
+
+
+def modelgpt_table(results: RealResults, folder: Path) -> Table:
+    """All methods and ModelGPT, on the models and data sets that ModelGPT's published features have.
+
+    Args:
+        results: The world to run on.
+        folder: Holds ``lovm_eval_table.csv`` and ``lovm_features.csv``.
+
+    Raises:
+        InputError: A table cannot be read, or has none of the models.
+    """
+    world = results.world
+    truth, given = (read_lovm(folder / f, c) for f, c in ((EVALUATION_FILE, ("acc1",)), (FEATURES_FILE, FEATURES)))
+    datasets = {name: d for d in known_datasets() for name in d.names.get("lovm", ())}
+    models = tuple(dict.fromkeys(model for model, _ in truth))
+    hub = [m for m, name in enumerate(_lovm_names(world)) if name in models]
+    tasks = {t.dataset: t for t in world.tasks}
+    shared = [name for name in dict.fromkeys(d for _, d in truth) if name in datasets and datasets[name].id in tasks]
+    if not hub or not shared:
+        raise InputError(f"{folder / FEATURES_FILE} has none of the models or data sets; take the published table")
+    rows: list[tuple[Any, ...]] = []
+    for name in shared:
+        others = [d for d in dict.fromkeys(d for _, d in truth) if datasets[d].kin != datasets[name].kin]
+        features = np.array([[given[m, d] for d in others] for m in models])
+        known = np.array([[truth[m, d][0] for d in others] for m in models])
+        ranked = modelgpt.rank(features, known, np.array([given[m, name] for m in models]))
+        own = ranked[[models.index(_lovm_names(world)[m]) for m in hub]]
+        task = tasks[datasets[name].id]
+        found = outcome(world, task, hub).accuracy
+        methods = [found[method] for method in METHODS]
+        rows.append((task.dataset, float(task.accuracy[hub][own.argmax()]), *methods, found[_BEST]))
+    means = [float(np.mean(column)) for column in list(zip(*rows, strict=True))[1:]]
+    return Table(
+        f"modelgpt_{world.prompts}",
+        f"With ModelGPT: {len(hub)} models, prompts `{world.prompts}`",
+        "ModelGPT with all of its features and ImageNet accuracy, fitted on LOVM's models and on data sets that are no "
+        "kin; on the models and data sets that LOVM and the table of recall per class share.",
+        ("data set", "ModelGPT", *METHODS, _BEST),
+        (*rows, ("mean", *means)),
+        digits=4,
+    )
+
+
+def _lovm_names(world: RealWorld) -> list[str]:
+    return [name.replace("/", " ") for name in world.names]
 
 
 def report_to_markdown(tables: Sequence[Table], facts: Mapping[str, str]) -> str:

@@ -68,6 +68,9 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     )
     published.add_argument("--draws", type=positive, default=20, metavar="N", help="random hubs (default: 20)")
     published.add_argument("--seed", type=int, default=0, metavar="N", help="of random hubs (default: 0)")
+    published.add_argument(
+        "--lovm", type=Path, metavar="DIR", help="folder with lovm_eval_table.csv and lovm_features.csv, for ModelGPT"
+    )
     _add_out(published)
     text = "recompute published figures of LOVM and open_clip, as a check"
     lovm = _add_action(actions, "lovm", text, _lovm)
@@ -221,7 +224,10 @@ def _published(args: argparse.Namespace) -> int:
     index = _index(fetch_graph(args.graph))
     worlds = [real.real_world(class_recalls(), index, prompts) for prompts in args.prompts]
     results = [real.run_real(world, args.draws, args.seed, note) for world in worlds]
-    tables, facts = real.real_tables(results, args.seed), {"command": args.command, "graph": index.graph.digest}
+    tables, facts = (
+        real.real_tables(results, args.seed, args.lovm),
+        {"command": args.command, "graph": index.graph.digest},
+    )
     write_atomically(args.out / "published.json", real.report_to_json(tables, facts).encode())
     write_atomically(args.out / "published.md", real.report_to_markdown(tables, facts).encode())
     note(f"wrote {args.out / 'published.md'} and {args.out / 'published.json'}")

@@ -163,3 +163,23 @@ def test_another_graph_is_refused(recalls):
     graph = SemanticGraph("small", (Concept("n1", "dog", ("dog",), "an animal", ()),))
     with pytest.raises(InputError, match="lacks 1000 classes of ImageNet"):
         real.real_labels(recalls, graph, "ensemble")
+
+
+def test_modelgpt_is_compared_on_what_both_tables_have(world, tmp_path):
+    rng = np.random.default_rng(0)
+    models = ["ViT-B-32 laion2b_s34b_b79k", "ViT-L-14 laion400m_e32", "ViT-H-14 laion2b_s32b_b79k", "other weights"]
+    lines = [
+        [model, dataset, f"{rng.random():.3f}", *(f"{value:.3f}" for value in rng.random(7))]
+        for model in models
+        for dataset in ("dtd", "pets", "mnist", "cars", "sun397", "eurosat", "stl10")
+    ]
+    header = ["model_fullname", "dataset", "acc1", *real.FEATURES]
+    text = "\n".join(",".join(row) for row in [header, *lines])
+    for name in (real.EVALUATION_FILE, real.FEATURES_FILE):
+        (tmp_path / name).write_text(text)
+    table = real.modelgpt_table(real.RealResults(world, {}), tmp_path)
+    assert "3 models" in table.title
+    assert table.column("data set") == ["dtd", "oxford-pets", "mean"]
+    assert all(a <= b + 1e-12 for a, b in zip(table.column("ModelGPT"), table.column("best per data set"), strict=True))
+    with pytest.raises(InputError, match="cannot be read"):
+        real.modelgpt_table(real.RealResults(world, {}), tmp_path / "missing")
