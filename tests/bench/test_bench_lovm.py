@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mll_hf.bench.published import (
+from mll_hf.bench.lovm import (
     CAPS,
     DRAWS,
     EVALUATION_FILE,

@@ -102,7 +102,7 @@ def lovm_tables(evaluation: Path, features: Path) -> tuple[Table, Table]:
         InputError: A table is missing, lacks a column, or has no value for some model and data set.
         MissingExtraError: scipy is not installed.
     """
-    truth, given = _read_lovm(evaluation, ("acc1",)), _read_lovm(features, FEATURES)
+    truth, given = read_lovm(evaluation, ("acc1",)), read_lovm(features, FEATURES)
     models, datasets = (tuple(dict.fromkeys(key[side] for key in truth)) for side in (0, 1))
     try:
         accuracies = np.array([[truth[m, d][0] for d in datasets] for m in models])
@@ -164,8 +164,8 @@ def _quality(names: tuple[str, ...], features: NDArray[np.float64], accuracies: 
     return _Quality(*np.mean(rows, axis=0).tolist())
 
 
-def _read_lovm(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], list[float]]:
-    """Values of some columns by model and data set."""
+def read_lovm(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], list[float]]:
+    """Values of some columns by model (as in ``ViT-B-32 openai``) and data set."""
     return {
         (row["model_fullname"], row["dataset"]): [_number(path, row[column]) for column in columns]
         for row in _read_rows(path, ("model_fullname", "dataset", *columns))
