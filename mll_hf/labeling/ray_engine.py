@@ -24,7 +24,8 @@ from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
 from mll_hf.hub.locations import REPO_ID, DatasetLocation, fetch_graph_with_images
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.engines import Captions, LocalRun
-from mll_hf.models import TEXT_BATCH, environment_of, load_model, pick_device
+from mll_hf.models import environment_of, load_model, pick_device
+from mll_hf.models.base import TEXT_BATCH
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ model name.
 
 from __future__ import annotations
 
-from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import MissingExtraError
 from mll_hf.labels.label import Environment
+from mll_hf.models.base import Backend, Link
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -19,21 +19,15 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
     from mll_hf.models.torch_model import VisionLanguageModel as VisionLanguageModel
 
-TEXT_BATCH = 256  # texts embedded together
-
-
-class Backend(StrEnum):
-    """The library that runs a model."""
-
-    OPEN_CLIP = "open_clip"
-    TRANSFORMERS = "transformers"
-
-
-class Link(StrEnum):
-    """How a model was trained to turn logits into probabilities."""
-
-    SOFTMAX = "softmax"
-    SIGMOID = "sigmoid"
+__all__ = [
+    "Backend",
+    "Link",
+    "environment_of",
+    "gpu_count",
+    "load_model",
+    "pick_device",
+    "resolve_model",
+]
 
 
 def environment_of(model: VisionLanguageModel) -> Environment:

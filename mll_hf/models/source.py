@@ -18,7 +18,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from mll_hf.errors import ModelError
 from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
-from mll_hf.models import Backend
+from mll_hf.models.base import Backend
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:

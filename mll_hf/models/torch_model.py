@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.labels.label import Cost
-from mll_hf.models import TEXT_BATCH, Link
+from mll_hf.models.base import TEXT_BATCH, Link
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:

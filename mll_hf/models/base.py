@@ -1,0 +1,21 @@
+"""What is said about models without importing torch."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+TEXT_BATCH = 256  # texts embedded together
+
+
+class Backend(StrEnum):
+    """The library that runs a model."""
+
+    OPEN_CLIP = "open_clip"
+    TRANSFORMERS = "transformers"
+
+
+class Link(StrEnum):
+    """How a model was trained to turn logits into probabilities."""
+
+    SOFTMAX = "softmax"
+    SIGMOID = "sigmoid"
