@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mll_hf.errors import InputError, ModelError
 from mll_hf.labels.join import JoinedLabels, join_labels
@@ -15,7 +15,7 @@ from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import resolve_model
-from mll_hf.models.published import best_published
+from mll_hf.models.known import best_paper_models
 from mll_hf.selection import (
     Candidates,
     SelectionConfig,
@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
+    from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
-    from mll_hf.models.published import PublishedModel
+    from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
 
 
@@ -98,7 +99,8 @@ class Client:
             from mll_hf.hub.locations import fetch_graph
 
             reference = fetch_graph(self._graph, self._token).digest
-        listed = self.source.indexed or self.source.list()
+        # an index knows the facts of labels, which is all that the join needs
+        listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
         joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
@@ -123,8 +125,8 @@ class Client:
 
         Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
         ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides. If only some licenses are allowed, the Hub is asked for those of the models that decide: a
-        small request for each.
+        they answer decides. If only some licenses are allowed, those that labels name count, and the Hub confirms them
+        for the chosen models: a small request for each.
 
         Args:
             classes: Class names; at least one, all different.
@@ -140,7 +142,7 @@ class Client:
                 are too few images.
             ModelError: No model can be tried.
             LabelError: A label of a folder is damaged or of another graph.
-            HubError: The labels cannot be had, or the Hub cannot be asked for licenses.
+            HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
@@ -151,7 +153,7 @@ class Client:
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             choose = partial(select_by_imagenet, names, domain=domain, task=task)
-            return self._pinned(self._allowed(choose, dict.fromkeys(m.repo_id for m in best_published()), config))
+            return self._pinned(self._allowed(choose, dict.fromkeys(m.hub_id for m in best_paper_models()), config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
@@ -180,7 +182,7 @@ class Client:
         published = _without_label(ids, config)
         candidates = Candidates(labels, match, domain, embeddings, published)
         claims = {label.model.repo_id: label.license for label in labels.reference}
-        claims |= dict.fromkeys(model.repo_id for model in published)
+        claims |= dict.fromkeys(model.hub_id for model in published)
         return self._allowed(partial(choose, candidates, task=task), claims, config)
 
     def _allowed(
@@ -233,12 +235,12 @@ class Client:
         return self.index.match(descriptions)
 
 
-def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[PublishedModel, ...]:
+def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[KnownModel, ...]:
     """The published models without a label that may be chosen."""
     if not config.unlabeled:
         return ()
     ids = set(labeled)
-    return tuple(model for model in best_published() if model.repo_id not in ids)
+    return tuple(model for model in best_paper_models() if model.hub_id not in ids)
 
 
 def _check_images(images: Sequence[ImageLike]) -> None:

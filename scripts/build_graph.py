@@ -100,8 +100,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         return report
     config = HarvestConfig(args.images_per_concept, args.seed, args.max_side or None)
     result = finished_build(graph, pinned, config, args.out)
-    if result is None:
-        result = harvest(graph, open_all(pinned, graph), config, args.out)
+    result = result or harvest(graph, open_all(pinned, graph), config, args.out)
     report |= {"out": str(args.out), "images": asdict(result)}
     if args.push_to:
         report["published"] = asdict(publish_graph(args.out, args.push_to, private=args.private))

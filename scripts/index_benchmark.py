@@ -65,11 +65,13 @@ def run_agreement(args: argparse.Namespace) -> None:
     A third of the tasks has one concept per class, a third has five of which one weighs .6, a third any five.
     """
     store, rng = LabelStore(args.labels), np.random.default_rng(0)
-    labels, graph = join_labels(store.list(), store.graphs), store.graphs[0]
+    labels = join_labels(store.list(), store.graphs)
+    graph = labels.union.graphs[0]
+    labels = join_labels(labels.reference, [graph])
     code = RankCode.of_graph(graph)
     shard = shard_to_bytes([Entry.of(label, "0" * 64, code) for label in labels.reference], code)
     index = LabelIndex((IndexShard.open(InMemory("shard", memoryview(shard))),))
-    indexed, odds = join_labels(index.labels, store.graphs), np.ones(len(labels))
+    indexed, odds = join_labels(index.labels, [graph]), np.ones(len(labels))
     tested = np.flatnonzero(labels.reference[0].support)
     print("| classes | median | 99th percentile | largest |\n|---:|---:|---:|---:|")
     for n_classes in (2, 3, 5, 10, 20, 50, 100, 200, 1000):
@@ -82,7 +84,7 @@ def run_agreement(args: argparse.Namespace) -> None:
             match = ClassMatch(names, concepts, each, each, np.ones(n_classes, np.float32), "random")
             needs = task_needs(Candidates(labels, match), SelectionConfig().class_weight)
             exact, _ = estimates(needs, measure_all(labels, needs), odds)
-            query = IndexQuery.of(Candidates(indexed, match), SelectionConfig())
+            query = IndexQuery(Candidates(indexed, match), SelectionConfig())
             found, _ = estimates(query.needs, [query.graphs[0].measured(np.arange(len(labels)))], odds)
             errors.append(np.abs(found - exact).ravel())
         figures = *np.percentile(np.concatenate(errors), [50, 99]), max(map(np.max, errors))
@@ -130,7 +132,7 @@ def _build(folder: Path, n_labels: int) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     current = {(f"synthetic--model-{m:06d}", f"{m:040x}"): "0" * 64 for m in range(n_labels)}
-    for number, content in update_shards({}, current, RankCode.of_graph(graph), len(graph), read):
+    for number, content in update_shards({}, current, graph, read):
         path = folder / f"{number:05d}.safetensors"
         if content is None:
             path.unlink(missing_ok=True)

@@ -45,20 +45,21 @@ from mll_hf.labeling.destinations import CollectionRepo, Destination, OwnRepos, 
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.fleet import Fleet, ModelResult, Outcome, for_each, label_one, working_folder
 from mll_hf.labeling.jobs import Jobs, start_job
-from mll_hf.labeling.listing import list_models, paper_models, read_models
+from mll_hf.labeling.listing import list_models, read_models
 from mll_hf.labeling.ray_engine import RayEngine
 from mll_hf.labeling.run import open_engine
 from mll_hf.labels.store import LabelStore
+from mll_hf.models.known import best_paper_models
 from mll_hf.utils.files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mll_hf.labeling.engines import Engine
+    from mll_hf.labeling.run import Engine
 
 _OPTIONS_OF = {
     "device": "local",
-    **dict.fromkeys(("ray-address", "gpus-per-worker", "cpus-per-worker"), "ray"),
+    **dict.fromkeys(("ray-address", "gpus-per-worker"), "ray"),
     **dict.fromkeys(("job-flavor", "job-timeout", "job-namespace", "job-script"), "hf-jobs"),
 }
 _NOT_FOR_JOBS = {
@@ -118,7 +119,7 @@ def start_jobs(args: argparse.Namespace, report: Report) -> None:
             raise InputError(f"--{option} {why}; leave it out, or use another engine")
     models, destination = chosen_models(args), chosen_destination(args)
     if destination is None:
-        raise InputError("a job must publish its label, or it is lost; leave out --no-push")
+        raise InputError("a job must publish its label, or it is lost; drop --no-push")
     jobs = Jobs(
         graph=pinned(args.graph),
         sampling=SamplingConfig(args.sample, args.seed),
@@ -155,7 +156,7 @@ def check_engine_options(parser: argparse.ArgumentParser, args: argparse.Namespa
 def chosen_engine(args: argparse.Namespace) -> Engine:
     """The engine that the arguments choose."""
     if args.engine == "ray":
-        return RayEngine(args.ray_address, args.gpus_per_worker, args.cpus_per_worker)
+        return RayEngine(args.ray_address, args.gpus_per_worker)
     return open_engine(args.device)
 
 
@@ -163,7 +164,7 @@ def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
     """The models that the arguments name, without repetitions."""
     models = list(args.models)
     if args.paper_models:
-        models += paper_models()
+        models += [model.hub_id for model in best_paper_models()]
     if args.models_from:
         models += read_models(args.models_from)
     if args.filter or args.author or args.search:
@@ -178,7 +179,7 @@ def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
 def chosen_destination(args: argparse.Namespace) -> Destination | None:
     """The destination that the arguments choose."""
     if args.no_push and (args.to or args.pr):
-        raise InputError("--no-push publishes nothing; leave it out, or leave out --to and --pr")
+        raise InputError("--no-push publishes nothing; drop it, or drop --to and --pr")
     if args.private and not args.to:
         raise InputError("--private is for a new collection; add --to hf://datasets/ORG/NAME")
     if args.no_push:
@@ -204,7 +205,7 @@ class Report:
     results: list[ModelResult] = field(default_factory=list)
 
     def run(self, models: Sequence[str], act: Callable[[str], ModelResult]) -> None:
-        """Do something about each model, and print and record the results."""
+        """Run an action for each model; print and record the results."""
         self.total = len(models)
         for result in for_each(models, act, lambda number, name: say(f"[{number}/{self.total}] {name}")):
             self.results.append(result)
@@ -318,7 +319,6 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument(
         "--gpus-per-worker", type=_share, metavar="N", help="ray: may be a fraction (default: 1 if there are any)"
     )
-    where.add_argument("--cpus-per-worker", type=_share, metavar="N", help="ray: (default: 1, or those per GPU)")
     where.add_argument("--job-flavor", default="t4-small", metavar="NAME", help="hf-jobs: hardware (default: t4-small)")
     where.add_argument("--job-timeout", default="6h", metavar="TIME", help="hf-jobs: longest time (default: 6h)")
     where.add_argument("--job-namespace", metavar="NAME", help="hf-jobs: who pays (default: you)")

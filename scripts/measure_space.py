@@ -1,10 +1,10 @@
-"""Measure the Space spaces/mll_select: time to answer, many users at once, memory over time.
+"""Measure the Space mll_select: time per answer, many users at once, memory over time.
 
     python scripts/measure_space.py [--seconds 60] [--users 20]
 
-Labels are synthetic (50 models, 9,000 concepts), and so are the embeddings of the concepts, which a Space keeps on
-disk; class names are embedded by the real text encoder. The Space runs in a process of its own; users speak to it as
-browsers do, and programs through gradio_client.
+Labels are synthetic (50 models, 9,000 concepts), and so are the cached embeddings of concepts; class names are embedded
+by the real text encoder. The Space runs in a process of its own; users make the requests of a browser, programs use
+gradio_client.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from gradio_client import Client
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_select"))
 
-from answers import Catalogue, Question, Settings
+from answers import Library, Question, Settings
 
+from mll_hf import SelectionConfig
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
@@ -41,25 +42,30 @@ if TYPE_CHECKING:
 
 APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
 _STARTUP_SECONDS = 180
-_THINKING_SECONDS = 0.5  # of a user between two questions
+_PAUSE_SECONDS = 0.5  # of a user between two questions
 
 
 def main() -> int:
     """Measure; returns the exit status: 1 if a user saw an error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--labels", type=int, default=50, metavar="N", help="synthetic labels (default: %(default)s)")
-    parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="of the graph (default: %(default)s)")
-    parser.add_argument("--classes", type=int, default=100, metavar="N", help="of a question (default: %(default)s)")
-    parser.add_argument("--users", type=int, default=20, metavar="N", help="at once (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=60, metavar="S", help="that they ask (default: %(default)s)")
+    options = {
+        "labels": (50, "synthetic labels"),
+        "concepts": (9000, "concepts of the graph"),
+        "classes": (100, "classes of a question"),
+        "users": (20, "users at once"),
+        "seconds": (60, "duration of the test with users"),
+    }
+    for name, (value, text) in options.items():
+        parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         store = LabelStore(Path(folder) / "labels")
-        store.adopt(make_graph(args.concepts))
-        for label in make_labels(store.graph, args.labels):
+        graph = make_graph(args.concepts)
+        store.add_graph(graph)
+        for label in make_labels(graph, args.labels):
             store.write(label)
         embeddings = Path(folder) / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
-        ConceptIndex.build(store.graph, CachedEncoder(_StandIn(), embeddings))
+        ConceptIndex.build(graph, CachedEncoder(_StandIn(), embeddings))
         measure_functions(store.name, embeddings, args.classes)
         with _Server(store.name, Path(folder) / "assets") as server:
             measure_client(server.url, args.classes)
@@ -67,12 +73,12 @@ def main() -> int:
 
 
 def make_names(count: int, number: int) -> tuple[str, ...]:
-    """Class names that no other number gives, half of them close to a concept."""
+    """Class names that differ for each number, half of them close to a concept."""
     return tuple(f"{'thing' if y % 2 else 'object'} {7 * y + 1} of kind {number}" for y in range(count))
 
 
 class _StandIn(RandomEncoder):
-    """Gives any texts embeddings in the name of the real encoder, at once."""
+    """Random embeddings under the id of the real encoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,25 +86,25 @@ class _StandIn(RandomEncoder):
 
 
 def measure_functions(labels: str, embeddings: Path, n_classes: int) -> None:
-    """Time of all that the server computes for a question, figures as JSON included."""
+    """Time of everything that the server computes for a question, including figures as JSON."""
     from app import find
 
-    catalogue = Catalogue(Settings(labels), CachedEncoder(default_encoder(), embeddings))
+    library = Library(Settings(labels), CachedEncoder(default_encoder(), embeddings))
 
     def ask(number: int) -> None:
-        for part in find(catalogue, Question(make_names(n_classes, number), k=3)):
+        for part in find(library.labels, Question(make_names(n_classes, number), config=SelectionConfig(k=3))):
             if not isinstance(part, str):
                 part.to_json()
 
     ask(0)  # reads the labels, loads the encoder
     new = [_milliseconds(lambda n=n: ask(n)) for n in range(1, 12)]
     known = [_milliseconds(lambda n=n: ask(n)) for n in range(1, 12)]
-    print(f"server side, {n_classes} class names never seen before (they are encoded): {_spread(new)}")
+    print(f"server side, {n_classes} new class names (they are encoded): {_spread(new)}")
     print(f"server side, {n_classes} class names seen before: {_spread(known)}")
 
 
 def measure_client(url: str, n_classes: int) -> None:
-    """Time of select_models end to end for a program."""
+    """Time of select_models for a program."""
     client = Client(url, verbose=False)
 
     def ask(number: int) -> None:
@@ -112,7 +118,7 @@ def measure_client(url: str, n_classes: int) -> None:
 
 
 def measure_users(server: _Server, args: argparse.Namespace) -> int:
-    """Many users who each press the page's button again and again; returns 1 if one of them saw an error."""
+    """Many users who press the button repeatedly; returns 1 if one of them saw an error."""
     times: list[float] = []
     errors: list[str] = []
     until = time.monotonic() + args.seconds
@@ -131,7 +137,7 @@ def measure_users(server: _Server, args: argparse.Namespace) -> int:
                 errors.append(f"{type(error).__name__}: {error}")
             times.append(1000 * (time.perf_counter() - started))
             number += 1
-            time.sleep(_THINKING_SECONDS)
+            time.sleep(_PAUSE_SECONDS)
 
     users = [threading.Thread(target=use, args=[user]) for user in range(args.users)]
     memory = [server.memory()]
@@ -152,11 +158,11 @@ def _inputs(n_classes: int, number: int) -> list[Any]:
 
 
 class Browser:
-    """Presses one button of a Gradio page as a browser does.
+    """Presses one button of a Gradio page, with the requests of a browser.
 
     Args:
-        url: Of the page.
-        button: What is written on the button.
+        url: Address of the page.
+        button: Text of the button.
     """
 
     def __init__(self, url: str, button: str) -> None:
@@ -169,10 +175,10 @@ class Browser:
         self._session = uuid.uuid4().hex
 
     def press(self, inputs: Sequence[Any]) -> list[Any]:
-        """Press it; returns what comes back for the outputs.
+        """Press it; returns the outputs.
 
         Raises:
-            RuntimeError: The page says that something failed.
+            RuntimeError: The page reports an error.
         """
         event = {"data": inputs, "fn_index": self._function, "session_hash": self._session}
         self._http.post("/gradio_api/queue/join", json=event).raise_for_status()
@@ -183,7 +189,7 @@ class Browser:
                     if not message["success"]:
                         raise RuntimeError(str(message["output"]))
                     return message["output"]["data"]
-        raise RuntimeError("the server stopped talking")
+        raise RuntimeError("the server closed the connection")
 
 
 class _Server:

@@ -1,4 +1,4 @@
-"""A world for the Space: labels whose texts would do harm if they were not escaped, and the Space's own modules."""
+"""Labels with texts that would do harm if they were not escaped, and the modules of the Space mll_select."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SAYS_HARM = "&lt;img src=x onerror="
 
 
 def load_app(fresh=False):
-    """The Space's ``app.py``; by another name, for the other Space has an ``app.py`` too."""
+    """The Space's ``app.py``, under another name, since the other Space has an ``app.py`` too."""
     if not fresh and "mll_select_app" in sys.modules:
         return sys.modules["mll_select_app"]
     spec = importlib.util.spec_from_file_location("mll_select_app", FOLDER / "app.py")
@@ -38,7 +38,7 @@ def load_app(fresh=False):
 
 
 def harmful_graph():
-    """The tiny graph, with a definition and a name that are markup."""
+    """The tiny graph, with markup in a definition and in a name."""
     concepts = list(make_graph().concepts)
     concepts[CAT] = replace(concepts[CAT], definition=f"a pet {HARM}")
     concepts[CAR] = replace(concepts[CAR], name=f"car {HARM}", lemmas=(f"car {HARM}", "car"))
@@ -46,25 +46,33 @@ def harmful_graph():
 
 
 def make_labels(graph, extra=()):
-    """Labels of a generalist, a specialist of cats and one of dogs, at different costs."""
+    """Labels of a generalist, a specialist of cats and one of dogs, at different costs; none names a license."""
     hits = {"org/even": [6] * 7, "org/cats": [2] * 7, "org/dogs": [3] * 7}
     hits["org/cats"][CAT], hits["org/dogs"][DOG] = 10, 10
     costs = {"org/even": Cost(10**8, 8.0), "org/cats": Cost(3 * 10**7, 1.0), "org/dogs": Cost(2 * 10**9, 90.0)}
-    return [*(make_label(graph, won, repo_id=name, cost=costs[name]) for name, won in hits.items()), *extra]
+    labels = [make_label(graph, won, repo_id=name, cost=costs[name], license=None) for name, won in hits.items()]
+    return [*labels, *extra]
 
 
-def make_store(folder, labels, graph):
+def make_store(folder, labels, *graphs):
     """A folder of labels; returns its path as text."""
     store = LabelStore(folder)
-    store.adopt(graph)
+    for graph in graphs:
+        store.add_graph(graph)
     for label in labels:
         store.write(label)
     return str(folder)
 
 
-def make_catalogue(folder, **settings):
-    """A catalogue of a folder of labels or any other source."""
-    return answers.Catalogue(answers.Settings(str(folder), **settings), WordEncoder())
+def make_library(folder, encoder=None, **settings):
+    """The library of a folder of labels or any other source."""
+    return answers.Library(answers.Settings(str(folder), **settings), encoder or WordEncoder())
+
+
+def signs_graph():
+    """A graph of letters, whose root has a hypernym in the tiny graph."""
+    hypernyms = {"sign": ("vehicle",), "letter a": ("sign",), "letter b": ("sign",), "cat": ("pet",)}
+    return make_graph(hypernyms, "signs")
 
 
 def free_port():

@@ -22,11 +22,10 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
-from mll_hf.models.published import PublishedModel
 from mll_hf.selection import Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder
-from worlds import CAR, CAT, CORGI, DOG, make_graph, make_label, probe_set, unit
+from worlds import CAR, CAT, CORGI, DOG, make_graph, make_known, make_label, probe_set, unit
 
 GRAPH = make_graph()
 #            animal car cat corgi dog pet vehicle
@@ -547,9 +546,8 @@ def test_one_class_and_pictures_all_alike(store, models):
 
 
 def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):
-    table = [PublishedModel("ViT", name, f"org/{name}", 10**8, 9.0, 0.5, 9.0)
-             for name in ("cats", "cars", "all", "unheard", "gone")]  # fmt: skip
-    monkeypatch.setattr("mll_hf.models.published.published_models", lambda: tuple(table))
+    table = [make_known(f"org/{name}", 0.5) for name in ("cats", "cars", "all", "unheard", "gone")]
+    monkeypatch.setattr("mll_hf.models.known.paper_models", lambda: tuple(table))
     models.skills |= {"unheard": 1.0, "gone": ModelError("org/gone", "is gone"), "cars": 0.4}
 
     def resolve(repo_id, token):

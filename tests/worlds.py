@@ -27,6 +27,7 @@ from mll_hf.graph.probes import ProbeSet, SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import Cost, Environment, ModelLabel, ModelRef
 from mll_hf.models import Link
+from mll_hf.models.known import paper_models
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
 HYPERNYMS = {
@@ -52,6 +53,13 @@ def peak_memory():
 """
 
 examples = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+
+
+def make_known(name, accuracy, parameters=10**8, gflops=9.0):
+    """A model of the paper whose repository is ``name``."""
+    return replace(
+        paper_models()[0], hub_id=name, parameters=parameters, gflops=gflops, image_gflops=gflops, imagenet=accuracy
+    )
 
 
 def make_graph(hypernyms=HYPERNYMS, name="tiny"):

@@ -1,4 +1,4 @@
-"""The verb ``bench``, with ``bench embed``, ``bench fidelity`` and ``bench published``."""
+"""The verb ``bench``, with ``bench embed``, ``bench fidelity``, ``bench published`` and ``bench lovm``."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MOST_IMAGES = 1000
 _SAMPLE_SIZES = (1, 2, 4, 8, 16, 32)
+_PROMPT_SETS = ["simple", "class", "ensemble"]
 _TASKS_HELP = "a folder of tasks, a task, an image folder, or hf://datasets/ORG/NAME[@REVISION]"
 
 
@@ -50,16 +51,37 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     fidelity = _add_action(actions, "fidelity", text, _fidelity)
     _add_models(fidelity)
     _add_out(fidelity)
-    text = "recompute published figures of LOVM and open_clip, as a check"
+    text = "choose among real models by labels made from published recall per class"
     published = _add_action(actions, "published", text, _published)
     published.add_argument(
+        "--graph",
+        required=True,
+        metavar="WHERE",
+        help="graph of ImageNet's classes, as scripts/build_graph.py --text-only --leaves imagenet-1k writes it",
+    )
+    published.add_argument(
+        "--prompts",
+        nargs="+",
+        choices=_PROMPT_SETS,
+        default=_PROMPT_SETS,
+        help="sets of prompts that the models answered to (default: all three)",
+    )
+    published.add_argument("--draws", type=positive, default=20, metavar="N", help="random hubs (default: 20)")
+    published.add_argument("--seed", type=int, default=0, metavar="N", help="of random hubs (default: 0)")
+    published.add_argument(
+        "--lovm", type=Path, metavar="DIR", help="folder with lovm_eval_table.csv and lovm_features.csv, for ModelGPT"
+    )
+    _add_out(published)
+    text = "recompute published figures of LOVM and open_clip, as a check"
+    lovm = _add_action(actions, "lovm", text, _lovm)
+    lovm.add_argument(
         "--tables",
         type=Path,
         required=True,
         metavar="DIR",
         help="folder with lovm_eval_table.csv, lovm_features.csv and openclip_results.csv",
     )
-    published.add_argument("--seed", type=int, default=0, metavar="N", help="of random hubs (default: 0)")
+    lovm.add_argument("--seed", type=int, default=0, metavar="N", help="of random hubs (default: 0)")
 
 
 def _add_action(
@@ -198,7 +220,27 @@ def _fidelity(args: argparse.Namespace) -> int:
 
 
 def _published(args: argparse.Namespace) -> int:
-    from mll_hf.bench.published import published_tables
+    from mll_hf.bench import real
+    from mll_hf.hub.locations import fetch_graph
+    from mll_hf.models.known import class_recalls
+    from mll_hf.utils.files import write_atomically
+
+    index = _index(fetch_graph(args.graph))
+    worlds = [real.real_world(class_recalls(), index, prompts) for prompts in args.prompts]
+    results = [real.run_real(world, args.draws, args.seed, note) for world in worlds]
+    tables, facts = (
+        real.real_tables(results, args.seed, args.lovm),
+        {"command": args.command, "graph": index.graph.digest},
+    )
+    write_atomically(args.out / "published.json", real.report_to_json(tables, facts).encode())
+    write_atomically(args.out / "published.md", real.report_to_markdown(tables, facts).encode())
+    note(f"wrote {args.out / 'published.md'} and {args.out / 'published.json'}")
+    print("\n".join(table.to_markdown() for table in tables[: len(worlds)]), end="")
+    return 0
+
+
+def _lovm(args: argparse.Namespace) -> int:
+    from mll_hf.bench.lovm import published_tables
 
     print("\n".join(table.to_markdown() for table in published_tables(args.tables, args.seed)), end="")
     return 0

@@ -187,7 +187,7 @@ def _add_selection_options(command: argparse.ArgumentParser, required: bool) -> 
     choice.add_argument("--max-models", type=positive, metavar="N", help="different models over all classes, at most")
     choice.add_argument(
         "--license", type=listed, default=(), metavar="LIST",
-        help="allowed licenses, such as apache-2.0,mit; the Hub is asked for the current ones of the best models",
+        help="allowed licenses, such as apache-2.0,mit; the Hub confirms those of the chosen models",
     )  # fmt: skip
 
 

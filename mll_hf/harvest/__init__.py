@@ -54,12 +54,7 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
     """Gather images of a graph's concepts, and write graph, images, card and ``build.json`` to a folder.
 
     An interrupted run resumes if it is called again with the same arguments; the result is the same, byte for byte.
-
-    Args:
-        graph: The graph.
-        sources: Sources of the images; their order only matters for the card.
-        config: Number and size of the images.
-        folder: Output folder.
+    The order of the sources only matters for the card.
 
     Raises:
         InputError: The folder holds images of something else, or no source has images of the graph's concepts.

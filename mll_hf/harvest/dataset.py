@@ -15,7 +15,7 @@ from mll_hf.graph.probes import image_schema
 from mll_hf.harvest.gathering import draw_of
 from mll_hf.hub.card import graph_tag
 from mll_hf.utils.files import storage_errors
-from mll_hf.utils.text import markdown_table
+from mll_hf.utils.tables import markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,12 +32,7 @@ _FILE_COUNTS = (1, 2, 4, 6, 12, 24, 48, 60, 120, 240, 360, 720)  # divide evenly
 
 
 class Chosen(NamedTuple):
-    """An image of the data set.
-
-    Attributes:
-        source: Number of its source.
-        image: The image.
-    """
+    """An image of the data set, and the number of its source."""
 
     source: int
     image: Image
@@ -47,14 +42,7 @@ def choose(gathered: Sequence[Gathered], names: Sequence[str], config: HarvestCo
     """Choose the images of every concept: one of each source in turn, skipping sources that have no more.
 
     An image that two sources have for the same concept is taken once. A draw per concept decides which source is first.
-
-    Args:
-        gathered: Images of each source.
-        names: Names of the sources.
-        config: Number of images and seed.
-
-    Returns:
-        The images in random order, so that every file is a sample of the whole.
+    The images are returned in random order, so that every file is a sample of the whole.
     """
     most, queues = config.images_per_concept, defaultdict[str, list[tuple[int, bytes, Chosen]]](list)
     for number, name in enumerate(names):
@@ -78,12 +66,9 @@ def file_count(images: int) -> int:
 def write_files(
     chosen: Sequence[Chosen], gathered: Sequence[Gathered], sources: Sequence[ImageSource], folder: Path
 ) -> tuple[str, ...]:
-    """Write images as ``images-00000-of-000NN.parquet``; equal images give equal bytes.
+    """Write images as ``images-00000-of-000NN.parquet``, a hundred at a time; returns the names of the files.
 
-    Only a hundred images are in memory at a time.
-
-    Returns:
-        Names of the files.
+    Equal images give equal bytes.
 
     Raises:
         StorageError: The disk is full, or the folder cannot be written.
@@ -211,9 +196,9 @@ mll-hf label MODEL --graph hf://datasets/THIS/REPO
 
 ## Sources
 
-{newline.join(markdown_table(header, ["---"] * 4 + ["---:"] * 5, of_sources))}
+{newline.join(markdown_table(header, of_sources))}
 
-{newline.join(markdown_table(["domain", "images"], ["---", "---:"], of_domains))}
+{newline.join(markdown_table(["domain", "images"], of_domains))}
 
 `images` of `concepts` concepts were taken from a source, out of `seen`; `outside` had a label without a concept here.
 

@@ -110,7 +110,7 @@ class OpenSource:
             HubError: The label is not an index into the source's list of classes.
         """
         text, source = str(label), self.pinned.source
-        if source.counts_through and self.by_label and text not in self.by_label:
+        if source.labels_are_indices and self.by_label and text not in self.by_label:
             raise HubError(source.repo_id, f"has a label '{text}', which is not in {source.labels}; correct labels=...")
         wnid = text if self.by_label is None else self.by_label.get(text)
         return wnid if wnid in self.graph.index else None

@@ -77,7 +77,7 @@ class ImageSource:
     label: str = "label"
 
     @property
-    def counts_through(self) -> bool:
+    def labels_are_indices(self) -> bool:
         """Whether labels are indices into a list of classes."""
         return self.labels in set(ClassList)
 
@@ -169,7 +169,7 @@ def pin_all(sources: Sequence[ImageSource], token: str | None = None) -> tuple[P
 
 def _pin(source: ImageSource, token: str | None) -> PinnedSource:
     by_label: Mapping[str, str] | None = None
-    if source.counts_through:
+    if source.labels_are_indices:
         by_label = {str(number): wnid for number, wnid in enumerate(class_wnids(ClassList(source.labels)))}
     elif source.labels != WNIDS:
         by_label = read_label_file(Path(source.labels))
@@ -223,9 +223,9 @@ def meaning_of_labels(
     Raises:
         HubError: The class names contradict the option ``labels``.
     """
-    repo_id, by_label, counts_through = pinned.source.repo_id, pinned.by_label, pinned.source.counts_through
+    repo_id, by_label, labels_are_indices = pinned.source.repo_id, pinned.by_label, pinned.source.labels_are_indices
     if names is None:
-        if pinned.class_names is None or not counts_through:
+        if pinned.class_names is None or not labels_are_indices:
             return by_label
         names = pinned.class_names
     if by_label is None:
@@ -234,7 +234,7 @@ def meaning_of_labels(
                 repo_id, f"its labels are not wnids but, for example, '{wrong[0]}'; give a file: labels=FILE"
             )
         return {str(number): name for number, name in enumerate(names)}
-    if counts_through and len(names) != len(by_label):
+    if labels_are_indices and len(names) != len(by_label):
         expected = f"the {len(by_label)} of {pinned.source.labels}"
         raise HubError(repo_id, f"has {len(names)} classes, not {expected}; correct labels=...")
     wnids = {number: by_label.get(str(number)) or by_label.get(name) for number, name in enumerate(names)}

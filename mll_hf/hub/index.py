@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
@@ -13,24 +14,26 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from mll_hf.errors import HubError, LabelError
 from mll_hf.hub.connection import TIMEOUT_SECONDS, download, hub_errors, retried, together
-from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, shard_to_bytes, update_shards
-from mll_hf.labels.rank_code import RankCode
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, complete_index, update_shards
 from mll_hf.labels.store import LABEL_PATH, SHARD_PATH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.hub.connection import Head
+    from mll_hf.labels.index import Reader as IndexReader
     from mll_hf.labels.label import LabelSummary
 
 WHOLE_BYTES = 40 * 10**6  # shards of a group that take up to so many bytes are downloaded whole
 _GAP = 2**17  # ranges that are so close are read as one
+_READ_AT_ONCE = 64  # labels in memory while an index is updated
 _log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # slug and revision of a model
+Reader = Callable[[Sequence[str]], Iterable["LabelSummary"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,17 +137,23 @@ def open_shards(api: HfApi, head: Head, paths: Mapping[int, str]) -> dict[int, I
     return dict(zip(paths, together(open_shard, list(paths.values())), strict=True))
 
 
+def graph_of(stem: str, graphs: Iterable[SemanticGraph]) -> SemanticGraph | None:
+    """The graph of a group; None if it is not among some graphs."""
+    return next((graph for graph in graphs if stem.startswith(graph.digest[:12])), None)
+
+
 def read_index(
-    api: HfApi, head: Head, stem: str, graph: SemanticGraph, read: Callable[[Sequence[str]], Iterable[LabelSummary]]
+    api: HfApi, head: Head, shards: Mapping[int, str], files: Mapping[Key, str], graph: SemanticGraph, read: Reader
 ) -> LabelIndex | None:
-    """The index of a group at a commit; labels that the shards lack are added in memory.
+    """The index of a group; labels that the shards lack are added in memory.
 
     Args:
         api: The client.
         head: The commit of the collection.
-        stem: The group.
+        shards: Paths of the group's shards, see :func:`shards_by_group`.
+        files: Paths of its labels, see :func:`labels_by_group`.
         graph: Its graph.
-        read: Reads labels by their paths; may leave out some.
+        read: Reads the labels at some paths; may skip invalid ones.
 
     Returns:
         The index; None if no label can be read.
@@ -153,60 +162,54 @@ def read_index(
         HubError: A shard cannot be downloaded.
         LabelError: A shard is not valid.
     """
-    files = labels_by_group(head)[stem]
     digests = {key: head.files[path].oid for key, path in files.items()}
-    shards = list(open_shards(api, head, shards_by_group(head)[stem]).values())
-    known = {key for shard in shards for key, digest in shard.keys if digests.get(key) == digest}
-    if lacking := [path for key, path in files.items() if key not in known]:
-        code = RankCode.of_graph(graph)
-        entries = [Entry.of(label, digests[label.model.slug, label.model.revision], code) for label in read(lacking)]
-        if entries:
-            shards.append(IndexShard.open(InMemory(stem, memoryview(shard_to_bytes(entries, code)))))
-    return LabelIndex(tuple(shards), digests) if shards else None
+    return complete_index(open_shards(api, head, shards), digests, graph, _with_digests(files, digests, read))
 
 
 def updated_index(
-    api: HfApi,
-    head: Head,
-    stem: str,
-    graph: SemanticGraph,
-    digests: Mapping[Key, str],
-    read: Callable[[Sequence[Key]], Iterator[LabelSummary]],
+    api: HfApi, head: Head, stem: str, files: Mapping[Key, str], graph: SemanticGraph, read: Reader
 ) -> tuple[dict[str, bytes | None], LabelIndex | None]:
-    """What a commit must change so that the index of a group has given labels.
+    """What a commit must change so that the index of a group has all its labels, and the index that results.
 
     Args:
         api: The client.
-        head: The commit so far.
+        head: The commit of the collection, with the labels to add.
         stem: The group.
+        files: Paths of its labels, see :func:`labels_by_group`.
         graph: Its graph.
-        digests: Hash of the file of every label, by slug and revision of the model.
-        read: Reads labels that the index lacks, in the order of their keys; may leave out some.
+        read: Reads the labels at some paths; may skip invalid ones.
 
     Returns:
-        New content of shards by path, None for those to delete; and the index that results.
+        New content of shards by path, None for those to delete; and the index, None without labels.
 
     Raises:
         HubError: A shard cannot be downloaded.
     """
     paths = shards_by_group(head)[stem]
+    digests = {key: head.files[path].oid for key, path in files.items()}
     changes: dict[str, bytes | None] = {}
     try:
         shards = open_shards(api, head, paths)
     except LabelError as error:
         _log.warning("%s", error)
         shards, changes = {}, dict.fromkeys(paths.values())
-    if not digests:
-        return dict.fromkeys(paths.values()), None
 
-    def read_with_digest(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
-        for label in read(keys):
-            yield label, digests[label.model.slug, label.model.revision]
-
-    for number, content in update_shards(dict(shards), digests, RankCode.of_graph(graph), len(graph), read_with_digest):
+    read_missing = _with_digests(files, digests, read)
+    for number, content in update_shards(dict(shards), digests, graph, read_missing):
         path = f"index/{stem}/{number:05d}.safetensors"
         changes[path] = content
         shards.pop(number, None)
         if content is not None:
             shards[number] = IndexShard.open(InMemory(path, memoryview(content)))
     return changes, LabelIndex(tuple(shards.values()), digests) if shards else None
+
+
+def _with_digests(files: Mapping[Key, str], digests: Mapping[Key, str], read: Reader) -> IndexReader:
+    """Reads labels by their keys, a few at a time, with the sha256 of their files."""
+
+    def read_keys(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
+        for first in range(0, len(keys), _READ_AT_ONCE):
+            for label in read([files[key] for key in keys[first : first + _READ_AT_ONCE]]):
+                yield label, digests[label.model.slug, label.model.revision]
+
+    return read_keys

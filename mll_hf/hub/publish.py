@@ -12,8 +12,10 @@ import logging
 import random
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
@@ -26,6 +28,7 @@ from mll_hf.graph.probes import IMAGE_FILES
 from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, add_label, collection_card, eval_results
 from mll_hf.hub.connection import (
     Head,
+    RepoFile,
     connect,
     download,
     fetch_head,
@@ -36,10 +39,10 @@ from mll_hf.hub.connection import (
     status_of,
     wait_asked_for,
 )
-from mll_hf.hub.index import Key, labels_by_group, shards_by_group, updated_index
+from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
 from mll_hf.hub.locations import REPO_ID, parse_dataset
 from mll_hf.hub.sources import fetch_from_collection, is_collection, read_graphs, readable
-from mll_hf.labels.file_format import label_to_bytes
+from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
 from mll_hf.utils.text import abridged, one_line
 
@@ -59,7 +62,6 @@ _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may bec
 _GRAPH_FILES = (GRAPH_FILE, IMAGE_FILES, "build.json")
 _MOST_CONFLICTS, _MOST_FAILURES = 30, 4  # attempts of a publication after each kind of error
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
-_LABELS_AT_ONCE = 64  # in memory while an index is built
 _log = logging.getLogger(__name__)
 
 
@@ -224,9 +226,8 @@ def publish_to_collection(
     _check_publishable(labels, graphs)
     api, repo_id = connect(token), _repo_of(collection)
     _ensure_dataset(api, repo_id, private)
-    new = {label_path(label.model, label.group): label for label in labels}
     used = {label.graph_digest for label in labels}
-    blobs = {path: label_to_bytes(label) for path, label in new.items()}
+    blobs = {label_path(label.model, label.group): label_to_bytes(label) for label in labels}
     blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
 
     def files(head: Head, as_pull_request: bool) -> Mapping[str, bytes | None]:
@@ -234,7 +235,7 @@ def publish_to_collection(
             _check_only(head, collection)
         if as_pull_request:
             return blobs
-        return {**blobs, **_overview(api, head, {path: label.summary for path, label in new.items()}, blobs, graphs)}
+        return {**blobs, **_overview(api, head, blobs, graphs)}
 
     return _publish(api, _Change(repo_id, "dataset", files, "Add MLL labels", _describe(labels)), create_pr)
 
@@ -255,63 +256,44 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
     def files(head: Head, _: bool) -> Mapping[str, bytes | None]:
         if not labels_by_group(head):
             raise InputError(f"{collection} holds no labels yet; publish some: mll-hf push MODEL --to {collection}")
-        return _overview(api, head, {}, {}, ())
+        return _overview(api, head)
 
     return _publish(api, _Change(repo_id, "dataset", files, "Update the index of labels"), create_pr=False)
 
 
 def _overview(
-    api: HfApi,
-    head: Head,
-    new: Mapping[str, LabelSummary],
-    blobs: Mapping[str, bytes],
-    graphs: Sequence[SemanticGraph],
+    api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
 ) -> dict[str, bytes | None]:
-    """Index and card of a collection after some labels are added; the owner's text in the card is kept.
+    """Index and card of a collection; the owner's text in the card is kept.
 
     Args:
         api: The client.
         head: The commit so far.
-        new: Labels to add, by path.
-        blobs: Their files.
+        added: Files that the next commit adds.
         graphs: Their graphs.
     """
+    files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
+    after = replace(head, files={**head.files, **files})
     known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}
-    paths = labels_by_group(head)
-    for path in new:
-        _, slug, revision, name = path.split("/")
-        paths.setdefault(name.removesuffix(".safetensors"), {})[slug, revision] = path
     changes: dict[str, bytes | None] = {}
-    listed: list[IndexedLabel] = []
+    labels: list[IndexedLabel] = []
 
-    def summary_of(path: str) -> LabelSummary:
-        return new[path] if path in new else fetch_from_collection(api, head, path, known).summary
+    def summary_at(path: str) -> LabelSummary:
+        whole = label_from_bytes(added[path]) if path in added else fetch_from_collection(api, head, path, known)
+        return whole.summary
 
-    for stem in sorted({*paths, *shards_by_group(head)}):
-        graph = next((graph for graph in known.values() if stem.startswith(graph.digest[:12])), None)
-        if graph is None:
-            _log.warning(
-                "hf://datasets/%s has labels %s, but not their graph; they are not indexed", head.repo_id, stem
-            )
-            continue
-        files = paths.get(stem, {})
-        digests = {
-            key: hashlib.sha256(blobs[path]).hexdigest() if path in blobs else head.files[path].oid
-            for key, path in files.items()
-        }
-
-        def read(keys: Sequence[Key], files: Mapping[Key, str] = files) -> Iterator[LabelSummary]:
-            for first in range(0, len(keys), _LABELS_AT_ONCE):
-                yield from readable(summary_of, [files[key] for key in keys[first : first + _LABELS_AT_ONCE]])
-
-        of_group, index = updated_index(api, head, stem, graph, digests, read)
-        changes |= of_group
-        listed += index.labels if index else ()
-    if not listed:
+    groups = labels_by_group(after)
+    for stem in sorted({*groups, *shards_by_group(after)}):
+        if graph := graph_of(stem, known.values()):
+            of_group, index = updated_index(api, after, stem, groups[stem], graph, partial(readable, summary_at))
+            changes |= of_group
+            labels += index.labels if index else ()
+        else:
+            _log.warning("%s: labels %s are not indexed, since their graph is missing", head.repo_id, stem)
+    if not labels:
         raise InputError(f"hf://datasets/{head.repo_id} holds no valid label; publish one with mll-hf push --to")
-    of_labels = {label.graph_digest for label in listed}
-    shown = [graph for graph in known.values() if graph.digest in of_labels]
-    card = _edited(head, lambda old: collection_card(head.repo_id, shown, listed, old), _read_readme(api, head))
+    shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
+    card = _edited(head, lambda old: collection_card(head.repo_id, shown, labels, old), _read_readme(api, head))
     return {**changes, README: card}
 
 

@@ -19,7 +19,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
-from mll_hf.hub.card import LABEL_PATH, LABEL_TAG
+from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
+from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
     Head,
@@ -33,10 +34,11 @@ from mll_hf.hub.connection import (
     read_head,
     together,
 )
-from mll_hf.hub.index import labels_by_group, read_index, shards_by_group
+from mll_hf.hub.index import graph_of, labels_by_group, read_index, shards_by_group
 from mll_hf.hub.locations import HUB, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
 from mll_hf.labels.store import (
     GRAPH_PATH,
+    LABEL_PATH,
     MANY_LABELS,
     MAX_LABEL_BYTES,
     LabelStore,
@@ -175,20 +177,22 @@ class Collection:
     @cached_property
     def indexed(self) -> tuple[IndexedLabel, ...]:
         """All labels as the index knows them; an index that cannot be read is ignored with a warning."""
-        groups = labels_by_group(self._head)
-        if not shards_by_group(self._head) or sum(map(len, groups.values())) < MANY_LABELS:
+        api, head, groups, shards = self._api, self._head, labels_by_group(self._head), shards_by_group(self._head)
+        if not shards or sum(map(len, groups.values())) < MANY_LABELS:
             return ()
-        indexes = []
-        try:
-            for stem in groups:
-                if graph := next((graph for graph in self.graphs if stem.startswith(graph.digest[:12])), None):
-                    indexes.append(read_index(self._api, self._head, stem, graph, self._summaries_at))
-                else:
-                    _log.warning("left out: the labels %s of %s, whose graph is missing", stem, self.name)
-        except LabelError as error:
-            _log.warning("%s; update it: mll-hf labels index --labels hf://datasets/%s", error, self._head.repo_id)
-            return ()
-        return tuple(label for index in indexes if index for label in index.labels)
+        found: list[IndexedLabel] = []
+        for stem, files in groups.items():
+            graph = graph_of(stem, self.graphs)
+            if graph is None:
+                _log.warning("left out: labels %s of %s, since their graph is missing", stem, self.name)
+                continue
+            try:
+                index = read_index(api, head, shards[stem], files, graph, self._summaries_at)
+            except LabelError as error:
+                _log.warning("%s; update it: mll-hf labels index --labels hf://datasets/%s", error, head.repo_id)
+                return ()
+            found += index.labels if index else ()
+        return tuple(found)
 
     def _summaries_at(self, paths: Sequence[str]) -> list[LabelSummary]:
         api, head, graphs = self._api, self._head, self._by_digest  # cached properties have no lock since Python 3.12
@@ -220,7 +224,7 @@ class Collection:
 
 def is_collection(head: Head) -> bool:
     """Whether a dataset repo has labels, or graphs for them."""
-    return bool(labels_by_group(head)) or any(GRAPH_PATH.fullmatch(path) for path in head.files)
+    return any(GRAPH_PATH.fullmatch(path) or LABEL_PATH.fullmatch(path) for path in head.files)
 
 
 def read_graphs(api: HfApi, head: Head) -> list[SemanticGraph]:
@@ -418,7 +422,7 @@ def _tagged(entry: object) -> list[_Tagged]:
             names = [sibling.get("rfilename") for sibling in siblings if isinstance(sibling, dict)]
             paths = sorted(name for name in names if isinstance(name, str) and REPO_LABEL_PATH.fullmatch(name))
             if REPO_ID.fullmatch(repo_id) and FULL_SHA.fullmatch(sha):
-                return [_Tagged(repo_id, sha, path) for path in sorted(paths, key=lambda path: path != LABEL_PATH)]
+                return [_Tagged(repo_id, sha, path) for path in sorted(paths, key=lambda path: path != REPO_LABEL)]
     return []
 
 

@@ -1,8 +1,8 @@
 """Count which probe images a model recognizes, from embeddings, on the model's device.
 
 An image ``x`` that tests concept ``v`` is recognized if ``v`` scores strictly higher than every rival (the paper's
-Eq. 5 with all concepts as candidates). Not rivals, because they are no wrong answers: ancestors and descendants of
-``v``, and what else ``x`` shows: the concept it was filed under, and the ancestors of that.
+Eq. 5 with all concepts as candidates). Ancestors and descendants of ``v`` are not rivals, nor are the concept that
+``x`` was filed under and its ancestors: these answers are not wrong.
 
 Memory does not grow with the number of images: they come in blocks. 9,000 concepts take half a gigabyte, mostly for
 [V, V] tables: two of bytes, one of 16 bits, and their temporaries.

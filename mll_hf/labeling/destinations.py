@@ -5,26 +5,26 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, read_head
+from mll_hf.hub.connection import connect, download, fetch_head, hub_errors
 from mll_hf.hub.locations import HUB, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
-from mll_hf.hub.sources import is_collection, open_source
+from mll_hf.hub.sources import open_source
 from mll_hf.labels.store import MAX_LABEL_BYTES, label_path, read_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.hub.connection import Head
-    from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
+    from mll_hf.labels.label import LabelFacts, LabelGroup, ModelLabel, ModelRef
 
-L = TypeVar("L", bound="LabelSummary")
+L = TypeVar("L", bound="LabelFacts")
 
 LABEL_FILE = "label.safetensors"
 _NOT_THERE = (401, 404)  # the Hub also answers 401 for what does not exist
@@ -43,29 +43,11 @@ class Wanted:
     group: LabelGroup
     images_per_concept: int
 
-    def matches(self, label: LabelSummary, model: ModelRef) -> bool:
+    def matches(self, label: LabelFacts, model: ModelRef) -> bool:
         """Whether a label is the wanted one of a model, at any revision."""
         same_model = (label.model.repo_id, label.model.backend) == (model.repo_id, model.backend)
         enough = label.sampling.images_per_concept >= self.images_per_concept
         return same_model and label.group == self.group and enough
-
-
-class Destination(Protocol):
-    """Where labels are published."""
-
-    def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """Address of a model's published label; None if there is none.
-
-        Raises:
-            MLLError: The Hub cannot be asked, or the label could not be published here.
-        """
-
-    def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """Publish a label.
-
-        Raises:
-            MLLError: The Hub refuses.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +64,11 @@ class OwnRepos:
         return "its own repository"
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """See `Destination`; the label counts only if it was measured on the repository's current weights."""
+        """Address of a model's published label; None if there is none on the repository's current weights.
+
+        Raises:
+            MLLError: The Hub cannot be asked, or the label could not be published here.
+        """
         api = connect()
         with hub_errors(model.repo_id):
             head = fetch_head(api, model.repo_id, "model")
@@ -99,7 +85,11 @@ class OwnRepos:
         return None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """See `Destination`."""
+        """Publish a label.
+
+        Raises:
+            MLLError: The Hub refuses.
+        """
         return publish_label(label, graph, create_pr=self.create_pr)
 
 
@@ -128,25 +118,29 @@ class CollectionRepo:
         return self.location
 
     @cached_property
-    def _labels(self) -> tuple[LabelSummary, ...]:
+    def _labels(self) -> Sequence[LabelFacts]:
         """The collection's labels when it is first read."""
-        api, dataset = connect(), parse_dataset(self.location)
         try:
-            head = read_head(api, dataset.repo_id, "dataset")
+            source = open_source(self.location)
+            return source.indexed or source.list()
+        except InputError:  # it holds no labels yet
+            return ()
         except HubError as error:
             if error.status in _NOT_THERE:
                 return ()
             raise
-        return open_source(self.location).list() if is_collection(head) else ()
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """See `Destination`; a label of another revision with the same weights counts."""
+        """See `OwnRepos.find`; a label of another revision with the same weights counts."""
         same = label_of_same_weights(self._labels, model, wanted)
         return f"{self.location}/{label_path(same.model, same.group)}" if same else None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """See `Destination`."""
+        """See `OwnRepos.publish`."""
         return publish_to_collection([label], [graph], self.location, create_pr=self.create_pr, private=self.private)
+
+
+Destination = OwnRepos | CollectionRepo
 
 
 def _label_at(head: Head, path: str) -> ModelLabel | None:

@@ -40,17 +40,10 @@ def encoded_images(
     batch_size: int,
     decoders: int | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Embed some probe images.
-
-    Args:
-        model: The model.
-        probes: The probe images.
-        images: Numbers of the images to embed, ascending.
-        batch_size: Images per batch.
-        decoders: Processes that decode images for a GPU; default: one per core but one.
+    """Embed the probe images with the given numbers, ascending.
 
     Yields:
-        Numbers of a batch's images [B] and their embeddings [B, D]: unit-norm float32, NaN where undecodable.
+        Numbers of a batch's images [B] and their embeddings [B, D]; see `encoded`.
     """
     done = 0
     for embeddings in encoded(model, probes.iter_image_bytes(batch_size, images), decoders):
@@ -61,7 +54,10 @@ def encoded_images(
 def encoded(
     model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]], decoders: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable."""
+    """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable.
+
+    For a GPU, ``decoders`` processes decode the images; by default one per core but one.
+    """
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = decode_image(content)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import encoded_images
@@ -16,8 +16,6 @@ from mll_hf.models import environment_of, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from contextlib import AbstractContextManager
-    from types import TracebackType
 
     import numpy as np
     from numpy.typing import NDArray
@@ -49,67 +47,10 @@ class Captions:
     batch_size: int
     environment: Environment
 
-    @classmethod
-    def of(cls, model: VisionLanguageModel, captions: Sequence[str]) -> Captions:
-        """Embed captions."""
-        return cls(model.encode_texts(captions), model.logit_scale, model.cost, model.batch_size, environment_of(model))
-
-
-class ModelRun(Protocol):
-    """One model on an engine."""
-
-    def embed_captions(self, captions: Sequence[str]) -> Captions:
-        """Embed the captions of V concepts.
-
-        Raises:
-            ModelError: The model cannot be loaded or run.
-        """
-
-    def embed_images(
-        self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
-    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Embed probe images.
-
-        Args:
-            probes: The probe images.
-            images: Numbers of the images to embed, ascending.
-            batch_size: Images per batch.
-
-        Yields:
-            Numbers of some images [B] and their embeddings [B, D], NaN where undecodable; parts come in any order.
-
-        Raises:
-            ModelError: The model cannot be loaded or run.
-            GraphError: The images cannot be read.
-        """
-
-    def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
-        """Count the contests of the concepts over the images.
-
-        Args:
-            graph: The V concepts.
-            probes: The N images.
-            captions: Captions of the concepts.
-            blocks: Number of a block's first image, and embeddings [CONTEST_BLOCK, D] from there on.
-        """
-
-
-class Engine(Protocol):
-    """Where models run; a context manager that holds the workers."""
-
-    def run(self, model: ModelRef) -> AbstractContextManager[ModelRun]:
-        """Run a model; frees it at the end."""
-
-    def __enter__(self) -> Engine: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 @dataclass(frozen=True, slots=True)
 class LocalEngine:
-    """Runs models in this process, on one device.
+    """Runs models in this process, on one device; a context manager, since other engines hold workers.
 
     Attributes:
         device: ``cuda``, ``cuda:1``, ``mps`` or ``cpu``; None for the best available.
@@ -118,8 +59,12 @@ class LocalEngine:
     device: str | None = None
 
     @contextmanager
-    def run(self, model: ModelRef) -> Iterator[ModelRun]:
-        """See `Engine`."""
+    def run(self, model: ModelRef) -> Iterator[LocalRun]:
+        """Run a model; frees it at the end.
+
+        Raises:
+            ModelError: The model cannot be loaded.
+        """
         loaded = load_model(model, self.device)
         try:
             yield LocalRun(loaded)
@@ -135,7 +80,7 @@ class LocalEngine:
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
-    """A loaded model; see `ModelRun`.
+    """One model on this engine.
 
     Attributes:
         model: The model.
@@ -146,15 +91,29 @@ class LocalRun:
     decoders: int | None = None
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
-        """See `ModelRun`."""
-        return Captions.of(self.model, captions)
+        """Embed the captions of V concepts.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+        """
+        model = self.model
+        embeddings = model.encode_texts(captions)
+        return Captions(embeddings, model.logit_scale, model.cost, model.batch_size, environment_of(model))
 
     def embed_images(
         self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """See `ModelRun`."""
+        """Embed the probe images with the given numbers, ascending.
+
+        Yields:
+            Numbers of some images [B] and their embeddings [B, D], NaN where undecodable; parts come in any order.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+            GraphError: The images cannot be read.
+        """
         return encoded_images(self.model, probes, images, batch_size, self.decoders)
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
-        """See `ModelRun`."""
+        """Count the contests over blocks of embeddings [CONTEST_BLOCK, D], each with the number of its first image."""
         return Contest(graph, probes, captions.embeddings, captions.logit_scale, self.model.device).count(blocks)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import constants, scan_cache_dir
-from huggingface_hub.errors import CacheNotFound
 
 from mll_hf.errors import InputError, LabelError, MLLError, StorageError
 from mll_hf.labeling.destinations import Destination, Wanted, label_of_same_weights
@@ -19,6 +18,7 @@ from mll_hf.labeling.run import has_embeddings, label_model
 from mll_hf.labels.label import LabelGroup
 from mll_hf.labels.store import read_label
 from mll_hf.models import resolve_model
+from mll_hf.models.source import cached_revisions
 from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.hub.publish import Published
-    from mll_hf.labeling.engines import Engine
+    from mll_hf.labeling.run import Engine
     from mll_hf.labels.label import ModelLabel, ModelRef
     from mll_hf.labels.store import LabelStore
 
@@ -68,7 +68,7 @@ class Fleet:
 
 
 class Outcome(StrEnum):
-    """What was done about a model."""
+    """Outcome for one model."""
 
     LABELED = "labeled"
     STARTED = "started"  # a job will label it
@@ -79,11 +79,11 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelResult:
-    """What was done about one model.
+    """Result for one model.
 
     Attributes:
         name: The model as the user named it.
-        outcome: What was done.
+        outcome: Labeled, started, planned, skipped or failed.
         reason: Why it was skipped or failed, or what is planned, in one line.
         model: The pinned model, if it exists.
         label: Its label, if it was labeled, or found in the working folder.
@@ -109,11 +109,11 @@ def for_each(
     act: Callable[[str], ModelResult],
     on_start: Callable[[int, str], None] = lambda _number, _name: None,
 ) -> Iterator[ModelResult]:
-    """Do something about each model; a failure becomes a result.
+    """Label each model, or start a job for it; a failure does not stop the others.
 
     Args:
         models: ``org/name[@revision]`` or ``local-dir:PATH``.
-        act: What to do: `label_one` or :func:`~mll_hf.labeling.jobs.start_job`.
+        act: `label_one` or :func:`~mll_hf.labeling.jobs.start_job`.
         on_start: Called before each model with its number, from 1, and its name.
 
     Yields:
@@ -124,32 +124,25 @@ def for_each(
     """
     for number, name in enumerate(models, 1):
         on_start(number, name)
-        yield _attempt(name, act)
-
-
-def _attempt(name: str, act: Callable[[str], ModelResult]) -> ModelResult:
-    try:
-        return act(name)
-    except StorageError:
-        raise
-    except MLLError as error:
-        return ModelResult(name, Outcome.FAILED, str(error))
-    except Exception as error:  # a foreign model may raise anything
-        _log.warning("%s", name, exc_info=True)
-        cause = f"{type(error).__name__}: {one_line(error)}"
-        reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
-        return ModelResult(name, Outcome.FAILED, printable(reason))
+        try:
+            result = act(name)
+        except StorageError:
+            raise
+        except MLLError as error:
+            result = ModelResult(name, Outcome.FAILED, str(error))
+        except Exception as error:  # a foreign model may raise anything
+            _log.warning("%s", name, exc_info=True)
+            cause = f"{type(error).__name__}: {one_line(error)}"
+            reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
+            result = ModelResult(name, Outcome.FAILED, printable(reason))
+        yield result
 
 
 def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
     """Label a model and publish its label, unless that is done already.
 
-    Finds out without downloading weights or any file that the Hub counts as a download.
-
-    Args:
-        name: ``org/name[@revision]`` or ``local-dir:PATH``.
-        fleet: How.
-        dry_run: Only say what would be done.
+    Checks without downloading weights or any file that the Hub counts as a download. A dry run only reports what would
+    be done.
 
     Raises:
         MLLError: The model cannot be labeled, or its label not published.
@@ -230,15 +223,5 @@ def _weights_freed(model: ModelRef) -> Iterator[None]:
 
 
 def _has_cached_weights(model: ModelRef) -> bool:
-    try:
-        cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
-        return False
-    return any(
-        file.file_name.endswith(".safetensors") and file.file_path.parent == copy.snapshot_path
-        for repo in cache.repos
-        if (repo.repo_type, repo.repo_id) == ("model", model.repo_id)
-        for copy in repo.revisions
-        if copy.commit_hash == model.revision
-        for file in copy.files
-    )
+    revisions = [copy for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
+    return any(any(copy.snapshot_path.glob("*.safetensors")) for copy in revisions)

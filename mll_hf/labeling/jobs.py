@@ -70,10 +70,7 @@ class Jobs:
 def start_job(name: str, jobs: Jobs, *, dry_run: bool = False) -> ModelResult:
     """Start a job for a model, unless it has a label or an unfinished job. Does not wait for the job.
 
-    Args:
-        name: ``org/name[@revision]``.
-        jobs: How.
-        dry_run: Only say what would be done.
+    A dry run only reports what would be done.
 
     Raises:
         MLLError: The model cannot be labeled, or the Hub refuses.

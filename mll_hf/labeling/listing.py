@@ -1,4 +1,4 @@
-"""Which models to label: by a filter of the Hub, from a file, or the paper's."""
+"""Which models to label: by a filter of the Hub, or from a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from mll_hf.errors import InputError
 from mll_hf.hub.connection import connect, hub_errors, list_model_repos
 from mll_hf.hub.locations import HUB, REPO_ID
-from mll_hf.models.published import published_models
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -22,13 +21,7 @@ _ID_FIELDS = ("repo_id", "model", "id")
 def list_models(
     tags: Sequence[str] = (), author: str | None = None, search: str | None = None, limit: int | None = None
 ) -> tuple[str, ...]:
-    """List models on the Hub, most downloaded first.
-
-    Args:
-        tags: Tags that the models must all have, such as ``open_clip``.
-        author: Their owner.
-        search: Part of their ids.
-        limit: Most models to list.
+    """List models on the Hub that have all tags, such as ``open_clip``; most downloaded first.
 
     Raises:
         InputError: No model matches.
@@ -49,11 +42,6 @@ def list_models(
     if not ids:
         raise InputError("no model on the Hub matches; check the tags, the author and the search text")
     return tuple(ids)
-
-
-def paper_models() -> tuple[str, ...]:
-    """Ids of the paper's models, without repetitions, in the paper's order."""
-    return tuple(dict.fromkeys(model.repo_id for model in published_models()))
 
 
 def read_models(file: Path) -> tuple[str, ...]:

@@ -24,8 +24,7 @@ from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
 from mll_hf.hub.locations import REPO_ID, DatasetLocation, fetch_graph_with_images
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.engines import Captions, LocalRun
-from mll_hf.models import environment_of, load_model, pick_device
-from mll_hf.models.base import TEXT_BATCH
+from mll_hf.models import TEXT_BATCH, environment_of, load_model, pick_device
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labeling.engines import Blocks, ModelRun
+    from mll_hf.labeling.engines import Blocks
     from mll_hf.labels.counts import LabelCounts
     from mll_hf.labels.label import Environment, ModelRef
 
@@ -67,7 +66,7 @@ class Share:
 
 
 class RayEngine:
-    """Runs models on Ray; see :class:`~mll_hf.labeling.engines.Engine`.
+    """Runs models on Ray, as :class:`~mll_hf.labeling.engines.LocalEngine` does in this process.
 
     Every machine needs ``mll-hf[models,ray]`` and the graph: from the Hub, or in a shared folder.
 
@@ -111,18 +110,21 @@ class RayEngine:
             ray.shutdown()
 
     @contextmanager
-    def run(self, model: ModelRef) -> Iterator[ModelRun]:
-        """See :class:`~mll_hf.labeling.engines.Engine`."""
+    def run(self, model: ModelRef) -> Iterator[RayRun]:
+        """Run a model on all workers."""
         assert self._workers, "use the engine as a context manager"  # noqa: S101
-        yield _RayRun(model, self._workers)
+        yield RayRun(model, self._workers)
 
 
-class _RayRun:
+class RayRun:
+    """One model on this engine; see :class:`~mll_hf.labeling.engines.LocalRun`."""
+
     def __init__(self, model: ModelRef, workers: _Workers) -> None:
         self._model, self._workers = model, workers
         self._environment: Environment | None = None
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
+        """Embed captions in pieces."""
         size = TEXT_BATCH * max(len(captions) // (TEXT_BATCH * self._workers.n_workers), 1)
         calls = (
             (first, "embed_captions", (self._model, captions[first : first + size]))
@@ -136,6 +138,7 @@ class _RayRun:
     def embed_images(
         self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+        """Embed probe images in pieces, in the order of completion."""
         import ray
 
         shared, size = ray.put(probes), _BATCHES_PER_PIECE * batch_size
@@ -146,6 +149,7 @@ class _RayRun:
             yield piece, embeddings
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
+        """Count the contests, several blocks at a time."""
         import ray
 
         shared = [ray.put(value) for value in (graph, probes, captions)]
@@ -175,19 +179,19 @@ class _Workers:
         self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(_Worker)
         self._options = (None if share.gpus else "cpu", max(int(share.cpus), 1))
         self._idle: list[Any] = []
-        self._busy: dict[Any, Any] = {}  # actors by references to results that nobody waits for
+        self._running: dict[Any, tuple[Any, Call | None]] = {}  # by reference; without a call, nobody needs the result
         for _ in range(n_workers):
             self._start()
 
     def _start(self) -> None:
         worker = self._actor.remote(*self._options)
-        self._busy[worker.ready.remote()] = worker
+        self._running[worker.ready.remote()] = worker, None
 
     def stop(self) -> None:
         """Kill all actors."""
         import ray
 
-        for worker in (*self._idle, *self._busy.values()):
+        for worker in (*self._idle, *(worker for worker, _ in self._running.values())):
             ray.kill(worker)
 
     def completed(self, model: ModelRef, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
@@ -202,21 +206,21 @@ class _Workers:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        queue, lost, n_losses = iter(calls), list[Any](), 0
+        lost: list[Call] = []
+        queue, n_losses = iter(calls), 0
         upcoming = next(queue, None)
-        running: dict[Any, tuple[Any, Call | None]] = {}
         try:
-            while upcoming or running:
+            while upcoming or self._has_calls():
                 while upcoming and self._idle:
                     worker, (_, method, arguments) = self._idle.pop(), upcoming
-                    running[getattr(worker, method).remote(*arguments)] = worker, upcoming
+                    self._running[getattr(worker, method).remote(*arguments)] = worker, upcoming
                     upcoming = lost.pop() if lost else next(queue, None)
-                done, _ = ray.wait([*running, *self._busy], timeout=_WAIT_SECONDS)
+                done, _ = ray.wait([*self._running], timeout=_WAIT_SECONDS)
                 if not done:
-                    if not running:
+                    if not self._has_calls():
                         _log.warning("waiting for the cluster to start a worker")
                     continue
-                worker, call = running.pop(done[0]) if done[0] in running else (self._busy.pop(done[0]), None)
+                worker, call = self._running.pop(done[0])
                 try:
                     result = ray.get(done[0])
                 except RayTaskError as error:
@@ -239,7 +243,10 @@ class _Workers:
                         n_losses = 0
                         yield call[0], result
         finally:
-            self._busy |= {reference: worker for reference, (worker, _) in running.items()}
+            self._running = {reference: (worker, None) for reference, (worker, _) in self._running.items()}
+
+    def _has_calls(self) -> bool:
+        return any(call for _, call in self._running.values())
 
 
 class _Worker:

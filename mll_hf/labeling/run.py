@@ -26,14 +26,21 @@ from mll_hf.labels.store import embeddings_path, read_label
 from mll_hf.models import gpu_count, pick_device
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labeling.engines import Engine, ModelRun
+    from mll_hf.labeling.engines import LocalRun
+    from mll_hf.labeling.ray_engine import RayEngine, RayRun
     from mll_hf.labels.counts import LabelCounts
     from mll_hf.labels.label import Cost, Environment, ModelRef
     from mll_hf.labels.store import LabelStore
+
+    Engine = LocalEngine | RayEngine
+    ModelRun = LocalRun | RayRun
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +134,20 @@ def label_model(
         log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.revision[:12]}"
         log_key = _overwriting(key, path) if overwrite else key
         log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
-        _embed_missing(ref, probes, log, run, batch_size or captions.batch_size)
+        missing = np.flatnonzero(log.positions(probes.rows) < 0)
+        with log.writing() as write:
+            for images, embeddings in embedded_images(
+                run, ref.short_name, probes, missing, batch_size or captions.batch_size
+            ):
+                write(probes.rows[images], embeddings)
         counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
     label = label_from_counts(
         ref, captions.cost, graph, probes, counts, environment=captions.environment, license=_license_of(ref)
     )
     remove_embeddings(embeddings_path(path))  # an earlier label may have had other images
     if keep_embeddings:
-        images = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
-        write_embeddings(ProbeEmbeddings.quantize(images, captions.embeddings, probes), embeddings_path(path))
+        whole = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
+        write_embeddings(ProbeEmbeddings.quantize(whole, captions.embeddings, probes), embeddings_path(path))
     store.write(label)  # last: an existing label means that everything is done
     if probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
         log.rename(key)
@@ -154,17 +166,7 @@ def label_from_counts(
     environment: Environment,
     license: str | None = None,
 ) -> ModelLabel:
-    """Build a label.
-
-    Args:
-        ref: The model.
-        cost: Parameters and FLOPs of the model.
-        graph: The concepts.
-        probes: The probe images that were counted.
-        counts: The counts.
-        environment: What the model ran in.
-        license: License of the model, in lower case; None if unknown.
-    """
+    """Build a label from the counts over the probe images."""
     rivals, rival_wins = counts.rivals()
     return ModelLabel(
         model=ref,
@@ -231,21 +233,22 @@ def _overwriting(key: dict[str, object], path: Path) -> dict[str, object]:
     return {**key, "overwrites": hashlib.sha256(path.read_bytes()).hexdigest()} if path.exists() else key
 
 
-def _embed_missing(ref: ModelRef, probes: ProbeSet, log: EmbeddingLog, run: ModelRun, batch_size: int) -> None:
-    """Embed the images that the log lacks, with a progress bar."""
-    missing = np.flatnonzero(log.positions(probes.rows) < 0)
+def embedded_images(
+    run: ModelRun, title: str, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
+    """Embed probe images with a progress bar, which starts at the images left out; see `LocalRun.embed_images`."""
     progress = tqdm(  # type: ignore[no-untyped-call]
         total=len(probes),
-        initial=len(probes) - len(missing),
+        initial=len(probes) - len(images),
         unit="image",
-        desc=ref.short_name,
+        desc=title,
         name="mll_hf.label",
         leave=False,
     )
-    with progress, log.writing() as write:
-        for images, embeddings in run.embed_images(probes, missing, batch_size):
-            write(probes.rows[images], embeddings)
-            progress.update(len(images))
+    with progress:
+        for numbers, embeddings in run.embed_images(probes, images, batch_size):
+            yield numbers, embeddings
+            progress.update(len(numbers))
 
 
 def _license_of(ref: ModelRef) -> str | None:

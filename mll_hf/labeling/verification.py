@@ -8,27 +8,24 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.errors import InputError
-from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
-from mll_hf.labeling.encoding import encoded_images
-from mll_hf.models import load_model
+from mll_hf.labeling.contest import CONTEST_BLOCK
+from mll_hf.labeling.engines import LocalEngine
+from mll_hf.labeling.run import embedded_images
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelLabel, ModelRef
-    from mll_hf.models import VisionLanguageModel
 
 CONCEPTS = 50
 _TOLERANCE = 0.05  # of a concept's images, at least one: other hardware rounds differently
 _RANK_TOLERANCE = 0.1  # ranks change more easily than hits
 _REQUIRED_SHARE = 0.9
+_COUNTS = ("concepts", "support", "claimed", "measured", "moved")
 _Z = 1.959964  # 95 % quantile of the normal distribution, two-sided
 
 
@@ -97,11 +94,7 @@ class Verification:
         return {
             **asdict(self.model),
             "verdict": str(self.verdict),
-            "concepts": self.concepts.tolist(),
-            "support": self.support.tolist(),
-            "claimed": self.claimed.tolist(),
-            "measured": self.measured.tolist(),
-            "moved": self.moved.tolist(),
+            **{name: getattr(self, name).tolist() for name in _COUNTS},
             "seed": self.seed,
             "agreeing": self.agreeing,
             "interval": list(self.interval),
@@ -119,7 +112,6 @@ def verify_label(
     seed: int = 0,
     device: str | None = None,
     batch_size: int | None = None,
-    token: str | None = None,
 ) -> Verification:
     """Measure a model again on a seeded sample of concepts, with all concepts as candidates.
 
@@ -131,7 +123,6 @@ def verify_label(
         seed: Seed of the sample. The publisher of the label must not know it in advance.
         device: ``cuda``, ``mps`` or ``cpu``; default: the best available.
         batch_size: Images per batch; default: chosen for the device.
-        token: Hub token; default: the saved one.
 
     Raises:
         InputError: The label is of another graph or other images, or has no concept with images.
@@ -142,14 +133,16 @@ def verify_label(
     if not len(tested):
         raise InputError(f"the label of {label.model.repo_id} has no concept with images; there is nothing to verify")
     concepts = np.sort(np.random.default_rng(seed).permutation(tested)[:n_concepts])
-    model = load_model(label.model, device, token)
-    try:
-        captions = model.encode_texts([concept.caption for concept in graph.concepts])
-        sample = probes.restricted_to(concepts)
-        blocks = _blocks(model, sample, batch_size or model.batch_size)
-        counts = Contest(graph, sample, captions, model.logit_scale, model.device).count(blocks)
-    finally:
-        model.close()
+    sample = probes.restricted_to(concepts)
+    with LocalEngine(device).run(label.model) as run:
+        captions = run.embed_captions([concept.caption for concept in graph.concepts])
+        parts = embedded_images(
+            run, label.model.short_name, sample, np.arange(len(sample)), batch_size or captions.batch_size
+        )
+        images = np.concatenate([embeddings for _, embeddings in parts])
+        firsts = range(0, len(images), CONTEST_BLOCK)
+        blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in firsts)
+        counts = run.count(graph, sample, captions, blocks)
     return Verification(
         model=label.model,
         concepts=concepts,
@@ -159,23 +152,6 @@ def verify_label(
         moved=_moved(label.ranks[concepts].astype(np.int32), counts.ranks[concepts].astype(np.int32)),
         seed=seed,
     )
-
-
-def _blocks(model: VisionLanguageModel, sample: ProbeSet, batch_size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Embed images, with a progress bar; yields blocks of CONTEST_BLOCK with the number of their first image."""
-    progress = tqdm(  # type: ignore[no-untyped-call]
-        total=len(sample), unit="image", desc=model.ref.short_name, name="mll_hf.verify", leave=False
-    )
-    first, block = 0, np.empty((0, model.embedding_size), np.float32)
-    with progress:
-        for _, embeddings in encoded_images(model, sample, np.arange(len(sample)), batch_size):
-            progress.update(len(embeddings))
-            block = np.concatenate([block, embeddings])
-            while len(block) >= CONTEST_BLOCK:
-                yield first, block[:CONTEST_BLOCK]
-                first, block = first + CONTEST_BLOCK, block[CONTEST_BLOCK:]
-    if len(block):
-        yield first, block
 
 
 def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[np.int32]:

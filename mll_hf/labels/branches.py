@@ -92,9 +92,9 @@ class BranchTree:
 
     @property
     def first_fork(self) -> int:
-        """Position of the topmost concept with more than one below it; what is above says the same of everything."""
-        position = 0
-        while position < len(self.parents) and len(below := np.flatnonzero(self.parents == position)) == 1:
+        """Position of the topmost concept with more than one below it; -1 if the tree has several roots, or none."""
+        position = -1
+        while len(below := np.flatnonzero(self.parents == position)) == 1:
             position = int(below[0])
         return position
 

@@ -30,7 +30,7 @@ from mll_hf.labels.file_format import (
     label_metadata,
     read_metadata,
 )
-from mll_hf.labels.label import Cost, LabelFacts, LabelGroup, ModelRef
+from mll_hf.labels.label import LabelFacts, LabelGroup
 from mll_hf.labels.rank_code import BITS, RankCode, code_fields
 from mll_hf.utils.files import canonical_json
 from mll_hf.utils.text import one_line
@@ -41,15 +41,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import LabelSummary
 
-SCHEMA = 1
+    Key = tuple[str, str]  # slug and revision of a model
+    Reader = Callable[[Sequence[Key]], Iterable[tuple[LabelSummary, str]]]  # labels and the sha256 of their files
+
+SCHEMA = 2
 SMALL_BYTES = 2**24  # codes of a small shard; up to 40 MB of labels are in at most three shards
 SMALL_SHARDS = 16  # so many small shards are merged into a large one
 _MOST_HEADER_BYTES = 2**16
 
 # name -> dtype and shape, in terms of the numbers of concepts V, labels M, distinct samples N, domains S, bins of ranks
-# B, components K and characters of JSON C
+# B, components K and bytes of JSON C
 _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "basis": (np.float64, "KB"),
     "codes": (np.uint32, "VM"),
@@ -59,14 +63,11 @@ _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "rank_shares": (np.float64, "MB"),
     "sample": (np.int32, "M"),
     "support": (np.int32, "NV"),
-    "temperature": (np.float32, "M"),
 }
-_DTYPES = {"F64": np.float64, "F32": np.float32, "I32": np.int32, "U32": np.uint32, "U8": np.uint8}
-_OWN = {"repo_id": str, "revision": str, "backend": str, "parameters": int, "gflops": float, "digest": str}
-_OF_MODEL, _OF_COST = ("repo_id", "revision", "backend"), ("parameters", "gflops")
+_DTYPES = {"F64": np.float64, "I32": np.int32, "U32": np.uint32, "U8": np.uint8}
 
 
-# --- what is kept of a label ------------------------------------------------------------------------------------------
+# --- one label --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,12 +77,11 @@ class Entry:
     Attributes:
         metadata: All that is not a tensor, see :func:`~mll_hf.labels.file_format.label_metadata`.
         digest: Sha256 of the label's file.
-        codes: [V] see :class:`RankCode`.
-        support: [V] probe images.
-        rank_shares: [RANK_BINS] mean rank shares.
-        domain_ranks: [S, RANK_BINS].
+        codes: [V] uint32, see :class:`RankCode`.
+        support: [V] int32, probe images.
+        rank_shares: [RANK_BINS] float64, mean rank shares.
+        domain_ranks: [S, RANK_BINS] int32.
         mean_precision: Mean recall.
-        temperature: Calibration temperature.
     """
 
     metadata: dict[str, Any]
@@ -91,13 +91,12 @@ class Entry:
     rank_shares: NDArray[np.float64]
     domain_ranks: NDArray[np.int32]
     mean_precision: float
-    temperature: float
 
     @classmethod
     def of(
         cls, label: LabelSummary, digest: str, code: RankCode, concepts: NDArray[np.int64] | slice = slice(None)
     ) -> Entry:
-        """What is kept of a label; codes of some concepts only, if they are named."""
+        """The entry of a label, with the codes of all concepts or of some."""
         return cls(
             label_metadata(label),
             digest,
@@ -106,7 +105,6 @@ class Entry:
             label.mean_rank_shares,
             label.domain_ranks,
             label.mean_precision,
-            float(label.temperature[0]),
         )
 
 
@@ -117,46 +115,23 @@ def shard_to_bytes(entries: Sequence[Entry], code: RankCode) -> bytes:
         entries: At least one; all of one group.
         code: The code of their graph.
     """
-    first = entries[0].metadata
     samples: dict[bytes, int] = {}
     sample = [samples.setdefault(entry.support.astype(np.int32).tobytes(), len(samples)) for entry in entries]
-    common: dict[str, int] = {}
-    shared = [common.setdefault(canonical_json(_without_own(e.metadata)), len(common)) for e in entries]
-    own = [{**e.metadata["model"], **e.metadata["cost"], "digest": e.digest} for e in entries]
-    columns = {
-        "common": [json.loads(text) for text in common],
-        "shared": shared,
-        "license": [entry.metadata["license"] for entry in entries],
-        **{name: [values[name] for values in own] for name in _OWN},
-    }
     n_domains = max(len(entry.domain_ranks) for entry in entries)
     padded = [np.pad(entry.domain_ranks, ((0, n_domains - len(entry.domain_ranks)), (0, 0))) for entry in entries]
+    facts = ",".join(canonical_json({**entry.metadata, "sha256": entry.digest}) for entry in entries)
     tensors: dict[str, NDArray[Any]] = {
         "basis": code.basis,
         "codes": np.stack([entry.codes for entry in entries], axis=1),
         "domain_ranks": np.stack(padded).astype(np.int32),
-        "entries": np.frombuffer(canonical_json(columns).encode(), np.uint8),
+        "entries": np.frombuffer(f"[{facts}]".encode(), np.uint8),
         "mean_precision": np.array([entry.mean_precision for entry in entries]),
         "rank_shares": np.stack([entry.rank_shares for entry in entries]),
         "sample": np.array(sample, np.int32),
         "support": np.stack([np.frombuffer(content, np.int32) for content in samples]),
-        "temperature": np.array([entry.temperature for entry in entries], np.float32),
     }
-    header = {
-        "schema": SCHEMA,
-        "graph": first["graph"]["digest"],
-        "probes": first["probes"]["revision"],
-        "seed": first["config"]["seed"],
-        "n_bins": code.n_bins,
-    }
-    return save(
-        {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()},
-        metadata={METADATA_KEY: canonical_json(header)},
-    )
-
-
-def _without_own(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in metadata.items() if key not in ("model", "cost", "license")}
+    header = canonical_json({"schema": SCHEMA, "n_bins": code.n_bins})
+    return save({name: np.ascontiguousarray(of) for name, of in tensors.items()}, metadata={METADATA_KEY: header})
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -218,37 +193,26 @@ class IndexShard:
 
     Attributes:
         source: The file.
-        group: The group of its labels.
         code: How its codes are read.
         tensors: All tensors but the codes.
-        columns: What is said of each label, by name.
-        common: Fields of labels that several have in common.
+        facts: [M] what each label says besides counts.
+        keys: [M] slug and revision of each model, and the sha256 of its label's file.
+        group: The group of the labels.
         n_concepts: V.
         start: Where in the file the codes start.
     """
 
     source: ByteSource
-    group: LabelGroup
     code: RankCode
     tensors: Mapping[str, NDArray[Any]]
-    columns: Mapping[str, list[Any]]
-    common: tuple[Mapping[str, Any], ...]
+    facts: tuple[LabelFacts, ...]
+    keys: tuple[tuple[Key, str], ...]
+    group: LabelGroup
     n_concepts: int
     start: int
 
     def __len__(self) -> int:
-        return len(self.tensors["sample"])
-
-    @cached_property
-    def models(self) -> tuple[ModelRef, ...]:
-        """[M] the models."""
-        return tuple(map(ModelRef, *(self.columns[name] for name in _OF_MODEL)))
-
-    @cached_property
-    def keys(self) -> tuple[tuple[tuple[str, str], str], ...]:
-        """[M] slug and revision of each model, and the sha256 of its label's file."""
-        pairs = zip(self.models, self.columns["digest"], strict=True)
-        return tuple(((model.slug, model.revision), digest) for model, digest in pairs)
+        return len(self.facts)
 
     @classmethod
     def open(cls, source: ByteSource) -> IndexShard:
@@ -284,29 +248,17 @@ class IndexShard:
         codes = layout["codes"]
         if codes["dtype"] != "U32" or 4 * math.prod(codes["shape"]) != ranges["codes"][1] - ranges["codes"][0]:
             raise LabelError("the codes have another size than their shape says")
-        shapes = {**tensors, "codes": np.broadcast_to(np.uint32(0), codes["shape"])}
-        _check_shard(header, shapes)
-        columns = _read_columns(tensors["entries"].tobytes(), len(tensors["sample"]))
-        group = LabelGroup(header["graph"], header["probes"], header["seed"])
-        common = tuple(_read_common(of, group, tensors["domain_ranks"].shape[1]) for of in columns["common"])
+        _check_shard(header, {**tensors, "codes": np.broadcast_to(np.uint32(0), codes["shape"])})
+        facts, keys = _read_entries(tensors)
         code = RankCode(tensors["basis"], header["n_bins"])
-        return cls(source, group, code, tensors, columns, common, codes["shape"][0], first + ranges["codes"][0])
+        at = first + ranges["codes"][0]
+        return cls(source, code, tensors, facts, keys, facts[0].group, codes["shape"][0], at)
 
     def rows(self, concepts: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint32]]:
         """The codes [M] of all labels, for each of some concepts."""
         size = 4 * len(self)
         starts = [self.start + size * int(v) for v in concepts]
         return [np.frombuffer(row, np.uint32) for row in self.source.read([(at, at + size) for at in starts])]
-
-    def metadata(self, m: int) -> dict[str, Any]:
-        """All that one label says besides tensors."""
-        columns = self.columns
-        return {
-            **columns["common"][columns["shared"][m]],
-            "model": {name: columns[name][m] for name in _OF_MODEL},
-            "cost": {name: columns[name][m] for name in _OF_COST},
-            "license": columns["license"][m],
-        }
 
     def entry(self, m: int, codes: NDArray[np.uint32]) -> Entry:
         """What is kept of one label.
@@ -315,16 +267,15 @@ class IndexShard:
             m: Its position.
             codes: Its codes.
         """
-        metadata, tensors = self.metadata(m), self.tensors
+        tensors = self.tensors
         return Entry(
-            metadata,
-            self.columns["digest"][m],
+            label_metadata(self.facts[m]),
+            self.keys[m][1],
             codes,
             tensors["support"][tensors["sample"][m]],
             tensors["rank_shares"][m],
-            tensors["domain_ranks"][m, : len(metadata["domains"])],
+            tensors["domain_ranks"][m, : len(self.facts[m].domain_names)],
             float(tensors["mean_precision"][m]),
-            float(tensors["temperature"][m]),
         )
 
     def entries(self, positions: Iterable[int]) -> list[Entry]:
@@ -337,10 +288,7 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
     """Check the header, the shape of every tensor and the range of its values."""
     if header.get("schema") != SCHEMA:
         raise LabelError(f"schema {json.dumps(header.get('schema'))[:20]} is not {SCHEMA}, which this version reads")
-    names = isinstance(header.get("graph"), str) and isinstance(header.get("probes"), str)
-    if not names or type(header.get("seed")) is not int or type(header.get("n_bins")) is not int:
-        raise LabelError("the header lacks the group or the number of bins")
-    if not 1 <= header["n_bins"] <= RANK_BINS:
+    if type(header.get("n_bins")) is not int or not 1 <= header["n_bins"] <= RANK_BINS:
         raise LabelError("the number of bins is out of range")
     sizes = {
         axis: tensors[name].shape[n]
@@ -350,55 +298,36 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
     check_tensors(tensors, _TENSORS, sizes)
     if not all(sizes.values()):
         raise LabelError("there are no labels, or no concepts")
-    shares, level, temperature = (tensors[name] for name in ("rank_shares", "mean_precision", "temperature"))
+    shares, level = tensors["rank_shares"], tensors["mean_precision"]
     fine = {
         "a sample does not exist": tensors["sample"].min() >= 0 and tensors["sample"].max() < sizes["N"],
         "support is negative": tensors["support"].min() >= 0,
         "ranks of a domain are negative": tensors["domain_ranks"].min() >= 0,
         "shares are not between 0 and 1": shares.min() >= 0 and shares.max() <= 1 + 1e-9,
         "recall is not between 0 and 1": level.min() >= 0 and level.max() <= 1,
-        "a temperature is not positive": bool((temperature > 0).all() and np.isfinite(temperature).all()),
         "the basis is not finite": np.isfinite(tensors["basis"]).all() and np.abs(tensors["basis"]).max() < 100,
     }
     if faults := [fault for fault, passed in fine.items() if not passed]:
         raise LabelError(", ".join(faults))
 
 
-def _read_columns(content: bytes, n_labels: int) -> dict[str, list[Any]]:
-    """Parse what is said of each label; every column must have the right length and type."""
-    columns = json.loads(content)
-    if not isinstance(columns, dict) or set(columns) != {*_OWN, "common", "shared", "license"}:
-        raise LabelError("the entries lack a column")
-    if any(not isinstance(column, list) or (name != "common" and len(column) != n_labels)
-           for name, column in columns.items()):  # fmt: skip
-        raise LabelError("a column of the entries has another length than there are labels")
-    for name, kind in _OWN.items():
-        allowed = {int, float} if kind is float else {kind}
-        if not set(map(type, columns[name])) <= allowed:
-            raise LabelError(f"'{name}' of an entry is no {kind.__name__}")
-    costs = [*columns["parameters"], *columns["gflops"]]
-    if not all(0 <= cost < 2**63 for cost in costs):
-        raise LabelError("a cost is out of range")
-    if not set(map(type, columns["license"])) <= {str, type(None)}:
-        raise LabelError("'license' of an entry is no str")
-    if not set(map(type, columns["shared"])) <= {int} or not all(
-        0 <= n < len(columns["common"]) for n in columns["shared"]
-    ):
-        raise LabelError("an entry refers to what does not exist")
-    return columns
-
-
-def _read_common(common: object, group: LabelGroup, n_domains: int) -> Mapping[str, Any]:
-    """Parse what several labels have in common, by the rules for labels."""
-    if not isinstance(common, dict):
-        raise LabelError("what labels have in common is no object")
-    model, cost = {"repo_id": "any/name", "revision": "0" * 40, "backend": ""}, {"parameters": 0, "gflops": 0}
-    known = fields_from_metadata({**common, "model": model, "cost": cost, "license": None})
-    if LabelGroup(known["graph_digest"], known["probes_revision"], known["sampling"].seed) != group:
-        raise LabelError("a label is of another group")
-    if len(known["domain_names"]) > n_domains:
-        raise LabelError("a label has more domains than counts")
-    return _without_own(known)
+def _read_entries(tensors: Mapping[str, NDArray[Any]]) -> tuple[tuple[LabelFacts, ...], tuple[tuple[Key, str], ...]]:
+    """Facts and keys of all labels; each entry is validated like the metadata of a label."""
+    entries = json.loads(tensors["entries"].tobytes())
+    if not isinstance(entries, list) or len(entries) != len(tensors["sample"]):
+        raise LabelError("the number of entries is not that of labels")
+    facts, keys = [], []
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(digest := entry.get("sha256"), str):
+            raise LabelError("an entry lacks the sha256 of its label")
+        label = LabelFacts(**fields_from_metadata(entry))
+        if len(label.domain_names) > tensors["domain_ranks"].shape[1]:
+            raise LabelError("a label has more domains than counts")
+        facts.append(label)
+        keys.append(((label.model.slug, label.model.revision), digest))
+    if len({label.group for label in facts}) != 1:
+        raise LabelError("its labels are of several groups")
+    return tuple(facts), tuple(keys)
 
 
 # --- an index as a whole ----------------------------------------------------------------------------------------------
@@ -406,22 +335,28 @@ def _read_common(common: object, group: LabelGroup, n_domains: int) -> Mapping[s
 
 @dataclass(frozen=True, eq=False)
 class IndexedLabel(LabelFacts):
-    """A label as an index knows it; labels are joined over graphs by what it says.
+    """A label as an index knows it. It can be joined like a summary, but its ranks are only in the index.
 
     Attributes:
-        domains_tested: Names of the domains that have probe images.
+        support: [V] probe images; the same array for all labels that rest on the same sample.
+        mean_rank_shares: [RANK_BINS].
+        domain_ranks: [S, RANK_BINS].
+        mean_precision: Mean recall over the graph.
         index: The index.
         position: Its position there.
     """
 
-    domains_tested: frozenset[str]
+    support: NDArray[np.int32]
+    mean_rank_shares: NDArray[np.float64]
+    domain_ranks: NDArray[np.int32]
+    mean_precision: float
     index: LabelIndex
     position: int
 
     @property
-    def mean_precision(self) -> float:
-        """Mean recall over the graph."""
-        return float(self.index.mean_precision[self.position])
+    def domains_tested(self) -> frozenset[str]:
+        """Names of the domains that have probe images."""
+        return frozenset(self.domain_names[s] for s in np.flatnonzero(self.domain_ranks.any(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -432,14 +367,22 @@ class LabelIndex:
         shards: At least one.
         current: Sha256 of the file of every label that there is, by slug and revision of its model; labels of which
             the shards have another digest are left out of :attr:`labels`. None takes all.
+
+    Raises:
+        LabelError: The shards do not belong together.
     """
 
     shards: tuple[IndexShard, ...]
-    current: Mapping[tuple[str, str], str] | None = None
+    current: Mapping[Key, str] | None = None
 
     def __post_init__(self) -> None:
-        if len({(shard.group, shard.n_concepts) for shard in self.shards}) != 1:
+        if len({(of.group, of.n_concepts, of.code.n_bins, of.code.basis.tobytes()) for of in self.shards}) != 1:
             raise LabelError(f"the shards of index {self.shards[0].group.stem} are of several groups; build it anew")
+
+    @property
+    def code(self) -> RankCode:
+        """How codes are read."""
+        return self.shards[0].code
 
     @cached_property
     def firsts(self) -> tuple[int, ...]:
@@ -449,57 +392,32 @@ class LabelIndex:
     @cached_property
     def labels(self) -> tuple[IndexedLabel, ...]:
         """The labels that are current, each model once."""
-        found: dict[tuple[str, str], IndexedLabel] = {}
+        found: dict[Key, IndexedLabel] = {}
+        samples: dict[bytes, NDArray[np.int32]] = {}
         for first, shard in zip(self.firsts, self.shards, strict=True):
-            tested: list[list[bool]] = shard.tensors["domain_ranks"].any(axis=2).tolist()  # type: ignore[assignment]
-            names: dict[tuple[Any, ...], frozenset[str]] = {}
-            columns = (shard.columns[name] for name in ("shared", "license", *_OF_COST))
-            for m, (model, (key, digest), shared, license_id, *cost) in enumerate(
-                zip(shard.models, shard.keys, *columns, strict=True)
-            ):
-                if key in found or (self.current is not None and self.current.get(key) != digest):
-                    continue
-                facts, kind = shard.common[shared], (shared, *tested[m])
-                if kind not in names:
-                    pairs = zip(facts["domain_names"], tested[m], strict=False)
-                    names[kind] = frozenset(name for name, any_image in pairs if any_image)
-                own = {"model": model, "cost": Cost(*cost), "license": license_id}
-                found[key] = IndexedLabel(**facts, **own, domains_tested=names[kind], index=self, position=first + m)
+            of = shard.tensors
+            supports = [samples.setdefault(row.tobytes(), row) for row in of["support"]]
+            samples_of, means = of["sample"].tolist(), of["mean_precision"].tolist()
+            for m, ((key, digest), facts) in enumerate(zip(shard.keys, shard.facts, strict=True)):
+                if key not in found and (self.current is None or self.current.get(key) == digest):
+                    found[key] = IndexedLabel(
+                        **vars(facts),
+                        support=supports[samples_of[m]],
+                        mean_rank_shares=of["rank_shares"][m],
+                        domain_ranks=of["domain_ranks"][m, : len(facts.domain_names)],
+                        mean_precision=means[m],
+                        index=self,
+                        position=first + m,
+                    )
         return tuple(found.values())
 
-    @cached_property
-    def rank_shares(self) -> NDArray[np.float64]:
-        """[M, RANK_BINS] mean rank shares."""
-        return self._joined("rank_shares")
-
-    @cached_property
-    def mean_precision(self) -> NDArray[np.float64]:
-        """[M] mean recall."""
-        return self._joined("mean_precision")
-
-    @cached_property
-    def samples(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """[M] which sample of probe images a label rests on, and the support [N, V] of the distinct samples."""
-        distinct: dict[bytes, int] = {}
-        numbers = []
-        for shard in self.shards:
-            of_shard = [distinct.setdefault(row.tobytes(), len(distinct)) for row in shard.tensors["support"]]
-            numbers.append(np.array(of_shard)[shard.tensors["sample"]])
-        return np.concatenate(numbers), np.stack([np.frombuffer(row, np.int32) for row in distinct])
-
-    def _joined(self, name: str) -> NDArray[Any]:
-        return np.concatenate([shard.tensors[name] for shard in self.shards])
-
-    @cached_property
-    def domain_ranks(self) -> NDArray[np.int32]:
-        """[M, S, RANK_BINS] images by domain and rank; S is that of the label with the most domains."""
-        parts = [shard.tensors["domain_ranks"] for shard in self.shards]
-        most = max(part.shape[1] for part in parts)
-        return np.concatenate([np.pad(part, ((0, 0), (0, most - part.shape[1]), (0, 0))) for part in parts])
-
-    def shard_of(self, positions: NDArray[np.int64] | int) -> NDArray[np.int64]:
-        """Number of the shard that each position is in."""
-        return np.searchsorted(self.firsts, positions, side="right") - 1
+    def codes(self, concepts: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """[A, M] codes of all labels for some concepts."""
+        codes = np.empty((len(concepts), sum(map(len, self.shards))), np.uint32)
+        for first, shard in zip(self.firsts, self.shards, strict=True):
+            for of_concept, row in zip(codes, shard.rows(concepts), strict=True):
+                of_concept[first : first + len(shard)] = row
+        return codes
 
     def check(self, position: int, label: LabelSummary, concepts: NDArray[np.int64], codes: NDArray[np.uint32]) -> None:
         """Check that the index says of a label what the label says itself.
@@ -513,9 +431,8 @@ class LabelIndex:
         Raises:
             LabelError: It does not.
         """
-        n = int(self.shard_of(position))
-        shard, m = self.shards[n], position - self.firsts[n]
-        kept, true = shard.entry(m, codes), Entry.of(label, "", shard.code, concepts)
+        n = int(np.searchsorted(self.firsts, position, side="right")) - 1
+        kept, true = self.shards[n].entry(position - self.firsts[n], codes), Entry.of(label, "", self.code, concepts)
         pairs = zip(code_fields(kept.codes), code_fields(true.codes), strict=True)
         agrees = (
             canonical_json(kept.metadata) == canonical_json(true.metadata)
@@ -523,7 +440,6 @@ class LabelIndex:
             and np.array_equal(kept.domain_ranks, true.domain_ranks)
             and np.allclose(kept.rank_shares, true.rank_shares, rtol=0, atol=1e-6)
             and math.isclose(kept.mean_precision, true.mean_precision, abs_tol=1e-6)
-            and math.isclose(kept.temperature, true.temperature, rel_tol=1e-6)
             and all(np.abs(a.astype(np.int64) - b).max(initial=0) <= 1 for a, b in pairs)  # rounded elsewhere
         )
         if not agrees:
@@ -533,54 +449,71 @@ class LabelIndex:
 # --- building and updating --------------------------------------------------------------------------------------------
 
 
-def shard_path(group: LabelGroup, number: int) -> str:
-    """Path of a shard in a folder of labels or a collection."""
-    return f"index/{group.stem}/{number:05d}.safetensors"
+def complete_index(
+    shards: Mapping[int, IndexShard], current: Mapping[Key, str], graph: SemanticGraph, read: Reader
+) -> LabelIndex | None:
+    """The index of a group, with the labels that no shard has added in memory; None without labels.
+
+    Args:
+        shards: The shards that there are, by number.
+        current: Sha256 of the file of every label that there is.
+        graph: The graph.
+        read: Reads labels.
+    """
+    found, code = list(shards.values()), _code_of(shards, graph)
+    has = {key for shard in found for key, digest in shard.keys if current.get(key) == digest}
+    if entries := [Entry.of(label, digest, code) for label, digest in read(sorted(current.keys() - has))]:
+        found.append(IndexShard.open(InMemory(graph.name, memoryview(shard_to_bytes(entries, code)))))
+    return LabelIndex(tuple(found), current) if found else None
 
 
 def update_shards(
-    shards: Mapping[int, IndexShard],
-    current: Mapping[tuple[str, str], str],
-    code: RankCode,
-    n_concepts: int,
-    read: Callable[[Sequence[tuple[str, str]]], Iterable[tuple[LabelSummary, str]]],
+    shards: Mapping[int, IndexShard], current: Mapping[Key, str], graph: SemanticGraph, read: Reader
 ) -> Iterator[tuple[int, bytes | None]]:
     """Bring the index of a group up to date.
 
     Args:
         shards: The shards that there are, by number.
-        current: Sha256 of the file of every label that there is, by slug and revision of its model.
-        code: The code of the graph.
-        n_concepts: Number of concepts of the graph.
-        read: Reads the labels that no shard has, given their keys; returns each with the sha256 of its file.
+        current: Sha256 of the file of every label that there is.
+        graph: The graph.
+        read: Reads the labels that no shard has.
 
     Yields:
         Numbers of shards and their new content, None for those to delete; to be carried out in this order.
     """
-    small = max(1, SMALL_BYTES // (4 * n_concepts))
+    small, code = max(1, SMALL_BYTES // (4 * len(graph))), _code_of(shards, graph)
     missing, lengths = dict(current), dict[int, int]()
     changed: dict[int, list[Entry]] = {}
+
+    def entries(number: int) -> list[Entry]:
+        if number not in changed:
+            changed[number] = shards[number].entries(range(len(shards[number])))
+        return changed[number]
+
     for number, shard in sorted(shards.items()):
         kept = [m for m, (key, digest) in enumerate(shard.keys) if missing.get(key) == digest and missing.pop(key)]
         lengths[number] = len(kept)
         if len(kept) < len(shard):
             changed[number] = shard.entries(kept)
-    last = max(lengths, default=-1)
     for label, digest in read(sorted(missing)):
+        last = max(lengths, default=-1)
         if lengths.get(last, small) >= small:
             last += 1
             lengths[last], changed[last] = 0, []
-        if last not in changed:
-            changed[last] = shards[last].entries(range(len(shards[last])))
-        changed[last].append(Entry.of(label, digest, code))
+        entries(last).append(Entry.of(label, digest, code))
         lengths[last] += 1
         to_merge = [number for number, length in lengths.items() if length <= small]
         if lengths[last] == small and len(to_merge) >= SMALL_SHARDS:
-            parts = [changed.pop(n) if n in changed else shards[n].entries(range(len(shards[n]))) for n in to_merge]
-            yield to_merge[0], shard_to_bytes([entry for part in parts for entry in part], code)
+            merged = [entry for number in to_merge for entry in entries(number)]
+            yield to_merge[0], shard_to_bytes(merged, code)
             yield from ((number, None) for number in to_merge[1:])
-            lengths = {number: n for number, n in lengths.items() if number not in to_merge[1:]}
-            lengths[to_merge[0]] = sum(map(len, parts))
-            last = max(lengths)
-    for number, entries in sorted(changed.items()):
-        yield number, shard_to_bytes(entries, code) if entries else None
+            for number in to_merge:
+                del lengths[number], changed[number]
+            lengths[to_merge[0]] = len(merged)
+    for number, of_shard in sorted(changed.items()):
+        yield number, shard_to_bytes(of_shard, code) if of_shard else None
+
+
+def _code_of(shards: Mapping[int, IndexShard], graph: SemanticGraph) -> RankCode:
+    """The code of the shards; computed on another machine, it might be rounded differently."""
+    return next((shard.code for shard in shards.values()), None) or RankCode.of_graph(graph)

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from mll_hf.errors import GraphError, InputError
 from mll_hf.graph.union import GraphUnion
+from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
@@ -44,23 +47,6 @@ class LeftOut:
         return f"{abridged(self.models, 3)} on graph {self.graph_name}: {self.reason}"
 
 
-@dataclass(frozen=True, eq=False)
-class Population:
-    """All N models that are compared, where only the labels of some are at hand.
-
-    Attributes:
-        domain_names: Names of all domains.
-        domains: [G] domains of the probe images of each graph.
-        known: [G, N] which models have a label on a graph.
-        rank_shares: [G, N, RANK_BINS] their mean rank shares.
-    """
-
-    domain_names: frozenset[str]
-    domains: tuple[frozenset[str], ...]
-    known: NDArray[np.bool_]
-    rank_shares: NDArray[np.float64]
-
-
 @dataclass(frozen=True)
 class JoinedLabels:
     """Labels of M models on G graphs.
@@ -69,13 +55,13 @@ class JoinedLabels:
         union: The G graphs; the first is the reference.
         labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
         left_out: Labels that were left out, and why.
-        population: All models that are compared, if the M models are the most promising of them.
+        among: The labels of all models that are compared, if these are only the most promising ones.
     """
 
     union: GraphUnion
     labels: tuple[tuple[LabelSummary | None, ...], ...]
     left_out: tuple[LeftOut, ...] = ()
-    population: Population | None = None
+    among: JoinedLabels | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -94,17 +80,31 @@ class JoinedLabels:
         """[M] labels on one graph."""
         return tuple(row[g] for row in self.labels)
 
+    @cached_property
+    def known(self) -> NDArray[np.bool_]:
+        """[G, M] which models have a label on a graph."""
+        columns = zip(*self.labels, strict=True)
+        return np.array([[label is not None for label in column] for column in columns], np.bool_)
+
+    @cached_property
+    def rank_shares(self) -> NDArray[np.float64]:
+        """[G, M, RANK_BINS] mean rank shares of the labels; 0 where there is none."""
+        none = np.zeros(RANK_BINS)
+        shares = [none if label is None else label.mean_rank_shares for g in range(len(self.union.graphs))
+                  for label in self.on_graph(g)]  # fmt: skip
+        return np.concatenate(shares).reshape(len(self.union.graphs), len(self), RANK_BINS)
+
     @property
     def domain_names(self) -> frozenset[str]:
         """Names of all domains."""
-        if self.population is not None:
-            return self.population.domain_names
+        if self.among is not None:
+            return self.among.domain_names
         return frozenset().union(*{label.domain_names for row in self.labels for label in row if label is not None})
 
     def domains_of(self, g: int) -> frozenset[str]:
         """Domains of the probe images of one graph."""
-        if self.population is not None:
-            return self.population.domains[g]
+        if self.among is not None:
+            return self.among.domains_of(g)
         return frozenset().union(*{label.domains_tested for label in self.on_graph(g) if label is not None})
 
     def take(self, rows: Sequence[int]) -> JoinedLabels:

@@ -26,21 +26,13 @@ from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
-from mll_hf.labels.index import (
-    Entry,
-    IndexedLabel,
-    IndexShard,
-    InMemory,
-    LabelIndex,
-    shard_to_bytes,
-    update_shards,
-)
-from mll_hf.labels.rank_code import RankCode
+from mll_hf.labels.index import IndexShard, InMemory, complete_index, update_shards
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from mll_hf.labels.index import IndexedLabel, Key, Reader
     from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
 
 MAX_LABEL_BYTES = 16 * 2**20
@@ -202,26 +194,29 @@ class LabelStore:
         groups = self._files_by_group()
         if not (self.folder / "index").is_dir() or sum(map(len, groups.values())) < MANY_LABELS:
             return ()
-        return tuple(label for stem, files in groups.items() for label in self._index_of(stem, files).labels)
+        indexes = [complete_index(*self._index_parts(stem, files)) for stem, files in groups.items()]
+        return tuple(label for index in indexes if index is not None for label in index.labels)
 
-    def _files_by_group(self) -> dict[str, dict[tuple[str, str], Path]]:
+    def _files_by_group(self) -> dict[str, dict[Key, Path]]:
         """The label files of each group, by slug and revision of the model."""
-        groups: dict[str, dict[tuple[str, str], Path]] = defaultdict(dict)
+        groups: dict[str, dict[Key, Path]] = defaultdict(dict)
         for path in self.paths():
             groups[path.stem][path.parts[-3], path.parts[-2]] = path
         return groups
 
-    def _index_of(self, stem: str, files: Mapping[tuple[str, str], Path]) -> LabelIndex:
-        """The index of a group, with labels that it lacks added in memory."""
-        stored = self._shards(stem)
-        shards, digests = list(stored.values()), _digests(files, stored, self._shard_path(stem, 0).parent)
-        has = {key for shard in shards for key, digest in shard.keys if digests.get(key) == digest}
-        if lacks := [key for key in files if key not in has]:
-            graph = self._graph_of(stem, files[lacks[0]])
-            code = RankCode.of_graph(graph)
-            entries = [Entry.of(read_label(files[key], graph), digests[key], code) for key in lacks]
-            shards.append(IndexShard.open(InMemory(self.name, memoryview(shard_to_bytes(entries, code)))))
-        return LabelIndex(tuple(shards), digests)
+    def _index_parts(
+        self, stem: str, files: Mapping[Key, Path], progress: Callable[[int], object] = lambda _: None
+    ) -> tuple[dict[int, IndexShard], dict[Key, str], SemanticGraph, Reader]:
+        """Shards of the index of a group, sha256 of every label file, the graph, and what reads labels."""
+        shards, graph = self._shards(stem), self._graph_of(stem, next(iter(files.values())))
+        digests = _digests(files, shards, self._shard_path(stem, 0).parent)
+
+        def read(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
+            for key in keys:
+                yield read_label(files[key], graph), digests[key]
+                progress(1)
+
+        return shards, digests, graph, read
 
     def _shards(self, stem: str) -> dict[int, IndexShard]:
         paths = sorted((self.folder / "index" / stem).glob("*.safetensors"))
@@ -252,33 +247,27 @@ class LabelStore:
             LabelError: The index or a label is damaged.
             StorageError: The folder cannot be written.
         """
-        stems = {path.name: dict[tuple[str, str], Path]() for path in (self.folder / "index").glob("*")}
-        groups = {**stems, **self._files_by_group()}
-        return sum(self._update_group(stem, files, progress) for stem, files in groups.items())
+        n_read = 0
 
-    def _update_group(self, stem: str, files: Mapping[tuple[str, str], Path], progress: Callable[[int], object]) -> int:
-        """Bring the index of one group up to date; returns how many labels were read."""
-        stored, read = self._shards(stem), list[Path]()
-        changes: Iterable[tuple[int, bytes | None]] = [(number, None) for number in stored]
-        if files:
-            graph = self._graph_of(stem, next(iter(files.values())))
-            digests = _digests(files, stored, self._shard_path(stem, 0).parent)
+        def count(labels: int) -> None:
+            nonlocal n_read
+            n_read += labels
+            progress(labels)
 
-            def labels(keys: Sequence[tuple[str, str]]) -> Iterator[tuple[LabelSummary, str]]:
-                for key in keys:
-                    yield read_label(files[key], graph), digests[key]
-                    read.append(files[key])
-                    progress(1)
-
-            changes = update_shards(stored, digests, RankCode.of_graph(graph), len(graph), labels)
-        for number, content in changes:
-            path = self._shard_path(stem, number)
-            if content is not None:
-                write_atomically(path, content)
-            else:
-                with storage_errors(path):
-                    path.unlink(missing_ok=True)
-        return len(read)
+        nothing: Mapping[Key, Path] = {}
+        stems = dict.fromkeys((path.name for path in (self.folder / "index").glob("*")), nothing)
+        for stem, files in {**stems, **self._files_by_group()}.items():
+            changes: Iterable[tuple[int, bytes | None]] = ((number, None) for number in self._shards(stem))
+            if files:
+                changes = update_shards(*self._index_parts(stem, files, count))
+            for number, content in changes:
+                path = self._shard_path(stem, number)
+                if content is not None:
+                    write_atomically(path, content)
+                else:
+                    with storage_errors(path):
+                        path.unlink(missing_ok=True)
+        return n_read
 
     def add_graph(self, graph: SemanticGraph) -> None:
         """Write a graph, unless it is stored already.
@@ -307,11 +296,9 @@ def embeddings_path(label: Path) -> Path:
     return label.with_suffix(".embeddings.safetensors")
 
 
-def _digests(
-    files: Mapping[tuple[str, str], Path], shards: Mapping[int, IndexShard], folder: Path
-) -> dict[tuple[str, str], str]:
+def _digests(files: Mapping[Key, Path], shards: Mapping[int, IndexShard], folder: Path) -> dict[Key, str]:
     """Sha256 of each label file; as a shard has it, if the file is older than the shard."""
-    known: dict[tuple[str, str], tuple[str, int]] = {}
+    known: dict[Key, tuple[str, int]] = {}
     for number, shard in shards.items():
         written = (folder / f"{number:05d}.safetensors").stat().st_mtime_ns
         known.update((key, (digest, written)) for key, digest in shard.keys)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,45 +65,18 @@ def prepared_batches(
 
 
 def in_background(items: Iterator[Item], ahead: int = 1) -> Generator[Item]:
-    """Iterate in a background thread, a few items ahead; errors are raised in the calling thread.
-
-    If the caller stops early, a generator is closed in the background thread.
-    """
-    ready: queue.Queue[tuple[Item | None, BaseException | None]] = queue.Queue(ahead)
-    stopped = threading.Event()
-
-    def put(item: Item | None, error: BaseException | None = None) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put((item, error), timeout=0.1)
-                return
-
-    def draw() -> None:
-        try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
-                    break
-            put(None, StopIteration())
-        except BaseException as error:
-            put(None, error)
-        finally:
-            if isinstance(items, Generator):
-                items.close()
-
-    thread = threading.Thread(target=draw, daemon=True)
-    thread.start()
+    """Iterate in a background thread, a few items ahead; errors are raised in the calling thread."""
+    end = object()
+    pool = ThreadPoolExecutor(max_workers=1)
     try:
-        while True:
-            item, error = ready.get()
-            if isinstance(error, StopIteration):
-                return
-            if error is not None:
-                raise error
+        ready = deque(pool.submit(next, items, end) for _ in range(ahead + 1))
+        while (item := ready.popleft().result()) is not end:
+            ready.append(pool.submit(next, items, end))
             yield item  # type: ignore[misc]
     finally:
-        stopped.set()
-        thread.join()
+        pool.shutdown(cancel_futures=True)
+        if isinstance(items, Generator):
+            items.close()
 
 
 class _Preparation(Generic[Item]):

@@ -22,20 +22,34 @@ from __future__ import annotations
 import csv
 import json
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from mll_hf.labels.label import Cost
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from importlib.resources.abc import Traversable
 
+    from _typeshed import DataclassInstance
     from numpy.typing import NDArray
 
+Record = TypeVar("Record", bound="DataclassInstance")
 ACCURACY_METRICS = ("acc1", "mean_per_class_recall")
 _RECALL_SCALE = 65535  # recall is stored as uint16
+_PARSERS: dict[str, Callable[[str], Any]] = {  # by the annotation of a field
+    "str": str,
+    "float": float,
+    "bool": "yes".__eq__,
+    "bool | None": {"yes": True, "no": False}.get,
+    "int | None": lambda text: int(text) if text else None,
+    "float | None": lambda text: float(text) if text else None,
+    "str | None": lambda text: text or None,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,16 @@ class KnownModel:
     twin_revision: str
     paper_place: int | None
     source: str
+
+    @property
+    def cost(self) -> Cost:
+        """Cost as in a label; 0 where it is not known."""
+        return Cost(self.parameters or 0, self.image_gflops or 0.0)
+
+    @property
+    def accuracy(self) -> float:
+        """ImageNet accuracy; NaN if it is not published."""
+        return float("nan") if self.imagenet is None else self.imagenet
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,32 +209,7 @@ class ClassRecalls:
 @cache
 def known_models() -> tuple[KnownModel, ...]:
     """All known models, those with open_clip's results first."""
-    return tuple(
-        KnownModel(
-            name=row["name"],
-            hub_id=row["hub_id"],
-            twin=row["twin"],
-            architecture=row["architecture"],
-            tag=row["tag"],
-            backend=row["backend"],
-            loadable=row["loadable"] == "yes",
-            safetensors={"yes": True, "no": False}.get(row["safetensors"]),
-            parameters=_optional_int(row["parameters"]),
-            gflops=_optional_float(row["gflops"]),
-            image_gflops=_optional_float(row["image_gflops"]),
-            text_gflops=_optional_float(row["text_gflops"]),
-            download_bytes=_optional_int(row["download_bytes"]),
-            download_is_estimate=row["download_is_estimate"] == "yes",
-            license=row["license"] or None,
-            imagenet=_optional_float(row["imagenet"]),
-            imagenet_source=row["imagenet_source"],
-            revision=row["revision"],
-            twin_revision=row["twin_revision"],
-            paper_place=_optional_int(row["paper_place"]),
-            source=row["source"],
-        )
-        for row in _rows("known_models.csv")
-    )
+    return _records(KnownModel, "known_models.csv")
 
 
 @cache
@@ -232,6 +231,15 @@ def paper_models() -> tuple[KnownModel, ...]:
     return tuple(model for _, model in sorted(chosen, key=lambda entry: entry[0]))
 
 
+def best_paper_models() -> tuple[KnownModel, ...]:
+    """The paper's 47 repositories, each with the entry that is better on ImageNet."""
+    best: dict[str, KnownModel] = {}
+    for model in paper_models():
+        if model.hub_id not in best or model.accuracy > best[model.hub_id].accuracy:
+            best[model.hub_id] = model
+    return tuple(best.values())
+
+
 @cache
 def known_datasets() -> tuple[KnownDataset, ...]:
     """All data sets of all tables; some (``lovm``, ``ostb``) are there for evaluation, without figures here."""
@@ -242,7 +250,7 @@ def known_datasets() -> tuple[KnownDataset, ...]:
             kin=row["kin"],
             domain=row["domain"],
             task=row["task"],
-            n_classes=_optional_int(row["n_classes"]),
+            n_classes=_PARSERS["int | None"](row["n_classes"]),
             names={table: tuple(row[table].split("|")) for table in tables if row[table]},
             open_clip_metric=row["open_clip_metric"],
         )
@@ -253,10 +261,7 @@ def known_datasets() -> tuple[KnownDataset, ...]:
 @cache
 def measurements() -> tuple[Measurement, ...]:
     """All published figures per data set, whatever their metric."""
-    return tuple(
-        Measurement(row["model"], row["dataset"], row["metric"], float(row["value"]), row["source"])
-        for row in _rows("accuracies.csv")
-    )
+    return _records(Measurement, "accuracies.csv")
 
 
 @cache
@@ -305,10 +310,7 @@ def class_recalls() -> ClassRecalls:
 @cache
 def stated_figures() -> tuple[StatedFigure, ...]:
     """Parameters and ImageNet accuracy as each source states them, for models that two or more sources name."""
-    return tuple(
-        StatedFigure(row["model"], row["figure"], float(row["value"]), row["source"])
-        for row in _rows("stated_figures.csv")
-    )
+    return _records(StatedFigure, "stated_figures.csv")
 
 
 @cache
@@ -324,9 +326,7 @@ def _rows(name: str) -> csv.DictReader[str]:
     return csv.DictReader(_file(name).read_text(encoding="utf-8").splitlines())
 
 
-def _optional_int(text: str) -> int | None:
-    return int(text) if text else None
-
-
-def _optional_float(text: str) -> float | None:
-    return float(text) if text else None
+def _records(kind: type[Record], name: str) -> tuple[Record, ...]:
+    """A dataclass instance per row of a table; the columns are its fields."""
+    parsers = {field.name: _PARSERS[str(field.type)] for field in fields(kind)}
+    return tuple(kind(**{name: parse(row[name]) for name, parse in parsers.items()}) for row in _rows(name))

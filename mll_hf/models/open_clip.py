@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import open_clip as oc
 
-from mll_hf.models.torch_model import TorchModel, one_line_errors
+from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
 
 
-class OpenClipModel(TorchModel):
-    """A `VisionLanguageModel` of open_clip."""
+class OpenClipModel(VisionLanguageModel):
+    """A model of open_clip."""
 
     def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
         with one_line_errors(ref):

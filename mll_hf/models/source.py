@@ -18,7 +18,7 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from mll_hf.errors import ModelError
 from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
-from mll_hf.models.base import Backend
+from mll_hf.models import Backend
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -165,26 +165,23 @@ def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str 
 
 def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:
     """The newest cached commit of a revision (of any, if None), and its file names."""
-    try:
-        cache = scan_cache_dir(constants.HF_HUB_CACHE)
-    except CacheNotFound:
-        return None
-    fitting = [
-        copy
-        for repo in cache.repos
-        if repo.repo_type == "model" and repo.repo_id == repo_id
-        for copy in repo.revisions
+    copies = [
+        (copy.last_modified, copy.commit_hash, _file_names(copy.snapshot_path))
+        for copy in cached_revisions(repo_id)
         if revision in (None, copy.commit_hash) or revision in copy.refs
     ]
     # reading cards and labels caches revisions without weights
-    copies = [(copy.last_modified, copy.commit_hash, _names_at_root(copy)) for copy in fitting]
     usable = [copy for copy in copies if _loadable(copy[2])]
     return max(usable)[1:] if usable else None
 
 
-def _names_at_root(copy: CachedRevisionInfo) -> list[str]:
-    paths = (file.file_path.relative_to(copy.snapshot_path) for file in copy.files)
-    return [path.name for path in paths if len(path.parts) == 1]
+def cached_revisions(repo_id: str) -> list[CachedRevisionInfo]:
+    """Revisions of a model in the cache of the Hub's client."""
+    try:
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
+    except CacheNotFound:
+        return []
+    return [copy for repo in repos if (repo.repo_type, repo.repo_id) == ("model", repo_id) for copy in repo.revisions]
 
 
 def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:

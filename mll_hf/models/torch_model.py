@@ -1,4 +1,4 @@
-"""What both backends share: a torch network in evaluation mode."""
+"""A loaded vision-language model: a torch network in evaluation mode, whatever the backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mll_hf.errors import InputError, MLLError, ModelError
-from mll_hf.models.base import TEXT_BATCH, Cost, Link
+from mll_hf.labels.label import Cost
+from mll_hf.models import TEXT_BATCH, Link
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -34,13 +35,24 @@ _DAMAGED = "its files may be damaged: download it again, or use another model"
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t allocate memory|ALLOC_FAILED", re.IGNORECASE)
 
 
-class TorchModel(ABC):
-    """A `VisionLanguageModel` on a torch network; backends implement the four abstract methods.
+class VisionLanguageModel(ABC):
+    """A loaded model in evaluation mode; backends implement the four abstract methods.
 
     Images run in float16 on CUDA, which is several times faster, and in float32 elsewhere. float16 rather than
     bfloat16, because its rounding error in a logit of scale 100 is ten times smaller; a batch that overflows runs again
     in float32. Texts always run in float32: they are few, and each is compared with every image. The network is not
     compiled: compiling takes minutes per model, longer than most measurements.
+
+    Attributes:
+        ref: The model and its revision.
+        embedding_size: D, the size of an embedding.
+        logit_scale: Factor between cosines and logits (already exponentiated).
+        logit_bias: Constant added to every logit; 0.0 for softmax models.
+        link: Softmax or sigmoid over classes, as in training.
+        cost: Parameters and FLOPs, measured on the loaded model.
+        device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        dtype: Precision of the image tower: ``float32`` or ``float16``.
+        batch_size: Default number of images per batch: keeps the device busy and fits into its memory.
     """
 
     ref: ModelRef
@@ -69,7 +81,10 @@ class TorchModel(ABC):
 
     @abstractmethod
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """See `VisionLanguageModel`."""
+        """Turn an image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
+
+        Safe to call from threads and forked processes.
+        """
 
     @abstractmethod
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -84,7 +99,13 @@ class TorchModel(ABC):
         """Run the text tower; returns [T, D], not normalized."""
 
     def encode_pixels(self, pixels: torch.Tensor) -> NDArray[np.float32]:
-        """See `VisionLanguageModel`."""
+        """Embed preprocessed images [N, 3, H, W]; returns unit-norm float32 [N, D].
+
+        A batch that does not fit into memory is embedded in smaller batches.
+
+        Raises:
+            ModelError: An embedding is zero or not finite, or not even one image fits into memory.
+        """
         parts: list[NDArray[np.float32]] = []
         done = 0
         with torch.inference_mode(), self._running():
@@ -120,7 +141,11 @@ class TorchModel(ABC):
         return self._unit_norm(features, "images")
 
     def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """See `VisionLanguageModel`."""
+        """Embed texts; returns unit-norm float32 [T, D]. Texts longer than the context are truncated.
+
+        Raises:
+            ModelError: An embedding is zero or not finite.
+        """
         parts = [np.empty((0, self.embedding_size), np.float32)]
         with torch.inference_mode(), self._running():
             for start in range(0, len(texts), TEXT_BATCH):
@@ -130,7 +155,7 @@ class TorchModel(ABC):
         return np.concatenate(parts)
 
     def close(self) -> None:
-        """See `VisionLanguageModel`."""
+        """Free the model's memory. The model cannot be used afterwards."""
         del self._network
         self._free_memory()
 

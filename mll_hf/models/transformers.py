@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassifica
 from transformers.utils import logging
 
 from mll_hf.errors import ModelError
-from mll_hf.models.torch_model import TorchModel, one_line_errors
+from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
 
 
-class TransformersModel(TorchModel):
-    """A `VisionLanguageModel` of transformers."""
+class TransformersModel(VisionLanguageModel):
+    """A model of transformers."""
 
     def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
         with one_line_errors(ref), _quiet():

@@ -50,7 +50,7 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
         "texttemplate": "%{label}<br>%{text}",
         "hovertext": hover,
         "hovertemplate": "%{hovertext}<extra></extra>",
-        "level": concepts[tree.first_fork].id if concepts else None,
+        "level": concepts[tree.first_fork].id if tree.first_fork >= 0 else None,
         "maxdepth": _levels_shown(tree),
         "textfont": {"color": ink_on(tree.precision)},
         "marker": {
@@ -69,10 +69,10 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
 
 def _levels_shown(tree: BranchTree) -> int:
     """Number of levels that fit at first; at least two."""
-    depths = np.full(len(tree.parents), -1)
-    depths[tree.first_fork : tree.first_fork + 1] = 0  # no-op for an empty tree
+    depths = np.full(len(tree.parents) + 1, -1)  # the last one is that of the parent of the roots
+    depths[tree.first_fork] = 0
     for position, parent in enumerate(tree.parents.tolist()):
-        if parent >= 0 and depths[parent] >= 0:
+        if depths[parent] >= 0:
             depths[position] = depths[parent] + 1
     tiles = np.cumsum(np.bincount(depths[depths >= 0]))
     return max(int((tiles <= _TILES_SHOWN).sum()), 2)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.join import JoinedLabels
     from mll_hf.matching.concept_index import ClassMatch
-    from mll_hf.models.published import PublishedModel
+    from mll_hf.models.known import KnownModel
 
 DIGITS = 9  # of scores when they are compared: equal evidence is a tie, whatever the order of summation
 
@@ -55,8 +55,8 @@ class SelectionConfig:
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
         max_models: Most different models over all classes.
-        licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Labels carry
-            no licenses, so only :meth:`mll_hf.Client.select` can tell, which asks the Hub.
+        licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Only
+            :meth:`mll_hf.Client.select` knows licenses: those that labels name, confirmed by the Hub.
         without: Leave out models with these ids.
         unlabeled: Also consider models without a label whose ImageNet accuracy is published.
         candidates: Most models that are tried on the task's images, where there are any.
@@ -112,7 +112,7 @@ class Candidates:
     match: ClassMatch
     domain: str | None = None
     embeddings: tuple[ProbeEmbeddings, ...] = ()
-    published: tuple[PublishedModel, ...] = ()
+    published: tuple[KnownModel, ...] = ()
 
     @property
     def graph(self) -> SemanticGraph:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.labels.label import LabelSummary
-    from mll_hf.models.published import PublishedModel
+    from mll_hf.models.known import KnownModel
     from mll_hf.selection.base import Candidates
 
 _FEWEST_KNOWN = 3  # models with a label and a published accuracy, for a line through them to mean anything
@@ -31,14 +31,14 @@ def uniform_scores(candidates: Candidates) -> NDArray[np.float64]:
     return np.full((len(candidates.labels), len(candidates.match.classes)), 1 / len(candidates.labels))
 
 
-def imagenet_scores(published: Sequence[PublishedModel], n_classes: int) -> NDArray[np.float64]:
+def imagenet_scores(published: Sequence[KnownModel], n_classes: int) -> NDArray[np.float64]:
     """[P, C] ImageNet accuracy, the same for every class: the paper's baseline ImageNet-best (INB)."""
-    return np.repeat(np.array([model.imagenet for model in published])[:, None], n_classes, axis=1)
+    return np.repeat(np.array([model.accuracy for model in published])[:, None], n_classes, axis=1)
 
 
 def prior_scores(
-    published: Sequence[PublishedModel],
-    unlabeled: Sequence[PublishedModel],
+    published: Sequence[KnownModel],
+    unlabeled: Sequence[KnownModel],
     labels: Sequence[LabelSummary],
     scores: NDArray[np.float64],
 ) -> NDArray[np.float64]:
@@ -59,7 +59,7 @@ def prior_scores(
     Raises:
         InputError: Fewer than three labeled models have a published accuracy, so there is nothing to go by.
     """
-    accuracy_of = {model.repo_id: model.imagenet for model in published}
+    accuracy_of = {model.hub_id: model.accuracy for model in published}
     known = [m for m, label in enumerate(labels) if label.model.repo_id in accuracy_of]
     if len(known) < _FEWEST_KNOWN:
         raise InputError(
@@ -70,5 +70,5 @@ def prior_scores(
     level = scores[known].mean(axis=1)
     spread = accuracy - accuracy.mean()
     slope = max(float(spread @ level) / float(spread @ spread), 0.0) if spread.any() else 0.0
-    expected = level.mean() + slope * (np.array([model.imagenet for model in unlabeled]) - accuracy.mean())
+    expected = level.mean() + slope * (np.array([model.accuracy for model in unlabeled]) - accuracy.mean())
     return np.repeat(np.clip(expected, level.min(), level.max())[:, None], scores.shape[1], axis=1)

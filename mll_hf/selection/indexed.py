@@ -16,26 +16,19 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from mll_hf.labels.counts import RANK_BINS
-from mll_hf.labels.join import JoinedLabels, Population
 from mll_hf.labels.rank_code import code_fields
-from mll_hf.matching.prompts import named_domain
-from mll_hf.models.published import best_published
+from mll_hf.models.known import best_paper_models
 from mll_hf.selection.base import Strategy, in_units
 from mll_hf.selection.mll import (
-    PRIOR_IMAGES,
     Measured,
     Needs,
     cautious,
     estimates,
-    extrapolated,
+    falls_of,
     generally_best,
-    hardness_of,
-    levels_of,
-    lowered,
-    odds_ratios,
-    shrunk,
+    graph_levels,
     task_needs,
+    task_odds,
     with_odds,
 )
 from mll_hf.selection.select import select, within_caps
@@ -46,7 +39,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.labels.index import IndexedLabel, LabelIndex
-    from mll_hf.labels.label import LabelFacts, LabelSummary, ModelLabel
+    from mll_hf.labels.join import JoinedLabels
+    from mll_hf.labels.label import LabelFacts, ModelLabel
     from mll_hf.selection.base import Candidates, SelectionConfig
     from mll_hf.selection.mll import GraphNeeds
     from mll_hf.selection.result import Selection
@@ -76,11 +70,11 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         NoneFitsError: No labeled model is within the caps.
         LabelError: A label is damaged, or an index disagrees with it.
     """
-    query, kept = IndexQuery.of(candidates, config), max(_KEPT, config.k)
-    candidates = query.candidates
+    candidates, kept = within_caps(candidates, config), max(_KEPT, config.k)
+    query = IndexQuery(candidates, config)
     rows = set(query.best(kept))
     if candidates.published:  # they are placed by the labeled models whose accuracy is published
-        ids = {model.repo_id for model in best_published()}
+        ids = {model.hub_id for model in best_paper_models()}
         rows |= {m for m, model in enumerate(candidates.labels.models) if model.repo_id in ids}
     selection = select(replace(candidates, labels=query.whole(sorted(rows), fetch)), config, task)
     return replace(
@@ -94,75 +88,68 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
 
 @dataclass(frozen=True, eq=False)
 class _GraphQuery:
-    """What a task asks of the index of one graph, with M models.
+    """What the index of one graph says to a task's needs of M models.
 
     Attributes:
-        index: The index.
         needs: What the task asks of the graph.
-        positions: [M] of the models in the index; -1 for those without a label on the graph.
+        index: The index.
+        labels: [M] the labels; None for models without one.
+        level: [M] see :class:`~mll_hf.selection.mll.Measured`.
+        spread: The same.
+        shares: [M, RANK_BINS] mean rank shares.
     """
 
-    index: LabelIndex
     needs: GraphNeeds
-    positions: NDArray[np.int64]
+    index: LabelIndex
+    labels: tuple[IndexedLabel | None, ...]
+    level: NDArray[np.float64]
+    spread: float
+    shares: NDArray[np.float64]
 
     @cached_property
-    def rows(self) -> list[list[NDArray[np.uint32]]]:
-        """For each shard the [A] rows of codes."""
-        return [shard.rows(self.needs.needed) for shard in self.index.shards]
+    def positions(self) -> NDArray[np.int64]:
+        """[M] position of each label in the index; 0 for none."""
+        return np.array([0 if label is None else label.position for label in self.labels])
 
     @cached_property
-    def decoders(self) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """For each shard constants [A] and weights [A, fields] that make recall of codes."""
-        return [shard.code.decoder(self.needs.chances) for shard in self.index.shards]
+    def samples(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """[M] which sample of probe images each label rests on, -1 for no label; and support [N, A] of the samples."""
+        supports = {id(label.support): label.support for label in self.labels if label is not None}
+        number = {key: n for n, key in enumerate(supports)}
+        samples = [-1 if label is None else number[id(label.support)] for label in self.labels]
+        return np.array(samples), np.stack([support[self.needs.needed] for support in supports.values()])
 
     @cached_property
-    def samples(self) -> NDArray[np.int64]:
-        """[M] sample of probe images of each model's label; -1 for none."""
-        return np.where(self.positions >= 0, self.index.samples[0][self.positions], -1)
+    def codes(self) -> NDArray[np.uint32]:
+        """[A, all labels of the index] codes."""
+        return self.index.codes(self.needs.needed)
 
-    def codes(self, positions: NDArray[np.int64]) -> NDArray[np.uint32]:
-        """[A, m] codes of some labels."""
-        codes = np.empty((len(self.needs.needed), len(positions)), np.uint32)
-        shard_of = self.index.shard_of(positions)
-        for n, rows in enumerate(self.rows):
-            columns = np.flatnonzero(shard_of == n)
-            for a, row in enumerate(rows if len(columns) else ()):
-                codes[a, columns] = row[positions[columns] - self.index.firsts[n]]
-        return codes
-
-    def measured(self, models: NDArray[np.int64]) -> Measured:
+    def measured(self, rows: NDArray[np.int64]) -> Measured:
         """What the index says of some models."""
-        known, positions = self.positions[models] >= 0, np.maximum(self.positions[models], 0)
-        codes, shard_of = self.codes(positions), self.index.shard_of(positions)
-        recall = np.zeros((len(models), len(self.needs.needed)))
-        for n, (constants, weights) in enumerate(self.decoders):
-            columns = np.flatnonzero(shard_of == n)
-            fields = enumerate(code_fields(codes[:, columns]))
-            recall[columns] = constants + sum(weights[:, k] * field.T for k, field in fields)
-        sample, support = self.index.samples
-        images = support[sample[positions]][:, self.needs.needed]
-        return extrapolated(self.needs, known, np.clip(recall, 0, 1), images, self.index.rank_shares[positions])
+        constants, weights = self.index.code.decoder(self.needs.chances)
+        fields = code_fields(self.codes[:, self.positions[rows]])
+        recall = np.clip(constants + sum(weights[:, k] * field.T for k, field in enumerate(fields)), 0, 1)
+        samples, support = self.samples
+        falls = falls_of(self.needs, self.shares[rows])
+        return Measured(samples[rows] >= 0, recall * falls, support[samples[rows]], self.level[rows], self.spread)
 
     def weighted_sums(self, coefficients: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[P, all labels] sums over the concepts of recall, weighted by coefficients [P, A]."""
-        sums = np.zeros((len(coefficients), sum(map(len, self.index.shards))))
-        decoders, all_rows = self.decoders, self.rows  # read before there are threads
+        """[P, M] sums over the concepts of recall, weighted by coefficients [P, A]."""
+        constants, weights = self.index.code.decoder(self.needs.chances)
+        codes = self.codes  # read before there are threads
+        sums = np.zeros((len(coefficients), codes.shape[1])) + (coefficients @ constants)[:, None]
 
-        def add_block(n: int, low: int) -> None:
-            (constants, weights), rows, first = decoders[n], all_rows[n], self.index.firsts[n]
-            block = sums[:, first + low : first + min(low + _BLOCK_MODELS, len(self.index.shards[n]))]
-            block += (coefficients @ constants)[:, None]
-            for a in range(0, len(rows), _BLOCK_CONCEPTS):
-                codes = np.stack([row[low : low + _BLOCK_MODELS] for row in rows[a : a + _BLOCK_CONCEPTS]])
-                of_rows = (coefficients[:, a : a + len(codes), None] * weights[a : a + len(codes)]).astype(np.float32)
-                for k, field in enumerate(code_fields(codes)):
-                    block += of_rows[:, :, k] @ field.view(np.int32).astype(np.float32)
+        def add_block(first: int) -> None:
+            models = slice(first, first + _BLOCK_MODELS)
+            for a in range(0, len(codes), _BLOCK_CONCEPTS):
+                concepts = slice(a, a + _BLOCK_CONCEPTS)
+                of_fields = (coefficients[:, concepts, None] * weights[concepts]).astype(np.float32)
+                for k, field in enumerate(code_fields(codes[concepts, models])):
+                    sums[:, models] += of_fields[:, :, k] @ field.view(np.int32).astype(np.float32)
 
-        blocks = [(n, low) for n, shard in enumerate(self.index.shards) for low in range(0, len(shard), _BLOCK_MODELS)]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(add_block, *zip(*blocks, strict=True)))
-        return sums
+            list(pool.map(add_block, range(0, codes.shape[1], _BLOCK_MODELS)))
+        return sums[:, self.positions]
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,166 +159,109 @@ class IndexQuery:
     Attributes:
         candidates: The models within the caps, and the classes.
         config: Strategy and class weight.
-        indexes: [G] the index of each graph.
     """
 
     candidates: Candidates
     config: SelectionConfig
-    indexes: tuple[LabelIndex, ...]
-
-    @classmethod
-    def of(cls, candidates: Candidates, config: SelectionConfig) -> IndexQuery:
-        """Put a task to the indexes of some labels."""
-        columns = zip(*_indexed(candidates.labels), strict=True)
-        indexes = tuple(next(label.index for label in column if label is not None) for column in columns)
-        return cls(within_caps(candidates, config), config, indexes)
 
     @cached_property
-    def labels(self) -> tuple[tuple[IndexedLabel | None, ...], ...]:
-        """[M][G] labels."""
-        return _indexed(self.candidates.labels)
-
-    @cached_property
-    def reference(self) -> list[IndexedLabel]:
-        """[M] labels on the reference graph."""
-        return [row[0] for row in self.labels if row[0] is not None]
-
-    @cached_property
-    def positions(self) -> NDArray[np.int64]:
-        """[G, M] position of each label in its index, -1 for none."""
-        columns = zip(*self.labels, strict=True)
-        return np.array([[-1 if label is None else label.position for label in column] for column in columns])
-
-    @cached_property
-    def population(self) -> Population:
-        """What estimates take from all models."""
-        labels, known = self.candidates.labels, self.positions >= 0
-        shares = np.zeros((*known.shape, RANK_BINS))
-        for of_graph, rows, positions, index in zip(shares, known, self.positions, self.indexes, strict=True):
-            of_graph[rows] = index.rank_shares[positions[rows]]
-        domains = tuple(labels.domains_of(g) for g in range(len(known)))
-        return Population(labels.domain_names, domains, known, shares)
+    def labels(self) -> JoinedLabels:
+        """The labels."""
+        return self.candidates.labels
 
     @cached_property
     def needs(self) -> Needs:
         """What the task asks."""
-        labels = replace(self.candidates.labels, population=self.population)
-        return task_needs(replace(self.candidates, labels=labels), self.config.class_weight)
+        return task_needs(self.candidates, self.config.class_weight)
 
     @cached_property
     def graphs(self) -> dict[int, _GraphQuery]:
-        """The graphs that count."""
-        parts = enumerate(zip(self.indexes, self.needs.graphs, self.positions, strict=True))
-        return {g: _GraphQuery(index, needs, positions) for g, (index, needs, positions) in parts if needs is not None}
+        """The graphs that count and have labels."""
+        graphs = {}
+        for g, needs in enumerate(self.needs.graphs):
+            labels = _indexed(self.labels, g)
+            if needs is not None and (known := next((label for label in labels if label is not None), None)):
+                level, spread = graph_levels(self.labels, self.needs.reference, needs, g)
+                graphs[g] = _GraphQuery(needs, known.index, labels, level, spread, self.labels.rank_shares[g])
+        return graphs
 
     @cached_property
     def odds(self) -> NDArray[np.float64]:
-        """[M] odds of the task's domain, see :func:`~mll_hf.selection.mll.domain_odds`."""
-        names = sorted(self.population.domain_names)
-        named, odds = named_domain(names, self.candidates.domain), np.ones(len(self.labels))
-        if named is None:
-            return odds
-        orders = [label.domain_names for label in self.reference]
-        places = {order: order.index(names[named]) if names[named] in order else -1 for order in set(orders)}
-        place = np.array([places[order] for order in orders])
-        rows = np.flatnonzero(place >= 0)
-        ranks = self.indexes[0].domain_ranks[self.positions[0, rows]]
-        of_domain, overall = ranks[np.arange(len(rows)), place[rows]], ranks.sum(axis=1, dtype=np.int64)
-        odds[rows] = odds_ratios(of_domain, overall, self.needs.reference.mean_chances)
-        return odds
+        """[M] odds of the task's domain."""
+        return task_odds(self.labels, self.needs, self.candidates.domain)
 
     def best(self, count: int) -> list[int]:
         """The models that decide: the best by the index, and the generally best one."""
-        levels = in_units(self.indexes[0].mean_precision[self.positions[0]])
-        highest = np.flatnonzero(levels == levels.max()).tolist()
-        top = highest[generally_best(cast("list[LabelSummary]", [self.reference[m] for m in highest]))]
+        labels = self.labels.reference
+        top = generally_best(labels)
         if self.config.strategy is Strategy.GENERAL:
-            rows, scores = np.arange(len(levels)), levels
+            rows, scores = np.arange(len(labels)), in_units(np.array([label.mean_precision for label in labels]))
         else:
-            rows = _close(self.mean_estimates(), top)
+            rows = np.union1d(_highest(self.mean_estimates(), _CLOSE, _MARGIN), [top])
             scores = in_units(self.scores(rows, top)).sum(axis=1)
-        if len(rows) > count:
-            near = scores >= np.sort(scores)[-count]
-            rows, scores = rows[near], scores[near]
-        order = sorted(range(len(rows)), key=lambda n: (-scores[n], *self.reference[rows[n]].tie_break))
+        near = _highest(scores, count)
+        order = sorted(near.tolist(), key=lambda n: (-scores[n], *labels[rows[n]].tie_break))
         return [top, *(int(rows[n]) for n in order[:count])]
 
     def scores(self, rows: NDArray[np.int64], top: int) -> NDArray[np.float64]:
         """[m, C] scores of some models from the index; the generally best one is among them."""
-        measured: list[Measured | None] = [None] * len(self.indexes)
-        for g, graph in self.graphs.items():
-            measured[g] = replace(graph.measured(rows), hardness=hardness_of(self.population, self.needs, g))
+        measured = [self.graphs[g].measured(rows) if g in self.graphs else None for g in range(len(self.needs.graphs))]
         recall, errors = estimates(self.needs, measured, self.odds[rows])
         return cautious(recall, errors, int(np.flatnonzero(rows == top)[0]))
 
     def mean_estimates(self) -> NDArray[np.float64]:
         """[M] mean over the classes of what :func:`~mll_hf.selection.mll.estimates` gives, without its clipping.
 
-        Models whose labels rest on the same samples on the same graphs have the same coefficients.
+        It is linear in recall and levels. Models whose labels rest on the same samples have the same coefficients.
         """
-        needs, shares = self.needs, self.population.rank_shares
-        samples = np.stack([graph.samples for graph in self.graphs.values()])
+        samples = np.stack([graph.samples[0] for graph in self.graphs.values()])
         kinds, kind_of = np.unique(samples, axis=1, return_inverse=True)
         kind_of = kind_of.reshape(-1)  # numpy 2.0 keeps the shape
-        of_kinds = [self.coefficients(kind) for kind in kinds.T]
-        general = levels_of(needs.reference, shares[0])
-        mean = (1 - needs.weights.mean(axis=1).sum()) * general
-        for n, (g, graph) in enumerate(self.graphs.items()):
-            of_recall, of_level, of_guess = zip(*(of_kind[n] for of_kind in of_kinds), strict=True)
-            sums = graph.weighted_sums(np.stack(of_recall))
-            shift, _ = hardness_of(self.population, needs, g) or (0.0, 0.0)
-            mean += graph.needs.falls[-1].of(shares[g]) * sums[kind_of, graph.positions]
-            mean += np.array(of_level)[kind_of] * levels_of(graph.needs, shares[g])
-            mean += np.array(of_guess)[kind_of] * lowered(general, shift)
-        return with_odds(np.clip(mean, 0, 1)[:, None], self.odds)[:, 0]
+        coefficients, at = np.stack([self.coefficients(kind) for kind in kinds.T]), 0
+        means = np.zeros(len(self.labels))
+        for graph in self.graphs.values():
+            of_level = at + len(graph.needs.needed)
+            sums = graph.weighted_sums(coefficients[:, at:of_level])[kind_of, np.arange(len(means))]
+            means += graph.needs.falls[-1].of(graph.shares) * sums + coefficients[kind_of, of_level] * graph.level
+            at = of_level + 1
+        return with_odds(np.clip(means, 0, 1)[:, None], self.odds)[:, 0]
 
-    def coefficients(self, kind: NDArray[np.int64]) -> list[tuple[NDArray[np.float64], float, float]]:
-        """For each graph that counts the coefficients of recall [A], of the level, and of the guess without label.
+    def coefficients(self, kind: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Coefficients of recall [A] and of the level on each graph, one after another: estimates from unit vectors.
 
         Args:
-            kind: Sample of each graph that counts, -1 for no label.
+            kind: Number of the sample of each graph, -1 for no label.
         """
-        weights = self.needs.weights.mean(axis=1)
-        parts, images, lacking = [], np.zeros(len(weights)), np.zeros(len(weights))
-        for graph, sample in zip(self.graphs.values(), kind.tolist(), strict=True):
-            support, needs = graph.index.samples[1][sample, graph.needs.needed], graph.needs
-            n = len(support)  # shrinking is linear: what it makes of unit vectors are its coefficients
-            units = Measured(np.ones(n + 1, np.bool_), np.eye(n + 1, n), support[None], np.eye(n + 1)[n])
-            own = support[needs.rows] + PRIOR_IMAGES if sample >= 0 else np.zeros(len(needs.rows))
-            parts.append((needs.columns, shrunk(needs, units), own, sample < 0))
-            images[needs.columns] += own
-            lacking[needs.columns] += sample < 0
-        measured, guessed = weights / np.maximum(images, 1), np.where(images > 0, 0, weights / np.maximum(lacking, 1))
-        found = []
-        for columns, linear, own, lacks in parts:
-            of_units = linear @ (measured[columns] * own)
-            found.append((of_units[:-1], float(of_units[-1]), float(guessed[columns].sum()) if lacks else 0.0))
-        return found
+        sizes = [len(graph.needs.needed) + 1 for graph in self.graphs.values()]
+        units = np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
+        measured: list[Measured | None] = [None] * len(self.needs.graphs)
+        for (g, graph), sample, unit in zip(self.graphs.items(), kind.tolist(), units, strict=True):
+            known, support = np.full(len(unit), sample >= 0), graph.samples[1][None, sample]
+            measured[g] = Measured(known, unit[:, :-1], support, unit[:, -1])
+        recall, _ = estimates(self.needs, measured, np.ones(sum(sizes)))
+        means: NDArray[np.float64] = recall.mean(axis=1)
+        return means
 
     def whole(self, rows: Sequence[int], fetch: Fetch) -> JoinedLabels:
         """The labels of some models, read whole and compared with the index."""
-        labels = self.candidates.labels.take(rows).whole(fetch)
-        read = self.graphs if self.config.strategy is Strategy.MLL else {}
-        for g, index in enumerate(self.indexes):
-            here = [n for n, m in enumerate(rows) if self.positions[g, m] >= 0]
-            positions = self.positions[g, [rows[n] for n in here]]
-            concepts, codes = np.empty(0, np.int64), np.empty((0, len(here)), np.uint32)
-            if g in read:
-                concepts, codes = read[g].needs.needed, read[g].codes(positions)
-            for n, position, of_label in zip(here, positions.tolist(), codes.T, strict=True):
-                if (label := labels.labels[n][g]) is not None:
-                    index.check(position, label, concepts, of_label)
-        return replace(labels, population=self.population)
+        taken = self.labels.take(rows)
+        labels = taken.whole(fetch)
+        for g in range(len(self.labels.union.graphs)):
+            graph = self.graphs.get(g) if self.config.strategy is Strategy.MLL else None
+            for known, label in zip(_indexed(taken, g), labels.on_graph(g), strict=True):
+                if known is not None and label is not None:
+                    concepts = graph.needs.needed if graph else np.empty(0, np.int64)
+                    codes = graph.codes[:, known.position] if graph else np.empty(0, np.uint32)
+                    known.index.check(known.position, label, concepts, codes)
+        return replace(labels, among=self.labels)
 
 
-def _indexed(labels: JoinedLabels) -> tuple[tuple[IndexedLabel | None, ...], ...]:
-    return cast("tuple[tuple[IndexedLabel | None, ...], ...]", labels.labels)
+def _indexed(labels: JoinedLabels, g: int) -> tuple[IndexedLabel | None, ...]:
+    return cast("tuple[IndexedLabel | None, ...]", labels.on_graph(g))
 
 
-def _close(means: NDArray[np.float64], top: int) -> NDArray[np.int64]:
-    """The models with the highest means, those that are nearly as good, and the generally best one."""
-    if len(means) <= _CLOSE:
-        return np.arange(len(means))
-    close = means >= np.partition(means, -_CLOSE)[-_CLOSE] - _MARGIN
-    close[top] = True
-    return np.flatnonzero(close)
+def _highest(values: NDArray[np.float64], count: int, margin: float = 0.0) -> NDArray[np.int64]:
+    """Positions of the highest values, and of those as high or within a margin."""
+    if len(values) <= count:
+        return np.arange(len(values))
+    return np.flatnonzero(values >= np.partition(values, -count)[-count] - margin)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.labels.join import JoinedLabels, Population
+    from mll_hf.labels.join import JoinedLabels
     from mll_hf.labels.label import LabelSummary
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.selection.base import Candidates
@@ -234,18 +234,18 @@ class Measured:
     """What the labels of M models on one graph say to a task's needs.
 
     Attributes:
-        known: [M] bool, which models have a label on the graph; the other rows are meaningless.
+        known: [M] bool, which models have a label on the graph; of the other rows only the level counts.
         recall: [M, A] expected recall among as many candidates as classes.
         support: [M, A] probe images; [1, A] if all models had the same.
-        level: [M] mean recall over the graph, among as many candidates.
-        hardness: See :func:`hardness`, if it follows from more models than these M.
+        level: [M] mean recall over the graph among as many candidates, see :func:`graph_levels`.
+        spread: Standard error of the levels of models without a label.
     """
 
     known: NDArray[np.bool_]
     recall: NDArray[np.float64]
     support: NDArray[np.int32]
     level: NDArray[np.float64]
-    hardness: tuple[float, float] | None = None
+    spread: float = 0.0
 
 
 def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measured:
@@ -259,27 +259,13 @@ def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measure
         support.append(images)
         shares.append(label.mean_rank_shares if label else np.zeros(RANK_BINS))
     known = np.array([label is not None for label in labels], np.bool_)
-    return extrapolated(needs, known, np.stack(recall), np.stack(support), np.stack(shares))
+    level = levels_of(needs, np.stack(shares))
+    return Measured(known, np.stack(recall) * falls_of(needs, np.stack(shares)), np.stack(support), level)
 
 
-def extrapolated(
-    needs: GraphNeeds,
-    known: NDArray[np.bool_],
-    recall: NDArray[np.float64],
-    support: NDArray[np.int32],
-    shares: NDArray[np.float64],
-) -> Measured:
-    """What labels say, for tasks with more candidates than the graph has rivals, too.
-
-    Args:
-        needs: What the task asks.
-        known: [M] see :class:`Measured`.
-        recall: [M, A] expected recall; among all rivals where the task has more candidates.
-        support: [M, A] or [1, A] probe images.
-        shares: [M, RANK_BINS] mean rank shares of the labels.
-    """
-    falls = np.stack([curve.of(shares) for curve in needs.falls], axis=1)
-    return Measured(known, recall * falls[:, needs.fall_of], support, levels_of(needs, shares))
+def falls_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, A] how recall falls where a task has more candidates than the graph has rivals, see :class:`Fall`."""
+    return np.stack([curve.of(shares) for curve in needs.falls], axis=1)[:, needs.fall_of]
 
 
 def levels_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -290,21 +276,32 @@ def levels_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.floa
 
 def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ...]:
     """What the labels of M models say on every graph; None for a graph that does not count."""
-    return tuple(
-        None
-        if of_graph is None
-        else replace(measure(labels.on_graph(g), of_graph), hardness=hardness_of(labels.population, needs, g))
-        for g, of_graph in enumerate(needs.graphs)
-    )
+    measured: list[Measured | None] = [None] * len(needs.graphs)
+    for g, of_graph in enumerate(needs.graphs):
+        if of_graph is not None:
+            level, spread = graph_levels(labels, needs.reference, of_graph, g)
+            measured[g] = replace(measure(labels.on_graph(g), of_graph), level=level, spread=spread)
+    return tuple(measured)
 
 
-def hardness_of(population: Population | None, needs: Needs, g: int) -> tuple[float, float] | None:
-    """The hardness of a graph to all models of a population; None if there is none, or the graph does not count."""
-    of_graph = needs.graphs[g]
-    if population is None or of_graph is None:
-        return None
-    general, levels = (levels_of(of, population.rank_shares[n]) for of, n in ((needs.reference, 0), (of_graph, g)))
-    return hardness(general, levels, population.known[g])
+def graph_levels(
+    labels: JoinedLabels, reference: GraphNeeds, needs: GraphNeeds, g: int
+) -> tuple[NDArray[np.float64], float]:
+    """Mean recall over a graph, and the standard error for models without a label on it.
+
+    Of these their general level is expected, lowered by as much as the graph is hard for the other models.
+
+    Args:
+        labels: Labels of M models.
+        reference: What the task asks of the reference graph.
+        needs: What it asks of the graph.
+        g: Number of the graph.
+    """
+    levels, general = levels_of(needs, labels.rank_shares[g]), levels_of(reference, labels.rank_shares[0])
+    everyone = labels.among or labels
+    all_general, all_levels = levels_of(reference, everyone.rank_shares[0]), levels_of(needs, everyone.rank_shares[g])
+    shift, spread = hardness(all_general, all_levels, everyone.known[g])
+    return np.where(labels.known[g], levels, lowered(general, shift)), spread
 
 
 # --- from labels to estimates -----------------------------------------------------------------------------------------
@@ -346,10 +343,9 @@ def estimates(
         weights = np.where(found.known[:, None], found.support[:, of_graph.rows] + PRIOR_IMAGES, 0)
         sums[:, of_graph.columns] += weights * shrunk(of_graph, found)
         images[:, of_graph.columns] += weights
-        fallback, spread = without_label(general, found)
-        fallbacks[:, of_graph.columns] += np.where(found.known, 0, fallback)[:, None]
+        fallbacks[:, of_graph.columns] += np.where(found.known, 0, found.level)[:, None]
         lacking[:, of_graph.columns] += ~found.known[:, None]
-        spreads[of_graph.columns] = np.maximum(spreads[of_graph.columns], spread)
+        spreads[of_graph.columns] = np.maximum(spreads[of_graph.columns], found.spread)
     guess = fallbacks / np.maximum(lacking, 1)
     recall = np.where(images > 0, sums / np.maximum(images, 1), guess)
     by_class = np.clip(recall @ needs.weights + (1 - needs.weights.sum(axis=0)) * general[:, None], 0, 1)
@@ -373,20 +369,6 @@ def shrunk(needs: GraphNeeds, measured: Measured) -> NDArray[np.float64]:
         hits = recall[positions] * support[positions]
         estimate[positions] = (hits + PRIOR_IMAGES * prior) / (support[positions] + PRIOR_IMAGES)
     return estimate[needs.rows].T
-
-
-def without_label(general: NDArray[np.float64], measured: Measured) -> tuple[NDArray[np.float64], float]:
-    """What to expect on a graph of models that have no label on it: their general level, lowered by its hardness.
-
-    Args:
-        general: [M] general levels.
-        measured: What is known of M models on the graph.
-
-    Returns:
-        [M] expected recall, and its standard error.
-    """
-    shift, spread = measured.hardness or hardness(general, measured.level, measured.known)
-    return (general if shift == 0 else lowered(general, shift)), spread
 
 
 def hardness(
@@ -415,6 +397,8 @@ def hardness(
 
 def lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
     """Levels, shifted on the scale of logits."""
+    if shift == 0:
+        return general
     shifted: NDArray[np.float64] = 1 / (1 + np.exp(-(_logit(general) + shift)))
     return shifted
 
@@ -479,53 +463,40 @@ def generally_best(labels: Sequence[LabelSummary]) -> int:
 
 def task_odds(labels: JoinedLabels, needs: Needs, domain: str | None) -> NDArray[np.float64]:
     """[M] odds of the task's domain, see :func:`domain_odds`; from the labels on the reference graph."""
-    chances, names = needs.reference.mean_chances, labels.domain_names
-    return np.array([domain_odds(label, domain, chances, names) for label in labels.reference])
+    return domain_odds(labels.reference, domain, needs.reference.mean_chances, labels.domain_names)
 
 
 def domain_odds(
-    label: LabelSummary,
-    domain: str | None,
-    chances: NDArray[np.float64],
-    others: Collection[str] = (),
-) -> float:
-    """Odds of recognizing a probe image of the task's domain, over the odds for any probe image.
+    labels: Sequence[LabelSummary], domain: str | None, chances: NDArray[np.float64], names: Collection[str]
+) -> NDArray[np.float64]:
+    """[M] odds of recognizing a probe image of the task's domain, over the odds for any probe image.
 
-    1 if the task names no domain of the label, or several. The recall on the domain is taken as if 10 more of its
-    images were like all others.
+    1 if the task names no domain or several, the label lacks it, or the odds for any image are 0 or without limit. The
+    recall on the domain is taken as if 10 more of its images were like all others.
 
     Args:
-        label: The label.
+        labels: M labels.
         domain: The task's domain.
         chances: [RANK_BINS] mean chance to win an image among as many candidates as classes.
-        others: Names of domains that labels on other graphs have; a task that names one of them, too, names several.
+        names: Names of all domains, those of labels on other graphs included.
     """
-    names = sorted({*label.domain_names, *others})
+    names, odds = sorted(names), np.ones(len(labels))
     named = named_domain(names, domain)
-    if named is None or names[named] not in label.domain_names:
-        return 1.0
-    ranks = label.domain_ranks[None, label.domain_names.index(names[named])]
-    return float(odds_ratios(ranks, label.domain_ranks.sum(axis=0)[None], chances)[0])
-
-
-def odds_ratios(
-    of_domain: NDArray[np.int32], overall: NDArray[np.int64], chances: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """[M] odds of recognizing an image of a domain over those for any image; 1 where these are 0 or without limit.
-
-    Args:
-        of_domain: [M, RANK_BINS] images of the domain by rank.
-        overall: [M, RANK_BINS] images of all domains.
-        chances: [RANK_BINS] mean chance to win an image.
-    """
-    recall = precision_among(overall, chances)
+    rows = [m for m, label in enumerate(labels) if named is not None and names[named] in label.domain_names]
+    if named is None or not rows:
+        return odds
+    ranks = [labels[m].domain_ranks for m in rows]
+    of_domain = np.array([of[labels[m].domain_names.index(names[named])] for m, of in zip(rows, ranks, strict=True)])
+    starts = np.cumsum([0, *map(len, ranks)])[:-1]
+    recall = precision_among(np.add.reduceat(np.concatenate(ranks), starts, axis=0, dtype=np.int64), chances)
     known = (recall > 0) & (recall < 1)
     recall = np.where(known, recall, 0.5)
     images = of_domain.sum(axis=1, dtype=np.int64)
     won = images * precision_among(of_domain, chances)
     of_domain_shrunk = (won + PRIOR_IMAGES * recall) / (images + PRIOR_IMAGES)
     ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (recall / (1 - recall))
-    return np.where(known, ratios, 1.0)
+    odds[rows] = np.where(known, ratios, 1.0)
+    return odds
 
 
 def with_odds(recall: NDArray[np.float64], odds: NDArray[np.float64]) -> NDArray[np.float64]:

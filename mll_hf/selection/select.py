@@ -13,7 +13,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
-from mll_hf.models.published import best_published
+from mll_hf.models.known import best_paper_models
 from mll_hf.selection.base import DIGITS, Candidates, NoneFitsError, SelectionConfig, Strategy, in_units
 from mll_hf.selection.general import general_scores, imagenet_scores, prior_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.labels.label import LabelSummary
-    from mll_hf.models.published import PublishedModel
+    from mll_hf.models.known import KnownModel
 
 
 def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
@@ -71,10 +71,10 @@ def select_by_imagenet(
     Raises:
         InputError: No model is within the caps.
     """
-    published = _published_within_caps(best_published(), config)
+    published = _published_within_caps(best_paper_models(), config)
     if not published:
         raise NoneFitsError("none of the models with a published accuracy is within the caps; raise the caps")
-    published = tuple(sorted(published, key=lambda model: (-model.imagenet, model.image_gflops, model.repo_id)))
+    published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
     scores = imagenet_scores(published, len(classes))
     models = tuple(_of_published(model) for model in published)
     return Selection(
@@ -107,7 +107,7 @@ def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64
             raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
     if not candidates.published:
         return scores
-    prior = prior_scores(best_published(), candidates.published, candidates.labels.reference, scores)
+    prior = prior_scores(best_paper_models(), candidates.published, candidates.labels.reference, scores)
     return np.concatenate([scores, prior])
 
 
@@ -199,21 +199,14 @@ def _fit(
     return fits
 
 
-def _published_within_caps(
-    published: tuple[PublishedModel, ...], config: SelectionConfig
-) -> tuple[PublishedModel, ...]:
+def _published_within_caps(published: tuple[KnownModel, ...], config: SelectionConfig) -> tuple[KnownModel, ...]:
     _refuse_licenses(config)
-    return tuple(
-        model
-        for model in published
-        if _fits(Cost(model.parameters, model.image_gflops), config) and model.repo_id not in config.without
-    )
+    return tuple(model for model in published if _fits(model.cost, config) and model.hub_id not in config.without)
 
 
 def _refuse_licenses(config: SelectionConfig) -> None:
-    """Labels cannot tell which models may be chosen."""
     if config.licenses:
-        raise InputError("labels carry no licenses; ask Client.select, which asks the Hub, or leave out the licenses")
+        raise InputError("licenses are checked by Client.select alone; use it, or leave out the licenses")
 
 
 def _fits(cost: Cost, config: SelectionConfig) -> bool:
@@ -226,9 +219,9 @@ def _of_label(label: LabelSummary) -> SelectedModel:
     return SelectedModel(label.model, label.cost, float(label.temperature[0]), label.mean_precision)
 
 
-def _of_published(model: PublishedModel) -> SelectedModel:
-    ref = ModelRef(model.repo_id, revision=UNPINNED, backend="open_clip")
-    return SelectedModel(ref, Cost(model.parameters, model.image_gflops), 1.0, model.imagenet, labeled=False)
+def _of_published(model: KnownModel) -> SelectedModel:
+    ref = ModelRef(model.hub_id, revision=UNPINNED, backend="open_clip")
+    return SelectedModel(ref, model.cost, 1.0, model.accuracy, labeled=False)
 
 
 def _explain(

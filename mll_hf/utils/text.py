@@ -27,8 +27,3 @@ def shortened(text: str, most: int) -> str:
 def one_line(said: Exception | str, most: int = 160) -> str:
     """A message on one line of at most ``most`` characters; the class name of an exception without a message."""
     return shortened(" ".join(str(said).split()) or type(said).__name__, most)
-
-
-def markdown_table(header: Sequence[str], rule: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Superseded by :func:`mll_hf.utils.tables.markdown_table`; to be removed when ``hub`` and ``harvest`` use that."""
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]

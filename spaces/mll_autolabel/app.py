@@ -1,4 +1,4 @@
-"""A Space that labels models when they change: a webhook and a page that says what became of its events."""
+"""A Space that labels models when they change: a webhook, and a page with the state of its events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import uvicorn
-from autolabel import Queue, Settings, State, Unimportant, read_payload, status_html, worker
+from autolabel import Event, Queue, Settings, State, read_payload, status_html, worker
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
@@ -31,27 +31,27 @@ def build_app(settings: Settings, queue: Queue) -> FastAPI:
         given = request.headers.get("x-webhook-secret")
         if given is None:
             return _answer(401, error="the header X-Webhook-Secret is missing")
-        if not hmac.compare_digest(given.encode("latin-1"), settings.secret.encode()):  # takes as long for any guess
-            return _answer(403, error="the webhook's secret is another one")
+        if not hmac.compare_digest(given.encode("latin-1"), settings.secret.encode()):  # in constant time
+            return _answer(403, error="the header X-Webhook-Secret is wrong")
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > _MOST_BYTES:
-                return _answer(413, error="this is too large for an event")
+                return _answer(413, error="the body is too large for an event")
         try:
             change = read_payload(json.loads(body))
         except InputError as error:
             return _answer(400, error=str(error))
         except (ValueError, RecursionError):
-            return _answer(400, error="this is no JSON")
-        if isinstance(change, Unimportant):
+            return _answer(400, error="the body is not JSON")
+        if isinstance(change, Event):
             queue.note(change)
-            return _answer(200, ignored=change.reason)
+            return _answer(200, ignored=change.detail)
         state = queue.offer(change)
         if state is None:
             return _answer(503, error="too many models are waiting; try again later")
         if state is State.IGNORED:
-            return _answer(200, ignored="this commit was taken before")
+            return _answer(200, ignored="this commit was handled before")
         return _answer(202, queued=change.repo_id)
 
     app.add_route("/webhook", receive, methods=["POST"])
@@ -63,7 +63,7 @@ def _answer(status: int, **content: str) -> JSONResponse:
 
 
 def build_page(queue: Queue) -> gr.Blocks:
-    """The status page; programs can ask for its table as ``/events``."""
+    """The status page; its table is also served as ``/events``."""
 
     def events() -> str:
         return status_html(queue.events())

@@ -1,6 +1,6 @@
-"""Label a model when its repository changes: what a webhook says, what waits, and how it is worked off.
+"""Label models when their repositories change: events of a webhook, a queue, and the work.
 
-The Hub wants a quick answer, so a request is only read and put into a queue; one thread does the rest.
+A webhook must be answered quickly, so an event is only read and queued; one thread does the work.
 """
 
 from __future__ import annotations
@@ -20,11 +20,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from huggingface_hub import get_token
 
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
+from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.connection import FULL_SHA, connect, fetch_head, hub_errors
-from mll_hf.hub.jobs import start_script
-from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub, parse_dataset
+from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub, parse_dataset, pinned
 from mll_hf.hub.publish import same_weights
+from mll_hf.labeling.destinations import CollectionRepo, Destination, OwnRepos
+from mll_hf.labeling.fleet import Fleet, ModelResult, for_each, label_one, working_folder
+from mll_hf.labeling.jobs import Jobs, start_job
 from mll_hf.labels.label import ModelRef
+from mll_hf.labels.store import LabelStore
 from mll_hf.models import resolve_model
 
 if TYPE_CHECKING:
@@ -33,11 +37,10 @@ if TYPE_CHECKING:
 _REPO_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 _MAIN = "refs/heads/main"
 _MOST_EVENTS = 200
-_HIDDEN = "(private)"
 _log = logging.getLogger(__name__)
 
 
-# --- the settings -----------------------------------------------------------------------------------------------------
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 class Mode(StrEnum):
@@ -49,18 +52,18 @@ class Mode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the Space's variables and secrets say; see its README.
+    """Variables and secrets of the Space; see its README.
 
     Attributes:
-        secret: What the Hub sends along to show that it is the Hub.
-        graph: Folder or ``hf://datasets/org/graph`` to measure models on.
+        secret: Shared with the webhook.
+        graph: Folder or ``hf://datasets/org/graph`` of the graph and its probe images.
         mode: Where models are labeled.
-        to: Collection that labels are published in; None for each model's own repository.
+        to: Collection in which labels are published; None for each model's own repository.
         script: URL or path of ``label_models.py``, for jobs.
         flavor: Hardware of a job.
-        timeout: Longest time of a job.
-        most_waiting: How many models may wait; the Hub is asked to try again later with more.
-        settle_seconds: How long a model has to be left alone before it is labeled: uploads come in several commits.
+        timeout: Time limit of a job.
+        most_waiting: Most models that may wait; events for more are refused with status 503.
+        settle_seconds: Time without events after which a model is labeled, since uploads come in several commits.
     """
 
     secret: str = field(repr=False)
@@ -75,10 +78,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
-        """Read the settings, and refuse those that cannot work.
+        """Read and check the settings.
 
         Raises:
-            InputError: Something is missing or makes no sense.
+            InputError: One is missing or cannot be used.
         """
 
         def optional(name: str, default: str = "") -> str:
@@ -118,93 +121,15 @@ def _refuse(message: str) -> NoReturn:
     raise InputError(message)
 
 
-# --- what the Hub says ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """New commits on a model's main branch.
-
-    Attributes:
-        repo_id: The model.
-        old: The commit before; None if there was none.
-        new: The newest commit.
-        private: Whether strangers may not know of the model.
-    """
-
-    repo_id: str
-    old: str | None
-    new: str
-    private: bool = False
-
-    def after(self, earlier: Change) -> Change:
-        """Both changes in one, whichever of them arrived first."""
-        if self.new == earlier.old:
-            return replace(earlier, old=self.old)
-        return replace(self, old=earlier.old)
-
-
-@dataclass(frozen=True, slots=True)
-class Unimportant:
-    """Something else that happened to a repository.
-
-    Attributes:
-        repo_id: The repository.
-        reason: Why it does not matter.
-        private: Whether strangers may not know of it.
-    """
-
-    repo_id: str
-    reason: str
-    private: bool
-
-
-def read_payload(payload: object) -> Change | Unimportant:
-    """What a webhook's payload tells of.
-
-    Raises:
-        InputError: This is no payload of a webhook of the Hub.
-    """
-    repo = _field(payload, "repo", dict)
-    repo_id, private = _field(repo, "name", str), repo.get("private") is not False
-    if not _REPO_ID.fullmatch(repo_id):
-        raise InputError("the repository's name is none; check what sends these events")
-    if (kind := _field(repo, "type", str)) != "model":
-        return Unimportant(repo_id, f"a {kind}, no model", private)
-    if _field(_field(payload, "event", dict), "action", str) == "delete":
-        return Unimportant(repo_id, "deleted", private)
-    for ref in _field(payload, "updatedRefs", list, default=[]):
-        if _field(ref, "ref", str) == _MAIN:
-            old, new = _commit(ref, "oldSha"), _commit(ref, "newSha")
-            return Change(repo_id, old, new, private) if new else Unimportant(repo_id, "main was deleted", private)
-    return Unimportant(repo_id, "main has not changed", private)
-
-
-def _field(section: object, name: str, kind: type, default: Any = None) -> Any:  # noqa: ANN401 - parsed JSON
-    value = section.get(name) if isinstance(section, dict) else None
-    value = default if value is None else value
-    if not isinstance(value, kind):
-        raise InputError(f"'{name}' is missing or of the wrong type; check what sends these events")
-    return value
-
-
-def _commit(ref: dict[str, Any], name: str) -> str | None:
-    """A commit, or None where git writes only zeros or the Hub nothing."""
-    commit = _field(ref, name, str, default="0" * 40)
-    if not FULL_SHA.fullmatch(commit):
-        raise InputError(f"'{name}' is no full commit sha; check what sends these events")
-    return commit if commit.strip("0") else None
-
-
-# --- what waits, and what was -----------------------------------------------------------------------------------------
+# --- events -----------------------------------------------------------------------------------------------------------
 
 
 class State(StrEnum):
-    """What became of an event."""
+    """State of an event."""
 
     WAITING = "waiting"
     RUNNING = "running"
-    STARTED = "job started"
+    STARTED = "started"  # a job
     LABELED = "labeled"
     SKIPPED = "skipped"
     IGNORED = "ignored"
@@ -216,15 +141,15 @@ _DONE = (State.RUNNING, State.STARTED, State.LABELED, State.SKIPPED)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A line of the status page.
+    """A row of the status page.
 
     Attributes:
-        repo_id: What it is about.
-        commit: Its newest commit, if there is one.
-        private: Whether strangers may not know of it.
-        state: What became of it.
-        detail: Why, or where to look.
-        time: When it came to be so, in UTC; empty while it waits.
+        repo_id: The repository.
+        commit: Its newest commit; may be empty.
+        private: Whether the repository is private.
+        state: The state.
+        detail: Reason or address.
+        time: Time of the last change of state, in UTC; empty while it waits.
     """
 
     repo_id: str
@@ -235,40 +160,114 @@ class Event:
     time: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """New commits on the main branch of a model.
+
+    Attributes:
+        repo_id: The model.
+        old: The commit before; None if there was none.
+        new: The newest commit.
+        private: Whether the model is private.
+    """
+
+    repo_id: str
+    old: str | None
+    new: str
+    private: bool = False
+
+    def after(self, earlier: Change) -> Change:
+        """Both changes as one; events may arrive in the wrong order."""
+        if self.new == earlier.old:
+            return replace(earlier, old=self.old)
+        return replace(self, old=earlier.old)
+
+    def event(self, state: State, detail: str = "", when: str = "") -> Event:
+        """The change as a row of the status page."""
+        return Event(self.repo_id, self.new, self.private, state, detail, when)
+
+
+def read_payload(payload: object) -> Change | Event:
+    """Read the payload of a webhook.
+
+    Returns:
+        The change of a model, or an ignored event.
+
+    Raises:
+        InputError: It is not a payload of a webhook of the Hub.
+    """
+    repo = _field(payload, "repo", dict)
+    repo_id, private = _field(repo, "name", str), repo.get("private") is not False
+
+    def ignored(reason: str) -> Event:
+        return Event(repo_id, "", private, State.IGNORED, reason)
+
+    if not _REPO_ID.fullmatch(repo_id):
+        raise InputError("'name' is not a repository; check the sender of these events")
+    if (kind := _field(repo, "type", str)) != "model":
+        return ignored(f"a {kind}, not a model")
+    if _field(_field(payload, "event", dict), "action", str) == "delete":
+        return ignored("deleted")
+    for ref in _field(payload, "updatedRefs", list, default=[]):
+        if _field(ref, "ref", str) == _MAIN:
+            old, new = _commit(ref, "oldSha"), _commit(ref, "newSha")
+            return Change(repo_id, old, new, private) if new else ignored("main was deleted")
+    return ignored("main has not changed")
+
+
+def _field(section: object, name: str, kind: type, default: Any = None) -> Any:  # noqa: ANN401 - parsed JSON
+    value = section.get(name) if isinstance(section, dict) else None
+    value = default if value is None else value
+    if not isinstance(value, kind):
+        raise InputError(f"'{name}' is missing or of the wrong type; check the sender of these events")
+    return value
+
+
+def _commit(ref: dict[str, Any], name: str) -> str | None:
+    """A commit; None if it is missing or all zeros."""
+    commit = _field(ref, name, str, default="0" * 40)
+    if not FULL_SHA.fullmatch(commit):
+        raise InputError(f"'{name}' is not a full commit sha; check the sender of these events")
+    return commit if commit.strip("0") else None
+
+
+# --- the queue --------------------------------------------------------------------------------------------------------
+
+
 class Queue:
-    """Changes that wait, at most one per model, and a thread that works them off one at a time.
+    """A queue of changes, at most one per model, and a thread that works through it.
 
     Args:
-        work: What to do about a change; returns what became of it, and why or where.
-        settle_seconds: How long a model has to be left alone before it is its turn.
-        most_waiting: How many models may wait.
+        work: Handles a change; returns its final state, and a reason or address.
+        settle_seconds: Time without events before it is a model's turn.
+        most_waiting: Most models that may wait.
     """
 
     def __init__(self, work: Callable[[Change], tuple[State, str]], settle_seconds: float, most_waiting: int) -> None:
         self._work, self._settle_seconds, self._most_waiting = work, settle_seconds, most_waiting
-        self._waiting: dict[str, tuple[Change, float]] = {}  # the longest left alone first; with when it is due
+        self._waiting: dict[str, tuple[Change, float]] = {}  # in order of their due times
         self._running: Event | None = None
-        self._past: deque[Event] = deque(maxlen=_MOST_EVENTS)
+        self._past: deque[Event] = deque(maxlen=_MOST_EVENTS)  # the newest last
         self._condition = threading.Condition()
         self._stopped = False
-        self._thread = threading.Thread(target=self._work_off, name="autolabel", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="autolabel", daemon=True)
 
     def start(self) -> None:
-        """Begin to work."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Begin nothing more, and wait for what is running."""
+        """Start nothing more, and wait for the running work."""
         with self._condition:
             self._stopped = True
             self._condition.notify()
         self._thread.join(timeout)
 
     def offer(self, change: Change) -> State | None:
-        """Take a change; it replaces an earlier one of the same model.
+        """Add a change; it replaces a waiting one of the same model.
 
         Returns:
-            WAITING, IGNORED if this very commit was taken before, or None if too many models are waiting.
+            WAITING, IGNORED if this commit was handled before, or None if the queue is full.
         """
         with self._condition:
             if any(
@@ -284,35 +283,34 @@ class Queue:
             self._condition.notify()
             return State.WAITING
 
-    def note(self, unimportant: Unimportant) -> None:
-        """Show what was ignored."""
+    def note(self, ignored: Event) -> None:
+        """Show an ignored event."""
         with self._condition:
-            event = Event(unimportant.repo_id, "", unimportant.private, State.IGNORED, unimportant.reason, _now())
-            self._past.append(event)
+            self._past.append(replace(ignored, time=_now()))
 
     def events(self) -> list[Event]:
-        """What runs, what waits and what was, the newest first."""
+        """Running, waiting and past events, the newest first."""
         with self._condition:
             running = [self._running] if self._running else []
-            waiting = [_event(change, State.WAITING) for change, _ in self._waiting.values()]
+            waiting = [change.event(State.WAITING) for change, _ in self._waiting.values()]
             return [*running, *waiting, *reversed(self._past)]
 
-    def _work_off(self) -> None:
+    def _run(self) -> None:
         while change := self._next():
             state, detail = self._attempt(change)
             with self._condition:
                 self._running = None
-                self._past.append(_event(change, state, detail, _now()))
+                self._past.append(change.event(state, detail, _now()))
 
     def _next(self) -> Change | None:
-        """Wait for a change that is due; None when all is over."""
+        """Wait for a change that is due; None after :meth:`stop`."""
         with self._condition:
             while not self._stopped:
                 change, due = next(iter(self._waiting.values()), (None, float("inf")))
                 left = due - time.monotonic()
                 if change and left <= 0:
                     del self._waiting[change.repo_id]
-                    self._running = _event(change, State.RUNNING, when=_now())
+                    self._running = change.event(State.RUNNING, when=_now())
                     return change
                 self._condition.wait(left if change else None)
         return None
@@ -322,13 +320,9 @@ class Queue:
             return self._work(change)
         except MLLError as error:
             return State.FAILED, str(error)
-        except Exception as error:  # one model must not end the service
+        except Exception as error:  # one model must not stop the Space
             _log.exception("%s@%s", change.repo_id, change.new)
             return State.FAILED, f"{type(error).__name__}; see the Space's log"
-
-
-def _event(change: Change, state: State, detail: str = "", when: str = "") -> Event:
-    return Event(change.repo_id, change.new, change.private, state, detail, when)
 
 
 def _now() -> str:
@@ -339,25 +333,27 @@ def _now() -> str:
 
 
 def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
-    """What is done about a change.
+    """The handler of changes.
 
     Raises:
-        MLLError: Models are labeled here, and the graph cannot be had.
+        MLLError: Models are labeled here, and the graph cannot be read.
     """
-    label = _labeler(settings) if settings.mode is Mode.LOCAL else lambda change: _start_job(change, settings)
+    act = _labels_here(settings) if settings.mode is Mode.LOCAL else partial(_starts_job, settings=settings)
 
     def work(change: Change) -> tuple[State, str]:
-        if reason := _why_not(change, settings):
+        if reason := _reason_to_ignore(change, settings):
             return State.IGNORED, reason
-        return label(change)
+        (result,) = for_each([f"{change.repo_id}@{change.new}"], act)
+        url = result.published.url if result.published else result.job
+        return State(str(result.outcome)), url or result.reason
 
     return work
 
 
-def _why_not(change: Change, settings: Settings) -> str | None:
+def _reason_to_ignore(change: Change, settings: Settings) -> str | None:
     """Why a change needs no new label; None if it does."""
     if change.private and settings.to:
-        return "private, and the labels go to a collection"
+        return "private, and labels are published in a collection"
     api = connect()
     with hub_errors(change.repo_id):
         head = fetch_head(api, change.repo_id, "model", change.new)
@@ -365,7 +361,7 @@ def _why_not(change: Change, settings: Settings) -> str | None:
         try:
             with hub_errors(change.repo_id):
                 if same_weights(api, head, ModelRef(change.repo_id, change.old, "")):
-                    return "the weights are as before"
+                    return "the weights have not changed"
         except HubError as error:
             if error.status != 404:  # after a forced push, the old commit is gone
                 raise
@@ -376,43 +372,36 @@ def _why_not(change: Change, settings: Settings) -> str | None:
     return None
 
 
-def _start_job(change: Change, settings: Settings) -> tuple[State, str]:
-    arguments = [f"{change.repo_id}@{change.new}", "--graph", settings.graph]
-    if settings.to:
-        arguments += ["--to", settings.to]
-    url = start_script(
-        str(settings.script), arguments, change.repo_id, flavor=settings.flavor, timeout=settings.timeout
+def _destination(settings: Settings) -> Destination:
+    """A new one for each model, since a destination caches what is published."""
+    return CollectionRepo(settings.to) if settings.to else OwnRepos()
+
+
+def _starts_job(name: str, settings: Settings) -> ModelResult:
+    jobs = Jobs(
+        graph=pinned(settings.graph),
+        sampling=SamplingConfig(),
+        destination=_destination(settings),
+        options=("--to", settings.to) if settings.to else (),
+        script=str(settings.script),
+        flavor=settings.flavor,
+        timeout=settings.timeout,
     )
-    return State.STARTED, url
+    return start_job(name, jobs)
 
 
-def _labeler(settings: Settings) -> Callable[[Change], tuple[State, str]]:
-    """Labels models in this process."""
-    from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.labeling.destinations import CollectionRepo, OwnRepos
-    from mll_hf.labeling.fleet import Fleet, for_each, label_one, working_folder
-    from mll_hf.labels.store import LabelStore
-
+def _labels_here(settings: Settings) -> Callable[[str], ModelResult]:
     location = fetch_graph_with_images(settings.graph)
     graph, probes = location.graph, location.probes(SamplingConfig())
-    store = LabelStore(working_folder(graph, probes))
-
-    def label(change: Change) -> tuple[State, str]:
-        # made anew each time, for a destination remembers what was there
-        destination = CollectionRepo(settings.to) if settings.to else OwnRepos()
-        fleet = Fleet(graph, probes, store, destination, free_cache=True)
-        (result,) = for_each([f"{change.repo_id}@{change.new}"], partial(label_one, fleet=fleet))
-        detail = result.published.url if result.published else result.reason
-        return State(str(result.outcome)), detail
-
-    return label
+    fleet = Fleet(graph, probes, LabelStore(working_folder(graph, probes)), free_cache=True)
+    return lambda name: label_one(name, replace(fleet, destination=_destination(settings)))
 
 
 # --- the status page --------------------------------------------------------------------------------------------------
 
 
 def status_html(events: list[Event]) -> str:
-    """A table of events; all text is a stranger's and escaped, and what is private stays so."""
+    """A table of events; texts are escaped, and private repositories are not named."""
     if not events:
         return "<p>Nothing has happened yet.</p>"
     head = "".join(f"<th>{name}</th>" for name in ("time (UTC)", "model", "commit", "state", "detail"))
@@ -422,5 +411,5 @@ def status_html(events: list[Event]) -> str:
 def _row(event: Event) -> str:
     cells = [event.time, event.repo_id, event.commit[:12], event.state, event.detail]
     if event.private:
-        cells = [event.time, _HIDDEN, "", event.state, ""]
+        cells = [event.time, "(private)", "", event.state, ""]
     return f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"

@@ -1,11 +1,12 @@
-"""A Space that says which vision-language models know a visitor's classes, tries them, and gives the code away."""
+"""A Space that finds vision-language models for a visitor's classes, tries them on images, and shows the code."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib.util
 import os
 import sys
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +14,29 @@ import answers
 import gradio as gr
 import numpy as np
 import pages
-from answers import Catalogue, Question, Settings
+from answers import Labels, Library, Question, Settings
 from look import make_theme
 
 from mll_hf.cli.report import label_difference
 from mll_hf.errors import InputError, MLLError
+from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
-from mll_hf.plots.selection import precision_by_cost, precision_heatmap
+from mll_hf.plots.selection import precision_by_cost, precision_heatmap, shown_models
 
 try:
-    from spaces import GPU  # there on ZeroGPU only
+    from spaces import GPU  # only on ZeroGPU
 except ImportError:
     run_one_model = answers.run_one_model
 else:
     run_one_model = GPU(duration=60)(answers.run_one_model)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mll_hf import Selection
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.label import LabelSummary
 
 TITLE = "Which vision model knows your classes?"
 PICTURES = Path(__file__).parent / "pictures"
@@ -56,7 +60,7 @@ _MOST_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
 
 
-def build_page(catalogue: Catalogue) -> gr.Blocks:
+def build_page(library: Library) -> gr.Blocks:
     """The page; its functions for programs are documented by their docstrings."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(pages.HEAD)
@@ -64,14 +68,14 @@ def build_page(catalogue: Catalogue) -> gr.Blocks:
         chosen = gr.HTML(pages.TRY_FIRST, render=False)
         with gr.Tabs():
             with gr.Tab("Find", id="find"):
-                _build_find(catalogue, question, chosen)
+                _build_find(library, question, chosen)
             with gr.Tab("Try", id="try"):
-                _build_try(catalogue, question, chosen)
+                _build_try(library, question, chosen)
             with gr.Tab("Explore", id="explore"):
-                _build_explore(catalogue, page)
+                _build_explore(library, page)
             with gr.Tab("Models", id="models"):
-                _build_models(catalogue, page)
-        for function in make_api(catalogue):
+                _build_models(library, page)
+        for function in make_api(library):
             gr.api(function, api_name=function.__name__, concurrency_id="labels")
     return page
 
@@ -79,36 +83,50 @@ def build_page(catalogue: Catalogue) -> gr.Blocks:
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
+def _or_alert(function: Callable[..., str]) -> Callable[..., str]:
+    """The function, with errors turned into the alert that is shown in place of its answer."""
+
+    @functools.wraps(function)
+    def act(*args: Any, **options: Any) -> str:  # noqa: ANN401 - passed on
+        try:
+            return function(*args, **options)
+        except MLLError as error:
+            return pages.alert(error)
+
+    return act
+
+
 # --- find -------------------------------------------------------------------------------------------------------------
 
 
-def find(catalogue: Catalogue, question: Question) -> tuple[str, str, Any, str, str, Any, str, str, str]:
+def find(labels: Labels, question: Question) -> tuple[str, str, Any, str, str, Any, str, str, str]:
     """All that is shown in answer to a question.
 
     Returns:
         The ranking; heading, figure and table of the heat map; matches; figure of the costs; Python and shell code; and
-        what the next tab says of the chosen models.
+        the chosen models for the next tab.
 
     Raises:
-        MLLError: No model fits, or the labels cannot be had.
+        MLLError: No model fits, or the Hub cannot be asked for licenses.
     """
-    selection = catalogue.select(question)
-    labels = answers.pinned_location(catalogue.source)
+    selection, joined = labels.select(question), labels.joined
+    left_out = {id for one in joined.left_out for id in one.models} if joined else set()
+    ranked = {model.label.model.repo_id for model in labels.models}
     heat = precision_heatmap(selection)
     return (
-        pages.selection_html(selection, question.licenses),
+        pages.selection_html(selection, question.config.licenses, len(left_out - ranked)),
         pages.heatmap_head(selection, heat.layout.height),
         heat,
         pages.heatmap_in_words(selection),
-        pages.matches_html(selection, catalogue.graph) if any(selection.matches) else "",
+        pages.matches_html(selection, joined.union.graph) if joined and any(selection.matches) else "",
         precision_by_cost(selection),
-        answers.python_code(question, labels),
-        answers.shell_code(question, labels),
+        answers.python_code(question, labels.location),
+        answers.shell_code(question, labels.location),
         pages.chosen_html(selection),
     )
 
 
-def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> None:
+def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     gr.HTML(pages.FIND_HEAD)
     classes = gr.Textbox(
         label="Classes",
@@ -129,11 +147,11 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
             info="optional; any words will do",
         )
         task = gr.Textbox(label="What are they for?", info="optional", placeholder="pipe inspection", max_length=200)
-    with gr.Accordion("Class names from a file or a data set", open=False), gr.Row():
+    with gr.Accordion("Class names from a file or a dataset", open=False), gr.Row():
         file = gr.File(label="A text, CSV or JSON file of class names", file_types=_FILE_TYPES, height=140)
         with gr.Column():
             dataset = gr.Textbox(
-                label="Or the id of an image data set on the Hub", placeholder="ylecun/mnist", max_length=300
+                label="Or the id of an image dataset on the Hub", placeholder="ylecun/mnist", max_length=300
             )
             read = gr.Button("Read its class names", size="sm")
     with gr.Accordion("Number of models and limits", open=False), gr.Row():
@@ -145,7 +163,7 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
             value="",
             allow_custom_value=True,
             label="License",
-            info="as the models’ pages say today; or write your own: mit, openrail",
+            info="as labels and the models’ pages name it; or write your own: mit, openrail",
         )
     ask = gr.Button("Find models", variant="primary", size="lg")
     answer = gr.HTML(pages.FIND_EMPTY)
@@ -176,7 +194,7 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
         try:
             names, licenses = answers.names_in_text(text), answers.licenses_in_text(license)
             asked = answers.make_question(names, domain, task, k, gflops, parameters, licenses)
-            found = find(catalogue, asked)
+            found = find(library.labels, asked)
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
             return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
@@ -208,7 +226,7 @@ def _build_find(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> No
 # --- try --------------------------------------------------------------------------------------------------------------
 
 
-def _build_try(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> None:
+def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     gr.HTML(pages.TRY_HEAD)
     chosen.render()
     with gr.Row():
@@ -220,30 +238,26 @@ def _build_try(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> Non
                 files = gr.File(
                     label=f"Up to {answers.MOST_IMAGES} images", file_count="multiple", file_types=["image"], height=140
                 )
-            path = gr.State(None)
             run = gr.Button("Classify", variant="primary")
         with gr.Column():
             result = gr.HTML(pages.TRY_EMPTY)
 
+    @_or_alert
     def classify(
         asked: Question | None,
-        file: str | None,
-        more: list[str] | None,
+        file: dict[str, Any] | None,
+        more: list[dict[str, Any]] | None,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> str:
-        images = [*([file] if file else []), *(more or [])]
-        try:
-            trial = answers.try_models(
-                catalogue, asked, images, run_one_model, lambda done, text: progress(done, desc=text, unit="models")
-            )
-        except MLLError as error:
-            return pages.alert(error)
-        return pages.trial_html(trial, [Path(name).name for name in images])
+        images = [each["path"] for each in (file, *(more or ())) if each]
+        trial = answers.try_models(
+            library.labels, asked, images, run_one_model, lambda done, text: progress(done, desc=text, unit="models")
+        )
+        return pages.trial_html(trial, [Path(path).name for path in images])
 
-    # the file as it is: whether it is an image is found out, and said, where it is classified
-    image.change(lambda file: file and file["path"], image, path, preprocess=False, queue=False, **_QUIET)
+    # not preprocessed, so that a file that is no image reaches classify, which reports it
     run.click(
-        classify, [question, path, files], result, api_visibility="private", concurrency_id="models",
+        classify, [question, image, files], result, preprocess=False, api_visibility="private", concurrency_id="models",
         concurrency_limit=1, trigger_mode="once",
     )  # fmt: skip
 
@@ -251,16 +265,17 @@ def _build_try(catalogue: Catalogue, question: gr.State, chosen: gr.HTML) -> Non
 # --- explore ----------------------------------------------------------------------------------------------------------
 
 
-def _build_explore(catalogue: Catalogue, page: gr.Blocks) -> None:
+def _build_explore(library: Library, page: gr.Blocks) -> None:
     gr.HTML(pages.EXPLORE_HEAD)
     with gr.Row():
         model = gr.Dropdown([], label="Model", info="what it knows", interactive=True)
         other = gr.Dropdown([], label="Compare with", info="optional", interactive=True)
+        graph = gr.Dropdown([], label="Graph", info="the concepts of the test", interactive=True, visible=False)
     with gr.Column(visible=False) as comparison:
         compared = gr.HTML()
         bars = gr.Plot(show_label=False, elem_classes=_PLOT)
         differences = gr.HTML()
-    said = gr.HTML()
+    summary = gr.HTML()
     tiles = gr.Plot(show_label=False, elem_id="mll-strengths", elem_classes=_PLOT)
     branches = gr.HTML()
     gr.HTML(pages.CONCEPT_HEAD)
@@ -270,84 +285,85 @@ def _build_explore(catalogue: Catalogue, page: gr.Blocks) -> None:
 
     def fill() -> dict[Any, Any]:
         try:
-            labels = catalogue.labels()
+            labels = library.labels
         except MLLError as error:
-            return {said: pages.alert(error)}
-        if not labels:
-            return {said: pages.empty("No model has been measured yet.")}
-        choices = list(zip(answers.shown_names(labels), (answers.names_of(label)[-2] for label in labels), strict=True))
-        first = choices[0][1]
+            return {summary: pages.alert(error)}
+        if not labels.models:
+            return {summary: pages.empty("No model has been measured yet.")}
+        names, graphs = [model.name for model in labels.models], list(labels.graphs)
         return {
-            model: gr.Dropdown(choices, value=first),
-            other: gr.Dropdown([("nothing", ""), *choices], value=""),
-            **show(first),
+            model: gr.Dropdown(names, value=names[0]),
+            other: gr.Dropdown([("nothing", ""), *((name, name) for name in names)], value=""),
+            graph: gr.Dropdown(graphs, value=graphs[0], visible=len(graphs) > 1),
+            **show(names[0], graphs[0]),
         }
 
-    def show(name: str | None) -> dict[Any, Any]:
+    def show(name: str | None, graph_name: str | None) -> dict[Any, Any]:
         try:
-            label = catalogue.find(name)
-            return {
-                said: pages.strengths_html(label),
-                tiles: strengths(label, catalogue.graph),
-                branches: pages.branches_html(label, catalogue.graph),
-            }
+            labels = library.labels
+            (label,), concepts = labels.read_labels([labels.find(name)], graph_name)
         except MLLError as error:
-            return {said: pages.alert(error), tiles: None, branches: ""}
+            return {summary: pages.alert(error), tiles: None, branches: ""}
+        return {
+            summary: pages.strengths_html(label),
+            tiles: strengths(label, concepts),
+            branches: pages.branches_html(label, concepts),
+        }
 
-    def compare(name: str | None, against: str | None) -> dict[Any, Any]:
+    def compare(name: str | None, against: str | None, graph_name: str | None) -> dict[Any, Any]:
         if not name or not against or name == against:
             return {comparison: gr.Column(visible=False)}
         try:
-            pair, graph = (catalogue.find(name), catalogue.find(against)), catalogue.graph
-            text, table = pages.comparison_html(*pair, graph)
-            figure = branch_comparison(*pair, graph)
-            return {compared: text, bars: figure, differences: table, comparison: gr.Column(visible=True)}
+            labels = library.labels
+            pair = [labels.find(name), labels.find(against)]
+            both, concepts = labels.read_labels(pair, graph_name)
+            text, table = pages.comparison_html(pair, both, concepts)
+            figure = branch_comparison(*both, concepts)
         except MLLError as error:
-            return {compared: pages.alert(error), bars: None, differences: "", comparison: gr.Column(visible=True)}
+            text, figure, table = pages.alert(error), None, ""
+        plot = gr.Plot(figure, visible=figure is not None)
+        return {compared: text, bars: plot, differences: table, comparison: gr.Column(visible=True)}
 
+    @_or_alert
     def show_concept(text: str | None) -> str:
-        try:
-            concepts, named = catalogue.senses(text)
-            return pages.concept_html(catalogue, concepts, named, text or "")
-        except MLLError as error:
-            return pages.alert(error)
+        labels = library.labels
+        return pages.concept_html(labels, *labels.senses(text), text or "")
 
     quiet = {"api_visibility": "private", "concurrency_id": "labels"}
-    page.load(fill, None, [model, other, said, tiles, branches], show_progress="hidden", **quiet)
-    model.input(show, model, [said, tiles, branches], show_progress_on=[said], **quiet)
-    for control in (model, other):
+    page.load(fill, None, [model, other, graph, summary, tiles, branches], show_progress="hidden", **quiet)
+    for control in (model, graph):
+        control.input(show, [model, graph], [summary, tiles, branches], show_progress_on=[summary], **quiet)
+    for control in (model, other, graph):
         control.input(
-            compare, [model, other], [compared, bars, differences, comparison], show_progress="hidden", **quiet
+            compare, [model, other, graph], [compared, bars, differences, comparison], show_progress="hidden", **quiet
         )
     concept.submit(show_concept, concept, best, **quiet)
     look.click(show_concept, concept, best, **quiet)
 
 
-# --- the measured models ----------------------------------------------------------------------------------------------
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
-def _build_models(catalogue: Catalogue, page: gr.Blocks) -> None:
+def _build_models(library: Library, page: gr.Blocks) -> None:
     gr.HTML(pages.MODELS_HEAD)
-    wanted = gr.Textbox(label="Search by name", placeholder="siglip", max_length=100)
+    search = gr.Textbox(label="Search by name", placeholder="siglip", max_length=100)
     listed = gr.HTML()
     gr.HTML(pages.HOW_TO_LABEL)
 
+    @_or_alert
     def show(text: str | None) -> str:
-        try:
-            return pages.models_html(catalogue, text or "")
-        except MLLError as error:
-            return pages.alert(error)
+        return pages.models_html(library.labels, text or "")
 
-    quiet = {"api_visibility": "private", "show_progress": "hidden", "concurrency_id": "labels"}
-    page.load(show, wanted, listed, **quiet)
-    wanted.change(show, wanted, listed, trigger_mode="always_last", **quiet)
+    quiet = {**_QUIET, "concurrency_id": "labels"}
+    page.load(show, search, listed, **quiet)
+    search.change(show, search, listed, trigger_mode="always_last", **quiet)
 
 
 # --- for programs -----------------------------------------------------------------------------------------------------
 
 
-def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
-    """The functions that programs may call, over HTTP or as tools of an MCP server."""
+def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
+    """Functions for programs, over HTTP or as tools of an MCP server; their docstrings are the documentation."""
 
     def select_models(
         classes: list[str],
@@ -360,13 +376,13 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
     ) -> dict[str, Any]:
         """Rank open vision-language models (CLIP-like zero-shot image classifiers) for a list of class names.
 
-        No model is run: every model was tested once on images of WordNet concepts, to which the classes are matched.
+        No model is run: every model was tested once on images of visual concepts, to which the classes are matched.
 
         Args:
             classes: Two or more class names, for example ["corroded pipe", "intact pipe", "weld"].
             k: How many models to choose; several vote together.
-            domain: How the images look, for example "photo", "sketch" or "satellite image"; empty for unknown.
-            task: What they are for, for example "pipe inspection"; empty for unknown.
+            domain: How the images look, for example "photo", "sketch" or "satellite image"; empty if unknown.
+            task: What they are for, for example "pipe inspection"; empty if unknown.
             max_gflops: Most GFLOPs per image of a model; 0 for any.
             max_million_parameters: Most parameters of a model, in millions; 0 for any.
             licenses: Licenses that a chosen model may have, for example ["apache-2.0", "mit"]; none for any. Models
@@ -374,68 +390,66 @@ def make_api(catalogue: Catalogue) -> tuple[Callable[..., Any], ...]:
 
         Returns:
             "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
-            its estimated precision on the classes (0 to 1), its parameters and GFLOPs per image. "classes": for each
-            class its estimated precision with the best chosen model, and its coverage: 1 if the tests have the class,
-            0 if nothing like it, where the precision is only the models' general level. "code": a Python program that
-            makes the same choice.
+            its estimated accuracy on the classes (0 to 1), its parameters and GFLOPs per image. "classes": for each
+            class the estimated accuracy of the best chosen model, and its coverage: 1 if the tests have the class, 0 if
+            nothing like it, where the accuracy is only the models' general level. "code": a Python program that makes
+            the same choice.
         """
-        with _said_to_programs():
+        with _errors_for_programs():
             question = answers.make_question(
                 classes, domain, task, k, max_gflops, max_million_parameters, licenses or ()
             )
-            selection = catalogue.select(question)
-            return _selection_record(
-                selection, answers.python_code(question, answers.pinned_location(catalogue.source))
-            )
+            labels = library.labels
+            return _selection_record(labels.select(question), answers.python_code(question, labels.location))
 
     def explain_class(class_name: str, other_classes: list[str] | None = None, k: int = 3) -> dict[str, Any]:
-        """Say which WordNet concepts stand for a class name, and how well the best models recognize each of them.
+        """Tell which visual concepts a class name is matched to, and how well the best models recognize them.
 
         Args:
             class_name: The class, for example "corroded pipe".
             other_classes: The other classes of the task; a model has to choose among all of them.
-            k: How many of the best models to tell about.
+            k: Number of the best models.
 
         Returns:
             "coverage": 1 if the tests have the class, 0 if nothing like it. "concepts": the concepts with their weight,
-            definition and each model's precision on them (0 to 1). "models": the ids that these precisions belong to.
+            definition and each model's recall on them (0 to 1, or null if it was not measured). "models": the ids of
+            these models.
         """
-        with _said_to_programs():
-            others = other_classes or ["something else"]
-            question = answers.make_question([class_name, *others], k=k)
-            return _class_record(catalogue.select(question), catalogue, question.classes[0])
+        with _errors_for_programs():
+            question = answers.make_question([class_name, *(other_classes or ["something else"])], k=k)
+            labels = library.labels
+            return _class_record(labels.select(question), labels, question.classes[0])
 
-    def compare_models(first: str, second: str) -> dict[str, Any]:
-        """Say where one measured model is better than another: overall, by branch of WordNet, and by concept.
+    def compare_models(first: str, second: str, graph: str = "") -> dict[str, Any]:
+        """Tell where one measured model is better than another: overall, by branch of the graph, and by concept.
 
         Args:
             first: Id of a measured model, for example "org/model", or the last part of it.
             second: Id of another one.
+            graph: Name of the graph of concepts; empty for the one that all models were measured on.
 
         Returns:
-            "precision": mean share of a concept's images that each recognizes. "branches": for each branch the
-            precision of both. "concepts": those on which they differ most surely, with the difference in standard
-            errors.
+            "recall": mean share of a concept's images that each recognizes. "branches": the recall of both for each
+            branch. "concepts": those with the most significant differences, with the difference in standard errors.
         """
-        with _said_to_programs():
-            return _comparison_record(catalogue, first, second)
+        with _errors_for_programs():
+            labels = library.labels
+            pair = [labels.find(first), labels.find(second)]
+            return _comparison_record(*labels.read_labels(pair, graph))
 
     return select_models, explain_class, compare_models
 
 
-class _said_to_programs:  # noqa: N801 - used as a function
-    """Tells programs in one line what is wrong."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, MLLError):
-            raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
+@contextlib.contextmanager
+def _errors_for_programs() -> Iterator[None]:
+    """Report errors in one line."""
+    try:
+        yield
+    except MLLError as error:
+        raise gr.Error(" ".join(str(error).split()), print_exception=False) from None
 
 
 def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
-    shown = sorted({*range(min(10, len(selection.models))), *selection.union})
     best = selection.scores[list(selection.union)].max(axis=0)
     return {
         "models": [
@@ -443,59 +457,59 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
                 "id": selection.models[m].ref.repo_id,
                 "revision": selection.models[m].ref.revision,
                 "chosen": m in selection.union,
-                "precision": round(float(selection.overall[m]), 4),
+                "accuracy": round(float(selection.overall[m]), 4),
                 "parameters": selection.models[m].cost.parameters,
                 "gflops": selection.models[m].cost.gflops,
             }
-            for m in shown
+            for m in shown_models(selection, 10)
         ],
         "classes": [
-            {"name": name, "precision": round(float(best[y]), 4), "coverage": round(float(selection.coverage[y]), 4)}
-            for y, name in enumerate(selection.classes)
+            {"name": name, "accuracy": round(accuracy, 4), "coverage": round(coverage, 4)}
+            for name, accuracy, coverage in zip(
+                selection.classes, best.tolist(), selection.coverage.tolist(), strict=True
+            )
         ],
         "code": code,
     }
 
 
-def _class_record(selection: Selection, catalogue: Catalogue, name: str) -> dict[str, Any]:
-    matched = selection.explain(name)
-    graph = catalogue.graph if matched else None
+def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, Any]:
+    graph = labels.joined.union.graph if labels.joined else None
     return {
         "class": name,
         "coverage": round(float(selection.coverage[selection.classes.index(name)]), 4),
         "models": [selection.models[m].ref.repo_id for m in selection.union],
         "concepts": [
             {
-                "id": concept.id,
-                "name": concept.name,
-                "definition": graph.concepts[graph.index[concept.id]].definition,
-                "weight": round(concept.weight, 4),
-                "precision": [round(value, 4) for value in concept.precision],
+                "id": match.id,
+                "name": match.name,
+                "definition": graph.concepts[graph.index[match.id]].definition,
+                "weight": round(match.weight, 4),
+                "recall": [None if recall is None else round(recall, 4) for recall in match.precision],
             }
-            for concept in matched
+            for match in (selection.explain(name) if graph else ())
         ],
     }
 
 
-def _comparison_record(catalogue: Catalogue, first: str, second: str) -> dict[str, Any]:
-    graph, pair = catalogue.graph, (catalogue.find(first), catalogue.find(second))
+def _comparison_record(pair: tuple[LabelSummary, ...], graph: SemanticGraph) -> dict[str, Any]:
     difference = label_difference(*pair, graph)
-    surest = np.argsort(-np.abs(difference.z), kind="stable")[:20]
+    most = np.argsort(-np.abs(difference.z), kind="stable")[:20]
     return {
         "models": [label.model.repo_id for label in pair],
-        "precision": [round(label.mean_precision, 4) for label in pair],
+        "recall": [round(label.mean_precision, 4) for label in pair],
         "branches": [
-            {"name": one.name, "concepts": one.concepts, "precision": [round(b.precision, 4) for b in (one, other)]}
-            for one, other in pages.branch_pairs(*pair, graph)
+            {"name": one.name, "concepts": one.concepts, "recall": [round(b.precision, 4) for b in (one, other)]}
+            for one, other in branch_pairs(*pair, graph)
         ],
         "concepts": [
             {
                 "id": graph.concepts[v].id,
                 "name": graph.concepts[v].name,
-                "precision": [round(float(label.node_precision[v]), 4) for label in pair],
+                "recall": [round(float(label.node_precision[v]), 4) for label in pair],
                 "standard_errors": round(float(z), 2),
             }
-            for v, z in zip(difference.concepts[surest], difference.z[surest], strict=True)
+            for v, z in zip(difference.concepts[most], difference.z[most], strict=True)
         ],
     }
 
@@ -503,34 +517,26 @@ def _comparison_record(catalogue: Catalogue, first: str, second: str) -> dict[st
 # --- start ------------------------------------------------------------------------------------------------------------
 
 
-def serve(catalogue: Catalogue, **options: Any) -> gr.Blocks:  # noqa: ANN401 - passed on to Gradio
-    """Start the page; a program that speaks MCP finds its tools beside it.
+def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - passed on to Gradio
+    """Start the page, the API and the MCP server.
 
     Args:
-        catalogue: The labels.
-        options: For :meth:`gradio.Blocks.launch`, such as ``server_port``.
+        library: The labels.
+        options: Options of :meth:`gradio.Blocks.launch`, such as ``server_port``.
     """
-    page = build_page(catalogue)
+    page = build_page(library)
     page.queue(max_size=100, default_concurrency_limit=2)
     page.launch(
         theme=make_theme(),
         css_paths=Path(__file__).parent / "style.css",
         max_file_size=_MOST_UPLOAD,
-        max_threads=8,  # each keeps memory of its own
+        max_threads=8,  # each takes memory
         mcp_server=importlib.util.find_spec("mcp") is not None,
         ssr_mode=False,
         show_error=True,
         **options,
     )
     return page
-
-
-def warm_up(catalogue: Catalogue) -> None:
-    """Read the labels and load the text encoder, so that the first visitor does not wait."""
-    try:
-        catalogue.select(Question(("dog", "cat")))
-    except MLLError as error:
-        print(f"error: {error}", file=sys.stderr)  # visitors are told too
 
 
 def main() -> int:
@@ -540,9 +546,10 @@ def main() -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    catalogue = Catalogue(settings, CachedEncoder(default_encoder()))
-    threading.Thread(target=warm_up, args=[catalogue], name="warm-up", daemon=True).start()
-    serve(catalogue)
+    library = Library(settings, CachedEncoder(default_encoder()))
+    with contextlib.suppress(MLLError):  # logged, and shown to visitors; it is tried again
+        _ = library.labels  # read before there are several threads
+    serve(library)
     return 0
 
 

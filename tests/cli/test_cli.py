@@ -26,7 +26,8 @@ from mll_hf.ensemble import Rule
 from mll_hf.ensemble import run as ensemble_run
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import StorageError
-from mll_hf.labeling import engines
+from mll_hf.graph.concepts import load_graph
+from mll_hf.labels.store import LabelStore
 from mll_hf.matching.prompts import templates_for
 from mll_hf.matching.text_encoder import CachedEncoder
 from mll_hf.selection import Selection
@@ -50,6 +51,7 @@ class WordEncoder:
     def encode(self, texts):
         vectors = np.zeros((len(texts), 64), np.float32)
         for row, text in enumerate(texts):
+            vectors[row, 0] = not text
             for word in text.lower().replace(",", " ").split():
                 vectors[row, sum(word.encode()) % 64] += 1
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
@@ -93,6 +95,11 @@ def world(tmp_path_factory, tiny_open_clip, tiny_siglip):
     for name, color in (("a", (200, 0, 0)), ("b", (0, 130, 0)), ("c", (90, 60, 30))):
         (root / "images" / f"{name}.png").write_bytes(encoded(color, 99))
     return root
+
+
+def label_files(folder):
+    """Paths of the labels in a folder, sorted."""
+    return LabelStore(folder).paths()
 
 
 def run(capsys, *arguments):
@@ -208,7 +215,7 @@ def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip,
     assert all(spec in line for spec, line in zip(models, errors, strict=False))
     assert "pickle" in errors[1]
     assert "Traceback" not in err
-    assert "4 of 5 models failed" in err
+    assert "4 of 5 labels failed" in err
     assert [json.loads(line)["repo_id"] for line in out.splitlines()] == [models[-1]]
 
 
@@ -216,8 +223,8 @@ def test_undecodable_images_are_counted_and_reported(tmp_path, tiny_open_clip, c
     graph = write_graph(tmp_path / "graph", broken_images=3)
     status, out, err = run(capsys, "label", f"local-dir:{tiny_open_clip}", "--graph", graph, "--labels", tmp_path / "l")
     assert status == 0
-    assert "3 of 27 probe images could not be decoded" in err
-    assert "labeled" in out
+    assert "3 of 27 probe images of graph cannot be decoded" in err
+    assert out.startswith(f"labeled: local-dir:{tiny_open_clip} on graph (mean recall ")
 
 
 def test_bad_graphs(tmp_path, world, capsys):
@@ -234,23 +241,24 @@ def test_bad_graphs(tmp_path, world, capsys):
         assert str(folder) in line
 
 
-def test_labels_of_another_graph_are_refused(tmp_path, world, tiny_open_clip, capsys):
-    other = write_graph(tmp_path / "other", [{**NODES[0], "gloss": "changed"}, *NODES[1:]])
-    line = fails(capsys, "label", f"local-dir:{tiny_open_clip}", "--graph", other, "--labels", world / "labels")
-    assert "another graph" in line
-    mixed = tmp_path / "mixed"
-    shutil.copytree(world / "labels", mixed)
-    shutil.copy(other / "graph.json", mixed / "graph.json")
-    assert "not of" in fails(capsys, "select", "--classes", "cat, dog", "--labels", mixed)
-
-
-def test_another_sample_needs_overwrite(tmp_path, world, tiny_open_clip, capsys):
+def test_a_label_that_its_graph_does_not_fit_is_refused(tmp_path, world, capsys):
     labels = tmp_path / "labels"
     shutil.copytree(world / "labels", labels)
-    command = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", labels]
-    assert "--overwrite" in fails(capsys, *command, "--seed", 1)
-    assert not json.loads(run(capsys, *command, "--sample", 2, "--json")[1])["measured"]  # more answers for fewer
-    status, out, _ = run(capsys, *command, "--sample", 2, "--overwrite", "--json")
+    graph = next(labels.glob("graphs/*.json"))
+    shutil.move(graph, graph.with_stem("0" * 12))
+    assert "holds another graph" in fails(capsys, "select", "--classes", "cat, dog", "--labels", labels)
+    shutil.rmtree(labels / "graphs")
+    other = write_graph(tmp_path / "other", [{**NODES[0], "gloss": "changed"}, *NODES[1:]])
+    LabelStore(labels).add_graph(load_graph(other))
+    assert "is missing; put its graphs/" in fails(capsys, "select", "--classes", "cat, dog", "--labels", labels)
+
+
+def test_a_smaller_sample_needs_overwrite(tmp_path, world, tiny_open_clip, capsys):
+    labels = tmp_path / "labels"
+    shutil.copytree(world / "labels", labels)
+    command = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", labels, "--json"]
+    assert not json.loads(run(capsys, *command, "--sample", 2)[1])["measured"]  # a label of more images will do
+    status, out, _ = run(capsys, *command, "--sample", 2, "--overwrite")
     assert status == 0
     assert json.loads(out)["config"]["images_per_concept"] == 2
 
@@ -323,13 +331,13 @@ def test_interrupt_keeps_what_is_done(tmp_path, world, tiny_open_clip):
     assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
-    logs = list((tmp_path / "l").rglob("embeddings.f32"))
-    assert logs[0].stat().st_size == 3 * 4 * 24 * 4  # three batches of four images in 24 dimensions
+    (log,) = (tmp_path / "l").rglob("embeddings.log")
+    assert log.stat().st_size == 3 * 4 * (8 + 24 * 4)  # three batches of four images: number, 24 dimensions
     assert main([str(word) for word in command]) == 0
-    again = next((tmp_path / "l").rglob("label.safetensors")).read_bytes()
+    again = label_files(tmp_path / "l")[0].read_bytes()
     plain = tmp_path / "plain"
     assert main([str(word) for word in [*command[:-3], plain, *command[-2:]]]) == 0
-    assert next(plain.rglob("label.safetensors")).read_bytes() == again
+    assert label_files(plain)[0].read_bytes() == again
 
 
 # --- labels ---
@@ -358,7 +366,7 @@ def test_ls_of_nothing(tmp_path, capsys):
 
 
 def test_check(world, tmp_path, capsys):
-    label = next((world / "labels").rglob("label.safetensors"))
+    label = label_files(world / "labels")[0]
     assert run(capsys, "labels", "check", label)[0] == 0
     status, out, _ = run(capsys, "labels", "check", world / "labels", "--json")
     assert status == 0
@@ -366,7 +374,7 @@ def test_check(world, tmp_path, capsys):
     truncated = tmp_path / "label.safetensors"
     truncated.write_bytes(label.read_bytes()[:-7])
     assert str(truncated) in fails(capsys, "labels", "check", truncated)
-    assert "holds no" in fails(capsys, "labels", "check", world / "images")
+    assert "holds no labels" in fails(capsys, "labels", "check", world / "images")
     assert "cannot be read" in fails(capsys, "labels", "check", tmp_path / "none")
 
 
@@ -379,7 +387,7 @@ def test_figures_are_written_as_pages(world, tmp_path, capsys):
     status, _, err = run(capsys, "select", "--classes", "cat, car", *labels, "--plot", page)
     assert status == 0
     assert f"figures: {page}" in err
-    assert "Estimated precision against cost" in page.read_text()
+    assert "Estimated accuracy against cost" in page.read_text()
     model = json.loads(run(capsys, "labels", "ls", *labels, "--json")[1])[0]["repo_id"]
     assert run(capsys, "labels", "show", model, *labels, "--plot", page)[0] == 0
     assert "treemap" in page.read_text()
@@ -464,7 +472,6 @@ def test_classes_from_files_and_descriptions(world, tmp_path, capsys):
         (["--classes", "nowhere/classes.txt"], "nowhere/classes.txt"),
         (["--classes", "cat, dog", "--max-gflops", "0.0000001"], "caps"),
         (["--classes", "cat, dog", "--max-parameters", "1K"], "caps"),
-        (["--classes", "cat, dog", "--license", "apache-2.0"], "what is left is local folders; leave out the licenses"),
         (["--classes", "cat, dog", "--descriptions", "nowhere.json"], "nowhere.json"),
         (["--classes", "cat, dog", "--descriptions", "x.json", "--llm", "m"], "not both"),
     ],
@@ -473,10 +480,19 @@ def test_select_refuses(world, extra, words, capsys):
     assert words in fails(capsys, "select", "--labels", world / "labels", *extra)
 
 
+def test_local_models_without_a_license_are_left_out(world, capsys):
+    status, _, err = run(
+        capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--license", "apache-2.0"
+    )
+    assert status == 1
+    assert "left out, since their labels name no license: local-dir:" in err
+    assert "no model has an allowed license (apache-2.0): the models have unknown (2)" in err
+
+
 def test_select_refuses_damaged_labels(world, tmp_path, capsys):
     labels = tmp_path / "labels"
     shutil.copytree(world / "labels", labels)
-    file = next(labels.rglob("label.safetensors"))
+    file = label_files(labels)[0]
     content = bytearray(file.read_bytes())
     content[-2:] = b"\xc0\x7f"  # the last tensor's last number becomes NaN
     file.write_bytes(content)
@@ -508,7 +524,7 @@ def test_select_with_images(world, task_images, capsys):
     assert (status, err) == (0, "")
     headline, models, legend = out.split("\n\n")
     assert headline == "3 classes, 2 labeled models tried on 24 images, strategy mll, k = 2: 2 models chosen (marked *)"
-    assert models.splitlines()[0].split()[:3] == ["model", "information", "first"]
+    assert models.splitlines()[0].split()[:3] == ["model", "information", "win"]
     assert len(models.splitlines()) == 3
     assert "Together: " in legend
     answer = json.loads(run(capsys, *command, "--json")[1])
@@ -549,9 +565,9 @@ def test_predict_uses_what_the_trial_found(world, task_images, tmp_path, capsys)
 def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
     loaded, plain = [], ensemble_run.load_model
 
-    def load(ref, device):
+    def load(ref, device, token):
         loaded.append((ref.repo_id, device))
-        return plain(ref, device)
+        return plain(ref, device, token)
 
     monkeypatch.setattr(ensemble_run, "load_model", load)
     command = [*TASK, "--labels", world / "labels", "--images", task_images, "--device", "cpu", "--json"]
@@ -593,8 +609,8 @@ def test_a_damaged_model_and_damaged_images_are_left_out(world, tmp_path, task_i
 @pytest.mark.parametrize(
     ("extra", "words"),
     [
-        (["--images", "nowhere"], "nowhere is no image and no folder with images"),
-        (["--images", "empty"], "empty is no image and no folder with images"),
+        (["--images", "nowhere"], "nowhere is neither an image nor a folder of images"),
+        (["--images", "empty"], "empty is neither an image nor a folder of images"),
         (["--images", "few"], "15 readable images say too little about models; give at least 16"),
         (["--images", "few", "broken"], "15 readable images say too little about models; give at least 16"),
         (["--images", "all", "--strategy", "paper"], "images help strategy 'mll' only, not 'paper'"),
@@ -617,7 +633,7 @@ def test_trials_that_are_refused(world, tmp_path, task_images, monkeypatch, extr
 
 def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, capsys):
     command = ["select", "--classes", "cat, zzyzx", "--labels", world / "labels"]
-    assert "give some images of yours with --images" in run(capsys, *command)[2]
+    assert "Give unlabeled images with --images" in run(capsys, *command)[2]
     assert run(capsys, *command, "--images", task_images)[2] == ""
 
 
@@ -716,7 +732,7 @@ def test_a_closed_pipe_is_no_error(world):
     assert run.stderr == ""
 
 
-# --- packs ---
+# --- several graphs ---
 
 
 def write_images(folder, color, first=0):
@@ -727,9 +743,9 @@ def write_images(folder, color, first=0):
 
 
 @pytest.fixture(scope="session")
-def packs(world):
-    """Two packs, made by command: one concept by one, one from a table."""
-    root = world / "packs"
+def own(world):
+    """Two graphs whose parents are in the world's graph: one made concept by concept, one from a table."""
+    root = world / "own"
     for id, parent, grey in (("ape", "n2", 60), ("chimp", "ape", 30), ("gibbon", "ape", 90)):
         images = write_images(root / "pictures" / id, (grey, grey, grey))
         words = ["--id", id, "--name", id, "--lemma", f"the {id}", "--description", f"a clever {id}"]
@@ -744,28 +760,39 @@ def packs(world):
     return root
 
 
-def test_graphs_are_shown_and_checked(world, packs, capsys):
-    pack = packs / "apes"
-    status, out, _ = run(capsys, "graph", "show", pack)
+@pytest.fixture(scope="session")
+def on_three_graphs(world, own, tiny_open_clip, tiny_siglip, tmp_path_factory):
+    """Labels of both models on the world's graph, one of them also on the two others."""
+    labels = tmp_path_factory.mktemp("several") / "labels"
+    shutil.copytree(world / "labels", labels)
+    graphs = ["--graph", str(own / "apes"), "--graph", str(own / "buses")]
+    assert main(["label", f"local-dir:{tiny_open_clip}", *graphs, "--labels", str(labels), "--keep-embeddings"]) == 0
+    return labels
+
+
+def test_graphs_are_shown_and_checked(world, own, capsys):
+    graph = own / "apes"
+    status, out, _ = run(capsys, "graph", "show", graph)
     assert status == 0
     assert out.splitlines()[0].startswith("apes: 3 concepts, 15 images, digest ")
-    assert out.splitlines()[1:] == [
-        "ape  ape  (15 images, under n2)",
-        "chimp  chimp  (5 images, under ape)",
-        "gibbon  gibbon  (5 images, under ape)",
+    assert [line.split() for line in out.splitlines()[2:]] == [
+        ["id", "name", "images", "parents"],
+        ["ape", "ape", "15", "n2"],
+        ["chimp", "chimp", "5", "ape"],
+        ["gibbon", "gibbon", "5", "ape"],
     ]
-    record = json.loads(run(capsys, "graph", "show", pack, "--json")[1])
+    record = json.loads(run(capsys, "graph", "show", graph, "--json")[1])
     assert record["domains"] == {"sketch": 15}
     assert record["concepts"]["ape"] == {"name": "ape", "images": 15}
-    status, out, _ = run(capsys, "graph", "check", pack, "--base", world / "graph", "--json")
+    status, out, _ = run(capsys, "graph", "check", graph, "--base", world / "graph", "--json")
     assert (status, json.loads(out)["digest"]) == (0, record["digest"])
-    assert "no graph.json" in fails(capsys, "graph", "check", packs)
-    assert "unknown parents: n5" in fails(capsys, "graph", "check", packs / "buses", "--base", pack)
+    assert "no graph.json" in fails(capsys, "graph", "check", own)
+    assert "unknown parents: n5" in fails(capsys, "graph", "check", own / "buses", "--base", graph)
 
 
-def test_adding_again_adds_nothing(packs, capsys):
-    words = ["--from", packs / "table.csv", "--images-root", packs / "pictures", "--json"]
-    status, out, _ = run(capsys, "graph", "add", "--graph", packs / "buses", *words)
+def test_adding_again_adds_nothing(own, capsys):
+    words = ["--from", own / "table.csv", "--images-root", own / "pictures", "--json"]
+    status, out, _ = run(capsys, "graph", "add", "--graph", own / "buses", *words)
     assert status == 0
     assert {key: json.loads(out)[key] for key in ("new_concepts", "new_images", "concepts")} == {
         "new_concepts": 0,
@@ -774,87 +801,102 @@ def test_adding_again_adds_nothing(packs, capsys):
     }
 
 
-def test_what_graph_add_needs(world, packs, tmp_path, capsys):
+def test_what_graph_add_needs(world, own, tmp_path, capsys):
     def complaint(*words):
-        return fails(capsys, "graph", "add", "--graph", tmp_path / "p", "--base", world / "graph", *words)
+        return fails(capsys, "graph", "add", "--graph", tmp_path / "g", "--base", world / "graph", *words)
 
     assert "either one concept with --id" in complaint()
-    assert "either one concept with --id" in complaint("--id", "x", "--from", packs / "table.csv")
-    words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", packs / "pictures" / "ape"]
+    assert "either one concept with --id" in complaint("--id", "x", "--from", own / "table.csv")
+    words = ["--id", "x", "--name", "x", "--description", "x", "--parent", "n2", "--images", own / "pictures" / "ape"]
     for option in ("--name", "--images"):
         at = words.index(option)
         assert f"a concept needs {option}" in complaint(*words[:at], *words[at + 2 :])
     assert "unknown parents: n77" in complaint(*["n77" if word == "n2" else word for word in words])
-    assert not (tmp_path / "p").exists()
-    assert run(capsys, "graph", "add", "--graph", tmp_path / "p", "--base", world / "graph", *words)[0] == 0
+    assert not (tmp_path / "g").exists()
+    assert run(capsys, "graph", "add", "--graph", tmp_path / "g", "--base", world / "graph", *words)[0] == 0
 
 
-def test_labels_are_extended_by_packs(world, packs, tmp_path, tiny_open_clip, tiny_siglip, capsys, monkeypatch):
-    encoded_images = []
-    plain = engines.encoded_images
+def test_labels_on_several_graphs_are_written_and_listed(on_three_graphs, tiny_open_clip, capsys):
+    status, out, _ = run(capsys, "labels", "check", on_three_graphs)
+    assert (status, len(out.splitlines())) == (0, 4)
+    records = json.loads(run(capsys, "labels", "ls", "--labels", on_three_graphs, "--json")[1])
+    assert [record["graph"]["name"] for record in records] == ["apes", "buses", "graph", "graph"]
+    header, *rows = run(capsys, "labels", "ls", "--labels", on_three_graphs)[1].splitlines()
+    assert "graph" in header.split()
+    assert all(str(tiny_open_clip) in row for row in rows[:2])
 
-    def counting(model, probes, images, batch_size):
-        encoded_images.append(len(images))
-        return plain(model, probes, images, batch_size)
 
-    monkeypatch.setattr(local, "encoded_images", counting)
-    models = [f"local-dir:{tiny_open_clip}", f"local-dir:{tiny_siglip}"]
-    apes, buses = ("--pack", packs / "apes"), ("--pack", packs / "buses")
+@pytest.mark.parametrize("strategy", ["mll", "paper", "general"])
+def test_selection_joins_labels_over_graphs(on_three_graphs, world, strategy, tiny_open_clip, capsys):
+    task = ["--classes", "chimp, bus, cat", "--labels", on_three_graphs]
+    status, out, err = run(capsys, "select", *task, "--strategy", strategy, "--json")
+    assert (status, err) == (0, "")
+    selection = json.loads(out)
+    assert {"chimp", "bus", "n3"} <= {c["id"] for matched in selection["matches"].values() for c in matched}
+    assert len(selection["models"]) == 2
+    status, out, _ = run(capsys, "predict", world / "images" / "a.png", *task, "--strategy", strategy)
+    assert status == 0
+    assert "a.png" in out
 
-    def label(folder, *words):
-        status, out, err = run(capsys, "label", *models, "--graph", world / "graph", "--labels", folder, *words)
-        assert status == 0, err
-        return out, err
 
-    label(tmp_path / "one", *apes, "--extend", world / "labels")
-    label(tmp_path / "two", *apes, *buses, "--extend", tmp_path / "one")
-    assert encoded_images == [10, 10, 10, 10]  # nothing contests an ape
-    label(tmp_path / "whole", *buses, *apes)
-    files = [sorted(path.read_bytes() for path in (tmp_path / n).rglob("*.safetensors")) for n in ("two", "whole")]
-    assert files[0] == files[1]
+def test_the_reference_graph_can_be_chosen(on_three_graphs, own, tiny_open_clip, tiny_siglip, capsys):
+    """Only models with a label on the reference graph are compared; the others are named, once."""
+    task = ["select", "--classes", "chimp, gibbon", "--labels", on_three_graphs]
+    status, out, err = run(capsys, *task, "--graph", own / "apes", "--json")
+    assert status == 0
+    assert [model["id"] for model in json.loads(out)["models"]] == [f"local-dir:{tiny_open_clip}"]
+    assert [line for line in err.splitlines() if "left out" in line] == [
+        f"mll-hf: note: left out: local-dir:{tiny_siglip} on graph graph: the model has no label on the reference "
+        "graph apes"
+    ]
+    show = ["labels", "show", tiny_open_clip.name, "--labels", on_three_graphs, "--json"]
+    assert json.loads(run(capsys, *show)[1])["graph"]["name"] == "graph"
+    assert json.loads(run(capsys, *show, "--graph", own / "buses")[1])["graph"]["name"] == "buses"
+    missing = fails(capsys, "labels", "show", tiny_siglip.name, "--labels", on_three_graphs, "--graph", own / "apes")
+    assert f"no label of '{tiny_siglip.name}' on graph apes" in missing
+    assert "it has labels on graph (images of " in missing
 
-    lines = run(capsys, "labels", "check", tmp_path / "two")[1].splitlines()
-    assert len(lines) == 2
-    assert all(line.startswith("valid: ") for line in lines)
-    words = ["select", "--classes", "chimp, bus, cat", "--labels", tmp_path / "two", "--json"]
-    for strategy in ("mll", "paper", "general"):
-        status, out, _ = run(capsys, *words, "--strategy", strategy)
-        assert status == 0
-        assert {"chimp", "bus"} <= {c["id"] for matched in json.loads(out)["matches"].values() for c in matched}
-    image = world / "images" / "a.png"
-    assert run(capsys, "predict", image, "--classes", "chimp, bus, cat", "--labels", tmp_path / "two")[0] == 0
 
-    verify = ["labels", "verify", tiny_open_clip.name, "--labels", tmp_path / "two", "--graph", world / "graph"]
-    _, out, err = run(capsys, *verify, *apes, *buses, "--json")
+def test_labels_on_other_probe_images_are_left_out(world, tmp_path, tiny_open_clip, capsys):
+    labels, other = tmp_path / "labels", tmp_path / "other"
+    shutil.copytree(world / "labels", labels)
+    write_graph(other, broken_images=1)
+    (other / "graph.json").write_bytes((world / "graph" / "graph.json").read_bytes())
+    assert main(["label", f"local-dir:{tiny_open_clip}", "--graph", str(other), "--labels", str(labels)]) == 0
+    select = ["select", "--classes", "cat, dog", "--labels", labels, "--json"]
+    status, out, err = run(capsys, *select)
+    assert (status, len(json.loads(out)["models"])) == (0, 2)
+    assert err.count("left out") == 1
+    assert "on graph other: measured on other probe images (other) than the rest" in err
+    status, out, err = run(capsys, *select, "--probes", "other")
+    assert [model["id"] for model in json.loads(out)["models"]] == [f"local-dir:{tiny_open_clip}"]
+    show = ["labels", "show", tiny_open_clip.name, "--labels", labels, "--json"]
+    assert json.loads(run(capsys, *show)[1])["probes"]["name"] == "graph"
+    assert json.loads(run(capsys, *show, "--probes", "other")[1])["probes"]["name"] == "other"
+
+
+def test_a_label_on_another_graph_is_verified(on_three_graphs, own, tiny_open_clip, capsys):
+    verify = ["labels", "verify", tiny_open_clip.name, "--labels", on_three_graphs, "--json", "--graph", own / "apes"]
+    _, out, err = run(capsys, *verify)
     assert out, err
     assert json.loads(out)["claimed"] == json.loads(out)["measured"]
-    assert len(json.loads(out)["concepts"]) == 10
-    assert "covers other packs" in fails(capsys, *verify, *apes)
-    assert "are a folder; give it with --pack" in fails(capsys, *verify)
+    assert len(json.loads(out)["concepts"]) == 2  # nothing contests an ape
+    assert "are in a local folder" in fails(capsys, *verify[:-2])
 
 
-def test_a_folder_without_packs_stays_without(world, packs, tiny_open_clip, capsys):
-    words = ["label", f"local-dir:{tiny_open_clip}", "--graph", world / "graph", "--labels", world / "labels"]
-    said = fails(capsys, *words, "--pack", packs / "apes")
-    assert f"add --extend {world / 'labels'}" in said
-
-
-def test_a_model_without_a_label_to_extend_is_measured(world, packs, tmp_path, tiny_transformers_clip, capsys):
-    words = [
-        "label",
-        f"local-dir:{tiny_transformers_clip}",
-        "--graph",
-        world / "graph",
-        "--labels",
-        tmp_path / "labels",
-    ]
-    status, _, err = run(capsys, *words, "--pack", packs / "apes", "--extend", world / "labels")
-    assert status == 0
-    assert "has no label of it to extend" in err
+def test_the_index_of_a_folder(on_three_graphs, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    shutil.copytree(on_three_graphs, labels)
+    select = ["select", "--classes", "chimp, bus, cat", "--labels", labels, "--json"]
+    before = run(capsys, *select)[1]
+    assert json.loads(run(capsys, "labels", "index", "--labels", labels, "--json")[1])["read"] == 4
+    assert "already up to date" in run(capsys, "labels", "index", "--labels", labels)[1]
+    assert run(capsys, *select)[1] == before
+    assert "only collections and folders have an index" in fails(capsys, "labels", "index", "--labels", "hub")
 
 
 def test_the_parser_is_complete():
-    """Every verb has a function and every option a help text."""
+    """Every command has a function and every option a help text."""
 
     def leaves(parser):
         actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
@@ -873,13 +915,16 @@ def test_the_parser_is_complete():
 
 @pytest.mark.parametrize(
     "more",
-    [["--classes", "cat, car"], ["-k", "2"], ["--max-gflops", "3"], ["--domain", "photo"], ["--license", "mit"]],
+    [
+        *(["--classes", "cat, car"], ["-k", "2"], ["--strategy", "paper"], ["--max-gflops", "3"], ["--graph", "x"]),
+        *(["--probes", "x"], ["--domain", "photo"], ["--license", "mit"]),
+    ],
 )
 def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):
     choice = tmp_path / "choice.json"
     choice.write_text(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])
     said = fails(capsys, "predict", task_images, "--selection", choice, *more)
-    assert f"--selection already says which classes and models; leave out {more[0]}" in said
+    assert f"--selection sets the classes and models; leave out {more[0]}" in said
 
 
 @pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"classes": ["a"]}'])

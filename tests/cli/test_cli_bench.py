@@ -153,10 +153,12 @@ def test_tasks_must_be_named(world, capsys):
 
 
 def test_published_tables_must_be_there(tmp_path, capsys):
-    assert "lovm_eval_table.csv" in fails(capsys, "bench", "published", "--tables", tmp_path)
+    assert "lovm_eval_table.csv" in fails(capsys, "bench", "lovm", "--tables", tmp_path)
 
 
-@pytest.mark.parametrize("words", [["bench"], ["bench", "embed"], ["bench", "fidelity"], ["bench", "published"]])
+@pytest.mark.parametrize(
+    "words", [["bench"], ["bench", "embed"], ["bench", "fidelity"], ["bench", "published"], ["bench", "lovm"]]
+)
 def test_help(words, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([*words, "--help"])

@@ -32,17 +32,21 @@ from hub_worlds import (
     sha256_of,
     some_labels,
 )  # fmt: skip
+from mll_hf.client import Client
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import graph_to_json, save_graph
 from mll_hf.hub import index as hub_index
 from mll_hf.hub import sources
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, fetch_head, together
+from mll_hf.hub.publish import publish_to_collection
 from mll_hf.hub.sources import Collection, TaggedModels, open_source
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef
 from mll_hf.labels.store import LabelStore, graph_path
+from mll_hf.selection import SelectionConfig, indexed
+from selection_worlds import WordEncoder
 from worlds import SHA, make_label
 
 __all__ = ["clock", "lose_the_hub"]  # fixtures
@@ -385,6 +389,23 @@ def test_a_collection_is_read_from_its_index(hub):
     assert hub.requests == [f"GET /api/datasets/{REPO}/revision/main"]
     assert_same_label(source.fetch(source.indexed[7:8])[0], labels[7])
     assert source.origin_of(source.indexed[7]).location.endswith(path_of(labels[7]))
+
+
+@pytest.mark.parametrize("whole_bytes", [0, 10**9])
+def test_the_index_gives_the_choice_among_all_labels_and_few_are_fetched(hub, monkeypatch, whole_bytes):
+    labels = [*some_labels(40), *(make_label(OTHER_GRAPH, [n % 11] * 3, repo_id=f"org/model-{n:02}") for n in range(9))]
+    publish_to_collection(labels, [GRAPH, OTHER_GRAPH], COLLECTION)
+    whole = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
+    monkeypatch.setattr(sources, "MANY_LABELS", 1)
+    monkeypatch.setattr(indexed, "_KEPT", 5)
+    monkeypatch.setattr(hub_index, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(constants.HF_HUB_CACHE) + "-other")
+    hub.requests.clear()
+    ours = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
+    assert ours.models[:3] == whole.models[:3]
+    assert ours.scores[:3].tolist() == whole.scores[:3].tolist()
+    assert len(asked_for(hub)) <= 2 * 6
+    assert any(request.headers.get("Range") for request in hub.requests) == (whole_bytes == 0)
 
 
 @pytest.mark.usefixtures("few_are_many")

@@ -22,12 +22,11 @@ from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Cost
 from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import LabelStore
-from mll_hf.models.published import PublishedModel
 from mll_hf.selection import Selection, SelectionConfig, Strategy, indexed, select, select_by_imagenet
 from mll_hf.selection.licenses import choose_allowed
 from selection_worlds import WordEncoder, candidates_on, random_candidates
 from test_client import PHOTOS, SHOWN, models  # noqa: F401
-from worlds import CAT, make_label
+from worlds import CAT, make_known, make_label
 
 HARM = "<img src=x onerror=alert(1)>"
 OPEN = ("apache-2.0", "mit")
@@ -326,6 +325,13 @@ def test_licenses_that_make_no_sense(given):
         SelectionConfig(licenses=given)
 
 
+def test_pure_functions_do_not_check_licenses():
+    config = SelectionConfig(licenses=("mit",))
+    for call in (lambda: select(random_candidates(), config), lambda: select_by_imagenet(("cat",), config)):
+        with pytest.raises(InputError, match="licenses are checked by"):
+            call()
+
+
 def test_models_to_leave_out():
     candidates = random_candidates(n_models=6)
     ids = ids_of(candidates)
@@ -460,12 +466,12 @@ def test_a_trial_takes_allowed_models_only(hub, store, models):  # noqa: F811
     assert not any(request.startswith("HEAD") for request in hub.requests)
 
 
-TABLE = [PublishedModel("ViT", name, f"org/{name}", 10**8, 9.0, accuracy, 9.0)
+TABLE = [make_known(f"org/{name}", accuracy)
          for name, accuracy in (("cats", 0.5), ("cars", 0.6), ("all", 0.7), ("new", 0.9), ("newer", 0.8))]  # fmt: skip
 
 
 def test_models_without_a_label(hub, store, monkeypatch):
-    monkeypatch.setattr("mll_hf.models.published.published_models", lambda: tuple(TABLE))
+    monkeypatch.setattr("mll_hf.models.known.paper_models", lambda: tuple(TABLE))
     put_cards(hub, cats="mit", cars="mit", all="mit", new="cc-by-nc-4.0", newer="apache-2.0")
     hub.put("model", "org/newer", {"open_clip_config.json": b"{}"})
     client = Client(store.folder, encoder=WordEncoder())

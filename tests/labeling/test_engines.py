@@ -233,7 +233,7 @@ from mll_hf.labels.store import LabelStore
 
 model, folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 ray_engine._BATCHES_PER_PIECE, ray_engine._BLOCKS_PER_PIECE, labeling.CONTEST_BLOCK = 4, 2, 8
-pieces = ray_engine._RayRun.embed_images
+pieces = ray_engine.RayRun.embed_images
 
 def embed_images(self, probes, images, batch_size):
     print(len(images), "to do", flush=True)
@@ -242,7 +242,7 @@ def embed_images(self, probes, images, batch_size):
             os.kill(os.getpid(), signal.SIGKILL)
         yield piece
 
-ray_engine._RayRun.embed_images = embed_images
+ray_engine.RayRun.embed_images = embed_images
 graph = load_graph(folder)
 with ray_engine.RayEngine(sys.argv[5], cpus=0.5) as engine:
     labeling.label_model(

@@ -16,7 +16,7 @@ from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labeling import engines
 from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login
 from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
-from mll_hf.labeling.listing import list_models, paper_models, read_models
+from mll_hf.labeling.listing import list_models, read_models
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import LabelStore, read_label
 from mll_hf.models import source
@@ -143,12 +143,6 @@ def test_ids_of_a_listing_that_are_no_ids_are_left_out(world):
         list_models(author="alice")
 
 
-def test_the_papers_models_are_the_repositories_that_hold_them():
-    models = paper_models()
-    assert len(models) == len(set(models)) == 47
-    assert models[0] == "timm/resnet50_clip.openai"
-
-
 # --- each model's own repository
 
 
@@ -258,7 +252,7 @@ def test_a_collection_is_made_and_the_second_run_does_nothing(world):
     assert world.outcomes([*models, "bob/c"], CollectionRepo(LABELS, private=True)) == [Outcome.LABELED] * 3
     collection = world.hub.repos["dataset", "alice/labels"]
     assert collection.private
-    assert sum(path.endswith("label.safetensors") for path in collection.files) == 3
+    assert sum(path.startswith("labels/") for path in collection.files) == 3
     assert all(LABEL_PATH not in world.hub.files("model", name) for name in (*models, "bob/c"))
     world.hub.requests.clear()
     results = world.run([*models, "bob/c"], CollectionRepo(LABELS), store="another")
@@ -266,9 +260,9 @@ def test_a_collection_is_made_and_the_second_run_does_nothing(world):
     assert results[2].reason.startswith(f"labeled already: {LABELS}/labels/bob--c/")
     assert not world.weights_requested()
     assert len(world.loaded) == 3
-    # one request for each model's commit, three for the collection (its files, and HEAD and GET of its index)
+    # one request for each model's commit and one for the collection's; HEAD and GET of the graph and of three labels
     assert Counter(request.split("/")[1] for request in world.hub.requests)["api"] == 4
-    assert len(world.hub.requests) <= 7
+    assert len(world.hub.requests) <= 12
 
 
 def test_only_what_the_collection_lacks_is_labeled(world):
@@ -277,9 +271,19 @@ def test_only_what_the_collection_lacks_is_labeled(world):
     results = world.run(["alice/a", "alice/b"], CollectionRepo(LABELS), store="another")
     assert [result.outcome for result in results] == [Outcome.SKIPPED, Outcome.LABELED]
     assert world.outcomes(["alice/a"], CollectionRepo(LABELS), seed=1, store="two") == [Outcome.LABELED]
-    head = world.hub.put("model", "alice/a", {"README.md": b"a new commit"})
+    head = world.hub.put("model", "alice/a", {"open_clip_model.safetensors": b"better"})
     (result,) = world.run(["alice/a"], CollectionRepo(LABELS), store="third")
     assert (result.outcome, result.model.revision) == (Outcome.LABELED, head)
+
+
+def test_the_index_of_a_large_collection_spares_fetching_its_labels(world, monkeypatch):
+    monkeypatch.setattr("mll_hf.hub.sources.MANY_LABELS", 1)
+    models = world.add("alice/a", "alice/b")
+    world.run(models, CollectionRepo(LABELS))
+    world.hub.requests.clear()
+    assert world.outcomes(models, CollectionRepo(LABELS), store="another") == [Outcome.SKIPPED] * 2
+    assert any("/index/" in request for request in world.hub.requests)
+    assert not any("/labels/alice--" in request for request in world.hub.requests)
 
 
 def test_labels_of_the_same_weights_are_not_measured_again(world):
@@ -298,15 +302,15 @@ def test_labels_of_the_same_weights_are_not_measured_again(world):
     assert world.loaded == ["alice/a"] * 2
 
 
-def test_a_collection_of_another_graph_is_refused_before_anything_is_measured(world):
-    world.add("alice/a", "alice/b")
-    world.run(["alice/a"], CollectionRepo(LABELS))
-    world.loaded.clear()
+def test_a_collection_holds_labels_on_several_graphs(world):
+    world.add("alice/a")
     other = make_graph({"animal": (), "car": (), "cat": (), "corgi": ()}, name="other")
-    results = world.run(["alice/a", "alice/b"], CollectionRepo(LABELS), store="other", graph=other)
-    assert [result.outcome for result in results] == [Outcome.FAILED] * 2
-    assert "labels of another graph" in results[0].reason
-    assert not world.loaded
+    for graph in (GRAPH, other):
+        for store, outcome in ((graph.name, Outcome.LABELED), (f"{graph.name} again", Outcome.SKIPPED)):
+            assert world.outcomes(["alice/a"], CollectionRepo(LABELS), store=store, graph=graph) == [outcome]
+    files = world.hub.files("dataset", "alice/labels")
+    assert sum(path.startswith("labels/") for path in files) == 2
+    assert {f"graphs/{graph.digest[:12]}.json" for graph in (GRAPH, other)} <= set(files)
 
 
 def test_a_collection_is_named_without_a_revision():
@@ -319,7 +323,7 @@ def test_an_empty_dataset_becomes_a_collection(world):
     world.add("alice/a")
     world.hub.put("dataset", "alice/labels", {"README.md": b"nothing yet"})
     assert world.outcomes(["alice/a"], CollectionRepo(LABELS)) == [Outcome.LABELED]
-    assert "graph.json" in world.hub.files("dataset", "alice/labels")
+    assert f"graphs/{GRAPH.digest[:12]}.json" in world.hub.files("dataset", "alice/labels")
 
 
 def test_when_the_collection_cannot_be_asked_nothing_is_measured(world, monkeypatch):
@@ -536,7 +540,7 @@ def test_only_files_in_the_working_folder_are_left(world):
     models = world.add("alice/a")
     world.run(models, OwnRepos())
     files = {os.path.relpath(path, world.root / "labels") for path in (world.root / "labels").rglob("*.*")}
-    assert {name.split("/")[0] for name in files} == {"graph.json", "labels"}
+    assert {name.split("/")[0] for name in files} == {"graphs", "labels"}
 
 
 def test_a_model_named_twice_is_labeled_once(world):

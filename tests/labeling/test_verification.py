@@ -14,6 +14,7 @@ import pytest
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.labeling import verification
+from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_model
 from mll_hf.labeling.verification import Verdict, Verification, verify_label, wilson_interval
 from mll_hf.labels.label import ModelRef
@@ -33,12 +34,11 @@ def world(tmp_path, monkeypatch):
     folder = write_graph_folder(tmp_path / "graph", probes, graph)
     models = []
 
-    def load(ref, device=None, token=None):
+    def load(ref, device=None):
         models.append(FakeModel(graph, ref))
         return models[-1]
 
     monkeypatch.setattr("mll_hf.labeling.engines.load_model", load)
-    monkeypatch.setattr(verification, "load_model", load)
     probes = load_probes(graph, folder)
     label = label_model(REF, graph, probes, LabelStore(tmp_path / "labels"), batch_size=16).label
     return graph, probes, label, models
@@ -67,7 +67,7 @@ def test_only_the_images_of_the_sample_are_encoded(world):
 def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
     """A block of the whole sample would take 8 GB for 2,000 of 13,600 concepts."""
     graph, probes, label, _ = world
-    blocks, count = [], verification.Contest.count
+    blocks, count = [], Contest.count
 
     def spying(self, given):
         given = list(given)
@@ -75,7 +75,7 @@ def test_images_are_contested_in_blocks(world, monkeypatch, batch_size):
         return count(self, given)
 
     monkeypatch.setattr(verification, "CONTEST_BLOCK", 64)
-    monkeypatch.setattr(verification.Contest, "count", spying)
+    monkeypatch.setattr(Contest, "count", spying)
     result = verify_label(label, graph, probes, n_concepts=36, seed=5, batch_size=batch_size)
     np.testing.assert_array_equal(result.claimed, result.measured)
     (sizes,) = blocks
@@ -90,10 +90,9 @@ def test_memory_does_not_grow_with_the_sample(tmp_path):
 import numpy as np
 import torch
 from mll_hf.graph.concepts import Concept, SemanticGraph
-from mll_hf.labeling import verification
+from mll_hf.labeling import engines
 from mll_hf.labeling.verification import verify_label
-from mll_hf.labels.label import ModelRef
-from worlds import make_label, probe_set
+from worlds import ENVIRONMENT, make_label, probe_set
 
 graph = SemanticGraph("big", tuple(Concept(f"c{{v:04}}", f"c{{v}}", (f"c{{v}}",), "", ()) for v in range(4000)))
 images = [range(40 * v, 40 * v + 40) if v < 400 else [] for v in range(4000)]
@@ -101,19 +100,20 @@ probes = probe_set(images, [v // 40 for v in range(16000)])
 label = make_label(graph, support=np.diff(probes.offsets), sampling=probes.sampling, probes_revision=probes.revision)
 
 class Model:
-    ref, logit_scale, device, embedding_size, batch_size = label.model, 1.0, "cpu", 8, 512
+    logit_scale, cost, device, batch_size = 1.0, label.cost, "cpu", 512
     def encode_texts(self, texts):
         return np.ones((len(texts), 8), np.float32)
     def close(self):
         pass
 
-def encoded_images(model, sample, images, batch_size):
+def encoded_images(model, sample, images, batch_size, decoders):
     for first in range(0, len(images), batch_size):
         part = images[first : first + batch_size]
         yield part, np.ones((len(part), 8), np.float32)
 
-verification.load_model = lambda *_: Model()
-verification.encoded_images = encoded_images
+engines.load_model = lambda *_: Model()
+engines.environment_of = lambda _: ENVIRONMENT
+engines.encoded_images = encoded_images
 small = verify_label(label, graph, probes, n_concepts=1)
 before = peak_memory()
 verify_label(label, graph, probes, n_concepts=400)

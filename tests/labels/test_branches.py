@@ -81,7 +81,9 @@ def test_the_first_fork_of_a_tree():
     tree = branch_tree(make_label(graph), graph)
     assert graph.concepts[tree.concepts[tree.first_fork]].id == "thing"
     nothing = branch_tree(make_label(graph, support=0), graph)
-    assert len(nothing.concepts) == nothing.first_fork == 0
+    assert (len(nothing.concepts), nothing.first_fork) == (0, -1)
+    several_roots = make_graph()
+    assert branch_tree(make_label(several_roots), several_roots).first_fork == -1
 
 
 @examples

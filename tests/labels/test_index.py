@@ -32,12 +32,11 @@ from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Cost
 from mll_hf.labels.rank_code import RankCode, code_fields
 from mll_hf.labels.store import LabelStore
-from mll_hf.models.published import PublishedModel
 from mll_hf.selection import Candidates, NoneFitsError, SelectionConfig, Strategy, indexed, select
 from mll_hf.selection.indexed import select_indexed
 from mll_hf.selection.mll import estimates, measure_all, task_needs, task_odds
 from selection_worlds import WordEncoder, forest, make_match, random_labels, random_match
-from worlds import make_graph, make_label
+from worlds import make_graph, make_known, make_label
 
 few_examples = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 DIGEST = "d" * 64
@@ -149,7 +148,7 @@ def test_mean_estimates_are_those_of_whole_labels(seed, n_graphs, n_classes):
     needs = task_needs(candidates, config.class_weight)
     exact, errors = estimates(needs, measure_all(whole, needs), task_odds(whole, needs, "photo"))
     light = join_labels(known, graphs, reference=graphs[0].digest)
-    query = indexed.IndexQuery.of(Candidates(light, match, "photo"), config)
+    query = indexed.IndexQuery(Candidates(light, match, "photo"), config)
     np.testing.assert_allclose(query.mean_estimates(), exact.mean(axis=1), atol=0.04)
     means = query.scores(np.arange(12), 0).mean(axis=1)
     np.testing.assert_allclose(means, indexed.cautious(exact, errors, 0).mean(axis=1), atol=0.02)
@@ -196,11 +195,11 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
     labels = random_labels(graph, 40)
     named = [label.model.repo_id for label in labels][::9]
     table = tuple(
-        PublishedModel("any", "any", name, 10**8, 20.0, value, 10.0)
+        make_known(name, value)
         for name, value in [*zip(named, [0.3, 0.4, 0.5, 0.55, 0.6], strict=True), ("org/x", 0.9), ("org/y", 0.42)]
     )
     for module in ("mll_hf.selection.select", "mll_hf.selection.indexed"):
-        monkeypatch.setattr(sys.modules[module], "best_published", lambda: table)
+        monkeypatch.setattr(sys.modules[module], "best_paper_models", lambda: table)
     for strategy in (Strategy.MLL, Strategy.GENERAL):
         config = SelectionConfig(strategy, k=3)
         assert_same_choice([graph], [labels], lambda union: random_match(union, 3), config, published=table[-2:])
@@ -301,7 +300,7 @@ def updated(shards, graph, labels):
 
     opened = {number: IndexShard.open(InMemory(str(number), memoryview(content))) for number, content in shards.items()}
     now, written = dict(shards), []
-    for number, content in update_shards(opened, digests, RankCode.of_graph(graph), len(graph), reader):
+    for number, content in update_shards(opened, digests, graph, reader):
         written.append(number)
         if content is None:
             now.pop(number, None)
@@ -311,21 +310,21 @@ def updated(shards, graph, labels):
 
 
 def _digest(label):
-    return f"{int(label.temperature[0] * 10**6):064x}"
+    return f"{int(label.mean_precision * 10**12):064x}"
 
 
 def entries_of(shards):
-    """Model and temperature of every label of some shards."""
+    """Model and mean recall of every label of some shards."""
     opened = [IndexShard.open(InMemory("x", memoryview(content))) for content in shards.values()]
     return sorted(
-        (entry.metadata["model"]["repo_id"], entry.temperature)
+        (entry.metadata["model"]["repo_id"], entry.mean_precision)
         for shard in opened
         for entry in shard.entries(range(len(shard)))
     )
 
 
 def expected(labels):
-    return sorted((label.model.repo_id, float(label.temperature[0])) for label in labels)
+    return sorted((label.model.repo_id, label.mean_precision) for label in labels)
 
 
 @pytest.fixture
@@ -365,7 +364,7 @@ def test_labels_that_changed_or_went():
     graph = forest(12)
     labels = list(random_labels(graph, 14))
     shards, _, _ = updated({}, graph, labels)
-    changed = [replace(labels[0], temperature=np.array([9], np.float32)), *labels[1:5], *labels[6:]]
+    changed = [replace(labels[0], ranks=np.roll(labels[0].ranks, 1, axis=1)), *labels[1:5], *labels[6:]]
     now, written, read = updated(shards, graph, changed)
     assert (set(written), len(read)) == ({0, 1, 2}, 1)
     assert entries_of(now) == expected(changed)
@@ -466,12 +465,11 @@ def test_a_client_chooses_through_the_index(tmp_path, monkeypatch):
 # --- an index that cannot be trusted ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("field", ["temperature", "license", "cost", "ranks", "domain_ranks"])
+@pytest.mark.parametrize("field", ["license", "cost", "ranks", "domain_ranks"])
 def test_an_index_that_disagrees_with_its_labels_is_refused(field):
     graph = forest(12)
     labels = random_labels(graph, 5)
     other = {
-        "temperature": np.array([3], np.float32),
         "license": "other",
         "cost": Cost(1, 1.0),
         "ranks": np.roll(labels[2].ranks, 1, axis=0),
@@ -535,8 +533,6 @@ def first_is(value):
         ("rank_shares", first_is(np.nan), "shares are not between 0 and 1"),
         ("mean_precision", first_is(1.5), "recall is not between 0 and 1"),
         ("mean_precision", first_is(np.nan), "recall is not between 0 and 1"),
-        ("temperature", first_is(0), "a temperature is not positive"),
-        ("temperature", first_is(np.inf), "a temperature is not positive"),
         ("basis", first_is(np.inf), "the basis is not finite"),
         ("basis", lambda basis: basis[:, :3].copy(), "basis is float64"),
         ("codes", lambda codes: codes[1:].copy(), "support is int32"),
@@ -552,10 +548,9 @@ def test_hostile_tensors_are_refused(name, change, reason):
 
 def changed_entries(**changes):
     def change(tensor):
-        columns = json.loads(tensor.tobytes())
-        for key, value in changes.items():
-            columns[key] = value(columns[key]) if callable(value) else value
-        return np.frombuffer(json.dumps(columns).encode(), np.uint8)
+        entries = json.loads(tensor.tobytes())
+        entries[0] |= changes
+        return np.frombuffer(json.dumps(entries).encode(), np.uint8)
 
     return changed_tensor("entries", change)
 
@@ -563,19 +558,16 @@ def changed_entries(**changes):
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"repo_id": ["a"]}, "another length"),
-        ({"repo_id": "abc"}, "another length"),
-        ({"other": []}, "lack a column"),
-        ({"revision": [1, 2, 3]}, "'revision' of an entry is no str"),
-        ({"parameters": [True, 1, 1]}, "'parameters' of an entry is no int"),
-        ({"gflops": [-1.0, 1, 1]}, "a cost is out of range"),
-        ({"gflops": [float("nan"), 1, 1]}, "a cost is out of range"),
-        ({"license": [1, None, None]}, "'license' of an entry is no str"),
-        ({"shared": [0, 0, 7]}, "refers to what does not exist"),
-        ({"common": [3]}, "is no object"),
-        ({"common": lambda common: [{**common[0], "domains": ["a"] * 2}]}, "two domains have the same name"),
-        ({"common": lambda common: [{**common[0], "domains": list("abcdef")}]}, "more domains than counts"),
-        ({"common": lambda common: [{**common[0], "graph": {"name": "x", "digest": "a" * 64}}]}, "another group"),
+        ({"sha256": 1}, "lacks the sha256"),
+        ({"model": {"repo_id": "a/b", "revision": 1, "backend": "x"}}, "'model.revision' is no str"),
+        ({"model": {"repo_id": "../a/b", "revision": "1" * 40, "backend": "x"}}, "not of the form org/name"),
+        ({"cost": {"parameters": True, "gflops": 1.0}}, "'cost.parameters' is no int"),
+        ({"cost": {"parameters": 1, "gflops": -1.0}}, "cost is negative"),
+        ({"cost": {"parameters": 1, "gflops": float("nan")}}, "cost is negative"),
+        ({"license": 1}, "no id of a license"),
+        ({"domains": ["a"] * 2}, "two domains have the same name"),
+        ({"domains": list("abcdef")}, "more domains than counts"),
+        ({"graph": {"name": "x", "digest": "a" * 64}}, "of several groups"),
     ],
 )
 def test_hostile_entries_are_refused(changes, reason):
@@ -583,12 +575,18 @@ def test_hostile_entries_are_refused(changes, reason):
         opened(changed_entries(**changes))
 
 
-@pytest.mark.parametrize("header", [{}, {"schema": 2}, {"n_bins": 99}, {"seed": "0"}, {"graph": None}])
+@pytest.mark.parametrize("header", [{}, {"schema": 1}, {"n_bins": 99}, {"n_bins": True}])
 def test_hostile_headers_are_refused(header):
     content = content_of()
     known = read_metadata(content)
     with pytest.raises(LabelError, match="is no valid index"):
         opened(save(load(content), metadata={METADATA_KEY: json.dumps({**known, **header} if header else {})}))
+
+
+@pytest.mark.parametrize("entries", [[], {}, [1, 2, 3], 7])
+def test_entries_of_another_form_are_refused(entries):
+    with pytest.raises(LabelError, match=r"entries|entry"):
+        opened(changed_tensor("entries", lambda _: np.frombuffer(json.dumps(entries).encode(), np.uint8)))
 
 
 def test_shards_of_several_groups_are_refused():

@@ -19,9 +19,11 @@ import pytest
 import torch
 from open_clip.pretrained import get_pretrained_cfg
 
+from mll_hf.labels.label import Cost
 from mll_hf.models import known
 from mll_hf.models.known import (
     accuracies,
+    best_paper_models,
     class_recalls,
     known_datasets,
     known_model,
@@ -30,7 +32,6 @@ from mll_hf.models.known import (
     paper_models,
     stated_figures,
 )
-from mll_hf.models.published import best_published, published_models
 from mll_hf.models.torch_model import count_flops
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,15 +94,14 @@ def test_the_paper_has_49_models_in_47_repositories():
     }
 
 
-def test_former_names_are_views_of_the_papers_models():
-    for view, model in zip(published_models(), paper_models(), strict=True):
-        assert (view.architecture, view.tag, view.repo_id) == (model.architecture, model.tag, model.hub_id)
-        assert (view.parameters, view.gflops, view.imagenet) == (model.parameters, model.gflops, model.imagenet)
-        assert view.image_gflops == model.image_gflops
-        assert 5 < view.image_gflops < view.gflops < 2500
-    assert published_models() is published_models()
-    best = {model.repo_id: model.imagenet for model in best_published()}
-    assert len(best) == len(best_published()) == 47
+def test_figures_of_all_models_of_the_paper_are_known():
+    for model in paper_models():
+        assert 5 < model.image_gflops < model.gflops < 2500
+        assert model.cost == Cost(model.parameters, model.image_gflops)
+        assert model.accuracy == model.imagenet
+    best = {model.hub_id: model.imagenet for model in best_paper_models()}
+    assert len(best) == len(best_paper_models()) == 47
+    assert next(iter(best)) == "timm/resnet50_clip.openai"
     assert best["timm/resnet101_clip.yfcc15m"] == 0.3487
 
 

@@ -81,6 +81,16 @@ def test_strengths_are_those_of_the_tree():
     assert sum(tiles.values) == len(graph)
 
 
+def test_all_roots_of_a_graph_are_shown():
+    graph = make_graph({"letter a": (), "letter b": (), "sign": ("elsewhere",), "stop": ("sign",)})
+    (trace,) = strengths(make_label(graph), graph).data
+    assert trace.level is None
+    assert [name for name, parent in zip(trace.labels, trace.parents, strict=True) if not parent] == [
+        "letter a", "letter b", "sign"
+    ]  # fmt: skip
+    assert trace.maxdepth == 3
+
+
 def test_a_label_without_images_has_no_tiles():
     graph = make_graph()
     assert list(strengths(make_label(graph, support=0), graph).data[0].ids) == []

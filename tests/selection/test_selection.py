@@ -17,7 +17,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.counts import RANK_BINS, RIVALS, chance_to_win, mean_chance_to_win, precision_among, rank_bin
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Cost
-from mll_hf.models.published import PublishedModel, best_published, published_models
+from mll_hf.models.known import best_paper_models, paper_models
 from mll_hf.selection import (
     Selection,
     SelectionConfig,
@@ -50,7 +50,21 @@ from selection_worlds import (
     random_labels,
     random_match,
 )
-from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, examples, make_graph, make_label, probe_set, unit
+from worlds import (
+    ANIMAL,
+    CAR,
+    CAT,
+    CORGI,
+    DOG,
+    PET,
+    VEHICLE,
+    examples,
+    make_graph,
+    make_known,
+    make_label,
+    probe_set,
+    unit,
+)
 
 GRAPH = make_graph()
 
@@ -379,7 +393,7 @@ def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
     # photo .916667, sketch .983333, all .916667, odds 11. The prior weighs as much as 10 images:
     # clip art (140 * .85 + 10 * .916667) / 150 = .854444, odds 5.870229; sketch .978889, odds 46.368421
     expected = {None: 1, "clip art": 5.870229 / 11, "photo": 1, "sketch": 46.368421 / 11}[counts]
-    assert domain_odds(label, domain, chance_to_win(6, 2)) == pytest.approx(expected, abs=1e-5)
+    assert domain_odds([label], domain, chance_to_win(6, 2), label.domain_names)[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_domain_moves_the_odds_of_every_class():
@@ -389,7 +403,7 @@ def test_the_domain_moves_the_odds_of_every_class():
     plain = mll_scores(candidates, 0.7)
     for domain in names:
         moved = mll_scores(replace(candidates, domain=domain), 0.7)
-        ratio = domain_odds(label, domain, mean_chance_to_win(rivals_in(GRAPH), 2))
+        ratio = domain_odds([label], domain, mean_chance_to_win(rivals_in(GRAPH), 2), label.domain_names)[0]
         assert (ratio > 1) == (domain == "photo")
         np.testing.assert_allclose(moved / (1 - moved), ratio * plain / (1 - plain))
 
@@ -807,19 +821,19 @@ def test_what_is_no_object_is_no_selection(document):
 
 
 def published(name, imagenet, parameters=10**8, gflops=10.0):
-    return PublishedModel("ViT", name, f"org/{name}", parameters, gflops, imagenet, gflops)
+    return make_known(f"org/{name}", imagenet, parameters, gflops)
 
 
 def test_the_better_entry_of_a_repository_counts():
-    best = {model.repo_id: model.imagenet for model in best_published()}
+    best = {model.hub_id: model.imagenet for model in best_paper_models()}
     assert len(best) == 47
-    for model in published_models():
-        assert best[model.repo_id] >= model.imagenet
+    for model in paper_models():
+        assert best[model.hub_id] >= model.imagenet
 
 
 def test_choosing_by_imagenet():
     selection = select_by_imagenet(("cat", "car"), SelectionConfig(k=3), "photo", "counting")
-    accuracies = sorted((model.imagenet for model in best_published()), reverse=True)
+    accuracies = sorted((model.imagenet for model in best_paper_models()), reverse=True)
     assert [model.general for model in selection.models] == accuracies
     assert selection.union == (0, 1, 2)
     assert not any(model.labeled for model in selection.models)
@@ -836,7 +850,7 @@ def known_and_unknown(monkeypatch, imagenet, hits, unknown):
     """Labeled models with published accuracies, and others that have nothing but an accuracy."""
     table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate(imagenet))
     others = tuple(published(f"other{m}", accuracy) for m, accuracy in enumerate(unknown))
-    monkeypatch.setattr("mll_hf.models.published.published_models", lambda: table + others)
+    monkeypatch.setattr("mll_hf.models.known.paper_models", lambda: table + others)
     labels = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in enumerate(hits))
     return candidates_on(GRAPH, labels, random_match(GRAPH, 3), published=others)
 
@@ -881,7 +895,7 @@ def test_scores_of_labeled_models_do_not_depend_on_the_others(seed, strategy):
     table = tuple(published(name, 0.3 + 0.1 * m) for m, name in enumerate(names))
     others = (published("x", 0.55), published("y", 0.2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mll_hf.models.published.published_models", lambda: table + others)
+        patch.setattr("mll_hf.models.known.paper_models", lambda: table + others)
         mixed = score(replace(plain, published=others), SelectionConfig(strategy))
     alone = score(plain, SelectionConfig(strategy))
     np.testing.assert_array_equal(mixed[: len(alone)], alone)

@@ -1,4 +1,4 @@
-"""The autolabel Space over real HTTP: who may send events, which of them matter, and what is done about them."""
+"""The Space mll_autolabel over HTTP: who may send events, which are ignored, and the work."""
 
 import json
 import os
@@ -17,11 +17,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces" / "mll_aut
 
 import app as space
 import autolabel
-from autolabel import Change, Event, Mode, Queue, Settings, State, Unimportant, read_payload, status_html
+from autolabel import Change, Event, Mode, Queue, Settings, State, read_payload, status_html
 
 from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.labels.label import label_from_bytes
+from mll_hf.labels.file_format import label_from_bytes
 from worlds import probes_of_all, write_graph_folder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*run_uv_job.* is experimental")
@@ -120,7 +120,7 @@ def states(queue):
 # --- the webhook
 
 
-def test_only_who_knows_the_secret_is_heard(serve):
+def test_events_need_the_secret(serve):
     served = serve()
     assert served.post(payload(), secret=None)[0] == 401
     for wrong in ("", "wrong", SECRET[:-1], SECRET + " x", SECRET.upper(), "\xff"):
@@ -130,7 +130,7 @@ def test_only_who_knows_the_secret_is_heard(serve):
     assert states(served.queue) == [("alice/m", B, State.WAITING)]
 
 
-def test_a_secret_may_have_any_letters(serve):
+def test_a_secret_may_have_any_characters(serve):
     served = serve(secret="g\u00e9heim")
     assert served.post(payload(), secret="g\u00e9heim".encode())[0] == 202
     assert served.post(payload(), secret="geheim")[0] == 403
@@ -139,8 +139,8 @@ def test_a_secret_may_have_any_letters(serve):
 @pytest.mark.parametrize(
     ("event", "reason"),
     [
-        (payload(kind="dataset"), "a dataset, no model"),
-        (payload(kind="space"), "a space, no model"),
+        (payload(kind="dataset"), "a dataset, not a model"),
+        (payload(kind="space"), "a space, not a model"),
         (payload(action="delete"), "deleted"),
         (payload(ref="refs/heads/dev"), "main has not changed"),
         (payload(ref="refs/pr/1"), "main has not changed"),
@@ -152,7 +152,7 @@ def test_a_secret_may_have_any_letters(serve):
         ({**payload(action="move"), "updatedRefs": None, "movedTo": {"name": "bob/m"}}, "main has not changed"),
     ],
 )
-def test_what_does_not_change_a_model_is_ignored_and_said(serve, event, reason):
+def test_events_that_do_not_change_a_model_are_ignored(serve, event, reason):
     served = serve()
     status, answer = served.post(event)
     assert status == 200
@@ -187,7 +187,7 @@ def test_what_does_not_change_a_model_is_ignored_and_said(serve, event, reason):
         payload(kind=["model"]),
     ],
 )
-def test_nonsense_is_refused_in_one_line(serve, event):
+def test_invalid_payloads_are_refused_in_one_line(serve, event):
     served = serve()
     status, answer = served.post(event)
     assert status == 400
@@ -234,13 +234,13 @@ def test_other_paths_and_methods_do_nothing(serve):
 
 
 def worked_off(queue):
-    """Start a queue and wait until it has nothing left to do."""
+    """Start a queue and wait until it is empty."""
     queue.start()
     wait_until(lambda: not any(event.state in (State.WAITING, State.RUNNING) for event in queue.events()))
     queue.stop(30)
 
 
-def test_a_newer_commit_replaces_a_waiting_one_and_remembers_what_was_before():
+def test_a_newer_commit_replaces_a_waiting_one_and_keeps_the_old_commit():
     worked = []
     queue = Queue(lambda change: (worked.append(change), (State.LABELED, ""))[1], 0.0, 10)
     queue.offer(Change("alice/m", A, B))
@@ -257,7 +257,7 @@ def test_events_that_arrive_in_the_wrong_order_end_at_the_newest_commit():
     assert states(queue) == [("alice/m", C, State.WAITING)]
 
 
-def test_an_event_that_is_sent_again_is_no_new_work():
+def test_a_repeated_event_is_ignored_unless_the_work_failed():
     worked = []
     outcomes = iter([(State.STARTED, ""), (State.FAILED, "the network"), (State.LABELED, "")])
     queue = Queue(lambda change: (worked.append(change.new), next(outcomes))[1], 0.0, 10)
@@ -286,7 +286,7 @@ def test_one_model_is_worked_on_at_a_time():
     assert most == [1] * 4
 
 
-def test_a_model_is_left_alone_until_it_has_settled():
+def test_a_model_waits_until_its_uploads_are_over():
     worked = []
     queue = Queue(lambda change: (worked.append(time.monotonic()), (State.LABELED, ""))[1], 0.3, 10)
     queue.start()
@@ -300,7 +300,7 @@ def test_a_model_is_left_alone_until_it_has_settled():
     assert len(worked) == 1
 
 
-def test_an_unforeseen_error_does_not_end_the_service():
+def test_an_unexpected_error_does_not_stop_the_queue():
     def work(change):
         if change.repo_id == "alice/bad":
             raise ZeroDivisionError
@@ -320,27 +320,40 @@ def test_an_unforeseen_error_does_not_end_the_service():
 
 
 @pytest.fixture
-def jobs():
-    """What is done about changes of models on the Hub, by jobs."""
+def graph(hub, tmp_path):
+    """A graph on the Hub; returns its location with the commit."""
+    folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
+    commit = hub.put("dataset", "alice/graph", {file.name: file.read_bytes() for file in folder.iterdir()})
+    return f"hf://datasets/alice/graph@{commit}"
+
+
+@pytest.fixture
+def jobs(graph):
+    """The handler of changes that starts jobs."""
     return autolabel.worker(settings(script=SCRIPT))
 
 
-def test_new_weights_start_a_job_pinned_to_the_commit(hub, jobs):
+def test_new_weights_start_a_job_pinned_to_the_commit(hub, jobs, graph):
     old = hub.put("model", "alice/m", MODEL)
     new = hub.put("model", "alice/m", {"open_clip_model.safetensors": b"better"})
     state, url = jobs(Change("alice/m", old, new))
     assert state is State.STARTED
     assert url.endswith("/jobs/alice/1")
     (job,) = hub.jobs
-    assert job["command"][-4:] == [SCRIPT, f"alice/m@{new}", "--graph", "hf://datasets/alice/graph"]
+    assert job["command"][-4:] == [SCRIPT, f"alice/m@{new}", "--graph", graph]
     assert job["flavor"] == "t4-small"
     assert job["timeoutSeconds"] == 6 * 3600
     assert job["secrets"] == {"HF_TOKEN": "hf_test_token"}
     assert "hf_test_token" not in json.dumps({key: value for key, value in job.items() if key != "secrets"})
     assert not hub.counted
+    # after a restart of the Space, the same event starts no second job
+    again, reason = autolabel.worker(settings(script=SCRIPT))(Change("alice/m", old, new))
+    assert again is State.SKIPPED
+    assert reason.endswith("/jobs/alice/1")
+    assert len(hub.jobs) == 1
 
 
-def test_a_job_is_told_the_collection(hub):
+def test_a_job_publishes_in_the_collection(hub, graph):
     new = hub.put("model", "alice/m", MODEL)
     work = autolabel.worker(settings(script=SCRIPT, to="hf://datasets/alice/labels"))
     assert work(Change("alice/m", None, new))[0] is State.STARTED
@@ -351,15 +364,15 @@ def test_a_job_is_told_the_collection(hub):
 def test_a_commit_that_leaves_the_weights_alone_is_ignored(hub, jobs):
     old = hub.put("model", "alice/m", MODEL)
     new = hub.put("model", "alice/m", {LABEL_PATH: b"a label", "README.md": b"a card"})
-    assert jobs(Change("alice/m", old, new)) == (State.IGNORED, "the weights are as before")
+    assert jobs(Change("alice/m", old, new)) == (State.IGNORED, "the weights have not changed")
     assert not hub.jobs
 
 
-def test_what_is_no_vision_language_model_is_ignored(hub, jobs):
+def test_other_models_are_ignored(hub, jobs):
     new = hub.put("model", "alice/m", {"README.md": b"soon"})
     state, reason = jobs(Change("alice/m", None, new))
     assert state is State.IGNORED
-    assert "no model that open_clip or transformers can load" in reason
+    assert "not a model that open_clip or transformers can load" in reason
     assert not hub.jobs
 
 
@@ -382,11 +395,8 @@ def test_a_job_that_is_refused_is_a_failure(hub, jobs):
 # --- end to end
 
 
-def test_a_model_is_labeled_where_the_space_runs(api, hub, serve, tmp_path, monkeypatch, tiny_open_clip):
+def test_a_model_is_labeled_in_the_space(api, hub, graph, serve, tmp_path, monkeypatch, tiny_open_clip):
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    write_graph_folder(tmp_path / "graph", probes_of_all(2))
-    api.create_repo("alice/graph", repo_type="dataset")
-    api.upload_folder(repo_id="alice/graph", folder_path=tmp_path / "graph", repo_type="dataset")
     configuration = settings(mode=Mode.LOCAL)
     served = serve(autolabel.worker(configuration))
     served.queue.start()
@@ -403,7 +413,7 @@ def test_a_model_is_labeled_where_the_space_runs(api, hub, serve, tmp_path, monk
     assert event.state is State.LABELED
     assert event.detail.startswith(constants.ENDPOINT)
     assert label_from_bytes(hub.files("model", "alice/m")[LABEL_PATH]).model.revision == weights
-    # the commit of the label itself is an event too
+    # the commit of the label is an event, too
     hub.requests.clear()
     labeled = api.model_info("alice/m").sha
     assert send(weights, labeled).state is State.IGNORED
@@ -429,7 +439,7 @@ def test_a_model_that_is_labeled_already_is_skipped(api, hub, tmp_path, monkeypa
 # --- the page
 
 
-def test_the_page_escapes_what_strangers_wrote():
+def test_the_page_escapes_texts_of_others():
     evil = "<script>alert('x')</script>"
     html = status_html([Event("alice/m", B, False, State.FAILED, evil, "now"), Event(evil, B, False, State.RUNNING)])
     assert "<script" not in html
@@ -437,7 +447,7 @@ def test_the_page_escapes_what_strangers_wrote():
     assert B[:12] in html
 
 
-def test_the_page_does_not_name_what_is_private():
+def test_the_page_does_not_name_private_models():
     event = Event("alice/secret-model", B, True, State.FAILED, "alice/secret-model: is gated", "now")
     html = status_html([event])
     assert "secret-model" not in html
@@ -499,7 +509,7 @@ def test_settings_come_from_the_environment():
         ({"MLL_AUTOLABEL_TO": "alice/labels"}, "is not of the form"),
     ],
 )
-def test_settings_that_cannot_work_are_refused(changed, message):
+def test_settings_that_cannot_be_used_are_refused(changed, message):
     with pytest.raises(InputError, match=message):
         Settings.from_environment({**ENVIRONMENT, **changed})
 
@@ -520,7 +530,7 @@ def test_the_space_does_not_start_without_a_secret():
     assert run.stderr.strip().splitlines()[-1].startswith("error: WEBHOOK_SECRET is not set")
 
 
-def test_the_front_matter_fits_the_package():
+def test_the_readme_configures_the_space():
     import yaml
 
     head = yaml.safe_load((SPACE / "README.md").read_text().split("---\n")[1])
@@ -530,7 +540,7 @@ def test_the_front_matter_fits_the_package():
     assert (SPACE / "requirements.txt").read_text() == "mll-hf[models,space]\n"
 
 
-def test_unimportant_events_are_shown_among_the_others():
+def test_ignored_events_are_shown_with_the_others():
     queue = Queue(lambda change: (State.LABELED, ""), 0.0, 10)
-    queue.note(Unimportant("alice/data", "a dataset, no model", private=False))
+    queue.note(Event("alice/data", "", False, State.IGNORED, "a dataset, not a model"))
     assert states(queue) == [("alice/data", "", State.IGNORED)]

@@ -1,4 +1,4 @@
-"""What the Space answers and what it refuses, without a server."""
+"""Answers and errors of the Space mll_select, without a server."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import types
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,14 +20,26 @@ from hypothesis import strategies as st
 
 import mll_hf.client
 from hub_worlds import COLLECTION, put_collection
+from mll_hf import SelectionConfig
 from mll_hf.cli import main
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
+from mll_hf.hub import sources
 from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
 from selection_worlds import WordEncoder
-from space_worlds import FOLDER, HARM, SAYS_HARM, harmful_graph, load_app, make_catalogue, make_labels, make_store
+from space_worlds import (
+    FOLDER,
+    HARM,
+    SAYS_HARM,
+    harmful_graph,
+    load_app,
+    make_labels,
+    make_library,
+    make_store,
+    signs_graph,
+)
 from worlds import CAT, DOG, SHA, Probe, examples, make_graph, make_label, write_graph_folder
 
 import answers  # isort: skip
@@ -39,15 +53,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def catalogue(folder):
-    return make_catalogue(folder)
+def labels(folder):
+    return make_library(folder).labels
 
 
 def ask(*classes, **options):
     return answers.make_question(classes, **options)
 
 
-# --- what visitors give -----------------------------------------------------------------------------------------------
+# --- questions -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -59,32 +73,31 @@ def ask(*classes, **options):
         (["cat", " "], {}, "is empty"),
         (["cat", "x" * 201], {}, "longer than 200"),
         ([f"c{n}" for n in range(5000)], {}, "5,000 class names are more than this page takes"),
-        (["cat", 3], {}, "is no text"),
+        (["cat", 3], {}, "is not a string"),
         (["cat", "dog"], {"k": 0}, "choose 1 to 10"),
         (["cat", "dog"], {"k": 1.5}, "choose 1 to 10"),
         (["cat", "dog"], {"max_gflops": -1}, "limit on GFLOPs"),
         (["cat", "dog"], {"max_million_parameters": float("inf")}, "limit on parameters"),
         (["cat", "dog"], {"max_gflops": float("nan")}, "limit on GFLOPs"),
         (["cat", "dog"], {"domain": "x" * 101}, "longer than 100"),
-        (["cat", "dog"], {"licenses": ["mit", HARM]}, "is no license as the Hub writes them"),
-        (["cat", "dog"], {"licenses": ["apache 2.0"]}, "'apache 2.0' is no license"),
-        (["cat", "dog"], {"licenses": [""]}, "'' is no license"),
-        (["cat", "dog"], {"licenses": [3, {}]}, "'{}' is no license"),
-        (["cat", "dog"], {"licenses": ["x" * 10_000]}, "is no license"),
+        (["cat", "dog"], {"licenses": ["mit", HARM]}, "is not a Hub id of a license"),
+        (["cat", "dog"], {"licenses": ["apache 2.0"]}, "'apache 2.0' is not a Hub id"),
+        (["cat", "dog"], {"licenses": [""]}, "'' is not a Hub id"),
+        (["cat", "dog"], {"licenses": [3, {}]}, "'{}' is not a Hub id"),
+        (["cat", "dog"], {"licenses": ["x" * 10_000]}, "is not a Hub id"),
         (["cat", "dog"], {"licenses": ["mit"] * 51}, "51 licenses are more than this page takes"),
     ],
 )
-def test_questions_that_make_no_sense(classes, options, reason):
+def test_questions_that_cannot_be_used(classes, options, reason):
     with pytest.raises(InputError, match=reason) as caught:
         answers.make_question(classes, **options)
     assert "\n" not in str(caught.value)
 
 
-def test_a_question_as_the_library_takes_it():
+def test_a_question_becomes_a_configuration():
     question = ask(" cat", "dog", domain=" ", task="a  task", k=2, max_gflops=0, max_million_parameters=1.5)
-    assert question == answers.Question(("cat", "dog"), None, "a task", 2, None, 1_500_000)
-    assert question.config.max_parameters == 1_500_000
-    assert question.config.licenses == ()
+    config = SelectionConfig(k=2, max_gflops=None, max_parameters=1_500_000)
+    assert question == answers.Question(("cat", "dog"), None, "a task", config)
     assert ask("cat", "dog", licenses=[" MIT", "mit", "cc0-1.0"]).config.licenses == ("mit", "cc0-1.0")
 
 
@@ -145,7 +158,7 @@ def test_names_in_a_file(tmp_path):
         answers.names_in_file(str(file))
 
 
-def test_names_of_a_data_set(hub):
+def test_names_of_a_dataset(hub):
     card = "---\ndataset_info:\n  features:\n  - name: label\n    dtype:\n      class_label:\n        names:\n"
     hub.put("dataset", "alice/pets", {"README.md": f"{card}          '0': cat\n          '1': dog\n---\n".encode()})
     for location in ("alice/pets", " hf://datasets/alice/pets ", "https://huggingface.co/datasets/alice/pets/"):
@@ -163,10 +176,10 @@ def test_names_of_a_data_set(hub):
 # --- the labels -------------------------------------------------------------------------------------------------------
 
 
-def test_the_specialist_is_chosen(catalogue):
-    selection = catalogue.select(ask("cat", "corgi"))
+def test_the_specialist_is_chosen(labels):
+    selection = labels.select(ask("cat", "corgi"))
     assert selection.models[selection.union[0]].ref.repo_id in ("org/even", "org/cats")
-    cheap = catalogue.select(ask("cat", "corgi", max_gflops=2))
+    cheap = labels.select(ask("cat", "corgi", max_gflops=2))
     assert [model.ref.repo_id for model in cheap.models] == ["org/cats"]
 
 
@@ -176,109 +189,172 @@ def put_cards(hub, **licenses):
         hub.put("model", f"org/{name}", {"README.md": f"---\nlicense: {license}\n---\n".encode()})
 
 
-def test_only_allowed_models_are_chosen(catalogue, hub):
+def test_only_allowed_models_are_chosen(labels, hub):
     put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="gpl-3.0")
-    chosen = catalogue.select(ask("cat", "corgi", licenses=answers.OPEN_LICENSES))
+    chosen = labels.select(ask("cat", "corgi", licenses=answers.OPEN_LICENSES))
     assert [chosen.models[m].ref.repo_id for m in chosen.union] == ["org/cats"]
     assert "may have any license" in pages.selection_html(chosen)
     html = pages.selection_html(chosen, ("mit", HARM))
     assert "name one of these licenses: mit, &lt;img" in html
     assert HARM not in html
     put_cards(hub, even=f"'{HARM}'", cats=3, dogs=f"[{'x' * 10_000}]")
-    with pytest.raises(InputError, match=r"the 3 best have unknown \(3\)") as caught:
-        catalogue.select(ask("cat", "dog", licenses=["mit"]))
+    with pytest.raises(InputError, match=r"unknown \(3\)") as caught:
+        labels.select(ask("cat", "dog", licenses=["mit"]))
     assert HARM not in pages.alert(caught.value)
 
 
-def test_a_source_that_fails_is_left_alone_for_a_while(tmp_path):
-    catalogue = make_catalogue(tmp_path / "labels")
-    with pytest.raises(InputError, match="holds no labels"):
-        catalogue.labels()
-    make_store(tmp_path / "labels", make_labels(make_graph()), make_graph())
-    with pytest.raises(InputError, match="holds no labels"):
-        catalogue.labels()
-    catalogue._failure = (time.monotonic() - 60, catalogue._failure[1])
-    assert len(catalogue.labels()) == 3
+def test_a_source_that_failed_is_not_read_again_at_once(tmp_path):
+    library = make_library(tmp_path / "labels")
+    for _ in range(2):
+        with pytest.raises(InputError, match="holds no labels"):
+            _ = library.labels
+        make_store(tmp_path / "labels", make_labels(make_graph()), make_graph())
+    library._expires -= 21
+    assert len(library.labels.models) == 3
 
 
 def test_labels_are_read_again_after_an_hour(tmp_path):
     graph = make_graph()
-    folder = make_store(tmp_path, make_labels(graph)[:2], graph)
-    catalogue = make_catalogue(folder)
-    assert len(catalogue.labels()) == 2
+    library = make_library(make_store(tmp_path, make_labels(graph)[:2], graph))
+    assert len(library.labels.models) == 2
     make_store(tmp_path, make_labels(graph)[2:], graph)
-    assert len(catalogue.labels()) == 2
-    catalogue._loaded -= 3601
-    assert len(catalogue.labels()) == 3
+    assert len(library.labels.models) == 2
+    library._expires -= 3601
+    assert len(library.labels.models) == 3
     next(tmp_path.glob("labels/*/*/*.safetensors")).write_bytes(b"damaged")
-    catalogue._loaded -= 3601
-    assert len(catalogue.labels()) == 3  # the old ones, rather than none
+    library._expires -= 3601
+    assert len(library.labels.models) == 3  # the old ones, rather than none
 
 
-def test_a_damaged_label_is_said_in_one_line(tmp_path):
+class SlowEncoder(WordEncoder):
+    """Takes its time, and records whether two threads use it at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.running, self.most = 0, 0
+
+    def encode(self, texts):
+        self.running += 1
+        self.most = max(self.most, self.running)
+        time.sleep(0.02)
+        try:
+            return super().encode(texts)
+        finally:
+            self.running -= 1
+
+
+def test_everything_is_loaded_before_the_server_starts(folder, monkeypatch):
+    app, encoder, served = load_app(), SlowEncoder(), []
+    monkeypatch.setenv("MLL_LABELS", folder)
+    monkeypatch.setattr(app, "CachedEncoder", lambda _encoder: encoder)
+    monkeypatch.setattr(app, "serve", lambda library: served.append((library, len(encoder.texts))))
+    assert app.main() == 0
+    ((library, loaded),) = served
+    assert loaded > len(harmful_graph())
+    caption = library.labels.joined.union.graph.concepts[CAT].caption
+    computed = set(vars(library.labels.client.index)), set(vars(library.labels.joined.union.graph))
+
+    # without a lock, cached properties would be computed by each of several threads
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: library.labels.select(ask("cat", f"thing {n % 3}")), range(16)))
+        list(pool.map(lambda _: library.labels.senses("big dog"), range(8)))
+    assert all(selection.union for selection in found)
+    assert encoder.most == 1
+    assert encoder.texts.count(caption) == 1
+    assert computed == (set(vars(library.labels.client.index)), set(vars(library.labels.joined.union.graph)))
+
+
+def test_the_page_is_served_even_if_the_labels_cannot_be_read(tmp_path, monkeypatch):
+    app, served = load_app(), []
+    monkeypatch.setenv("MLL_LABELS", str(tmp_path / "none"))
+    monkeypatch.setattr(app, "serve", served.append)
+    assert app.main() == 0
+    assert len(served) == 1
+
+
+def test_a_damaged_label_is_reported_in_one_line(tmp_path):
     folder = make_store(tmp_path, make_labels(make_graph()), make_graph())
     next(tmp_path.glob("labels/*/*/*.safetensors")).write_bytes(b"damaged")
     with pytest.raises(MLLError, match="no readable label") as caught:
-        make_catalogue(folder).select(ask("cat", "dog"))
+        _ = make_library(folder).labels
     assert 'role="alert"' in pages.alert(caught.value)
 
 
 def test_labels_of_the_hub_and_of_a_collection(hub):
-    collection = make_catalogue(COLLECTION)
     commit = put_collection(make_labels(make_graph()))
+    collection = make_library(COLLECTION).labels
     assert collection.select(ask("cat", "dog")).union
-    pinned = answers.pinned_location(collection.source)
-    assert pinned == f"{COLLECTION}@{commit}"
-    assert f"Client({pinned!r})" in answers.python_code(ask("cat", "dog"), pinned)
-    empty = make_catalogue("hub")
+    assert collection.location == f"{COLLECTION}@{commit}"
+    assert f"Client('{COLLECTION}@{commit}')" in answers.python_code(ask("cat", "dog"), collection.location)
+    assert ">org<" not in pages.models_html(collection, "")
+    assert ">alice<" in pages.models_html(collection, "")
+    empty = make_library("hub").labels
     selection = empty.select(ask("cat", "dog"))
     assert str(selection.strategy) == "imagenet"
     assert "No model has been measured yet" in pages.selection_html(selection)
-    assert pages.models_html(empty, "") == pages.empty(
-        "No model has been measured yet. Yours can be the first: see below."
-    )
+    assert "Yours can be the first" in pages.models_html(empty, "")
 
 
-def test_models_are_found_by_any_name(catalogue):
-    assert catalogue.find("cats") is catalogue.find("org/cats") is catalogue.find(f"org/cats@{SHA}")
+def test_a_large_collection_is_read_from_its_index(hub, monkeypatch):
+    monkeypatch.setattr(sources, "MANY_LABELS", 1)
+    graph = make_graph()
+    put_collection(make_labels(graph))
+    labels = make_library(COLLECTION).labels
+    assert labels.client.source.indexed
+    assert [model.name for model in labels.models] == ["org/even", "org/dogs", "org/cats"]
+    assert labels.select(ask("cat", "dog")).union
+    html = pages.concept_html(labels, [CAT], True, "cat")
+    assert html.index("org/cats") < html.index("org/even") < html.index("org/dogs")
+    assert "40" in pages.models_html(labels, "dogs")  # mean recall
+    (label,), _ = labels.read_labels([labels.find("dogs")], "")
+    assert "40" in pages.strengths_html(label)
+
+
+def test_models_are_found_by_any_name(labels):
+    assert labels.find("cats") is labels.find("org/cats") is labels.find(f"org/cats@{SHA}")
     for name, reason in (("nothing", "not among"), ("", "no model yet"), (None, "no model yet")):
         with pytest.raises(InputError, match=reason):
-            catalogue.find(name)
+            labels.find(name)
 
 
-def test_models_of_one_name_are_told_apart():
+def test_models_with_the_same_name_are_told_apart(tmp_path):
     graph = make_graph()
-    labels = [
+    both = [
         make_label(graph, repo_id="local-dir:/a/same"),
         make_label(graph, repo_id="local-dir:/b/same", revision="f" * 40),
     ]
-    assert answers.shown_names(labels) == ["same@0123456", "same@fffffff"]
+    labels = make_library(make_store(tmp_path, both, graph)).labels
+    assert [model.name for model in labels.models] == ["same@0123456", "same@fffffff"]
+    assert labels.find("same@fffffff").label.model.revision == "f" * 40
+    with pytest.raises(InputError, match="several"):
+        labels.find("same")
 
 
-def test_concepts_by_name_and_the_nearest(catalogue):
-    assert catalogue.senses(" Cat ") == ([CAT], True)
-    nearest, named = catalogue.senses("big dog")
+def test_concepts_by_name_and_the_nearest(labels):
+    assert labels.senses(" Cat ") == ([CAT], True)
+    nearest, named = labels.senses("big dog")
     assert not named
     assert DOG in nearest
     with pytest.raises(InputError, match="no concept yet"):
-        catalogue.senses(" ")
+        labels.senses(" ")
 
 
-def test_sample_images_only_where_the_settings_say_so(tmp_path, catalogue):
-    assert catalogue.sample_images(CAT) == []
+def test_sample_images_need_a_setting(tmp_path, labels, caplog):
+    assert labels.sample_images(CAT, 0) == []
     write_graph_folder(tmp_path / "graph", [Probe("cat", CAT), Probe("dog", DOG), Probe("cat", CAT)])
     folder = make_store(tmp_path / "labels", make_labels(make_graph()), make_graph())
-    shown = make_catalogue(folder, images=str(tmp_path / "graph"))
-    assert len(shown.sample_images(CAT)) == 2
+    shown = make_library(folder, images=str(tmp_path / "graph")).labels
+    assert len(shown.sample_images(CAT, 0)) == 2
     assert pages.concept_html(shown, [CAT], True, "cat").count("<img ") == 2
-    other = make_catalogue(make_store(tmp_path / "others", make_labels(harmful_graph()), harmful_graph()),
-                           images=str(tmp_path / "graph"))  # fmt: skip
-    with pytest.raises(InputError, match="another graph"):
-        other.sample_images(CAT)
+    other = make_store(tmp_path / "others", make_labels(harmful_graph()), harmful_graph())
+    for images in ("graph", "nothing"):
+        caplog.clear()
+        assert make_library(other, images=str(tmp_path / images)).labels.sample_images(CAT, 0) == []
+        assert "MLL_IMAGES" in caplog.text
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "1e9"])
-def test_settings_that_make_no_sense(value):
+def test_settings_that_cannot_be_used(value):
     with pytest.raises(InputError, match="MLL_MOST_PARAMETERS"):
         answers.Settings.from_environment({"MLL_MOST_PARAMETERS": value})
 
@@ -289,6 +365,80 @@ def test_settings():
     assert answers.Settings.from_environment(variables) == answers.Settings("x", "y", 5)
 
 
+# --- several graphs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory):
+    """Labels on two graphs that both have cats; some are left out."""
+    graph, signs = make_graph(), signs_graph()
+    at = signs.index
+    cats_on_signs = [10] * 4
+    cats_on_signs[at["letter b"]] = 1
+    everything = [
+        *make_labels(graph),
+        make_label(signs, cats_on_signs, repo_id="org/cats", license=None),
+        make_label(signs, [5] * 4, repo_id="org/even"),
+        make_label(signs, repo_id="org/only-signs"),
+        make_label(graph, repo_id="local-dir:/home/somebody/mine", probes_revision="e" * 40, probes_name=f"old {HARM}"),
+    ]
+    return make_library(make_store(tmp_path_factory.mktemp("joined"), everything, graph, signs)).labels
+
+
+def test_classes_of_several_graphs(joined):
+    assert joined.graphs == ("tiny", "signs")
+    selection = joined.select(ask("letter a", "letter b", "car"))
+    assert joined.select(ask("letter a", "cat")).models[0].ref.repo_id == "org/cats"
+    html = pages.matches_html(selection, joined.joined.union.graph)
+    assert "letter b" in html
+    assert "recall" in html
+
+
+def test_recall_that_was_not_measured(joined):
+    selection = joined.select(ask("letter a", "letter b", k=3))
+    at = [selection.models[m].ref.repo_id for m in selection.union].index("org/dogs")
+    assert all(match.precision[at] is None for match in selection.matches[0] if match.name.startswith("letter"))
+    only_dogs = np.zeros_like(selection.chosen)
+    only_dogs[selection.union[at]] = True
+    matches = tuple(tuple(replace(m, precision=m.precision[at : at + 1]) for m in of) for of in selection.matches)
+    html = pages.matches_html(replace(selection, chosen=only_dogs, matches=matches), joined.joined.union.graph)
+    assert "(not measured)" in html
+    record = load_app()._class_record(selection, joined, "letter a")
+    assert None in record["concepts"][0]["recall"]
+    assert json.dumps(record)
+
+
+def test_a_model_on_each_graph(joined):
+    cats, dogs = joined.find("cats"), joined.find("dogs")
+    (label,), graph = joined.read_labels([cats], "signs")
+    assert (label.graph_digest, len(graph)) == (graph.digest, 4)
+    assert joined.read_labels([cats, dogs], None)[1].name == "tiny"
+    with pytest.raises(InputError, match="org/dogs was not measured on signs"):
+        joined.read_labels([cats, dogs], "signs")
+    with pytest.raises(InputError, match="no graph is named 'x'; there is: tiny, signs"):
+        joined.read_labels([cats], "x")
+
+
+def test_a_concept_of_two_graphs_has_two_tables(joined):
+    (concept,), named = joined.senses("cat")
+    assert named
+    html = pages.concept_html(joined, [concept], named, "cat")
+    assert "Best at cat on tiny" in html
+    assert "Best at cat on signs" in html
+    assert html.count("org/dogs") == 2  # link and name, in the first table only
+    assert "No images test this concept itself" not in html
+
+
+def test_labels_that_are_left_out_are_shown_with_the_reason(joined):
+    html = pages.models_html(joined, "")
+    assert "org/only-signs on signs: the model has no label on the reference graph tiny" in html
+    assert f"mine on tiny: measured on other probe images (old {SAYS_HARM}" in html
+    assert "somebody" not in html
+    assert HARM not in html
+    assert "tiny, signs" in html
+    assert "2 measured models take no part" in load_app().find(joined, ask("cat", "dog"))[0]
+
+
 # --- code to take away ------------------------------------------------------------------------------------------------
 
 QUESTIONS = [
@@ -297,6 +447,7 @@ QUESTIONS = [
     ask("a, b", 'say "cat"', "it's", "$(rm -rf x)", "`id`", "🐈", "<b>", "back\\slash", domain="-x"),
     ask("-v", "cat"),
     ask("two\nlines", "cat"),
+    ask("ice-cream", "7"),
     ask(*(f"class {n}" for n in range(60))),
     ask("cat", "corgi", licenses=["mit"]),
     ask("cat", "corgi", k=2, licenses=["apache-2.0", "cc-by-nc-4.0"]),
@@ -304,11 +455,11 @@ QUESTIONS = [
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=range(len(QUESTIONS)))
-def test_the_code_gives_the_same_models(question, folder, catalogue, hub, monkeypatch, tmp_path, capsys):
+def test_the_code_gives_the_same_models(question, folder, labels, hub, monkeypatch, tmp_path, capsys):
     put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="apache-2.0")
     monkeypatch.setattr(mll_hf.client, "default_encoder", WordEncoder)
     monkeypatch.chdir(tmp_path)
-    selection = catalogue.select(question)
+    selection = labels.select(question)
     chosen = [selection.models[m].ref.repo_id for m in selection.union]
 
     printed = io.StringIO()
@@ -334,11 +485,11 @@ def test_the_code_gives_the_same_models(question, folder, catalogue, hub, monkey
 
 @pytest.fixture(scope="module")
 def runnable(tmp_path_factory, tiny_open_clip):
-    """A catalogue of one model that can be run."""
+    """Labels of one model that can be run."""
     graph = make_graph()
     model = resolve_model(f"local-dir:{tiny_open_clip}")
     label = make_label(graph, model=model)
-    return make_catalogue(make_store(tmp_path_factory.mktemp("runnable"), [label], graph))
+    return make_library(make_store(tmp_path_factory.mktemp("runnable"), [label], graph)).labels
 
 
 def test_models_vote_on_images(runnable, tmp_path):
@@ -354,44 +505,44 @@ def test_models_vote_on_images(runnable, tmp_path):
     assert np.isnan(trial.probabilities[1]).all()
     assert told[0][0] == (0, 1)
     html = pages.trial_html(trial, ["sun.png", HARM])
-    assert "no readable image" in html
+    assert "not readable" in html
     assert SAYS_HARM in html
     assert HARM not in html
     alone = answers.try_models(runnable, ask("cat", HARM), [str(picture)])
     assert HARM not in pages.trial_html(alone, ["sun.png"])
-    assert "no image that can be read" in pages.trial_html(
+    assert "not an image that can be read" in pages.trial_html(
         answers.try_models(runnable, ask("a", "b"), [str(other)]), ["x"]
     )
 
 
-def test_trials_that_cannot_be(runnable, catalogue, folder):
+def test_trials_that_cannot_run(runnable, labels, folder):
     for images, reason in (([], "no image yet"), (["x"] * 33, "33 images are more")):
         with pytest.raises(InputError, match=reason):
             answers.try_models(runnable, ask("cat", "dog"), images)
     with pytest.raises(InputError, match="no models yet"):
         answers.try_models(runnable, None, ["x"])
-    small = make_catalogue(folder, most_parameters=1000)
+    small = make_library(folder, most_parameters=1000).labels
     with pytest.raises(InputError, match="more than this page runs"):
         answers.try_models(small, ask("cat", "dog"), ["x"])
     with pytest.raises(ModelError):
-        answers.try_models(catalogue, ask("cat", "dog"), ["x"])  # org/even is not on the Hub
+        answers.try_models(labels, ask("cat", "dog"), ["x"])  # org/even is not on the Hub
 
 
 # --- the page's texts -------------------------------------------------------------------------------------------------
 
 
-def test_nothing_of_strangers_is_markup(catalogue):
+def test_texts_of_others_are_escaped(labels):
     app = load_app()
     question = ask("cat", "car", HARM, "**bold** ${1+1} {{x}}", domain=HARM[:90])
-    parts = app.find(catalogue, question)
-    graph = catalogue.graph
+    parts = app.find(labels, question)
+    pair = labels.models[:2]
     htmls = [
         *(part for at, part in enumerate(parts) if isinstance(part, str) and at not in (6, 7)),  # not the code
-        pages.concept_html(catalogue, range(len(graph)), False, HARM),
-        pages.models_html(catalogue, ""),
-        pages.models_html(catalogue, HARM),
+        pages.concept_html(labels, range(7), False, HARM),
+        pages.models_html(labels, ""),
+        pages.models_html(labels, HARM),
         pages.alert(HARM),
-        *pages.comparison_html(*catalogue.labels()[:2], graph),
+        *pages.comparison_html(pair, *labels.read_labels(pair, "")),
     ]
     for html in htmls:
         assert "<img" not in html
@@ -404,17 +555,17 @@ def test_nothing_of_strangers_is_markup(catalogue):
 def test_a_local_path_is_not_shown(tmp_path):
     graph = make_graph()
     label = make_label(graph, repo_id="local-dir:/home/somebody/secret/model")
-    catalogue = make_catalogue(make_store(tmp_path, [label], graph))
-    selection = catalogue.select(ask("cat", "dog"))
-    html = pages.selection_html(selection) + pages.models_html(catalogue, "") + pages.strengths_html(label)
+    labels = make_library(make_store(tmp_path, [label], graph)).labels
+    selection = labels.select(ask("cat", "dog"))
+    html = pages.selection_html(selection) + pages.models_html(labels, "") + pages.strengths_html(label)
     assert "model" in html
     assert "somebody" not in html
 
 
-def test_nothing_is_promised_where_nothing_was_tested(catalogue):
-    html = pages.selection_html(catalogue.select(ask("yyy", "zzz")))
+def test_no_accuracy_is_shown_for_classes_that_were_not_tested(labels):
+    html = pages.selection_html(labels.select(ask("yyy", "zzz")))
     assert "This is a guess" in html
-    assert "should get about" not in html
+    assert "should classify about" not in html
     assert "nothing close enough to any of your classes" in html
 
 
@@ -430,22 +581,22 @@ def test_alerts(said, shown):
     assert f'role="alert">{shown}</p>' in pages.alert(said)
 
 
-def test_uncovered_classes_are_warned_of(catalogue):
-    html = pages.selection_html(catalogue.select(ask("cat", "zzz")))
+def test_uncovered_classes_are_warned_of(labels):
+    html = pages.selection_html(labels.select(ask("cat", "zzz")))
     assert "nothing close enough to zzz" in html
     assert 'role="note"' in html
-    assert "nothing close enough" not in pages.selection_html(catalogue.select(ask("cat", "dog")))
+    assert "nothing close enough" not in pages.selection_html(labels.select(ask("cat", "dog")))
 
 
 @pytest.mark.parametrize(
     ("coverage", "words"), [(1, "same concept"), (0.6, "close"), (0.2, "weak"), (0, "not covered")]
 )
 def test_coverage_in_words(coverage, words):
-    assert answers.how_sure(coverage) == words
+    assert answers.describe_coverage(coverage) == words
 
 
-def test_tables_have_headers_and_captions(catalogue):
-    html = pages.selection_html(catalogue.select(ask("cat", "dog", k=2)))
+def test_tables_have_headers_and_captions(labels):
+    html = pages.selection_html(labels.select(ask("cat", "dog", k=2)))
     assert html.count("<table>") == html.count("<caption>") == 1
     assert html.count('scope="row"') == 3
     assert html.count(">chosen</span>") == 2
@@ -454,13 +605,13 @@ def test_tables_have_headers_and_captions(catalogue):
 
 def test_many_models_are_searched(tmp_path):
     graph = make_graph()
-    labels = [make_label(graph, repo_id=f"org/m{n:03}", cost=Cost(1, 1)) for n in range(105)]
-    catalogue = make_catalogue(make_store(tmp_path, labels, graph))
-    html = pages.models_html(catalogue, "")
+    many = [make_label(graph, repo_id=f"org/m{n:03}", cost=Cost(1, 1)) for n in range(105)]
+    labels = make_library(make_store(tmp_path, many, graph)).labels
+    html = pages.models_html(labels, "")
     assert html.count("<tr") == 101
     assert "5 more models: narrow the search" in html
-    assert pages.models_html(catalogue, "M104").count("<tr") == 2
-    assert "No measured model’s name holds" in pages.models_html(catalogue, "nothing")
+    assert pages.models_html(labels, "M104").count("<tr") == 2
+    assert "No measured model has “nothing” in its name" in pages.models_html(labels, "nothing")
 
 
 # --- the Space as a folder --------------------------------------------------------------------------------------------
@@ -487,7 +638,7 @@ def test_what_the_hub_reads_of_the_space():
 
 
 @pytest.mark.parametrize("words", [["--port", "x"], ["--port", ""], ["--nonsense"]])
-def test_the_verb_refuses_nonsense(words):
-    run = subprocess.run([FOLDER.parents[2] / "scripts" / "space", *words], capture_output=True, text=True)
+def test_the_script_refuses_wrong_arguments(words):
+    run = subprocess.run([FOLDER.parents[1] / "scripts" / "space", *words], capture_output=True, text=True)
     assert run.returncode == 2
     assert len(run.stderr.splitlines()) == 1

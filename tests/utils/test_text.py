@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mll_hf import errors
 from mll_hf.errors import MLLError
-from mll_hf.utils.text import abridged, markdown_table, one_line, printable, shortened
+from mll_hf.utils.text import abridged, one_line, printable, shortened
 from worlds import examples
 
 
@@ -62,8 +62,3 @@ def test_no_message_plays_with_the_terminal(error):
 def test_every_error_was_tried():
     ours = {kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, MLLError)}
     assert ours - {MLLError} == {type(error) for error in every_error()}
-
-
-def test_a_markdown_table():
-    lines = markdown_table(["a", "b"], ["---", "---:"], [["x", "1"], ["y", "2"]])
-    assert lines == ["| a | b |", "| --- | ---: |", "| x | 1 |", "| y | 2 |"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mll_hf.bench.published import (
+from mll_hf.bench.lovm import (
     CAPS,
     DRAWS,
     EVALUATION_FILE,
@@ -24,7 +24,7 @@ from mll_hf.bench.published import (
     published_tables,
 )
 from mll_hf.errors import InputError
-from mll_hf.models.published import published_models
+from mll_hf.models.known import paper_models
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLES = Path(os.environ.get("MLL_TESTBED", ROOT.parent / "shared" / "testbed")) / "published"
@@ -136,7 +136,7 @@ def lovm_rows():
 
 def open_clip_rows():
     """INB is right everywhere but on MNIST, where the model that is worst on ImageNet is best."""
-    order = sorted(published_models(), key=lambda model: model.imagenet)
+    order = sorted(paper_models(), key=lambda model: model.imagenet)
     accuracy = {(model.architecture, model.tag): n / 100 for n, model in enumerate(order)}
     rows = [
         {"name": name, "pretrained": tag, "ImageNet 1k": value, **dict.fromkeys(SHARED_DATASETS, value)}
@@ -192,7 +192,7 @@ def test_hubs_of_a_table_that_can_be_worked_out(folder):
     assert whole["INB is best"] == pytest.approx(13 / 14)
     assert whole["standard error"] is None
     for cap in CAPS:
-        assert hubs[f"up to {cap} GFLOPs"]["models"] == sum(model.gflops <= cap for model in published_models())
+        assert hubs[f"up to {cap} GFLOPs"]["models"] == sum(model.gflops <= cap for model in paper_models())
     # the best of three numbers drawn from 0 to 48 is 36.5 on average, the worst 11.5
     three = hubs["3 at random"]
     assert three["INB"] == pytest.approx((13 * 0.365 + 0.9 - 0.365) / 14, abs=4 * 0.1 / np.sqrt(DRAWS))

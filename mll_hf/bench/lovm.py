@@ -21,7 +21,7 @@ from mll_hf.bench.baselines.modelgpt import predict, rank
 from mll_hf.bench.metrics import top_kendall, top_l1, top_overlap
 from mll_hf.bench.tables import Table
 from mll_hf.errors import InputError
-from mll_hf.models.published import published_models
+from mll_hf.models.known import paper_models
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def lovm_tables(evaluation: Path, features: Path) -> tuple[Table, Table]:
         InputError: A table is missing, lacks a column, or has no value for some model and data set.
         MissingExtraError: scipy is not installed.
     """
-    truth, given = _read_lovm(evaluation, ("acc1",)), _read_lovm(features, FEATURES)
+    truth, given = read_lovm(evaluation, ("acc1",)), read_lovm(features, FEATURES)
     models, datasets = (tuple(dict.fromkeys(key[side] for key in truth)) for side in (0, 1))
     try:
         accuracies = np.array([[truth[m, d][0] for d in datasets] for m in models])
@@ -164,8 +164,8 @@ def _quality(names: tuple[str, ...], features: NDArray[np.float64], accuracies: 
     return _Quality(*np.mean(rows, axis=0).tolist())
 
 
-def _read_lovm(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], list[float]]:
-    """Values of some columns by model and data set."""
+def read_lovm(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], list[float]]:
+    """Values of some columns by model (as in ``ViT-B-32 openai``) and data set."""
     return {
         (row["model_fullname"], row["dataset"]): [_number(path, row[column]) for column in columns]
         for row in _read_rows(path, ("model_fullname", "dataset", *columns))
@@ -186,7 +186,7 @@ def hub_table(path: Path, seed: int = 0) -> Table:
         InputError: The table is missing, or lacks a model or a data set.
     """
     accuracies, imagenet = _read_open_clip(path)
-    gflops = np.array([model.gflops for model in published_models()])
+    gflops = np.array([model.gflops for model in paper_models()], np.float64)
     hubs = {f"all {len(imagenet)}": [np.arange(len(imagenet))]}
     hubs |= {f"up to {cap} GFLOPs": [np.flatnonzero(gflops <= cap)] for cap in CAPS}
     rng = np.random.default_rng(seed)
@@ -221,7 +221,7 @@ def _read_open_clip(path: Path) -> tuple[NDArray[np.float64], NDArray[np.float64
     """[49, 14] accuracies of the paper's models on the shared data sets, and [49] on ImageNet."""
     columns = (*SHARED_DATASETS, "ImageNet 1k")
     rows = {(row["name"], row["pretrained"]): row for row in _read_rows(path, ("name", "pretrained", *columns))}
-    names = [(model.architecture, model.tag) for model in published_models()]
+    names = [(model.architecture, model.tag) for model in paper_models()]
     if missing := [" ".join(name) for name in names if name not in rows]:
         raise InputError(f"{path} lacks {abridged(missing, 3)}; take the table of open_clip at commit 89fb801")
     values = np.array([[_number(path, rows[name][column]) for column in columns] for name in names])

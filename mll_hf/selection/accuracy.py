@@ -1,0 +1,189 @@
+"""Estimate a model's accuracy on a task from its ImageNet accuracy and the names of the task's classes.
+
+No label and no image is needed. The estimate is a regression over the data sets of all published tables, each of which
+counts once, whatever its number of models::
+
+    accuracy = 1/C + (1 - 1/C) sigmoid(b0 + b1 logit(ImageNet accuracy) + b2 similarity + b3 nearest + b4 specialized)
+
+`scripts/fit_accuracy.py` fits the coefficients, measures the error on data sets whose whole kin group was left out, and
+writes ``data/accuracy.json``. What differs between data sets is far more than what differs between models, so the
+interval is wide, and about equally so for all models of a task.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.matching.prompts import mentions
+from mll_hf.utils.arrays import ArrayFields
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+LEVEL = 0.9  # share of data sets that the intervals are meant to hold for
+MOST_WIDTH = 0.5  # with a wider interval the accuracy counts as not known
+SPECIALIZED = (
+    "satellite",
+    "aerial",
+    "remote sensing",
+    "microscopy",
+    "microscope",
+    "histology",
+    "medical",
+    "x-ray",
+    "mri",
+    "render",
+    "rendered",
+    "rendering",
+    "synthetic",
+    "handwriting",
+    "handwritten",
+    "text",
+)
+_LEAST_ACCURACY = 0.02  # accuracies are kept this far from 0 and 1 where their logits are taken
+_LEAST_ESTIMATE = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTraits:
+    """What is known of a task before any image.
+
+    Attributes:
+        n_classes: Number of classes C.
+        similarity: Mean cosine of two class names; None if the names are not known.
+        nearest: Mean cosine of a class name with the most similar other one; None if the names are not known.
+        specialized: Whether the images are of a kind that is rare on the web.
+    """
+
+    n_classes: int
+    similarity: float | None
+    nearest: float | None
+    specialized: bool
+
+
+@dataclass(frozen=True, eq=False)
+class AccuracyEstimate(ArrayFields):
+    """Estimated accuracies of M models with 90 % intervals, all between 0 and 1.
+
+    Attributes:
+        accuracy: [M] estimates.
+        low: [M] lower ends.
+        high: [M] upper ends.
+    """
+
+    accuracy: Floats
+    low: Floats
+    high: Floats
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """[M] whether the interval is narrow enough for the accuracy to count as known."""
+        known: NDArray[np.bool_] = self.high - self.low <= MOST_WIDTH
+        return known
+
+
+@dataclass(frozen=True, slots=True)
+class AccuracyModel:
+    """Coefficients of the regression.
+
+    Attributes:
+        intercept: b0.
+        imagenet: b1.
+        similarity: b2.
+        nearest: b3.
+        specialized: b4.
+        usual_similarity: Stands in where the names of the classes are not known.
+        usual_nearest: The same.
+        below: Distance of the lower end of the interval to the estimate, in logits.
+        above: Distance of the upper end.
+    """
+
+    intercept: float
+    imagenet: float
+    similarity: float
+    nearest: float
+    specialized: float
+    usual_similarity: float
+    usual_nearest: float
+    below: float
+    above: float
+
+
+def task_traits(names: NDArray[np.floating], domain: str | None) -> TaskTraits:
+    """Traits of a task.
+
+    Args:
+        names: [C, E] embeddings of the class names by the default text encoder, of unit norm.
+        domain: How the images look, as the user put it.
+
+    Raises:
+        InputError: There are fewer than two classes.
+    """
+    n_classes = len(names)
+    if n_classes < 2:
+        raise InputError(f"{n_classes} class is too few to estimate an accuracy; give at least 2 classes")
+    cosines = names.astype(np.float64) @ names.astype(np.float64).T
+    others = cosines[~np.eye(n_classes, dtype=np.bool_)].reshape(n_classes, n_classes - 1)
+    return TaskTraits(n_classes, float(others.mean()), float(others.max(axis=1).mean()), is_specialized(domain))
+
+
+def is_specialized(domain: str | None) -> bool:
+    """Whether a domain names images of a kind that is rare on the web."""
+    return mentions(domain or "", SPECIALIZED)
+
+
+def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel | None = None) -> AccuracyEstimate:
+    """Estimate the accuracies of M models on a task.
+
+    Args:
+        imagenet: [M] accuracies on ImageNet, 0 to 1.
+        traits: The task.
+        model: The regression; by default the one that comes with the package.
+
+    Raises:
+        InputError: An ImageNet accuracy is missing or outside 0 to 1.
+    """
+    if not bool(((imagenet >= 0) & (imagenet <= 1)).all()):
+        raise InputError("an ImageNet accuracy is missing or outside 0 to 1; leave out models without one")
+    model = model or published_model()
+    similarity = model.usual_similarity if traits.similarity is None else traits.similarity
+    nearest = model.usual_nearest if traits.nearest is None else traits.nearest
+    task = model.similarity * similarity + model.nearest * nearest + model.specialized * traits.specialized
+    chance = 1 / traits.n_classes
+    estimate = chance + (1 - chance) * sigmoid(model.intercept + model.imagenet * logit(imagenet) + task)
+    return AccuracyEstimate(estimate, *interval(estimate, model.below, model.above))
+
+
+def interval(estimate: Floats, below: float, above: float) -> tuple[Floats, Floats]:
+    """Ends [M] of the intervals around estimates [M]: so many logits below and above."""
+    center = logit(estimate, _LEAST_ESTIMATE)
+    return sigmoid(center - below), sigmoid(center + above)
+
+
+@cache
+def published_model() -> AccuracyModel:
+    """The regression over all published data sets."""
+    file = resources.files("mll_hf.selection").joinpath("data", "accuracy.json")
+    return AccuracyModel(**json.loads(file.read_text(encoding="utf-8"))["model"])
+
+
+def logit(accuracy: Floats, least: float = _LEAST_ACCURACY) -> Floats:
+    """Log odds of accuracies, which are kept ``least`` away from 0 and 1."""
+    clipped = np.clip(accuracy, least, 1 - least)
+    odds: Floats = np.log(clipped / (1 - clipped))
+    return odds
+
+
+def sigmoid(value: Floats) -> Floats:
+    """The inverse of :func:`logit`."""
+    share: Floats = 1 / (1 + np.exp(-value))
+    return share

@@ -1,0 +1,338 @@
+"""Fit the estimate of accuracies to all published figures and write mll_hf/selection/data/accuracy.json.
+
+    python scripts/fit_accuracy.py            # print errors and coefficients
+    python scripts/fit_accuracy.py --write    # and write the file
+
+Class names come from the table of recall per class and from scripts/accuracy/class_names.json, which names the source
+of each. Data sets without names count with the mean of the others.
+
+Protocol: every kin group of data sets is left out in turn, in all tables at once. The errors of a data set are averaged
+over its tables, then over data sets. The width of an interval is fitted inside each fold, on errors for groups that
+were left out of that fold too. The features were chosen on the same data sets; --choose shows what is reached with a
+choice inside each fold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.matching.prompts import clean_class_name
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.models.known import accuracies, class_recalls, known_datasets
+from mll_hf.selection.accuracy import (
+    LEVEL,
+    MOST_WIDTH,
+    AccuracyModel,
+    interval,
+    is_specialized,
+    logit,
+    sigmoid,
+    task_traits,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Ints = NDArray[np.int64]
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = ROOT / "scripts" / "accuracy" / "class_names.json"
+OUT = ROOT / "mll_hf" / "selection" / "data" / "accuracy.json"
+REFERENCE = "imagenet-1k"
+SOURCES = ("open_clip", "mteb", "mobileclip", "clip_benchmark")
+FEATURES = ("similarity", "nearest", "specialized")
+ALL_FEATURES = (*FEATURES, "log_classes")
+N_CLASSES = {"dsprites-orientation": 40, "dsprites-x-position": 32, "smallnorb-azimuth": 18, "smallnorb-elevation": 9}
+LEVELS = 6  # models per table and data set, at even steps of ImageNet accuracy
+RIDGE, USUAL_SLOPE, STEPS = 0.03, 0.9, 30
+CENTER = 1.0  # of the logit of ImageNet accuracy
+LEAST_ERROR = 0.05  # absolute errors below count as squared ones
+WIDTHS = np.arange(0.1, 6.01, 0.02)
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """N published accuracies on D data sets.
+
+    Attributes:
+        names: The D data sets.
+        kin: [D] kin group of each.
+        features: [D, F] features, NaN where names are not known.
+        chance: [D] one over the number of classes.
+        dataset: [N] which data set.
+        table: [N] which table.
+        imagenet: [N] accuracy of the model on ImageNet in the same table.
+        accuracy: [N] its accuracy.
+        best: [N] whether it is the best on ImageNet of the table.
+    """
+
+    names: tuple[str, ...]
+    kin: NDArray[np.str_]
+    features: Floats
+    chance: Floats
+    dataset: Ints
+    table: Ints
+    imagenet: Floats
+    accuracy: Floats
+    best: NDArray[np.bool_]
+
+    def shares(self, rows: NDArray[np.bool_]) -> Floats:
+        """[N] weights of some rows: equal for data sets, tables of a data set, and models of a table; they sum to 1."""
+        weights = np.zeros(len(rows))
+        cells = np.unique(np.stack([self.dataset[rows], self.table[rows]]), axis=1).T
+        for dataset, table in cells.tolist():
+            cell = rows & (self.dataset == dataset) & (self.table == table)
+            weights[cell] = 1 / cell.sum() / (cells[:, 0] == dataset).sum()
+        return weights / weights.sum()
+
+    def mean(self, values: Floats, rows: NDArray[np.bool_]) -> float:
+        """Mean over data sets of the mean over tables."""
+        return float(self.shares(rows) @ values)
+
+
+def read_figures() -> Figures:
+    """All figures, with the features of the data sets."""
+    datasets = {dataset.id: dataset for dataset in known_datasets()}
+    recalls = class_recalls()
+    tables = []
+    for source in SOURCES:
+        published = accuracies(source)
+        tables.append((published.datasets, published.values))
+    measured = tuple(dict.fromkeys(recalls.datasets))
+    tables.append((measured, np.stack([recalls.of(name)[1].mean(axis=1) for name in measured], axis=1)))
+    names = tuple(sorted({name for in_table, _ in tables for name in in_table} - {REFERENCE}))
+    rows: list[tuple[int, int, float, float, bool]] = []
+    for t, (in_table, values) in enumerate(tables):
+        reference = values[:, in_table.index(REFERENCE)]
+        for name, column in zip(in_table, values.T, strict=True):
+            models = np.flatnonzero(np.isfinite(column) & np.isfinite(reference))
+            if name == REFERENCE or not len(models):
+                continue
+            ranked = models[np.argsort(reference[models], kind="stable")]
+            some = np.unique(np.linspace(0, len(ranked) - 1, LEVELS).round().astype(int))
+            last = models[np.argmax(reference[models])]
+            for m in dict.fromkeys([*ranked[some].tolist(), int(last)]):
+                rows.append((names.index(name), t, float(reference[m]), float(column[m]), m == last))
+    dataset, table, imagenet, accuracy, best = (np.array(column) for column in zip(*rows, strict=True))
+    features, chance = features_of(
+        names,
+        {name: datasets[name].domain for name in names},
+        {name: datasets[name].n_classes or N_CLASSES.get(name, 0) for name in names},
+    )
+    kin = np.array([datasets[name].kin for name in names])
+    return Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, best)
+
+
+def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dict[str, int]) -> tuple[Floats, Floats]:
+    """[D, F] features and [D] chance levels."""
+    encoder, recalls = CachedEncoder(default_encoder()), class_recalls()
+    written = json.loads(NAMES.read_text(encoding="utf-8"))
+    rng = np.random.default_rng(0)
+    rows = []
+    for name in datasets:
+        classes: list[str] = []
+        if name in recalls.datasets:
+            classes = list(recalls.of(name)[0])
+        elif "names" in written.get(name, {}):
+            classes = written[name]["names"]
+        elif name in written:
+            of_whole = recalls.of(written[name]["of"])[0]
+            classes = [of_whole[c] for c in np.sort(rng.permutation(len(of_whole))[: written[name]["sample"]])]
+        specialized, log_classes = float(is_specialized(domains[name])), np.log(n_classes[name])
+        if classes:
+            embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
+            embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+            traits = task_traits(embeddings, domains[name])
+            rows.append((traits.similarity, traits.nearest, specialized, log_classes))
+        else:
+            rows.append((np.nan, np.nan, specialized, log_classes))
+    return np.array(rows, np.float64), 1 / np.array([n_classes[name] for name in datasets], np.float64)
+
+
+def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> tuple[Floats, Floats]:
+    """Coefficients and [N] estimates for all rows, from data sets that are in none of some kin groups.
+
+    Absolute errors, minimized by reweighted Gauss-Newton steps. A kin group counts as the square root of its number of
+    data sets. Coefficients are those of features as they are, the intercept first, then the slope of ImageNet accuracy.
+    """
+    columns = [ALL_FEATURES.index(name) for name in features]
+    used = ~np.isin(figures.kin, left_out)
+    values = figures.features[:, columns]
+    mean, scale = np.nanmean(values[used], axis=0), np.nanstd(values[used], axis=0) + 1e-9
+    scaled = np.nan_to_num((values - mean) / scale)
+    n_rows = len(figures.dataset)
+    design = np.column_stack([np.ones(n_rows), logit(figures.imagenet) - CENTER, scaled[figures.dataset]])
+    rows = used[figures.dataset]
+    in_kin = np.array([(figures.kin == kin).sum() for kin in figures.kin])
+    weights = figures.shares(np.ones(n_rows, np.bool_)) * len(figures.names) / np.sqrt(in_kin[figures.dataset])
+    chance = figures.chance[figures.dataset]
+    A, y, c, w = design[rows], figures.accuracy[rows], chance[rows], weights[rows]
+    usual = np.zeros(A.shape[1])
+    usual[1] = USUAL_SLOPE
+    penalty = np.diag([1e-6, *[RIDGE] * (A.shape[1] - 1)])
+    b = usual.copy()
+    for _ in range(STEPS):
+        share = sigmoid(A @ b)
+        error = y - c - (1 - c) * share
+        slopes = ((1 - c) * share * (1 - share))[:, None] * A
+        trust = w * 0.1 / np.maximum(np.abs(error), LEAST_ERROR)
+        gradient = slopes.T @ (trust * error) - penalty @ (b - usual)
+        step = np.linalg.solve((slopes * trust[:, None]).T @ slopes + penalty + 1e-4 * np.eye(len(b)), gradient)
+        b = b + step * min(1.0, 1 / max(float(np.abs(step).max()), 1e-12))
+    estimates = chance + (1 - chance) * sigmoid(design @ b)
+    slopes = b[2:] / scale
+    return np.array([b[0] - b[1] * CENTER - slopes @ mean, b[1], *slopes]), estimates
+
+
+def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
+    """Distances of both ends of the interval, in logits, with the least mean interval score.
+
+    The interval score is the width plus ``2 / alpha`` times the distance to a value outside, alpha = 0.1. All
+    models and the best one of each table count half each.
+    """
+    weights = 0.5 * figures.shares(rows) + 0.5 * figures.shares(rows & figures.best)
+    losses = []
+    for sign in (-1, 1):
+        ends = sigmoid(logit(estimates[:, None], 0.005) + sign * WIDTHS)
+        outside = np.maximum(sign * (figures.accuracy[:, None] - ends), 0)
+        losses.append(weights @ (sign * (ends - estimates[:, None]) + 2 / (1 - LEVEL) * outside))
+    return float(WIDTHS[losses[0].argmin()]), float(WIDTHS[losses[1].argmin()])
+
+
+def interval_scores(low: Floats, high: Floats, accuracy: Floats) -> Floats:
+    """[N] width plus ``2 / alpha`` times the distance to a value outside; Gneiting and Raftery, 2007."""
+    scores: Floats = high - low + 2 / (1 - LEVEL) * (np.maximum(low - accuracy, 0) + np.maximum(accuracy - high, 0))
+    return scores
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Estimates [N] with intervals, each from data sets that are no kin."""
+
+    estimate: Floats
+    low: Floats
+    high: Floats
+
+
+def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[Judged, dict[str, Floats]]:
+    """Estimates for groups that were left out, and for each group those without it and without each other one."""
+    groups = sorted(set(figures.kin.tolist()))
+    group = figures.kin[figures.dataset]
+    twice = {kin: np.full(len(group), np.nan) for kin in groups}
+    for first, second in itertools.combinations_with_replacement(groups, 2):
+        _, estimates = fit(figures, features, (first, second))
+        for left, other in ((first, second), (second, first)):
+            twice[left][group == other] = estimates[group == other]
+    estimate, low, high = (np.zeros(len(group)) for _ in range(3))
+    for kin in groups:
+        own = group == kin
+        estimate[own] = twice[kin][own]
+        low[own], high[own] = interval(estimate[own], *widths(figures, twice[kin], ~own))
+    return Judged(estimate, low, high), twice
+
+
+def baselines(figures: Figures) -> dict[str, Judged]:
+    """A constant, and ImageNet accuracy itself, both with intervals from data sets that are no kin."""
+    group = figures.kin[figures.dataset]
+    constant = [np.zeros(len(group)) for _ in range(3)]
+    imagenet = [figures.imagenet.copy(), np.zeros(len(group)), np.zeros(len(group))]
+    for kin in sorted(set(figures.kin.tolist())):
+        own = group == kin
+        order = np.argsort(figures.accuracy, kind="stable")
+        for rows in (~figures.best, figures.best):  # the best models have a constant of their own
+            shares = np.cumsum(figures.shares(rows & ~own)[order])
+            at = np.searchsorted(shares, [0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            for values, position in zip(constant, at.tolist(), strict=True):
+                values[own & rows] = figures.accuracy[order][position]
+        ends = interval(figures.imagenet[own], *widths(figures, figures.imagenet, ~own))
+        imagenet[1][own], imagenet[2][own] = ends
+    return {"constant": Judged(*constant), "ImageNet accuracy": Judged(*imagenet)}
+
+
+def summary(name: str, judged: Judged, figures: Figures) -> str:
+    """One line for all data sets and one for the targets of the table of recall per class."""
+    targets = set(class_recalls().datasets) - {"imagenet-sketch", "imagenet-r"}
+    on_target = np.isin(figures.dataset, [figures.names.index(n) for n in figures.names if n in targets])
+    on_target &= (figures.table == len(SOURCES)) & figures.best
+    error = np.abs(judged.estimate - figures.accuracy)
+    inside = ((judged.low <= figures.accuracy) & (figures.accuracy <= judged.high)).astype(np.float64)
+    score, width = interval_scores(judged.low, judged.high, figures.accuracy), judged.high - judged.low
+    lines = [name]
+    everything = np.ones(len(error), np.bool_)
+    for text, rows in (("all models", everything), ("best on ImageNet", figures.best), ("13 targets", on_target)):
+        means = [figures.mean(v, rows) for v in (error, judged.estimate - figures.accuracy, inside, width, score)]
+        unknown = figures.mean((width > MOST_WIDTH).astype(np.float64), rows)
+        lines.append(
+            "  {:17s} error {:.3f}  bias {:+.3f}  coverage {:.2f}  width {:.2f}  score {:.2f}".format(text, *means)
+            + f"  wider than {MOST_WIDTH}: {unknown:.2f}  greatest error {error[rows].max():.2f}"
+        )
+    return "\n".join(lines)
+
+
+def chosen_in_folds(figures: Figures) -> Judged:
+    """As :func:`leave_kin_out`, with the features chosen inside each fold: all sets of up to four."""
+    group = figures.kin[figures.dataset]
+    tried = {}
+    for size in range(1, len(ALL_FEATURES) + 1):
+        for features in itertools.combinations(ALL_FEATURES, size):
+            tried[features] = leave_kin_out(figures, features)
+    parts = [np.zeros(len(group)) for _ in range(3)]
+    for kin in sorted(set(figures.kin.tolist())):
+        own = group == kin
+        errors = {
+            features: figures.mean(np.abs(np.nan_to_num(twice[kin]) - figures.accuracy), ~own)
+            + figures.mean(np.abs(np.nan_to_num(twice[kin]) - figures.accuracy), ~own & figures.best)
+            for features, (_, twice) in tried.items()
+        }
+        best = tried[min(errors, key=lambda features: errors[features])][0]
+        for values, found in zip(parts, (best.estimate, best.low, best.high), strict=True):
+            values[own] = found[own]
+    return Judged(*parts)
+
+
+def fitted(figures: Figures, judged: Judged) -> AccuracyModel:
+    """The regression over all data sets, with the widths that errors on left-out groups ask for."""
+    b, _ = fit(figures, FEATURES, ())
+    usual = np.nanmean(figures.features, axis=0)
+    below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
+    numbers = [*b.tolist(), usual[0], usual[1], below, above]
+    return AccuracyModel(*(round(float(number), 4) for number in numbers))
+
+
+def main() -> int:
+    """Run the script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="write the coefficients")
+    parser.add_argument("--choose", action="store_true", help="also choose the features inside each fold (minutes)")
+    args = parser.parse_args()
+    figures = read_figures()
+    judged, _ = leave_kin_out(figures, FEATURES)
+    n_kin = len(set(figures.kin.tolist()))
+    print(f"{len(figures.names)} data sets in {n_kin} kin groups, {len(figures.dataset)} figures")
+    for name, of_name in baselines(figures).items():
+        print(summary(name, of_name, figures))
+    print(summary(" + ".join(FEATURES), judged, figures))
+    if args.choose:
+        print(summary("features chosen inside each fold", chosen_in_folds(figures), figures))
+    model = fitted(figures, judged)
+    print(json.dumps(asdict(model), indent=1))
+    if args.write:
+        facts = {"command": "python scripts/fit_accuracy.py --write", "data_sets": len(figures.names), "kin": n_kin}
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text(json.dumps({**facts, "model": asdict(model)}, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""The benchmark on real models: labels from published recall per class, and choices among them."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mll_hf.bench import real
+from mll_hf.errors import InputError
+from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.graph.wordnet import ClassList, class_wnids
+from mll_hf.labels.counts import RANK_BINS
+from mll_hf.matching.concept_index import ConceptIndex
+from mll_hf.models.known import class_recalls
+from selection_worlds import WordEncoder
+
+pytest.importorskip("timm")
+
+
+@pytest.fixture(scope="module")
+def recalls():
+    return class_recalls()
+
+
+@pytest.fixture(scope="module")
+def graph(recalls):
+    """ImageNet's classes under one root, named as in the table and, in some cases, as in ImageNet-R."""
+    names = [name.replace("_", " ") for name in recalls.of("imagenet-1k")[0]]
+    more = {"african chameleon": "chameleon"}
+    in_r = {name.replace("_", " ").lower() for name in recalls.of("imagenet-r")[0]}
+    lemmas = [(name, *([more[name]] if name in more else [])) for name in names]
+    leaves = [
+        Concept(wnid, own[0], own, f"class {at}", ("n00001740",))
+        for at, (wnid, own) in enumerate(zip(class_wnids(ClassList.IMAGENET_1K), lemmas, strict=True))
+    ]
+    missing = in_r - {name.lower() for name in names} - set(real._IMAGENET_R)
+    synonyms = dict(zip(sorted(missing), _of_missing(recalls, sorted(missing), names), strict=True))
+    leaves = [
+        replace(leaf, lemmas=(*leaf.lemmas, *(name for name, at in synonyms.items() if at == position)))
+        for position, leaf in enumerate(leaves)
+    ]
+    return SemanticGraph("imagenet", (Concept("n00001740", "entity", ("entity",), "all", ()), *leaves))
+
+
+def _of_missing(recalls, missing, names):
+    """A free class of ImageNet for each class of ImageNet-R that has another name there."""
+    classes = [name.replace("_", " ").lower() for name in recalls.of("imagenet-r")[0]]
+    lowered = [name.lower() for name in names]
+    taken = {lowered.index(name) for name in classes if name in lowered}
+    taken |= {lowered.index(real._IMAGENET_R[name]) for name in classes if name in real._IMAGENET_R}
+    for name in missing:
+        before = max((lowered.index(c) for c in classes[: classes.index(name)] if c in lowered), default=-1)
+        at = next(position for position in range(before + 1, 1000) if position not in taken)
+        taken.add(at)
+        yield at
+
+
+@pytest.fixture(scope="module")
+def world(recalls, graph):
+    index = ConceptIndex.build(graph, WordEncoder())
+    found = real.real_world(recalls, index, "ensemble")
+    return replace(
+        found, tasks=tuple(task for task in found.tasks if task.dataset in ("cifar-10", "oxford-pets", "dtd"))
+    )
+
+
+def test_labels_have_the_published_recall(recalls, graph, world):
+    wnids = class_wnids(ClassList.IMAGENET_1K)
+    leaves = np.array([graph.index[wnid] for wnid in wnids])
+    for m, label in enumerate(world.labels.reference):
+        photo, sketch, rendition = label.domain_support[:, leaves]
+        assert (set(photo.tolist()), set(sketch.tolist()), set(rendition.tolist())) == ({50}, {51}, {0, 150})
+        for s, dataset in ((0, "imagenet-1k"), (1, "imagenet-sketch")):
+            recall = label.domain_hits[s, leaves] / label.domain_support[s, leaves]
+            assert recall == pytest.approx(recalls.of(dataset)[1][m], abs=0.011)
+        assert label.ranks[:, 5:].sum() == 0
+        assert label.domain_ranks.sum() >= label.ranks.sum()
+    assert (np.array([label.support[graph.index["n00001740"]] for label in world.labels.reference]) <= 60_000).all()
+
+
+def test_lost_images_are_spread_over_four_bins():
+    ranks = real.spread_ranks(np.array([0, 43, 50]), 50)
+    assert ranks.shape == (3, RANK_BINS)
+    assert ranks.sum(axis=1).tolist() == [50, 50, 50]
+    assert ranks[1, :6].tolist() == [43, 1, 2, 2, 2, 0]
+
+
+def test_outcomes_are_within_what_the_hub_can_reach(world):
+    hub = list(range(len(world.labels)))
+    for task in world.tasks:
+        found = real.outcome(world, task, hub)
+        best = max(found.truth)
+        assert found.accuracy["best per data set"] == best
+        for method in ("ImageNet-best", "general", "mll, k=1", "paper, one model"):
+            assert np.isclose(found.accuracy[method], found.truth).any()
+        for method in ("paper, k=1", "paper, k=3", "mll, k=3"):
+            assert found.accuracy[method] <= task.recall.max(axis=0).mean()
+        assert found.by_class["general"].mean() == pytest.approx(found.accuracy["general"])
+        assert len(found.estimates) == len(hub)
+        assert found.estimated == pytest.approx(found.estimates.max())
+
+
+def test_a_hub_of_one_model_leaves_no_choice(world):
+    found = real.outcome(world, world.tasks[0], [7])
+    assert {round(value, 9) for value in found.accuracy.values()} == {round(float(world.tasks[0].accuracy[7]), 9)}
+
+
+def test_hubs_are_within_their_caps_and_drawn_again_alike(world):
+    hubs = real.hubs_of(world, draws=3)
+    gflops = [label.cost.gflops for label in world.labels.reference]
+    for cap in real.CAPS:
+        assert all(gflops[m] <= cap for m in hubs[f"at most {cap} GFLOPs"][0])
+    assert len(hubs["5 at random of all"]) == 3
+    assert all(
+        (world.benchmark[hub] > real.STRONG).all() for hub in hubs[f"10 at random of ImageNet over {real.STRONG}"]
+    )
+    assert real.hubs_of(world, draws=3) == hubs
+    assert real.hubs_of(world, draws=3, seed=1) != hubs
+
+
+def test_tables(world):
+    results = real.run_real(world, draws=2)
+    tables = {table.name: table for table in real.real_tables([results])}
+    choice = tables["choice_ensemble"]
+    assert (np.array(choice.column("general")) <= np.array(choice.column("best per data set")) + 1e-12).all()
+    estimates = tables["estimates_ensemble"]
+    assert estimates.column("data set") == [*(task.dataset for task in world.tasks), "mean error", "bias"]
+    truth, guess = (np.array(estimates.column(name)[:3]) for name in ("accuracy", "ImageNet"))
+    assert estimates.column("ImageNet")[3:] == pytest.approx([np.abs(guess - truth).mean(), (guess - truth).mean()])
+    assert sum(tables["quality_ensemble"].column("classes")[:5]) >= sum(len(t.match.classes) for t in world.tasks)
+    assert tables["hubs_open_clip"].column("models")[0] == 121
+    assert all(regret >= 0 for regret in tables["hubs_mteb"].column("regret"))
+    text = real.report_to_markdown(tuple(tables.values()), {"command": "x"})
+    assert text.count("\n## ") == len(tables)
+    assert json.loads(real.report_to_json(tuple(tables.values()), {}))["tables"].keys() == tables.keys()
+
+
+@pytest.mark.parametrize("value", [1.2, -0.1, np.nan])
+def test_recall_outside_0_to_1_is_refused(recalls, value):
+    values = recalls.values.copy()
+    values[0, 0, 0] = value
+    with pytest.raises(InputError, match="outside 0 to 1"):
+        real.check_recalls(replace(recalls, values=values))
+
+
+def test_a_table_with_a_class_twice_or_without_imagenet_is_refused(recalls):
+    twice = replace(recalls, classes=(recalls.classes[1], *recalls.classes[1:]))
+    with pytest.raises(InputError, match="twice"):
+        real.check_recalls(twice)
+    others = [at for at, name in enumerate(recalls.datasets) if name != "imagenet-r"]
+    less = replace(
+        recalls,
+        datasets=tuple(recalls.datasets[at] for at in others),
+        classes=tuple(recalls.classes[at] for at in others),
+        values=recalls.values[:, :, others],
+    )
+    with pytest.raises(InputError, match="imagenet-r"):
+        real.check_recalls(less)
+
+
+def test_another_graph_is_refused(recalls):
+    graph = SemanticGraph("small", (Concept("n1", "dog", ("dog",), "an animal", ()),))
+    with pytest.raises(InputError, match="lacks 1000 classes of ImageNet"):
+        real.real_labels(recalls, graph, "ensemble")
+
+
+def test_modelgpt_is_compared_on_what_both_tables_have(world, tmp_path):
+    rng = np.random.default_rng(0)
+    models = ["ViT-B-32 laion2b_s34b_b79k", "ViT-L-14 laion400m_e32", "ViT-H-14 laion2b_s32b_b79k", "other weights"]
+    lines = [
+        [model, dataset, f"{rng.random():.3f}", *(f"{value:.3f}" for value in rng.random(7))]
+        for model in models
+        for dataset in ("dtd", "pets", "mnist", "cars", "sun397", "eurosat", "stl10")
+    ]
+    header = ["model_fullname", "dataset", "acc1", *real.FEATURES]
+    text = "\n".join(",".join(row) for row in [header, *lines])
+    for name in (real.EVALUATION_FILE, real.FEATURES_FILE):
+        (tmp_path / name).write_text(text)
+    table = real.modelgpt_table(real.RealResults(world, {}), tmp_path)
+    assert "3 models" in table.title
+    assert table.column("data set") == ["dtd", "oxford-pets", "mean"]
+    assert all(a <= b + 1e-12 for a, b in zip(table.column("ModelGPT"), table.column("best per data set"), strict=True))
+    with pytest.raises(InputError, match="cannot be read"):
+        real.modelgpt_table(real.RealResults(world, {}), tmp_path / "missing")

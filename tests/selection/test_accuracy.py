@@ -1,0 +1,155 @@
+"""Estimated accuracies from ImageNet accuracy and the names of classes, and the script that fits them."""
+
+import importlib.util
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mll_hf.errors import InputError
+from mll_hf.selection.accuracy import (
+    AccuracyModel,
+    TaskTraits,
+    estimate_accuracy,
+    is_specialized,
+    logit,
+    published_model,
+    sigmoid,
+    task_traits,
+)
+
+TRAITS = TaskTraits(n_classes=10, similarity=0.3, nearest=0.55, specialized=False)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "fit_accuracy.py"
+
+
+def test_an_estimate_follows_its_formula():
+    model = AccuracyModel(1.0, 0.5, -2.0, -1.0, -0.7, 0.4, 0.6, 1.0, 2.0)
+    traits = TaskTraits(4, 0.25, 0.5, True)
+    found = estimate_accuracy(np.array([0.5, 0.8]), traits, model)
+    for accuracy, low, high, imagenet in zip(found.accuracy, found.low, found.high, (0.5, 0.8), strict=True):
+        inner = 1.0 + 0.5 * np.log(imagenet / (1 - imagenet)) - 2.0 * 0.25 - 1.0 * 0.5 - 0.7
+        expected = 0.25 + 0.75 / (1 + np.exp(-inner))
+        assert accuracy == pytest.approx(expected)
+        assert logit(np.array([low, high])) == pytest.approx(np.log(expected / (1 - expected)) + np.array([-1.0, 2.0]))
+
+
+def test_better_models_and_easier_tasks_have_higher_estimates():
+    imagenet = np.array([0.2, 0.5, 0.8])
+    usual = estimate_accuracy(imagenet, TRAITS).accuracy
+    assert (np.diff(usual) > 0).all()
+    for harder in (replace(TRAITS, similarity=0.7), replace(TRAITS, nearest=0.9), replace(TRAITS, specialized=True)):
+        assert (estimate_accuracy(imagenet, harder).accuracy < usual).all()
+
+
+@pytest.mark.parametrize("n_classes", [2, 10, 1000])
+def test_an_estimate_is_at_least_chance_and_within_its_interval(n_classes):
+    hard = TaskTraits(n_classes, 0.95, 0.99, True)
+    found = estimate_accuracy(np.array([0.0, 0.5, 1.0]), hard)
+    assert (found.accuracy >= 1 / n_classes).all()
+    assert (found.low < found.accuracy).all()
+    assert (found.accuracy < found.high).all()
+    assert found.low.min() >= 0
+    assert found.high.max() <= 1
+
+
+def test_unknown_names_count_as_usual_ones():
+    model = published_model()
+    named = replace(TRAITS, similarity=model.usual_similarity, nearest=model.usual_nearest)
+    unnamed = replace(TRAITS, similarity=None, nearest=None)
+    imagenet = np.array([0.3, 0.7])
+    assert estimate_accuracy(imagenet, unnamed) == estimate_accuracy(imagenet, named)
+
+
+def test_a_wide_interval_is_not_known():
+    narrow, wide = (replace(published_model(), below=width, above=width) for width in (0.3, 3.0))
+    imagenet = np.array([0.6])
+    assert estimate_accuracy(imagenet, TRAITS, narrow).known.all()
+    assert not estimate_accuracy(imagenet, TRAITS, wide).known.any()
+
+
+@pytest.mark.parametrize("imagenet", [np.nan, -0.1, 1.1])
+def test_a_wrong_imagenet_accuracy_is_refused(imagenet):
+    with pytest.raises(InputError, match="ImageNet accuracy"):
+        estimate_accuracy(np.array([0.5, imagenet]), TRAITS)
+
+
+def test_traits_of_names():
+    names = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    traits = task_traits(names, "satellite photo")
+    assert traits == TaskTraits(3, pytest.approx((0 + 0.6 + 0.8) / 3), pytest.approx((0.6 + 0.8 + 0.8) / 3), True)
+    with pytest.raises(InputError, match="at least 2"):
+        task_traits(names[:1], None)
+
+
+@pytest.mark.parametrize(
+    ("domain", "expected"),
+    [
+        (None, False),
+        ("photo", False),
+        ("sketch", False),
+        ("Satellite images", True),
+        ("X-ray", True),
+        ("context", False),
+    ],
+)
+def test_specialized_domains(domain, expected):
+    assert is_specialized(domain) == expected
+
+
+# --- scripts/fit_accuracy.py ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("fit_accuracy", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fit_accuracy"] = module  # its dataclasses look themselves up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def figures(script):
+    """30 data sets of 10 kin groups in two tables, whose accuracies follow the formula exactly."""
+    rng = np.random.default_rng(0)
+    features = np.column_stack(
+        [rng.uniform(0.2, 0.8, 30), rng.uniform(0.4, 0.9, 30), rng.random(30) < 0.3, np.ones(30)]
+    )
+    chance = 1 / rng.integers(2, 200, 30)
+    dataset, table, models = (grid.ravel() for grid in np.meshgrid(np.arange(30), np.arange(2), np.arange(4)))
+    imagenet = 0.3 + 0.15 * models + 0.02 * table
+    share = sigmoid(3 + 0.9 * logit(imagenet) + (features[:, :3] @ [-3.0, -2.0, -0.5])[dataset])
+    accuracy = chance[dataset] + (1 - chance[dataset]) * share
+    names = tuple(f"d{d:02d}" for d in range(30))
+    kin = np.array([f"k{d // 3}" for d in range(30)])
+    return script.Figures(names, kin, features, chance, dataset, table, imagenet, accuracy, models == 3)
+
+
+def test_the_fit_finds_what_made_the_figures(script, figures):
+    coefficients, estimates = script.fit(figures, script.FEATURES, ())
+    assert np.abs(estimates - figures.accuracy).mean() < 0.02
+    assert np.sign(coefficients).tolist() == [1, 1, -1, -1, -1]
+
+
+def test_an_estimate_and_its_interval_do_not_see_the_kin_group(script, figures):
+    judged, _ = script.leave_kin_out(figures, script.FEATURES)
+    own = np.isin(figures.dataset, [0, 1, 2])
+    changed = replace(figures, accuracy=np.where(own, 0.01, figures.accuracy))
+    again, _ = script.leave_kin_out(changed, script.FEATURES)
+    for before, after in ((judged.estimate, again.estimate), (judged.low, again.low), (judged.high, again.high)):
+        assert after[own] == pytest.approx(before[own], abs=1e-12)
+        assert not np.allclose(after[~own], before[~own])
+
+
+def test_weights_are_equal_for_data_sets_whatever_their_figures(script, figures):
+    rows = (figures.dataset > 0) | (figures.table == 0)
+    shares = figures.shares(rows)
+    assert np.bincount(figures.dataset, shares) == pytest.approx(np.full(30, 1 / 30))
+    assert (shares[~rows] == 0).all()
+
+
+def test_interval_scores(script):
+    scores = script.interval_scores(np.array([0.2, 0.2, 0.2]), np.array([0.6, 0.6, 0.6]), np.array([0.4, 0.1, 0.7]))
+    assert scores == pytest.approx([0.4, 0.4 + 20 * 0.1, 0.4 + 20 * 0.1])
