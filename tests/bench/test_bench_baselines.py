@@ -20,6 +20,7 @@ from mll_hf.bench.baselines.scores import certainty, leep, logme, mean_confidenc
 from mll_hf.bench.baselines.swab import rank_transport, source_weights, transport_plan
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.selection.probabilities import mutual_information
+from worlds import examples
 
 
 def softmax(logits):
@@ -42,6 +43,7 @@ def predictions(seed, shape):
 # --- without labels ---------------------------------------------------------------------------------------------------
 
 
+@examples
 @given(st.integers(0, 99), st.integers(1, 4), st.integers(1, 6), st.integers(2, 5))
 def test_unlabeled_scores_against_loops(seed, m, n, c):
     probabilities = predictions(seed, (m, n, c))
@@ -80,6 +82,7 @@ def test_nce_by_hand():
     assert nce(np.array([0, 0, 0, 1, 1, 1]), labels) == pytest.approx(expected)
 
 
+@examples
 @given(st.integers(0, 99))
 def test_leep_against_loops(seed):
     probabilities, labels = predictions(seed, (12, 3)), np.random.default_rng(seed).integers(4, size=12)

@@ -29,6 +29,7 @@ from mll_hf.bench.metrics import (
     wilcoxon,
 )
 from mll_hf.errors import InputError, MissingExtraError
+from worlds import examples
 
 SCORES = hnp.arrays(np.float64, st.integers(2, 9), elements=st.integers(0, 6).map(float))
 
@@ -98,6 +99,7 @@ def naive_tau_b(left, right):
     return sum(a * b for a, b in signs) / np.sqrt(untied[0] * untied[1]) if min(untied) else 0.0
 
 
+@examples
 @given(st.data())
 def test_rank_correlations_against_loops(data):
     left = data.draw(SCORES)
@@ -168,7 +170,7 @@ def exact_p_value(differences):
     return np.mean([abs(total - ranks.sum() / 2) >= observed for total in sums])
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=8, unique_by=abs).filter(lambda drawn: 0 not in drawn))
 def test_wilcoxon_against_all_assignments_of_signs(differences):
     theirs = np.linspace(0.1, 0.5, len(differences))

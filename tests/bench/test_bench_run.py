@@ -406,6 +406,7 @@ def test_unlabeled_samples_differ_by_draw_and_repeat_by_seed(opened):
     assert not np.array_equal(images(0), images(0, seed=1))
 
 
+@examples
 @given(st.integers(2, 12), st.integers(0, 9))
 def test_a_long_tail_falls_a_hundredfold(n_classes, seed):
     labels = np.repeat(np.arange(n_classes), 200)

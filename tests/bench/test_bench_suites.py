@@ -17,6 +17,7 @@ import tiny_hub
 from mll_hf.bench.hub_tasks import HubSplit, fetch_class_names, fetch_task, load_tasks
 from mll_hf.bench.suites import make_task, read_image_folder, read_task, sampled
 from mll_hf.errors import HubError, InputError, MissingExtraError
+from worlds import examples
 
 CLASSES = ["cat", "dog", "red_fox"]
 REPO = "alice/animals"
@@ -32,6 +33,7 @@ def picture(n):
 # --- caps -------------------------------------------------------------------------------------------------------------
 
 
+@examples
 @given(st.integers(1, 300), st.integers(1, 400))
 def test_a_cap_draws_so_many_and_a_smaller_sample_is_part_of_a_larger(n, most):
     some = sampled(n, most)
