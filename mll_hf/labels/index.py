@@ -316,11 +316,14 @@ def _read_entries(tensors: Mapping[str, NDArray[Any]]) -> tuple[tuple[LabelFacts
     entries = json.loads(tensors["entries"].tobytes())
     if not isinstance(entries, list) or len(entries) != len(tensors["sample"]):
         raise LabelError("the number of entries is not that of labels")
-    facts, keys = [], []
+    facts, keys, common = [], [], dict[Any, Any]()
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(digest := entry.get("sha256"), str):
             raise LabelError("an entry lacks the sha256 of its label")
-        label = LabelFacts(**fields_from_metadata(entry))
+        fields = fields_from_metadata(entry)
+        for name in ("sampling", "environment", "domain_names"):  # one object for all labels that have the same
+            fields[name] = common.setdefault(fields[name], fields[name])
+        label = LabelFacts(**fields)
         if len(label.domain_names) > tensors["domain_ranks"].shape[1]:
             raise LabelError("a label has more domains than counts")
         facts.append(label)

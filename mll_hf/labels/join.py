@@ -94,7 +94,7 @@ class JoinedLabels:
                   for label in self.on_graph(g)]  # fmt: skip
         return np.concatenate(shares).reshape(len(self.union.graphs), len(self), RANK_BINS)
 
-    @property
+    @cached_property
     def domain_names(self) -> frozenset[str]:
         """Names of all domains."""
         if self.among is not None:

@@ -297,8 +297,10 @@ def graph_levels(
         needs: What it asks of the graph.
         g: Number of the graph.
     """
-    levels, general = levels_of(needs, labels.rank_shares[g]), levels_of(reference, labels.rank_shares[0])
-    everyone = labels.among or labels
+    levels, everyone = levels_of(needs, labels.rank_shares[g]), labels.among or labels
+    if everyone.known[g].all():
+        return levels, 0.0
+    general = levels_of(reference, labels.rank_shares[0])
     all_general, all_levels = levels_of(reference, everyone.rank_shares[0]), levels_of(needs, everyone.rank_shares[g])
     shift, spread = hardness(all_general, all_levels, everyone.known[g])
     return np.where(labels.known[g], levels, lowered(general, shift)), spread
@@ -388,7 +390,7 @@ def hardness(
         the models that have a label, with one degree of freedom less for the shift. A single such model says nothing of
         it: then that of a number of which nothing is known.
     """
-    if known.all() or not known.any():
+    if not known.any():
         return 0.0, 0.0
     shift = min(0.0, float(np.mean(_logit(levels[known]) - _logit(general[known]))))
     errors = lowered(general[known], shift) - levels[known]
