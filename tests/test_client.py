@@ -179,7 +179,7 @@ def test_graphs_are_joined_and_what_is_left_out_is_said(with_wheels, caplog):
     selection = client.select(["tire", "hubcap"], SelectionConfig(k=3))
     assert names(selection)[0] == "cars"
     assert selection.explain("tire")[0].id == "tire"
-    measured = dict(zip(names(selection), selection.explain("tire")[0].precision, strict=True))
+    measured = dict(zip(names(selection), selection.explain("tire")[0].recall, strict=True))
     assert measured == {"cars": pytest.approx(0.9), "cats": pytest.approx(0.5), "all": None}
     assert chosen(client.select(["cat"])) == {"cat": {"org/cats"}}
     left_out = [record.message for record in caplog.records]
@@ -228,7 +228,7 @@ def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     def precision_of_cat():
         selection = client_of(store.folder).select(classes, config)
         index = [concept.id for concept in selection.explain("cat")].index("cat")
-        return {selection.models[m].ref.repo_id: selection.explain("cat")[index].precision[at]
+        return {selection.models[m].ref.repo_id: selection.explain("cat")[index].recall[at]
                 for at, m in enumerate(selection.union)}  # fmt: skip
 
     selected = np.arange(7)  # the five nearest concepts of three classes are all seven
@@ -255,7 +255,7 @@ def test_eq_5_over_two_graphs_needs_the_embeddings_of_all_labels(with_wheels):
     def recall_of_wheels():
         config = SelectionConfig(Strategy.PAPER, k=2)
         selection = client_of(with_wheels.folder).select(["tire", "hubcap", "car"], config)
-        recall = {concept.id: concept.precision for name in selection.classes for concept in selection.explain(name)}
+        recall = {concept.id: concept.recall for name in selection.classes for concept in selection.explain(name)}
         return recall["tire"], recall["hubcap"]
 
     for (name, graph), label in labels.items():
@@ -417,8 +417,8 @@ def test_images_decide_which_of_the_shortlisted_models_is_chosen(store, models):
     all_three = client.select(SHOWN, SelectionConfig(k=3), domain="sketch")
     for name in SHOWN:
         column = names(all_three).index("cars")
-        expected = [(concept.precision[column],) for concept in all_three.explain(name)]
-        assert [concept.precision for concept in selection.explain(name)] == expected
+        expected = [(concept.recall[column],) for concept in all_three.explain(name)]
+        assert [concept.recall for concept in selection.explain(name)] == expected
 
 
 def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):

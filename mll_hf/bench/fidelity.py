@@ -133,7 +133,7 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
     def measured(probes: ProbeSet) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
         """Mean recall [M], and overall scores [M] on each task."""
         labels = hub.labels(probes)
-        return np.array([label.mean_precision for label in labels]), [_scores(labels, hub.graph, t) for t in tasks]
+        return np.array([label.mean_recall for label in labels]), [_scores(labels, hub.graph, t) for t in tasks]
 
     levels_of_all, scores_of_all = measured(hub.probes)
     rows: list[dict[str, Cell]] = []

@@ -231,7 +231,7 @@ def _sota(view: TaskView, *, features: bool) -> Choice:
 
 def _coe(view: TaskView) -> Choice:
     """CoE, with the generally best model as the strong one."""
-    strong = int(np.argmax([label.mean_precision for label in view.hub.labels]))
+    strong = int(np.argmax([label.mean_recall for label in view.hub.labels]))
     if len(view.hub) == 1:
         return best_of(np.ones(1))
     return Choice(np.ones(len(view.hub)), lambda seen: confidence_ensemble(seen.probabilities, strong).argmax(axis=1))

@@ -227,7 +227,7 @@ def model_table(results: Results) -> Table:
         {
             "model": label.model.short_name,
             "GFLOPs": label.cost.gflops,
-            "label": label.mean_precision,
+            "label": label.mean_recall,
             "general benchmark": general.accuracies[m] if general else None,
             **_by_task(results, accuracies[m]),
             "mean": float(accuracies[m].mean()),

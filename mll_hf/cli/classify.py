@@ -90,12 +90,12 @@ def _select(args: argparse.Namespace) -> int:
 
 
 def _plot(path: Path, selection: Selection) -> None:
-    from mll_hf.plots.selection import precision_by_cost, precision_heatmap
+    from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap
     from mll_hf.plots.style import save_page
 
     figures = {
-        "Estimated accuracy by class, in percent": precision_heatmap(selection),
-        "Estimated accuracy against cost": precision_by_cost(selection),
+        "Estimated accuracy by class, in percent": accuracy_heatmap(selection),
+        "Estimated accuracy against cost": accuracy_by_cost(selection),
     }
     save_page(path, f"Models for {abridged(selection.classes, 3)}", figures)
     note(f"figures: {path}")

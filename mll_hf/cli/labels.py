@@ -75,7 +75,7 @@ def _ls(args: argparse.Namespace) -> int:
     from mll_hf.hub.sources import open_source
 
     source = open_source(args.labels)
-    labels = sorted(source.list(), key=lambda label: (label.graph_name, label.group, -label.mean_precision))
+    labels = sorted(source.list(), key=lambda label: (label.graph_name, label.group, -label.mean_recall))
     origins = [source.origin_of(label) for label in labels]
     if args.json:
         records = zip(labels, origins, strict=True)
@@ -87,7 +87,7 @@ def _ls(args: argparse.Namespace) -> int:
             label.model.repo_id,
             label.model.revision[:12],
             label.model.backend,
-            f"{label.mean_precision:.3f}",
+            f"{label.mean_recall:.3f}",
             f"{label.cost.parameters / 1e6:.1f} M",
             f"{label.cost.gflops:.3g}",
             label.graph_name,

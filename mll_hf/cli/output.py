@@ -57,7 +57,7 @@ def verdict(failed: int, total: int, what: str) -> int:
 
 def recall_text(label: LabelSummary) -> str:
     """Mean recall of a label with the half-width of its 95 % interval."""
-    return f"{label.mean_precision:.3f} ± {label.mean_precision_margin:.3f}"
+    return f"{label.mean_recall:.3f} ± {label.mean_recall_margin:.3f}"
 
 
 def summary(label: LabelSummary) -> dict[str, Any]:
@@ -65,8 +65,8 @@ def summary(label: LabelSummary) -> dict[str, Any]:
     return {
         **asdict(label.model),
         **asdict(label.cost),
-        "recall": label.mean_precision,
-        "recall_margin": label.mean_precision_margin,
+        "recall": label.mean_recall,
+        "recall_margin": label.mean_recall_margin,
         "temperature": float(label.temperature[0]),
         "concepts": int((label.support > 0).sum()),
         "graph": {"name": label.graph_name, "digest": label.graph_digest},

@@ -9,7 +9,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labeling.verification import Verdict
-from mll_hf.labels.branches import branch_pairs, branch_precisions
+from mll_hf.labels.branches import branch_pairs, branch_recalls
 from mll_hf.selection import Selection, Strategy
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import shortened
@@ -187,7 +187,7 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         ["size", _size(label.cost)],
         ["graph", f"{label.graph_name} ({label.graph_digest[:12]}), {int((label.support > 0).sum())} concepts tested"],
         ["images", f"{label.probes_name} ({label.probes_revision[:12]}), {int(label.support.sum())} tests"],
-        ["recall", f"{label.mean_precision:.3f} on average, ± {label.mean_precision_margin:.3f}"],
+        ["recall", f"{label.mean_recall:.3f} on average, ± {label.mean_recall_margin:.3f}"],
         ["temperature", f"{float(label.temperature[0]):.2f}"],
     ]
     domains = [
@@ -195,8 +195,8 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         for name, hits, support in zip(label.domain_names, label.domain_hits, label.domain_support, strict=True)
     ]
     branches = [
-        [b.name, f"{b.precision:.3f}", str(b.concepts), shortened(b.definition, 60)]
-        for b in _ends(branch_precisions(label, graph))
+        [b.name, f"{b.recall:.3f}", str(b.concepts), shortened(b.definition, 60)]
+        for b in _ends(branch_recalls(label, graph))
     ]
     has_rivals = np.array([len(graph.relatives(v)) + 1 < len(graph) for v in range(len(graph))])
     enough = label.support >= min(_FEWEST_IMAGES, int(label.support.max()))
@@ -262,7 +262,7 @@ class LabelDifference:
         return {
             "first": asdict(self.first.model),
             "second": asdict(self.second.model),
-            "recall": [self.first.mean_precision, self.second.mean_precision],
+            "recall": [self.first.mean_recall, self.second.mean_recall],
             "concepts": [
                 {
                     "id": self.graph.concepts[v].id,
@@ -301,13 +301,13 @@ def difference_report(difference: LabelDifference) -> str:
     significant = np.abs(difference.z) > _SIGNIFICANT
     wins = [int((significant & (sign * difference.gain > 0)).sum()) for sign in (1, -1)]
     facts = [
-        ["mean recall", *(f"{label.mean_precision:.3f}" for label in pair)],
+        ["mean recall", *(f"{label.mean_recall:.3f}" for label in pair)],
         ["significantly better on", *(f"{won} concepts" for won in wins)],
         ["parameters", *(f"{label.cost.parameters / 1e6:.1f} M" for label in pair)],
         ["GFLOPs", *(f"{label.cost.gflops:.3g}" for label in pair)],
     ]
     branches = [
-        [b.name, f"{b.precision:.3f}", f"{other.precision:.3f}", f"{b.precision - other.precision:+.3f}"]
+        [b.name, f"{b.recall:.3f}", f"{other.recall:.3f}", f"{b.recall - other.recall:+.3f}"]
         for b, other in _ends(branch_pairs(first, second, graph))
     ]
     parts = [table(["", *names], facts)]
@@ -356,7 +356,7 @@ def verification_report(verification: Verification, graph: SemanticGraph) -> str
         f"{verification.model.repo_id}@{verification.model.revision[:12]}: {meaning}.",
         f"{verification.agreeing} of {len(counts)} sampled concepts agree (seed {verification.seed}), so between "
         f"{lower:.1%} and {upper:.1%} of all do (95 % confidence). Mean recall of the sample: "
-        f"{verification.claimed_precision:.3f} claimed, {verification.measured_precision:.3f} measured.",
+        f"{verification.claimed_recall:.3f} claimed, {verification.measured_recall:.3f} measured.",
     ]
     if rows:
         header = ["concept", "claimed", "measured", "ranked otherwise", "images"]

@@ -71,7 +71,7 @@ class Trust:
     Attributes:
         temperatures: [M] calibration temperatures.
         weights: [M] non-negative; how much each model counts.
-        prior: [M] precision that the models' labels make expect, 0 to 1.
+        prior: [M] mean recall estimated from the labels, 0 to 1.
         offsets: [M, C] added to the calibrated logits; None for none.
     """
 

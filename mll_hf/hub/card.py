@@ -15,7 +15,7 @@ from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entrie
 from mll_hf.errors import InputError
 from mll_hf.hub.connection import FULL_SHA
 from mll_hf.hub.readme import CardEdit, edit_card, put_section
-from mll_hf.labels.branches import branch_precisions
+from mll_hf.labels.branches import branch_recalls
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import printable, shortened
 
@@ -91,7 +91,7 @@ def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:
         "file": path,
         "sha256": sha256,
         "revision": label.model.revision,
-        "recall": round(label.mean_precision, 4),
+        "recall": round(label.mean_recall, 4),
         "concepts": _concepts_tested(label),
         "tests": _tests(label),
         "temperature": float(f"{float(label.temperature[0]):.4g}"),
@@ -135,7 +135,7 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         ["revision of the model", f"`{label.model.revision[:12]}`"],
         ["license of the model", _escaped(_name(label.license or "unknown"))],
         ["measured on", _escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
-        ["mean recall", f"{label.mean_precision:.1%} ± {label.mean_precision_margin:.1%}"],
+        ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
     return [
         f"## Model label: {_escaped(_name(label.graph_name))}",
@@ -146,7 +146,7 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         "",
         *markdown_table(["label", f"`{path}`"], facts),
         "",
-        *_branch_tables(branch_precisions(label, graph)),
+        *_branch_tables(branch_recalls(label, graph)),
         "`mll-hf` reads labels to select models for a list of classes:",
         "",
         "```bash",
@@ -163,7 +163,7 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
     lines: list[str] = []
     for title, shown in (("strongest", branches[:half]), ("weakest", branches[half:][::-1])):
         rows = [
-            [_escaped(shortened(b.name, 60)), f"{b.precision:.1%}", str(b.concepts),
+            [_escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
              _escaped(shortened(b.definition, 80))]
             for b in shown[:_BRANCHES_SHOWN]
         ]  # fmt: skip
@@ -226,7 +226,7 @@ def _collection_section(
 
 def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLabel], source: str) -> list[str]:
     here = [label for label in labels if label.graph_digest == graph.digest]
-    ranked = sorted(here, key=lambda label: (-label.mean_precision, label.model.repo_id, label.model.revision))
+    ranked = sorted(here, key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
     more = len(ranked) - _MODELS_SHOWN
     return [
         f"## Models on {_escaped(_name(graph.name))}",
@@ -248,7 +248,7 @@ def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     if _REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
-    numbers = [f"{label.mean_precision:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
+    numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
     return [name, revision, *numbers, _escaped(_name(label.license or "unknown"))]
 
 
@@ -274,7 +274,7 @@ def eval_results(label: ModelLabel, dataset_id: str, task_id: str, source_url: s
     entry = EvalResultEntry(
         dataset_id=dataset_id,
         task_id=task_id,
-        value=round(100 * label.mean_precision, 2),
+        value=round(100 * label.mean_recall, 2),
         dataset_revision=label.probes_revision,
         source_url=source_url,
         notes=f"Mean recall in percent over {_concepts_tested(label)} concepts of graph {label.graph_digest[:12]}",

@@ -187,7 +187,7 @@ def _eval_results(label: ModelLabel, path: str) -> bytes:
 
 def _describe(labels: Sequence[ModelLabel]) -> str:
     shown = [
-        f"- {label.model.repo_id} at {label.model.revision[:12]}: mean recall {label.mean_precision:.3f} on "
+        f"- {label.model.repo_id} at {label.model.revision[:12]}: mean recall {label.mean_recall:.3f} on "
         f"{int((label.support > 0).sum())} concepts of {label.graph_name}"
         for label in labels[:20]
     ]

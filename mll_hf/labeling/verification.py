@@ -72,12 +72,12 @@ class Verification:
         return wilson_interval(self.agreeing, len(self.concepts))
 
     @property
-    def claimed_precision(self) -> float:
+    def claimed_recall(self) -> float:
         """Mean recall on the sample according to the label."""
         return float((self.claimed / self.support).mean())
 
     @property
-    def measured_precision(self) -> float:
+    def measured_recall(self) -> float:
         """Mean recall on the sample, measured now."""
         return float((self.measured / self.support).mean())
 
@@ -98,8 +98,8 @@ class Verification:
             "seed": self.seed,
             "agreeing": self.agreeing,
             "interval": list(self.interval),
-            "claimed_precision": self.claimed_precision,
-            "measured_precision": self.measured_precision,
+            "claimed_recall": self.claimed_recall,
+            "measured_recall": self.measured_recall,
         }
 
 

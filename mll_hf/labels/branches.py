@@ -23,17 +23,17 @@ class Branch:
     Attributes:
         name: Name of the concept at its top.
         definition: Definition of that concept.
-        precision: Mean node precision of the tested concepts below it.
+        recall: Mean recall of the tested concepts below it.
         concepts: Number of these.
     """
 
     name: str
     definition: str
-    precision: float
+    recall: float
     concepts: int
 
 
-def branch_precisions(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
+def branch_recalls(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
     """What a model is good at and what not, in parts of the graph that are small enough to mean something.
 
     A branch is a concept with at least 10 tested descendants, none of which has as many itself. So no branch lies
@@ -55,7 +55,7 @@ def branch_precisions(label: LabelSummary, graph: SemanticGraph) -> list[Branch]
         for v, concept in enumerate(graph.concepts)
         if is_large[v] and not is_large[graph.descendants[v]].any()
     ]
-    return sorted(branches, key=lambda branch: (-branch.precision, branch.concepts))
+    return sorted(branches, key=lambda branch: (-branch.recall, branch.concepts))
 
 
 def branch_pairs(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> list[tuple[Branch, Branch]]:
@@ -65,11 +65,11 @@ def branch_pairs(first: LabelSummary, second: LabelSummary, graph: SemanticGraph
         The branches as the first model and as the second does on them, those first where the first is most ahead.
     """
     by_place = [
-        sorted(branch_precisions(label, graph), key=lambda branch: (branch.name, branch.definition))
+        sorted(branch_recalls(label, graph), key=lambda branch: (branch.name, branch.definition))
         for label in (first, second)
     ]
     pairs = zip(*by_place, strict=True)
-    return sorted(pairs, key=lambda pair: pair[1].precision - pair[0].precision)
+    return sorted(pairs, key=lambda pair: pair[1].recall - pair[0].recall)
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,14 @@ class BranchTree:
         parents: [K] position of each concept's parent in this tree; -1 at the top.
         own: [K] bool, whether the concept itself was tested.
         counts: [K] tested concepts in the branch, the one at its top included.
-        precision: [K] float64, their mean node precision.
+        recall: [K] float64, their mean recall.
     """
 
     concepts: NDArray[np.intp]
     parents: NDArray[np.intp]
     own: NDArray[np.bool_]
     counts: NDArray[np.int64]
-    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
 
     @property
     def first_fork(self) -> int:
@@ -120,5 +120,5 @@ def branch_tree(label: LabelSummary, graph: SemanticGraph) -> BranchTree:
         parents=positions[np.array(parents, np.intp)[concepts]],
         own=own[concepts],
         counts=counts[concepts],
-        precision=sums[concepts] / counts[concepts],
+        recall=sums[concepts] / counts[concepts],
     )

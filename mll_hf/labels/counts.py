@@ -78,7 +78,7 @@ class LabelCounts:
         Each concept's loss is weighted by how often the model recognizes it: a specialist is chosen for what it
         knows, so that is where it must be calibrated.
         """
-        knows = precision_of(self.hits, self.support).astype(np.float64)
+        knows = recall_of(self.hits, self.support).astype(np.float64)
         if not (self.nll * (knows > 0)[:, None]).any():
             knows = np.ones_like(knows)
         losses = knows @ self.nll
@@ -178,8 +178,8 @@ def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64])
     return wins
 
 
-def precision_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Expected precision if a random few of the rivals took part instead of all.
+def recall_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Expected recall if a random few of the rivals took part instead of all.
 
     Args:
         ranks: [..., RANK_BINS] counts of images by rank.
@@ -192,6 +192,6 @@ def precision_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64
     return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
 
 
-def precision_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:
+def recall_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:
     """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 where there are no images."""
     return (hits / np.maximum(support, 1)).astype(np.float32)

@@ -59,7 +59,7 @@ _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "codes": (np.uint32, "VM"),
     "domain_ranks": (np.int32, "MSB"),
     "entries": (np.uint8, "C"),
-    "mean_precision": (np.float64, "M"),
+    "mean_recall": (np.float64, "M"),
     "rank_shares": (np.float64, "MB"),
     "sample": (np.int32, "M"),
     "support": (np.int32, "NV"),
@@ -81,7 +81,7 @@ class Entry:
         support: [V] int32, probe images.
         rank_shares: [RANK_BINS] float64, mean rank shares.
         domain_ranks: [S, RANK_BINS] int32.
-        mean_precision: Mean recall.
+        mean_recall: Mean recall.
     """
 
     metadata: dict[str, Any]
@@ -90,7 +90,7 @@ class Entry:
     support: NDArray[np.int32]
     rank_shares: NDArray[np.float64]
     domain_ranks: NDArray[np.int32]
-    mean_precision: float
+    mean_recall: float
 
     @classmethod
     def of(
@@ -104,7 +104,7 @@ class Entry:
             label.support,
             label.mean_rank_shares,
             label.domain_ranks,
-            label.mean_precision,
+            label.mean_recall,
         )
 
 
@@ -125,7 +125,7 @@ def shard_to_bytes(entries: Sequence[Entry], code: RankCode) -> bytes:
         "codes": np.stack([entry.codes for entry in entries], axis=1),
         "domain_ranks": np.stack(padded).astype(np.int32),
         "entries": np.frombuffer(f"[{facts}]".encode(), np.uint8),
-        "mean_precision": np.array([entry.mean_precision for entry in entries]),
+        "mean_recall": np.array([entry.mean_recall for entry in entries]),
         "rank_shares": np.stack([entry.rank_shares for entry in entries]),
         "sample": np.array(sample, np.int32),
         "support": np.stack([np.frombuffer(content, np.int32) for content in samples]),
@@ -275,7 +275,7 @@ class IndexShard:
             tensors["support"][tensors["sample"][m]],
             tensors["rank_shares"][m],
             tensors["domain_ranks"][m, : len(self.facts[m].domain_names)],
-            float(tensors["mean_precision"][m]),
+            float(tensors["mean_recall"][m]),
         )
 
     def entries(self, positions: Iterable[int]) -> list[Entry]:
@@ -298,7 +298,7 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
     check_tensors(tensors, _TENSORS, sizes)
     if not all(sizes.values()):
         raise LabelError("there are no labels, or no concepts")
-    shares, level = tensors["rank_shares"], tensors["mean_precision"]
+    shares, level = tensors["rank_shares"], tensors["mean_recall"]
     fine = {
         "a sample does not exist": tensors["sample"].min() >= 0 and tensors["sample"].max() < sizes["N"],
         "support is negative": tensors["support"].min() >= 0,
@@ -344,7 +344,7 @@ class IndexedLabel(LabelFacts):
         support: [V] probe images; the same array for all labels that rest on the same sample.
         mean_rank_shares: [RANK_BINS].
         domain_ranks: [S, RANK_BINS].
-        mean_precision: Mean recall over the graph.
+        mean_recall: Mean recall over the graph.
         index: The index.
         position: Its position there.
     """
@@ -352,7 +352,7 @@ class IndexedLabel(LabelFacts):
     support: NDArray[np.int32]
     mean_rank_shares: NDArray[np.float64]
     domain_ranks: NDArray[np.int32]
-    mean_precision: float
+    mean_recall: float
     index: LabelIndex
     position: int
 
@@ -400,7 +400,7 @@ class LabelIndex:
         for first, shard in zip(self.firsts, self.shards, strict=True):
             of = shard.tensors
             supports = [samples.setdefault(row.tobytes(), row) for row in of["support"]]
-            samples_of, means = of["sample"].tolist(), of["mean_precision"].tolist()
+            samples_of, means = of["sample"].tolist(), of["mean_recall"].tolist()
             for m, ((key, digest), facts) in enumerate(zip(shard.keys, shard.facts, strict=True)):
                 if key not in found and (self.current is None or self.current.get(key) == digest):
                     found[key] = IndexedLabel(
@@ -408,7 +408,7 @@ class LabelIndex:
                         support=supports[samples_of[m]],
                         mean_rank_shares=of["rank_shares"][m],
                         domain_ranks=of["domain_ranks"][m, : len(facts.domain_names)],
-                        mean_precision=means[m],
+                        mean_recall=means[m],
                         index=self,
                         position=first + m,
                     )
@@ -442,7 +442,7 @@ class LabelIndex:
             and np.array_equal(kept.support, true.support)
             and np.array_equal(kept.domain_ranks, true.domain_ranks)
             and np.allclose(kept.rank_shares, true.rank_shares, rtol=0, atol=1e-6)
-            and math.isclose(kept.mean_precision, true.mean_precision, abs_tol=1e-6)
+            and math.isclose(kept.mean_recall, true.mean_recall, abs_tol=1e-6)
             and all(np.abs(a.astype(np.int64) - b).max(initial=0) <= 1 for a, b in pairs)  # rounded elsewhere
         )
         if not agrees:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.counts import chances_to_win, expected_wins, precision_of
+from mll_hf.labels.counts import chances_to_win, expected_wins, recall_of
 from mll_hf.utils.arrays import ArrayFields, read_only
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class LabelSummary(ArrayFields, LabelFacts):
 
         The paper's p_{m,v}, Eq. 5 with all concepts as candidates.
         """
-        return read_only(precision_of(self.hits, self.support))
+        return read_only(recall_of(self.hits, self.support))
 
     @cached_property
     def mean_rank_shares(self) -> NDArray[np.float64]:
@@ -196,14 +196,14 @@ class LabelSummary(ArrayFields, LabelFacts):
         return read_only((1 / self.support[tested]) @ self.ranks[tested] / max(int(tested.sum()), 1))
 
     @cached_property
-    def mean_precision(self) -> float:
+    def mean_recall(self) -> float:
         """Mean recall over the concepts that have images: the model's general level."""
         tested = self.support > 0
         return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
 
     @cached_property
-    def mean_precision_margin(self) -> float:
-        """Half the width of a 95 % interval of :attr:`mean_precision` over samples of probe images.
+    def mean_recall_margin(self) -> float:
+        """Half the width of a 95 % interval of :attr:`mean_recall` over samples of probe images.
 
         ``1.96 sqrt(sum_v p_v (1 - p_v) / n_v) / V`` over the V concepts with images. Each ``p_v`` is shrunk towards
         the mean by one image, or concepts with a single image would seem certain.
@@ -212,10 +212,10 @@ class LabelSummary(ArrayFields, LabelFacts):
         images = self.support[tested].astype(np.float64)
         if not len(images):
             return 1.0
-        precision = (self.hits[tested] + self.mean_precision) / (images + 1)
-        return float(_Z * np.sqrt((precision * (1 - precision) / images).sum()) / len(images))
+        recall = (self.hits[tested] + self.mean_recall) / (images + 1)
+        return float(_Z * np.sqrt((recall * (1 - recall) / images).sum()) / len(images))
 
-    def precision_among(
+    def recall_among(
         self, n_candidates: int, concepts: NDArray[np.int64], n_rivals: NDArray[np.int32]
     ) -> NDArray[np.float64]:
         """[K] expected recall of K concepts if only a few candidates took part; 0 without images.

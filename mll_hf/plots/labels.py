@@ -33,7 +33,7 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
     tree = branch_tree(label, graph)
     concepts = [graph.concepts[v] for v in tree.concepts]
     names = [plain(concept.name, 40) for concept in concepts]
-    shares = [f"{precision:.0%}" for precision in tree.precision]
+    shares = [f"{recall:.0%}" for recall in tree.recall]
     hover = [
         f"<b>{name}</b><br>{plain(concept.definition, 70)}<br>{share} recognized, {count} "
         f"{'concept' if count == 1 else 'concepts'}"
@@ -52,9 +52,9 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
         "hovertemplate": "%{hovertext}<extra></extra>",
         "level": concepts[tree.first_fork].id if tree.first_fork >= 0 else None,
         "maxdepth": _levels_shown(tree),
-        "textfont": {"color": ink_on(tree.precision)},
+        "textfont": {"color": ink_on(tree.recall)},
         "marker": {
-            "colors": tree.precision.tolist(),
+            "colors": tree.recall.tolist(),
             "colorscale": [list(stop) for stop in RAMP],
             "cmin": 0,
             "cmax": 1,
@@ -62,7 +62,7 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
             "pad": {"t": 22, "l": 3, "r": 3, "b": 3},
         },
         "tiling": {"pad": 2},
-        "pathbar": {"thickness": _PATH_PIXELS, "textfont": {"color": ink_on(tree.precision), "size": 13}},
+        "pathbar": {"thickness": _PATH_PIXELS, "textfont": {"color": ink_on(tree.recall), "size": 13}},
     }
     return interactive([trace], height=520, uniformtext={"minsize": 9, "mode": "hide"}, margin=_MARGIN)
 
@@ -90,10 +90,10 @@ def branch_comparison(first: LabelSummary, second: LabelSummary, graph: Semantic
     pairs = branch_pairs(first, second, graph)
     if len(pairs) > 2 * _BRANCHES_SHOWN:
         pairs = [*pairs[:_BRANCHES_SHOWN], *pairs[-_BRANCHES_SHOWN:]]
-    gains = [100 * (ours.precision - theirs.precision) for ours, theirs in pairs]
+    gains = [100 * (ours.recall - theirs.recall) for ours, theirs in pairs]
     hover = [
         f"<b>{plain(ours.name)}</b><br>{plain(ours.definition, 70)}<br>"
-        f"{ours.precision:.0%} against {theirs.precision:.0%}, {ours.concepts} concepts"
+        f"{ours.recall:.0%} against {theirs.recall:.0%}, {ours.concepts} concepts"
         for ours, theirs in pairs
     ]
     trace = {

@@ -37,7 +37,7 @@ def shown_classes(selection: Selection, most: int = _CLASSES_SHOWN) -> list[int]
     return sorted(np.argsort(-spread, kind="stable")[:most].tolist())
 
 
-def precision_heatmap(selection: Selection) -> PlotlyFigure:
+def accuracy_heatmap(selection: Selection) -> PlotlyFigure:
     """Estimated accuracy of the best models (columns) on the classes (rows), in percent.
 
     Chosen models are bold. Of many classes those on which the models differ most are shown.
@@ -78,7 +78,7 @@ def precision_heatmap(selection: Selection) -> PlotlyFigure:
     )
 
 
-def precision_by_cost(selection: Selection) -> PlotlyFigure:
+def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
     """Estimated accuracy against GFLOPs per image, with the Pareto front and the chosen models.
 
     Raises:

@@ -21,8 +21,8 @@ _FEWEST_KNOWN = 3  # models with a label and a published accuracy, for a line th
 
 
 def general_scores(candidates: Candidates) -> NDArray[np.float64]:
-    """[M, C] mean node precision over the whole graph, the same for every class."""
-    levels = np.array([label.mean_precision for label in candidates.labels.reference])
+    """[M, C] mean recall over the whole graph, the same for every class."""
+    levels = np.array([label.mean_recall for label in candidates.labels.reference])
     return np.repeat(levels[:, None], len(candidates.match.classes), axis=1)
 
 

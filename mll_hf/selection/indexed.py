@@ -195,7 +195,7 @@ class IndexQuery:
         labels = self.labels.reference
         top = generally_best(labels)
         if self.config.strategy is Strategy.GENERAL:
-            rows, scores = np.arange(len(labels)), in_units(np.array([label.mean_precision for label in labels]))
+            rows, scores = np.arange(len(labels)), in_units(np.array([label.mean_recall for label in labels]))
         else:
             rows = np.union1d(_highest(self.mean_estimates(), _CLOSE, _MARGIN), [top])
             scores = in_units(self.scores(rows, top)).sum(axis=1)

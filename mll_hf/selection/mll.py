@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, precision_among
+from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, recall_among
 from mll_hf.matching.prompts import named_domain
 from mll_hf.selection.base import DIGITS
 
@@ -457,7 +457,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:
     """Position of the label with the highest mean recall; cost, then id decide between equals."""
-    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_precision, DIGITS), *labels[m].tie_break))
+    return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_recall, DIGITS), *labels[m].tie_break))
 
 
 # --- the task's domain ------------------------------------------------------------------------------------------------
@@ -490,11 +490,11 @@ def domain_odds(
     ranks = [labels[m].domain_ranks for m in rows]
     of_domain = np.array([of[labels[m].domain_names.index(names[named])] for m, of in zip(rows, ranks, strict=True)])
     starts = np.cumsum([0, *map(len, ranks)])[:-1]
-    recall = precision_among(np.add.reduceat(np.concatenate(ranks), starts, axis=0, dtype=np.int64), chances)
+    recall = recall_among(np.add.reduceat(np.concatenate(ranks), starts, axis=0, dtype=np.int64), chances)
     known = (recall > 0) & (recall < 1)
     recall = np.where(known, recall, 0.5)
     images = of_domain.sum(axis=1, dtype=np.int64)
-    won = images * precision_among(of_domain, chances)
+    won = images * recall_among(of_domain, chances)
     of_domain_shrunk = (won + PRIOR_IMAGES * recall) / (images + PRIOR_IMAGES)
     ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (recall / (1 - recall))
     odds[rows] = np.where(known, ratios, 1.0)

@@ -82,7 +82,7 @@ def precision_from_label(
 
     Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
     wins are lost, and so is what would be lost on average if the selected concepts were any others of their number
-    (:meth:`~mll_hf.labels.label.LabelSummary.precision_among`). The estimate is the smaller of the two.
+    (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`). The estimate is the smaller of the two.
 
     Args:
         label: The label.
@@ -94,6 +94,6 @@ def precision_from_label(
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes
     competes[selected] = True
     lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1, initial=0) / support
-    expected = label.precision_among(n_candidates or len(selected), selected, n_rivals)
+    expected = label.recall_among(n_candidates or len(selected), selected, n_rivals)
     precision: NDArray[np.float64] = np.minimum(expected, 1 - lost)
     return precision

@@ -55,13 +55,13 @@ class MatchedConcept:
         id: Its id in the graph.
         name: Its name.
         weight: Its weight for the class, as the strategy used it.
-        precision: Recall of each model of the selection's union, in that order; None where no image tested it.
+        recall: Recall of each model of the selection's union, in that order; None where no image tested it.
     """
 
     id: str
     name: str
     weight: float
-    precision: tuple[float | None, ...]
+    recall: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,11 +233,11 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     )
 
 
-def _concept_from_json(concept: dict[str, Any], n_precisions: int) -> MatchedConcept:
-    precision = tuple(None if value is None else _number(value, 0, 1) for value in concept["precision"])
-    if len(precision) != n_precisions:
-        raise ValueError(f"{len(precision)} precisions of a concept for {n_precisions} chosen models")
-    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), precision)
+def _concept_from_json(concept: dict[str, Any], n_recalls: int) -> MatchedConcept:
+    recall = tuple(None if value is None else _number(value, 0, 1) for value in concept["recall"])
+    if len(recall) != n_recalls:
+        raise ValueError(f"{len(recall)} recalls of a concept for {n_recalls} chosen models")
+    return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), recall)
 
 
 def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def _fits(cost: Cost, config: SelectionConfig) -> bool:
 
 
 def _of_label(label: LabelSummary) -> SelectedModel:
-    return SelectedModel(label.model, label.cost, float(label.temperature[0]), label.mean_precision)
+    return SelectedModel(label.model, label.cost, float(label.temperature[0]), label.mean_recall)
 
 
 def _of_published(model: KnownModel) -> SelectedModel:
@@ -232,27 +232,27 @@ def _explain(
     A model without a label is as good on every concept as its score says.
     """
     matched, graph, n_labeled = candidates.match, candidates.graph, len(candidates.labels)
-    precision = np.repeat(scores[union].mean(axis=1)[:, None], len(matched.selected), axis=1)
+    recall = np.repeat(scores[union].mean(axis=1)[:, None], len(matched.selected), axis=1)
     if labeled := [m for m in union if m < n_labeled]:
-        precision[[at for at, m in enumerate(union) if m < n_labeled]] = _concept_precision(
+        recall[[at for at, m in enumerate(union) if m < n_labeled]] = _concept_recall(
             candidates.take(labeled), strategy
         )
     columns = np.searchsorted(matched.selected, matched.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(
         tuple(
-            MatchedConcept(*names[v], float(weight), _known(precision[:, at]))
+            MatchedConcept(*names[v], float(weight), _known(recall[:, at]))
             for v, weight, at in zip(matched.concepts[y], matched.weights[y], columns[y], strict=True)
         )
         for y in range(len(matched.classes))
     )
 
 
-def _known(precision: NDArray[np.float64]) -> tuple[float | None, ...]:
-    return tuple(None if np.isnan(value) else value for value in precision.tolist())
+def _known(recall: NDArray[np.float64]) -> tuple[float | None, ...]:
+    return tuple(None if np.isnan(value) else value for value in recall.tolist())
 
 
-def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np.float64]:
+def _concept_recall(candidates: Candidates, strategy: Strategy) -> NDArray[np.float64]:
     """[M, K] recall of every labeled model on the selected concepts, as the strategy sees it; NaN without images.
 
     A concept in several graphs has the mean over the images of all.
@@ -269,7 +269,7 @@ def _concept_precision(candidates: Candidates, strategy: Strategy) -> NDArray[np
             if label is None:
                 continue
             if strategy is Strategy.MLL:
-                recall = label.precision_among(n_candidates, concepts, graph.rival_counts)
+                recall = label.recall_among(n_candidates, concepts, graph.rival_counts)
             else:
                 recall = label.node_precision[concepts].astype(np.float64)
             won[m, there] += label.support[concepts] * recall

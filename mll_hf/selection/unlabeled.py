@@ -71,4 +71,4 @@ def choose_with_images(
 
 
 def _take(concept: MatchedConcept, models: Sequence[int]) -> MatchedConcept:
-    return replace(concept, precision=tuple(concept.precision[at] for at in models))
+    return replace(concept, recall=tuple(concept.recall[at] for at in models))

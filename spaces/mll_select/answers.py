@@ -398,7 +398,7 @@ class Labels:
 
 def _measured(joined: JoinedLabels) -> tuple[MeasuredModel, ...]:
     pairs = zip(joined.reference, joined.labels, strict=True)
-    ranked = sorted(pairs, key=lambda pair: (-pair[0].mean_precision, pair[0].model.repo_id))
+    ranked = sorted(pairs, key=lambda pair: (-pair[0].mean_recall, pair[0].model.repo_id))
     refs = [label.model for label, _ in ranked]
     names = _distinct(
         (ref.short_name if ref.is_local else ref.repo_id, f"{ref.short_name}@{ref.revision[:7]}") for ref in refs

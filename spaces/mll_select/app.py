@@ -22,7 +22,7 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
-from mll_hf.plots.selection import precision_by_cost, precision_heatmap, shown_models
+from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models
 
 try:
     from spaces import GPU  # only on ZeroGPU
@@ -112,14 +112,14 @@ def find(labels: Labels, question: Question) -> tuple[str, str, Any, str, str, A
     selection, joined = labels.select(question), labels.joined
     left_out = {id for one in joined.left_out for id in one.models} if joined else set()
     ranked = {model.label.model.repo_id for model in labels.models}
-    heat = precision_heatmap(selection)
+    heat = accuracy_heatmap(selection)
     return (
         pages.selection_html(selection, question.config.licenses, len(left_out - ranked)),
         pages.heatmap_head(selection, heat.layout.height),
         heat,
         pages.heatmap_in_words(selection),
         pages.matches_html(selection, joined.union.graph) if joined and any(selection.matches) else "",
-        precision_by_cost(selection),
+        accuracy_by_cost(selection),
         answers.python_code(question, labels.location),
         answers.shell_code(question, labels.location),
         pages.chosen_html(selection),
@@ -485,7 +485,7 @@ def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, 
                 "name": match.name,
                 "definition": graph.concepts[graph.index[match.id]].definition,
                 "weight": round(match.weight, 4),
-                "recall": [None if recall is None else round(recall, 4) for recall in match.precision],
+                "recall": [None if recall is None else round(recall, 4) for recall in match.recall],
             }
             for match in (selection.explain(name) if graph else ())
         ],
@@ -497,9 +497,9 @@ def _comparison_record(pair: tuple[LabelSummary, ...], graph: SemanticGraph) -> 
     most = np.argsort(-np.abs(difference.z), kind="stable")[:20]
     return {
         "models": [label.model.repo_id for label in pair],
-        "recall": [round(label.mean_precision, 4) for label in pair],
+        "recall": [round(label.mean_recall, 4) for label in pair],
         "branches": [
-            {"name": one.name, "concepts": one.concepts, "recall": [round(b.precision, 4) for b in (one, other)]}
+            {"name": one.name, "concepts": one.concepts, "recall": [round(b.recall, 4) for b in (one, other)]}
             for one, other in branch_pairs(*pair, graph)
         ],
         "concepts": [

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 
 from mll_hf.cli.report import label_difference
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.branches import branch_pairs, branch_precisions
+from mll_hf.labels.branches import branch_pairs, branch_recalls
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import shown_classes, shown_models
@@ -318,7 +318,7 @@ def _concepts(selection: Selection, graph: SemanticGraph, y: int, m: int) -> str
     shown = []
     for match in matches[:3]:
         if match.weight >= 0.05 * matches[0].weight:
-            recall = match.precision[position]
+            recall = match.recall[position]
             more = f" ({'not measured' if recall is None else f'recall {_percent(recall)}'})"
             name = _concept_name(graph.concepts[graph.index[match.id]], more)
             shown.append(f'{name} <span class="mll-weak">{_percent(match.weight)}</span>')
@@ -419,17 +419,17 @@ def strengths_html(label: LabelSummary) -> str:
     """Mean recall of a model."""
     tested = int((label.support > 0).sum())
     return wrap(
-        f"<p>{model_html(label.model)} recognizes <strong>{_percent(label.mean_precision)}</strong> of a concept’s "
+        f"<p>{model_html(label.model)} recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s "
         f"images on average, over {_counted(tested, 'concept', 'concepts')}.</p>"
     )
 
 
 def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
     """The strongest and weakest branches of a model as a table; empty if the graph is too small."""
-    branches = branch_precisions(label, graph)
+    branches = branch_recalls(label, graph)
     shown = branches if len(branches) <= 2 * _ENDS_SHOWN else [*branches[:_ENDS_SHOWN], *branches[-_ENDS_SHOWN:]]
     rows = [
-        [escape(b.name), _bar_and_percent(b.precision), str(b.concepts), escape(shortened(b.definition, 80))]
+        [escape(b.name), _bar_and_percent(b.recall), str(b.concepts), escape(shortened(b.definition, 80))]
         for b in shown
     ]
     header = [("branch", ""), ("recall", "number"), ("concepts", "number"), ("meaning", "wide")]
@@ -461,8 +461,8 @@ def comparison_html(
     header = [("concept", ""), (one, "number"), (other, "number"), ("difference", "number")]
     text = wrap(
         f"<h3>{one} against {other}</h3>",
-        f"<p>{one} recognizes {_percent(labels[0].mean_precision)} of a concept’s images on average, {other} "
-        f"{_percent(labels[1].mean_precision)}. {one} is significantly better on "
+        f"<p>{one} recognizes {_percent(labels[0].mean_recall)} of a concept’s images on average, {other} "
+        f"{_percent(labels[1].mean_recall)}. {one} is significantly better on "
         f"{_counted(wins[0], 'concept', 'concepts')}, {other} on {wins[1]:,}.</p>",
         _quiet(
             "By branch: bars to the right where the first is ahead, to the left where the second is."
@@ -530,7 +530,7 @@ def models_html(labels: Labels, search: str) -> str:
         rows.append(
             [
                 model_html(label.model, model.name),
-                _bar_and_percent(label.mean_precision),
+                _bar_and_percent(label.mean_recall),
                 *([escape(", ".join(graphs))] if several else []),
                 escape(label.license or "unknown"),
                 escape(labels.client.source.origin_of(label).publisher or "local folder"),

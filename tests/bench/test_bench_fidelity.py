@@ -106,7 +106,7 @@ def test_estimates_are_compared_with_equation_five(hub, task):
             max((w for u, w in zip(label.rivals[v], label.rival_wins[v], strict=True) if u in selected), default=0)
             for v in selected
         ]
-        among = label.precision_among(len(selected), selected, GRAPH.rival_counts)
+        among = label.recall_among(len(selected), selected, GRAPH.rival_counts)
         estimated.append(np.minimum(among, 1 - np.array(wins) / label.support[selected]))
     exact, estimated = np.array(exact), np.array(estimated)
     assert quality["concepts"] == 4

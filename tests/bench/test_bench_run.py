@@ -237,7 +237,7 @@ def test_single_models_ensembles_and_bounds_by_hand(results, opened):
     view, labels = opened
     alone = results.accuracies[:, 0]
     np.testing.assert_allclose(alone, (view.logits.argmax(axis=2) == labels).mean(axis=1))
-    levels = [label.mean_precision for label in view.hub.labels]
+    levels = [label.mean_recall for label in view.hub.labels]
     strong = int(np.argmax(levels))
     general = np.array(results.general.accuracies)
 

@@ -206,7 +206,7 @@ def test_a_label_that_lies_fails_verification(world, capsys):
     store.write(replace(label, **flipped, domain_ranks=domain_ranks))
     out = run(capsys, "labels", "verify", "clip", "--labels", world / "labels", "--json")[1]
     result = json.loads(out)
-    assert result["claimed_precision"] == 1 > result["measured_precision"]
+    assert result["claimed_recall"] == 1 > result["measured_recall"]
 
 
 def test_index_takes_up_what_was_added_by_hand(world, capsys, api):

@@ -205,8 +205,8 @@ def test_the_report_of_a_label():
     assert f"forest ({graph.digest[:12]}), 30 concepts tested" in facts
     assert "1200 tests" in facts
     # hits 0 to 29 of 40: 14.5 / 40 = .3625 on average
-    assert label.mean_precision == pytest.approx(0.3625)
-    assert f"{label.mean_precision:.3f} on average, ± {label.mean_precision_margin:.3f}" in facts
+    assert label.mean_recall == pytest.approx(0.3625)
+    assert f"{label.mean_recall:.3f} on average, ± {label.mean_recall_margin:.3f}" in facts
     assert re.search(r"temperature +1.25", facts)
     assert [line.split() for line in domains.splitlines()[2:]] == [
         ["photo", "0.483", "900"],

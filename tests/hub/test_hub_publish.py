@@ -225,7 +225,7 @@ def test_publish_with_eval_results(hub, label):
     label = replace(label, probes_name="alice/probes")
     publish_label(label, GRAPH, with_eval_results=True)
     files = hub.files("model", MODEL)
-    assert yaml.safe_load(files[EVAL_RESULTS_PATH])[0]["value"] == pytest.approx(100 * label.mean_precision, abs=0.01)
+    assert yaml.safe_load(files[EVAL_RESULTS_PATH])[0]["value"] == pytest.approx(100 * label.mean_recall, abs=0.01)
     assert not publish_label(label, GRAPH, with_eval_results=True).changed
 
 

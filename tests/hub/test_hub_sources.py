@@ -363,7 +363,7 @@ def assert_indexed(source, labels):
     assert found.keys() == {label.model for label in labels}
     for label in labels:
         known = found[label.model]
-        assert known.mean_precision == pytest.approx(label.mean_precision)
+        assert known.mean_recall == pytest.approx(label.mean_recall)
         assert (known.license, known.cost, known.group) == (label.license, label.cost, label.group)
         codes = np.concatenate([shard.rows([2]) for shard in known.index.shards], axis=1)[:, known.position]
         known.index.check(known.position, label, np.array([2]), codes)

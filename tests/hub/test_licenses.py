@@ -258,7 +258,7 @@ def test_the_generally_best_model_must_be_allowed_too():
     """What models are compared with is one that may be used, though it is far down the ranking and not chosen."""
     for seed in range(10):
         candidates = random_candidates(n_models=40, seed=seed)
-        best = max(candidates.labels.reference, key=lambda label: label.mean_precision).model.repo_id
+        best = max(candidates.labels.reference, key=lambda label: label.mean_recall).model.repo_id
         said = dict.fromkeys(ids_of(candidates), "mit") | {best: "cc-by-nc-4.0"}
         ours, world = compare(candidates, SelectionConfig(licenses=("mit",)), said)
         assert best in world.rounds[0]

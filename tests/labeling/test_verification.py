@@ -47,7 +47,7 @@ def world(tmp_path, monkeypatch):
 def test_an_honest_label_agrees(world):
     graph, probes, label, models = world
     result = verify_label(label, graph, probes, n_concepts=36, seed=5, batch_size=16)
-    assert 0 < label.mean_precision < 1
+    assert 0 < label.mean_recall < 1
     np.testing.assert_array_equal(result.claimed, result.measured)
     np.testing.assert_array_equal(result.support, label.support[result.concepts])
     assert len(result.concepts) == 36
@@ -136,8 +136,8 @@ def test_a_label_that_boasts_disagrees(world):
     graph, probes, label, _ = world
     perfect = make_label(graph, support=label.support, sampling=label.sampling, probes_revision=probes.revision)
     result = verify_label(perfect, graph, probes, n_concepts=42, seed=0)
-    assert result.claimed_precision == 1
-    assert result.measured_precision < 0.9
+    assert result.claimed_recall == 1
+    assert result.measured_recall < 0.9
     assert result.agreeing < 42
     assert result.verdict is not Verdict.AGREES
 

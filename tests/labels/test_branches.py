@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.branches import Branch, branch_pairs, branch_precisions, branch_tree
+from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, branch_tree
 from worlds import CORGI, DOG, PET, dags, examples, make_graph, make_label, two_branches
 
 
 def test_branches_by_hand():
     graph = two_branches()
     hits = [{"dog": 3, "car": 8}.get(concept.id[:3], 10) for concept in graph.concepts]
-    assert branch_precisions(make_label(graph, hits), graph) == [
+    assert branch_recalls(make_label(graph, hits), graph) == [
         Branch("vehicle", "the kind vehicle", pytest.approx(0.8), 10),
         Branch("animal", "the kind animal", pytest.approx(0.3), 12),
     ]
@@ -23,17 +23,17 @@ def test_branches_by_hand():
 def test_untested_concepts_do_not_make_a_branch():
     graph = two_branches()
     support = [0 if concept.id in ("car03", "vehicle") else 10 for concept in graph.concepts]
-    assert [branch.name for branch in branch_precisions(make_label(graph, support=support), graph)] == ["animal"]
+    assert [branch.name for branch in branch_recalls(make_label(graph, support=support), graph)] == ["animal"]
 
 
 def test_equally_good_branches_come_smallest_first():
     graph = two_branches()
-    assert [branch.concepts for branch in branch_precisions(make_label(graph), graph)] == [10, 12]
+    assert [branch.concepts for branch in branch_recalls(make_label(graph), graph)] == [10, 12]
 
 
 def test_a_small_graph_has_no_branches():
     graph = make_graph()
-    assert branch_precisions(make_label(graph), graph) == []
+    assert branch_recalls(make_label(graph), graph) == []
 
 
 @examples
@@ -43,8 +43,8 @@ def test_branches_are_large_and_apart(data):
     support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4, 4]), min_size=len(graph), max_size=len(graph))))
     hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
     label = make_label(graph, hits, support)
-    branches = branch_precisions(label, graph)
-    assert [b.precision for b in branches] == sorted((b.precision for b in branches), reverse=True)
+    branches = branch_recalls(label, graph)
+    assert [b.recall for b in branches] == sorted((b.recall for b in branches), reverse=True)
     tested_below = {
         v: [u for u in range(len(graph)) if v in graph.ancestors[u] and support[u]] for v in range(len(graph))
     }
@@ -54,7 +54,7 @@ def test_branches_are_large_and_apart(data):
     for branch in branches:
         below = tested_below[graph.index[branch.name]]
         assert branch.concepts == len(below)
-        assert branch.precision == pytest.approx(np.mean([hits[u] / support[u] for u in below]))
+        assert branch.recall == pytest.approx(np.mean([hits[u] / support[u] for u in below]))
 
 
 def test_branches_of_two_models_side_by_side():
@@ -63,7 +63,7 @@ def test_branches_of_two_models_side_by_side():
     even = make_label(graph, [5] * len(graph))
     pairs = branch_pairs(good_at_cars, even, graph)
     assert [(one.name, other.name) for one, other in pairs] == [("vehicle", "vehicle"), ("animal", "animal")]
-    assert [one.precision - other.precision for one, other in pairs] == pytest.approx([0.3, -0.2])
+    assert [one.recall - other.recall for one, other in pairs] == pytest.approx([0.3, -0.2])
     assert [one.name for one, _ in branch_pairs(even, good_at_cars, graph)] == ["animal", "vehicle"]
 
 
@@ -105,4 +105,4 @@ def test_a_tree_holds_every_tested_concept_once(data):
                 below.append(later)
         tested = [u for u in tree.concepts[below] if support[u]]
         assert tree.counts[at] == len(tested) > 0
-        assert tree.precision[at] == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))
+        assert tree.recall[at] == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))

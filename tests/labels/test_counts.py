@@ -21,9 +21,9 @@ from mll_hf.labels.counts import (
     chance_to_win,
     log_loss_units,
     mean_chance_to_win,
-    precision_among,
-    precision_of,
     rank_bin,
+    recall_among,
+    recall_of,
 )
 from worlds import examples, make_graph, pools_of, probe_set
 
@@ -134,7 +134,7 @@ def test_temperature_of_nothing_is_one():
 
 
 def test_precision():
-    precision = precision_of(np.array([0, 1, 0], np.int32), np.array([0, 3, 2], np.int32))
+    precision = recall_of(np.array([0, 1, 0], np.int32), np.array([0, 3, 2], np.int32))
     assert precision.dtype == np.float32
     assert precision.tolist() == [0.0, np.float32(1 / 3), 0.0]
 
@@ -192,4 +192,4 @@ def test_chances_to_win_fall_with_the_rank_and_with_the_number_of_candidates():
 def test_precision_among_all_is_about_the_precision():
     ranks = np.zeros((2, RANK_BINS), np.uint16)
     ranks[0, [0, 8]] = 6, 4
-    assert precision_among(ranks, chance_to_win(999, 1000)) == pytest.approx([0.6, 0])
+    assert recall_among(ranks, chance_to_win(999, 1000)) == pytest.approx([0.6, 0])

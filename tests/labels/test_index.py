@@ -310,21 +310,21 @@ def updated(shards, graph, labels):
 
 
 def _digest(label):
-    return f"{int(label.mean_precision * 10**12):064x}"
+    return f"{int(label.mean_recall * 10**12):064x}"
 
 
 def entries_of(shards):
     """Model and mean recall of every label of some shards."""
     opened = [IndexShard.open(InMemory("x", memoryview(content))) for content in shards.values()]
     return sorted(
-        (entry.metadata["model"]["repo_id"], entry.mean_precision)
+        (entry.metadata["model"]["repo_id"], entry.mean_recall)
         for shard in opened
         for entry in shard.entries(range(len(shard)))
     )
 
 
 def expected(labels):
-    return sorted((label.model.repo_id, label.mean_precision) for label in labels)
+    return sorted((label.model.repo_id, label.mean_recall) for label in labels)
 
 
 @pytest.fixture
@@ -531,8 +531,8 @@ def first_is(value):
         ("support", first_is(-1), "support is negative"),
         ("domain_ranks", first_is(-1), "ranks of a domain are negative"),
         ("rank_shares", first_is(np.nan), "shares are not between 0 and 1"),
-        ("mean_precision", first_is(1.5), "recall is not between 0 and 1"),
-        ("mean_precision", first_is(np.nan), "recall is not between 0 and 1"),
+        ("mean_recall", first_is(1.5), "recall is not between 0 and 1"),
+        ("mean_recall", first_is(np.nan), "recall is not between 0 and 1"),
         ("basis", first_is(np.inf), "the basis is not finite"),
         ("basis", lambda basis: basis[:, :3].copy(), "basis is float64"),
         ("codes", lambda codes: codes[1:].copy(), "support is int32"),

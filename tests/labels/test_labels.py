@@ -55,12 +55,12 @@ def a_label(**changes):
 
 
 def test_general_level():
-    assert a_label().mean_precision == pytest.approx((0.7 + 0.5 + 0.3 + 0 + 1 + 0.2) / 6)
+    assert a_label().mean_recall == pytest.approx((0.7 + 0.5 + 0.3 + 0 + 1 + 0.2) / 6)
     shares = a_label().mean_rank_shares
-    assert shares[:2] == pytest.approx([a_label().mean_precision, 1 - a_label().mean_precision])
+    assert shares[:2] == pytest.approx([a_label().mean_recall, 1 - a_label().mean_recall])
     assert shares.shape == (RANK_BINS,)
     nothing = make_label(make_graph(), support=0)
-    assert nothing.mean_precision == 0
+    assert nothing.mean_recall == 0
     assert not nothing.mean_rank_shares.any()
 
 
@@ -488,7 +488,7 @@ def test_the_margin_of_the_mean_precision_by_hand():
     # p is drawn towards the mean, 3/8, by one image each
     first, second = (3 + 0.375) / 5, (0 + 0.375) / 2
     variance = first * (1 - first) / 4 + second * (1 - second) / 1
-    assert label.mean_precision_margin == pytest.approx(1.959964 * variance**0.5 / 2)
+    assert label.mean_recall_margin == pytest.approx(1.959964 * variance**0.5 / 2)
 
 
 @pytest.mark.parametrize("per_concept", [1, 4, 16])
@@ -499,9 +499,9 @@ def test_the_margin_covers_the_truth_as_often_as_it_says(per_concept):
     for _ in range(200):
         truth = rng.beta(0.5, 1.5, len(graph))
         label = make_label(graph, hits=rng.binomial(per_concept, truth), support=per_concept)
-        covered += abs(label.mean_precision - truth.mean()) <= label.mean_precision_margin
+        covered += abs(label.mean_recall - truth.mean()) <= label.mean_recall_margin
     assert covered >= 0.92 * 200  # 95 % are promised
 
 
 def test_a_label_without_images_is_sure_of_nothing():
-    assert make_label(make_graph({"a": (), "b": ()}), support=0).mean_precision_margin == 1.0
+    assert make_label(make_graph({"a": (), "b": ()}), support=0).mean_recall_margin == 1.0

@@ -12,7 +12,7 @@ import pytest
 from mll_hf.errors import InputError, MissingExtraError, StorageError
 from mll_hf.labels.label import Cost
 from mll_hf.plots.labels import branch_comparison, strengths
-from mll_hf.plots.selection import precision_by_cost, precision_heatmap, shown_classes, shown_models
+from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_classes, shown_models
 from mll_hf.plots.style import RAMP, ink_on, plain, save_page
 from mll_hf.selection import SelectionConfig, select
 from selection_worlds import candidates_on, forest, random_candidates, random_match
@@ -27,11 +27,11 @@ def make_selection(n_models=4, n_classes=3, k=1):
 
 def test_the_heat_map_shows_the_scores():
     selection = make_selection(k=2)
-    (cells,) = precision_heatmap(selection).data
+    (cells,) = accuracy_heatmap(selection).data
     np.testing.assert_array_equal(np.array(cells.z), np.round(100 * selection.scores.T))
     assert cells.texttemplate == "%{z}"
     assert cells.hovertext[1][2].endswith(f"<br>{cells.z[1][2]} %")
-    headings = precision_heatmap(selection).layout.xaxis.ticktext
+    headings = accuracy_heatmap(selection).layout.xaxis.ticktext
     assert [heading.startswith("<b>") for heading in headings] == [True, True, False, False]
 
 
@@ -44,14 +44,14 @@ def test_a_heat_map_of_many_shows_the_chosen_and_what_tells_apart():
     assert len(classes) == 40
     assert classes == sorted(classes)
     assert spread[classes].min() >= np.delete(spread, classes).max()
-    figure = precision_heatmap(selection)
+    figure = accuracy_heatmap(selection)
     assert np.array(figure.data[0].z).shape == (40, 10)
     assert figure.layout.height > 40 * 20
 
 
 def test_costs_and_their_front():
     selection = make_selection(n_models=5)
-    front, others, chosen = precision_by_cost(selection).data
+    front, others, chosen = accuracy_by_cost(selection).data
     assert len(others.x) == 4
     assert list(chosen.y) == pytest.approx([100 * selection.overall[0]])
     assert np.all(np.diff(front.x) > 0)
@@ -63,7 +63,7 @@ def test_costs_that_are_all_the_same_or_nothing():
     graph = forest(30)
     for gflops in (0.0, 3.0):
         labels = tuple(make_label(graph, [n] * 30, repo_id=f"org/m{n}", cost=Cost(1, gflops)) for n in range(3))
-        figure = precision_by_cost(select(candidates_on(graph, labels, random_match(graph, 3)), SelectionConfig()))
+        figure = accuracy_by_cost(select(candidates_on(graph, labels, random_match(graph, 3)), SelectionConfig()))
         low, high = figure.layout.xaxis.range
         assert low < high
         assert len(figure.layout.xaxis.tickvals) == 1
@@ -120,7 +120,7 @@ def test_texts_of_strangers_are_no_markup(tmp_path):
 
 
 def test_a_page_needs_nothing_else(tmp_path):
-    figure = precision_by_cost(make_selection())
+    figure = accuracy_by_cost(make_selection())
     save_page(tmp_path / "page.html", "Models", {"Costs": figure, "Again": figure})
     page = (tmp_path / "page.html").read_text()
     assert page.count("<h1>") == 1
@@ -144,7 +144,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 def test_without_plotly(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(MissingExtraError, match=r"mll-hf\[plots\]"):
-        precision_heatmap(make_selection())
+        accuracy_heatmap(make_selection())
 
 
 def test_ink_can_be_read_all_along_the_ramp():
@@ -171,5 +171,5 @@ def contrast(one, other):
 
 def test_figures_are_json():
     selection = make_selection()
-    for figure in (precision_heatmap(selection), precision_by_cost(selection)):
+    for figure in (accuracy_heatmap(selection), accuracy_by_cost(selection)):
         assert json.loads(figure.to_json())["data"]

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.graph.concepts import SemanticGraph
-from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, mean_chance_to_win, precision_among
+from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, mean_chance_to_win, recall_among
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, choose, score, select
 from mll_hf.selection.mll import (
@@ -155,7 +155,7 @@ def naive_scores(candidates, class_weight):
         if domain in label.domain_names:
             chances = mean_chance_to_win(np.array(reference.rivals), n)
             of_domain = label.domain_ranks[label.domain_names.index(domain)]
-            overall = float(precision_among(label.domain_ranks.sum(axis=0), chances))
+            overall = float(recall_among(label.domain_ranks.sum(axis=0), chances))
             if 0 < overall < 1:
                 shifted = (of_domain @ chances + 10 * overall) / (of_domain.sum() + 10)
                 ratio = shifted / (1 - shifted) / (overall / (1 - overall))
@@ -176,7 +176,7 @@ def naive_scores(candidates, class_weight):
         guessed = sum(w * spread[v] for v, w in per_concept.items() if not images[m, v])
         errors[m] = math.sqrt(variance), guessed
 
-    best = min(range(n_models), key=lambda m: (-labels.reference[m].mean_precision, labels.reference[m].cost.gflops))
+    best = min(range(n_models), key=lambda m: (-labels.reference[m].mean_recall, labels.reference[m].cost.gflops))
     lowered = plain.copy()
     for m in range(n_models):
         level = plain[m].mean()
@@ -206,8 +206,8 @@ def test_every_strategy_explains_its_choice(candidates, strategy, k):
     for y, name in enumerate(selection.classes):
         for concept, v in zip(selection.explain(name), candidates.match.concepts[y], strict=True):
             assert concept.id == union.graph.concepts[v].id
-            assert len(concept.precision) == len(selection.union)
-            for m, recall in zip(selection.union, concept.precision, strict=True):
+            assert len(concept.recall) == len(selection.union)
+            for m, recall in zip(selection.union, concept.recall, strict=True):
                 labels = candidates.labels.labels[row[selection.models[m].ref]]
                 images = sum(
                     int(label.support[union.rows[g, v]])
@@ -332,7 +332,7 @@ def test_a_concept_in_two_graphs_has_both_bodies_of_evidence():
     assert len(joined.union.graph) == 3
     selection = select(Candidates(joined, make_match([[1], [0]], [[1], [1]])), SelectionConfig(class_weight=1))
     np.testing.assert_allclose(selection.scores, [[20 / 50, 1]])
-    assert selection.explain("class 0")[0].precision == (pytest.approx(10 / 30),)
+    assert selection.explain("class 0")[0].recall == (pytest.approx(10 / 30),)
     np.testing.assert_allclose(selection.images, [30, 10])
 
 
@@ -376,7 +376,7 @@ def test_a_specialist_is_chosen_where_a_graph_is_hard_for_everybody():
     assert [model.ref.short_name for model in selection.models[:2]] == ["special", "best"]
     assert scores_by_name(selection)["best"] == pytest.approx(0.423807, abs=1e-6)
     assert scores_by_name(selection)["special"] == pytest.approx(0.85 - 0.007944, abs=1e-6)
-    assert selection.explain("class 0")[0].precision == (pytest.approx(0.85), None)
+    assert selection.explain("class 0")[0].recall == (pytest.approx(0.85), None)
 
 
 @pytest.mark.parametrize(("spread", "order"), [(0.0, ["new", "best"]), (0.15, ["best", "new"])])
@@ -489,7 +489,7 @@ def test_permuted_models_classes_and_concepts_give_the_same_choice(candidates, s
     for name in expected.classes:
         for first, second in zip(expected.explain(name), actual.explain(name), strict=True):
             assert (first.name, first.weight) == (second.name, second.weight)
-            np.testing.assert_allclose(np.array(second.precision, float), np.array(first.precision, float), atol=1e-9)
+            np.testing.assert_allclose(np.array(second.recall, float), np.array(first.recall, float), atol=1e-9)
 
 
 @pytest.mark.parametrize("strategy", [Strategy.GENERAL, Strategy.PAPER])

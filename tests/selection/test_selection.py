@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
-from mll_hf.labels.counts import RANK_BINS, RIVALS, chance_to_win, mean_chance_to_win, precision_among, rank_bin
+from mll_hf.labels.counts import RANK_BINS, RIVALS, chance_to_win, mean_chance_to_win, rank_bin, recall_among
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Cost
 from mll_hf.models.known import best_paper_models, paper_models
@@ -69,7 +69,7 @@ from worlds import (
 GRAPH = make_graph()
 
 
-def shrunk_precision(labels, graph, selected, n_candidates):
+def shrunk_recall(labels, graph, selected, n_candidates):
     """[M, K] shrunk recall on some concepts of one graph."""
     rows = np.full(len(graph), -1, np.int32)
     rows[selected] = selected
@@ -307,11 +307,11 @@ def test_precision_from_the_label_is_near_the_exact_one():
 def test_precision_among_fewer_candidates_by_hand():
     # 4 images, beaten by 0, 1, 2 to 3 and 4 to 7 of 100 rivals; a bin stands for the mean over its ranks.
     ranks = np.array([1, 1, 1, 1] + [0] * (RANK_BINS - 4))
-    assert precision_among(ranks, chance_to_win(100, 1)) == 1
+    assert recall_among(ranks, chance_to_win(100, 1)) == 1
     expected = (1 + 0.99 + (0.98 + 0.97) / 2 + (0.96 + 0.95 + 0.94 + 0.93) / 4) / 4
-    assert precision_among(ranks, chance_to_win(100, 2)) == pytest.approx(expected)
-    assert precision_among(ranks, chance_to_win(100, 10**6)) == pytest.approx(0.25)  # only what nothing beats is left
-    assert precision_among(0 * ranks, chance_to_win(100, 2)) == 0
+    assert recall_among(ranks, chance_to_win(100, 2)) == pytest.approx(expected)
+    assert recall_among(ranks, chance_to_win(100, 10**6)) == pytest.approx(0.25)  # only what nothing beats is left
+    assert recall_among(0 * ranks, chance_to_win(100, 2)) == 0
 
 
 def test_among_all_concepts_a_model_is_as_good_as_it_was_measured():
@@ -349,19 +349,19 @@ def test_shrinkage_by_hand():
     #   dog: (7.5 + 7.11429) / 20 = .730714      corgi: prior (.730714 + .711429) / 2; (2 + 7.210714) / 12 = .767560
     #   vehicle (root without images): .822857       car: its hypernym's
     label = make_label(GRAPH, hits=[6, 0, 0, 2, 5, 0, 0], support=[10, 0, 0, 2, 10, 0, 0])
-    shrunk = shrunk_precision([label], GRAPH, np.arange(7), 3)
+    shrunk = shrunk_recall([label], GRAPH, np.arange(7), 3)
     expected = [0.711429, 0.822857, 0.711429, 0.767560, 0.730714, 0.711429, 0.822857]
     np.testing.assert_allclose(shrunk, [expected], atol=1e-6)
     # fewer concepts wanted, the same values
-    some = shrunk_precision([label], GRAPH, np.array([CORGI, CAR]), 3)
+    some = shrunk_recall([label], GRAPH, np.array([CORGI, CAR]), 3)
     np.testing.assert_allclose(some, [[0.767560, 0.822857]], atol=1e-6)
 
 
 def test_much_evidence_is_not_shrunk():
     hits = np.array([30_000, 10_000, 60_000, 0, 45_000, 20_000, 50_000])
     label = make_label(GRAPH, hits=hits, support=60_000)
-    expected = label.precision_among(4, np.arange(7), rivals_in(GRAPH))
-    np.testing.assert_allclose(shrunk_precision([label], GRAPH, np.arange(7), 4)[0], expected, atol=2e-4)
+    expected = label.recall_among(4, np.arange(7), rivals_in(GRAPH))
+    np.testing.assert_allclose(shrunk_recall([label], GRAPH, np.arange(7), 4)[0], expected, atol=2e-4)
 
 
 def rivals_in(graph):
@@ -525,7 +525,7 @@ def test_what_every_selection_keeps(candidates, k, strategy, most):
         concepts = [candidates.graph.concepts[v] for v in candidates.match.concepts[y]]
         assert [(c.id, c.name) for c in explained] == [(c.id, c.name) for c in concepts]
         np.testing.assert_allclose([c.weight for c in explained], candidates.match.weights[y])
-        assert all(len(c.precision) == len(selection.union) for c in explained)
+        assert all(len(c.recall) == len(selection.union) for c in explained)
     assert (selection.domain, selection.task) == (candidates.domain, "counting")
 
 
@@ -534,15 +534,15 @@ def test_explanations_hold_the_chosen_models_precision():
     weak = make_label(GRAPH, hits=[5] * 7, repo_id="org/weak")
     candidates = candidates_on(GRAPH, (weak, strong), make_match([[CAT, DOG]], [[0.6, 0.4]]))
     one = select(candidates, SelectionConfig(Strategy.GENERAL))
-    assert [c.precision for c in one.explain("class 0")] == [(pytest.approx(0.9),), (pytest.approx(0.9),)]
+    assert [c.recall for c in one.explain("class 0")] == [(pytest.approx(0.9),), (pytest.approx(0.9),)]
     both = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
-    assert both.explain("class 0")[1].precision == (pytest.approx(0.9), pytest.approx(0.5))
+    assert both.explain("class 0")[1].recall == (pytest.approx(0.9), pytest.approx(0.5))
     # the paper sees only the contest of cat and dog: one of 10 images is lost to one of 4 rivals, dog with 1 in 4
     expected = (9 + 3 / 4) / 10
     paper = select(candidates, SelectionConfig(Strategy.PAPER))
-    assert paper.explain("class 0")[0].precision == (pytest.approx(expected),)
+    assert paper.explain("class 0")[0].recall == (pytest.approx(expected),)
     ours = select(candidates, SelectionConfig(Strategy.MLL))
-    assert ours.explain("class 0")[0].precision == (pytest.approx(expected),)
+    assert ours.explain("class 0")[0].recall == (pytest.approx(expected),)
     with pytest.raises(InputError, match="no class 'horse'"):
         one.explain("horse")
 
@@ -553,7 +553,7 @@ def test_no_recall_is_shown_where_no_image_tested_it(strategy):
     selection = select(
         candidates_on(GRAPH, (label,), make_match([[CAT, CAR]], [[0.6, 0.4]])), SelectionConfig(strategy)
     )
-    assert [concept.precision for concept in selection.explain("class 0")] == [(None,), (1.0,)]
+    assert [concept.recall for concept in selection.explain("class 0")] == [(None,), (1.0,)]
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))) == selection
 
 
@@ -744,7 +744,7 @@ DROPPED = object()
 HOSTILE = [
     *(((key,), DROPPED) for key in make_selection().to_json() if key not in ("evidence", "among")),
     *(((*MODEL, key), DROPPED) for key in make_selection().to_json()["models"][0] if key != "overall"),
-    *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "precision")),
+    *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "recall")),
     *(
         ((key,), value)
         for key in ("classes", "models", "chosen", "matches")
@@ -782,8 +782,8 @@ HOSTILE = [
     ((*MODEL, "parameters"), math.inf),
     ((*MODEL, "gflops"), math.nan),
     ((*MODEL, "general"), 2),
-    ((*MATCH, "precision"), [0.5]),
-    ((*MATCH, "precision"), [0.5, "x"]),
+    ((*MATCH, "recall"), [0.5]),
+    ((*MATCH, "recall"), [0.5, "x"]),
     ((*MATCH, "weight"), None),
     (("coverage", "class 0"), 1.5),
     (("coverage", "class 0"), DROPPED),
@@ -865,8 +865,8 @@ def test_a_line_through_the_labeled_models_places_the_others(monkeypatch):
     assert [model.ref.repo_id for model in selection.models[:2]] == ["org/known2", "org/other2"]
     assert [selection.models[m].labeled for m in selection.union] == [True, False]
     for name in selection.classes:
-        assert all(len(concept.precision) == 2 for concept in selection.explain(name))
-        assert all(concept.precision[1] == pytest.approx(0.6) for concept in selection.explain(name))
+        assert all(len(concept.recall) == 2 for concept in selection.explain(name))
+        assert all(concept.recall[1] == pytest.approx(0.6) for concept in selection.explain(name))
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
 
 

@@ -124,8 +124,8 @@ def test_explanations_follow_the_chosen_models():
     for name in CLASSES:
         first, second = selection.explain(name)
         assert (first.name, second.name) == (f"{name} 0", f"{name} 1")
-        assert first.precision == pytest.approx((0.03, 0.01, 0.00))
-        assert second.precision == pytest.approx((0.13, 0.11, 0.10))
+        assert first.recall == pytest.approx((0.03, 0.01, 0.00))
+        assert second.recall == pytest.approx((0.13, 0.11, 0.10))
 
 
 def test_models_that_were_not_tried_or_failed_are_left_out():
@@ -134,10 +134,10 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     selection = choose_with_images(shortlist, (1, 2), make_logits([1, 6]), SelectionConfig(k=2), TEMPLATES)
     assert ids(selection) == ["org/m4", "org/m2"]
     np.testing.assert_allclose(selection.evidence.prior, [0.4, 0.6])
-    assert selection.explain("dog")[1].precision == pytest.approx((0.12, 0.11))
+    assert selection.explain("dog")[1].recall == pytest.approx((0.12, 0.11))
     alone = choose_with_images(shortlist, (2,), make_logits([1]), SelectionConfig(k=2), TEMPLATES)
     assert ids(alone) == ["org/m4"]
-    assert alone.explain("dog")[1].precision == pytest.approx((0.12,))
+    assert alone.explain("dog")[1].recall == pytest.approx((0.12,))
     assert alone.evidence.win_shares.tolist() == [1]
 
 

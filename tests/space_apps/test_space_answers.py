@@ -397,10 +397,10 @@ def test_classes_of_several_graphs(joined):
 def test_recall_that_was_not_measured(joined):
     selection = joined.select(ask("letter a", "letter b", k=3))
     at = [selection.models[m].ref.repo_id for m in selection.union].index("org/dogs")
-    assert all(match.precision[at] is None for match in selection.matches[0] if match.name.startswith("letter"))
+    assert all(match.recall[at] is None for match in selection.matches[0] if match.name.startswith("letter"))
     only_dogs = np.zeros_like(selection.chosen)
     only_dogs[selection.union[at]] = True
-    matches = tuple(tuple(replace(m, precision=m.precision[at : at + 1]) for m in of) for of in selection.matches)
+    matches = tuple(tuple(replace(m, recall=m.recall[at : at + 1]) for m in of) for of in selection.matches)
     html = pages.matches_html(replace(selection, chosen=only_dogs, matches=matches), joined.joined.union.graph)
     assert "(not measured)" in html
     record = load_app()._class_record(selection, joined, "letter a")
