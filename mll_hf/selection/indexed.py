@@ -238,9 +238,8 @@ class IndexQuery:
         for (g, graph), sample, unit in zip(self.graphs.items(), kind.tolist(), units, strict=True):
             known, support = np.full(len(unit), sample >= 0), graph.samples[1][None, sample]
             measured[g] = Measured(known, unit[:, :-1], support, unit[:, -1])
-        recall, _ = estimates(self.needs, measured, np.ones(sum(sizes)))
-        means: NDArray[np.float64] = recall.mean(axis=1)
-        return means
+        mean_class = replace(self.needs, weights=self.needs.weights.mean(axis=1, keepdims=True))
+        return estimates(mean_class, measured, np.ones(sum(sizes)))[0][:, 0]
 
     def whole(self, rows: Sequence[int], fetch: Fetch) -> JoinedLabels:
         """The labels of some models, read whole and compared with the index."""

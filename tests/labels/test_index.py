@@ -371,6 +371,17 @@ def test_labels_that_changed_or_went():
     assert updated(shards, graph, labels[:5])[0].keys() == {0}
 
 
+def test_shards_keep_their_code():
+    graph = forest(12)
+    labels = random_labels(graph, 6)
+    code = RankCode.of_graph(graph)
+    code = replace(code, basis=code.basis + 0.001)  # as if rounded differently on another machine
+    content = shard_to_bytes([Entry.of(label, _digest(label), code) for label in labels[:3]], code)
+    now, written, read = updated({0: content}, graph, labels)
+    assert (written, len(read)) == ([0], 3)
+    assert now == {0: shard_to_bytes([Entry.of(label, _digest(label), code) for label in labels], code)}
+
+
 # --- a folder ---------------------------------------------------------------------------------------------------------
 
 
