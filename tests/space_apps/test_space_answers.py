@@ -618,11 +618,11 @@ def test_many_models_are_searched(tmp_path):
 
 
 def test_models_run_on_the_gpu_where_the_space_has_one(monkeypatch):
+    assert load_app().run_one_model is answers.run_one_model  # loaded now, or it would be kept as it is on ZeroGPU
     zero = types.ModuleType("spaces")
     zero.GPU = lambda duration: lambda function: ("on the GPU", duration, function)
     monkeypatch.setitem(sys.modules, "spaces", zero)
     assert load_app(fresh=True).run_one_model == ("on the GPU", 60, answers.run_one_model)
-    assert load_app().run_one_model is answers.run_one_model
 
 
 def test_what_the_hub_reads_of_the_space():
