@@ -291,7 +291,9 @@ def test_an_image_is_classified(visit, tmp_path):
     find(page, "cat, dog")
     page.get_by_role("table", name="Ranking").wait_for()
     open_tab(page, "Try")
+    remove = page.get_by_role("button", name="Remove Image").or_(page.get_by_role("button", name="Clear")).first
     page.locator("button:has(img)").first.click()
+    remove.wait_for()  # the example has arrived
     page.get_by_role("button", name="Classify").click()
     page.get_by_role("table", name="Most probable classes").wait_for()
     assert page.get_by_role("table", name="Each model’s vote").get_by_role("row").count() == 2
@@ -299,7 +301,6 @@ def test_an_image_is_classified(visit, tmp_path):
 
     text = tmp_path / "text.png"
     text.write_text("no image")
-    remove = page.get_by_role("button", name="Remove Image").or_(page.get_by_role("button", name="Clear")).first
     remove.click()
     remove.wait_for(state="hidden")
     page.locator("input[type=file]").first.set_input_files([text])
