@@ -6,8 +6,9 @@ import json
 import logging
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from mll_hf.labels.file_format import label_metadata
 
 if TYPE_CHECKING:
     import argparse
@@ -62,18 +63,14 @@ def recall_text(label: LabelSummary) -> str:
 
 def summary(label: LabelSummary) -> dict[str, Any]:
     """The metadata and mean recall of a label, as plain JSON."""
+    metadata = label_metadata(label)
+    del metadata["schema"]
     return {
-        **asdict(label.model),
-        **asdict(label.cost),
+        **metadata.pop("model"),
+        **metadata.pop("cost"),
         "recall": label.mean_recall,
         "recall_margin": label.mean_recall_margin,
         "temperature": float(label.temperature[0]),
         "concepts": int((label.support > 0).sum()),
-        "graph": {"name": label.graph_name, "digest": label.graph_digest},
-        "probes": {"name": label.probes_name, "revision": label.probes_revision},
-        "config": asdict(label.sampling),
-        "domains": list(label.domain_names),
-        "package_version": label.package_version,
-        "environment": asdict(label.environment),
-        "license": label.license,
+        **metadata,
     }
