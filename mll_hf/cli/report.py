@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.labeling.verification import Verdict
 from mll_hf.labels.branches import branch_pairs, branch_recalls
 from mll_hf.selection import Selection, Strategy
 from mll_hf.utils.tables import table
@@ -343,6 +342,8 @@ def _distinct_name(label: LabelSummary, other: LabelSummary) -> str:
 
 def verification_report(verification: Verification, graph: SemanticGraph) -> str:
     """Whether a label agrees with a new measurement, with what confidence, and where it does not."""
+    from mll_hf.labeling.verification import Verdict  # loads the client of the Hub
+
     lower, upper = verification.interval
     worst = [at for at in np.argsort(-verification.moved, kind="stable")[:_EXTREMES_SHOWN] if verification.moved[at]]
     counts = np.stack([verification.claimed, verification.measured, verification.moved, verification.support], axis=1)
