@@ -1,0 +1,86 @@
+"""What is believed of the accuracies of M models on one task: a Gaussian over their logits. Pure NumPy.
+
+What differs between tasks is far more than what differs between models, so a task's level is uncertain for all models at
+once, and trying one model says something about the others::
+
+    logit(accuracy_m) = mean_m + t + e_m,    t ~ N(0, common^2),    e_m ~ N(0, own_m^2)
+
+The e of models that are alike may be correlated. Estimates from images update the beliefs as in Gaussian process
+regression (Rasmussen and Williams, 2006, eq. 2.23 and 2.24).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.selection.accuracy import LEVEL, AccuracyEstimate, sigmoid
+from mll_hf.utils.arrays import ArrayFields
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+
+_REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the middle of an interval to its ends
+
+
+@dataclass(frozen=True, eq=False)
+class Beliefs(ArrayFields):
+    """A Gaussian over the logits of the accuracies of M models.
+
+    Attributes:
+        mean: [M].
+        covariance: [M, M].
+    """
+
+    mean: Floats
+    covariance: Floats
+
+    @property
+    def deviations(self) -> Floats:
+        """[M] standard deviations."""
+        return np.sqrt(np.diag(self.covariance))
+
+    @property
+    def accuracy(self) -> AccuracyEstimate:
+        """Estimated accuracies, the medians, with 90 % intervals."""
+        reach = _REACH * self.deviations
+        return AccuracyEstimate(sigmoid(self.mean), sigmoid(self.mean - reach), sigmoid(self.mean + reach))
+
+
+def prior_beliefs(mean: Floats, own: Floats | float, common: float, likeness: Floats | None = None) -> Beliefs:
+    """Beliefs before any image.
+
+    Args:
+        mean: [M] estimated accuracies, as logits.
+        own: [M] standard deviations, in logits, of what is particular to a model.
+        common: Standard deviation of what all models share, the level of the task.
+        likeness: [M, M] correlations of what is particular to models, positive semidefinite with ones on the diagonal;
+            None if they are independent.
+    """
+    own = np.broadcast_to(np.asarray(own, np.float64), mean.shape)
+    correlations = np.eye(len(mean)) if likeness is None else likeness
+    return Beliefs(mean, correlations * np.outer(own, own) + common**2)
+
+
+def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats) -> Beliefs:
+    """Beliefs after the accuracies of some models were estimated, by what the beliefs do not rest on yet.
+
+    Args:
+        beliefs: Of M models.
+        models: Positions of T of them.
+        estimates: [T] logits of the accuracies.
+        errors: [T] standard errors of these; positive.
+    """
+    at = list(models)
+    shared = beliefs.covariance[:, at]
+    gain = np.linalg.solve(shared[at] + np.diag(errors**2), shared.T).T
+    mean = beliefs.mean + gain @ (estimates - beliefs.mean[at])
+    covariance = beliefs.covariance - gain @ shared.T
+    return Beliefs(mean, (covariance + covariance.T) / 2)
