@@ -94,9 +94,8 @@ def _is_cached(repo_id: str, commit: str, name: str) -> bool:
 
 def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
     """Those of the files at a repository's root that :func:`fetch` downloads."""
-    patterns = _DOWNLOADED[backend]
-    if backend is Backend.OPEN_CLIP and not set(names) & set(_OPEN_CLIP_WEIGHTS):
-        patterns = (*patterns, _WEIGHTS)
+    common_name = backend is Backend.OPEN_CLIP and not set(names) & set(_OPEN_CLIP_WEIGHTS)
+    patterns = [*_DOWNLOADED[backend], *([_WEIGHTS] if common_name else [])]
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 

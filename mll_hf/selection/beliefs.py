@@ -1,11 +1,12 @@
 """What is believed of the accuracies of M models on one task: a Gaussian over their logits. Pure NumPy.
 
-What differs between tasks is far more than what differs between models, so a task's level is uncertain for all models at
-once, and trying one model says something about the others::
+Tasks differ far more than models do, so a task's level is uncertain for all models at once, and trying one model says
+something about the others. By how much the generally better models are better on a task is uncertain, too. With the
+mean c of the estimates x::
 
-    logit(accuracy_m) = mean_m + t + e_m,    t ~ N(0, common^2),    e_m ~ N(0, own_m^2)
+    logit(accuracy_m) = c + t + s (x_m - c) + e_m,    t ~ N(0, common^2),    s ~ N(1, trend^2),    e_m ~ N(0, own_m^2)
 
-The e of models that are alike may be correlated. Estimates from images update the beliefs as in Gaussian process
+Estimates from images update the beliefs as in Gaussian process
 regression (Rasmussen and Williams, 2006, eq. 2.23 and 2.24).
 """
 
@@ -54,19 +55,18 @@ class Beliefs(ArrayFields):
         return AccuracyEstimate(sigmoid(self.mean), sigmoid(self.mean - reach), sigmoid(self.mean + reach))
 
 
-def prior_beliefs(mean: Floats, own: Floats | float, common: float, likeness: Floats | None = None) -> Beliefs:
+def prior_beliefs(estimates: Floats, own: Floats | float, common: float, trend: float) -> Beliefs:
     """Beliefs before any image.
 
     Args:
-        mean: [M] estimated accuracies, as logits.
+        estimates: [M] estimated accuracies, as logits.
         own: [M] standard deviations, in logits, of what is particular to a model.
-        common: Standard deviation of what all models share, the level of the task.
-        likeness: [M, M] correlations of what is particular to models, positive semidefinite with ones on the diagonal;
-            None if they are independent.
+        common: Standard deviation of the level of the task, in logits.
+        trend: Standard deviation of the slope with which accuracies follow the estimates.
     """
-    own = np.broadcast_to(np.asarray(own, np.float64), mean.shape)
-    correlations = np.eye(len(mean)) if likeness is None else likeness
-    return Beliefs(mean, correlations * np.outer(own, own) + common**2)
+    own = np.broadcast_to(np.asarray(own, np.float64), estimates.shape)
+    rest = estimates - estimates.mean()
+    return Beliefs(estimates, np.diag(own**2) + common**2 + trend**2 * np.outer(rest, rest))
 
 
 def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats) -> Beliefs:

@@ -10,7 +10,6 @@ rest of the budget is expected to gain enough.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,13 +22,24 @@ from mll_hf.selection.beliefs import observe
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
-
     from mll_hf.selection.beliefs import Beliefs, Floats
 
 USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
 _LEAST_GAIN = 0.003  # in accuracy
-_NODES = np.array([NormalDist().inv_cdf((at + 0.5) / 64) for at in range(64)])  # equally probable values of N(0, 1)
+
+
+def _student4(probabilities: Floats) -> Floats:
+    """Quantiles of Student's t, 4 degrees of freedom, scaled to variance 1 (Shaw, J. Comput. Finance 9(4), 2006)."""
+    alpha = 4 * probabilities * (1 - probabilities)
+    ratio = np.cos(np.arccos(np.sqrt(alpha)) / 3) / np.sqrt(alpha)
+    quantiles: Floats = np.sign(probabilities - 0.5) * np.sqrt(2 * (ratio - 1))
+    return quantiles
+
+
+# Equally probable deviations of a model. Models that are made for a task stand out by far: the excess kurtosis of
+# published accuracies (logits of 120 models on 25 data sets, less their trend with ImageNet accuracy) is 4, of a
+# Gaussian 0.
+_NODES = _student4((np.arange(64) + 0.5) / 64)
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,17 +87,17 @@ def test_several_models_are_at_the_mode(seed):
 
 
 def test_examples_join_what_was_believed_and_more_of_them_count_more():
-    prior = prior_beliefs(logit(np.array([0.5, 0.5])), 0.5, 0.1)
+    prior = prior_beliefs(logit(np.array([0.5, 0.5])), 0.5, 0.1, 0.0)
     few, more, many = (learned(prior, [0.8 * n, 0.5 * n], n).accuracy for n in (10, 50, 100_000))
     assert 0.5 < few.accuracy[0] < more.accuracy[0] < many.accuracy[0] == pytest.approx(0.8, abs=1e-3)
     widths = [(estimate.high - estimate.low)[0] for estimate in (prior.accuracy, few, more, many)]
     assert (np.diff(widths) < 0).all()
-    sure = prior_beliefs(logit(np.array([0.5, 0.5])), 0.01, 0.01)
+    sure = prior_beliefs(logit(np.array([0.5, 0.5])), 0.01, 0.01, 0.0)
     assert learned(sure, [50, 0], 50).accuracy.accuracy == pytest.approx([0.5, 0.5], abs=0.01)
 
 
 def test_examples_tell_of_models_that_did_not_answer():
-    prior = prior_beliefs(np.zeros(3), 0.3, 1.0)
+    prior = prior_beliefs(np.zeros(3), 0.3, 1.0, 0.0)
     after = learned(prior, [45.0, 44.0], 50, [0, 2])
     assert 0.7 < after.accuracy.accuracy[1] < after.accuracy.accuracy[2] < after.accuracy.accuracy[0] < 0.9
     assert after.deviations[1] > after.deviations[0]

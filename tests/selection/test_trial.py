@@ -18,7 +18,7 @@ NAMES = tuple(f"org/{letter}" for letter in "abcdefgh")
 
 
 def beliefs_of(*accuracies, own=0.5, common=1.0):
-    return prior_beliefs(logit(np.array(accuracies)), own, common)
+    return prior_beliefs(logit(np.array(accuracies)), own, common, trend=0.0)
 
 
 def shown(prior, accuracies):
@@ -46,9 +46,9 @@ def worlds(draw):
 
 
 def test_a_prior_by_hand():
-    prior = prior_beliefs(np.array([0.0, 1.0]), np.array([0.5, 2.0]), 3.0, np.array([[1, 0.5], [0.5, 1]]))
-    np.testing.assert_allclose(prior.covariance, [[9.25, 9.5], [9.5, 13]])
-    np.testing.assert_allclose(prior_beliefs(np.zeros(2), 1.0, 2.0).covariance, [[5, 4], [4, 5]])
+    prior = prior_beliefs(np.array([0.0, 1.0]), np.array([0.5, 2.0]), 3.0, trend=2.0)
+    np.testing.assert_allclose(prior.covariance, [[10.25, 8], [8, 14]])
+    np.testing.assert_allclose(prior_beliefs(np.zeros(2), 1.0, 2.0, 3.0).covariance, [[5, 4], [4, 5]])
     accuracy = Beliefs(np.array([0.0, 2.0]), np.diag([1.0, 0.0])).accuracy
     np.testing.assert_allclose(accuracy.accuracy, sigmoid(np.array([0.0, 2.0])))
     np.testing.assert_allclose(accuracy.low, sigmoid(np.array([-1.6448536, 2.0])), rtol=1e-6)
@@ -82,6 +82,14 @@ def test_a_tried_model_tells_of_the_level_of_the_task():
     assert after.deviations[0] < 0.11 < after.deviations[1] < prior.deviations[1]
 
 
+def test_two_tried_models_tell_whether_the_task_follows_the_estimates():
+    prior = prior_beliefs(logit(np.array([0.8, 0.7, 0.5])), own=0.2, common=1.0, trend=1.0)
+    follows = observe(prior, [0, 1], logit(np.array([0.9, 0.7])), np.full(2, 0.1))
+    reverse = observe(prior, [0, 1], logit(np.array([0.5, 0.7])), np.full(2, 0.1))
+    assert follows.accuracy.accuracy[2] < 0.4
+    assert reverse.accuracy.accuracy[2] > 0.7
+
+
 # --- gains ------------------------------------------------------------------------------------------------------------
 
 
@@ -89,17 +97,14 @@ def test_a_tried_model_tells_of_the_level_of_the_task():
 def test_gains_against_simulation(tried):
     prior = Beliefs(np.array([0.3, 0.1, -0.5]), np.array([[1.0, 0.6, 0.1], [0.6, 0.9, 0.2], [0.1, 0.2, 0.8]]))
     best, rng = tried[-1], np.random.default_rng(0)
-    shows = rng.multivariate_normal(prior.mean, prior.covariance, size=40_000)
-    shows += USUAL_ERROR * rng.normal(size=shows.shape)
+    shows = rng.multivariate_normal(prior.mean, prior.covariance, size=4000) + USUAL_ERROR * rng.normal(size=(4000, 3))
     gains = expected_gains(prior, tried)
     for m in set(range(3)) - set(tried):
-        leads = [
-            after.mean[m] - after.mean[best]
-            for show in shows[:2000]
-            if (after := observe(prior, [m], show[[m]], np.array([USUAL_ERROR])))
-        ]
-        risen = np.maximum(sigmoid(prior.mean[best] + np.array(leads)) - sigmoid(prior.mean[best]), 0)
-        assert gains[m] == pytest.approx(risen.mean(), abs=3 * risen.std() / np.sqrt(len(leads)))
+        after = [observe(prior, [m], show[[m]], np.array([USUAL_ERROR])).mean for show in shows]
+        spread = np.std([mean[m] - mean[best] for mean in after])
+        shown = prior.mean[m] + spread * rng.standard_t(4, size=10**6) / np.sqrt(2)
+        risen = np.maximum(sigmoid(shown) - sigmoid(prior.mean[best]), 0).mean()
+        assert gains[m] == pytest.approx(risen, rel=0.05)
     assert (gains[tried] == 0).all()
 
 

@@ -77,7 +77,7 @@ def test_csv_files_that_are_no_list_of_examples(tmp_path, content, message):
 def test_folders_without_examples(tmp_path):
     with pytest.raises(InputError, match="holds no examples; give a folder with a folder of images for each class"):
         read_examples(tmp_path)
-    with pytest.raises(InputError, match="nowhere cannot be read .*; check the path"):
+    with pytest.raises(InputError, match=r"nowhere cannot be read .*; check the path"):
         read_examples(tmp_path / "nowhere")
 
 
