@@ -4,7 +4,8 @@ The first model to be fetched is the most promising one, which would be chosen w
 is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and Dayanik,
 SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model that would be chosen is expected to rise by
 trying another one. Models that need no download come before all others. The trial stops when no model that fits in the
-rest of the budget is expected to gain enough.
+rest of the budget is expected to gain enough, compared with what the best one reaches: where all models do badly so far,
+it goes on longer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.beliefs import Beliefs, Floats
 
 USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
-_LEAST_GAIN = 0.003  # in accuracy
+_LEAST_GAIN = 0.006  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
 
 
 def _student4(probabilities: Floats) -> Floats:
@@ -130,12 +131,13 @@ def next_model(
         failed: Positions of the models that could not be tried.
     """
     gains = np.round(expected_gains(beliefs, tried), DIGITS)
+    least = _LEAST_GAIN * sigmoid(beliefs.mean[list(tried)]).max(initial=0)
     done = {*tried, *failed}
-    open_ = [m for m in range(len(sizes)) if m not in done and sizes[m] <= left and gains[m] >= _LEAST_GAIN]
-    free = [m for m in open_ if sizes[m] == 0]
-    if free or not any(sizes[m] for m in tried):  # per byte, a chain of ever larger models would come first
-        return max(free or open_, key=lambda m: (gains[m], -sizes[m]), default=None)
-    return max(open_, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
+    worthy = [m for m in range(len(sizes)) if m not in done and sizes[m] <= left and gains[m] >= least]
+    here = [m for m in worthy if sizes[m] == 0]
+    if here or not any(sizes[m] for m in tried):  # per byte, a chain of ever larger models would come first
+        return max(here or worthy, key=lambda m: (gains[m], -sizes[m]), default=None)
+    return max(worthy, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
 
 
 def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:

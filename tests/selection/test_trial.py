@@ -151,6 +151,12 @@ def test_the_trial_stops_when_no_model_is_likely_to_be_better_or_none_fits():
     assert next_model(clear, [0, 0, 0], 0, [0, 1], failed=[2]) is None
 
 
+@pytest.mark.parametrize(("best", "next_one"), [(0.85, None), (0.1, 1)])
+def test_the_trial_goes_on_for_longer_where_models_do_badly(best, next_one):
+    prior = beliefs_of(best, sigmoid(logit(np.array([best])) - 1.5)[0], own=0.9, common=0.0)
+    assert next_model(prior, [GB, GB], 10 * GB, [0]) == next_one
+
+
 # --- a whole trial ----------------------------------------------------------------------------------------------------
 
 
