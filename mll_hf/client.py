@@ -7,11 +7,11 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
-from mll_hf.errors import InputError, ModelError
+from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.matching import describe
-from mll_hf.matching.concept_index import ConceptIndex
+from mll_hf.matching.concept_index import ConceptIndex, embed_names
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import resolve_model
@@ -32,6 +32,9 @@ from mll_hf.selection.licenses import choose_allowed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
@@ -109,7 +112,11 @@ class Client:
     @cached_property
     def index(self) -> ConceptIndex:
         """The concepts of all graphs, embedded for matching."""
-        return ConceptIndex.build(self.labels.union.graph, self._encoder or CachedEncoder(default_encoder()))
+        return ConceptIndex.build(self.labels.union.graph, self._text_encoder)
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        return self._encoder or CachedEncoder(default_encoder())
 
     def select(
         self,
@@ -152,7 +159,7 @@ class Client:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
-            choose = partial(select_by_imagenet, names, domain=domain, task=task)
+            choose = partial(select_by_imagenet, names, domain=domain, task=task, names=self._embedded(names))
             return self._pinned(self._allowed(choose, dict.fromkeys(m.hub_id for m in best_paper_models()), config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
@@ -228,6 +235,14 @@ class Client:
                 except ModelError as error:
                     _log.warning("not pinned to a commit, so it cannot be used yet: %s", error)
         return replace(selection, models=tuple(models))
+
+    def _embedded(self, classes: Sequence[str]) -> NDArray[np.float64] | None:
+        """[C, E] embedded class names; None if the text encoder is not installed."""
+        try:
+            return embed_names(self._text_encoder, classes)
+        except MissingExtraError as error:
+            _log.warning("estimated accuracies do not look at the class names: %s", error)
+            return None
 
     def _match(self, descriptions: Sequence[Description], strategy: Strategy) -> ClassMatch:
         if strategy is Strategy.PAPER:

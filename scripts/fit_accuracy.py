@@ -153,7 +153,7 @@ def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dic
         if classes:
             embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-            traits = task_traits(embeddings, domains[name])
+            traits = task_traits(len(classes), embeddings, domains[name])
             rows.append((traits.similarity, traits.nearest, specialized, log_classes))
         else:
             rows.append((np.nan, np.nan, specialized, log_classes))

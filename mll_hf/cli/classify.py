@@ -94,7 +94,7 @@ def _plot(path: Path, selection: Selection) -> None:
     from mll_hf.plots.style import save_page
 
     figures = {
-        "Estimated accuracy by class, in percent": accuracy_heatmap(selection),
+        "Recall on the concepts of each class, in percent": accuracy_heatmap(selection),
         "Estimated accuracy against cost": accuracy_by_cost(selection),
     }
     save_page(path, f"Models for {abridged(selection.classes, 3)}", figures)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mll_hf.labeling.verification import Verification
     from mll_hf.labels.label import Cost, LabelSummary, ModelLabel
     from mll_hf.labels.store import Origin
-    from mll_hf.selection import SelectedModel
+    from mll_hf.selection.accuracy import AccuracyEstimate
     from mll_hf.selection.evidence import UnlabeledEvidence
 
 T = TypeVar("T")
@@ -35,7 +35,11 @@ _SIGNIFICANT = 1.96  # standard errors
 _FEWEST_IMAGES = 10
 _LEAST_COVERAGE = 0.005  # shown as 0.01
 _SCORES = {  # name and meaning of the scores of each strategy
-    Strategy.MLL: ("estimated accuracy", "expected share of a class's images that a model classifies correctly"),
+    Strategy.MLL: (
+        "recall on concepts",
+        "share of the probe images of a class's concepts that the model would classify correctly among your classes; "
+        "your own images may be harder",
+    ),
     Strategy.PAPER: ("score r", "the paper's reuse metric, not a probability"),
     Strategy.GENERAL: ("recall", "mean over all concepts of the graph, the same for every class"),
     Strategy.UNIFORM: ("share", "the same for all models; none is preferred"),
@@ -52,7 +56,8 @@ def selection_report(selection: Selection) -> str:
         parts = [_trial_table(selection, selection.evidence), _TRIAL_LEGEND]
     else:
         parts = [_model_table(selection), _class_table(selection), _legend(selection)]
-    return "\n\n".join([_headline(selection), *parts]) + f"\nTogether: {_size(selection.cost)}."
+    head = "\n".join([_headline(selection), *selection.answer_lines])
+    return "\n\n".join([head, *parts]) + f"\nTogether: {_size(selection.cost)}."
 
 
 def _headline(selection: Selection) -> str:
@@ -73,12 +78,24 @@ def _headline(selection: Selection) -> str:
 
 def _model_table(selection: Selection) -> str:
     shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.union})
+    name = _SCORES[selection.strategy][0]
     figures = [
-        [f"{selection.overall[m]:.3f}", f"{selection.models[m].general:.3f}", str(selection.chosen[m].sum())]
+        [
+            *([] if selection.estimates is None else [_accuracy(selection.estimates, m)]),
+            f"{selection.overall[m]:.3f}",
+            f"{selection.models[m].general:.3f}",
+            str(selection.chosen[m].sum()),
+        ]
         for m in shown
     ]
-    header = [_SCORES[selection.strategy][0], "general", "classes"]
+    header = [*([] if selection.estimates is None else ["estimated accuracy"]), name, "general", "classes"]
     return _models(selection, shown, header, figures) + _omitted(len(selection.models) - len(shown))
+
+
+def _accuracy(estimates: AccuracyEstimate, m: int) -> str:
+    """An estimate with its interval; the interval alone if it is too wide."""
+    number = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
+    return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
 
 
 def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
@@ -98,7 +115,7 @@ def _models(selection: Selection, shown: Sequence[int], header: Sequence[str], f
     rows = []
     for m, cells in zip(shown, figures, strict=True):
         model = selection.models[m]
-        name = _name(model) + ("" if model.labeled else " (no label)")
+        name = model.name + ("" if model.labeled else " (no label)")
         size = [f"{model.cost.parameters / 1e6:.1f} M", f"{model.cost.gflops:.3g}"]
         rows.append(["*" if m in selection.union else "", name, *cells, *size])
     return table(["", "model", *header, "parameters", "GFLOPs"], rows)
@@ -108,7 +125,7 @@ def _class_table(selection: Selection) -> str:
     rows = []
     for y, name in enumerate(selection.classes[:_CLASSES_SHOWN]):
         models = sorted(np.flatnonzero(selection.chosen[:, y]).tolist(), key=lambda m: -selection.scores[m, y])
-        names = [_name(selection.models[m]) for m in models]
+        names = [selection.models[m].name for m in models]
         rows.append(
             [
                 shortened(name, 32),
@@ -135,10 +152,12 @@ def _legend(selection: Selection) -> str:
 
 
 def _score(selection: Selection, m: int, y: int) -> str:
-    """Score of a model on a class, with a standard error if it is the estimated accuracy of the class itself."""
+    """Score of a model on a class; for strategy mll with its standard error, and only where something was measured."""
     score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if selection.strategy is not Strategy.MLL or images == 0 or not _is_covered(selection, y):
+    if selection.strategy is not Strategy.MLL:
         return f"{score:.3f}"
+    if images == 0 or not _is_covered(selection, y):
+        return "-"
     return f"{score:.2f} ± {np.sqrt(score * (1 - score) / images):.2f}"
 
 
@@ -153,11 +172,6 @@ def _concepts(selection: Selection, y: int) -> str:
 def _is_covered(selection: Selection, y: int) -> bool:
     """Whether the graph says anything about a class; if not, strategy mll uses the general level of the models."""
     return selection.strategy is not Strategy.MLL or selection.coverage[y] >= _LEAST_COVERAGE
-
-
-def _name(model: SelectedModel) -> str:
-    """Id on the Hub, or name of a local folder."""
-    return model.ref.short_name if model.ref.is_local else model.ref.repo_id
 
 
 def _size(cost: Cost) -> str:

@@ -76,6 +76,7 @@ class ClassMatch(ArrayFields):
         weights: [C, K] float32, the entries of Z.
         coverage: [C] float32 from 0 (nothing similar in the graph) to 1 (the class itself is in the graph).
         encoder: Id of the text encoder.
+        names: [C, E] float64, unit norm: the embedded class names; None for a match that was not made from names.
     """
 
     classes: tuple[str, ...]
@@ -84,6 +85,7 @@ class ClassMatch(ArrayFields):
     weights: NDArray[np.float32]
     coverage: NDArray[np.float32]
     encoder: str
+    names: NDArray[np.float64] | None = None
 
     @cached_property
     def selected(self) -> NDArray[np.int64]:
@@ -139,8 +141,9 @@ class ConceptIndex:
         cosines = np.round(self._encode_descriptions(descriptions) @ self.captions.T, _DIGITS)
         concepts = _best(cosines, top)
         similarities = np.take_along_axis(cosines, concepts, axis=1).astype(np.float32)
-        coverage = self._coverage(descriptions, self.logits(descriptions))
-        return ClassMatch(_names(descriptions), concepts, similarities, similarities, coverage, self.encoder.id)
+        names = embed_names(self.encoder, _names(descriptions))
+        coverage = self._coverage(descriptions, self._logits(descriptions, names))
+        return ClassMatch(_names(descriptions), concepts, similarities, similarities, coverage, self.encoder.id, names)
 
     def match(self, descriptions: Sequence[Description], top: int = CONCEPTS) -> ClassMatch:
         """Match by name and meaning.
@@ -149,7 +152,8 @@ class ConceptIndex:
         users and language models are used; templates add nothing to name and graph. Weights are a softmax over the
         ``top`` best concepts.
         """
-        logits = self.logits(descriptions)
+        names = embed_names(self.encoder, _names(descriptions))
+        logits = self._logits(descriptions, names)
         concepts = _best(logits, top)
         best = np.take_along_axis(logits, concepts, axis=1)
         weights = np.exp(best - best[:, :1])
@@ -161,6 +165,7 @@ class ConceptIndex:
             weights=weights.astype(np.float32),
             coverage=self._coverage(descriptions, logits),
             encoder=self.encoder.id,
+            names=names,
         )
 
     def _encode_descriptions(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
@@ -172,8 +177,9 @@ class ConceptIndex:
 
     def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
         """The logit of each concept for each class, rounded; returns [C, V] float64."""
-        classes = [description.class_name for description in descriptions]
-        names = _encode(self.encoder, [clean_class_name(name) for name in classes])
+        return self._logits(descriptions, embed_names(self.encoder, _names(descriptions)))
+
+    def _logits(self, descriptions: Sequence[Description], names: NDArray[np.float64]) -> NDArray[np.float64]:
         meanings = names.copy()
         described = [y for y, description in enumerate(descriptions) if description.source in _OWN_WORDS]
         if described:
@@ -184,7 +190,7 @@ class ConceptIndex:
         logits += weights.gloss * (names - mean) @ gloss_map
         logits += weights.name * self._lemma_cosines(names)
         logits += weights.synonyms * np.log(self._counts)
-        for row, name in zip(logits, classes, strict=True):
+        for row, name in zip(logits, _names(descriptions), strict=True):
             row += weights.words * self.words.word_shares(name) + weights.head * self.words.head_shares(name)
         return np.round(logits, _DIGITS)
 
@@ -242,6 +248,11 @@ class ConceptIndex:
         counts = np.array([sharing[own][v] for v, own in zip(best, named.tolist(), strict=True)])
         likely = 1 / (1 + np.exp(-_COVERAGE_SLOPE * (logits.max(axis=1) - _COVERAGE_MIDDLE)))
         return (np.where(named, 1.0, likely) / counts).astype(np.float32)
+
+
+def embed_names(encoder: TextEncoder, classes: Sequence[str]) -> NDArray[np.float64]:
+    """[C, E] unit-norm embeddings of class names."""
+    return _encode(encoder, [clean_class_name(name) for name in classes])
 
 
 def _best(similarity: NDArray[np.float64], top: int) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Figures of a selection, with plotly: estimated accuracy by class, and against cost."""
+"""Figures of a selection, with plotly: recall by class, and estimated accuracy against cost."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def shown_classes(selection: Selection, most: int = _CLASSES_SHOWN) -> list[int]
 
 
 def accuracy_heatmap(selection: Selection) -> PlotlyFigure:
-    """Estimated accuracy of the best models (columns) on the classes (rows), in percent.
+    """Recall of the best models (columns) on the concepts of the classes (rows), in percent.
 
     Chosen models are bold. Of many classes those on which the models differ most are shown.
 
@@ -85,7 +85,7 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
         MissingExtraError: plotly is not installed.
     """
     costs = np.maximum([model.cost.gflops for model in selection.models], _LEAST_GFLOPS)
-    percent = 100 * selection.overall
+    percent = 100 * (selection.overall if selection.estimates is None else selection.estimates.accuracy)
     front = pareto_front(costs, percent)
     others = [m for m in range(len(selection.models)) if m not in selection.union]
     chosen = list(selection.union)

@@ -25,6 +25,8 @@ from mll_hf.matching.prompts import mentions
 from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -51,6 +53,7 @@ SPECIALIZED = (
 )
 _LEAST_ACCURACY = 0.02  # accuracies are kept this far from 0 and 1 where their logits are taken
 _LEAST_ESTIMATE = 0.005
+_BLOCK = 1024  # class names that are compared with all others at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,11 @@ class AccuracyEstimate(ArrayFields):
         known: NDArray[np.bool_] = self.high - self.low <= MOST_WIDTH
         return known
 
+    def take(self, models: Sequence[int] | NDArray[np.intp]) -> AccuracyEstimate:
+        """The estimates of some of the models, in the order given."""
+        rows = np.asarray(models, np.intp)
+        return AccuracyEstimate(self.accuracy[rows], self.low[rows], self.high[rows])
+
 
 @dataclass(frozen=True, slots=True)
 class AccuracyModel:
@@ -118,22 +126,31 @@ class AccuracyModel:
     above: float
 
 
-def task_traits(names: NDArray[np.floating], domain: str | None) -> TaskTraits:
+def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str | None) -> TaskTraits:
     """Traits of a task.
 
     Args:
-        names: [C, E] embeddings of the class names by the default text encoder, of unit norm.
+        n_classes: Number C of classes.
+        names: [C, E] embeddings of the class names by the default text encoder, of unit norm; None if there are none.
         domain: How the images look, as the user put it.
 
     Raises:
         InputError: There are fewer than two classes.
     """
-    n_classes = len(names)
     if n_classes < 2:
         raise InputError(f"{n_classes} class is too few to estimate an accuracy; give at least 2 classes")
-    cosines = names.astype(np.float64) @ names.astype(np.float64).T
-    others = cosines[~np.eye(n_classes, dtype=np.bool_)].reshape(n_classes, n_classes - 1)
-    return TaskTraits(n_classes, float(others.mean()), float(others.max(axis=1).mean()), is_specialized(domain))
+    if names is None:
+        return TaskTraits(n_classes, None, None, is_specialized(domain))
+    names = names.astype(np.float64)
+    total = names.sum(axis=0)
+    mean = (total @ total - n_classes) / (n_classes * (n_classes - 1))  # each name has a cosine of 1 with itself
+    nearest = np.empty(n_classes)
+    for first in range(0, n_classes, _BLOCK):
+        rows = np.arange(first, min(first + _BLOCK, n_classes))
+        cosines = names[rows] @ names.T
+        cosines[np.arange(len(rows)), rows] = -1
+        nearest[rows] = cosines.max(axis=1)
+    return TaskTraits(n_classes, float(mean), float(nearest.mean()), is_specialized(domain))
 
 
 def is_specialized(domain: str | None) -> bool:

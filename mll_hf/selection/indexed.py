@@ -82,6 +82,9 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         models=selection.models[:kept],
         scores=selection.scores[:kept],
         chosen=selection.chosen[:kept],
+        estimates=None
+        if selection.estimates is None
+        else selection.estimates.take(range(min(kept, len(selection.models)))),
         among=len(candidates.labels) + len(candidates.published),
     )
 

@@ -14,6 +14,8 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names
+from mll_hf.selection.accuracy import AccuracyEstimate
+from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
@@ -40,6 +42,11 @@ class SelectedModel:
     temperature: float
     general: float
     labeled: bool = True
+
+    @property
+    def name(self) -> str:
+        """Id on the Hub, or name of a local folder."""
+        return self.ref.short_name if self.ref.is_local else self.ref.repo_id
 
     @property
     def tie_break(self) -> tuple[float, int, str, str]:
@@ -84,6 +91,8 @@ class Selection(ArrayFields):
         task: Task as the user gave it.
         evidence: What unlabeled images of the task say about the M models; None if there were none.
         among: How many models were scored, if only the best M of them are here.
+        estimates: Estimated accuracies of the M models on the task; None for strategies ``paper`` and ``uniform``,
+            whose scores are no accuracies, and for a single class.
     """
 
     classes: tuple[str, ...]
@@ -99,6 +108,19 @@ class Selection(ArrayFields):
     task: str | None = None
     evidence: UnlabeledEvidence | None = None
     among: int | None = None
+    estimates: AccuracyEstimate | None = None
+
+    @cached_property
+    def answer(self) -> Answer | None:
+        """The best model, the cheapest that is as good, and whether the choice matters; None without estimates."""
+        if self.estimates is None:
+            return None
+        return answer_to(0, self.estimates, [model.cost for model in self.models])
+
+    @property
+    def answer_lines(self) -> tuple[str, ...]:
+        """The answer as three sentences; none without estimates."""
+        return () if self.answer is None else self.answer.lines([model.name for model in self.models])
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:
@@ -150,6 +172,7 @@ class Selection(ArrayFields):
             "domain": self.domain,
             "task": self.task,
             "among": self.among,
+            "answer": None if self.answer is None else self._answer_to_json(self.answer),
             "models": [self._model_to_json(m) for m in range(len(self.models))],
             "chosen": {
                 name: [ids[m] for m in _by_score(self.scores[:, y]) if self.chosen[m, y]]
@@ -164,6 +187,11 @@ class Selection(ArrayFields):
             "evidence": None if self.evidence is None else _evidence_to_json(self.evidence),
         }
 
+    def _answer_to_json(self, answer: Answer) -> dict[str, Any]:
+        ids = _distinct_ids(self.models)
+        named = {"best": ids[answer.best], "cheapest": ids[answer.cheapest]}
+        return {**asdict(answer), **named, "lines": list(self.answer_lines)}
+
     def _model_to_json(self, m: int) -> dict[str, Any]:
         model = self.models[m]
         return {
@@ -176,6 +204,7 @@ class Selection(ArrayFields):
             "general": model.general,
             "labeled": model.labeled,
             "overall": float(self.overall[m]),
+            "accuracy": None if self.estimates is None else _estimate_to_json(self.estimates, m),
             "scores": self.scores[m].tolist(),
         }
 
@@ -220,6 +249,7 @@ class Selection(ArrayFields):
             task=_optional_text(document["task"]),
             evidence=_evidence_from_json(document.get("evidence"), scores.shape),
             among=None if document.get("among") is None else int(_number(document["among"], len(models))),
+            estimates=_estimates_from_json([model.get("accuracy") for model in document["models"]]),
         )
 
 
@@ -238,6 +268,20 @@ def _concept_from_json(concept: dict[str, Any], n_recalls: int) -> MatchedConcep
     if len(recall) != n_recalls:
         raise ValueError(f"{len(recall)} recalls of a concept for {n_recalls} chosen models")
     return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), recall)
+
+
+def _estimate_to_json(estimates: AccuracyEstimate, m: int) -> dict[str, Any]:
+    ends = {"low": float(estimates.low[m]), "high": float(estimates.high[m])}
+    return {"estimate": float(estimates.accuracy[m]), **ends, "known": bool(estimates.known[m])}
+
+
+def _estimates_from_json(documents: list[dict[str, Any] | None]) -> AccuracyEstimate | None:
+    found = [document for document in documents if document is not None]
+    if not found:
+        return None
+    if len(found) < len(documents):
+        raise ValueError("only some models have an estimated accuracy")
+    return AccuracyEstimate(*(_numbers([d[key] for d in found], 0, 1) for key in ("estimate", "low", "high")))
 
 
 def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:

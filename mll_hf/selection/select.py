@@ -14,7 +14,9 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.models.known import best_paper_models
+from mll_hf.selection.accuracy import estimate_accuracy, task_traits
 from mll_hf.selection.base import DIGITS, Candidates, NoneFitsError, SelectionConfig, Strategy, in_units
+from mll_hf.selection.estimates import estimate_by_labels
 from mll_hf.selection.general import general_scores, imagenet_scores, prior_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
@@ -48,6 +50,9 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     levels = np.array([models[m].general for m in order])
     chosen = choose(scores[order], config, levels)
     union = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
+    estimates = None
+    if config.strategy in (Strategy.MLL, Strategy.GENERAL):
+        estimates = estimate_by_labels(candidates, scores.mean(axis=1))
     return Selection(
         classes=candidates.match.classes,
         strategy=config.strategy,
@@ -60,13 +65,25 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         images=_effective_images(candidates, best),
         domain=candidates.domain,
         task=task,
+        estimates=None if estimates is None else estimates.take(order),
     )
 
 
 def select_by_imagenet(
-    classes: tuple[str, ...], config: SelectionConfig, domain: str | None = None, task: str | None = None
+    classes: tuple[str, ...],
+    config: SelectionConfig,
+    domain: str | None = None,
+    task: str | None = None,
+    names: NDArray[np.float64] | None = None,
 ) -> Selection:
     """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
+
+    Args:
+        classes: Class names.
+        config: k and caps.
+        domain: Domain of the task as the user gave it.
+        task: The user's name of the task.
+        names: [C, E] embedded class names for the estimated accuracy; None if there is no text encoder.
 
     Raises:
         InputError: No model is within the caps.
@@ -77,6 +94,9 @@ def select_by_imagenet(
     published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
     scores = imagenet_scores(published, len(classes))
     models = tuple(_of_published(model) for model in published)
+    estimates = None
+    if len(classes) > 1:
+        estimates = estimate_accuracy(scores[:, 0], task_traits(len(classes), names, domain))
     return Selection(
         classes=classes,
         strategy=Strategy.IMAGENET,
@@ -89,6 +109,7 @@ def select_by_imagenet(
         images=np.zeros(len(classes)),
         domain=domain,
         task=task,
+        estimates=estimates,
     )
 
 

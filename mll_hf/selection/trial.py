@@ -4,8 +4,8 @@ The first model to be fetched is the most promising one, which would be chosen w
 is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and Dayanik,
 SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model that would be chosen is expected to rise by
 trying another one. Models that need no download come before all others. The trial stops when no model that fits in the
-rest of the budget is expected to gain enough, compared with what the best one reaches: where all models do badly so far,
-it goes on longer.
+rest of the budget is expected to gain enough, compared with what the best one reaches: where all models do badly so
+far, it goes on for longer.
 """
 
 from __future__ import annotations

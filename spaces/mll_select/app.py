@@ -389,11 +389,13 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
                 that are listed without being chosen may have others.
 
         Returns:
+            "answer": the best model, the cheapest that is as good, and whether the choice matters, as sentences.
             "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
-            its estimated accuracy on the classes (0 to 1), its parameters and GFLOPs per image. "classes": for each
-            class the estimated accuracy of the best chosen model, and its coverage: 1 if the tests have the class, 0 if
-            nothing like it, where the accuracy is only the models' general level. "code": a Python program that makes
-            the same choice.
+            its estimated accuracy on the user's images (0 to 1; null if the 90 % interval is wider than .5) with that
+            interval, its recall on test images of the classes, its parameters and GFLOPs per image. "classes": for each
+            class the recall of the best chosen model, and its coverage: 1 if the tests have the class, 0 if nothing
+            like it, where the recall is only the models' general level. "code": a Python program that makes the same
+            choice.
         """
         with _errors_for_programs():
             question = answers.make_question(
@@ -452,25 +454,35 @@ def _errors_for_programs() -> Iterator[None]:
 def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
     best = selection.scores[list(selection.union)].max(axis=0)
     return {
+        "answer": list(selection.answer_lines),
         "models": [
             {
                 "id": selection.models[m].ref.repo_id,
                 "revision": selection.models[m].ref.revision,
                 "chosen": m in selection.union,
-                "accuracy": round(float(selection.overall[m]), 4),
+                "accuracy": _accuracy_record(selection, m),
+                "recall": round(float(selection.overall[m]), 4),
                 "parameters": selection.models[m].cost.parameters,
                 "gflops": selection.models[m].cost.gflops,
             }
             for m in shown_models(selection, 10)
         ],
         "classes": [
-            {"name": name, "accuracy": round(accuracy, 4), "coverage": round(coverage, 4)}
-            for name, accuracy, coverage in zip(
+            {"name": name, "recall": round(recall, 4), "coverage": round(coverage, 4)}
+            for name, recall, coverage in zip(
                 selection.classes, best.tolist(), selection.coverage.tolist(), strict=True
             )
         ],
         "code": code,
     }
+
+
+def _accuracy_record(selection: Selection, m: int) -> dict[str, Any] | None:
+    estimates = selection.estimates
+    if estimates is None:
+        return None
+    ends = {"low": round(float(estimates.low[m]), 4), "high": round(float(estimates.high[m]), 4)}
+    return {"estimate": round(float(estimates.accuracy[m]), 4) if estimates.known[m] else None, **ends}
 
 
 def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, Any]:

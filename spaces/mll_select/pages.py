@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.labels.join import LeftOut
     from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.selection.accuracy import AccuracyEstimate
 
 _MODELS_SHOWN = 10
 _ROWS_SHOWN = 100
@@ -187,15 +188,9 @@ def _sentence(selection: Selection) -> str:
     names = [f"<strong>{model_html(model.ref)}</strong>" for model in chosen]
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     cost, together = selection.cost, " together" if len(chosen) > 1 else ""
-    if selection.strategy is not Strategy.MLL:
-        expected = ""
-    elif (selection.coverage < COVERED).all():
-        expected = " This is a guess: no model was tested on anything like your classes."
-    else:
-        who, accuracy = "It" if len(chosen) == 1 else "The first alone", selection.overall[selection.union[0]]
-        expected = f" {who} should classify about <strong>{_percent(accuracy)}</strong> of your images correctly."
     size = f"{_size(cost.parameters)} parameters, {cost.gflops:.3g} GFLOPs per image{together}"
-    return f'<p class="mll-answer">Use {listed}.{expected} <span class="mll-weak">({size})</span></p>'
+    lines = "".join(f"<p>{escape(line)}</p>" for line in selection.answer_lines)
+    return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{lines}'
 
 
 def _warnings(selection: Selection) -> list[str]:
@@ -221,12 +216,13 @@ def _warnings(selection: Selection) -> list[str]:
 
 
 def _ranking(selection: Selection) -> str:
-    labeled = selection.strategy is not Strategy.IMAGENET
+    labeled, estimates = selection.strategy is not Strategy.IMAGENET, selection.estimates
     shown = shown_models(selection, _MODELS_SHOWN)
     header = [
         ("#", "number"),
         ("model", ""),
-        ("estimated accuracy" if labeled else "ImageNet accuracy", "number"),
+        *([] if estimates is None else [("estimated accuracy", "number")]),
+        ("recall on your concepts" if labeled else "ImageNet accuracy", "number"),
         *([("on all concepts", "number wide")] if labeled else []),
         ("parameters", "number"),
         ("GFLOPs / image", "number wide"),
@@ -235,6 +231,7 @@ def _ranking(selection: Selection) -> str:
         [
             str(m + 1),
             model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.union else ""),
+            *([] if estimates is None else [_estimate(estimates, m)]),
             _bar_and_percent(selection.overall[m]),
             *([_percent(model.general)] if labeled else []),
             _size(model.cost.parameters),
@@ -243,14 +240,23 @@ def _ranking(selection: Selection) -> str:
         for m, model in ((m, selection.models[m]) for m in shown)
     ]
     legend = (
-        "<strong>Estimated accuracy</strong>: expected share of images of your classes that the model classifies "
-        "correctly among these classes. <strong>On all concepts</strong>: its recall in the test, among all concepts."
-        if labeled
-        else ""
+        "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
+        "90 % interval; not known if the interval is wider than 50 points. "
     )
+    if labeled:
+        legend += (
+            "<strong>Recall on your concepts</strong>: the same for the test images of the matched concepts; yours may "
+            "be harder. <strong>On all concepts</strong>: its recall in the test, among all concepts."
+        )
     more = _not_shown((selection.among or len(selection.models)) - len(shown), "model", "models")
     chosen = [at for at, m in enumerate(shown) if m in selection.union]
     return _table("Ranking", header, rows, chosen) + _quiet(legend + more)
+
+
+def _estimate(estimates: AccuracyEstimate, m: int) -> str:
+    number = _percent(estimates.accuracy[m]) if estimates.known[m] else "not known"
+    ends = f"{100 * estimates.low[m]:.0f} to {_percent(estimates.high[m])}"
+    return f'{number} <span class="mll-weak wide">({ends})</span>'
 
 
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
@@ -274,18 +280,18 @@ def heatmap_head(selection: Selection, height: int) -> str:
     return wrap(
         f"<style>#mll-heat {{ min-height: {int(height)}px; }}</style>",
         "<h3>How good is each model on each class?</h3>",
-        _quiet(f"Estimated accuracy in percent; chosen models are in bold.{part}"),
+        _quiet(f"Recall on the concepts of the class, in percent; chosen models are in bold.{part}"),
     )
 
 
 def matches_html(selection: Selection, graph: SemanticGraph) -> str:
-    """The concepts of each class, its coverage, and the estimated accuracy of the best chosen model.
+    """The concepts of each class, its coverage, and the recall of the best chosen model.
 
     Args:
         selection: The answer.
         graph: The union of the graphs.
     """
-    header = [("your class", ""), ("matched to", ""), ("match", ""), ("estimated accuracy", "number")]
+    header = [("your class", ""), ("matched to", ""), ("match", ""), ("recall", "number")]
     rows = []
     for y in range(min(len(selection.classes), _ROWS_SHOWN)):
         best = max(np.flatnonzero(selection.chosen[:, y]).tolist(), key=lambda m: selection.scores[m, y])
@@ -295,7 +301,7 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
                 escape(shortened(selection.classes[y], 60)),
                 _concepts(selection, graph, y, best),
                 f"{_bar(coverage)}{describe_coverage(coverage)} <span class='wide'>({_percent(coverage)})</span>",
-                _accuracy(selection, best, y),
+                _recall(selection, best, y),
             ]
         )
     return wrap(
@@ -303,7 +309,7 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
         _quiet(
             "The concepts whose test images are used for each class, with their weight. <strong>Match</strong>: how "
             f"sure it is that the tests cover this class; from {_percent(COVERED)} on it counts as covered. "
-            "<strong>Estimated accuracy</strong>: of the best chosen model, with its standard error."
+            "<strong>Recall</strong>: of the best chosen model on their test images, with its standard error."
             + _not_shown(len(selection.classes) - len(rows), "class", "classes")
         ),
         _table("Matches", header, rows),
@@ -325,10 +331,10 @@ def _concepts(selection: Selection, graph: SemanticGraph, y: int, m: int) -> str
     return ", ".join(shown)
 
 
-def _accuracy(selection: Selection, m: int, y: int) -> str:
+def _recall(selection: Selection, m: int, y: int) -> str:
     score, images = float(selection.scores[m, y]), float(selection.images[y])
     if images == 0 or selection.coverage[y] < 0.1:
-        return _percent(score)
+        return "–"
     error = np.sqrt(max(score * (1 - score), 0) / images)
     return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'
 
@@ -341,7 +347,7 @@ def heatmap_in_words(selection: Selection) -> str:
         [escape(shortened(selection.classes[y], 60)), *(_percent(selection.scores[m, y]) for m in models)]
         for y in shown_classes(selection)
     ]
-    table = _table("Estimated accuracy by class and model", header, rows)
+    table = _table("Recall by class and model", header, rows)
     return wrap(f"<details><summary>The same as a table</summary>{table}</details>")
 
 

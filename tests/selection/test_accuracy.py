@@ -77,10 +77,10 @@ def test_a_wrong_imagenet_accuracy_is_refused(imagenet):
 
 def test_traits_of_names():
     names = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
-    traits = task_traits(names, "satellite photo")
+    traits = task_traits(len(names), names, "satellite photo")
     assert traits == TaskTraits(3, pytest.approx((0 + 0.6 + 0.8) / 3), pytest.approx((0.6 + 0.8 + 0.8) / 3), True)
     with pytest.raises(InputError, match="at least 2"):
-        task_traits(names[:1], None)
+        task_traits(1, names[:1], None)
 
 
 @pytest.mark.parametrize(

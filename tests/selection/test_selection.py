@@ -742,7 +742,7 @@ MODEL = ("models", 0)
 MATCH = ("matches", "class 0", 0)
 DROPPED = object()
 HOSTILE = [
-    *(((key,), DROPPED) for key in make_selection().to_json() if key not in ("evidence", "among")),
+    *(((key,), DROPPED) for key in make_selection().to_json() if key not in ("evidence", "among", "answer")),
     *(((*MODEL, key), DROPPED) for key in make_selection().to_json()["models"][0] if key != "overall"),
     *(((*MATCH, key), DROPPED) for key in ("id", "name", "weight", "recall")),
     *(

@@ -1,0 +1,100 @@
+"""The answer in three lines: the best model, the cheapest that is as good, and whether the choice matters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.selection.base import DIGITS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mll_hf.labels.label import Cost
+    from mll_hf.selection.accuracy import AccuracyEstimate
+
+MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a selection recommends. Models are given by their positions in it.
+
+    The interval of the accuracy is nearly the same for all models, since it is the task that is unknown, not the
+    model. So models compare by their estimates, not by whether intervals overlap.
+
+    Attributes:
+        best: The best model.
+        accuracy: Its estimated accuracy; None if the interval is too wide for a number to mean anything.
+        low: Lower end of its 90 % interval.
+        high: Upper end.
+        cheapest: The cheapest model that is as good; may be the best itself.
+        loss: Estimated accuracy that it loses against the best, at most ``MARGIN``.
+        saving: How many times fewer GFLOPs it needs; 1 if it is the best, or if its cost is not known.
+        n_close: Number of models that are as good as the best, itself included.
+        n_models: Number of models that were compared.
+    """
+
+    best: int
+    accuracy: float | None
+    low: float
+    high: float
+    cheapest: int
+    loss: float
+    saving: float
+    n_close: int
+    n_models: int
+
+    def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
+        """The answer as three sentences.
+
+        Args:
+            names: Names of all models of the selection.
+        """
+        interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
+        if self.accuracy is None:
+            first = (
+                f"Use {names[self.best]}. Its accuracy is not known from class names alone ({interval}); unlabeled "
+                "images or a few examples would tell."
+            )
+        else:
+            first = f"Use {names[self.best]}: estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
+        if self.cheapest == self.best:
+            second = "No cheaper model is within 1 point of it."
+        else:
+            cost = f"{self.saving:.2g} times less compute" if self.saving > 1 else "fewer parameters"
+            second = f"As good and cheaper: {names[self.cheapest]}, {cost}, {100 * self.loss:.1f} points lower."
+        if self.n_close == 1:
+            third = f"The choice matters: no other of the {self.n_models} models is within 1 point."
+        else:
+            third = (
+                f"{self.n_close} of {self.n_models} models are within 1 point: the choice among them hardly matters."
+            )
+        return first, second, third
+
+
+def answer_to(best: int, estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
+    """The answer that estimates and costs give.
+
+    Args:
+        best: Position of the best model.
+        estimates: Of M models.
+        costs: Of the M models.
+    """
+    lost = np.round(estimates.accuracy[best] - estimates.accuracy, DIGITS)
+    close = [m for m in range(len(costs)) if m == best or lost[m] <= MARGIN]
+    cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m != best, m))
+    gflops = costs[best].gflops, costs[cheapest].gflops
+    return Answer(
+        best=best,
+        accuracy=float(estimates.accuracy[best]) if estimates.known[best] else None,
+        low=float(estimates.low[best]),
+        high=float(estimates.high[best]),
+        cheapest=cheapest,
+        loss=max(float(lost[cheapest]), 0.0),
+        saving=gflops[0] / gflops[1] if min(gflops) > 0 else 1.0,
+        n_close=len(close),
+        n_models=len(costs),
+    )

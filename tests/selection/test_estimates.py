@@ -1,0 +1,121 @@
+"""Estimated accuracies of a selection by labels, and the answer in three lines."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from selection_worlds import random_candidates, random_match
+
+from mll_hf.labels.label import Cost
+from mll_hf.models.known import known_models
+from mll_hf.selection import Selection, SelectionConfig, Strategy, select, select_by_imagenet
+from mll_hf.selection.accuracy import AccuracyEstimate, estimate_accuracy, task_traits
+from mll_hf.selection.answer import MARGIN, answer_to
+from mll_hf.selection.estimates import estimate_by_labels, imagenet_level
+from mll_hf.selection.mll import generally_best
+
+
+def named(candidates, seed=0):
+    """Candidates whose classes have random embedded names."""
+    names = np.random.default_rng(seed).normal(size=(len(candidates.match.classes), 8))
+    names /= np.linalg.norm(names, axis=1, keepdims=True)
+    return replace(candidates, match=replace(candidates.match, names=names))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_estimates_are_in_the_order_of_the_scores_and_inside_their_intervals(seed):
+    selection = select(named(random_candidates(seed=seed)), SelectionConfig())
+    estimates = selection.estimates
+    assert (np.diff(estimates.accuracy) <= 1e-9).all()
+    assert (estimates.low < estimates.accuracy).all()
+    assert (estimates.accuracy < estimates.high).all()
+
+
+def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
+    candidates = named(random_candidates())
+    best = generally_best(candidates.labels.reference)
+    known = next(model for model in known_models() if model.hub_id and model.imagenet)
+    labels = [
+        (replace(label, model=replace(label.model, repo_id=known.hub_id)),) if m == best else (label,)
+        for m, label in enumerate(candidates.labels.reference)
+    ]
+    candidates = replace(candidates, labels=replace(candidates.labels, labels=tuple(labels)))
+    assert imagenet_level(candidates.labels, best) == known.imagenet
+    overall = np.linspace(0.2, 0.8, len(candidates.labels))
+    traits = task_traits(len(candidates.match.classes), candidates.match.names, None)
+    expected = estimate_accuracy(np.array([known.imagenet]), traits)
+    assert estimate_by_labels(candidates, overall).accuracy[best] == pytest.approx(expected.accuracy[0])
+
+
+def test_names_that_resemble_one_another_lower_the_estimate():
+    candidates = named(random_candidates())
+    alike = candidates.match.names * 0.1 + np.eye(8)[0]
+    alike /= np.linalg.norm(alike, axis=1, keepdims=True)
+    harder = replace(candidates, match=replace(candidates.match, names=alike))
+    apart, close = (select(c, SelectionConfig()).estimates.accuracy[0] for c in (candidates, harder))
+    assert close < apart
+
+
+@pytest.mark.parametrize("strategy", [Strategy.PAPER, Strategy.UNIFORM])
+def test_scores_that_are_no_accuracies_give_no_estimate(strategy):
+    selection = select(random_candidates(), SelectionConfig(strategy))
+    assert selection.estimates is None
+    assert selection.answer is None
+    assert selection.answer_lines == ()
+    assert selection.to_json()["answer"] is None
+
+
+def test_a_single_class_has_no_estimate():
+    candidates = random_candidates()
+    one = replace(candidates, match=random_match(candidates.graph, 1))
+    assert select(one, SelectionConfig()).estimates is None
+    assert select_by_imagenet(("cat",), SelectionConfig()).estimates is None
+
+
+def test_json_keeps_estimates_and_tells_the_answer():
+    selection = select(named(random_candidates()), SelectionConfig())
+    document = selection.to_json()
+    assert Selection.from_json(document).estimates == selection.estimates
+    assert document["answer"]["best"] == selection.models[0].ref.repo_id
+    assert document["answer"]["lines"] == list(selection.answer_lines)
+    assert len(document["answer"]["lines"]) == 3
+
+
+# --- the answer -------------------------------------------------------------------------------------------------------
+
+
+def answer(accuracy, gflops, width=0.1):
+    accuracy = np.array(accuracy)
+    estimates = AccuracyEstimate(accuracy, accuracy - width / 2, accuracy + width / 2)
+    return answer_to(0, estimates, [Cost(int(1e6 * g), g) for g in gflops])
+
+
+def test_the_cheapest_as_good_is_within_the_margin():
+    found = answer([0.9, 0.9 - MARGIN, 0.9 - MARGIN - 0.001], [10, 4, 1])
+    assert (found.best, found.cheapest, found.n_close, found.n_models) == (0, 1, 2, 3)
+    assert found.saving == 2.5
+    assert found.loss == pytest.approx(MARGIN)
+    first, second, third = found.lines(["a", "b", "c"])
+    assert first == "Use a: estimated accuracy 90 % (90 % interval: 85 to 95 %)."
+    assert second == "As good and cheaper: b, 2.5 times less compute, 1.0 points lower."
+    assert third.startswith("2 of 3 models are within 1 point")
+
+
+def test_a_lonely_best_model_matters():
+    found = answer([0.9, 0.7], [10, 1])
+    assert (found.cheapest, found.n_close, found.saving) == (0, 1, 1)
+    assert found.lines(["a", "b"])[1:] == (
+        "No cheaper model is within 1 point of it.",
+        "The choice matters: no other of the 2 models is within 1 point.",
+    )
+
+
+def test_a_wide_interval_gives_no_number():
+    found = answer([0.6, 0.3], [10, 1], width=0.6)
+    assert found.accuracy is None
+    assert "not known from class names alone (90 % interval: 30 to 90 %)" in found.lines(["a", "b"])[0]
+
+
+def test_a_model_of_unknown_cost_is_not_the_cheapest():
+    estimates = AccuracyEstimate(*np.tile([0.5, 0.5], (3, 1)))
+    assert answer_to(0, estimates, [Cost(1000, 2.0), Cost(0, 0.0)]).cheapest == 0
