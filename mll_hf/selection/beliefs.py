@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.selection.accuracy import LEVEL, AccuracyEstimate, sigmoid
+from mll_hf.selection.accuracy import LEVEL, AccuracyEstimate, logit, sigmoid
 from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
+# What is particular to a model, and the slope's deviation from 1. Published accuracies of 120 models on 25 data sets
+# have .41 and .61; models that were made for single subjects and styles differ more, about 1 and 1
+OWN = 0.7
+TREND = 0.8
 _REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the middle of an interval to its ends
 
 
@@ -67,6 +71,17 @@ def prior_beliefs(estimates: Floats, own: Floats | float, common: float, trend: 
     own = np.broadcast_to(np.asarray(own, np.float64), estimates.shape)
     rest = estimates - estimates.mean()
     return Beliefs(estimates, np.diag(own**2) + common**2 + trend**2 * np.outer(rest, rest))
+
+
+def beliefs_from(estimate: AccuracyEstimate) -> Beliefs:
+    """Beliefs that agree with estimates and their intervals.
+
+    Args:
+        estimate: Of M models, before any image.
+    """
+    deviations = (logit(estimate.high) - logit(estimate.low)) / (2 * _REACH)
+    common = np.sqrt(max(float((deviations**2).mean()) - OWN**2, 0.0))
+    return prior_beliefs(logit(estimate.accuracy), OWN, common, TREND)
 
 
 def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats) -> Beliefs:

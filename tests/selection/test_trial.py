@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
-from mll_hf.selection.accuracy import logit, sigmoid
-from mll_hf.selection.beliefs import Beliefs, observe, prior_beliefs
+from mll_hf.selection.accuracy import AccuracyEstimate, logit, sigmoid
+from mll_hf.selection.beliefs import OWN, TREND, Beliefs, beliefs_from, observe, prior_beliefs
 from mll_hf.selection.trial import USUAL_ERROR, expected_gains, next_model, plan_trial, run_trial
 from worlds import examples
 
@@ -53,6 +53,18 @@ def test_a_prior_by_hand():
     np.testing.assert_allclose(accuracy.accuracy, sigmoid(np.array([0.0, 2.0])))
     np.testing.assert_allclose(accuracy.low, sigmoid(np.array([-1.6448536, 2.0])), rtol=1e-6)
     np.testing.assert_allclose(accuracy.high, sigmoid(np.array([1.6448536, 2.0])), rtol=1e-6)
+
+
+def test_beliefs_agree_with_estimates_and_their_intervals():
+    middle, reach = np.array([-0.5, 0.2, 0.3]), 1.6448536 * 1.2
+    estimate = AccuracyEstimate(sigmoid(middle), sigmoid(middle - reach), sigmoid(middle + reach))
+    beliefs = beliefs_from(estimate)
+    np.testing.assert_allclose(beliefs.mean, middle)
+    rest = middle - middle.mean()
+    np.testing.assert_allclose(np.diag(beliefs.covariance), 1.2**2 + (TREND * rest) ** 2)
+    np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 - OWN**2 + TREND**2 * rest[0] * rest[1])
+    certain = beliefs_from(AccuracyEstimate(sigmoid(middle), sigmoid(middle), sigmoid(middle)))
+    np.testing.assert_allclose(np.diag(certain.covariance), OWN**2 + (TREND * rest) ** 2)
 
 
 @examples
