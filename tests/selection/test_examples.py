@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,11 +11,13 @@ from hypothesis import strategies as st
 
 from mll_hf.selection.accuracy import logit, sigmoid
 from mll_hf.selection.beliefs import Beliefs, prior_beliefs
-from mll_hf.selection.evidence import Calibration
 from mll_hf.selection.examples import ExampleEvidence, gather_examples, learn_from_examples
 from worlds import examples
 
-NO_INFORMATION = np.zeros(2)
+
+def calibration_of(temperatures, offsets):
+    """The part of a calibration that examples need."""
+    return SimpleNamespace(temperatures=np.array(temperatures), offsets=np.array(offsets))
 
 
 def learned(prior, right, n, models=None):
@@ -26,7 +30,7 @@ def learned(prior, right, n, models=None):
 
 def test_right_answers_by_hand():
     logits = np.array([[[8.0, 4.0, 0.0], [0.0, 2.0, 3.0]], [[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]]])
-    calibration = Calibration(np.array([4.0, 1.0]), np.array([[0, 0, 0], [0, 0, 0.5]]), NO_INFORMATION)
+    calibration = calibration_of([4.0, 1.0], [[0, 0, 0], [0, 0, 0.5]])
     evidence = gather_examples(logits, np.array([0, 2]), calibration)
     # the first model wins by 1 and by 1/4; the second one loses by 1/2 and by 49.5
     expected = [1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(1))]
@@ -41,15 +45,15 @@ def test_counts_are_those_of_sure_answers_and_the_logits_stay_as_they_were(seed)
     answers, classes = rng.integers(0, 4, (3, 20)), rng.integers(0, 4, 20)
     logits = (30 * np.eye(4)[answers] + rng.normal(size=(3, 20, 4))).astype(np.float32)
     before = logits.copy()
-    calibration = Calibration(np.ones(3), np.zeros((3, 4)), np.zeros(3))
+    calibration = calibration_of(np.ones(3), np.zeros((3, 4)))
     evidence = gather_examples(logits, classes, calibration)
     np.testing.assert_allclose(evidence.right, (answers == classes).sum(axis=1), atol=1e-6)
     np.testing.assert_array_equal(logits, before)
 
 
 def test_one_class_is_always_right():
-    calibration = Calibration(np.ones(1), np.zeros((1, 1)), np.zeros(1))
-    assert gather_examples(np.zeros((1, 6, 1)), np.zeros(6, np.int64), calibration).right == [6]
+    evidence = gather_examples(np.zeros((1, 6, 1)), np.zeros(6, np.int64), calibration_of([1.0], [[0.0]]))
+    assert evidence.right == [6]
 
 
 # --- posterior --------------------------------------------------------------------------------------------------------
