@@ -16,6 +16,7 @@ import numpy as np
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.graph.probes import scramble
 from mll_hf.matching.prompts import check_class_names
+from mll_hf.utils.images import images_by_class
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
-_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 def sampled(n_images: int, most: int | None) -> NDArray[np.int64]:
@@ -120,8 +120,7 @@ def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTas
         InputError: There are no images, or a file or folder cannot be read.
     """
     try:
-        folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-        groups = {path.name: files for path in folders if (files := _images_in(path))}
+        groups = images_by_class(folder)
         classes = check_class_names(list(groups)) if groups else ()
         files = [path for group in groups.values() for path in group]
         labels = np.repeat(np.arange(len(groups)), [len(group) for group in groups.values()])
@@ -132,9 +131,3 @@ def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTas
     if not images:
         raise InputError(f"{folder} holds no images; give a folder with a folder of images for each class")
     return make_task(folder.absolute().name, classes, labels[some], images)
-
-
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
-    )

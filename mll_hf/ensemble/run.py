@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import load_model
 from mll_hf.models.batches import prepared_batches
 from mll_hf.utils.arrays import ArrayFields
-from mll_hf.utils.images import decode_image
+from mll_hf.utils.images import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 
     from mll_hf.models import VisionLanguageModel
     from mll_hf.selection import Selection
-
-    ImageLike = str | Path | bytes | Image.Image
+    from mll_hf.utils.images import ImageLike as ImageLike
 
 _log = logging.getLogger(__name__)
 _BATCH = 64
@@ -229,18 +227,9 @@ class _Images:
         """The n-th image in RGB, or None if it cannot be read."""
         if n in self._kept:
             return self._kept[n]
-        image = _decode(self._sources[n])
+        image = open_image(self._sources[n])
         size = image.width * image.height if image else 0
         if self._pixels + size <= _PIXELS_KEPT:
             self._kept[n] = image
             self._pixels += size
         return image
-
-
-def _decode(source: ImageLike) -> Image.Image | None:
-    if isinstance(source, (str, Path)):
-        try:
-            source = Path(source).read_bytes()
-        except (OSError, ValueError):  # ValueError: no path can hold the characters
-            return None
-    return decode_image(source)

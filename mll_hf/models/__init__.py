@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "Link",
+    "bytes_to_fetch",
     "environment_of",
     "gpu_count",
     "load_model",
@@ -63,6 +64,24 @@ def resolve_model(spec: str, token: str | None = None) -> ModelRef:
     from mll_hf.models import source
 
     return source.resolve(spec, token)
+
+
+def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
+    """Bytes that `load_model` would download: files in the local cache, and local folders, cost nothing.
+
+    Sends one request to the Hub, none for a commit that was asked for before, and downloads nothing.
+
+    Args:
+        ref: From `resolve_model` or a label.
+        parameters: Its number of parameters; 4 bytes each stand in where the Hub does not say how large the files are.
+        token: Hub token; default: the saved one.
+
+    Raises:
+        ModelError: The backend is unknown.
+    """
+    from mll_hf.models import source
+
+    return source.bytes_to_fetch(ref, parameters, token)
 
 
 def pick_device(device: str | None = None) -> str:

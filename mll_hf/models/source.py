@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import constants, scan_cache_dir, snapshot_download
+from huggingface_hub import constants, scan_cache_dir, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
-from mll_hf.errors import ModelError
-from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable
+from mll_hf.errors import HubError, ModelError
+from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable, read_head
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.models.base import Backend
 from mll_hf.utils.text import abridged
@@ -33,6 +34,7 @@ _WEIGHTS = "model.safetensors"
 _SHARD_INDEX = "model.safetensors.index.json"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
+_BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
 _TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
 _DOWNLOADED = {
     Backend.OPEN_CLIP: ("*.json", *_OPEN_CLIP_WEIGHTS, *_TOKENIZER_FILES),
@@ -71,6 +73,30 @@ def fetch(ref: ModelRef, token: str | None) -> Path:
     if backend not in _loadable(names):
         raise ModelError(ref.repo_id, _why_unusable(names))
     return folder
+
+
+def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
+    """See `mll_hf.models.bytes_to_fetch`."""
+    backend = _backend_of(ref)
+    if ref.is_local:
+        return 0
+    try:
+        head = read_head(connect(token), ref.repo_id, "model", ref.revision)
+    except HubError:
+        return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
+    sizes = {name: file.size for name, file in head.files.items() if "/" not in name}
+    return sum(sizes[name] for name in _downloaded(sizes, backend) if not _is_cached(ref.repo_id, head.sha, name))
+
+
+def _is_cached(repo_id: str, commit: str, name: str) -> bool:
+    return isinstance(try_to_load_from_cache(repo_id, name, revision=commit), str)
+
+
+def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
+    """Those of the files at a repository's root that :func:`fetch` downloads."""
+    common_name = backend is Backend.OPEN_CLIP and not set(names) & set(_OPEN_CLIP_WEIGHTS)
+    patterns = [*_DOWNLOADED[backend], *([_WEIGHTS] if common_name else [])]
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def _backend_of(ref: ModelRef) -> Backend:

@@ -1,16 +1,21 @@
-"""Decode images from anywhere to RGB."""
+"""Find images in folders, and decode images from anywhere to RGB."""
 
 from __future__ import annotations
 
 import io
 import os
 import struct
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    ImageLike = str | Path | bytes | Image.Image
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 # what Pillow's decoders are known to raise on damaged bytes, besides DecompressionBombError
 _DECODING_ERRORS = (
@@ -22,6 +27,32 @@ _DECODING_ERRORS = (
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def images_by_class(folder: Path) -> dict[str, list[Path]]:
+    """Images of a folder with one folder per class, sorted; other files, hidden files and empty folders are ignored.
+
+    Raises:
+        OSError: A folder cannot be read.
+    """
+    folders = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.name.startswith(".")]
+    return {path.name: files for path in folders if (files := _images_in(path))}
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def open_image(source: ImageLike) -> Image.Image | None:
+    """Read and decode a picture (a path, encoded bytes, or opened by Pillow); None if it cannot be read or decoded."""
+    if isinstance(source, (str, Path)):
+        try:
+            source = Path(source).read_bytes()
+        except (OSError, ValueError):  # ValueError: no path can hold the characters
+            return None
+    return decode_image(source)
 
 
 def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:

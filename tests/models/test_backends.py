@@ -25,7 +25,7 @@ import tiny_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.hub import connection
 from mll_hf.labels.label import ModelRef
-from mll_hf.models import Backend, Link, environment_of, load_model, pick_device, resolve_model
+from mll_hf.models import Backend, Link, bytes_to_fetch, environment_of, load_model, pick_device, resolve_model
 from mll_hf.utils.images import to_rgb
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
@@ -691,6 +691,73 @@ def test_refs_that_no_resolver_made():
         load_model(ModelRef("alice/tiny", "main", "open_clip"), "cpu")
     with pytest.raises(ModelError, match="unknown backend 'onnx'"):
         load_model(ModelRef("alice/tiny", "0" * 40, "onnx"), "cpu")
+
+
+# ---- bytes to fetch
+
+
+@pytest.fixture(params=["open_clip", "open_clip, common name", "clip", "clip, sharded", "both layouts"])
+def layout(request, folders, tmp_path):
+    """A folder with a model and files that it does not need."""
+    kind, _, variant = request.param.partition(", ")
+    folder = copy_of(folders["clip" if kind == "both layouts" else kind], tmp_path)
+    if kind == "both layouts":
+        shutil.copytree(folders["open_clip"], folder, dirs_exist_ok=True)
+    if variant == "common name":
+        (folder / "open_clip_model.safetensors").rename(folder / "model.safetensors")
+    if variant == "sharded":
+        network = CLIPModel.from_pretrained(folder)
+        (folder / "model.safetensors").unlink()
+        network.save_pretrained(folder, max_shard_size="20KB")
+        assert len(list(folder.glob("model-*-of-*.safetensors"))) > 1
+    for name in ("pytorch_model.bin", "README.md", "onnx/model.safetensors", "mll/label.safetensors"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"not needed")
+    return folder
+
+
+def downloaded(commit):
+    """Bytes of the files of a commit in the cache."""
+    folder = Path(constants.HF_HUB_CACHE) / "models--alice--tiny" / "snapshots" / commit
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_bytes_to_fetch_are_those_that_loading_downloads(layout, api, hub):
+    ref = ModelRef("alice/tiny", upload(api, layout), resolve_model(f"local-dir:{layout}").backend)
+    hub.requests.clear()
+    expected = bytes_to_fetch(ref, parameters=10**9)
+    assert bytes_to_fetch(ref, parameters=10**9) == expected
+    assert [str(request) for request in hub.requests] == [f"GET /api/models/alice/tiny/revision/{ref.revision}"]
+    load_model(ref, "cpu")
+    assert expected == downloaded(ref.revision) > 10_000
+    assert bytes_to_fetch(ref, parameters=10**9) == 0
+
+
+def test_files_in_the_cache_need_not_be_fetched(folders, api):
+    ref = ModelRef("alice/tiny", upload(api, folders["clip"]), "transformers")
+    whole = bytes_to_fetch(ref, parameters=1)
+    hf_hub_download("alice/tiny", "config.json", revision=ref.revision)
+    assert bytes_to_fetch(ref, parameters=1) == whole - downloaded(ref.revision)
+    newer = api.upload_file(path_or_fileobj=b"# Card", path_in_repo="README.md", repo_id="alice/tiny").oid
+    assert bytes_to_fetch(replace(ref, revision=newer), parameters=1) == whole
+    assert bytes_to_fetch(replace(ref, revision="main"), parameters=1) == whole
+
+
+def test_a_local_model_costs_no_bytes(folders, hub):
+    assert bytes_to_fetch(resolve_model(f"local-dir:{folders['clip']}"), parameters=10**9) == 0
+    assert hub.requests == []
+
+
+def test_bytes_to_fetch_of_models_whose_files_are_not_known(folders, api, disconnect):
+    cached = ModelRef("alice/tiny", upload(api, folders["clip"]), "transformers")
+    load_model(cached, "cpu")
+    private = ModelRef("alice/elsewhere", upload(api, folders["clip"], "alice/elsewhere", private=True), "transformers")
+    assert bytes_to_fetch(private, parameters=1000, token="hf_reader_token") == 4000
+    disconnect()
+    assert bytes_to_fetch(cached, parameters=1000) == 0
+    assert bytes_to_fetch(replace(cached, revision="0" * 40), parameters=1000) == 4000
+    with pytest.raises(ModelError, match="unknown backend 'onnx'"):
+        bytes_to_fetch(replace(cached, backend="onnx"), parameters=1000)
 
 
 # ---- devices

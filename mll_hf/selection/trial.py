@@ -1,0 +1,169 @@
+"""A budgeted trial: which model to try next on a task's images, and when to stop. Pure NumPy.
+
+The first model to be fetched is the most promising one, which would be chosen without a trial. After it, the next model
+is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and Dayanik,
+SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model that would be chosen is expected to rise by
+trying another one. Models that need no download come before all others. The trial stops when no model that fits in the
+rest of the budget is expected to gain enough, compared with what the best one reaches: where all models do badly so
+far, it goes on for longer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.selection.accuracy import sigmoid
+from mll_hf.selection.base import DIGITS
+from mll_hf.selection.beliefs import observe
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mll_hf.selection.beliefs import Beliefs, Floats
+
+USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
+_LEAST_GAIN = 0.006  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
+
+
+def _student4(probabilities: Floats) -> Floats:
+    """Quantiles of Student's t, 4 degrees of freedom, scaled to variance 1 (Shaw, J. Comput. Finance 9(4), 2006)."""
+    alpha = 4 * probabilities * (1 - probabilities)
+    ratio = np.cos(np.arccos(np.sqrt(alpha)) / 3) / np.sqrt(alpha)
+    quantiles: Floats = np.sign(probabilities - 0.5) * np.sqrt(2 * (ratio - 1))
+    return quantiles
+
+
+# Equally probable deviations of a model. Models that are made for a task stand out by far: the excess kurtosis of
+# published accuracies (logits of 120 models on 25 data sets, less their trend with ImageNet accuracy) is 4, of a
+# Gaussian 0.
+_NODES = _student4((np.arange(512) + 0.5) / 512)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialPlan:
+    """What a trial is going to do, as far as it is known before anything is fetched.
+
+    Attributes:
+        order: Positions of the models that are tried if each does as expected, in order. What the first ones show may
+            change the rest.
+        expected_bytes: What these take.
+        most_bytes: The trial fetches no more than this, whatever the models show.
+    """
+
+    order: tuple[int, ...]
+    expected_bytes: int
+    most_bytes: int
+
+
+def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequence[str]) -> TrialPlan:
+    """Plan a trial.
+
+    Args:
+        prior: Beliefs about M models before any was tried.
+        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
+        budget: Most bytes to fetch.
+        names: [M] for the message.
+
+    Raises:
+        InputError: No model fits in the budget.
+    """
+    smallest = min(range(len(sizes)), key=lambda m: sizes[m])
+    if sizes[smallest] > budget:
+        raise InputError(
+            f"at most {_gigabytes(budget)} may be downloaded, but the smallest model, {names[smallest]}, takes "
+            f"{_gigabytes(sizes[smallest])}; raise max_download"
+        )
+
+    def as_expected(tried: Sequence[int]) -> Beliefs:
+        return observe(prior, tried, prior.mean[list(tried)], np.full(len(tried), USUAL_ERROR))
+
+    order = run_trial(prior, sizes, budget, lambda m: True, as_expected)
+    fitting = sum(size for size in sizes if size <= budget)
+    return TrialPlan(order, sum(sizes[m] for m in order), min(fitting, budget))
+
+
+def run_trial(
+    prior: Beliefs,
+    sizes: Sequence[int],
+    budget: int,
+    attempt: Callable[[int], bool],
+    believe: Callable[[Sequence[int]], Beliefs],
+) -> tuple[int, ...]:
+    """Try models one by one.
+
+    Args:
+        prior: Beliefs about M models before any was tried.
+        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
+        budget: Most bytes to fetch; a model that fails counts as fetched.
+        attempt: Tries the model at a position; False if it fails, and the trial goes on.
+        believe: Beliefs about all M models after those at these positions were tried.
+
+    Returns:
+        Positions of the models that were tried, in order, without those that failed.
+    """
+    beliefs, left = prior, budget
+    tried: list[int] = []
+    failed: list[int] = []
+    while (m := next_model(beliefs, sizes, left, tried, failed)) is not None:
+        left -= sizes[m]
+        if attempt(m):
+            tried.append(m)
+            beliefs = believe(tried)
+        else:
+            failed.append(m)
+    return tuple(tried)
+
+
+def next_model(
+    beliefs: Beliefs, sizes: Sequence[int], left: int, tried: Sequence[int], failed: Sequence[int] = ()
+) -> int | None:
+    """The model to try next; None if the trial is over.
+
+    Args:
+        beliefs: About M models, after what the tried ones have shown; better models first where they are equal.
+        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
+        left: Bytes that may still be fetched.
+        tried: Positions of the models that were tried.
+        failed: Positions of the models that could not be tried.
+    """
+    gains = np.round(expected_gains(beliefs, tried), DIGITS)
+    least = _LEAST_GAIN * sigmoid(beliefs.mean[list(tried)]).max(initial=0)
+    done = {*tried, *failed}
+    worthy = [m for m in range(len(sizes)) if m not in done and sizes[m] <= left and gains[m] >= least]
+    here = [m for m in worthy if sizes[m] == 0]
+    if here or not any(sizes[m] for m in tried):  # per byte, a chain of ever larger models would come first
+        return max(here or worthy, key=lambda m: (gains[m], -sizes[m]), default=None)
+    return max(worthy, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
+
+
+def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
+    """[M] expected gain in accuracy of the chosen model by trying each model; 0 for those that were tried.
+
+    Args:
+        beliefs: About M models, after what the tried ones have shown.
+        tried: Positions of the models that were tried; the best of them would be chosen now. With none, the gain is
+            the expected accuracy itself.
+    """
+    mean, variance = beliefs.mean, np.diag(beliefs.covariance)
+    if not tried:
+        return _mean_accuracy(mean, np.sqrt(variance))
+    best = max(tried, key=lambda m: mean[m])
+    # What a trial of m is expected to change in the difference between m and the best one
+    shift = np.abs(variance - beliefs.covariance[best]) / np.sqrt(variance + USUAL_ERROR**2)
+    after = sigmoid(mean[:, None] + shift[:, None] * _NODES)
+    gains: Floats = np.maximum(after - sigmoid(mean[best]), 0).mean(axis=1)
+    gains[list(tried)] = 0
+    return gains
+
+
+def _mean_accuracy(mean: Floats, deviation: Floats) -> Floats:
+    accuracy: Floats = sigmoid(mean[:, None] + deviation[:, None] * _NODES).mean(axis=1)
+    return accuracy
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB"

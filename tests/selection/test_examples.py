@@ -1,0 +1,107 @@
+"""What examples say about models: counts of right answers, and their product with what was believed before."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.selection.accuracy import logit, sigmoid
+from mll_hf.selection.beliefs import Beliefs, prior_beliefs
+from mll_hf.selection.examples import ExampleEvidence, gather_examples, learn_from_examples
+from worlds import examples
+
+
+def calibration_of(temperatures, offsets):
+    """The part of a calibration that examples need."""
+    return SimpleNamespace(temperatures=np.array(temperatures), offsets=np.array(offsets))
+
+
+def learned(prior, right, n, models=None):
+    right = np.atleast_1d(np.array(right, np.float64))
+    return learn_from_examples(prior, range(len(right)) if models is None else models, ExampleEvidence(n, right))
+
+
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+def test_right_answers_by_hand():
+    logits = np.array([[[8.0, 4.0, 0.0], [0.0, 2.0, 3.0]], [[0.0, 0.0, 0.0], [50.0, 0.0, 0.0]]])
+    calibration = calibration_of([4.0, 1.0], [[0, 0, 0], [0, 0, 0.5]])
+    evidence = gather_examples(logits, np.array([0, 2]), calibration)
+    # the first model wins by 1 and by 1/4; the second one loses by 1/2 and by 49.5
+    expected = [1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(1))]
+    np.testing.assert_allclose(evidence.right, expected, atol=1e-12)
+    assert evidence.n_examples == 2
+
+
+@examples
+@given(st.integers(0, 1000))
+def test_counts_are_those_of_sure_answers_and_the_logits_stay_as_they_were(seed):
+    rng = np.random.default_rng(seed)
+    answers, classes = rng.integers(0, 4, (3, 20)), rng.integers(0, 4, 20)
+    logits = (30 * np.eye(4)[answers] + rng.normal(size=(3, 20, 4))).astype(np.float32)
+    before = logits.copy()
+    calibration = calibration_of(np.ones(3), np.zeros((3, 4)))
+    evidence = gather_examples(logits, classes, calibration)
+    np.testing.assert_allclose(evidence.right, (answers == classes).sum(axis=1), atol=1e-6)
+    np.testing.assert_array_equal(logits, before)
+
+
+def test_one_class_is_always_right():
+    evidence = gather_examples(np.zeros((1, 6, 1)), np.zeros(6, np.int64), calibration_of([1.0], [[0.0]]))
+    assert evidence.right == [6]
+
+
+# --- posterior --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("right", [0.0, 0.3, 12.5, 40, 50])
+@pytest.mark.parametrize(("mean", "deviation"), [(0.0, 1.0), (-2.0, 0.5), (1.5, 2.0)])
+def test_one_model_against_the_density_on_a_grid(right, mean, deviation):
+    after = learned(Beliefs(np.array([mean]), np.array([[deviation**2]])), right, 50)
+    grid = np.linspace(-15, 15, 300_001)
+    accuracy = sigmoid(grid)
+    log_density = right * np.log(accuracy) + (50 - right) * np.log1p(-accuracy)
+    log_density -= (grid - mean) ** 2 / (2 * deviation**2)
+    top = log_density.argmax()
+    assert after.mean[0] == pytest.approx(grid[top], abs=1e-4)
+    curvature = -np.diff(log_density[top - 1 : top + 2], 2)[0] / (grid[1] - grid[0]) ** 2
+    assert after.deviations[0] == pytest.approx(curvature**-0.5, rel=1e-2)
+    density = np.exp(log_density - log_density[top])
+    expected = (density * accuracy).sum() / density.sum()
+    assert after.accuracy.accuracy[0] == pytest.approx(expected, abs=0.02)
+
+
+@examples
+@given(st.integers(0, 1000))
+def test_several_models_are_at_the_mode(seed):
+    rng = np.random.default_rng(seed)
+    factors = rng.normal(size=(4, 2))
+    prior = Beliefs(rng.normal(size=4), factors @ factors.T + 0.2 * np.eye(4))
+    right = rng.uniform(0, 30, 3)
+    models = rng.permutation(4)[:3].tolist()
+    after = learned(prior, right, 30, models)
+    pull = np.zeros(4)
+    pull[models] = right - 30 * sigmoid(after.mean[models])
+    np.testing.assert_allclose(after.mean - prior.mean, prior.covariance @ pull, atol=1e-6)
+
+
+def test_examples_join_what_was_believed_and_more_of_them_count_more():
+    prior = prior_beliefs(logit(np.array([0.5, 0.5])), 0.5, 0.1, 0.0)
+    few, more, many = (learned(prior, [0.8 * n, 0.5 * n], n).accuracy for n in (10, 50, 100_000))
+    assert 0.5 < few.accuracy[0] < more.accuracy[0] < many.accuracy[0] == pytest.approx(0.8, abs=1e-3)
+    widths = [(estimate.high - estimate.low)[0] for estimate in (prior.accuracy, few, more, many)]
+    assert (np.diff(widths) < 0).all()
+    sure = prior_beliefs(logit(np.array([0.5, 0.5])), 0.01, 0.01, 0.0)
+    assert learned(sure, [50, 0], 50).accuracy.accuracy == pytest.approx([0.5, 0.5], abs=0.01)
+
+
+def test_examples_tell_of_models_that_did_not_answer():
+    prior = prior_beliefs(np.zeros(3), 0.3, 1.0, 0.0)
+    after = learned(prior, [45.0, 44.0], 50, [0, 2])
+    assert 0.7 < after.accuracy.accuracy[1] < after.accuracy.accuracy[2] < after.accuracy.accuracy[0] < 0.9
+    assert after.deviations[1] > after.deviations[0]

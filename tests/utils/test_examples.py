@@ -1,0 +1,118 @@
+"""Images with their class: folders, CSV files, and what is wrong with them."""
+
+from __future__ import annotations
+
+import io
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mll_hf.errors import InputError
+from mll_hf.utils.examples import LEAST_EXAMPLES, check_examples, read_examples
+
+CLASSES = ("corroded pipe", "intact pipe", "weld")
+
+
+def png(color=(200, 10, 10)):
+    content = io.BytesIO()
+    Image.new("RGB", (8, 6), color).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three examples of the first class, two of the last, and what does not count."""
+    for name in ("corroded pipe/b.png", "corroded pipe/a.PNG", "corroded pipe/c.jpg", "weld/1.png", "weld/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(png())
+    for name in ("notes.txt", "weld/notes.txt", "weld/.hidden.png", ".cache/x.png", "intact pipe/readme"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    return tmp_path
+
+
+def test_a_folder_per_class(folder):
+    pairs = read_examples(folder)
+    names = [(path.relative_to(folder).as_posix(), name) for path, name in pairs]
+    assert names == [
+        ("corroded pipe/a.PNG", "corroded pipe"),
+        ("corroded pipe/b.png", "corroded pipe"),
+        ("corroded pipe/c.jpg", "corroded pipe"),
+        ("weld/1.png", "weld"),
+        ("weld/2.png", "weld"),
+    ]
+    examples = check_examples(pairs, CLASSES)  # no example of one class is fine
+    assert examples.images == tuple(path for path, _ in pairs)
+    assert examples.classes.tolist() == [0, 0, 0, 2, 2]
+
+
+def test_a_csv_file_with_paths_relative_to_it_or_absolute(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "x.png"
+    elsewhere.write_bytes(png())
+    table = folder / "examples.csv"
+    table.write_text(f'\ufeffclass,note,path\nweld,"a, b",weld/1.png\n"intact pipe",,{elsewhere}\n', encoding="utf-8")
+    assert read_examples(table) == [(folder / "weld/1.png", "weld"), (elsewhere, "intact pipe")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file,class\na.png,weld\n", r"examples.csv has no column 'path' \(columns: file, class\); name two path and"),
+        ("path;class\na.png;weld\n", r"has no column 'path' \(columns: path;class\)"),
+        ("", r"has no column 'path' \(columns: none\)"),
+        ("path,class\na.png,weld\nb.png\n", "examples.csv: row 2 lacks a path or a class; fill both in"),
+        ("path,class\na.png,\n", "row 1 lacks a path or a class"),
+        ("path,class\n", "examples.csv holds no examples; give a folder"),
+        ("path,class\n\x00\xff", "cannot be read"),
+    ],
+)
+def test_csv_files_that_are_no_list_of_examples(tmp_path, content, message):
+    (tmp_path / "examples.csv").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        read_examples(tmp_path / "examples.csv")
+
+
+def test_folders_without_examples(tmp_path):
+    with pytest.raises(InputError, match="holds no examples; give a folder with a folder of images for each class"):
+        read_examples(tmp_path)
+    with pytest.raises(InputError, match=r"nowhere cannot be read .*; check the path"):
+        read_examples(tmp_path / "nowhere")
+
+
+def test_unknown_classes_are_named_with_the_nearest_one():
+    pairs = [(png(), name) for name in ("weld", "Corroded_Pipe", "Corroded_Pipe", "wield", "weld")]
+    with pytest.raises(InputError) as caught:
+        check_examples(pairs, CLASSES)
+    assert str(caught.value) == (
+        "examples of classes that the task does not have: 'Corroded_Pipe' (nearest: 'corroded pipe'), "
+        "'wield' (nearest: 'weld'); name them as the task does"
+    )
+    with pytest.raises(InputError, match="and 4 more; name them"):
+        check_examples([(png(), f"class {n}") for n in range(7)], CLASSES)
+
+
+def test_unreadable_images_are_skipped_with_a_warning(folder, caplog):
+    (folder / "weld/broken.png").write_bytes(png()[:30])
+    pairs = [*read_examples(folder), (folder / "weld/missing.png", "weld"), (b"no picture", "weld")]
+    with caplog.at_level(logging.WARNING):
+        examples = check_examples(pairs, CLASSES)
+    assert [path.name for path in examples.images] == ["a.PNG", "b.png", "c.jpg", "1.png", "2.png"]
+    assert examples.classes.tolist() == [0, 0, 0, 2, 2]
+    assert caplog.messages == [
+        f"skipped 3 unreadable examples: {folder / 'weld/broken.png'}, {folder / 'weld/missing.png'}, "
+        "a picture without a path"
+    ]
+
+
+def test_pictures_and_encoded_bytes_are_examples_too():
+    pairs = [(Image.new("L", (4, 4)), "weld"), *[(png(), "intact pipe")] * (LEAST_EXAMPLES - 1)]
+    np.testing.assert_array_equal(check_examples(pairs, CLASSES).classes, [2, 1, 1, 1, 1])
+
+
+@pytest.mark.parametrize("readable", [0, LEAST_EXAMPLES - 1])
+def test_too_few_examples(readable):
+    pairs = [(png(), "weld")] * readable + [(b"", "weld")]
+    with pytest.raises(InputError, match=f"^{readable} readable examples say too little about models; give at least"):
+        check_examples(pairs, CLASSES)
