@@ -84,7 +84,7 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
 
 @contextlib.contextmanager
 def sensible_answers(repo_id: str) -> Iterator[None]:
-    """Turn what the client raises on malformed answers into a HubError.
+    """Turn what the client raises on malformed answers into a HubError, and errors that it wraps into themselves.
 
     Only around calls of the client: in our own code the same exceptions are bugs.
 
@@ -98,6 +98,10 @@ def sensible_answers(repo_id: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = f"the Hub's answer cannot be parsed ({one_line(error)}); try later, or update huggingface_hub"
         raise HubError(repo_id, reason) from error
+    except RuntimeError as error:  # the client wraps what fails an upload
+        if isinstance(error.__cause__, (OSError, httpx.HTTPError)):
+            raise error.__cause__ from None
+        raise
 
 
 def _reason(error: Exception, repo_id: str) -> str:
