@@ -15,7 +15,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.errors import CardError, InputError
+from mll_hf.errors import CardError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.hub.card import (
     COLLECTION_TAG,
@@ -406,17 +406,6 @@ def test_long_lines():
     line = "x" * 200_000
     edited = added(f"---\na: {line}\n---\n{line}\n")
     assert hub_view(edited)[0]["a"] == line
-
-
-def test_unpublishable_labels_are_refused():
-    with pytest.raises(InputError, match="not of the graph other"):
-        add_label("", LABEL, make_graph({"x": ()}, name="other"), SHA256)
-    with pytest.raises(InputError, match="publish the model"):
-        added("", make_label(GRAPH, repo_id="local-dir:/home/me/model"))
-    with pytest.raises(InputError, match="no full hashes"):
-        added("", sha256="abc")
-    with pytest.raises(InputError, match="no full hashes"):
-        added("", replace(LABEL, probes_revision="main"))
 
 
 # --- any card ---------------------------------------------------------------------------------------------------------
