@@ -67,12 +67,7 @@ def connect(token: str | bool | None = None) -> HfApi:
 
 @contextlib.contextmanager
 def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) -> Iterator[None]:
-    """Turn errors of the client and the network into errors with a one-line message.
-
-    Args:
-        repo_id: The repository, for the message.
-        error_of: Makes the error from the reason; by default a HubError.
-    """
+    """Turn errors of the client and the network into a HubError with a one-line message, or what ``error_of`` makes."""
     try:
         yield
     except MLLError:
@@ -195,12 +190,7 @@ def wait_asked_for(error: Exception) -> float:
 
 
 def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
-    """Apply a function to items in parallel threads.
-
-    Args:
-        function: What to apply.
-        items: To what.
-        name: Title of a progress bar over many items; by default there is none.
+    """Apply a function to items in parallel threads; a name is the title of a progress bar over many items.
 
     Raises:
         Exception: The first error of the function.

@@ -261,14 +261,7 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
 def _overview(
     api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
 ) -> dict[str, bytes | None]:
-    """Index and card of a collection; the owner's text in the card is kept.
-
-    Args:
-        api: The client.
-        head: The commit so far.
-        added: Files that the next commit adds.
-        graphs: Their graphs.
-    """
+    """Index and card of a collection with the files that a commit adds; the owner's text in the card is kept."""
     files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
     after = replace(head, files={**head.files, **files})
     known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}

@@ -204,13 +204,7 @@ def read_graphs(api: HfApi, head: Head) -> list[SemanticGraph]:
 
 
 def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-    """Fetch and validate one label of a collection.
-
-    Args:
-        api: The client.
-        head: The commit.
-        path: The label's file.
-        graphs: Graphs by digest; a label on one of them must have its concepts.
+    """Fetch and validate one label of a collection; on one of the graphs, by digest, it must have its concepts.
 
     Raises:
         HubError: It cannot be downloaded.
