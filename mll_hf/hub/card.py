@@ -12,7 +12,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entries_to_yaml
 
-from mll_hf.hub.readme import CardEdit, edit_card, put_section
+from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.branches import branch_recalls
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import printable, shortened
@@ -70,7 +70,7 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str,
         return {"schema": _SCHEMA, "labels": dict(sorted({**kept, short: entry}.items()))}
 
     tags = [LABEL_TAG, graph_tag(graph.digest)]
-    return edit_card(readme, CardEdit(tags, "mll", block, f"mll-label-{short}", _section(label, graph, path)))
+    return edit_card(readme, tags, "mll", block, f"mll-label-{short}", _section(label, graph, path))
 
 
 def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:

@@ -37,58 +37,51 @@ _BLOCK_LIST = (
 _BLOCK = _KEY + r"[^\r\n]*(?:(?:\r?\n[ \t]+#[^\r\n]*)*\r?\n[ \t]+[^\s#][^\r\n]*)*"  # up to a comment at its end
 
 
-@dataclass(frozen=True, slots=True)
-class CardEdit:
-    """What to write into a card.
-
-    Attributes:
-        tags: Tags that the front matter must have.
-        key: Key of our block in the front matter.
-        block: Given the block so far (None without one), its new value: nested mappings of texts and numbers.
-        section: Name of our section in the body; it is between two comments with this name.
-        lines: Lines of the section.
-    """
-
-    tags: Sequence[str]
-    key: str
-    block: Callable[[object], Mapping[str, Any]]
-    section: str
-    lines: Sequence[str]
-
-
-def edit_card(readme: str, edit: CardEdit) -> str:
+def edit_card(
+    readme: str,
+    tags: Sequence[str],
+    key: str,
+    make_block: Callable[[object], Mapping[str, Any]],
+    section: str,
+    lines: Sequence[str],
+) -> str:
     """Write tags, a block and a section into a README, replacing an earlier block and section.
 
     Args:
         readme: The README with its own line breaks; may be empty.
-        edit: What to write.
+        tags: Tags that the front matter must have.
+        key: Key of our block in the front matter.
+        make_block: Given the block so far (None without one), its new value: nested mappings of texts and numbers.
+        section: Name of our section in the body; it is between two comments with this name.
+        lines: Lines of the section.
 
     Raises:
         CardError: The README cannot be edited safely.
     """
     card = _split(readme)
     old = _parse(card.front)
-    block, tags = edit.block(old.get(edit.key)), old.get("tags") or []
-    if not isinstance(tags, list):
+    block, present = make_block(old.get(key)), old.get("tags") or []
+    if not isinstance(present, list):
         raise CardError("the card's tags are no list; write them as a list")
-    missing = [tag for tag in edit.tags if tag not in tags]
-    front, added = card.front, ""
+    missing = [tag for tag in tags if tag not in present]
+    front, new_lines = card.front, []
     if "tags" not in old:
-        added += "".join(card.line_break + line for line in ("tags:", *(f"- {tag}" for tag in missing)))
+        new_lines += ["tags:", *(f"- {tag}" for tag in missing)]
     elif missing:
-        front = _with_tags(front, missing, ", " if tags else "", card.line_break)
-    lines = _yaml_lines({edit.key: block})
-    if edit.key in old:
-        front = re.sub(_BLOCK.format(edit.key), lambda _: card.line_break.join(lines), front, flags=re.MULTILINE)
+        front = _with_tags(front, missing, ", " if present else "", card.line_break)
+    if key not in old:
+        new_lines += _yaml_lines({key: block})
     else:
-        added += "".join(card.line_break + line for line in lines)
+        text = card.line_break.join(_yaml_lines({key: block}))
+        front = re.sub(_BLOCK.format(key), lambda _: text, front, flags=re.MULTILINE)
+    added = "".join(card.line_break + line for line in new_lines)
     fence = card.fence if card.fence.endswith("\n") else card.fence + card.line_break
-    body = _edit_body(card.body, edit.section, edit.lines, card.line_break)
+    body = _edit_body(card.body, section, lines, card.line_break)
     for whole in (front + added, added + front):  # a text block at the end would take in what follows
         edited = card.head + whole + fence + body
-        if _has_content(edited, whole, {**old, "tags": [*missing, *tags], edit.key: block}):
+        if _has_content(edited, whole, {**old, "tags": [*missing, *present], key: block}):
             return edited
-    raise CardError(f"the card cannot be edited safely; add the tags and the block '{edit.key}' by hand")
+    raise CardError(f"the card cannot be edited safely; add the tags and the block '{key}' by hand")
 
 
 def put_section(readme: str, name: str, lines: Sequence[str]) -> str:
