@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,20 +28,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import index_benchmark
 import labeling_speed
-from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
+import matching_benchmark
 from mll_hf.cli import main as command_line
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.store import LabelStore
-from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
-from mll_hf.matching.describe import Description
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
 from mll_hf.utils.images import decode_image
-from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +49,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelLabel
+    from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models import VisionLanguageModel
 
@@ -71,11 +69,9 @@ def main() -> int:
     index_benchmark.add_reading(parts.add_parser("reading", help="reading labels with an index and without"))
     index_benchmark.add_selection(parts.add_parser("selection", help="choosing among very many labels"))
     index_benchmark.add_agreement(parts.add_parser("agreement", help="estimates from an index against whole labels"))
-    matching = parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
-    matching.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
-    matching.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
-    matching.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
-    matching.set_defaults(run=run_matching)
+    matching_benchmark.add_arguments(
+        parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
+    )
     parts.add_parser("targets", add_help=False, help="what choosing is worth on target tasks: mll-hf bench")
     if sys.argv[1:2] == ["targets"]:
         return command_line(["bench", *sys.argv[2:]])
@@ -180,34 +176,6 @@ def measure_selection(repeats: int) -> None:
                 _timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
             ]
             print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {_spread(times[1:], 'ms')}")
-
-
-def run_matching(args: argparse.Namespace) -> None:
-    """Print how often the right concept comes first, and how well coverage tells what the graph lacks."""
-    gold = imagenet_gold(args.wordnet)
-    encoder = CachedEncoder(default_encoder(), args.cache)
-    index = ConceptIndex.build(gold.graph, encoder)
-    bare = tuple(Description(name, (name,), "file") for name in gold.names)
-    ways = {
-        "paper: captions against the bare names": index.match_captions(bare),
-        "paper: captions against templates with glosses": index.match_captions(gold.describe()),
-        "ours": index.match(gold.describe()),
-    }
-    for field in fields(LogitWeights):
-        ablated = replace(index, weights=replace(index.weights, **{field.name: 0.0}))
-        ways[f"ours without {field.name}"] = ablated.match(gold.describe())
-    rows = [[name, *(f"{top_accuracy(match, gold.concepts, k):.1%}" for k in (1, 5))] for name, match in ways.items()]
-    print(f"{len(gold.names)} class names, {len(gold.graph):,} concepts, text encoder {encoder.id}")
-    print(table(["match", "right concept first", "in the first five"], rows))
-    covered, uncovered = leave_concepts_out(gold, encoder)
-    facts = detection(covered, uncovered, COVERED)
-    print(
-        f"coverage of {COVERED} and more, concepts in the graph against concepts and relatives left out, 100 classes "
-        f"at a time: precision {facts.precision:.3f}, recall {facts.recall:.3f}, AUC {facts.auc:.3f}"
-    )
-    if args.fit:
-        weights, slope, middle = fit_weights(make_queries(gold), encoder)
-        print(f"fitted: {weights}, coverage slope {slope:.2f}, middle {middle:.1f}")
 
 
 class _Remembering:
