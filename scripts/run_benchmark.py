@@ -18,8 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import index_benchmark
 import labeling_speed
 import matching_benchmark
+from index_benchmark import spread, timed
 from mll_hf.cli import main as command_line
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
@@ -38,13 +37,11 @@ from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
-from mll_hf.utils.images import decode_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
-    import torch
     from numpy.typing import NDArray
 
     from mll_hf.graph.probes import ProbeSet
@@ -111,37 +108,21 @@ def measure_labeling(args: argparse.Namespace) -> None:
     ours = []
     for _ in range(args.repeats):  # interleaved, so that a slow spell of the machine hits all
         for workers, times in loops.items():
-            times.append(_timed(lambda w=workers: bare_loop(model, probes, w)))
+            times.append(timed(lambda w=workers: bare_loop(model, probes, w)))
         with tempfile.TemporaryDirectory() as folder:
-            ours.append(_timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f)))))
+            ours.append(timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f)))))
     best = min(loops, key=lambda workers: statistics.median(loops[workers]))
     for workers, times in loops.items():
-        print(f"bare loop, {workers} worker processes: {_spread(times)}{'  <- best' if workers == best else ''}")
+        print(f"bare loop, {workers} worker processes: {spread(times)}{'  <- best' if workers == best else ''}")
     ratio = statistics.median(ours) / statistics.median(loops[best])
-    print(f"labeling {len(probes)} images on {len(graph)} concepts, all included: {_spread(ours)}")
+    print(f"labeling {len(probes)} images on {len(graph)} concepts, all included: {spread(ours)}")
     print(f"labeling / best bare loop: {ratio:.2f}")
 
 
 def bare_loop(model: VisionLanguageModel, probes: ProbeSet, workers: int) -> None:
     """Decode, preprocess and encode all images with torch's DataLoader: what anyone would write."""
-    from torch.utils.data import DataLoader
-
-    contents = [content for batch in probes.iter_image_bytes(1024) for content in batch]
-    loader: DataLoader[torch.Tensor] = DataLoader(_Pixels(model, contents), batch_size=128, num_workers=workers)
-    for pixels in loader:
-        model.encode_pixels(pixels)
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    model: VisionLanguageModel
-    contents: list[bytes | None]
-
-    def __len__(self) -> int:
-        return len(self.contents)
-
-    def __getitem__(self, n: int) -> torch.Tensor:
-        return self.model.preprocess(decode_image(self.contents[n]))
+    for batch in labeling_speed.pixels(model, probes, 128, workers):
+        model.encode_pixels(batch)
 
 
 def measure_memory(args: argparse.Namespace) -> None:
@@ -173,9 +154,9 @@ def measure_selection(repeats: int) -> None:
         labels = make_labels(graph, n_labels)
         for strategy in (Strategy.MLL, Strategy.PAPER):
             times = [
-                _timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
+                timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
             ]
-            print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {_spread(times[1:], 'ms')}")
+            print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {spread(times[1:], 'ms')}")
 
 
 class _Remembering:
@@ -198,16 +179,6 @@ def _select(
     match = index.match_captions(descriptions) if strategy is Strategy.PAPER else index.match(descriptions)
     joined = join_labels(labels, [index.graph])
     return select(Candidates(joined, match), SelectionConfig(strategy=strategy, k=3))
-
-
-def _timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def _spread(times: list[float], unit: str = "s") -> str:
-    return f"{statistics.median(times):.3g} {unit} ({min(times):.3g} to {max(times):.3g})"
 
 
 if __name__ == "__main__":
