@@ -20,7 +20,7 @@ from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -134,33 +134,29 @@ class CachedEncoder:
         Raises:
             MLLError: Raised by the wrapped encoder for a text that is not cached.
         """
-        keys = [_cache_key(self.id, text) for text in texts]
-        known = self._look_up(keys)
+        keys = [hashlib.sha256(f"{self.id}\0{text}".encode()).digest() for text in texts]
+        known = self._stored(keys)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new:
             vectors = self._encoder.encode(list(new.values())).astype("<f4")
             computed = dict(zip(new, (vector.tobytes() for vector in vectors), strict=True))
             # If another process has stored a text in the meantime, its embedding is used.
-            known |= computed | self._store(computed)
+            known |= computed | self._stored(list(new), computed)
         return _stack([known[key] for key in keys])
 
-    def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    def _stored(self, keys: Sequence[bytes], new: Mapping[bytes, bytes] | None = None) -> dict[bytes, bytes]:
+        """The vectors stored for some keys, after new ones are added; a stored one is never replaced."""
         try:
             with self._connect() as connection:
+                if new:
+                    with connection:
+                        connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", new.items())
                 return _select(connection, keys)
         except (sqlite3.Error, OSError) as error:
-            self._warn(error)
-            return {}
-
-    def _store(self, vectors: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Add vectors in one transaction; returns the stored vectors of their keys, which may be older."""
-        try:
-            with self._connect() as connection:
-                with connection:
-                    connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", vectors.items())
-                return _select(connection, list(vectors))
-        except (sqlite3.Error, OSError) as error:
-            self._warn(error)
+            if not self._warned:
+                text = "cannot use the cached embeddings in %s (%s); delete the file if this persists"
+                logger.warning(text, self.path, error)
+            self._warned = True
             return {}
 
     @contextlib.contextmanager
@@ -170,13 +166,6 @@ class CachedEncoder:
         with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
             yield connection
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            logger.warning(
-                "cannot use the cached embeddings in %s (%s); delete the file if this persists", self.path, error
-            )
-        self._warned = True
 
 
 _BUSY_SECONDS = 30.0
@@ -188,10 +177,6 @@ def _default_cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "embeddings" / "embeddings.sqlite"
-
-
-def _cache_key(encoder_id: str, text: str) -> bytes:
-    return hashlib.sha256(f"{encoder_id}\0{text}".encode()).digest()
 
 
 def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -240,7 +225,8 @@ def _download(repo_id: str, sha: str) -> Path:
 
 def _check_weights(path: Path) -> None:
     try:
-        found = _sha256(path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
     if found != DEFAULT_WEIGHTS_SHA256:
@@ -268,8 +254,3 @@ def _load(id: str, folder: Callable[[], Path]) -> Any:  # noqa: ANN401 - an unty
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EncoderError(f"text encoder {id} cannot be loaded ({one_line(error)}); choose another one") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
