@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mll_hf.bench.baselines.modelgpt import predict, rank
+from mll_hf.bench.baselines.modelgpt import TEXT_FEATURES, predict, rank
 from mll_hf.bench.metrics import top_kendall, top_l1, top_overlap
 from mll_hf.bench.tables import Table
 from mll_hf.errors import InputError
@@ -31,14 +31,13 @@ if TYPE_CHECKING:
 
 EVALUATION_FILE, FEATURES_FILE = "lovm_eval_table.csv", "lovm_features.csv"
 IMAGENET = "IN-score"
-CAPTION_FEATURES = ("text-f1", "text-acc1")
-GRANULARITY_FEATURES = ("intraclass_sim", "inter_close", "intra_close", "superclass_metric")
-FEATURES = (IMAGENET, *CAPTION_FEATURES, *GRANULARITY_FEATURES)
+CAPTION_FEATURES, GRANULARITY_FEATURES = TEXT_FEATURES[:2], TEXT_FEATURES[2:]
+FEATURES = (IMAGENET, *TEXT_FEATURES)
 GROUPS = {
     "INB": (IMAGENET,),
     "C": CAPTION_FEATURES,
     "G": GRANULARITY_FEATURES,
-    "G+C": (*CAPTION_FEATURES, *GRANULARITY_FEATURES),
+    "G+C": TEXT_FEATURES,
     "INB+C": (IMAGENET, *CAPTION_FEATURES),
     "INB+G": (IMAGENET, *GRANULARITY_FEATURES),
     "INB+G+C": FEATURES,
