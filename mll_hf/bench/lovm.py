@@ -151,7 +151,7 @@ def read_lovm(path: Path, columns: Sequence[str]) -> dict[tuple[str, str], list[
             raise ValueError("no rows")
         return {(row["model_fullname"], row["dataset"]): [float(row[column]) for column in columns] for row in rows}
     except (OSError, ValueError, TypeError, KeyError, csv.Error) as error:
-        raise InputError(f"{path} is not the published table ({one_line(error)}); download it again") from None
+        raise InputError(f"{path} cannot be read ({one_line(error)}); take the published table") from None
 
 
 # --- open_clip --------------------------------------------------------------------------------------------------------
