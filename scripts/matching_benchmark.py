@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _TASK_SIZE = 100
 _RIDGE = 1e-4
+_BINS = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,12 +64,15 @@ def run_matching(args: argparse.Namespace) -> None:
     rows = [[name, *(f"{top_accuracy(match, gold.concepts, k):.1%}" for k in (1, 5))] for name, match in ways.items()]
     print(f"{len(gold.names)} class names, {len(gold.graph):,} concepts, text encoder {encoder.id}")
     print(table(["match", "right concept first", "in the first five"], rows))
-    covered, uncovered = leave_concepts_out(gold, encoder)
+    covered, uncovered, right = leave_concepts_out(gold, encoder)
     facts = detection(covered, uncovered, COVERED)
     print(
         f"coverage of {COVERED} and more, concepts in the graph against concepts and relatives left out, 100 classes "
         f"at a time: precision {facts.precision:.3f}, recall {facts.recall:.3f}, AUC {facts.auc:.3f}"
     )
+    predicted, actual = np.concatenate([covered, uncovered]), np.concatenate([right, np.zeros(len(right), np.bool_)])
+    print("calibration of coverage: how often the best concept is the class itself, half of the classes left out")
+    print(calibration_table(predicted, actual))
     if args.fit:
         weights, slope, middle = fit_weights(make_queries(gold), encoder)
         print(f"fitted: {weights}, coverage slope {slope:.2f}, middle {middle:.1f}")
@@ -128,26 +132,46 @@ def top_accuracy(match: ClassMatch, concepts: NDArray[np.int64], k: int) -> floa
     return float((match.concepts[:, :k] == concepts[:, None]).any(axis=1).mean())
 
 
-def leave_concepts_out(gold: Gold, encoder: TextEncoder) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def leave_concepts_out(
+    gold: Gold, encoder: TextEncoder
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """Coverage of classes that are in the graph, and of the same classes after their removal.
 
     Classes form tasks of 100. Each task is matched with the whole graph, and with the graph without the concepts of its
     classes, their ancestors and their descendants. Siblings remain, but are not the class itself.
 
     Returns:
-        [C] coverage with and [C] coverage without the concepts of the classes.
+        [C] coverage with and [C] coverage without the concepts of the classes, and [C] bool, whether the best concept
+        of the whole graph is that of the class.
     """
     whole = ConceptIndex.build(gold.graph, encoder)
     order = np.random.default_rng(0).permutation(len(gold.names))
-    coverage = np.empty((2, len(order)), np.float32)
+    coverage, right = np.empty((2, len(order)), np.float32), np.empty(len(order), np.bool_)
     for at in range(0, len(order), _TASK_SIZE):
         classes = order[at : at + _TASK_SIZE]
         lost = {r for v in gold.concepts[classes].tolist() for r in (v, *gold.graph.relatives(v).tolist())}
         rest = ConceptIndex.build(without(gold.graph, lost), encoder)
-        for index, row in zip((whole, rest), coverage, strict=True):
-            names = [gold.names[y] for y in classes]
-            row[at : at + _TASK_SIZE] = index.match(from_templates(names, index.graph)).coverage
-    return coverage[0], coverage[1]
+        names, rows = [gold.names[y] for y in classes], slice(at, at + _TASK_SIZE)
+        match = whole.match(from_templates(names, whole.graph))
+        coverage[0, rows], right[rows] = match.coverage, match.concepts[:, 0] == gold.concepts[classes]
+        coverage[1, rows] = rest.match(from_templates(names, rest.graph)).coverage
+    return coverage[0], coverage[1], right
+
+
+def calibration_table(predicted: NDArray[np.float32], actual: NDArray[np.bool_]) -> str:
+    """Bins of predicted probabilities [N], with the mean prediction and the share of what came true in each.
+
+    The expected calibration error is the mean difference of the two, weighted by the number of cases.
+    """
+    bins = np.minimum((predicted * _BINS).astype(int), _BINS - 1)
+    cells = [(b, bins == b) for b in range(_BINS) if (bins == b).any()]
+    means = [(float(predicted[cell].mean()), float(actual[cell].mean()), int(cell.sum())) for _, cell in cells]
+    rows = [
+        [f"{b / _BINS:.1f} to {(b + 1) / _BINS:.1f}", str(n), f"{expected:.2f}", f"{share:.2f}"]
+        for (b, _), (expected, share, n) in zip(cells, means, strict=True)
+    ]
+    error = sum(n * abs(expected - share) for expected, share, n in means) / len(predicted)
+    return table(["coverage", "classes", "predicted", "actual"], rows) + f"\nexpected calibration error {error:.3f}"
 
 
 def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:

@@ -51,13 +51,13 @@ _SCORES = {  # name and meaning of the scores of each strategy
 
 
 def selection_report(selection: Selection) -> str:
-    """Which models were chosen, how good and how expensive they are, and what the choice is based on."""
+    """The answer, then which models were chosen, how good and expensive they are, and what the choice rests on."""
     if selection.evidence is not None:
         parts = [_trial_table(selection, selection.evidence), _TRIAL_LEGEND]
     else:
         parts = [_model_table(selection), _class_table(selection), _legend(selection)]
-    head = "\n".join([_headline(selection), *selection.answer_lines])
-    return "\n\n".join([head, *parts]) + f"\nTogether: {_size(selection.cost)}."
+    answer = ["\n".join(selection.answer_lines)] if selection.answer else []
+    return "\n\n".join([*answer, _headline(selection), *parts]) + f"\nTogether: {_size(selection.cost)}."
 
 
 def _headline(selection: Selection) -> str:

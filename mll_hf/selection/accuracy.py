@@ -133,13 +133,8 @@ def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str 
         n_classes: Number C of classes.
         names: [C, E] embeddings of the class names by the default text encoder, of unit norm; None if there are none.
         domain: How the images look, as the user put it.
-
-    Raises:
-        InputError: There are fewer than two classes.
     """
-    if n_classes < 2:
-        raise InputError(f"{n_classes} class is too few to estimate an accuracy; give at least 2 classes")
-    if names is None:
+    if names is None or n_classes == 1:
         return TaskTraits(n_classes, None, None, is_specialized(domain))
     names = names.astype(np.float64)
     total = names.sum(axis=0)
@@ -159,7 +154,7 @@ def is_specialized(domain: str | None) -> bool:
 
 
 def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel | None = None) -> AccuracyEstimate:
-    """Estimate the accuracies of M models on a task.
+    """Estimate the accuracies of M models on a task. With a single class every answer is right.
 
     Args:
         imagenet: [M] accuracies on ImageNet, 0 to 1.
@@ -171,6 +166,8 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
     """
     if not bool(((imagenet >= 0) & (imagenet <= 1)).all()):
         raise InputError("an ImageNet accuracy is missing or outside 0 to 1; leave out models without one")
+    if traits.n_classes == 1:
+        return AccuracyEstimate(*(np.ones(len(imagenet)) for _ in range(3)))
     model = model or published_model()
     similarity = model.usual_similarity if traits.similarity is None else traits.similarity
     nearest = model.usual_nearest if traits.nearest is None else traits.nearest

@@ -26,20 +26,18 @@ if TYPE_CHECKING:
 IMAGENET_CLASSES = 1000
 
 
-def estimate_by_labels(candidates: Candidates, overall: NDArray[np.float64]) -> AccuracyEstimate | None:
-    """Estimated accuracies of M labeled and P published models; None for a single class.
+def estimate_by_labels(candidates: Candidates, overall: NDArray[np.float64]) -> AccuracyEstimate:
+    """Estimated accuracies of M labeled and P published models.
 
     Args:
         candidates: The M labels, and the classes.
         overall: [M + P] mean scores over the classes, between 0 and 1. Estimates have the same order.
     """
-    names, n_classes = candidates.match.names, len(candidates.match.classes)
-    if n_classes < 2:
-        return None
     best = generally_best(candidates.labels.reference)
     level = imagenet_level(candidates.labels, best)
     as_imagenet = sigmoid(logit(overall) + logit(np.array(level)) - logit(overall[best]))
-    return estimate_accuracy(as_imagenet, task_traits(n_classes, names, candidates.domain))
+    traits = task_traits(len(candidates.match.classes), candidates.match.names, candidates.domain)
+    return estimate_accuracy(as_imagenet, traits)
 
 
 def imagenet_level(labels: JoinedLabels, m: int) -> float:

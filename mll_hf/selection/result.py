@@ -92,7 +92,7 @@ class Selection(ArrayFields):
         evidence: What unlabeled images of the task say about the M models; None if there were none.
         among: How many models were scored, if only the best M of them are here.
         estimates: Estimated accuracies of the M models on the task; None for strategies ``paper`` and ``uniform``,
-            whose scores are no accuracies, and for a single class.
+            whose scores are no accuracies.
     """
 
     classes: tuple[str, ...]

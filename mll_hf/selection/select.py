@@ -94,9 +94,6 @@ def select_by_imagenet(
     published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
     scores = imagenet_scores(published, len(classes))
     models = tuple(_of_published(model) for model in published)
-    estimates = None
-    if len(classes) > 1:
-        estimates = estimate_accuracy(scores[:, 0], task_traits(len(classes), names, domain))
     return Selection(
         classes=classes,
         strategy=Strategy.IMAGENET,
@@ -109,7 +106,7 @@ def select_by_imagenet(
         images=np.zeros(len(classes)),
         domain=domain,
         task=task,
-        estimates=estimates,
+        estimates=estimate_accuracy(scores[:, 0], task_traits(len(classes), names, domain)),
     )
 
 

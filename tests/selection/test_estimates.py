@@ -65,11 +65,12 @@ def test_scores_that_are_no_accuracies_give_no_estimate(strategy):
     assert selection.to_json()["answer"] is None
 
 
-def test_a_single_class_has_no_estimate():
+def test_with_a_single_class_every_answer_is_right():
     candidates = random_candidates()
     one = replace(candidates, match=random_match(candidates.graph, 1))
-    assert select(one, SelectionConfig()).estimates is None
-    assert select_by_imagenet(("cat",), SelectionConfig()).estimates is None
+    for selection in (select(one, SelectionConfig()), select_by_imagenet(("cat",), SelectionConfig())):
+        assert (selection.estimates.accuracy == 1).all()
+        assert (selection.estimates.low == 1).all()
 
 
 def test_json_keeps_estimates_and_tells_the_answer():
