@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 # have .41 and .61; models that were made for single subjects and styles differ more, about 1 and 1
 OWN = 0.7
 TREND = 0.8
+OWN_OF_BEST = 3.0  # the best of many models is far from typical: a tighter prior would estimate it 3 to 6 points too low
 _REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the middle of an interval to its ends
 
 
@@ -73,18 +74,22 @@ def prior_beliefs(estimates: Floats, own: Floats | float, common: float, trend: 
     return Beliefs(estimates, np.diag(own**2) + common**2 + trend**2 * np.outer(rest, rest))
 
 
-def beliefs_from(estimate: AccuracyEstimate) -> Beliefs:
+def beliefs_from(estimate: AccuracyEstimate, own: float = OWN) -> Beliefs:
     """Beliefs that agree with estimates and their intervals.
 
     Args:
         estimate: Of M models, before any image.
+        own: Standard deviation, in logits, of what is particular to a model; ``OWN_OF_BEST`` where the beliefs are
+            about to become the estimate of a model that was chosen.
     """
     deviations = (logit(estimate.high) - logit(estimate.low)) / (2 * _REACH)
     common = np.sqrt(max(float((deviations**2).mean()) - OWN**2, 0.0))
-    return prior_beliefs(logit(estimate.accuracy), OWN, common, TREND)
+    return prior_beliefs(logit(estimate.accuracy), own, common, TREND)
 
 
-def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats) -> Beliefs:
+def observe(
+    beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats, common: float = 0.0
+) -> Beliefs:
     """Beliefs after the accuracies of some models were estimated, by what the beliefs do not rest on yet.
 
     Args:
@@ -92,10 +97,11 @@ def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: 
         models: Positions of T of them.
         estimates: [T] logits of the accuracies.
         errors: [T] standard errors of these; positive.
+        common: Standard error that all the estimates share.
     """
     at = list(models)
     shared = beliefs.covariance[:, at]
-    gain = np.linalg.solve(shared[at] + np.diag(errors**2), shared.T).T
+    gain = np.linalg.solve(shared[at] + np.diag(errors**2) + common**2, shared.T).T
     mean = beliefs.mean + gain @ (estimates - beliefs.mean[at])
     covariance = beliefs.covariance - gain @ shared.T
     return Beliefs(mean, (covariance + covariance.T) / 2)

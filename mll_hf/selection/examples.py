@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.beliefs import Beliefs, Floats
     from mll_hf.selection.evidence import Calibration
 
-_MARGIN = 0.5  # a win by this much, in calibrated logits, counts as right by sigmoid(1)
+_MARGIN = 1 / 3  # a win by this much, in calibrated logits, counts as right by sigmoid(1)
 _MOST_STEPS = 100
 _LONGEST_STEP = 1.0  # in logits
 _CONVERGED = 1e-9

@@ -33,7 +33,7 @@ def test_right_answers_by_hand():
     calibration = calibration_of([4.0, 1.0], [[0, 0, 0], [0, 0, 0.5]])
     evidence = gather_examples(logits, np.array([0, 2]), calibration)
     # the first model wins by 1 and by 1/4; the second one loses by 1/2 and by 49.5
-    expected = [1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(1))]
+    expected = [1 / (1 + np.exp(-3)) + 1 / (1 + np.exp(-0.75)), 1 / (1 + np.exp(1.5))]
     np.testing.assert_allclose(evidence.right, expected, atol=1e-12)
     assert evidence.n_examples == 2
 
