@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 # have .41 and .61; models that were made for single subjects and styles differ more, about 1 and 1
 OWN = 0.7
 TREND = 0.8
-OWN_OF_BEST = 3.0  # the best of many models is far from typical: a tighter prior would estimate it 3 to 6 points too low
+OWN_OF_BEST = (
+    3.0  # the best of many models is far from typical: a tighter prior would estimate it 3 to 6 points too low
+)
 _REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the middle of an interval to its ends
 
 
@@ -87,9 +89,7 @@ def beliefs_from(estimate: AccuracyEstimate, own: float = OWN) -> Beliefs:
     return prior_beliefs(logit(estimate.accuracy), own, common, TREND)
 
 
-def observe(
-    beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats, common: float = 0.0
-) -> Beliefs:
+def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats, common: float = 0.0) -> Beliefs:
     """Beliefs after the accuracies of some models were estimated, by what the beliefs do not rest on yet.
 
     Args:

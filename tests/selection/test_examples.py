@@ -51,6 +51,12 @@ def test_counts_are_those_of_sure_answers_and_the_logits_stay_as_they_were(seed)
     np.testing.assert_array_equal(logits, before)
 
 
+def test_answers_that_are_far_off_are_wrong():
+    logits = np.array([[[1e6, 0.0], [0.0, 1e6]]])
+    evidence = gather_examples(logits, np.array([1, 1]), calibration_of([1.0], [[0.0, 0.0]]))
+    assert evidence.right[0] == pytest.approx(1)
+
+
 def test_one_class_is_always_right():
     evidence = gather_examples(np.zeros((1, 6, 1)), np.zeros(6, np.int64), calibration_of([1.0], [[0.0]]))
     assert evidence.right == [6]
