@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.beliefs import Beliefs, Floats
 
 USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
-_LEAST_GAIN = 0.01  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
+_LEAST_GAIN = 0.006  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
 
 
 def _student4(probabilities: Floats) -> Floats:
