@@ -15,7 +15,7 @@ from mll_hf.matching.concept_index import ConceptIndex, embed_names
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models import resolve_model
-from mll_hf.models.known import best_paper_models
+from mll_hf.models.known import usable_models
 from mll_hf.selection import (
     Candidates,
     SelectionConfig,
@@ -160,7 +160,7 @@ class Client:
             if images:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             choose = partial(select_by_imagenet, names, domain=domain, task=task, names=self._embedded(names))
-            return self._pinned(self._allowed(choose, dict.fromkeys(m.hub_id for m in best_paper_models()), config))
+            return self._pinned(self._allowed(choose, dict.fromkeys(m.hub_id for m in usable_models()), config))
         if descriptions is None:
             descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
         if tuple(d.class_name for d in descriptions) != names:
@@ -255,7 +255,7 @@ def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[Kno
     if not config.unlabeled:
         return ()
     ids = set(labeled)
-    return tuple(model for model in best_paper_models() if model.hub_id not in ids)
+    return tuple(model for model in usable_models() if model.hub_id not in ids)
 
 
 def _check_images(images: Sequence[ImageLike]) -> None:

@@ -99,16 +99,16 @@ def run_reading(args: argparse.Namespace) -> None:
         store.add_graph(graph)
         for label in make_labels(graph, args.labels):
             store.write(label)
-        building = _timed(store.update_index)
-        of_index = [_timed(lambda: LabelStore(Path(name)).indexed) for _ in range(args.repeats)]
-        of_files = [_timed(lambda: LabelStore(Path(name)).list()) for _ in range(args.repeats)]
+        building = timed(store.update_index)
+        of_index = [timed(lambda: LabelStore(Path(name)).indexed) for _ in range(args.repeats)]
+        of_files = [timed(lambda: LabelStore(Path(name)).list()) for _ in range(args.repeats)]
         megabytes = [
             sum(path.stat().st_size for path in Path(name).glob(pattern)) / 2**20
             for pattern in ("index/*/*", "labels/*/*/*")
         ]
     print(f"{args.labels} labels of {N_CONCEPTS:,} concepts; the index was built in {building:.1f} s")
-    print(f"opened through the index ({megabytes[0]:.0f} MB): {_spread(of_index)}")
-    print(f"opened file by file ({megabytes[1]:.0f} MB): {_spread(of_files)}")
+    print(f"opened through the index ({megabytes[0]:.0f} MB): {spread(of_index)}")
+    print(f"opened file by file ({megabytes[1]:.0f} MB): {spread(of_files)}")
 
 
 def run_selection(args: argparse.Namespace) -> None:
@@ -116,7 +116,7 @@ def run_selection(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = args.index or Path(name)
         if not list(folder.glob("*.safetensors")):
-            print(f"{args.labels:,} labels made and indexed in {_timed(lambda: _build(folder, args.labels)):.0f} s")
+            print(f"{args.labels:,} labels made and indexed in {timed(lambda: _build(folder, args.labels)):.0f} s")
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         print(f"index of {size / 2**30:.2f} GB, {size / args.labels / 1000:.1f} kB per label", flush=True)
         values = [folder, Path(name) / "labels", args.classes, args.repeats, args.domain or ""]
@@ -165,13 +165,13 @@ def measure(folder: Path, labels: Path, n_classes: int, repeats: int, domain: st
     started = time.perf_counter()
     candidates = opened()
     opening = time.perf_counter() - started
-    first = _timed(selected)
+    first = timed(selected)
     started = time.process_time()
-    times = [_timed(selected) for _ in range(repeats)]
+    times = [timed(selected) for _ in range(repeats)]
     cpu = (time.process_time() - started) / repeats
     print(f"3 of {len(candidates.labels):,} labels, {n_classes} classes, {N_CONCEPTS:,} concepts, domain {domain}:")
     print(f"  opened in {opening:.2f} s; first selection {first:.2f} s (it writes the labels that are then read)")
-    print(f"  selected in {_spread(times)}; {cpu:.2f} s of CPU")
+    print(f"  selected in {spread(times)}; {cpu:.2f} s of CPU")
     peak, own = _megabytes("VmHWM"), _megabytes("RssAnon")
     print(f"  memory: {own:.0f} MB, {before:.0f} MB before opening; with the pages of the index at most {peak:.0f} MB")
 
@@ -182,14 +182,16 @@ def _megabytes(name: str) -> float:
     return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
 
-def _timed(run: Callable[[], object]) -> float:
+def timed(run: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
-def _spread(times: list[float]) -> str:
-    return f"{statistics.median(times):.3g} s ({min(times):.3g} to {max(times):.3g})"
+def spread(times: list[float], unit: str = "s") -> str:
+    """Median, least and greatest of some times, as text."""
+    return f"{statistics.median(times):.3g} {unit} ({min(times):.3g} to {max(times):.3g})"
 
 
 if __name__ == "__main__":

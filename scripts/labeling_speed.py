@@ -145,7 +145,7 @@ def reference_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: NDArr
     there = torch.from_numpy(concepts).to(device)
     similarities: list[list[float]] = []
     with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
-        for batch in _pixels(model, probes, _REFERENCE_BATCH, 0):
+        for batch in pixels(model, probes, _REFERENCE_BATCH, 0):
             features = network._image_features(batch.to(device))
             features = features / features.norm(dim=-1, keepdim=True)
             for row in 100.0 * features.float() @ there.T:
@@ -162,13 +162,14 @@ def clip_benchmark_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: 
     classifier = torch.from_numpy(concepts).to(model.device).T
     amp = device == "cuda"  # on a CPU it would use bfloat16, which is slower on most
     batches = (
-        (pixels, torch.zeros(len(pixels), dtype=torch.long))
-        for pixels in _pixels(model, probes, _CLIP_BENCHMARK_BATCH, _CLIP_BENCHMARK_WORKERS)
+        (batch, torch.zeros(len(batch), dtype=torch.long))
+        for batch in pixels(model, probes, _CLIP_BENCHMARK_BATCH, _CLIP_BENCHMARK_WORKERS)
     )
     return run_classification(network._network, classifier, batches, device, amp)[0]
 
 
-def _pixels(model: VisionLanguageModel, probes: ProbeSet, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
+def pixels(model: VisionLanguageModel, probes: ProbeSet, batch_size: int, workers: int) -> Iterator[torch.Tensor]:
+    """Images decoded and preprocessed by torch's DataLoader, in batches on the CPU."""
     contents = [content or b"" for batch in probes.iter_image_bytes(256) for content in batch]
     loader: Any = torch.utils.data.DataLoader(_Pixels(model, contents), batch_size=batch_size, num_workers=workers)
     yield from loader

@@ -18,8 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,31 +26,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import index_benchmark
 import labeling_speed
-from mll_hf.bench.matching import detection, fit_weights, imagenet_gold, leave_concepts_out, make_queries, top_accuracy
+import matching_benchmark
+from index_benchmark import spread, timed
 from mll_hf.cli import main as command_line
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.store import LabelStore
-from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
-from mll_hf.matching.describe import Description
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
-from mll_hf.utils.images import decode_image
-from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
-    import torch
-    from numpy.typing import NDArray
+    from collections.abc import Sequence
 
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelLabel
-    from mll_hf.matching.text_encoder import TextEncoder
+    from mll_hf.matching.describe import Description
     from mll_hf.models import VisionLanguageModel
 
 
@@ -71,11 +62,9 @@ def main() -> int:
     index_benchmark.add_reading(parts.add_parser("reading", help="reading labels with an index and without"))
     index_benchmark.add_selection(parts.add_parser("selection", help="choosing among very many labels"))
     index_benchmark.add_agreement(parts.add_parser("agreement", help="estimates from an index against whole labels"))
-    matching = parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
-    matching.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
-    matching.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
-    matching.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
-    matching.set_defaults(run=run_matching)
+    matching_benchmark.add_arguments(
+        parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
+    )
     parts.add_parser("targets", add_help=False, help="what choosing is worth on target tasks: mll-hf bench")
     if sys.argv[1:2] == ["targets"]:
         return command_line(["bench", *sys.argv[2:]])
@@ -115,37 +104,21 @@ def measure_labeling(args: argparse.Namespace) -> None:
     ours = []
     for _ in range(args.repeats):  # interleaved, so that a slow spell of the machine hits all
         for workers, times in loops.items():
-            times.append(_timed(lambda w=workers: bare_loop(model, probes, w)))
+            times.append(timed(lambda w=workers: bare_loop(model, probes, w)))
         with tempfile.TemporaryDirectory() as folder:
-            ours.append(_timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f)))))
+            ours.append(timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f)))))
     best = min(loops, key=lambda workers: statistics.median(loops[workers]))
     for workers, times in loops.items():
-        print(f"bare loop, {workers} worker processes: {_spread(times)}{'  <- best' if workers == best else ''}")
+        print(f"bare loop, {workers} worker processes: {spread(times)}{'  <- best' if workers == best else ''}")
     ratio = statistics.median(ours) / statistics.median(loops[best])
-    print(f"labeling {len(probes)} images on {len(graph)} concepts, all included: {_spread(ours)}")
+    print(f"labeling {len(probes)} images on {len(graph)} concepts, all included: {spread(ours)}")
     print(f"labeling / best bare loop: {ratio:.2f}")
 
 
 def bare_loop(model: VisionLanguageModel, probes: ProbeSet, workers: int) -> None:
     """Decode, preprocess and encode all images with torch's DataLoader: what anyone would write."""
-    from torch.utils.data import DataLoader
-
-    contents = [content for batch in probes.iter_image_bytes(1024) for content in batch]
-    loader: DataLoader[torch.Tensor] = DataLoader(_Pixels(model, contents), batch_size=128, num_workers=workers)
-    for pixels in loader:
-        model.encode_pixels(pixels)
-
-
-@dataclass(frozen=True)
-class _Pixels:
-    model: VisionLanguageModel
-    contents: list[bytes | None]
-
-    def __len__(self) -> int:
-        return len(self.contents)
-
-    def __getitem__(self, n: int) -> torch.Tensor:
-        return self.model.preprocess(decode_image(self.contents[n]))
+    for batch in labeling_speed.pixels(model, probes, 128, workers):
+        model.encode_pixels(batch)
 
 
 def measure_memory(args: argparse.Namespace) -> None:
@@ -170,58 +143,16 @@ def measure_selection(repeats: int) -> None:
     """Time to select 3 models for 100 classes over 9,000 concepts, matching included, text encoding left out."""
     from synthetic import RandomEncoder, make_descriptions, make_graph, make_labels
 
-    graph, encoder = make_graph(9000), _Remembering(RandomEncoder())
-    index = ConceptIndex.build(graph, encoder)
+    graph = make_graph(9000)
+    index = ConceptIndex.build(graph, RandomEncoder())
     descriptions = make_descriptions(100)
     for n_labels in (50, 1000):
         labels = make_labels(graph, n_labels)
         for strategy in (Strategy.MLL, Strategy.PAPER):
             times = [
-                _timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
+                timed(partial(_select, index, labels, descriptions, strategy)) * 1000 for _ in range(2 * repeats + 1)
             ]
-            print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {_spread(times[1:], 'ms')}")
-
-
-def run_matching(args: argparse.Namespace) -> None:
-    """Print how often the right concept comes first, and how well coverage tells what the graph lacks."""
-    gold = imagenet_gold(args.wordnet)
-    encoder = CachedEncoder(default_encoder(), args.cache)
-    index = ConceptIndex.build(gold.graph, encoder)
-    bare = tuple(Description(name, (name,), "file") for name in gold.names)
-    ways = {
-        "paper: captions against the bare names": index.match_captions(bare),
-        "paper: captions against templates with glosses": index.match_captions(gold.describe()),
-        "ours": index.match(gold.describe()),
-    }
-    for field in fields(LogitWeights):
-        ablated = replace(index, weights=replace(index.weights, **{field.name: 0.0}))
-        ways[f"ours without {field.name}"] = ablated.match(gold.describe())
-    rows = [[name, *(f"{top_accuracy(match, gold.concepts, k):.1%}" for k in (1, 5))] for name, match in ways.items()]
-    print(f"{len(gold.names)} class names, {len(gold.graph):,} concepts, text encoder {encoder.id}")
-    print(table(["match", "right concept first", "in the first five"], rows))
-    covered, uncovered = leave_concepts_out(gold, encoder)
-    facts = detection(covered, uncovered, COVERED)
-    print(
-        f"coverage of {COVERED} and more, concepts in the graph against concepts and relatives left out, 100 classes "
-        f"at a time: precision {facts.precision:.3f}, recall {facts.recall:.3f}, AUC {facts.auc:.3f}"
-    )
-    if args.fit:
-        weights, slope, middle = fit_weights(make_queries(gold), encoder)
-        print(f"fitted: {weights}, coverage slope {slope:.2f}, middle {middle:.1f}")
-
-
-class _Remembering:
-    """A text encoder that gives an answer that it gave before at once."""
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self.id, self._encoder, self._known = encoder.id, encoder, {}
-
-    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """As the encoder itself."""
-        key = tuple(texts)
-        if key not in self._known:
-            self._known[key] = self._encoder.encode(texts)
-        return self._known[key]
+            print(f"select 3 of {n_labels} labels, 100 classes, 9,000 concepts, {strategy}: {spread(times[1:], 'ms')}")
 
 
 def _select(
@@ -230,16 +161,6 @@ def _select(
     match = index.match_captions(descriptions) if strategy is Strategy.PAPER else index.match(descriptions)
     joined = join_labels(labels, [index.graph])
     return select(Candidates(joined, match), SelectionConfig(strategy=strategy, k=3))
-
-
-def _timed(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
-
-
-def _spread(times: list[float], unit: str = "s") -> str:
-    return f"{statistics.median(times):.3g} {unit} ({min(times):.3g} to {max(times):.3g})"
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
-"""Synthetic graphs, labels and text encoders of any size, for timing. Valid, seeded, quick to make.
-
-:func:`make_labels` makes labels with random counts; :class:`SyntheticModels` makes labels like those of models that
-have strengths and weaknesses, and of some that are copies of others.
-"""
+"""Synthetic graphs, labels and text encoders of any size, for timing. Valid, seeded, quick to make."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import fields
+from functools import lru_cache
 from math import erf
 from typing import TYPE_CHECKING
 
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 IMAGES_PER_CONCEPT = 75
-DOMAINS = ("drawing", "icon", "photo", "render")
 ENVIRONMENT = Environment("cpu", "float32", "0", "0", "0")
 _BRANCHING = 8
 _FEWER_IMAGES = (8, 20, 45)  # of a tenth of the concepts each
@@ -46,9 +42,14 @@ class RandomEncoder:
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """[N, size] float32, unit norm; equal texts give equal rows."""
-        rows = [np.random.default_rng(_seed(text)).standard_normal(self._size, np.float32) for text in texts]
-        vectors = np.stack(rows)
+        vectors = np.stack([_direction(text, self._size) for text in texts])
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@lru_cache(4096)  # so that timings leave out the encoding of a task's texts
+def _direction(text: str, size: int) -> NDArray[np.float32]:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).standard_normal(size, np.float32)
 
 
 def make_graph(n_concepts: int) -> SemanticGraph:
@@ -68,10 +69,10 @@ def make_graph(n_concepts: int) -> SemanticGraph:
     )
 
 
-def make_labels(graph: SemanticGraph, n_models: int, seed: int = 0) -> tuple[ModelLabel, ...]:
-    """Valid labels of models of different levels."""
-    rng = np.random.default_rng(seed)
-    return tuple(_make_label(graph, m, rng) for m in range(n_models))
+def make_labels(graph: SemanticGraph, n_models: int) -> tuple[ModelLabel, ...]:
+    """Labels of so many of the :class:`SyntheticModels`."""
+    models = SyntheticModels(graph)
+    return tuple(models.whole(m) for m in range(n_models))
 
 
 class SyntheticModels:
@@ -172,37 +173,6 @@ def make_descriptions(n_classes: int) -> tuple[Description, ...]:
     return tuple(Description(name, (f"The photo of {name}, which is special",), "template") for name in names)
 
 
-def _make_label(graph: SemanticGraph, m: int, rng: np.random.Generator) -> ModelLabel:
-    n = len(graph)
-    domain_support = rng.multinomial(IMAGES_PER_CONCEPT, [1 / len(DOMAINS)] * len(DOMAINS), n).T.astype(np.uint16)
-    domain_hits = rng.binomial(domain_support, rng.uniform(0.2, 0.9)).astype(np.uint16)
-    hits, support = (counts.sum(axis=0, dtype=np.int32) for counts in (domain_hits, domain_support))
-    losses = support - hits
-    rivals, wins = _make_rivals(losses, rng)
-    ranks = _make_ranks(hits, losses, rng)
-    return ModelLabel(
-        model=ModelRef(f"synthetic/model-{m:04d}", f"{m:040x}", "open_clip"),
-        cost=Cost(int(10 ** rng.uniform(7, 9)), float(10 ** rng.uniform(0, 2.5))),
-        graph_name=graph.name,
-        graph_digest=graph.digest,
-        probes_name="synthetic",
-        probes_revision="0" * 40,
-        sampling=SamplingConfig(IMAGES_PER_CONCEPT, 0),
-        domain_names=DOMAINS,
-        package_version="0",
-        environment=ENVIRONMENT,
-        license=None,
-        predicted=hits + np.roll(losses, 1),
-        domain_hits=domain_hits,
-        domain_support=domain_support,
-        rivals=rivals,
-        rival_wins=wins,
-        ranks=ranks,
-        domain_ranks=_make_domain_ranks(ranks, domain_hits, domain_support),
-        temperature=np.array([rng.uniform(0.5, 2)], np.float32),
-    )
-
-
 def _make_rivals(losses: NDArray[np.int32], rng: np.random.Generator) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
     """Rivals at random places, one of which wins wherever the concept loses."""
     n, slots = len(losses), min(RIVALS, len(losses) - 1)
@@ -215,30 +185,5 @@ def _make_rivals(losses: NDArray[np.int32], rng: np.random.Generator) -> tuple[N
     return rivals, wins
 
 
-def _make_ranks(hits: NDArray[np.int32], losses: NDArray[np.int32], rng: np.random.Generator) -> NDArray[np.uint16]:
-    """Lost images spread over the bins at random."""
-    ranks = rng.multinomial(losses, [0, *[1 / (RANK_BINS - 1)] * (RANK_BINS - 1)])
-    ranks[:, 0] = hits
-    return ranks.astype(np.uint16)
-
-
-def _make_domain_ranks(
-    ranks: NDArray[np.uint16], domain_hits: NDArray[np.uint16], domain_support: NDArray[np.uint16]
-) -> NDArray[np.int32]:
-    """Deal the lost images of each bin out to the domains until each has as many as it lost."""
-    domain_ranks = np.zeros((len(domain_hits), RANK_BINS), np.int32)
-    domain_ranks[:, 0] = domain_hits.sum(axis=1)
-    left = domain_support.sum(axis=1, dtype=np.int64) - domain_ranks[:, 0]
-    for rank_bin, count in enumerate(ranks[:, 1:].sum(axis=0, dtype=np.int64), start=1):
-        before = np.cumsum(left) - left
-        domain_ranks[:, rank_bin] = np.clip(count - before, 0, left)
-        left = left - domain_ranks[:, rank_bin]
-    return domain_ranks
-
-
 def _id(v: int) -> str:
     return f"s{v:08d}"
-
-
-def _seed(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")

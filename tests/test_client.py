@@ -547,7 +547,7 @@ def test_one_class_and_pictures_all_alike(store, models):
 
 def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):
     table = [make_known(f"org/{name}", 0.5) for name in ("cats", "cars", "all", "unheard", "gone")]
-    monkeypatch.setattr("mll_hf.models.known.paper_models", lambda: tuple(table))
+    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(table))
     models.skills |= {"unheard": 1.0, "gone": ModelError("org/gone", "is gone"), "cars": 0.4}
 
     def resolve(repo_id, token):

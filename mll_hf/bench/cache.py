@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
@@ -25,29 +25,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mll_hf.bench.suites import TargetTask
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
 
+ImageData: TypeAlias = "TargetTask | ProbeImages"  # the revision changes whenever an image does
+
 _BATCH = 128
 
 
-class ImageData(Protocol):
-    """Images that can be embedded; the revision changes whenever an image does."""
-
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def revision(self) -> str: ...  # noqa: D102
-    def __len__(self) -> int: ...
-
-    def batches(self, size: int) -> Iterator[Sequence[bytes | None]]:
-        """The encoded images in order, ``size`` at a time."""
-        ...
-
-
 class ProbeImages:
-    """The probe images of a graph as :class:`ImageData`."""
+    """The probe images of a graph, with the interface of a :class:`~mll_hf.bench.suites.TargetTask`."""
 
     def __init__(self, probes: ProbeSet) -> None:
         self.probes, self.name = probes, probes.name

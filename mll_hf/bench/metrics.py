@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -167,11 +167,8 @@ def bootstrap_tasks(
         resamples: How many times the tasks are drawn with replacement.
         level: Confidence level.
         seed: Seed of the draws.
-
-    Raises:
-        InputError: There are no tasks, or the methods were not run on the same tasks.
     """
-    table = _same_tasks(values)
+    table = np.stack([np.asarray(of_method, np.float64) for of_method in values])
     tasks = np.random.default_rng(seed).integers(table.shape[1], size=(resamples, table.shape[1]))
     replicates = statistic(*table[:, tasks])
     replicates = replicates[~np.isnan(replicates)]
@@ -191,21 +188,9 @@ class SignedRankTest:
 
 
 def wilcoxon(ours: Floats, theirs: Floats) -> SignedRankTest:
-    """Wilcoxon's signed-rank test over [T] tasks; ties are left out, and p is 1 if there are only ties.
-
-    Raises:
-        InputError: There are no tasks, or not equally many.
-    """
-    left, right = _same_tasks([ours, theirs])
+    """Wilcoxon's signed-rank test over [T] tasks; ties are left out, and p is 1 if there are only ties."""
     # Rounded, so that floating-point noise neither breaks ties nor separates equal differences
-    differences = np.round(left - right, 12)
+    differences = np.round(np.subtract(ours, theirs, dtype=np.float64), 12)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
     p_value = float(scipy_part("stats").wilcoxon(differences, zero_method="wilcox").pvalue) if wins + losses else 1.0
     return SignedRankTest(wins, losses, len(differences) - wins - losses, p_value)
-
-
-def _same_tasks(values: Sequence[Floats]) -> NDArray[np.float64]:
-    """[K, T] the values of K methods."""
-    if len({np.shape(of_method) for of_method in values}) != 1 or np.ndim(values[0]) != 1 or len(values[0]) == 0:
-        raise InputError("the methods were not run on the same tasks; compare them on the same ones")
-    return np.stack([np.asarray(of_method, np.float64) for of_method in values])

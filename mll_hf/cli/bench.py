@@ -79,7 +79,7 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
         type=Path,
         required=True,
         metavar="DIR",
-        help="folder with lovm_eval_table.csv, lovm_features.csv and openclip_results.csv",
+        help="folder with lovm_eval_table.csv and lovm_features.csv",
     )
     lovm.add_argument("--seed", type=int, default=0, metavar="N", help="of random hubs (default: 0)")
 

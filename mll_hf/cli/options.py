@@ -85,9 +85,7 @@ def open_source_of(args: argparse.Namespace) -> LabelSource:
 def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
     """All labels of one model, on any graphs.
 
-    Args:
-        source: Where to look.
-        model: Its id, the last part of its id, or ``id@revision``.
+    ``model`` is its id, the last part of its id, or ``id@revision``.
 
     Raises:
         InputError: There are none, or the name fits several models.

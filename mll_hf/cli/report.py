@@ -211,9 +211,8 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         [b.name, f"{b.recall:.3f}", str(b.concepts), shortened(b.definition, 60)]
         for b in _ends(branch_recalls(label, graph))
     ]
-    has_rivals = np.array([len(graph.relatives(v)) + 1 < len(graph) for v in range(len(graph))])
     enough = label.support >= min(_FEWEST_IMAGES, int(label.support.max()))
-    tested = np.flatnonzero(has_rivals & enough)  # a concept without rivals is always recognized
+    tested = np.flatnonzero(enough & (graph.rival_counts > 0))  # a concept without rivals is always recognized
     ranked = tested[np.argsort(-label.node_precision[tested], kind="stable")]
     parts = [
         table(["", ""], facts).lstrip("\n"),
@@ -228,15 +227,10 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
 
 
 def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: NDArray[np.intp]) -> str:
-    rows = [
-        [
-            graph.concepts[v].name,
-            f"{label.node_precision[v]:.2f}",
-            str(label.support[v]),
-            shortened(graph.concepts[v].definition, 60),
-        ]
-        for v in concepts
-    ]
+    rows = []
+    for v in concepts:
+        name, meaning = graph.concepts[v].name, shortened(graph.concepts[v].definition, 60)
+        rows.append([name, f"{label.node_precision[v]:.2f}", str(label.support[v]), meaning])
     return table(["concept", "recall", "images", "meaning"], rows)
 
 
@@ -311,8 +305,7 @@ def difference_report(difference: LabelDifference) -> str:
     first, second, graph = difference.first, difference.second, difference.graph
     pair = (first, second)
     names = [_distinct_name(first, second), _distinct_name(second, first)]
-    significant = np.abs(difference.z) > _SIGNIFICANT
-    wins = [int((significant & (sign * difference.gain > 0)).sum()) for sign in (1, -1)]
+    wins = [int((sign * difference.z > _SIGNIFICANT).sum()) for sign in (1, -1)]
     facts = [
         ["mean recall", *(f"{label.mean_recall:.3f}" for label in pair)],
         ["significantly better on", *(f"{won} concepts" for won in wins)],
@@ -327,16 +320,14 @@ def difference_report(difference: LabelDifference) -> str:
     if branches:
         parts.append("By branch\n" + table(["branch", *names, "difference"], branches))
     for name, sign in zip(names, (1, -1), strict=True):
-        order = np.argsort(-sign * difference.z, kind="stable")
-        rows = [
-            [
-                graph.concepts[difference.concepts[at]].name,
-                *(f"{label.node_precision[difference.concepts[at]]:.2f}" for label in pair),
-                f"{difference.gain[at]:+.2f}",
-                f"{difference.z[at]:+.1f}",
-            ]
-            for at in order[sign * difference.gain[order] > 0][:_EXTREMES_SHOWN]
-        ]
+        rows = []
+        for at in np.argsort(-sign * difference.z, kind="stable")[:_EXTREMES_SHOWN]:
+            if sign * difference.gain[at] > 0:
+                v = difference.concepts[at]
+                recalls = [f"{label.node_precision[v]:.2f}" for label in pair]
+                rows.append(
+                    [graph.concepts[v].name, *recalls, f"{difference.gain[at]:+.2f}", f"{difference.z[at]:+.1f}"]
+                )
         if rows:
             parts.append(f"{name} is better at\n{table(['concept', *names, 'difference', 'standard errors'], rows)}")
     parts.append(

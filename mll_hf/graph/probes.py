@@ -367,22 +367,18 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
 
 def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
     """Yield the images of some rows (ascending) of one parquet file."""
-    sizes = np.array([file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)])
-    ends = np.cumsum(sizes)
-    if not len(rows):
-        return
-    groups = np.unique(np.searchsorted(ends, rows, side="right"))
-    # where each row is among those of the row groups that are read
-    skipped = np.cumsum(np.where(np.isin(np.arange(len(sizes)), groups), 0, sizes))
-    rows = rows - skipped[np.searchsorted(ends, rows, side="right")]
-    first = 0
-    for table in file.iter_batches(batch_size=_BATCH, columns=["image"], use_threads=False, row_groups=groups.tolist()):
-        here = rows[(rows >= first) & (rows < first + table.num_rows)] - first
-        if len(here):
-            yield from (_content(value) for value in table.column("image").take(here).to_pylist())
-        first += table.num_rows
-        if first > rows[-1]:
-            return
+    end = 0
+    for group in range(file.metadata.num_row_groups):
+        first, end = end, end + file.metadata.row_group(group).num_rows
+        wanted = rows[(rows >= first) & (rows < end)]
+        if not len(wanted):
+            continue
+        for table in file.iter_batches(batch_size=_BATCH, columns=["image"], use_threads=False, row_groups=[group]):
+            here = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
+            yield from map(_content, table.column("image").take(here).to_pylist())
+            first += table.num_rows
+            if first > wanted[-1]:
+                break
 
 
 def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct that ``datasets`` writes

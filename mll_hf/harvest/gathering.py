@@ -116,17 +116,17 @@ class OpenSource:
         return wnid if wnid in self.graph.index else None
 
 
-def open_all(sources: Sequence[PinnedSource], graph: SemanticGraph, token: str | None = None) -> tuple[OpenSource, ...]:
+def open_all(sources: Sequence[PinnedSource], graph: SemanticGraph) -> tuple[OpenSource, ...]:
     """Open all sources, so that problems of any of them show before the first image is downloaded.
 
     Raises:
         HubError: A source cannot be read, lacks a column or split, or its labels contradict its class names.
         MissingExtraError: datasets is not installed.
     """
-    return tuple(_open(source, graph, token) for source in sources)
+    return tuple(_open(source, graph) for source in sources)
 
 
-def _open(pinned: PinnedSource, graph: SemanticGraph, token: str | None) -> OpenSource:
+def _open(pinned: PinnedSource, graph: SemanticGraph) -> OpenSource:
     try:
         import datasets
     except ImportError:
@@ -141,7 +141,6 @@ def _open(pinned: PinnedSource, graph: SemanticGraph, token: str | None) -> Open
             split=source.split,
             revision=pinned.sha,
             streaming=True,
-            token=token,
         )
     features = stream.features or {}  # unknown for some formats, such as CSV, which have no images
     images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]

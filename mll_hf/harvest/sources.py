@@ -153,7 +153,7 @@ class PinnedSource:
     by_label: Mapping[str, str] | None
 
 
-def pin_all(sources: Sequence[ImageSource], token: str | None = None) -> tuple[PinnedSource, ...]:
+def pin_all(sources: Sequence[ImageSource]) -> tuple[PinnedSource, ...]:
     """Resolve sources to their commits and read the meaning of their labels.
 
     Raises:
@@ -164,16 +164,16 @@ def pin_all(sources: Sequence[ImageSource], token: str | None = None) -> tuple[P
     names = [source.name for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two image sources have the name {abridged(twice, 3)}; add name=...")
-    return tuple(_pin(source, token) for source in sources)
+    return tuple(map(_pin, sources))
 
 
-def _pin(source: ImageSource, token: str | None) -> PinnedSource:
+def _pin(source: ImageSource) -> PinnedSource:
     by_label: Mapping[str, str] | None = None
     if source.labels_are_indices:
         by_label = {str(number): wnid for number, wnid in enumerate(class_wnids(ClassList(source.labels)))}
     elif source.labels != WNIDS:
         by_label = read_label_file(Path(source.labels))
-    api = connect(token)
+    api = connect()
     head = read_head(api, source.repo_id, "dataset", source.revision)
     with hub_errors(source.repo_id), sensible_answers(source.repo_id):
         gated = retried(lambda: api.dataset_info(source.repo_id, expand=["gated"], timeout=TIMEOUT_SECONDS).gated)

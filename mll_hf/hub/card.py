@@ -12,9 +12,7 @@ import numpy as np
 import yaml  # type: ignore[import-untyped]
 from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entries_to_yaml
 
-from mll_hf.errors import InputError
-from mll_hf.hub.connection import FULL_SHA
-from mll_hf.hub.readme import CardEdit, edit_card, put_section
+from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.branches import branch_recalls
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import printable, shortened
@@ -54,22 +52,14 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str,
 
     Args:
         readme: The README of the model's repo with its own line breaks; may be empty.
-        label: The label.
+        label: The label of a model on the Hub.
         graph: Its graph.
         sha256: Hash of the label's file, 64 hex digits.
         path: The label's file in the repo.
 
     Raises:
         CardError: The card cannot be edited safely.
-        InputError: The label is of another graph, or of a model that is not on the Hub.
     """
-    if label.graph_digest != graph.digest:
-        raise InputError(f"the label is not of the graph {graph.name}; give the graph that it was measured on")
-    if not _REPO_ID.fullmatch(label.model.repo_id):
-        raise InputError("the label is of a model in a folder; publish the model and label it as org/name")
-    revisions = (label.model.revision, label.probes_revision)
-    if not (all(map(FULL_SHA.fullmatch, revisions)) and re.fullmatch(r"[0-9a-f]{64}", sha256)):
-        raise InputError("the label's revisions or the sha256 of its file are no full hashes; label the model again")
     short = graph.digest[:12]
     entry = _entry(label, sha256, path)
 
@@ -80,7 +70,7 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str,
         return {"schema": _SCHEMA, "labels": dict(sorted({**kept, short: entry}.items()))}
 
     tags = [LABEL_TAG, graph_tag(graph.digest)]
-    return edit_card(readme, CardEdit(tags, "mll", block, f"mll-label-{short}", _section(label, graph, path)))
+    return edit_card(readme, tags, "mll", block, f"mll-label-{short}", _section(label, graph, path))
 
 
 def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:

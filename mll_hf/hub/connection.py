@@ -67,12 +67,7 @@ def connect(token: str | bool | None = None) -> HfApi:
 
 @contextlib.contextmanager
 def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) -> Iterator[None]:
-    """Turn errors of the client and the network into errors with a one-line message.
-
-    Args:
-        repo_id: The repository, for the message.
-        error_of: Makes the error from the reason; by default a HubError.
-    """
+    """Turn errors of the client and the network into a HubError with a one-line message, or what ``error_of`` makes."""
     try:
         yield
     except MLLError:
@@ -84,7 +79,7 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
 
 @contextlib.contextmanager
 def sensible_answers(repo_id: str) -> Iterator[None]:
-    """Turn what the client raises on malformed answers into a HubError.
+    """Turn what the client raises on malformed answers into a HubError, and errors that it wraps into themselves.
 
     Only around calls of the client: in our own code the same exceptions are bugs.
 
@@ -98,6 +93,10 @@ def sensible_answers(repo_id: str) -> Iterator[None]:
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         reason = f"the Hub's answer cannot be parsed ({one_line(error)}); try later, or update huggingface_hub"
         raise HubError(repo_id, reason) from error
+    except RuntimeError as error:  # the client wraps what fails an upload
+        if isinstance(error.__cause__, (OSError, httpx.HTTPError)):
+            raise error.__cause__ from None
+        raise
 
 
 def _reason(error: Exception, repo_id: str) -> str:
@@ -191,12 +190,7 @@ def wait_asked_for(error: Exception) -> float:
 
 
 def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
-    """Apply a function to items in parallel threads.
-
-    Args:
-        function: What to apply.
-        items: To what.
-        name: Title of a progress bar over many items; by default there is none.
+    """Apply a function to items in parallel threads; a name is the title of a progress bar over many items.
 
     Raises:
         Exception: The first error of the function.

@@ -145,18 +145,9 @@ def graph_of(stem: str, graphs: Iterable[SemanticGraph]) -> SemanticGraph | None
 def read_index(
     api: HfApi, head: Head, shards: Mapping[int, str], files: Mapping[Key, str], graph: SemanticGraph, read: Reader
 ) -> LabelIndex | None:
-    """The index of a group; labels that the shards lack are added in memory.
+    """The index of a group from the paths of its shards and labels; None if no label can be read.
 
-    Args:
-        api: The client.
-        head: The commit of the collection.
-        shards: Paths of the group's shards, see :func:`shards_by_group`.
-        files: Paths of its labels, see :func:`labels_by_group`.
-        graph: Its graph.
-        read: Reads the labels at some paths; may skip invalid ones.
-
-    Returns:
-        The index; None if no label can be read.
+    Labels that the shards lack are read by their paths and added in memory; ``read`` may skip invalid ones.
 
     Raises:
         HubError: A shard cannot be downloaded.
@@ -171,13 +162,7 @@ def updated_index(
 ) -> tuple[dict[str, bytes | None], LabelIndex | None]:
     """What a commit must change so that the index of a group has all its labels, and the index that results.
 
-    Args:
-        api: The client.
-        head: The commit of the collection, with the labels to add.
-        stem: The group.
-        files: Paths of its labels, see :func:`labels_by_group`.
-        graph: Its graph.
-        read: Reads the labels at some paths; may skip invalid ones.
+    Args as for :func:`read_index`; the files of the head include the labels to add.
 
     Returns:
         New content of shards by path, None for those to delete; and the index, None without labels.

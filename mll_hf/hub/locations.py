@@ -56,19 +56,15 @@ def parse_dataset(text: str) -> DatasetLocation:
     return DatasetLocation(match[1], match[2])
 
 
-def pinned(location: str, token: str | None = None) -> DatasetLocation:
-    """A dataset repo at the current commit of its revision.
-
-    Args:
-        location: ``hf://datasets/org/name[@revision]``.
-        token: Hub token; None for the token of the logged-in user.
+def pinned(location: str) -> DatasetLocation:
+    """The dataset repo ``hf://datasets/org/name[@revision]`` at the current commit of its revision.
 
     Raises:
         InputError: The location is malformed.
         HubError: There is no such dataset or revision.
     """
     dataset = parse_dataset(location)
-    return DatasetLocation(dataset.repo_id, read_head(connect(token), dataset.repo_id, "dataset", dataset.revision).sha)
+    return DatasetLocation(dataset.repo_id, read_head(connect(), dataset.repo_id, "dataset", dataset.revision).sha)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +99,11 @@ class GraphLocation:
         return load_probes(self.graph, self.folder, sampling, origin)
 
 
-def fetch_graph_with_images(location: str | Path, token: str | None = None) -> GraphLocation:
+def fetch_graph_with_images(location: str | Path) -> GraphLocation:
     """Download a graph with its probe images, unless it is local or cached.
 
     Args:
         location: A folder, or ``hf://datasets/org/name[@revision]``.
-        token: Hub token; None for the token of the logged-in user.
 
     Raises:
         InputError: The location is malformed.
@@ -116,14 +111,13 @@ def fetch_graph_with_images(location: str | Path, token: str | None = None) -> G
     """
     if not is_on_hub(location):
         return GraphLocation(Path(location))
-    dataset = pinned(str(location), token)
+    dataset = pinned(str(location))
     with hub_errors(dataset.repo_id):
         folder = snapshot_download(
             dataset.repo_id,
             repo_type="dataset",
             revision=dataset.revision,
             allow_patterns=[GRAPH_FILE, IMAGE_FILES],
-            token=token,
         )
     return GraphLocation(Path(folder), dataset)
 

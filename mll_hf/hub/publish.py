@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.errors import CardError, HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
@@ -33,11 +32,9 @@ from mll_hf.hub.connection import (
     download,
     fetch_head,
     hub_errors,
-    is_transient,
     retried,
     sensible_answers,
     status_of,
-    wait_asked_for,
 )
 from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
 from mll_hf.hub.locations import REPO_ID, parse_dataset
@@ -60,7 +57,7 @@ README = "README.md"
 _MOST_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
 _GRAPH_FILES = (GRAPH_FILE, IMAGE_FILES, "build.json")
-_MOST_CONFLICTS, _MOST_FAILURES = 30, 4  # attempts of a publication after each kind of error
+_MOST_CONFLICTS = 30
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
 _log = logging.getLogger(__name__)
 
@@ -264,14 +261,7 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
 def _overview(
     api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
 ) -> dict[str, bytes | None]:
-    """Index and card of a collection; the owner's text in the card is kept.
-
-    Args:
-        api: The client.
-        head: The commit so far.
-        added: Files that the next commit adds.
-        graphs: Their graphs.
-    """
+    """Index and card of a collection with the files that a commit adds; the owner's text in the card is kept."""
     files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
     after = replace(head, files={**head.files, **files})
     known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}
@@ -322,7 +312,7 @@ def publish_graph(folder: Path, dataset: str, *, private: bool = False, token: s
     _check_only(head, dataset, _GRAPH_FILES)
 
     def upload() -> CommitInfo:
-        try:
+        with sensible_answers(repo_id):
             return api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
@@ -331,10 +321,8 @@ def publish_graph(folder: Path, dataset: str, *, private: bool = False, token: s
                 allow_patterns=[README, *_GRAPH_FILES],
                 delete_patterns=[IMAGE_FILES],
             )
-        except RuntimeError as error:
-            raise _cause(error) from error
 
-    with hub_errors(repo_id), sensible_answers(repo_id):
+    with hub_errors(repo_id):
         commit = retried(upload)
     return Published(commit.commit_url, commit.oid, None, changed=commit.oid != head.sha)
 
@@ -408,38 +396,25 @@ class _Change:
     description: str = ""
 
 
-_FAILURES = (HfHubHTTPError, httpx.TransportError, RuntimeError, ConnectionError)
-
-
 def _publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
     """Commit a change on the newest head; try again after conflicts and transient errors.
 
     Opens a pull request if ``create_pr``, or without write access.
     """
-    conflicts = failures = 0
+    conflicts = 0
     with hub_errors(change.repo_id):
         while True:
             try:
-                return _try_to_publish(api, change, create_pr)
-            except _FAILURES as error:
-                failure = _cause(error)
-            if status_of(failure) == 403 and not create_pr:
-                _log.warning("you have no write access to %s; opening a pull request", change.repo_id)
-                create_pr = True
-                continue
-            is_conflict = status_of(failure) == 412  # another commit came first
-            conflicts += is_conflict
-            failures += is_transient(failure)
-            if not (is_conflict or is_transient(failure)) or conflicts > _MOST_CONFLICTS or failures > _MOST_FAILURES:
-                raise failure
-            pause = min(_FIRST_WAIT * 2 ** (conflicts + failures), _LONGEST_WAIT) * random.uniform(0.5, 1.5)  # noqa: S311
-            time.sleep(max(pause, wait_asked_for(failure)))
-
-
-def _cause(error: Exception) -> Exception:
-    """The error of a failed upload, which the client wraps in a RuntimeError."""
-    cause = error.__cause__
-    return cause if isinstance(error, RuntimeError) and isinstance(cause, (OSError, httpx.HTTPError)) else error
+                return retried(partial(_try_to_publish, api, change, create_pr))
+            except HfHubHTTPError as error:
+                if status_of(error) == 403 and not create_pr:
+                    _log.warning("you have no write access to %s; opening a pull request", change.repo_id)
+                    create_pr = True
+                elif status_of(error) == 412 and conflicts < _MOST_CONFLICTS:  # another commit came first
+                    conflicts += 1
+                    time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
+                else:
+                    raise
 
 
 def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:

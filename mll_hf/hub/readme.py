@@ -1,7 +1,7 @@
 """Edit the README of a repository and keep every byte that is not ours.
 
-Front matter is edited as text, at the positions that the YAML parser reports: loading and dumping it, as
-``huggingface_hub.ModelCard`` does, loses comments, quotes and order. The result is parsed and compared with the
+Front matter is edited as text: loading and dumping it, as ``huggingface_hub.ModelCard`` does, loses comments, quotes
+and order. Text is only inserted, and removed only where our own block was. The result is parsed and compared with the
 original; if anything else has changed, the edit is refused.
 """
 
@@ -11,7 +11,6 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
@@ -23,56 +22,66 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 _MOST_CHARACTERS = 10**6  # of front matter
-_MOST_NESTED = 50  # levels of front matter; parsing and comparing are recursive
 
 # Where front matter begins and ends for the Hub
 _OPENING = re.compile(r"\ufeff?\s*---(?=[ \t]*(?:[\r\n]|\Z))")
 _CLOSING = re.compile(r"(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|\Z)")
-_LINE_END = re.compile(r"\r\n|\r|\n|\Z")
-_INVALID = (yaml.YAMLError, ValueError, OverflowError)  # the latter two from numbers and dates
+_INVALID = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # numbers and dates, and nesting, raise the rest
 
-_Node = Any  # a node of yaml, which has no types
-_Edit = tuple[int, int, str]  # replace text[start:end]
-
-
-@dataclass(frozen=True, slots=True)
-class CardEdit:
-    """What to write into a card.
-
-    Attributes:
-        tags: Tags that the front matter must have.
-        key: Key of our block in the front matter.
-        block: Given the block so far (None without one), its new value: nested mappings of texts and numbers.
-        section: Name of our section in the body; it is between two comments with this name.
-        lines: Lines of the section.
-    """
-
-    tags: Sequence[str]
-    key: str
-    block: Callable[[object], Mapping[str, Any]]
-    section: str
-    lines: Sequence[str]
+# A key, and what of its value is found without parsing: the start of a list, and a block with its indented lines
+_KEY = r"^(?:{0}|'{0}'|\"{0}\")[ \t]*:"
+_FLOW_LIST = _KEY + r"[ \t]*\["
+_BLOCK_LIST = (
+    _KEY + r"[ \t]*(?:#[^\r\n]*)?(?=\r?\n(?:[ \t]*(?:#[^\r\n]*)?\r?\n)*(?P<indent> *)-\s|\r?$)"  # or nothing yet
+)
+_BLOCK = _KEY + r"[^\r\n]*(?:(?:\r?\n[ \t]+#[^\r\n]*)*\r?\n[ \t]+[^\s#][^\r\n]*)*"  # up to a comment at its end
 
 
-def edit_card(readme: str, edit: CardEdit) -> str:
-    """Write tags, a block and a section into a README, replacing earlier ones, else at the end.
+def edit_card(
+    readme: str,
+    tags: Sequence[str],
+    key: str,
+    make_block: Callable[[object], Mapping[str, Any]],
+    section: str,
+    lines: Sequence[str],
+) -> str:
+    """Write tags, a block and a section into a README, replacing an earlier block and section.
 
     Args:
         readme: The README with its own line breaks; may be empty.
-        edit: What to write.
+        tags: Tags that the front matter must have.
+        key: Key of our block in the front matter.
+        make_block: Given the block so far (None without one), its new value: nested mappings of texts and numbers.
+        section: Name of our section in the body; it is between two comments with this name.
+        lines: Lines of the section.
 
     Raises:
         CardError: The README cannot be edited safely.
     """
     card = _split(readme)
-    root, data = _parse(card.front)
-    block = edit.block(data.get(edit.key))
-    body = _edit_body(card.body, edit.section, edit.lines, card.line_break)
+    old = _parse(card.front)
+    block, present = make_block(old.get(key)), old.get("tags") or []
+    if not isinstance(present, list):
+        raise CardError("the card's tags are no list; write them as a list")
+    missing = [tag for tag in tags if tag not in present]
+    front, new_lines = card.front, []
+    if "tags" not in old:
+        new_lines += ["tags:", *(f"- {tag}" for tag in missing)]
+    elif missing:
+        front = _with_tags(front, missing, ", " if present else "", card.line_break)
+    if key not in old:
+        new_lines += _yaml_lines({key: block})
+    else:
+        text = card.line_break.join(_yaml_lines({key: block}))
+        front = re.sub(_BLOCK.format(key), lambda _: text, front, flags=re.MULTILINE)
+    added = "".join(card.line_break + line for line in new_lines)
     fence = card.fence if card.fence.endswith("\n") else card.fence + card.line_break
-    edited = card.head + _edit_front(card, root, edit, block) + fence + body
-    if not _is_intact(card, data, edited, edit, block):
-        raise CardError(f"the card cannot be edited safely; add the tags and the block '{edit.key}' by hand")
-    return edited
+    body = _edit_body(card.body, section, lines, card.line_break)
+    for whole in (front + added, added + front):  # a text block at the end would take in what follows
+        edited = card.head + whole + fence + body
+        if _has_content(edited, whole, {**old, "tags": [*missing, *present], key: block}):
+            return edited
+    raise CardError(f"the card cannot be edited safely; add the tags and the block '{key}' by hand")
 
 
 def put_section(readme: str, name: str, lines: Sequence[str]) -> str:
@@ -124,136 +133,61 @@ def _split(readme: str) -> _Readme:
 # --- front matter -----------------------------------------------------------------------------------------------------
 
 
-def _parse(front: str) -> tuple[_Node | None, dict[Any, Any]]:
-    """The root node (None if there are only comments) and the content of front matter that is safe to edit."""
+class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Refuses what could be larger than the text, and what parsers do not agree on."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
+        event = self.peek_event()
+        if getattr(event, "anchor", None):
+            raise CardError("the card's front matter uses anchors (&) or aliases (*); write the values out")
+        if getattr(event, "tag", None):
+            raise CardError("the card's front matter uses explicit types (!); write plain values")
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> Any:  # noqa: ANN401
+        node = super().compose_mapping_node(anchor)
+        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if repeated := [name for (_, name), times in keys.items() if times > 1]:
+            raise CardError(f"the card's front matter has the key '{printable(repeated[0])[:50]}' twice; keep one")
+        return node
+
+
+def _parse(front: str) -> dict[Any, Any]:
+    """The content of front matter that is safe to edit."""
     if len(front) > _MOST_CHARACTERS:
         raise CardError(f"the card's front matter has over {_MOST_CHARACTERS} characters; shorten it")
     try:
-        _refuse_unsafe(front)
-        loader = yaml.SafeLoader(front)
-        root = loader.get_single_node()
-        _refuse_repeated_keys(root)
-        data = {} if root is None else loader.construct_document(root)
+        data = yaml.load(front, _StrictLoader)  # noqa: S506 - a safe loader
     except _INVALID as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         where = f"line {mark.line + 1}: " if mark else ""
         reason = where + printable(problem.splitlines()[0])[:100]
         raise CardError(f"the card's front matter is no valid YAML ({reason}); correct it first") from None
-    if not isinstance(data, dict):
+    if data is not None and not isinstance(data, dict):
         raise CardError("the card's front matter is no mapping of keys to values; write lines such as 'license: mit'")
-    return root, data
+    return data or {}
 
 
-def _refuse_unsafe(front: str) -> None:
-    """Check the event stream, before anything is built that could be larger or deeper than the text."""
-    depth = 0
-    for event in yaml.parse(front, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise CardError("the card's front matter uses anchors (&) or aliases (*); write the values out")
-        if getattr(event, "tag", None):
-            raise CardError("the card's front matter uses explicit types (!); write plain values")
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MOST_NESTED:
-            raise CardError(f"the card's front matter is nested over {_MOST_NESTED} levels deep; flatten it")
-
-
-def _refuse_repeated_keys(node: _Node | None) -> None:
-    """Parsers do not agree on which of two equal keys counts."""
-    if isinstance(node, yaml.MappingNode):
-        keys = Counter((key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode))
-        if repeated := [name for (_, name), times in keys.items() if times > 1]:
-            raise CardError(f"the card's front matter has the key '{printable(repeated[0])[:50]}' twice; keep one")
-        for _, value in node.value:
-            _refuse_repeated_keys(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _refuse_repeated_keys(item)
-
-
-def _edit_front(card: _Readme, root: _Node | None, edit: CardEdit, block: Mapping[str, Any]) -> str:
-    entries: dict[str, tuple[_Node, _Node]] = {}
-    new_line, at, end = card.line_break, len(card.front), len(card.front)
-    if root is not None:
-        entries = {key.value: (key, value) for key, value in root.value if key.tag.endswith(":str")}
-        new_line += " " * root.start_mark.column
-        if root.flow_style:  # an empty {} is replaced by entries
-            at, end = root.start_mark.index, root.end_mark.index
-        elif _is_text_block(_last_leaf(root)):  # text after it could change its last line break
-            at = end = 0
-        if root.flow_style and root.value:
-            raise CardError("the card's front matter is written in braces; write one key per line")
-
-    edits: list[_Edit] = []
-    missing: list[str] = []
-    if "tags" in entries:
-        edits += _tag_edits(card, *entries["tags"], edit.tags, new_line)
+def _with_tags(front: str, tags: Sequence[str], separator: str, line_break: str) -> str:
+    """Put tags at the start of the list of tags: there, every form of list has room for them."""
+    if found := re.search(_FLOW_LIST.format("tags"), front, re.MULTILINE):
+        text = ", ".join(tags) + separator
+    elif found := re.search(_BLOCK_LIST.format("tags"), front, re.MULTILINE):
+        text = "".join(f"{line_break}{found['indent'] or ''}- {tag}" for tag in tags)
     else:
-        missing += ["tags:", *(f"- {tag}" for tag in edit.tags)]
-    ours = _yaml_lines({edit.key: block})
-    if edit.key in entries:
-        key, value = entries[edit.key]
-        edits.append((key.start_mark.index, _end(card.front, value), new_line.join(ours)))
-    else:
-        missing += ours
-    if missing:
-        text = new_line.join(missing)
-        edits.append((at, end, text if at < end else new_line + text))
-    return _apply(card.front, edits)
+        raise CardError("the card's tags are no list that can be edited; write each on a line of its own")
+    return front[: found.end()] + text + front[found.end() :]
 
 
-def _tag_edits(card: _Readme, key: _Node, node: _Node, tags: Sequence[str], new_line: str) -> list[_Edit]:
-    """Edits that add tags to the entry ``tags``."""
-    is_list, is_null = isinstance(node, yaml.SequenceNode), node.tag.endswith(":null")
-    if not (is_list or is_null or node.tag.endswith(":str")):
-        raise CardError("the card's tags are neither a list nor a text; write them as a list")
-    items = node.value if is_list else [] if is_null else [node]
-    present = {item.value for item in items if isinstance(item, yaml.ScalarNode)}
-    missing = [tag for tag in tags if tag not in present]
-    if not missing:
-        return []
-    end = _end(card.front, items[-1] if items else node)
-    if is_list and node.flow_style:
-        text = ", ".join(missing)
-        return [(end, end, f", {text}")] if items else [(node.start_mark.index + 1, node.start_mark.index + 1, text)]
-    edits: list[_Edit] = []
-    if is_list:
-        new_line = card.line_break + " " * node.start_mark.column
-    elif is_null:
-        edits.append((node.start_mark.index, node.end_mark.index, ""))
-    else:  # a text becomes the first item of a list
-        at = card.front.index(":", key.end_mark.index) + 1
-        edits.append((at, at, f"{new_line}-"))
-    line_end = _LINE_END.search(card.front, end)
-    at = line_end.start() if line_end else len(card.front)
-    return [*edits, (at, at, "".join(f"{new_line}- {tag}" for tag in missing))]
-
-
-def _last_leaf(node: _Node) -> _Node:
-    """The last scalar or bracketed collection of a node; of a block the parser puts the end after later comments."""
-    while not isinstance(node, yaml.ScalarNode) and not node.flow_style:
-        last = node.value[-1]
-        node = last[1] if isinstance(node, yaml.MappingNode) else last
-    return node
-
-
-def _is_text_block(leaf: _Node) -> bool:
-    return isinstance(leaf, yaml.ScalarNode) and leaf.style in ("|", ">")
-
-
-def _end(front: str, node: _Node) -> int:
-    """Index after the last character of a node."""
-    leaf = _last_leaf(node)
-    end: int = leaf.end_mark.index
-    return len(front[:end].rstrip(" \t\r\n")) if _is_text_block(leaf) else end
-
-
-def _apply(text: str, edits: Sequence[_Edit]) -> str:
-    """Make edits that do not overlap; insertions at one place keep their order."""
-    parts, done = [], 0
-    for start, end, new in sorted(edits, key=itemgetter(0)):
-        parts += [text[done:start], new]
-        done = end
-    return "".join(parts) + text[done:]
+def _has_content(readme: str, front: str, content: Mapping[Any, Any]) -> bool:
+    """Whether a README has this front matter, and this content in it for any reader."""
+    try:
+        found = _parse(front) if _split(readme).front == front else {}
+        # as text, since 1 == True and nan != nan
+        dumped, expected = ({key: yaml.safe_dump(value) for key, value in of.items()} for of in (found, content))
+        return dumped == expected
+    except (CardError, *_INVALID):
+        return False
 
 
 def _yaml_lines(mapping: Mapping[str, Any], indent: str = "") -> list[str]:
@@ -292,37 +226,3 @@ def _around_section(body: str, name: str) -> tuple[str, str] | None:
     if (starts, ends) != (1, 1) or end < start:
         raise CardError(f"the card's comments {start_mark} and {end_mark} are no pair; remove them")
     return body[:start], body[end + len(end_mark) :]
-
-
-# --- check ------------------------------------------------------------------------------------------------------------
-
-
-def _is_intact(card: _Readme, old: Mapping[Any, Any], edited: str, edit: CardEdit, block: Mapping[str, Any]) -> bool:
-    """Whether an edited card, parsed as any reader does, has our metadata and otherwise what it had."""
-    try:
-        result = _split(edited)
-        new = yaml.safe_load(result.front)
-        new_before, new_after = _around_section(result.body, edit.section) or ("", "")
-    except (CardError, *_INVALID):
-        return False
-    tags = old.get("tags")
-    kept = tags if isinstance(tags, list) else [] if tags is None else [tags]
-    ours = {"tags": kept + [tag for tag in edit.tags if tag not in kept], edit.key: block}
-    before, after = _around_section(card.body, edit.section) or (card.body, "")
-    return (
-        isinstance(new, dict)
-        and result.head == card.head
-        and (result.fence + new_before).startswith(card.fence + before)
-        and new_after.endswith(after)
-        and _same({key: new.get(key) for key in ours}, ours)
-        and _same(*({key: value for key, value in data.items() if key not in ours} for data in (old, new)))
-    )
-
-
-def _same(a: object, b: object) -> bool:
-    """Whether two parsed values are equal in content, type and order; NaN equals NaN."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return list(a) == list(b) and all(_same(x, y) for x, y in zip(a.values(), b.values(), strict=True))
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(_same(x, y) for x, y in zip(a, b, strict=True))
-    return type(a) is type(b) and (a == b or (a != a and b != b))

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
@@ -63,50 +63,6 @@ B = TypeVar("B")
 
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _log = logging.getLogger(__name__)
-
-
-class LabelSource(Protocol):
-    """A source of labels, on any number of graphs."""
-
-    @property
-    def name(self) -> str:
-        """The source as users write it."""
-
-    @property
-    def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The graphs of the labels, as far as they can be read.
-
-        Raises:
-            MLLError: The source cannot be read.
-        """
-
-    @property
-    def indexed(self) -> tuple[IndexedLabel, ...]:
-        """All labels as the index of the source knows them; none if it has no index, or few labels.
-
-        Raises:
-            MLLError: The source cannot be read.
-        """
-
-    def list(self) -> tuple[LabelSummary, ...]:
-        """Summaries of all labels, validated.
-
-        Raises:
-            MLLError: The source cannot be read.
-        """
-
-    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """The whole labels of some that were listed.
-
-        Raises:
-            MLLError: One of them cannot be read.
-        """
-
-    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """The probe embeddings stored with a label, if there are any."""
-
-    def origin_of(self, label: LabelFacts) -> Origin:
-        """The file and commit that a label was read from, and its publisher."""
 
 
 def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
@@ -248,13 +204,7 @@ def read_graphs(api: HfApi, head: Head) -> list[SemanticGraph]:
 
 
 def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-    """Fetch and validate one label of a collection.
-
-    Args:
-        api: The client.
-        head: The commit.
-        path: The label's file.
-        graphs: Graphs by digest; a label on one of them must have its concepts.
+    """Fetch and validate one label of a collection; on one of the graphs, by digest, it must have its concepts.
 
     Raises:
         HubError: It cannot be downloaded.
@@ -397,6 +347,9 @@ class TaggedModels:
         """The label's file in the model's own repo, at the commit that was read."""
         file = self._file_of(label)
         return Origin(f"hf://{file.repo_id}@{file.sha}/{file.path}", file.repo_id.partition("/")[0])
+
+
+LabelSource = LabelStore | Collection | TaggedModels  # a folder has the same members
 
 
 def _list_tagged(api: HfApi) -> list[_Tagged]:

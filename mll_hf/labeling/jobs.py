@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from huggingface_hub import get_token
+
 from mll_hf.errors import InputError
 from mll_hf.hub.connection import connect, hub_errors
-from mll_hf.hub.jobs import start_script
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 from mll_hf.labeling.destinations import Destination, Wanted
 from mll_hf.labeling.fleet import ModelResult, Outcome
@@ -68,7 +69,7 @@ class Jobs:
 
 
 def start_job(name: str, jobs: Jobs, *, dry_run: bool = False) -> ModelResult:
-    """Start a job for a model, unless it has a label or an unfinished job. Does not wait for the job.
+    """Start a job with the user's token, unless the model has a label or an unfinished job. Does not wait for the job.
 
     A dry run only reports what would be done.
 
@@ -87,13 +88,14 @@ def start_job(name: str, jobs: Jobs, *, dry_run: bool = False) -> ModelResult:
         return ModelResult(name, Outcome.SKIPPED, f"a job is running: {active}", model)
     if dry_run:
         return ModelResult(name, Outcome.PLANNED, f"start a job on {jobs.flavor}: {shlex.join(arguments)}", model)
-    url = start_script(
-        jobs.script,
-        arguments,
-        model.repo_id,
-        flavor=jobs.flavor,
-        timeout=jobs.timeout,
-        labels={_JOB_LABEL: key},
-        namespace=jobs.namespace,
-    )
-    return ModelResult(name, Outcome.STARTED, model=model, job=url)
+    with hub_errors(model.repo_id):
+        job = connect().run_uv_job(
+            jobs.script,
+            script_args=arguments,
+            flavor=jobs.flavor,
+            timeout=jobs.timeout,
+            secrets={"HF_TOKEN": get_token()},
+            labels={_JOB_LABEL: key},
+            namespace=jobs.namespace,
+        )
+    return ModelResult(name, Outcome.STARTED, model=model, job=job.url)

@@ -20,10 +20,11 @@ from mll_hf.hub.licenses import licenses_of
 from mll_hf.labeling.contest import CONTEST_BLOCK
 from mll_hf.labeling.encoding import EmbeddingLog
 from mll_hf.labeling.engines import LocalEngine
-from mll_hf.labels.embeddings import ProbeEmbeddings, remove_embeddings, write_embeddings
+from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import LabelGroup, ModelLabel
 from mll_hf.labels.store import embeddings_path, read_label
 from mll_hf.models import gpu_count, pick_device
+from mll_hf.utils.files import storage_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,10 +145,12 @@ def label_model(
     label = label_from_counts(
         ref, captions.cost, graph, probes, counts, environment=captions.environment, license=_license_of(ref)
     )
-    remove_embeddings(embeddings_path(path))  # an earlier label may have had other images
+    sidecar = embeddings_path(path)
+    with storage_errors(sidecar):
+        sidecar.unlink(missing_ok=True)  # an earlier label may have had other images
     if keep_embeddings:
         whole = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
-        write_embeddings(ProbeEmbeddings.quantize(whole, captions.embeddings, probes), embeddings_path(path))
+        write_embeddings(ProbeEmbeddings.quantize(whole, captions.embeddings, probes), sidecar)
     store.write(label)  # last: an existing label means that everything is done
     if probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
         log.rename(key)

@@ -134,7 +134,7 @@ def chance_to_win(n_rivals: int, n_candidates: int) -> NDArray[np.float64]:
     drawn = min(n_candidates - 1, n_rivals)
     won = np.zeros(n_rivals + 1)  # by rank
     last = n_rivals - drawn  # with a higher rank, one of those who beat the image is always drawn
-    logs = _log_factorials(n_rivals)
+    logs = _log_factorials()
     ranks = np.arange(last + 1)
     won[: last + 1] = np.exp(logs[n_rivals - ranks] - logs[last - ranks] - logs[n_rivals] + logs[last])
     won[0] = 1.0
@@ -148,13 +148,9 @@ def chance_to_win(n_rivals: int, n_candidates: int) -> NDArray[np.float64]:
 
 
 @lru_cache(maxsize=1)
-def _all_log_factorials() -> NDArray[np.float64]:
+def _log_factorials() -> NDArray[np.float64]:
+    """[NO_RIVAL + 1] log n!."""
     return np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, NO_RIVAL + 1)))])
-
-
-def _log_factorials(most: int) -> NDArray[np.float64]:
-    """[most + 1] log n!."""
-    return _all_log_factorials()[: most + 1]
 
 
 def chances_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) -> NDArray[np.float64]:

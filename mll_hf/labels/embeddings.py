@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from mll_hf.errors import LabelError
-from mll_hf.utils.files import storage_errors, write_atomically
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -110,16 +110,6 @@ def write_embeddings(embeddings: ProbeEmbeddings, path: Path) -> None:
     """
     tensors = {f.name: np.ascontiguousarray(getattr(embeddings, f.name)) for f in fields(embeddings)}  # else scrambled
     write_atomically(path, save(tensors))
-
-
-def remove_embeddings(path: Path) -> None:
-    """Delete the sidecar of a label, if there is one.
-
-    Raises:
-        StorageError: It cannot be deleted.
-    """
-    with storage_errors(path):
-        path.unlink(missing_ok=True)
 
 
 def read_embeddings(path: Path) -> ProbeEmbeddings | None:

@@ -261,12 +261,7 @@ class IndexShard:
         return [np.frombuffer(row, np.uint32) for row in self.source.read([(at, at + size) for at in starts])]
 
     def entry(self, m: int, codes: NDArray[np.uint32]) -> Entry:
-        """What is kept of one label.
-
-        Args:
-            m: Its position.
-            codes: Its codes.
-        """
+        """What is kept of the label at a position, with its codes."""
         tensors = self.tensors
         return Entry(
             label_metadata(self.facts[m]),
@@ -423,13 +418,7 @@ class LabelIndex:
         return codes
 
     def check(self, position: int, label: LabelSummary, concepts: NDArray[np.int64], codes: NDArray[np.uint32]) -> None:
-        """Check that the index says of a label what the label says itself.
-
-        Args:
-            position: Its position.
-            label: The label.
-            concepts: [A] some concepts.
-            codes: [A] their codes in the index.
+        """Check that the index says of the label at a position what it says itself; codes are those of A concepts.
 
         Raises:
             LabelError: It does not.
@@ -457,11 +446,7 @@ def complete_index(
 ) -> LabelIndex | None:
     """The index of a group, with the labels that no shard has added in memory; None without labels.
 
-    Args:
-        shards: The shards that there are, by number.
-        current: Sha256 of the file of every label that there is.
-        graph: The graph.
-        read: Reads labels.
+    Args as for :func:`update_shards`.
     """
     found, code = list(shards.values()), _code_of(shards, graph)
     has = {key for shard in found for key, digest in shard.keys if current.get(key) == digest}

@@ -112,11 +112,7 @@ class JoinedLabels:
         return replace(self, labels=tuple(self.labels[m] for m in rows))
 
     def whole(self, fetch: Callable[[Sequence[LabelSummary]], Sequence[ModelLabel]]) -> JoinedLabels:
-        """The same labels, read whole.
-
-        Args:
-            fetch: Reads the whole labels of some summaries.
-        """
+        """The same labels, read whole."""
         fetched = iter(fetch([label for row in self.labels for label in row if label is not None]))
         rows = (tuple(None if label is None else next(fetched) for label in row) for row in self.labels)
         return replace(self, labels=tuple(rows))
@@ -124,11 +120,7 @@ class JoinedLabels:
     def embeddings(
         self, embeddings_of: Callable[[LabelSummary], ProbeEmbeddings | None]
     ) -> tuple[ProbeEmbeddings, ...]:
-        """[M] probe embeddings of the models, joined over the graphs; none if any label is missing or lacks them.
-
-        Args:
-            embeddings_of: Reads the sidecar of a label.
-        """
+        """[M] probe embeddings of the models, joined over the graphs; none if any label is missing or lacks them."""
         joined = []
         for row in self.labels:
             parts = []

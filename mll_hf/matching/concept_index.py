@@ -44,7 +44,7 @@ _OWN_WORDS = frozenset({"file", "llm"})  # descriptions from these sources add t
 class LogitWeights:
     """Weights of the features in :meth:`ConceptIndex.match`.
 
-    The defaults are maximum-likelihood estimates (``bench.matching.fit_weights``) with all-MiniLM-L6-v2 over queries
+    The defaults are maximum-likelihood estimates (``scripts/matching_benchmark.py``) with all-MiniLM-L6-v2 over queries
     for concepts of ImageNet-12k outside ImageNet-1k: synonyms removed from the graph, lemmas, lemmas with a word of a
     hypernym, and lemmas with a word of the gloss.
 

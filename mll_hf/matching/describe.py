@@ -70,9 +70,6 @@ def from_templates(
         graph: Its glosses are used.
         domain: How the images look, for example "photo" or "satellite image".
         task: What is recognized, for example "traffic sign recognition".
-
-    Returns:
-        C descriptions in the order of the classes.
     """
     return tuple(_from_template(name, graph, domain or DEFAULT_DOMAIN, task) for name in classes)
 
@@ -227,18 +224,9 @@ def llm_prompt(class_name: str, domain: str | None = None, task: str | None = No
 def from_llm(
     classes: Sequence[str], domain: str | None, task: str | None, llm: LanguageModel
 ) -> tuple[Description, ...]:
-    """Ask a language model for one caption per class.
+    """Ask a language model for one caption per class; arguments as for :func:`from_templates`.
 
     Each answer is cached as soon as it arrives. Requests run concurrently, at temperature 0.
-
-    Args:
-        classes: C class names.
-        domain: How the images look; "photo" if not given.
-        task: What is recognized.
-        llm: The language model.
-
-    Returns:
-        C descriptions in the order of the classes.
 
     Raises:
         DescribeError: The model refuses, cannot be reached, or gives no usable answer. Answers that have arrived stay
@@ -257,12 +245,7 @@ def from_llm(
 def tidy_answer(answer: str, opening: str) -> str:
     """Extract the caption from an answer: drop introductions ("Sure! ..."), quotes, thoughts and line breaks.
 
-    Args:
-        answer: Answer of the model.
-        opening: Requested first words of the caption.
-
-    Returns:
-        The caption in one line; may be empty.
+    ``opening`` are the first words that were asked for. The caption may be empty.
     """
     text = re.sub(r"<think>.*?(?:</think>|\Z)", "", answer, flags=re.DOTALL).strip()
     found = re.search(rf"[\"“'`*]*{re.escape(opening)}", text, re.IGNORECASE)
@@ -333,11 +316,7 @@ def _ask(client: InferenceClient, llm: LanguageModel, question: _Question, stop:
 
 
 def _complete(client: InferenceClient, model: str | None, prompt: str) -> str:
-    """One chat completion.
-
-    Raises:
-        ValueError: The answer of the server is not a chat completion.
-    """
+    """One chat completion; a ValueError if the server answers with anything else."""
     output = client.chat_completion([{"role": "user", "content": prompt}], model=model, temperature=0.0)
     choices = output.choices
     if not isinstance(choices, list) or not choices:

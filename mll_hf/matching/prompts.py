@@ -43,13 +43,7 @@ def clean_class_name(name: str) -> str:
 
 
 def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Strip class names and check that they are usable and distinct.
-
-    Args:
-        names: C class names.
-
-    Returns:
-        The C names, stripped, otherwise unchanged, in the same order.
+    """Strip class names and check that they are usable and distinct; otherwise they stay as they are.
 
     Raises:
         InputError: The list is empty, or names are empty, too long, not strings, or equal apart from case and
@@ -248,18 +242,11 @@ def mentions(text: str, words: Iterable[str]) -> bool:
 
 
 def fill(templates: Iterable[str], class_name: str) -> tuple[str, ...]:
-    """Write the prompts of one class.
+    """Write the prompts of one class, one per template.
 
     The class name is cleaned. ``a(n)`` becomes "a" or "an", or is dropped if the name has its own article. Words that
     end the template's text before ``{}`` and also start the name appear once: "the flag of {}" and "flag of Peru" give
     "the flag of Peru". A plain "a" stays as it is: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
-
-    Args:
-        templates: Texts with one ``{}`` each.
-        class_name: The class as the user named it.
-
-    Returns:
-        One prompt per template.
 
     Raises:
         InputError: A template does not have exactly one ``{}``.

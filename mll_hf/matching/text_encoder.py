@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import importlib.util
 import logging
-import re
 import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -21,7 +20,7 @@ from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -50,9 +49,7 @@ class TextEncoder(Protocol):
 
 
 class SentenceEncoder:
-    """A sentence-transformers model on the CPU, loaded by the first :meth:`encode`.
-
-    Create it with :func:`default_encoder` or :func:`open_encoder`.
+    """A sentence-transformers model on the CPU, loaded by the first :meth:`encode`; see :func:`default_encoder`.
 
     An embedding depends slightly on the other texts in its batch, because these are padded to one length: by up to
     1.2e-7 per component for all-MiniLM-L6-v2 (measured on 1,842 captions). :class:`CachedEncoder` keeps the first
@@ -67,7 +64,8 @@ class SentenceEncoder:
 
         Args:
             id: Name and revision of the weights.
-            folder: Called before loading; downloads or checks the model and returns its folder.
+            folder: Called before loading; downloads or checks the model and returns its folder, as
+                ``lambda: Path(huggingface_hub.snapshot_download(repo_id, revision=sha))`` does for another model.
         """
         self.id = id
         self._folder = folder
@@ -104,25 +102,6 @@ def default_encoder() -> SentenceEncoder:
     return SentenceEncoder(f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder)
 
 
-def open_encoder(name: str) -> SentenceEncoder:
-    """Open an encoder by name: a local folder, or ``owner/name[@revision]`` on the Hub.
-
-    A branch or tag is resolved to a commit (by a request, or from the local cache when offline). A folder is identified
-    by the digest of its files.
-
-    Raises:
-        EncoderError: There is no such model or revision, or the Hub cannot be reached.
-    """
-    if Path(name).expanduser().is_dir():
-        folder = Path(name).expanduser().resolve()
-        return SentenceEncoder(f"{folder.name}@{_folder_digest(folder)}", lambda: folder)
-    repo_id, _, revision = name.partition("@")
-    sha = _resolve(repo_id, revision or None)
-    if (repo_id, sha) == (DEFAULT_MODEL, DEFAULT_REVISION):
-        return default_encoder()
-    return SentenceEncoder(f"{repo_id}@{sha}", lambda: _download(repo_id, sha))
-
-
 class CachedEncoder:
     """Caches embeddings in an SQLite file.
 
@@ -155,33 +134,29 @@ class CachedEncoder:
         Raises:
             MLLError: Raised by the wrapped encoder for a text that is not cached.
         """
-        keys = [_cache_key(self.id, text) for text in texts]
-        known = self._look_up(keys)
+        keys = [hashlib.sha256(f"{self.id}\0{text}".encode()).digest() for text in texts]
+        known = self._stored(keys)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new:
             vectors = self._encoder.encode(list(new.values())).astype("<f4")
             computed = dict(zip(new, (vector.tobytes() for vector in vectors), strict=True))
             # If another process has stored a text in the meantime, its embedding is used.
-            known |= computed | self._store(computed)
+            known |= computed | self._stored(list(new), computed)
         return _stack([known[key] for key in keys])
 
-    def _look_up(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    def _stored(self, keys: Sequence[bytes], new: Mapping[bytes, bytes] | None = None) -> dict[bytes, bytes]:
+        """The vectors stored for some keys, after new ones are added; a stored one is never replaced."""
         try:
             with self._connect() as connection:
+                if new:
+                    with connection:
+                        connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", new.items())
                 return _select(connection, keys)
         except (sqlite3.Error, OSError) as error:
-            self._warn(error)
-            return {}
-
-    def _store(self, vectors: dict[bytes, bytes]) -> dict[bytes, bytes]:
-        """Add vectors in one transaction; returns the stored vectors of their keys, which may be older."""
-        try:
-            with self._connect() as connection:
-                with connection:
-                    connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", vectors.items())
-                return _select(connection, list(vectors))
-        except (sqlite3.Error, OSError) as error:
-            self._warn(error)
+            if not self._warned:
+                text = "cannot use the cached embeddings in %s (%s); delete the file if this persists"
+                logger.warning(text, self.path, error)
+            self._warned = True
             return {}
 
     @contextlib.contextmanager
@@ -191,13 +166,6 @@ class CachedEncoder:
         with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
             yield connection
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            logger.warning(
-                "cannot use the cached embeddings in %s (%s); delete the file if this persists", self.path, error
-            )
-        self._warned = True
 
 
 _BUSY_SECONDS = 30.0
@@ -209,10 +177,6 @@ def _default_cache() -> Path:
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "embeddings" / "embeddings.sqlite"
-
-
-def _cache_key(encoder_id: str, text: str) -> bytes:
-    return hashlib.sha256(f"{encoder_id}\0{text}".encode()).digest()
 
 
 def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -243,21 +207,26 @@ def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
 
 
 def _default_folder() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec and spec.origin:  # found without importing it: only its data is used
-        folder = Path(spec.origin).parent / "model"
-    else:
-        try:
-            folder = _download(DEFAULT_MODEL, DEFAULT_REVISION)
-        except EncoderError as error:
-            raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
+    spec = importlib.util.find_spec(PACKAGE)  # does not import it: only its data is used
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(DEFAULT_MODEL, DEFAULT_REVISION)
     _check_weights(folder / _WEIGHTS)
     return folder
 
 
+def _download(repo_id: str, sha: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
+
+    try:
+        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=_HUB_FILES, library_name="mll_hf"))
+    except (httpx.HTTPError, OSError, ValueError) as error:
+        raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
+
+
 def _check_weights(path: Path) -> None:
     try:
-        found = _sha256(path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
     if found != DEFAULT_WEIGHTS_SHA256:
@@ -285,45 +254,3 @@ def _load(id: str, folder: Callable[[], Path]) -> Any:  # noqa: ANN401 - an unty
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise EncoderError(f"text encoder {id} cannot be loaded ({one_line(error)}); choose another one") from error
-
-
-def _resolve(repo_id: str, revision: str | None) -> str:
-    from huggingface_hub import HfApi
-
-    if revision and re.fullmatch(r"[0-9a-f]{40}", revision):
-        return revision
-    with _hub_errors(repo_id, revision):
-        return str(HfApi(library_name="mll_hf").resolve_revision(repo_id, revision=revision).resolved)
-
-
-def _download(repo_id: str, sha: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with _hub_errors(repo_id, sha):
-        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=_HUB_FILES, library_name="mll_hf"))
-
-
-@contextlib.contextmanager
-def _hub_errors(repo_id: str, revision: str | None) -> Iterator[None]:
-    from huggingface_hub.errors import RevisionResolutionError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
-
-    try:
-        yield
-    except (httpx.HTTPError, OSError, ValueError, RevisionResolutionError) as error:
-        name = f"{repo_id}@{revision}" if revision else repo_id
-        raise EncoderError(
-            f"text encoder '{name}' cannot be downloaded ({one_line(error)}); check name and connection"
-        ) from error
-
-
-def _folder_digest(folder: Path) -> str:
-    """40 hex digits over the names and contents of all files of a model folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    lines = [f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n" for path in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()[:40]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from mll_hf.errors import MissingExtraError
+from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.labels.label import Environment
 from mll_hf.models.base import Backend, Link
 
@@ -91,7 +91,17 @@ def pick_device(device: str | None = None) -> str:
         InputError: The device is unknown or not available.
         MissingExtraError: torch is not installed.
     """
-    return _torch_model().pick_device(device)
+    torch = _torch()
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is None:
+        return next(kind for kind, present in available.items() if present)
+    kind, _, index = device.partition(":")
+    if not available.get(kind) or (index and not index.isdecimal()):
+        present = ", ".join(name for name, is_present in available.items() if is_present)
+        raise InputError(f"there is no device '{device}' here; choose one of: {present}")
+    if kind == "cuda" and index and int(index) >= gpu_count():
+        raise InputError(f"there is no device '{device}' here, only {gpu_count()} CUDA devices")
+    return device
 
 
 def gpu_count() -> int:
@@ -100,15 +110,16 @@ def gpu_count() -> int:
     Raises:
         MissingExtraError: torch is not installed.
     """
-    return _torch_model().gpu_count()
+    count: int = _torch().cuda.device_count()
+    return count
 
 
-def _torch_model() -> ModuleType:
+def _torch() -> ModuleType:
     try:
-        from mll_hf.models import torch_model
+        import torch
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or "torch", "models") from error
-    return torch_model
+        raise MissingExtraError("torch", "models") from error
+    return torch
 
 
 def load_model(ref: ModelRef, device: str | None = None, token: str | None = None) -> VisionLanguageModel:

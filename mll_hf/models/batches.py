@@ -64,12 +64,12 @@ def prepared_batches(
             yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
 
 
-def in_background(items: Iterator[Item], ahead: int = 1) -> Generator[Item]:
-    """Iterate in a background thread, a few items ahead; errors are raised in the calling thread."""
+def in_background(items: Iterator[Item]) -> Generator[Item]:
+    """Iterate in a background thread, two items ahead; errors are raised in the calling thread."""
     end = object()
     pool = ThreadPoolExecutor(max_workers=1)
     try:
-        ready = deque(pool.submit(next, items, end) for _ in range(ahead + 1))
+        ready = deque(pool.submit(next, items, end) for _ in range(2))
         while (item := ready.popleft().result()) is not end:
             ready.append(pool.submit(next, items, end))
             yield item  # type: ignore[misc]

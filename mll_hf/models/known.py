@@ -32,7 +32,7 @@ import numpy as np
 from mll_hf.labels.label import Cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from importlib.resources.abc import Traversable
 
     from _typeshed import DataclassInstance
@@ -233,8 +233,25 @@ def paper_models() -> tuple[KnownModel, ...]:
 
 def best_paper_models() -> tuple[KnownModel, ...]:
     """The paper's 47 repositories, each with the entry that is better on ImageNet."""
+    return _best_entries(paper_models())
+
+
+def usable_models() -> tuple[KnownModel, ...]:
+    """The models to choose from without labels, of each repository the entry that is best on ImageNet.
+
+    open_clip or transformers loads them from safetensors, and ImageNet accuracy and cost are known.
+    """
+    return _best_entries(
+        model
+        for model in known_models()
+        if model.loadable and model.hub_id and model.safetensors is not False
+        if model.imagenet and model.parameters and model.image_gflops
+    )
+
+
+def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
     best: dict[str, KnownModel] = {}
-    for model in paper_models():
+    for model in models:
         if model.hub_id not in best or model.accuracy > best[model.hub_id].accuracy:
             best[model.hub_id] = model
     return tuple(best.values())

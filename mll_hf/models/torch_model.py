@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mll_hf.errors import InputError, MLLError, ModelError
+from mll_hf.errors import MLLError, ModelError
 from mll_hf.labels.label import Cost
 from mll_hf.models.base import TEXT_BATCH, Link
 from mll_hf.utils.text import one_line
@@ -264,26 +264,3 @@ def one_line_errors(ref: ModelRef) -> Iterator[None]:
         cause = f"{type(error).__name__}: {one_line(error)}"
         advice = "memory is full: use a larger device or a smaller model" if _is_out_of_memory(error) else _DAMAGED
         raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {advice}") from error
-
-
-def gpu_count() -> int:
-    """Number of CUDA devices of this machine."""
-    return torch.cuda.device_count()
-
-
-def pick_device(device: str | None = None) -> str:
-    """Validate a device, or choose the best available: cuda, then mps, then cpu.
-
-    Raises:
-        InputError: The device is unknown or not available.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device is None:
-        return next(kind for kind, present in available.items() if present)
-    kind, _, index = device.partition(":")
-    if not available.get(kind) or (index and not index.isdecimal()):
-        present = ", ".join(name for name, is_present in available.items() if is_present)
-        raise InputError(f"there is no device '{device}' here; choose one of: {present}")
-    if kind == "cuda" and index and int(index) >= gpu_count():
-        raise InputError(f"there is no device '{device}' here, only {gpu_count()} CUDA devices")
-    return device

@@ -43,7 +43,7 @@ def estimate_by_labels(candidates: Candidates, overall: NDArray[np.float64]) -> 
 
 
 def imagenet_level(labels: JoinedLabels, m: int) -> float:
-    """ImageNet accuracy of a model: the published one, else its recall on the reference graph among 1,000 candidates."""
+    """ImageNet accuracy of a model, 0 to 1: the published one, else its recall among 1,000 candidates on the graph."""
     repo_id = labels.models[m].repo_id
     for model in known_models():
         if repo_id in (model.hub_id, model.twin) and model.imagenet is not None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from mll_hf.labels.rank_code import code_fields
-from mll_hf.models.known import best_paper_models
+from mll_hf.models.known import usable_models
 from mll_hf.selection.base import Strategy, in_units
 from mll_hf.selection.mll import (
     Measured,
@@ -74,7 +74,7 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
     query = IndexQuery(candidates, config)
     rows = set(query.best(kept))
     if candidates.published:  # they are placed by the labeled models whose accuracy is published
-        ids = {model.hub_id for model in best_paper_models()}
+        ids = {model.hub_id for model in usable_models()}
         rows |= {m for m, model in enumerate(candidates.labels.models) if model.repo_id in ids}
     selection = select(replace(candidates, labels=query.whole(sorted(rows), fetch)), config, task)
     return replace(

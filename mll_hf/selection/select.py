@@ -13,7 +13,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
-from mll_hf.models.known import best_paper_models
+from mll_hf.models.known import usable_models
 from mll_hf.selection.accuracy import estimate_accuracy, task_traits
 from mll_hf.selection.base import DIGITS, Candidates, NoneFitsError, SelectionConfig, Strategy, in_units
 from mll_hf.selection.estimates import estimate_by_labels
@@ -88,7 +88,7 @@ def select_by_imagenet(
     Raises:
         InputError: No model is within the caps.
     """
-    published = _published_within_caps(best_paper_models(), config)
+    published = _published_within_caps(usable_models(), config)
     if not published:
         raise NoneFitsError("none of the models with a published accuracy is within the caps; raise the caps")
     published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
@@ -128,7 +128,7 @@ def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64
             raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
     if not candidates.published:
         return scores
-    prior = prior_scores(best_paper_models(), candidates.published, candidates.labels.reference, scores)
+    prior = prior_scores(usable_models(), candidates.published, candidates.labels.reference, scores)
     return np.concatenate([scores, prior])
 
 

@@ -140,7 +140,7 @@ def test_the_authors_card_is_kept(hub, label):
     readme = hub.files("model", MODEL)["README.md"]
     assert b"license: mit  # ours\n" in readme
     assert b"# A model\n\nSays \xe2\x80\x9chello\xe2\x80\x9d." in readme
-    assert metadata_of(readme)["tags"] == ["clip", LABEL_TAG, graph_tag(GRAPH.digest)]
+    assert metadata_of(readme)["tags"] == [LABEL_TAG, graph_tag(GRAPH.digest), "clip"]
 
 
 def test_a_model_without_a_card_gets_one(hub):
@@ -550,7 +550,7 @@ def test_each_graph_has_a_label_of_its_own(hub, label, caplog):
     assert_published(hub, newer)
     assert_published(hub, other, path=path)
     metadata = metadata_of(hub.files("model", MODEL)["README.md"])
-    assert metadata["tags"] == ["clip", LABEL_TAG, graph_tag(GRAPH.digest), graph_tag(OTHER_GRAPH.digest)]
+    assert metadata["tags"] == [graph_tag(OTHER_GRAPH.digest), LABEL_TAG, graph_tag(GRAPH.digest), "clip"]
     hub.put("model", MODEL, {LABEL_PATH: None})
     assert publish_label(other, OTHER_GRAPH).changed is False  # it stays where it is
     assert {label.model for label in open_source("hub").list()} == {other.model}

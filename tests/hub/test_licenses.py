@@ -471,7 +471,7 @@ TABLE = [make_known(f"org/{name}", accuracy)
 
 
 def test_models_without_a_label(hub, store, monkeypatch):
-    monkeypatch.setattr("mll_hf.models.known.paper_models", lambda: tuple(TABLE))
+    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(TABLE))
     put_cards(hub, cats="mit", cars="mit", all="mit", new="cc-by-nc-4.0", newer="apache-2.0")
     hub.put("model", "org/newer", {"open_clip_config.json": b"{}"})
     client = Client(store.folder, encoder=WordEncoder())

@@ -31,6 +31,7 @@ from mll_hf.models.known import (
     measurements,
     paper_models,
     stated_figures,
+    usable_models,
 )
 from mll_hf.models.torch_model import count_flops
 
@@ -346,3 +347,15 @@ def test_a_table_with_impossible_figures_is_one_line(value, complaint, script, t
 def test_a_folder_without_tables_is_one_line(script, tmp_path, capsys):
     assert script.main(["--tables", str(tmp_path)]) == 2
     assert "openclip_results.csv" in capsys.readouterr().err
+
+
+def test_usable_models_can_be_loaded_and_compared():
+    usable = usable_models()
+    assert len(usable) == len({model.hub_id for model in usable}) >= 130
+    for model in usable:
+        assert model.loadable
+        assert model.cost.parameters > 0
+        assert model.cost.gflops > 0
+        same = [m.imagenet for m in known_models() if m.hub_id == model.hub_id and m.loadable and m.imagenet]
+        assert model.imagenet == max(same)
+    assert not any(model.name.startswith("research/") for model in usable)

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from selection_worlds import random_candidates, random_match
 
 from mll_hf.labels.label import Cost
 from mll_hf.models.known import known_models
@@ -13,6 +12,7 @@ from mll_hf.selection.accuracy import AccuracyEstimate, estimate_accuracy, task_
 from mll_hf.selection.answer import MARGIN, answer_to
 from mll_hf.selection.estimates import estimate_by_labels, imagenet_level
 from mll_hf.selection.mll import generally_best
+from selection_worlds import random_candidates, random_match
 
 
 def named(candidates, seed=0):

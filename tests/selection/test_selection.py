@@ -17,7 +17,7 @@ from mll_hf.errors import InputError
 from mll_hf.labels.counts import RANK_BINS, RIVALS, chance_to_win, mean_chance_to_win, rank_bin, recall_among
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Cost
-from mll_hf.models.known import best_paper_models, paper_models
+from mll_hf.models.known import usable_models
 from mll_hf.selection import (
     Selection,
     SelectionConfig,
@@ -824,16 +824,9 @@ def published(name, imagenet, parameters=10**8, gflops=10.0):
     return make_known(f"org/{name}", imagenet, parameters, gflops)
 
 
-def test_the_better_entry_of_a_repository_counts():
-    best = {model.hub_id: model.imagenet for model in best_paper_models()}
-    assert len(best) == 47
-    for model in paper_models():
-        assert best[model.hub_id] >= model.imagenet
-
-
 def test_choosing_by_imagenet():
     selection = select_by_imagenet(("cat", "car"), SelectionConfig(k=3), "photo", "counting")
-    accuracies = sorted((model.imagenet for model in best_paper_models()), reverse=True)
+    accuracies = sorted((model.imagenet for model in usable_models()), reverse=True)
     assert [model.general for model in selection.models] == accuracies
     assert selection.union == (0, 1, 2)
     assert not any(model.labeled for model in selection.models)
@@ -850,7 +843,7 @@ def known_and_unknown(monkeypatch, imagenet, hits, unknown):
     """Labeled models with published accuracies, and others that have nothing but an accuracy."""
     table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate(imagenet))
     others = tuple(published(f"other{m}", accuracy) for m, accuracy in enumerate(unknown))
-    monkeypatch.setattr("mll_hf.models.known.paper_models", lambda: table + others)
+    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: table + others)
     labels = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in enumerate(hits))
     return candidates_on(GRAPH, labels, random_match(GRAPH, 3), published=others)
 
@@ -895,7 +888,7 @@ def test_scores_of_labeled_models_do_not_depend_on_the_others(seed, strategy):
     table = tuple(published(name, 0.3 + 0.1 * m) for m, name in enumerate(names))
     others = (published("x", 0.55), published("y", 0.2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mll_hf.models.known.paper_models", lambda: table + others)
+        patch.setattr("mll_hf.models.known.known_models", lambda: table + others)
         mixed = score(replace(plain, published=others), SelectionConfig(strategy))
     alone = score(plain, SelectionConfig(strategy))
     np.testing.assert_array_equal(mixed[: len(alone)], alone)

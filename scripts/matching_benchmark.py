@@ -1,5 +1,7 @@
 """Accuracy of matching: the class names of ImageNet against the concepts of ImageNet-12k.
 
+``scripts/run_benchmark.py`` runs it as its part ``matching``.
+
 Names are those of open_clip, which its authors curated. Wnids, lemmas and glosses are in timm. Hypernyms are in
 neither: the graph only has them if WordNet's files are given.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,22 +19,59 @@ from mll_hf.bench.metrics import scipy_part
 from mll_hf.errors import MissingExtraError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.graph.wordnet import ClassList, class_wnids, leaf_names, read_nouns
-from mll_hf.matching.concept_index import ConceptIndex, LogitWeights
-from mll_hf.matching.describe import from_templates
+from mll_hf.matching.concept_index import COVERED, ConceptIndex, LogitWeights
+from mll_hf.matching.describe import Description, from_templates
+from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.selection.probabilities import log_softmax
+from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from mll_hf.matching.concept_index import ClassMatch
-    from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
 
 _TASK_SIZE = 100
 _RIDGE = 1e-4
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the part ``matching``."""
+    parser.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
+    parser.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
+    parser.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
+    parser.set_defaults(run=run_matching)
+
+
+def run_matching(args: argparse.Namespace) -> None:
+    """Print how often the right concept comes first, and how well coverage tells what the graph lacks."""
+    gold = imagenet_gold(args.wordnet)
+    encoder = CachedEncoder(default_encoder(), args.cache)
+    index = ConceptIndex.build(gold.graph, encoder)
+    bare = tuple(Description(name, (name,), "file") for name in gold.names)
+    ways = {
+        "paper: captions against the bare names": index.match_captions(bare),
+        "paper: captions against templates with glosses": index.match_captions(gold.describe()),
+        "ours": index.match(gold.describe()),
+    }
+    for field in fields(LogitWeights):
+        ablated = replace(index, weights=replace(index.weights, **{field.name: 0.0}))
+        ways[f"ours without {field.name}"] = ablated.match(gold.describe())
+    rows = [[name, *(f"{top_accuracy(match, gold.concepts, k):.1%}" for k in (1, 5))] for name, match in ways.items()]
+    print(f"{len(gold.names)} class names, {len(gold.graph):,} concepts, text encoder {encoder.id}")
+    print(table(["match", "right concept first", "in the first five"], rows))
+    covered, uncovered = leave_concepts_out(gold, encoder)
+    facts = detection(covered, uncovered, COVERED)
+    print(
+        f"coverage of {COVERED} and more, concepts in the graph against concepts and relatives left out, 100 classes "
+        f"at a time: precision {facts.precision:.3f}, recall {facts.recall:.3f}, AUC {facts.auc:.3f}"
+    )
+    if args.fit:
+        weights, slope, middle = fit_weights(make_queries(gold), encoder)
+        print(f"fitted: {weights}, coverage slope {slope:.2f}, middle {middle:.1f}")
 
 
 @dataclass(frozen=True)
