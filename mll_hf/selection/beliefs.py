@@ -6,8 +6,8 @@ mean c of the estimates x::
 
     logit(accuracy_m) = c + t + s (x_m - c) + e_m,    t ~ N(0, common^2),    s ~ N(1, trend^2),    e_m ~ N(0, own_m^2)
 
-Estimates from images update the beliefs as in Gaussian process
-regression (Rasmussen and Williams, 2006, eq. 2.23 and 2.24).
+Estimates from images update the beliefs as in Gaussian process regression (Rasmussen and Williams, 2006, eq. 2.23 and
+2.24).
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# What is particular to a model, and how far the slope may be from 1: of 23 models, most of them made for single subjects
-# and styles, on 13 tasks. Of 120 published models of one kind on 25 data sets they are .41 and .61.
+# What is particular to a model, and how far the slope may be from 1: of 23 models, most of them made for one subject or
+# style, on 13 tasks. Of 120 published models of one kind on 25 data sets they are .41 and .61.
 OWN = 1.0
 TREND = 1.0
 # The best of many models is far from typical: a prior of 1.0 estimates it 5 to 9 points too low from 50 or 25 examples.

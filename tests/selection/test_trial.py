@@ -62,7 +62,7 @@ def test_beliefs_agree_with_estimates_and_their_intervals():
     np.testing.assert_allclose(beliefs.mean, middle)
     rest = middle - middle.mean()
     np.testing.assert_allclose(np.diag(beliefs.covariance), 1.2**2 + (TREND * rest) ** 2)
-    np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 - OWN**2 + TREND**2 * rest[0] * rest[1])
+    np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 - OWN**2 + TREND**2 * rest[0] * rest[1], rtol=1e-5)
     wide = beliefs_from(estimate, OWN_OF_BEST)
     np.testing.assert_allclose(wide.covariance - beliefs.covariance, (OWN_OF_BEST**2 - OWN**2) * np.eye(3), atol=1e-12)
     certain = beliefs_from(AccuracyEstimate(sigmoid(middle), sigmoid(middle), sigmoid(middle)))
