@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mll_hf.selection.beliefs import Beliefs, Floats
     from mll_hf.selection.evidence import Calibration
 
-_MARGIN = 0.5  # a win by this much, in calibrated logits, counts as right by sigmoid(1)
+_MARGIN = 1 / 3  # a win by this much, in calibrated logits, counts as right by sigmoid(1)
+_FAR = 100.0  # beyond it an answer is simply right or wrong, and exp could overflow
 _MOST_STEPS = 100
 _LONGEST_STEP = 1.0  # in logits
 _CONVERGED = 1e-9
@@ -60,7 +61,7 @@ def gather_examples(
     true = scaled[:, images, classes]
     scaled[:, images, classes] = -np.inf
     margins = true - scaled.max(axis=2)
-    return ExampleEvidence(len(classes), sigmoid(margins / _MARGIN).sum(axis=1))
+    return ExampleEvidence(len(classes), sigmoid(np.clip(margins / _MARGIN, -_FAR, _FAR)).sum(axis=1))
 
 
 def learn_from_examples(beliefs: Beliefs, models: Sequence[int], evidence: ExampleEvidence) -> Beliefs:

@@ -33,6 +33,7 @@ from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import Link
 from mll_hf.selection import SelectionConfig, Strategy, select
 from mll_hf.selection.evidence import LEAST_IMAGES
+from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
 from worlds import examples
 
@@ -458,14 +459,12 @@ def diary(monkeypatch):
         diary.models[ref.short_name] = model
         return model
 
-    decode = run.decode_image
-
-    def counting(content):
+    def counting(source):
         diary.append(("decode",))
-        return decode(content)
+        return open_image(source)
 
     monkeypatch.setattr(run, "load_model", load)
-    monkeypatch.setattr(run, "decode_image", counting)
+    monkeypatch.setattr(run, "open_image", counting)
     return diary
 
 

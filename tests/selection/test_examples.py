@@ -33,7 +33,7 @@ def test_right_answers_by_hand():
     calibration = calibration_of([4.0, 1.0], [[0, 0, 0], [0, 0, 0.5]])
     evidence = gather_examples(logits, np.array([0, 2]), calibration)
     # the first model wins by 1 and by 1/4; the second one loses by 1/2 and by 49.5
-    expected = [1 / (1 + np.exp(-2)) + 1 / (1 + np.exp(-0.5)), 1 / (1 + np.exp(1))]
+    expected = [1 / (1 + np.exp(-3)) + 1 / (1 + np.exp(-0.75)), 1 / (1 + np.exp(1.5))]
     np.testing.assert_allclose(evidence.right, expected, atol=1e-12)
     assert evidence.n_examples == 2
 
@@ -49,6 +49,12 @@ def test_counts_are_those_of_sure_answers_and_the_logits_stay_as_they_were(seed)
     evidence = gather_examples(logits, classes, calibration)
     np.testing.assert_allclose(evidence.right, (answers == classes).sum(axis=1), atol=1e-6)
     np.testing.assert_array_equal(logits, before)
+
+
+def test_answers_that_are_far_off_are_wrong():
+    logits = np.array([[[1e6, 0.0], [0.0, 1e6]]])
+    evidence = gather_examples(logits, np.array([1, 1]), calibration_of([1.0], [[0.0, 0.0]]))
+    assert evidence.right[0] == pytest.approx(1)
 
 
 def test_one_class_is_always_right():

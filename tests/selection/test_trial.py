@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
 from mll_hf.selection.accuracy import AccuracyEstimate, logit, sigmoid
-from mll_hf.selection.beliefs import OWN, TREND, Beliefs, beliefs_from, observe, prior_beliefs
+from mll_hf.selection.beliefs import OWN, OWN_OF_BEST, TREND, Beliefs, beliefs_from, observe, prior_beliefs
 from mll_hf.selection.trial import USUAL_ERROR, expected_gains, next_model, plan_trial, run_trial
 from worlds import examples
 
@@ -62,7 +62,9 @@ def test_beliefs_agree_with_estimates_and_their_intervals():
     np.testing.assert_allclose(beliefs.mean, middle)
     rest = middle - middle.mean()
     np.testing.assert_allclose(np.diag(beliefs.covariance), 1.2**2 + (TREND * rest) ** 2)
-    np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 - OWN**2 + TREND**2 * rest[0] * rest[1])
+    np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 - OWN**2 + TREND**2 * rest[0] * rest[1], rtol=1e-5)
+    wide = beliefs_from(estimate, OWN_OF_BEST)
+    np.testing.assert_allclose(wide.covariance - beliefs.covariance, (OWN_OF_BEST**2 - OWN**2) * np.eye(3), atol=1e-12)
     certain = beliefs_from(AccuracyEstimate(sigmoid(middle), sigmoid(middle), sigmoid(middle)))
     np.testing.assert_allclose(np.diag(certain.covariance), OWN**2 + (TREND * rest) ** 2)
 
@@ -83,6 +85,15 @@ def test_observations_add_their_precision(world):
     for m in everything:
         one_by_one = observe(one_by_one, [m], estimates[[m]], errors[[m]])
     np.testing.assert_allclose(one_by_one.mean, mean, rtol=1e-6, atol=1e-8)
+
+
+def test_an_error_that_all_estimates_share_leaves_their_differences():
+    prior = prior_beliefs(np.zeros(2), own=1.0, common=0.5, trend=0.0)
+    alone = observe(prior, [0, 1], np.array([1.0, 2.0]), np.full(2, 0.1))
+    shared = observe(prior, [0, 1], np.array([1.0, 2.0]), np.full(2, 0.1), common=2.0)
+    assert np.diff(shared.mean) == pytest.approx(np.diff(alone.mean))
+    assert 0 < shared.mean.mean() < 0.5 < 1.4 < alone.mean.mean()
+    assert shared.deviations[0] > 3 * alone.deviations[0]
 
 
 def test_a_tried_model_tells_of_the_level_of_the_task():
