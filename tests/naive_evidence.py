@@ -45,12 +45,8 @@ def pooling_weights(scores, n_classes):
     return [power / sum(powers) for power in powers]
 
 
-def expected_shares(pooled):
-    n_classes = len(pooled[0])
-    answers = [1] * n_classes
-    for row in pooled:
-        answers[row.index(max(row))] += 1
-    powers = [count**evidence._TRUST_IN_ANSWERS for count in answers]
+def expected_shares(answers, n_classes, trust):
+    powers = [(1 + sum(answer == y for answer in answers)) ** trust for y in range(n_classes)]
     return [power / sum(powers) for power in powers]
 
 
@@ -79,20 +75,95 @@ def pool(scaled, weights, offsets):
     return answers
 
 
+def score(tells, agrees, prior):
+    told = (1 - evidence._AGREEMENT_SHARE) * tells + evidence._AGREEMENT_SHARE * agrees
+    return told + evidence._LABEL_SHARE * prior
+
+
+def of_most(nats, n_classes):
+    return min(max(nats / math.log(max(n_classes, 2)), 0), 1)
+
+
+def first_weights(told, consents, prior, n_classes):
+    """Weights [M] in the pools that models are compared with."""
+    share = evidence._CONSENT_SHARE
+    scores = [
+        (1 - share) * tells + share * consent + evidence._LABEL_SHARE * p
+        for tells, consent, p in zip(told, consents, prior, strict=True)
+    ]
+    return pooling_weights(scores, n_classes)
+
+
+def compare(probabilities, shares, weights):
+    """Consent and confirmation [M][N] of probabilities [M][N][C]: Bayes' rule, class by class."""
+    n_models, classes = len(probabilities), range(len(shares))
+    consent, confirmation = [], []
+    for m in range(n_models):
+        others = {k: max(weights[k], 1e-9) for k in range(n_models) if k != m}
+        of_model = []
+        for x, row in enumerate(probabilities[m]):
+            rest = [sum(w * probabilities[k][x][y] for k, w in others.items()) for y in classes]
+            rest = [p / sum(others.values()) for p in rest] if others else shares
+            joint = [p * q / share for p, q, share in zip(row, rest, shares, strict=True)]
+            total = max(sum(joint), 1e-12)
+            of_model.append((math.log(total), joint[row.index(max(row))] / total))
+        consent.append([nats for nats, _ in of_model])
+        confirmation.append([p for _, p in of_model])
+    return consent, confirmation
+
+
+def correct(scaled, shares, told, prior):
+    """Offsets [M][C], log-probability of the shares, answers [N] and consent [M][N] with some shares."""
+    n_images, n_classes = len(scaled[0]), len(shares)
+    offsets = [plan_offsets(model, shares) for model in scaled]
+    pairs = zip(scaled, offsets, strict=True)
+    corrected = [[softmax([z + b for z, b in zip(row, bias, strict=True)]) for row in model] for model, bias in pairs]
+    weights = first_weights(told, [0.0] * len(told), prior, n_classes)
+    for _ in range(2):
+        consent, _ = compare(corrected, shares, weights)
+        consents = [of_most(mean(nats), n_classes) for nats in consent]
+        weights = first_weights(told, consents, prior, n_classes)
+    kept = n_images / (n_images + evidence._IMAGES_PER_CLASS * n_classes)
+    common = [sum(w * bias[y] for w, bias in zip(weights, offsets, strict=True)) / kept for y in range(n_classes)]
+    likelihood = sum(w * sum(nats) for w, nats in zip(weights, consent, strict=True))
+    evenness = evidence._EVENNESS * sum(math.log(n_classes * share) for share in shares)
+    total = likelihood + evenness - sum(b**2 for b in common) / (2 * evidence._BIAS_VARIANCE)
+    return offsets, total, answers_of(pool(scaled, weights, offsets)), consent
+
+
+def answers_of(pooled):
+    return [max(range(len(row)), key=[round(p, 9) for p in row].__getitem__) for row in pooled]
+
+
 def calibrate(logits, prior):
-    """Temperatures [M], offsets [M][C], information [M] and pooling weights [M] from logits [M][N][C] and prior [M]."""
+    """Temperatures [M], offsets [M][C], information and agreement [M], shares [C] and pooling weights [M].
+
+    Of logits [M][N][C] and prior [M].
+    """
     n_classes = len(logits[0][0])
     temperatures = [image_scale(model) / evidence._SHARPNESS for model in logits]
     scaled = [[[z / t for z in row] for row in model] for model, t in zip(logits, temperatures, strict=True)]
     told = [information([softmax(row) for row in model]) for model in scaled]
-    scores = [tells + evidence._LABEL_SHARE * p for tells, p in zip(told, prior, strict=True)]
-    weights = pooling_weights(scores, n_classes)
-    shares = expected_shares(pool(scaled, weights, [[0.0] * n_classes] * len(logits)))
-    return temperatures, [plan_offsets(model, shares) for model in scaled], told, weights
+    alone = first_weights(told, [0.0] * len(told), prior, n_classes)
+    answers = answers_of(pool(scaled, alone, [[0.0] * n_classes] * len(logits)))
+    best = None
+    for trust in (1, 0.75, 0.5, 0.25, 0):
+        shares = expected_shares(answers, n_classes, trust)
+        offsets, probability, together, _ = correct(scaled, shares, told, prior)
+        probability = round(probability + evidence._HEAD_START * (1 - trust), 9)
+        if best is None or probability > best[0]:
+            best = probability, offsets, together, shares
+    _, offsets, together, shares = best
+    agrees = [
+        mean(row.index(max(row)) == answer for row, answer in zip(map(softmax, model), together, strict=True))
+        for model in scaled
+    ]
+    weights = pooling_weights([score(*parts) for parts in zip(told, agrees, prior, strict=True)], n_classes)
+    return temperatures, offsets, told, agrees, shares, weights
 
 
 def transport(logits, prior):
     """[N][C] pooled answers to images that calibrate the models themselves."""
-    temperatures, offsets, _, weights = calibrate(logits, prior)
+    temperatures, offsets, _, _, _, weights = calibrate(logits, prior)
     scaled = [[[z / t for z in row] for row in model] for model, t in zip(logits, temperatures, strict=True)]
     return pool(scaled, weights, offsets)

@@ -145,18 +145,23 @@ def images_tables(results: Results) -> tuple[Table, Table]:
         Kind.IMAGES: "{:g} images",
         Kind.LONG_TAIL: f"{Kind.LONG_TAIL}, {{:g}}",
         Kind.ABSENT: f"{Kind.ABSENT}, {{:g}}",
+        Kind.FREQUENT: "one class {:.0%}",
     }
-    kinds = (Kind.IMAGES, Kind.ALL, Kind.LONG_TAIL, Kind.ABSENT, Kind.SCALED, Kind.MISCALIBRATED)
-    columns = {titles.get(s.kind, str(s.kind)).format(s.value): s.name for s in results.planned(*kinds)}
+    kinds = (Kind.IMAGES, Kind.ALL, Kind.LONG_TAIL, Kind.ABSENT, Kind.FREQUENT, Kind.SCALED, Kind.MISCALIBRATED)
+    columns = {
+        titles.get(s.kind, str(s.kind)).format(s.value) + (" (scored on them)" if s.own else ""): s.name
+        for s in results.planned(*kinds)
+    }
     rows = [
         m.name
         for m in results.methods
         if (m.group in SEES_SAMPLES and not m.transductive) or m.name in (GENERAL, PAPER, OURS, ORACLE)
     ]
     note = (
-        "Chosen by this many unlabeled images (in two columns their classes are long-tailed 1 to 100, or a third of "
-        "the classes is missing), scored on all images of the task. Scaled: logits of each model times a factor from "
-        "1/4 to 4, before or after its label was made. Methods that see no images are there for comparison."
+        "Chosen by this many unlabeled images (in some columns their classes are long-tailed 1 to 100, a third of "
+        "the classes is missing, or one class has 60 or 30 % of the images), scored on all images of the task or, "
+        "where a column says so, on those that were seen. Scaled: logits of each model times a factor from 1/4 to 4, "
+        "before or after its label was made. Methods that see no images are there for comparison."
     )
     return _scenario_tables(results, "images", "unlabeled images", note, columns, rows)
 

@@ -340,13 +340,13 @@ class _TaskRun:
                 yield self._record(scenario, method, draw, drawn)
 
     def _record(self, scenario: Scenario, method: Method, draw: int, drawn: Situation) -> Record:
-        labels = self._opened[1]
+        labels = self._opened[1] if drawn.images is None else self._opened[1][drawn.images]
         models = np.arange(len(self._runner.suite.hub)) if drawn.models is None else drawn.models
         started = time.perf_counter()
         if method.score is not None and scenario.kind in (Kind.ALL, Kind.HUB, Kind.CAPPED):
             choice = method.choose_by(self._scores_of(method, method.score, draw)[models])
         else:
-            choice = method.choose(self._told(drawn.seen, method, draw))
+            choice = method.choose(self._told(drawn.seen, labels, method, draw))
         seconds = time.perf_counter() - started
         answers = np.atleast_2d(choice.answer(drawn.asked))
         ranking = None
@@ -369,17 +369,26 @@ class _TaskRun:
         """Scores of all models, computed once for all hubs."""
         draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labeled samples
         if (method.name, draw) not in self._scores:
-            self._scores[method.name, draw] = score(self._told(self._opened[0], method, draw))
+            self._scores[method.name, draw] = score(self._told(*self._opened, method, draw))
         return self._scores[method.name, draw]
 
-    def _told(self, view: TaskView, method: Method, draw: int) -> TaskView:
-        """The view with labeled images or hindsight, for methods that are given them."""
+    def _told(self, view: TaskView, labels: NDArray[np.int64], method: Method, draw: int) -> TaskView:
+        """The view with labeled images or hindsight, for methods that are given them.
+
+        ``labels`` are the classes of the images that are scored: those of the view where these are not all images.
+        """
         if method.sample is not None:
             rng = generator(self._config.seed, "labeled", draw, self._task.name)
             return view.told(labeled=labeled_sample(method, self._opened[1], rng))
         if method.group is Group.HINDSIGHT:
-            return view.told(hindsight=self._hindsight)
+            return view.told(hindsight=self._hindsight_of(view, labels))
         return view
+
+    def _hindsight_of(self, view: TaskView, labels: NDArray[np.int64]) -> Hindsight:
+        """Hindsight of the images that are scored."""
+        if len(labels) == len(self._opened[1]):
+            return self._hindsight
+        return self._hindsight._replace(accuracies=np.array([accuracy(of, labels) for of in view.answers]))
 
 
 def _file_name(*parts: str) -> str:

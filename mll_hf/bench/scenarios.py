@@ -24,6 +24,7 @@ HUB_SIZES = (3, 5, 10, 15)
 HUBS_PER_DRAW = 4  # all tasks share a hub, so chance does not average out over tasks
 COST_QUANTILES = (0.25, 0.5, 0.75)
 STRESSED_IMAGES = 256
+FREQUENT_SHARES = (0.6, 0.3)
 IMBALANCE = 100.0  # most frequent class over rarest class
 MAX_SCALE = 4.0  # logits are multiplied by a factor from 1 / MAX_SCALE to MAX_SCALE
 
@@ -35,6 +36,7 @@ class Kind(StrEnum):
     IMAGES = "fewer images"
     LONG_TAIL = "long tail"
     ABSENT = "a third of the classes absent"
+    FREQUENT = "one class frequent"
     SCALED = "scaled before labeling"
     MISCALIBRATED = "scaled after labeling"
     HUB = "random hubs"
@@ -47,18 +49,22 @@ class Scenario:
     """One condition."""
 
     kind: Kind
-    value: float = 0  # number of images or models, or quantile of GFLOPs; 0 where neither applies
+    value: float = 0  # number of images or models, share of a class, or quantile of GFLOPs; 0 where none applies
     draws: int = 1
+    own: bool = False  # whether the images that are seen are also those that are scored, in place of all images
 
     @property
     def name(self) -> str:
-        """Kind and value, for files and tables."""
-        return f"{self.kind} {self.value:g}" if self.value else str(self.kind)
+        """Kind, value and what is scored, for files and tables."""
+        name = f"{self.kind} {self.value:g}" if self.value else str(self.kind)
+        return f"{name}, scored on them" if self.own else name
 
     def takes(self, method: Method) -> bool:
         """Whether a method is run here; methods that the scenario cannot affect are not."""
         if self.kind is Kind.ABLATION or method.group is Group.ABLATION:
             return self.kind is Kind.ABLATION and method.group is Group.ABLATION
+        if self.own:
+            return method.group is not Group.FEW_LABELS
         match self.kind:
             case Kind.IMAGES | Kind.LONG_TAIL | Kind.ABSENT:
                 affected = method.group in SEES_SAMPLES
@@ -81,6 +87,9 @@ def scenarios(n_models: int, draws: int) -> tuple[Scenario, ...]:
         *(Scenario(Kind.IMAGES, n, draws) for n in IMAGE_COUNTS),
         Scenario(Kind.LONG_TAIL, STRESSED_IMAGES, draws),
         Scenario(Kind.ABSENT, STRESSED_IMAGES, draws),
+        Scenario(Kind.LONG_TAIL, STRESSED_IMAGES, draws, own=True),
+        Scenario(Kind.ABSENT, STRESSED_IMAGES, draws, own=True),
+        *(Scenario(Kind.FREQUENT, share, draws, own=True) for share in FREQUENT_SHARES),
         Scenario(Kind.SCALED, draws=draws),
         Scenario(Kind.MISCALIBRATED, draws=draws),
         *(Scenario(Kind.HUB, size, HUBS_PER_DRAW * draws) for size in HUB_SIZES if size < n_models),
@@ -99,8 +108,9 @@ class Situation(NamedTuple):
     """A draw of a scenario."""
 
     seen: TaskView  # what a method chooses by
-    asked: TaskView  # all images to classify, with the same models
+    asked: TaskView  # the images to classify, with the same models
     models: NDArray[np.int64] | None = None  # [m] positions of these models in the hub; None for all
+    images: NDArray[np.int64] | None = None  # [n] positions of the images to classify; None for all
 
 
 def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng: np.random.Generator) -> Situation:
@@ -109,7 +119,7 @@ def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng
     Args:
         scenario: The scenario.
         view: The task with all images and models.
-        labels: [N] true classes; they determine only which classes are rare or absent.
+        labels: [N] true classes; they determine only which classes are rare, absent or frequent.
         rng: Random generator of the draw.
     """
     models, images = np.arange(len(view.hub)), np.arange(view.n_images)
@@ -131,7 +141,12 @@ def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng
             images = long_tail(labels, rng)
         case Kind.ABSENT:
             images = without_classes(labels, rng)
-    return Situation(view.of_images(_some(images, int(scenario.value), rng)), view)
+        case Kind.FREQUENT:
+            images = one_frequent(labels, scenario.value, rng)
+    if scenario.kind is not Kind.FREQUENT:
+        images = _some(images, int(scenario.value), rng)
+    seen = view.of_images(images)
+    return Situation(seen, seen, images=images) if scenario.own else Situation(seen, view)
 
 
 def long_tail(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -153,6 +168,18 @@ def without_classes(labels: NDArray[np.int64], rng: np.random.Generator) -> NDAr
     present = np.unique(labels)
     absent = rng.choice(present, len(present) // 3, replace=False)
     return np.flatnonzero(~np.isin(labels, absent))
+
+
+def one_frequent(labels: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of images of which a class, drawn at random, has a share.
+
+    Images of all other classes are left out at random; where these are too few, images of the frequent class are.
+    """
+    is_frequent = labels == rng.choice(np.unique(labels))
+    frequent, others = (rng.permutation(np.flatnonzero(of)) for of in (is_frequent, ~is_frequent))
+    n_others = min(round(len(frequent) * (1 - share) / share), len(others))
+    n_frequent = max(min(round(n_others * share / (1 - share)), len(frequent)), 1)
+    return np.sort(np.concatenate([frequent[:n_frequent], others[:n_others]]))
 
 
 def labeled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample | None:

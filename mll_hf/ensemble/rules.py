@@ -131,7 +131,7 @@ def transport(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArra
     union = chosen.any(axis=1)
     logits, prior = logits[union], trust.prior[union]
     found = calibrate(logits, prior)
-    weights = pooling_weights(scores_of(found.information, prior), logits.shape[2])
+    weights = pooling_weights(scores_of(found, prior), logits.shape[2])
     return linear_pool(logits, chosen[union], Trust(found.temperatures, weights, prior, found.offsets))
 
 

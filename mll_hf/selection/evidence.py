@@ -7,18 +7,27 @@
 3. Bias correction: offsets of the logits that remove a model's preference for certain class names, so that the shares
    of its answers come out as expected. They are the solution of optimal transport with an entropy term, model by model;
    unlike a transport plan, they apply to later images, too.
+4. Agreement: the share of images to which a model answers what all models together answer after bias correction. It
+   ranks models as their accuracy does, but only with a pool in which the models weigh by information: a majority of
+   weak models would agree with itself.
 
-The true shares of the classes are unknown. The expected shares lie between equal ones and the shares of the answers.
+The true shares of the classes are unknown. They are expected on a path from the shares of the answers to equal ones, at
+the point that is most probable given how models agree image by image. A preference for a class agrees by chance only.
+Where classes are equally frequent, equal shares take preferences out, and the models agree better. Where one class is
+frequent, equal shares would make each model give some of its images to classes of its own, and the models agree less.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from mll_hf.errors import InputError
+from mll_hf.selection.accuracy import AccuracyEstimate
 from mll_hf.selection.probabilities import entropy, mutual_information, softmax
 from mll_hf.utils.arrays import ArrayFields
 
@@ -26,18 +35,41 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float32] | NDArray[np.float64]
+    SharesLike: TypeAlias = "Shares | NDArray[np.float64]"  # or the shares themselves: [C], none negative, any unit
 
 LEAST_IMAGES = 16
 _SHARPNESS = 2.0  # standard deviation of scaled logits
-_TRUST_IN_ANSWERS = 0.25  # 0: equal shares are expected; 1: the shares of the answers
+_TRUSTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # 1: the shares of the answers are expected; 0: equal shares
+_HEAD_START = 5.0  # nats by which equal shares are more probable than those of the answers before anything is seen
+_EVENNESS = 1.0  # exponent of the shares in their prior: a Dirichlet distribution with this parameter plus one
+_BIAS_VARIANCE = 0.5  # of the offsets that all models need together
 _IMAGES_PER_CLASS = 0.5  # prior weight of "no bias", in images per class
-_LABEL_SHARE = 0.1  # weight of the recall estimated from labels; information has weight 1
-_STEEPNESS = 12.0  # 0.1 nats more multiply the weight of a model by exp(1.2)
+_LABEL_SHARE = 0.1  # weight of the recall estimated from labels; information and agreement have weight 1 together
+_AGREEMENT_SHARE = 0.8  # of agreement in the score; the rest is information
+_CONSENT_SHARE = 0.3  # of the consent of the other models when models are pooled for the first time
+_STEEPNESS = 12.0  # a score that is higher by 0.1 nats multiplies the weight of a model by exp(1.2)
+_ROUNDS = 2  # of weights that follow from consent, and consent that follows from weights
+_MOST_COMBINED = 3
+_LEAST_WEIGHT = 0.5  # of a model to combine, relative to that of the best
+_ACCURACY = (-0.37, 0.79, 0.28)  # coefficients of the regression of accuracies
+_ACCURACY_ERROR = 0.6  # its standard error on other tasks, in logits
+_NORMAL_QUANTILE = 1.645  # of an interval of 90 %
+_LEAST_ACCURACY = 0.01
 _STEPS = 20  # of Sinkhorn's algorithm
 _RESAMPLES = 200
 _LEAST_SCALE = 1e-12
+_LEAST_GIVEN_SHARE = 1e-6
+_LEAST_WEIGHT_IN_POOL = 1e-9
 _LEAST_SHARE = 0.01
 _DIGITS = 9  # scores are compared after rounding, so the order of summation does not matter
+
+
+class Shares(StrEnum):
+    """What is expected of the shares of the classes among a task's images."""
+
+    AUTO = "auto"  # those with which the models agree best
+    EQUAL = "equal"
+    ANSWERS = "answers"  # those of the models' answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,11 +80,21 @@ class Calibration(ArrayFields):
         temperatures: [M] logits are divided by them.
         offsets: [M, C] added to the divided logits: the bias correction.
         information: [M] mutual information of the answers divided by its maximum: 0 to 1.
+        agreement: [M] share of the images to which the model, without bias correction, answers what all models together
+            answer with it: 0 to 1.
+        shares: [C] expected shares of the classes; they sum to one.
     """
 
     temperatures: NDArray[np.float64]
     offsets: NDArray[np.float64]
     information: NDArray[np.float64]
+    agreement: NDArray[np.float64]
+    shares: NDArray[np.float64]
+
+    def take(self, models: NDArray[np.intp]) -> Calibration:
+        """The calibration of some of the models, in the order given."""
+        per_model = ("temperatures", "offsets", "information", "agreement")
+        return replace(self, **{name: getattr(self, name)[models] for name in per_model})
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +106,7 @@ class UnlabeledEvidence(ArrayFields):
         calibration: Of the M models.
         prior: [M] mean recall estimated from the labels, 0 to 1.
         win_shares: [M] share of resamples of the images in which the model has the highest score.
+        confirmation: [M] mean probability of each model's corrected answers, given what the other models say.
         templates: Prompt templates that the models answered to.
     """
 
@@ -71,17 +114,28 @@ class UnlabeledEvidence(ArrayFields):
     calibration: Calibration
     prior: NDArray[np.float64]
     win_shares: NDArray[np.float64]
+    confirmation: NDArray[np.float64]
     templates: tuple[str, ...]
 
     @property
     def scores(self) -> NDArray[np.float64]:
         """[M] score of each model."""
-        return scores_of(self.calibration.information, self.prior)
+        return scores_of(self.calibration, self.prior)
+
+    @property
+    def combine(self) -> int:
+        """How many of the models with the highest scores to combine."""
+        return how_many(self.scores, len(self.calibration.shares))
+
+    @cached_property
+    def estimate(self) -> AccuracyEstimate:
+        """Estimated accuracy of each model alone, with bias correction."""
+        return estimate_accuracy(self.confirmation, self.calibration.agreement, self.n_images)
 
     def take(self, models: NDArray[np.intp]) -> UnlabeledEvidence:
         """The evidence of some of the models, in the order given."""
-        calibration = Calibration(*(getattr(self.calibration, f.name)[models] for f in fields(Calibration)))
-        return replace(self, calibration=calibration, prior=self.prior[models], win_shares=self.win_shares[models])
+        per_model = {name: getattr(self, name)[models] for name in ("prior", "win_shares", "confirmation")}
+        return replace(self, calibration=self.calibration.take(models), **per_model)
 
 
 def check_image_count(n_images: int) -> None:
@@ -99,39 +153,186 @@ def trial_sample(n_images: int, most: int) -> NDArray[np.int64]:
     return np.sort(np.random.default_rng(0).permutation(n_images)[:most])
 
 
-def gather_evidence(logits: Floats, prior: NDArray[np.float64], templates: tuple[str, ...]) -> UnlabeledEvidence:
+def gather_evidence(
+    logits: Floats, prior: NDArray[np.float64], templates: tuple[str, ...], shares: SharesLike = Shares.AUTO
+) -> UnlabeledEvidence:
     """Compute the evidence of unlabeled images.
 
     Args:
         logits: [M, N, C], finite.
         prior: [M] mean recall estimated from the labels, 0 to 1.
         templates: Prompt templates that the models answered to.
+        shares: What is expected of the shares of the classes, or these shares.
 
     Raises:
-        InputError: There are fewer than ``LEAST_IMAGES``.
+        InputError: There are fewer than ``LEAST_IMAGES``, or the shares are not C non-negative numbers.
     """
     n_images = logits.shape[1]
     check_image_count(n_images)
-    calibration, probabilities = _calibrate(logits, prior)
-    return UnlabeledEvidence(n_images, calibration, prior, _win_shares(probabilities, prior), templates)
+    calibration, correction = _calibrate(logits, prior, shares)
+    return UnlabeledEvidence(
+        n_images,
+        calibration,
+        prior,
+        _win_shares(logits / calibration.temperatures[:, None, None], correction, prior),
+        correction.confirmation.mean(axis=1),
+        templates,
+    )
 
 
-def calibrate(logits: Floats, prior: NDArray[np.float64]) -> Calibration:
-    """Calibrate logits [M, N, C] of models with a prior [M] from the logits alone."""
-    return _calibrate(logits, prior)[0]
+def calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike = Shares.AUTO) -> Calibration:
+    """Calibrate logits [M, N, C] of models with a prior [M] from the logits alone.
+
+    Raises:
+        InputError: The shares are not C non-negative numbers.
+    """
+    return _calibrate(logits, prior, shares)[0]
 
 
-def _calibrate(logits: Floats, prior: NDArray[np.float64]) -> tuple[Calibration, NDArray[np.float64]]:
-    """The calibration, and the probabilities [M, N, C] at its temperatures without offsets."""
+def _calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike) -> tuple[Calibration, _Correction]:
+    """The calibration, and what the models say with its bias correction."""
     n_classes = logits.shape[2]
     temperatures = image_scale(logits) / _SHARPNESS
     scaled = logits / temperatures[:, None, None]
-    probabilities = softmax(scaled)
-    told = mutual_information(probabilities) / _most_information(n_classes)
-    information = np.clip(told, 0, 1) + 0.0  # rounding may leave the range, and -0.0 prints badly
-    weights = pooling_weights(scores_of(information, prior), n_classes)
-    shares = expected_shares(np.einsum("m,mnc->nc", weights, probabilities))
-    return Calibration(temperatures, class_offsets(scaled, shares), information), probabilities
+    plain = softmax(scaled)
+    information = _of_most(mutual_information(plain), n_classes)
+    alone = _weigh(information, np.zeros(len(logits)), prior, n_classes)
+    candidates = _candidates(shares, _answers(plain, alone), n_classes)
+    correction = _most_probable([_correct(scaled, expected, information, prior) for expected in candidates])
+    agreement = (plain.argmax(axis=2) == correction.answers).mean(axis=1)
+    return Calibration(temperatures, correction.offsets, information, agreement, correction.shares), correction
+
+
+def _answers(probabilities: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.intp]:
+    """[N] most probable class of the pool of models with weights [M]."""
+    return np.round(np.tensordot(weights, probabilities, axes=1), _DIGITS).argmax(axis=1)
+
+
+# --- shares of the classes --------------------------------------------------------------------------------------------
+
+
+def _candidates(shares: SharesLike, answers: NDArray[np.intp], n_classes: int) -> list[NDArray[np.float64]]:
+    """Shares [C] among which the models' consent decides, from those of the answers to equal ones."""
+    if not isinstance(shares, Shares):
+        return [_checked(shares, n_classes)]
+    trusts = {Shares.AUTO: _TRUSTS, Shares.EQUAL: (0.0,), Shares.ANSWERS: (1.0,)}[shares]
+    return [expected_shares(answers, n_classes, trust) for trust in trusts]
+
+
+def _checked(shares: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    """Given shares [C], summing to one; none is zero, since no evidence could speak against that."""
+    if np.shape(shares) != (n_classes,) or not np.isfinite(shares).all() or min(shares) < 0 or max(shares) <= 0:
+        raise InputError(f"shares of classes must be {n_classes} numbers, none below 0 and not all 0")
+    least = np.maximum(np.asarray(shares, np.float64) / np.sum(shares), _LEAST_GIVEN_SHARE)
+    return least / least.sum()
+
+
+def expected_shares(answers: NDArray[np.intp], n_classes: int, trust: float) -> NDArray[np.float64]:
+    """[C] expected shares of the classes, from answers [N].
+
+    Proportional to a power of one plus the number of images that get the class as their answer.
+    """
+    shares = np.power(np.bincount(answers, minlength=n_classes) + 1, trust, dtype=np.float64)
+    return shares / shares.sum()
+
+
+@dataclass(frozen=True, eq=False)
+class _Correction:
+    """A bias correction, and what M models say to N images of C classes with it.
+
+    Attributes:
+        shares: [C] expected shares of the classes.
+        offsets: [M, C].
+        answers: [N] of all models together.
+        consent: [M, N] and
+        confirmation: [M, N] as :func:`compare` gives them.
+        evidence: Log-probability of the shares, but for a constant.
+    """
+
+    shares: NDArray[np.float64]
+    offsets: NDArray[np.float64]
+    answers: NDArray[np.intp]
+    consent: NDArray[np.float64]
+    confirmation: NDArray[np.float64]
+    evidence: float
+
+
+def _correct(
+    scaled: NDArray[np.float64],
+    shares: NDArray[np.float64],
+    information: NDArray[np.float64],
+    prior: NDArray[np.float64],
+) -> _Correction:
+    """Correct scaled logits [M, N, C] so that the classes come to the shares [C].
+
+    Models that say more, and have more consent of such models, weigh more in the pools that others are compared with.
+
+    The evidence is the log-likelihood of the models' consent, plus the prior of the shares, plus that of the bias that
+    all models would have in common: offsets that all models need are more likely a frequent class than a bias.
+    """
+    n_models, n_images, n_classes = scaled.shape
+    offsets = class_offsets(scaled, shares)
+    probabilities = softmax(scaled + offsets[:, None, :])
+    consent = confirmation = np.zeros((n_models, n_images))
+    weights = _weigh(information, consent.mean(axis=1), prior, n_classes)
+    for _ in range(_ROUNDS):
+        consent, confirmation = compare(probabilities, shares, weights)
+        weights = _weigh(information, _of_most(consent.mean(axis=1), n_classes), prior, n_classes)
+    bias = weights @ offsets / _kept_offset(n_images, n_classes)
+    evidence = (
+        (weights @ consent).sum()
+        + _EVENNESS * np.log(n_classes * shares).sum()
+        - (bias**2).sum() / (2 * _BIAS_VARIANCE)
+    )
+    return _Correction(shares, offsets, _answers(probabilities, weights), consent, confirmation, float(evidence))
+
+
+def _weigh(
+    information: NDArray[np.float64], consent: NDArray[np.float64], prior: NDArray[np.float64], n_classes: int
+) -> NDArray[np.float64]:
+    """[M, ...] weights of models in the pools that models are compared with; prior [M], the others [M, ...]."""
+    told = (1 - _CONSENT_SHARE) * information + _CONSENT_SHARE * consent
+    return pooling_weights((told.T + _LABEL_SHARE * prior).T, n_classes)
+
+
+def compare(
+    probabilities: NDArray[np.float64], shares: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare each model's answers with those of the others, image by image.
+
+    ``q_m`` is the pool of the models other than m, or the shares if there is none. If models err independently of one
+    another given the class, ``p_m(y|x) q_m(y|x) / share_y`` is proportional to the probability of the class given what
+    all of them say, and its sum over the classes is the ratio of the density of these two answers to the product of
+    their densities: the consent. The mean of its logarithm over images is largest with the true shares.
+
+    Args:
+        probabilities: [M, N, C]; their means over images are the shares.
+        shares: [C], none zero.
+        weights: [M] of the models in a pool.
+
+    Returns:
+        [M, N] the logarithm of that sum, and [M, N] the probability of m's most probable class given all answers.
+    """
+    n_models, n_images, _ = probabilities.shape
+    consent, confirmation = np.empty((n_models, n_images)), np.empty((n_models, n_images))
+    for m, own in enumerate(probabilities):
+        others = np.where(np.arange(n_models) == m, 0, np.maximum(weights, _LEAST_WEIGHT_IN_POOL))
+        pool = np.tensordot(others / others.sum(), probabilities, axes=1) if n_models > 1 else shares
+        joint = own * pool / shares
+        total = np.maximum(joint.sum(axis=1), _LEAST_SCALE)
+        consent[m] = np.log(total)
+        confirmation[m] = np.take_along_axis(joint, own.argmax(axis=1)[:, None], axis=1)[:, 0] / total
+    return consent, confirmation
+
+
+def _most_probable(corrections: list[_Correction]) -> _Correction:
+    """The correction with the most evidence, on a path from the shares of the answers to equal shares."""
+    head_start = _HEAD_START * np.linspace(0, 1, len(corrections))
+    evidence = np.array([correction.evidence for correction in corrections]) + head_start
+    return corrections[int(np.round(evidence, _DIGITS).argmax())]
+
+
+# --- models -----------------------------------------------------------------------------------------------------------
 
 
 def image_scale(logits: Floats) -> NDArray[np.float64]:
@@ -147,30 +348,69 @@ def image_scale(logits: Floats) -> NDArray[np.float64]:
     return scale
 
 
-def scores_of(information: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, ...] score of models: information plus a tenth of the recall estimated from labels.
+def scores_of(calibration: Calibration, prior: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, ...] score of models: agreement, a little information, and a tenth of the recall estimated from labels.
 
     Args:
-        information: [M].
+        calibration: Of the M models.
         prior: [M, ...].
     """
-    return (information.T + _LABEL_SHARE * prior.T).T
+    return _score(calibration.information, calibration.agreement, prior)
+
+
+def _score(
+    information: NDArray[np.float64], agreement: NDArray[np.float64], prior: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    told = (1 - _AGREEMENT_SHARE) * information + _AGREEMENT_SHARE * agreement
+    return (told.T + _LABEL_SHARE * prior.T).T
+
+
+def how_many(scores: NDArray[np.float64], n_classes: int) -> int:
+    """How many of the models with scores [M] to combine: those that weigh at least half as much as the best, up to 3.
+
+    Models of about equal score gain by being combined; a model that is clearly better loses.
+    """
+    weights = np.round(pooling_weights(scores, n_classes), _DIGITS)
+    return int(min((weights >= _LEAST_WEIGHT * weights.max()).sum(), _MOST_COMBINED))
+
+
+def estimate_accuracy(
+    confirmation: NDArray[np.float64], agreement: NDArray[np.float64], n_images: int
+) -> AccuracyEstimate:
+    """Estimate the accuracies of M models from what they say to N images.
+
+    A regression on the zoo of small models in README.md of `scripts/benchmarks`::
+
+        logit(accuracy) = b0 + b1 logit(confirmation) + b2 logit(agreement)
+
+    ``scripts/predictions_benchmark.py --fit`` fits it. Models that make the same mistakes confirm each other, which no
+    image without a class can show; the width of the interval is the error on tasks that were left out of the fit.
+
+    Args:
+        confirmation: [M] mean probability of each model's corrected answers, given what the other models say.
+        agreement: [M] share of the uncorrected answers that are those of all models together.
+        n_images: N.
+    """
+    logits = _ACCURACY[0] + _ACCURACY[1] * _logit(confirmation) + _ACCURACY[2] * _logit(agreement)
+    accuracy = _sigmoid(logits)
+    sampling = 1 / (n_images * accuracy * (1 - accuracy))
+    width = _NORMAL_QUANTILE * np.sqrt(_ACCURACY_ERROR**2 + sampling)
+    return AccuracyEstimate(accuracy, _sigmoid(logits - width), _sigmoid(logits + width))
+
+
+def _logit(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    kept = np.clip(shares, _LEAST_ACCURACY, 1 - _LEAST_ACCURACY)
+    return np.log(kept / (1 - kept))
+
+
+def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1 / (1 + np.exp(-logits))
 
 
 def pooling_weights(scores: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
-    """[M] weights of models in a pool, exponential in the score in nats; they sum to one."""
-    weights: NDArray[np.float64] = np.exp(_STEEPNESS * np.log(n_classes) * (scores - scores.max()))
-    return weights / weights.sum()
-
-
-def expected_shares(pooled: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[C] expected shares of the classes, from pooled probabilities [N, C].
-
-    Proportional to a power of one plus the number of images that get the class as their answer.
-    """
-    answers = np.bincount(pooled.argmax(axis=1), minlength=pooled.shape[1]) + 1
-    shares = np.power(answers, _TRUST_IN_ANSWERS, dtype=np.float64)
-    return shares / shares.sum()
+    """[M, ...] weights of models in a pool, exponential in the score in nats; they sum to one over the models."""
+    weights: NDArray[np.float64] = np.exp(_STEEPNESS * np.log(n_classes) * (scores - scores.max(axis=0)))
+    return weights / weights.sum(axis=0)
 
 
 def class_offsets(scaled: Floats, shares: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -191,24 +431,43 @@ def class_offsets(scaled: Floats, shares: NDArray[np.float64]) -> NDArray[np.flo
         factors = shares / np.maximum(np.einsum("mnc,mn->mc", kernel, 1 / rows) / n_images, _LEAST_SCALE)
     offsets = np.log(factors)
     offsets -= offsets.mean(axis=1, keepdims=True)
-    return offsets * n_images / (n_images + _IMAGES_PER_CLASS * n_classes)
+    return offsets * _kept_offset(n_images, n_classes)
 
 
-def _most_information(n_classes: int) -> float:
-    return float(np.log(max(n_classes, 2)))
+def _kept_offset(n_images: int, n_classes: int) -> float:
+    """What is kept of an offset: with few images per class it is shrunk."""
+    return n_images / (n_images + _IMAGES_PER_CLASS * n_classes)
 
 
-def _win_shares(probabilities: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M] how often each model has the highest score when the images are drawn again (seeded bootstrap)."""
-    n_models, n_images, n_classes = probabilities.shape
+def _of_most(nats: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    """Information in units of the most that C classes allow; rounding may leave 0 to 1, and -0.0 prints badly."""
+    return np.clip(nats / np.log(max(n_classes, 2)), 0, 1) + 0.0
+
+
+def _win_shares(
+    scaled: NDArray[np.float64], correction: _Correction, prior: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """[M] how often each model has the highest score when the images are drawn again (seeded bootstrap).
+
+    The weights of the models in the pool that they agree with are those of each resample; the bias correction and the
+    pools of the others are not gathered again.
+
+    Args:
+        scaled: [M, N, C] logits over temperatures.
+        correction: Of these.
+        prior: [M].
+    """
+    n_models, n_images, n_classes = scaled.shape
+    plain, corrected = softmax(scaled), softmax(scaled + correction.offsets[:, None, :])
     rng = np.random.default_rng(0)
     counts = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=_RESAMPLES) / n_images
-    scores = np.stack(
-        [
-            scores_of(_resampled_information(model, counts) / _most_information(n_classes), expected)
-            for model, expected in zip(probabilities, np.broadcast_to(prior, n_models), strict=True)
-        ]
-    )
+    information = np.stack([_of_most(_resampled_information(model, counts), n_classes) for model in plain])
+    weights = _weigh(information, _of_most(correction.consent @ counts.T, n_classes), prior, n_classes)
+    agreement = np.zeros((n_models, _RESAMPLES))
+    for answers, image, count in zip(plain.argmax(axis=2).T, corrected.transpose(1, 0, 2), counts.T, strict=True):
+        together = np.round(weights.T @ image, _DIGITS).argmax(axis=1)
+        agreement += (answers[:, None] == together) * count
+    scores = _score(information, agreement, prior)
     return np.bincount(np.round(scores, _DIGITS).argmax(axis=0), minlength=n_models) / _RESAMPLES
 
 

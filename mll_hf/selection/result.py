@@ -24,6 +24,8 @@ from mll_hf.utils.text import one_line
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_SHARES_PER_MODEL = ("information", "agreement", "prior", "win_shares", "confirmation")  # 0 to 1
+
 
 @dataclass(frozen=True, slots=True)
 class SelectedModel:
@@ -82,7 +84,7 @@ class Selection(ArrayFields):
         models: The M models that were scored, best overall first; of many, the best ``M`` of ``among``.
         scores: [M, C] float64. Estimated recall, lowered by the standard error for models that seem better than the
             generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); after a trial on images the
-            information of the answers plus a tenth of the estimated recall.
+            mean of information and agreement of the answers plus a tenth of the estimated recall.
         chosen: [M, C] bool, which models answer for which class.
         matches: For each class the concepts that speak for it, best first; none without labels.
         coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` those graphs that count.
@@ -291,9 +293,9 @@ def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
         "templates": list(evidence.templates),
         "temperatures": calibration.temperatures.tolist(),
         "offsets": calibration.offsets.tolist(),
-        "information": calibration.information.tolist(),
-        "prior": evidence.prior.tolist(),
-        "win_shares": evidence.win_shares.tolist(),
+        "shares": calibration.shares.tolist(),
+        **{name: getattr(calibration, name).tolist() for name in ("information", "agreement")},
+        **{name: getattr(evidence, name).tolist() for name in ("prior", "win_shares", "confirmation")},
     }
 
 
@@ -303,17 +305,20 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
     offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
     per_model = {
         "temperatures": _numbers(document["temperatures"], sys.float_info.min),
-        "information": _numbers(document["information"], 0, 1),
-        "prior": _numbers(document["prior"], 0, 1),
-        "win_shares": _numbers(document["win_shares"], 0, 1),
+        **{name: _numbers(document[name], 0, 1) for name in _SHARES_PER_MODEL},
     }
+    shares = _numbers(document["shares"], 0, 1)
     if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model.values()):
         raise ValueError("the evidence of images is not one for each model and class")
+    if shares.shape != shape[1:]:
+        raise ValueError("the evidence of images has not a share for each class")
+    calibration = Calibration(
+        per_model["temperatures"], offsets, per_model["information"], per_model["agreement"], shares
+    )
     return UnlabeledEvidence(
         n_images=int(_number(document["images"], LEAST_IMAGES)),
-        calibration=Calibration(per_model["temperatures"], offsets, per_model["information"]),
-        prior=per_model["prior"],
-        win_shares=per_model["win_shares"],
+        calibration=calibration,
+        **{name: per_model[name] for name in ("prior", "win_shares", "confirmation")},
         templates=_templates(document["templates"]),
     )
 

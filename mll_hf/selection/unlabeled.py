@@ -9,13 +9,14 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.base import DIGITS, SelectionConfig, Strategy
-from mll_hf.selection.evidence import gather_evidence, scores_of
+from mll_hf.selection.evidence import Shares, gather_evidence, scores_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from mll_hf.selection.evidence import SharesLike
     from mll_hf.selection.result import MatchedConcept, Selection
 
 
@@ -38,6 +39,7 @@ def choose_with_images(
     logits: NDArray[np.float32],
     config: SelectionConfig,
     templates: tuple[str, ...],
+    shares: SharesLike = Shares.AUTO,
 ) -> Selection:
     """Choose among models that were tried on images: the k with the highest score, for all classes.
 
@@ -47,12 +49,13 @@ def choose_with_images(
         logits: [M, N, C] of these models on N images; finite.
         config: Gives k and the cap on the number of models.
         templates: Prompt templates that the logits were made with.
+        shares: What is expected of the shares of the classes, or these shares.
 
     Raises:
-        InputError: There are too few images.
+        InputError: There are too few images, or the shares are not C non-negative numbers.
     """
     rows = [tried.union[position] for position in answering]
-    evidence = gather_evidence(logits, np.clip(tried.overall[rows], 0, 1), templates)
+    evidence = gather_evidence(logits, np.clip(tried.overall[rows], 0, 1), templates, shares)
     order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
     evidence = evidence.take(order)
     n_chosen = min(config.k, config.max_models or config.k, len(order))
@@ -63,7 +66,7 @@ def choose_with_images(
         tried,
         k=config.k,
         models=tuple(tried.models[rows[at]] for at in order),
-        scores=scores_of(evidence.calibration.information, tried.scores[[rows[at] for at in order]]),
+        scores=scores_of(evidence.calibration, tried.scores[[rows[at] for at in order]]),
         chosen=chosen,
         matches=tuple(tuple(_take(concept, columns) for concept in concepts) for concepts in tried.matches),
         evidence=evidence,

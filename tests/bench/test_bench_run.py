@@ -35,7 +35,7 @@ from mll_hf.bench.methods import (
     pooled,
     ranker,
 )
-from mll_hf.bench.metrics import top_l1
+from mll_hf.bench.metrics import accuracy, top_l1
 from mll_hf.bench.run import BenchConfig, Results, Suite, run
 from mll_hf.bench.scenarios import (
     HUBS_PER_DRAW,
@@ -44,6 +44,7 @@ from mll_hf.bench.scenarios import (
     generator,
     labeled_sample,
     long_tail,
+    one_frequent,
     scenarios,
     situation,
     without_classes,
@@ -149,7 +150,7 @@ def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_
     other = run(replace(suite, tasks=(shuffled, suite.tasks[1])), make_index(), cache, tmp_path / "b", config)
 
     def choices(of, methods):
-        drawn_by_class = (str(Kind.LONG_TAIL), str(Kind.ABSENT))
+        drawn_by_class = (str(Kind.LONG_TAIL), str(Kind.ABSENT), str(Kind.FREQUENT))
         return {
             (r.scenario, r.method, r.draw): r.models
             for r in of.records
@@ -387,7 +388,8 @@ def test_methods_choose_by_the_sample_and_answer_all_images(cache, tmp_path):
     spy = Method("spy", Group.UNLABELED, choose)
     done = run(make_suite(), make_index(), cache, tmp_path, BenchConfig(2, methods=(spy,), ablations=()))
     labels = tasks()[0].labels
-    accuracies = {record.accuracy for record in done.records if record.task == "first"}
+    own = {scenario.name for scenario in scenarios(len(make_hub()), 2) if scenario.own}
+    accuracies = {r.accuracy for r in done.records if r.task == "first" and r.scenario not in own}
     assert accuracies == {float((labels == N_IMAGES % 2).mean())}
     assert {32, N_IMAGES} <= set(seen)
     assert max(seen) == N_IMAGES
@@ -420,6 +422,39 @@ def test_a_third_of_the_classes_is_absent():
     labels = np.repeat(np.arange(9), 5)
     kept = labels[without_classes(labels, np.random.default_rng(0))]
     assert np.bincount(np.bincount(kept, minlength=9)).tolist() == [3, 0, 0, 0, 0, 6]
+
+
+@examples
+@given(st.integers(2, 12), st.sampled_from([0.3, 0.6, 0.9]), st.integers(0, 9))
+def test_one_class_has_the_share_that_is_asked_for(n_classes, share, seed):
+    labels = np.repeat(np.arange(n_classes), 50)
+    kept = one_frequent(labels, share, np.random.default_rng(seed))
+    counts = np.bincount(labels[kept], minlength=n_classes)
+    assert len(np.unique(kept)) == len(kept)
+    if share * n_classes >= 1:  # a class that should be rarer than the others may come out rarer
+        assert counts.max() / len(kept) == pytest.approx(share, abs=0.02)
+    # as many images as there can be: all of the class, or all others
+    assert 50 in counts
+
+
+@pytest.mark.parametrize("kind", [Kind.LONG_TAIL, Kind.ABSENT, Kind.FREQUENT])
+def test_images_with_shares_of_their_own_are_scored_themselves(opened, kind):
+    view, labels = opened
+    drawn = situation(Scenario(kind, 0.6 if kind is Kind.FREQUENT else 20, own=True), view, labels, generator(0, "x"))
+    assert drawn.asked is drawn.seen
+    np.testing.assert_array_equal(drawn.seen.logits, view.logits[:, drawn.images])
+
+
+def test_hindsight_is_about_the_images_that_are_scored(results, opened):
+    view, labels = opened
+    for scenario in [scenario for scenario in scenarios(len(view.hub), results.config.draws) if scenario.own]:
+        for draw in range(scenario.draws):
+            rng = generator(results.config.seed, scenario.name, draw, "first")
+            images = situation(scenario, view, labels, rng).images
+            best = max(accuracy(of[images], labels[images]) for of in view.answers)
+            oracle = [r for r in results.records if (r.task, r.method, r.scenario) == ("first", ORACLE, scenario.name)]
+            assert oracle[draw].accuracy == best
+            assert oracle[draw].draw == draw
 
 
 @examples

@@ -14,11 +14,16 @@ import naive_evidence
 from mll_hf.errors import InputError
 from mll_hf.selection.evidence import (
     LEAST_IMAGES,
+    Calibration,
+    Shares,
     calibrate,
     check_image_count,
     class_offsets,
+    compare,
+    estimate_accuracy,
     expected_shares,
     gather_evidence,
+    how_many,
     image_scale,
     pooling_weights,
     scores_of,
@@ -101,21 +106,145 @@ def test_image_scale_against_a_naive_loop(trial):
 
 
 @examples
-@given(trials())
-def test_expected_shares_against_a_naive_loop(trial):
-    pooled = softmax(trial[0][0])
-    np.testing.assert_allclose(expected_shares(pooled), naive_evidence.expected_shares(pooled.tolist()))
+@given(trials(), st.sampled_from([0, 0.25, 1]))
+def test_expected_shares_against_a_naive_loop(trial, trust):
+    answers, n_classes = trial[0][0].argmax(axis=1), trial[0].shape[2]
+    expected = naive_evidence.expected_shares(answers.tolist(), n_classes, trust)
+    np.testing.assert_allclose(expected_shares(answers, n_classes, trust), expected)
 
 
 def test_expected_shares_lie_between_equal_ones_and_those_of_the_answers():
     answers = np.repeat([0, 1, 2], [70, 20, 0])
-    shares = expected_shares(softmax(logits_that_answer(answers, 3)))
+    np.testing.assert_allclose(expected_shares(answers, 3, 0), [1 / 3] * 3)
+    np.testing.assert_allclose(expected_shares(answers, 3, 1), np.array([71, 21, 1]) / 93)
+    shares = expected_shares(answers, 3, 0.25)
     assert shares.sum() == pytest.approx(1)
     assert 70 / 90 > shares[0] > shares[1] > shares[2] > 0
-    assert shares[0] > 1 / 3
-    assert shares[2] < 1 / 3
-    equal = expected_shares(softmax(logits_that_answer(np.repeat([0, 1, 2], 30), 3)))
-    np.testing.assert_allclose(equal, [1 / 3] * 3)
+    assert shares[0] > 1 / 3 > shares[2]
+
+
+def biased_logits(answers, n_classes, n_models=5, bias=2.0, seed=0):
+    """[M, N, C] logits of models that are often right, with a preference of each for classes of its own."""
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(n_models, len(answers), n_classes))
+    return logits_that_answer(answers, n_classes, 3) + noise + bias * rng.normal(size=(n_models, 1, n_classes))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shares_follow_what_models_agree_on(seed):
+    frequent, equal = np.repeat(np.arange(8), [170, *[10] * 7]), np.repeat(np.arange(8), 30)
+    for right in (frequent, equal):
+        logits = biased_logits(right, 8, seed=seed)
+        evidence = gather_evidence(logits, np.full(5, 0.5), ())
+        true = np.bincount(right, minlength=8) / len(right)
+        calibration = evidence.calibration
+        assert np.abs(calibration.shares - true).sum() < 0.25
+        alone = (logits.argmax(axis=2) == right).mean()
+        scaled = logits / calibration.temperatures[:, None, None] + calibration.offsets[:, None, :]
+        assert (scaled.argmax(axis=2) == right).mean() > alone + 0.1
+    # with equal shares most images of the frequent class would go to others
+    forced = calibrate(biased_logits(frequent, 8, seed=seed), np.full(5, 0.5), Shares.EQUAL)
+    scaled = biased_logits(frequent, 8, seed=seed) / forced.temperatures[:, None, None] + forced.offsets[:, None, :]
+    assert (scaled.argmax(axis=2) == frequent).mean() < 0.5
+
+
+def test_shares_as_asked_for():
+    logits, prior = random_logits(np.random.default_rng(2)), np.full(3, 0.5)
+    np.testing.assert_allclose(calibrate(logits, prior, Shares.EQUAL).shares, np.full(4, 0.25))
+    given_ = np.array([5, 3, 2, 0])
+    shares = calibrate(logits, prior, given_).shares
+    np.testing.assert_allclose(shares, [0.5, 0.3, 0.2, 0], atol=1e-5)
+    assert shares.min() > 0
+    assert np.isfinite(calibrate(logits, prior, given_).offsets).all()
+    answers = calibrate(logits, prior, Shares.ANSWERS)
+    assert np.unique(np.round(answers.shares * (40 + 4), 9) % 1).tolist() == [0]
+    automatic = calibrate(logits, prior)
+    assert automatic.shares.max() <= answers.shares.max() + 1e-12
+
+
+@pytest.mark.parametrize("shares", [[0.5, 0.5], [0, 0, 0, 0], [1, 1, 1, -1], [1, 1, 1, math.nan], [[1, 1, 1, 1]], 1])
+def test_shares_that_are_none(shares):
+    logits = random_logits(np.random.default_rng(2))
+    with pytest.raises(InputError, match="shares of classes must be 4 numbers, none below 0 and not all 0"):
+        gather_evidence(logits, np.full(3, 0.5), (), np.array(shares, float))
+
+
+@pytest.mark.parametrize("shares", list(Shares))
+def test_one_model_alone_can_be_corrected(shares):
+    logits = random_logits(np.random.default_rng(2), n_models=1)
+    found = calibrate(logits, np.full(1, 0.5), shares)
+    corrected = logits / found.temperatures[:, None, None] + found.offsets[:, None, :]
+    assert found.agreement[0] == (corrected.argmax(axis=2) == logits.argmax(axis=2)).mean()
+
+
+# --- consent ---------------------------------------------------------------------------------------------------------
+
+
+@examples
+@given(trials(most_images=LEAST_IMAGES))
+def test_consent_and_confirmation_against_a_naive_loop(trial):
+    logits, weights = trial
+    shares = np.full(logits.shape[2], 1 / logits.shape[2])
+    found = compare(softmax(logits), shares, weights)
+    expected = naive_evidence.compare(softmax(logits).tolist(), shares.tolist(), weights.tolist())
+    np.testing.assert_allclose(found[0], expected[0], atol=1e-9)
+    np.testing.assert_allclose(found[1], expected[1], atol=1e-9)
+
+
+def test_consent_by_hand():
+    # two classes, equally frequent; both models give .8 to the same class: .64 and .04, over .5
+    alike = np.array([[[0.8, 0.2]], [[0.8, 0.2]]])
+    consent, confirmation = compare(alike, np.full(2, 0.5), np.ones(2))
+    np.testing.assert_allclose(consent, np.full((2, 1), math.log(1.36)))
+    np.testing.assert_allclose(confirmation, np.full((2, 1), 64 / 68))
+    # to different classes: .16 twice
+    consent, confirmation = compare(np.array([[[0.8, 0.2]], [[0.2, 0.8]]]), np.full(2, 0.5), np.ones(2))
+    np.testing.assert_allclose(consent, np.full((2, 1), math.log(0.64)))
+    np.testing.assert_allclose(confirmation, np.full((2, 1), 0.5))
+    # a frequent class is agreed on by chance
+    consent, confirmation = compare(alike, np.array([0.8, 0.2]), np.ones(2))
+    np.testing.assert_allclose(consent, np.zeros((2, 1)), atol=1e-12)
+    np.testing.assert_allclose(confirmation, np.full((2, 1), 0.8))
+
+
+def test_one_model_is_confirmed_by_nothing_but_itself():
+    probabilities = softmax(random_logits(np.random.default_rng(0), n_models=1))
+    consent, confirmation = compare(probabilities, np.full(4, 0.25), np.zeros(1))
+    np.testing.assert_allclose(consent, 0, atol=1e-12)
+    np.testing.assert_allclose(confirmation, probabilities.max(axis=2))
+
+
+def test_estimated_accuracy_rises_with_confirmation_and_is_surer_with_more_images():
+    rising, same = np.linspace(0, 1, 5), np.full(5, 0.5)
+    for estimate in (estimate_accuracy(rising, same, 50), estimate_accuracy(same, rising, 50)):
+        assert (np.diff(estimate.accuracy) > 0).all()
+        assert (estimate.low > 0).all()
+        assert ((estimate.low < estimate.accuracy) & (estimate.accuracy < estimate.high)).all()
+        assert (estimate.high < 1).all()
+    few, many = (estimate_accuracy(same, same, n) for n in (50, 5000))
+    np.testing.assert_allclose(few.accuracy, many.accuracy)
+    assert (few.low < many.low).all()
+    assert (many.high < few.high).all()
+
+
+def test_an_estimate_is_near_the_truth_where_models_err_independently():
+    right = np.repeat(np.arange(8), 40)
+    logits = biased_logits(right, 8, bias=0.5)
+    evidence = gather_evidence(logits, np.full(5, 0.5), ())
+    calibration = evidence.calibration
+    answers = (logits / calibration.temperatures[:, None, None] + calibration.offsets[:, None, :]).argmax(axis=2)
+    true = (answers == right).mean(axis=1)
+    np.testing.assert_allclose(evidence.estimate.accuracy, true, atol=0.1)
+    assert ((evidence.estimate.low < true) & (true < evidence.estimate.high)).all()
+
+
+@pytest.mark.parametrize(
+    ("gaps", "combined"), [([0], 1), ([0, 0], 2), ([0, 0.1], 1), ([0, 0.01, 0.02, 0.02], 3), ([0, 0.01, 0.2], 2)]
+)
+def test_models_about_as_good_are_combined(gaps, combined):
+    # ln 2 / (12 ln 10) = .025: what halves a weight
+    for n_first in range(len(gaps)):
+        assert how_many(0.7 - np.roll(gaps, n_first), 10) == combined
 
 
 @few_examples
@@ -161,9 +290,10 @@ def test_offsets_take_back_a_lean():
 # --- scores and weights -----------------------------------------------------------------------------------------------
 
 
-def test_scores_are_information_and_a_little_of_the_labels():
-    assert scores_of(np.array([0.5, 0.2]), np.array([0.4, 1])).tolist() == pytest.approx([0.54, 0.3])
-    per_class = scores_of(np.array([0.5, 0.2]), np.array([[0.4, 0.6, 0], [1, 1, 1]]))
+def test_scores_are_agreement_and_a_little_information_and_label():
+    told = Calibration(np.ones(2), np.zeros((2, 3)), np.array([0.1, 0.6]), np.array([0.6, 0.1]), np.full(3, 1 / 3))
+    assert scores_of(told, np.array([0.4, 1])).tolist() == pytest.approx([0.54, 0.3])
+    per_class = scores_of(told, np.array([[0.4, 0.6, 0], [1, 1, 1]]))
     np.testing.assert_allclose(per_class, [[0.54, 0.56, 0.5], [0.3, 0.3, 0.3]])
 
 
@@ -190,22 +320,24 @@ def test_a_tenth_of_a_nat_is_worth_what_it_says():
 @given(trials())
 def test_calibration_against_a_naive_loop(trial):
     logits, prior = trial
-    temperatures, offsets, told, _ = naive_evidence.calibrate(logits.tolist(), prior.tolist())
+    temperatures, offsets, told, agrees, shares, _ = naive_evidence.calibrate(logits.tolist(), prior.tolist())
     found = calibrate(logits, prior)
     np.testing.assert_allclose(found.temperatures, temperatures, rtol=1e-9, atol=1e-11)
     if logits.shape[2] > 1:  # one class has no scale, and so no logits that compare
         np.testing.assert_allclose(found.offsets, offsets, atol=1e-7)
     np.testing.assert_allclose(found.information, told, atol=1e-9)
+    np.testing.assert_allclose(found.agreement, agrees, atol=1e-7)
+    np.testing.assert_allclose(found.shares, shares, atol=1e-9)
 
 
 def test_evidence_is_the_calibration_of_all_images():
     logits, prior = random_logits(np.random.default_rng(5)), np.array([0.2, 0.5, 0.4])
     evidence, found = gather_evidence(logits, prior, ("a {}",)), calibrate(logits, prior)
-    for name in ("temperatures", "offsets", "information"):
-        np.testing.assert_array_equal(getattr(evidence.calibration, name), getattr(found, name))
+    assert evidence.calibration == found
     assert (evidence.n_images, evidence.templates) == (40, ("a {}",))
     np.testing.assert_array_equal(evidence.prior, prior)
-    np.testing.assert_allclose(evidence.scores, found.information + 0.1 * prior)
+    np.testing.assert_allclose(evidence.scores, 0.2 * found.information + 0.8 * found.agreement + 0.1 * prior)
+    assert evidence.combine == how_many(evidence.scores, 4)
 
 
 def test_taking_some_of_the_models():
@@ -213,11 +345,12 @@ def test_taking_some_of_the_models():
     evidence = gather_evidence(logits, prior, ("a {}",))
     taken = evidence.take(np.array([2, 0]))
     assert (taken.n_images, taken.templates) == (evidence.n_images, evidence.templates)
-    for name in ("prior", "win_shares", "scores"):
+    for name in ("prior", "win_shares", "confirmation", "scores"):
         np.testing.assert_array_equal(getattr(taken, name), getattr(evidence, name)[[2, 0]])
-    for name in ("temperatures", "offsets", "information"):
+    for name in ("temperatures", "offsets", "information", "agreement"):
         whole = getattr(evidence.calibration, name)
         np.testing.assert_array_equal(getattr(taken.calibration, name), whole[[2, 0]])
+    np.testing.assert_array_equal(taken.calibration.shares, evidence.calibration.shares)
 
 
 def test_a_model_that_is_right_says_more_than_one_that_guesses_or_always_says_the_same():
@@ -253,14 +386,20 @@ def test_too_few_images(n_images):
 # --- how surely one comes first ---------------------------------------------------------------------------------------
 
 
-def naive_win_shares(probabilities, prior):
+def naive_win_shares(scaled, offsets, consent, prior):
     """The seeded bootstrap with images drawn as numbers of copies, one resample and model at a time."""
-    n_models, n_images, _ = probabilities.shape
+    n_models, n_images, n_classes = len(scaled), len(scaled[0]), len(scaled[0][0])
     rng, wins = np.random.default_rng(0), [0] * n_models
+    plain = [[naive_evidence.softmax(row) for row in model] for model in scaled]
     for counts in rng.multinomial(n_images, [1 / n_images] * n_images, size=200).tolist():
         drawn = [x for x, count in enumerate(counts) for _ in range(count)]
-        told = [naive_evidence.information([model[x] for x in drawn]) for model in probabilities.tolist()]
-        scores = [tells + 0.1 * p for tells, p in zip(told, prior, strict=True)]
+        told = [naive_evidence.information([model[x] for x in drawn]) for model in plain]
+        nats = [naive_evidence.of_most(naive_evidence.mean(of[x] for x in drawn), n_classes) for of in consent]
+        weights = naive_evidence.first_weights(told, nats, prior, n_classes)
+        together = naive_evidence.answers_of(naive_evidence.pool(scaled, weights, offsets))
+        own = [naive_evidence.answers_of(model) for model in plain]
+        agreement = [naive_evidence.mean(of[x] == together[x] for x in drawn) for of in own]
+        scores = [round(naive_evidence.score(*parts), 9) for parts in zip(told, agreement, prior, strict=True)]
         wins[scores.index(max(scores))] += 1
     return [won / 200 for won in wins]
 
@@ -271,8 +410,13 @@ def test_the_bootstrap_against_a_naive_loop(trial):
     logits, prior = trial
     if logits.shape[2] == 1:
         return  # nothing but rounding could tell models apart that have the same prior
-    probabilities = softmax(2 * logits / image_scale(logits)[:, None, None])
-    np.testing.assert_allclose(gather_evidence(logits, prior, ()).win_shares, naive_win_shares(probabilities, prior))
+    scaled = (2 * logits / image_scale(logits)[:, None, None]).tolist()
+    found = calibrate(logits, prior)
+    offsets, _, _, consent = naive_evidence.correct(
+        scaled, found.shares.tolist(), found.information.tolist(), prior.tolist()
+    )
+    expected = naive_win_shares(scaled, offsets, consent, prior.tolist())
+    np.testing.assert_allclose(gather_evidence(logits, prior, ()).win_shares, expected)
 
 
 @examples
@@ -346,7 +490,12 @@ def test_evidence_is_finite_whatever_the_logits(logits):
     assert (calibration.temperatures > 0).all()
     assert (calibration.information >= 0).all()
     assert (calibration.information <= 1).all()
-    for values in (calibration.temperatures, calibration.offsets, calibration.information, evidence.win_shares):
+    assert 1 <= evidence.combine <= len(logits)
+    estimate = evidence.estimate
+    assert ((estimate.low > 0) & (estimate.low < estimate.accuracy)).all()
+    assert ((estimate.accuracy < estimate.high) & (estimate.high < 1)).all()
+    of_calibration = (calibration.temperatures, calibration.offsets, calibration.information, calibration.agreement)
+    for values in (*of_calibration, calibration.shares, evidence.win_shares, evidence.confirmation):
         assert np.isfinite(values).all()
         assert values.dtype == np.float64
     assert evidence.win_shares.sum() == pytest.approx(1)

@@ -78,7 +78,7 @@ def ids(selection):
 
 
 def test_the_models_that_say_most_are_chosen_for_all_classes():
-    logits = make_logits([3, 5, 0, 9])
+    logits = make_logits([2, 3, 0, 9])
     selection = choose_with_images(make_shortlist(), (0, 1, 2, 3), logits, SelectionConfig(k=2), TEMPLATES)
     assert ids(selection) == ["org/m3", "org/m1", "org/m0", "org/m2"]
     assert selection.union == (0, 1)
@@ -102,13 +102,14 @@ def test_the_models_that_say_most_are_chosen_for_all_classes():
 
 
 def test_scores_weights_and_temperatures_are_those_of_the_trial():
-    logits = make_logits([3, 5, 0, 9])
+    logits = make_logits([2, 3, 0, 9])
     selection = choose_with_images(make_shortlist(), (0, 1, 2, 3), logits, SelectionConfig(k=2), TEMPLATES)
     found, order = calibrate(logits, np.array([0.8, 0.7, 0.6, 0.5])), [3, 1, 0, 2]
     np.testing.assert_allclose(selection.temperatures, found.temperatures[order])
     assert (selection.temperatures != 1.5).all()  # the labels'
     by_label = np.array([0.8, 0.9, 0.7]) - 0.1 * np.array(order)[:, None]
-    np.testing.assert_allclose(selection.scores, found.information[order][:, None] + 0.1 * by_label)
+    told = 0.2 * found.information + 0.8 * found.agreement
+    np.testing.assert_allclose(selection.scores, told[order][:, None] + 0.1 * by_label)
     np.testing.assert_allclose(selection.overall, selection.evidence.scores)
     np.testing.assert_allclose(selection.weights, pooling_weights(selection.evidence.scores, 3))
     without = replace(selection, evidence=None)
@@ -118,7 +119,7 @@ def test_scores_weights_and_temperatures_are_those_of_the_trial():
 
 def test_explanations_follow_the_chosen_models():
     selection = choose_with_images(
-        make_shortlist(), (0, 1, 2, 3), make_logits([3, 5, 0, 9]), SelectionConfig(k=3), TEMPLATES
+        make_shortlist(), (0, 1, 2, 3), make_logits([2, 3, 0, 9]), SelectionConfig(k=3), TEMPLATES
     )
     assert [ids(selection)[m] for m in selection.union] == ["org/m3", "org/m1", "org/m0"]
     for name in CLASSES:
@@ -147,7 +148,7 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
 )
 def test_how_many_are_chosen(options, n_chosen):
     config = SelectionConfig(**options)
-    selection = choose_with_images(make_shortlist(), (0, 1, 2, 3), make_logits([3, 5, 0, 9]), config, TEMPLATES)
+    selection = choose_with_images(make_shortlist(), (0, 1, 2, 3), make_logits([2, 3, 0, 9]), config, TEMPLATES)
     assert len(selection.union) == n_chosen
     assert len(selection.models) == 4
     assert selection.k == config.k
@@ -195,7 +196,7 @@ def test_scales_do_not_matter_and_order_neither(seed, factor, k, data):
 
 def test_predictions_use_temperatures_offsets_and_weights_of_the_trial():
     selection = choose_with_images(
-        make_shortlist(), (0, 1, 2, 3), make_logits([3, 5, 0, 9]), SelectionConfig(k=2), TEMPLATES
+        make_shortlist(), (0, 1, 2, 3), make_logits([2, 3, 0, 9]), SelectionConfig(k=2), TEMPLATES
     )
     later = make_logits([2, 1], n_images=5, seed=1)
     calibration, weights = selection.evidence.calibration, pooling_weights(selection.evidence.scores, 3)[:2]
@@ -214,7 +215,7 @@ def test_predictions_use_temperatures_offsets_and_weights_of_the_trial():
 def test_templates_of_the_trial_are_those_of_predictions():
     shortlist = make_shortlist()
     selection = choose_with_images(
-        shortlist, (0, 1, 2, 3), make_logits([3, 5, 0, 9]), SelectionConfig(), ("an odd {}",)
+        shortlist, (0, 1, 2, 3), make_logits([2, 3, 0, 9]), SelectionConfig(), ("an odd {}",)
     )
     assert Ensemble(selection).prompt_templates == ("an odd {}",)
     assert Ensemble(selection, templates=("my {}",)).prompt_templates == ("my {}",)
@@ -299,13 +300,14 @@ def test_selections_written_before_there_were_trials_can_be_read():
     assert back == make_shortlist()
 
 
+OF_MODELS = ("information", "agreement", "prior", "win_shares", "confirmation")
 HOSTILE = [
     *((key, "dropped") for key in make_selection().to_json()["evidence"]),
     *((key, value) for key in make_selection().to_json()["evidence"] for value in (None, {}, "abc", [[[]]], math.nan)),
-    *((key, [0.5, 0.5]) for key in ("temperatures", "information", "prior", "win_shares")),
-    *((key, [0.5, 0.5, math.nan]) for key in ("temperatures", "information", "prior", "win_shares")),
-    *((key, [0.5, 0.5, -0.1]) for key in ("temperatures", "information", "prior", "win_shares")),
-    *((key, [0.5, 0.5, 1.1]) for key in ("information", "prior", "win_shares")),
+    *((key, [0.5, 0.5]) for key in ("temperatures", *OF_MODELS)),
+    *((key, [0.5, 0.5, math.nan]) for key in ("temperatures", *OF_MODELS)),
+    *((key, [0.5, 0.5, -0.1]) for key in ("temperatures", *OF_MODELS)),
+    *((key, [0.5, 0.5, 1.1]) for key in OF_MODELS),
     ("temperatures", [0.5, 0.5, 0]),
     ("temperatures", [0.5, 0.5, math.inf]),
     ("temperatures", [0.5, 0.5, 10**400]),
@@ -315,6 +317,9 @@ HOSTILE = [
     ("offsets", [[0, 0, 0], [0, 0, 0], [0]]),
     ("offsets", [0, 0, 0]),
     ("offsets", [[0, 0, 0], [0, 0, 0], [0, 0, math.nan]]),
+    ("shares", [0.5, 0.5]),
+    ("shares", [0.5, 0.5, -0.1]),
+    ("shares", [[0.5], [0.3], [0.2]]),
     ("images", 15),
     ("images", -1),
     ("images", math.inf),

@@ -1,0 +1,187 @@
+"""Score the use of unlabeled images on what models said to them, without any label.
+
+    python scripts/predictions_benchmark.py FILE.npz ... [--draws 3] [--images 256] [--general NAME]
+
+A file holds ``models``, ``classes``, ``labels`` [N], and either ``logits`` [M, N, C], or unit-norm embeddings
+``images_M`` [N, D] and ``texts_M`` [P, C, D] by P prompts. Their logits are 100 times the cosine, as those of CLIP, and
+every prompt is a situation: results are means over the prompts of a file, then over files.
+
+Images are drawn in five ways: as they are, with one class that has 60 or 30 % of them, with a long tail, and with a
+third of the classes absent. In the first the answers to all images are scored, in the others those to the images drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.bench.metrics import accuracy, spearman
+from mll_hf.bench.scenarios import FREQUENT_SHARES, generator, long_tail, one_frequent, without_classes
+from mll_hf.ensemble.rules import Trust, linear_pool
+from mll_hf.selection.base import DIGITS
+from mll_hf.selection.evidence import LEAST_IMAGES, gather_evidence, pooling_weights
+from mll_hf.selection.probabilities import softmax
+from mll_hf.utils.tables import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from mll_hf.selection.evidence import UnlabeledEvidence
+
+    Ints = NDArray[np.int64]
+
+PRIOR = 0.5  # of every model
+LOGIT_SCALE = 100.0
+POOLS = (1, 3)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out in one draw; accuracies unless said otherwise."""
+
+    best: float  # of the best model alone
+    general: float  # of the model named by --general alone
+    first: float  # of the model ranked first, without bias correction
+    mean: float  # of the mean of all models' own probabilities
+    pools: tuple[float, ...]  # of the best models together, by POOLS
+    combined: float  # of as many models as the evidence suggests
+    n_combined: int
+    spearman: float
+    estimated: float  # accuracy of the model ranked first, with bias correction
+    low: float
+    high: float
+
+
+def main() -> int:
+    """Print a table of means per way of drawing images, and one of the worst files."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--draws", type=int, default=3)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--general", help="model that a user would take without any evidence")
+    options = parser.parse_args()
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for path in options.files:
+        for situation, models, logits, labels in read_situations(path):
+            general = models.index(options.general) if options.general else None
+            for way, seen, scored in draws_of(situation, labels, options.draws, options.images):
+                outcome = outcome_of(logits, labels, seen, scored, general)
+                found.setdefault(way, {}).setdefault(path.stem, []).append(outcome)
+    print(table(*summary(found)))
+    return 0
+
+
+def read_situations(path: Path) -> Iterator[tuple[str, list[str], NDArray[np.float32], Ints]]:
+    """Name, models, logits [M, N, C] and true classes [N] of each situation in a file."""
+    with np.load(path) as file:
+        models, labels = file["models"].tolist(), file["labels"].astype(np.int64)
+        if "logits" in file:
+            yield path.stem, models, file["logits"], labels
+            return
+        images = [file[f"images_{m}"].astype(np.float32) for m in range(len(models))]
+        texts = [file[f"texts_{m}"].astype(np.float32) for m in range(len(models))]
+    for p in range(len(texts[0])):
+        cosines = [x @ of_model[p].T for x, of_model in zip(images, texts, strict=True)]
+        yield f"{path.stem} {p}", models, LOGIT_SCALE * np.stack(cosines), labels
+
+
+def draws_of(situation: str, labels: Ints, n_draws: int, most: int) -> Iterator[tuple[str, Ints, Ints]]:
+    """Way of drawing, positions of the images that are seen and of those that are scored."""
+    everything = np.arange(len(labels))
+    ways = {"as they are": lambda _rng: everything}
+    ways |= {f"one class {share:.0%}": partial(_frequent, labels, share) for share in FREQUENT_SHARES}
+    ways |= {"long tail": partial(long_tail, labels), "third absent": partial(without_classes, labels)}
+    for way, draw_images in ways.items():
+        for draw in range(n_draws):
+            rng = generator(0, situation, way, draw)
+            seen = np.sort(rng.permutation(draw_images(rng))[:most])
+            if len(seen) >= LEAST_IMAGES:
+                yield way, seen, everything if way == "as they are" else seen
+
+
+def _frequent(labels: Ints, share: float, rng: np.random.Generator) -> Ints:
+    return one_frequent(labels, share, rng)
+
+
+def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: Ints, general: int | None) -> Outcome:
+    """Gather evidence from the images seen, and score the answers to others.
+
+    Args:
+        logits: [M, N, C].
+        labels: [N] true classes.
+        seen: Positions of the images that evidence comes from.
+        scored: Positions of the images to classify.
+        general: Position of the generally best model.
+    """
+    evidence = gather_evidence(logits[:, seen], np.full(len(logits), PRIOR), ())
+    asked, truth = logits[:, scored], labels[scored]
+    alone = np.array([accuracy(of_model.argmax(axis=1), truth) for of_model in asked])
+    order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
+    first = order[0]
+
+    def together(k: int) -> float:
+        return accuracy(_pooled(asked, evidence, order[:k]).argmax(axis=1), truth)
+
+    return Outcome(
+        best=alone.max(),
+        general=np.nan if general is None else alone[general],
+        first=alone[first],
+        mean=accuracy(softmax(asked).mean(axis=0).argmax(axis=1), truth),
+        pools=tuple(together(k) for k in POOLS),
+        combined=together(evidence.combine),
+        n_combined=evidence.combine,
+        spearman=spearman(evidence.scores, alone),
+        estimated=evidence.estimate.accuracy[first],
+        low=evidence.estimate.low[first],
+        high=evidence.estimate.high[first],
+    )
+
+
+def _pooled(logits: NDArray[np.float32], evidence: UnlabeledEvidence, models: Ints) -> NDArray[np.float64]:
+    """[N, C] probabilities of some of the models together, as a selection pools them."""
+    calibration = evidence.calibration
+    weights = pooling_weights(evidence.scores, logits.shape[2])[models]
+    trust = Trust(calibration.temperatures[models], weights, evidence.prior[models], calibration.offsets[models])
+    return linear_pool(logits[models], np.ones((len(models), logits.shape[2]), np.bool_), trust)
+
+
+def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: for each way of drawing images, means over draws and prompts, then over files."""
+    header = ["images", "files", "best", "general", "first", "mean of all", *(f"k = {k}" for k in POOLS)]
+    header += ["combined", "models", "worst file", "spearman", "error", "inside", "width"]
+    rows = []
+    for way, by_file in found.items():
+        means = np.array([np.mean(list(map(_measures, outcomes)), axis=0) for outcomes in by_file.values()])
+        worst = (means[:, 4 + len(POOLS)] - means[:, 1]).min()
+        shown = np.insert(means.mean(axis=0), 6 + len(POOLS), worst)
+        rows.append([way, str(len(by_file)), *(f"{value:.3f}" for value in shown)])
+    return header, rows
+
+
+def _measures(outcome: Outcome) -> list[float]:
+    """Columns of the table but for the worst file, whose combined models are compared with the general model."""
+    own = outcome.pools[0]
+    return [
+        outcome.best,
+        outcome.general,
+        outcome.first,
+        outcome.mean,
+        *outcome.pools,
+        outcome.combined,
+        outcome.n_combined,
+        outcome.spearman,
+        abs(outcome.estimated - own),
+        outcome.low <= own <= outcome.high,
+        outcome.high - outcome.low,
+    ]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
