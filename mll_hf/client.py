@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.label import UNPINNED
@@ -14,13 +16,12 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex, embed_names
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from mll_hf.models import resolve_model
+from mll_hf.models import bytes_to_fetch, resolve_model
 from mll_hf.models.known import usable_models
 from mll_hf.selection import (
     Candidates,
     SelectionConfig,
     Strategy,
-    choose_with_images,
     select,
     select_by_imagenet,
     shortlisting,
@@ -28,12 +29,12 @@ from mll_hf.selection import (
 from mll_hf.selection.evidence import check_image_count, trial_sample
 from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
+from mll_hf.utils.examples import Examples, check_examples
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
+    from mll_hf.selection.trial import TrialPlan
 
 
 _log = logging.getLogger(__name__)
@@ -127,13 +129,16 @@ class Client:
         task: str | None = None,
         descriptions: Sequence[Description] | None = None,
         images: Sequence[ImageLike] = (),
+        examples: Sequence[tuple[ImageLike, str]] = (),
+        approve: Callable[[TrialPlan], bool] | None = None,
     ) -> Selection:
         """Choose models for a list of classes.
 
-        Without images no model is downloaded, and none is run. With images of the task, which need no labels, the
-        ``config.candidates`` best models by label are tried on a sample of ``config.most_images`` images, and what
-        they answer decides. If only some licenses are allowed, those that labels name count, and the Hub confirms them
-        for the chosen models: a small request for each.
+        Without images no model is downloaded, and none is run. With images of the task, models are tried on them one by
+        one, the most promising per gigabyte first, until no other is likely to be better or ``config.max_download`` is
+        reached; what they answer decides. The images need no labels; a few examples with their class make the choice
+        and the estimated accuracy better. If only some licenses are allowed, those that labels name count, and the Hub
+        confirms them for the chosen models: a small request for each.
 
         Args:
             classes: Class names; at least one, all different.
@@ -143,6 +148,9 @@ class Client:
             descriptions: Texts for the classes, in their order; by default made from templates and glosses.
             images: Images of the task (paths, encoded bytes or pictures), without labels; 64 already help, 256 are
                 better.
+            examples: Images of the task with the name of their class, drawn at random; 25 already help. Images and
+                examples together must be at least 16.
+            approve: Called with the plan of the trial before anything is downloaded; False declines it.
 
         Raises:
             InputError: The classes are empty or repeated, no model fits the caps or has an allowed license, or there
@@ -153,11 +161,11 @@ class Client:
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), config or SelectionConfig()
-        trial = shortlisting(config) if images else None
+        trial = shortlisting(config) if images or examples else None
         if config.strategy is Strategy.IMAGENET or not (self.source.indexed or self.source.list()):
             if config.strategy is not Strategy.IMAGENET:
                 _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
-            if images:
+            if trial:
                 _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
             choose = partial(select_by_imagenet, names, domain=domain, task=task, names=self._embedded(names))
             return self._pinned(self._allowed(choose, dict.fromkeys(m.hub_id for m in usable_models()), config))
@@ -169,8 +177,12 @@ class Client:
             raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
         if trial is None:
             return self._pinned(self._by_labels(descriptions, config, domain, task))
-        _check_images(images)
-        return self._tried(self._pinned(self._by_labels(descriptions, trial, domain, task)), config, images)
+        known = Examples((), np.empty(0, np.int64))
+        if examples:
+            known = check_examples([examples[n] for n in trial_sample(len(examples), config.most_images)], names)
+        _check_images(images, len(known.images))
+        shortlist = self._pinned(self._by_labels(descriptions, trial, domain, task))
+        return self._tried(shortlist, config, images, known, approve)
 
     def _by_labels(
         self, descriptions: Sequence[Description], config: SelectionConfig, domain: str | None, task: str | None
@@ -208,11 +220,22 @@ class Client:
 
         return choose_allowed(choose, partial(licenses_of, token=self._token), claims, config)
 
-    def _tried(self, shortlist: Selection, config: SelectionConfig, images: Sequence[ImageLike]) -> Selection:
-        """The choice among the shortlisted models after they were tried on a sample of images."""
-        ensemble = self.load(shortlist)
-        answering, logits = ensemble.try_logits([images[n] for n in trial_sample(len(images), config.most_images)])
-        return choose_with_images(shortlist, answering, logits, config, ensemble.prompt_templates)
+    def _tried(
+        self,
+        shortlist: Selection,
+        config: SelectionConfig,
+        images: Sequence[ImageLike],
+        examples: Examples,
+        approve: Callable[[TrialPlan], bool] | None,
+    ) -> Selection:
+        """The choice among the shortlisted models after a budgeted trial on a sample of images."""
+        from mll_hf.ensemble.trial import try_models
+        from mll_hf.hub.connection import together
+
+        models = [shortlist.models[m] for m in shortlist.union]
+        sizes = together(lambda model: bytes_to_fetch(model.ref, model.cost.parameters, self._token), models)
+        sample = [images[n] for n in trial_sample(len(images), config.most_images)]
+        return try_models(self.load(shortlist), config, sample, examples, sizes, approve)
 
     def load(self, selection: Selection, templates: Sequence[str] | None = None) -> Ensemble:
         """Make the chosen models ready to classify; they are fetched and loaded when first used.
@@ -258,8 +281,8 @@ def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[Kno
     return tuple(model for model in usable_models() if model.hub_id not in ids)
 
 
-def _check_images(images: Sequence[ImageLike]) -> None:
+def _check_images(images: Sequence[ImageLike], n_examples: int) -> None:
     """Refuse what a trial would refuse, before a model is fetched for it."""
     if isinstance(images, (str, bytes)):
         raise InputError("one image or folder is no list of images; give a list of paths, bytes or pictures")
-    check_image_count(len(images))
+    check_image_count(len(images) + n_examples)

@@ -168,7 +168,7 @@ def with_images(view: TaskView, k: int, candidates: int = 32, rule: Rule = Rule.
 @lru_cache(maxsize=2)
 def _tried(view: TaskView, candidates: int) -> Selection:
     """The models of a trial, best first, on as many images as the library uses; the same for every k."""
-    config = SelectionConfig(k=candidates, candidates=candidates)
+    config = SelectionConfig(shortlist=candidates)
     tried = select(view.candidates(), shortlisting(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     sample = trial_sample(view.logits.shape[1], config.most_images)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive
+from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive, size
 from mll_hf.cli.output import complain, note
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
@@ -20,8 +20,11 @@ from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.selection.evidence import Shares
+from mll_hf.utils.examples import read_examples
+from mll_hf.utils.images import IMAGE_SUFFIXES
 from mll_hf.utils.tables import table
-from mll_hf.utils.text import abridged
+from mll_hf.utils.text import abridged, gigabytes
 
 if TYPE_CHECKING:
     import argparse
@@ -29,13 +32,14 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.run import Prediction
     from mll_hf.matching.describe import Description
+    from mll_hf.selection.trial import TrialPlan
 
 _DEFAULTS = SelectionConfig()
 _SELECTION_OPTIONS = (
     "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy", "unlabeled",
     "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
-_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+_TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "yes")
 
 
 def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -44,21 +48,33 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "select",
         help="choose models for a list of classes",
         description="Estimate from labels how accurate each model is on your classes, and choose the best. No model is "
-        "downloaded or run, unless you give unlabeled images with --images: then the best models by label are tried on "
-        "them.",
+        "downloaded or run, unless you give images with --images, or --examples: then models are tried on them one by "
+        "one, the most promising per gigabyte first, until no other is likely to be better.",
     )
     _add_selection_options(command, required=True)
-    trial = command.add_argument_group("trial on unlabeled images")
+    trial = command.add_argument_group("trial on images of the task")
+    trial.add_argument("--images", nargs="+", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images")
     trial.add_argument(
-        "--images", nargs="+", type=Path, metavar="IMAGE", help="images of the task, or folders of images"
-    )
+        "--examples", type=Path, metavar="PATH",
+        help="images with their class, drawn at random: a folder per class, or a CSV file with path and class",
+    )  # fmt: skip
     trial.add_argument(
-        "--candidates", type=positive, metavar="N",
-        help=f"models to try, at most: the best by label (default: {_DEFAULTS.candidates})",
+        "--max-download", type=size, metavar="SIZE",
+        help=f"bytes of models to download, at most: 500M, 10G (default: {_DEFAULTS.max_download // 10**9}G)",
+    )  # fmt: skip
+    trial.add_argument("--yes", action="store_true", help="download what the trial plans to without asking")
+    trial.add_argument(
+        "--shares", metavar="WHAT",
+        help="how frequent the classes are among the images: 'equal', 'answers' (as the models answer), or a JSON file "
+        "{class: share} (default: what the models' answers suggest)",
+    )  # fmt: skip
+    trial.add_argument(
+        "--shortlist", type=positive, metavar="N",
+        help=f"models to consider, at most: the best by label (default: {_DEFAULTS.shortlist})",
     )  # fmt: skip
     trial.add_argument(
         "--most-images", type=positive, metavar="N",
-        help=f"images to use, at most: a random sample (default: {_DEFAULTS.most_images})",
+        help=f"images and examples to use, at most: a random sample of each (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument("--json", action="store_true", help="print JSON, which 'predict --selection' reads")
@@ -69,11 +85,9 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
 def _select(args: argparse.Namespace) -> int:
     check_plot(args)
     images = _image_files(args.images) if args.images else []
-    trial = {"candidates": args.candidates, "most_images": args.most_images}
-    trial = {name: value for name, value in trial.items() if value is not None}
-    if trial and not images:
-        raise InputError("--candidates and --most-images apply to a trial; give --images, or leave them out")
-    selection = _make_selection(args, images, **trial)
+    if given := [_flag(name) for name in _TRIAL_OPTIONS if vars(args)[name] and not (images or args.examples)]:
+        raise InputError(f"{abridged(given, 3)}: only for a trial; give --images or --examples, or leave it out")
+    selection = _make_selection(args, images)
     if args.plot:
         _plot(args.plot, selection)
     if args.json:
@@ -170,7 +184,10 @@ def _add_selection_options(command: argparse.ArgumentParser, required: bool) -> 
     task.add_argument("--llm-url", metavar="URL", help="base URL of an OpenAI-compatible server for --llm")
     add_source(command.add_argument_group("labels"))
     choice = command.add_argument_group("choice")
-    choice.add_argument("-k", type=positive, default=1, metavar="N", help="models per class (default: 1)")
+    choice.add_argument(
+        "-k", type=positive, metavar="N",
+        help="models per class (default: 1; after a trial as many as are likely to gain by being combined, at most 3)",
+    )  # fmt: skip
     choice.add_argument(
         "--strategy",
         choices=[str(s) for s in Strategy],
@@ -191,10 +208,11 @@ def _add_selection_options(command: argparse.ArgumentParser, required: bool) -> 
     )  # fmt: skip
 
 
-def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **trial: Any) -> Selection:  # noqa: ANN401
+def _make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Selection:
     if not args.classes:
         raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
+    trial = {name: getattr(args, name, None) for name in ("shortlist", "most_images", "max_download")}
     config = SelectionConfig(
         strategy=Strategy(args.strategy),
         k=args.k,
@@ -203,11 +221,51 @@ def _make_selection(args: argparse.Namespace, images: Sequence[Path] = (), **tri
         max_models=args.max_models,
         licenses=args.license,
         unlabeled=args.unlabeled,
-        **trial,
+        shares=_shares(getattr(args, "shares", None), classes),
+        **{name: value for name, value in trial.items() if value is not None},
     )
+    examples = read_examples(args.examples) if getattr(args, "examples", None) else ()
     descriptions = _describe(args, classes)
     client = Client(args.labels, graph=args.graph, probes=args.probes, device=args.device)
-    return client.select(classes, config, domain=args.domain, task=args.task, descriptions=descriptions, images=images)
+    return client.select(
+        classes,
+        config,
+        domain=args.domain,
+        task=args.task,
+        descriptions=descriptions,
+        images=images,
+        examples=examples,
+        approve=None if getattr(args, "yes", True) else _approve,
+    )
+
+
+def _approve(plan: TrialPlan) -> bool:
+    """Show what a trial may download, and ask; nothing is asked if that is nothing."""
+    if plan.most_bytes == 0:
+        return True
+    note(
+        f"the trial downloads at most {gigabytes(plan.most_bytes)} of models, and about "
+        f"{gigabytes(plan.expected_bytes)} if these do as expected: {abridged(plan.names, 3)}"
+    )
+    if not sys.stdin.isatty():
+        raise InputError("nobody can be asked whether to download this; add --yes, or a smaller --max-download")
+    return input("Download? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _shares(given: str | None, classes: tuple[str, ...]) -> Shares | tuple[float, ...]:
+    """The shares of the classes that ``--shares`` asks for."""
+    if given is None:
+        return Shares.AUTO
+    if given in (Shares.EQUAL, Shares.ANSWERS):
+        return Shares(given)
+    try:
+        shares = json.loads(Path(given).read_text(encoding="utf-8"))
+        return tuple(float(shares[name]) for name in classes)
+    except OSError as error:
+        raise InputError(f"--shares {given}: {error.strerror}; give equal, answers, or a JSON file") from None
+    except (ValueError, TypeError, KeyError) as error:
+        wrong = f"class {error} is missing" if isinstance(error, KeyError) else "it is not {class: number}"
+        raise InputError(f"--shares {given}: {wrong}; give a JSON object with a number for every class") from None
 
 
 def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Description, ...] | None:
@@ -236,7 +294,7 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         found = [path]
         if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not found or not found[0].exists():
             raise InputError(f"{path} is neither an image nor a folder of images; check the path")
         files.extend(found)

@@ -162,6 +162,11 @@ def listed(text: str) -> tuple[str, ...]:
     return words
 
 
+def size(text: str) -> int:
+    """A number of bytes: 500000000, 500M or 10G, with or without a B at the end."""
+    return count(text.upper().removesuffix("B"))
+
+
 def count(text: str) -> int:
     """A number of parameters: 151000000, 151M or 1.5B."""
     factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}.get(text[-1:].upper())

@@ -99,15 +99,25 @@ def _accuracy(estimates: AccuracyEstimate, m: int) -> str:
 
 
 def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
-    columns = evidence.calibration.information, evidence.win_shares, evidence.prior
-    figures = [[f"{info:.3f}", f"{share:.0%}", f"{prior:.3f}"] for info, share, prior in zip(*columns, strict=True)]
-    return _models(selection, range(len(figures)), ["information", "win share", "accuracy by label"], figures)
+    calibration = evidence.calibration
+    columns = calibration.agreement, calibration.information, evidence.win_shares
+    figures = [
+        [
+            *([] if selection.estimates is None else [_accuracy(selection.estimates, m)]),
+            f"{a:.3f}",
+            f"{i:.3f}",
+            f"{w:.0%}",
+        ]
+        for m, (a, i, w) in enumerate(zip(*columns, strict=True))
+    ]
+    header = [*([] if selection.estimates is None else ["estimated accuracy"]), "agreement", "information", "win share"]
+    return _models(selection, range(len(figures)), header, figures)
 
 
 _TRIAL_LEGEND = (
-    "information: what the model's predictions tell about the images, 0 to 1: high if it is confident about each image "
-    "and predicts all classes; win share: how often the model would be best on other images of this kind; accuracy by "
-    "label: estimated accuracy without these images."
+    "agreement: share of the images to which the model answers what all models together answer; information: what its "
+    "answers tell about the images, 0 to 1: high if it is confident about each image and uses all classes; win share: "
+    "how often the model would be best on other images of this kind."
 )
 
 

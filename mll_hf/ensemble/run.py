@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.rules import Trust, votes
-from mll_hf.errors import InputError, MissingExtraError, ModelError
+from mll_hf.errors import InputError, ModelError
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import load_model
 from mll_hf.models.batches import prepared_batches
@@ -20,7 +19,7 @@ from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from mll_hf.selection import Selection
     from mll_hf.utils.images import ImageLike as ImageLike
 
-_log = logging.getLogger(__name__)
 _BATCH = 64
 _PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model; the rest are decoded again
 
@@ -135,27 +133,17 @@ class Ensemble:
         source = self._checked(images)
         return np.stack([self._logits(m, source) for m in self.selection.union])
 
-    def try_logits(self, images: Sequence[ImageLike]) -> tuple[tuple[int, ...], NDArray[np.float32]]:
-        """As :meth:`logits`, but models that fail and images that cannot be read are left out.
+    def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
+        """A function that runs one model on these images, which are decoded once for all models.
 
-        Returns:
-            Positions of M models in the union, and their logits [M, N, C] on the N readable images.
+        It takes the position of a model in the selection and returns logits [N, C], NaN for unreadable images. It
+        raises ModelError or MissingExtraError if the model cannot be loaded or run.
 
         Raises:
             InputError: There are no images, or a template is wrong.
-            ModelError: All models fail; the error of the last one.
         """
-        source, found = self._checked(images), {}
-        for position, m in enumerate(self.selection.union):
-            try:
-                found[position] = self._logits(m, source)
-            except (ModelError, MissingExtraError) as error:
-                failure = error
-                _log.warning("left out: %s", error)
-        if not found:
-            raise failure
-        logits = np.stack(list(found.values()))
-        return tuple(found), logits[:, np.isfinite(logits).all(axis=(0, 2))]
+        source = self._checked(images)
+        return lambda m: self._logits(m, source)
 
     def _checked(self, images: Sequence[ImageLike]) -> _Images:
         """The images, after everything that can be wrong with a call was looked at, before a model is loaded."""

@@ -56,8 +56,8 @@ class Answer:
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
             first = (
-                f"Use {names[self.best]}. Its accuracy is not known from class names alone ({interval}); unlabeled "
-                "images or a few examples would tell."
+                f"Use {names[self.best]}. Its accuracy is not known ({interval}); more unlabeled images or a few "
+                "examples with their class would tell."
             )
         else:
             first = f"Use {names[self.best]}: estimated accuracy {100 * self.accuracy:.0f} % ({interval})."

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.evidence import LEAST_IMAGES
+from mll_hf.selection.evidence import LEAST_IMAGES, Shares
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class SelectionConfig:
 
     Attributes:
         strategy: How models are scored and chosen.
-        k: Models per class.
+        k: Models per class; None for one, or after a trial on images for as many as these suggest to combine.
         class_weight: Share of a class's own score against the mean over classes; the paper's alpha (Eq. 7).
         max_parameters: Leave out models with more parameters.
         max_gflops: Leave out models that need more GFLOPs per image.
@@ -59,15 +59,17 @@ class SelectionConfig:
             :meth:`mll_hf.Client.select` knows licenses: those that labels name, confirmed by the Hub.
         without: Leave out models with these ids.
         unlabeled: Also consider models without a label whose ImageNet accuracy is published.
-        candidates: Most models that are tried on the task's images, where there are any.
-        most_images: Most images that they are tried on.
+        shortlist: Most models to consider for a trial on the task's images, where there are any.
+        most_images: Most images that they are tried on, and most examples.
+        max_download: Most bytes that a trial may download.
+        shares: What is expected of the shares of the classes among the images, or these shares, one per class.
 
     Raises:
         InputError: A value is out of its range.
     """
 
     strategy: Strategy = Strategy.MLL
-    k: int = 1
+    k: int | None = None
     class_weight: float = 0.7
     max_parameters: int | None = None
     max_gflops: float | None = None
@@ -75,16 +77,20 @@ class SelectionConfig:
     licenses: tuple[str, ...] = ()
     without: frozenset[str] = frozenset()
     unlabeled: bool = False
-    candidates: int = 32
+    shortlist: int = 32
     most_images: int = 256
+    max_download: int = 10 * 10**9
+    shares: Shares | tuple[float, ...] = Shares.AUTO
 
     def __post_init__(self) -> None:
-        if self.k < 1:
+        if self.k is not None and self.k < 1:
             raise InputError(f"k is {self.k}; choose at least 1 model per class")
         if self.max_models is not None and self.max_models < 1:
             raise InputError(f"max_models is {self.max_models}; allow at least 1 model")
-        if self.candidates < 1:
-            raise InputError(f"candidates is {self.candidates}; try at least 1 model")
+        if self.shortlist < 1:
+            raise InputError(f"shortlist is {self.shortlist}; consider at least 1 model")
+        if self.max_download < 0:
+            raise InputError(f"max_download is {self.max_download}; allow at least 0 bytes")
         if self.most_images < LEAST_IMAGES:
             raise InputError(f"most_images is {self.most_images}; allow at least {LEAST_IMAGES}")
         if not 0 <= self.class_weight <= 1:
@@ -93,6 +99,11 @@ class SelectionConfig:
             raise InputError(f"licenses is {self.licenses!r:.80}; give a tuple of ids such as ('apache-2.0', 'mit')")
         if not isinstance(self.without, frozenset):
             raise InputError(f"without is {self.without!r:.80}; give a frozenset of ids of models")
+
+    @property
+    def per_class(self) -> int:
+        """Models per class where no images decide."""
+        return self.k or 1
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ OWN = 1.0
 TREND = 1.0
 # The best of many models is far from typical: a prior of 1.0 estimates it 5 to 9 points too low from 50 or 25 examples.
 OWN_OF_BEST = 3.0
-_REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the middle of an interval to its ends
+REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the middle of an interval to its ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Beliefs(ArrayFields):
     @property
     def accuracy(self) -> AccuracyEstimate:
         """Estimated accuracies, the medians, with 90 % intervals."""
-        reach = _REACH * self.deviations
+        reach = REACH * self.deviations
         return AccuracyEstimate(sigmoid(self.mean), sigmoid(self.mean - reach), sigmoid(self.mean + reach))
 
 
@@ -83,7 +83,7 @@ def beliefs_from(estimate: AccuracyEstimate, own: float = OWN) -> Beliefs:
         own: Standard deviation, in logits, of what is particular to a model; ``OWN_OF_BEST`` where the beliefs are
             about to become the estimate of a model that was chosen.
     """
-    deviations = (logit(estimate.high) - logit(estimate.low)) / (2 * _REACH)
+    deviations = (logit(estimate.high) - logit(estimate.low)) / (2 * REACH)
     common = np.sqrt(max(float((deviations**2).mean()) - OWN**2, 0.0))
     return prior_beliefs(logit(estimate.accuracy), own, common, TREND)
 

@@ -70,7 +70,7 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         NoneFitsError: No labeled model is within the caps.
         LabelError: A label is damaged, or an index disagrees with it.
     """
-    candidates, kept = within_caps(candidates, config), max(_KEPT, config.k)
+    candidates, kept = within_caps(candidates, config), max(_KEPT, config.per_class)
     query = IndexQuery(candidates, config)
     rows = set(query.best(kept))
     if candidates.published:  # they are placed by the labeled models whose accuracy is published

@@ -240,7 +240,7 @@ class Selection(ArrayFields):
         return cls(
             classes=classes,
             strategy=Strategy(document["strategy"]),
-            k=SelectionConfig(k=int(document["k"])).k,
+            k=SelectionConfig(k=int(document["k"])).per_class,
             models=models,
             scores=scores,
             chosen=chosen,

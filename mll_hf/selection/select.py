@@ -56,7 +56,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
     return Selection(
         classes=candidates.match.classes,
         strategy=config.strategy,
-        k=config.k,
+        k=config.per_class,
         models=tuple(models[m] for m in order),
         scores=scores[order],
         chosen=chosen,
@@ -97,7 +97,7 @@ def select_by_imagenet(
     return Selection(
         classes=classes,
         strategy=Strategy.IMAGENET,
-        k=config.k,
+        k=config.per_class,
         models=models,
         scores=scores,
         chosen=choose(scores, replace(config, strategy=Strategy.IMAGENET), scores[:, 0]),
@@ -144,12 +144,12 @@ def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray
     most = min(config.max_models or len(scores), len(scores))
     match config.strategy:
         case Strategy.PAPER:
-            allowed = choose_within(scores, config.k, most)
+            allowed = choose_within(scores, config.per_class, most)
             ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
-            np.put_along_axis(chosen, ranked[: min(config.k, most)], True, axis=0)
+            np.put_along_axis(chosen, ranked[: min(config.per_class, most)], True, axis=0)
         case Strategy.GENERAL | Strategy.MLL | Strategy.IMAGENET:
             best = np.argsort(-in_units(scores).sum(axis=1), kind="stable")
-            chosen[best[: min(config.k, most)]] = True
+            chosen[best[: min(config.per_class, most)]] = True
         case Strategy.UNIFORM:
             chosen[np.argsort(-in_units(levels), kind="stable")[:most]] = True
     return chosen

@@ -3,9 +3,9 @@
 The first model to be fetched is the most promising one, which would be chosen without a trial. After it, the next model
 is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and Dayanik,
 SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model that would be chosen is expected to rise by
-trying another one. Models that need no download come before all others. The trial stops when no model that fits in the
-rest of the budget is expected to gain enough, compared with what the best one reaches: where all models do badly so
-far, it goes on for longer.
+trying another one. Models that need no download come before all others, and all of them are tried. The trial stops when
+no model that fits in the rest of the budget is expected to gain enough, compared with what the best one reaches: where
+all models do badly so far, it goes on longer. It never stops after the first model, which has none to agree with.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mll_hf.errors import InputError
 from mll_hf.selection.accuracy import sigmoid
 from mll_hf.selection.base import DIGITS
 from mll_hf.selection.beliefs import observe
+from mll_hf.utils.text import gigabytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.selection.beliefs import Beliefs, Floats
 
 USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
+_FEWEST = 2  # models to try where there are as many
 _LEAST_GAIN = 0.006  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
 
 
@@ -52,11 +54,13 @@ class TrialPlan:
             change the rest.
         expected_bytes: What these take.
         most_bytes: The trial fetches no more than this, whatever the models show.
+        names: Names of the models in ``order``.
     """
 
     order: tuple[int, ...]
     expected_bytes: int
     most_bytes: int
+    names: tuple[str, ...]
 
 
 def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequence[str]) -> TrialPlan:
@@ -66,7 +70,7 @@ def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequenc
         prior: Beliefs about M models before any was tried.
         sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
         budget: Most bytes to fetch.
-        names: [M] for the message.
+        names: [M] for messages.
 
     Raises:
         InputError: No model fits in the budget.
@@ -74,8 +78,8 @@ def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequenc
     smallest = min(range(len(sizes)), key=lambda m: sizes[m])
     if sizes[smallest] > budget:
         raise InputError(
-            f"at most {_gigabytes(budget)} may be downloaded, but the smallest model, {names[smallest]}, takes "
-            f"{_gigabytes(sizes[smallest])}; raise max_download"
+            f"at most {gigabytes(budget)} may be downloaded, but the smallest model, {names[smallest]}, takes "
+            f"{gigabytes(sizes[smallest])}; raise max_download"
         )
 
     def as_expected(tried: Sequence[int]) -> Beliefs:
@@ -83,7 +87,8 @@ def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequenc
 
     order = run_trial(prior, sizes, budget, lambda m: True, as_expected)
     fitting = sum(size for size in sizes if size <= budget)
-    return TrialPlan(order, sum(sizes[m] for m in order), min(fitting, budget))
+    named = tuple(names[m] for m in order)
+    return TrialPlan(order, sum(sizes[m] for m in order), min(fitting, budget), named)
 
 
 def run_trial(
@@ -133,8 +138,9 @@ def next_model(
     gains = np.round(expected_gains(beliefs, tried), DIGITS)
     least = _LEAST_GAIN * sigmoid(beliefs.mean[list(tried)]).max(initial=0)
     done = {*tried, *failed}
-    worthy = [m for m in range(len(sizes)) if m not in done and sizes[m] <= left and gains[m] >= least]
-    here = [m for m in worthy if sizes[m] == 0]
+    fitting = [m for m in range(len(sizes)) if m not in done and sizes[m] <= left]
+    here = [m for m in fitting if sizes[m] == 0]
+    worthy = [m for m in fitting if gains[m] >= least or len(tried) < _FEWEST]
     if here or not any(sizes[m] for m in tried):  # per byte, a chain of ever larger models would come first
         return max(here or worthy, key=lambda m: (gains[m], -sizes[m]), default=None)
     return max(worthy, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
@@ -163,7 +169,3 @@ def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
 def _mean_accuracy(mean: Floats, deviation: Floats) -> Floats:
     accuracy: Floats = sigmoid(mean[:, None] + deviation[:, None] * _NODES).mean(axis=1)
     return accuracy
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.3g} GB"

@@ -1,4 +1,8 @@
-"""Choose with the help of unlabeled images: labels say which models to try, the models' answers decide."""
+"""Choose with the help of a task's own images: labels say which models to try, the models' answers decide.
+
+Some of the images may be examples, whose class is known. They come first, and count twice: as images, and by their
+class.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
+from mll_hf.selection.accuracy import logit
 from mll_hf.selection.base import DIGITS, SelectionConfig, Strategy
-from mll_hf.selection.evidence import Shares, gather_evidence, scores_of
+from mll_hf.selection.beliefs import OWN, OWN_OF_BEST, REACH, beliefs_from, observe
+from mll_hf.selection.evidence import gather_evidence, how_many, scores_of
+from mll_hf.selection.examples import gather_examples, learn_from_examples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mll_hf.selection.evidence import SharesLike
+    from mll_hf.selection.accuracy import AccuracyEstimate
+    from mll_hf.selection.beliefs import Beliefs
+    from mll_hf.selection.evidence import UnlabeledEvidence
     from mll_hf.selection.result import MatchedConcept, Selection
+
+    Classes = NDArray[np.int64]
+
+_NO_EXAMPLES = np.empty(0, np.int64)
+_SHARED_ERROR = 0.3  # standard error, in logits, that the estimates of all models from the same images have in common
 
 
 def shortlisting(config: SelectionConfig) -> SelectionConfig:
@@ -30,46 +44,108 @@ def shortlisting(config: SelectionConfig) -> SelectionConfig:
         raise InputError(
             f"images help strategy 'mll' only, not '{config.strategy}'; leave out the images or the strategy"
         )
-    return replace(config, k=config.candidates, max_models=None)
+    return replace(config, k=config.shortlist, max_models=None)
 
 
-def choose_with_images(
-    tried: Selection,
-    answering: Sequence[int],
+def trial_evidence(
+    shortlist: Selection,
+    rows: Sequence[int],
     logits: NDArray[np.float32],
     config: SelectionConfig,
     templates: tuple[str, ...],
-    shares: SharesLike = Shares.AUTO,
-) -> Selection:
-    """Choose among models that were tried on images: the k with the highest score, for all classes.
+) -> UnlabeledEvidence:
+    """What models of a shortlist say to images, examples taken as images without a class.
 
     Args:
-        tried: The selection by labels alone whose union was tried.
-        answering: Positions of M models of the union, those whose answers are at hand.
-        logits: [M, N, C] of these models on N images; finite.
-        config: Gives k and the cap on the number of models.
+        shortlist: The selection by labels alone.
+        rows: Positions of M of its models.
+        logits: [M, N, C] of these.
+        config: Gives the shares of the classes.
         templates: Prompt templates that the logits were made with.
-        shares: What is expected of the shares of the classes, or these shares.
 
     Raises:
         InputError: There are too few images, or the shares are not C non-negative numbers.
     """
-    rows = [tried.union[position] for position in answering]
-    evidence = gather_evidence(logits, np.clip(tried.overall[rows], 0, 1), templates, shares)
-    order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
-    evidence = evidence.take(order)
-    n_chosen = min(config.k, config.max_models or config.k, len(order))
-    chosen = np.zeros((len(order), len(tried.classes)), np.bool_)
+    shares = np.array(config.shares) if isinstance(config.shares, tuple) else config.shares
+    return gather_evidence(logits, np.clip(shortlist.overall[list(rows)], 0, 1), templates, shares)
+
+
+def trial_beliefs(
+    prior: AccuracyEstimate,
+    rows: Sequence[int],
+    logits: NDArray[np.float32],
+    evidence: UnlabeledEvidence,
+    classes: Classes = _NO_EXAMPLES,
+    own: float = OWN,
+) -> Beliefs:
+    """Beliefs about the accuracies of all models of a shortlist after some of them answered.
+
+    Args:
+        prior: Estimates of the models before any image.
+        rows: Positions of those M that answered.
+        logits: [M, N, C] of these.
+        evidence: From these answers.
+        classes: [E] classes of the first E images.
+        own: Standard deviation of what is particular to a model, in logits.
+    """
+    beliefs = beliefs_from(prior, own)
+    if len(rows) > 1:  # a single model has none to agree with
+        found = evidence.estimate
+        errors = (logit(found.high) - logit(found.low)) / (2 * REACH)
+        beliefs = observe(beliefs, rows, logit(found.accuracy), errors, common=_SHARED_ERROR)
+    if len(classes):
+        examples = gather_examples(logits[:, : len(classes)], classes, evidence.calibration)
+        beliefs = learn_from_examples(beliefs, rows, examples)
+    return beliefs
+
+
+def choose_with_images(
+    shortlist: Selection,
+    answering: Sequence[int],
+    logits: NDArray[np.float32],
+    config: SelectionConfig,
+    templates: tuple[str, ...],
+    classes: Classes = _NO_EXAMPLES,
+) -> Selection:
+    """Choose among models that were tried on images: those with the highest score, for all classes.
+
+    Without examples the score is that of the evidence, with examples the estimated accuracy.
+
+    Args:
+        shortlist: The selection by labels alone whose union was to be tried.
+        answering: Positions of M models of the union, those whose answers are at hand.
+        logits: [M, N, C] of these models on N images; finite.
+        config: Gives k, the cap on the number of models and the shares of the classes.
+        templates: Prompt templates that the logits were made with.
+        classes: [E] classes of the first E images.
+
+    Raises:
+        InputError: There are too few images, or the shares are not C non-negative numbers.
+    """
+    rows = [shortlist.union[position] for position in answering]
+    evidence = trial_evidence(shortlist, rows, logits, config, templates)
+    estimates, overall = evidence.estimate, evidence.scores
+    scores = scores_of(evidence.calibration, shortlist.scores[rows])
+    if len(classes) and shortlist.estimates is not None:
+        prior = shortlist.estimates.take(rows)
+        estimates = trial_beliefs(prior, range(len(rows)), logits, evidence, classes, OWN_OF_BEST).accuracy
+        overall = estimates.accuracy
+        scores = np.repeat(overall[:, None], len(shortlist.classes), axis=1)
+    order = np.argsort(-np.round(overall, DIGITS), kind="stable")
+    n_chosen = config.k or how_many(overall[order], len(shortlist.classes))
+    n_chosen = min(n_chosen, config.max_models or n_chosen, len(order))
+    chosen = np.zeros((len(order), len(shortlist.classes)), np.bool_)
     chosen[:n_chosen] = True
     columns = [answering[at] for at in order[:n_chosen]]
     return replace(
-        tried,
-        k=config.k,
-        models=tuple(tried.models[rows[at]] for at in order),
-        scores=scores_of(evidence.calibration, tried.scores[[rows[at] for at in order]]),
+        shortlist,
+        k=n_chosen,
+        models=tuple(shortlist.models[rows[at]] for at in order),
+        scores=scores[order],
         chosen=chosen,
-        matches=tuple(tuple(_take(concept, columns) for concept in concepts) for concepts in tried.matches),
-        evidence=evidence,
+        matches=tuple(tuple(_take(concept, columns) for concept in concepts) for concepts in shortlist.matches),
+        evidence=evidence.take(order),
+        estimates=estimates.take(order),
     )
 
 

@@ -27,3 +27,8 @@ def shortened(text: str, most: int) -> str:
 def one_line(said: Exception | str, most: int = 160) -> str:
     """A message on one line of at most ``most`` characters; the class name of an exception without a message."""
     return shortened(" ".join(str(said).split()) or type(said).__name__, most)
+
+
+def gigabytes(n_bytes: int) -> str:
+    """A number of bytes for people: "1.25 GB"."""
+    return f"{n_bytes / 1e9:.3g} GB"

@@ -168,16 +168,19 @@ def test_equal_models_are_tried_in_their_order_and_smaller_ones_first():
 
 def test_the_trial_stops_when_no_model_is_likely_to_be_better_or_none_fits():
     clear = beliefs_of(0.9, 0.3, 0.2)
-    assert next_model(clear, [0, 0, 0], 0, [0]) is None
+    assert next_model(clear, [GB, GB, GB], 10 * GB, [0]) == 1  # a single model has none to agree with
+    assert next_model(clear, [GB, GB, GB], 10 * GB, [0, 1]) is None
+    assert next_model(clear, [GB, GB, 0], 10 * GB, [0, 1]) == 2  # what is here costs nothing
     assert next_model(clear, [GB, 0, 0], 0, []) == 1
     assert next_model(clear, [GB, GB, GB], GB - 1, []) is None
     assert next_model(clear, [0, 0, 0], 0, [0, 1], failed=[2]) is None
 
 
-@pytest.mark.parametrize(("best", "next_one"), [(0.85, None), (0.1, 1)])
+@pytest.mark.parametrize(("best", "next_one"), [(0.85, None), (0.1, 2)])
 def test_the_trial_goes_on_for_longer_where_models_do_badly(best, next_one):
-    prior = beliefs_of(best, sigmoid(logit(np.array([best])) - 1.5)[0], own=0.9, common=0.0)
-    assert next_model(prior, [GB, GB], 10 * GB, [0]) == next_one
+    other = sigmoid(logit(np.array([best])) - 1.5)[0]
+    prior = beliefs_of(best, other, other, own=0.9, common=0.0)
+    assert next_model(prior, [GB, GB, GB], 10 * GB, [0, 1]) == next_one
 
 
 # --- a whole trial ----------------------------------------------------------------------------------------------------
@@ -185,7 +188,7 @@ def test_the_trial_goes_on_for_longer_where_models_do_badly(best, next_one):
 
 def test_a_disappointing_favorite_makes_the_trial_go_on():
     prior, sizes = beliefs_of(0.8, 0.5, 0.5, own=0.6, common=0.1), [GB, GB, GB]
-    assert run_trial(prior, sizes, 10 * GB, lambda m: True, shown(prior, [0.9, 0.5, 0.5])) == (0,)
+    assert run_trial(prior, sizes, 10 * GB, lambda m: True, shown(prior, [0.9, 0.5, 0.5])) == (0, 1)
     assert run_trial(prior, sizes, 10 * GB, lambda m: True, shown(prior, [0.3, 0.5, 0.5])) == (0, 1, 2)
 
 

@@ -1,0 +1,84 @@
+"""Run a budgeted trial: models of a shortlist answer a task's images, one by one, until no other is worth its bytes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError, MissingExtraError, ModelError
+from mll_hf.selection.beliefs import beliefs_from
+from mll_hf.selection.trial import plan_trial, run_trial
+from mll_hf.selection.unlabeled import choose_with_images, trial_beliefs, trial_evidence
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.ensemble.run import Ensemble
+    from mll_hf.selection import Selection, SelectionConfig
+    from mll_hf.selection.beliefs import Beliefs
+    from mll_hf.selection.trial import TrialPlan
+    from mll_hf.utils.examples import Examples
+    from mll_hf.utils.images import ImageLike
+
+_log = logging.getLogger(__name__)
+
+
+def try_models(
+    ensemble: Ensemble,
+    config: SelectionConfig,
+    images: Sequence[ImageLike],
+    examples: Examples,
+    sizes: Sequence[int],
+    approve: Callable[[TrialPlan], bool] | None = None,
+) -> Selection:
+    """The choice among the U models of a shortlist after a trial.
+
+    Args:
+        ensemble: The shortlist's models, not loaded yet.
+        config: Gives the budget, k and the shares of the classes.
+        images: Images of the task.
+        examples: More images, with their class; may be empty.
+        sizes: [U] bytes that each model needs to be fetched.
+        approve: Called with the plan before anything is fetched; False declines it.
+
+    Raises:
+        InputError: There are too few readable images, no model fits in the budget, or the plan is declined.
+        ModelError: All models fail; the error of the last one.
+    """
+    shortlist, templates = ensemble.selection, ensemble.prompt_templates
+    if shortlist.estimates is None:
+        raise ValueError("a shortlist has estimates")
+    run = ensemble.one_by_one([*examples.images, *images])
+    estimates = shortlist.estimates.take(shortlist.union)
+    prior = beliefs_from(estimates)
+    plan = plan_trial(prior, sizes, config.max_download, [shortlist.models[m].name for m in shortlist.union])
+    if approve and not approve(plan):
+        raise InputError("the trial was declined; nothing was downloaded")
+    found: dict[int, NDArray[np.float32]] = {}
+    failures: list[ModelError | MissingExtraError] = []
+
+    def attempt(position: int) -> bool:
+        try:
+            found[position] = run(shortlist.union[position])
+        except (ModelError, MissingExtraError) as error:
+            failures.append(error)
+            _log.warning("skipped in the trial: %s", error)
+        return position in found
+
+    def answers(tried: Sequence[int]) -> NDArray[np.float32]:
+        logits = np.stack([found[position] for position in tried])
+        return logits[:, np.isfinite(logits).all(axis=(0, 2))]
+
+    def believe(tried: Sequence[int]) -> Beliefs:
+        logits, rows = answers(tried), [shortlist.union[position] for position in tried]
+        evidence = trial_evidence(shortlist, rows, logits, config, templates)
+        return trial_beliefs(estimates, tried, logits, evidence, examples.classes)
+
+    tried = run_trial(prior, sizes, config.max_download, attempt, believe)
+    if not tried:
+        raise failures[-1]
+    return choose_with_images(shortlist, tried, answers(tried), config, templates, examples.classes)
