@@ -67,7 +67,7 @@ _DIGITS = 9  # scores are compared after rounding, so the order of summation doe
 class Shares(StrEnum):
     """What is expected of the shares of the classes among a task's images."""
 
-    AUTO = "auto"  # those with which the models agree best
+    AUTO = "auto"  # those that are most probable given how the models agree
     EQUAL = "equal"
     ANSWERS = "answers"  # those of the models' answers
 
