@@ -1,6 +1,6 @@
 """Score the use of unlabeled images on what models said to them, without any label.
 
-    python scripts/predictions_benchmark.py FILE.npz ... [--draws 3] [--images 256] [--general NAME]
+    python scripts/predictions_benchmark.py FILE.npz ... [--draws 3] [--images 256] [--general NAME] [--fit]
 
 A file holds ``models``, ``classes``, ``labels`` [N], and either ``logits`` [M, N, C], or unit-norm embeddings
 ``images_M`` [N, D] and ``texts_M`` [P, C, D] by P prompts. Their logits are 100 times the cosine, as those of CLIP, and
@@ -8,6 +8,9 @@ every prompt is a situation: results are means over the prompts of a file, then 
 
 Images are drawn in five ways: as they are, with one class that has 60 or 30 % of them, with a long tail, and with a
 third of the classes absent. In the first the answers to all images are scored, in the others those to the images drawn.
+
+``--fit`` fits the estimate of accuracies to the models ranked first to third, and prints its coefficients and its error
+for the model ranked first with each file left out in turn.
 """
 
 from __future__ import annotations
@@ -23,8 +26,9 @@ import numpy as np
 from mll_hf.bench.metrics import accuracy, spearman
 from mll_hf.bench.scenarios import FREQUENT_SHARES, generator, long_tail, one_frequent, without_classes
 from mll_hf.ensemble.rules import Trust, linear_pool
+from mll_hf.selection.accuracy import sigmoid
 from mll_hf.selection.base import DIGITS
-from mll_hf.selection.evidence import LEAST_IMAGES, gather_evidence, pooling_weights
+from mll_hf.selection.evidence import LEAST_IMAGES, accuracy_features, gather_evidence, pooling_weights
 from mll_hf.selection.probabilities import softmax
 from mll_hf.utils.tables import table
 
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 PRIOR = 0.5  # of every model
 LOGIT_SCALE = 100.0
 POOLS = (1, 3)
+RIDGE, NEWTON_STEPS = 0.1, 20
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Outcome:
     combined: float  # of as many models as the evidence suggests
     n_combined: int
     spearman: float
+    features: NDArray[np.float64]  # [3, 3] of the models ranked first to third, as the estimate takes them
+    accuracies: NDArray[np.float64]  # [3] of these models with bias correction
     estimated: float  # accuracy of the model ranked first, with bias correction
     low: float
     high: float
@@ -65,6 +72,7 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--fit", action="store_true", help="fit the estimate of accuracies, too")
     parser.add_argument("--general", help="model that a user would take without any evidence")
     options = parser.parse_args()
     found: dict[str, dict[str, list[Outcome]]] = {}
@@ -75,6 +83,8 @@ def main() -> int:
                 outcome = outcome_of(logits, labels, seen, scored, general)
                 found.setdefault(way, {}).setdefault(path.stem, []).append(outcome)
     print(table(*summary(found)))
+    if options.fit:
+        print(table(*fits(found)))
     return 0
 
 
@@ -126,18 +136,20 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
     order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
     first = order[0]
 
-    def together(k: int) -> float:
-        return accuracy(_pooled(asked, evidence, order[:k]).argmax(axis=1), truth)
+    def together(models: Ints) -> float:
+        return accuracy(_pooled(asked, evidence, models).argmax(axis=1), truth)
 
     return Outcome(
         best=alone.max(),
         general=np.nan if general is None else alone[general],
         first=alone[first],
         mean=accuracy(softmax(asked).mean(axis=0).argmax(axis=1), truth),
-        pools=tuple(together(k) for k in POOLS),
-        combined=together(evidence.combine),
+        pools=tuple(together(order[:k]) for k in POOLS),
+        combined=together(order[: evidence.combine]),
         n_combined=evidence.combine,
         spearman=spearman(evidence.scores, alone),
+        features=accuracy_features(evidence.confirmation, evidence.calibration.agreement)[order[:3]],
+        accuracies=np.array([together(order[[at]]) for at in range(3)]),
         estimated=evidence.estimate.accuracy[first],
         low=evidence.estimate.low[first],
         high=evidence.estimate.high[first],
@@ -163,6 +175,42 @@ def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list
         shown = np.insert(means.mean(axis=0), 6 + len(POOLS), worst)
         rows.append([way, str(len(by_file)), *(f"{value:.3f}" for value in shown)])
     return header, rows
+
+
+def fits(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: coefficients, and mean absolute errors with each file left out, by way of drawing images."""
+    files = sorted({name for by_file in found.values() for name in by_file})
+    errors: dict[str, list[float]] = {way: [] for way in found}
+    for left_out in files:
+        coefficients = fit_accuracy(found, left_out)
+        for way, by_file in found.items():
+            of_file = [
+                abs(sigmoid(outcome.features[0] @ coefficients) - outcome.accuracies[0])
+                for outcome in by_file.get(left_out, [])
+            ]
+            errors[way] += [np.mean(of_file)] if of_file else []
+    coefficients = fit_accuracy(found, None)
+    row = [*(f"{value:.2f}" for value in coefficients), *(f"{np.mean(errors[way]):.3f}" for way in found)]
+    return ["constant", "confirmation", "agreement", *found], [row]
+
+
+def fit_accuracy(found: dict[str, dict[str, list[Outcome]]], left_out: str | None) -> NDArray[np.float64]:
+    """[3] coefficients of a logistic regression in which all files but one count alike; a weak prior at 0, 1, 0."""
+    features, accuracies, weights = [], [], []
+    for name in sorted({name for by_file in found.values() for name in by_file} - {left_out}):
+        outcomes = [outcome for by_file in found.values() for outcome in by_file.get(name, [])]
+        features += [outcome.features for outcome in outcomes]
+        accuracies += [outcome.accuracies for outcome in outcomes]
+        weights.append(np.full(3 * len(outcomes), 1 / (3 * len(outcomes))))
+    x, y, w = np.concatenate(features), np.concatenate(accuracies), np.concatenate(weights)
+    start = np.array([0.0, 1, 0])
+    penalty, coefficients = np.diag([0, RIDGE, RIDGE]), start
+    for _ in range(NEWTON_STEPS):
+        predicted = sigmoid(x @ coefficients)
+        gradient = x.T @ (w * (y - predicted)) - penalty @ (coefficients - start)
+        curvature = (x.T * (w * predicted * (1 - predicted))) @ x + penalty
+        coefficients = coefficients + np.linalg.solve(curvature, gradient)
+    return coefficients
 
 
 def _measures(outcome: Outcome) -> list[float]:

@@ -155,11 +155,15 @@ def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
     return selected(select(candidates, config, view.text.task), view, rule)
 
 
-def with_images(view: TaskView, k: int, candidates: int = 32, rule: Rule = Rule.LINEAR_POOL) -> Choice:
-    """Select by labels and a trial on a sample of the images; by labels alone if there are too few images."""
+def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule = Rule.LINEAR_POOL) -> Choice:
+    """Select by labels and a trial on a sample of the images; by labels alone if there are too few images.
+
+    ``k`` None stands for as many models as the images suggest.
+    """
     if view.logits.shape[1] < LEAST_IMAGES:
-        return by_strategy(view, SelectionConfig(k=k), rule)
+        return by_strategy(view, SelectionConfig(k=k or 1), rule)
     ranked = _tried(view, candidates)
+    k = k or _given(ranked.evidence).combine
     chosen = np.zeros_like(ranked.chosen)
     chosen[:k] = True
     return selected(replace(ranked, k=k, chosen=chosen), view, rule)
@@ -319,6 +323,7 @@ METHODS: tuple[Method, ...] = (
     *(_by_probabilities(name, field) for name in _UNLABELED_SCORES for field in ("probabilities", "calibrated")),
     Method("SOTA weights", Group.UNLABELED, lambda view: best_of(_consensus(view, False).model_weights)),
     *(Method(f"mll + images, k={k}", Group.UNLABELED, partial(with_images, k=k)) for k in (1, 3, 5)),
+    Method("mll + images, combined", Group.UNLABELED, partial(with_images, k=None)),
     Method("mll + images, k=1 of 8", Group.UNLABELED, partial(with_images, k=1, candidates=8)),
     *(_by_sample(name, sample) for sample in _SAMPLES for name in _SAMPLE_SCORES),
     *(Method(f"transport, k={k}", Group.BATCH, partial(with_images, k=k, rule=Rule.TRANSPORT)) for k in (1, 5)),

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.accuracy import AccuracyEstimate
+from mll_hf.selection.accuracy import AccuracyEstimate, sigmoid
 from mll_hf.selection.probabilities import entropy, mutual_information, softmax
 from mll_hf.utils.arrays import ArrayFields
 
@@ -51,7 +51,7 @@ _STEEPNESS = 12.0  # a score that is higher by 0.1 nats multiplies the weight of
 _ROUNDS = 2  # of weights that follow from consent, and consent that follows from weights
 _MOST_COMBINED = 3
 _LEAST_WEIGHT = 0.5  # of a model to combine, relative to that of the best
-_ACCURACY = (-0.37, 0.79, 0.28)  # coefficients of the regression of accuracies
+_ACCURACY = np.array([-0.37, 0.79, 0.28])  # coefficients of the regression of accuracies
 _ACCURACY_ERROR = 0.6  # its standard error on other tasks, in logits
 _NORMAL_QUANTILE = 1.645  # of an interval of 90 %
 _LEAST_ACCURACY = 0.01
@@ -67,7 +67,7 @@ _DIGITS = 9  # scores are compared after rounding, so the order of summation doe
 class Shares(StrEnum):
     """What is expected of the shares of the classes among a task's images."""
 
-    AUTO = "auto"  # those with which the models agree best
+    AUTO = "auto"  # those that are most probable given how the models agree
     EQUAL = "equal"
     ANSWERS = "answers"  # those of the models' answers
 
@@ -130,7 +130,7 @@ class UnlabeledEvidence(ArrayFields):
     @cached_property
     def estimate(self) -> AccuracyEstimate:
         """Estimated accuracy of each model alone, with bias correction."""
-        return estimate_accuracy(self.confirmation, self.calibration.agreement, self.n_images)
+        return accuracy_of_answers(self.confirmation, self.calibration.agreement, self.n_images)
 
     def take(self, models: NDArray[np.intp]) -> UnlabeledEvidence:
         """The evidence of some of the models, in the order given."""
@@ -374,7 +374,7 @@ def how_many(scores: NDArray[np.float64], n_classes: int) -> int:
     return int(min((weights >= _LEAST_WEIGHT * weights.max()).sum(), _MOST_COMBINED))
 
 
-def estimate_accuracy(
+def accuracy_of_answers(
     confirmation: NDArray[np.float64], agreement: NDArray[np.float64], n_images: int
 ) -> AccuracyEstimate:
     """Estimate the accuracies of M models from what they say to N images.
@@ -391,20 +391,17 @@ def estimate_accuracy(
         agreement: [M] share of the uncorrected answers that are those of all models together.
         n_images: N.
     """
-    logits = _ACCURACY[0] + _ACCURACY[1] * _logit(confirmation) + _ACCURACY[2] * _logit(agreement)
-    accuracy = _sigmoid(logits)
+    logits = accuracy_features(confirmation, agreement) @ _ACCURACY
+    accuracy = sigmoid(logits)
     sampling = 1 / (n_images * accuracy * (1 - accuracy))
     width = _NORMAL_QUANTILE * np.sqrt(_ACCURACY_ERROR**2 + sampling)
-    return AccuracyEstimate(accuracy, _sigmoid(logits - width), _sigmoid(logits + width))
+    return AccuracyEstimate(accuracy, sigmoid(logits - width), sigmoid(logits + width))
 
 
-def _logit(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    kept = np.clip(shares, _LEAST_ACCURACY, 1 - _LEAST_ACCURACY)
-    return np.log(kept / (1 - kept))
-
-
-def _sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    return 1 / (1 + np.exp(-logits))
+def accuracy_features(confirmation: NDArray[np.float64], agreement: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, 3] what accuracies are estimated from; arguments as for :func:`accuracy_of_answers`."""
+    shares = np.clip(np.stack([confirmation, agreement], axis=1), _LEAST_ACCURACY, 1 - _LEAST_ACCURACY)
+    return np.insert(np.log(shares / (1 - shares)), 0, 1, axis=1)
 
 
 def pooling_weights(scores: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:

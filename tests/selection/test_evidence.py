@@ -16,11 +16,11 @@ from mll_hf.selection.evidence import (
     LEAST_IMAGES,
     Calibration,
     Shares,
+    accuracy_of_answers,
     calibrate,
     check_image_count,
     class_offsets,
     compare,
-    estimate_accuracy,
     expected_shares,
     gather_evidence,
     how_many,
@@ -216,12 +216,12 @@ def test_one_model_is_confirmed_by_nothing_but_itself():
 
 def test_estimated_accuracy_rises_with_confirmation_and_is_surer_with_more_images():
     rising, same = np.linspace(0, 1, 5), np.full(5, 0.5)
-    for estimate in (estimate_accuracy(rising, same, 50), estimate_accuracy(same, rising, 50)):
+    for estimate in (accuracy_of_answers(rising, same, 50), accuracy_of_answers(same, rising, 50)):
         assert (np.diff(estimate.accuracy) > 0).all()
         assert (estimate.low > 0).all()
         assert ((estimate.low < estimate.accuracy) & (estimate.accuracy < estimate.high)).all()
         assert (estimate.high < 1).all()
-    few, many = (estimate_accuracy(same, same, n) for n in (50, 5000))
+    few, many = (accuracy_of_answers(same, same, n) for n in (50, 5000))
     np.testing.assert_allclose(few.accuracy, many.accuracy)
     assert (few.low < many.low).all()
     assert (many.high < few.high).all()
