@@ -322,7 +322,7 @@ def test_private_models_work_with_a_token_alone(store, api, tiny_open_clip, monk
             client_of(store.folder, token=token, device="cpu").load(selection).predict(pictures)
     client = client_of(store.folder, token="hf_test_token", device="cpu")
     assert set(client.load(selection).predict(pictures).labels) <= {"cat", "car"}
-    tried = client.select(["cat", "car"], SelectionConfig(candidates=1), images=pictures * 8)
+    tried = client.select(["cat", "car"], SelectionConfig(shortlist=1), images=pictures * 8)
     assert (names(tried), tried.evidence.n_images) == (["secret"], 16)
 
 
@@ -442,10 +442,10 @@ def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
     assert prediction.labels == SHOWN * 5
 
 
-def test_only_the_candidates_are_tried(store, models):
+def test_only_the_shortlist_is_tried(store, models):
     client = client_of(store.folder)
     best = names(client.select(SHOWN, SelectionConfig(k=3)))
-    selection = client.select(SHOWN, SelectionConfig(candidates=2), images=PHOTOS)
+    selection = client.select(SHOWN, SelectionConfig(shortlist=2), images=PHOTOS)
     assert list(models) == best[:2]
     assert set(names(selection)) == set(best[:2])
     assert len(selection.union) == 1
@@ -470,7 +470,7 @@ def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     selection = client_of(store.folder).select(SHOWN, images=PHOTOS)
     assert names(selection) == ["cats"]
     assert selection.evidence.n_images == 40
-    left_out = [record.message for record in caplog.records if record.message.startswith("left out: ")]
+    left_out = [record.message for record in caplog.records if record.message.startswith("skipped in the trial: ")]
     assert len(left_out) == 2
     assert any("org/cars" in message and "is broken" in message for message in left_out)
     assert any("org/all" in message and "no finite logit scale" in message for message in left_out)
@@ -561,5 +561,5 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     first = selection.models[0]
     assert (first.ref.short_name, first.ref.revision, first.labeled) == ("unheard", "e" * 40, False)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
-    assert "left out: model 'org/gone'" in caplog.text
+    assert "skipped in the trial: model 'org/gone'" in caplog.text
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()

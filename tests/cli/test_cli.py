@@ -153,7 +153,7 @@ def test_version(capsys):
         ["select", "--classes", "a", "--labels", "x", "--strategy", "nonsense"],
         ["select", "--classes", "a", "--labels", "x", "--max-parameters", "many"],
         ["select", "--classes", "a", "--labels", "x", "--images"],
-        ["select", "--classes", "a", "--labels", "x", "--images", "y", "--candidates", "0"],
+        ["select", "--classes", "a", "--labels", "x", "--images", "y", "--shortlist", "0"],
         ["select", "--classes", "a", "--labels", "x", "--images", "y", "--most-images", "some"],
         ["predict", "x.png", "--classes", "a, b", "--images", "y"],
         ["label", "a/b", "--graph", "x", "--labels", "y", "--batch-size", "-3"],
@@ -522,9 +522,10 @@ def test_select_with_images(world, task_images, capsys):
     command = [*TASK, "--labels", world / "labels", "--images", task_images]
     status, out, err = run(capsys, *command)
     assert (status, err) == (0, "")
-    headline, models, legend = out.split("\n\n")
+    answer, headline, models, legend = out.split("\n\n")
+    assert len(answer.splitlines()) == 3
     assert headline == "3 classes, 2 labeled models tried on 24 images, strategy mll, k = 2: 2 models chosen (marked *)"
-    assert models.splitlines()[0].split()[:3] == ["model", "information", "win"]
+    assert models.splitlines()[0].split()[:4] == ["model", "estimated", "accuracy", "agreement"]
     assert len(models.splitlines()) == 3
     assert "Together: " in legend
     answer = json.loads(run(capsys, *command, "--json")[1])
@@ -571,14 +572,14 @@ def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
 
     monkeypatch.setattr(ensemble_run, "load_model", load)
     command = [*TASK, "--labels", world / "labels", "--images", task_images, "--device", "cpu", "--json"]
-    answer = json.loads(run(capsys, *command, "--candidates", 1, "--most-images", 20)[1])
+    answer = json.loads(run(capsys, *command, "--shortlist", 1, "--most-images", 20)[1])
     best = json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["models"][0]["id"]
     assert loaded == [(best, "cpu")]
     assert [model["id"] for model in answer["models"]] == [best]
     assert answer["evidence"]["images"] == 20
-    again = json.loads(run(capsys, *command, "--candidates", 1, "--most-images", 20)[1])
+    again = json.loads(run(capsys, *command, "--shortlist", 1, "--most-images", 20)[1])
     assert again == answer
-    few = json.loads(run(capsys, *command, "--candidates", 1)[1])
+    few = json.loads(run(capsys, *command, "--shortlist", 1)[1])
     assert few["evidence"]["images"] == 24
     assert few["evidence"]["temperatures"] != answer["evidence"]["temperatures"]
 
@@ -598,7 +599,7 @@ def test_a_damaged_model_and_damaged_images_are_left_out(world, tmp_path, task_i
     assert status == 0
     notes = err.splitlines()
     assert len(notes) == 1
-    assert notes[0].startswith("mll-hf: note: left out: ")
+    assert notes[0].startswith("mll-hf: note: skipped in the trial: ")
     assert str(model) in notes[0]
     answer = json.loads(out)
     assert f"local-dir:{model}" not in {model["id"] for model in answer["models"]}

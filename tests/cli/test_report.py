@@ -97,20 +97,22 @@ def test_the_report_of_a_trial():
     )
     header, *rows = models.splitlines()
     assert re.split(r"\s{2,}", header.strip()) == [
-        "model", "information", "win share", "accuracy by label", "parameters", "GFLOPs"
+        "model", "estimated accuracy", "agreement", "information", "win share", "parameters", "GFLOPs"
     ]  # fmt: skip
     assert len(rows) == 3
     shown = {"local-dir:/home/me/models/mine": ["mine", "0.0", "M", "0.00123"],
              "org/cats": ["org/cats", "151.3", "M", "8.73"], "org/all": ["org/all", "986.0", "M", "334"]}  # fmt: skip
     for m, (row, model) in enumerate(zip(rows, selection.models, strict=True)):
         name, *cost = shown[model.ref.repo_id]
-        told = [evidence.calibration.information[m], evidence.win_shares[m] * 100, evidence.prior[m]]
-        numbers = [f"{told[0]:.3f}", f"{told[1]:.0f}%", f"{told[2]:.3f}"]
-        assert row.split() == [*(["*"] if m < 2 else []), name, *numbers, *cost]
+        told = [evidence.calibration.agreement[m], evidence.calibration.information[m], evidence.win_shares[m] * 100]
+        numbers = [f"{told[0]:.3f}", f"{told[1]:.3f}", f"{told[2]:.0f}%"]
+        cells = row.split()
+        assert cells[: 2 if m < 2 else 1] == [*(["*"] if m < 2 else []), name]
+        assert cells[-len(numbers + cost) :] == [*numbers, *cost]
     assert rows[0].split()[1] == "mine"
     other = {"org/cats": 151.34, "org/all": 986.04}[selection.models[1].ref.repo_id]
     assert legend.endswith(f"\nTogether: {other:.1f} M parameters, {selection.cost.gflops:.3g} GFLOPs per image.")
-    for word in ("information", "win share", "accuracy by label"):
+    for word in ("agreement", "information", "win share"):
         assert f"{word}: " in legend
 
 
@@ -152,7 +154,7 @@ def test_strategy_general_chooses_one_model_for_all_classes():
 
 def test_columns_of_a_report_align():
     selection = simple_selection(k=2, classes=("a class with a rather long name, too long for a column", "car"))
-    _, models, classes, _ = selection_report(selection).split("\n\n")
+    _, _, models, classes, _ = selection_report(selection).split("\n\n")
     assert "a class with a rather long name…  " in classes
     for block in (models, classes):
         header, *rows = block.splitlines()
@@ -168,7 +170,7 @@ def test_reports_of_any_size(strategy, n_models, n_classes):
     candidates = random_candidates(n_concepts=20, n_models=n_models, n_classes=n_classes)
     selection = select(candidates, SelectionConfig(strategy, k=3))
     report = selection_report(selection)
-    _, models, classes, _ = report.split("\n\n")
+    models, classes, _ = report.split("\n\n")[-3:]
     marked = sum(line.startswith("*") for line in models.splitlines())
     assert marked == len(selection.union)  # chosen models are never among those that are left out
     shown = 25 if n_classes > 25 else n_classes

@@ -225,11 +225,11 @@ def test_templates_of_the_trial_are_those_of_predictions():
 # --- the shortlist ----------------------------------------------------------------------------------------------------
 
 
-def test_the_shortlist_are_the_candidates_best_by_label():
-    config = SelectionConfig(k=2, max_models=1, candidates=3, max_gflops=500, unlabeled=True)
+def test_the_shortlist_is_the_best_by_label():
+    config = SelectionConfig(k=2, max_models=1, shortlist=3, max_gflops=500, unlabeled=True)
     assert shortlisting(config) == replace(config, k=3, max_models=None)
     candidates = random_candidates(n_models=5)
-    assert len(select(candidates, shortlisting(SelectionConfig(candidates=3))).union) == 3
+    assert len(select(candidates, shortlisting(SelectionConfig(shortlist=3))).union) == 3
     assert len(select(candidates, shortlisting(SelectionConfig())).union) == 5
 
 
@@ -242,14 +242,15 @@ def test_images_help_our_own_strategy_only(strategy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"candidates": 0}, "candidates is 0; try at least 1 model"),
+        ({"shortlist": 0}, "shortlist is 0; consider at least 1 model"),
+        ({"max_download": -1}, "max_download is -1; allow at least 0 bytes"),
         ({"most_images": LEAST_IMAGES - 1}, "most_images is 15; allow at least 16"),
     ],
 )
 def test_impossible_trials(options, message):
     with pytest.raises(InputError, match=message):
         SelectionConfig(**options)
-    SelectionConfig(candidates=1, most_images=LEAST_IMAGES)
+    SelectionConfig(shortlist=1, most_images=LEAST_IMAGES)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
