@@ -255,8 +255,8 @@ def derived_table(results: Sequence[Choices]) -> Table:
         "derived",
         "Covered tasks derived from others",
         "Against the generally best model of the hub; every source counts the same. Gap closed: 0 is the generally "
-        "best model, 1 the best model of each task. 95 % intervals by a bootstrap over sources. `worst 5 %`: that quantile "
-        "of the differences, with its standard error.",
+        "best model, 1 the best model of each task. 95 % intervals by a bootstrap over sources. `worst 5 %`: that "
+        "quantile of the differences, with its standard error.",
         (
             "models",
             "method",

@@ -8,10 +8,9 @@
 4. Weights over concepts are normalized per class, so that classes compare.
 5. Where no graph has a concept like a class, the model's general level stands in for it.
 6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
-7. Half of what a model's recall on the task's concepts differs from its mean over the graph is believed.
+7. Of what a model's recall on the task's concepts differs from its mean over the graph, .3 is believed.
 8. A model must lead the generally best one by more than the standard error, or it stays behind it. The error includes
-   how much the lead differs between domains: other images may be as unlike the probe images as these are among
-   themselves.
+   how much the lead differs between domains. The order of all other models stays.
 9. Graphs are joined: a concept in several graphs has the evidence of all. A graph that is not the reference counts for
    nothing if it has no probe images of the task's domain. A model without a label on a graph gets its general level
    there, lowered as far as the graph is hard for the other models.
@@ -43,8 +42,11 @@ if TYPE_CHECKING:
 
 PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
 # How far recall on a concept carries over to other images of it: slope of the interaction of model and class on that of
-# model and concept; .46 to .54 for real models on classes that are concepts, and no more than that on the zoo's tasks.
-CARRIED = 0.5
+# model and concept, for 21 real models on classes that are concepts (.31 to .35; .12 to .2 among the stronger ones).
+CARRIED = 0.3
+# How many standard deviations between domains a lead must exceed: the one-sided 90 % quantile of Student's t with the 4
+# degrees of freedom of 5 domains. A task's images may be as unlike the probe images as these are among themselves.
+SPREADS = 1.5
 _UNKNOWN = math.sqrt(1 / 12)  # standard deviation of a uniform number between 0 and 1
 _LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
 
@@ -471,7 +473,7 @@ def cautious(
         [M, C]; each row is scaled by a factor of at most 1, that of the reference is as it was.
     """
     level, least = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than rounding moves a mean
-    error = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2 + spreads**2)
+    error = lead_errors(errors, spreads, reference)
     sure = level - error > level[reference] + least
     others = ~sure & (np.arange(len(level)) != reference)
     highest = level[others].max(initial=0.0)
@@ -479,6 +481,12 @@ def cautious(
     factors = np.where(others, held, 1.0)
     factors[sure] = 1 - error[sure] / level[sure]
     return recall * factors[:, None]
+
+
+def lead_errors(errors: NDArray[np.float64], spreads: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
+    """[M] standard errors of each model's lead over a reference; arguments as for :func:`cautious`."""
+    error: NDArray[np.float64] = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2 + (SPREADS * spreads) ** 2)
+    return error
 
 
 def lead_spreads(labels: Sequence[LabelSummary], reference: int, chances: NDArray[np.float64]) -> NDArray[np.float64]:
