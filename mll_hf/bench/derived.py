@@ -224,16 +224,32 @@ def _accuracies(task: DerivedTask, labels: JoinedLabels, hub: NDArray[np.int64])
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def derived_table(results: Sequence[Choices]) -> Table:
+def derived_tables(results: Sequence[Choices], sources: Sequence[tuple[str, int, int, int]]) -> tuple[Table, ...]:
+    """All tables.
+
+    Args:
+        results: Choices out of hubs of each size.
+        sources: Name of each source, its images, near duplicates of probe images among them, and tasks.
+    """
+    about = Table(
+        "sources",
+        "Sources",
+        "An image counts as a near duplicate if its thumbnail of 16 x 16 pixels correlates with that of a probe image "
+        f"by {_SAME} or more; such images are left out.",
+        ("source", "images", "near duplicates", "tasks"),
+        tuple(sources),
+    )
+    return about, choice_table(results), source_table(results)
+
+
+def choice_table(results: Sequence[Choices]) -> Table:
     """Gap closed, mean difference to the generally best model and the worst 5 % of choices, by size of the hub."""
     rows = []
     for choices in results:
         general, best = choices.accuracy[_GENERAL], choices.accuracy[_BEST]
-        names, sizes = np.unique(choices.sources, return_counts=True)
         for method in METHODS:
             lead = choices.accuracy[method] - general
             gained, gap = (by_source(values, choices.sources) for values in (lead, best - general))
-            worst = [float(np.quantile(lead[choices.sources == name], WORST)) for name in names]
             low, error = worst_choices(lead, choices.sources)
             at = int(np.argmin(lead))
             rows.append(
@@ -241,19 +257,18 @@ def derived_table(results: Sequence[Choices]) -> Table:
                     choices.hub,
                     method,
                     len(lead),
-                    len(sizes),
                     bootstrap_tasks(_ratio, [gained, gap]),
                     bootstrap_tasks(_mean, [gained]),
-                    float((lead < 0).mean()),
+                    float(by_source((lead < 0).astype(np.float64), choices.sources).mean()),
                     low,
                     error,
-                    f"{min(worst):.3f} {names[int(np.argmin(worst))]}",
-                    f"{lead[at]:.3f} {choices.sources[at]}, {choices.tasks[at]}",
+                    float(lead[at]),
+                    f"{choices.sources[at]}, {choices.tasks[at]}",
                 )
             )
     return Table(
-        "derived",
-        "Covered tasks derived from others",
+        "choices",
+        "Choices by labels alone, k = 1",
         "Against the generally best model of the hub; every source counts the same. Gap closed: 0 is the generally "
         "best model, 1 the best model of each task. 95 % intervals by a bootstrap over sources. `worst 5 %`: that "
         "quantile of the differences, with its standard error.",
@@ -261,15 +276,34 @@ def derived_table(results: Sequence[Choices]) -> Table:
             "models",
             "method",
             "choices",
-            "sources",
             "gap closed",
             "difference",
             "share that loses",
             "worst 5 %",
             "s.e.",
-            "worst 5 % of a source",
             "worst",
+            "on",
         ),
+        tuple(rows),
+    )
+
+
+def source_table(results: Sequence[Choices]) -> Table:
+    """The same for each source."""
+    rows = []
+    for choices in results:
+        names = np.unique(choices.sources)
+        leads = {m: choices.accuracy[m] - choices.accuracy[_GENERAL] for m in (*METHODS, _BEST)}
+        for name in names:
+            of_source = choices.sources == name
+            means = [float(lead[of_source].mean()) for lead in leads.values()]
+            low = [float(np.quantile(leads[method][of_source], WORST)) for method in METHODS]
+            rows.append((choices.hub, str(name), *means, *low))
+    return Table(
+        "by_source",
+        "By source",
+        "Mean difference to the generally best model, and its quantile of the worst 5 %.",
+        ("models", "source", *METHODS, _BEST, *(f"{method}, worst 5 %" for method in METHODS)),
         tuple(rows),
     )
 
