@@ -49,7 +49,9 @@ def main() -> int:
     args = parser.parse_args()
     labels = read_hub(open_source(args.labels)).joined
     index = ConceptIndex.build(labels.union.graphs[0], CachedEncoder(default_encoder()))
-    cache, tasks, sources = EmbeddingCache(args.cache), [], []
+    tasks: list[derived.DerivedTask] = []
+    sources: list[tuple[str, int, int, int]] = []
+    cache = EmbeddingCache(args.cache)
     probes = _probe_thumbnails(args.graph, labels.union.graphs[0])
     for folder in args.tasks:
         source = read_task(folder)

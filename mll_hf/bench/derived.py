@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.bench.metrics import bootstrap_tasks
-from mll_hf.bench.tables import Table
+from mll_hf.bench.tables import Cell, Table
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
@@ -290,7 +290,7 @@ def choice_table(results: Sequence[Choices]) -> Table:
 
 def source_table(results: Sequence[Choices]) -> Table:
     """The same for each source."""
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for choices in results:
         names = np.unique(choices.sources)
         leads = {m: choices.accuracy[m] - choices.accuracy[_GENERAL] for m in (*METHODS, _BEST)}

@@ -282,8 +282,8 @@ def class_synsets() -> dict[tuple[str, str], str]:
     By equal names, where only one concept has the name or the sense was chosen by hand; a few names differ.
     """
     file = resources.files("mll_hf.bench").joinpath("data", "class_synsets.csv")
-    with file.open(encoding="utf-8", newline="") as rows:
-        return {(row["dataset"], row["class"]): row["synset"] for row in csv.DictReader(rows)}
+    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+    return {(row["dataset"], row["class"]): row["synset"] for row in rows}
 
 
 # --- methods ----------------------------------------------------------------------------------------------------------
