@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from mll_hf.bench.suites import TargetTask
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.join import JoinedLabels
 
 
 def main() -> int:
@@ -68,12 +69,19 @@ def main() -> int:
     sizes = (*derived.HUB_SIZES, len(labels))
     results = [derived.choose_on(tasks, labels, size, args.draws, args.seed) for size in sizes]
     tables = derived.derived_tables(results, sources)
-    command = shlex.join(["python", *sys.argv])
-    text = "\n".join(["# Covered tasks derived from others", "", f"- command: {command}", ""])
+    command = shlex.join(["python", "scripts/derived_benchmark.py", *sys.argv[1:]])
+    text = "\n".join(
+        ["# Covered tasks derived from others", "", f"- command: {command}", f"- labels: {_about(labels)}", "", ""]
+    )
     write_atomically(args.out / "derived.md", (text + "\n".join(t.to_markdown() for t in tables)).encode())
     document = {"command": command, "tables": {table.name: table.to_json() for table in tables}}
     write_atomically(args.out / "derived.json", (json.dumps(document, indent=1) + "\n").encode())
     return 0
+
+
+def _about(labels: JoinedLabels) -> str:
+    sampling = {label.sampling.images_per_concept for label in labels.reference}
+    return f"{len(labels)} models, at most {max(sampling)} probe images per concept"
 
 
 def _part(source: TargetTask, rows: NDArray[np.bool_]) -> TargetTask:
