@@ -13,6 +13,8 @@ from mll_hf.graph.wordnet import ClassList, class_wnids
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.models.known import class_recalls
+from mll_hf.selection import Candidates
+from mll_hf.selection.mll import generally_best
 from selection_worlds import WordEncoder
 
 pytest.importorskip("timm")
@@ -101,6 +103,28 @@ def test_outcomes_are_within_what_the_hub_can_reach(world):
         assert found.estimated == pytest.approx(found.estimates.max())
 
 
+def test_synsets_of_classes_are_concepts_of_imagenet(recalls):
+    synsets = real.class_synsets()
+    classes = set(zip(recalls.datasets, recalls.classes, strict=True))
+    assert synsets.keys() <= classes
+    assert synsets["cifar-100", "keyboard"] == synsets["caltech-256", "computer-keyboard"]  # not of a piano
+    assert synsets["cifar-10", "cat"] == "n02121620"
+    assert ("cifar-100", "mouse") not in synsets  # ImageNet's is that of a computer
+
+
+def test_the_choice_per_class_stays_with_the_generally_best_model_unless_another_surely_leads(world):
+    labels = world.labels.take(range(5))
+    for task in world.tasks:
+        candidates = Candidates(labels, task.match, task.domain)
+        chosen = real.best_per_class(candidates)
+        best = generally_best(labels.reference)
+        nothing = replace(
+            candidates, match=replace(task.match, coverage=np.zeros(len(chosen), np.float32)), domain=None
+        )
+        assert (real.best_per_class(nothing) == best).all()
+        assert ((chosen >= 0) & (chosen < 5)).all()
+
+
 def test_a_hub_of_one_model_leaves_no_choice(world):
     found = real.outcome(world, world.tasks[0], [7])
     assert {round(value, 9) for value in found.accuracy.values()} == {round(float(world.tasks[0].accuracy[7]), 9)}
@@ -129,6 +153,11 @@ def test_tables(world):
     truth, guess = (np.array(estimates.column(name)[:3]) for name in ("accuracy", "ImageNet"))
     assert estimates.column("ImageNet")[3:] == pytest.approx([np.abs(guess - truth).mean(), (guess - truth).mean()])
     assert sum(tables["quality_ensemble"].column("classes")[:5]) >= sum(len(t.match.classes) for t in world.tasks)
+    measured = tables["measured_ensemble"]
+    assert set(measured.column("classes")) == {sum(int(task.measured.sum()) for task in world.tasks)}
+    assert set(measured.column("on")) <= {task.dataset for task in world.tasks if task.measured.any()}
+    pooled = np.array([interval.estimate for interval in measured.column("difference")])
+    assert (np.array(measured.column("worst")) <= pooled + 1e-8).all()
     assert tables["hubs_open_clip"].column("models")[0] == 121
     assert all(regret >= 0 for regret in tables["hubs_mteb"].column("regret"))
     text = real.report_to_markdown(tuple(tables.values()), {"command": "x"})
