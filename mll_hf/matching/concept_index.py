@@ -33,9 +33,11 @@ CONCEPTS = 8
 COVERED = 0.5  # a class counts as covered from this coverage
 _DIGITS = 9  # cosines and logits are compared after rounding
 
-# Coverage is a logistic function of the best logit; fitted on the queries of :class:`LogitWeights`, with and without
-# their concepts in the graph.
-_COVERAGE_SLOPE, _COVERAGE_MIDDLE = 0.56, 9.5
+# Coverage is a logistic function of the best logit and of its lead over the second best: the probability that the best
+# concept is the class itself. Fitted on the queries of :class:`LogitWeights`, with and without their concepts in the
+# graph.
+_COVERAGE_OF_NAMED = 0.8  # at least, for a class whose name a concept has: that share of such names is the concept
+_COVERAGE_OFFSET, _COVERAGE_OF_BEST, _COVERAGE_OF_LEAD = -7.05, 0.48, 0.49
 _RIDGE = 100.0  # of the regression from lemmas to glosses
 _OWN_WORDS = frozenset({"file", "llm"})  # descriptions from these sources add to name and graph
 
@@ -237,7 +239,7 @@ class ConceptIndex:
         return mean, expected @ _unit(glosses).T
 
     def _coverage(self, descriptions: Sequence[Description], logits: NDArray[np.float64]) -> NDArray[np.float32]:
-        """[C] 1 if a concept has the class's name, else the probability that the best concept is the class itself.
+        """[C] probability that the best concept is the class itself.
 
         A concept cannot distinguish the n classes that share it as their best: each gets 1/n of the coverage. Classes
         whose name is in the graph share only with each other.
@@ -246,8 +248,10 @@ class ConceptIndex:
         best = logits.argmax(axis=1).tolist()
         sharing = Counter(best), Counter(v for v, own in zip(best, named, strict=True) if own)
         counts = np.array([sharing[own][v] for v, own in zip(best, named.tolist(), strict=True)])
-        likely = 1 / (1 + np.exp(-_COVERAGE_SLOPE * (logits.max(axis=1) - _COVERAGE_MIDDLE)))
-        return (np.where(named, 1.0, likely) / counts).astype(np.float32)
+        best_logit = logits.max(axis=1)
+        lead = best_logit - np.partition(logits, -2, axis=1)[:, -2] if logits.shape[1] > 1 else 0.0
+        likely = 1 / (1 + np.exp(-(_COVERAGE_OFFSET + _COVERAGE_OF_BEST * best_logit + _COVERAGE_OF_LEAD * lead)))
+        return (np.where(named, np.maximum(likely, _COVERAGE_OF_NAMED), likely) / counts).astype(np.float32)
 
 
 def embed_names(encoder: TextEncoder, classes: Sequence[str]) -> NDArray[np.float64]:
