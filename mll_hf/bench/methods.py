@@ -185,7 +185,7 @@ _RULES = {Strategy.GENERAL: Rule.UNIFORM, Strategy.PAPER: Rule.ENTROPY, Strategy
 
 def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS, alpha: float = 0.7) -> Method:
     choose = partial(by_strategy, config=SelectionConfig(strategy, k, class_weight=alpha), rule=_RULES[strategy])
-    independent = k == 1 and strategy is not Strategy.PAPER
+    independent = k == 1 and strategy is Strategy.GENERAL  # mll holds back models that do not surely lead the best
     score: Scores | None = (lambda view: np.asarray(choose(view).scores)) if independent else None
     return Method(name, group, choose, score, predicts=strategy is Strategy.MLL)
 

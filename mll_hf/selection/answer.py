@@ -47,20 +47,23 @@ class Answer:
     n_close: int
     n_models: int
 
+    @property
+    def accuracy_text(self) -> str:
+        """The estimated accuracy of the best model with its interval, or that it is not known."""
+        interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
+        if self.accuracy is None:
+            return (
+                f"accuracy not known ({interval}); more unlabeled images or a few examples with their class would tell."
+            )
+        return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
+
     def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
         """The answer as three sentences.
 
         Args:
             names: Names of all models of the selection.
         """
-        interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
-        if self.accuracy is None:
-            first = (
-                f"Use {names[self.best]}. Its accuracy is not known ({interval}); more unlabeled images or a few "
-                "examples with their class would tell."
-            )
-        else:
-            first = f"Use {names[self.best]}: estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
+        first = f"Use {names[self.best]}: {self.accuracy_text}"
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
         else:

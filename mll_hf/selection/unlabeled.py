@@ -139,7 +139,7 @@ def choose_with_images(
     columns = [answering[at] for at in order[:n_chosen]]
     return replace(
         shortlist,
-        k=n_chosen,
+        k=config.k or n_chosen,
         models=tuple(shortlist.models[rows[at]] for at in order),
         scores=scores[order],
         chosen=chosen,

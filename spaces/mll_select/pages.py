@@ -189,8 +189,9 @@ def _sentence(selection: Selection) -> str:
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     cost, together = selection.cost, " together" if len(chosen) > 1 else ""
     size = f"{_size(cost.parameters)} parameters, {cost.gflops:.3g} GFLOPs per image{together}"
-    lines = "".join(f"<p>{escape(line)}</p>" for line in selection.answer_lines)
-    return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{lines}'
+    lines = [f"{'The first alone: ' if together else ''}{selection.answer.accuracy_text}"] if selection.answer else []
+    told = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
+    return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{told}'
 
 
 def _warnings(selection: Selection) -> list[str]:

@@ -89,7 +89,7 @@ def assert_same_choice(graphs, labels, match_of, config, domain=None, published=
     theirs = select(Candidates(whole, match, domain, published=published), config, "t")
     ours = select_indexed(Candidates(light, match, domain, published=published), config, fetch_from(every), "t")
     assert ours.among == len(theirs.models)
-    k = min(config.k, len(theirs.models))
+    k = min(config.per_class, len(theirs.models))
     assert ours.models[:k] == theirs.models[:k]
     assert ours.scores[:k].tolist() == theirs.scores[:k].tolist()
     assert ours.chosen[:k].tolist() == theirs.chosen[:k].tolist()

@@ -53,9 +53,9 @@ def test_costs_and_their_front():
     selection = make_selection(n_models=5)
     front, others, chosen = accuracy_by_cost(selection).data
     assert len(others.x) == 4
-    assert list(chosen.y) == pytest.approx([100 * selection.overall[0]])
+    assert list(chosen.y) == pytest.approx([100 * selection.estimates.accuracy[0]])
     assert np.all(np.diff(front.x) > 0)
-    assert max(front.y) == pytest.approx(100 * selection.overall.max())
+    assert max(front.y) == pytest.approx(100 * selection.estimates.accuracy.max())
     assert chosen.text[0] == selection.models[0].ref.short_name
 
 

@@ -114,7 +114,7 @@ def test_a_lonely_best_model_matters():
 def test_a_wide_interval_gives_no_number():
     found = answer([0.6, 0.3], [10, 1], width=0.6)
     assert found.accuracy is None
-    assert "not known (90 % interval: 30 to 90 %)" in found.lines(["a", "b"])[0]
+    assert "accuracy not known (90 % interval: 30 to 90 %)" in found.lines(["a", "b"])[0]
 
 
 def test_a_model_of_unknown_cost_is_not_the_cheapest():

@@ -144,14 +144,21 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
 
 @pytest.mark.parametrize(
     ("options", "n_chosen"),
-    [({}, 1), ({"k": 3}, 3), ({"k": 9}, 4), ({"k": 3, "max_models": 2}, 2), ({"k": 2, "max_models": 3}, 2)],
+    [
+        ({}, 2),
+        ({"k": 1}, 1),
+        ({"k": 3}, 3),
+        ({"k": 9}, 4),
+        ({"k": 3, "max_models": 2}, 2),
+        ({"k": 2, "max_models": 3}, 2),
+    ],
 )
 def test_how_many_are_chosen(options, n_chosen):
     config = SelectionConfig(**options)
     selection = choose_with_images(make_shortlist(), (0, 1, 2, 3), make_logits([2, 3, 0, 9]), config, TEMPLATES)
     assert len(selection.union) == n_chosen
     assert len(selection.models) == 4
-    assert selection.k == config.k
+    assert selection.k == (config.k or selection.evidence.combine)
 
 
 def test_where_images_say_nothing_labels_decide():

@@ -233,7 +233,9 @@ def test_a_budget_smaller_than_any_model():
 
 
 def test_a_plan_says_what_may_be_fetched_at_most():
+    prior = beliefs_of(0.8, 0.5, 0.5, 0.4, own=0.2)
+    plan = plan_trial(prior, [GB, 2 * GB, 30 * GB, 3 * GB], 10 * GB, [*NAMES, "org/d"])
+    assert (plan.order, plan.expected_bytes, plan.most_bytes) == ((0, 1), 3 * GB, 6 * GB)
+    assert plan.names == ("org/a", "org/b")
     prior = beliefs_of(0.8, 0.5, 0.5, own=0.2)
-    plan = plan_trial(prior, [GB, 2 * GB, 30 * GB], 10 * GB, NAMES)
-    assert (plan.order, plan.expected_bytes, plan.most_bytes) == ((0,), GB, 3 * GB)
     assert plan_trial(prior, [9 * GB, 8 * GB, GB], 10 * GB, NAMES).most_bytes == 10 * GB

@@ -65,7 +65,9 @@ def test_select_models(client):
     assert "org/dogs" not in ids  # it costs more
     assert sum(model["chosen"] for model in answer["models"]) == 2
     assert [of["name"] for of in answer["classes"]] == ["cat", "dog"]
-    assert all(0 <= of["accuracy"] <= 1 and 0 <= of["coverage"] <= 1 for of in answer["classes"])
+    assert all(0 <= of["recall"] <= 1 and 0 <= of["coverage"] <= 1 for of in answer["classes"])
+    assert len(answer["answer"]) == 3
+    assert all(of["accuracy"]["low"] < of["accuracy"]["high"] for of in answer["models"])
     assert "SelectionConfig(k=2, max_gflops=50.0)" in answer["code"]
 
 
