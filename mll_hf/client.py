@@ -15,7 +15,7 @@ from mll_hf.labels.label import UNPINNED
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex, embed_names
 from mll_hf.matching.prompts import check_class_names
-from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
+from mll_hf.matching.text_encoder import DEFAULT_MODEL, CachedEncoder, default_encoder
 from mll_hf.models import bytes_to_fetch, resolve_model
 from mll_hf.models.known import usable_models
 from mll_hf.selection import (
@@ -260,7 +260,9 @@ class Client:
         return replace(selection, models=tuple(models))
 
     def _embedded(self, classes: Sequence[str]) -> NDArray[np.float64] | None:
-        """[C, E] embedded class names; None if the text encoder is not installed."""
+        """[C, E] class names, embedded by the default text encoder; None if another one is used, or it is missing."""
+        if not self._text_encoder.id.startswith(DEFAULT_MODEL):
+            return None
         try:
             return embed_names(self._text_encoder, classes)
         except MissingExtraError as error:

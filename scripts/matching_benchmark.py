@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -74,8 +74,7 @@ def run_matching(args: argparse.Namespace) -> None:
     print("calibration of coverage: how often the best concept is the class itself, half of the classes left out")
     print(calibration_table(predicted, actual))
     if args.fit:
-        weights, slope, middle = fit_weights(make_queries(gold), encoder)
-        print(f"fitted: {weights}, coverage slope {slope:.2f}, middle {middle:.1f}")
+        print("fitted:", *fit_weights(make_queries(gold), encoder))
 
 
 @dataclass(frozen=True)
@@ -218,8 +217,16 @@ def make_queries(gold: Gold, per_kind: int = 700, seed: int = 0) -> Gold:
     return Gold(graph, names, np.array(concepts))
 
 
-def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, float, float]:
-    """Fit the weights of the logit, and slope and middle of the coverage, by maximum likelihood.
+class CoverageWeights(NamedTuple):
+    """Coverage is a logistic function of the best logit and its lead over the second."""
+
+    offset: float
+    of_best: float
+    of_lead: float
+
+
+def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tuple[LogitWeights, CoverageWeights]:
+    """Fit the weights of the logit, and those of the coverage, by maximum likelihood.
 
     Args:
         queries: Names with their concepts.
@@ -227,8 +234,8 @@ def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tu
         candidates: Number of alternatives per query: the best concepts by the current weights.
 
     Returns:
-        Weights; slope and middle of the coverage. These are fitted to the best logits of queries that are not lemmas,
-        with their concepts in the graph and without these and their relatives.
+        Weights of both. Those of the coverage say whether the best concept is that of the query, with the concepts of
+        all queries in the graph and without these and their relatives.
     """
     index = ConceptIndex.build(queries.graph, encoder)
     names = [field.name for field in fields(LogitWeights)]
@@ -247,13 +254,13 @@ def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tu
     weights = conditional_logit(X, np.array(answers))
 
     logits = X @ weights
-    unnamed = np.array([len(index.words.concepts_named(name)) == 0 for name in queries.names])
-    present = logits.max(axis=1)[unnamed]
-    absent = np.where(lost, -np.inf, logits).max(axis=1)[unnamed & ~np.all(lost, axis=1)]
-    pairs = np.zeros((len(present) + len(absent), 2, 2))  # covered or not: two choices, the second with logit 0
-    pairs[:, 0] = np.stack([np.concatenate([present, absent]), np.ones(len(pairs))], axis=1)
-    slope, intercept = conditional_logit(pairs, np.repeat([0, 1], [len(present), len(absent)]))
-    return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), float(slope), float(-intercept / slope)
+    there, left = logits, np.where(lost, -np.inf, logits)[~np.all(lost, axis=1)]
+    two = np.concatenate([np.sort(part, axis=1)[:, :-3:-1] for part in (there, left)])  # the best and the second
+    right = np.concatenate([logits.argmax(axis=1) == answers, np.zeros(len(left), np.bool_)])
+    pairs = np.zeros((len(two), 2, 3))  # the class itself or not: two choices, the second with logit 0
+    pairs[:, 0] = np.stack([two[:, 0], two[:, 0] - two[:, 1], np.ones(len(two))], axis=1)
+    of_best, of_lead, offset = conditional_logit(pairs, np.where(right, 0, 1)).tolist()
+    return LogitWeights(**dict(zip(names, weights.tolist(), strict=True))), CoverageWeights(offset, of_best, of_lead)
 
 
 def conditional_logit(X: NDArray[np.float64], answers: NDArray[np.int64]) -> NDArray[np.float64]:

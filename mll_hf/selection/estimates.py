@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.labels.counts import mean_chance_to_win
+from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import known_models
 from mll_hf.selection.accuracy import estimate_accuracy, logit, sigmoid, task_traits
 from mll_hf.selection.mll import Fall, generally_best
@@ -36,8 +37,9 @@ def estimate_by_labels(candidates: Candidates, overall: NDArray[np.float64]) -> 
     best = generally_best(candidates.labels.reference)
     level = imagenet_level(candidates.labels, best)
     as_imagenet = sigmoid(logit(overall) + logit(np.array(level)) - logit(overall[best]))
-    traits = task_traits(len(candidates.match.classes), candidates.match.names, candidates.domain)
-    return estimate_accuracy(as_imagenet, traits)
+    match = candidates.match
+    names = match.names if match.encoder.startswith(DEFAULT_MODEL) else None  # similarities of others do not compare
+    return estimate_accuracy(as_imagenet, task_traits(len(match.classes), names, candidates.domain))
 
 
 def imagenet_level(labels: JoinedLabels, m: int) -> float:

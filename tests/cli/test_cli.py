@@ -430,7 +430,7 @@ def test_select_json_has_the_promised_shape(world, capsys):
     assert all(set(chosen) == ids for chosen in answer["chosen"].values())
     assert answer["matches"]["dog"][0]["name"] == "dog"
     assert {"id", "name", "weight"} <= set(answer["matches"]["dog"][0])
-    assert answer["coverage"]["cat"] == 1.0
+    assert answer["coverage"]["cat"] > 0.99
 
 
 @pytest.mark.parametrize("strategy", ["mll", "paper", "general", "uniform"])

@@ -87,7 +87,7 @@ def test_left_out_concepts_include_relatives():
     graph = chain("ba", "cb", "dx", "ex")
     gold = Gold(graph, ("b name", "d name"), np.array([graph.index["b"], graph.index["d"]]))
     covered, uncovered, right = leave_concepts_out(gold, WordEncoder())
-    assert covered.tolist() == [1, 1]
+    assert (covered >= 0.8).all()
     assert right.all()
     assert (uncovered < 1).all()  # only e is left, and it has another name
 
@@ -163,6 +163,6 @@ def test_the_ridge_keeps_weights_of_separable_choices_finite():
 def test_the_fit_finds_the_decisive_feature(gold):
     small = without(gold.graph, set(range(len(gold.graph))) - set(range(0, len(gold.graph), 12)))
     part = Gold(small, (small.concepts[0].name,), np.array([0]))
-    weights, slope, _ = fit_weights(make_queries(part, per_kind=40), WordEncoder(), candidates=20)
+    weights, coverage = fit_weights(make_queries(part, per_kind=40), WordEncoder(), candidates=20)
     assert weights.words > 1  # to this encoder, captions and glosses are noise beside the words themselves
-    assert slope > 0
+    assert coverage.of_best > 0

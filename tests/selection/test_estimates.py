@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mll_hf.labels.label import Cost
+from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import known_models
 from mll_hf.selection import Selection, SelectionConfig, Strategy, select, select_by_imagenet
 from mll_hf.selection.accuracy import AccuracyEstimate, estimate_accuracy, task_traits
@@ -19,7 +20,7 @@ def named(candidates, seed=0):
     """Candidates whose classes have random embedded names."""
     names = np.random.default_rng(seed).normal(size=(len(candidates.match.classes), 8))
     names /= np.linalg.norm(names, axis=1, keepdims=True)
-    return replace(candidates, match=replace(candidates.match, names=names))
+    return replace(candidates, match=replace(candidates.match, names=names, encoder=DEFAULT_MODEL))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -92,7 +92,7 @@ def test_explain_class(client):
     answer = client.predict("cat", ["dog", "car"], api_name="/explain_class")
     assert answer["concepts"][0]["name"] == "cat"
     assert len(answer["concepts"][0]["recall"]) == len(answer["models"]) == 3
-    assert answer["coverage"] == 1
+    assert answer["coverage"] > 0.95
     assert client.predict("cat", api_name="/explain_class")["class"] == "cat"
 
 
