@@ -376,6 +376,7 @@ def models(monkeypatch):
 
     models = Models()
     models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
+    models.sizes = {}  # bytes to fetch; models that are not named are in the cache
 
     def load(ref, device, token=None):
         skill = models.skills[ref.short_name]
@@ -385,6 +386,9 @@ def models(monkeypatch):
         return models[ref.short_name]
 
     monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(
+        "mll_hf.client.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
+    )
     return models
 
 
@@ -440,6 +444,37 @@ def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
     pooled = Ensemble(selection).combine(client.load(shortlist).logits(later)[chosen_of_shortlist])
     np.testing.assert_array_equal(prediction.probabilities, pooled.probabilities)
     assert prediction.labels == SHOWN * 5
+
+
+def test_a_trial_stays_within_its_budget_and_asks_first(store, models):
+    models.sizes = {"all": 3 * 10**9, "cats": 2 * 10**9, "cars": 10**9}
+    client, plans = client_of(store.folder), []
+    config = SelectionConfig(max_download=3 * 10**9)
+    with pytest.raises(InputError, match="the trial was declined; nothing was downloaded"):
+        client.select(SHOWN, config, images=PHOTOS, approve=plans.append)
+    assert models == {}
+    assert (plans[0].most_bytes, plans[0].names[0]) == (3 * 10**9, "org/all")
+    client.select(SHOWN, config, images=PHOTOS, approve=lambda plan: True)
+    assert list(models) == ["all"]  # nothing else fits beside it
+    with pytest.raises(InputError, match=r"the smallest model, org/cars, takes 1 GB; raise max_download"):
+        client.select(SHOWN, SelectionConfig(max_download=10**8), images=PHOTOS)
+
+
+def test_examples_join_the_choice(store, models):
+    models.skills = {"cats": 0.3, "cars": 0.6, "all": 0.5}
+    examples = [(photo(n), SHOWN[n % 2]) for n in range(100, 130)]
+    client = client_of(store.folder)
+    selection = client.select(SHOWN, images=PHOTOS, examples=examples)
+    assert sorted(models["cars"].seen[:30]) == list(range(100, 130))  # examples are images, too
+    assert selection.evidence.n_images == 70
+    assert names(selection)[0] == "cars"
+    # a model that knows a share s and guesses the rest is right for (1 + s) / 2 of the images
+    assert selection.estimates.accuracy[0] == pytest.approx(0.8, abs=0.12)
+    alone = client.select(SHOWN, examples=examples)
+    assert alone.evidence.n_images == 30
+    assert alone.estimates.accuracy[0] == pytest.approx(0.8, abs=0.12)
+    with pytest.raises(InputError, match="examples of classes that the task does not have: 'dog'"):
+        client.select(SHOWN, examples=[*examples, (photo(1), "dog")])
 
 
 def test_only_the_shortlist_is_tried(store, models):
