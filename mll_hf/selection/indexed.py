@@ -27,7 +27,6 @@ from mll_hf.selection.mll import (
     falls_of,
     generally_best,
     graph_levels,
-    lead_spreads,
     task_needs,
     task_odds,
     with_odds,
@@ -210,8 +209,7 @@ class IndexQuery:
     def scores(self, rows: NDArray[np.int64], top: int) -> NDArray[np.float64]:
         """[m, C] scores of some models from the index; the generally best one is among them."""
         recall, errors = self.estimates(rows)
-        labels, reference = self.labels.take(rows.tolist()).reference, int(np.flatnonzero(rows == top)[0])
-        return cautious(recall, errors, lead_spreads(labels, reference, self.needs.reference.mean_chances), reference)
+        return cautious(recall, errors, int(np.flatnonzero(rows == top)[0]))
 
     def estimates(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What :func:`~mll_hf.selection.mll.estimates` gives for some models, from the index."""

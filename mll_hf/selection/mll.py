@@ -8,10 +8,9 @@
 4. Weights over concepts are normalized per class, so that classes compare.
 5. Where no graph has a concept like a class, the model's general level stands in for it.
 6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
-7. Of what a model's recall on the task's concepts differs from its mean over the graph, .3 is believed.
-8. A model must lead the generally best one by more than the standard error, or it stays behind it. The error includes
-   how much the lead differs between domains. The order of all other models stays.
-9. Graphs are joined: a concept in several graphs has the evidence of all. A graph that is not the reference counts for
+7. A model must lead the generally best one by more than five standard errors, or it stays behind it. The order of all
+   other models stays.
+8. Graphs are joined: a concept in several graphs has the evidence of all. A graph that is not the reference counts for
    nothing if it has no probe images of the task's domain. A model without a label on a graph gets its general level
    there, lowered as far as the graph is hard for the other models.
 """
@@ -41,12 +40,9 @@ if TYPE_CHECKING:
     from mll_hf.selection.base import Candidates
 
 PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
-# How far recall on a concept carries over to other images of it: slope of the interaction of model and class on that of
-# model and concept, for 21 real models on classes that are concepts (.31 to .35; .12 to .2 among the stronger ones).
-CARRIED = 0.3
-# How many standard deviations between domains a lead must exceed: the one-sided 90 % quantile of Student's t with the 4
-# degrees of freedom of 5 domains. A task's images may be as unlike the probe images as these are among themselves.
-SPREADS = 1.5
+# A lead counts from this many standard errors of sampling probe images on: a task's images are of another kind, and on
+# tasks derived from others a lead of fewer is lost too often.
+SURE = 5.0
 _UNKNOWN = math.sqrt(1 / 12)  # standard deviation of a uniform number between 0 and 1
 _LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
 
@@ -330,8 +326,7 @@ def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float6
     needs, labels = task_needs(candidates, class_weight), candidates.labels
     odds = task_odds(labels, needs, candidates.domain)
     recall, errors = estimates(needs, measure_all(labels, needs), odds)
-    best = generally_best(labels.reference)
-    return cautious(recall, errors, lead_spreads(labels.reference, best, needs.reference.mean_chances), best)
+    return cautious(recall, errors, generally_best(labels.reference))
 
 
 def estimates(
@@ -352,7 +347,7 @@ def estimates(
         if of_graph is None or found is None:
             continue
         weights = np.where(found.known[:, None], found.support[:, of_graph.rows] + PRIOR_IMAGES, 0)
-        sums[:, of_graph.columns] += weights * carried_over(shrunk(of_graph, found), found.level)
+        sums[:, of_graph.columns] += weights * shrunk(of_graph, found)
         images[:, of_graph.columns] += weights
         fallbacks[:, of_graph.columns] += np.where(found.known, 0, found.level)[:, None]
         lacking[:, of_graph.columns] += ~found.known[:, None]
@@ -380,16 +375,6 @@ def shrunk(needs: GraphNeeds, measured: Measured) -> NDArray[np.float64]:
         hits = recall[positions] * support[positions]
         estimate[positions] = (hits + PRIOR_IMAGES * prior) / (support[positions] + PRIOR_IMAGES)
     return estimate[needs.rows].T
-
-
-def carried_over(recall: NDArray[np.float64], level: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, K] recall to be expected on other images of concepts, from that on the probe images.
-
-    Args:
-        recall: [M, K] recall of the models on the concepts of a graph.
-        level: [M] their means over the graph.
-    """
-    return level[:, None] + CARRIED * (recall - level[:, None])
 
 
 def hardness(
@@ -452,29 +437,27 @@ def standard_errors(
     return np.stack([np.sqrt(variances), np.where(measured, 0, spreads) @ weights], axis=1)
 
 
-def cautious(
-    recall: NDArray[np.float64], errors: NDArray[np.float64], spreads: NDArray[np.float64], reference: int
-) -> NDArray[np.float64]:
+def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
     """Lower the estimates of models that are not surely better than a reference, so that these stay behind it.
 
-    Of many models one seems better by chance. So the reference is left only for one whose mean over the classes leads
-    by more than one standard error: the one-standard-error rule (Breiman et al., Classification and Regression Trees,
-    1984, section 3.4.3). Such a model is lowered by its error. All others are lowered by one factor, the least with
-    which none of them reaches the reference, so that their order stays. That the reference itself was not measured on a
-    graph is no reason to stay with it.
+    Of many models one seems better by chance, or on probe images only. So the reference is left only for a model whose
+    mean over the classes leads by more than ``SURE`` standard errors of what was measured, and one of what was guessed.
+    Such a model is lowered by one standard error, as in the one-standard-error rule (Breiman et al., Classification and
+    Regression Trees, 1984, section 3.4.3). All others are lowered by one factor, the least with which none of them
+    reaches the reference, so that their order stays. That the reference itself was not measured on a graph is no reason
+    to stay with it.
 
     Args:
         recall: [M, C] estimates.
         errors: [M, 2] standard errors of each model's mean over the classes, see :func:`standard_errors`.
-        spreads: [M] standard deviations of the lead between domains, see :func:`lead_spreads`.
         reference: Row of the reference.
 
     Returns:
         [M, C]; each row is scaled by a factor of at most 1, that of the reference is as it was.
     """
     level, least = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than rounding moves a mean
-    error = lead_errors(errors, spreads, reference)
-    sure = level - error > level[reference] + least
+    sure = level - lead_errors(errors * [SURE, 1], reference) > level[reference] + least
+    error = lead_errors(errors, reference)
     others = ~sure & (np.arange(len(level)) != reference)
     highest = level[others].max(initial=0.0)
     held = 1.0 if highest <= level[reference] + 10.0**-DIGITS else max(level[reference] - least, 0) / highest
@@ -483,34 +466,10 @@ def cautious(
     return recall * factors[:, None]
 
 
-def lead_errors(errors: NDArray[np.float64], spreads: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
+def lead_errors(errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
     """[M] standard errors of each model's lead over a reference; arguments as for :func:`cautious`."""
-    error: NDArray[np.float64] = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2 + (SPREADS * spreads) ** 2)
+    error: NDArray[np.float64] = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
     return error
-
-
-def lead_spreads(labels: Sequence[LabelSummary], reference: int, chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M] standard deviations over the domains of a model's lead over a reference; 0 with images of one domain only.
-
-    Args:
-        labels: M labels.
-        reference: Row of the reference.
-        chances: [RANK_BINS] mean chance to win an image among as many candidates as classes.
-    """
-    recalls = [_domain_recalls(label, chances) for label in labels]
-    leads = [
-        [recall - recalls[reference][name] for name, recall in sorted(of_model.items()) if name in recalls[reference]]
-        for of_model in recalls
-    ]
-    return np.array([np.std(of_model, ddof=1) if len(of_model) > 1 else 0.0 for of_model in leads])
-
-
-def _domain_recalls(label: LabelSummary, chances: NDArray[np.float64]) -> dict[str, float]:
-    """Recall on the images of each domain that has some, as if 10 more of them were like all images."""
-    images = label.domain_ranks.sum(axis=1, dtype=np.int64)
-    prior = PRIOR_IMAGES * recall_among(label.domain_ranks.sum(axis=0, dtype=np.int64), chances)
-    recall = (label.domain_ranks @ chances + prior) / (images + PRIOR_IMAGES)
-    return {name: of for name, of, n in zip(label.domain_names, recall.tolist(), images.tolist(), strict=True) if n}
 
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:
