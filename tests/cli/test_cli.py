@@ -563,6 +563,80 @@ def test_predict_uses_what_the_trial_found(world, task_images, tmp_path, capsys)
     assert np.abs(np.array(predicted("--template", "this is {}")[1]) - pooled).max() > 1e-3
 
 
+@pytest.fixture(scope="session")
+def examples_by_class(tmp_path_factory):
+    """18 pictures in a folder for each class."""
+    folder = tmp_path_factory.mktemp("examples")
+    for name, color in zip(("cat", "dog", "car"), COLORS.values(), strict=False):
+        (folder / name).mkdir()
+        for n in range(6):
+            (folder / name / f"{n}.png").write_bytes(encoded(color, 10 * len(name) + n))
+    return folder
+
+
+def test_select_with_examples(world, task_images, examples_by_class, tmp_path, capsys):
+    command = [*TASK, "--labels", world / "labels", "--json", "--examples"]
+    alone = json.loads(run(capsys, *command, examples_by_class)[1])
+    both = json.loads(run(capsys, *command, examples_by_class, "--images", task_images)[1])
+    assert (alone["evidence"]["images"], both["evidence"]["images"]) == (18, 42)
+    assert all(0 <= model["accuracy"]["low"] < model["accuracy"]["high"] <= 1 for model in both["models"])
+    table = tmp_path / "examples.csv"
+    rows = [f"{file},{file.parent.name}" for file in sorted(examples_by_class.rglob("*.png"))]
+    table.write_text("\n".join(["path,class", *rows]))
+    # the order of classes is another, so images add up in another order
+    again = json.loads(run(capsys, *command, table)[1])
+    assert [model["id"] for model in again["models"]] == [model["id"] for model in alone["models"]]
+    (tmp_path / "odd" / "cta").mkdir(parents=True)
+    (tmp_path / "odd" / "cta" / "0.png").write_bytes(encoded((1, 2, 3), 0))
+    assert "'cta' (nearest: 'cat')" in fails(
+        capsys, *TASK, "--labels", world / "labels", "--examples", tmp_path / "odd"
+    )
+
+
+def test_the_shares_of_the_classes(world, task_images, tmp_path, capsys):
+    command = [*TASK, "--labels", world / "labels", "--images", task_images, "--json", "--shares"]
+    shares = {how: json.loads(run(capsys, *command, how)[1])["evidence"]["shares"] for how in ("equal", "answers")}
+    np.testing.assert_allclose(shares["equal"], [1 / 3] * 3)
+    assert shares["answers"] != shares["equal"]
+    file = tmp_path / "shares.json"
+    file.write_text('{"dog": 1, "cat": 2, "car": 1}')
+    np.testing.assert_allclose(json.loads(run(capsys, *command, file)[1])["evidence"]["shares"], [0.5, 0.25, 0.25])
+    file.write_text('{"cat": 1, "car": 1}')
+    assert "class 'dog' is missing" in fails(capsys, *command, file)
+    file.write_text("[1, 2, 3]")
+    assert "it is not {class: number}" in fails(capsys, *command, file)
+    assert "give equal, answers, or a JSON file" in fails(capsys, *command, tmp_path / "nowhere")
+
+
+def test_a_download_is_asked_for(world, task_images, capsys, monkeypatch):
+    monkeypatch.setattr("mll_hf.client.bytes_to_fetch", lambda ref, parameters, token: 2 * 10**9)
+    command = [*TASK, "--labels", world / "labels", "--images", task_images]
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    status, _, err = run(capsys, *command)
+    note, error = err.splitlines()
+    assert status == 1
+    assert note.startswith("mll-hf: note: the trial downloads at most 4 GB of models, and about 4 GB if these do as")
+    assert error.endswith("add --yes, or a smaller --max-download")
+    assert "the smallest model" in fails(capsys, *command, "--max-download", "1.9G", "--yes")
+    assert run(capsys, *command, "--max-download", "4GB", "--yes")[0] == 0
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    for answer, status in (("n\n", 1), ("yes\n", 0)):
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        assert run(capsys, *command)[0] == status
+
+
+@pytest.mark.parametrize(
+    "option", ["--shortlist=3", "--most-images=20", "--max-download=1G", "--shares=equal", "--yes"]
+)
+def test_options_of_a_trial_need_images(world, option, capsys):
+    said = fails(capsys, *TASK, "--labels", world / "labels", option)
+    assert said.endswith(f"{option.partition('=')[0]}: only for a trial; give --images or --examples, or leave it out")
+
+
 def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
     loaded, plain = [], ensemble_run.load_model
 
