@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
 _FEWEST = 2  # models to try where there are as many
-_LEAST_GAIN = 0.006  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
+_LEAST_GAIN = 0.004  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
 
 
 def _student4(probabilities: Floats) -> Floats:
