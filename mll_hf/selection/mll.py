@@ -8,8 +8,8 @@
 4. Weights over concepts are normalized per class, so that classes compare.
 5. Where no graph has a concept like a class, the model's general level stands in for it.
 6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
-7. A model must lead the generally best one by more than five standard errors, or it stays behind it. The order of all
-   other models stays.
+7. A model must lead the generally best one by more than five standard errors and three points, or it stays behind it.
+   The order of all other models stays.
 8. Graphs are joined: a concept in several graphs has the evidence of all. A graph that is not the reference counts for
    nothing if it has no probe images of the task's domain. A model without a label on a graph gets its general level
    there, lowered as far as the graph is hard for the other models.
@@ -43,6 +43,7 @@ PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images o
 # A lead counts from this many standard errors of sampling probe images on: a task's images are of another kind, and on
 # tasks derived from others a lead of fewer is lost too often.
 SURE = 5.0
+LEAST_LEAD = 0.03  # with very many probe images even five standard errors are little: real models lose on it
 _UNKNOWN = math.sqrt(1 / 12)  # standard deviation of a uniform number between 0 and 1
 _LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
 
@@ -441,11 +442,11 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
     """Lower the estimates of models that are not surely better than a reference, so that these stay behind it.
 
     Of many models one seems better by chance, or on probe images only. So the reference is left only for a model whose
-    mean over the classes leads by more than ``SURE`` standard errors of what was measured, and one of what was guessed.
-    Such a model is lowered by one standard error, as in the one-standard-error rule (Breiman et al., Classification and
-    Regression Trees, 1984, section 3.4.3). All others are lowered by one factor, the least with which none of them
-    reaches the reference, so that their order stays. That the reference itself was not measured on a graph is no reason
-    to stay with it.
+    mean over the classes leads by more than ``SURE`` standard errors of what was measured, and one of what was guessed,
+    and by ``LEAST_LEAD``. Such a model is lowered by one standard error, as in the one-standard-error rule (Breiman et
+    al., Classification and Regression Trees, 1984, section 3.4.3). All others are lowered by one factor, the least with
+    which none of them reaches the reference, so that their order stays. That the reference itself was not measured on a
+    graph is no reason to stay with it.
 
     Args:
         recall: [M, C] estimates.
@@ -456,7 +457,8 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
         [M, C]; each row is scaled by a factor of at most 1, that of the reference is as it was.
     """
     level, least = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than rounding moves a mean
-    sure = level - lead_errors(errors * [SURE, 1], reference) > level[reference] + least
+    needed = np.maximum(lead_errors(errors * [SURE, 1], reference), LEAST_LEAD)
+    sure = level - needed > level[reference] + least
     error = lead_errors(errors, reference)
     others = ~sure & (np.arange(len(level)) != reference)
     highest = level[others].max(initial=0.0)

@@ -181,7 +181,7 @@ def naive_scores(candidates, class_weight):
     lowered, means, unsure = plain.copy(), plain.mean(axis=1), []
     for m in range(n_models):
         measured = math.hypot(errors[m][0], errors[best, 0])
-        if means[m] - math.hypot(5 * measured, errors[m][1]) > means[best] + 2e-9:
+        if means[m] - max(math.hypot(5 * measured, errors[m][1]), 0.03) > means[best] + 2e-9:
             lowered[m] *= (means[m] - math.hypot(measured, errors[m][1])) / means[m]
         elif m != best:
             unsure.append(m)
