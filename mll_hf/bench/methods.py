@@ -126,8 +126,11 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
     def answer(seen: TaskView) -> NDArray[np.int64]:
         return ensemble.combine(seen.logits[union], rule).probabilities.argmax(axis=1)
 
-    estimates = selection.strategy is Strategy.MLL and selection.evidence is None
-    return Choice(_once(union, len(view.hub)), answer, scores, scores if estimates else None)
+    predicted = None
+    if selection.estimates is not None and len(rows) == len(view.hub):
+        predicted = np.empty(len(view.hub))
+        predicted[rows] = selection.estimates.accuracy
+    return Choice(_once(union, len(view.hub)), answer, scores, predicted)
 
 
 def pooled(weights: NDArray[np.float64]) -> Choice:
@@ -187,7 +190,7 @@ def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS
     choose = partial(by_strategy, config=SelectionConfig(strategy, k, class_weight=alpha), rule=_RULES[strategy])
     independent = k == 1 and strategy is Strategy.GENERAL  # mll holds back models that do not surely lead the best
     score: Scores | None = (lambda view: np.asarray(choose(view).scores)) if independent else None
-    return Method(name, group, choose, score, predicts=strategy is Strategy.MLL)
+    return Method(name, group, choose, score)
 
 
 def _swab(view: TaskView) -> Choice:

@@ -566,11 +566,12 @@ def estimate_table(results: RealResults) -> Table:
     )
     return Table(
         f"estimates_{world.prompts}",
-        f"Estimated accuracy of the chosen model, all {len(world.labels)} models, prompts `{world.prompts}`",
-        "What `mll` estimates for the model that it chooses, against the model's accuracy on ImageNet and the mean "
-        "accuracy of the chosen models on data sets that are no kin. The last column is the mean error of the "
-        "estimates over all models.",
-        ("data set", "coverage", "accuracy", "mll", "ImageNet", "constant", "error over all models"),
+        f"Recall on concepts of the chosen model, all {len(world.labels)} models, prompts `{world.prompts}`",
+        "Recall on concepts is no estimate of accuracy: that of the model that `mll` chooses, against the model's "
+        "accuracy on ImageNet and the mean accuracy of the chosen models on data sets that are no kin. The last column "
+        "is its mean error over all models. Estimated accuracies are fitted to these data sets, so they are judged "
+        "with whole kin groups left out, by `scripts/fit_accuracy.py`.",
+        ("data set", "coverage", "accuracy", "recall on concepts", "ImageNet", "constant", "error over all models"),
         (*rows, *summary),
     )
 
