@@ -388,7 +388,9 @@ def joined(tmp_path_factory):
 def test_classes_of_several_graphs(joined):
     assert joined.graphs == ("tiny", "signs")
     selection = joined.select(ask("letter a", "letter b", "car"))
-    assert joined.select(ask("letter a", "cat")).models[0].ref.repo_id == "org/cats"
+    three = joined.select(ask("letter a", "cat", k=3))  # ten images are too few for a model to lead surely
+    recall = dict(zip([three.models[m].ref.repo_id for m in three.union], three.matches[0][0].recall, strict=True))
+    assert recall["org/cats"] > recall["org/even"] > 0
     html = pages.matches_html(selection, joined.joined.union.graph)
     assert "letter b" in html
     assert "recall" in html
