@@ -80,16 +80,12 @@ def _model_table(selection: Selection) -> str:
     shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.union})
     name = _SCORES[selection.strategy][0]
     figures = [
-        [
-            *([] if selection.estimates is None else [_accuracy(selection.estimates, m)]),
-            f"{selection.overall[m]:.3f}",
-            f"{selection.models[m].general:.3f}",
-            str(selection.chosen[m].sum()),
-        ]
+        [f"{selection.overall[m]:.3f}", f"{selection.models[m].general:.3f}", str(selection.chosen[m].sum())]
         for m in shown
     ]
-    header = [*([] if selection.estimates is None else ["estimated accuracy"]), name, "general", "classes"]
-    return _models(selection, shown, header, figures) + _omitted(len(selection.models) - len(shown))
+    return _models(selection, shown, [name, "general", "classes"], figures) + _omitted(
+        len(selection.models) - len(shown)
+    )
 
 
 def _accuracy(estimates: AccuracyEstimate, m: int) -> str:
@@ -99,19 +95,9 @@ def _accuracy(estimates: AccuracyEstimate, m: int) -> str:
 
 
 def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
-    calibration = evidence.calibration
-    columns = calibration.agreement, calibration.information, evidence.win_shares
-    figures = [
-        [
-            *([] if selection.estimates is None else [_accuracy(selection.estimates, m)]),
-            f"{a:.3f}",
-            f"{i:.3f}",
-            f"{w:.0%}",
-        ]
-        for m, (a, i, w) in enumerate(zip(*columns, strict=True))
-    ]
-    header = [*([] if selection.estimates is None else ["estimated accuracy"]), "agreement", "information", "win share"]
-    return _models(selection, range(len(figures)), header, figures)
+    columns = evidence.calibration.agreement, evidence.calibration.information, evidence.win_shares
+    figures = [[f"{a:.3f}", f"{i:.3f}", f"{w:.0%}"] for a, i, w in zip(*columns, strict=True)]
+    return _models(selection, range(len(figures)), ["agreement", "information", "win share"], figures)
 
 
 _TRIAL_LEGEND = (
@@ -122,13 +108,16 @@ _TRIAL_LEGEND = (
 
 
 def _models(selection: Selection, shown: Sequence[int], header: Sequence[str], figures: Sequence[Sequence[str]]) -> str:
-    rows = []
+    """A row per model: its estimated accuracy, if the strategy gives one, then the figures."""
+    estimates, rows = selection.estimates, []
     for m, cells in zip(shown, figures, strict=True):
         model = selection.models[m]
         name = model.name + ("" if model.labeled else " (no label)")
+        accuracy = [] if estimates is None else [_accuracy(estimates, m)]
         size = [f"{model.cost.parameters / 1e6:.1f} M", f"{model.cost.gflops:.3g}"]
-        rows.append(["*" if m in selection.union else "", name, *cells, *size])
-    return table(["", "model", *header, "parameters", "GFLOPs"], rows)
+        rows.append(["*" if m in selection.union else "", name, *accuracy, *cells, *size])
+    accuracy_header = [] if estimates is None else ["estimated accuracy"]
+    return table(["", "model", *accuracy_header, *header, "parameters", "GFLOPs"], rows)
 
 
 def _class_table(selection: Selection) -> str:

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.counts import mean_chance_to_win
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import known_models
 from mll_hf.selection.accuracy import estimate_accuracy, logit, sigmoid, task_traits
-from mll_hf.selection.mll import Fall, generally_best
+from mll_hf.selection.mll import generally_best, graph_needs, levels_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,8 +47,6 @@ def imagenet_level(labels: JoinedLabels, m: int) -> float:
     for model in known_models():
         if repo_id in (model.hub_id, model.twin) and model.imagenet is not None:
             return model.imagenet
-    n_rivals, shares = labels.union.graphs[0].rival_counts, labels.rank_shares[0][[m]]
-    with_rivals = n_rivals[n_rivals > 0]
-    most = round(float(with_rivals.mean())) if len(with_rivals) else 0
-    fall = Fall.beyond(n_rivals, most, IMAGENET_CLASSES).of(shares)
-    return float((shares @ mean_chance_to_win(n_rivals, IMAGENET_CLASSES) * fall)[0])
+    no_concepts = np.empty(0, np.int32)
+    needs = graph_needs(labels.union.graphs[0], no_concepts, IMAGENET_CLASSES, extrapolate=True)
+    return float(levels_of(needs, labels.rank_shares[0][[m]])[0])

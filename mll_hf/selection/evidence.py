@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.accuracy import AccuracyEstimate, sigmoid
+from mll_hf.selection.accuracy import AccuracyEstimate, logit, sigmoid
 from mll_hf.selection.probabilities import entropy, mutual_information, softmax
 from mll_hf.utils.arrays import ArrayFields
 
@@ -400,8 +400,7 @@ def accuracy_of_answers(
 
 def accuracy_features(confirmation: NDArray[np.float64], agreement: NDArray[np.float64]) -> NDArray[np.float64]:
     """[M, 3] what accuracies are estimated from; arguments as for :func:`accuracy_of_answers`."""
-    shares = np.clip(np.stack([confirmation, agreement], axis=1), _LEAST_ACCURACY, 1 - _LEAST_ACCURACY)
-    return np.insert(np.log(shares / (1 - shares)), 0, 1, axis=1)
+    return np.insert(logit(np.stack([confirmation, agreement], axis=1), _LEAST_ACCURACY), 0, 1, axis=1)
 
 
 def pooling_weights(scores: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ import numpy as np
 
 from mll_hf.labels.counts import RANK_BINS, chances_to_win, expected_wins, mean_chance_to_win, recall_among
 from mll_hf.matching.prompts import named_domain
+from mll_hf.selection.accuracy import logit, sigmoid
 from mll_hf.selection.base import DIGITS
 
 if TYPE_CHECKING:
@@ -397,7 +398,7 @@ def hardness(
     """
     if not known.any():
         return 0.0, 0.0
-    shift = min(0.0, float(np.mean(_logit(levels[known]) - _logit(general[known]))))
+    shift = min(0.0, float(np.mean(logit(levels[known], _LEAST_LEVEL) - logit(general[known], _LEAST_LEVEL))))
     errors = lowered(general[known], shift) - levels[known]
     return shift, float(np.sqrt((errors**2).sum() / (len(errors) - 1))) if len(errors) > 1 else _UNKNOWN
 
@@ -406,13 +407,7 @@ def lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
     """Levels, shifted on the scale of logits."""
     if shift == 0:
         return general
-    shifted: NDArray[np.float64] = 1 / (1 + np.exp(-(_logit(general) + shift)))
-    return shifted
-
-
-def _logit(level: NDArray[np.float64]) -> NDArray[np.float64]:
-    clipped = np.clip(level, _LEAST_LEVEL, 1 - _LEAST_LEVEL)
-    return np.log(clipped / (1 - clipped))
+    return sigmoid(logit(general, _LEAST_LEVEL) + shift)
 
 
 def standard_errors(
