@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mll_hf.errors import InputError, MissingExtraError, ModelError
-from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex, embed_names
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
     from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.join import JoinedLabels
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
@@ -63,8 +62,9 @@ class Client:
     Args:
         labels: Source of labels: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a
             collection, or a local folder.
-        graph: Folder or dataset of the reference graph, if the source has labels on several graphs.
-        probes: Names or revisions of probe images to prefer, where labels of one graph rest on different ones.
+        graph: Folder or dataset of the reference graph, if the source has labels on several graphs; by default that of
+            ``$MLL_GRAPH``, where labels are on it.
+        probes: Names or digests of probe images to prefer, where labels of one graph rest on different ones.
         token: Hub token, for labels and models; by default that of the user's login.
         encoder: Text encoder that matches classes to concepts; by default all-MiniLM-L6-v2 with a cache on disk.
         device: Device of the chosen models: ``cuda``, ``mps`` or ``cpu``; by default the best available one.
@@ -99,14 +99,9 @@ class Client:
         Raises:
             InputError: There are no labels.
         """
-        reference = None
-        if self._graph is not None:
-            from mll_hf.hub.locations import fetch_graph
+        from mll_hf.hub.sources import join_source  # as long as for a source
 
-            reference = fetch_graph(self._graph, self._token).digest
-        # an index knows the facts of labels, which is all that the join needs
-        listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
-        joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
+        joined = join_source(self.source, self._graph, self._probes, self._token)
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
         return joined

@@ -165,10 +165,10 @@ def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeS
             f"the label was measured on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "
             f"({graph.digest[:12]}); give its graph with --graph"
         )
-    if (label.probes_revision, label.sampling) != (probes.revision, probes.sampling):
+    if (label.probes_digest, label.sampling) != (probes.digest, probes.sampling):
         raise InputError(
-            f"the label was measured on the images of {label.probes_name} at {label.probes_revision[:12]}, not on "
-            f"those of {probes.name} at {probes.revision[:12]}; give its images with --graph"
+            f"the label was measured on images {label.probes_digest[:12]} of {label.probes_location}, not on "
+            f"{probes.digest[:12]} of {probes.location}; give its images with --images"
         )
 
 

@@ -206,7 +206,7 @@ def test_another_seed_is_another_label(world):
         lambda label: label_to_bytes(replace(label, model=replace(label.model, repo_id="bob/copied-from"))),
         lambda label: label_to_bytes(replace(label, model=replace(label.model, backend="transformers"))),
         lambda label: label_to_bytes(replace(label, model=replace(label.model, revision="f" * 40))),
-        lambda label: label_to_bytes(replace(label, probes_revision="f" * 40)),
+        lambda label: label_to_bytes(replace(label, probes_digest="f" * 40)),
     ],
 )
 def test_a_label_that_is_not_the_models_is_replaced(world, spoil):

@@ -20,9 +20,9 @@ PHOTOS, DRAWINGS = "1" * 40, "2" * 40
 
 
 def label(name, graph=BASE, probes=PHOTOS, seed=0, images=75, **fields):
-    fields = {"probes_name": {PHOTOS: "photos", DRAWINGS: "drawings"}[probes], **fields}
+    fields = {"probes_location": {PHOTOS: "photos", DRAWINGS: "drawings"}[probes], **fields}
     sampling = SamplingConfig(images, seed)
-    return make_label(graph, repo_id=f"org/{name}", probes_revision=probes, sampling=sampling, **fields).summary
+    return make_label(graph, repo_id=f"org/{name}", probes_digest=probes, sampling=sampling, **fields).summary
 
 
 def table(joined):
@@ -99,7 +99,7 @@ def test_of_equally_large_groups_the_first_by_revision_and_seed_counts():
     groups = [label("x", probes=probes, seed=seed) for probes in (DRAWINGS, PHOTOS) for seed in (3, 1)]
     for order in (groups, groups[::-1]):
         joined = join_labels(order, GRAPHS)
-        assert (joined.reference[0].probes_revision, joined.reference[0].sampling.seed) == (PHOTOS, 1)
+        assert (joined.reference[0].probes_digest, joined.reference[0].sampling.seed) == (PHOTOS, 1)
         assert len(joined.left_out) == 3
 
 
@@ -151,12 +151,12 @@ def test_labels_on_unknown_graphs_are_left_out():
     joined = join_labels([label("x"), label("x", SIGNS), label("y", LETTERS)], [BASE])
     assert table(joined) == {"base": ["x"]}
     assert sorted(complaints(joined)) == [
-        "org/x on graph signs: the graph cannot be had; publish it, or name it",
-        "org/y on graph letters: the graph cannot be had; publish it, or name it",
+        "org/x on graph signs: the graph cannot be read; its publisher must make it public, or give it with --graph",
+        "org/y on graph letters: the graph cannot be read; its publisher must make it public, or give it with --graph",
     ]
-    with pytest.raises(InputError, match="there are no labels to select from; label models first"):
+    with pytest.raises(InputError, match="no label can be used: org/x on graph base: the graph cannot be read"):
         join_labels([label("x")], [SIGNS])
-    with pytest.raises(InputError, match="there are no labels"):
+    with pytest.raises(InputError, match="there are no labels to select from; label models first"):
         join_labels([], GRAPHS)
 
 

@@ -380,7 +380,9 @@ def joined(tmp_path_factory):
         make_label(signs, cats_on_signs, repo_id="org/cats", license=None),
         make_label(signs, [5] * 4, repo_id="org/even"),
         make_label(signs, repo_id="org/only-signs"),
-        make_label(graph, repo_id="local-dir:/home/somebody/mine", probes_revision="e" * 40, probes_name=f"old {HARM}"),
+        make_label(
+            graph, repo_id="local-dir:/home/somebody/mine", probes_digest="e" * 40, probes_location=f"old {HARM}"
+        ),
     ]
     return make_library(make_store(tmp_path_factory.mktemp("joined"), everything, graph, signs)).labels
 
