@@ -198,7 +198,8 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         ["read from", origin.location],
         ["size", _size(label.cost)],
         ["graph", f"{label.graph_name} ({label.graph_digest[:12]}), {int((label.support > 0).sum())} concepts tested"],
-        ["images", f"{label.probes_name} ({label.probes_digest[:12]}), {int(label.support.sum())} tests"],
+        ["graph from", label.graph_location],
+        ["images", f"{label.probes_location} ({label.probes_digest[:12]}), {int(label.support.sum())} tests"],
         ["recall", f"{label.mean_recall:.3f} on average, ± {label.mean_recall_margin:.3f}"],
         ["temperature", f"{float(label.temperature[0]):.2f}"],
     ]

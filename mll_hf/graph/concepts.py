@@ -189,6 +189,20 @@ class SemanticGraph:
         np.add.at(pools, np.concatenate(self.ancestors), np.repeat(own, list(map(len, self.ancestors)), axis=0))
         return (pools * self.has_tests[:, None]).T
 
+    def most_tests(self, images_per_concept: int) -> tuple[NDArray[np.int64], Mapping[str, int]]:
+        """[V] tests of each concept by a sample of the probe images, and the most tests on each domain, by its name."""
+        if images_per_concept not in self._most_tests:
+            pools = self.probe_pools
+            on_domains = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
+            of_domain = dict(zip(self.probes.domains if self.probes else (), on_domains, strict=True))
+            self._most_tests[images_per_concept] = np.minimum(pools.sum(axis=0), images_per_concept), of_domain
+        return self._most_tests[images_per_concept]
+
+    @cached_property
+    def _most_tests(self) -> dict[int, tuple[NDArray[np.int64], Mapping[str, int]]]:
+        """What :meth:`most_tests` has computed; thousands of labels ask the same."""
+        return {}
+
     @cached_property
     def _by_lemma(self) -> Mapping[str, tuple[int, ...]]:
         table: dict[str, list[int]] = {}

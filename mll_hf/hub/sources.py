@@ -320,10 +320,14 @@ class TaggedModels:
         return tuple(graphs.values())
 
     def _find_graph(self, labels: Sequence[LabelSummary]) -> SemanticGraph | None:
-        """The graph of some labels at one of the places that they name, those of most publishers first.
+        """The graph of some labels: the default graph, or what is at a place that they name, those of most publishers
+        first.
 
         Whatever a place holds must have the digest that the labels name, so a stranger cannot put in another graph.
         """
+        default = fetch_default_graph(self.token)
+        if default and default.digest == labels[0].graph_digest:
+            return default
         publishers: dict[str, set[str]] = defaultdict(set)
         for label in labels:
             if is_on_hub(label.graph_location):
@@ -391,9 +395,10 @@ def join_source(
     wanted = fetch_graph(graph, token) if graph else fetch_default_graph(token)
     # an index knows the facts of labels, which is all that the join needs
     listed = cast("tuple[LabelSummary, ...]", source.indexed or source.list())
+    graphs = [wanted if wanted and wanted.probes and wanted.digest == g.digest else g for g in source.graphs]
     return join_labels(
         listed,
-        source.graphs,
+        graphs,
         reference=wanted.digest if wanted and graph else None,
         probes=probes,
         default=wanted,

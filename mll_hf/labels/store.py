@@ -343,9 +343,7 @@ def _check_support(label: LabelSummary | IndexedLabel, graph: SemanticGraph, pat
     """
     if graph.probes is None or graph.probes.digest != label.probes_digest:
         return
-    most = label.sampling.images_per_concept
-    expected = np.minimum(graph.probe_pools.sum(axis=0), most)
-    by_domain = dict(zip(graph.probes.domains, np.minimum(graph.probe_pools, most).sum(axis=1).tolist(), strict=True))
+    expected, by_domain = graph.most_tests(label.sampling.images_per_concept)
     claimed = dict(zip(label.domain_names, label.domain_ranks.sum(axis=1, dtype=np.int64).tolist(), strict=True))
     if (label.support > expected).any() or label.support.sum() < _LEAST_DECODED * expected.sum():
         fault = f"has {int(label.support.sum()):,} tests, where these images give {int(expected.sum()):,}"

@@ -360,9 +360,9 @@ def test_settings_that_cannot_be_used(value):
 
 
 def test_settings():
-    assert answers.Settings.from_environment({}) == answers.Settings("hub", None, 10**9)
-    variables = {"MLL_LABELS": "x", "MLL_IMAGES": "y", "MLL_MOST_PARAMETERS": "5"}
-    assert answers.Settings.from_environment(variables) == answers.Settings("x", "y", 5)
+    assert answers.Settings.from_environment({}) == answers.Settings("hub", None, None, 10**9)
+    variables = {"MLL_LABELS": "x", "MLL_GRAPH": "g", "MLL_IMAGES": "y", "MLL_MOST_PARAMETERS": "5"}
+    assert answers.Settings.from_environment(variables) == answers.Settings("x", "g", "y", 5)
 
 
 # --- several graphs ---------------------------------------------------------------------------------------------------
