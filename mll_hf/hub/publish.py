@@ -395,14 +395,12 @@ def _publish_images(
     def of_images(head: Head, _: bool) -> Mapping[str, bytes | Path | None]:
         old = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
         of_build = {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
-        card = (
-            {}
-            if README in of_build
-            else {README: _edited(head, lambda text: images_card(graph, graph_repo, text), _read_readme(api, head))}
-        )
-        return {**old, **{name: folder / name for name in names}, **of_build, **card}
+        if README not in of_build:
+            card = _edited(head, lambda text: images_card(graph, graph_repo, text), _read_readme(api, head))
+            return {**old, **{name: folder / name for name in names}, **of_build, README: card}
+        return {**old, **{name: folder / name for name in names}, **of_build}
 
-    return _publish_own(api, _Change(repo_id, "dataset", of_images, "Add probe images", "\n".join(names)))  # fmt: skip
+    return _publish_own(api, _Change(repo_id, "dataset", of_images, "Add probe images", "\n".join(names)))
 
 
 def _publish_own(api: HfApi, change: _Change) -> Published:
