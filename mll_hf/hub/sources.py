@@ -320,8 +320,7 @@ class TaggedModels:
         return tuple(graphs.values())
 
     def _find_graph(self, labels: Sequence[LabelSummary]) -> SemanticGraph | None:
-        """The graph of some labels: the default graph, or what is at a place that they name, those of most publishers
-        first.
+        """The graph of some labels: the default graph, or at a place that they name, that of most publishers first.
 
         Whatever a place holds must have the digest that the labels name, so a stranger cannot put in another graph.
         """

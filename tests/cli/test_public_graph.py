@@ -252,6 +252,14 @@ def test_a_graph_that_names_other_images_than_are_there(hub, published, folder):
         fetch_graph_with_images(GRAPH).probes(SamplingConfig())
 
 
+def test_a_graph_cannot_name_a_folder_of_its_reader(hub, published, folder):
+    document = json.loads(hub.files("dataset", "alice/graph")["graph.json"])
+    document["probes"]["location"] = str(folder)
+    hub.put("dataset", "alice/graph", {"graph.json": json.dumps(document).encode()})
+    with pytest.raises(GraphError, match="does not say where its probe images are"):
+        fetch_graph_with_images(GRAPH)
+
+
 # --- a graph that others cannot read ----------------------------------------------------------------------------------
 
 
