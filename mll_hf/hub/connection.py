@@ -475,13 +475,14 @@ def _get(api: HfApi, url: str, part: Path, check_size: Callable[[int], None]) ->
     """Download what a file lacks yet, unless its content is kept; the hash that the Hub lists, if it does."""
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
     headers["Accept-Encoding"] = "identity"
-    listed: str | None = None
+    listed, on_hub = None, True
     for _ in range(_MOST_REDIRECTS):
         have = part.stat().st_size
         ask = headers | ({"Range": f"bytes={have}-"} if have else {})
         with get_session().stream("GET", url, headers=ask, timeout=TIMEOUT_SECONDS, follow_redirects=False) as answer:
             hf_raise_for_status(answer)
-            listed = listed or _listed_oid(answer)
+            if on_hub:  # the name of a file elsewhere may look like a hash of its content, but is none
+                listed = listed or _listed_oid(answer)
             if _kept_file(listed):
                 return listed
             if not answer.has_redirect_location:
@@ -491,6 +492,7 @@ def _get(api: HfApi, url: str, part: Path, check_size: Callable[[int], None]) ->
             target = answer.url.join(answer.headers["Location"])
             if (target.scheme, target.host, target.port) != (answer.url.scheme, answer.url.host, answer.url.port):
                 headers.pop("authorization", None)
+                on_hub = False
             url = str(target)
     raise ValueError("too many redirects")
 

@@ -505,6 +505,26 @@ def test_a_large_file_is_at_another_place_that_gets_no_token(hub, sha):
     assert (asked.user, stored.user) == ("alice", None)
 
 
+def test_a_redirect_within_the_hub_is_followed_with_the_token(hub, sha):
+    """So the Hub answers for repos that were renamed, and for small files that it keeps near its users."""
+    hub.fail("/alice/old/", 307, headers={"Location": f"/{MODEL}/resolve/{sha}/README.md"})
+    file = download(connect(), "alice/old", "model", "README.md", sha, 1000)
+    assert file.read_bytes() == MODEL_FILES["README.md"]
+    assert [request.user for request in hub.requests] == ["alice", "alice"]
+
+
+def test_redirects_end(hub, sha):
+    hub.fail("README.md", 307, headers={"Location": f"/{MODEL}/resolve/{sha}/README.md"}, times=99)
+    complaint_of(lambda: fetch(sha))
+    assert len(hub.requests) == 5
+
+
+def test_the_etag_of_another_host_is_no_hash_of_the_content(hub, sha):
+    hub.fail(f"resolve/.*/{BIG}", headers={"X-Linked-Etag": ""}, method="GET")
+    hub.fail("/_cdn/", headers={"ETag": '"' + "0" * 64 + '"'}, method="GET")
+    assert fetch(sha, BIG, 2**22).stat().st_size == 3_000_000
+
+
 def test_what_a_new_commit_leaves_alone_is_not_downloaded_again(hub, sha):
     fetch(sha, BIG, 2**22)
     newer = hub.put("model", MODEL, {"notes.md": b"new"})
