@@ -172,8 +172,8 @@ def _show(args: argparse.Namespace) -> int:
     }
     where = f" in {probes.location}" if probes.location else ""
     headline = printable(
-        f"{graph.name}: {len(graph)} concepts, {probes.total} images{where}, digest {graph.digest[:12]} (images "
-        f"{probes.digest[:12]})"
+        f"{graph.name}: {len(graph)} concepts, {probes.total} images, digest {graph.digest[:12]}, images "
+        f"{probes.digest[:12]}{where}"
     )
     rows = [[c.id, c.name, str(images[c.id]), ", ".join(c.hypernyms)] for c in graph.concepts]
     print_row(args, record, f"{headline}\n\n{table(['id', 'name', 'images', 'parents'], rows)}")

@@ -167,7 +167,7 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
     named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # never a folder here
     source = images or ((place if is_on_hub(location) else location) if has_images else named)
     if not source:
-        raise GraphError(f"{location} does not say where its probe images are; give them with --images")
+        raise GraphError(f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images")
     if is_on_hub(source):
         return GraphLocation(graph, place, *fetch_images(str(source)))
     return GraphLocation(graph, place, Path(source), Path(source).absolute().name)
