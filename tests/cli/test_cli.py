@@ -956,7 +956,7 @@ def test_a_label_on_another_graph_is_verified(on_three_graphs, own, tiny_open_cl
     assert out, err
     assert json.loads(out)["claimed"] == json.loads(out)["measured"]
     assert len(json.loads(out)["concepts"]) == 2  # nothing contests an ape
-    assert "graph is a local folder (apes); give it with --graph" in fails(capsys, *verify[:-2])
+    assert "graph is a local folder (graph); give it with --graph" in fails(capsys, *verify[:-2])
 
 
 def test_the_index_of_a_folder(on_three_graphs, tmp_path, capsys):
