@@ -12,6 +12,7 @@ import numpy as np
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
+from mll_hf.labels.store import LabelStore
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex, embed_names
 from mll_hf.matching.prompts import check_class_names
@@ -115,6 +116,7 @@ class Client:
         self._token = token
         self._encoder = encoder
         self._device = device
+        self._unreachable = False  # set if the Hub was not there for the labels
 
     @cached_property
     def source(self) -> LabelSource:
@@ -176,6 +178,7 @@ class Client:
             if not self._with_published:
                 raise
             _log.warning("only published figures are used: %s", error)
+            self._unreachable = isinstance(error, HubError)
             return None
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
@@ -245,7 +248,9 @@ class Client:
         if descriptions is not None:
             _check_descriptions(descriptions, names)
         selection = self._by_labels(names, descriptions, trial or config, domain, task)
-        return self._tried(selection, config, images, known, approve) if trial else selection
+        if trial:
+            selection = self._tried(selection, config, images, known, approve)
+        return selection if config.licenses else self._with_licenses(selection)
 
     def _by_labels(
         self,
@@ -351,6 +356,31 @@ class Client:
         from mll_hf.ensemble.run import Ensemble
 
         return Ensemble(selection, self._device, tuple(templates) if templates else None, token=self._token)
+
+    def _with_licenses(self, selection: Selection) -> Selection:
+        """The selection with the licenses of its chosen models as the Hub names them: a stranger's label may lie.
+
+        Labels in a local folder are taken at their word, and all if the Hub cannot be asked.
+        """
+        chosen = [selection.models[m] for m in selection.union]
+        if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
+            return selection
+        from mll_hf.hub.licenses import licenses_of
+
+        try:
+            said = licenses_of([model.ref.repo_id for model in chosen], self._token)
+        except HubError as error:
+            _log.info("licenses are not confirmed: %s", error)
+            return selection
+        for model in chosen:
+            if model.license and said[model.ref.repo_id] not in (None, model.license):
+                text = "the Hub names another license for %s (%s) than its label or published figures (%s)"
+                _log.warning(text, model.name, said[model.ref.repo_id], model.license)
+        models = [
+            replace(model, license=said[model.ref.repo_id] or model.license) if model in chosen else model
+            for model in selection.models
+        ]
+        return replace(selection, models=tuple(models))
 
     def _pinned(self, selection: Selection) -> Selection:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""

@@ -87,7 +87,11 @@ def _model_table(selection: Selection) -> str:
     shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.union})
     name = _SCORES[selection.strategy][0]
     figures = [
-        [f"{selection.overall[m]:.3f}", f"{selection.models[m].general:.3f}", str(selection.chosen[m].sum())]
+        [
+            f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-",
+            f"{selection.models[m].general:.3f}",
+            str(selection.chosen[m].sum()),
+        ]
         for m in shown
     ]
     return _models(selection, shown, [name, "general", "classes"], figures) + _omitted(
@@ -124,7 +128,7 @@ def _models(selection: Selection, shown: Sequence[int], header: Sequence[str], f
         evidence = [_EVIDENCE[model.evidence]] if shows_evidence else []
         license = [model.license or "unknown"] if shows_license else []
         accuracy = [] if estimates is None else [_accuracy(estimates, m)]
-        size = [f"{model.cost.parameters / 1e6:.1f} M", f"{model.cost.gflops:.3g}"]
+        size = [f"{model.cost.parameters / 1e6:.1f} M", _gflops(model.cost)]
         row = ["*" if m in selection.union else "", model.name, *evidence, *accuracy, *cells, *size, *license]
         rows.append(row)
     accuracy_header = [] if estimates is None else ["estimated accuracy"]
@@ -169,7 +173,7 @@ def _score(selection: Selection, m: int, y: int) -> str:
     score, images = float(selection.scores[m, y]), float(selection.images[y])
     if selection.strategy is not Strategy.MLL:
         return f"{score:.3f}"
-    if images == 0 or not _is_covered(selection, y):
+    if images == 0 or not _is_covered(selection, y) or not _is_measured(selection, m):
         return "-"
     return f"{score:.2f} ± {np.sqrt(score * (1 - score) / images):.2f}"
 
@@ -182,13 +186,22 @@ def _concepts(selection: Selection, y: int) -> str:
     return ", ".join(f"{concept.name} {concept.weight:.2f}" for concept in shown)
 
 
+def _is_measured(selection: Selection, m: int) -> bool:
+    """Whether the scores of a model are its own figures per class; strategy imagenet has none of any model."""
+    return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
+
+
 def _is_covered(selection: Selection, y: int) -> bool:
     """Whether the graph says anything about a class; if not, strategy mll uses the general level of the models."""
     return selection.strategy is not Strategy.MLL or selection.coverage[y] >= _LEAST_COVERAGE
 
 
 def _size(cost: Cost) -> str:
-    return f"{cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image"
+    return f"{cost.parameters / 1e6:.1f} M parameters, {_gflops(cost)} GFLOPs per image"
+
+
+def _gflops(cost: Cost) -> str:
+    return f"{cost.gflops:,.0f}" if cost.gflops >= 100 else f"{cost.gflops:.3g}"
 
 
 def _count(count: int, one: str, many: str) -> str:
