@@ -210,8 +210,8 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument(
         "--source", action="append", default=[], metavar="SOURCE",
         help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|synset|FILE&domain=photo with "
-        "options split, files, config, image, label, name, license, objects, key and credits; repeatable "
-        "(default: the five of the paper)",
+        "options split, files, config, image, label, name, license, objects, key and credits, which can also follow a "
+        "name, with repo=ORG/NAME for a copy; repeatable (default: the five of the paper)",
     )  # fmt: skip
     images.add_argument(
         "--redistributable", action="store_true",

@@ -82,7 +82,7 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
     key = _build_key(graph, pinned, config)
     finished = working / f"result-{key}"
     names = write_files(chosen, gathered, described, finished)
-    licenses = [license for of, image in chosen if (license := gathered[of].credit(image).license)]
+    licenses = [kind for of, image in chosen if (kind := gathered[of].credit(image).kind)]
     own = {graph.index[image.concept] for _, image in chosen}
     build = Build(
         key=key,

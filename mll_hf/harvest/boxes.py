@@ -97,6 +97,6 @@ def with_margin(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     """A box with its margin within the image, in whole pixels."""
     margin = MARGIN * max(box.sides)
     return (
-        max(math.floor(box.left - margin), 0), max(math.floor(box.top - margin), 0),
-        min(math.ceil(box.right + margin), size[0]), min(math.ceil(box.bottom + margin), size[1]),
+        max(round(box.left - margin), 0), max(round(box.top - margin), 0),
+        min(round(box.right + margin), size[0]), min(round(box.bottom + margin), size[1]),
     )  # fmt: skip

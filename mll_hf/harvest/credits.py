@@ -64,6 +64,11 @@ class Credit(NamedTuple):
         """Whether the license is known and open, and the author or page is known."""
         return _licenses().get(self.license, ("", False))[1] and bool(self.author or self.url)
 
+    @property
+    def kind(self) -> str:
+        """Id of the license, "other" if it is not known, and empty if there is none."""
+        return self.license if not self.license or self.license in _licenses() else "other"
+
 
 def credit_in(row: Mapping[str, Any]) -> Credit:
     """The credit in a row of a data set, or of a file of credits."""

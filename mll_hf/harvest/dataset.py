@@ -117,8 +117,9 @@ class Build:
         bytes: Their total size.
         config: Fields of the :class:`HarvestConfig`.
         sources: For each source its name, repo_id, revision, domain and license; is_gated; numbers of images and of
-            concepts with any of them; whether they are crops; and the numbers of what was seen and left out.
-        licenses: Number of images by the license that their data set names for each; empty if it names none.
+            concepts with any of them; has_objects; and the numbers of what was seen and left out.
+        licenses: Number of images by the license that their data set names for each; without those that it names none
+            for.
     """
 
     key: str
@@ -241,8 +242,8 @@ def _attribution(build: Build) -> str:
 ## Attribution
 
 {only}Each image has its own license, author and page, in the columns `license`, `author` and `url`, as its data set \
-names them. Whoever passes an image on must name them too, and say that it was changed. Where `author` is empty, the \
-page names the author. The licenses were not checked again.
+names them. Whoever passes an image on must name them too, say that it was changed, and keep its license where that \
+is a ShareAlike one (`-sa`). Where `author` is empty, the page names the author. The licenses were not checked again.
 
 {_NEWLINE.join(markdown_table(["license", "images"], counts))}
 """

@@ -134,7 +134,7 @@ def test_boxes_end_with_the_image():
     (part,) = labeled_parts([{"x": -5, "y": 90, "w": 300, "h": 50, "label": "dog"}], "label", (100, 120))
     assert part.box == Box(0, 90, 100, 120)
     assert with_margin(part.box, (100, 120)) == (0, 80, 100, 120)
-    assert with_margin(Box(50.5, 50, 70.5, 60), (100, 100)) == (48, 48, 73, 62)
+    assert with_margin(Box(50.5, 50, 70.5, 60), (100, 100)) == (48, 48, 72, 62)
 
 
 def test_a_crop_and_its_largest_side():
@@ -542,6 +542,37 @@ def test_wrong_columns(open_images, options, said):
     source = parse_source(f"open-images?credits={open_images}&{options}")
     with pytest.raises(HubError, match=said):
         open_all(pin_all([source]), GRAPH)
+
+
+def test_boxes_as_shares_with_classes_by_number(tmp_path, hub):
+    """The first layout of vikhyatk/openimages-bbox, with columns for license and author."""
+    sides = {side: datasets.Value("float32") for side in ("xmin", "xmax", "ymin", "ymax")}
+    objects = datasets.List({"label": datasets.ClassLabel(names=["Zebra", "Goldfish", "Mouse"]), **sides})
+    zebra = {"label": 0, "xmin": 0.25, "xmax": 0.5, "ymin": 0.2, "ymax": 0.6}
+    mouse = {"label": 2, "xmin": 0.0, "xmax": 1.0, "ymin": 0.0, "ymax": 1.0}
+    content = scene(7, [((100, 60, 200, 180), BLUE)])
+    row = {"image": {"bytes": content, "path": None}, "objects": [zebra, mouse], "License": BY, "Author": "Ann"}
+    texts = {"License": datasets.Value("string"), "Author": datasets.Value("string")}
+    put_features("org/boxes", [row], {"image": datasets.Image(), "objects": objects, **texts}, shards=1)
+    graph = SemanticGraph("z", (Concept("n02391049", "zebra", ("zebra",), "it is striped", ()),))
+    source = "open-images?repo=org/boxes&split=train&objects=objects"
+    build, (found,) = gathered(tmp_path / "out", [source], graph=graph)
+    assert tally_of(build) == (2, {"outside": 1})
+    assert pixels(found).shape == (144, 124, 3)  # 120 x 100 and a tenth of 120 on each side
+    assert is_of(found, BLUE)
+
+
+def test_unknown_licenses_are_counted_as_one(tmp_path, hub):
+    text = datasets.Value("string")
+    rows = [
+        {"image": {"bytes": scene(i), "path": None}, "label": CAT, "license": license}
+        for i, license in enumerate(["ask | me", "ask\nhim", "cc-by-4.0", None])
+    ]
+    put_features("org/cats", rows, {"image": datasets.Image(), "label": text, "license": text}, split="test")
+    texts = ["hf://datasets/org/cats?labels=wnid&domain=photo"]
+    build, found = gathered(tmp_path / "out", texts, redistributable=False)
+    assert build.licenses == {"cc-by-4.0": 1, "other": 2}
+    assert {row["license"] for row in found} == {"ask | me", "ask\nhim", "cc-by-4.0", None}
 
 
 def test_license_columns_of_the_data_set(tmp_path, hub):
