@@ -130,10 +130,8 @@ class Credits:
         at = int(np.searchsorted(self.ids, key))
         if not key or at == len(self.ids) or self.ids[at] != key:
             return None
-        return credit_in({name: column[int(self.rows[at])].as_py() for name, column in self._columns()})
-
-    def _columns(self) -> list[tuple[str, pa.ChunkedArray]]:
-        return [(name, self.table[name]) for name in self.table.column_names]
+        row = int(self.rows[at])
+        return credit_in({name: self.table[name][row].as_py() for name in self.table.column_names})
 
 
 def read_credits(file: Path) -> Credits:

@@ -30,6 +30,7 @@ import csv
 import io
 import json
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,9 +50,6 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.harvest.credits import Credits
 
-WNIDS = "wnid"
-SYNSETS = "synset"
-OPEN_IMAGES = "open-images"
 _NAMES_FILE = "classnames.txt"
 _MOST_NAMES_BYTES = 2**20
 _MOST_CONTRADICTIONS = 0.02  # share of the classes; ImageNet itself has two named "sunglasses"
@@ -59,6 +57,14 @@ _OPTIONS = (
     "name", "config", "split", "files", "image", "label", "labels", "domain", "license", "objects", "key", "credits"
 )  # fmt: skip
 _REPO = "repo"  # an option of built-in sources
+
+
+class Labels(StrEnum):
+    """Labels whose meaning is known without a file or a list of classes."""
+
+    WNID = "wnid"
+    SYNSET = "synset"
+    OPEN_IMAGES = "open-images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +126,7 @@ PAPER_SOURCES = (
     _clip_benchmark("imagenet-v2", "wds_imagenetv2", ClassList.IMAGENET_1K, "photo"),
     _clip_benchmark("imagenet-sketch", "wds_imagenet_sketch", ClassList.IMAGENET_1K, "sketch"),
     _clip_benchmark("imagenet-a", "wds_imagenet-a", ClassList.IMAGENET_A, "photo"),
-    ImageSource("imagenet-r", "axiong/imagenet-r", WNIDS, "rendition",
+    ImageSource("imagenet-r", "axiong/imagenet-r", Labels.WNID, "rendition",
                 "MIT for this copy; the works are their authors'", config="test", image="image", label="wnid"),
 )  # fmt: skip
 IMAGENET_12K = ImageSource(
@@ -128,14 +134,15 @@ IMAGENET_12K = ImageSource(
     label="cls",
 )  # fmt: skip
 OPEN_SOURCES = (
-    ImageSource("open-images", "vikhyatk/openimages-human-labels", OPEN_IMAGES, "photo", "CC BY 2.0, by image",
+    ImageSource("open-images", "vikhyatk/openimages-human-labels", Labels.OPEN_IMAGES, "photo", "CC BY 2.0, by image",
                 image="image", objects="labels", key="image_id"),
 )  # fmt: skip
 _TO_CONVERT = (
     ImageSource("lvis", "winvoker/lvis", "", "photo", "Flickr's, by image", split="validation", image="image",
                 label="classes", objects="objects", key="image"),
-    ImageSource("visual-genome", "ranjaykrishna/visual_genome", SYNSETS, "photo", "Flickr's, by image", split="train",
-                config="objects_v1.2.0", image="image", label="synsets", objects="objects", key="coco_id"),
+    ImageSource("visual-genome", "ranjaykrishna/visual_genome", Labels.SYNSET, "photo", "Flickr's, by image",
+                config="objects_v1.2.0", split="train", image="image", label="synsets", objects="objects",
+                key="coco_id"),
 )  # fmt: skip
 BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K, *OPEN_SOURCES, *_TO_CONVERT)}
 
@@ -215,11 +222,11 @@ def pin_all(sources: Sequence[ImageSource], wordnet: str | Path | None = None) -
 def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
     by_label: Mapping[str, str] | None
     match source.labels:
-        case "wnid":
+        case Labels.WNID:
             by_label = None
-        case "synset":
+        case Labels.SYNSET:
             by_label = noun_senses(wordnet)
-        case "open-images":
+        case Labels.OPEN_IMAGES:
             by_label = open_images_wnids()
         case _ if source.labels_are_indices:
             by_label = {str(number): wnid for number, wnid in enumerate(class_wnids(ClassList(source.labels)))}
