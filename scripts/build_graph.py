@@ -81,15 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build(args: argparse.Namespace) -> dict[str, Any]:
     """Carry out the command; returns a report."""
-    if args.text_only and (args.source or args.push_to or args.redistributable):
-        raise InputError(
-            "--text-only makes a graph without images; drop it, or drop --source, --push-to and --redistributable"
-        )
+    if args.text_only and (args.source or args.push_to):
+        raise InputError("--text-only makes a graph without images; drop it, or drop --source and --push-to")
     if args.private and not args.push_to:
         raise InputError("--private is for a new dataset repo; add --push-to hf://datasets/ORG/NAME")
     if args.push_to:
         parse_dataset(args.push_to)
     wanted = [parse_source(text) for text in args.source] or (OPEN_SOURCES if args.redistributable else PAPER_SOURCES)
+    if args.text_only and args.redistributable:
+        raise InputError("--redistributable chooses images; drop it, or drop --text-only")
     name = args.name or f"wordnet-{args.leaves}"
     visual = make_graph(name, leaf_names(ClassList(args.leaves)), find_wordnet(args.wordnet))
     graph, report = visual.graph, {"graph": figures(visual), "dry_run": args.dry_run}

@@ -526,7 +526,7 @@ def test_sources_without_licenses_are_refused(tmp_path, capsys, hub, open_images
         )
         assert not (tmp_path / "out").exists()
     assert build_graph.main([*command, "--text-only"]) == 1
-    assert "--text-only makes a graph without images" in capsys.readouterr().err
+    assert "--redistributable chooses images; drop it, or drop --text-only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
