@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
 
 
+class NoLabelsError(InputError):
+    """There are no labels to select from."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """Labels that take no part in a selection.
@@ -169,7 +173,8 @@ def join_labels(
         publisher_of: Who published a label; None if unknown.
 
     Raises:
-        InputError: There are no labels that can be used, or none on the reference graph.
+        NoLabelsError: There are no labels that can be used.
+        InputError: There are none on the reference graph.
     """
     by_digest = {graph.digest: graph for graph in graphs}
     groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
@@ -197,9 +202,9 @@ def join_labels(
         chosen[digest] = of_graph.pop(best)
         left_out += [_left_out(others, _difference(group, others, best)) for group, others in sorted(of_graph.items())]
     if not chosen and left_out:
-        raise InputError(f"no label can be used: {left_out[0]}")
+        raise NoLabelsError(f"no label can be used: {left_out[0]}")
     if not chosen:
-        raise InputError(
+        raise NoLabelsError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
         )
     if reference is None:
