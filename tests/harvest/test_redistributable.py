@@ -465,14 +465,8 @@ def test_crops_of_visual_genome(tmp_path, hub, wordnet):
 
 # --- Open Images, with the script -------------------------------------------------------------------------------------
 
-PUSH = [
-    "--push-to",
-    "hf://datasets/alice/graph",
-    "--images-to",
-    "hf://datasets/alice/open",
-    "--images-access",
-    "public",
-]
+REPOS = ["--push-to", "hf://datasets/alice/graph", "--images-to", "hf://datasets/alice/open"]
+PUSH = [*REPOS, "--images-access", "public"]
 
 
 @pytest.fixture
