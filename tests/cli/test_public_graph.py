@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import constants
 from test_cli import WordEncoder, fails, run, write_graph
 
-from hub_worlds import READ_ONLY, READER, clock, put_labeled_model
+from hub_worlds import READ_ONLY, READER, THIRD, clock, put_labeled_model
 from mll_hf import Client, client
 from mll_hf.cli import main
 from mll_hf.cli.options import ACCESS
@@ -232,6 +232,10 @@ def test_nothing_is_half_published(hub, folder, tmp_path, be, clock):
     be(READ_ONLY)
     with pytest.raises(HubError, match="alice/new: your token may not do this"):
         publish_graph(folder, "hf://datasets/alice/new", IMAGES)
+    be(THIRD)
+    with pytest.raises(HubError, match="alice/graph: you have no write access to it; name a repo of your own"):
+        publish_graph(write_graph(tmp_path / "more", broken_images=2), GRAPH)
+    assert not hub.repos["dataset", "alice/graph"].discussions
 
 
 def test_two_authors_pushing_at_once(hub, tmp_path, published, clock):
