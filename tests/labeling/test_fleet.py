@@ -414,7 +414,7 @@ def test_working_folders_differ_by_graph_images_and_seed(world):
     assert folder.is_relative_to(world.root / "assets")
     others = [
         working_folder(make_graph({"a": ()}), probes),
-        working_folder(GRAPH, replace(probes, revision="f" * 40)),
+        working_folder(GRAPH, replace(probes, counts=replace(probes.counts, files=("f" * 64,)))),
         working_folder(GRAPH, replace(probes, sampling=SamplingConfig(75, 1))),
     ]
     assert len({folder, *others}) == 4
