@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,6 +60,7 @@ def other_numbers(word: str) -> Iterator[str]:
     yield f"{lower}s"  # binocular: WordNet only has binoculars
 
 
+@lru_cache(1 << 16)  # the same words come again and again in the texts of a graph
 def _stem(word: str) -> str:
     word = _IRREGULAR.get(word, word)
     for pattern, replacement in _REWRITES:

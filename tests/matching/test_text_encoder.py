@@ -14,15 +14,19 @@ import pytest
 
 from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.matching import text_encoder
+from mll_hf.matching.concept_index import concept_texts
 from mll_hf.matching.minilm import FILES
 from mll_hf.matching.text_encoder import (
     DEFAULT_MODEL,
     DEFAULT_REVISION,
+    SHIPPED,
     CachedEncoder,
     SentenceEncoder,
     TextEncoder,
     default_encoder,
+    pack,
 )
+from mll_hf.models.published import published_graph
 
 
 class FakeEncoder:
@@ -193,6 +197,49 @@ def test_many_texts_in_one_go(path):
     first = CachedEncoder(fake, path).encode(texts)
     np.testing.assert_array_equal(CachedEncoder(fake, path).encode(texts[::-1]), first[::-1])
     assert len(fake.calls) == 1
+
+
+# ----------------------------------------------------------------------------------- embeddings in the package
+
+
+def test_the_published_graph_needs_no_encoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_encoder, "_default_folder", lambda: pytest.fail("the encoder is not needed"))
+    texts = concept_texts(published_graph())
+    encoder = CachedEncoder(default_encoder(), tmp_path / "embeddings.sqlite")
+    vectors = encoder.encode(texts)
+    assert vectors.shape == (len(texts), 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert not encoder.path.exists()
+    assert SHIPPED.stat().st_size < 3e6
+
+
+def test_embeddings_in_the_package_are_those_of_the_default_encoder(path):
+    texts = concept_texts(published_graph())[::400]
+    encoder = CachedEncoder(default_encoder(), path)
+    shipped, exact = encoder.encode(texts), default_encoder().encode(texts)
+    assert np.einsum("ij,ij->i", shipped, exact).min() > 1 - 3e-4
+    names = ["teapot", "a new name", "dog"]  # one of them is not in the package
+    np.testing.assert_array_equal(CachedEncoder(default_encoder(), path).encode(names), encoder.encode(names))
+    np.testing.assert_array_equal(encoder.encode(names)[1], default_encoder().encode(names[1:2])[0])
+
+
+def test_other_encoders_do_not_get_them(path):
+    text = published_graph().concepts[0].caption
+    fake = FakeEncoder(f"{DEFAULT_MODEL}@another-revision")
+    assert CachedEncoder(fake, path).encode([text]).shape == (1, 8)
+    assert fake.calls == [[text]]
+
+
+def test_packed_embeddings_keep_their_direction():
+    rows = np.random.default_rng(0).standard_normal((50, 384)).astype(np.float32)
+    tensors = pack("fake@1", {str(n): row for n, row in enumerate(rows)})
+    assert (tensors["keys"][1:] > tensors["keys"][:-1]).all()
+    order = np.argsort(
+        [int.from_bytes(hashlib.sha256(f"fake@1\0{n}".encode()).digest()[:8], "little") for n in range(50)]
+    )
+    packed = tensors["vectors"].astype(np.float64)
+    cosines = np.einsum("ij,ij->i", packed, rows[order]) / np.linalg.norm(packed, axis=1)
+    np.testing.assert_allclose(cosines, np.linalg.norm(rows[order], axis=1), rtol=2e-4)
 
 
 # ------------------------------------------------------------------------------------------ real sentence encoders
