@@ -15,7 +15,8 @@ from mll_hf.matching.text_encoder import SentenceEncoder, _default_folder, defau
 NAMES = ["dog", "red bell pepper", "A340-200", "Paraguay", "croque_madame", "traffic sign (no entry)", "letter A"]
 ODD = [
     "", " ", "\n\t", " dog ", "\xa0dog", "é", "e\u0301", "naïve CAFÉ", "ß", "İstanbul", "漢字かな", "мир", "العربية",
-    "🙂🙂", "\0", "a\0b", "\u200b", "\ufeffdog", "ﬁ ½ ²", "[CLS] dog [SEP]", "[PAD] [MASK]", "##ing", "don't; do — it’s",
+    "🙂🙂", "\0", "a\0b", "\u200b", "\ufeffdog", "ﬁ ½ ²", "[CLS] dog [SEP]", "[PAD] [MASK]",
+    "##ing", "don't; do — it’s",
 ]  # fmt: skip
 LONG = ["word " * n for n in (253, 254, 255, 400)] + ["x" * 100, "x" * 101, "a b c " * 2000]
 
