@@ -24,6 +24,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import graph_from_json
 from mll_hf.graph.probes import SamplingConfig
+from mll_hf.hub.locations import HUB
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import UNPINNED, Cost, Environment, ModelLabel, ModelRef
 from mll_hf.labels.store import Origin
@@ -31,6 +32,7 @@ from mll_hf.models.known import class_recalls, usable_models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -38,9 +40,11 @@ if TYPE_CHECKING:
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.index import IndexedLabel
     from mll_hf.labels.label import LabelFacts, LabelSummary
+    from mll_hf.labels.store import LabelSource
     from mll_hf.models.known import ClassRecalls
 
 PUBLISHED = "published"
+DEFAULT_LABELS = f"{HUB},{PUBLISHED}"
 PROMPTS = "ensemble"  # 80 templates, as in most published accuracies on ImageNet
 SOURCES = {"imagenet-1k": 50, "imagenet-sketch": 51, "imagenet-r": 150}  # images per class
 DOMAINS = ("photo", "sketch", "rendition")  # of these
@@ -85,6 +89,25 @@ class PublishedFigures:
         return Origin(f"published figures ({label.probes_name})", label.probes_name)
 
 
+def split_location(location: str | Path) -> tuple[str | Path, bool]:
+    """A source as a user names it without ``,published``, and whether that was there."""
+    first, comma, last = str(location).rpartition(",")
+    return (first.strip(), True) if comma and last.strip() == PUBLISHED else (location, False)
+
+
+def open_labels(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
+    """The source of labels that a user names: ``published``, or one of :func:`mll_hf.hub.sources.open_source`.
+
+    Raises:
+        InputError: The location is malformed.
+    """
+    if location == PUBLISHED:
+        return PublishedFigures()
+    from mll_hf.hub.sources import open_source  # takes a quarter of a second
+
+    return open_source(location, graph, token)
+
+
 @cache
 def published_graph() -> SemanticGraph:
     """ImageNet's 1,000 classes and their hypernyms: 1,860 concepts of WordNet 3.0."""
@@ -97,12 +120,15 @@ def imagenet_synsets() -> Mapping[str, tuple[str, ...]]:
     return {dataset: tuple(synsets) for dataset, synsets in _data("imagenet_synsets.json").items()}
 
 
-@cache
 def published_labels() -> tuple[ModelLabel, ...]:
     """Labels of the usable models whose recall per class is published."""
     usable = {model.hub_id for model in usable_models()}
-    labels = labels_from_recalls(class_recalls(), published_graph(), imagenet_synsets(), PROMPTS)
-    return tuple(label for label in labels if label.model.repo_id in usable)
+    return tuple(label for label in _all_labels() if label.model.repo_id in usable)
+
+
+@cache
+def _all_labels() -> tuple[ModelLabel, ...]:
+    return labels_from_recalls(class_recalls(), published_graph(), imagenet_synsets(), PROMPTS)
 
 
 def labels_from_recalls(
