@@ -41,12 +41,13 @@ _REWRITES = tuple(
         (r"(?<=[bt])re$", "er"),  # fibre, theatre
     )
 )
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s?\b")
+_WORD = re.compile(r"[^\W_]+")
 
 
 def stems(text: str) -> tuple[str, ...]:
     """The words of a text in their base forms: ``"Geoffroy's Spider-Monkeys"`` -> geoffroy, spider, monkey."""
-    words = re.findall(r"[^\W_]+", re.sub(r"(?<=\w)['’]s?\b", "", text.lower()))
-    return tuple(_stem(word) for word in words)
+    return tuple(map(_stem, _WORD.findall(_POSSESSIVE.sub("", text.lower()))))
 
 
 def other_numbers(word: str) -> Iterator[str]:
