@@ -73,11 +73,9 @@ class MiniLM:
         x = self._norm(x, "embeddings.LayerNorm")
         for layer in (f"encoder.layer.{n}" for n in range(_LAYERS)):
             mixed = self._attention(x.reshape(*ids.shape, _WIDTH), f"{layer}.attention.self")
-            x = self._norm(
-                x + self._dense(mixed, f"{layer}.attention.output.dense"), f"{layer}.attention.output.LayerNorm"
-            )
+            x = self._added(x, mixed, f"{layer}.attention.output")
             inner = _gelu(self._dense(x, f"{layer}.intermediate.dense"))
-            x = self._norm(x + self._dense(inner, f"{layer}.output.dense"), f"{layer}.output.LayerNorm")
+            x = self._added(x, inner, f"{layer}.output")
         means = x.reshape(*ids.shape, _WIDTH).mean(axis=1)
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
@@ -93,6 +91,9 @@ class MiniLM:
         shares /= shares.sum(axis=3, keepdims=True)
         return (shares @ v).swapaxes(1, 2).reshape(-1, _WIDTH)
 
+    def _added(self, x: Array, update: Array, name: str) -> Array:
+        return self._norm(x + self._dense(update, f"{name}.dense"), f"{name}.LayerNorm")
+
     def _dense(self, x: Array, name: str) -> Array:
         y = x @ self._tensors[f"{name}.weight"].T
         y += self._tensors[f"{name}.bias"]
@@ -107,7 +108,7 @@ class MiniLM:
 
 
 def _gelu(x: Array) -> Array:
-    """``x Phi(x)``, Phi the standard normal distribution function, to 1e-7 (Abramowitz and Stegun, 7.1.26)."""
+    """``x Phi(x)``, Phi the standard normal distribution function, to 4e-7 (Abramowitz and Stegun, 7.1.26)."""
     size = np.abs(x)
     t = 1 / (1 + np.float32(0.3275911 / np.sqrt(2)) * size)
     tail = np.zeros_like(x)  # Phi(-|x|), by Horner's rule

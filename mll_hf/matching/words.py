@@ -92,20 +92,21 @@ class WordIndex:
         """Index a graph in one pass over its texts."""
         lemmas = [[stems(lemma) for lemma in concept.lemmas] for concept in graph.concepts]
         words = [frozenset(stem for lemma in names for stem in lemma) for names in lemmas]
-        named: defaultdict[str, set[int]] = defaultdict(set)
-        holding: defaultdict[str, set[int]] = defaultdict(set)
+        named: defaultdict[str, list[int]] = defaultdict(list)
+        holding: defaultdict[str, list[int]] = defaultdict(list)
         counts: Counter[str] = Counter()
         for v, concept in enumerate(graph.concepts):
             for lemma in lemmas[v]:
-                named["".join(lemma)].add(v)
                 counts.update(set(lemma))
-            for stem in words[v].union(stems(concept.definition), *(words[a] for a in graph.ancestors[v])):
-                holding[stem].add(v)
+            for name in {"".join(lemma) for lemma in lemmas[v]}:
+                named[name].append(v)
+            for stem in words[v].union(stems(concept.definition), *(words[a] for a in graph.ancestors[v].tolist())):
+                holding[stem].append(v)
         n_lemmas = sum(map(len, lemmas))
         return cls(
             n_concepts=len(graph),
-            named=_sorted(named.items()),
-            holding=_sorted(holding.items()),
+            named=_arrays(named),
+            holding=_arrays(holding),
             weights={stem: float(np.log1p(n_lemmas / count)) for stem, count in counts.items()},
             unknown=float(np.log1p(n_lemmas)),
         )
@@ -146,5 +147,5 @@ class WordIndex:
 _NONE = np.zeros(0, np.int64)
 
 
-def _sorted(sets: Iterable[tuple[str, set[int]]]) -> dict[str, NDArray[np.int64]]:
-    return {key: np.array(sorted(members), np.int64) for key, members in sets}
+def _arrays(members: Mapping[str, list[int]]) -> dict[str, NDArray[np.int64]]:
+    return {key: np.array(indices, np.int64) for key, indices in members.items()}
