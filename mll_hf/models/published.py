@@ -24,7 +24,6 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import graph_from_json
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.hub.locations import HUB
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import UNPINNED, Cost, Environment, ModelLabel, ModelRef
 from mll_hf.labels.store import Origin
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from mll_hf.models.known import ClassRecalls
 
 PUBLISHED = "published"
-DEFAULT_LABELS = f"{HUB},{PUBLISHED}"
+DEFAULT_LABELS = f"hub,{PUBLISHED}"  # hub.locations has HUB, and takes a quarter of a second to import
 PROMPTS = "ensemble"  # 80 templates, as in most published accuracies on ImageNet
 SOURCES = {"imagenet-1k": 50, "imagenet-sketch": 51, "imagenet-r": 150}  # images per class
 DOMAINS = ("photo", "sketch", "rendition")  # of these
