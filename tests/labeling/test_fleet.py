@@ -14,7 +14,7 @@ from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labeling import engines
-from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login
+from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login, own_names, repos_of_others
 from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
 from mll_hf.labeling.listing import list_models, read_models
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
@@ -162,7 +162,7 @@ def test_labels_are_published_and_the_second_run_does_nothing(world):
     assert not world.weights_requested()
     assert not world.hub.counted
     assert len(world.hub.repos["model", "alice/a"].commits) == before
-    assert len(world.hub.requests) <= 5 * len(models)
+    assert len(world.hub.requests) <= 5 * len(models) + 1  # once, who the user is
 
 
 def test_finding_out_what_is_there_counts_as_no_download(world):
@@ -228,12 +228,38 @@ def test_an_old_revision_has_no_place_beside_newer_weights(world):
     assert world.outcomes([f"alice/a@{old}"], CollectionRepo(LABELS)) == [Outcome.LABELED]
 
 
-def test_without_write_access_a_pull_request_is_opened(world):
+def test_the_fleet_leaves_repos_of_others_alone(world):
     world.hub.put("model", "bob/a", model_files())
-    (result,) = world.run(["bob/a"], OwnRepos())
+    for dry_run in (True, False):
+        (result,) = world.run(["bob/a"], OwnRepos(), dry_run=dry_run)
+        assert result.outcome is Outcome.FAILED
+        assert "belongs to others" in result.reason
+    assert not world.loaded
+    assert not world.hub.repos["model", "bob/a"].discussions
+    (result,) = world.run(["bob/a"], OwnRepos(create_pr=True))
     assert result.published.pull_request == 1
     assert LABEL_PATH not in world.hub.files("model", "bob/a")
     assert LABEL_PATH in world.hub.files("model", "bob/a", "refs/pr/1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "owners"),
+    [
+        ({"name": "alice", "orgs": [{"name": "lab"}, {"name": "bobs"}]}, {"alice", "lab", "bobs"}),
+        ({"name": "lab"}, {"lab"}),  # the token of an organization
+    ],
+)
+def test_the_hub_says_who_owns_what(hub, answer, owners):
+    hub.fail("/api/whoami-v2", alter=lambda _: json.dumps(answer).encode(), times=9)
+    assert own_names() == owners
+    models = ["lab/a@main", "lab/b", "bob/c", "bob/c@v1", "Lab/d", "gpt2", "local-dir:x/y"]
+    assert repos_of_others(models) == ("bob/c", "Lab/d", "gpt2")
+
+
+def test_an_answer_that_names_nobody_is_no_owner(hub):
+    hub.fail("/api/whoami-v2", alter=lambda _: b'{"orgs": [7]}')
+    with pytest.raises(HubError, match="cannot be parsed"):
+        own_names()
 
 
 def test_pull_requests_are_opened_on_demand(world):
@@ -396,7 +422,7 @@ def test_a_failing_model_does_not_stop_the_others(world):
         "alice/b": RuntimeError("CUDA out of\nmemory"),
     }
     models = ["alice/a", "alice/b", "bob/gated", "alice/pickled", "alice/none", "no-owner", "alice/c", "alice/d"]
-    results = world.run(models, OwnRepos())
+    results = world.run(models, CollectionRepo(LABELS))
     assert [result.outcome for result in results] == [Outcome.FAILED] * 6 + [Outcome.LABELED] * 2
     assert [result.name for result in results] == models
     reasons = ["is broken", "RuntimeError: CUDA out of memory", "is gated", "only pickle", "not on the Hub", "org/name"]
