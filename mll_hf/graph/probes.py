@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -20,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import GraphError, MissingExtraError, StorageError
+from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE
 from mll_hf.graph.probe_counts import ProbeCounts
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -42,7 +40,6 @@ _IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
 _MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 _MOST_DOMAINS = 255
 _BATCH = 64
-_SETTLED_NS = 2_000_000_000  # coarser than the times of any file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +237,7 @@ def _count(
         images.setdefault(graph.concepts[node].id, []).append((kind, total))
     return ProbeCounts(
         location=location,
-        files=tuple(map(file_digest, files)),
+        files=tuple(file_digest(file).hex() for file in files),
         kinds=tuple((domain_names[p // len(source_names)], source_names[p % len(source_names)]) for p in pairs),
         images={concept: tuple(counts) for concept, counts in images.items()},
     )
@@ -361,29 +358,6 @@ def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uin
 
 def _stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def file_digest(path: Path) -> str:
-    """Sha256 of a file in hex digits, cached by the path, size and times of the file.
-
-    Not cached if the file changed less than two seconds ago: another change could leave the times as they are.
-    """
-    from huggingface_hub import constants
-
-    status = path.stat()
-    changed = max(status.st_mtime_ns, status.st_ctime_ns)
-    key = f"{path.absolute()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-    name = hashlib.sha256(os.fsencode(key)).hexdigest()
-    cached = Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "digests" / name
-    with suppress(OSError, ValueError):
-        if re.fullmatch(r"[0-9a-f]{64}", digest := cached.read_text()):
-            return digest
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if time.time_ns() - changed > _SETTLED_NS:
-        with suppress(StorageError):  # such as a read-only home
-            write_atomically(cached, digest.encode())
-    return digest
 
 
 @contextmanager

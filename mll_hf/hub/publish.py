@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from mll_hf.errors import CardError, HubError, InputError, LabelError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
-from mll_hf.graph.probes import IMAGE_FILES, count_probes, file_digest, image_files
+from mll_hf.graph.probes import IMAGE_FILES, count_probes, image_files
 from mll_hf.hub.card import (
     EVAL_RESULTS_PATH,
     LABEL_PATH,
@@ -50,6 +50,7 @@ from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read
 from mll_hf.hub.sources import fetch_from_collection, is_collection, read_graphs, readable
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
+from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -563,7 +564,7 @@ def _holds(head: Head, path: str, content: bytes | Path) -> bool:
     if path not in head.files:
         return False
     is_large = len(head.files[path].oid) == _SHA256_LENGTH
-    return head.files[path].oid == file_digest(content) if is_large else head.holds(path, content.read_bytes())
+    return head.files[path].oid == file_digest(content).hex() if is_large else head.holds(path, content.read_bytes())
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
@@ -218,10 +219,13 @@ def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
     """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; local folders are none.
 
     Raises:
-        HubError: As for `own_names`.
+        HubError: As for `own_names`, or a name is malformed.
     """
-    mine = own_names()
     repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
+    for repo_id in repos:
+        with hub_errors(repo_id):
+            validate_repo_id(repo_id)
+    mine = own_names()
     return tuple(repo_id for repo_id in repos if _owner_of(repo_id) not in mine)
 
 
