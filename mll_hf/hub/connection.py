@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -452,11 +452,13 @@ def download(
             raise HubError(repo_id, reason)
 
     with hub_errors(repo_id):
-        if file := _kept_file(oid or kept_answer(question)):
-            if oid is None or _oid_of(file, len(oid)) == oid:
-                check_size(file.stat().st_size)
-                return file
-            file.unlink()  # damaged
+        kept = _kept_file(oid or kept_answer(question))
+        if kept and oid and _oid_of(kept, len(oid)) != oid:
+            kept.unlink()  # damaged
+            kept = None
+        if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
+            check_size(file.stat().st_size)
+            return file
         with _part_of_file() as part:
             with sensible_answers(repo_id):
                 listed = retried(lambda: _get(api, url, part, check_size))
@@ -533,6 +535,16 @@ def _files() -> Path:
 def _kept_file(oid: object) -> Path | None:
     file = _files() / oid if isinstance(oid, str) and _OID.fullmatch(oid) else None
     return file if file and file.exists() else None
+
+
+def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oid: str | None) -> Path | None:
+    """A file that came with others, such as a graph with its images."""
+    if ".." in path or Path(path).is_absolute():
+        return None
+    with sensible_answers(repo_id):
+        cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)
+    file = Path(cached) if isinstance(cached, str) else None
+    return file if file and (oid is None or _oid_of(file, len(oid)) == oid) else None
 
 
 @contextlib.contextmanager
