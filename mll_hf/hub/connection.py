@@ -81,14 +81,11 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
         yield
     except MLLError:
         raise
-    except (OSError, httpx.HTTPError, HFValidationError) as error:
-        reason = _reason(error, repo_id)
-        raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
-    except RuntimeError as error:
-        if not _is_of_client(error):
+    except (OSError, httpx.HTTPError, HFValidationError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_client(error):
             raise
         reason = _reason(error, repo_id)
-        raise (error_of(reason) if error_of else HubError(repo_id, reason)) from error
+        raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
 
 
 def _is_of_client(error: BaseException) -> bool:
