@@ -136,6 +136,18 @@ def test_a_filter_lists_models_over_all_pages_and_touches_none(world):
         list_models(tags=("clip", "sketch"))
 
 
+def test_a_limit_asks_for_one_page_whatever_is_left_out(world):
+    names = world.add(*[f"alice/clip-{n:03}" for n in range(130)])
+    for rank, name in enumerate(reversed(names)):
+        world.hub.repos["model", name].downloads = rank
+    world.hub.requests.clear()
+    world.hub.fail("/api/models", alter=lambda body: body.replace(b"alice/clip-000", b"alice clip-000"))
+    assert list_models(tags=("clip",), limit=20) == names[1:21]
+    assert [request.query["limit"] for request in world.hub.requests] == [["100"]]
+    assert len(list_models(tags=("clip",), limit=120)) == 120
+    assert len(world.hub.requests) == 2
+
+
 def test_ids_of_a_listing_that_are_no_ids_are_left_out(world):
     world.add("alice/a")
     world.hub.fail("/api/models", alter=lambda body: body.replace(b'"alice/a"', b'"alice/a\\u001b[2J"'))
@@ -286,9 +298,10 @@ def test_a_collection_is_made_and_the_second_run_does_nothing(world):
     assert results[2].reason.startswith(f"labeled already: {LABELS}/labels/bob--c/")
     assert not world.weights_requested()
     assert len(world.loaded) == 3
-    # one request for each model's commit and one for the collection's; HEAD and GET of the graph and of three labels
+    # one request for each model's commit and one for the collection's; the graph; three labels, from the Hub and then
+    # from where it keeps large files
     assert Counter(request.split("/")[1] for request in world.hub.requests)["api"] == 4
-    assert len(world.hub.requests) <= 12
+    assert len(world.hub.requests) <= 4 + 1 + 2 * 3
 
 
 def test_only_what_the_collection_lacks_is_labeled(world):
