@@ -413,7 +413,7 @@ def _edited(head: Head, edit: Callable[[str], str], readme: bytes) -> bytes:
     try:
         return edit(readme.decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:
-        raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish to a collection") from None
+        raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish elsewhere") from None
     except CardError as error:
         raise CardError(f"{head.repo_id}: {error}") from None
 

@@ -104,7 +104,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         "## Models",
         "",
         *markdown_table(
-            ["model", "commit", "weight", "estimated accuracy", "parameters", "GFLOPs", "license"],
+            ["model", "commit", "weight", "estimated accuracy (90 % interval)", "parameters", "GFLOPs", "license"],
             [_row(selection, m, licenses) for m in selection.union],
         ),
         "",
