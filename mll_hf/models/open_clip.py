@@ -6,12 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import open_clip as oc
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
 from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
@@ -50,10 +51,25 @@ def _load(folder: Path) -> tuple[torch.nn.Module, Any, Any]:
     text_config = json.loads((folder / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]
     if text_config.get("hf_model_name"):
         _refuse_foreign_code(text_config["hf_model_name"])
-    # open_clip passes the config's tokenizer_kwargs to transformers; ours take precedence
-    safe = {"trust_remote_code": False} if text_config.get("hf_tokenizer_name") else {}
     network, transform = oc.create_model_from_pretrained(f"local-dir:{folder}")
-    return network, transform, oc.get_tokenizer(f"local-dir:{folder}", **safe)
+    return network, transform, _load_tokenizer(folder, text_config)
+
+
+def _load_tokenizer(folder: Path, text_config: dict[str, Any]) -> Callable[[list[str]], torch.Tensor]:
+    name = text_config.get("hf_tokenizer_name")
+    if not name:
+        return oc.get_tokenizer(f"local-dir:{folder}")
+    # open_clip passes the config's tokenizer_kwargs to transformers; ours take precedence
+    safe = {"trust_remote_code": False}
+    if (folder / "tokenizer_config.json").is_file():
+        return oc.get_tokenizer(f"local-dir:{folder}", **safe)
+    # the repository relies on another one's tokenizer
+    return HFTokenizer(
+        name,
+        context_length=text_config.get("context_length", DEFAULT_CONTEXT_LENGTH),
+        tokenizer_mode=text_config.get("tokenizer_mode"),
+        **text_config.get("tokenizer_kwargs", {}) | safe,
+    )
 
 
 def _refuse_foreign_code(name: str) -> None:
