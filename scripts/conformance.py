@@ -82,12 +82,16 @@ def _with_logits(
 def open_clip_outputs(folder: Path) -> Outputs:
     """The same of open_clip itself."""
     network, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    text_config = open_clip.get_model_config(f"local-dir:{folder}")["text_cfg"]
+    if "hf_tokenizer_name" in text_config:
+        tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
+    else:
+        tokens = open_clip.tokenize(TEXTS, text_config["context_length"])
     with torch.no_grad():
         network.eval()
         pixels = torch.stack([transform(image) for image in images()])
         image_embeddings = network.encode_image(pixels, normalize=True).numpy()
-        text_embeddings = network.encode_text(tokenizer(TEXTS), normalize=True).numpy()
+        text_embeddings = network.encode_text(tokens, normalize=True).numpy()
         bias = None if network.logit_bias is None else float(network.logit_bias)
         link = Link.SOFTMAX if bias is None else Link.SIGMOID
         return _with_logits(image_embeddings, text_embeddings, float(network.logit_scale.exp()), bias or 0.0, link)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import re
 import shutil
 import sys
 from functools import cache
@@ -25,6 +25,7 @@ import conformance  # noqa: E402
 import tiny_architectures as tiny  # noqa: E402
 from mll_hf.errors import MissingExtraError, ModelError  # noqa: E402
 from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model  # noqa: E402
+from mll_hf.models.known import known_models  # noqa: E402
 
 KINDS = tiny.open_clip_kinds()
 FAMILIES = tiny.one_of_each_family(KINDS)
@@ -104,11 +105,30 @@ def test_types_without_one_embedding_of_an_image(kind, tmp_path):
 
 def test_the_committed_report_is_whole_and_without_a_difference():
     report = (ROOT / "scripts" / "benchmarks" / "conformance.md").read_text()
-    assert {", ".join(names) for names in KINDS.values()} <= {row.split(" | ")[0] for row in report.split("\n| ")}
-    assert all(f"| {kind} |" in report for kind, _ in conformance.transformers_variants())
+    named = set(re.split(r"[\s,|]+", report))
+    assert {*open_clip.list_models(), *(kind for kind, _ in conformance.transformers_variants())} <= named
+    assert {model.name for model in known_models()} <= named
     assert "**" not in report
-    known = csv.DictReader((ROOT / "mll_hf" / "models" / "data" / "known_models.csv").read_text().splitlines())
-    assert all(row["name"] in report for row in known)
+
+
+def test_the_files_of_the_first_clip(transformers_model, tmp_path):
+    """Names and fields of 2021, as openai/clip-vit-base-patch32 still has them."""
+    source, new = transformers_model("clip")
+    folder = copy_of(source, tmp_path)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"model_max_length": tiny.CONTEXT, "do_lower_case": True}))
+    image = {"feature_extractor_type": "CLIPFeatureExtractor", "crop_size": 32, "size": 32, "do_center_crop": True}
+    image |= {"do_resize": True, "resample": 3, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
+    weights = load_file(folder / "model.safetensors")
+    weights["text_model.embeddings.position_ids"] = torch.arange(tiny.CONTEXT)[None]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    old = conformance.load(folder)
+    assert conformance.difference(old, conformance.pipeline_outputs(folder)) < conformance.TOLERANCE
+    np.testing.assert_array_equal(old.encode_texts(conformance.TEXTS), new.encode_texts(conformance.TEXTS))
 
 
 # ---- texts as in training
