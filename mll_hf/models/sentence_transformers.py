@@ -57,5 +57,6 @@ def _load(ref: ModelRef, folder: Path) -> SentenceTransformer:
         device="cpu",
         trust_remote_code=False,
         local_files_only=True,
-        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        # the attention is the config's, which was checked, not one named in the module's settings
+        model_kwargs={"use_safetensors": True, "dtype": torch.float32, "attn_implementation": None},
     )

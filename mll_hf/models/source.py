@@ -179,7 +179,7 @@ def _unchanged_folder(ref: ModelRef) -> Path:
 
 def _file_names(folder: Path) -> list[str]:
     """Paths of a model's files: those at the root, and in the modules of sentence-transformers."""
-    paths = (path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.is_file())
+    paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
     return [name for path in paths if _is_of_a_model(name := path.relative_to(folder).as_posix())]
 
 

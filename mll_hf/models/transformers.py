@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import re
 import string
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
 
-
+# a config may name a repository of attention kernels, which transformers runs whatever trust_remote_code says
+_KERNEL = re.compile(r'attn_implementation"\s*:\s*"[^"]*/')
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -98,7 +100,10 @@ def load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
     Raises:
         ModelError: It lacks weights, or is of another type.
     """
-    config = json.loads((folder / "config.json").read_bytes())
+    content = (folder / "config.json").read_text(encoding="utf-8")
+    if _KERNEL.search(content):
+        raise ModelError(ref.repo_id, NEEDS_CODE)
+    config = json.loads(content)
     kind = config.get("model_type")
     if kind not in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         reason = f"is of type '{kind}', which does not embed images and texts; use a CLIP or SigLIP model"

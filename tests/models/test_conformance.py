@@ -236,26 +236,46 @@ def test_a_model_of_sentences_only(sentence_models, tmp_path):
 NEEDS_CODE = "needs code from a repository, which is never run; use another model"
 
 
+CODE = {"model_type": "evil", "auto_map": dict.fromkeys(("AutoConfig", "AutoModel"), "evil.Evil")}
+KERNEL = {"attn_implementation": "alice/kernel"}  # transformers would run it, if the package kernels is there
+
+
+@pytest.mark.parametrize("change", [CODE, KERNEL], ids=["code", "kernel"])
 @pytest.mark.parametrize("library", ["transformers", "sentence-transformers", "open_clip"])
-def test_a_model_that_needs_code_of_its_repository(library, transformers_model, sentence_models, tmp_path):
-    ran = tmp_path / "ran"
-    code = {"model_type": "evil", "auto_map": dict.fromkeys(("AutoConfig", "AutoModel"), "evil.Evil")}
+def test_a_model_that_needs_code_of_a_repository(library, change, transformers_model, sentence_models, tmp_path):
     if library == "open_clip":
-        with tiny.small_timm_towers():
-            config = json.loads(next(config for config, names in KINDS.items() if "roberta-ViT-B-32" in names))
-            folder = tiny.write_open_clip(tmp_path / "model", config)
+        folder = tiny.write_open_clip(tmp_path / "model", json.loads(FAMILIES["roberta-ViT-B-32"]))
         place = folder / "text"
-        edit(place / "config.json", **code)
     elif library == "transformers":
         place = folder = copy_of(transformers_model("clip")[0], tmp_path)
-        edit(folder / "config.json", **code)
     else:
-        place = folder = copy_of(sentence_models["0_CLIPModel"], tmp_path)
-        module = {"idx": 0, "name": "0", "path": "0_CLIPModel", "type": "evil.Evil"}
-        (folder / "modules.json").write_text(json.dumps([module]))
+        folder = copy_of(sentence_models["0_CLIPModel"], tmp_path)
+        place = folder / "0_CLIPModel"
+    ran = tmp_path / "ran"
     (place / "evil.py").write_text(f"open({str(ran)!r}, 'w')\nclass Evil: pass\n")
+    edit(place / "config.json", **change)
     assert refusal(folder) == NEEDS_CODE
     assert not ran.exists()
+
+
+def test_modules_and_settings_of_a_repository_run_no_code(sentence_models, tmp_path):
+    folder = copy_of(sentence_models["Transformer"], tmp_path)
+    edit(folder / "sentence_bert_config.json", model_kwargs=KERNEL | {"trust_remote_code": True})
+    conformance.load(folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(
+        json.dumps([*modules, {"idx": 1, "name": "1", "path": "", "type": "evil.Evil"}])
+    )
+    assert refusal(folder) == NEEDS_CODE
+
+
+def test_texts_get_the_default_prompt(sentence_models, tmp_path):
+    folder = copy_of(sentence_models["Transformer"], tmp_path)
+    edit(folder / "config_sentence_transformers.json", prompts={"photo": "a photo of "}, default_prompt_name="photo")
+    model = conformance.load(folder)
+    assert conformance.difference(model, conformance.sentence_outputs(folder)) < conformance.TOLERANCE
+    plain = conformance.load(sentence_models["Transformer"])
+    np.testing.assert_allclose(model.encode_texts(["a cat"]), plain.encode_texts(["a photo of a cat"]), atol=1e-6)
 
 
 # ---- tokenizers
