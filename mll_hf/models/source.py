@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,16 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsE
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.errors import HubError, ModelError
-from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable, read_head
+from mll_hf.hub.connection import (
+    FULL_SHA,
+    MODEL_SUFFIXES,
+    connect,
+    fetch_head,
+    hub_errors,
+    is_of_a_model,
+    is_unreachable,
+    read_head,
+)
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.models.base import Backend
 from mll_hf.utils.text import abridged
@@ -35,7 +43,6 @@ _SENTENCE_CONFIG = "modules.json"
 _WEIGHTS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _SHARD_INDEX = "model.safetensors.index.json"
 _SHARDS = "model-*-of-*.safetensors"
-_MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
@@ -89,7 +96,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    sizes = {name: file.size for name, file in head.files.items() if _is_of_a_model(name)}
+    sizes = {name: file.size for name, file in head.files.items() if is_of_a_model(name)}
     return sum(sizes[name] for name in _downloaded(sizes, backend) if not _is_cached(ref.repo_id, head.sha, name))
 
 
@@ -180,11 +187,7 @@ def _unchanged_folder(ref: ModelRef) -> Path:
 def _file_names(folder: Path) -> list[str]:
     """Paths of a model's files: those at the root, and in the modules of sentence-transformers."""
     paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
-    return [name for path in paths if _is_of_a_model(name := path.relative_to(folder).as_posix())]
-
-
-def _is_of_a_model(path: str) -> bool:
-    return "/" not in path or bool(_MODULE_FOLDER.fullmatch(path))
+    return [name for path in paths if is_of_a_model(name := path.relative_to(folder).as_posix())]
 
 
 def _content_digest(folder: Path, names: Collection[str]) -> str:
@@ -207,7 +210,7 @@ def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str 
             if is_unreachable(error) and (cached := _newest_cached(repo_id, revision)):
                 return cached
             raise
-    return head.sha, [path for path in head.files if _is_of_a_model(path)]
+    return head.sha, [path for path in head.files if is_of_a_model(path)]
 
 
 def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import conformance  # noqa: E402
 import tiny_architectures as tiny  # noqa: E402
 from mll_hf.errors import MissingExtraError, ModelError  # noqa: E402
+from mll_hf.hub.connection import fetch_head  # noqa: E402
 from mll_hf.models import Backend, Link, bytes_to_fetch, load_model, resolve_model  # noqa: E402
 from mll_hf.models.known import known_models  # noqa: E402
 
@@ -188,6 +189,17 @@ def test_a_changed_module_is_another_revision(sentence_models, tmp_path):
     weights = folder / "1_Dense" / "model.safetensors"
     save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights)
     assert resolve_model(f"local-dir:{folder}").revision != before.revision
+
+
+def test_a_changed_module_on_the_hub_is_another_model(sentence_models, api, tmp_path):
+    folder = copy_of(sentence_models["0_CLIPModel"], tmp_path)
+    api.create_repo("alice/tiny")
+    api.upload_folder(repo_id="alice/tiny", folder_path=folder)
+    before = fetch_head(api, "alice/tiny", "model").model_files
+    edit(folder / "0_CLIPModel" / "preprocessor_config.json", resample=0)
+    api.upload_folder(repo_id="alice/tiny", folder_path=folder)
+    after = fetch_head(api, "alice/tiny", "model").model_files
+    assert [name for name in before if before[name] != after[name]] == ["0_CLIPModel/preprocessor_config.json"]
 
 
 def test_sentence_transformers_is_an_extra(sentence_models, monkeypatch):
