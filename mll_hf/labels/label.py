@@ -31,7 +31,7 @@ class ModelRef:
     Attributes:
         repo_id: ``org/name`` on the Hub, or ``local-dir:/absolute/path``.
         revision: Full commit sha (40 hex digits); for a local folder a digest of its content, just as long.
-        backend: Which adapter runs it: ``open_clip`` or ``transformers``.
+        backend: Which adapter runs it: ``open_clip``, ``transformers`` or ``sentence-transformers``.
     """
 
     repo_id: str
