@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive, size
+from mll_hf.cli.options import (
+    ONE_DEVICE_HELP,
+    SELECTION_HELP,
+    add_plot,
+    add_source,
+    check_plot,
+    count,
+    listed,
+    positive,
+    size,
+)
 from mll_hf.cli.output import complain, note
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
@@ -78,7 +88,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         help=f"images and examples to use, at most: a random sample of each (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
-    command.add_argument("--json", action="store_true", help="print JSON, which 'predict --selection' reads")
+    command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
     add_plot(command)
     command.set_defaults(run=_select)
 
@@ -128,7 +138,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401
     )
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     _add_selection_options(command, required=False)
-    command.add_argument("--selection", type=Path, metavar="FILE", help="output of 'mll-hf select --json'")
+    command.add_argument("--selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument(
         "--rule",
         choices=[str(r) for r in Rule],
@@ -157,7 +167,7 @@ def _predict(args: argparse.Namespace) -> int:
     given = [_flag(name) for name, default in args.defaults.items() if vars(args)[name] != default]
     if args.selection and given:
         raise InputError(f"--selection sets the classes and models; leave out {abridged(given, 3)}")
-    selection = _read_selection(args.selection) if args.selection else _make_selection(args)
+    selection = Selection.from_pretrained(args.selection) if args.selection else _make_selection(args)
     images = _image_files(args.images)
     ensemble = Ensemble(selection, args.device, tuple(args.template) if args.template else None)
     prediction = ensemble.predict(images, Rule(args.rule))
@@ -271,17 +281,6 @@ def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Descr
     if args.llm or args.llm_url:
         return describe.from_llm(classes, args.domain, args.task, LanguageModel(model=args.llm, base_url=args.llm_url))
     return None
-
-
-def _read_selection(path: Path) -> Selection:
-    try:
-        return Selection.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); make one with: mll-hf select --json") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: this is no selection; make one with: mll-hf select --json") from None
 
 
 def _image_files(paths: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""The commands that make and publish labels: label, push."""
+"""The commands that make labels, and that publish labels and selections: label, push."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mll_hf.cli.options import (
     GRAPH_HELP,
     IMAGES_HELP,
     SAMPLE_HELP,
+    SELECTION_HELP,
     find_labels,
     positive,
 )
@@ -114,18 +115,24 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
     """Add the command ``push``."""
     command = commands.add_parser(
         "push",
-        help="publish labels on the Hub",
+        help="publish labels or a selection on the Hub",
         description="Publish labels of a folder: in a collection (a dataset repo for labels of any models), or each in "
         "its model's own repo, with its model card in the same commit. The models must then be yours: in repos of "
-        "others, only pull requests are opened, and only with --pr. Labels that are published already are skipped.",
-        epilog="Example: mll-hf push org/model --labels my-labels --to hf://datasets/ORG/NAME",
+        "others, only pull requests are opened, and only with --pr. Or publish a selection as a small model repo that "
+        "anyone loads by its id. What is published already is skipped.",
+        epilog="Examples: mll-hf push org/model --labels my-labels --to hf://datasets/ORG/NAME; "
+        "mll-hf push --selection choice.json --to ORG/NAME",
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help="id of a labeled model, or the last part of its id")
     command.add_argument("--all", action="store_true", help="publish all labels of the folder")
-    command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels")
-    command.add_argument("--to", metavar="COLLECTION", help="hf://datasets/ORG/NAME (default: each model's own repo)")
+    command.add_argument("--labels", type=Path, metavar="DIR", help="folder of labels")
+    command.add_argument("--selection", metavar="SELECTION", help=f"a selection instead of labels: {SELECTION_HELP}")
+    command.add_argument(
+        "--to", metavar="REPO",
+        help="a collection, hf://datasets/ORG/NAME (default: each model's own repo); for a selection ORG/NAME",
+    )  # fmt: skip
     add_pull_requests(command)
-    command.add_argument("--private", action="store_true", help="make a new collection private")
+    command.add_argument("--private", action="store_true", help="make a new repo private")
     command.add_argument(
         "--eval-results", action="store_true", help="also add the mean recall to the repo's .eval_results/"
     )
@@ -134,6 +141,10 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
 
 
 def _push(args: argparse.Namespace) -> int:
+    if args.selection:
+        return _push_selection(args)
+    if not args.labels:
+        raise InputError("say what to publish: --labels with a folder of labels, or --selection")
     if bool(args.models) == args.all:
         raise InputError("name the models to publish, or give --all")
     if args.to and args.eval_results:
@@ -146,6 +157,22 @@ def _push(args: argparse.Namespace) -> int:
     if args.to:
         return _push_to_collection(args, store, labels)
     return _push_to_models(args, store, labels)
+
+
+def _push_selection(args: argparse.Namespace) -> int:
+    from mll_hf.selection import Selection
+
+    if args.models or args.all or args.labels or args.eval_results:
+        raise InputError(
+            "--selection publishes a selection alone; leave out models, --all, --labels and --eval-results"
+        )
+    if not args.to:
+        raise InputError("say where to publish the selection: --to ORG/NAME")
+    check_owners([args.to], args.pr, args.yes)
+    selection = Selection.from_pretrained(args.selection)
+    published = selection.push_to_hub(args.to, private=args.private, create_pr=args.pr)
+    _print_published(args, {"selection": args.selection, "to": args.to}, args.to, published)
+    return 0
 
 
 def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:

@@ -12,7 +12,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.rules import Trust, votes
 from mll_hf.errors import InputError, ModelError
-from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.matching.prompts import fill
 from mll_hf.models import load_model
 from mll_hf.models.batches import prepared_batches
 from mll_hf.utils.arrays import ArrayFields
@@ -152,12 +152,10 @@ class Ensemble:
         _ = self._prompts
         return _Images(images)
 
-    @cached_property
+    @property
     def prompt_templates(self) -> tuple[str, ...]:
-        """The templates of all prompts: those given, those of the trial on images, or those that fit the task."""
-        evidence = self.selection.evidence
-        of_trial = evidence.templates if evidence else ()
-        return self.templates or of_trial or templates_for(self.selection.domain, self.selection.task)
+        """The templates of all prompts: those given, or those of the selection."""
+        return self.templates or self.selection.prompt_templates
 
     @cached_property
     def _prompts(self) -> list[tuple[str, ...]]:

@@ -17,7 +17,7 @@ from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.branches import branch_recalls
 from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.tables import markdown_table
-from mll_hf.utils.text import abridged, printable, shortened
+from mll_hf.utils.text import abridged, escaped, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,16 +130,16 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
     environment = label.environment
     facts = [
-        ["graph", f"{_escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
-        ["graph from", _escaped(_name(label.graph_location))],
-        ["images", f"{_escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`), {_tests(label):,} tests"],
+        ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
+        ["graph from", escaped(_name(label.graph_location))],
+        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`), {_tests(label):,} tests"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
-        ["license of the model", _escaped(_name(label.license or "unknown"))],
-        ["measured on", _escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
+        ["license of the model", escaped(_name(label.license or "unknown"))],
+        ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
     return [
-        f"## Model label: {_escaped(_name(label.graph_name))}",
+        f"## Model label: {escaped(_name(label.graph_name))}",
         "",
         f"The label of this model is its recall on each of {_concepts_tested(label):,} visual concepts. An image of a "
         "concept is recognized if it is closer to that concept than to every concept that it does not show. The mean "
@@ -163,8 +163,8 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
     lines: list[str] = []
     for title, shown in (("strongest", branches[:half]), ("weakest", branches[half:][::-1])):
         rows = [
-            [_escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
-             _escaped(shortened(b.definition, 80))]
+            [escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
+             escaped(shortened(b.definition, 80))]
             for b in shown[:_BRANCHES_SHOWN]
         ]  # fmt: skip
         header = [f"{title} branches", "recall", "concepts", "meaning"]
@@ -227,7 +227,7 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
     ranked = sorted(here, key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
     more = len(ranked) - _MODELS_SHOWN
     return [
-        f"## Models on {_escaped(_name(graph.name))}",
+        f"## Models on {escaped(_name(graph.name))}",
         "",
         f"{len(graph):,} concepts, graph `{graph.digest[:12]}`.",
         "",
@@ -242,17 +242,12 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
 
 def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
-    name, revision = _escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
+    name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
     if _REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
     numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
-    return [name, revision, *numbers, _escaped(_name(label.license or "unknown"))]
-
-
-def _escaped(text: str) -> str:
-    """Plain text as Markdown: characters with a meaning in Markdown or HTML become character references."""
-    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))
+    return [name, revision, *numbers, escaped(_name(label.license or "unknown"))]
 
 
 # --- cards of a graph and of its images -------------------------------------------------------------------------------
@@ -292,13 +287,13 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
 
 
 def _images_lines(probes: ProbeCounts) -> list[str]:
-    where = f"in {_escaped(_name(probes.location))}" if probes.location else "not on the Hub"
+    where = f"in {escaped(_name(probes.location))}" if probes.location else "not on the Hub"
     by_domain = Counter[str]()
     sources: dict[str, set[str]] = defaultdict(set)
     for (domain, source), count in zip(probes.kinds, probes.by_kind(), strict=True):
         by_domain[domain] += count
         sources[domain].add(_name(source))
-    rows = [[_escaped(_name(domain)), f"{count:,}", _escaped(abridged(sorted(sources[domain]), 5))]
+    rows = [[escaped(_name(domain)), f"{count:,}", escaped(abridged(sorted(sources[domain]), 5))]
             for domain, count in sorted(by_domain.items())]  # fmt: skip
     return [
         f"The {probes.total:,} probe images (digest `{probes.digest[:12]}`) are {where}. Only measuring needs them: "
@@ -324,7 +319,7 @@ def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
 def _new_card(title: str, tags: list[str], **fields: Any) -> str:  # noqa: ANN401 - YAML
     """Metadata and a title."""
     metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
-    return f"---\n{metadata.to_yaml()}\n---\n\n# {_escaped(title)}\n"
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
 
 
 # --- an evaluation result ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -48,6 +48,7 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 20.0
 FULL_SHA = re.compile(r"[0-9a-f]{40}")
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")  # files that affect a model's output
+_MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT = 60.0
@@ -81,14 +82,11 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
         yield
     except MLLError:
         raise
-    except (OSError, httpx.HTTPError, HFValidationError) as error:
-        reason = _reason(error, repo_id)
-        raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
-    except RuntimeError as error:
-        if not _is_of_client(error):
+    except (OSError, httpx.HTTPError, HFValidationError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_client(error):
             raise
         reason = _reason(error, repo_id)
-        raise (error_of(reason) if error_of else HubError(repo_id, reason)) from error
+        raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
 
 
 def _is_of_client(error: BaseException) -> bool:
@@ -288,8 +286,8 @@ class Head:
 
     @property
     def model_files(self) -> dict[str, str]:
-        """Oids of the files at the root that affect a model's output."""
-        names = [path for path in self.files if "/" not in path and path.endswith(MODEL_SUFFIXES)]
+        """Oids of the files that affect a model's output."""
+        names = [path for path in self.files if is_of_a_model(path) and path.endswith(MODEL_SUFFIXES)]
         return {name: self.files[name].oid for name in names}
 
     def holds(self, path: str, content: bytes) -> bool:
@@ -298,6 +296,11 @@ class Head:
             return False
         blob_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         return self.files[path].oid in (hashlib.sha256(content).hexdigest(), blob_id)
+
+
+def is_of_a_model(path: str) -> bool:
+    """Whether models load files there: at the root, and in the modules of sentence-transformers."""
+    return "/" not in path or bool(_MODULE_FOLDER.fullmatch(path))
 
 
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, patient: bool = True) -> Head:
@@ -452,11 +455,13 @@ def download(
             raise HubError(repo_id, reason)
 
     with hub_errors(repo_id):
-        if file := _kept_file(oid or kept_answer(question)):
-            if oid is None or _oid_of(file, len(oid)) == oid:
-                check_size(file.stat().st_size)
-                return file
-            file.unlink()  # damaged
+        kept = _kept_file(oid or kept_answer(question))
+        if kept and oid and _oid_of(kept, len(oid)) != oid:
+            kept.unlink()  # damaged
+            kept = None
+        if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
+            check_size(file.stat().st_size)
+            return file
         with _part_of_file() as part:
             with sensible_answers(repo_id):
                 listed = retried(lambda: _get(api, url, part, check_size))
@@ -533,6 +538,16 @@ def _files() -> Path:
 def _kept_file(oid: object) -> Path | None:
     file = _files() / oid if isinstance(oid, str) and _OID.fullmatch(oid) else None
     return file if file and file.exists() else None
+
+
+def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oid: str | None) -> Path | None:
+    """A file that came with others, such as a graph with its images."""
+    if ".." in path or Path(path).is_absolute():
+        return None
+    with sensible_answers(repo_id):
+        cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)
+    file = Path(cached) if isinstance(cached, str) else None
+    return file if file and (oid is None or _oid_of(file, len(oid)) == oid) else None
 
 
 @contextlib.contextmanager

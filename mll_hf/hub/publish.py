@@ -1,4 +1,4 @@
-"""Publish labels, graphs, and images of graphs.
+"""Publish labels, graphs, images of graphs, and what has a model repo of its own, such as a selection.
 
 Labels are published in one commit on the head they were prepared for, or in one pull request, so an interruption
 leaves the repository as it was. If another commit came first, the change is prepared again on the new head.
@@ -245,7 +245,7 @@ def publish_to_collection(
     """
     _check_publishable(labels, graphs)
     api, repo_id = connect(token), _repo_of(collection)
-    _ensure_dataset(api, repo_id, Access.PRIVATE if private else Access.PUBLIC)
+    _ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
     used = {label.graph_digest for label in labels}
     blobs = {label_path(label.model, label.group): label_to_bytes(label) for label in labels}
     blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
@@ -361,7 +361,7 @@ def publish_graph(
         raise InputError("the images go to a repo of their own; name another one with --images-to")
     if images_repo and not files:
         raise InputError(f"{folder} has no {IMAGE_FILES} to publish; leave out --images-to")
-    if (found := _ensure_dataset(api, repo_id, Access.PUBLIC)) is not Access.PUBLIC:
+    if (found := _ensure_repo(api, repo_id, "dataset", Access.PUBLIC)) is not Access.PUBLIC:
         _log.warning(
             "%s is %s, so others cannot use labels on this graph; make it public in its settings", repo_id, found
         )
@@ -390,7 +390,7 @@ def _publish_images(
     api: HfApi, graph: SemanticGraph, folder: Path, repo_id: str, location: str, graph_repo: str, access: Access
 ) -> Published:
     names = [path.name for path in image_files(folder)]
-    _ensure_dataset(api, repo_id, access)
+    _ensure_repo(api, repo_id, "dataset", access)
     _head_with_only(api, repo_id, location, (IMAGE_FILES, _BUILD_FILE))
 
     def of_images(head: Head, _: bool) -> Mapping[str, bytes | Path | None]:
@@ -422,6 +422,50 @@ def _head_with_only(api: HfApi, repo_id: str, dataset: str, patterns: Sequence[s
     return head
 
 
+# --- model repos of their own -----------------------------------------------------------------------------------------
+
+
+def publish_repo(
+    repo_id: str,
+    content: Mapping[str, bytes],
+    marker: str,
+    edit: Callable[[str], str],
+    title: str,
+    *,
+    create_pr: bool = False,
+    private: bool = False,
+    token: str | None = None,
+) -> Published:
+    """Publish files and their card in a model repo that is for nothing else, in one commit.
+
+    Creates the repo if it does not exist.
+
+    Args:
+        repo_id: ``org/name``.
+        content: Files by path.
+        marker: The file that says what kind of repo this is. A repo without it must be empty.
+        edit: Given the README so far, which may be empty, the new one.
+        title: Of the commit.
+        create_pr: Open a pull request even with write access; without write access one is always opened.
+        private: Make a new repo private.
+        token: Hub token; None for the token of the logged-in user.
+
+    Raises:
+        InputError: The repo has other content, or is public although ``private``.
+        HubError: The Hub refuses.
+        CardError: The repo's README cannot be edited.
+    """
+    api = connect(token)
+    _ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)
+
+    def files(head: Head, _: bool) -> Mapping[str, bytes]:
+        if marker not in head.files:
+            _check_only(head, repo_id)
+        return {**content, README: _edited(head, edit, _read_readme(api, head))}
+
+    return _publish(api, _Change(repo_id, "model", files, title), create_pr)
+
+
 # --- repositories -----------------------------------------------------------------------------------------------------
 
 
@@ -432,20 +476,20 @@ def _repo_of(dataset: str) -> str:
     return location.repo_id
 
 
-def _ensure_dataset(api: HfApi, repo_id: str, access: Access) -> Access:
-    """Create a dataset repo that so many people may read; returns who may read the one that there is.
+def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
+    """Create a repo that so many people may read; returns who may read the one that there is.
 
     Raises:
         InputError: It exists and is open to more people.
     """
     with hub_errors(repo_id):
         try:
-            info = retried(partial(api.dataset_info, repo_id))
+            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
         except RepositoryNotFoundError:
             is_private = access is not Access.PUBLIC
-            api.create_repo(repo_id, repo_type="dataset", private=is_private, exist_ok=True)
+            api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
             if access is Access.GATED:  # open only now that it is gated; it is empty still
-                api.update_repo_settings(repo_id, gated="auto", private=False, repo_type="dataset")
+                api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
             return access
     found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
     order = list(Access)
@@ -454,12 +498,12 @@ def _ensure_dataset(api: HfApi, repo_id: str, access: Access) -> Access:
     return found
 
 
-def _check_only(head: Head, dataset: str, patterns: Sequence[str] = ()) -> None:
+def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
     """Refuse a repo with files that do not match the patterns."""
     files = head.files.keys() - _EMPTY_REPO
     if others := sorted(path for path in files if not any(fnmatchcase(path, pattern) for pattern in patterns)):
         raise InputError(
-            f"{dataset} is a dataset of another kind ({abridged(others, 3)}); name a new one, or an empty one"
+            f"{name} is a {head.repo_type} of another kind ({abridged(others, 3)}); name a new one, or an empty one"
         )
 
 
@@ -473,7 +517,7 @@ def _edited(head: Head, edit: Callable[[str], str], readme: bytes) -> bytes:
     try:
         return edit(readme.decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:
-        raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish to a collection") from None
+        raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish elsewhere") from None
     except CardError as error:
         raise CardError(f"{head.repo_id}: {error}") from None
 

@@ -249,6 +249,20 @@ def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str
     return label
 
 
+def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
+    """Fetch and validate one label in its model's own repo; on one of the graphs, by digest, it must have its concepts.
+
+    Raises:
+        HubError: It cannot be downloaded.
+        LabelError: It is no valid label, or of another model.
+    """
+    file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), Path(repo_id) / path
+    label = validated(file, name, graphs)
+    if label.model.repo_id != repo_id:
+        raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
+    return label
+
+
 def validated(file: Path, name: Path, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
     """Read a downloaded label; errors give its name on the Hub, not in the cache.
 
@@ -311,12 +325,8 @@ class TaggedModels:
         return {(label.model, label.group): (label, tagged) for label, tagged in reversed(found)}
 
     def _fetch_one(self, tagged: _Tagged) -> ModelLabel:
-        file = download(self._api, tagged.repo_id, "model", tagged.path, tagged.sha, MAX_LABEL_BYTES)
-        name = Path(tagged.repo_id) / tagged.path
-        label = validated(file, name, {graph.digest: graph for graph in self.given_graphs})
-        if label.model.repo_id != tagged.repo_id:
-            raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
-        return label
+        graphs = {graph.digest: graph for graph in self.given_graphs}
+        return fetch_from_model(self._api, tagged.repo_id, tagged.sha, tagged.path, graphs)
 
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:

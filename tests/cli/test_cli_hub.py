@@ -20,6 +20,8 @@ from mll_hf.cli import main
 from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.text_encoder import CachedEncoder
+from mll_hf.selection import SelectionConfig, select
+from selection_worlds import random_candidates
 
 MODELS = ("alice/clip", "alice/siglip")
 CARD = "---\nlicense: {}\ntags:\n  - clip # mine\n---\n# My model\n"
@@ -336,3 +338,42 @@ def test_hf_finds_the_extension(tmp_path):
     ran = subprocess.run([hf, "mll", "--version"], capture_output=True, text=True, env=environment, timeout=60)
     assert ran.stdout.startswith("mll-hf "), ran.stderr
     assert ran.returncode == 0
+
+
+def test_a_selection_is_pushed_and_used_by_its_id(world, capsys, api, monkeypatch, tmp_path):
+    _license_of.cache_clear()
+    task = ["--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
+    (world / "choice.json").write_text(run(capsys, "select", *task)[1])
+    expected = run(capsys, "predict", world / "red.png", "--selection", world / "choice.json", "--json")[1]
+    to = ["push", "--selection", world / "choice.json", "--to", "alice/classifier", "--json"]
+    for changed in (True, False):
+        status, out, err = run(capsys, *to)
+        assert status == 0, err
+        said = json.loads(out)
+        assert (said["selection"], said["to"]) == (str(world / "choice.json"), "alice/classifier")
+        assert said["changed"] is changed
+    card = Path(api.hf_hub_download("alice/classifier", "README.md")).read_text()
+    assert all(f"[{model}]" in card for model in MODELS)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "another"))
+    status, out, err = run(capsys, "predict", world / "red.png", "--selection", "alice/classifier", "--json")
+    assert (status, out) == (0, expected), err
+    said = fails(capsys, "predict", world / "red.png", "--selection", MODELS[0])
+    assert f"{MODELS[0]} is no selection: it has no mll_selection.json" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--to", "alice/classifier"], "say what to publish: --labels with a folder of labels, or --selection"),
+        (["--selection", "c.json"], "say where to publish the selection: --to ORG/NAME"),
+        (["--selection", "c.json", "--to", "alice/c", "--labels", "x"], "--selection publishes a selection alone"),
+        (["--selection", "c.json", "--to", "alice/c", "alice/clip"], "--selection publishes a selection alone"),
+        (["--selection", "none.json", "--to", "alice/c"], "cannot read none.json"),
+        (["--selection", "c.json", "--to", "hf://datasets/alice/c"], "is not of the form org/name"),
+    ],
+)
+def test_push_of_a_selection_refuses(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    selection = select(random_candidates(n_models=2), SelectionConfig())
+    (tmp_path / "c.json").write_text(json.dumps(selection.to_json()))
+    assert said in fails(capsys, "push", *arguments)

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from huggingface_hub import HfApi, constants
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
@@ -503,6 +503,17 @@ def test_a_large_file_is_at_another_place_that_gets_no_token(hub, sha):
     assert asked == f"GET /alice/model/resolve/{sha}/{BIG}"
     assert stored.startswith("GET /_cdn/")
     assert (asked.user, stored.user) == ("alice", None)
+
+
+def test_what_the_client_has_cached_is_not_downloaded_again(hub, sha):
+    snapshot_download(MODEL, revision=sha, allow_patterns=["README.md"])
+    hub.requests.clear()
+    assert fetch(sha).read_bytes() == MODEL_FILES["README.md"]
+    fetch(sha, sha256=hub.repos["model", MODEL].files["README.md"]["oid"])
+    assert hub.requests == []
+    fetch(sha).resolve().write_bytes(b"damaged")
+    fetch(sha, sha256=hub.repos["model", MODEL].files["README.md"]["oid"])
+    assert len(hub.requests) == 1
 
 
 def test_a_redirect_within_the_hub_is_followed_with_the_token(hub, sha):
