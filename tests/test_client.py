@@ -28,7 +28,7 @@ from mll_hf.models.published import split_location
 from mll_hf.selection import Evidence, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder
-from worlds import CAR, CAT, CORGI, DOG, make_graph, make_known, make_label, probe_set, unit
+from worlds import CAR, CAT, CORGI, DOG, know_only, make_graph, make_known, make_label, probe_set, unit
 
 GRAPH = make_graph()
 #            animal car cat corgi dog pet vehicle
@@ -591,7 +591,7 @@ def test_one_class_and_pictures_all_alike(store, models):
 
 def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog):
     table = [make_known(f"org/{name}", 0.5) for name in ("cats", "cars", "all", "unheard", "gone")]
-    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(table))
+    know_only(monkeypatch, table)
     models.skills |= {"unheard": 1.0, "gone": ModelError("org/gone", "is gone"), "cars": 0.4}
 
     def resolve(repo_id, token):

@@ -28,7 +28,7 @@ from mll_hf.graph.probes import ProbeSet, SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import Cost, Environment, ModelLabel, ModelRef
 from mll_hf.models import Link
-from mll_hf.models.known import paper_models
+from mll_hf.models.known import class_recalls, paper_models
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
 HYPERNYMS = {
@@ -257,3 +257,9 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         temperature=np.array([temperature], np.float32),
     )
     return replace(label, **fields)
+
+
+def know_only(monkeypatch, models):
+    """Let these be all known models."""
+    class_recalls()  # cached, since it looks up the models of its table
+    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(models))

@@ -392,7 +392,7 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     folder = write_graph_folder(tmp_path)
     for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[models\]"):
+    with pytest.raises(MissingExtraError, match=r"\[models\]"):
         load(folder)
 
 

@@ -35,7 +35,7 @@ from mll_hf.selection import Candidates, NoneFitsError, SelectionConfig, Strateg
 from mll_hf.selection.indexed import select_indexed
 from mll_hf.selection.mll import estimates, measure_all, task_needs, task_odds
 from selection_worlds import WordEncoder, forest, make_match, random_labels, random_match
-from worlds import make_graph, make_known, make_label
+from worlds import know_only, make_graph, make_known, make_label
 
 few_examples = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 DIGEST = "d" * 64
@@ -197,7 +197,7 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
         make_known(name, value)
         for name, value in [*zip(named, [0.3, 0.4, 0.5, 0.55, 0.6], strict=True), ("org/x", 0.9), ("org/y", 0.42)]
     )
-    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: table)
+    know_only(monkeypatch, table)
     for strategy in (Strategy.MLL, Strategy.GENERAL):
         config = SelectionConfig(strategy, k=3)
         assert_same_choice([graph], [labels], lambda union: random_match(union, 3), config, published=table[-2:])

@@ -64,6 +64,7 @@ from worlds import (
     PET,
     VEHICLE,
     examples,
+    know_only,
     make_graph,
     make_known,
     make_label,
@@ -867,7 +868,7 @@ def known_and_unknown(monkeypatch, imagenet, hits, unknown):
     """Labeled models with published accuracies, and others that have nothing but an accuracy."""
     table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate(imagenet))
     others = tuple(published(f"other{m}", accuracy) for m, accuracy in enumerate(unknown))
-    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: table + others)
+    know_only(monkeypatch, table + others)
     labels = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in enumerate(hits))
     return candidates_on(GRAPH, labels, random_match(GRAPH, 3), published=others)
 
@@ -902,7 +903,7 @@ def test_labels_on_other_probe_images_compare_by_imagenet_accuracy(monkeypatch):
     easy = known_and_unknown(monkeypatch, [0.5, 0.7], [8, 9], [])
     hard = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in ((2, 3), (3, 1)))
     table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate([0.5, 0.7, 0.8, 0.6]))
-    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: table)
+    know_only(monkeypatch, table)
     further = candidates_on(GRAPH, hard, easy.match)
     both = replace(easy, further=(replace(further, evidence=Evidence.PER_CLASS),))
     for strategy in (Strategy.MLL, Strategy.GENERAL):

@@ -327,7 +327,7 @@ def test_other_models_are_ignored(hub, graph):
     hub.put("model", "alice/m", {"README.md": b"soon"})
     state, reason = autolabel.worker(settings(graph=graph))(change("alice/m", A))
     assert state is State.IGNORED
-    assert "not a model that open_clip or transformers can load" in reason
+    assert "not a model that open_clip, transformers or sentence-transformers can load" in reason
 
 
 def test_a_private_model_is_not_named_in_a_collection(hub, graph):

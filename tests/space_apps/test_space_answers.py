@@ -28,6 +28,7 @@ from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
+from mll_hf.selection import Evidence
 from selection_worlds import WordEncoder
 from space_worlds import (
     FOLDER,
@@ -290,7 +291,7 @@ def test_labels_of_the_hub_and_of_a_collection(hub):
     assert ">alice<" in pages.models_html(collection, "")
     empty = make_library("hub").labels
     selection = empty.select(ask("cat", "dog"))
-    assert str(selection.strategy) == "imagenet"
+    assert {model.evidence for model in selection.models} == {Evidence.PER_CLASS, Evidence.OVERALL}
     assert "No model has been measured yet" in pages.selection_html(selection)
     assert "Yours can be the first" in pages.models_html(empty, "")
 
