@@ -73,7 +73,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         help=f"images and examples to use, at most: a random sample of each (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
-    command.add_argument("--json", action="store_true", help="print JSON, which 'predict --selection' reads")
+    command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
     add_plot(command)
     command.set_defaults(run=_select)
 

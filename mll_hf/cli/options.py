@@ -32,6 +32,7 @@ SAMPLE_HELP = (
 BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best available device)"
 ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
+SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
 GRAPH_HELP = "a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.classify import SELECTION_OPTIONS, add_selection_options, flag, image_files, make_selection
-from mll_hf.cli.options import BATCH_HELP, ONE_DEVICE_HELP, positive
+from mll_hf.cli.options import BATCH_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
 from mll_hf.cli.output import complain, note
 from mll_hf.ensemble.answers import AnswerFile, csv_header, csv_line, image_name, json_line, rows_of
 from mll_hf.errors import InputError
@@ -36,7 +35,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
     )
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
     add_selection_options(command, required=False)
-    command.add_argument("--selection", type=Path, metavar="FILE", help="output of 'mll-hf select --json'")
+    command.add_argument("--selection", metavar="SELECTION", help=SELECTION_HELP)
     command.add_argument(
         "--rule",
         choices=[str(r) for r in Rule],
@@ -72,7 +71,7 @@ def _predict(args: argparse.Namespace) -> int:
     given = [flag(name) for name, default in args.defaults.items() if vars(args)[name] != default]
     if args.selection and given:
         raise InputError(f"--selection sets the classes and models; leave out {abridged(given, 3)}")
-    selection = _read_selection(args.selection) if args.selection else make_selection(args)
+    selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
     images = list(dict.fromkeys(image_files(args.images)))
     output = AnswerFile(args.output, selection.classes) if args.output else _Screen(args, selection.classes)
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
@@ -117,14 +116,3 @@ class _Screen:
     def finish(self) -> None:
         if self._rows:
             print(table(["image", "label", "probability"], self._rows))
-
-
-def _read_selection(path: Path) -> Selection:
-    try:
-        return Selection.from_json(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}); make one with: mll-hf select --json") from None
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: this is no selection; make one with: mll-hf select --json") from None

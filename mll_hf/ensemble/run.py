@@ -16,7 +16,7 @@ from mll_hf.ensemble import Rule, combine
 from mll_hf.ensemble.residents import Residents
 from mll_hf.ensemble.rules import Trust, adapted, votes
 from mll_hf.errors import InputError
-from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.matching.prompts import fill
 from mll_hf.models.batches import prepared_batches
 from mll_hf.selection.evidence import trial_sample
 from mll_hf.utils.arrays import ArrayFields
@@ -260,12 +260,10 @@ class Ensemble:
             raise InputError("there are no images to classify; give a list with at least one")
         _ = self._prompts
 
-    @cached_property
+    @property
     def prompt_templates(self) -> tuple[str, ...]:
-        """The templates of all prompts: those given, those of the trial on images, or those that fit the task."""
-        evidence = self.selection.evidence
-        of_trial = evidence.templates if evidence else ()
-        return self.templates or of_trial or templates_for(self.selection.domain, self.selection.task)
+        """The templates of all prompts: those given, or those of the selection."""
+        return self.templates or self.selection.prompt_templates
 
     @cached_property
     def _prompts(self) -> list[tuple[str, ...]]:

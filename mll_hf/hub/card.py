@@ -14,8 +14,9 @@ from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entrie
 
 from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.branches import branch_recalls
+from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.tables import markdown_table
-from mll_hf.utils.text import printable, shortened
+from mll_hf.utils.text import escaped, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,15 +121,15 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
     environment = label.environment
     facts = [
-        ["graph", f"{_escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
-        ["images", f"{_escaped(_name(label.probes_name))} (`{label.probes_revision[:12]}`), {_tests(label):,} tests"],
+        ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
+        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_revision[:12]}`), {_tests(label):,} tests"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
-        ["license of the model", _escaped(_name(label.license or "unknown"))],
-        ["measured on", _escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
+        ["license of the model", escaped(_name(label.license or "unknown"))],
+        ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
     return [
-        f"## Model label: {_escaped(_name(label.graph_name))}",
+        f"## Model label: {escaped(_name(label.graph_name))}",
         "",
         f"The label of this model is its recall on each of {_concepts_tested(label):,} visual concepts. An image of a "
         "concept is recognized if it is closer to that concept than to every concept that it does not show. The mean "
@@ -137,10 +138,9 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         *markdown_table(["label", f"`{path}`"], facts),
         "",
         *_branch_tables(branch_recalls(label, graph)),
-        "`mll-hf` reads labels to select models for a list of classes:",
+        f"{library_in_markdown()} reads labels to select models for a list of classes:",
         "",
         "```bash",
-        "pip install 'mll-hf[match]'",
         "mll-hf select --classes 'dog, cat, car' --labels hub",
         f"mll-hf labels show {label.model.repo_id} --labels hub",
         "```",
@@ -153,8 +153,8 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
     lines: list[str] = []
     for title, shown in (("strongest", branches[:half]), ("weakest", branches[half:][::-1])):
         rows = [
-            [_escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
-             _escaped(shortened(b.definition, 80))]
+            [escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
+             escaped(shortened(b.definition, 80))]
             for b in shown[:_BRANCHES_SHOWN]
         ]  # fmt: skip
         header = [f"{title} branches", "recall", "concepts", "meaning"]
@@ -187,7 +187,7 @@ def collection_card(
         title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
         tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
         metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, viewer=False)
-        readme = f"---\n{metadata.to_yaml()}\n---\n\n# {_escaped(title)}\n"
+        readme = f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
     return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
 
 
@@ -197,11 +197,10 @@ def _collection_section(
     source = f"hf://datasets/{repo_id}"
     return [
         "A label is the recall of a vision-language model on each concept of a graph. Each model was measured once. "
-        "`mll-hf` reads the labels to select models for a list of classes and to combine them; for this no model is "
-        "run or downloaded.",
+        f"{library_in_markdown()} reads the labels to select models for a list of classes and to combine them; for "
+        "this no model is run or downloaded.",
         "",
         "```bash",
-        "pip install 'mll-hf[match]'",
         f"mll-hf select --classes 'dog, cat, car' --labels {source}",
         f"mll-hf labels ls --labels {source}",
         "```",
@@ -219,7 +218,7 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
     ranked = sorted(here, key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
     more = len(ranked) - _MODELS_SHOWN
     return [
-        f"## Models on {_escaped(_name(graph.name))}",
+        f"## Models on {escaped(_name(graph.name))}",
         "",
         f"{len(graph):,} concepts, graph `{graph.digest[:12]}`.",
         "",
@@ -234,17 +233,12 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
 
 def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
-    name, revision = _escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
+    name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
     if _REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
     numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
-    return [name, revision, *numbers, _escaped(_name(label.license or "unknown"))]
-
-
-def _escaped(text: str) -> str:
-    """Plain text as Markdown: characters with a meaning in Markdown or HTML become character references."""
-    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))
+    return [name, revision, *numbers, escaped(_name(label.license or "unknown"))]
 
 
 # --- an evaluation result ---------------------------------------------------------------------------------------------

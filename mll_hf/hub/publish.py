@@ -1,8 +1,8 @@
-"""Publish labels, and graphs with their images.
+"""Publish labels, graphs with their images, and what has a model repo of its own, such as a selection.
 
 Labels are published in one commit on the head they were prepared for, or in one pull request, so an interruption
 leaves the repository as it was. If another commit came first, the change is prepared again on the new head.
-Publishing the same content twice changes nothing.
+Publishing the same content twice changes nothing. A pull request is opened only on request.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def publish_label(
     Args:
         label: Of a model on the Hub.
         graph: The label's graph, for the card.
-        create_pr: Open a pull request even with write access; without write access one is always opened.
+        create_pr: Open a pull request, also with write access.
         with_eval_results: Also add an entry to ``.eval_results/``.
         token: Hub token; None for the token of the logged-in user.
 
@@ -212,7 +212,7 @@ def publish_to_collection(
         labels: Of models on the Hub; at least one.
         graphs: Their graphs.
         collection: ``hf://datasets/org/name``.
-        create_pr: Open a pull request even with write access; without write access one is always opened.
+        create_pr: Open a pull request, also with write access.
         private: Make a new collection private.
         token: Hub token; None for the token of the logged-in user.
 
@@ -222,7 +222,7 @@ def publish_to_collection(
     """
     _check_publishable(labels, graphs)
     api, repo_id = connect(token), _repo_of(collection)
-    _ensure_dataset(api, repo_id, private)
+    _ensure_repo(api, repo_id, "dataset", private)
     used = {label.graph_digest for label in labels}
     blobs = {label_path(label.model, label.group): label_to_bytes(label) for label in labels}
     blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
@@ -306,7 +306,7 @@ def publish_graph(folder: Path, dataset: str, *, private: bool = False, token: s
         HubError: The Hub refuses.
     """
     api, repo_id = connect(token), _repo_of(dataset)
-    _ensure_dataset(api, repo_id, private)
+    _ensure_repo(api, repo_id, "dataset", private)
     with hub_errors(repo_id):
         head = fetch_head(api, repo_id, "dataset")
     _check_only(head, dataset, _GRAPH_FILES)
@@ -327,6 +327,50 @@ def publish_graph(folder: Path, dataset: str, *, private: bool = False, token: s
     return Published(commit.commit_url, commit.oid, None, changed=commit.oid != head.sha)
 
 
+# --- model repos of their own -----------------------------------------------------------------------------------------
+
+
+def publish_repo(
+    repo_id: str,
+    content: Mapping[str, bytes],
+    marker: str,
+    edit: Callable[[str], str],
+    title: str,
+    *,
+    create_pr: bool = False,
+    private: bool = False,
+    token: str | None = None,
+) -> Published:
+    """Publish files and their card in a model repo that is for nothing else, in one commit.
+
+    Creates the repo if it does not exist.
+
+    Args:
+        repo_id: ``org/name``.
+        content: Files by path.
+        marker: The file that says what kind of repo this is. A repo without it must be empty.
+        edit: Given the README so far, which may be empty, the new one.
+        title: Of the commit.
+        create_pr: Open a pull request even with write access; without write access one is always opened.
+        private: Make a new repo private.
+        token: Hub token; None for the token of the logged-in user.
+
+    Raises:
+        InputError: The repo has other content, or is public although ``private``.
+        HubError: The Hub refuses.
+        CardError: The repo's README cannot be edited.
+    """
+    api = connect(token)
+    _ensure_repo(api, repo_id, "model", private)
+
+    def files(head: Head, _: bool) -> Mapping[str, bytes]:
+        if marker not in head.files:
+            _check_only(head, repo_id)
+        return {**content, README: _edited(head, edit, _read_readme(api, head))}
+
+    return _publish(api, _Change(repo_id, "model", files, title), create_pr)
+
+
 # --- repositories -----------------------------------------------------------------------------------------------------
 
 
@@ -337,25 +381,25 @@ def _repo_of(dataset: str) -> str:
     return location.repo_id
 
 
-def _ensure_dataset(api: HfApi, repo_id: str, private: bool) -> None:
+def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, private: bool) -> None:
     with hub_errors(repo_id):
         try:
-            fetch_head(api, repo_id, "dataset")
+            fetch_head(api, repo_id, repo_type)
         except RepositoryNotFoundError:
-            api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True)
+            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
             return
-        if private and not api.dataset_info(repo_id).private:
+        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
             raise InputError(
                 f"{repo_id} exists already and is public; change that in its settings, or leave out --private"
             )
 
 
-def _check_only(head: Head, dataset: str, patterns: Sequence[str] = ()) -> None:
+def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
     """Refuse a repo with files that do not match the patterns."""
     files = head.files.keys() - _EMPTY_REPO
     if others := sorted(path for path in files if not any(fnmatchcase(path, pattern) for pattern in patterns)):
         raise InputError(
-            f"{dataset} is a dataset of another kind ({abridged(others, 3)}); name a new one, or an empty one"
+            f"{name} is a {head.repo_type} of another kind ({abridged(others, 3)}); name a new one, or an empty one"
         )
 
 
@@ -369,7 +413,7 @@ def _edited(head: Head, edit: Callable[[str], str], readme: bytes) -> bytes:
     try:
         return edit(readme.decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:
-        raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish to a collection") from None
+        raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish elsewhere") from None
     except CardError as error:
         raise CardError(f"{head.repo_id}: {error}") from None
 
@@ -397,9 +441,10 @@ class _Change:
 
 
 def _publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
-    """Commit a change on the newest head; try again after conflicts and transient errors.
+    """Commit a change on the newest head or in a pull request; try again after conflicts and transient errors.
 
-    Opens a pull request if ``create_pr``, or without write access.
+    Raises:
+        HubError: The Hub refuses, for example for want of write access.
     """
     conflicts = 0
     with hub_errors(change.repo_id):
@@ -408,9 +453,13 @@ def _publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
                 return retried(partial(_try_to_publish, api, change, create_pr))
             except HfHubHTTPError as error:
                 if status_of(error) == 403 and not create_pr:
-                    _log.warning("you have no write access to %s; opening a pull request", change.repo_id)
-                    create_pr = True
-                elif status_of(error) == 412 and conflicts < _MOST_CONFLICTS:  # another commit came first
+                    raise HubError(
+                        change.repo_id,
+                        "you or your token may not write to it; publish in a collection with --to, ask for a pull "
+                        "request with --pr, or log in with one that can write: hf auth login",
+                        403,
+                    ) from error
+                if status_of(error) == 412 and conflicts < _MOST_CONFLICTS:  # another commit came first
                     conflicts += 1
                     time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
                 else:
