@@ -639,9 +639,9 @@ def test_options_of_a_trial_need_images(world, option, capsys):
 def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
     loaded, plain = [], residents.load_model
 
-    def load(ref, device, token):
+    def load(ref, device, token, dtype):
         loaded.append((ref.repo_id, device))
-        return plain(ref, device, token)
+        return plain(ref, device, token, dtype)
 
     monkeypatch.setattr(residents, "load_model", load)
     command = [*TASK, "--labels", world / "labels", "--images", task_images, "--device", "cpu", "--json"]
