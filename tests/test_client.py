@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.ensemble import run
+from mll_hf.ensemble import residents
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import GraphError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
@@ -24,6 +25,7 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.models import load_model
 from mll_hf.models.published import split_location
 from mll_hf.selection import Evidence, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
@@ -298,11 +300,11 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     kept = Selection.from_json(json.loads(json.dumps(selection.to_json())))
     asked = []
 
-    def load(ref, device, token):
+    def load(ref, device, token, dtype):
         asked.append((ref, device, token))
         raise InputError("enough seen")
 
-    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     for each in (selection, kept):
         ensemble = client.load(each, ["a {}"])
         assert ensemble.templates == ("a {}",)
@@ -311,6 +313,10 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     assert asked == [(selection.models[0].ref, "cpu", "hf_of_mine")] * 2
     assert "hf_of_mine" not in repr(ensemble)
     assert client.load(selection).templates is None
+    options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4, keep_loaded=1)
+    assert (options.device, options.dtype, options.batch_size, options.keep_loaded) == ("mps", "bfloat16", 4, 1)
+    with pytest.raises(InputError, match="no precision 'int8'"):
+        load_model(selection.models[0].ref, "cpu", dtype="int8")
 
 
 def test_private_models_work_with_a_token_alone(store, api, tiny_open_clip, monkeypatch):
@@ -346,6 +352,7 @@ class TriedModel:
     """Recognizes the share `skill` of the pictures of `photo`, and is as unsure of the others as a coin."""
 
     logit_bias = 0.0
+    batch_size = 16
 
     def __init__(self, ref, skill=1.0, logit_scale=50.0):
         self.ref, self.skill, self.logit_scale = ref, skill, logit_scale
@@ -382,14 +389,14 @@ def models(monkeypatch):
     models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
     models.sizes = {}  # bytes to fetch; models that are not named are in the cache
 
-    def load(ref, device, token=None):
+    def load(ref, device, token=None, dtype=None):
         skill = models.skills[ref.short_name]
         if isinstance(skill, Exception):
             raise skill
         models[ref.short_name] = skill if isinstance(skill, TriedModel) else TriedModel(ref, skill)
         return models[ref.short_name]
 
-    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     monkeypatch.setattr(
         "mll_hf.client.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
     )
