@@ -1,9 +1,10 @@
-"""The READMEs: what they show is what happens, what they name exists, and the first one is short."""
+"""READMEs and the notebook: what they show is what happens, what they name exists, and the first page is short."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
@@ -26,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 FOLDERS = ("", "mll_hf/", "scripts/", "scripts/benchmarks/", "scripts/demo_world/", "spaces/*/")
-PAGES = sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}README.md")) + [ROOT / "CONTRIBUTING.md"]
+PAGES = [*sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}README.md")), ROOT / "CONTRIBUTING.md"]
+NOTEBOOK = json.loads((ROOT / "scripts" / "first_steps.ipynb").read_text())
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SPAN = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
 
@@ -110,7 +112,8 @@ def test_every_command_is_one(command, capsys):
     try:
         build_parser().parse_args(words[1:])
     except SystemExit as stop:
-        assert stop.code == 0, capsys.readouterr().err
+        if stop.code:
+            pytest.fail(capsys.readouterr().err)
     return None
 
 
@@ -201,3 +204,22 @@ def test_python_runs_as_shown(world, capsys):
     assert len(ast.literal_eval(lines[4])) == 2
     assert {answer["label"] for answer in ast.literal_eval(lines[5])} == {"corroded pipe", "intact pipe", "weld"}
     assert sum(bool(line) for block in blocks(README, "python") for line in block.splitlines()) == 10
+
+
+def cells(*tags):
+    """Source and stored outputs of the notebook's code cells with exactly these tags."""
+    code = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+    return [("".join(c["source"]), c["outputs"]) for c in code if c["metadata"].get("tags", []) == list(tags)]
+
+
+def test_the_notebook_runs_from_top_to_bottom(world, capsys):
+    space = {}
+    for source, outputs in cells():
+        exec(source, space)
+        assert capsys.readouterr().out == "".join(line for output in outputs for line in output["text"])
+    for source, outputs in cells("hub"):  # whose outputs depend on the images
+        exec(source, space)
+        assert not outputs
+    assert "'score'" in capsys.readouterr().out
+    assert [source.split()[0] for source, _ in cells("install")] == ["%pip"]
+    assert len(cells()) + len(cells("hub")) == 7
