@@ -74,7 +74,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         files = build(options.tables) if options.tables else build_pages()
     except (OSError, KeyError, ValueError) as error:
-        print(f"error: a table is missing or holds what it should not: {type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            f"error: a table is missing or holds what it should not: {type(error).__name__}: {error}", file=sys.stderr
+        )
         return 2
     report = changes(files)
     print("\n".join(report) or "nothing changed")

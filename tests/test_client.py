@@ -18,7 +18,7 @@ from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
 from mll_hf.ensemble import residents
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.errors import GraphError, InputError, LabelError, MissingExtraError, ModelError
+from mll_hf.errors import GraphError, HubError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import ModelRef
@@ -26,7 +26,8 @@ from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import load_model
-from mll_hf.models.published import split_location
+from mll_hf.models.known import usable_models
+from mll_hf.models.published import published_labels, split_location
 from mll_hf.selection import Evidence, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder
@@ -614,3 +615,54 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
     assert "skipped in the trial: model 'org/gone'" in caplog.text
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
+
+
+# --- joined with published figures ------------------------------------------------------------------------------------
+
+KNOWN = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+
+
+def test_labels_are_joined_with_published_figures(store, caplog):
+    label = make_label(GRAPH, hits=[600] * 7, support=1000, repo_id=KNOWN, revision="f" * 40)
+    store.write(label)
+    client = Client(f"{store.folder}, published", encoder=WordEncoder())
+    selection = client.select(["cat", "car"])
+    by_evidence = {kind: [m.name for m in selection.models if m.evidence is kind] for kind in Evidence}
+    assert set(by_evidence[Evidence.LABEL]) == {KNOWN, "org/cats", "org/cars", "org/all"}
+    assert len(by_evidence[Evidence.PER_CLASS]) == len(published_labels()) - 1  # a label counts more than figures
+    assert len(selection.models) == len(usable_models()) + 3
+    assert len({model.name for model in selection.models}) == len(selection.models)
+    alone = client_of(store.folder).select(["cat", "car"])
+    ours = [model.name for model in selection.models if model.evidence is Evidence.LABEL]
+    assert ours == [model.name for model in alone.models]
+    assert "left out" not in caplog.text
+
+
+def test_labels_that_cannot_be_compared_with_others_are_left_out_by_name(store, caplog):
+    """A model measured on somebody's own images must not win by them."""
+    selection = Client(f"{store.folder},published", encoder=WordEncoder()).select(["cat"])
+    assert Evidence.LABEL not in {model.evidence for model in selection.models}
+    assert "left out: org/all, org/cars, org/cats on graph tiny: none of these models has a published" in caplog.text
+
+
+def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    selection = Client(encoder=WordEncoder()).select(["golden retriever", "fire engine"], max_gflops=20)
+    assert {model.evidence for model in selection.models} == {Evidence.PER_CLASS, Evidence.OVERALL}
+    assert selection.explain("golden retriever")[0].name == "golden retriever"
+    assert selection.models[0].license
+    assert "only published figures are used: hub:" in caplog.text
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        Client("hub", encoder=WordEncoder()).select(["cat"])
+
+
+def test_without_a_text_encoder_models_are_compared_by_imagenet_accuracy(caplog):
+    class Missing:
+        id = "missing"
+
+        def encode(self, texts):
+            raise MissingExtraError("tokenizers", "offline")
+
+    selection = Client("published", encoder=Missing()).select(["cat", "dog"])
+    assert {model.evidence for model in selection.models} == {Evidence.OVERALL}
+    assert "compared by their ImageNet accuracy alone" in caplog.text
