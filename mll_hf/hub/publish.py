@@ -446,7 +446,7 @@ def publish_repo(
         marker: The file that says what kind of repo this is. A repo without it must be empty.
         edit: Given the README so far, which may be empty, the new one.
         title: Of the commit.
-        create_pr: Open a pull request even with write access; without write access one is always opened.
+        create_pr: Open a pull request instead; without write access nothing else can be done.
         private: Make a new repo private.
         token: Hub token; None for the token of the logged-in user.
 
