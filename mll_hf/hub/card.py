@@ -13,8 +13,9 @@ import yaml  # type: ignore[import-untyped]
 from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entries_to_yaml
 
 from mll_hf.hub.readme import edit_card, put_section
+from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH
 from mll_hf.labels.branches import branch_recalls
-from mll_hf.utils.package import library_in_markdown
+from mll_hf.utils.package import library_in_markdown, page_of_model
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import escaped, printable, shortened
 
@@ -35,6 +36,7 @@ _SCHEMA = 2  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
+_VIEWED = [{"config_name": "default", "data_files": SUMMARY_PATH}]  # what the Hub's viewer opens
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -119,7 +121,7 @@ def _tests(label: LabelSummary) -> int:
 
 def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
-    environment = label.environment
+    environment, page = label.environment, page_of_model(label.model.repo_id)
     facts = [
         ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
         ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_revision[:12]}`), {_tests(label):,} tests"],
@@ -144,6 +146,7 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         "mll-hf select --classes 'dog, cat, car' --labels hub",
         f"mll-hf labels show {label.model.repo_id} --labels hub",
         "```",
+        *(["", f"[Where this model is strong, beside others]({page})"] if page else []),
     ]
 
 
@@ -186,7 +189,7 @@ def collection_card(
     if not readme.strip():
         title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
         tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
-        metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, viewer=False)
+        metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, configs=_VIEWED)
         readme = f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
     return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
 
@@ -206,6 +209,17 @@ def _collection_section(
         "```",
         "",
         "The method is Model Label Learning ([arXiv 2501.18271](https://arxiv.org/abs/2501.18271)).",
+        "",
+        f"![Mean recall of the best models]({PICTURE_PATH})",
+        "",
+        f"[`{SUMMARY_PATH}`]({SUMMARY_PATH}) has a line per label: model, revision, license, cost, mean recall "
+        "(`margin`: half of its 95 % interval), recall per domain and per large branch of the graph:",
+        "",
+        "```bash",
+        f"duckdb -c \"SELECT model, recall, license FROM '{source}/{SUMMARY_PATH}' "  # noqa: S608 - a text for people
+        "WHERE license = 'mit' ORDER BY recall DESC LIMIT 10\"",
+        f"python -c \"from datasets import load_dataset; print(load_dataset('{repo_id}', split='train').to_pandas())\"",
+        "```",
         "",
         *(line for graph in graphs for line in _graph_lines(graph, labels, source)),
         "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import random
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -39,6 +40,16 @@ from mll_hf.hub.connection import (
 from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
 from mll_hf.hub.locations import REPO_ID, parse_dataset
 from mll_hf.hub.sources import fetch_from_collection, is_collection, read_graphs, readable
+from mll_hf.hub.summary import (
+    MAX_SUMMARY_BYTES,
+    PICTURE_PATH,
+    SUMMARY_PATH,
+    leaderboard_svg,
+    recall_text,
+    rows_from_bytes,
+    rows_to_bytes,
+    summary_row,
+)
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
 from mll_hf.utils.text import abridged, one_line
@@ -261,7 +272,10 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
 def _overview(
     api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
 ) -> dict[str, bytes | None]:
-    """Index and card of a collection with the files that a commit adds; the owner's text in the card is kept."""
+    """Index, table, picture and card of a collection with the files that a commit adds.
+
+    The owner's text in the card is kept.
+    """
     files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
     after = replace(head, files={**head.files, **files})
     known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}
@@ -284,7 +298,37 @@ def _overview(
         raise InputError(f"hf://datasets/{head.repo_id} holds no valid label; publish one with mll-hf push --to")
     shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
     card = _edited(head, lambda old: collection_card(head.repo_id, shown, labels, old), _read_readme(api, head))
-    return {**changes, README: card}
+    counts = Counter(label.graph_digest for label in labels)
+    most = max(shown, key=lambda graph: (counts[graph.digest], graph.digest))
+    table = _summary(api, head, after, labels, known, summary_at)
+    return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, most), README: card}
+
+
+def _summary(
+    api: HfApi,
+    head: Head,
+    after: Head,
+    labels: Sequence[IndexedLabel],
+    graphs: Mapping[str, SemanticGraph],
+    read: Callable[[str], LabelSummary],
+) -> bytes:
+    """The table of a collection's labels; only labels that the table of the head lacks are read."""
+    earlier = rows_from_bytes(_read(api, head, SUMMARY_PATH, MAX_SUMMARY_BYTES))
+    rows: list[dict[str, str]] = []
+    missing: dict[str, str] = {}
+    for label in labels:
+        path = label_path(label.model, label.group)
+        row = earlier.get(digest := after.files[path].oid)
+        if row and row["recall"] == recall_text(label):
+            rows.append(row)
+        else:
+            missing[path] = digest
+
+    def row_of(path: str) -> dict[str, str]:
+        label = read(path)
+        return summary_row(label, graphs[label.graph_digest], missing[path])
+
+    return rows_to_bytes([*rows, *readable(row_of, missing)])
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
@@ -404,9 +448,14 @@ def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
 
 
 def _read_readme(api: HfApi, head: Head) -> bytes:
-    if README not in head.files:
+    return _read(api, head, README, _MOST_README_BYTES)
+
+
+def _read(api: HfApi, head: Head, path: str, most_bytes: int) -> bytes:
+    """A file of a repository; nothing if it has no such file."""
+    if path not in head.files:
         return b""
-    return download(api, head.repo_id, head.repo_type, README, head.sha, _MOST_README_BYTES).read_bytes()
+    return download(api, head.repo_id, head.repo_type, path, head.sha, most_bytes).read_bytes()
 
 
 def _edited(head: Head, edit: Callable[[str], str], readme: bytes) -> bytes:
