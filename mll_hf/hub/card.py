@@ -281,7 +281,7 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
     is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
     terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
     title = f"{_name(graph.name)}: visual concepts"
-    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], **terms)
+    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], viewer=False, **terms)
     source = f"hf://datasets/{repo_id}"
     lines = [
         f"`graph.json` has {len(graph):,} visual concepts with their hypernyms (digest `{graph.digest[:12]}`), and the "

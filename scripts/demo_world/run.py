@@ -126,7 +126,8 @@ def label_models(out: Path) -> Path:
     if not (graph / "graph.json").exists():
         build_graph(graph)
     models = [f"local-dir:{model}" for model in sorted(MODELS.iterdir())]
-    print(f"$ mll-hf label local-dir:{MODELS.name}/* --graph {graph} --labels {labels}", flush=True)
+    first = f"local-dir:{MODELS.relative_to(MODELS.parents[2])}/demo-digits"
+    print(f"$ mll-hf label {first} ... --graph {graph} --labels {labels}", flush=True)
     if command_line(["label", *models, "--graph", str(graph), "--labels", str(labels)]):
         raise SystemExit(1)
     gc.freeze()  # collecting after each of 60 models would go through all of torch every time
