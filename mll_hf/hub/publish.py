@@ -53,6 +53,7 @@ from mll_hf.hub.summary import (
     MAX_SUMMARY_BYTES,
     PICTURE_PATH,
     SUMMARY_PATH,
+    Row,
     leaderboard_svg,
     recall_text,
     rows_from_bytes,
@@ -303,7 +304,7 @@ def _overview(
     after = replace(head, files={**head.files, **files})
     known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}
     changes: dict[str, bytes | None] = {}
-    labels: list[IndexedLabel] = []
+    by_path: dict[str, IndexedLabel] = {}
 
     def summary_at(path: str) -> LabelSummary:
         whole = label_from_bytes(added[path]) if path in added else fetch_from_collection(api, head, path, known)
@@ -314,44 +315,38 @@ def _overview(
         if graph := graph_of(stem, known.values()):
             of_group, index = updated_index(api, after, stem, groups[stem], graph, partial(readable, summary_at))
             changes |= of_group
-            labels += index.labels if index else ()
+            for label in index.labels if index else ():
+                by_path[groups[stem][label.model.slug, label.model.revision]] = label
         else:
             _log.warning("%s: labels %s are not indexed, since their graph is missing", head.repo_id, stem)
-    if not labels:
+    if not (labels := list(by_path.values())):
         raise InputError(f"hf://datasets/{head.repo_id} holds no valid label; publish one with mll-hf push --to")
     shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
     card = _edited(head, lambda old: collection_card(head.repo_id, shown, labels, old), _read_readme(api, head))
     counts = Counter(label.graph_digest for label in labels)
     most = max(shown, key=lambda graph: (counts[graph.digest], graph.digest))
-    table = _summary(api, head, after, labels, known, summary_at)
+    earlier = rows_from_bytes(_read(api, head, SUMMARY_PATH, MAX_SUMMARY_BYTES))
+    table = _summary(by_path, after, known, earlier, summary_at)
     return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, most), README: card}
 
 
 def _summary(
-    api: HfApi,
+    labels: Mapping[str, IndexedLabel],
     head: Head,
-    after: Head,
-    labels: Sequence[IndexedLabel],
     graphs: Mapping[str, SemanticGraph],
+    earlier: Mapping[str, Row],
     read: Callable[[str], LabelSummary],
 ) -> bytes:
-    """The table of a collection's labels; only labels that the table of the head lacks are read."""
-    earlier = rows_from_bytes(_read(api, head, SUMMARY_PATH, MAX_SUMMARY_BYTES))
-    rows: list[dict[str, str]] = []
-    missing: dict[str, str] = {}
-    for label in labels:
-        path = label_path(label.model, label.group)
-        row = earlier.get(digest := after.files[path].oid)
-        if row and row["recall"] == recall_text(label):
-            rows.append(row)
-        else:
-            missing[path] = digest
+    """The table of the labels at some paths; only those without a line in the earlier table are read."""
 
-    def row_of(path: str) -> dict[str, str]:
+    def row_of(path: str) -> Row:
+        row = earlier.get(digest := head.files[path].oid)
+        if row and row["recall"] == recall_text(labels[path]):
+            return row
         label = read(path)
-        return summary_row(label, graphs[label.graph_digest], missing[path])
+        return summary_row(label, graphs[label.graph_digest], digest)
 
-    return rows_to_bytes([*rows, *readable(row_of, missing)])
+    return rows_to_bytes(readable(row_of, labels))
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def rows_from_bytes(content: bytes) -> dict[str, Row]:
     except (UnicodeDecodeError, csv.Error):
         return {}
     return {
-        row["sha256"]: {name: value for name, value in row.items() if value}
+        row["sha256"]: {name: value for name, value in row.items() if value or name in _COLUMNS}
         for row in rows
         if None not in row and set(_COLUMNS) <= row.keys() and None not in row.values()
     }

@@ -57,6 +57,19 @@ def test_every_publication_writes_table_picture_and_card_in_its_commit(hub):
     assert all(label.model.repo_id in drawn for label in LABELS)
 
 
+def test_datasets_and_so_the_viewer_opens_a_collection(hub, tmp_path, monkeypatch):
+    import datasets
+
+    publish_to_collection(LABELS, [GRAPH], COLLECTION)
+    for path, content in hub.files("dataset", REPO).items():
+        (tmp_path / "labels" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "labels" / path).write_bytes(content)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_OFFLINE", True)
+    read = datasets.load_dataset(str(tmp_path / "labels"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert set(read["model"]) == {label.model.repo_id for label in LABELS}
+    assert read.features["recall"].dtype == "float64"
+
+
 def test_lines_of_known_labels_are_kept_without_reading_the_labels(hub):
     publish_to_collection(LABELS[:3], [GRAPH], COLLECTION)
     hub.requests.clear()
@@ -71,6 +84,7 @@ def test_lines_of_known_labels_are_kept_without_reading_the_labels(hub):
         lambda content: b"\xff\xfe",
         lambda content: b"model,recall\na,1\n",
         lambda content: content.replace(b"org/", b"org/,"),
+        lambda content: content.replace(b"0.", b""),
         lambda content: None,
     ],
 )
@@ -85,7 +99,7 @@ def test_a_table_that_is_missing_or_damaged_is_written_anew(hub, damage):
 def test_a_line_with_another_recall_than_its_label_is_written_anew(hub):
     publish_to_collection(LABELS, [GRAPH], COLLECTION)
     whole, lines = table_of(hub)
-    forged = [{**line, "recall": "0.9999"} for line in lines.values()]
+    forged = [{**line, "recall": "0.9999", "graph": ""} for line in lines.values()]
     hub.put("dataset", REPO, {SUMMARY_PATH: rows_to_bytes(forged)})
     update_index(COLLECTION)
     assert table_of(hub)[0] == whole
