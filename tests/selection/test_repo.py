@@ -216,11 +216,13 @@ def test_a_model_repo_is_not_overwritten(hub, api):
         selection.push_to_hub(REPO, private=True)
 
 
-def test_without_write_access_a_pull_request_is_opened(hub):
+def test_without_write_access_a_pull_request_must_be_asked_for(hub):
     selection = make_selection(hub)
     selection.push_to_hub(REPO)
     other = replace(selection, task="other")
-    published = other.push_to_hub(REPO, token=READER)
+    with pytest.raises(HubError, match="may not write to it"):
+        other.push_to_hub(REPO, token=READER)
+    published = other.push_to_hub(REPO, create_pr=True, token=READER)
     assert published.pull_request == 1
     assert Selection.from_pretrained(REPO).task is None
     assert Selection.from_pretrained(REPO, revision="refs/pr/1").task == "other"
