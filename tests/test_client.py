@@ -13,7 +13,7 @@ from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.ensemble import run
+from mll_hf.ensemble import residents
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import GraphError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
@@ -294,11 +294,11 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     kept = Selection.from_json(json.loads(json.dumps(selection.to_json())))
     asked = []
 
-    def load(ref, device, token):
+    def load(ref, device, token, dtype):
         asked.append((ref, device, token))
         raise InputError("enough seen")
 
-    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     for each in (selection, kept):
         ensemble = client.load(each, ["a {}"])
         assert ensemble.templates == ("a {}",)
@@ -342,6 +342,7 @@ class TriedModel:
     """Recognizes the share `skill` of the pictures of `photo`, and is as unsure of the others as a coin."""
 
     logit_bias = 0.0
+    batch_size = 16
 
     def __init__(self, ref, skill=1.0, logit_scale=50.0):
         self.ref, self.skill, self.logit_scale = ref, skill, logit_scale
@@ -378,14 +379,14 @@ def models(monkeypatch):
     models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
     models.sizes = {}  # bytes to fetch; models that are not named are in the cache
 
-    def load(ref, device, token=None):
+    def load(ref, device, token=None, dtype=None):
         skill = models.skills[ref.short_name]
         if isinstance(skill, Exception):
             raise skill
         models[ref.short_name] = skill if isinstance(skill, TriedModel) else TriedModel(ref, skill)
         return models[ref.short_name]
 
-    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     monkeypatch.setattr(
         "mll_hf.client.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
     )

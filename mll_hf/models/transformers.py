@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class TransformersModel(VisionLanguageModel):
     """A model of transformers."""
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
         with one_line_errors(ref), _quiet():
             network = _load_network(ref, folder)
             # PIL, as in training, gives the same pixels as open_clip
@@ -41,7 +41,7 @@ class TransformersModel(VisionLanguageModel):
             self._context_length = min(
                 network.config.text_config.max_position_embeddings, self._tokenizer.model_max_length
             )
-            super().__init__(ref, network, device)
+            super().__init__(ref, network, device, dtype)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`."""
