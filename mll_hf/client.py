@@ -3,67 +3,98 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from mll_hf.errors import InputError, MissingExtraError, ModelError
-from mll_hf.labels.join import JoinedLabels, join_labels
+from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
+from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
+from mll_hf.labels.store import LabelStore
 from mll_hf.matching import describe
 from mll_hf.matching.concept_index import ConceptIndex, embed_names
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.matching.text_encoder import DEFAULT_MODEL, CachedEncoder, default_encoder
 from mll_hf.models import bytes_to_fetch, resolve_model
-from mll_hf.models.known import usable_models
-from mll_hf.selection import (
-    Candidates,
-    SelectionConfig,
-    Strategy,
-    select,
-    select_by_imagenet,
-    shortlisting,
+from mll_hf.models.known import ids_of, usable_models
+from mll_hf.models.published import (
+    DEFAULT_LABELS,
+    PUBLISHED,
+    PublishedFigures,
+    open_labels,
+    published_graph,
+    published_labels,
+    split_location,
 )
+from mll_hf.selection import Candidates, Evidence, SelectionConfig, Strategy, select, select_by_imagenet, shortlisting
+from mll_hf.selection.base import configured
+from mll_hf.selection.estimates import compares_with_others
 from mll_hf.selection.evidence import check_image_count, trial_sample
 from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
+from mll_hf.selection.select import ESTIMATING
 from mll_hf.utils.examples import Examples, check_examples
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+    from typing import Unpack
 
     import torch
     from numpy.typing import NDArray
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
-    from mll_hf.hub.sources import LabelSource
-    from mll_hf.labels.label import LabelSummary
-    from mll_hf.matching.concept_index import ClassMatch
+    from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.labels.store import LabelSource
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
     from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
+    from mll_hf.selection.base import SelectionOptions
     from mll_hf.selection.trial import TrialPlan
 
 
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, eq=False)
+class LabelGroup:
+    """Labels that compare directly, and where they come from.
+
+    Attributes:
+        source: Their source.
+        labels: The labels of all models, joined over graphs.
+        evidence: What they rest on.
+        encoder: Encoder of the graphs' texts.
+    """
+
+    source: LabelSource
+    labels: JoinedLabels
+    evidence: Evidence
+    encoder: TextEncoder
+
+    @cached_property
+    def index(self) -> ConceptIndex:
+        """The concepts of all graphs, embedded for matching."""
+        return ConceptIndex.build(self.labels.union.graph, self.encoder)
+
+
 class Client:
     """Choose models by their labels and use them.
 
     Example:
-        >>> client = Client("labels")
-        >>> selection = client.select(["corroded pipe", "intact pipe", "weld"], SelectionConfig(k=3))
+        >>> client = Client()
+        >>> selection = client.select(["corroded pipe", "intact pipe", "weld"], max_parameters="500M")
         >>> client.load(selection).predict(["a.jpg", "b.jpg"]).labels
         ('weld', 'intact pipe')
 
     Args:
         labels: Source of labels: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a
-            collection, or a local folder.
+            collection, a local folder, or ``published`` for figures that others published. A source followed by
+            ``,published`` is joined with these. Where a source has no labels, the published figures stand in.
         graph: Folder or dataset of the reference graph, if the source has labels on several graphs.
         probes: Names or revisions of probe images to prefer, where labels of one graph rest on different ones.
         token: Hub token, for labels and models; by default that of the user's login.
@@ -73,7 +104,7 @@ class Client:
 
     def __init__(
         self,
-        labels: str | Path,
+        labels: str | Path = DEFAULT_LABELS,
         *,
         graph: str | Path | None = None,
         probes: Sequence[str] = (),
@@ -81,41 +112,85 @@ class Client:
         encoder: TextEncoder | None = None,
         device: str | None = None,
     ) -> None:
-        self._location, self._graph, self._probes = labels, graph, tuple(probes)
+        self._location, self._with_published = split_location(labels)
+        self._graph, self._probes = graph, tuple(probes)
         self._token = token
         self._encoder = encoder
         self._device = device
+        self._unreachable = False  # set if the Hub was not there for the labels
 
     @cached_property
     def source(self) -> LabelSource:
         """The source of the labels."""
-        from mll_hf.hub.sources import open_source  # takes a quarter of a second
+        return open_labels(self._location, self._graph, self._token)
 
-        return open_source(self._location, self._graph, self._token)
-
-    @cached_property
+    @property
     def labels(self) -> JoinedLabels:
-        """Labels of all models, joined over graphs; labels that are left out are logged as warnings.
+        """Labels of all models of the first group, joined over graphs.
 
         Raises:
             InputError: There are no labels.
         """
-        reference = None
-        if self._graph is not None:
-            from mll_hf.hub.locations import fetch_graph
+        return self.groups[0].labels
 
-            reference = fetch_graph(self._graph, self._token).digest
-        # an index knows the facts of labels, which is all that the join needs
-        listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
-        joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
-        for left_out in joined.left_out:
-            _log.warning("left out: %s", left_out)
-        return joined
+    @property
+    def index(self) -> ConceptIndex:
+        """The concepts of the first group's graphs, embedded for matching."""
+        return self.groups[0].index
 
     @cached_property
-    def index(self) -> ConceptIndex:
-        """The concepts of all graphs, embedded for matching."""
-        return ConceptIndex.build(self.labels.union.graph, self._text_encoder)
+    def groups(self) -> tuple[LabelGroup, ...]:
+        """Labels that compare directly, by group: those of the source, then the published ones of further models.
+
+        Labels that are left out are logged as warnings.
+
+        Raises:
+            InputError: The labels do not have the graph or the probe images that were asked for.
+            HubError: The labels cannot be read, and no published figures were asked for.
+        """
+        own = self._own_group()
+        if own is not None and not self._with_published:
+            return (own,)
+        taken = set() if own is None else {model.repo_id for model in own.labels.models}
+        further = [label for label in published_labels() if not taken & ids_of(label.model.repo_id)]
+        if own is not None and not further:
+            return (own,)
+        labels = join_labels(further, [published_graph()])
+        published = LabelGroup(PublishedFigures(), labels, Evidence.PER_CLASS, self._text_encoder)
+        return (published,) if own is None else (own, published)
+
+    def _own_group(self) -> LabelGroup | None:
+        """The labels of the source; None if there are none, or none that compare with published figures."""
+        if self._location == PUBLISHED:
+            return None
+        try:
+            # an index knows the facts of labels, which is all that the join needs
+            listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
+            if not listed:
+                _log.warning("%s has no labels; published figures are used instead", self.source.name)
+                return None
+            reference = None
+            if self._graph is not None:
+                from mll_hf.hub.locations import fetch_graph
+
+                reference = fetch_graph(self._graph, self._token).digest
+            joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
+        except (HubError, NoLabelsError) as error:
+            if not self._with_published:
+                raise
+            _log.warning("only published figures are used: %s", error)
+            self._unreachable = isinstance(error, HubError)
+            return None
+        for left_out in joined.left_out:
+            _log.warning("left out: %s", left_out)
+        if self._with_published and not compares_with_others(joined):
+            _log.warning(
+                "left out: %s on graph %s: none of these models has a published ImageNet accuracy, by which they would "
+                "compare with others; to choose among them alone: --labels %s",
+                abridged([model.repo_id for model in joined.models], 3), joined.union.graphs[0].name, self._location,
+            )  # fmt: skip
+            return None
+        return LabelGroup(self.source, joined, Evidence.LABEL, self._text_encoder)
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:
@@ -132,11 +207,12 @@ class Client:
         images: Sequence[ImageLike] = (),
         examples: Sequence[tuple[ImageLike, str]] = (),
         approve: Callable[[TrialPlan], bool] | None = None,
+        **options: Unpack[SelectionOptions],
     ) -> Selection:
         """Choose models for a list of classes.
 
         Without images no model is downloaded, and none is run. With images of the task, models are tried on them one by
-        one, the most promising per gigabyte first, until no other is likely to be better or ``config.max_download`` is
+        one, the most promising per gigabyte first, until no other is likely to be better or ``max_download`` is
         reached; what they answer decides. The images need no labels; a few examples with their class make the choice
         and the estimated accuracy better. If only some licenses are allowed, those that labels name count, and the Hub
         confirms them for the chosen models: a small request for each.
@@ -152,6 +228,8 @@ class Client:
             examples: Images of the task with the name of their class, drawn at random; 25 already help. Images and
                 examples together must be at least 16.
             approve: Called with the plan of the trial before anything is downloaded; False declines it.
+            **options: Fields of :class:`SelectionConfig`, in place of those of ``config``: ``k=3``,
+                ``max_parameters="500M"``, ``licenses=["mit"]``.
 
         Raises:
             InputError: The classes are empty or repeated, no model fits the caps or has an allowed license, or there
@@ -161,49 +239,80 @@ class Client:
             HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
             MissingExtraError: The text encoder is not installed.
         """
-        names, config = check_class_names(classes), config or SelectionConfig()
+        names, config = check_class_names(classes), configured(config or SelectionConfig(), options)
         trial = shortlisting(config) if images or examples else None
-        if config.strategy is Strategy.IMAGENET or not (self.source.indexed or self.source.list()):
-            if config.strategy is not Strategy.IMAGENET:
-                _log.warning("%s has no labels; choosing by published ImageNet accuracy instead", self.source.name)
-            if trial:
-                _log.warning("the images are not looked at: without labels there is no shortlist of models to try")
-            choose = partial(select_by_imagenet, names, domain=domain, task=task, names=self._embedded(names))
-            return self._pinned(self._allowed(choose, dict.fromkeys(m.hub_id for m in usable_models()), config))
-        if descriptions is None:
-            descriptions = describe.from_templates(names, self.labels.union.graph, domain, task)
-        if tuple(d.class_name for d in descriptions) != names:
-            raise InputError("the descriptions are not those of the classes; give one for each, in their order")
-        if untold := [d.class_name for d in descriptions if not d.texts]:
-            raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
-        if trial is None:
-            return self._pinned(self._by_labels(descriptions, config, domain, task))
         known = Examples((), np.empty(0, np.int64))
-        if examples:
-            known = check_examples([examples[n] for n in trial_sample(len(examples), config.most_images)], names)
-        _check_images(images, len(known.images))
-        shortlist = self._pinned(self._by_labels(descriptions, trial, domain, task))
-        return self._tried(shortlist, config, images, known, approve)
+        if trial:
+            if examples:
+                known = check_examples([examples[n] for n in trial_sample(len(examples), config.most_images)], names)
+            _check_images(images, len(known.images))
+        if descriptions is not None:
+            _check_descriptions(descriptions, names)
+        selection = self._by_labels(names, descriptions, trial or config, domain, task)
+        if trial:
+            selection = self._tried(selection, config, images, known, approve)
+        return selection if config.licenses else self._with_licenses(selection)
 
     def _by_labels(
-        self, descriptions: Sequence[Description], config: SelectionConfig, domain: str | None, task: str | None
+        self,
+        names: tuple[str, ...],
+        descriptions: Sequence[Description] | None,
+        config: SelectionConfig,
+        domain: str | None,
+        task: str | None,
     ) -> Selection:
-        """The choice by labels alone."""
-        match, labels = self._match(descriptions, config.strategy), self.labels
-        choose: Callable[..., Selection] = select
-        if self.source.indexed and config.strategy in INDEXED_STRATEGIES:
-            choose = partial(select_indexed, fetch=self.source.fetch)
-        elif self.source.indexed:
-            labels = labels.whole(self.source.fetch)
-        embeddings = labels.embeddings(self.source.embeddings_of) if config.strategy is Strategy.PAPER else ()
-        if config.strategy is Strategy.PAPER and not embeddings:
-            labels = labels.whole(self.source.fetch)
-        ids = [model.repo_id for model in labels.models]
-        published = _without_label(ids, config)
-        candidates = Candidates(labels, match, domain, embeddings, published)
-        claims = {label.model.repo_id: label.license for label in labels.reference}
-        claims |= dict.fromkeys(model.hub_id for model in published)
-        return self._allowed(partial(choose, candidates, task=task), claims, config)
+        """The choice without images."""
+        if config.strategy is Strategy.IMAGENET:
+            choose = partial(select_by_imagenet, names, domain=domain, task=task, names=self._embedded(names))
+            claims = {model.hub_id: model.license for model in usable_models()}
+            return self._pinned(self._allowed(choose, claims, config))
+        groups = self.groups if config.strategy in ESTIMATING else self.groups[:1]
+        try:
+            parts = [self._part(group, names, descriptions, config.strategy, domain, task) for group in groups]
+        except MissingExtraError as error:
+            if any(group.evidence is Evidence.LABEL for group in groups) or config.strategy not in ESTIMATING:
+                raise
+            _log.warning("models are compared by their ImageNet accuracy alone: %s", error)
+            by_imagenet = replace(config, strategy=Strategy.IMAGENET)
+            return self._by_labels(names, descriptions, by_imagenet, domain, task)
+        published = self._overall_only if config.strategy in ESTIMATING else ()
+        candidates = replace(parts[0], further=tuple(parts[1:]), published=published)
+        decide: Callable[..., Selection] = select
+        if groups[0].source.indexed and config.strategy in INDEXED_STRATEGIES:
+            decide = partial(select_indexed, fetch=groups[0].source.fetch)
+        claims = {label.model.repo_id: label.license for part in parts for label in part.labels.reference}
+        claims |= {model.hub_id: model.license for model in published}
+        return self._pinned(self._allowed(partial(decide, candidates, task=task), claims, config))
+
+    def _part(
+        self,
+        group: LabelGroup,
+        names: tuple[str, ...],
+        descriptions: Sequence[Description] | None,
+        strategy: Strategy,
+        domain: str | None,
+        task: str | None,
+    ) -> Candidates:
+        """The models of one group, and the classes matched to its concepts."""
+        labels, source = group.labels, group.source
+        if descriptions is None:
+            descriptions = describe.from_templates(names, labels.union.graph, domain, task)
+        if strategy is not Strategy.PAPER:
+            if source.indexed and strategy not in INDEXED_STRATEGIES:
+                labels = labels.whole(source.fetch)
+            return Candidates(labels, group.index.match(descriptions), domain, evidence=group.evidence)
+        embeddings = labels.embeddings(source.embeddings_of) if not source.indexed else ()
+        if not embeddings:
+            labels = labels.whole(source.fetch)
+        return Candidates(labels, group.index.match_captions(descriptions), domain, embeddings, evidence=group.evidence)
+
+    @property
+    def _overall_only(self) -> tuple[KnownModel, ...]:
+        """The known models without a label, if published figures take part."""
+        if self.groups[-1].evidence is Evidence.LABEL and not self._with_published:
+            return ()
+        labeled = {model.repo_id for group in self.groups for model in group.labels.models}
+        return tuple(model for model in usable_models() if not labeled & ids_of(model.hub_id))
 
     def _allowed(
         self, choose: Callable[[SelectionConfig], Selection], claims: Mapping[str, str | None], config: SelectionConfig
@@ -276,15 +385,54 @@ class Client:
             keep_loaded=keep_loaded,
         )
 
+    def _with_licenses(self, selection: Selection) -> Selection:
+        """The selection with the licenses of its chosen models as the Hub names them: a stranger's label may lie.
+
+        Labels in a local folder are taken at their word, and all if the Hub cannot be asked.
+        """
+        chosen = [selection.models[m] for m in selection.union]
+        if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
+            return selection
+        from mll_hf.hub.licenses import licenses_of
+
+        try:
+            said = licenses_of([model.ref.repo_id for model in chosen], self._token)
+        except HubError as error:
+            _log.info("licenses are not confirmed: %s", error)
+            return selection
+        for model in chosen:
+            if model.license and said[model.ref.repo_id] not in (None, model.license):
+                text = "the Hub names another license for %s (%s) than its label or published figures (%s)"
+                _log.warning(text, model.name, said[model.ref.repo_id], model.license)
+        models = [
+            replace(model, license=said[model.ref.repo_id] or model.license) if model in chosen else model
+            for model in selection.models
+        ]
+        return replace(selection, models=tuple(models))
+
     def _pinned(self, selection: Selection) -> Selection:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""
         models = list(selection.models)
-        for m in selection.union:
-            if models[m].ref.revision == UNPINNED:
-                try:
-                    models[m] = replace(models[m], ref=resolve_model(models[m].ref.repo_id, self._token))
-                except ModelError as error:
-                    _log.warning("not pinned to a commit, so it cannot be used yet: %s", error)
+        unpinned = [m for m in selection.union if models[m].ref.revision == UNPINNED]
+        if not unpinned:
+            return selection
+        from mll_hf.hub.connection import together
+
+        def resolved(m: int) -> ModelRef | ModelError:
+            try:
+                return resolve_model(models[m].ref.repo_id, self._token)
+            except ModelError as error:
+                return error
+
+        failed = []
+        for m, found in zip(unpinned, together(resolved, unpinned), strict=True):
+            if isinstance(found, ModelError):
+                failed.append(found)
+            else:
+                models[m] = replace(models[m], ref=found)
+        if failed:
+            others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)
         return replace(selection, models=tuple(models))
 
     def _embedded(self, classes: Sequence[str]) -> NDArray[np.float64] | None:
@@ -297,18 +445,12 @@ class Client:
             _log.warning("estimated accuracies do not look at the class names: %s", error)
             return None
 
-    def _match(self, descriptions: Sequence[Description], strategy: Strategy) -> ClassMatch:
-        if strategy is Strategy.PAPER:
-            return self.index.match_captions(descriptions)
-        return self.index.match(descriptions)
 
-
-def _without_label(labeled: Iterable[str], config: SelectionConfig) -> tuple[KnownModel, ...]:
-    """The published models without a label that may be chosen."""
-    if not config.unlabeled:
-        return ()
-    ids = set(labeled)
-    return tuple(model for model in usable_models() if model.hub_id not in ids)
+def _check_descriptions(descriptions: Sequence[Description], names: tuple[str, ...]) -> None:
+    if tuple(d.class_name for d in descriptions) != names:
+        raise InputError("the descriptions are not those of the classes; give one for each, in their order")
+    if untold := [d.class_name for d in descriptions if not d.texts]:
+        raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
 
 
 def _check_images(images: Sequence[ImageLike], n_examples: int) -> None:

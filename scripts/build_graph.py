@@ -13,6 +13,14 @@ resumes with the same command.
     python scripts/build_graph.py --out DIR --source imagenet-r --source imagenet-12k --images-per-concept 40
     python scripts/build_graph.py --out DIR --source 'hf://datasets/ORG/BIRDS?labels=birds.csv&domain=drawing'
 
+With --redistributable, only images are taken that may be passed on: their license is open, and their author or page is
+known. Both are columns of the data set, or come from a file that Open Images, COCO or LVIS offers for download:
+
+    python scripts/build_graph.py --out DIR --redistributable \\
+        --source 'open-images?credits=test-images-with-rotation.csv' \\
+        --source 'lvis?repo=ORG/LVIS&labels=lvis_v1_val.json&credits=lvis_v1_val.json' \\
+        --source 'visual-genome?repo=ORG/VISUAL_GENOME&credits=captions_train2017.json'
+
 Install WordNet with Debian's package wordnet-base, or with: python -m wn download omw-en:1.4
 """
 
@@ -31,6 +39,7 @@ from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
 from mll_hf.harvest import (
     BUILT_IN,
+    OPEN_SOURCES,
     PAPER_SOURCES,
     HarvestConfig,
     check_no_images_of_another_graph,
@@ -48,8 +57,9 @@ from mll_hf.utils.text import abridged
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.wordnet import VisualGraph
-    from mll_hf.harvest import OpenSource
+    from mll_hf.harvest import OpenSource, PinnedSource
 
 _INTERRUPTED = 130
 
@@ -77,7 +87,9 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError("--private is for a new dataset repo; add --push-to hf://datasets/ORG/NAME")
     if args.push_to:
         parse_dataset(args.push_to)
-    wanted = [parse_source(text) for text in args.source] or PAPER_SOURCES
+    wanted = [parse_source(text) for text in args.source] or (OPEN_SOURCES if args.redistributable else PAPER_SOURCES)
+    if args.text_only and args.redistributable:
+        raise InputError("--redistributable chooses images; drop it, or drop --text-only")
     name = args.name or f"wordnet-{args.leaves}"
     visual = make_graph(name, leaf_names(ClassList(args.leaves)), find_wordnet(args.wordnet))
     graph, report = visual.graph, {"graph": figures(visual), "dry_run": args.dry_run}
@@ -92,19 +104,29 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         return report
     if args.push_to and not args.dry_run:
         check_login()
-    pinned = pin_all(wanted)
+    pinned = pin_all(wanted, args.wordnet)
     if args.push_to and not args.private and (gated := [each.source.name for each in pinned if each.is_gated]):
         raise InputError(f"images of {abridged(gated, 3)} must not be published for everyone; add --private")
     if args.dry_run:
-        report["sources"] = [planned(source) for source in open_all(pinned, graph)]
+        report["sources"] = [planned(source) for source in opened(pinned, graph, args.redistributable)]
         return report
-    config = HarvestConfig(args.images_per_concept, args.seed, args.max_side or None)
+    config = HarvestConfig(args.images_per_concept, args.seed, args.max_side or None, args.redistributable)
     result = finished_build(graph, pinned, config, args.out)
-    result = result or harvest(graph, open_all(pinned, graph), config, args.out)
+    result = result or harvest(graph, opened(pinned, graph, args.redistributable), config, args.out)
     report |= {"out": str(args.out), "images": asdict(result)}
     if args.push_to:
         report["published"] = asdict(publish_graph(args.out, args.push_to, private=args.private))
     return report
+
+
+def opened(pinned: Sequence[PinnedSource], graph: SemanticGraph, redistributable: bool) -> tuple[OpenSource, ...]:
+    """Open the sources; those of images that may be passed on must say a license for each."""
+    sources = open_all(pinned, graph)
+    if redistributable and (without := [each.pinned.source.name for each in sources if not each.has_licenses]):
+        raise InputError(
+            f"{abridged(without, 3)} names no license of each image; add credits=FILE to the source, or drop it"
+        )
+    return sources
 
 
 def figures(visual: VisualGraph) -> dict[str, Any]:
@@ -154,10 +176,12 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     if "images" in report:
         images = report["images"]
         for source in images["sources"]:
+            reasons = ("unlicensed", "ambiguous", "small", "repeated")
+            others = "".join(f", {source[reason]:,} {reason}" for reason in reasons if source[reason])
             yield (
                 "{name}: {images:,} images of {concepts:,} concepts, of {seen:,} seen "
-                "({outside:,} without a concept here, {undecodable:,} undecodable)"
-            ).format(**source)
+                "({outside:,} without a concept here, {undecodable:,} undecodable{others})"
+            ).format(**source, others=others)
         yield (
             f"{images['images']:,} images in {len(images['files'])} files, {images['bytes'] / 1e6:,.1f} MB; "
             f"{images['concepts_with_images']:,} concepts have their own, {images['concepts_tested']:,} are tested"
@@ -185,8 +209,13 @@ def build_parser() -> argparse.ArgumentParser:
     images.add_argument("--text-only", action="store_true", help=f"only write {GRAPH_FILE}")
     images.add_argument(
         "--source", action="append", default=[], metavar="SOURCE",
-        help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|FILE&domain=photo with options "
-        "split, files, config, image, label, name and license; repeatable (default: the five of the paper)",
+        help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|synset|FILE&domain=photo with "
+        "options split, files, config, image, label, name, license, objects, key and credits, which can also follow a "
+        "name, with repo=ORG/NAME for a copy; repeatable (default: the five of the paper)",
+    )  # fmt: skip
+    images.add_argument(
+        "--redistributable", action="store_true",
+        help="only take images that may be passed on, with license and author (default source: open-images)",
     )  # fmt: skip
     images.add_argument(
         "--images-per-concept",

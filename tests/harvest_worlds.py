@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from huggingface_hub.utils import _http
+from PIL import Image
 
 import tiny_hub
 from hub_worlds import Clock
@@ -60,6 +61,28 @@ def tar(rows, first=0):
                 entry.size = len(data)
                 archive.addfile(entry, io.BytesIO(data))
     return file.getvalue()
+
+
+def put_features(repo_id, rows, features, shards=2, split="train", files=()):
+    """A data set of parquet files with any features, as `datasets` writes them; returns its commit."""
+    import datasets
+
+    content = {}
+    for i, part in enumerate(in_shards(rows, shards)):
+        file = io.BytesIO()
+        datasets.Dataset.from_list(part, features=datasets.Features(features)).to_parquet(file)
+        content[f"data/{split}-{i:05}-of-{shards:05}.parquet"] = file.getvalue()
+    return tiny_hub.HUB.put("dataset", repo_id, {**content, **dict(files)})
+
+
+def scene(serial, boxes=(), size=(400, 300)):
+    """A PNG with a box of the color (red, green, blue) at each (left, top, right, bottom); none is like another."""
+    image = Image.new("RGB", size, (255, 255, serial))
+    for box, color in boxes:
+        image.paste(color, box)
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()
 
 
 def in_shards(rows, count):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +24,8 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
-from mll_hf.selection import Selection, choose_with_images
+from mll_hf.models.published import split_location
+from mll_hf.selection import Evidence, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder
 from worlds import CAR, CAT, CORGI, DOG, make_graph, make_known, make_label, probe_set, unit
@@ -51,7 +54,7 @@ def store(tmp_path):
 def client_of(folder, **options):
     """A client of a folder of labels."""
     client = Client(folder, **{"encoder": WordEncoder(), **options})
-    client.source = LabelStore(folder)
+    client.source = LabelStore(Path(split_location(folder)[0]))
     return client
 
 
@@ -145,7 +148,8 @@ def test_no_labels(tmp_path):
     with pytest.raises(InputError, match="holds no labels; make some"):
         client_of(tmp_path / "nowhere").select(["cat"])
     LabelStore(tmp_path).add_graph(GRAPH)
-    assert client_of(tmp_path).select(["cat"]).strategy is Strategy.IMAGENET
+    evidence = {model.evidence for model in client_of(tmp_path).select(["cat"]).models}
+    assert evidence == {Evidence.PER_CLASS, Evidence.OVERALL}
     (tmp_path / graph_path(GRAPH.digest)).write_text("no JSON")
     with pytest.raises(GraphError):
         client_of(tmp_path).select(["cat"])
@@ -559,13 +563,18 @@ def test_images_and_another_strategy(store, models, strategy):
     assert models == {}
 
 
-def test_images_are_of_no_use_without_labels(tmp_path, models, caplog):
+def test_images_help_without_any_label(tmp_path, models, monkeypatch):
+    """The budgeted trial works on known models that nobody has labeled."""
+    table = [make_known(f"org/{name}", accuracy) for name, accuracy in (("cats", 0.6), ("cars", 0.5), ("all", 0.55))]
+    for module in ("mll_hf.client", "mll_hf.selection.select"):
+        monkeypatch.setattr(sys.modules[module], "usable_models", lambda: tuple(table))
+    monkeypatch.setattr("mll_hf.client.resolve_model", lambda id, token: ModelRef(id, "e" * 40, "open_clip"))
     LabelStore(tmp_path).add_graph(GRAPH)
-    selection = client_of(tmp_path).select(SHOWN, images=PHOTOS)
-    assert selection.strategy is Strategy.IMAGENET
-    assert selection.evidence is None
-    assert "the images are not looked at" in caplog.text
-    assert models == {}
+    selection = client_of(tmp_path).select(SHOWN, images=PHOTOS, max_parameters="100M")  # fewer than labeled models
+    assert (names(selection)[0], names(client_of(tmp_path).select(SHOWN, max_parameters="100M"))[0]) == ("cars", "cats")
+    assert {model.evidence for model in selection.models} == {Evidence.OVERALL}
+    assert selection.evidence.n_images == len(PHOTOS)
+    assert client_of(tmp_path).load(selection).predict(PHOTOS).labels
 
 
 def test_one_class_and_pictures_all_alike(store, models):
@@ -592,10 +601,10 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
         return ModelRef(repo_id, "e" * 40, "open_clip")
 
     monkeypatch.setattr("mll_hf.client.resolve_model", resolve)
-    config = SelectionConfig(unlabeled=True, k=2)
-    selection = client_of(store.folder).select(SHOWN, config, images=PHOTOS)
+    client = client_of(f"{store.folder},published")
+    selection = client.select(SHOWN, k=2, images=PHOTOS)
     first = selection.models[0]
-    assert (first.ref.short_name, first.ref.revision, first.labeled) == ("unheard", "e" * 40, False)
+    assert (first.ref.short_name, first.ref.revision, first.evidence) == ("unheard", "e" * 40, Evidence.OVERALL)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
     assert "skipped in the trial: model 'org/gone'" in caplog.text
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()

@@ -4,15 +4,9 @@ The published table has the recall of 21 models on every class of ImageNet, Imag
 classes are WordNet synsets, so these three columns make a label on the graph of ImageNet's classes and their hypernyms,
 in three domains (photo, sketch, rendition). All other data sets of the table are target tasks. No model is run.
 
-What the published table lacks:
-
-- The number of images per class: 50, 51 and 150, the means of the three data sets, stand in for it.
-- By how many rivals a lost image was beaten: lost images are spread evenly over the first four bins of ranks (1, 2 to
-  3, 4 to 7, 8 to 15).
-- Which rivals: strategy `paper` estimates its Eq. 5 from ranks alone.
-- Answers to single images: models cannot be combined. Where a method chooses models per class, the recall of a class is
-  that of its model. This is an upper bound, since no classifier can route an image by its true class.
-- ImageNet-R's images were contested by 200 classes, not by 1,000.
+What labels lack that are made from this table is said in :mod:`mll_hf.models.published`. The table has no answers to
+single images either, so models cannot be combined. Where a method chooses models per class, the recall of a class is
+that of its model. This is an upper bound, since no classifier can route an image by its true class.
 """
 
 from __future__ import annotations
@@ -32,16 +26,12 @@ from mll_hf.bench.lovm import EVALUATION_FILE, FEATURES, FEATURES_FILE, read_lov
 from mll_hf.bench.metrics import bootstrap_tasks, mean_difference
 from mll_hf.bench.tables import Cell, Table
 from mll_hf.errors import InputError
-from mll_hf.graph.concepts import normalize_lemma
-from mll_hf.graph.probes import SamplingConfig
 from mll_hf.graph.union import GraphUnion
-from mll_hf.graph.wordnet import ClassList, class_wnids
-from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.join import JoinedLabels
-from mll_hf.labels.label import UNPINNED, Cost, Environment, ModelLabel, ModelRef
 from mll_hf.matching import describe
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.models.known import accuracies, known_datasets
+from mll_hf.models.published import SOURCES, imagenet_synsets, labels_from_recalls
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
 from mll_hf.selection.base import in_units
 from mll_hf.selection.mll import (
@@ -60,33 +50,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
     from mll_hf.models.known import ClassRecalls
     from mll_hf.selection import Selection
 
     Floats = NDArray[np.float64]
 
-SOURCES = {"imagenet-1k": 50, "imagenet-sketch": 51, "imagenet-r": 150}  # images per class
 CAPS = (200, 100, 20)  # GFLOPs per image
 HUB_SIZES = (5, 10)
 STRONG = 0.6  # ImageNet accuracy; below are research checkpoints of small training sets
 BENCHMARK = "ImageNet-best"
 METHODS = (BENCHMARK, "general", "paper, one model", "paper, k=1", "paper, k=3", "mll, k=1", "mll, k=3")
 QUALITIES = (0.0, 0.6, 0.8, 0.9, 0.98)  # lower edges of bins of the cosine
-_LOST_BINS = 4
-_MOST_IMAGES = 60_000
 _CARRIED = 0.3
 _DIGITS = 9  # equal accuracies are equal, in whatever order they were added up
 _RANDOM, _BEST = "random model", "best per data set"
-_IMAGENET_R = {  # names in ImageNet-R that are not those of the 1,000 classes
-    "cobra": "indian cobra",
-    "lobster": "american lobster",
-    "cocker spaniels": "cocker spaniel",
-    "panda": "giant panda",
-    "clown fish": "clownfish",
-    "puffer fish": "pufferfish",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,14 +127,14 @@ def real_world(recalls: ClassRecalls, index: ConceptIndex, prompts: str) -> Real
 
     Raises:
         InputError: The table lacks ImageNet, or has a value outside 0 to 1 or a class twice; the graph is another one.
-        MissingExtraError: timm is not installed, which has the order of ImageNet's synsets.
     """
     check_recalls(recalls)
     datasets = {dataset.id: dataset for dataset in known_datasets()}
     targets = [name for name in dict.fromkeys(recalls.datasets) if name not in SOURCES]
+    labels = labels_from_recalls(recalls, index.graph, imagenet_synsets(), prompts)
     return RealWorld(
         prompts=prompts,
-        labels=real_labels(recalls, index.graph, prompts),
+        labels=JoinedLabels(GraphUnion.of([index.graph]), tuple((label,) for label in labels)),
         tasks=tuple(_task(recalls, name, datasets[name].domain, index, prompts) for name in targets),
         benchmark=recalls.of("imagenet-1k", prompts)[1].mean(axis=1),
         names=tuple(model.name for model in recalls.models),
@@ -177,86 +155,6 @@ def check_recalls(recalls: ClassRecalls) -> None:
     if len(set(names)) < len(names):
         twice = next(name for at, name in enumerate(names) if name in names[:at])
         raise InputError(f"the table of recall per class has '{twice[1]}' of {twice[0]} twice; keep one")
-
-
-def real_labels(recalls: ClassRecalls, graph: SemanticGraph, prompts: str) -> JoinedLabels:
-    """Labels of all models of a table on the graph of ImageNet's classes; hypernyms pool the images below them.
-
-    Raises:
-        InputError: The graph lacks a class of ImageNet, or a class name of the table is none of ImageNet's.
-    """
-    concepts = _concepts_of_sources(recalls, graph)
-    ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS))
-    for s, (dataset, n_images) in enumerate(SOURCES.items()):
-        hits = np.rint(recalls.of(dataset, prompts)[1] * n_images).astype(np.int64)
-        ranks[:, s, concepts[dataset]] = spread_ranks(hits, n_images)
-    below = np.eye(len(graph))
-    for v, descendants in enumerate(graph.descendants):
-        below[v, descendants] = 1
-    pooled = np.moveaxis(np.rint(np.tensordot(below, ranks, axes=(1, 2))), 0, 2)  # [M, S, V, RANK_BINS]
-    domain_ranks = pooled.sum(axis=2)
-    share = np.minimum(1, _MOST_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
-    pooled = np.floor(pooled * share[:, None, :, None])
-    rows = []
-    for m, model in enumerate(recalls.models):
-        label = ModelLabel(
-            model=ModelRef(model.hub_id or model.name, UNPINNED, model.backend),
-            cost=Cost(int(model.parameters or 0), float(model.image_gflops or 0)),
-            graph_name=graph.name,
-            graph_digest=graph.digest,
-            probes_name=recalls.source,
-            probes_revision=prompts,
-            sampling=SamplingConfig(sum(SOURCES.values())),
-            domain_names=("photo", "sketch", "rendition"),
-            package_version="",
-            environment=Environment("", "", "", "", ""),
-            license=model.license,
-            ranks=pooled[m].sum(axis=0).astype(np.uint16),
-            domain_ranks=domain_ranks[m].astype(np.int32),
-            temperature=np.ones(1, np.float32),
-            predicted=pooled[m, :, :, 0].sum(axis=0).astype(np.int32),
-            domain_hits=pooled[m, :, :, 0].astype(np.uint16),
-            domain_support=pooled[m].sum(axis=2).astype(np.uint16),
-            rivals=np.full((len(graph), RIVALS), NO_RIVAL, np.uint16),
-            rival_wins=np.zeros((len(graph), RIVALS), np.uint16),
-        )
-        rows.append((label,))
-    return JoinedLabels(GraphUnion.of([graph]), tuple(rows))
-
-
-def spread_ranks(hits: NDArray[np.int64], n_images: int) -> NDArray[np.int64]:
-    """[..., RANK_BINS] ranks of images of which ``hits`` [...] were won; the others are spread over four bins."""
-    ranks = np.zeros((*hits.shape, RANK_BINS), np.int64)
-    ranks[..., 0] = hits
-    for position in range(_LOST_BINS):
-        ranks[..., 1 + position] = (n_images - hits + position) // _LOST_BINS
-    return ranks
-
-
-def _concepts_of_sources(recalls: ClassRecalls, graph: SemanticGraph) -> dict[str, NDArray[np.int64]]:
-    """Concepts of the classes of each data set that labels come from."""
-    wnids = class_wnids(ClassList.IMAGENET_1K)
-    if missing := [wnid for wnid in wnids if wnid not in graph.index]:
-        raise InputError(
-            f"the graph lacks {len(missing)} classes of ImageNet ({abridged(missing, 3)}); build one with: "
-            "python scripts/build_graph.py --text-only --leaves imagenet-1k --out DIR"
-        )
-    concepts = np.array([graph.index[wnid] for wnid in wnids], np.int64)
-    names = [normalize_lemma(name) for name in recalls.of("imagenet-1k")[0]]
-    if len(names) != len(concepts):
-        raise InputError(f"the table has {len(names)} classes of ImageNet, not {len(concepts)}; give all of them")
-    by_name = {lemma: v for v in concepts.tolist() for lemma in map(normalize_lemma, graph.concepts[v].lemmas)}
-    by_name |= dict(zip(names, concepts.tolist(), strict=True))
-    by_name |= {ours: by_name[theirs] for ours, theirs in _IMAGENET_R.items()}
-    found = {}
-    for dataset in SOURCES:
-        classes = [normalize_lemma(name) for name in recalls.of(dataset)[0]]
-        if unknown := [name for name in classes if name not in by_name]:
-            raise InputError(f"{abridged(unknown, 3)} of {dataset} are no names of ImageNet's classes; correct them")
-        found[dataset] = np.array([by_name[name] for name in classes], np.int64)
-        if len(set(found[dataset].tolist())) < len(classes):
-            raise InputError(f"two classes of {dataset} are the same class of ImageNet; correct their names")
-    return found
 
 
 def _task(recalls: ClassRecalls, dataset: str, domain: str, index: ConceptIndex, prompts: str) -> RealTask:

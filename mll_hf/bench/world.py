@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from mll_hf.bench.metrics import Floats
     from mll_hf.bench.suites import TargetTask
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.hub.sources import LabelSource
     from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.labels.store import LabelSource
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
 
     Rows = NDArray[np.int64]

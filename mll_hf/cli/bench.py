@@ -54,12 +54,6 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     text = "choose among real models by labels made from published recall per class"
     published = _add_action(actions, "published", text, _published)
     published.add_argument(
-        "--graph",
-        required=True,
-        metavar="WHERE",
-        help="graph of ImageNet's classes, as scripts/build_graph.py --text-only --leaves imagenet-1k writes it",
-    )
-    published.add_argument(
         "--prompts",
         nargs="+",
         choices=_PROMPT_SETS,
@@ -221,11 +215,11 @@ def _fidelity(args: argparse.Namespace) -> int:
 
 def _published(args: argparse.Namespace) -> int:
     from mll_hf.bench import real
-    from mll_hf.hub.locations import fetch_graph
     from mll_hf.models.known import class_recalls
+    from mll_hf.models.published import published_graph
     from mll_hf.utils.files import write_atomically
 
-    index = _index(fetch_graph(args.graph))
+    index = _index(published_graph())
     worlds = [real.real_world(class_recalls(), index, prompts) for prompts in args.prompts]
     results = [real.run_real(world, args.draws, args.seed, note) for world in worlds]
     tables, facts = (

@@ -16,6 +16,7 @@ from mll_hf.matching import describe
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
+from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Selection, SelectionConfig, Strategy
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
@@ -128,7 +129,7 @@ def add_selection_options(command: argparse.ArgumentParser, required: bool) -> N
     )
     task.add_argument("--llm", metavar="MODEL", help="language model that describes the classes")
     task.add_argument("--llm-url", metavar="URL", help="base URL of an OpenAI-compatible server for --llm")
-    add_source(command.add_argument_group("labels"))
+    add_source(command.add_argument_group("labels"), DEFAULT_LABELS)
     choice = command.add_argument_group("choice")
     choice.add_argument(
         "-k", type=positive, metavar="N",
@@ -139,11 +140,6 @@ def add_selection_options(command: argparse.ArgumentParser, required: bool) -> N
         choices=[str(s) for s in Strategy],
         default=str(Strategy.MLL),
         help="how models are scored and chosen (default: %(default)s)",
-    )
-    choice.add_argument(
-        "--unlabeled",
-        action="store_true",
-        help="also consider models without a label, by their published ImageNet accuracy",
     )
     choice.add_argument("--max-gflops", type=float, metavar="X", help="GFLOPs per image of a model, at most")
     choice.add_argument("--max-parameters", type=count, metavar="N", help="parameters of a model, at most: 200M, 1.5B")
@@ -167,7 +163,6 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
         max_gflops=args.max_gflops,
         max_models=args.max_models,
         licenses=args.license,
-        unlabeled=args.unlabeled,
         shares=_shares(getattr(args, "shares", None), classes),
         **{name: value for name, value in trial.items() if value is not None},
     )

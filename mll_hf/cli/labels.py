@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from mll_hf.cli.report import LabelDifference
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.hub.sources import LabelSource
     from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.store import LabelSource
 
 
 def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.join import join_labels
-from mll_hf.utils.text import abridged
+from mll_hf.models.published import open_labels, split_location
+from mll_hf.utils.text import abridged, parse_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mll_hf.hub.sources import LabelSource
     from mll_hf.labels.label import LabelSummary
+    from mll_hf.labels.store import LabelSource
 
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
-    "where to read labels: 'hub' (all models with a label), hf://datasets/ORG/NAME[@REVISION], or a folder (default: "
-    f"${SOURCE_VARIABLE}, or hub)"
+    "where to read labels: 'hub' (all models with a label), hf://datasets/ORG/NAME[@REVISION], a folder, or "
+    "'published' (figures that others published); SOURCE,published joins both"
 )
 FULL_SAMPLE = SamplingConfig().images_per_concept
 SAMPLE_HELP = (
@@ -35,15 +36,15 @@ SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, o
 GRAPH_HELP = "a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
 
 
-def add_location(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_location(command: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = "hub") -> None:
     """Add ``--labels``."""
-    default = os.environ.get(SOURCE_VARIABLE) or "hub"
-    command.add_argument("--labels", default=default, metavar="SOURCE", help=_SOURCE_HELP)
+    text = f"{_SOURCE_HELP} (default: ${SOURCE_VARIABLE}, or {default})"
+    command.add_argument("--labels", default=os.environ.get(SOURCE_VARIABLE) or default, metavar="SOURCE", help=text)
 
 
-def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = "hub") -> None:
     """Add ``--labels``, and ``--graph`` and ``--probes`` to choose among labels on several graphs."""
-    add_location(command)
+    add_location(command, default)
     command.add_argument(
         "--graph",
         metavar="GRAPH",
@@ -77,10 +78,8 @@ def check_plot(args: argparse.Namespace) -> None:
 
 
 def open_source_of(args: argparse.Namespace) -> LabelSource:
-    """The source of labels that the options name."""
-    from mll_hf.hub.sources import open_source
-
-    return open_source(args.labels, args.graph)
+    """The source of labels that the options name; of two that are joined the first."""
+    return open_labels(split_location(args.labels)[0], args.graph)
 
 
 def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
@@ -170,8 +169,7 @@ def size(text: str) -> int:
 
 def count(text: str) -> int:
     """A number of parameters: 151000000, 151M or 1.5B."""
-    factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}.get(text[-1:].upper())
     try:
-        return int(float(text[:-1]) * factor) if factor else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number such as 200M or 1.5B") from None
+        return parse_count(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.branches import branch_pairs, branch_recalls
-from mll_hf.selection import Selection, Strategy
+from mll_hf.selection import Evidence, Selection, Strategy
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import shortened
 
@@ -34,6 +35,11 @@ _BRANCHES_SHOWN = 5
 _SIGNIFICANT = 1.96  # standard errors
 _FEWEST_IMAGES = 10
 _LEAST_COVERAGE = 0.005  # shown as 0.01
+_EVIDENCE = {Evidence.LABEL: "label", Evidence.PER_CLASS: "per class", Evidence.OVERALL: "overall only"}
+_EVIDENCE_LEGEND = {
+    Evidence.PER_CLASS: "per class: published recall on each class of ImageNet",
+    Evidence.OVERALL: "overall only: published ImageNet accuracy, the same for every class",
+}
 _SCORES = {  # name and meaning of the scores of each strategy
     Strategy.MLL: (
         "recall on concepts",
@@ -64,10 +70,11 @@ def _headline(selection: Selection) -> str:
     if selection.among and not selection.evidence:
         models = f"{selection.among:,} models, of which the best {len(selection.models)} are shown"
     else:
-        labeled = sum(model.labeled for model in selection.models)
-        unlabeled = len(selection.models) - labeled
-        counts = [_count(labeled, "labeled model", "labeled models")] if labeled else []
-        models = " and ".join([*counts, *([f"{unlabeled} without a label"] if unlabeled else [])])
+        counts = Counter(model.evidence for model in selection.models)
+        models = _count(len(selection.models), "labeled model", "labeled models")
+        if set(counts) != {Evidence.LABEL}:
+            models = f"{_count(len(selection.models), 'model', 'models')}"
+            models += f" ({'; '.join(f'{counts[kind]} {_EVIDENCE[kind]}' for kind in Evidence if counts[kind])})"
     tried = f" tried on {selection.evidence.n_images} images" if selection.evidence else ""
     per_class = "" if selection.strategy is Strategy.UNIFORM else f", k = {selection.k}"
     return (
@@ -80,7 +87,11 @@ def _model_table(selection: Selection) -> str:
     shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.union})
     name = _SCORES[selection.strategy][0]
     figures = [
-        [f"{selection.overall[m]:.3f}", f"{selection.models[m].general:.3f}", str(selection.chosen[m].sum())]
+        [
+            f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-",
+            f"{selection.models[m].general:.3f}",
+            str(selection.chosen[m].sum()),
+        ]
         for m in shown
     ]
     return _models(selection, shown, [name, "general", "classes"], figures) + _omitted(
@@ -110,14 +121,22 @@ _TRIAL_LEGEND = (
 def _models(selection: Selection, shown: Sequence[int], header: Sequence[str], figures: Sequence[Sequence[str]]) -> str:
     """A row per model: its estimated accuracy, if the strategy gives one, then the figures."""
     estimates, rows = selection.estimates, []
+    shows_evidence = any(model.evidence is not Evidence.LABEL for model in selection.models)
+    shows_license = any(model.license for model in selection.models)
     for m, cells in zip(shown, figures, strict=True):
         model = selection.models[m]
-        name = model.name + ("" if model.labeled else " (no label)")
+        evidence = [_EVIDENCE[model.evidence]] if shows_evidence else []
+        license = [model.license or "unknown"] if shows_license else []
         accuracy = [] if estimates is None else [_accuracy(estimates, m)]
-        size = [f"{model.cost.parameters / 1e6:.1f} M", f"{model.cost.gflops:.3g}"]
-        rows.append(["*" if m in selection.union else "", name, *accuracy, *cells, *size])
+        size = [f"{model.cost.parameters / 1e6:.1f} M", _gflops(model.cost)]
+        row = ["*" if m in selection.union else "", model.name, *evidence, *accuracy, *cells, *size, *license]
+        rows.append(row)
     accuracy_header = [] if estimates is None else ["estimated accuracy"]
-    return table(["", "model", *accuracy_header, *header, "parameters", "GFLOPs"], rows)
+    evidence_header = ["evidence"] if shows_evidence else []
+    license_header = ["license"] if shows_license else []
+    return table(
+        ["", "model", *evidence_header, *accuracy_header, *header, "parameters", "GFLOPs", *license_header], rows
+    )
 
 
 def _class_table(selection: Selection) -> str:
@@ -141,12 +160,11 @@ def _class_table(selection: Selection) -> str:
 
 def _legend(selection: Selection) -> str:
     name, meaning = _SCORES[selection.strategy]
-    unlabeled = "" if all(model.labeled for model in selection.models) else (
-        "\nno label: not measured on the graph; the published ImageNet accuracy is used instead."
-    )  # fmt: skip
+    kinds = {model.evidence for model in selection.models}
+    told = [_EVIDENCE_LEGEND[kind] for kind in _EVIDENCE_LEGEND if kind in kinds]
     return (
-        f"{name}: {meaning}; general: mean recall of the concepts of the graph, among all concepts; coverage: 1 if the "
-        f"graph has the class, 0 if it has nothing like it.{unlabeled}"
+        f"{name}: {meaning}; general: mean recall of the concepts of the graph, among all concepts"
+        f"{'; '.join(['', *told])}; coverage: 1 if the graph has the class, 0 if it has nothing like it."
     )
 
 
@@ -155,7 +173,7 @@ def _score(selection: Selection, m: int, y: int) -> str:
     score, images = float(selection.scores[m, y]), float(selection.images[y])
     if selection.strategy is not Strategy.MLL:
         return f"{score:.3f}"
-    if images == 0 or not _is_covered(selection, y):
+    if images == 0 or not _is_covered(selection, y) or not _is_measured(selection, m):
         return "-"
     return f"{score:.2f} ± {np.sqrt(score * (1 - score) / images):.2f}"
 
@@ -168,13 +186,22 @@ def _concepts(selection: Selection, y: int) -> str:
     return ", ".join(f"{concept.name} {concept.weight:.2f}" for concept in shown)
 
 
+def _is_measured(selection: Selection, m: int) -> bool:
+    """Whether the scores of a model are its own figures per class; strategy imagenet has none of any model."""
+    return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
+
+
 def _is_covered(selection: Selection, y: int) -> bool:
     """Whether the graph says anything about a class; if not, strategy mll uses the general level of the models."""
     return selection.strategy is not Strategy.MLL or selection.coverage[y] >= _LEAST_COVERAGE
 
 
 def _size(cost: Cost) -> str:
-    return f"{cost.parameters / 1e6:.1f} M parameters, {cost.gflops:.3g} GFLOPs per image"
+    return f"{cost.parameters / 1e6:.1f} M parameters, {_gflops(cost)} GFLOPs per image"
+
+
+def _gflops(cost: Cost) -> str:
+    return f"{cost.gflops:,.0f}" if cost.gflops >= 100 else f"{cost.gflops:.3g}"
 
 
 def _count(count: int, one: str, many: str) -> str:

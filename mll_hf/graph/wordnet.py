@@ -12,6 +12,7 @@ something else in other versions, so all versions other than 3.0 are refused.
 from __future__ import annotations
 
 import re
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.resources import files
@@ -22,11 +23,12 @@ from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from timm.data import ImageNetInfo
 
 NOUN_FILE = "data.noun"
+_SENSE_FILE = "index.noun"
 DEBIAN = Path("/usr/share/wordnet")
 LIBRARY = "wn"
 LEXICON = "omw-en:1.4"
@@ -107,12 +109,42 @@ def read_nouns(folder: Path) -> dict[str, Synset]:
     Raises:
         InputError: The file cannot be read, or has another format.
     """
-    file = next((file for file in (folder / NOUN_FILE, folder / "dict" / NOUN_FILE) if file.exists()), None)
+    with _lines(folder, NOUN_FILE) as lines:
+        return dict(map(_parse, lines))
+
+
+def noun_senses(where: str | Path | None = None) -> dict[str, str]:
+    """Wnid of each sense of each noun by its name in NLTK, ``dog.n.01``: the lemma, and the sense's number in WordNet.
+
+    Read from ``index.noun`` or ``dict/index.noun`` (its format is in the man page wndb(5)). The Python library wn does
+    not say in which order it has the senses.
+
+    Args:
+        where: The folder; None for Debian's.
+
+    Raises:
+        InputError: The file cannot be read, or has another format.
+    """
+    if where == LIBRARY:
+        raise InputError(f"synsets by name need {_SENSE_FILE}; install Debian's wordnet-base, or give its folder")
+    senses: dict[str, str] = {}
+    with _lines(Path(where or DEBIAN), _SENSE_FILE) as lines:
+        for lemma, _, count, *rest in map(str.split, lines):
+            wnids = [f"n{offset}" for offset in rest[-int(count) :]]
+            if not all(map(WNID.fullmatch, wnids)):
+                raise ValueError(lemma)
+            senses |= {f"{lemma}.n.{number:02}": wnid for number, wnid in enumerate(wnids, 1)}
+    return senses
+
+
+@contextmanager
+def _lines(folder: Path, name: str) -> Iterator[list[str]]:
+    """Lines of a file of WordNet, without the license, which is indented."""
+    file = next((file for file in (folder / name, folder / "dict" / name) if file.exists()), None)
     if file is None:
-        raise InputError(f"cannot read {folder / NOUN_FILE} (no such file); give the folder of WordNet")
+        raise InputError(f"cannot read {folder / name} (no such file); give the folder of WordNet")
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return dict(_parse(line) for line in lines if not line.startswith("  "))  # the license is indented
+        yield [line for line in file.read_text(encoding="utf-8").splitlines() if not line.startswith("  ")]
     except OSError as error:
         raise InputError(f"cannot read {file} ({error.strerror}); give the folder of WordNet") from None
     except (ValueError, IndexError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,15 @@ from mll_hf.harvest.dataset import (
     write_files,
 )
 from mll_hf.harvest.gathering import HarvestConfig, OpenSource, gather, open_all, source_key
-from mll_hf.harvest.sources import BUILT_IN, PAPER_SOURCES, ImageSource, PinnedSource, parse_source, pin_all
+from mll_hf.harvest.sources import (
+    BUILT_IN,
+    OPEN_SOURCES,
+    PAPER_SOURCES,
+    ImageSource,
+    PinnedSource,
+    parse_source,
+    pin_all,
+)
 from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
 from mll_hf.utils.text import abridged
 
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN",
+    "OPEN_SOURCES",
     "PAPER_SOURCES",
     "Build",
     "HarvestConfig",
@@ -72,6 +82,7 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
     key = _build_key(graph, pinned, config)
     finished = working / f"result-{key}"
     names = write_files(chosen, gathered, described, finished)
+    licenses = [kind for of, image in chosen if (kind := gathered[of].credit(image).kind)]
     own = {graph.index[image.concept] for _, image in chosen}
     build = Build(
         key=key,
@@ -92,12 +103,14 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
                 "domain": source.source.domain,
                 "license": source.source.license,
                 "is_gated": source.is_gated,
+                "has_objects": source.source.objects is not None,
                 "images": sum(each.source == number for each in chosen),
                 "concepts": len({image.concept for of, image in chosen if of == number}),
                 **gathered[number].tally,
             }
             for number, source in enumerate(pinned)
         ],
+        licenses=dict(sorted(Counter(licenses).items())),
     )
     with storage_errors(folder):
         for name in names:

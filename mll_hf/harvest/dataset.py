@@ -12,7 +12,9 @@ import yaml  # type: ignore[import-untyped]
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import image_schema
-from mll_hf.harvest.gathering import draw_of
+from mll_hf.harvest.boxes import MARGIN, MIN_SIDE
+from mll_hf.harvest.credits import Credit
+from mll_hf.harvest.gathering import LEFT_OUT, draw_of
 from mll_hf.hub.card import graph_tag
 from mll_hf.utils.files import storage_errors
 from mll_hf.utils.tables import markdown_table
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
     from mll_hf.harvest.sources import ImageSource
 
 BUILD_FILE = "build.json"
-_TEXT_COLUMNS = ("node", "style", "source", "image_id")
+_TEXT_COLUMNS = ("node", "style", "source", "image_id", *Credit._fields)
+_NEWLINE = "\n"
 _ROWS_PER_GROUP = 100
 _ROWS_PER_FILE = 2000
 _FILE_COUNTS = (1, 2, 4, 6, 12, 24, 48, 60, 120, 240, 360, 720)  # divide evenly among many numbers of workers
@@ -78,7 +81,8 @@ def write_files(
 
     def row(number: int, image: Image) -> dict[str, Any]:
         encoded, source = {"bytes": gathered[number].content(image), "path": None}, sources[number]
-        values = (encoded, image.concept, source.domain, source.name, image.id)
+        credit = (text or None for text in gathered[number].credit(image))
+        values = (encoded, image.concept, source.domain, source.name, image.id, *credit)
         return dict(zip(schema.names, values, strict=True))
 
     schema, count = image_schema(_TEXT_COLUMNS), file_count(len(chosen))
@@ -113,7 +117,9 @@ class Build:
         bytes: Their total size.
         config: Fields of the :class:`HarvestConfig`.
         sources: For each source its name, repo_id, revision, domain and license; is_gated; numbers of images and of
-            concepts with any of them; and the numbers of images seen, outside the graph, and undecodable.
+            concepts with any of them; has_objects; and the numbers of what was seen and left out.
+        licenses: Number of images by the license that their data set names for each; without those that it names none
+            for.
     """
 
     key: str
@@ -127,6 +133,7 @@ class Build:
     bytes: int
     config: dict[str, Any]
     sources: list[dict[str, Any]]
+    licenses: dict[str, int]
 
 
 def build_to_bytes(build: Build) -> bytes:
@@ -158,7 +165,7 @@ def dataset_card(build: Build) -> str:
         "source_datasets": [source["repo_id"] for source in build.sources],
         "configs": [{"config_name": "default", "data_files": [{"split": "test", "path": "images-*.parquet"}]}],
     }
-    columns = ("images", "concepts", "seen", "outside", "undecodable")
+    columns = ("images", "concepts", "seen", *LEFT_OUT)
     of_sources = [
         [s["name"], f"[{s['repo_id']}](https://huggingface.co/datasets/{s['repo_id']})", f"`{s['revision'][:12]}`",
          s["domain"], *(f"{s[column]:,}" for column in columns)]
@@ -172,7 +179,11 @@ def dataset_card(build: Build) -> str:
     licenses = [f"- {s['name']}: {s['license']}" + (" (gated)" if s["is_gated"] else "") for s in build.sources]
     side = build.config["max_side"]
     resized = f"Images with a side over {side} pixels were resized; all others" if side else "All images"
-    newline = "\n"
+    cropped = [source["name"] for source in build.sources if source["has_objects"]]
+    crops = (
+        f"Images of {', '.join(cropped)} whose objects have boxes were cropped to the largest box of a concept, at "
+        f"least {MIN_SIDE} pixels on its shorter side, with a margin of {MARGIN:.0%} of the longer one. "
+    ) if cropped else ""  # fmt: skip
     return f"""---
 {yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True, width=10_000)}---
 
@@ -193,23 +204,46 @@ mll-hf label MODEL --graph hf://datasets/THIS/REPO
 | `style` | its domain |
 | `source` | the data set that it is from |
 | `image_id` | first 32 hex digits of the SHA-256 of the image in its data set |
+| `license` | license of the image, where its data set names one for each |
+| `author` | its author, where known |
+| `url` | its page, which names the author |
 
 ## Sources
 
-{newline.join(markdown_table(header, of_sources))}
+{_NEWLINE.join(markdown_table(header, of_sources))}
 
-{newline.join(markdown_table(["domain", "images"], of_domains))}
+{_NEWLINE.join(markdown_table(["domain", "images"], of_domains))}
 
-`images` of `concepts` concepts were taken from a source, out of `seen`; `outside` had a label without a concept here.
+`images` of `concepts` concepts were taken from a source, out of `seen`. Left out were: `outside`, labels without a \
+concept here; `undecodable`, damaged images, and those with boxes that are stored turned; `unlicensed`, images without \
+a license or author, or that may not be passed on; `ambiguous`, labels of several concepts; `small` boxes; and \
+`repeated`, the smaller boxes of a concept in an image.
 
 Every concept has at most {build.config["images_per_concept"]} images of its own, taken from the sources in turn. The \
-images of a source are a pseudorandom sample (seed {build.config["seed"]}). {resized} are unchanged. `build.json` has \
-the same facts for programs.
+images of a source are a pseudorandom sample (seed {build.config["seed"]}). {crops}{resized} are unchanged. \
+`build.json` has the same facts for programs.
 
 ## Licenses
 
 The images keep the licenses of their sources, which every user must follow. Names and glosses of the concepts are \
 from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet license.
 
-{newline.join(licenses)}
+{_NEWLINE.join(licenses)}
+{_attribution(build)}"""
+
+
+def _attribution(build: Build) -> str:
+    """The section of the card about images with a license of their own."""
+    if not build.licenses:
+        return ""
+    counts = [[f"`{license}`", f"{images:,}"] for license, images in build.licenses.items()]
+    only = "All images may be passed on, cropped, and used commercially. " if build.config["redistributable"] else ""
+    return f"""
+## Attribution
+
+{only}Each image has its own license, author and page, in the columns `license`, `author` and `url`, as its data set \
+names them. Whoever passes an image on must name them too, say that it was changed, and keep its license where that \
+is a ShareAlike one (`-sa`). Where `author` is empty, the page names the author. The licenses were not checked again.
+
+{_NEWLINE.join(markdown_table(["license", "images"], counts))}
 """

@@ -14,6 +14,7 @@ import tarfile
 import time
 import zlib
 from bisect import bisect_left, insort
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,25 +27,29 @@ from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx o
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, MLLError
+from mll_hf.harvest.boxes import MIN_SIDE, labeled_parts, with_margin
+from mll_hf.harvest.credits import CREDIT_COLUMNS, LICENSE_COLUMNS, Credit, credit_in
 from mll_hf.harvest.sources import PinnedSource, meaning_of_labels
 from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors
-from mll_hf.utils.images import decode_image, usable_cores
+from mll_hf.utils.images import decode_image, stored_size, usable_cores
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
     from datasets import IterableDataset
 
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.harvest.boxes import Box
 
-_FORMAT = 1  # of the working folder and the draws
+_FORMAT = 2  # of the working folder and the draws
 _BATCH = 64
 _WAITS = (1.0, 5.0, 30.0)  # before a shard is read again; the client has already retried each request for half a minute
 _JPEG_QUALITY = 92
+LEFT_OUT = ("outside", "undecodable", "unlicensed", "ambiguous", "small", "repeated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +61,13 @@ class HarvestConfig:
         seed: Seed of the sample.
         max_side: Maximum pixels of the longer side. Larger images are resized and encoded again, all others are kept
             unchanged. None keeps all unchanged.
+        redistributable: Whether only images are taken whose license and author are known and that may be passed on.
     """
 
     images_per_concept: int = 75
     seed: int = 0
     max_side: int | None = 512
+    redistributable: bool = False
 
     def __post_init__(self) -> None:
         if self.images_per_concept < 1 or (self.max_side is not None and self.max_side < 1):
@@ -72,6 +79,7 @@ def source_key(pinned: PinnedSource, graph: SemanticGraph, config: HarvestConfig
     source = pinned.source
     concepts = hashlib.sha256("\n".join(graph.index).encode()).hexdigest()
     columns = [source.repo_id, pinned.sha, source.config, source.split, source.files, source.image, source.label]
+    columns += [source.objects, source.key, pinned.credits.digest if pinned.credits else None]
     labels = sorted(pinned.by_label.items()) if pinned.by_label else None
     whole = {"format": _FORMAT, "source": columns, "labels": labels, "concepts": concepts, **asdict(config)}
     return hashlib.sha256(canonical_json(whole).encode()).hexdigest()[:32]
@@ -90,6 +98,7 @@ class OpenSource:
         image: Image column.
         by_label: Wnid of each label, as a string; None if labels are wnids.
         graph: The graph.
+        has_licenses: Whether it says a license for each image.
     """
 
     pinned: PinnedSource
@@ -97,6 +106,7 @@ class OpenSource:
     image: str
     by_label: Mapping[str, str] | None
     graph: SemanticGraph
+    has_licenses: bool
 
     @property
     def shards(self) -> int:
@@ -114,6 +124,21 @@ class OpenSource:
             raise HubError(source.repo_id, f"has a label '{text}', which is not in {source.labels}; correct labels=...")
         wnid = text if self.by_label is None else self.by_label.get(text)
         return wnid if wnid in self.graph.index else None
+
+    def concepts_of(self, labels: Iterable[object]) -> set[str]:
+        """Ids of the concepts of several labels of the same, without those above others of them."""
+        graph = self.graph
+        found = {concept for label in labels if (concept := self.concept_of(label))}
+        above = {graph.concepts[a].id for concept in found for a in graph.ancestors[graph.index[concept]]}
+        return found - above
+
+    def credit_of(self, example: Mapping[str, Any]) -> Credit:
+        """License and author of an image; empty where they are unknown."""
+        pinned = self.pinned
+        if pinned.credits is None:
+            return credit_in(example)
+        key = example[pinned.source.key] if pinned.source.key else None
+        return pinned.credits.of(key) or Credit("", "", "")
 
 
 def open_all(sources: Sequence[PinnedSource], graph: SemanticGraph) -> tuple[OpenSource, ...]:
@@ -147,12 +172,29 @@ def _open(pinned: PinnedSource, graph: SemanticGraph) -> OpenSource:
     if len(images) != 1 if source.image is None else source.image not in images:
         wanted = f"image column '{source.image}'" if source.image else "single image column"
         raise HubError(source.repo_id, f"has no {wanted}, only {', '.join(images) or 'none'}; add image=COLUMN")
-    if source.label not in features:
-        raise HubError(source.repo_id, f"has no column '{source.label}', only {', '.join(features)}; add label=COLUMN")
-    kind, image = features[source.label], source.image or images[0]
+    column, image = source.objects or source.label, source.image or images[0]
+    option = "objects" if source.objects else "label"
+    needed = {option: column} | ({"key": source.key or ""} if pinned.credits else {})
+    for option, name in needed.items():
+        if name not in features:
+            raise HubError(source.repo_id, f"has no column '{name}', only {', '.join(features)}; add {option}=COLUMN")
+    kind = _item(features[column])
+    if source.objects:
+        if not isinstance(kind, dict) or source.label not in kind:
+            fields = ", ".join(kind) if isinstance(kind, dict) else "none"
+            raise HubError(source.repo_id, f"its {column} have no '{source.label}', only {fields}; add label=FIELD")
+        kind = _item(kind[source.label])
     by_label = meaning_of_labels(pinned, kind.names if isinstance(kind, datasets.ClassLabel) else None, graph)
-    stream = stream.select_columns([image, source.label]).cast_column(image, datasets.Image(decode=False))
-    return OpenSource(pinned, stream, image, by_label, graph)
+    credits = [name for name in CREDIT_COLUMNS if isinstance(features.get(name), datasets.Value)]
+    columns = list(dict.fromkeys([image, *needed.values(), *credits]))
+    stream = stream.select_columns(columns).cast_column(image, datasets.Image(decode=False))
+    has_licenses = pinned.credits is not None or any(name in credits for name in LICENSE_COLUMNS)
+    return OpenSource(pinned, stream, image, by_label, graph, has_licenses)
+
+
+def _item(feature: Any) -> Any:  # noqa: ANN401 - datasets has no types
+    """What a list has, or the feature itself."""
+    return getattr(feature, "feature", feature)
 
 
 @contextmanager
@@ -201,10 +243,13 @@ class Gathered:
     """Images of a source.
 
     Attributes:
-        shards: One table per shard, with a row per image. ``concept`` is null if the graph has no concept for the
-            label. ``content`` is null if the image was not in the sample so far, and empty if it cannot be decoded.
+        shards: One table per shard, with a row per image, or per labeled part of an image. ``left_out`` says why it was
+            not considered; ``content`` is null if it was not, or was not in the sample so far.
         images: The images with content; the sample is among them.
-        tally: Numbers of images: ``seen``, ``outside`` the graph, and ``undecodable``.
+        tally: Numbers of rows: ``seen``; ``outside`` the graph; ``undecodable``, or stored turned, so that boxes may be
+            elsewhere; ``unlicensed``; ``ambiguous``, with labels of several concepts, none above another; ``small``
+            boxes; and ``repeated``, the smaller boxes of a concept in an image. Images that cannot be decoded or have
+            no open license are one row each, whatever they show.
     """
 
     shards: tuple[pa.Table, ...]
@@ -214,6 +259,10 @@ class Gathered:
     def content(self, image: Image) -> bytes:
         """The encoded image."""
         return bytes(self.shards[image.shard]["content"][image.row].as_py())
+
+    def credit(self, image: Image) -> Credit:
+        """License and author of the image."""
+        return Credit(*(self.shards[image.shard][column][image.row].as_py() or "" for column in Credit._fields))
 
 
 def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
@@ -226,7 +275,7 @@ def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    lowest, undecodable = _Lowest(config.images_per_concept), 0
+    lowest, left_out = _Lowest(config.images_per_concept), Counter[str]()
     shards, images = list[pa.Table](), list[Image]()
     progress = tqdm(  # type: ignore[no-untyped-call]
         unit="image", desc=source.pinned.source.name, name="mll_hf.harvest", leave=False
@@ -241,15 +290,14 @@ def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
             progress.update(len(table))
             shards.append(table)
             sizes = pc.binary_length(table["content"]).to_pylist()
-            undecodable += sizes.count(0)
+            left_out.update(table["left_out"].drop_null().to_pylist())
             labeled = zip(table["concept"].to_pylist(), table["id"].to_pylist(), sizes, strict=True)
             for row, (concept, id, size) in enumerate(labeled):
                 if size:
                     draw = draw_of(config.seed, concept, id)
                     lowest.add(concept, draw, id)
                     images.append(Image(concept, draw, id, number, row))
-    outside = sum(table["concept"].null_count for table in shards)
-    tally = {"seen": sum(map(len, shards)), "outside": outside, "undecodable": undecodable}
+    tally = {"seen": sum(map(len, shards)), **{reason: left_out[reason] for reason in LEFT_OUT}}
     return Gathered(tuple(shards), tuple(images), tally)
 
 
@@ -321,7 +369,8 @@ def _write(shard: _Shard) -> None:
     """Stream a shard to a temporary file, and rename it at the end."""
     import pyarrow as pa
 
-    schema = pa.schema({"concept": pa.string(), "id": pa.string(), "content": pa.binary()})
+    texts = dict.fromkeys(("concept", "id", "left_out", *Credit._fields), pa.string())
+    schema = pa.schema({**texts, "content": pa.binary()})
     temporary, lowest = shard.file.with_suffix(".partial"), shard.lowest.copy()
     rows = iter(shard.source.stream.shard(num_shards=shard.source.shards, index=shard.number))
     with storage_errors(temporary):
@@ -343,20 +392,54 @@ def _sampled(shard: _Shard, batch: list[dict[str, Any]], lowest: _Lowest) -> lis
     """Rows for a batch, see :class:`Gathered`; adds what is in the sample to the lowest draws."""
     source, rows, wanted = shard.source, list[dict[str, Any]](), []
     for example in batch:
-        concept = source.concept_of(example[source.pinned.source.label])
         content = (example[source.image] or {}).get("bytes") or b""
-        id = hashlib.sha256(content).hexdigest()[:32]
-        rows.append({"concept": concept, "id": id, "content": None})
-        if concept and lowest.lacks(concept, draw := draw_of(shard.config.seed, concept, id), id):
-            wanted.append((rows[-1], draw, content))
-    contents = shard.pool.map(lambda each: prepared(each[2], shard.config.max_side), wanted)
-    for (row, draw, _), content in zip(wanted, contents, strict=True):
+        id, credit = hashlib.sha256(content).hexdigest()[:32], source.credit_of(example)
+        forbidden = shard.config.redistributable and not credit.may_be_passed_on
+        shown = [_Shown(left_out="unlicensed")] if forbidden else _shown(source, example, content)
+        for concept, box, left_out in shown:
+            rows.append({"concept": concept, "id": id, "left_out": left_out, "content": None, **credit._asdict()})
+            if concept and lowest.lacks(concept, draw := draw_of(shard.config.seed, concept, id), id):
+                wanted.append((rows[-1], draw, content, box))
+    contents = shard.pool.map(lambda each: prepared(each[2], shard.config.max_side, each[3]), wanted)
+    for (row, draw, *_), content in zip(wanted, contents, strict=True):
         if content is None:
-            row["content"] = b""
+            row |= {"content": b"", "left_out": "undecodable"}
         elif lowest.lacks(row["concept"], draw, row["id"]):
             row["content"] = content
             lowest.add(row["concept"], draw, row["id"])
     return rows
+
+
+class _Shown(NamedTuple):
+    """A concept that an image shows and its box, None for the whole image; or why this is left out."""
+
+    concept: str | None = None
+    box: Box | None = None
+    left_out: str | None = None
+
+
+def _shown(source: OpenSource, example: dict[str, Any], content: bytes) -> list[_Shown]:
+    """What an image shows by its label or objects; of several boxes of a concept the largest is taken."""
+    label, objects = source.pinned.source.label, source.pinned.source.objects
+    if objects is None:
+        concept = source.concept_of(example[label])
+        return [_Shown(concept, left_out=None if concept else "outside")]
+    size = stored_size(content)
+    if size is None:
+        return [_Shown(left_out="undecodable")]
+    shown, taken = list[_Shown](), set[str]()
+    for labels, box in labeled_parts(example[objects], label, size):
+        concepts = source.concepts_of(labels)
+        if len(concepts) != 1:
+            shown.append(_Shown(left_out="ambiguous" if concepts else "outside"))
+        elif box and min(box.sides) < MIN_SIDE:
+            shown.append(_Shown(left_out="small"))
+        elif concepts <= taken:
+            shown.append(_Shown(left_out="repeated"))
+        else:
+            taken |= concepts
+            shown.append(_Shown(concepts.pop(), box))
+    return shown
 
 
 def draw_of(seed: int, concept: str, text: str) -> bytes:
@@ -364,12 +447,15 @@ def draw_of(seed: int, concept: str, text: str) -> bytes:
     return hashlib.blake2b(f"{seed}/{concept}/{text}".encode(), digest_size=8).digest()
 
 
-def prepared(content: bytes, max_side: int | None) -> bytes | None:
-    """An image as it is stored: unchanged or resized; None if it cannot be decoded."""
+def prepared(content: bytes, max_side: int | None, box: Box | None = None) -> bytes | None:
+    """An image as it is stored: unchanged, cropped or resized; None if it cannot be decoded."""
     image = decode_image(content)
-    if image is None or max_side is None or max(image.size) <= max_side:
+    if image is None or (box is None and (max_side is None or max(image.size) <= max_side)):
         return None if image is None else content
-    image.thumbnail((max_side, max_side))
+    if box:
+        image = image.crop(with_margin(box, image.size))
+    if max_side:
+        image.thumbnail((max_side, max_side))
     smaller = io.BytesIO()
     image.save(smaller, format="JPEG", quality=_JPEG_QUALITY)
     return smaller.getvalue()

@@ -13,6 +13,15 @@ Facts about the built-in sources come from their Hub pages; they were not tested
 
 ``timm/imagenet-12k-wds`` (gated) is not used in the paper. Its validation split has 40 images of each of the 11,821
 classes of ImageNet-12k; the five data sets of the paper only cover ImageNet's 1,000.
+
+Sources of images that may be passed on: see :mod:`mll_hf.harvest.boxes` for their layouts, and
+:mod:`mll_hf.harvest.credits` for who made each image and under which license.
+
+* ``vikhyatk/openimages-human-labels``: Parquet with ``image``, ``image_id`` and verified ``labels``, which are taken to
+  be names of classes. License and author are in Open Images' own CSV files, to be given with ``credits=FILE``.
+* ``winvoker/lvis`` (``objects`` with ``bboxes`` and ``classes``) and ``ranjaykrishna/visual_genome`` (configuration
+  ``objects_v1.2.0``) need loading scripts, which ``datasets`` no longer supports: their cards advise to convert them to
+  Parquet. ``repo=ORG/NAME`` names such a copy. The synsets of LVIS' classes are in its annotation files.
 """
 
 from __future__ import annotations
@@ -20,14 +29,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import normalize_lemma
-from mll_hf.graph.wordnet import WNID, ClassList, class_wnids
+from mll_hf.graph.wordnet import WNID, ClassList, class_wnids, noun_senses
+from mll_hf.harvest.credits import read_credits
 from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried, sensible_answers
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.utils.text import abridged, one_line
@@ -36,12 +48,23 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.harvest.credits import Credits
 
-WNIDS = "wnid"
 _NAMES_FILE = "classnames.txt"
 _MOST_NAMES_BYTES = 2**20
 _MOST_CONTRADICTIONS = 0.02  # share of the classes; ImageNet itself has two named "sunglasses"
-_OPTIONS = ("name", "config", "split", "files", "image", "label", "labels", "domain", "license")
+_OPTIONS = (
+    "name", "config", "split", "files", "image", "label", "labels", "domain", "license", "objects", "key", "credits"
+)  # fmt: skip
+_REPO = "repo"  # an option of built-in sources
+
+
+class Labels(StrEnum):
+    """Labels whose meaning is known without a file or a list of classes."""
+
+    WNID = "wnid"
+    SYNSET = "synset"
+    OPEN_IMAGES = "open-images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +74,9 @@ class ImageSource:
     Attributes:
         name: Its name, also in the column ``source``.
         repo_id: ``org/name`` of the dataset repo.
-        labels: ``wnid`` if labels are wnids, a :class:`ClassList` if they are indices into it, else a file (JSON or
-            CSV) with the wnid of each label or class name.
+        labels: ``wnid`` if labels are wnids, ``synset`` if they are names such as ``dog.n.01``, ``open-images`` if they
+            are classes of Open Images, a :class:`ClassList` if they are indices into it, else a file (JSON or CSV) with
+            the wnid of each label or class name, or an annotation file of LVIS.
         domain: How its images look, for example "photo" or "sketch".
         license: License of its images, in words.
         revision: Branch, tag or commit; None for main.
@@ -61,7 +85,10 @@ class ImageSource:
         files: Pattern of the split's files, such as ``test/*.tar``; None leaves the detection to ``datasets``, which
             takes a repo with few archives beside text files for a text data set.
         image: Image column; None for the only one.
-        label: Label column.
+        label: Label column, or the field of an object with its label or labels.
+        objects: Column of labeled objects, see :func:`mll_hf.harvest.boxes.labeled_parts`; None if images have a label.
+        key: Column with the id of an image in the file of credits; may be the image column, for the name of its file.
+        credits: File with license and author of each image; None if they are columns of the data set.
     """
 
     name: str
@@ -75,6 +102,9 @@ class ImageSource:
     files: str | None = None
     image: str | None = None
     label: str = "label"
+    objects: str | None = None
+    key: str | None = None
+    credits: str | None = None
 
     @property
     def labels_are_indices(self) -> bool:
@@ -96,42 +126,58 @@ PAPER_SOURCES = (
     _clip_benchmark("imagenet-v2", "wds_imagenetv2", ClassList.IMAGENET_1K, "photo"),
     _clip_benchmark("imagenet-sketch", "wds_imagenet_sketch", ClassList.IMAGENET_1K, "sketch"),
     _clip_benchmark("imagenet-a", "wds_imagenet-a", ClassList.IMAGENET_A, "photo"),
-    ImageSource("imagenet-r", "axiong/imagenet-r", WNIDS, "rendition",
+    ImageSource("imagenet-r", "axiong/imagenet-r", Labels.WNID, "rendition",
                 "MIT for this copy; the works are their authors'", config="test", image="image", label="wnid"),
 )  # fmt: skip
 IMAGENET_12K = ImageSource(
     "imagenet-12k", "timm/imagenet-12k-wds", ClassList.IMAGENET_12K, "photo", _IMAGENET_TERMS, split="validation",
     label="cls",
 )  # fmt: skip
-BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K)}
+OPEN_SOURCES = (
+    ImageSource("open-images", "vikhyatk/openimages-human-labels", Labels.OPEN_IMAGES, "photo", "CC BY 2.0, by image",
+                image="image", objects="labels", key="image_id"),
+)  # fmt: skip
+_TO_CONVERT = (
+    ImageSource("lvis", "winvoker/lvis", "", "photo", "Flickr's, by image", split="validation", image="image",
+                label="classes", objects="objects", key="image"),
+    ImageSource("visual-genome", "ranjaykrishna/visual_genome", Labels.SYNSET, "photo", "Flickr's, by image",
+                config="objects_v1.2.0", split="train", image="image", label="synsets", objects="objects",
+                key="coco_id"),
+)  # fmt: skip
+BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K, *OPEN_SOURCES, *_TO_CONVERT)}
 
 
 def parse_source(text: str) -> ImageSource:
-    """Parse the name of a built-in source, or ``hf://datasets/ORG/NAME[@REVISION]?labels=...&domain=...``.
+    """Parse a source: ``NAME[?OPTIONS]``, built in, or ``hf://datasets/ORG/NAME[@REVISION]?labels=...&domain=...``.
 
-    Options are the fields of :class:`ImageSource`; ``labels`` and ``domain`` are required.
+    Options are the fields of :class:`ImageSource`, of which ``labels`` and ``domain`` are required; for a built-in
+    source also ``repo``, a copy of its data set.
 
     Raises:
         InputError: It is neither, or an option is missing, unknown or empty.
     """
-    if text in BUILT_IN:
-        return BUILT_IN[text]
-    if not text.startswith("hf://"):
+    where, _, query = text.partition("?")
+    if where not in BUILT_IN and not where.startswith("hf://"):
         raise InputError(
-            f"there is no image source '{text}'; built in are {', '.join(BUILT_IN)}; "
+            f"there is no image source '{where}'; built in are {', '.join(BUILT_IN)}; "
             "for another one write hf://datasets/ORG/NAME?labels=wnid&domain=photo"
         )
-    where, _, query = text.partition("?")
-    dataset = parse_dataset(where)
     try:
         options = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query)))
     except ValueError:
         raise InputError(f"'{text}': the part after ? must have the form labels=wnid&domain=photo") from None
-    if unknown := options.keys() - set(_OPTIONS):
-        raise InputError(f"'{text}': unknown option {abridged(sorted(unknown), 3)}; use {', '.join(_OPTIONS)}")
-    if empty := [key for key in ("labels", "domain", *options) if not options.get(key, "").strip()]:
+    known = (*_OPTIONS, _REPO) if where in BUILT_IN else _OPTIONS
+    if unknown := options.keys() - set(known):
+        raise InputError(f"'{text}': unknown option {abridged(sorted(unknown), 3)}; use {', '.join(known)}")
+    source = BUILT_IN.get(where)
+    if source is None or _REPO in options:
+        copy = parse_dataset(where if source is None else f"hf://datasets/{options.pop(_REPO)}")
+        source = source or ImageSource(copy.repo_id, "", "", "")
+        source = replace(source, repo_id=copy.repo_id, revision=copy.revision)
+    values = {"labels": source.labels, "domain": source.domain} | options
+    if empty := [key for key, value in values.items() if not value.strip()]:
         raise InputError(f"'{text}': add {empty[0]}=..., as in ?labels=wnid&domain=photo")
-    return ImageSource(repo_id=dataset.repo_id, revision=dataset.revision, **{"name": dataset.repo_id, **options})
+    return replace(source, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +190,7 @@ class PinnedSource:
         is_gated: Whether users must accept terms to download its files.
         class_names: Class names by index, if the repo has a file of them.
         by_label: Wnid of each label or class name; None if labels are wnids.
+        credits: License and author of each image; None if they are columns of the data set, or unknown.
     """
 
     source: ImageSource
@@ -151,28 +198,41 @@ class PinnedSource:
     is_gated: bool
     class_names: tuple[str, ...] | None
     by_label: Mapping[str, str] | None
+    credits: Credits | None = None
 
 
-def pin_all(sources: Sequence[ImageSource]) -> tuple[PinnedSource, ...]:
+def pin_all(sources: Sequence[ImageSource], wordnet: str | Path | None = None) -> tuple[PinnedSource, ...]:
     """Resolve sources to their commits and read the meaning of their labels.
 
+    Args:
+        sources: The sources.
+        wordnet: Folder of WordNet, for labels that are names of synsets; None for Debian's.
+
     Raises:
-        InputError: Two sources have the same name, or a file of labels cannot be read.
+        InputError: Two sources have the same name, or a file of labels or credits, or of WordNet, cannot be read.
         HubError: A data set does not exist, or the Hub cannot be reached.
         MissingExtraError: timm is not installed.
     """
     names = [source.name for source in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"two image sources have the name {abridged(twice, 3)}; add name=...")
-    return tuple(map(_pin, sources))
+    return tuple(_pin(source, wordnet) for source in sources)
 
 
-def _pin(source: ImageSource) -> PinnedSource:
-    by_label: Mapping[str, str] | None = None
-    if source.labels_are_indices:
-        by_label = {str(number): wnid for number, wnid in enumerate(class_wnids(ClassList(source.labels)))}
-    elif source.labels != WNIDS:
-        by_label = read_label_file(Path(source.labels))
+def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
+    by_label: Mapping[str, str] | None
+    match source.labels:
+        case Labels.WNID:
+            by_label = None
+        case Labels.SYNSET:
+            by_label = noun_senses(wordnet)
+        case Labels.OPEN_IMAGES:
+            by_label = open_images_wnids()
+        case _ if source.labels_are_indices:
+            by_label = {str(number): wnid for number, wnid in enumerate(class_wnids(ClassList(source.labels)))}
+        case _:
+            by_label = read_label_file(Path(source.labels), wordnet)
+    credits = read_credits(Path(source.credits)) if source.credits else None
     api = connect()
     head = read_head(api, source.repo_id, "dataset", source.revision)
     with hub_errors(source.repo_id), sensible_answers(source.repo_id):
@@ -181,11 +241,22 @@ def _pin(source: ImageSource) -> PinnedSource:
     if _NAMES_FILE in head.files:
         file = download(api, source.repo_id, "dataset", _NAMES_FILE, head.sha, _MOST_NAMES_BYTES)
         names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
-    return PinnedSource(source, head.sha, bool(gated), names, by_label)
+    return PinnedSource(source, head.sha, bool(gated), names, by_label, credits)
 
 
-def read_label_file(file: Path) -> dict[str, str]:
-    """Read the wnids of labels from a JSON object, or from CSV with the columns label and wnid and no header.
+def open_images_wnids() -> dict[str, str]:
+    """Wnid of each class of Open Images by its name, where it is unambiguous, see ``scripts/map_open_images.py``."""
+    text = files("mll_hf.harvest").joinpath("data", "open_images.csv").read_text(encoding="utf-8")
+    return {row["name"]: row["wnid"] for row in csv.DictReader(text.splitlines()) if row["wnid"]}
+
+
+def read_label_file(file: Path, wordnet: str | Path | None = None) -> dict[str, str]:
+    """Read the wnids of labels.
+
+    Args:
+        file: A JSON object; CSV with the columns label and wnid and no header; or an annotation file of LVIS, whose
+            list ``categories`` has the name of a synset for each ``id`` (lvisdataset.org, format of the data).
+        wordnet: Folder of WordNet, for the synsets of LVIS; None for Debian's.
 
     Raises:
         InputError: The file cannot be read, or a value is not a wnid.
@@ -193,10 +264,17 @@ def read_label_file(file: Path) -> dict[str, str]:
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix.lower() == ".json":
-            pairs = list(json.loads(text).items())
+            document = json.loads(text)
+            if isinstance(categories := document.get("categories"), list):
+                senses = noun_senses(wordnet)
+                pairs = [(str(each["id"]), senses[each["synset"]]) for each in categories if each["synset"] in senses]
+            else:
+                pairs = list(document.items())
         else:
             pairs = [(label, wnid.strip()) for label, wnid in csv.reader(io.StringIO(text))]
-    except (OSError, ValueError, AttributeError, RecursionError, csv.Error) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error) as error:
         raise InputError(
             f"{file} cannot be read as labels ({one_line(error)}); give a JSON object or CSV of label and wnid"
         ) from None

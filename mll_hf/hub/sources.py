@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.embeddings import ProbeEmbeddings
     from mll_hf.labels.index import IndexedLabel
     from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
+    from mll_hf.labels.store import LabelSource
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -357,9 +358,6 @@ class TaggedModels:
         """The label's file in the model's own repo, at the commit that was read."""
         file = self._file_of(label)
         return Origin(f"hf://{file.repo_id}@{file.sha}/{file.path}", file.repo_id.partition("/")[0])
-
-
-LabelSource = LabelStore | Collection | TaggedModels  # a folder has the same members
 
 
 def _list_tagged(api: HfApi) -> list[_Tagged]:

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import LabelGroup, LabelSummary, ModelLabel, ModelRef
 
 
+class NoLabelsError(InputError):
+    """There are no labels to select from."""
+
+
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """Labels that take no part in a selection.
@@ -154,7 +158,8 @@ def join_labels(
         probes: Names or revisions of probe images to prefer to other probe images of the same graph.
 
     Raises:
-        InputError: There are no labels, or none on the reference graph.
+        NoLabelsError: There are no labels.
+        InputError: There are none on the reference graph.
     """
     by_digest = {graph.digest: graph for graph in graphs}
     groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
@@ -172,7 +177,7 @@ def join_labels(
         chosen[digest] = of_graph.pop(best)
         left_out += [_left_out(others, _difference(group, others, best)) for group, others in sorted(of_graph.items())]
     if not chosen:
-        raise InputError(
+        raise NoLabelsError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
         )
     if reference is None:

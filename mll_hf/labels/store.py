@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
@@ -66,6 +66,34 @@ def label_path(model: ModelRef, group: LabelGroup) -> str:
 def graph_path(digest: str) -> str:
     """Path of a graph in a folder of labels or a collection."""
     return f"graphs/{digest[:12]}.json"
+
+
+class LabelSource(Protocol):
+    """Where labels come from: a folder, a collection, all tagged models, or published figures."""
+
+    @property
+    def name(self) -> str:
+        """The source as users write it."""
+
+    @property
+    def graphs(self) -> tuple[SemanticGraph, ...]:
+        """The graphs of the labels."""
+
+    @property
+    def indexed(self) -> tuple[IndexedLabel, ...]:
+        """All labels as an index knows them; none if the source has no index."""
+
+    def list(self) -> tuple[LabelSummary, ...]:
+        """Summaries of all labels."""
+
+    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
+        """Whole labels."""
+
+    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
+        """Embeddings of the probe images, if the source has them."""
+
+    def origin_of(self, label: LabelFacts) -> Origin:
+        """Where a label was read, and who published it."""
 
 
 @dataclass(frozen=True)

@@ -249,6 +249,25 @@ def usable_models() -> tuple[KnownModel, ...]:
     )
 
 
+def ids_of(repo_id: str) -> frozenset[str]:
+    """All repositories with the same weights as a repository, itself included."""
+    same = {repo_id}
+    for model in known_models():
+        if repo_id in (model.hub_id, model.twin):
+            same |= {model.hub_id, model.twin} - {""}
+    return frozenset(same)
+
+
+def imagenet_accuracies() -> dict[str, float]:
+    """Published zero-shot accuracy on ImageNet by repository, of twins too; of several entries the best."""
+    found: dict[str, float] = {}
+    for model in known_models():
+        for id in (model.hub_id, model.twin):
+            if id and model.imagenet is not None:
+                found[id] = max(model.imagenet, found.get(id, 0.0))
+    return found
+
+
 def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
     best: dict[str, KnownModel] = {}
     for model in models:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.evidence import LEAST_IMAGES, Shares
+from mll_hf.utils.text import parse_count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from numpy.typing import NDArray
 
@@ -44,6 +45,14 @@ class Strategy(StrEnum):
     IMAGENET = "imagenet"
 
 
+class Evidence(StrEnum):
+    """What speaks for a model."""
+
+    LABEL = "label"
+    PER_CLASS = "published, per class"
+    OVERALL = "published, overall only"
+
+
 @dataclass(frozen=True, slots=True)
 class SelectionConfig:
     """What to select.
@@ -58,7 +67,6 @@ class SelectionConfig:
         licenses: Leave out models whose license is none of these, as the Hub writes them (``apache-2.0``). Only
             :meth:`mll_hf.Client.select` knows licenses: those that labels name, confirmed by the Hub.
         without: Leave out models with these ids.
-        unlabeled: Also consider models without a label whose ImageNet accuracy is published.
         shortlist: Most models to consider for a trial on the task's images, where there are any.
         most_images: Most images that they are tried on, and most examples.
         max_download: Most bytes that a trial may download.
@@ -76,7 +84,6 @@ class SelectionConfig:
     max_models: int | None = None
     licenses: tuple[str, ...] = ()
     without: frozenset[str] = frozenset()
-    unlabeled: bool = False
     shortlist: int = 32
     most_images: int = 256
     max_download: int = 10 * 10**9
@@ -106,6 +113,67 @@ class SelectionConfig:
         return self.k or 1
 
 
+class SelectionOptions(TypedDict, total=False):
+    """Fields of :class:`SelectionConfig` as keywords, in the forms that users write."""
+
+    strategy: Strategy | str
+    k: int | None
+    class_weight: float
+    max_parameters: int | str | None
+    max_gflops: float | None
+    max_models: int | None
+    licenses: Sequence[str]
+    without: Collection[str]
+    shortlist: int
+    most_images: int
+    max_download: int | str
+    shares: Shares | str | Sequence[float]
+
+
+def configured(config: SelectionConfig, options: SelectionOptions) -> SelectionConfig:
+    """The configuration with some fields replaced.
+
+    Args:
+        config: The configuration.
+        options: Values of fields; numbers may be texts such as ``500M``.
+
+    Raises:
+        InputError: There is no such field, or a value is out of its range.
+    """
+    fields = SelectionConfig.__dataclass_fields__
+    if unknown := sorted(options.keys() - fields.keys()):
+        raise InputError(f"there is no option '{unknown[0]}'; there are {', '.join(fields)}")
+    try:
+        values: dict[str, Any] = {
+            name: _FORMS[name](value) if name in _FORMS else value for name, value in options.items()
+        }
+    except (TypeError, ValueError) as error:
+        raise InputError(f"an option has no usable value: {error}") from None
+    return replace(config, **values)
+
+
+def _number(value: float | str | None) -> Any:  # noqa: ANN401 - of several options
+    return parse_count(value) if isinstance(value, str) else value
+
+
+def _shares(value: Shares | str | Sequence[float]) -> Shares | tuple[float, ...]:
+    return Shares(value) if isinstance(value, str) else tuple(value)
+
+
+def _as_given(value: object) -> object:
+    return value
+
+
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "strategy": Strategy,
+    "max_parameters": _number,
+    "max_download": _number,
+    "licenses": lambda value: value if isinstance(value, str) else tuple(value),
+    "without": frozenset,
+    "shares": _shares,
+}
+
+
 @dataclass(frozen=True)
 class Candidates:
     """The evidence that strategies score.
@@ -116,7 +184,10 @@ class Candidates:
         match: The classes, matched to concepts of the union of the graphs.
         domain: The task's domain as the user gave it.
         embeddings: Probe embeddings of each model, joined over the graphs; empty unless they are at hand for all.
-        published: Models with a published ImageNet accuracy that may be chosen without a label.
+        published: Models of which only overall figures are published.
+        evidence: What the labels rest on.
+        further: Labels of other models that were measured on other probe images. Strategies ``mll`` and ``general``
+            compare these, and ``published``, with the labels through accuracies on ImageNet; others leave them out.
     """
 
     labels: JoinedLabels
@@ -124,6 +195,8 @@ class Candidates:
     domain: str | None = None
     embeddings: tuple[ProbeEmbeddings, ...] = ()
     published: tuple[KnownModel, ...] = ()
+    evidence: Evidence = Evidence.LABEL
+    further: tuple[Candidates, ...] = ()
 
     @property
     def graph(self) -> SemanticGraph:

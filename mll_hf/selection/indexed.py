@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from mll_hf.labels.rank_code import code_fields
-from mll_hf.models.known import usable_models
+from mll_hf.models.known import imagenet_accuracies
 from mll_hf.selection.base import Strategy, in_units
 from mll_hf.selection.mll import (
     Measured,
@@ -31,7 +31,7 @@ from mll_hf.selection.mll import (
     task_odds,
     with_odds,
 )
-from mll_hf.selection.select import select, within_caps
+from mll_hf.selection.select import fitting, select, within_caps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,12 +70,14 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         NoneFitsError: No labeled model is within the caps.
         LabelError: A label is damaged, or an index disagrees with it.
     """
-    candidates, kept = within_caps(candidates, config), max(_KEPT, config.per_class)
+    kept = max(_KEPT, config.per_class)
+    if not fitting(candidates.labels, config):  # but others may fit
+        return select(candidates, config, task)
+    candidates = within_caps(candidates, config)
     query = IndexQuery(candidates, config)
-    rows = set(query.best(kept))
-    if candidates.published:  # they are placed by the labeled models whose accuracy is published
-        ids = {model.hub_id for model in usable_models()}
-        rows |= {m for m, model in enumerate(candidates.labels.models) if model.repo_id in ids}
+    published = imagenet_accuracies()  # models with one are what others are compared by
+    rows = {m for m, model in enumerate(candidates.labels.models) if model.repo_id in published}
+    rows |= set(query.best(kept))
     selection = select(replace(candidates, labels=query.whole(sorted(rows), fetch)), config, task)
     return replace(
         selection,
@@ -85,7 +87,7 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
         estimates=None
         if selection.estimates is None
         else selection.estimates.take(range(min(kept, len(selection.models)))),
-        among=len(candidates.labels) + len(candidates.published),
+        among=len(selection.models) - len(rows) + len(candidates.labels),
     )
 
 

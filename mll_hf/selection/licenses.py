@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf.errors import HubError, InputError
 from mll_hf.labels.label import LOCAL_PREFIX
-from mll_hf.selection.base import NoneFitsError, Strategy
+from mll_hf.selection.base import Evidence, NoneFitsError, Strategy
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -92,11 +92,11 @@ def choose_allowed(
 
 
 def _reference(choose: Callable[[SelectionConfig], Selection], config: SelectionConfig) -> list[str]:
-    """The generally best model, which strategy ``mll`` compares all others with."""
+    """The generally best labeled model, which strategy ``mll`` compares all others with."""
     if config.strategy is not Strategy.MLL:
         return []
-    best = choose(replace(config, strategy=Strategy.GENERAL, k=1, max_models=None, unlabeled=False))
-    return [best.models[0].ref.repo_id]
+    best = choose(replace(config, strategy=Strategy.GENERAL, k=1, max_models=None))
+    return [next(model.ref.repo_id for model in best.models if model.evidence is not Evidence.OVERALL)]
 
 
 def _none_allowed(licenses: Mapping[str, str | None], allowed: Sequence[str]) -> InputError:

@@ -14,7 +14,7 @@ from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.matching.prompts import check_class_names, templates_for
 from mll_hf.selection.accuracy import AccuracyEstimate
 from mll_hf.selection.answer import Answer, answer_to
-from mll_hf.selection.base import SelectionConfig, Strategy
+from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import one_line
@@ -39,14 +39,16 @@ class SelectedModel:
         cost: What it costs to run.
         temperature: Calibration temperature of its logits; 1 without a label.
         general: Mean recall on the reference graph; without a label the published ImageNet accuracy.
-        labeled: Whether a label speaks for it, or only its ImageNet accuracy.
+        evidence: What speaks for it.
+        license: Its license as its label or its publisher names it; None if unknown.
     """
 
     ref: ModelRef
     cost: Cost
     temperature: float
     general: float
-    labeled: bool = True
+    evidence: Evidence = Evidence.LABEL
+    license: str | None = None
 
     @property
     def name(self) -> str:
@@ -217,7 +219,8 @@ class Selection(ArrayFields):
             "gflops": model.cost.gflops,
             "temperature": model.temperature,
             "general": model.general,
-            "labeled": model.labeled,
+            "evidence": str(model.evidence),
+            "license": model.license,
             "overall": float(self.overall[m]),
             "accuracy": None if self.estimates is None else _estimate_to_json(self.estimates, m),
             "scores": self.scores[m].tolist(),
@@ -248,7 +251,7 @@ class Selection(ArrayFields):
             raise ValueError("the scores are not one per model and class")
         union_size = int(chosen.any(axis=1).sum())
         matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
-        if not all(matches) and any(model.labeled for model in models):
+        if not all(matches) and any(model.evidence is not Evidence.OVERALL for model in models):
             raise ValueError("a class has no concepts")
         return cls(
             classes=classes,
@@ -346,7 +349,8 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
         temperature=_number(model["temperature"], 1 / _MOST),
         general=_number(model["general"], 0, 1),
-        labeled=_flag(model["labeled"]),
+        evidence=Evidence(model["evidence"]),
+        license=_optional_text(model["license"]),
     )
 
 
@@ -441,12 +445,6 @@ def _templates(values: object) -> tuple[str, ...]:
     if wrong := [template for template in templates if template.count("{}") != 1]:
         raise ValueError(f"{wrong[0]!r:.40} has not exactly one {{}} for the class")
     return templates
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError(f"{value!r:.40} is neither true nor false")
-    return value
 
 
 def _optional_text(value: object) -> str | None:

@@ -15,18 +15,23 @@ from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.models.known import usable_models
 from mll_hf.selection.accuracy import estimate_accuracy, task_traits
-from mll_hf.selection.base import DIGITS, Candidates, NoneFitsError, SelectionConfig, Strategy, in_units
-from mll_hf.selection.estimates import estimate_by_labels
-from mll_hf.selection.general import general_scores, imagenet_scores, prior_scores, uniform_scores
+from mll_hf.selection.base import DIGITS, Candidates, Evidence, NoneFitsError, SelectionConfig, Strategy, in_units
+from mll_hf.selection.estimates import comparable_names, estimate_by_labels, imagenet_shift, on_one_scale
+from mll_hf.selection.general import general_scores, imagenet_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
+    from mll_hf.labels.join import JoinedLabels
     from mll_hf.labels.label import LabelSummary
     from mll_hf.models.known import KnownModel
+
+ESTIMATING = (Strategy.MLL, Strategy.GENERAL)  # their scores are accuracies, so those of other models compare with them
 
 
 def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
@@ -37,22 +42,34 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         config: Strategy, k and caps.
         task: The user's name of the task; the selection carries it for the prompts.
 
+    If no labeled model is within the caps, models with overall figures are chosen among by these alone.
+
     Raises:
-        NoneFitsError: No labeled model is within the caps.
+        NoneFitsError: No model is within the caps.
     """
-    candidates = within_caps(candidates, config)
-    scores = np.round(score(candidates, config), DIGITS)
-    labels = candidates.labels.reference
-    models = [*(_of_label(label) for label in labels), *(_of_published(m) for m in candidates.published)]
+    try:
+        candidates = within_caps(candidates, config)
+    except NoneFitsError:
+        if config.strategy not in ESTIMATING or not _published_within_caps(candidates.published, config):
+            raise
+        names = comparable_names(candidates.match)
+        return select_by_imagenet(candidates.match.classes, config, candidates.domain, task, names)
+    parts = (candidates, *candidates.further)
+    scored = [score(part, config) for part in parts]
+    estimated = config.strategy in ESTIMATING
+    shifts = [imagenet_shift(part.labels, of) for part, of in zip(parts, scored, strict=True)] if estimated else [0.0]
+    scores = np.round(on_one_scale(parts, scored, shifts), DIGITS)
+    labeled = [(g, m) for g, part in enumerate(parts) for m in range(len(part.labels))]
+    models = [_of_label(parts[g].labels.reference[m], parts[g].evidence) for g, m in labeled]
+    models += map(_of_published, candidates.published)
     overall = in_units(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
-    best = next(m for m in order if m < len(labels))
     levels = np.array([models[m].general for m in order])
     chosen = choose(scores[order], config, levels)
     union = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
-    estimates = None
-    if config.strategy in (Strategy.MLL, Strategy.GENERAL):
-        estimates = estimate_by_labels(candidates, scores.mean(axis=1))
+    g, best = next(labeled[m] for m in order if m < len(labeled))
+    rows = [labeled[m][1] if m < len(labeled) and labeled[m][0] == g else None for m in union]
+    estimates = estimate_by_labels(candidates, scores.mean(axis=1), shifts[0]) if estimated else None
     return Selection(
         classes=candidates.match.classes,
         strategy=config.strategy,
@@ -60,9 +77,9 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         models=tuple(models[m] for m in order),
         scores=scores[order],
         chosen=chosen,
-        matches=_explain(candidates, union, scores, config.strategy),
-        coverage=_coverage(candidates, config),
-        images=_effective_images(candidates, best),
+        matches=_explain(parts[g], rows, config.strategy),
+        coverage=_coverage(parts[g], config),
+        images=_effective_images(parts[g], best),
         domain=candidates.domain,
         task=task,
         estimates=None if estimates is None else estimates.take(order),
@@ -111,22 +128,18 @@ def select_by_imagenet(
 
 
 def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
-    """[M + P, C] scores of M labeled and P published models on the classes under the configured strategy."""
+    """[M, C] scores of M labeled models on the classes under the configured strategy."""
     match config.strategy:
         case Strategy.PAPER:
-            scores = paper_scores(candidates, config.class_weight)
+            return paper_scores(candidates, config.class_weight)
         case Strategy.GENERAL:
-            scores = general_scores(candidates)
+            return general_scores(candidates)
         case Strategy.UNIFORM:
-            scores = uniform_scores(candidates)
+            return uniform_scores(candidates)
         case Strategy.MLL:
-            scores = mll_scores(candidates, config.class_weight)
+            return mll_scores(candidates, config.class_weight)
         case Strategy.IMAGENET:
             raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
-    if not candidates.published:
-        return scores
-    prior = prior_scores(usable_models(), candidates.published, candidates.labels.reference, scores)
-    return np.concatenate([scores, prior])
 
 
 def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -180,41 +193,34 @@ def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.
 
 
 def within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
-    """Only the models that are within the caps and not to be left out.
+    """Only the models that are within the caps and not to be left out; groups of labels without one are dropped.
 
     Raises:
         NoneFitsError: There is no labeled one.
     """
-    labels = candidates.labels.reference
-    parameters = np.array([label.cost.parameters for label in labels])
-    gflops = np.array([label.cost.gflops for label in labels])
-    fits = _fit([label.model.repo_id for label in labels], parameters, gflops, config).tolist()
-    return replace(candidates.take(fits), published=_published_within_caps(candidates.published, config))
-
-
-def _fit(
-    ids: list[str], parameters: NDArray[np.int64], gflops: NDArray[np.float64], config: SelectionConfig
-) -> NDArray[np.int64]:
-    """Positions of the labeled models that are within the caps and not to be left out.
-
-    Raises:
-        InputError: There are none.
-    """
     _refuse_licenses(config)
-    most_parameters, most_gflops = (
-        np.inf if cap is None else cap for cap in (config.max_parameters, config.max_gflops)
-    )
-    fits = np.flatnonzero((parameters <= most_parameters) & (gflops <= most_gflops))
-    if not len(fits):
-        raise NoneFitsError(
-            f"none of the {len(gflops)} labeled models is within the caps (smallest: {parameters.min():,} parameters; "
-            f"cheapest: {gflops.min():.3g} GFLOPs per image); raise the caps"
-        )
-    if config.without:
-        fits = fits[[ids[position] not in config.without for position in fits.tolist()]]
-        if not len(fits):
+    parts = (candidates, *candidates.further) if config.strategy in ESTIMATING else (candidates,)
+    within = [part.take(rows) for part in parts if (rows := fitting(part.labels, config))]
+    if not within:
+        labels = [label for part in parts for label in part.labels.reference]
+        if any(_fits(label.cost, config) for label in labels):
             raise NoneFitsError("all labeled models within the caps are to be left out; leave out fewer")
-    return fits
+        raise NoneFitsError(
+            f"none of the {len(labels)} labeled models is within the caps (smallest: "
+            f"{min(label.cost.parameters for label in labels):,} parameters; cheapest: "
+            f"{min(label.cost.gflops for label in labels):.3g} GFLOPs per image); raise the caps"
+        )
+    published = _published_within_caps(candidates.published, config) if config.strategy in ESTIMATING else ()
+    return replace(within[0], published=published, further=tuple(within[1:]))
+
+
+def fitting(labels: JoinedLabels, config: SelectionConfig) -> list[int]:
+    """Positions of the labeled models that are within the caps and not to be left out."""
+    return [
+        m
+        for m, label in enumerate(labels.reference)
+        if _fits(label.cost, config) and label.model.repo_id not in config.without
+    ]
 
 
 def _published_within_caps(published: tuple[KnownModel, ...], config: SelectionConfig) -> tuple[KnownModel, ...]:
@@ -233,28 +239,31 @@ def _fits(cost: Cost, config: SelectionConfig) -> bool:
     )
 
 
-def _of_label(label: LabelSummary) -> SelectedModel:
-    return SelectedModel(label.model, label.cost, float(label.temperature[0]), label.mean_recall)
+def _of_label(label: LabelSummary, evidence: Evidence) -> SelectedModel:
+    return SelectedModel(
+        label.model, label.cost, float(label.temperature[0]), label.mean_recall, evidence, license=label.license
+    )
 
 
 def _of_published(model: KnownModel) -> SelectedModel:
     ref = ModelRef(model.hub_id, revision=UNPINNED, backend="open_clip")
-    return SelectedModel(ref, model.cost, 1.0, model.accuracy, labeled=False)
+    return SelectedModel(ref, model.cost, 1.0, model.accuracy, Evidence.OVERALL, license=model.license)
 
 
 def _explain(
-    candidates: Candidates, union: list[int], scores: NDArray[np.float64], strategy: Strategy
+    part: Candidates, rows: Sequence[int | None], strategy: Strategy
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
     """For each class its concepts, with the recall of the models of the union as the strategy saw it.
 
-    A model without a label is as good on every concept as its score says.
+    Args:
+        part: The group of labels that explains.
+        rows: For each model of the union its row in it; None for a model that was not measured on these probe images.
+        strategy: How models were scored.
     """
-    matched, graph, n_labeled = candidates.match, candidates.graph, len(candidates.labels)
-    recall = np.repeat(scores[union].mean(axis=1)[:, None], len(matched.selected), axis=1)
-    if labeled := [m for m in union if m < n_labeled]:
-        recall[[at for at, m in enumerate(union) if m < n_labeled]] = _concept_recall(
-            candidates.take(labeled), strategy
-        )
+    matched, graph = part.match, part.graph
+    recall = np.full((len(rows), len(matched.selected)), np.nan)
+    if there := [at for at, m in enumerate(rows) if m is not None]:
+        recall[there] = _concept_recall(part.take([m for m in rows if m is not None]), strategy)
     columns = np.searchsorted(matched.selected, matched.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(

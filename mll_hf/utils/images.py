@@ -71,6 +71,17 @@ def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
         return None
 
 
+def stored_size(content: bytes) -> tuple[int, int] | None:
+    """Width and height of an encoded picture from its header; None if it is damaged, or stored turned (EXIF)."""
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return image.size if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else None
+    except (*_DECODING_ERRORS, Image.DecompressionBombError):
+        return None
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB. Transparency is laid on white: icons and clip art are drawn for white pages."""
     from PIL import Image

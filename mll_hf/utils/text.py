@@ -38,3 +38,12 @@ def one_line(said: Exception | str, most: int = 160) -> str:
 def gigabytes(n_bytes: int) -> str:
     """A number of bytes for people: "1.25 GB"."""
     return f"{n_bytes / 1e9:.3g} GB"
+
+
+def parse_count(text: str) -> int:
+    """A number with or without a suffix: 151000000, 151M, 1.5B or 10G; a ValueError if it is none."""
+    factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}.get(text[-1:].upper())
+    try:
+        return int(float(text[:-1]) * factor) if factor else int(text)
+    except (ValueError, OverflowError):
+        raise ValueError(f"'{text}' is not a number such as 200M or 1.5B") from None

@@ -8,16 +8,12 @@ import pytest
 
 from mll_hf.bench import real
 from mll_hf.errors import InputError
-from mll_hf.graph.concepts import Concept, SemanticGraph
-from mll_hf.graph.wordnet import ClassList, class_wnids
-from mll_hf.labels.counts import RANK_BINS
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.models.known import class_recalls
+from mll_hf.models.published import published_graph
 from mll_hf.selection import Candidates
 from mll_hf.selection.mll import generally_best
 from selection_worlds import WordEncoder
-
-pytest.importorskip("timm")
 
 
 @pytest.fixture(scope="module")
@@ -26,36 +22,8 @@ def recalls():
 
 
 @pytest.fixture(scope="module")
-def graph(recalls):
-    """ImageNet's classes under one root, named as in the table and, in some cases, as in ImageNet-R."""
-    names = [name.replace("_", " ") for name in recalls.of("imagenet-1k")[0]]
-    more = {"african chameleon": "chameleon"}
-    in_r = {name.replace("_", " ").lower() for name in recalls.of("imagenet-r")[0]}
-    lemmas = [(name, *([more[name]] if name in more else [])) for name in names]
-    leaves = [
-        Concept(wnid, own[0], own, f"class {at}", ("n00001740",))
-        for at, (wnid, own) in enumerate(zip(class_wnids(ClassList.IMAGENET_1K), lemmas, strict=True))
-    ]
-    missing = in_r - {name.lower() for name in names} - set(real._IMAGENET_R)
-    synonyms = dict(zip(sorted(missing), _of_missing(recalls, sorted(missing), names), strict=True))
-    leaves = [
-        replace(leaf, lemmas=(*leaf.lemmas, *(name for name, at in synonyms.items() if at == position)))
-        for position, leaf in enumerate(leaves)
-    ]
-    return SemanticGraph("imagenet", (Concept("n00001740", "entity", ("entity",), "all", ()), *leaves))
-
-
-def _of_missing(recalls, missing, names):
-    """A free class of ImageNet for each class of ImageNet-R that has another name there."""
-    classes = [name.replace("_", " ").lower() for name in recalls.of("imagenet-r")[0]]
-    lowered = [name.lower() for name in names]
-    taken = {lowered.index(name) for name in classes if name in lowered}
-    taken |= {lowered.index(real._IMAGENET_R[name]) for name in classes if name in real._IMAGENET_R}
-    for name in missing:
-        before = max((lowered.index(c) for c in classes[: classes.index(name)] if c in lowered), default=-1)
-        at = next(position for position in range(before + 1, 1000) if position not in taken)
-        taken.add(at)
-        yield at
+def graph():
+    return published_graph()
 
 
 @pytest.fixture(scope="module")
@@ -65,27 +33,6 @@ def world(recalls, graph):
     return replace(
         found, tasks=tuple(task for task in found.tasks if task.dataset in ("cifar-10", "oxford-pets", "dtd"))
     )
-
-
-def test_labels_have_the_published_recall(recalls, graph, world):
-    wnids = class_wnids(ClassList.IMAGENET_1K)
-    leaves = np.array([graph.index[wnid] for wnid in wnids])
-    for m, label in enumerate(world.labels.reference):
-        photo, sketch, rendition = label.domain_support[:, leaves]
-        assert (set(photo.tolist()), set(sketch.tolist()), set(rendition.tolist())) == ({50}, {51}, {0, 150})
-        for s, dataset in ((0, "imagenet-1k"), (1, "imagenet-sketch")):
-            recall = label.domain_hits[s, leaves] / label.domain_support[s, leaves]
-            assert recall == pytest.approx(recalls.of(dataset)[1][m], abs=0.011)
-        assert label.ranks[:, 5:].sum() == 0
-        assert label.domain_ranks.sum() >= label.ranks.sum()
-    assert (np.array([label.support[graph.index["n00001740"]] for label in world.labels.reference]) <= 60_000).all()
-
-
-def test_lost_images_are_spread_over_four_bins():
-    ranks = real.spread_ranks(np.array([0, 43, 50]), 50)
-    assert ranks.shape == (3, RANK_BINS)
-    assert ranks.sum(axis=1).tolist() == [50, 50, 50]
-    assert ranks[1, :6].tolist() == [43, 1, 2, 2, 2, 0]
 
 
 def test_outcomes_are_within_what_the_hub_can_reach(world):
@@ -186,12 +133,6 @@ def test_a_table_with_a_class_twice_or_without_imagenet_is_refused(recalls):
     )
     with pytest.raises(InputError, match="imagenet-r"):
         real.check_recalls(less)
-
-
-def test_another_graph_is_refused(recalls):
-    graph = SemanticGraph("small", (Concept("n1", "dog", ("dog",), "an animal", ()),))
-    with pytest.raises(InputError, match="lacks 1000 classes of ImageNet"):
-        real.real_labels(recalls, graph, "ensemble")
 
 
 def test_modelgpt_is_compared_on_what_both_tables_have(world, tmp_path):

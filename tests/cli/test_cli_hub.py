@@ -243,10 +243,9 @@ def test_bob_opens_a_pull_request(world, capsys, api, monkeypatch):
 def test_nothing_on_the_hub_is_labeled_yet(world, capsys):
     status, out, err = run(capsys, "select", "--classes", "cat, car", "--json")
     assert status == 0
-    assert "no labels; choosing by published ImageNet accuracy instead" in err
+    assert "hub has no labels; published figures are used instead" in err
     selection = json.loads(out)
-    assert selection["strategy"] == "imagenet"
-    assert not any(model["labeled"] for model in selection["models"])
+    assert {model["evidence"] for model in selection["models"]} == {"published, per class", "published, overall only"}
     assert "not pinned" in err  # nor is the model on this Hub
 
 

@@ -22,7 +22,7 @@ from mll_hf.labeling.verification import Verification
 from mll_hf.labels.label import Cost
 from mll_hf.labels.store import Origin
 from mll_hf.models.known import usable_models
-from mll_hf.selection import SelectionConfig, Strategy, choose_with_images, select, select_by_imagenet
+from mll_hf.selection import Evidence, SelectionConfig, Strategy, choose_with_images, select, select_by_imagenet
 from selection_worlds import (
     LABEL_STRATEGIES,
     candidates_on,
@@ -59,14 +59,15 @@ def test_the_report_of_a_selection():
     assert cost.endswith("\nTogether: 1137.3 M parameters, 343 GFLOPs per image.")
     header, best, second, third = models.splitlines()
     assert re.split(r"\s{2,}", header.strip()) == [
-        "model", "estimated accuracy", "recall on concepts", "general", "classes", "parameters", "GFLOPs"
+        "model", "estimated accuracy", "recall on concepts", "general", "classes", "parameters", "GFLOPs",
+        "license",
     ]  # fmt: skip
     low, high = (100 * ends[0] for ends in (selection.estimates.low, selection.estimates.high))
     estimate = f"not known ({low:.0f} to {high:.0f} %)"
-    figures = [f"{selection.overall[0]:.3f}", "0.700", "2", "986.0 M", "334"]
+    figures = [f"{selection.overall[0]:.3f}", "0.700", "2", "986.0 M", "334", "mit"]
     assert re.split(r"\s{2,}", best) == ["*", "org/all", estimate, *figures]
     assert second.split()[:2] == ["*", "org/cats"]
-    assert third.split()[-6:] == [f"{selection.overall[2]:.3f}", "0.100", "0", "0.0", "M", "0.00123"]
+    assert third.split()[-7:] == [f"{selection.overall[2]:.3f}", "0.100", "0", "0.0", "M", "0.00123", "mit"]
     header, cat, car = classes.splitlines()
     assert header.split("  ")[0] == "class"
     assert "concepts used" in header
@@ -97,11 +98,12 @@ def test_the_report_of_a_trial():
     )
     header, *rows = models.splitlines()
     assert re.split(r"\s{2,}", header.strip()) == [
-        "model", "estimated accuracy", "agreement", "information", "win share", "parameters", "GFLOPs"
+        "model", "estimated accuracy", "agreement", "information", "win share", "parameters", "GFLOPs", "license"
     ]  # fmt: skip
     assert len(rows) == 3
-    shown = {"local-dir:/home/me/models/mine": ["mine", "0.0", "M", "0.00123"],
-             "org/cats": ["org/cats", "151.3", "M", "8.73"], "org/all": ["org/all", "986.0", "M", "334"]}  # fmt: skip
+    shown = {"local-dir:/home/me/models/mine": ["mine", "0.0", "M", "0.00123", "mit"],
+             "org/cats": ["org/cats", "151.3", "M", "8.73", "mit"],
+             "org/all": ["org/all", "986.0", "M", "334", "mit"]}  # fmt: skip
     for m, (row, model) in enumerate(zip(rows, selection.models, strict=True)):
         name, *cost = shown[model.ref.repo_id]
         told = [evidence.calibration.agreement[m], evidence.calibration.information[m], evidence.win_shares[m] * 100]
@@ -126,11 +128,11 @@ def test_one_is_said_in_the_singular():
 
 def test_the_report_of_a_trial_names_models_without_a_label():
     selection = tried_selection()
-    models = (replace(selection.models[0], labeled=False), *selection.models[1:])
+    models = (replace(selection.models[0], evidence=Evidence.OVERALL), *selection.models[1:])
     _, headline, table_of_models, _ = selection_report(replace(selection, models=models)).split("\n\n")
-    assert "2 labeled models and 1 without a label tried on 20 images" in headline
-    assert table_of_models.count("(no label)") == 1
-    assert "mine (no label)" in table_of_models
+    assert "3 models (2 label; 1 overall only) tried on 20 images" in headline
+    assert re.search(r"\* +mine +overall only", table_of_models)
+    assert table_of_models.count(" label ") == 2
 
 
 @pytest.mark.parametrize(
@@ -346,10 +348,10 @@ def test_report_of_a_verification():
 
 def test_a_choice_without_labels_says_what_it_rests_on():
     report = selection_report(select_by_imagenet(("cat", "car"), SelectionConfig(k=2)))
-    assert f"{len(usable_models())} without a label" in report
+    assert f"{len(usable_models())} models ({len(usable_models())} overall only)" in report
     assert "labeled models" not in report
     assert "regardless of your classes" in report
-    assert report.count("(no label)") >= 2
+    assert report.count(" overall only ") >= 10
 
 
 def test_a_class_that_the_graph_says_nothing_of_is_shown_without_concepts():

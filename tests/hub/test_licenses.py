@@ -474,8 +474,8 @@ def test_models_without_a_label(hub, store, monkeypatch):
     monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(TABLE))
     put_cards(hub, cats="mit", cars="mit", all="mit", new="cc-by-nc-4.0", newer="apache-2.0")
     hub.put("model", "org/newer", {"open_clip_config.json": b"{}"})
-    client = Client(store.folder, encoder=WordEncoder())
-    config = SelectionConfig(unlabeled=True, k=4, licenses=OPEN)
+    client = Client(f"{store.folder},published", encoder=WordEncoder())
+    config = SelectionConfig(k=4, licenses=OPEN)
     assert chosen(client.select(["cat", "car"], config)) == {"org/cats", "org/cars", "org/all", "org/newer"}
     by_imagenet = client.select(["cat"], SelectionConfig(Strategy.IMAGENET, licenses=OPEN))
     assert chosen(by_imagenet) == {"org/newer"}

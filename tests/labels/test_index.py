@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -198,8 +197,7 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
         make_known(name, value)
         for name, value in [*zip(named, [0.3, 0.4, 0.5, 0.55, 0.6], strict=True), ("org/x", 0.9), ("org/y", 0.42)]
     )
-    for module in ("mll_hf.selection.select", "mll_hf.selection.indexed"):
-        monkeypatch.setattr(sys.modules[module], "usable_models", lambda: table)
+    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: table)
     for strategy in (Strategy.MLL, Strategy.GENERAL):
         config = SelectionConfig(strategy, k=3)
         assert_same_choice([graph], [labels], lambda union: random_match(union, 3), config, published=table[-2:])

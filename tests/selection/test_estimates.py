@@ -11,7 +11,7 @@ from mll_hf.models.known import known_models
 from mll_hf.selection import Selection, SelectionConfig, Strategy, select, select_by_imagenet
 from mll_hf.selection.accuracy import AccuracyEstimate, estimate_accuracy, task_traits
 from mll_hf.selection.answer import MARGIN, answer_to
-from mll_hf.selection.estimates import estimate_by_labels, imagenet_level
+from mll_hf.selection.estimates import estimate_by_labels, imagenet_level, imagenet_shift
 from mll_hf.selection.mll import generally_best
 from selection_worlds import random_candidates, random_match
 
@@ -43,9 +43,10 @@ def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
     candidates = replace(candidates, labels=replace(candidates.labels, labels=tuple(labels)))
     assert imagenet_level(candidates.labels, best) == known.imagenet
     overall = np.linspace(0.2, 0.8, len(candidates.labels))
+    shift = imagenet_shift(candidates.labels, overall[:, None])
     traits = task_traits(len(candidates.match.classes), candidates.match.names, None)
     expected = estimate_accuracy(np.array([known.imagenet]), traits)
-    assert estimate_by_labels(candidates, overall).accuracy[best] == pytest.approx(expected.accuracy[0])
+    assert estimate_by_labels(candidates, overall, shift).accuracy[best] == pytest.approx(expected.accuracy[0])
 
 
 def test_names_that_resemble_one_another_lower_the_estimate():

@@ -19,6 +19,7 @@ from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.label import Cost
 from mll_hf.models.known import usable_models
 from mll_hf.selection import (
+    Evidence,
     Selection,
     SelectionConfig,
     Strategy,
@@ -28,13 +29,16 @@ from mll_hf.selection import (
     select,
     select_by_imagenet,
 )
+from mll_hf.selection.accuracy import logit, sigmoid
 from mll_hf.selection.base import DIGITS
+from mll_hf.selection.estimates import imagenet_shift
 from mll_hf.selection.general import general_scores, uniform_scores
 from mll_hf.selection.mll import (
     cautious,
     domain_odds,
     generally_best,
     graph_needs,
+    levels_of,
     measure,
     mll_scores,
     shrunk,
@@ -849,7 +853,7 @@ def test_choosing_by_imagenet():
     accuracies = sorted((model.imagenet for model in usable_models()), reverse=True)
     assert [model.general for model in selection.models] == accuracies
     assert selection.union == (0, 1, 2)
-    assert not any(model.labeled for model in selection.models)
+    assert {model.evidence for model in selection.models} == {Evidence.OVERALL}
     assert (selection.domain, selection.task) == ("photo", "counting")
     assert (selection.scores == np.array(accuracies)[:, None]).all()
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
@@ -868,49 +872,60 @@ def known_and_unknown(monkeypatch, imagenet, hits, unknown):
     return candidates_on(GRAPH, labels, random_match(GRAPH, 3), published=others)
 
 
-def test_a_line_through_the_labeled_models_places_the_others(monkeypatch):
-    candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.55, 0.9, 0.1])
-    scores = score(candidates, SelectionConfig(Strategy.GENERAL))
-    # general precision .2, .4, .6 at accuracies .4, .5, .6; beyond these the line is not believed
-    np.testing.assert_allclose(scores[3:, 0], [0.3, 0.5, 0.6, 0.2], atol=1e-6)
-    assert (scores == scores[:, :1]).all()
+def test_models_with_overall_figures_only_are_placed_by_their_imagenet_accuracy(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.65, 0.9, 0.1])
     selection = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
-    assert [model.ref.repo_id for model in selection.models[:2]] == ["org/known2", "org/other2"]
-    assert [selection.models[m].labeled for m in selection.union] == [True, False]
-    for name in selection.classes:
-        assert all(len(concept.recall) == 2 for concept in selection.explain(name))
-        assert all(concept.recall[1] == pytest.approx(0.6) for concept in selection.explain(name))
+    ids = [model.name for model in selection.models]
+    assert ids == ["org/other2", "org/other1", "org/known2", "org/other0", "org/known1", "org/known0", "org/other3"]
+    best = ids.index("org/known2")  # of the labels the generally best: it has its own ImageNet accuracy
+    odds = selection.overall / (1 - selection.overall)
+    assert odds[0] / odds[best] == pytest.approx((0.9 / 0.1) / (0.6 / 0.4), rel=1e-6)
+    assert (selection.scores[0] == selection.scores[0, 0]).all()
+    assert [selection.models[m].evidence for m in selection.union] == [Evidence.OVERALL] * 2
+    assert all(concept.recall == (None, None) for name in selection.classes for concept in selection.explain(name))
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
+    assert (np.diff(selection.estimates.accuracy) <= 1e-12).all()
 
 
-def test_a_falling_line_is_not_believed(monkeypatch):
-    candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [6, 4, 2], [0.3, 0.7])
-    np.testing.assert_allclose(score(candidates, SelectionConfig(Strategy.GENERAL))[3:, 0], [0.4, 0.4], atol=1e-6)
+def test_a_group_whose_best_model_is_unknown_is_placed_by_its_others(monkeypatch):
+    candidates = known_and_unknown(monkeypatch, [0.4, None, 0.6], [4, 6, 5], [0.5])
+    shift = imagenet_shift(candidates.labels, general_scores(candidates))
+    levels = sigmoid(logit(general_scores(candidates).mean(axis=1)) + shift)
+    needs = graph_needs(GRAPH, np.empty(0, np.int32), 1000, extrapolate=True)
+    recall = levels_of(needs, candidates.labels.rank_shares[0])
+    offsets = [logit(np.array(known)) - logit(recall[m]) for m, known in ((0, 0.4), (2, 0.6))]
+    assert levels[1] == pytest.approx(sigmoid(logit(recall[1]) + np.mean(offsets)))
 
 
-def test_caps_hold_for_models_without_a_label(monkeypatch):
+def test_labels_on_other_probe_images_compare_by_imagenet_accuracy(monkeypatch):
+    """The same model measured on easier images is not better for it."""
+    easy = known_and_unknown(monkeypatch, [0.5, 0.7], [8, 9], [])
+    hard = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in ((2, 3), (3, 1)))
+    table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate([0.5, 0.7, 0.8, 0.6]))
+    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: table)
+    further = candidates_on(GRAPH, hard, easy.match)
+    both = replace(easy, further=(replace(further, evidence=Evidence.PER_CLASS),))
+    for strategy in (Strategy.MLL, Strategy.GENERAL):
+        selection = select(both, SelectionConfig(strategy))
+        ids = [model.name for model in selection.models]
+        assert ids[0] == "org/known2"
+        assert ids.index("org/known1") < ids.index("org/known0")
+        assert selection.models[0].evidence is Evidence.PER_CLASS
+        assert all(concept.recall[0] is not None for name in selection.classes for concept in selection.explain(name))
+        swapped = select(replace(further, further=(easy,)), SelectionConfig(strategy))
+        assert [model.name for model in swapped.models] == ids
+        np.testing.assert_allclose(swapped.estimates.accuracy, selection.estimates.accuracy, atol=0.02)
+    for strategy in (Strategy.PAPER, Strategy.UNIFORM):
+        assert len(select(both, SelectionConfig(strategy)).models) == 2
+
+
+def test_caps_hold_for_every_group(monkeypatch):
     candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.9])
     selection = select(candidates, SelectionConfig(max_parameters=10**7))
-    assert all(model.labeled for model in selection.models)
-
-
-def test_too_few_known_models_to_place_the_others(monkeypatch):
-    candidates = known_and_unknown(monkeypatch, [0.4, 0.5], [2, 4], [0.45])
-    with pytest.raises(InputError, match="2 have a published ImageNet accuracy, and 3 are needed"):
-        select(candidates, SelectionConfig())
-
-
-@examples
-@given(st.integers(0, 2**32), st.sampled_from(LABEL_STRATEGIES))
-def test_scores_of_labeled_models_do_not_depend_on_the_others(seed, strategy):
-    plain = random_candidates(seed=seed)
-    names = [model.short_name for model in plain.labels.models]
-    table = tuple(published(name, 0.3 + 0.1 * m) for m, name in enumerate(names))
-    others = (published("x", 0.55), published("y", 0.2))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mll_hf.models.known.known_models", lambda: table + others)
-        mixed = score(replace(plain, published=others), SelectionConfig(strategy))
-    alone = score(plain, SelectionConfig(strategy))
-    np.testing.assert_array_equal(mixed[: len(alone)], alone)
-    assert (mixed[len(alone) :] >= alone.mean(axis=1).min() - 1e-12).all()
-    assert (mixed[len(alone) :] <= alone.mean(axis=1).max() + 1e-12).all()
+    assert {model.evidence for model in selection.models} == {Evidence.LABEL}
+    label = make_label(GRAPH, hits=[3] * 7, repo_id="org/known0", cost=Cost(5, 0.1))
+    further = replace(candidates_on(GRAPH, (label,), candidates.match), evidence=Evidence.PER_CLASS)
+    selection = select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=6))
+    assert [model.evidence for model in selection.models] == [Evidence.PER_CLASS]
+    with pytest.raises(InputError, match="none of the 4 labeled models is within the caps"):
+        select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=4))

@@ -18,6 +18,7 @@ from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.selection import (
+    Evidence,
     MatchedConcept,
     SelectedModel,
     Selection,
@@ -46,7 +47,13 @@ def make_shortlist(n_models=4, tried=(0, 1, 2, 3)):
         strategy=Strategy.MLL,
         k=len(tried),
         models=tuple(
-            SelectedModel(ModelRef(f"org/m{m}", f"{m}" * 40, "open_clip"), Cost(10**m, 2.0**m), 1.5, 0.5, m != 3)
+            SelectedModel(
+                ModelRef(f"org/m{m}", f"{m}" * 40, "open_clip"),
+                Cost(10**m, 2.0**m),
+                1.5,
+                0.5,
+                Evidence.OVERALL if m == 3 else Evidence.LABEL,
+            )
             for m in range(n_models)
         ),
         scores=np.array([[0.8, 0.9, 0.7]]) - 0.1 * np.arange(n_models)[:, None],
@@ -233,7 +240,7 @@ def test_templates_of_the_trial_are_those_of_predictions():
 
 
 def test_the_shortlist_is_the_best_by_label():
-    config = SelectionConfig(k=2, max_models=1, shortlist=3, max_gflops=500, unlabeled=True)
+    config = SelectionConfig(k=2, max_models=1, shortlist=3, max_gflops=500)
     assert shortlisting(config) == replace(config, k=3, max_models=None)
     candidates = random_candidates(n_models=5)
     assert len(select(candidates, shortlisting(SelectionConfig(shortlist=3))).union) == 3

@@ -1,0 +1,206 @@
+"""Labels of real models out of figures that others published: recall on every class of ImageNet, -Sketch and -R.
+
+ImageNet's classes are WordNet synsets, so these three columns make a label on the graph of ImageNet's classes and their
+hypernyms, in three domains (photo, sketch, rendition). Graph and figures come with the package: no model is run, and
+nothing is downloaded. What the published table lacks:
+
+- The number of images per class: 50, 51 and 150, the means of the three data sets, stand in for it.
+- By how many rivals a lost image was beaten: lost images are spread evenly over the first four bins of ranks (1, 2 to
+  3, 4 to 7, 8 to 15).
+- Which rivals: strategy `paper` estimates its Eq. 5 from ranks alone.
+- ImageNet-R's images were contested by 200 classes, not by 1,000.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mll_hf.errors import InputError
+from mll_hf.graph.concepts import graph_from_json
+from mll_hf.graph.probes import SamplingConfig
+from mll_hf.hub.locations import HUB
+from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
+from mll_hf.labels.label import UNPINNED, Cost, Environment, ModelLabel, ModelRef
+from mll_hf.labels.store import Origin
+from mll_hf.models.known import class_recalls, usable_models
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.labels.embeddings import ProbeEmbeddings
+    from mll_hf.labels.index import IndexedLabel
+    from mll_hf.labels.label import LabelFacts, LabelSummary
+    from mll_hf.labels.store import LabelSource
+    from mll_hf.models.known import ClassRecalls
+
+PUBLISHED = "published"
+DEFAULT_LABELS = f"{HUB},{PUBLISHED}"
+PROMPTS = "ensemble"  # 80 templates, as in most published accuracies on ImageNet
+SOURCES = {"imagenet-1k": 50, "imagenet-sketch": 51, "imagenet-r": 150}  # images per class
+DOMAINS = ("photo", "sketch", "rendition")  # of these
+_LOST_BINS = 4
+_MOST_IMAGES = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFigures:
+    """A source of labels, like a folder: of the models whose recall per class is published and that can be loaded."""
+
+    @property
+    def name(self) -> str:
+        """The source as users write it."""
+        return PUBLISHED
+
+    @property
+    def graphs(self) -> tuple[SemanticGraph, ...]:
+        """ImageNet's classes and their hypernyms."""
+        return (published_graph(),)
+
+    @property
+    def indexed(self) -> tuple[IndexedLabel, ...]:
+        """None: the labels are few."""
+        return ()
+
+    def list(self) -> tuple[LabelSummary, ...]:
+        """The labels."""
+        return published_labels()
+
+    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
+        """The labels of some models."""
+        by_model = {label.model: label for label in published_labels()}
+        return tuple(by_model[label.model] for label in labels)
+
+    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
+        """None: there are none."""
+        return None
+
+    def origin_of(self, label: LabelFacts) -> Origin:
+        """The source of the figures."""
+        return Origin(f"published figures ({label.probes_name})", label.probes_name)
+
+
+def split_location(location: str | Path) -> tuple[str | Path, bool]:
+    """A source as a user names it without ``,published``, and whether that was there."""
+    first, comma, last = str(location).rpartition(",")
+    return (first.strip(), True) if comma and last.strip() == PUBLISHED else (location, False)
+
+
+def open_labels(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
+    """The source of labels that a user names: ``published``, or one of :func:`mll_hf.hub.sources.open_source`.
+
+    Raises:
+        InputError: The location is malformed.
+    """
+    if location == PUBLISHED:
+        return PublishedFigures()
+    from mll_hf.hub.sources import open_source  # takes a quarter of a second
+
+    return open_source(location, graph, token)
+
+
+@cache
+def published_graph() -> SemanticGraph:
+    """ImageNet's 1,000 classes and their hypernyms: 1,860 concepts of WordNet 3.0."""
+    return graph_from_json(_data("imagenet_graph.json"))
+
+
+@cache
+def imagenet_synsets() -> Mapping[str, tuple[str, ...]]:
+    """Synset of each class of the data sets that labels are made from, in the order of `ClassRecalls.of`."""
+    return {dataset: tuple(synsets) for dataset, synsets in _data("imagenet_synsets.json").items()}
+
+
+def published_labels() -> tuple[ModelLabel, ...]:
+    """Labels of the usable models whose recall per class is published."""
+    usable = {model.hub_id for model in usable_models()}
+    return tuple(label for label in _all_labels() if label.model.repo_id in usable)
+
+
+@cache
+def _all_labels() -> tuple[ModelLabel, ...]:
+    return labels_from_recalls(class_recalls(), published_graph(), imagenet_synsets(), PROMPTS)
+
+
+def labels_from_recalls(
+    recalls: ClassRecalls, graph: SemanticGraph, synsets: Mapping[str, Sequence[str]], prompts: str
+) -> tuple[ModelLabel, ...]:
+    """Labels of all models of a table on the graph of ImageNet's classes; hypernyms pool the images below them.
+
+    Args:
+        recalls: The table.
+        graph: The graph of V concepts.
+        synsets: Ids of the classes of each data set of ``SOURCES``, in the order of the table.
+        prompts: Prompt set of the table.
+
+    Raises:
+        InputError: The table lacks a class or has more, or the graph lacks one.
+    """
+    ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS))
+    for s, (dataset, n_images) in enumerate(SOURCES.items()):
+        classes, recall = recalls.of(dataset, prompts)
+        if len(classes) != len(synsets[dataset]):
+            raise InputError(
+                f"the table has {len(classes)} classes of {dataset}, not {len(synsets[dataset])}; give all"
+            )
+        if missing := [id for id in synsets[dataset] if id not in graph.index]:
+            raise InputError(f"the graph lacks {len(missing)} classes of {dataset}, such as {missing[0]}; give another")
+        hits = np.rint(recall * n_images).astype(np.int64)
+        ranks[:, s, [graph.index[id] for id in synsets[dataset]]] = spread_ranks(hits, n_images)
+    below = np.eye(len(graph))
+    for v, descendants in enumerate(graph.descendants):
+        below[v, descendants] = 1
+    pooled = np.moveaxis(np.tensordot(below, ranks[..., : 1 + _LOST_BINS], axes=(1, 2)), 0, 2)
+    pooled = np.pad(np.rint(pooled), [(0, 0)] * 3 + [(0, RANK_BINS - 1 - _LOST_BINS)])  # [M, S, V, RANK_BINS]
+    domain_ranks = pooled.sum(axis=2)
+    share = np.minimum(1, _MOST_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
+    pooled = np.floor(pooled * share[:, None, :, None])
+    return tuple(
+        ModelLabel(
+            model=ModelRef(model.hub_id or model.name, UNPINNED, model.backend),
+            cost=Cost(int(model.parameters or 0), float(model.image_gflops or 0)),
+            graph_name=graph.name,
+            graph_digest=graph.digest,
+            probes_name=recalls.source,
+            probes_revision=prompts,
+            sampling=SamplingConfig(sum(SOURCES.values())),
+            domain_names=DOMAINS,
+            package_version="",
+            environment=Environment("", "", "", "", ""),
+            license=model.license,
+            ranks=pooled[m].sum(axis=0).astype(np.uint16),
+            domain_ranks=domain_ranks[m].astype(np.int32),
+            temperature=np.ones(1, np.float32),
+            predicted=pooled[m, :, :, 0].sum(axis=0).astype(np.int32),
+            domain_hits=pooled[m, :, :, 0].astype(np.uint16),
+            domain_support=pooled[m].sum(axis=2).astype(np.uint16),
+            rivals=np.full((len(graph), RIVALS), NO_RIVAL, np.uint16),
+            rival_wins=np.zeros((len(graph), RIVALS), np.uint16),
+        )
+        for m, model in enumerate(recalls.models)
+    )
+
+
+def spread_ranks(hits: NDArray[np.int64], n_images: int) -> NDArray[np.int64]:
+    """[..., RANK_BINS] ranks of images of which ``hits`` [...] were won; the others are spread over four bins."""
+    ranks = np.zeros((*hits.shape, RANK_BINS), np.int64)
+    ranks[..., 0] = hits
+    for position in range(_LOST_BINS):
+        ranks[..., 1 + position] = (n_images - hits + position) // _LOST_BINS
+    return ranks
+
+
+def _data(name: str) -> dict[str, list[str]]:
+    document: dict[str, list[str]] = json.loads(
+        resources.files("mll_hf.models").joinpath("data", name).read_text(encoding="utf-8")
+    )
+    return document
