@@ -65,7 +65,8 @@ class Residents:
     def use(self, m: int, work: Callable[[VisionLanguageModel, NDArray[np.float32]], Result]) -> Result:
         """What some work gives with a model and its class embeddings [C, D].
 
-        If it fails while other models are loaded, they may have taken its memory: all are evicted, and it starts again.
+        If it fails while other models are loaded, they may have taken its memory: all are evicted, it starts again, and
+        fewer models are kept from now on.
 
         Raises:
             ModelError: The model cannot be loaded or run.
@@ -75,9 +76,11 @@ class Residents:
         try:
             return work(*self._get(m))
         except ModelError:
-            if not self._loaded.keys() - {m}:
+            others = len(self._loaded.keys() - {m})
+            if not others:
                 self._evict(m)
                 raise
+        self._most = others  # outside the except block, where the error keeps the tensors at hand alive
         self.close()
         return self.use(m, work)
 

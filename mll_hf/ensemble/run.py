@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mll_hf.utils.images import ImageLike as ImageLike
 
 Item = TypeVar("Item")
-_TURN = 1024  # images per batch if models must take turns in memory
+_TURN = 512  # images per batch if models must take turns in memory
 _SAMPLE = 512  # images from which rule `transport` calibrates the models
 _PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model of a trial; the rest are decoded again
 
