@@ -112,8 +112,9 @@ def test_nothing_heavy_at_import(statement):
     assert run.stdout.strip() == "[]"
 
 
-def test_the_command_line_starts_without_torch():
-    code = f"import sys, mll_hf.cli as c; c.build_parser(); print([m for m in {HEAVY} if m in sys.modules])"
+def test_the_command_line_starts_without_torch_and_the_hub():
+    heavy = [*HEAVY, "huggingface_hub.hf_api", "tokenizers"]
+    code = f"import sys, mll_hf.cli as c; c.build_parser(); print([m for m in {heavy} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

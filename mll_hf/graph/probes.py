@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
@@ -20,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import GraphError, MissingExtraError, StorageError
+from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import file_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +40,6 @@ _DIGEST_LENGTH = 40  # as long as a commit sha
 _MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 _MOST_DOMAINS = 255
 _BATCH = 64
-_SETTLED_NS = 2_000_000_000  # coarser than the times of any file system
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,30 +315,7 @@ def _stable_hash(text: str) -> int:
 
 
 def _digest(files: tuple[Path, ...]) -> str:
-    return hashlib.sha256(b"".join(map(_file_digest, files))).hexdigest()[:_DIGEST_LENGTH]
-
-
-def _file_digest(path: Path) -> bytes:
-    """Sha256 of a file, cached by the path, size and times of the file.
-
-    Not cached if the file changed less than two seconds ago: another change could leave the times as they are.
-    """
-    from huggingface_hub import constants
-
-    status = path.stat()
-    changed = max(status.st_mtime_ns, status.st_ctime_ns)
-    key = f"{path.absolute()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
-    name = hashlib.sha256(os.fsencode(key)).hexdigest()
-    cached = Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "digests" / name
-    with suppress(OSError, ValueError):
-        if len(digest := bytes.fromhex(cached.read_text())) == hashlib.sha256().digest_size:
-            return digest
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").digest()
-    if time.time_ns() - changed > _SETTLED_NS:
-        with suppress(StorageError):  # such as a read-only home
-            write_atomically(cached, digest.hex().encode())
-    return digest
+    return hashlib.sha256(b"".join(map(file_digest, files))).hexdigest()[:_DIGEST_LENGTH]
 
 
 @contextmanager

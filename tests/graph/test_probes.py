@@ -22,6 +22,7 @@ from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph import probes as probes_module
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
+from mll_hf.utils import files
 from worlds import (
     ANIMAL,
     CAR,
@@ -217,7 +218,7 @@ def test_digests_of_files_are_cached(tmp_path, monkeypatch):
 
     fresh = revision(reads=1)
     assert revision(reads=1) == fresh  # the file was changed a moment ago, so its digest is not cached yet
-    monkeypatch.setattr(probes_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(files, "_SETTLED_NS", -1)
     assert revision(reads=1) == fresh
     assert revision(reads=0) == fresh
     content, status = file.read_bytes(), file.stat()
@@ -236,7 +237,7 @@ def test_digests_need_no_cache(tmp_path, monkeypatch):
     revision = load(write_graph_folder(tmp_path / "graph", PROBES)).revision
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(probes_module, "_SETTLED_NS", -1)
+    monkeypatch.setattr(files, "_SETTLED_NS", -1)
     assert load(tmp_path / "graph").revision == revision
 
 
