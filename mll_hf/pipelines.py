@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 64 * 2**20  # of an image behind a link
 _TIMEOUT_SECONDS = 20.0
+_ENSEMBLES_KEPT = 8
 _log = logging.getLogger(__name__)
 
 
@@ -134,15 +135,19 @@ class Pipeline:
 
     @cached_property
     def _ensemble_for(self) -> Callable[[tuple[str, ...] | None, str | None], Ensemble]:
-        """Makes the ensemble for classes and a template; the last one is kept."""
-        return lru_cache(maxsize=1)(self._make_ensemble)
+        """Makes the ensemble for classes and a template; the last are kept, and all share the loaded models."""
+        return lru_cache(maxsize=_ENSEMBLES_KEPT)(self._make_ensemble)
+
+    @cached_property
+    def _ensemble(self) -> Ensemble:
+        return Ensemble(self.selection, self.device, token=self.token, batch_size=self.batch_size)
 
     def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
         selection = self.selection if classes is None else _with_classes(self.selection, classes)
         if template is not None:
             fill([template], selection.classes[0])  # refuses a wrong one before a model is loaded
         templates = None if template is None else (template,)
-        return Ensemble(selection, self.device, templates, token=self.token, batch_size=self.batch_size)
+        return self._ensemble.for_selection(selection, templates)
 
     def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
         classes = ensemble.selection.classes

@@ -25,7 +25,7 @@ from index_benchmark import timed
 from labeling_speed import random_model
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.models import load_model, resolve_model
-from mll_hf.selection import Selection, Strategy
+from mll_hf.selection import Evidence, Selection, Strategy
 from mll_hf.selection.result import SelectedModel
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def selection_of(refs: Sequence[ModelRef], classes: Sequence[str]) -> Selection:
     models = []
     for ref in refs:
         model = load_model(ref, "cpu")
-        models.append(SelectedModel(ref, model.cost, 1.0, 0.5, labeled=False))
+        models.append(SelectedModel(ref, model.cost, 1.0, 0.5, Evidence.OVERALL))
         model.close()
     shape = (len(models), len(classes))
     return Selection(
