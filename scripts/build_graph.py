@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.11"
-# dependencies = ["mll-hf[build]"]
-# ///
 """Build the graph of WordNet's visual concepts, gather probe images for it, and publish both as a dataset repo.
 
 The concepts are the classes of ImageNet and all their hypernyms in WordNet 3.0. The images come from the five data sets

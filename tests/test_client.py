@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
@@ -24,6 +25,7 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.models import load_model
 from mll_hf.models.published import split_location
 from mll_hf.selection import Evidence, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
@@ -311,6 +313,10 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     assert asked == [(selection.models[0].ref, "cpu", "hf_of_mine")] * 2
     assert "hf_of_mine" not in repr(ensemble)
     assert client.load(selection).templates is None
+    options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4, keep_loaded=1)
+    assert (options.device, options.dtype, options.batch_size, options.keep_loaded) == ("mps", "bfloat16", 4, 1)
+    with pytest.raises(InputError, match="no precision 'int8'"):
+        load_model(selection.models[0].ref, "cpu", dtype="int8")
 
 
 def test_private_models_work_with_a_token_alone(store, api, tiny_open_clip, monkeypatch):
@@ -521,7 +527,7 @@ def test_a_model_whose_library_is_missing_is_left_out_of_a_trial(store, models, 
     models.skills = {**models.skills, "cars": MissingExtraError("open_clip", "models")}
     selection = client_of(store.folder).select(SHOWN, images=PHOTOS)
     assert sorted(names(selection)) == ["all", "cats"]
-    assert "pip install 'mll-hf[models]'" in caplog.text
+    assert "install it with: pip install '" in caplog.text
 
 
 def test_no_model_can_be_tried(store, models):

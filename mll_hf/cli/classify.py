@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = SelectionConfig()
 SELECTION_OPTIONS = (
-    "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy", "unlabeled",
+    "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
     "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
 _TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "yes")

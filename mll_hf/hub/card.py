@@ -14,6 +14,7 @@ from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entrie
 
 from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.branches import branch_recalls
+from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import escaped, printable, shortened
 
@@ -137,10 +138,9 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         *markdown_table(["label", f"`{path}`"], facts),
         "",
         *_branch_tables(branch_recalls(label, graph)),
-        "`mll-hf` reads labels to select models for a list of classes:",
+        f"{library_in_markdown()} reads labels to select models for a list of classes:",
         "",
         "```bash",
-        "pip install 'mll-hf[match]'",
         "mll-hf select --classes 'dog, cat, car' --labels hub",
         f"mll-hf labels show {label.model.repo_id} --labels hub",
         "```",
@@ -197,11 +197,10 @@ def _collection_section(
     source = f"hf://datasets/{repo_id}"
     return [
         "A label is the recall of a vision-language model on each concept of a graph. Each model was measured once. "
-        "`mll-hf` reads the labels to select models for a list of classes and to combine them; for this no model is "
-        "run or downloaded.",
+        f"{library_in_markdown()} reads the labels to select models for a list of classes and to combine them; for "
+        "this no model is run or downloaded.",
         "",
         "```bash",
-        "pip install 'mll-hf[match]'",
         f"mll-hf select --classes 'dog, cat, car' --labels {source}",
         f"mll-hf labels ls --labels {source}",
         "```",

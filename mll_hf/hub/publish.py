@@ -2,7 +2,7 @@
 
 Labels are published in one commit on the head they were prepared for, or in one pull request, so an interruption
 leaves the repository as it was. If another commit came first, the change is prepared again on the new head.
-Publishing the same content twice changes nothing.
+Publishing the same content twice changes nothing. A pull request is opened only on request.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def publish_label(
     Args:
         label: Of a model on the Hub.
         graph: The label's graph, for the card.
-        create_pr: Open a pull request even with write access; without write access one is always opened.
+        create_pr: Open a pull request, also with write access.
         with_eval_results: Also add an entry to ``.eval_results/``.
         token: Hub token; None for the token of the logged-in user.
 
@@ -212,7 +212,7 @@ def publish_to_collection(
         labels: Of models on the Hub; at least one.
         graphs: Their graphs.
         collection: ``hf://datasets/org/name``.
-        create_pr: Open a pull request even with write access; without write access one is always opened.
+        create_pr: Open a pull request, also with write access.
         private: Make a new collection private.
         token: Hub token; None for the token of the logged-in user.
 
@@ -441,9 +441,10 @@ class _Change:
 
 
 def _publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
-    """Commit a change on the newest head; try again after conflicts and transient errors.
+    """Commit a change on the newest head or in a pull request; try again after conflicts and transient errors.
 
-    Opens a pull request if ``create_pr``, or without write access.
+    Raises:
+        HubError: The Hub refuses, for example for want of write access.
     """
     conflicts = 0
     with hub_errors(change.repo_id):
@@ -452,9 +453,13 @@ def _publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
                 return retried(partial(_try_to_publish, api, change, create_pr))
             except HfHubHTTPError as error:
                 if status_of(error) == 403 and not create_pr:
-                    _log.warning("you have no write access to %s; opening a pull request", change.repo_id)
-                    create_pr = True
-                elif status_of(error) == 412 and conflicts < _MOST_CONFLICTS:  # another commit came first
+                    raise HubError(
+                        change.repo_id,
+                        "you or your token may not write to it; publish in a collection with --to, ask for a pull "
+                        "request with --pr, or log in with one that can write: hf auth login",
+                        403,
+                    ) from error
+                if status_of(error) == 412 and conflicts < _MOST_CONFLICTS:  # another commit came first
                     conflicts += 1
                     time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
                 else:

@@ -19,6 +19,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
+from mll_hf.graph.concepts import load_graph
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
@@ -35,7 +36,7 @@ from mll_hf.hub.connection import (
     together,
 )
 from mll_hf.hub.index import graph_of, labels_by_group, read_index, shards_by_group
-from mll_hf.hub.locations import HUB, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
+from mll_hf.hub.locations import HUB, MAX_GRAPH_BYTES, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset
 from mll_hf.labels.store import (
     GRAPH_PATH,
     LABEL_PATH,
@@ -124,7 +125,8 @@ class Collection:
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:
         """The graphs of the repo by path, and those given; graphs that cannot be read are skipped with a warning."""
-        found = {graph.digest: graph for graph in (*read_graphs(self._api, self._head), *self.given_graphs)}
+        own = read_graphs(self._api, self._head, skip_missing=True)
+        found = {graph.digest: graph for graph in (*own, *self.given_graphs)}
         return tuple(found.values())
 
     @cached_property
@@ -165,7 +167,7 @@ class Collection:
         return self._summaries
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """Whole labels, two requests each unless they are cached."""
+        """Whole labels, one request each unless they are cached."""
         fetch_one = partial(fetch_from_collection, self._api, self._head, graphs=self._by_digest)
         return tuple(together(fetch_one, [label_path(label.model, label.group) for label in labels], self.name))
 
@@ -184,23 +186,35 @@ def is_collection(head: Head) -> bool:
     return any(GRAPH_PATH.fullmatch(path) or LABEL_PATH.fullmatch(path) for path in head.files)
 
 
-def read_graphs(api: HfApi, head: Head) -> list[SemanticGraph]:
+def read_graphs(api: HfApi, head: Head, *, skip_missing: bool = False) -> list[SemanticGraph]:
     """The graphs of a collection, by path; invalid ones are skipped with a warning.
+
+    Args:
+        api: The client.
+        head: The commit.
+        skip_missing: Skip graphs that cannot be downloaded too, unless none can.
 
     Raises:
         HubError: One cannot be downloaded.
     """
-    graphs = []
+    graphs, missing = [], None
     for path in sorted(path for path in head.files if GRAPH_PATH.fullmatch(path)):
         try:
-            graph = read_graph(api, head.repo_id, path, head.sha)
-        except GraphError as error:
+            file = download(api, head.repo_id, "dataset", path, head.sha, MAX_GRAPH_BYTES, head.files[path].oid)
+            graph = load_graph(file, head.repo_id)
+        except (GraphError, LabelError, HubError) as error:
+            if isinstance(error, HubError):
+                missing = error
+                if not skip_missing:
+                    raise
             _log.warning("left out: %s", error)
             continue
         if graph.digest[:12] == Path(path).stem:
             graphs.append(graph)
         else:
             _log.warning("left out: %s: %s holds another graph than its name says", head.repo_id, path)
+    if missing and not graphs:
+        raise missing
     return graphs
 
 
@@ -215,8 +229,7 @@ def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str
         raise HubError(head.repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{head.repo_id}")
     if head.files[path].size > MAX_LABEL_BYTES:
         raise HubError(head.repo_id, f"{path} is larger than {MAX_LABEL_BYTES // 2**20} MB and was not fetched")
-    oid = head.files[path].oid
-    file = download(api, head.repo_id, "dataset", path, head.sha, MAX_LABEL_BYTES, oid if len(oid) == 64 else None)
+    file = download(api, head.repo_id, "dataset", path, head.sha, MAX_LABEL_BYTES, head.files[path].oid)
     label = validated(file, Path(head.repo_id) / path, graphs)
     if label_path(label.model, label.group) != path or label.model.is_local:
         raise LabelError(f"is a label of another model or graph ({label.model.repo_id}) than its path says",
@@ -269,7 +282,7 @@ class _Tagged:
 class TaggedModels:
     """All labels on the Hub that are in their model's own repo.
 
-    Takes one request per 1,000 models, and two per label whose repo has changed since the last query.
+    Takes one request per 1,000 models, and one per label whose repo has changed since the last query.
 
     Attributes:
         given_graphs: Graphs besides those that the labels name.
@@ -363,12 +376,15 @@ class TaggedModels:
 def _list_tagged(api: HfApi) -> list[_Tagged]:
     """Label files of all tagged models; from the last listing if the Hub cannot be reached."""
     question = f"models tagged {LABEL_TAG}"
+    kept = kept_answer(question)
+    if not (isinstance(kept, list) and all(_tagged(entry) for entry in kept)):
+        kept = None
     with hub_errors(HUB):
         try:
-            listed = list_model_repos(api, {"filter": LABEL_TAG, "expand": ["sha", "siblings"]})
+            query = {"filter": LABEL_TAG, "expand": ["sha", "siblings"]}
+            listed = list(list_model_repos(api, query, patient=kept is None))
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            kept = kept_answer(question)
-            if not (is_unreachable(error) and isinstance(kept, list) and all(_tagged(entry) for entry in kept)):
+            if kept is None or not is_unreachable(error):
                 raise
             listed = kept
     files = {entry["id"]: (entry, found) for entry in listed if (found := _tagged(entry))}

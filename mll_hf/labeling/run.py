@@ -25,6 +25,7 @@ from mll_hf.labels.label import LabelGroup, ModelLabel
 from mll_hf.labels.store import embeddings_path, read_label
 from mll_hf.models import gpu_count, pick_device
 from mll_hf.utils.files import storage_errors
+from mll_hf.utils.package import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def open_engine(device: str | None = None) -> Engine:
         return LocalEngine(pick_device(device))
     if not importlib.util.find_spec("ray"):
         raise InputError(
-            f"using all {gpu_count()} GPUs needs Ray: pip install 'mll-hf[ray]', or choose one with --device cuda:0"
+            f"using all {gpu_count()} GPUs needs Ray: {install_command('ray')}; or choose one with --device cuda:0"
         )
     from mll_hf.labeling.ray_engine import RayEngine
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     Reader = Callable[[Sequence[Key]], Iterable[tuple[LabelSummary, str]]]  # labels and the sha256 of their files
 
 SCHEMA = 2
-SMALL_BYTES = 2**24  # codes of a small shard; up to 40 MB of labels are in at most three shards
+SMALL_BYTES = 38 * 10**6  # codes of a small shard: 1,000 labels of 9,000 concepts are in one
 SMALL_SHARDS = 16  # so many small shards are merged into a large one
 _MOST_HEADER_BYTES = 2**16
 

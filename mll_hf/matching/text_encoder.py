@@ -280,7 +280,7 @@ def _download(repo_id: str, sha: str) -> Path:
 
     try:
         return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES), library_name="mll_hf"))
-    except (httpx.HTTPError, OSError, ValueError) as error:
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet
         raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
 
 

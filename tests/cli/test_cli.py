@@ -22,8 +22,7 @@ from PIL import Image
 import naive_evidence
 from mll_hf import client
 from mll_hf.cli import build_parser, main
-from mll_hf.ensemble import Rule
-from mll_hf.ensemble import run as ensemble_run
+from mll_hf.ensemble import Rule, residents
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import StorageError
 from mll_hf.graph.concepts import load_graph
@@ -638,13 +637,13 @@ def test_options_of_a_trial_need_images(world, option, capsys):
 
 
 def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
-    loaded, plain = [], ensemble_run.load_model
+    loaded, plain = [], residents.load_model
 
-    def load(ref, device, token):
+    def load(ref, device, token, dtype):
         loaded.append((ref.repo_id, device))
-        return plain(ref, device, token)
+        return plain(ref, device, token, dtype)
 
-    monkeypatch.setattr(ensemble_run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     command = [*TASK, "--labels", world / "labels", "--images", task_images, "--device", "cpu", "--json"]
     answer = json.loads(run(capsys, *command, "--shortlist", 1, "--most-images", 20)[1])
     best = json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["models"][0]["id"]

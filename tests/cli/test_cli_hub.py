@@ -225,19 +225,46 @@ def test_index_takes_up_what_was_added_by_hand(world, capsys, api):
     assert len(json.loads(run(capsys, *ls)[1])) == 2
 
 
-def test_bob_opens_a_pull_request(world, capsys, api, monkeypatch):
+def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
-    status, out, err = run(capsys, "push", "clip", "--labels", world / "labels", "--json")
+    command = ["push", "clip", "--labels", str(world / "labels")]
+    assert "not your repos: alice/clip; publish in a collection of yours with --to" in fails(capsys, *command)
+    assert "not your repos: alice/labels" in fails(capsys, *command, "--to", COLLECTION)
+    assert not hub.repos["model", "alice/clip"].discussions
+    status, out, err = run(capsys, *command, "--pr", "--json")
     assert status == 0, err
-    row = json.loads(out)
-    assert row["pull_request"] == 1
-    assert "opening a pull request" in err
-    status, out, _ = run(capsys, "push", "clip", "--labels", world / "labels", "--json")
+    assert json.loads(out)["pull_request"] == 1
+    status, out, _ = run(capsys, *command, "--pr", "--json")
     assert (json.loads(out)["pull_request"], json.loads(out)["changed"]) == (1, False)
     assert not api.file_exists("alice/clip", "mll/label.safetensors")
     monkeypatch.setenv("HF_TOKEN", "hf_test_token")  # alice's
     api.merge_pull_request("alice/clip", 1)
     assert api.file_exists("alice/clip", "mll/label.safetensors")
+
+
+def test_several_pull_requests_in_repos_of_others_need_a_yes(world, capsys, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
+    command = ["push", "--all", "--labels", str(world / "labels"), "--pr"]
+
+    def opened():
+        return sum(len(repo.discussions) for repo in hub.repos.values())
+
+    assert "nobody can be asked about up to 2 pull requests in repos of others" in fails(capsys, *command)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, status, count in (("", 1, 0), ("no", 1, 0), ("y", 0, 2)):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        assert (run(capsys, *command)[0], opened()) == (status, count)
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail("asked although --yes was given"))
+    assert run(capsys, *command, "--yes")[0] == 0
+
+
+def test_models_of_an_organization_of_the_user_are_the_users_own(world, capsys, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
+    member = b'{"type": "user", "name": "bob", "orgs": [{"type": "org", "name": "alice"}]}'
+    hub.fail("/api/whoami-v2", alter=lambda _: member, times=9)
+    # this Hub lets no one but alice write: whoami says that bob may try, the Hub decides
+    assert "may not write to it" in fails(capsys, "push", "clip", "--labels", str(world / "labels"))
+    assert not hub.repos["model", "alice/clip"].discussions
 
 
 def test_nothing_on_the_hub_is_labeled_yet(world, capsys):

@@ -332,6 +332,13 @@ def test_without_the_package_the_weights_come_from_the_hub_and_are_checked(monke
     assert default_encoder().encode(["a"]).shape == (1, 384)
 
 
+def test_a_fault_of_xet_is_one_line(hub, xet):
+    sha = hub.put("model", "alice/encoder", {"model.safetensors": b"weights"})
+    hub.fail_xet("down", RuntimeError("Data processing error"))
+    with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
+        text_encoder._download("alice/encoder", sha)
+
+
 def test_only_the_files_it_needs_are_downloaded(api):
     api.create_repo("alice/encoder")
     for name in ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "onnx/model.onnx"):
