@@ -298,7 +298,8 @@ def serve(
 
     ``POST /`` takes one image as it is, several as ``multipart/form-data``, or JSON ``{"inputs": base64 or a list,
     "parameters": {...}}``; parameters may also come in the query or the form. It answers as the pipeline does, in a
-    list if images came in one. ``GET /health`` says whether the server can go on, ``GET /ready`` whether it has its models.
+    list if images came in one. ``GET /health`` says whether the server can go on, ``GET /ready`` whether it has
+    its models.
 
     Args:
         classifier: From :func:`~mll_hf.pipelines.pipeline`.

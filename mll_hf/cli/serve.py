@@ -17,8 +17,8 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         help="answer images over HTTP with a selection",
         description="Classify the images of HTTP requests with the models of a selection, those of several requests "
         "together. POST / takes an image as it is, several as multipart/form-data, or JSON {inputs: base64, "
-        "parameters: {candidate_labels, hypothesis_template, top_k}} as Inference Endpoints do; GET /health and GET /ready are for "
-        "who starts and stops it. SIGTERM or Ctrl+C ends it after the requests that it has.",
+        "parameters: {candidate_labels, hypothesis_template, top_k}} as Inference Endpoints do; GET /health and GET "
+        "/ready are for who starts and stops it. SIGTERM or Ctrl+C ends it after the requests that it has.",
         epilog="Example: mll-hf serve ORG/NAME, then: curl --data-binary @photo.jpg 'http://127.0.0.1:8000/?top_k=3'",
     )
     command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SELECTION_FILE = "mll_selection.json"
 HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
-_HANDLER = f'''"""Answers Inference Endpoints with the selection in this repository; the next push overwrites this file."""
+_HANDLER = f'''"""Answers Inference Endpoints with the selection in this repository; a push replaces this file."""
 
 try:
     from mll_hf.serving import EndpointHandler  # noqa: F401
