@@ -242,9 +242,8 @@ def test_images_that_cannot_be_read(classifier, tmp_path, caplog):
 def test_options_of_a_call(classifier):
     assert [answer["label"] for answer in classifier(GREEN, top_k=1)] == ["green"]
     assert len(classifier(GREEN, top_k=99)) == 3
-    assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
-    classifier(RED)
     assert Colors.texts == tuple(t for c in COLORS for t in fill(classifier.selection.prompt_templates, c))
+    assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
     classifier(RED, ["red", "dark"], hypothesis_template="so {}!")
     assert Colors.texts == ("so red!", "so dark!")
     # equal scores keep the order of the classes

@@ -105,7 +105,7 @@ def _in_threads(chunks: Iterator[Sequence[Item]], work: _Preparation[Item], *, a
         for chunk in chunks:
             prepared.append(pool.submit(work.__getitem__, chunk))
             waiting.append(len(chunk))
-            if sum(waiting) > ahead:
+            if sum(waiting) > ahead or len(waiting) > _CHUNKS_AHEAD:
                 waiting.popleft()
                 yield prepared.popleft().result()
         while prepared:
