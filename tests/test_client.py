@@ -205,7 +205,7 @@ def test_another_reference_graph(with_wheels, tmp_path, caplog):
 
 def test_other_probe_images(store, caplog):
     label = store.fetch(store.list())[0]
-    store.write(replace(label, probes_revision="f" * 40, probes_name="drawings"))
+    store.write(replace(label, probes_digest="f" * 40, probes_location="drawings"))
     assert len(client_of(store.folder).select(["cat"]).models) == 3
     assert "org/all on graph tiny: measured on other probe images (drawings) than the rest" in caplog.text
     caplog.clear()

@@ -48,6 +48,7 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 20.0
 FULL_SHA = re.compile(r"[0-9a-f]{40}")
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")  # files that affect a model's output
+_MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT = 60.0
@@ -285,8 +286,8 @@ class Head:
 
     @property
     def model_files(self) -> dict[str, str]:
-        """Oids of the files at the root that affect a model's output."""
-        names = [path for path in self.files if "/" not in path and path.endswith(MODEL_SUFFIXES)]
+        """Oids of the files that affect a model's output."""
+        names = [path for path in self.files if is_of_a_model(path) and path.endswith(MODEL_SUFFIXES)]
         return {name: self.files[name].oid for name in names}
 
     def holds(self, path: str, content: bytes) -> bool:
@@ -295,6 +296,11 @@ class Head:
             return False
         blob_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
         return self.files[path].oid in (hashlib.sha256(content).hexdigest(), blob_id)
+
+
+def is_of_a_model(path: str) -> bool:
+    """Whether models load files there: at the root, and in the modules of sentence-transformers."""
+    return "/" not in path or bool(_MODULE_FOLDER.fullmatch(path))
 
 
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, patient: bool = True) -> Head:

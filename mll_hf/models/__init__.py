@@ -155,5 +155,10 @@ def load_model(
                 from mll_hf.models.transformers import TransformersModel
 
                 return TransformersModel(ref, folder, chosen, dtype)
+            case Backend.SENTENCE_TRANSFORMERS:
+                from mll_hf.models.sentence_transformers import SentenceTransformersModel
+
+                return SentenceTransformersModel(ref, folder, chosen, dtype)
     except ModuleNotFoundError as error:
-        raise MissingExtraError(error.name or ref.backend, "models") from error
+        extra = "match" if error.name == "sentence_transformers" else "models"
+        raise MissingExtraError(error.name or ref.backend, extra) from error

@@ -13,6 +13,7 @@ class Backend(StrEnum):
 
     OPEN_CLIP = "open_clip"
     TRANSFORMERS = "transformers"
+    SENTENCE_TRANSFORMERS = "sentence-transformers"
 
 
 class Link(StrEnum):

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
 _GPU_BATCH = 512
 _TRIAL_BATCH = 16
+NEEDS_CODE = "needs code from a repository, which is never run; use another model"
 _DAMAGED = "its files may be damaged: download it again, or use another model"
 # torch has an exception for a full GPU, but none for full main memory
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t allocate memory|ALLOC_FAILED", re.IGNORECASE)
@@ -82,6 +83,8 @@ class VisionLanguageModel(ABC):
     @abstractmethod
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn an image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
+
+        Models without a fixed image size (SigLIP 2 NaFlex) take two dimensions instead of three, of a fixed size too.
 
         Safe to call from threads and forked processes.
         """
@@ -184,17 +187,18 @@ class VisionLanguageModel(ABC):
         return embeddings
 
     def _read_link(self) -> None:
-        self.logit_scale = float(self._network.logit_scale.detach().exp())
-        bias = getattr(self._network, "logit_bias", None)
+        # sentence-transformers wraps the network that has the scale
+        network = getattr(self._network, "transformers_model", self._network)
+        # ALIGN and TIPSv2 have a temperature instead
+        scale = network.logit_scale.exp() if hasattr(network, "logit_scale") else 1 / network.temperature
+        self.logit_scale = float(scale.detach())
+        bias = getattr(network, "logit_bias", None)
         self.link = Link.SOFTMAX if bias is None else Link.SIGMOID
         self.logit_bias = 0.0 if bias is None else float(bias.detach())
 
     def _measure(self) -> None:
         """Run both towers once to get cost and embedding size, and to fail early."""
         pixels = self.preprocess(Image.new("RGB", (64, 64), "gray"))
-        if pixels.ndim != 3:
-            reason = f"takes images of shape {list(pixels.shape)}, not [3, H, W]; use a variant with a fixed image size"
-            raise ModelError(self.ref.repo_id, reason)
         batch = pixels[None].to(self._device)
         self.cost = Cost(
             parameters=sum(parameter.numel() for parameter in self._network.parameters()),
@@ -261,6 +265,11 @@ def one_line_errors(ref: ModelRef) -> Iterator[None]:
     except MLLError:
         raise
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(ref.repo_id, NEEDS_CODE) from error
         cause = f"{type(error).__name__}: {one_line(error)}"
-        advice = "memory is full: use a larger device or a smaller model" if _is_out_of_memory(error) else _DAMAGED
+        if _is_out_of_memory(error):
+            advice = "memory is full: use a larger device or a smaller model"
+        else:
+            advice = "install what is missing" if isinstance(error, ImportError) else _DAMAGED
         raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {advice}") from error

@@ -219,7 +219,7 @@ def test_labels_that_are_left_out_are_logged(tmp_path, caplog):
     store.add_graph(hub.graph)
     for label in hub.labels:
         store.write(label)
-    store.write(replace(hub.labels[0], probes_revision="f" * 40))
+    store.write(replace(hub.labels[0], probes_digest="f" * 40))
     assert len(read_hub(store)) == len(hub)
     assert "left out: " in caplog.text
 

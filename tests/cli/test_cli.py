@@ -1017,8 +1017,8 @@ def test_labels_on_other_probe_images_are_left_out(world, tmp_path, tiny_open_cl
     status, out, err = run(capsys, *select, "--probes", "other")
     assert [model["id"] for model in json.loads(out)["models"]] == [f"local-dir:{tiny_open_clip}"]
     show = ["labels", "show", tiny_open_clip.name, "--labels", labels, "--json"]
-    assert json.loads(run(capsys, *show)[1])["probes"]["name"] == "graph"
-    assert json.loads(run(capsys, *show, "--probes", "other")[1])["probes"]["name"] == "other"
+    assert json.loads(run(capsys, *show)[1])["probes"]["location"] == "graph"
+    assert json.loads(run(capsys, *show, "--probes", "other")[1])["probes"]["location"] == "other"
 
 
 def test_a_label_on_another_graph_is_verified(on_three_graphs, own, tiny_open_clip, capsys):
@@ -1027,7 +1027,7 @@ def test_a_label_on_another_graph_is_verified(on_three_graphs, own, tiny_open_cl
     assert out, err
     assert json.loads(out)["claimed"] == json.loads(out)["measured"]
     assert len(json.loads(out)["concepts"]) == 2  # nothing contests an ape
-    assert "are in a local folder" in fails(capsys, *verify[:-2])
+    assert "graph is a local folder (graph); give it with --graph" in fails(capsys, *verify[:-2])
 
 
 def test_the_index_of_a_folder(on_three_graphs, tmp_path, capsys):
@@ -1053,7 +1053,7 @@ def test_the_parser_is_complete():
                 yield from leaves(child)
 
     parsers = list(leaves(build_parser()))
-    assert len(parsers) == 17
+    assert len(parsers) == 18
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)

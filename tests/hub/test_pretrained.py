@@ -31,7 +31,7 @@ MODEL = "alice/model"
 
 def on_the_graph_of(hub, label, repo_id="alice/graph", graph=GRAPH):
     """The label as if its probe images were in a dataset on the Hub with its graph."""
-    return replace(label, probes_name=repo_id, probes_revision=hub.put("dataset", repo_id, graph_file(graph)))
+    return replace(label, graph_location=f"hf://datasets/{repo_id}@{hub.put('dataset', repo_id, graph_file(graph))}")
 
 
 def test_there_and_back(hub):

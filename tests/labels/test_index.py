@@ -433,7 +433,7 @@ def test_what_the_index_lacks_is_read_from_files(tmp_path, monkeypatch):
 
 def test_groups_have_an_index_each(tmp_path):
     graphs, labels = joined_worlds(2, 5, seed=1)
-    other = tuple(replace(label, probes_revision="e" * 40) for label in labels[0][:2])
+    other = tuple(replace(label, probes_digest="e" * 40) for label in labels[0][:2])
     for graph, column in ((graphs[0], labels[0]), (graphs[1], labels[1]), (graphs[0], other)):
         folder_of(tmp_path, graph, column)
     count = len(labels[0]) + len(labels[1]) + 2
@@ -576,7 +576,7 @@ def changed_entries(**changes):
         ({"license": 1}, "no id of a license"),
         ({"domains": ["a"] * 2}, "two domains have the same name"),
         ({"domains": list("abcdef")}, "more domains than counts"),
-        ({"graph": {"name": "x", "digest": "a" * 64}}, "of several groups"),
+        ({"graph": {"name": "x", "digest": "a" * 64, "location": "x"}}, "of several groups"),
     ],
 )
 def test_hostile_entries_are_refused(changes, reason):

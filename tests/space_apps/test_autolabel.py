@@ -21,6 +21,7 @@ from autolabel import Event, Queue, Settings, State, status_html
 
 from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.publish import publish_graph
 from mll_hf.labeling.webhook import Change, read_event
 from mll_hf.labels.file_format import label_from_bytes
 from worlds import probes_of_all, write_graph_folder
@@ -318,8 +319,8 @@ def test_an_unexpected_error_does_not_stop_the_queue():
 def graph(hub, tmp_path):
     """A graph on the Hub; returns its location with the commit."""
     folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
-    commit = hub.put("dataset", "alice/graph", {file.name: file.read_bytes() for file in folder.iterdir()})
-    return f"hf://datasets/alice/graph@{commit}"
+    published = publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
+    return f"hf://datasets/alice/graph@{published.graph.revision}"
 
 
 def test_other_models_are_ignored(hub, graph):
