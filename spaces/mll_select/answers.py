@@ -36,7 +36,7 @@ from mll_hf.models.batches import prepared_batches
 from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
 from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, split_location
 from mll_hf.selection import Evidence
-from mll_hf.selection.evidence import LEAST_IMAGES, trial_sample
+from mll_hf.selection.evidence import trial_sample
 from mll_hf.selection.unlabeled import shortlisting
 from mll_hf.utils.examples import Examples
 from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
@@ -643,12 +643,14 @@ class Trial:
         probabilities: [N, C] pooled over the models; NaN for unreadable images.
         weights: [U] weights of the models; they sum to one.
         votes: [U, N, C] probabilities of each model.
+        is_first_choice: Whether these are the models for the question, rather than the best ones that fit on the page.
     """
 
     selection: Selection
     probabilities: NDArray[np.float64]
     weights: NDArray[np.float64]
     votes: NDArray[np.floating[Any]]
+    is_first_choice: bool
 
 
 @dataclass(frozen=True)
@@ -738,7 +740,7 @@ Progress = Callable[[tuple[int, int | None], str], object]
 def classify(
     labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
 ) -> Trial:
-    """Classify images with the models for a question, one model in memory at a time.
+    """Classify images with the models for a question, or the best that this page can run, one in memory at a time.
 
     Args:
         labels: The labels.
@@ -748,23 +750,20 @@ def classify(
         progress: Called before each model with (models done, all models) and a text.
 
     Raises:
-        MLLError: The models are too large, or one fails.
+        MLLError: No model is small enough, or one fails.
     """
-    selection = labels.select(question)
-    parameters, most = selection.cost.parameters, labels.settings.most_parameters
-    if parameters > most:
-        raise InputError(
-            f"these models have {parameters / 1e6:,.0f} M parameters together, more than this page runs "
-            f"({most / 1e6:,.0f} M); set a limit, upload {LEAST_IMAGES} images or more to choose among smaller models, "
-            "or use the code on your machine"
-        )
+    selection, most = labels.select(question), labels.settings.most_parameters
+    is_first_choice = selection.cost.parameters <= most
+    if not is_first_choice:
+        each = most // max(len(selection.union), 1)
+        selection = labels.select(replace(question, config=replace(question.config, max_parameters=each)))
     told = count()
     tell = lambda name: progress((next(told), len(selection.union)), f"Running {name}")  # noqa: E731
     runner = Runner(selection, tell=tell, embed=embed)
     run = runner.one_by_one(images)
     logits = np.stack([run(m) for m in selection.union])
     weights, votes = runner.votes(logits)
-    return Trial(selection, runner.combine(logits).probabilities, weights, votes)
+    return Trial(selection, runner.combine(logits).probabilities, weights, votes, is_first_choice)
 
 
 def choose_by_images(

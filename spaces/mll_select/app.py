@@ -23,6 +23,7 @@ from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
 from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models
+from mll_hf.selection.evidence import LEAST_IMAGES
 
 try:
     from spaces import GPU  # the Hub installs it
@@ -62,7 +63,10 @@ _FILE_TYPES = [".txt", ".csv", ".json"]
 _MOST_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
-_ANNOUNCE = "() => document.querySelectorAll('.mll-live').forEach(e => e.setAttribute('role', 'status'))"
+_ANNOUNCE = (
+    "() => document.querySelectorAll('.mll-live').forEach("
+    "e => e.parentElement.closest('.mll-live') || e.setAttribute('role', 'status'))"
+)
 _TO_ADDRESS = (
     "(name, ...rest) => { history.replaceState(null, '', '?%s=' + encodeURIComponent(name)); return [name, ...rest]; }"
 )
@@ -300,7 +304,7 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             if asked is None:
                 raise InputError("no models yet; find some under “Find”")
             images = answers.sampled_images([each["path"] for each in (*(files or ()), *(folder or ()))])
-            if len(images) < answers.LEAST_IMAGES:
+            if len(images) < LEAST_IMAGES:
                 trial = answers.classify(library.labels, asked, images, EMBED, tell)
                 found, shown = trial.selection, pages.trial_html(trial, [Path(path).name for path in images])
                 answer = pages.wrap(f"<p>{pages.classified(trial)}</p>")
@@ -362,8 +366,8 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
     told = gr.HTML(elem_classes=_LIVE)
     table = gr.Dataframe(
         headers=list(pages.COLUMNS), datatype=["markdown", "str", *["number"] * 4, "str", "str"], interactive=False,
-        pinned_columns=1, column_widths=[260, 100, 90, 110, 130, 130, 120, 190], max_height=620, show_label=False,
-        label="Models", elem_id="mll-models", buttons=[],
+        pinned_columns=1, column_widths=[330, 110, 110, 130, 150, 150, 130, 230], max_height=620, show_label=False,
+        label="Models", elem_id="mll-models", buttons=[], wrap=True,
     )  # fmt: skip
     about = gr.HTML()
     gr.HTML(pages.HOW_TO_LABEL)

@@ -133,6 +133,10 @@ def _size(parameters: float) -> str:
     return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
 
 
+def _gflops(gflops: float) -> str:
+    return f"{gflops:,.0f}" if gflops >= 100 else f"{gflops:.3g}"
+
+
 def _counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
@@ -153,8 +157,8 @@ HEAD = wrap(
     "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and "
     "their relatives. None is best at everything. Type your classes to see which models know them, try these on an "
     "image, and take the code with you.</p>"
-    '<p class="quiet">Every model was tested once on images of everyday concepts. Your classes are matched to these '
-    "concepts, so no model has to run to answer you.</p></div></div>"
+    '<p class="quiet">How well each model recognizes everyday concepts was measured or published before. Your classes '
+    "are matched to these concepts, so no model has to run to answer you.</p></div></div>"
 )
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
 FIND_EMPTY = empty("Your ranking will appear here: write some classes and press “Find models”, or choose an example.")
@@ -206,8 +210,9 @@ def _sentence(selection: Selection) -> str:
     names = [f"<strong>{model_html(model.ref)}</strong>" for model in chosen]
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     cost, together = selection.cost, " together" if len(chosen) > 1 else ""
-    size = f"{_size(cost.parameters)} parameters, {cost.gflops:.3g} GFLOPs per image{together}"
-    lines = [f"{'The first alone: ' if together else ''}{selection.answer.accuracy_text}"] if selection.answer else []
+    size = f"{_size(cost.parameters)} parameters, {_gflops(cost.gflops)} GFLOPs per image{together}"
+    accuracy = selection.answer.accuracy_text if selection.answer else ""
+    lines = [f"The first alone: {accuracy}" if together else accuracy[:1].upper() + accuracy[1:]]
     told = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
     return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{told}'
 
@@ -229,7 +234,7 @@ def _warnings(selection: Selection) -> list[str]:
         _note(
             f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
             "models’ general level is used, so do not rely on the order. A few dozen of your own images, without "
-            "labels, are a much better guide: see <code>--images</code> of the command line."
+            "labels, are a much better guide: upload them under “Try”."
         )
     ]
 
@@ -239,11 +244,12 @@ def _ranking(selection: Selection) -> str:
     kinds = Counter(model.evidence for model in selection.models)
     several = labeled and set(kinds) != {Evidence.LABEL}
     shown = shown_models(selection, _MODELS_SHOWN)
+    has_recall = any(_has_recall(selection, m) for m in shown)
     header = [
         ("#", "number"),
         ("model", ""),
         *([] if estimates is None else [("estimated accuracy", "number")]),
-        ("recall on your concepts" if labeled else "ImageNet accuracy", "number"),
+        *([("recall on your concepts" if labeled else "ImageNet accuracy", "number")] if has_recall else []),
         *([("based on", "wide")] if several else []),
         ("parameters", "number"),
         ("GFLOPs / image", "number wide"),
@@ -254,10 +260,10 @@ def _ranking(selection: Selection) -> str:
             str(m + 1),
             model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.union else ""),
             *([] if estimates is None else [_estimate(estimates, m)]),
-            _bar_and_percent(selection.overall[m]) if _has_recall(selection, m) else "–",
+            *([_bar_and_percent(selection.overall[m]) if _has_recall(selection, m) else "–"] if has_recall else []),
             *([escape(BASED_ON[model.evidence])] if several else []),
             _size(model.cost.parameters),
-            f"{model.cost.gflops:.3g}",
+            _gflops(model.cost.gflops),
             escape(model.license or "unknown"),
         ]
         for m, model in ((m, selection.models[m]) for m in shown)
@@ -266,7 +272,7 @@ def _ranking(selection: Selection) -> str:
         "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
         "90 % interval; not known if the interval is wider than 50 points. "
     )
-    if labeled:
+    if labeled and has_recall:
         legend += (
             "<strong>Recall on your concepts</strong>: the same for the test images of the matched concepts; yours may "
             "be harder."
@@ -402,7 +408,7 @@ def costs_in_words(selection: Selection) -> str:
     accuracy = selection.overall if selection.estimates is None else selection.estimates.accuracy
     order = sorted(range(len(selection.models)), key=lambda m: selection.models[m].cost.gflops)
     rows = [
-        [model_html(model.ref), f"{model.cost.gflops:.3g}", f"{100 * accuracy[m]:.1f}\u00a0%"]
+        [model_html(model.ref), _gflops(model.cost.gflops), f"{100 * accuracy[m]:.1f}\u00a0%"]
         for m, model in ((m, selection.models[m]) for m in order)
     ]
     header = [("model", ""), ("GFLOPs / image", "number"), ("estimated accuracy", "number")]
@@ -502,8 +508,9 @@ def pushed_html(url: str) -> str:
 def classified(trial: Trial) -> str:
     """The answers in a sentence."""
     readable = ~np.isnan(trial.probabilities).any(axis=1)
-    models = _counted(len(trial.votes), "model", "models")
-    return f"{_counted(int(readable.sum()), 'image', 'images')} classified by {models}."
+    models = abridged([model_html(trial.selection.models[m].ref) for m in trial.selection.union], 3)
+    small = "" if trial.is_first_choice else " The models that were found for you are too large for this page."
+    return f"{_counted(int(readable.sum()), 'image', 'images')} classified by {models}.{small}"
 
 
 def _one_image(trial: Trial) -> list[str]:
@@ -602,7 +609,7 @@ def model_page(model: ListedModel, labels: Labels) -> str:
     facts = [
         ["license", escape(model.license or "unknown")],
         ["parameters", _size(model.cost.parameters) if model.cost.parameters else "unknown"],
-        ["GFLOPs per image", f"{model.cost.gflops:.3g}" if model.cost.gflops else "unknown"],
+        ["GFLOPs per image", _gflops(model.cost.gflops) if model.cost.gflops else "unknown"],
         ["ImageNet accuracy, published", "unknown" if model.imagenet is None else f"{100 * model.imagenet:.1f} %"],
         ["known by", escape(f"{BASED_ON[model.evidence]} ({model.publisher})")],
     ]
