@@ -63,10 +63,12 @@ _FILE_TYPES = [".txt", ".csv", ".json"]
 _MOST_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
-_ANNOUNCE = (
-    "() => document.querySelectorAll('.mll-live').forEach("
-    "e => e.parentElement.closest('.mll-live') || e.setAttribute('role', 'status'))"
-)
+_ANNOUNCE = """() => {
+    const mark = () => document.querySelectorAll('.mll-live').forEach(
+        part => part.parentElement.closest('.mll-live') || part.setAttribute('role', 'status'));
+    new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});  // tabs are built when opened
+    mark();
+}"""
 _TO_ADDRESS = (
     "(name, ...rest) => { history.replaceState(null, '', '?%s=' + encodeURIComponent(name)); return [name, ...rest]; }"
 )
@@ -89,7 +91,7 @@ def build_page(library: Library) -> gr.Blocks:
         gr.HTML(pages.HEAD)
         question = gr.State(None)
         chosen = gr.HTML(pages.TRY_FIRST, render=False)
-        with gr.Tabs() as tabs:
+        with gr.Tabs(overflow_behavior="wrap") as tabs:  # in a menu, nobody finds them on a phone
             with gr.Tab("Find", id="find"):
                 _build_find(library, question, chosen)
             with gr.Tab("Try", id="try"):

@@ -126,7 +126,7 @@ def _concept_name(concept: Concept, more: str = "") -> str:
     """Name of a concept, which unfolds its definition."""
     link = f'<a href="{_address(concept=concept.id)}" target="_blank">its page</a>'
     told = f"{escape(concept.definition + more)}, {link}"
-    return f'<details class="mll-term"><summary>{escape(concept.name)}</summary>{told}</details>'
+    return f'<details class="mll-term"><summary>{escape(concept.name)}</summary><p>{told}</p></details>'
 
 
 def _size(parameters: float) -> str:

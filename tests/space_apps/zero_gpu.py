@@ -10,6 +10,7 @@ replaced, and what it does to torch: the worker runs on the CPU.
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import sys
 import types
@@ -82,7 +83,8 @@ def main():
     client.schedule = refuse
     found["refused"] = reason()
     print(json.dumps({**found, "seconds": seconds}), flush=True)
-    os._exit(0)
+    for worker in multiprocessing.active_children():
+        worker.kill()
 
 
 if __name__ == "__main__":
