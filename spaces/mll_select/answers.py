@@ -421,37 +421,37 @@ class Labels:
                 )
         return tuple(self._whole(b, [label for model in models if (label := model.labels[b])])), self.boards[b].graph
 
+    def measured_on(self, b: int) -> list[tuple[ListedModel, LabelSummary]]:
+        """The models that were measured on a board, with their labels, the generally best first.
+
+        If the source has an index, only the 100 best are compared, since their labels are fetched.
+        """
+        pairs = [(model, label) for model in self.models if (label := model.labels[b])]
+        pairs = pairs[:_MOST_FETCHED] if self.boards[b].source.indexed else pairs
+        labels = self._whole(b, [label for _, label in pairs])
+        return [(model, label) for (model, _), label in zip(pairs, labels, strict=True)]
+
     def recalls(self, b: int, concept: str | None = None) -> dict[str, float]:
         """Mean recall by name of the models that were measured on a board.
 
         Args:
             b: Number of the board.
-            concept: Id of the concept at the top of a branch that alone counts; None for all concepts. If the source
-                has an index, only the 100 generally best models are compared, since their labels are fetched.
+            concept: Id of the concept at the top of a branch that alone counts; None for all concepts.
         """
-        pairs = [(model.name, label) for model in self.models if (label := model.labels[b])]
         if not concept:
-            return {name: label.mean_recall for name, label in pairs}
+            return {model.name: label.mean_recall for model in self.models if (label := model.labels[b])}
         graph = self.boards[b].graph
         v = graph.index[concept]
         rows = np.array([v, *graph.descendants[v]])
-        pairs = pairs[:_MOST_FETCHED] if self.boards[b].source.indexed else pairs
         found = {}
-        for (name, _), label in zip(pairs, self._whole(b, [label for _, label in pairs]), strict=True):
+        for model, label in self.measured_on(b):
             if len(tested := rows[label.support[rows] > 0]):
-                found[name] = float(label.node_precision[tested].mean(dtype=np.float64))
+                found[model.name] = float(label.node_precision[tested].mean(dtype=np.float64))
         return found
 
     def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, LabelSummary]]:
-        """The models that were tested on a concept of a board, by falling recall, with their labels.
-
-        If the source has an index, only the 100 generally best models are compared, since their labels are fetched.
-        """
-        pairs = [(model, label) for model in self.models if (label := model.labels[b])]
-        if self.boards[b].source.indexed:
-            pairs = pairs[:_MOST_FETCHED]
-        models, labels = [model for model, _ in pairs], self._whole(b, [label for _, label in pairs])
-        tested = [(model, label) for model, label in zip(models, labels, strict=True) if label.support[concept]]
+        """The models that were tested on a concept of a board, by falling recall, with their labels."""
+        tested = [pair for pair in self.measured_on(b) if pair[1].support[concept]]
         return sorted(tested, key=lambda pair: -pair[1].node_precision[concept])
 
     def _whole(self, b: int, labels: Sequence[LabelFacts]) -> Sequence[LabelSummary]:
@@ -641,14 +641,12 @@ class Trial:
     Attributes:
         selection: The models, and the C classes.
         probabilities: [N, C] pooled over the models; NaN for unreadable images.
-        weights: [U] weights of the models; they sum to one.
         votes: [U, N, C] probabilities of each model.
         is_first_choice: Whether these are the models for the question, rather than the best ones that fit on the page.
     """
 
     selection: Selection
     probabilities: NDArray[np.float64]
-    weights: NDArray[np.float64]
     votes: NDArray[np.floating[Any]]
     is_first_choice: bool
 
@@ -762,8 +760,8 @@ def classify(
     runner = Runner(selection, tell=tell, embed=embed)
     run = runner.one_by_one(images)
     logits = np.stack([run(m) for m in selection.union])
-    weights, votes = runner.votes(logits)
-    return Trial(selection, runner.combine(logits).probabilities, weights, votes, is_first_choice)
+    _, votes = runner.votes(logits)
+    return Trial(selection, runner.combine(logits).probabilities, votes, is_first_choice)
 
 
 def choose_by_images(

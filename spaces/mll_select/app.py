@@ -367,9 +367,9 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
         board = gr.Dropdown([], label="Graph", info="the concepts of the test", visible=False)
     told = gr.HTML(elem_classes=_LIVE)
     table = gr.Dataframe(
-        headers=list(pages.COLUMNS), datatype=["markdown", "str", *["number"] * 4, "str", "str"], interactive=False,
-        pinned_columns=1, column_widths=[330, 110, 110, 130, 150, 150, 130, 230], max_height=620, show_label=False,
-        label="Models", elem_id="mll-models", buttons=[], wrap=True,
+        headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, *["str"] * 3], interactive=False,
+        column_widths=[230, 95, 110, 125, 95, 120, 110, 230], wrap=True, max_height=620, buttons=[], show_label=False,
+        label="Models", elem_id="mll-models",
     )  # fmt: skip
     about = gr.HTML()
     gr.HTML(pages.HOW_TO_LABEL)

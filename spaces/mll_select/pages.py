@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 _MODELS_SHOWN = 10
 _ROWS_SHOWN = 100
 _ENDS_SHOWN = 6
-_TOP_CLASSES = 5
 _SIGNIFICANT = 1.96  # standard errors
 
 
@@ -444,11 +443,19 @@ TRY_FIRST = empty("First find models for your classes under “Find”. They are
 
 
 def trial_html(trial: Trial, names: Sequence[str]) -> str:
-    """The answers of the models: on one image in full, on several a row each."""
-    unreadable = np.isnan(trial.probabilities).any(axis=1)
-    if unreadable.all():
-        return alert("this is not an image that can be read; use PNG, JPEG or WebP")
-    return wrap(*_one_image(trial)) if len(names) == 1 else wrap(_many_images(trial, names, unreadable.tolist()))
+    """The answers of the models, a row for each image."""
+    rows = []
+    for n, name in enumerate(names):
+        shown = escape(shortened(name, 60))
+        if np.isnan(trial.probabilities[n]).any():
+            rows.append([shown, '<span class="mll-weak">not readable; use PNG, JPEG or WebP</span>', "", ""])
+            continue
+        y = int(trial.probabilities[n].argmax())
+        agreeing = int((trial.votes[:, n].argmax(axis=1) == y).sum())
+        cells = [shown, escape(shortened(trial.selection.classes[y], 60)), _bar_and_percent(trial.probabilities[n, y])]
+        rows.append([*cells, f"{agreeing} of {len(trial.votes)}"])
+    header = [("image", ""), ("class", ""), ("probability", "number"), ("models that agree", "number")]
+    return wrap(_table("Answers", header, rows))
 
 
 def tried_html(before: Selection, after: Selection, n_images: int) -> str:
@@ -513,45 +520,10 @@ def classified(trial: Trial) -> str:
     return f"{_counted(int(readable.sum()), 'image', 'images')} classified by {models}.{small}"
 
 
-def _one_image(trial: Trial) -> list[str]:
-    names = [escape(shortened(name, 60)) for name in trial.selection.classes]
-    probabilities = trial.probabilities[0]
-    best = np.argsort(-probabilities, kind="stable")[:_TOP_CLASSES].tolist()
-    tops = [[names[y], _bar_and_percent(probabilities[y])] for y in best]
-    votes = []
-    for vote, weight, m in zip(trial.votes[:, 0], trial.weights, trial.selection.union, strict=True):
-        y = int(vote.argmax())
-        votes.append([model_html(trial.selection.models[m].ref), names[y], _percent(vote[y]), _percent(weight)])
-    header = [("model", ""), ("its vote", ""), ("probability", "number"), ("weight", "number")]
-    legend = "<strong>Weight</strong>: how much a vote counts; better models for your classes count more."
-    return [
-        f'<p class="mll-answer"><strong>{names[best[0]]}</strong>, with '
-        f"{_percent(probabilities[best[0]])} probability.</p>",
-        _table("Most probable classes", [("class", ""), ("probability", "number")], tops),
-        _table("Each model’s vote", header, votes),
-        _quiet(legend if len(votes) > 1 else ""),
-    ]
-
-
-def _many_images(trial: Trial, names: Sequence[str], unreadable: list[bool]) -> str:
-    rows = []
-    for n, name in enumerate(names):
-        shown = escape(shortened(name, 60))
-        if unreadable[n]:
-            rows.append([shown, '<span class="mll-weak">not readable</span>', "", ""])
-            continue
-        y = int(trial.probabilities[n].argmax())
-        agreeing = int((trial.votes[:, n].argmax(axis=1) == y).sum())
-        cells = [shown, escape(shortened(trial.selection.classes[y], 60)), _percent(trial.probabilities[n, y])]
-        rows.append([*cells, f"{agreeing} of {len(trial.votes)}"])
-    header = [("image", ""), ("class", ""), ("probability", "number"), ("models that agree", "number")]
-    return _table("Answers", header, rows)
-
-
 # --- explore ----------------------------------------------------------------------------------------------------------
 
 
-COLUMNS = ("model", "kind", "recall, %", "ImageNet, %", "parameters, M", "GFLOPs / image", "license", "based on")
+COLUMNS = ("model", "recall, %", "ImageNet, %", "parameters, M", "GFLOPs", "license", "kind", "based on")
 
 
 def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> list[list[str | float | None]]:
@@ -565,12 +537,12 @@ def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> 
     return [
         [
             f"[{_markdown(model.name)}](?{urlencode({'model': model.name})})",
-            model.family,
             round(100 * recalls[model.name], 1) if model.name in recalls else None,
             None if model.imagenet is None else round(100 * model.imagenet, 1),
             round(model.cost.parameters / 1e6, 1) or None,
             round(model.cost.gflops, 2) or None,
             model.license or "unknown",
+            model.family,
             BASED_ON[model.evidence],
         ]
         for model in order

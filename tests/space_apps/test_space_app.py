@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -231,10 +232,30 @@ def nameless(page):
         !e.querySelector('img[alt]')).map(e => e.outerHTML.slice(0, 160))""")
 
 
+def hard_to_reach(page):
+    """What axe-core finds serious or worse, without the footer, which every Gradio page has."""
+    found = importlib.util.find_spec("axe_playwright_python")  # brings axe-core
+    if found is None:
+        assert not os.environ.get("MLL_NEED_BROWSER"), "axe-playwright-python is not installed"
+        warnings.warn("axe-playwright-python is not installed: accessibility is not checked", stacklevel=1)
+        return []
+    page.evaluate(Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+    violations = page.evaluate("axe.run({exclude: [['footer']]})")["violations"]
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"]])
+        for one in violations
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 def check_tab(page, name):
-    """Nothing is cut off, and every control has a name. MLL_SCREENSHOTS=DIR keeps a picture, for people to look at."""
+    """Nothing is cut off, every control has a name, and axe-core finds nothing serious.
+
+    MLL_SCREENSHOTS=DIR keeps a picture, for people to look at.
+    """
     assert fits(page)
     assert nameless(page) == []
+    assert hard_to_reach(page) == []
     if folder := os.environ.get("MLL_SCREENSHOTS"):
         page.wait_for_timeout(800)
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
