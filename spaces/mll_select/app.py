@@ -719,12 +719,12 @@ def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - pass
         options: Options of :meth:`gradio.Blocks.launch`, such as ``server_port``.
     """
     page = build_page(library)
-    page.queue(max_size=100, default_concurrency_limit=2)
+    page.queue(max_size=100, default_concurrency_limit=8)  # some wait for the Hub
     page.launch(
         theme=make_theme(),
         css_paths=Path(__file__).parent / "style.css",
         max_file_size=_MOST_UPLOAD,
-        max_threads=8,  # each takes memory
+        max_threads=10,  # each takes memory
         mcp_server=importlib.util.find_spec("mcp") is not None,
         ssr_mode=False,
         show_error=True,
