@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from mll_hf.cli.report import label_difference
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.branches import branch_pairs, branch_recalls
+from mll_hf.labels.branches import branch_pairs, branch_recalls, branch_tree
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import shown_classes, shown_models
@@ -614,15 +614,22 @@ def strengths_html(label: LabelSummary) -> str:
 
 
 def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
-    """The strongest and weakest branches of a model as a table; empty if the graph is too small."""
-    branches = branch_recalls(label, graph)
-    shown = branches if len(branches) <= 2 * _ENDS_SHOWN else [*branches[:_ENDS_SHOWN], *branches[-_ENDS_SHOWN:]]
-    rows = [
-        [escape(b.name), _bar_and_percent(b.recall), str(b.concepts), escape(shortened(b.definition, 80))]
-        for b in shown
+    """The tiles as a folded table, the largest first; then the strongest and weakest branches, if there are some."""
+    tree = branch_tree(label, graph)
+    largest = np.argsort(-tree.counts, kind="stable")[:_ROWS_SHOWN]
+    tiles = [
+        [escape(graph.concepts[tree.concepts[k]].name), _percent(tree.recall[k]), f"{tree.counts[k]:,}"]
+        for k in largest
     ]
-    header = [("branch", ""), ("recall", "number"), ("concepts", "number"), ("meaning", "wide")]
-    return wrap(_table("Strongest and weakest branches", header, rows)) if rows else ""
+    header = [("branch", ""), ("recall", "number"), ("concepts", "number")]
+    table = _folded(_table("Recall by branch, the largest first", header, tiles))
+    branches = branch_recalls(label, graph)
+    ends = branches if len(branches) <= 2 * _ENDS_SHOWN else [*branches[:_ENDS_SHOWN], *branches[-_ENDS_SHOWN:]]
+    rows = [
+        [escape(b.name), _bar_and_percent(b.recall), str(b.concepts), escape(shortened(b.definition, 80))] for b in ends
+    ]
+    columns = [*header, ("meaning", "wide")]
+    return table + (wrap(_table("Strongest and weakest branches", columns, rows)) if rows else "")
 
 
 def comparison_html(
@@ -732,7 +739,7 @@ def _left_out(left_out: Sequence[LeftOut]) -> str:
 PUSH_HEAD = wrap("<h4>Or publish it as a small repo of yours</h4>")
 HOW_TO_PUSH = wrap(
     "<p>Or publish it as a small repo of yours, from which anyone loads it by its name:</p>"
-    "<pre><code>mll-hf push --selection selection.json YOUR-NAME/my-selection</code></pre>"
+    "<pre><code>mll-hf push --selection selection.json --to YOUR-NAME/my-selection</code></pre>"
 )
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3>"

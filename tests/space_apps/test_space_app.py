@@ -313,6 +313,8 @@ def test_a_visit(visit, width, scheme):
     page.get_by_label("Graph").last.click()
     page.get_by_role("option", name="signs").click()
     page.get_by_text("over 4 concepts").wait_for()
+    tiles = page.get_by_role("table", name="Recall by branch, the largest first", include_hidden=True)
+    assert tiles.get_by_role("row", include_hidden=True).count() == 1 + 4
     page.get_by_text("org/dogs was not measured on signs").wait_for()
     check_tab(page, f"model-{width}-{scheme}")
 
