@@ -9,18 +9,32 @@ if TYPE_CHECKING:
     from mll_hf.client import Client
     from mll_hf.ensemble import Rule
     from mll_hf.errors import MLLError
+    from mll_hf.labels.label import ModelLabel
+    from mll_hf.pipelines import pipeline
     from mll_hf.selection import Selection, SelectionConfig, Strategy
 
 __version__ = "0.1.0"
-__all__ = ["Client", "MLLError", "Rule", "Selection", "SelectionConfig", "Strategy", "__version__"]
+__all__ = [
+    "Client",
+    "MLLError",
+    "ModelLabel",
+    "Rule",
+    "Selection",
+    "SelectionConfig",
+    "Strategy",
+    "__version__",
+    "pipeline",
+]
 
 _HOMES = {
     "Client": "mll_hf.client",
     "MLLError": "mll_hf.errors",
+    "ModelLabel": "mll_hf.labels.label",
     "Rule": "mll_hf.ensemble",
     "Selection": "mll_hf.selection",
     "SelectionConfig": "mll_hf.selection",
     "Strategy": "mll_hf.selection",
+    "pipeline": "mll_hf.pipelines",
 }
 
 

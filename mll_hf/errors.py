@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from mll_hf.utils.package import install_command
 from mll_hf.utils.text import printable
 
 if TYPE_CHECKING:
@@ -135,4 +136,4 @@ class MissingExtraError(MLLError, ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         self.extra = extra
-        super().__init__(f"this needs the package '{package}'; install it with: pip install 'mll-hf[{extra}]'")
+        super().__init__(f"this needs the package '{package}'; install it with: {install_command(extra)}")

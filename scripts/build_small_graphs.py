@@ -1,7 +1,3 @@
-# /// script
-# requires-python = ">=3.11"
-# dependencies = ["mll-hf[models]", "babel", "resvg-py", "scikit-learn"]
-# ///
 """Build six small graphs beside WordNet's objects: letters, digits, flags, traffic signs, textures, land from above.
 
 All images come from packages of PyPI, npm and Debian, or are drawn by formulas; the column ``source`` names package,
@@ -11,7 +7,8 @@ a collection, the words of a published study), chosen without looking at any tas
     python scripts/build_small_graphs.py --base GRAPH GRAPHS        # writes GRAPHS/letters, GRAPHS/digits ...
     python scripts/build_small_graphs.py --base GRAPH GRAPHS --only flags
 
-Needs the clients ``pip``, ``npm`` and, for land from above, ``apt-get``. A second run downloads and adds nothing.
+Needs the packages babel, resvg-py and scikit-learn, and the clients ``pip``, ``npm`` and, for land from above,
+``apt-get``. A second run downloads and adds nothing.
 """
 
 from __future__ import annotations

@@ -310,11 +310,34 @@ def fitted(figures: Figures, judged: Judged) -> AccuracyModel:
     return AccuracyModel(*(round(float(number), 4) for number in numbers))
 
 
+def draw(figures: Figures, judged: Judged, path: Path) -> None:
+    """A picture of estimate, interval and accuracy of the model that is best on ImageNet, for every data set."""
+    from matplotlib.figure import Figure
+
+    rows = [np.flatnonzero(figures.best & (figures.dataset == at)) for at in range(len(figures.names))]
+    shown = (judged.low, judged.high, judged.estimate, figures.accuracy)
+    low, high, estimate, truth = (np.array([100 * values[of].mean() for of in rows]) for values in shown)
+    order = np.argsort(estimate)
+    places, inside = np.arange(len(order)), ((low <= truth) & (truth <= high))[order]
+    page = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = page.subplots()
+    axes.vlines(places, low[order], high[order], color="0.82", linewidth=5, label="90 % interval")
+    axes.plot(places, estimate[order], "_", color="0.25", markersize=7, label="estimate, from class names alone")
+    for kind, color, text in ((inside, "#0072B2", "published accuracy"), (~inside, "#D55E00", "outside the interval")):
+        axes.plot(places[kind], truth[order][kind], "o", color=color, markersize=4.5, label=text)
+    axes.set_xticks(places, [figures.names[at] for at in order], rotation=90, fontsize=7)
+    axes.set(ylabel="accuracy, %", ylim=(0, 100), xlim=(-1, len(order)))
+    axes.spines[["top", "right"]].set_visible(False)
+    page.legend(loc="outside upper center", fontsize=8, frameon=False, ncols=4)
+    page.savefig(path, dpi=150)
+
+
 def main() -> int:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the coefficients")
     parser.add_argument("--choose", action="store_true", help="also choose the features inside each fold (minutes)")
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw estimates, intervals and accuracies")
     args = parser.parse_args()
     figures = read_figures()
     judged, _ = leave_kin_out(figures, FEATURES)
@@ -325,6 +348,8 @@ def main() -> int:
     print(summary(" + ".join(FEATURES), judged, figures))
     if args.choose:
         print(summary("features chosen inside each fold", chosen_in_folds(figures), figures))
+    if args.figure:
+        draw(figures, judged, args.figure)
     model = fitted(figures, judged)
     print(json.dumps(asdict(model), indent=1))
     if args.write:

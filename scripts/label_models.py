@@ -1,6 +1,6 @@
 # /// script
 # requires-python = ">=3.11"
-# dependencies = ["mll-hf[models]"]
+# dependencies = []
 #
 # [tool.hf-jobs]
 # flavor = "t4-small"
@@ -12,43 +12,53 @@
 Name models, or list them with a filter of the Hub or a file. Models that are labeled already are skipped before
 anything is downloaded; a model that fails does not stop the others; the same command resumes an interrupted run.
 
-    python scripts/label_models.py laion/CLIP-ViT-B-32-laion2B-s34B-b79K --graph hf://datasets/ORG/GRAPH
-    python scripts/label_models.py --filter open_clip --limit 20 --graph DIR --to hf://datasets/ORG/LABELS
-    python scripts/label_models.py --paper-models --engine ray --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
-    python scripts/label_models.py --paper-models --engine hf-jobs --graph hf://datasets/ORG/GRAPH@REVISION
-    hf jobs uv run scripts/label_models.py --paper-models --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
+    python scripts/label_models.py --paper-models --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
+    python scripts/label_models.py --filter open_clip --limit 20 --graph DIR --to hf://datasets/ORG/LABELS --engine ray
+    python scripts/label_models.py --author ORG --engine hf-jobs --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
+    python scripts/label_models.py ORG/MODEL --graph hf://datasets/ORG/GRAPH        # into the model's own repo
+    hf jobs uv run --with "mll-hf[models] @ $MLL_HF_PACKAGE" scripts/label_models.py --paper-models --graph ... --to ...
 
 Engines: `local` uses this machine (with several GPUs through Ray), `ray` a Ray cluster; `hf-jobs` starts one job per
 model, all with the same pinned graph, and returns. Labels do not depend on the engine. The last example runs all models
-in one job; the header of this file requests its hardware and passes your token on.
+in one job; the header of this file requests its hardware and passes your token on. It does not name this package, which
+is on no registry: jobs install $MLL_HF_PACKAGE (a URL, a wheel or a name), or else the newest wheel in dist/.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import math
+import os
 import shlex
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if importlib.util.find_spec("mll_hf") is None:  # in a job without it
+    sys.exit("error: mll_hf is not installed here and is on no registry; start with --with 'mll-hf[models] @ URL'")
+
+from mll_hf.cli.label import add_pull_requests, check_owners
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP, positive, script_parser
 from mll_hf.cli.output import recall_text
-from mll_hf.errors import InputError, MLLError
+from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.hub.locations import fetch_graph_with_images, pinned
-from mll_hf.labeling.destinations import CollectionRepo, Destination, OwnRepos, check_login
+from mll_hf.hub.locations import fetch_graph_with_images, parse_dataset, pinned
+from mll_hf.labeling.destinations import CollectionRepo, Destination, OwnRepos
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.fleet import Fleet, ModelResult, Outcome, for_each, label_one, working_folder
 from mll_hf.labeling.jobs import Jobs, start_job
 from mll_hf.labeling.listing import list_models, read_models
 from mll_hf.labeling.ray_engine import RayEngine
 from mll_hf.labeling.run import open_engine
+from mll_hf.labeling.webhook import read_event
 from mll_hf.labels.store import LabelStore
+from mll_hf.models import resolve_model
 from mll_hf.models.known import best_paper_models
 from mll_hf.utils.files import write_atomically
 
@@ -67,6 +77,7 @@ _NOT_FOR_JOBS = {
     "free-cache": "is for your own machines",
 }
 _CHOICE = ("models", "filter", "author", "search", "limit", "models_from", "paper_models")
+_SETTLE_SECONDS = 60.0  # uploads come in several commits
 _INTERRUPTED = 130
 
 
@@ -78,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         check_engine_options(parser, args)
         report.write()  # fails now if it cannot be written
+        if args.webhook and (reason := take_event(args)):
+            say(f"ignored: {reason}")
+            return 0
         (start_jobs if args.engine == "hf-jobs" else label)(args, report)
         status = 1 if report.failed else 0
     except MLLError as error:
@@ -96,8 +110,7 @@ def label(args: argparse.Namespace, report: Report) -> None:
     models = chosen_models(args)
     location, destination = fetch_graph_with_images(args.graph), chosen_destination(args)
     probes = location.probes(SamplingConfig(args.sample, args.seed))
-    if destination and not args.dry_run:
-        check_login()
+    check_destination(destination, models, args)
     with LocalEngine() if args.dry_run else chosen_engine(args) as engine:
         fleet = Fleet(
             graph=location.graph,
@@ -131,8 +144,7 @@ def start_jobs(args: argparse.Namespace, report: Report) -> None:
         namespace=args.job_namespace,
         overwrite=args.overwrite,
     )
-    if not args.dry_run:
-        check_login()
+    check_destination(destination, models, args)
     report.run(models, partial(start_job, jobs=jobs, dry_run=args.dry_run))
 
 
@@ -176,6 +188,36 @@ def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(models))
 
 
+def take_event(args: argparse.Namespace) -> str:
+    """Choose the model of the event for which a webhook of the Hub started this job.
+
+    Returns:
+        Why the event needs no label; empty if a model was chosen.
+    """
+    if any(getattr(args, name) for name in _CHOICE):
+        raise InputError("--webhook chooses the model; leave out other models and filters")
+    event = os.environ.get("WEBHOOK_PAYLOAD")
+    if not event:
+        return "no event; a webhook of the Hub that copies this job has one"
+    try:
+        change = read_event(json.loads(event))
+    except (json.JSONDecodeError, RecursionError):
+        raise InputError("WEBHOOK_PAYLOAD is not JSON; let a webhook of the Hub start this job") from None
+    if change.ignored:
+        return f"{change.repo_id}: {change.ignored}"
+    if change.private and args.to:
+        return f"{change.repo_id}: private, and labels are published in a collection"
+    time.sleep(_SETTLE_SECONDS)
+    try:
+        model = resolve_model(change.repo_id)
+    except ModelError as error:
+        return str(error)
+    if model.revision != change.commit:
+        return f"{change.repo_id}: a newer commit has an event of its own"
+    args.models = [f"{model.repo_id}@{model.revision}"]
+    return ""
+
+
 def chosen_destination(args: argparse.Namespace) -> Destination | None:
     """The destination that the arguments choose."""
     if args.no_push and (args.to or args.pr):
@@ -185,6 +227,14 @@ def chosen_destination(args: argparse.Namespace) -> Destination | None:
     if args.no_push:
         return None
     return CollectionRepo(args.to, args.pr, args.private) if args.to else OwnRepos(args.pr)
+
+
+def check_destination(destination: Destination | None, models: Sequence[str], args: argparse.Namespace) -> None:
+    """Check before any work that the user is logged in and may publish there."""
+    if isinstance(destination, OwnRepos):
+        check_owners(models, args.pr, args.yes or args.dry_run)
+    elif destination and not args.dry_run:
+        check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes)
 
 
 # --- output -----------------------------------------------------------------------------------------------------------
@@ -270,7 +320,7 @@ def command(parser: argparse.ArgumentParser, args: argparse.Namespace, models: S
     """This command with other models."""
     parts = ["python", sys.argv[0], *models]
     for name, value in vars(args).items():
-        if name not in _CHOICE and value != parser.get_default(name):
+        if name not in (*_CHOICE, "webhook") and value != parser.get_default(name):
             option = f"--{name.replace('_', '-')}"
             for each in value if isinstance(value, list) else [value]:
                 parts += [option] if each is True else [option, str(each)]
@@ -296,6 +346,7 @@ def build_parser() -> argparse.ArgumentParser:
     choice.add_argument("--limit", type=positive, metavar="N", help="only the N most downloaded of them")
     choice.add_argument("--models-from", type=Path, metavar="FILE", help="text with one model per line, CSV or JSON")
     choice.add_argument("--paper-models", action="store_true", help="the models of the paper")
+    choice.add_argument("--webhook", action="store_true", help="in a job that a webhook of the Hub starts: its model")
     measure = parser.add_argument_group("how they are measured")
     measure.add_argument("--graph", required=True, metavar="WHERE", help="folder, or hf://datasets/ORG/GRAPH[@rev]")
     measure.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
@@ -323,9 +374,11 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--job-timeout", default="6h", metavar="TIME", help="hf-jobs: longest time (default: 6h)")
     where.add_argument("--job-namespace", metavar="NAME", help="hf-jobs: who pays (default: you)")
     where.add_argument("--job-script", metavar="URL", help="hf-jobs: this script's URL (default: this file is sent)")
-    publish = parser.add_argument_group("where labels are published (default: each model's own repo)")
-    publish.add_argument("--to", metavar="WHERE", help="a collection of labels: hf://datasets/ORG/LABELS")
-    publish.add_argument("--pr", action="store_true", help="open pull requests even with write access")
+    publish = parser.add_argument_group("where labels are published")
+    publish.add_argument(
+        "--to", metavar="WHERE", help="a collection: hf://datasets/ORG/LABELS (default: your models' own repos)"
+    )
+    add_pull_requests(publish)
     publish.add_argument("--private", action="store_true", help="make a new collection private")
     publish.add_argument("--no-push", action="store_true", help="do not publish; labels stay in the working folder")
     output = parser.add_argument_group("output")

@@ -20,7 +20,7 @@ os.environ.update(
     HF_ENDPOINT=tiny_hub.endpoint(_SERVER),
     HF_HOME=_HOME,
     HF_TOKEN="hf_test_token",
-    HF_HUB_DISABLE_XET="1",  # uploads through LFS, which the tiny Hub speaks
+    HF_HUB_DISABLE_XET="1",  # the fixture `xet` switches it on
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_UPDATE_CHECK="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
@@ -70,6 +70,14 @@ def _loopback_only(monkeypatch):
 def hub():
     """The state of the Hub: repositories, and the requests that it has seen."""
     return tiny_hub.HUB
+
+
+@pytest.fixture
+def xet(monkeypatch):
+    """Large files are in Xet storage; `hub.fail_xet` plans faults."""
+    import tiny_xet
+
+    tiny_xet.install(monkeypatch)
 
 
 @pytest.fixture

@@ -39,7 +39,9 @@ class Clock:
 
     def sleep(self, seconds):
         self.waits.append(seconds)
+        wake = tiny_hub.HUB.elapsed + seconds
         time.sleep(0.001)  # lets other threads run
+        tiny_hub.HUB.elapsed = max(tiny_hub.HUB.elapsed, wake)
 
     def __getattr__(self, name):
         return getattr(time, name)

@@ -1,12 +1,19 @@
 """An in-process Hugging Face Hub for tests: repositories, commits, pull requests and files over real HTTP.
 
 Keeps everything in memory and implements the part of the protocol that huggingface_hub, transformers, open_clip and
-datasets use. Known simplifications: listings ignore sorting; there are no organizations.
+datasets use. Known simplification: there are no organizations.
 
     server = tiny_hub.serve()            # then point HF_ENDPOINT at tiny_hub.endpoint(server)
     tiny_hub.HUB.requests                # requests so far, e.g. "HEAD /alice/m/resolve/main/config.json"
     tiny_hub.HUB.fail("/commit/", 500)   # the next commit fails
     tiny_hub.HUB.before("/commit/", act) # `act()` is called before the next commit is handled
+    tiny_hub.HUB.limit(api=500)          # so many requests to the API in five minutes, for each user
+    tiny_hub.HUB.queued_polls = 2        # new jobs are SCHEDULING in the next two answers about them
+    tiny_hub.HUB.xet = True              # large files are in Xet storage, which tiny_xet imitates
+
+What a user sees: public repos; private ones of his own; of a gated repo everything but the files, unless he is its
+owner or among `repo.granted`. A repo that he may not see is missing: 404 with a token, 401 without one. A token that
+nobody has is refused everywhere.
 """
 
 from __future__ import annotations
@@ -15,10 +22,12 @@ import base64
 import contextlib
 import hashlib
 import json
+import math
 import re
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -31,10 +40,13 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-PAGE_SIZE = 3  # small, so that clients must follow pages
+PAGE_SIZE = 3  # where a client names none; small, so that clients must follow pages
+MOST_PER_PAGE = 1000
+WINDOW_SECONDS = 300
 LFS_THRESHOLD = 10 * 2**20
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".npz", ".arrow", ".png", ".jpg")
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
+SORTED_BY = {"downloads": "downloads", "likes": "likes", "lastModified": "modified", "createdAt": "created"}
 TOKENS = {"hf_test_token": "alice", "hf_reader_token": "bob", "hf_third_token": "carol", "hf_read_only_token": "alice"}
 READ_ONLY_TOKENS = ("hf_read_only_token",)
 COUNTED = re.compile(  # the Hub counts every HEAD and GET of these as a download of the model
@@ -85,12 +97,23 @@ class Disturbance:
     before: Callable[[], object] | None = None
 
 
+@dataclass(frozen=True)
+class XetFault:
+    """A planned fault of a transfer through Xet; see `Hub.fail_xet`."""
+
+    during: str
+    error: Exception | None
+    half: bool
+
+
 class Repo:
     """One repository; a commit has the whole file list, {path: {"oid", "size", "data" or "lfs"}}."""
 
     def __init__(self, kind: str, repo_id: str, private: bool):
         self.kind, self.id, self.private = kind, repo_id, private
         self.gated = self.disabled = False
+        self.granted: set[str] = set()  # users with access to the files of a gated repo, besides the owner
+        self.downloads = self.likes = 0
         self.created = now()
         self.commits: dict[str, dict] = {}
         self.refs: dict[str, str] = {}
@@ -110,6 +133,18 @@ class Repo:
     def files(self) -> dict:
         """The files on main."""
         return self.commits[self.refs["main"]]["files"]
+
+    @property
+    def modified(self) -> str:
+        """Date of the last commit on main."""
+        return self.commits[self.refs["main"]]["date"]
+
+    def is_visible_to(self, user: str | None) -> bool:
+        return not self.private or user == self.owner
+
+    def is_readable_by(self, user: str | None) -> bool:
+        """Whether a user who sees the repo may read its files."""
+        return not self.gated or user == self.owner or user in self.granted
 
     def commit(self, ref: str, files: dict, title: str, parent: str | None, author: str) -> str:
         oid = hashlib.sha1(f"{time.time_ns()}{len(self.commits)}{title}{sorted(files)}".encode()).hexdigest()
@@ -148,7 +183,11 @@ class Repo:
 
 
 class Hub:
-    """All state. Call `reset` between tests; `down` makes every request fail with 503."""
+    """All state. Call `reset` between tests; `down` makes every request fail with 503.
+
+    Attributes:
+        elapsed: Seconds by which the Hub's clock is ahead: a test that replaces waiting adds to it.
+    """
 
     def __init__(self):
         self.lock = threading.RLock()
@@ -160,8 +199,13 @@ class Hub:
         self.lfs: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.jobs: list[dict] = []  # as requested
+        self.queued_polls = 0
         self.disturbances: list[Disturbance] = []
-        self.down = False
+        self.limits: dict[str, int] = {}
+        self.used: Counter[tuple[str, str | None]] = Counter()  # requests in this window by bucket and user
+        self.elapsed, self.window_start = 0.0, time.monotonic()
+        self.xet = self.down = False
+        self.xet_faults: list[XetFault] = []
 
     def fail(self, pattern: str, status: int | None = None, *, times: int = 1, method: str = "", **how):
         """Make the next `times` requests with a matching method and path fail.
@@ -181,6 +225,33 @@ class Hub:
     def before(self, pattern: str, act: Callable[[], object], *, times: int = 1):
         """Call `act`, which may send requests itself, before each of the next `times` matching requests."""
         self.disturbances.append(Disturbance(f".*{pattern}", times, before=act))
+
+    def limit(self, **quotas: int):
+        """Allow each user so many requests in five minutes: to the `api`, to the `resolvers`."""
+        self.limits = quotas
+        self.used.clear()
+        self.window_start = time.monotonic() + self.elapsed
+
+    def quota(self, bucket: str, user: str | None) -> tuple[int, int]:
+        """Count a request; requests left (negative if this one is refused), and seconds until the window ends."""
+        seconds = time.monotonic() + self.elapsed
+        if seconds >= self.window_start + WINDOW_SECONDS:
+            self.used.clear()
+            self.window_start = seconds
+        left = self.limits[bucket] - self.used[bucket, user] - 1
+        self.used[bucket, user] += left >= 0
+        return left, math.ceil(self.window_start + WINDOW_SECONDS - seconds)
+
+    def fail_xet(self, during: str, error: Exception | None = None, *, half: bool = False, times: int = 1):
+        """Make the next transfers "up" or "down" through Xet fail where the client calls hf_xet.
+
+        Args:
+            during: Direction.
+            error: Raised, such as `RuntimeError("Data processing error: ...")`; None for silent damage.
+            half: Half of the file is written before.
+            times: Number of transfers.
+        """
+        self.xet_faults += [XetFault(during, error, half)] * times
 
     def disturbance(self, request: Request) -> Disturbance | None:
         """The planned fault of a request, if there is one."""
@@ -243,8 +314,8 @@ class Hub:
             "private": repo.private,
             "gated": repo.gated,
             "disabled": repo.disabled,
-            "downloads": 0,
-            "likes": 0,
+            "downloads": repo.downloads,
+            "likes": repo.likes,
             "tags": computed_tags(card, files),
             "library_name": card.get("library_name"),
             "pipeline_tag": card.get("pipeline_tag"),
@@ -315,7 +386,7 @@ class Handler(BaseHTTPRequestHandler):
                 HUB.in_progress -= 1
 
     def handle_disturbed(self):
-        self.body = self.read_body()
+        self.body, self.quota_headers = self.read_body(), {}
         url = urlsplit(self.path)
         self.query = parse_qs(url.query)
         request = Request(f"{self.command} {unquote(url.path)}")
@@ -332,11 +403,28 @@ class Handler(BaseHTTPRequestHandler):
         with HUB.lock:
             if HUB.down or disturbance.status:
                 self.error(503 if HUB.down else disturbance.status, "", "planned by the test")
-            else:
+            elif self.may_ask(url.path):
                 self.route(url.path)
         if disturbance.drop == "after":
             return self.hang_up()
         return self.answer(disturbance)
+
+    def may_ask(self, path: str) -> bool:
+        """Whether token and rate limit allow a request; else the refusal is prepared."""
+        if self.token and self.user is None and not path.startswith(("/_cdn/", "/_lfs/")):
+            self.error(401, "", "Invalid credentials in Authorization header")
+            return False
+        bucket = "resolvers" if "/resolve/" in path else "api" if path.startswith("/api/") else None
+        if bucket not in HUB.limits:
+            return True
+        left, seconds = HUB.quota(bucket, self.user)
+        self.quota_headers = {
+            "RateLimit": f'"{bucket}";r={max(0, left)};t={seconds}',
+            "RateLimit-Policy": f'"fixed window";"{bucket}";q={HUB.limits[bucket]};w={WINDOW_SECONDS}',
+        }
+        if left < 0:
+            self.error(429, "", f"Too Many Requests: you have reached the limit of {bucket}")
+        return left >= 0
 
     def route(self, path: str):
         for methods, pattern, answer in ROUTES:
@@ -351,7 +439,7 @@ class Handler(BaseHTTPRequestHandler):
         body = disturbance.alter(payload) if disturbance.alter else payload
         length = {"Content-Length": str(len(body))} if isinstance(body, bytes) else {"Connection": "close"}
         self.send_response(status)
-        for name, value in {**headers, **length, **disturbance.headers}.items():
+        for name, value in {**headers, **self.quota_headers, **length, **disturbance.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
@@ -388,7 +476,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_page(self, items: list):
         """One page of a listing, with a Link to the next one."""
         start = int(self.query.get("cursor", ["0"])[0])
-        size = min(PAGE_SIZE, int(self.query.get("limit", [PAGE_SIZE])[0]))
+        size = min(MOST_PER_PAGE, int(self.query.get("limit", [PAGE_SIZE])[0]))
         headers = {}
         if start + size < len(items):
             rest = re.sub(r"[?&]cursor=\d+", "", self.path)
@@ -417,22 +505,37 @@ class Handler(BaseHTTPRequestHandler):
         return f"http://{self.headers['Host']}"
 
     @property
+    def token(self) -> str:
+        return (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+
+    @property
     def user(self) -> str | None:
-        return TOKENS.get((self.headers.get("Authorization") or "").removeprefix("Bearer "))
+        return TOKENS.get(self.token)
 
     @property
     def may_write(self) -> bool:
-        return (self.headers.get("Authorization") or "").removeprefix("Bearer ") not in READ_ONLY_TOKENS
+        return self.token not in READ_ONLY_TOKENS
 
     def repo(self, kind: str, repo_id: str) -> Repo | None:
         repo = HUB.repos.get((KINDS[kind], repo_id))
         if repo and repo.disabled:
             self.error(403, "", "Access to this resource is disabled.")
             return None
-        if repo and (not repo.private or self.user == repo.owner):
+        if repo and repo.is_visible_to(self.user):
             return repo
         # over plain http the client recognizes a missing repository by this code alone
         self.error(404 if self.user else 401, "RepoNotFound", "Repository not found")
+        return None
+
+    def own_repo(self, kind: str, repo_id: str) -> Repo | None:
+        """A repo that the user may change; else the refusal is prepared."""
+        repo = self.repo(kind, repo_id)
+        if repo is None or (self.user == repo.owner and self.may_write):
+            return repo
+        if self.user:
+            self.error(403, "", "You don't have the rights to change this repository")
+        else:
+            self.error(401, "", "Invalid username or password.")
         return None
 
     def repo_at(self, kind: str, repo_id: str, revision: str) -> tuple[Repo, str] | tuple[None, None]:
@@ -466,12 +569,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def delete(self):
         repo_id = f"{self.json.get('organization') or self.user}/{self.json['name']}"
-        if HUB.repos.pop((self.json.get("type", "model"), repo_id), None) is None:
-            return self.error(404, "RepoNotFound", "Repository not found")
-        return self.send(200)
+        kind = self.json.get("type", "model")
+        if self.own_repo(f"{kind}s", repo_id):
+            del HUB.repos[kind, repo_id]
+            self.send(200)
 
     def settings(self, kind, repo_id):
-        if repo := self.repo(kind, repo_id):
+        if repo := self.own_repo(kind, repo_id):
             repo.gated = self.json.get("gated", repo.gated)
             repo.private = self.json.get("visibility", "private" if repo.private else "public") == "private"
             self.send(200, {})
@@ -490,8 +594,12 @@ class Handler(BaseHTTPRequestHandler):
         wanted, author = set(self.query.get("filter", [])), self.query.get("author", [None])[0]
         search = self.query.get("search", [""])[0].lower()
         found = []
-        for (of_kind, repo_id), repo in sorted(HUB.repos.items()):
-            is_visible = of_kind == KINDS[kind] and not repo.disabled and (not repo.private or self.user == repo.owner)
+        repos = sorted(HUB.repos.items())
+        if sort := self.query.get("sort", [""])[0]:
+            ascending = self.query.get("direction", ["-1"])[0] == "1"
+            repos.sort(key=lambda item: getattr(item[1], SORTED_BY[sort]), reverse=not ascending)
+        for (of_kind, repo_id), repo in repos:
+            is_visible = of_kind == KINDS[kind] and not repo.disabled and repo.is_visible_to(self.user)
             if is_visible and author in (None, repo.owner) and search in repo_id.lower():
                 info = HUB.info(repo, repo.refs["main"], {})
                 if wanted <= set(info["tags"]):
@@ -525,7 +633,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def file_entry(self, path, file) -> dict:
         lfs = {"lfs": {"oid": file["lfs"], "size": file["size"], "pointerSize": 134}} if "lfs" in file else {}
-        return {"type": "file", "oid": file["oid"], "size": file["size"], "path": path, **lfs}
+        xet = {"xetHash": xet_hash(file["lfs"])} if "lfs" in file and HUB.xet else {}
+        return {"type": "file", "oid": file["oid"], "size": file["size"], "path": path, **lfs, **xet}
 
     def paths_info(self, kind, repo_id, revision):
         repo, oid = self.repo_at(kind, repo_id, revision)
@@ -553,20 +662,31 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, log)
 
     def branch(self, kind, repo_id, name):
-        if repo := self.repo(kind, repo_id):
+        if repo := self.own_repo(kind, repo_id):
             repo.refs[name] = repo.resolve(self.json.get("startingPoint", "main"))
             self.send(201)
 
     def tag(self, kind, repo_id, name):
-        if repo := self.repo(kind, repo_id):
+        if repo := self.own_repo(kind, repo_id):
             repo.tags[self.json["tag"]] = repo.resolve(name)
             self.send(201)
 
     # ---- writing
 
+    def may_commit(self, repo: Repo, revision: str) -> bool:
+        """Whether the user may commit, or propose to; else the refusal is prepared."""
+        if not self.user:
+            self.error(401, "", "Invalid username or password.")
+            return False
+        proposes = self.query.get("create_pr") == ["1"]
+        if self.may_write and (proposes or self.user in (repo.owner, repo.author_of(revision))):
+            return True
+        self.error(403, "", "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
+        return False
+
     def preupload(self, kind, repo_id, revision):
         repo, oid = self.repo_at(kind, repo_id, revision)
-        if repo is None:
+        if repo is None or not self.may_commit(repo, revision):
             return
         current, answer = repo.commits[oid]["files"], []
         for file in self.json["files"]:
@@ -596,11 +716,9 @@ class Handler(BaseHTTPRequestHandler):
         repo, parent = self.repo_at(kind, repo_id, revision)
         if repo is None:
             return None
+        if not self.may_commit(repo, revision):
+            return None
         as_pull_request = self.query.get("create_pr") == ["1"]
-        if not self.user:
-            return self.error(401, "", "Invalid username or password.")
-        if not self.may_write or not (as_pull_request or self.user in (repo.owner, repo.author_of(revision))):
-            return self.error(403, "", "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
         header = next(line["value"] for line in lines if line["key"] == "header")
         expected = header.get("parentCommit") or ""
@@ -670,30 +788,44 @@ class Handler(BaseHTTPRequestHandler):
     # ---- jobs
 
     def start_job(self, namespace):
-        if self.user != namespace:
-            return self.error(403, "", "You may not start jobs in this namespace")
-        HUB.jobs.append(self.json)
-        status = {"stage": "RUNNING", "message": None}
-        owner = {"id": "0", "name": namespace, "type": "user"}
-        job = {"id": str(len(HUB.jobs)), "createdAt": now(), "status": status, "owner": owner}
-        return self.send(200, {**{key: self.json.get(key) for key in ("dockerImage", "command", "flavor")}, **job})
+        if self.user != namespace or not self.may_write:
+            return self.error(403 if self.user else 401, "", "You may not start jobs in this namespace")
+        HUB.jobs.append({**self.json, "polls": HUB.queued_polls})
+        return self.send(200, self.job_entry(namespace, len(HUB.jobs)))
+
+    def job_entry(self, namespace, number) -> dict:
+        """What the Hub says of a job; a test may have set its stage."""
+        job = HUB.jobs[number - 1]
+        stage = job.get("stage") or ("SCHEDULING" if job["polls"] > 0 else "RUNNING")
+        job["polls"] -= 1
+        return {
+            **{key: job.get(key) for key in ("dockerImage", "command", "flavor", "labels")},
+            "id": str(number),
+            "createdAt": now(),
+            "status": {"stage": stage, "message": None},
+            "owner": {"id": "0", "name": namespace, "type": "user"},
+        }
 
     def list_jobs(self, namespace):
-        """All jobs; a test may have changed the stage of one."""
-        owner = {"id": "0", "name": namespace, "type": "user"}
-        return self.send(
-            200,
-            [
-                {
-                    "id": str(number),
-                    "createdAt": now(),
-                    "labels": job.get("labels"),
-                    "status": {"stage": job.get("stage", "RUNNING"), "message": None},
-                    "owner": owner,
-                }
-                for number, job in enumerate(HUB.jobs, 1)
-            ],
-        )
+        if self.user != namespace:
+            return self.error(403 if self.user else 401, "", "You may not see the jobs of this namespace")
+        return self.send(200, [self.job_entry(namespace, number + 1) for number in range(len(HUB.jobs))])
+
+    def job(self, namespace, number):
+        if self.user != namespace or not 0 < int(number) <= len(HUB.jobs):
+            return self.error(404, "", "Job not found")
+        return self.send(200, self.job_entry(namespace, int(number)))
+
+    # ---- Xet
+
+    def xet_token(self, kind, repo_id, revision, access):
+        repo = self.repo(kind, repo_id)
+        if repo is None or (access == "write" and not self.may_commit(repo, revision)):
+            return None
+        if not repo.is_readable_by(self.user):
+            return self.error(403 if self.user else 401, "GatedRepo", f"Access to {repo_id} is restricted.")
+        token = {"X-Xet-Access-Token": f"xet_{access}", "X-Xet-Token-Expiration": str(int(time.time()) + 3600)}
+        return self.send(200, {}, {"X-Xet-Cas-Url": f"{self.base}/_cas", **token})
 
     # ---- files
 
@@ -701,7 +833,7 @@ class Handler(BaseHTTPRequestHandler):
         repo, oid = self.repo_at(kind or "models", repo_id, revision)
         if repo is None:
             return None
-        if repo.gated and self.user != repo.owner:
+        if not repo.is_readable_by(self.user):
             return self.error(403 if self.user else 401, "GatedRepo", f"Access to {repo_id} is restricted.")
         file = repo.commits[oid]["files"].get(path)
         headers = {"X-Repo-Commit": oid}
@@ -714,10 +846,18 @@ class Handler(BaseHTTPRequestHandler):
         # to another origin, as the real Hub does: on a redirect to its own, the client loses X-Repo-Commit
         location = f"http://localhost:{self.server.server_address[1]}/_cdn/{file['lfs']}"
         linked = {"X-Linked-Size": str(file["size"]), "X-Linked-Etag": f'"{file["lfs"]}"', "Location": location}
+        if HUB.xet:
+            route = f"{self.base}/api/{repo.kind}s/{repo_id}/xet-read-token/{oid}"
+            linked |= {"X-Xet-Hash": xet_hash(file["lfs"]), "X-Xet-Refresh-Route": route}
         return self.send(302, b"", headers | linked)
 
     def cdn(self, oid):
         self.send_bytes(HUB.lfs[oid], {"ETag": f'"{oid}"'})
+
+
+def xet_hash(sha256: str) -> str:
+    """The name of a file in Xet storage, which is not the hash of its content."""
+    return hashlib.sha256(f"xet {sha256}".encode()).hexdigest()
 
 
 def apply_operations(files: dict, lines: list[dict]) -> dict:
@@ -747,6 +887,7 @@ ROUTES = [
     (("GET",), r"/api/whoami-v2", Handler.whoami),
     (("POST",), r"/api/jobs/(?P<namespace>[^/]+)", Handler.start_job),
     (("GET",), r"/api/jobs/(?P<namespace>[^/]+)", Handler.list_jobs),
+    (("GET",), rf"/api/jobs/(?P<namespace>[^/]+)/{NUMBER}", Handler.job),
     (("POST",), r"/api/repos/create", Handler.create),
     (("DELETE",), r"/api/repos/delete", Handler.delete),
     (("POST",), r"/api/validate-yaml", Handler.validate_yaml),
@@ -758,6 +899,7 @@ ROUTES = [
     (("POST",), rf"/api/{KIND}/{REPO}/paths-info/{REVISION}", Handler.paths_info),
     (("POST",), rf"/api/{KIND}/{REPO}/preupload/{REVISION}", Handler.preupload),
     (("POST",), rf"/api/{KIND}/{REPO}/commit/{REVISION}", Handler.commit),
+    (("GET",), rf"/api/{KIND}/{REPO}/xet-(?P<access>read|write)-token/{REVISION}", Handler.xet_token),
     (("POST",), rf"/api/{KIND}/{REPO}/branch/(?P<name>[^/]+)", Handler.branch),
     (("POST",), rf"/api/{KIND}/{REPO}/tag/(?P<name>[^/]+)", Handler.tag),
     (("GET",), rf"/api/{KIND}/{REPO}/discussions", Handler.discussions),

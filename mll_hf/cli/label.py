@@ -1,18 +1,31 @@
-"""The commands that make and publish labels: label, push."""
+"""The commands that make labels, and that publish labels and selections: label, push."""
 
 from __future__ import annotations
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, GRAPH_HELP, SAMPLE_HELP, find_labels, positive
+from mll_hf.cli.options import (
+    BATCH_HELP,
+    DEVICE_HELP,
+    FULL_SAMPLE,
+    GRAPH_HELP,
+    IMAGES_HELP,
+    SAMPLE_HELP,
+    SELECTION_HELP,
+    find_labels,
+    positive,
+)
 from mll_hf.cli.output import complain, note, print_row, recall_text, summary, verdict
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.store import LabelStore
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable
 
     from mll_hf.hub.publish import Published
     from mll_hf.labeling.fleet import ModelResult
@@ -33,11 +46,11 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument(
         "--graph",
         action="append",
-        required=True,
         metavar="GRAPH",
         dest="graphs",
-        help=f"a graph with its probe images; may be repeated: {GRAPH_HELP}",
+        help=f"graph to measure on (default: $MLL_GRAPH); may be repeated: {GRAPH_HELP}",
     )
+    command.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder to write the labels to")
     command.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample of images (default: 0)")
@@ -53,12 +66,15 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import fetch_graph_with_images
+    from mll_hf.hub.locations import fetch_graph_with_images, graph_or_default
     from mll_hf.labeling.fleet import Fleet, for_each, label_one
     from mll_hf.labeling.run import open_engine
 
     sampling = SamplingConfig(args.sample, args.seed)
-    locations = [fetch_graph_with_images(graph) for graph in args.graphs]
+    wanted = args.graphs or [graph_or_default(None)]
+    if args.images and len(wanted) > 1:
+        raise InputError("--images is for one graph; label on one graph at a time")
+    locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
     graphs = [(location.graph, location.probes(sampling)) for location in locations]  # fails before a model is loaded
     failed = 0
     with open_engine(args.device) as engine:
@@ -99,18 +115,24 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
     """Add the command ``push``."""
     command = commands.add_parser(
         "push",
-        help="publish labels on the Hub",
-        description="Publish labels of a folder: each in its model's own repo, with its model card in the same commit, "
-        "or all in a collection (a dataset repo for labels of models that you do not own). Without write access a pull "
-        "request is opened. Labels that are published already are skipped.",
-        epilog="Example: mll-hf push org/model --labels my-labels --to hf://datasets/ORG/NAME",
+        help="publish labels or a selection on the Hub",
+        description="Publish labels of a folder: in a collection (a dataset repo for labels of any models), or each in "
+        "its model's own repo, with its model card in the same commit. The models must then be yours: in repos of "
+        "others, only pull requests are opened, and only with --pr. Or publish a selection as a small model repo that "
+        "anyone loads by its id. What is published already is skipped.",
+        epilog="Examples: mll-hf push org/model --labels my-labels --to hf://datasets/ORG/NAME; "
+        "mll-hf push --selection choice.json --to ORG/NAME",
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help="id of a labeled model, or the last part of its id")
     command.add_argument("--all", action="store_true", help="publish all labels of the folder")
-    command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels")
-    command.add_argument("--to", metavar="COLLECTION", help="hf://datasets/ORG/NAME (default: each model's own repo)")
-    command.add_argument("--pr", action="store_true", help="open a pull request even if you have write access")
-    command.add_argument("--private", action="store_true", help="make a new collection private")
+    command.add_argument("--labels", type=Path, metavar="DIR", help="folder of labels")
+    command.add_argument("--selection", metavar="SELECTION", help=f"a selection instead of labels: {SELECTION_HELP}")
+    command.add_argument(
+        "--to", metavar="REPO",
+        help="a collection, hf://datasets/ORG/NAME (default: each model's own repo); for a selection ORG/NAME",
+    )  # fmt: skip
+    add_pull_requests(command)
+    command.add_argument("--private", action="store_true", help="make a new repo private")
     command.add_argument(
         "--eval-results", action="store_true", help="also add the mean recall to the repo's .eval_results/"
     )
@@ -119,6 +141,10 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
 
 
 def _push(args: argparse.Namespace) -> int:
+    if args.selection:
+        return _push_selection(args)
+    if not args.labels:
+        raise InputError("say what to publish: --labels with a folder of labels, or --selection")
     if bool(args.models) == args.all:
         raise InputError("name the models to publish, or give --all")
     if args.to and args.eval_results:
@@ -133,9 +159,27 @@ def _push(args: argparse.Namespace) -> int:
     return _push_to_models(args, store, labels)
 
 
+def _push_selection(args: argparse.Namespace) -> int:
+    from mll_hf.selection import Selection
+
+    if args.models or args.all or args.labels or args.eval_results:
+        raise InputError(
+            "--selection publishes a selection alone; leave out models, --all, --labels and --eval-results"
+        )
+    if not args.to:
+        raise InputError("say where to publish the selection: --to ORG/NAME")
+    check_owners([args.to], args.pr, args.yes)
+    selection = Selection.from_pretrained(args.selection)
+    published = selection.push_to_hub(args.to, private=args.private, create_pr=args.pr)
+    _print_published(args, {"selection": args.selection, "to": args.to}, args.to, published)
+    return 0
+
+
 def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
+    from mll_hf.hub.locations import parse_dataset
     from mll_hf.hub.publish import publish_to_collection
 
+    check_owners([parse_dataset(args.to).repo_id], args.pr, args.yes)
     published = publish_to_collection(labels, store.graphs, args.to, create_pr=args.pr, private=args.private)
     record = {"models": [label.model.repo_id for label in labels], "to": args.to}
     _print_published(args, record, f"{len(labels)} labels in {args.to}", published)
@@ -145,6 +189,7 @@ def _push_to_collection(args: argparse.Namespace, store: LabelStore, labels: tup
 def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[ModelLabel, ...]) -> int:
     from mll_hf.hub.publish import publish_label
 
+    check_owners([label.model.repo_id for label in labels], args.pr, args.yes)
     failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
     # the first label of a repo gets the main path, which labels on graphs that build on others should not take
     for label in sorted(labels, key=lambda label: len(graphs[label.graph_digest].external)):
@@ -157,6 +202,42 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[M
         record = {"models": [label.model.repo_id], "graph": graph.name}
         _print_published(args, record, f"{label.model.repo_id} on {graph.name}", published)
     return verdict(failed, len(labels), "publications")
+
+
+def add_pull_requests(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--pr`` and ``--yes``."""
+    command.add_argument(
+        "--pr", action="store_true", help="open pull requests, also in repos of others; asks before more than one"
+    )
+    command.add_argument("--yes", action="store_true", help="open pull requests in repos of others without asking")
+
+
+def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool) -> None:
+    """Check before any work that labels may be published in repos: the user's own, or by ``--pr`` those of others.
+
+    Args:
+        repos: Models, ``org/name[@revision]``, or a collection, ``org/name``.
+        create_pr: ``--pr``.
+        agreed: ``--yes``; without, the user is asked about more than one repo of others.
+
+    Raises:
+        InputError: Repos of others without ``--pr``, or more than one of them to which the user does not agree.
+        HubError: The user is not logged in, or the Hub cannot be reached.
+    """
+    from mll_hf.labeling.destinations import repos_of_others
+
+    others = repos_of_others(repos)
+    if others and not create_pr:
+        raise InputError(
+            f"not your repos: {abridged(others, 3)}; publish in a collection of yours with --to "
+            "hf://datasets/ORG/NAME, or ask for pull requests with --pr"
+        )
+    if len(others) > 1 and not agreed:
+        pull_requests = f"up to {len(others)} pull requests in repos of others ({abridged(others, 3)})"
+        if not sys.stdin.isatty():
+            raise InputError(f"nobody can be asked about {pull_requests}; add --yes, or use a collection with --to")
+        if input(f"Open {pull_requests}? [y/N] ").strip().lower() not in ("y", "yes"):
+            raise InputError("no pull request was opened; publish in a collection with --to hf://datasets/ORG/NAME")
 
 
 def _print_published(args: argparse.Namespace, record: dict[str, Any], what: str, published: Published) -> None:

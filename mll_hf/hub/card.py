@@ -6,6 +6,7 @@ Names in graphs and labels come from strangers: everything that Markdown, HTML o
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,26 +15,31 @@ from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entrie
 
 from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.branches import branch_recalls
+from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.tables import markdown_table
-from mll_hf.utils.text import printable, shortened
+from mll_hf.utils.text import abridged, escaped, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probe_counts import ProbeCounts
     from mll_hf.labels.branches import Branch
     from mll_hf.labels.index import IndexedLabel
     from mll_hf.labels.label import LabelSummary, ModelLabel
 
 LABEL_TAG = "mll-label"
 COLLECTION_TAG = "mll-labels"
+GRAPH_TAG = "mll-graph"
+IMAGES_TAG = "mll-probe-images"
 GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 EVAL_RESULTS_PATH = ".eval_results/mll.yaml"
-_SCHEMA = 2  # of the metadata block
+_SCHEMA = 3  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
+_SYNSET = re.compile(r"n\d{8}", re.ASCII)
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -76,8 +82,12 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str,
 def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:
     """What the card's metadata say about a label, for those who search; readers trust the label alone."""
     return {
-        "graph": {"name": _name(label.graph_name), "digest": label.graph_digest},
-        "probes": {"name": _name(label.probes_name), "revision": label.probes_revision},
+        "graph": {
+            "name": _name(label.graph_name),
+            "digest": label.graph_digest,
+            "location": _name(label.graph_location),
+        },
+        "probes": {"digest": label.probes_digest, "location": _name(label.probes_location)},
         "file": path,
         "sha256": sha256,
         "revision": label.model.revision,
@@ -120,15 +130,16 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
     environment = label.environment
     facts = [
-        ["graph", f"{_escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
-        ["images", f"{_escaped(_name(label.probes_name))} (`{label.probes_revision[:12]}`), {_tests(label):,} tests"],
+        ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
+        ["graph from", escaped(_name(label.graph_location))],
+        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`), {_tests(label):,} tests"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
-        ["license of the model", _escaped(_name(label.license or "unknown"))],
-        ["measured on", _escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
+        ["license of the model", escaped(_name(label.license or "unknown"))],
+        ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
     return [
-        f"## Model label: {_escaped(_name(label.graph_name))}",
+        f"## Model label: {escaped(_name(label.graph_name))}",
         "",
         f"The label of this model is its recall on each of {_concepts_tested(label):,} visual concepts. An image of a "
         "concept is recognized if it is closer to that concept than to every concept that it does not show. The mean "
@@ -137,10 +148,9 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         *markdown_table(["label", f"`{path}`"], facts),
         "",
         *_branch_tables(branch_recalls(label, graph)),
-        "`mll-hf` reads labels to select models for a list of classes:",
+        f"{library_in_markdown()} reads labels to select models for a list of classes:",
         "",
         "```bash",
-        "pip install 'mll-hf[match]'",
         "mll-hf select --classes 'dog, cat, car' --labels hub",
         f"mll-hf labels show {label.model.repo_id} --labels hub",
         "```",
@@ -153,8 +163,8 @@ def _branch_tables(branches: Sequence[Branch]) -> list[str]:
     lines: list[str] = []
     for title, shown in (("strongest", branches[:half]), ("weakest", branches[half:][::-1])):
         rows = [
-            [_escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
-             _escaped(shortened(b.definition, 80))]
+            [escaped(shortened(b.name, 60)), f"{b.recall:.1%}", str(b.concepts),
+             escaped(shortened(b.definition, 80))]
             for b in shown[:_BRANCHES_SHOWN]
         ]  # fmt: skip
         header = [f"{title} branches", "recall", "concepts", "meaning"]
@@ -186,8 +196,7 @@ def collection_card(
     if not readme.strip():
         title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
         tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
-        metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, viewer=False)
-        readme = f"---\n{metadata.to_yaml()}\n---\n\n# {_escaped(title)}\n"
+        readme = _new_card(title, tags, license="apache-2.0", viewer=False)
     return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
 
 
@@ -197,11 +206,10 @@ def _collection_section(
     source = f"hf://datasets/{repo_id}"
     return [
         "A label is the recall of a vision-language model on each concept of a graph. Each model was measured once. "
-        "`mll-hf` reads the labels to select models for a list of classes and to combine them; for this no model is "
-        "run or downloaded.",
+        f"{library_in_markdown()} reads the labels to select models for a list of classes and to combine them; for "
+        "this no model is run or downloaded.",
         "",
         "```bash",
-        "pip install 'mll-hf[match]'",
         f"mll-hf select --classes 'dog, cat, car' --labels {source}",
         f"mll-hf labels ls --labels {source}",
         "```",
@@ -219,7 +227,7 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
     ranked = sorted(here, key=lambda label: (-label.mean_recall, label.model.repo_id, label.model.revision))
     more = len(ranked) - _MODELS_SHOWN
     return [
-        f"## Models on {_escaped(_name(graph.name))}",
+        f"## Models on {escaped(_name(graph.name))}",
         "",
         f"{len(graph):,} concepts, graph `{graph.digest[:12]}`.",
         "",
@@ -234,38 +242,108 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
 
 def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
-    name, revision = _escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
+    name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
     if _REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
     numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
-    return [name, revision, *numbers, _escaped(_name(label.license or "unknown"))]
+    return [name, revision, *numbers, escaped(_name(label.license or "unknown"))]
 
 
-def _escaped(text: str) -> str:
-    """Plain text as Markdown: characters with a meaning in Markdown or HTML become character references."""
-    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))
+# --- cards of a graph and of its images -------------------------------------------------------------------------------
+
+
+def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
+    """The README of a dataset repo with a graph and without images.
+
+    Args:
+        repo_id: ``owner/name`` of the dataset repo.
+        graph: The graph; its probe images are named if it knows them.
+        readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
+
+    Raises:
+        CardError: The comments that mark our section do not match.
+    """
+    is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
+    terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
+    title = f"{_name(graph.name)}: visual concepts"
+    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], **terms)
+    source = f"hf://datasets/{repo_id}"
+    lines = [
+        f"`graph.json` has {len(graph):,} visual concepts with their hypernyms (digest `{graph.digest[:12]}`), and the "
+        "numbers of the probe images that test them. `mll-hf` measures vision-language models on these images and "
+        "selects models by what was measured:",
+        "",
+        "```bash",
+        f"mll-hf label MODEL --graph {source} --labels DIR",
+        f"mll-hf select --classes 'dog, cat, car' --graph {source}",
+        "```",
+        "",
+        *(_images_lines(graph.probes) if graph.probes else []),
+        *(["Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the "
+           "WordNet license."] if is_wordnet else []),
+    ]  # fmt: skip
+    return put_section(readme, GRAPH_TAG, lines)
+
+
+def _images_lines(probes: ProbeCounts) -> list[str]:
+    where = f"in {escaped(_name(probes.location))}" if probes.location else "not on the Hub"
+    by_domain = Counter[str]()
+    sources: dict[str, set[str]] = defaultdict(set)
+    for (domain, source), count in zip(probes.kinds, probes.by_kind(), strict=True):
+        by_domain[domain] += count
+        sources[domain].add(_name(source))
+    rows = [[escaped(_name(domain)), f"{count:,}", escaped(abridged(sorted(sources[domain]), 5))]
+            for domain, count in sorted(by_domain.items())]  # fmt: skip
+    return [
+        f"The {probes.total:,} probe images (digest `{probes.digest[:12]}`) are {where}. Only measuring needs them: "
+        "labels can be read, compared and selected from without access to them.",
+        "",
+        *markdown_table(["domain", "images", "sources"], rows),
+        "",
+    ]
+
+
+def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
+    """The README of a dataset repo with the probe images of a graph; arguments and errors as of :func:`graph_card`."""
+    title = f"{_name(graph.name)}: probe images"
+    files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
+    readme = readme if readme.strip() else _new_card(title, [IMAGES_TAG, graph_tag(graph.digest)], configs=files)
+    lines = [
+        f"The images that test the concepts of [{graph_repo}](https://huggingface.co/datasets/{graph_repo}). Column "
+        "`node` is the concept, `style` the domain. The images keep the licenses of their sources.",
+    ]
+    return put_section(readme, IMAGES_TAG, lines)
+
+
+def _new_card(title: str, tags: list[str], **fields: Any) -> str:  # noqa: ANN401 - YAML
+    """Metadata and a title."""
+    metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
 
 
 # --- an evaluation result ---------------------------------------------------------------------------------------------
 
 
-def eval_results(label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None) -> str:
+def eval_results(
+    label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None, dataset_revision: str | None = None
+) -> str:
     """A label's mean recall in percent as an evaluation result: the content of EVAL_RESULTS_PATH.
 
     The Hub shows it only if the dataset is registered as a benchmark.
 
     Args:
         label: The label.
-        dataset_id: The dataset repo of the probe images.
+        dataset_id: The dataset repo of the graph.
         task_id: The task, as named in the dataset's ``eval.yaml``.
         source_url: Where to read more, if anywhere.
+        dataset_revision: The dataset's commit.
     """
     entry = EvalResultEntry(
         dataset_id=dataset_id,
         task_id=task_id,
         value=round(100 * label.mean_recall, 2),
-        dataset_revision=label.probes_revision,
+        dataset_revision=dataset_revision,
         source_url=source_url,
         notes=f"Mean recall in percent over {_concepts_tested(label)} concepts of graph {label.graph_digest[:12]}",
     )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
+import os
 import re
+import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -36,7 +40,7 @@ from mll_hf.utils.text import one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from huggingface_hub.hf_api import RepoSibling
+    from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -44,13 +48,19 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 20.0
 FULL_SHA = re.compile(r"[0-9a-f]{40}")
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges")  # files that affect a model's output
+_MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
 _LONGEST_WAIT = 60.0
+_LIMIT_WINDOW = 300.0  # seconds in which the Hub counts requests: https://huggingface.co/docs/hub/rate-limits
 _MOST_LISTED = 200_000
+_MOST_REDIRECTS = 5
+_OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _THREADS = 16
 _FEW = 8  # no progress bar for so few downloads
 _TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+_pausing = threading.Lock()
+_log = logging.getLogger(__name__)
 
 
 def connect(token: str | bool | None = None) -> HfApi:
@@ -72,9 +82,21 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
         yield
     except MLLError:
         raise
-    except (OSError, httpx.HTTPError, HFValidationError) as error:
+    except (OSError, httpx.HTTPError, HFValidationError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_of_client(error):
+            raise
         reason = _reason(error, repo_id)
         raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
+
+
+def _is_of_client(error: BaseException) -> bool:
+    """Whether an error was raised within a call of huggingface_hub; hf_xet raises plain RuntimeErrors there."""
+    step = error.__traceback__
+    while step:
+        if step.tb_frame.f_globals.get("__name__", "").startswith("huggingface_hub."):
+            return True
+        step = step.tb_next
+    return False
 
 
 @contextlib.contextmanager
@@ -90,7 +112,15 @@ def sensible_answers(repo_id: str) -> Iterator[None]:
         yield
     except (MLLError, OSError, httpx.HTTPError, HFValidationError):
         raise
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RecursionError,
+        TypeError,
+        ValueError,
+        httpx.InvalidURL,
+    ) as error:
         reason = f"the Hub's answer cannot be parsed ({one_line(error)}); try later, or update huggingface_hub"
         raise HubError(repo_id, reason) from error
     except RuntimeError as error:  # the client wraps what fails an upload
@@ -123,6 +153,10 @@ def _reason(error: Exception, repo_id: str) -> str:
             return _reason_for_status(error.response.status_code)
         case httpx.HTTPError():
             return f"the Hub cannot be reached ({one_line(error)}), and no copy is cached; go online once"
+        case PermissionError(errno=None):  # of hf_xet
+            return _reason_for_status(403)
+        case RuntimeError() | ConnectionError() | TimeoutError():
+            return f"the transfer failed ({one_line(error)}); try again, or without Xet: HF_HUB_DISABLE_XET=1"
     return f"cannot be downloaded ({one_line(error)}); check the disk and the network"
 
 
@@ -145,19 +179,35 @@ def status_of(error: Exception) -> int | None:
 # --- retries ----------------------------------------------------------------------------------------------------------
 
 
-def retried(call: Callable[[], T]) -> T:
+def retried(call: Callable[[], T], *, patient: bool = True) -> T:
     """Repeat a call on a transient error, up to four times.
 
     The client's own retries do not cover answers of the CDN, and wait half a minute for a network that is down.
+
+    Args:
+        call: Without arguments.
+        patient: Wait for the end of a rate limit too, up to five minutes, with a note.
     """
     for wait in _WAITS:
         try:
             return call()
-        except (HfHubHTTPError, httpx.TransportError, LocalEntryNotFoundError) as error:
-            if not is_transient(error):
+        except (HfHubHTTPError, httpx.TransportError) as error:
+            if not is_transient(error) or (status_of(error) == 429 and not patient):
                 raise
-            time.sleep(max(wait, wait_asked_for(error)))
+            _pause(max(wait, wait_asked_for(error)), status_of(error))
     return call()
+
+
+def _pause(seconds: float, status: int | None) -> None:
+    """Wait; of threads that wait for a rate limit at the same time, one says so."""
+    is_first = _pausing.acquire(blocking=False)
+    try:
+        if is_first and status == 429:
+            _log.warning("the Hub allows no more requests for now; going on in %.0f seconds", seconds)
+        time.sleep(seconds)
+    finally:
+        if is_first:
+            _pausing.release()
 
 
 def is_transient(error: BaseException | None) -> bool:
@@ -165,8 +215,6 @@ def is_transient(error: BaseException | None) -> bool:
 
     A connection that cannot be opened is not transient: a machine without network must not wait.
     """
-    if isinstance(error, LocalEntryNotFoundError):  # a download whose first request failed
-        return is_transient(error.__cause__)
     if isinstance(error, HfHubHTTPError):
         return status_of(error) in _TRANSIENT
     return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.ConnectError)
@@ -178,12 +226,12 @@ def is_unreachable(error: Exception) -> bool:
 
 
 def wait_asked_for(error: Exception) -> float:
-    """Seconds that the Hub asks to wait, at most 60; 0 if it does not say."""
+    """Seconds that the Hub asks to wait, at most 60, or 300 for a rate limit; 0 if it does not say."""
     if not isinstance(error, HfHubHTTPError):
         return 0.0
     headers = error.response.headers
     asked = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.match(r"(\d+)$", headers.get("Retry-After", ""))
-    return min(float(asked[1]), _LONGEST_WAIT) if asked else 0.0
+    return min(float(asked[1]), _LIMIT_WINDOW if status_of(error) == 429 else _LONGEST_WAIT) if asked else 0.0
 
 
 # --- in parallel ------------------------------------------------------------------------------------------------------
@@ -238,8 +286,8 @@ class Head:
 
     @property
     def model_files(self) -> dict[str, str]:
-        """Oids of the files at the root that affect a model's output."""
-        names = [path for path in self.files if "/" not in path and path.endswith(MODEL_SUFFIXES)]
+        """Oids of the files that affect a model's output."""
+        names = [path for path in self.files if is_of_a_model(path) and path.endswith(MODEL_SUFFIXES)]
         return {name: self.files[name].oid for name in names}
 
     def holds(self, path: str, content: bytes) -> bool:
@@ -250,11 +298,20 @@ class Head:
         return self.files[path].oid in (hashlib.sha256(content).hexdigest(), blob_id)
 
 
-def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
-    """Ask the Hub for the commit and the files of a revision."""
+def is_of_a_model(path: str) -> bool:
+    """Whether models load files there: at the root, and in the modules of sentence-transformers."""
+    return "/" not in path or bool(_MODULE_FOLDER.fullmatch(path))
+
+
+def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, patient: bool = True) -> Head:
+    """Ask the Hub for the commit and the files of a revision; ``patient`` as for :func:`retried`."""
     info_of = api.dataset_info if repo_type == "dataset" else api.model_info
+
+    def ask() -> ModelInfo | DatasetInfo:
+        return info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
+
     with sensible_answers(repo_id):
-        info = retried(lambda: info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True))
+        info = retried(ask, patient=patient)
         files = dict(_file(sibling) for sibling in info.siblings or ())
         if not FULL_SHA.fullmatch(info.sha or ""):
             raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
@@ -282,7 +339,7 @@ def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = N
         return kept
     with hub_errors(repo_id):
         try:
-            head = fetch_head(api, repo_id, repo_type, revision)
+            head = fetch_head(api, repo_id, repo_type, revision, patient=kept is None)
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             if kept and is_unreachable(error):
                 return kept
@@ -301,20 +358,23 @@ def _kept_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
         return None  # never asked, or written by another version
 
 
-def list_model_repos(api: HfApi, query: Mapping[str, str | Sequence[str]]) -> list[dict[str, Any]]:
-    """Models that the Hub lists: one request per 1,000.
+def list_model_repos(
+    api: HfApi, query: Mapping[str, str | Sequence[str]], *, patient: bool = True
+) -> Iterator[dict[str, Any]]:
+    """Models that the Hub lists: one request per page, when its first model is asked for.
 
     ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
     sends the token to wherever a page links.
 
     Args:
         api: The client.
-        query: Parameters of the listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``author``, ...
+        query: Parameters of the listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``author``, ``limit``
+            (the size of a page, 1,000 at most and by default), ...
+        patient: As for :func:`retried`.
 
     Returns:
         The Hub's entries, not validated.
     """
-    found: list[dict[str, Any]] = []
     params: Mapping[str, str | Sequence[str]] | None
     url, params = f"{api.endpoint}/api/models", query
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
@@ -324,19 +384,20 @@ def list_model_repos(api: HfApi, query: Mapping[str, str | Sequence[str]]) -> li
         hf_raise_for_status(response)
         return response
 
-    while len(found) < _MOST_LISTED:
-        page = retried(get)
+    listed = 0
+    while listed < _MOST_LISTED:
+        page = retried(get, patient=patient)
         with sensible_answers("hub"):
             entries = page.json()
             if not isinstance(entries, list):
                 raise TypeError("a listing is no list")
-        found += [entry for entry in entries if isinstance(entry, dict)]
-        if "next" not in page.links:
+        yield from (entry for entry in entries if isinstance(entry, dict))
+        listed += len(entries)
+        if not entries or "next" not in page.links:
             break
         url, params = page.links["next"]["url"], None  # the link has the parameters
         if not url.startswith(f"{api.endpoint}/"):
             raise HubError("hub", f"the listing continues at another host ({url[:80]!r}), not followed; try later")
-    return found
 
 
 # --- answers kept for when the Hub cannot be reached ------------------------------------------------------------------
@@ -365,9 +426,12 @@ def _answer_file(question: str) -> Path:
 
 
 def download(
-    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, sha256: str | None = None
+    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, oid: str | None = None
 ) -> Path:
-    """A file at a pinned commit, from the cache or the Hub: at most two requests, none if it is cached.
+    """A file at a pinned commit, from the cache or the Hub: one request, and one to where the Hub keeps large files.
+
+    ``hf_hub_download`` sends two, and with Xet a third for each repo to the Hub's API, which allows 500 in five
+    minutes. Files are kept by the hash of their content, so what a new commit leaves alone is not downloaded again.
 
     Args:
         api: The client.
@@ -376,58 +440,124 @@ def download(
         path: The file.
         revision: Full commit sha.
         most_bytes: Larger files are refused before they are downloaded.
-        sha256: Expected hash of the content, if known.
+        oid: The content's hash as the Hub lists it, see :class:`RepoFile`, if known; a kept file is checked against it.
 
     Raises:
         HubError: The file cannot be downloaded, or is too large.
         LabelError: The content does not have the expected hash.
     """
+    question = f"{repo_type}/{repo_id}@{revision}/{path}"
+    url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=api.endpoint)
 
-    def fetch() -> Path:
-        with sensible_answers(repo_id):
-            return Path(
-                hf_hub_download(
-                    repo_id,
-                    path,
-                    repo_type=repo_type,
-                    revision=revision,
-                    token=api.token,
-                    library_name=api.library_name,
-                    library_version=api.library_version,
-                    etag_timeout=TIMEOUT_SECONDS,
-                    tqdm_class=_guard(repo_id, path, most_bytes),
-                )
-            )
+    def check_size(size: int) -> None:
+        if size > most_bytes:
+            reason = f"{path} is larger than {most_bytes / 2**20:.0f} MB and was not fetched; tell its owner"
+            raise HubError(repo_id, reason)
 
     with hub_errors(repo_id):
-        file = retried(fetch)
-        if file.stat().st_size > most_bytes:  # it was in the cache already
-            raise _too_large(repo_id, path, most_bytes)
-        if sha256 and (found := hashlib.sha256(file.read_bytes()).hexdigest()) != sha256:
-            file.resolve().unlink(missing_ok=True)  # the next attempt downloads it again
-            reason = f"is not what the Hub lists (sha256 {found[:12]}, not {sha256[:12]}); try again, or tell its owner"
-            raise LabelError(reason, Path(repo_id) / path)
+        kept = _kept_file(oid or kept_answer(question))
+        if kept and oid and _oid_of(kept, len(oid)) != oid:
+            kept.unlink()  # damaged
+            kept = None
+        if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
+            check_size(file.stat().st_size)
+            return file
+        with _part_of_file() as part:
+            with sensible_answers(repo_id):
+                listed = retried(lambda: _get(api, url, part, check_size))
+            expected = oid or listed or _oid_of(part)
+            if (file := _kept_file(expected)) is None:
+                if _oid_of(part, len(expected)) != expected:
+                    reason = "is not what the Hub lists; try again, or tell its owner"
+                    raise LabelError(reason, Path(repo_id) / path) if oid else HubError(repo_id, f"{path} {reason}")
+                file = part.replace(_files() / expected)
+        check_size(file.stat().st_size)
+    keep_answer(question, expected)
     return file
 
 
-def _guard(repo_id: str, path: str, most_bytes: int) -> type[tqdm]:
-    """A hidden progress bar that stops a download that is, or becomes, too large."""
+def _get(api: HfApi, url: str, part: Path, check_size: Callable[[int], None]) -> str | None:
+    """Download what a file lacks yet, unless its content is kept; the hash that the Hub lists, if it does."""
+    headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
+    headers["Accept-Encoding"] = "identity"
+    listed, on_hub = None, True
+    for _ in range(_MOST_REDIRECTS):
+        have = part.stat().st_size
+        ask = headers | ({"Range": f"bytes={have}-"} if have else {})
+        with get_session().stream("GET", url, headers=ask, timeout=TIMEOUT_SECONDS, follow_redirects=False) as answer:
+            hf_raise_for_status(answer)
+            if on_hub:  # the name of a file elsewhere may look like a hash of its content, but is none
+                listed = listed or _listed_oid(answer)
+            if _kept_file(listed):
+                return listed
+            if not answer.has_redirect_location:
+                _save(answer, part, check_size)
+                return listed
+            check_size(int(answer.headers.get("X-Linked-Size", 0)))
+            target = answer.url.join(answer.headers["Location"])
+            if (target.scheme, target.host, target.port) != (answer.url.scheme, answer.url.host, answer.url.port):
+                headers.pop("authorization", None)
+                on_hub = False
+            url = str(target)
+    raise ValueError("too many redirects")
 
-    class Guard(tqdm):
-        def __init__(self, *args: Any, total: float | None = None, **kwargs: Any) -> None:  # noqa: ANN401
-            if total is not None and total > most_bytes:
-                raise _too_large(repo_id, path, most_bytes)
-            self._left: float = most_bytes
-            super().__init__(*args, **{**kwargs, "total": total, "disable": True})  # type: ignore[no-untyped-call]
 
-        def update(self, n: float | None = 1) -> bool | None:
-            self._left -= n or 0
-            if self._left < 0:
-                raise _too_large(repo_id, path, most_bytes)
-            return super().update(n)
-
-    return Guard
+def _save(answer: httpx.Response, part: Path, check_size: Callable[[int], None]) -> None:
+    """Write or append the body of an answer to a file."""
+    with part.open("ab" if answer.status_code == 206 else "wb") as file:
+        check_size(file.tell() + int(answer.headers.get("Content-Length", 0)))
+        for chunk in answer.iter_raw():
+            file.write(chunk)
+            check_size(file.tell())
 
 
-def _too_large(repo_id: str, path: str, most_bytes: int) -> HubError:
-    return HubError(repo_id, f"{path} is larger than {most_bytes / 2**20:.0f} MB and was not fetched; tell its owner")
+def _listed_oid(answer: httpx.Response) -> str | None:
+    """The hash of a file's content in an answer of the Hub: sha256 of a large file, else git's blob id."""
+    own = "" if answer.has_redirect_location else answer.headers.get("ETag", "")
+    etag: str = answer.headers.get("X-Linked-Etag", own)
+    oid = etag.removeprefix("W/").strip('"')
+    return oid if _OID.fullmatch(oid) else None
+
+
+def _oid_of(file: Path, digits: int = 64) -> str:
+    """Hash of a file as the Hub would list it, see :class:`RepoFile`, with so many hex digits."""
+    is_large = digits == hashlib.sha256().digest_size * 2
+    start = b"" if is_large else b"blob %d\0" % file.stat().st_size
+    digest = hashlib.new("sha256" if is_large else "sha1", start, usedforsecurity=False)
+    with file.open("rb") as content:
+        while chunk := content.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _files() -> Path:
+    """Where downloaded files are kept, by hash."""
+    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "files"
+
+
+def _kept_file(oid: object) -> Path | None:
+    file = _files() / oid if isinstance(oid, str) and _OID.fullmatch(oid) else None
+    return file if file and file.exists() else None
+
+
+def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oid: str | None) -> Path | None:
+    """A file that came with others, such as a graph with its images."""
+    if ".." in path or Path(path).is_absolute():
+        return None
+    with sensible_answers(repo_id):
+        cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)
+    file = Path(cached) if isinstance(cached, str) else None
+    return file if file and (oid is None or _oid_of(file, len(oid)) == oid) else None
+
+
+@contextlib.contextmanager
+def _part_of_file() -> Iterator[Path]:
+    """An empty file beside those that are kept; deleted at the end, unless it was moved."""
+    _files().mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=_files())
+    os.close(handle)
+    os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
+    try:
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)

@@ -130,8 +130,7 @@ def open_shards(api: HfApi, head: Head, paths: Mapping[int, str]) -> dict[int, I
         file = RemoteFile(api, head, path)
         if not is_small:
             return IndexShard.open(file)
-        oid = head.files[path].oid
-        whole = download(api, head.repo_id, "dataset", path, head.sha, WHOLE_BYTES, oid if len(oid) == 64 else None)
+        whole = download(api, head.repo_id, "dataset", path, head.sha, WHOLE_BYTES, head.files[path].oid)
         return IndexShard.open(InMemory(file.name, InMemory.mapped(whole).content))
 
     return dict(zip(paths, together(open_shard, list(paths.values())), strict=True))

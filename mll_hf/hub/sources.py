@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
+from mll_hf.graph.concepts import load_graph
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
@@ -35,7 +36,17 @@ from mll_hf.hub.connection import (
     together,
 )
 from mll_hf.hub.index import graph_of, labels_by_group, read_index, shards_by_group
-from mll_hf.hub.locations import HUB, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset, read_graph
+from mll_hf.hub.locations import (
+    HUB,
+    MAX_GRAPH_BYTES,
+    REPO_ID,
+    DatasetLocation,
+    fetch_default_graph,
+    fetch_graph,
+    is_on_hub,
+    parse_dataset,
+)
+from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.store import (
     GRAPH_PATH,
     LABEL_PATH,
@@ -47,6 +58,7 @@ from mll_hf.labels.store import (
     label_path,
     read_label,
 )
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -62,6 +74,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 
+_MOST_PLACES = 10  # where a graph is looked for
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _log = logging.getLogger(__name__)
 
@@ -124,7 +137,8 @@ class Collection:
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:
         """The graphs of the repo by path, and those given; graphs that cannot be read are skipped with a warning."""
-        found = {graph.digest: graph for graph in (*read_graphs(self._api, self._head), *self.given_graphs)}
+        own = read_graphs(self._api, self._head, skip_missing=True)
+        found = {graph.digest: graph for graph in (*own, *self.given_graphs)}
         return tuple(found.values())
 
     @cached_property
@@ -165,7 +179,7 @@ class Collection:
         return self._summaries
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """Whole labels, two requests each unless they are cached."""
+        """Whole labels, one request each unless they are cached."""
         fetch_one = partial(fetch_from_collection, self._api, self._head, graphs=self._by_digest)
         return tuple(together(fetch_one, [label_path(label.model, label.group) for label in labels], self.name))
 
@@ -184,23 +198,35 @@ def is_collection(head: Head) -> bool:
     return any(GRAPH_PATH.fullmatch(path) or LABEL_PATH.fullmatch(path) for path in head.files)
 
 
-def read_graphs(api: HfApi, head: Head) -> list[SemanticGraph]:
+def read_graphs(api: HfApi, head: Head, *, skip_missing: bool = False) -> list[SemanticGraph]:
     """The graphs of a collection, by path; invalid ones are skipped with a warning.
+
+    Args:
+        api: The client.
+        head: The commit.
+        skip_missing: Skip graphs that cannot be downloaded too, unless none can.
 
     Raises:
         HubError: One cannot be downloaded.
     """
-    graphs = []
+    graphs, missing = [], None
     for path in sorted(path for path in head.files if GRAPH_PATH.fullmatch(path)):
         try:
-            graph = read_graph(api, head.repo_id, path, head.sha)
-        except GraphError as error:
+            file = download(api, head.repo_id, "dataset", path, head.sha, MAX_GRAPH_BYTES, head.files[path].oid)
+            graph = load_graph(file, head.repo_id)
+        except (GraphError, LabelError, HubError) as error:
+            if isinstance(error, HubError):
+                missing = error
+                if not skip_missing:
+                    raise
             _log.warning("left out: %s", error)
             continue
         if graph.digest[:12] == Path(path).stem:
             graphs.append(graph)
         else:
             _log.warning("left out: %s: %s holds another graph than its name says", head.repo_id, path)
+    if missing and not graphs:
+        raise missing
     return graphs
 
 
@@ -215,12 +241,25 @@ def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str
         raise HubError(head.repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{head.repo_id}")
     if head.files[path].size > MAX_LABEL_BYTES:
         raise HubError(head.repo_id, f"{path} is larger than {MAX_LABEL_BYTES // 2**20} MB and was not fetched")
-    oid = head.files[path].oid
-    file = download(api, head.repo_id, "dataset", path, head.sha, MAX_LABEL_BYTES, oid if len(oid) == 64 else None)
+    file = download(api, head.repo_id, "dataset", path, head.sha, MAX_LABEL_BYTES, head.files[path].oid)
     label = validated(file, Path(head.repo_id) / path, graphs)
     if label_path(label.model, label.group) != path or label.model.is_local:
         raise LabelError(f"is a label of another model or graph ({label.model.repo_id}) than its path says",
                          Path(head.repo_id) / path)  # fmt: skip
+    return label
+
+
+def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
+    """Fetch and validate one label in its model's own repo; on one of the graphs, by digest, it must have its concepts.
+
+    Raises:
+        HubError: It cannot be downloaded.
+        LabelError: It is no valid label, or of another model.
+    """
+    file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), Path(repo_id) / path
+    label = validated(file, name, graphs)
+    if label.model.repo_id != repo_id:
+        raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
     return label
 
 
@@ -255,7 +294,7 @@ class _Tagged:
 class TaggedModels:
     """All labels on the Hub that are in their model's own repo.
 
-    Takes one request per 1,000 models, and two per label whose repo has changed since the last query.
+    Takes one request per 1,000 models, and one per label whose repo has changed since the last query.
 
     Attributes:
         given_graphs: Graphs besides those that the labels name.
@@ -286,16 +325,12 @@ class TaggedModels:
         return {(label.model, label.group): (label, tagged) for label, tagged in reversed(found)}
 
     def _fetch_one(self, tagged: _Tagged) -> ModelLabel:
-        file = download(self._api, tagged.repo_id, "model", tagged.path, tagged.sha, MAX_LABEL_BYTES)
-        name = Path(tagged.repo_id) / tagged.path
-        label = validated(file, name, {graph.digest: graph for graph in self.given_graphs})
-        if label.model.repo_id != tagged.repo_id:
-            raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
-        return label
+        graphs = {graph.digest: graph for graph in self.given_graphs}
+        return fetch_from_model(self._api, tagged.repo_id, tagged.sha, tagged.path, graphs)
 
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The given graphs, and those in the datasets that labels name as the origin of their probe images.
+        """The given graphs, and those in the datasets that labels name.
 
         A graph that is not there is skipped with a warning.
         """
@@ -309,20 +344,32 @@ class TaggedModels:
         return tuple(graphs.values())
 
     def _find_graph(self, labels: Sequence[LabelSummary]) -> SemanticGraph | None:
-        origins = Counter((label.probes_name, label.probes_revision) for label in labels)
-        on_hub = [origin for origin, _ in origins.most_common() if REPO_ID.fullmatch(origin[0])]
-        for repo_id, revision in on_hub[:3]:
+        """The graph of some labels: the default graph, or at a place that they name, that of most publishers first.
+
+        Whatever a place holds must have the digest that the labels name, so a stranger cannot put in another graph.
+        """
+        default = fetch_default_graph(self.token)
+        if default and default.digest == labels[0].graph_digest:
+            return default
+        publishers: dict[str, set[str]] = defaultdict(set)
+        for label in labels:
+            if is_on_hub(label.graph_location):
+                publishers[label.graph_location].add(label.model.repo_id.partition("/")[0])
+        places = sorted(publishers, key=lambda place: (-len(publishers[place]), place))
+        for place in places[:_MOST_PLACES]:
             try:
-                graph = fetch_graph(str(DatasetLocation(repo_id, revision)), self.token)
+                graph = fetch_graph(place, self.token)
             except MLLError as error:
                 _log.warning("%s", error)
                 continue
             if graph.digest == labels[0].graph_digest:
                 return graph
+        where = f"cannot be read at {abridged(places, 3)}" if places else "is only on the machine of its publisher"
         _log.warning(
-            "graph '%s' (%s) is not in the dataset that its labels name; give it with --graph",
+            "graph '%s' (%s) %s; its publisher can make it public with mll-hf graph push, or give it with --graph",
             labels[0].graph_name,
             labels[0].graph_digest[:12],
+            where,
         )
         return None
 
@@ -350,15 +397,47 @@ class TaggedModels:
         return Origin(f"hf://{file.repo_id}@{file.sha}/{file.path}", file.repo_id.partition("/")[0])
 
 
+def join_source(
+    source: LabelSource, graph: str | Path | None = None, probes: Sequence[str] = (), token: str | None = None
+) -> JoinedLabels:
+    """The labels of a source, joined over graphs; see :func:`~mll_hf.labels.join.join_labels`.
+
+    Args:
+        source: Where the labels are.
+        graph: Folder or dataset of the reference graph; by default the default graph, where there is one and labels are
+            on it. Labels on the probe images that it names are preferred.
+        probes: Names or digests of probe images to prefer.
+        token: Hub token; None for the token of the logged-in user.
+
+    Raises:
+        InputError: There are no labels that can be used.
+    """
+    wanted = fetch_graph(graph, token) if graph else fetch_default_graph(token)
+    # an index knows the facts of labels, which is all that the join needs
+    listed = cast("tuple[LabelSummary, ...]", source.indexed or source.list())
+    graphs = [wanted if wanted and wanted.probes and wanted.digest == g.digest else g for g in source.graphs]
+    return join_labels(
+        listed,
+        graphs,
+        reference=wanted.digest if wanted and graph else None,
+        probes=probes,
+        default=wanted,
+        publisher_of=lambda label: source.origin_of(label).publisher,
+    )
+
+
 def _list_tagged(api: HfApi) -> list[_Tagged]:
     """Label files of all tagged models; from the last listing if the Hub cannot be reached."""
     question = f"models tagged {LABEL_TAG}"
+    kept = kept_answer(question)
+    if not (isinstance(kept, list) and all(_tagged(entry) for entry in kept)):
+        kept = None
     with hub_errors(HUB):
         try:
-            listed = list_model_repos(api, {"filter": LABEL_TAG, "expand": ["sha", "siblings"]})
+            query = {"filter": LABEL_TAG, "expand": ["sha", "siblings"]}
+            listed = list(list_model_repos(api, query, patient=kept is None))
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            kept = kept_answer(question)
-            if not (is_unreachable(error) and isinstance(kept, list) and all(_tagged(entry) for entry in kept)):
+            if kept is None or not is_unreachable(error):
                 raise
             listed = kept
     files = {entry["id"]: (entry, found) for entry in listed if (found := _tagged(entry))}

@@ -8,13 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # not in its __all__
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors
+from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, sensible_answers
 from mll_hf.hub.locations import HUB, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import open_source
+from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.labels.store import MAX_LABEL_BYTES, label_path, read_label
 
 if TYPE_CHECKING:
@@ -50,18 +52,22 @@ class Wanted:
         return same_model and label.group == self.group and enough
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class OwnRepos:
     """Publishes each label in its model's repository.
 
     Attributes:
-        create_pr: Open pull requests even with write access.
+        create_pr: Open pull requests, also in repositories of others; without, only the user's own models are labeled.
     """
 
     create_pr: bool = False
 
     def __str__(self) -> str:
-        return "its own repository"
+        return "a pull request to its own repository" if self.create_pr else "its own repository"
+
+    @cached_property
+    def _owners(self) -> frozenset[str]:
+        return own_names()
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
         """Address of a model's published label; None if there is none on the repository's current weights.
@@ -69,6 +75,12 @@ class OwnRepos:
         Raises:
             MLLError: The Hub cannot be asked, or the label could not be published here.
         """
+        if not self.create_pr and _owner_of(model.repo_id) not in self._owners:
+            raise HubError(
+                model.repo_id,
+                "belongs to others, so its label is not published there; publish in a collection with --to, or ask for "
+                "pull requests with --pr",
+            )
         api = connect()
         with hub_errors(model.repo_id):
             head = fetch_head(api, model.repo_id, "model")
@@ -99,7 +111,7 @@ class CollectionRepo:
 
     Attributes:
         location: ``hf://datasets/org/name``.
-        create_pr: Open a pull request even with write access.
+        create_pr: Open a pull request, also with write access.
         private: Make a new collection private.
 
     Raises:
@@ -182,16 +194,41 @@ def _has_weights_of(head: Head, measured: ModelRef) -> bool:
         raise
 
 
-def check_login() -> None:
-    """Check that the user is logged in, before hours of work.
+def own_names() -> frozenset[str]:
+    """Names of the logged-in user and of the user's organizations, as the Hub says; asked before hours of work.
 
     Raises:
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
     try:
-        with hub_errors(HUB):
-            connect().whoami()
+        with hub_errors(HUB), sensible_answers(HUB):
+            me = connect().whoami()
+            return frozenset([me["name"], *(organization["name"] for organization in me.get("orgs", ()))])
     except HubError as error:
         if error.status not in (401, 403):
             raise
         raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error
+
+
+def check_login() -> None:
+    """Check that the user is logged in; raises as `own_names`."""
+    own_names()
+
+
+def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
+    """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; local folders are none.
+
+    Raises:
+        HubError: As for `own_names`, or a name is malformed.
+    """
+    repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
+    for repo_id in repos:
+        with hub_errors(repo_id):
+            validate_repo_id(repo_id)
+    mine = own_names()
+    return tuple(repo_id for repo_id in repos if _owner_of(repo_id) not in mine)
+
+
+def _owner_of(repo_id: str) -> str:
+    """The owner in a repository's id; empty for the oldest ids of the Hub, which have none."""
+    return repo_id.rpartition("/")[0]

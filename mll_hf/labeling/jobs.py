@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, field
 from functools import cached_property
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from huggingface_hub import get_token
 
-from mll_hf.errors import InputError
-from mll_hf.hub.connection import connect, hub_errors
+from mll_hf.errors import GraphError, InputError
+from mll_hf.hub.connection import connect, hub_errors, sensible_answers
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 from mll_hf.labeling.destinations import Destination, Wanted
 from mll_hf.labeling.fleet import ModelResult, Outcome
 from mll_hf.labels.label import LabelGroup
 from mll_hf.models import resolve_model
+from mll_hf.utils.package import DISTRIBUTION, PACKAGE_VARIABLE, package_source, requirement, wheel_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from huggingface_hub import Volume
 
     from mll_hf.graph.probes import SamplingConfig
 
 _JOB_LABEL = "mll-hf"
 _KEY_LENGTH = 32
 _ACTIVE = ("SCHEDULING", "RUNNING")
+_WHEEL_FOLDER = "/mll-hf"  # of a job
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Jobs:
         timeout: Longest run time, such as ``6h``.
         namespace: User or organization that pays; None for the user.
         overwrite: Measure again what is labeled already.
+        package: What jobs install, see `package_source`.
+
+    Raises:
+        InputError: The package is not known, or a wheel that does not exist.
     """
 
     graph: DatasetLocation
@@ -53,12 +63,44 @@ class Jobs:
     timeout: str = "6h"
     namespace: str | None = None
     overwrite: bool = False
+    package: str | None = field(default_factory=package_source)
+
+    def __post_init__(self) -> None:
+        if not self.package:
+            raise InputError(
+                f"{DISTRIBUTION} is on no registry, so a job cannot install it by name; set {PACKAGE_VARIABLE} to a "
+                "URL, a wheel or a name that you trust, or build a wheel here: python -m build --wheel"
+            )
+        if (wheel := wheel_of(self.package)) and not wheel.is_file():
+            raise InputError(f"there is no wheel {wheel}; correct {PACKAGE_VARIABLE}")
+
+    @cached_property
+    def installation(self) -> tuple[str, list[Volume]]:
+        """What a job installs, and the volumes that it needs for that; a wheel of this machine is uploaded."""
+        package = str(self.package)
+        if (wheel := wheel_of(package)) is None:
+            return requirement(package, "models"), []
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]  # a job that waits must find its own wheel
+        with TemporaryDirectory() as folder, hub_errors(HUB), sensible_answers(HUB):
+            shutil.copy(wheel, folder)
+            volume = connect().sync_job_volume(
+                folder, _WHEEL_FOLDER, remote_name=f"{DISTRIBUTION}-{digest}", namespace=self.namespace
+            )
+        return requirement(f"{_WHEEL_FOLDER}/{wheel.name}", "models"), [volume]
 
     @cached_property
     def wanted(self) -> Wanted:
-        """The label to be made of each model."""
-        digest, revision = fetch_graph(str(self.graph)).digest, self.graph.revision or ""
-        return Wanted(LabelGroup(digest, revision, self.sampling.seed), self.sampling.images_per_concept)
+        """The label to be made of each model.
+
+        Raises:
+            HubError: The graph cannot be read.
+            GraphError: It does not name its probe images.
+        """
+        graph = fetch_graph(str(self.graph))
+        if graph.probes is None:
+            raise GraphError(f"{self.graph} does not say which probe images it has; publish it: mll-hf graph push")
+        group = LabelGroup(graph.digest, graph.probes.digest, self.sampling.seed)
+        return Wanted(group, self.sampling.images_per_concept)
 
     @cached_property
     def active(self) -> Mapping[str, str]:
@@ -88,10 +130,13 @@ def start_job(name: str, jobs: Jobs, *, dry_run: bool = False) -> ModelResult:
         return ModelResult(name, Outcome.SKIPPED, f"a job is running: {active}", model)
     if dry_run:
         return ModelResult(name, Outcome.PLANNED, f"start a job on {jobs.flavor}: {shlex.join(arguments)}", model)
+    dependency, volumes = jobs.installation
     with hub_errors(model.repo_id):
         job = connect().run_uv_job(
             jobs.script,
             script_args=arguments,
+            dependencies=[dependency],
+            volumes=volumes,
             flavor=jobs.flavor,
             timeout=jobs.timeout,
             secrets={"HF_TOKEN": get_token()},

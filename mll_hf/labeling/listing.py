@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError
@@ -16,12 +17,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ID_FIELDS = ("repo_id", "model", "id")
+_LEAST_PER_PAGE, _MOST_PER_PAGE = 100, 1000
 
 
 def list_models(
     tags: Sequence[str] = (), author: str | None = None, search: str | None = None, limit: int | None = None
 ) -> tuple[str, ...]:
     """List models on the Hub that have all tags, such as ``open_clip``; most downloaded first.
+
+    One request per 1,000 models, and none after the ``limit`` is reached.
 
     Raises:
         InputError: No model matches.
@@ -33,12 +37,13 @@ def list_models(
         "search": search or "",
         "sort": "downloads",
         "expand": "sha",  # only ids are needed
-        "limit": str(limit or ""),
+        # of a page; more than are wanted, since malformed entries do not count
+        "limit": str(min(max(limit, _LEAST_PER_PAGE), _MOST_PER_PAGE)) if limit else "",
     }
     with hub_errors(HUB):
-        found = list_model_repos(connect(), {name: value for name, value in question.items() if value})
-    ids = [str(model.get("id")) for model in found]
-    ids = [repo_id for repo_id in ids if REPO_ID.fullmatch(repo_id)][:limit]
+        listed = list_model_repos(connect(), {name: value for name, value in question.items() if value})
+        named = (str(model.get("id")) for model in listed)
+        ids = list(islice((repo_id for repo_id in named if REPO_ID.fullmatch(repo_id)), limit))
     if not ids:
         raise InputError("no model on the Hub matches; check the tags, the author and the search text")
     return tuple(ids)

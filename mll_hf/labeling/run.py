@@ -25,6 +25,7 @@ from mll_hf.labels.label import LabelGroup, ModelLabel
 from mll_hf.labels.store import embeddings_path, read_label
 from mll_hf.models import gpu_count, pick_device
 from mll_hf.utils.files import storage_errors
+from mll_hf.utils.package import install_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def open_engine(device: str | None = None) -> Engine:
         return LocalEngine(pick_device(device))
     if not importlib.util.find_spec("ray"):
         raise InputError(
-            f"using all {gpu_count()} GPUs needs Ray: pip install 'mll-hf[ray]', or choose one with --device cuda:0"
+            f"using all {gpu_count()} GPUs needs Ray: {install_command('ray')}; or choose one with --device cuda:0"
         )
     from mll_hf.labeling.ray_engine import RayEngine
 
@@ -117,8 +118,8 @@ def label_model(
         ModelError: The model cannot be loaded or run.
         StorageError: The store cannot be written; finished embeddings are kept if possible.
     """
-    store.add_graph(graph)
-    group = LabelGroup(graph.digest, probes.revision, probes.sampling.seed)
+    store.add_graph(graph.with_probes(probes.counts))
+    group = LabelGroup(graph.digest, probes.digest, probes.sampling.seed)
     path = store.path_for(ref, group)
     existing = None if overwrite else _existing_label(ref, group, probes.sampling, store)
     if existing:
@@ -132,7 +133,7 @@ def label_model(
     with (engine or LocalEngine()).run(ref) as run:
         captions = run.embed_captions([concept.caption for concept in graph.concepts])
         key = _log_key(ref, probes, captions.environment)
-        log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.revision[:12]}"
+        log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.digest[:12]}"
         log_key = _overwriting(key, path) if overwrite else key
         log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
         missing = np.flatnonzero(log.positions(probes.rows) < 0)
@@ -176,8 +177,9 @@ def label_from_counts(
         cost=cost,
         graph_name=graph.name,
         graph_digest=graph.digest,
-        probes_name=probes.name,
-        probes_revision=probes.revision,
+        graph_location=probes.graph_location,
+        probes_digest=probes.digest,
+        probes_location=probes.location,
         sampling=probes.sampling,
         domain_names=probes.domain_names,
         package_version=__version__,
@@ -225,7 +227,7 @@ def _log_key(ref: ModelRef, probes: ProbeSet, environment: Environment) -> dict[
     """What the embeddings depend on. Not the batch size, which only changes their last bits."""
     return {
         "model": asdict(ref),
-        "probes": probes.revision,
+        "probes": probes.digest,
         "package_version": __version__,
         "environment": asdict(environment),
     }

@@ -15,7 +15,9 @@ from mll_hf.utils.arrays import ArrayFields, read_only
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import SamplingConfig
+    from mll_hf.hub.pretrained import Published
 
 LOCAL_PREFIX = "local-dir:"
 UNPINNED = "main"  # revision of a model that no label pins; it must be resolved before the model is loaded
@@ -29,7 +31,7 @@ class ModelRef:
     Attributes:
         repo_id: ``org/name`` on the Hub, or ``local-dir:/absolute/path``.
         revision: Full commit sha (40 hex digits); for a local folder a digest of its content, just as long.
-        backend: Which adapter runs it: ``open_clip`` or ``transformers``.
+        backend: Which adapter runs it: ``open_clip``, ``transformers`` or ``sentence-transformers``.
     """
 
     repo_id: str
@@ -91,33 +93,34 @@ class LabelGroup:
     """Labels that compare directly: measured on one graph, on nested samples of the same probe images.
 
     Attributes:
-        graph_digest: Digest of the graph.
-        probes_revision: Revision of the probe images.
+        graph_digest: Digest of the graph's concepts.
+        probes_digest: Digest of the probe images.
         seed: Seed of the sample.
     """
 
     graph_digest: str
-    probes_revision: str
+    probes_digest: str
     seed: int
 
     @property
     def stem(self) -> str:
         """Name of the group in file names."""
         seed = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.graph_digest[:12]}-{self.probes_revision[:12]}{seed}"
+        return f"{self.graph_digest[:12]}-{self.probes_digest[:12]}{seed}"
 
 
 @dataclass(frozen=True, eq=False)
 class LabelFacts:
-    """What a label says besides counts.
+    """What a label says besides counts. A place is ``hf://datasets/org/name@commit``, or the name of a folder.
 
     Attributes:
         model: The model, pinned.
         cost: What it costs to run.
         graph_name: Name of the graph, for people.
-        graph_digest: Digest of the graph that the columns belong to.
-        probes_name: Dataset or folder of the probe images.
-        probes_revision: Its revision.
+        graph_digest: Digest of the graph's concepts, to which the columns belong.
+        graph_location: Where the graph is.
+        probes_digest: Digest of the probe images, see :class:`~mll_hf.graph.probe_counts.ProbeCounts`.
+        probes_location: Where they are; not everybody may read them.
         sampling: How the probe images were sampled.
         domain_names: The S domains.
         package_version: Version of this package that counted.
@@ -129,8 +132,9 @@ class LabelFacts:
     cost: Cost
     graph_name: str
     graph_digest: str
-    probes_name: str
-    probes_revision: str
+    graph_location: str
+    probes_digest: str
+    probes_location: str
     sampling: SamplingConfig
     domain_names: tuple[str, ...]
     package_version: str
@@ -140,7 +144,12 @@ class LabelFacts:
     @property
     def group(self) -> LabelGroup:
         """The labels that this one compares with directly."""
-        return LabelGroup(self.graph_digest, self.probes_revision, self.sampling.seed)
+        return LabelGroup(self.graph_digest, self.probes_digest, self.sampling.seed)
+
+    @property
+    def probes_name(self) -> str:
+        """Dataset or folder of the probe images, for people."""
+        return self.probes_location.removeprefix("hf://datasets/").partition("@")[0]
 
     @property
     def tie_break(self) -> tuple[float, int, str, str]:
@@ -251,3 +260,60 @@ class ModelLabel(LabelSummary):
     def summary(self) -> LabelSummary:
         """The label without the model's confusions, a tenth of its size."""
         return LabelSummary(**{each.name: getattr(self, each.name) for each in fields(LabelSummary)})
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        *,
+        graph: SemanticGraph | str | Path | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> ModelLabel:
+        """Read the label in a model's own repo on the Hub; the model itself is not downloaded.
+
+        Args:
+            model: ``org/name``.
+            graph: The label's graph, if the repo has labels on several: itself, its folder or its dataset. By default
+                the first label that was published there.
+            revision: Branch, tag or commit of the repo; by default main.
+            token: Hub token; None for the token of the logged-in user.
+
+        Raises:
+            InputError: The repo has no label, or none on the graph.
+            LabelError: The label is damaged, or of another model.
+            HubError: There is no such repo, or the Hub cannot be reached.
+        """
+        from mll_hf.hub.pretrained import label_of  # the hub is built on labels; see mll_hf/README.md
+
+        return label_of(model, graph, revision, token)
+
+    def push_to_hub(
+        self,
+        to: str | None = None,
+        *,
+        graph: SemanticGraph | str | Path | None = None,
+        create_pr: bool = False,
+        private: bool = False,
+        token: str | None = None,
+    ) -> Published:
+        """Publish the label in one commit; without write access a pull request is opened.
+
+        Args:
+            to: ``hf://datasets/org/name`` for a collection; by default the model's own repo.
+            graph: The label's graph: itself, its folder or its dataset. By default the dataset that the label names.
+            create_pr: Open a pull request even with write access.
+            private: Make a new collection private.
+            token: Hub token; None for the token of the logged-in user.
+
+        Returns:
+            Where it was published, and whether that changed anything.
+
+        Raises:
+            InputError: The model or its graph is a local folder, or ``to`` is another model's repo.
+            HubError: The Hub refuses, or the weights in the repo differ from those measured.
+            CardError: The repo's README cannot be edited safely.
+        """
+        from mll_hf.hub.pretrained import push_label
+
+        return push_label(self, to, graph, create_pr, private, token)

@@ -131,11 +131,8 @@ class ConceptIndex:
     @classmethod
     def build(cls, graph: SemanticGraph, encoder: TextEncoder) -> ConceptIndex:
         """Embed a graph; slow the first time, a cache look-up after that."""
-        concepts = graph.concepts
-        texts = [concept.caption for concept in concepts] + [concept.definition for concept in concepts]
-        embeddings = _encode(encoder, [*texts, *(lemma for concept in concepts for lemma in concept.lemmas)])
-        captions, glosses, lemmas = np.split(embeddings, [len(graph), 2 * len(graph)])
-        starts = np.cumsum([0, *(len(concept.lemmas) for concept in concepts[:-1])]).astype(np.int64)
+        captions, glosses, lemmas = np.split(_encode(encoder, concept_texts(graph)), [len(graph), 2 * len(graph)])
+        starts = np.cumsum([0, *(len(concept.lemmas) for concept in graph.concepts[:-1])]).astype(np.int64)
         return cls(graph, encoder, captions, lemmas, starts, glosses, WordIndex.build(graph))
 
     def match_captions(self, descriptions: Sequence[Description], top: int = PAPER_CONCEPTS) -> ClassMatch:
@@ -188,8 +185,8 @@ class ConceptIndex:
             meanings[described] = self._encode_descriptions([descriptions[y] for y in described])
         weights = self.weights
         logits = (weights.caption * meanings) @ self.captions.T
-        mean, gloss_map = self._gloss_map
-        logits += weights.gloss * (names - mean) @ gloss_map
+        mean, gloss_map, glosses = self._gloss_map
+        logits += weights.gloss * (names - mean) @ gloss_map @ glosses.T
         logits += weights.name * self._lemma_cosines(names)
         logits += weights.synonyms * np.log(self._counts)
         for row, name in zip(logits, _names(descriptions), strict=True):
@@ -222,21 +219,22 @@ class ConceptIndex:
         return np.diff(self.starts, append=len(self.lemmas))
 
     @cached_property
-    def _gloss_map(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _gloss_map(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Ridge regression from the graph's lemmas to the glosses of their concepts.
 
         Names and glosses are in different parts of the embedding space; the regression predicts the gloss of a name. In
         a small graph all predictions are near 0.
 
         Returns:
-            The mean lemma [E], and a matrix [E, V]. The product of a name minus the mean with this matrix is the inner
-            product of its predicted gloss with each gloss.
+            The mean lemma [E]; a matrix [E, E], whose product with a name minus the mean is the predicted gloss; and
+            the glosses [V, E] to compare it with: centered, unit norm.
         """
         mean = self.lemmas.mean(axis=0)
         centered, glosses = self.lemmas - mean, self.glosses - self.glosses.mean(axis=0)
         ridge = _RIDGE * np.eye(len(mean))
-        expected = np.linalg.solve(centered.T @ centered + ridge, centered.T @ np.repeat(glosses, self._counts, axis=0))
-        return mean, expected @ _unit(glosses).T
+        of_concepts = np.add.reduceat(centered, self.starts, axis=0)  # every lemma of a concept predicts its one gloss
+        expected = np.linalg.solve(centered.T @ centered + ridge, of_concepts.T @ glosses)
+        return mean, expected, _unit(glosses)
 
     def _coverage(self, descriptions: Sequence[Description], logits: NDArray[np.float64]) -> NDArray[np.float32]:
         """[C] probability that the best concept is the class itself.
@@ -252,6 +250,13 @@ class ConceptIndex:
         lead = best_logit - np.partition(logits, -2, axis=1)[:, -2] if logits.shape[1] > 1 else 0.0
         likely = 1 / (1 + np.exp(-(_COVERAGE_OFFSET + _COVERAGE_OF_BEST * best_logit + _COVERAGE_OF_LEAD * lead)))
         return (np.where(named, np.maximum(likely, _COVERAGE_OF_NAMED), likely) / counts).astype(np.float32)
+
+
+def concept_texts(graph: SemanticGraph) -> list[str]:
+    """What an index embeds of a graph: V captions, V glosses, then the lemmas of concept 0, of concept 1, and so on."""
+    concepts = graph.concepts
+    texts = [concept.caption for concept in concepts] + [concept.definition for concept in concepts]
+    return texts + [lemma for concept in concepts for lemma in concept.lemmas]
 
 
 def embed_names(encoder: TextEncoder, classes: Sequence[str]) -> NDArray[np.float64]:

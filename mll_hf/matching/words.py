@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -40,12 +41,13 @@ _REWRITES = tuple(
         (r"(?<=[bt])re$", "er"),  # fibre, theatre
     )
 )
+_POSSESSIVE = re.compile(r"(?<=\w)['’]s?\b")
+_WORD = re.compile(r"[^\W_]+")
 
 
 def stems(text: str) -> tuple[str, ...]:
     """The words of a text in their base forms: ``"Geoffroy's Spider-Monkeys"`` -> geoffroy, spider, monkey."""
-    words = re.findall(r"[^\W_]+", re.sub(r"(?<=\w)['’]s?\b", "", text.lower()))
-    return tuple(_stem(word) for word in words)
+    return tuple(map(_stem, _WORD.findall(_POSSESSIVE.sub("", text.lower()))))
 
 
 def other_numbers(word: str) -> Iterator[str]:
@@ -59,6 +61,7 @@ def other_numbers(word: str) -> Iterator[str]:
     yield f"{lower}s"  # binocular: WordNet only has binoculars
 
 
+@lru_cache(1 << 16)  # the same words come again and again in the texts of a graph
 def _stem(word: str) -> str:
     word = _IRREGULAR.get(word, word)
     for pattern, replacement in _REWRITES:
@@ -89,20 +92,21 @@ class WordIndex:
         """Index a graph in one pass over its texts."""
         lemmas = [[stems(lemma) for lemma in concept.lemmas] for concept in graph.concepts]
         words = [frozenset(stem for lemma in names for stem in lemma) for names in lemmas]
-        named: defaultdict[str, set[int]] = defaultdict(set)
-        holding: defaultdict[str, set[int]] = defaultdict(set)
+        named: defaultdict[str, list[int]] = defaultdict(list)
+        holding: defaultdict[str, list[int]] = defaultdict(list)
         counts: Counter[str] = Counter()
         for v, concept in enumerate(graph.concepts):
             for lemma in lemmas[v]:
-                named["".join(lemma)].add(v)
                 counts.update(set(lemma))
-            for stem in words[v].union(stems(concept.definition), *(words[a] for a in graph.ancestors[v])):
-                holding[stem].add(v)
+            for name in {"".join(lemma) for lemma in lemmas[v]}:
+                named[name].append(v)
+            for stem in words[v].union(stems(concept.definition), *(words[a] for a in graph.ancestors[v].tolist())):
+                holding[stem].append(v)
         n_lemmas = sum(map(len, lemmas))
         return cls(
             n_concepts=len(graph),
-            named=_sorted(named.items()),
-            holding=_sorted(holding.items()),
+            named=_arrays(named),
+            holding=_arrays(holding),
             weights={stem: float(np.log1p(n_lemmas / count)) for stem, count in counts.items()},
             unknown=float(np.log1p(n_lemmas)),
         )
@@ -143,5 +147,5 @@ class WordIndex:
 _NONE = np.zeros(0, np.int64)
 
 
-def _sorted(sets: Iterable[tuple[str, set[int]]]) -> dict[str, NDArray[np.int64]]:
-    return {key: np.array(sorted(members), np.int64) for key, members in sets}
+def _arrays(members: Mapping[str, list[int]]) -> dict[str, NDArray[np.int64]]:
+    return {key: np.array(indices, np.int64) for key, indices in members.items()}

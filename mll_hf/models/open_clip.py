@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import open_clip as oc
+from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
 
-from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
+from mll_hf.errors import ModelError
+from mll_hf.models.torch_model import NEEDS_CODE, VisionLanguageModel, one_line_errors
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     import torch
@@ -23,10 +25,10 @@ if TYPE_CHECKING:
 class OpenClipModel(VisionLanguageModel):
     """A model of open_clip."""
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
         with one_line_errors(ref):
-            network, self._transform, self._tokenizer = _load(folder)
-            super().__init__(ref, network, device)
+            network, self._transform, self._tokenizer = _load(ref, folder)
+            super().__init__(ref, network, device, dtype)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`."""
@@ -45,19 +47,36 @@ class OpenClipModel(VisionLanguageModel):
         return features
 
 
-def _load(folder: Path) -> tuple[torch.nn.Module, Any, Any]:
+def _load(ref: ModelRef, folder: Path) -> tuple[torch.nn.Module, Any, Any]:
     """Load network, transform and tokenizer from a folder without running its code."""
     text_config = json.loads((folder / "open_clip_config.json").read_bytes())["model_cfg"]["text_cfg"]
     if text_config.get("hf_model_name"):
-        _refuse_foreign_code(text_config["hf_model_name"])
-    # open_clip passes the config's tokenizer_kwargs to transformers; ours take precedence
-    safe = {"trust_remote_code": False} if text_config.get("hf_tokenizer_name") else {}
+        _refuse_foreign_code(ref, text_config["hf_model_name"])
     network, transform = oc.create_model_from_pretrained(f"local-dir:{folder}")
-    return network, transform, oc.get_tokenizer(f"local-dir:{folder}", **safe)
+    return network, transform, _load_tokenizer(folder, text_config)
 
 
-def _refuse_foreign_code(name: str) -> None:
+def _load_tokenizer(folder: Path, text_config: dict[str, Any]) -> Callable[[list[str]], torch.Tensor]:
+    name = text_config.get("hf_tokenizer_name")
+    if not name:
+        return oc.get_tokenizer(f"local-dir:{folder}")
+    # open_clip passes the config's tokenizer_kwargs to transformers; ours take precedence
+    safe = {"trust_remote_code": False}
+    if (folder / "tokenizer_config.json").is_file():
+        return oc.get_tokenizer(f"local-dir:{folder}", **safe)
+    # the repository relies on another one's tokenizer
+    return HFTokenizer(
+        name,
+        context_length=text_config.get("context_length", DEFAULT_CONTEXT_LENGTH),
+        tokenizer_mode=text_config.get("tokenizer_mode"),
+        **text_config.get("tokenizer_kwargs", {}) | safe,
+    )
+
+
+def _refuse_foreign_code(ref: ModelRef, name: str) -> None:
     # open_clip builds the text tower from this repository, and would ask on the terminal whether to run its code
     from transformers import AutoConfig
 
-    AutoConfig.from_pretrained(name, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    if "/" in (config._attn_implementation or ""):  # a repository of attention kernels
+        raise ModelError(ref.repo_id, NEEDS_CODE)

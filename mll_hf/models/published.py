@@ -14,7 +14,7 @@ nothing is downloaded. What the published table lacks:
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING
@@ -24,7 +24,6 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.graph.concepts import graph_from_json
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.hub.locations import HUB
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import UNPINNED, Cost, Environment, ModelLabel, ModelRef
 from mll_hf.labels.store import Origin
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from mll_hf.models.known import ClassRecalls
 
 PUBLISHED = "published"
-DEFAULT_LABELS = f"{HUB},{PUBLISHED}"
+DEFAULT_LABELS = f"hub,{PUBLISHED}"  # hub.locations has HUB, and takes a quarter of a second to import
 PROMPTS = "ensemble"  # 80 templates, as in most published accuracies on ImageNet
 SOURCES = {"imagenet-1k": 50, "imagenet-sketch": 51, "imagenet-r": 150}  # images per class
 DOMAINS = ("photo", "sketch", "rendition")  # of these
@@ -122,13 +121,15 @@ def imagenet_synsets() -> Mapping[str, tuple[str, ...]]:
 
 def published_labels() -> tuple[ModelLabel, ...]:
     """Labels of the usable models whose recall per class is published."""
-    usable = {model.hub_id for model in usable_models()}
-    return tuple(label for label in _all_labels() if label.model.repo_id in usable)
+    return _labels_of(frozenset(model.hub_id for model in usable_models()))
 
 
 @cache
-def _all_labels() -> tuple[ModelLabel, ...]:
-    return labels_from_recalls(class_recalls(), published_graph(), imagenet_synsets(), PROMPTS)
+def _labels_of(repo_ids: frozenset[str]) -> tuple[ModelLabel, ...]:
+    recalls = class_recalls()
+    rows = [m for m, model in enumerate(recalls.models) if model.hub_id in repo_ids]
+    wanted = replace(recalls, models=tuple(recalls.models[m] for m in rows), values=recalls.values[rows])
+    return labels_from_recalls(wanted, published_graph(), imagenet_synsets(), PROMPTS)
 
 
 def labels_from_recalls(
@@ -156,10 +157,12 @@ def labels_from_recalls(
             raise InputError(f"the graph lacks {len(missing)} classes of {dataset}, such as {missing[0]}; give another")
         hits = np.rint(recall * n_images).astype(np.int64)
         ranks[:, s, [graph.index[id] for id in synsets[dataset]]] = spread_ranks(hits, n_images)
+    shown = np.flatnonzero(ranks.any(axis=(0, 1, 3)))  # the classes
     below = np.eye(len(graph))
     for v, descendants in enumerate(graph.descendants):
         below[v, descendants] = 1
-    pooled = np.moveaxis(np.tensordot(below, ranks[..., : 1 + _LOST_BINS], axes=(1, 2)), 0, 2)
+    pooled = np.tensordot(below[:, shown], ranks[:, :, shown, : 1 + _LOST_BINS], axes=(1, 2))
+    pooled = np.moveaxis(pooled, 0, 2)
     pooled = np.pad(np.rint(pooled), [(0, 0)] * 3 + [(0, RANK_BINS - 1 - _LOST_BINS)])  # [M, S, V, RANK_BINS]
     domain_ranks = pooled.sum(axis=2)
     share = np.minimum(1, _MOST_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
@@ -170,8 +173,9 @@ def labels_from_recalls(
             cost=Cost(int(model.parameters or 0), float(model.image_gflops or 0)),
             graph_name=graph.name,
             graph_digest=graph.digest,
-            probes_name=recalls.source,
-            probes_revision=prompts,
+            graph_location=PUBLISHED,
+            probes_digest=prompts,
+            probes_location=recalls.source,
             sampling=SamplingConfig(sum(SOURCES.values())),
             domain_names=DOMAINS,
             package_version="",

@@ -17,7 +17,16 @@ from huggingface_hub.errors import CacheNotFound, HfHubHTTPError, OfflineModeIsE
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 
 from mll_hf.errors import HubError, ModelError
-from mll_hf.hub.connection import FULL_SHA, MODEL_SUFFIXES, connect, fetch_head, hub_errors, is_unreachable, read_head
+from mll_hf.hub.connection import (
+    FULL_SHA,
+    MODEL_SUFFIXES,
+    connect,
+    fetch_head,
+    hub_errors,
+    is_of_a_model,
+    is_unreachable,
+    read_head,
+)
 from mll_hf.labels.label import LOCAL_PREFIX, ModelRef
 from mll_hf.models.base import Backend
 from mll_hf.utils.text import abridged
@@ -30,15 +39,18 @@ if TYPE_CHECKING:
 _OPEN_CLIP_CONFIG = "open_clip_config.json"
 _OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors")
 _OPEN_CLIP_PICKLES = ("open_clip_pytorch_model.bin", "open_clip_pytorch_model.pth")
-_WEIGHTS = "model.safetensors"
+_SENTENCE_CONFIG = "modules.json"
+_WEIGHTS, _PICKLE = "model.safetensors", "pytorch_model.bin"
 _SHARD_INDEX = "model.safetensors.index.json"
+_SHARDS = "model-*-of-*.safetensors"
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _BYTES_PER_PARAMETER = 4  # float32, what most weights on the Hub are stored in; an estimate should not be too low
 _TOKENIZER_FILES = ("*.txt", "*.model", "*.vocab", "*.merges")
 _DOWNLOADED = {
     Backend.OPEN_CLIP: ("*.json", *_OPEN_CLIP_WEIGHTS, *_TOKENIZER_FILES),
-    Backend.TRANSFORMERS: ("*.json", _WEIGHTS, "model-*-of-*.safetensors", *_TOKENIZER_FILES),
+    Backend.TRANSFORMERS: ("*.json", _WEIGHTS, _SHARDS, *_TOKENIZER_FILES),
+    Backend.SENTENCE_TRANSFORMERS: ("*.json", _WEIGHTS, f"*/{_WEIGHTS}", _SHARDS, f"*/{_SHARDS}", *_TOKENIZER_FILES),
 }
 
 
@@ -66,9 +78,9 @@ def fetch(ref: ModelRef, token: str | None) -> Path:
     if ref.is_local:
         folder = _unchanged_folder(ref)
     else:
-        folder = _download(ref, _DOWNLOADED[backend], token)
+        folder = _download(ref, backend, _DOWNLOADED[backend], token)
         if backend is Backend.OPEN_CLIP and not any((folder / name).is_file() for name in _OPEN_CLIP_WEIGHTS):
-            _download(ref, (_WEIGHTS,), token)
+            _download(ref, backend, (_WEIGHTS,), token)
     names = _file_names(folder)
     if backend not in _loadable(names):
         raise ModelError(ref.repo_id, _why_unusable(names))
@@ -84,7 +96,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    sizes = {name: file.size for name, file in head.files.items() if "/" not in name}
+    sizes = {name: file.size for name, file in head.files.items() if is_of_a_model(name)}
     return sum(sizes[name] for name in _downloaded(sizes, backend) if not _is_cached(ref.repo_id, head.sha, name))
 
 
@@ -93,9 +105,11 @@ def _is_cached(repo_id: str, commit: str, name: str) -> bool:
 
 
 def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
-    """Those of the files at a repository's root that :func:`fetch` downloads."""
+    """Those of a model's files that :func:`fetch` downloads."""
     common_name = backend is Backend.OPEN_CLIP and not set(names) & set(_OPEN_CLIP_WEIGHTS)
     patterns = [*_DOWNLOADED[backend], *([_WEIGHTS] if common_name else [])]
+    in_modules = backend is Backend.SENTENCE_TRANSFORMERS
+    names = [name for name in names if in_modules or "/" not in name]
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
@@ -118,7 +132,7 @@ def _choose_backend(spec: str, names: Collection[str]) -> Backend:
 
 
 def _loadable(names: Collection[str]) -> list[Backend]:
-    """Backends that can load a repository with these files at its root, preferred one first."""
+    """Backends that can load a repository with these files, preferred one first."""
     found = set(names)
     backends = []
     if _OPEN_CLIP_CONFIG in found:
@@ -126,17 +140,25 @@ def _loadable(names: Collection[str]) -> list[Backend]:
         unambiguous = _WEIGHTS in found and not found & {"config.json", *_OPEN_CLIP_PICKLES}
         if unambiguous or found.intersection(_OPEN_CLIP_WEIGHTS):
             backends.append(Backend.OPEN_CLIP)
-    if "config.json" in found and found & {_WEIGHTS, _SHARD_INDEX}:
+    if _SENTENCE_CONFIG in found:
+        # not for transformers: it would leave out all modules but the first
+        safe = {os.path.dirname(name) for name in found if os.path.basename(name) in (_WEIGHTS, _SHARD_INDEX)}
+        pickled = {os.path.dirname(name) for name in found if os.path.basename(name) == _PICKLE}
+        if safe and pickled <= safe:
+            backends.append(Backend.SENTENCE_TRANSFORMERS)
+    elif "config.json" in found and found & {_WEIGHTS, _SHARD_INDEX}:
         backends.append(Backend.TRANSFORMERS)
     return backends
 
 
 def _why_unusable(names: Collection[str]) -> str:
-    if any(name.endswith(".safetensors") for name in names) and not {_OPEN_CLIP_CONFIG, "config.json"} & set(names):
-        return f"has weights but neither {_OPEN_CLIP_CONFIG} nor config.json; choose a model of one of these layouts"
+    configs = (_OPEN_CLIP_CONFIG, "config.json", _SENTENCE_CONFIG)
+    if any(name.endswith(".safetensors") for name in names) and not set(configs) & set(names):
+        return f"has weights but no {', '.join(configs)}; choose a model of one of these layouts"
     if any(name.endswith(_PICKLE_SUFFIXES) for name in names):
         return "has only pickle weights, which can run code when loaded; ask its author for safetensors"
-    reason = f"is not a model that open_clip or transformers can load (files: {abridged(sorted(names), 4) or 'none'})"
+    files = abridged(sorted(names), 4) or "none"
+    reason = f"is not a model that open_clip, transformers or sentence-transformers can load (files: {files})"
     return f"{reason}; choose one with a config and weights in safetensors"
 
 
@@ -163,11 +185,13 @@ def _unchanged_folder(ref: ModelRef) -> Path:
 
 
 def _file_names(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir() if path.is_file()]
+    """Paths of a model's files: those at the root, and in the modules of sentence-transformers."""
+    paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
+    return [name for path in paths if is_of_a_model(name := path.relative_to(folder).as_posix())]
 
 
 def _content_digest(folder: Path, names: Collection[str]) -> str:
-    """Digest of the files at the folder's root that the model depends on (not README or label)."""
+    """Digest of the files that the model depends on (not README or label)."""
     digest = hashlib.sha256()
     for name in sorted(name for name in names if name.endswith(MODEL_SUFFIXES)):
         with (folder / name).open("rb") as file:
@@ -186,7 +210,7 @@ def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str 
             if is_unreachable(error) and (cached := _newest_cached(repo_id, revision)):
                 return cached
             raise
-    return head.sha, [path for path in head.files if "/" not in path]
+    return head.sha, [path for path in head.files if is_of_a_model(path)]
 
 
 def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:
@@ -210,7 +234,7 @@ def cached_revisions(repo_id: str) -> list[CachedRevisionInfo]:
     return [copy for repo in repos if (repo.repo_type, repo.repo_id) == ("model", repo_id) for copy in repo.revisions]
 
 
-def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Path:
+def _download(ref: ModelRef, backend: Backend, patterns: tuple[str, ...], token: str | None) -> Path:
     if not FULL_SHA.fullmatch(ref.revision):
         raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', not to a full commit sha; resolve it again")
     with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
@@ -218,7 +242,8 @@ def _download(ref: ModelRef, patterns: tuple[str, ...], token: str | None) -> Pa
             ref.repo_id,
             revision=ref.revision,
             allow_patterns=list(patterns),
-            ignore_patterns=["*/*"],  # * matches slashes too
+            # * matches slashes too
+            ignore_patterns=["[!0-9]*/*", "*/*/*"] if backend is Backend.SENTENCE_TRANSFORMERS else ["*/*"],
             token=token,
         )
     return Path(folder)

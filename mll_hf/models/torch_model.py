@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
 _GPU_BATCH = 512
 _TRIAL_BATCH = 16
+NEEDS_CODE = "needs code from a repository, which is never run; use another model"
 _DAMAGED = "its files may be damaged: download it again, or use another model"
 # torch has an exception for a full GPU, but none for full main memory
 _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t allocate memory|ALLOC_FAILED", re.IGNORECASE)
@@ -38,10 +39,10 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t alloc
 class VisionLanguageModel(ABC):
     """A loaded model in evaluation mode; backends implement the four abstract methods.
 
-    Images run in float16 on CUDA, which is several times faster, and in float32 elsewhere. float16 rather than
-    bfloat16, because its rounding error in a logit of scale 100 is ten times smaller; a batch that overflows runs again
-    in float32. Texts always run in float32: they are few, and each is compared with every image. The network is not
-    compiled: compiling takes minutes per model, longer than most measurements.
+    Images run in float16 on CUDA unless asked otherwise, which is several times faster, and in float32 elsewhere.
+    float16 rather than bfloat16, because its rounding error in a logit of scale 100 is ten times smaller; a batch that
+    overflows runs again in float32. Texts always run in float32: they are few, and each is compared with every image.
+    The network is not compiled: compiling takes minutes per model, longer than most measurements.
 
     Attributes:
         ref: The model and its revision.
@@ -51,7 +52,7 @@ class VisionLanguageModel(ABC):
         link: Softmax or sigmoid over classes, as in training.
         cost: Parameters and FLOPs, measured on the loaded model.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        dtype: Precision of the image tower: ``float32`` or ``float16``.
+        dtype: Precision of the image tower: ``float32``, ``float16`` or ``bfloat16``.
         batch_size: Default number of images per batch: keeps the device busy and fits into its memory.
     """
 
@@ -67,12 +68,12 @@ class VisionLanguageModel(ABC):
     _most_images: int  # per batch; halved when memory runs out
     _network: Any  # the two libraries name the towers differently
 
-    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str) -> None:
+    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None) -> None:
         self.ref = ref
         self.device = device
         self._device = torch.device(device)
-        self._half: torch.dtype | None = torch.float16 if self._device.type == "cuda" else None
-        self.dtype = "float32" if self._half is None else "float16"
+        self.dtype = dtype or ("float16" if self._device.type == "cuda" else "float32")
+        self._half: torch.dtype | None = None if self.dtype == "float32" else getattr(torch, self.dtype)
         network = network.eval().requires_grad_(False)  # FLOPs of attention pools are only counted without gradients
         # channels_last makes convolutional towers 20 % faster on a CPU; torch's stubs lack this overload
         self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -82,6 +83,8 @@ class VisionLanguageModel(ABC):
     @abstractmethod
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn an image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
+
+        Models without a fixed image size (SigLIP 2 NaFlex) take two dimensions instead of three, of a fixed size too.
 
         Safe to call from threads and forked processes.
         """
@@ -193,17 +196,18 @@ class VisionLanguageModel(ABC):
         return embeddings
 
     def _read_link(self) -> None:
-        self.logit_scale = float(self._network.logit_scale.detach().exp())
-        bias = getattr(self._network, "logit_bias", None)
+        # sentence-transformers wraps the network that has the scale
+        network = getattr(self._network, "transformers_model", self._network)
+        # ALIGN and TIPSv2 have a temperature instead
+        scale = network.logit_scale.exp() if hasattr(network, "logit_scale") else 1 / network.temperature
+        self.logit_scale = float(scale.detach())
+        bias = getattr(network, "logit_bias", None)
         self.link = Link.SOFTMAX if bias is None else Link.SIGMOID
         self.logit_bias = 0.0 if bias is None else float(bias.detach())
 
     def _measure(self) -> None:
         """Run both towers once to get cost and embedding size, and to fail early."""
         pixels = self.preprocess(Image.new("RGB", (64, 64), "gray"))
-        if pixels.ndim != 3:
-            reason = f"takes images of shape {list(pixels.shape)}, not [3, H, W]; use a variant with a fixed image size"
-            raise ModelError(self.ref.repo_id, reason)
         batch = pixels[None].to(self._device)
         self.cost = Cost(
             parameters=sum(parameter.numel() for parameter in self._network.parameters()),
@@ -270,6 +274,11 @@ def one_line_errors(ref: ModelRef) -> Iterator[None]:
     except MLLError:
         raise
     except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise ModelError(ref.repo_id, NEEDS_CODE) from error
         cause = f"{type(error).__name__}: {one_line(error)}"
-        advice = "memory is full: use a larger device or a smaller model" if _is_out_of_memory(error) else _DAMAGED
+        if _is_out_of_memory(error):
+            advice = "memory is full: use a larger device or a smaller model"
+        else:
+            advice = "install what is missing" if isinstance(error, ImportError) else _DAMAGED
         raise ModelError(ref.repo_id, f"cannot be loaded ({cause}); {advice}") from error

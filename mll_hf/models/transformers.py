@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import json
+import re
+import string
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
 from transformers.utils import logging
 
 from mll_hf.errors import ModelError
-from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
+from mll_hf.models.torch_model import NEEDS_CODE, VisionLanguageModel, one_line_errors
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
@@ -24,36 +28,65 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
 
+# a config may name a repository of attention kernels, which transformers runs whatever trust_remote_code says
+_KERNEL = re.compile(r'attn_implementation"\s*:\s*"[^"]*/')
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
 
 class TransformersModel(VisionLanguageModel):
-    """A model of transformers."""
+    """A model of transformers.
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
-        with one_line_errors(ref), _quiet():
-            network = _load_network(ref, folder)
+    Gives the logits of transformers' pipeline for zero-shot image classification, but for two things. Texts that are
+    too long are truncated, where the pipeline fails. SigLIP gets texts as in training: in lower case and without
+    punctuation, which transformers' tokenizer of SigLIP 2 does not see to (12 points on ImageNet, NVlabs/RADIO#142).
+    """
+
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
+        with one_line_errors(ref), quiet():
+            network = load_network(ref, folder)
             # PIL, as in training, gives the same pixels as open_clip
             self._processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False, backend="pil")
             self._tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
             if self._tokenizer.pad_token is None:
                 self._tokenizer.pad_token = self._tokenizer.eos_token
             self._text_inputs = _text_inputs(network)
-            # pad to the full context: SigLIP needs it, CLIP gives the same result
-            self._context_length = min(
-                network.config.text_config.max_position_embeddings, self._tokenizer.model_max_length
-            )
-            super().__init__(ref, network, device)
+            # SigLIP was trained without a mask, on texts padded to the full context
+            self._padded = "attention_mask" not in self._text_inputs
+            self._context_length = min(_positions(network), self._tokenizer.model_max_length)
+            super().__init__(ref, network, device, dtype)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
-        """See `VisionLanguageModel`."""
-        pixels: torch.Tensor = self._processor(images=to_rgb(image), return_tensors="pt")["pixel_values"][0]
+        """See `VisionLanguageModel`.
+
+        SigLIP 2 NaFlex keeps an image's proportions and takes patches, [P, values]; above them, a row starts with the
+        numbers of rows and columns of patches.
+        """
+        inputs = self._processor(images=to_rgb(image), return_tensors="pt")
+        pixels: torch.Tensor = inputs["pixel_values"][0]
+        if "spatial_shapes" in inputs:
+            shape = torch.zeros_like(pixels[:1])
+            shape[0, :2] = inputs["spatial_shapes"][0]
+            pixels = torch.cat([shape, pixels])
         return pixels
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        return _pooled(self._network.get_image_features(pixel_values=pixels))
+        if pixels.ndim == 4:
+            return _pooled(self._network.get_image_features(pixel_values=pixels))
+        shapes, patches = pixels[:, 0, :2].long(), pixels[:, 1:]
+        present = torch.arange(patches.shape[1], device=pixels.device) < shapes.prod(dim=1, keepdim=True)
+        features = self._network.get_image_features(
+            pixel_values=patches, pixel_attention_mask=present, spatial_shapes=shapes
+        )
+        return _pooled(features)
 
     def _tokenize(self, texts: list[str]) -> Mapping[str, torch.Tensor]:
         tokens = self._tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self._context_length, return_tensors="pt"
+            [_canonical(text) for text in texts] if self._padded else texts,
+            padding="max_length" if self._padded else "longest",
+            truncation=True,
+            max_length=self._context_length,
+            return_attention_mask=not self._padded,
+            return_tensors="pt",
         )
         return {name: tokens[name] for name in self._text_inputs if name in tokens}
 
@@ -61,7 +94,20 @@ class TransformersModel(VisionLanguageModel):
         return _pooled(self._network.get_text_features(**tokens))
 
 
-def _load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
+def load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
+    """Load a complete network that embeds images and texts.
+
+    Raises:
+        ModelError: It lacks weights, or is of another type.
+    """
+    content = (folder / "config.json").read_text(encoding="utf-8")
+    if _KERNEL.search(content):
+        raise ModelError(ref.repo_id, NEEDS_CODE)
+    config = json.loads(content)
+    kind = config.get("model_type")
+    if kind not in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+        reason = f"is of type '{kind}', which does not embed images and texts; use a CLIP or SigLIP model"
+        raise ModelError(ref.repo_id, NEEDS_CODE if "auto_map" in config else reason)
     network, report = AutoModelForZeroShotImageClassification.from_pretrained(
         folder,
         use_safetensors=True,
@@ -75,10 +121,9 @@ def _load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
     if unfit:
         reason = f"lacks weights for {len(unfit)} tensors, such as {unfit[0]}; use a complete model"
         raise ModelError(ref.repo_id, reason)
-    for needed in ("get_image_features", "get_text_features", "logit_scale"):
-        if not hasattr(network, needed):
-            kind = network.config.model_type
-            raise ModelError(ref.repo_id, f"is of type '{kind}', which has no {needed}; use a CLIP or SigLIP model")
+    if not (hasattr(network, "get_image_features") and hasattr(network, "get_text_features")):
+        reason = f"is of type '{kind}', which has no single embedding of an image; use a CLIP or SigLIP model"
+        raise ModelError(ref.repo_id, reason)
     return network
 
 
@@ -86,8 +131,20 @@ def _text_inputs(network: PreTrainedModel) -> list[str]:
     """Outputs of the tokenizer that the text tower takes."""
     accepted = inspect.signature(network.get_text_features).parameters
     names = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in accepted]
-    # SigLIP was trained without an attention mask
     return ["input_ids"] if hasattr(network, "logit_bias") else names
+
+
+def _positions(network: PreTrainedModel) -> int:
+    """Length of the longest text in tokens."""
+    config = network.config.text_config
+    # XLM-RoBERTa, the text tower of AltCLIP, has positions from the padding token's id + 1 on
+    unused = config.pad_token_id + 1 if network.config.model_type == "altclip" else 0
+    return int(config.max_position_embeddings - unused)
+
+
+def _canonical(text: str) -> str:
+    """Text as SigLIP's authors prepare it: big_vision, ``prompt_engineering.canonicalize_text``."""
+    return " ".join(text.replace("_", " ").translate(_PUNCTUATION).lower().split())
 
 
 def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:
@@ -97,7 +154,7 @@ def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress progress bars and reports; faults are raised as errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -13,7 +11,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
-from mll_hf.matching.prompts import check_class_names
+from mll_hf.matching.prompts import check_class_names, templates_for
 from mll_hf.selection.accuracy import AccuracyEstimate
 from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
@@ -22,8 +20,13 @@ from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
+    from mll_hf.hub.publish import Published
+
+_MOST = 1e100  # of any number in JSON, so that no sum or product of them overflows
 _SHARES_PER_MODEL = ("information", "agreement", "prior", "win_shares", "confirmation")  # 0 to 1
 
 
@@ -97,6 +100,8 @@ class Selection(ArrayFields):
         among: How many models were scored, if only the best M of them are here.
         estimates: Estimated accuracies of the M models on the task; None for strategies ``paper`` and ``uniform``,
             whose scores are no accuracies.
+        templates: Prompt templates with one ``{}`` each; empty for those of the trial on images, or else those that
+            fit domain and task.
     """
 
     classes: tuple[str, ...]
@@ -113,6 +118,7 @@ class Selection(ArrayFields):
     evidence: UnlabeledEvidence | None = None
     among: int | None = None
     estimates: AccuracyEstimate | None = None
+    templates: tuple[str, ...] = ()
 
     @cached_property
     def answer(self) -> Answer | None:
@@ -151,6 +157,12 @@ class Selection(ArrayFields):
         return self.evidence.calibration.temperatures
 
     @property
+    def prompt_templates(self) -> tuple[str, ...]:
+        """The templates of all prompts."""
+        of_trial = self.evidence.templates if self.evidence else ()
+        return self.templates or of_trial or templates_for(self.domain, self.task)
+
+    @property
     def cost(self) -> Cost:
         """What one image costs with all chosen models together."""
         costs = [self.models[m].cost for m in self.union]
@@ -175,6 +187,7 @@ class Selection(ArrayFields):
             "k": self.k,
             "domain": self.domain,
             "task": self.task,
+            "templates": list(self.templates),
             "among": self.among,
             "answer": None if self.answer is None else self._answer_to_json(self.answer),
             "models": [self._model_to_json(m) for m in range(len(self.models))],
@@ -255,14 +268,86 @@ class Selection(ArrayFields):
             evidence=_evidence_from_json(document.get("evidence"), scores.shape),
             among=None if document.get("among") is None else int(_number(document["among"], len(models))),
             estimates=_estimates_from_json([model.get("accuracy") for model in document["models"]]),
+            templates=_templates(document.get("templates", [])),
         )
+
+    # --- a repo of its own; selection.repo does the work ---
+
+    @classmethod
+    def from_pretrained(
+        cls, location: str | Path, *, revision: str | None = None, token: str | None = None
+    ) -> Selection:
+        """Read a selection. No model is downloaded, and nothing that was read is run.
+
+        Args:
+            location: ``org/name[@revision]`` on the Hub, a folder of :meth:`save_pretrained`, or a file of
+                ``mll-hf select --json``.
+            revision: Branch, tag or commit on the Hub; by default main.
+            token: Hub token; None for the token of the logged-in user.
+
+        Raises:
+            InputError: This is no selection, or one that cannot be used elsewhere than where it was made.
+            HubError: There is no such repo, or the Hub cannot be reached.
+        """
+        from mll_hf.selection.repo import read_selection
+
+        return read_selection(location, revision, token)
+
+    def save_pretrained(self, folder: str | Path, *, token: str | None = None) -> None:
+        """Write the selection and its card into a folder. The Hub is asked for the licenses of the chosen models.
+
+        Args:
+            folder: Created if it does not exist; its README.md is updated.
+            token: Hub token; None for the token of the logged-in user.
+
+        Raises:
+            CardError: The folder's README cannot be edited.
+            StorageError: The folder cannot be written.
+        """
+        from mll_hf.selection.repo import save_selection
+
+        save_selection(self, folder, token)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        create_pr: bool = False,
+        commit_message: str = "Add selection",
+        token: str | None = None,
+    ) -> Published:
+        """Publish the selection as a small model repo that anyone loads by its id; no weights are uploaded.
+
+        The repo is created if it does not exist. Selection and card are written in one commit; what the owner added
+        to the card is kept. Without write access a pull request is opened.
+
+        Args:
+            repo_id: ``org/name`` of a new repo, an empty one, or one with an earlier selection.
+            private: Make a new repo private.
+            create_pr: Open a pull request even with write access.
+            commit_message: Title of the commit.
+            token: Hub token; None for the token of the logged-in user.
+
+        Returns:
+            Where it was published, and whether that changed anything.
+
+        Raises:
+            InputError: A model is a local folder, or a chosen one is not pinned to a commit; or the repo has other
+                content, or is public although ``private``.
+            HubError: The Hub refuses.
+            CardError: The repo's README cannot be edited.
+        """
+        from mll_hf.selection.repo import push_selection
+
+        return push_selection(self, repo_id, private, create_pr, commit_message, token)
 
 
 def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     return SelectedModel(
         ref=ModelRef(_text(model["id"]), _text(model["revision"]), _text(model["backend"])),
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
-        temperature=_number(model["temperature"], sys.float_info.min),
+        temperature=_number(model["temperature"], 1 / _MOST),
         general=_number(model["general"], 0, 1),
         evidence=Evidence(model["evidence"]),
         license=_optional_text(model["license"]),
@@ -308,7 +393,7 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         return None
     offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
     per_model = {
-        "temperatures": _numbers(document["temperatures"], sys.float_info.min),
+        "temperatures": _numbers(document["temperatures"], 1 / _MOST),
         **{name: _numbers(document[name], 0, 1) for name in _SHARES_PER_MODEL},
     }
     shares = _numbers(document["shares"], 0, 1)
@@ -366,14 +451,14 @@ def _optional_text(value: object) -> str | None:
     return None if value is None else _text(value)
 
 
-def _number(value: Any, least: float = -np.inf, most: float = np.inf) -> float:  # noqa: ANN401 - parsed JSON
+def _number(value: Any, least: float = -_MOST, most: float = _MOST) -> float:  # noqa: ANN401 - parsed JSON
     number = float(value)
-    if not (math.isfinite(number) and least <= number <= most):
+    if not least <= number <= most:  # NaN is not either
         raise ValueError(f"{number} is out of range")
     return number
 
 
-def _numbers(values: list[Any], least: float = -np.inf, most: float = np.inf) -> NDArray[np.float64]:
+def _numbers(values: list[Any], least: float = -_MOST, most: float = _MOST) -> NDArray[np.float64]:
     return np.array([_number(value, least, most) for value in values])
 
 

@@ -1,18 +1,22 @@
-"""Writing files so that a reader sees the old content or the new, never half of it; JSON that is always the same."""
+"""Files that a reader sees old or new, never half-written; digests of files; JSON that is always the same."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
+
+_SETTLED_NS = 2_000_000_000  # coarser than the times of any file system
 
 
 @contextlib.contextmanager
@@ -52,6 +56,32 @@ def write_atomically(path: Path, content: bytes) -> None:
         if temporary:  # also after Ctrl-C
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
+
+
+def file_digest(path: Path) -> bytes:
+    """Sha256 of a file, cached by the path, size and times of the file.
+
+    Not cached if the file changed less than two seconds ago: another change could leave the times as they are.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    from huggingface_hub import constants
+
+    status = path.stat()
+    changed = max(status.st_mtime_ns, status.st_ctime_ns)
+    key = f"{path.absolute()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+    name = hashlib.sha256(os.fsencode(key)).hexdigest()
+    cached = Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "digests" / name
+    with contextlib.suppress(OSError, ValueError):
+        if len(digest := bytes.fromhex(cached.read_text())) == hashlib.sha256().digest_size:
+            return digest
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").digest()
+    if time.time_ns() - changed > _SETTLED_NS:
+        with contextlib.suppress(StorageError):  # such as a read-only home
+            write_atomically(cached, digest.hex().encode())
+    return digest
 
 
 def canonical_json(value: Mapping[str, Any]) -> str:

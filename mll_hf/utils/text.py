@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,11 @@ def abridged(items: Sequence[str], most: int) -> str:
 def printable(text: str) -> str:
     """Replace control characters, line breaks included, with question marks."""
     return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def escaped(text: str) -> str:
+    """Plain text as Markdown: characters with a meaning in Markdown or HTML become character references."""
+    return re.sub(r"[!\"#$&*:<>@\[\\\]^_`{|}~]", lambda found: f"&#{ord(found[0])};", printable(text))
 
 
 def shortened(text: str, most: int) -> str:

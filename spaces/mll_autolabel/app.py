@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 
 import gradio as gr
 import uvicorn
-from autolabel import Event, Queue, Settings, State, read_payload, status_html, worker
+from autolabel import Queue, Settings, State, status_html, worker
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
 from mll_hf.errors import InputError, MLLError
+from mll_hf.labeling.webhook import read_event
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -39,14 +40,14 @@ def build_app(settings: Settings, queue: Queue) -> FastAPI:
             if len(body) > _MOST_BYTES:
                 return _answer(413, error="the body is too large for an event")
         try:
-            change = read_payload(json.loads(body))
+            change = read_event(json.loads(body))
         except InputError as error:
             return _answer(400, error=str(error))
         except (ValueError, RecursionError):
             return _answer(400, error="the body is not JSON")
-        if isinstance(change, Event):
+        if change.ignored:
             queue.note(change)
-            return _answer(200, ignored=change.detail)
+            return _answer(200, ignored=change.ignored)
         state = queue.offer(change)
         if state is None:
             return _answer(503, error="too many models are waiting; try again later")

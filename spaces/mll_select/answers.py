@@ -93,17 +93,19 @@ class Settings:
 
     Attributes:
         labels: Source of labels as for :class:`mll_hf.Client`: ``hub,published``, a dataset, or a folder.
+        graph: Folder or dataset of the graph that labels must be on; None for the one of most publishers.
         images: A graph whose probe images may be shown to anyone; None to show none.
         most_parameters: Most parameters of all models of one trial together.
     """
 
     labels: str = DEFAULT_LABELS
+    graph: str | None = None
     images: str | None = None
     most_parameters: int = 10**9
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Settings:
-        """Read ``MLL_LABELS``, ``MLL_IMAGES`` and ``MLL_MOST_PARAMETERS``.
+        """Read ``MLL_LABELS``, ``MLL_GRAPH``, ``MLL_IMAGES`` and ``MLL_MOST_PARAMETERS``.
 
         Raises:
             InputError: ``MLL_MOST_PARAMETERS`` is not a number.
@@ -111,7 +113,8 @@ class Settings:
         most = variables.get("MLL_MOST_PARAMETERS") or "1000000000"
         if not most.isascii() or not most.isdecimal():
             raise InputError(f"MLL_MOST_PARAMETERS is '{most}'; give a whole number such as 1000000000")
-        return cls(variables.get("MLL_LABELS") or DEFAULT_LABELS, variables.get("MLL_IMAGES") or None, int(most))
+        graph, images = (variables.get(name) or None for name in ("MLL_GRAPH", "MLL_IMAGES"))
+        return cls(variables.get("MLL_LABELS") or DEFAULT_LABELS, graph, images, int(most))
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -337,7 +340,7 @@ class Labels:
         Raises:
             MLLError: The labels or the encoder cannot be read.
         """
-        client = Client(settings.labels, encoder=encoder)
+        client = Client(settings.labels, graph=settings.graph, encoder=encoder)
         client.select(("dog", "cat"))
         graphs = [(graph, group.source) for group in client.groups for graph in group.labels.union.graphs]
         names = _distinct((graph.name, f"{graph.name} ({graph.digest[:7]})") for graph, _ in graphs)
@@ -721,7 +724,7 @@ def gpu_seconds(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[st
 
 
 def sampled_images(paths: Sequence[str]) -> list[str]:
-    """The images among uploaded files; of more than 200 an even sample.
+    """The images among uploaded files; of more than 200 a seeded sample.
 
     Raises:
         InputError: There are none.

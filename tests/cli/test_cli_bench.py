@@ -102,7 +102,7 @@ def test_no_figures_without_matplotlib(world, tmp_path, capsys, monkeypatch):
     status, _, err = run(capsys, *bench(world, tmp_path, "--methods", "MI"))
     assert status == 0
     assert "note: no figures: " in err
-    assert "mll-hf[plots]" in err
+    assert "[plots]" in err
     assert (tmp_path / "out" / "benchmark.md").exists()
 
 

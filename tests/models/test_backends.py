@@ -19,7 +19,7 @@ import transformers
 from huggingface_hub import constants, hf_hub_download
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer, CLIPModel
+from transformers import AutoImageProcessor, CLIPModel
 
 import tiny_models
 from mll_hf.errors import InputError, ModelError
@@ -120,18 +120,6 @@ def test_logits_are_those_of_open_clip(folders, models):
         with torch.no_grad():
             expected = network.get_logits(random_pixels(2), tokens)[0]
         np.testing.assert_allclose(logits(models[kind], 2), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_logits_are_those_of_transformers(kind, model, folders):
-    network = AutoModelForZeroShotImageClassification.from_pretrained(folders[kind]).eval()
-    tokens = AutoTokenizer.from_pretrained(folders[kind])(
-        TEXTS, padding="max_length", max_length=16, return_tensors="pt"
-    )
-    inputs = {"input_ids": tokens["input_ids"]} if kind == "siglip" else dict(tokens)
-    with torch.no_grad():
-        expected = network(pixel_values=random_pixels(2), **inputs).logits_per_image
-    np.testing.assert_allclose(logits(model, 2), expected, atol=1e-4)
 
 
 def logits(model, count):
@@ -419,7 +407,7 @@ def test_a_missing_folder(tmp_path):
     with pytest.raises(ModelError, match=r"is not a model .*\(files: none\)"):
         resolve_model(f"local-dir:{tmp_path}")
     (tmp_path / "lost.safetensors").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"neither open_clip_config\.json nor config\.json"):
+    with pytest.raises(ModelError, match=r"has weights but no open_clip_config\.json, config\.json, modules\.json"):
         resolve_model(f"local-dir:{tmp_path}")
 
 
@@ -493,7 +481,7 @@ def test_code_that_comes_with_a_model_never_runs(folders, tmp_path):
     tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
     tokenizer |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(ModelError, match="custom code"):
+    with pytest.raises(ModelError, match="needs code from a repository, which is never run; use another model"):
         load_local(folder)
     assert not ran.exists()
 
@@ -502,7 +490,7 @@ def test_a_model_without_image_features(folders, tmp_path):
     folder = copy_of(folders["clip"], tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-    with pytest.raises(ModelError, match="cannot be loaded"):
+    with pytest.raises(ModelError, match="is of type 'bert', which does not embed images and texts"):
         load_local(folder)
 
 

@@ -17,19 +17,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces" / "mll_aut
 
 import app as space
 import autolabel
-from autolabel import Change, Event, Mode, Queue, Settings, State, read_payload, status_html
+from autolabel import Event, Queue, Settings, State, status_html
 
 from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.publish import publish_graph
+from mll_hf.labeling.webhook import Change, read_event
 from mll_hf.labels.file_format import label_from_bytes
 from worlds import probes_of_all, write_graph_folder
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run_uv_job.* is experimental")
 SPACE = Path(space.__file__).parent
 SECRET = "a long random text"
 A, B, C, ZEROS = "a" * 40, "b" * 40, "c" * 40, "0" * 40
 MODEL = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"weights"}
-SCRIPT = "https://example.com/label_models.py"
+
+
+def change(repo_id, commit, private=False):
+    return Change(repo_id, private, commit)
 
 
 def payload(repo_id="alice/m", old=A, new=B, *, kind="model", action="update", ref="refs/heads/main", **repo):
@@ -114,7 +118,7 @@ def wait_until(is_true, seconds=30.0):
 
 
 def states(queue):
-    return [(event.repo_id, event.commit, event.state) for event in queue.events()]
+    return [(event.change.repo_id, event.change.commit, event.state) for event in queue.events()]
 
 
 # --- the webhook
@@ -179,7 +183,6 @@ def test_events_that_do_not_change_a_model_are_ignored(serve, event, reason):
         payload(new="main"),
         payload(new=B.upper()),
         payload(new=7),
-        payload(old="../../x"),
         payload("../../etc/passwd"),
         payload("alice/m\n"),
         payload("<b>alice</b>/m"),
@@ -219,7 +222,7 @@ def test_a_full_queue_asks_to_try_again_but_takes_newer_commits(serve):
     served = serve(most_waiting=2)
     assert [served.post(payload(f"alice/m{n}"))[0] for n in range(3)] == [202, 202, 503]
     assert served.post(payload("alice/m0", old=B, new=C))[0] == 202
-    assert [event.repo_id for event in served.queue.events()] == ["alice/m1", "alice/m0"]
+    assert [event.change.repo_id for event in served.queue.events()] == ["alice/m1", "alice/m0"]
 
 
 def test_other_paths_and_methods_do_nothing(serve):
@@ -240,30 +243,23 @@ def worked_off(queue):
     queue.stop(30)
 
 
-def test_a_newer_commit_replaces_a_waiting_one_and_keeps_the_old_commit():
+def test_a_newer_event_replaces_a_waiting_one():
     worked = []
     queue = Queue(lambda change: (worked.append(change), (State.LABELED, ""))[1], 0.0, 10)
-    queue.offer(Change("alice/m", A, B))
-    queue.offer(Change("alice/n", A, B))
-    queue.offer(Change("alice/m", B, C))
+    queue.offer(change("alice/m", B))
+    queue.offer(change("alice/n", B))
+    queue.offer(change("alice/m", C))
     worked_off(queue)
-    assert worked == [Change("alice/n", A, B), Change("alice/m", A, C)]
-
-
-def test_events_that_arrive_in_the_wrong_order_end_at_the_newest_commit():
-    queue = Queue(lambda change: (State.LABELED, ""), 0.0, 10)
-    queue.offer(Change("alice/m", B, C))
-    queue.offer(Change("alice/m", A, B))
-    assert states(queue) == [("alice/m", C, State.WAITING)]
+    assert worked == [change("alice/n", B), change("alice/m", C)]
 
 
 def test_a_repeated_event_is_ignored_unless_the_work_failed():
     worked = []
-    outcomes = iter([(State.STARTED, ""), (State.FAILED, "the network"), (State.LABELED, "")])
-    queue = Queue(lambda change: (worked.append(change.new), next(outcomes))[1], 0.0, 10)
+    outcomes = iter([(State.LABELED, ""), (State.FAILED, "the network"), (State.LABELED, "")])
+    queue = Queue(lambda change: (worked.append(change.commit), next(outcomes))[1], 0.0, 10)
     queue.start()
     for commit, expected in [(B, State.WAITING), (B, State.IGNORED), (C, State.WAITING), (C, State.WAITING)]:
-        assert queue.offer(Change("alice/m", A, commit)) is expected
+        assert queue.offer(change("alice/m", commit)) is expected
         wait_until(lambda: queue.events()[0].state not in (State.WAITING, State.RUNNING))
     queue.stop(30)
     assert worked == [B, C, C]  # what failed is tried again
@@ -281,7 +277,7 @@ def test_one_model_is_worked_on_at_a_time():
 
     queue = Queue(work, 0.0, 10)
     for n in range(4):
-        queue.offer(Change(f"alice/m{n}", A, B))
+        queue.offer(change(f"alice/m{n}", B))
     worked_off(queue)
     assert most == [1] * 4
 
@@ -290,10 +286,10 @@ def test_a_model_waits_until_its_uploads_are_over():
     worked = []
     queue = Queue(lambda change: (worked.append(time.monotonic()), (State.LABELED, ""))[1], 0.3, 10)
     queue.start()
-    queue.offer(Change("alice/m", A, B))
+    queue.offer(change("alice/m", B))
     time.sleep(0.1)
     last = time.monotonic()
-    queue.offer(Change("alice/m", B, C))
+    queue.offer(change("alice/m", C))
     wait_until(lambda: worked)
     queue.stop(30)
     assert worked[0] - last >= 0.3
@@ -307,10 +303,10 @@ def test_an_unexpected_error_does_not_stop_the_queue():
         return State.LABELED, ""
 
     queue = Queue(work, 0.0, 10)
-    queue.offer(Change("alice/bad", A, B))
-    queue.offer(Change("alice/good", A, B))
+    queue.offer(change("alice/bad", B))
+    queue.offer(change("alice/good", B))
     worked_off(queue)
-    assert [(event.repo_id, event.state) for event in queue.events()] == [
+    assert [(event.change.repo_id, event.state) for event in queue.events()] == [
         ("alice/good", State.LABELED),
         ("alice/bad", State.FAILED),
     ]
@@ -323,73 +319,31 @@ def test_an_unexpected_error_does_not_stop_the_queue():
 def graph(hub, tmp_path):
     """A graph on the Hub; returns its location with the commit."""
     folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
-    commit = hub.put("dataset", "alice/graph", {file.name: file.read_bytes() for file in folder.iterdir()})
-    return f"hf://datasets/alice/graph@{commit}"
+    published = publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
+    return f"hf://datasets/alice/graph@{published.graph.revision}"
 
 
-@pytest.fixture
-def jobs(graph):
-    """The handler of changes that starts jobs."""
-    return autolabel.worker(settings(script=SCRIPT))
-
-
-def test_new_weights_start_a_job_pinned_to_the_commit(hub, jobs, graph):
-    old = hub.put("model", "alice/m", MODEL)
-    new = hub.put("model", "alice/m", {"open_clip_model.safetensors": b"better"})
-    state, url = jobs(Change("alice/m", old, new))
-    assert state is State.STARTED
-    assert url.endswith("/jobs/alice/1")
-    (job,) = hub.jobs
-    assert job["command"][-4:] == [SCRIPT, f"alice/m@{new}", "--graph", graph]
-    assert job["flavor"] == "t4-small"
-    assert job["timeoutSeconds"] == 6 * 3600
-    assert job["secrets"] == {"HF_TOKEN": "hf_test_token"}
-    assert "hf_test_token" not in json.dumps({key: value for key, value in job.items() if key != "secrets"})
-    assert not hub.counted
-    # after a restart of the Space, the same event starts no second job
-    again, reason = autolabel.worker(settings(script=SCRIPT))(Change("alice/m", old, new))
-    assert again is State.SKIPPED
-    assert reason.endswith("/jobs/alice/1")
-    assert len(hub.jobs) == 1
-
-
-def test_a_job_publishes_in_the_collection(hub, graph):
-    new = hub.put("model", "alice/m", MODEL)
-    work = autolabel.worker(settings(script=SCRIPT, to="hf://datasets/alice/labels"))
-    assert work(Change("alice/m", None, new))[0] is State.STARTED
-    assert hub.jobs[0]["command"][-2:] == ["--to", "hf://datasets/alice/labels"]
-    assert work(Change("alice/m", None, new, private=True))[0] is State.IGNORED
-
-
-def test_a_commit_that_leaves_the_weights_alone_is_ignored(hub, jobs):
-    old = hub.put("model", "alice/m", MODEL)
-    new = hub.put("model", "alice/m", {LABEL_PATH: b"a label", "README.md": b"a card"})
-    assert jobs(Change("alice/m", old, new)) == (State.IGNORED, "the weights have not changed")
-    assert not hub.jobs
-
-
-def test_other_models_are_ignored(hub, jobs):
-    new = hub.put("model", "alice/m", {"README.md": b"soon"})
-    state, reason = jobs(Change("alice/m", None, new))
+def test_other_models_are_ignored(hub, graph):
+    hub.put("model", "alice/m", {"README.md": b"soon"})
+    state, reason = autolabel.worker(settings(graph=graph))(change("alice/m", A))
     assert state is State.IGNORED
-    assert "not a model that open_clip or transformers can load" in reason
-    assert not hub.jobs
+    assert "not a model that open_clip, transformers or sentence-transformers can load" in reason
 
 
-def test_a_forced_push_is_new_weights(hub, jobs):
+def test_a_private_model_is_not_named_in_a_collection(hub, graph):
     new = hub.put("model", "alice/m", MODEL)
-    assert jobs(Change("alice/m", A, new))[0] is State.STARTED
+    work = autolabel.worker(settings(graph=graph, to="hf://datasets/alice/labels"))
+    assert work(change("alice/m", new, private=True))[0] is State.IGNORED
 
 
-def test_a_job_that_is_refused_is_a_failure(hub, jobs):
-    new = hub.put("model", "alice/m", MODEL)
-    hub.fail("/api/jobs", 402)
-    queue = Queue(jobs, 0.0, 10)
-    queue.offer(Change("alice/m", None, new))
+def test_a_model_of_others_is_never_sent_a_pull_request(hub, graph):
+    new = hub.put("model", "bob/m", MODEL)
+    queue = Queue(autolabel.worker(settings(graph=graph)), 0.0, 10)
+    queue.offer(change("bob/m", new))
     worked_off(queue)
     (event,) = queue.events()
-    assert event.state is State.FAILED
-    assert "402" in event.detail
+    assert (event.state, "belongs to others" in event.detail) == (State.FAILED, True)
+    assert not hub.repos["model", "bob/m"].discussions
 
 
 # --- end to end
@@ -397,8 +351,7 @@ def test_a_job_that_is_refused_is_a_failure(hub, jobs):
 
 def test_a_model_is_labeled_in_the_space(api, hub, graph, serve, tmp_path, monkeypatch, tiny_open_clip):
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    configuration = settings(mode=Mode.LOCAL)
-    served = serve(autolabel.worker(configuration))
+    served = serve(autolabel.worker(settings(graph=graph)))
     served.queue.start()
 
     def send(old, new):
@@ -416,7 +369,7 @@ def test_a_model_is_labeled_in_the_space(api, hub, graph, serve, tmp_path, monke
     # the commit of the label is an event, too
     hub.requests.clear()
     labeled = api.model_info("alice/m").sha
-    assert send(weights, labeled).state is State.IGNORED
+    assert send(weights, labeled).state is State.SKIPPED
     assert not hub.counted
     served.queue.stop(30)
 
@@ -426,11 +379,11 @@ def test_a_model_that_is_labeled_already_is_skipped(api, hub, tmp_path, monkeypa
     write_graph_folder(tmp_path / "graph", probes_of_all(2))
     new = hub.put("model", "alice/m", {p.name: p.read_bytes() for p in tiny_open_clip.iterdir() if p.is_file()})
     hub.put("model", "alice/broken", MODEL)
-    work = autolabel.worker(settings(mode=Mode.LOCAL, graph=str(tmp_path / "graph"), to="hf://datasets/alice/labels"))
-    assert work(Change("alice/m", None, new))[0] is State.LABELED
-    assert work(Change("alice/m", None, new))[0] is State.SKIPPED
+    work = autolabel.worker(settings(graph=str(tmp_path / "graph"), to="hf://datasets/alice/labels"))
+    assert work(change("alice/m", A))[0] is State.LABELED  # a late event: the newest commit is labeled
+    assert work(change("alice/m", new))[0] is State.SKIPPED
     broken = api.model_info("alice/broken").sha
-    state, reason = work(Change("alice/broken", None, broken))
+    state, reason = work(change("alice/broken", broken))
     assert state is State.FAILED
     assert "cannot be loaded" in reason
     assert not [path for path in Path(constants.HF_HUB_CACHE).rglob("*.safetensors") if "models--" in str(path)]
@@ -441,20 +394,20 @@ def test_a_model_that_is_labeled_already_is_skipped(api, hub, tmp_path, monkeypa
 
 def test_the_page_escapes_texts_of_others():
     evil = "<script>alert('x')</script>"
-    html = status_html([Event("alice/m", B, False, State.FAILED, evil, "now"), Event(evil, B, False, State.RUNNING)])
+    html = status_html([Event(change("alice/m", B), State.FAILED, evil, "now"), Event(change(evil, B), State.RUNNING)])
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 2
     assert B[:12] in html
 
 
 def test_the_page_does_not_name_private_models():
-    event = Event("alice/secret-model", B, True, State.FAILED, "alice/secret-model: is gated", "now")
+    event = Event(change("alice/secret-model", B, private=True), State.FAILED, "alice/secret-model: is gated", "now")
     html = status_html([event])
     assert "secret-model" not in html
     assert B[:12] not in html
     assert "failed" in html
-    assert read_payload(payload(private=True)).private
-    assert read_payload({**payload(private=None), "updatedRefs": []}).private  # unless the Hub says otherwise
+    assert read_event(payload(private=True)).private
+    assert read_event({**payload(private=None), "updatedRefs": []}).private  # unless the Hub says otherwise
 
 
 def test_the_page_is_served_and_shows_the_newest_events(serve):
@@ -477,22 +430,15 @@ def test_the_page_is_served_and_shows_the_newest_events(serve):
 
 # --- the settings
 
-ENVIRONMENT = {
-    "WEBHOOK_SECRET": SECRET,
-    "MLL_AUTOLABEL_GRAPH": "hf://datasets/alice/graph",
-    "MLL_AUTOLABEL_SCRIPT": SCRIPT,
-}
+ENVIRONMENT = {"WEBHOOK_SECRET": SECRET, "MLL_AUTOLABEL_GRAPH": "hf://datasets/alice/graph"}
 
 
 def test_settings_come_from_the_environment():
     found = Settings.from_environment(
         {**ENVIRONMENT, "MLL_AUTOLABEL_TO": " hf://datasets/alice/labels ", "MLL_AUTOLABEL_QUEUE": "7"}
     )
-    assert found.mode is Mode.JOBS
     assert (found.to, found.most_waiting) == ("hf://datasets/alice/labels", 7)
     assert SECRET not in repr(found)
-    local = {"WEBHOOK_SECRET": "x", "MLL_AUTOLABEL_MODE": "local", "MLL_AUTOLABEL_GRAPH": "a-folder"}
-    assert Settings.from_environment(local).mode is Mode.LOCAL
 
 
 @pytest.mark.parametrize(
@@ -501,9 +447,6 @@ def test_settings_come_from_the_environment():
         ({"WEBHOOK_SECRET": ""}, "WEBHOOK_SECRET is not set"),
         ({"WEBHOOK_SECRET": "  "}, "WEBHOOK_SECRET is not set"),
         ({"MLL_AUTOLABEL_GRAPH": ""}, "MLL_AUTOLABEL_GRAPH is not set"),
-        ({"MLL_AUTOLABEL_GRAPH": "a-folder"}, "a job cannot see"),
-        ({"MLL_AUTOLABEL_SCRIPT": ""}, "MLL_AUTOLABEL_SCRIPT is not set"),
-        ({"MLL_AUTOLABEL_MODE": "cloud"}, "use jobs or local"),
         ({"MLL_AUTOLABEL_QUEUE": "0"}, "use a number"),
         ({"MLL_AUTOLABEL_QUEUE": "many"}, "use a number"),
         ({"MLL_AUTOLABEL_TO": "alice/labels"}, "is not of the form"),
@@ -537,10 +480,10 @@ def test_the_readme_configures_the_space():
     assert (head["sdk"], head["app_file"]) == ("gradio", "app.py")
     assert head["python_version"] == "3.12"
     assert len(head["short_description"]) <= 60
-    assert (SPACE / "requirements.txt").read_text() == "mll-hf[models,space]\n"
+    assert (SPACE / "requirements.txt").read_text() == "mll-hf[models,space] @ ${MLL_HF_PACKAGE}\n"
 
 
 def test_ignored_events_are_shown_with_the_others():
     queue = Queue(lambda change: (State.LABELED, ""), 0.0, 10)
-    queue.note(Event("alice/data", "", False, State.IGNORED, "a dataset, not a model"))
+    queue.note(Change("alice/data", False, ignored="a dataset, not a model"))
     assert states(queue) == [("alice/data", "", State.IGNORED)]

@@ -415,9 +415,9 @@ def test_settings_that_cannot_be_used(value):
 
 
 def test_settings():
-    assert answers.Settings.from_environment({}) == answers.Settings("hub,published", None, 10**9)
-    variables = {"MLL_LABELS": "x", "MLL_IMAGES": "y", "MLL_MOST_PARAMETERS": "5"}
-    assert answers.Settings.from_environment(variables) == answers.Settings("x", "y", 5)
+    assert answers.Settings.from_environment({}) == answers.Settings("hub,published", None, None, 10**9)
+    variables = {"MLL_LABELS": "x", "MLL_GRAPH": "g", "MLL_IMAGES": "y", "MLL_MOST_PARAMETERS": "5"}
+    assert answers.Settings.from_environment(variables) == answers.Settings("x", "g", "y", 5)
 
 
 # --- several graphs ---------------------------------------------------------------------------------------------------
@@ -435,7 +435,9 @@ def joined(tmp_path_factory):
         make_label(signs, cats_on_signs, repo_id="org/cats", license=None),
         make_label(signs, [5] * 4, repo_id="org/even"),
         make_label(signs, repo_id="org/only-signs"),
-        make_label(graph, repo_id="local-dir:/home/somebody/mine", probes_revision="e" * 40, probes_name=f"old {HARM}"),
+        make_label(
+            graph, repo_id="local-dir:/home/somebody/mine", probes_digest="e" * 40, probes_location=f"old {HARM}"
+        ),
     ]
     return make_library(make_store(tmp_path_factory.mktemp("joined"), everything, graph, signs)).labels
 

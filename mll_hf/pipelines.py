@@ -1,0 +1,227 @@
+"""A selection as a classifier that is called like a pipeline of transformers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever it uses
+
+from mll_hf.ensemble.run import Ensemble
+from mll_hf.errors import InputError
+from mll_hf.matching.prompts import check_class_names, fill
+from mll_hf.selection.base import in_units
+from mll_hf.selection.repo import check_models
+from mll_hf.selection.result import Selection
+from mll_hf.utils.text import abridged, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mll_hf.utils.images import ImageLike
+
+    Input = ImageLike | Mapping[str, Any]
+    Answers = list[dict[str, Any]]
+
+_MOST_BYTES = 64 * 2**20  # of an image behind a link
+_TIMEOUT_SECONDS = 20.0
+_log = logging.getLogger(__name__)
+
+
+def pipeline(
+    model: str | Path | Selection,
+    *,
+    revision: str | None = None,
+    licenses: Sequence[str] = (),
+    device: str | int | None = None,
+    batch_size: int = 64,
+    token: str | None = None,
+) -> Pipeline:
+    """A classifier from a selection, used like transformers' pipeline for zero-shot image classification.
+
+    The models are downloaded when the first image is classified. That they are still on the Hub is checked here.
+
+    Example:
+        >>> classifier = pipeline("org/my-classifier")
+        >>> classifier("photo.jpg", top_k=1)
+        [{'score': 0.93, 'label': 'weld'}]
+
+    Args:
+        model: ``org/name[@revision]`` of a selection on the Hub, a folder or file with one, or a selection.
+        revision: Branch, tag or commit of the selection; by default main.
+        licenses: Licenses that models may have, such as ``apache-2.0``; empty for any. The Hub is asked for them.
+        device: ``cuda``, ``mps`` or ``cpu``, or the number of a GPU (-1 for ``cpu``); by default the best available.
+        batch_size: Images that are drawn from a stream before they are answered.
+        token: Hub token, for the selection and its models; None for the token of the logged-in user.
+
+    Raises:
+        InputError: This is no selection, or a model has a license that is not allowed.
+        ModelError: A model, or its pinned commit, is not on the Hub any more.
+        HubError: The Hub has no such repo, or cannot be reached.
+    """
+    if batch_size < 1:
+        raise InputError(f"a batch of {batch_size} images is none; give a batch_size of at least 1")
+    selection = model
+    if not isinstance(selection, Selection):
+        selection = Selection.from_pretrained(selection, revision=revision, token=token)
+    check_models(selection, licenses, token)
+    if isinstance(device, int):
+        device = f"cuda:{device}" if device >= 0 else "cpu"
+    return Pipeline(selection, device, batch_size, token)
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """A classifier of images; made by :func:`pipeline`.
+
+    Attributes:
+        selection: Its models and classes.
+        device: Device of the models; None for the best available one.
+        batch_size: Images that are drawn from a stream before they are answered.
+        token: Hub token; None for that of the user's login.
+    """
+
+    selection: Selection
+    device: str | None = None
+    batch_size: int = 64
+    token: str | None = field(default=None, repr=False)
+
+    def __call__(
+        self,
+        images: Input | Iterable[Input],
+        candidate_labels: Sequence[str] | None = None,
+        *,
+        hypothesis_template: str | None = None,
+        top_k: int | None = None,
+    ) -> Any:  # noqa: ANN401 - what comes out has the form of what went in
+        """Classify images.
+
+        Args:
+            images: One image (a path, a link, encoded bytes or a picture), a list of images, or any other iterable,
+                such as a generator. The rows of a dataset are taken by their column ``image``.
+            candidate_labels: Other classes than those of the selection. The models and their weights and temperatures
+                stay those chosen for the selection's classes. Lost are the offsets that a trial on images found for
+                each class, and all estimates of accuracy; a selection of its own for the new classes is better.
+            hypothesis_template: Prompt with one ``{}`` for the class; by default the selection's templates.
+            top_k: Only so many classes; by default all.
+
+        Returns:
+            For one image ``[{"score": 0.9, "label": "cat"}, ...]``, best class first; scores sum to one over all
+            classes. For a list of images a list of these. For any other iterable an iterator, which draws
+            ``batch_size`` images at a time. An image of several that cannot be read has no answers, ``[]``, and is
+            logged as a warning.
+
+        Raises:
+            InputError: The classes or the template cannot be used, or the only image cannot be read.
+            ModelError: A model cannot be loaded or run.
+        """
+        if top_k is not None and top_k < 1:
+            raise InputError(f"top_k is {top_k}; ask for at least one class, or leave it out for all")
+        classes = None if candidate_labels is None else check_class_names(candidate_labels)
+        ensemble = self._ensemble_for(classes, hypothesis_template)
+        if _is_one(images):
+            (answers,) = self._answers(ensemble, [cast("Input", images)], top_k)
+            if not answers:
+                raise InputError(f"{shortened(repr(images), 80)} cannot be read as an image; check path, link or file")
+            return answers
+        stream = self._answers(ensemble, cast("Iterable[Input]", images), top_k)
+        return list(stream) if isinstance(images, (list, tuple)) else stream
+
+    @cached_property
+    def _ensemble_for(self) -> Callable[[tuple[str, ...] | None, str | None], Ensemble]:
+        """Makes the ensemble for classes and a template; the last one is kept."""
+        return lru_cache(maxsize=1)(self._make_ensemble)
+
+    def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
+        selection = self.selection if classes is None else _with_classes(self.selection, classes)
+        if template is not None:
+            fill([template], selection.classes[0])  # refuses a wrong one before a model is loaded
+        return Ensemble(selection, self.device, None if template is None else (template,), token=self.token)
+
+    def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
+        classes = ensemble.selection.classes
+        for n, probabilities in enumerate(_predicted(ensemble, map(_image, images), self.batch_size)):
+            if np.isnan(probabilities).any():
+                _log.warning("image %d cannot be read; it has no answer", n)
+                yield []
+                continue
+            best = np.argsort(-in_units(probabilities), kind="stable")[:top_k]
+            yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]
+
+
+def _predicted(ensemble: Ensemble, images: Iterator[ImageLike], batch_size: int) -> Iterator[NDArray[np.float64]]:
+    """[C] probabilities of each image, NaN if it cannot be read; a batch is drawn when its first is asked for."""
+    while batch := list(islice(images, batch_size)):
+        yield from ensemble.predict(batch).probabilities
+
+
+def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
+    """The models of a selection for other classes: their weights, temperatures and prompt templates, and no more."""
+    if set(classes) == set(selection.classes):
+        return selection
+    union = list(selection.union)
+    models = [replace(selection.models[m], temperature=float(selection.temperatures[m])) for m in union]
+    per_class = np.zeros(len(classes))
+    return Selection(
+        classes=classes,
+        strategy=selection.strategy,
+        k=selection.k,
+        models=tuple(models),
+        scores=np.repeat(selection.weights[union, None], len(classes), axis=1),  # without evidence they are the weights
+        chosen=np.ones((len(union), len(classes)), np.bool_),
+        matches=((),) * len(classes),
+        coverage=per_class,
+        images=per_class,
+        domain=selection.domain,
+        task=selection.task,
+        templates=selection.prompt_templates,
+    )
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def _is_one(images: object) -> bool:
+    """Whether this is an image rather than several; a dataset may have only ``__getitem__``, a picture has neither."""
+    several = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
+    return isinstance(images, (str, bytes, Mapping)) or not several
+
+
+def _image(given: Input) -> ImageLike:
+    """What the ensemble takes: links are fetched, and of rows the image is taken, which may be not decoded yet."""
+    if isinstance(given, Mapping):
+        if "image" not in given:
+            raise InputError(
+                f"a row has no column 'image', only {abridged(sorted(map(str, given)), 5)}; rename the column of the "
+                "images, or give the images alone: (row['photo'] for row in dataset)"
+            )
+        given = given["image"]
+    if isinstance(given, Mapping):
+        given = given.get("bytes") or given.get("path") or b""
+    if isinstance(given, str) and given.startswith(("http://", "https://")):
+        return _fetched(given)
+    return given
+
+
+def _fetched(link: str) -> bytes:
+    """The content behind a link; none if it cannot be had, or is too large for an image."""
+    content = bytearray()
+    try:
+        with get_session().stream("GET", link, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
+            response.raise_for_status()
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > _MOST_BYTES:
+                    return b""
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        _log.warning("%s: %s", link, error)
+        return b""
+    return bytes(content)

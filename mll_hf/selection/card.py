@@ -1,0 +1,144 @@
+"""The card of a selection's repo: what it answers, how well, with which models and under which licenses."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import yaml  # type: ignore[import-untyped]
+from huggingface_hub import ModelCard
+
+from mll_hf.errors import CardError
+from mll_hf.hub.locations import REPO_ID
+from mll_hf.hub.readme import put_section
+from mll_hf.utils.tables import MISSING, markdown_table
+from mll_hf.utils.text import abridged, escaped, one_line, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mll_hf.selection.result import Selection
+
+SELECTION_TAG = "mll-selection"
+_CLASSES_SHOWN = 200
+_CLASSES_TO_TRY = 10
+_SAMPLE_IMAGE = "https://huggingface.co/datasets/mishig/sample_images/resolve/main/cat-dog-music.png"
+
+
+def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
+    """The README of a repo with a selection.
+
+    Args:
+        selection: The selection.
+        repo_id: ``org/name``, or a folder as the example of use names it.
+        licenses: Of the chosen models by id; None where unknown.
+        readme: The README so far; its metadata are updated, and its text but for our section is kept.
+
+    Raises:
+        CardError: The README so far cannot be edited.
+    """
+    try:
+        card = ModelCard(readme if readme.strip() else "---\n{}\n---\n")
+        old = card.data.get("tags")
+        tags = old if isinstance(old, list) else []
+        for key, value in _metadata(selection, licenses).items():
+            card.data[key] = value
+        card.data["tags"] = [SELECTION_TAG, *(tag for tag in tags if tag != SELECTION_TAG)]
+        whole = str(card)
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise CardError(f"the card's metadata cannot be read ({one_line(error, 80)}); correct them first") from None
+    if not card.text.strip():
+        whole = f"{whole.rstrip()}\n\n# {escaped(_title(selection))}\n"
+    return put_section(whole, SELECTION_TAG, _section(selection, repo_id, licenses))
+
+
+def _title(selection: Selection) -> str:
+    return f"Image classifier: {shortened(abridged(selection.classes, 5), 100)}"
+
+
+def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[str, Any]:
+    """The metadata that are ours; None for a key that must not be there.
+
+    There is no ``base_model_relation``: all that the Hub knows of (finetune, adapter, merge, quantized) change weights.
+    """
+    ids = [selection.models[m].ref.repo_id for m in selection.union]
+    found = {licenses.get(id) or "unknown" for id in ids}
+    license = found.pop() if len(found) == 1 else "unknown" if "unknown" in found else "other"
+    to_try = [name for name in selection.classes if "," not in name][:_CLASSES_TO_TRY]
+    widget = {"src": _SAMPLE_IMAGE, "candidate_labels": ", ".join(to_try), "example_title": "Cat & Dog"}
+    return {
+        "library_name": "mll-hf",
+        "pipeline_tag": "zero-shot-image-classification",
+        "base_model": list(dict.fromkeys(id for id in ids if REPO_ID.fullmatch(id))) or None,
+        "license": license,
+        "license_name": "licenses-of-its-models" if license == "other" else None,
+        "widget": [widget] if to_try else None,
+    }
+
+
+def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | None]) -> list[str]:
+    n_classes, n_models = len(selection.classes), len(selection.union)
+    classes = abridged([escaped(name) for name in selection.classes], _CLASSES_SHOWN)
+    answer = [f"- {escaped(line)}" for line in selection.answer_lines]
+    models = f"{n_models} models together" if n_models > 1 else "one model"
+    return [
+        f"Zero-shot classification of images into {n_classes} classes by {models}, chosen for these classes with "
+        "`mll-hf`. This repository holds the choice and its calibration, no weights: each model is loaded from its own "
+        "repository, at the commit below.",
+        "",
+        "```python",
+        "from mll_hf import pipeline  # pip install 'mll-hf[models]'",
+        "",
+        f"classifier = pipeline({repo_id!r})".replace("'", '"'),
+        'classifier("photo.jpg", top_k=3)  # [{"score": 0.9, "label": ...}, ...]',
+        "```",
+        "",
+        "An image, a link, a list, a generator or a dataset goes in; `candidate_labels` changes the classes.",
+        "",
+        "## Classes",
+        "",
+        f"{classes}.",
+        "",
+        *(["## Expected accuracy", "", *answer, ""] if answer else []),
+        f"{_evidence(selection)} Check the estimates on examples of your own.",
+        "",
+        "## Models",
+        "",
+        *markdown_table(
+            ["model", "commit", "weight", "estimated accuracy (90 % interval)", "parameters", "GFLOPs", "license"],
+            [_row(selection, m, licenses) for m in selection.union],
+        ),
+        "",
+        "Each model is used under its own license, as its repository named it when this card was written; "
+        "`pipeline(..., licenses=[...])` refuses models under any other than those you list.",
+    ]
+
+
+def _evidence(selection: Selection) -> str:
+    images = selection.evidence.n_images if selection.evidence else 0
+    tried = f", and from their answers on {images:,} images of the task" if images else ""
+    task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in
+                     (("images", selection.domain), ("task", selection.task)) if text)  # fmt: skip
+    considered = selection.among or len(selection.models)
+    return (
+        f"Chosen by strategy `{selection.strategy}` among {considered:,} models from their labels or published "
+        f"figures{tried}{f' ({task})' if task else ''}."
+    )
+
+
+def _row(selection: Selection, m: int, licenses: Mapping[str, str | None]) -> list[str]:
+    model, estimates, union = selection.models[m], selection.estimates, list(selection.union)
+    name, commit = escaped(model.name), f"`{escaped(model.ref.revision[:7])}`"
+    if REPO_ID.fullmatch(model.ref.repo_id):
+        url = f"https://huggingface.co/{model.ref.repo_id}"
+        name, commit = f"[{name}]({url})", f"[{commit}]({url}/tree/{model.ref.revision})"
+    total = float(selection.weights[union].sum())
+    weight = float(selection.weights[m]) / total if total > 0 else 1 / len(union)
+    accuracy = MISSING
+    if estimates is not None:
+        interval = f"{100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %"
+        known = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
+        accuracy = f"{known} ({interval})"
+    return [
+        name, commit, f"{weight:.2f}", accuracy, f"{model.cost.parameters / 1e6:.1f} M", f"{model.cost.gflops:.3g}",
+        escaped(licenses.get(model.ref.repo_id) or "unknown"),
+    ]  # fmt: skip

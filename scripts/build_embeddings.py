@@ -1,0 +1,83 @@
+"""Write the embeddings that the package ships: of all texts of the published graph, by the default encoder.
+
+    python scripts/build_embeddings.py [--check]
+
+The file is mll_hf/matching/data/embeddings.safetensors. Prints what rounding to bytes does to the matches of all class
+names whose recall is published. With --check nothing is written, and the exit status is 1 if embeddings are missing or
+differ by more than the rounding of another processor. Takes half a minute; the encoder comes with the extra 'offline'.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from mll_hf.cli.options import script_parser
+from mll_hf.matching.concept_index import COVERED, ConceptIndex, concept_texts
+from mll_hf.matching.describe import from_templates
+from mll_hf.matching.text_encoder import SHIPPED, CachedEncoder, default_encoder, pack
+from mll_hf.models.known import class_recalls
+from mll_hf.models.published import published_graph
+from mll_hf.utils.files import write_atomically
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main() -> int:
+    """Run the script; returns the exit status (0 done or unchanged, 1 would change)."""
+    parser = script_parser(str(__doc__))
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
+    check = parser.parse_args().check
+    encoder, texts = default_encoder(), list(dict.fromkeys(concept_texts(published_graph())))
+    exact = dict(zip(texts, encoder.encode(texts), strict=True))
+    tensors = pack(encoder.id, exact)
+    if same := SHIPPED.exists() and _same(load_file(SHIPPED), tensors):
+        print("nothing changed")
+    elif not check:
+        write_atomically(SHIPPED, save(tensors))
+    if same or not check:
+        print(effect_of_rounding(exact))
+    return int(check and not same)
+
+
+def _same(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> bool:
+    return np.array_equal(old["keys"], new["keys"]) and np.abs(old["vectors"] - new["vectors"].astype(int)).max() <= 1
+
+
+class _Exact:
+    """An encoder that knows some embeddings without rounding, and asks another for the rest."""
+
+    def __init__(self, known: dict[str, np.ndarray], other: CachedEncoder) -> None:
+        self.id, self._known, self._other = other.id, known, other
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([self._known.get(t, v) for t, v in zip(texts, self._other.encode(texts), strict=True)])
+
+
+def effect_of_rounding(exact: dict[str, np.ndarray]) -> str:
+    """How matches of the class names with published recall differ with and without rounding."""
+    names, graph = sorted(set(class_recalls().classes)), published_graph()
+    descriptions = from_templates(names, graph)
+    with tempfile.TemporaryDirectory() as folder:
+        encoder = CachedEncoder(default_encoder(), Path(folder) / "embeddings.sqlite")
+        indices = [ConceptIndex.build(graph, e) for e in (encoder, _Exact(exact, encoder))]
+        logits = [index.logits(descriptions) for index in indices]
+        match, right = (index.match(descriptions) for index in indices)
+    other = match.concepts[:, 0] != right.concepts[:, 0]
+    covered = right.coverage >= COVERED
+    return (
+        f"{len(names):,} class names, {covered.sum():,} of them covered; through rounding, logits change by at most "
+        f"{np.abs(logits[0] - logits[1]).max():.3f}, coverage by {np.abs(match.coverage - right.coverage).max():.3f}; "
+        f"{(other & covered).sum()} covered names and {(other & ~covered).sum()} others get another best concept, the "
+        f"latter with a coverage of at most {np.max(right.coverage[other], initial=0):.4f}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""Transfers through Xet: they work, their faults are one line and leave nothing half-published or half-read."""
+
+from __future__ import annotations
+
+import pytest
+
+from hub_worlds import (
+    COLLECTION,
+    GRAPH,
+    READ_ONLY,
+    REPO,
+    clock,
+    graph_file,
+    path_of,
+    put_collection,
+    put_labeled_model,
+    put_model,
+    some_labels,
+)
+from mll_hf.errors import HubError, MLLError, ModelError
+from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.connection import hub_errors
+from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.hub.publish import publish_graph, publish_label, publish_to_collection
+from mll_hf.hub.sources import open_source
+from mll_hf.models import load_model, resolve_model
+from worlds import write_graph_folder
+
+__all__ = ["clock"]  # a fixture
+
+pytestmark = pytest.mark.usefixtures("clock", "xet")
+LABELS = some_labels(3)
+IMAGES = "images-00000.parquet"
+FAULTS = [
+    RuntimeError("Data processing error: CAS service error : Reqwest Error:\nrequest failed after 5 retries"),
+    ConnectionError("Network error: connection reset"),
+    TimeoutError("Timer expired"),
+]
+
+
+def complaint_of(call, error=HubError):
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def transfers(hub, direction):
+    return [request for request in hub.requests if request == f"XET {direction}"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A graph with its images."""
+    folder = write_graph_folder(tmp_path / "graph")
+    (folder / "images.parquet").rename(folder / IMAGES)
+    return folder
+
+
+def test_labels_and_graphs_are_published_through_xet(hub, folder):
+    publish_label(put_model(), GRAPH)
+    publish_to_collection(LABELS, [GRAPH], COLLECTION)
+    publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
+    assert len(transfers(hub, "up")) == 1 + (len(LABELS) + 1) + 1  # labels, index, images
+    assert not [request for request in hub.requests if "/_lfs/" in request]
+    assert len(open_source(COLLECTION).list()) == len(LABELS)
+    found = fetch_graph_with_images("hf://datasets/alice/graph").folder
+    assert (found / IMAGES).read_bytes() == (folder / IMAGES).read_bytes()
+    assert len(transfers(hub, "down")) == 1
+
+
+@pytest.mark.parametrize("location", [COLLECTION, "hub"])
+def test_labels_are_read_without_xet(hub, location):
+    """Its tokens would be counted as requests to the API, one for each repo."""
+    put_collection(LABELS)
+    labels = [put_labeled_model(f"alice/model-{n}") for n in range(3)]
+    hub.fail_xet("down", FAULTS[0], times=99)
+    source = open_source(location)
+    assert len(source.fetch(source.list())) == len(labels)
+    assert not [request for request in hub.requests if "xet" in request.lower()]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_of_an_upload_is_one_line_and_publishes_nothing(hub, folder, fault):
+    label, before = put_model(), hub.files("model", "alice/model")
+    for publish in (
+        lambda: publish_label(label, GRAPH),
+        lambda: publish_to_collection(LABELS, [GRAPH], COLLECTION),
+        lambda: publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images"),
+    ):
+        hub.fail_xet("up", fault, half=True)
+        assert "the transfer failed (" in (said := complaint_of(publish))
+        assert said.endswith("; try again, or without Xet: HF_HUB_DISABLE_XET=1")
+    assert hub.files("model", "alice/model") == before
+    assert (
+        hub.files("dataset", REPO) == hub.files("dataset", "alice/graph") == hub.files("dataset", "alice/images") == {}
+    )
+    publish_label(label, GRAPH)
+    assert LABEL_PATH in hub.files("model", "alice/model")
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: type(fault).__name__)
+def test_a_fault_of_a_download_is_one_line_and_the_next_attempt_works(hub, tiny_open_clip, fault, half):
+    hub.put("dataset", "alice/graph", {**graph_file(), IMAGES: b"images" * 100})
+    files = {path.name: path.read_bytes() for path in tiny_open_clip.iterdir() if path.is_file()}
+    hub.put("model", "alice/tiny", files)
+
+    def fetch():
+        return fetch_graph_with_images("hf://datasets/alice/graph")
+
+    hub.fail_xet("down", fault, half=half)
+    assert "alice/graph: the transfer failed (" in complaint_of(fetch)
+    assert (fetch().folder / IMAGES).read_bytes() == b"images" * 100
+    hub.fail_xet("down", fault, half=half)
+    ref = resolve_model("alice/tiny")
+    assert "the transfer failed (" in complaint_of(lambda: load_model(ref, "cpu"), ModelError)
+    assert load_model(ref, "cpu")
+
+
+def test_two_authors_push_at_once_and_meet_the_rate_limit(hub, clock):
+    publish_to_collection(LABELS[:1], [GRAPH], COLLECTION)
+    hub.limit(api=1000)
+
+    def push_and_use_up_the_quota():
+        publish_to_collection(LABELS[1:2], [GRAPH], COLLECTION)
+        hub.used["api", "alice"] = 1000
+
+    hub.before("/commit/", push_and_use_up_the_quota)
+    publish_to_collection(LABELS[2:], [GRAPH], COLLECTION)
+    assert 290 < max(clock.waits) <= 300
+    assert {path_of(label) for label in LABELS} < set(hub.files("dataset", REPO))
+    assert len(open_source(COLLECTION).list()) == 3
+
+
+def test_a_token_without_rights_is_refused_before_anything_is_sent(hub):
+    label = put_model()
+    assert "log in with one that can write" in complaint_of(lambda: publish_label(label, GRAPH, token=READ_ONLY))
+    hub.fail("xet-write-token", 403)
+    assert "log in with one that can write" in complaint_of(lambda: publish_label(label, GRAPH))
+    assert transfers(hub, "up") == []
+    assert LABEL_PATH not in hub.files("model", "alice/model")
+
+
+def test_our_own_faults_are_no_errors_of_the_hub():
+    with pytest.raises(RuntimeError) as caught, hub_errors("alice/model"):
+        raise RuntimeError("a bug")
+    assert not isinstance(caught.value, MLLError)

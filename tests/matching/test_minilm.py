@@ -1,0 +1,76 @@
+"""The default encoder in NumPy against sentence-transformers."""
+
+import subprocess
+import sys
+from math import erf, sqrt
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mll_hf.matching import minilm
+from mll_hf.matching.minilm import MiniLM, _gelu
+from mll_hf.matching.text_encoder import SentenceEncoder, _default_folder, default_encoder
+
+NAMES = ["dog", "red bell pepper", "A340-200", "Paraguay", "croque_madame", "traffic sign (no entry)", "letter A"]
+ODD = [
+    "", " ", "\n\t", " dog ", "\xa0dog", "é", "e\u0301", "naïve CAFÉ", "ß", "İstanbul", "漢字かな", "мир", "العربية",
+    "🙂🙂", "\0", "a\0b", "\u200b", "\ufeffdog", "ﬁ ½ ²", "[CLS] dog [SEP]", "[PAD] [MASK]",
+    "##ing", "don't; do — it’s",
+]  # fmt: skip
+LONG = ["word " * n for n in (253, 254, 255, 400)] + ["x" * 100, "x" * 101, "a b c " * 2000]
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return MiniLM(_default_folder())
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return SentenceEncoder("minilm@1", _default_folder)
+
+
+@pytest.mark.parametrize("texts", [NAMES, ODD, LONG, [*NAMES, *LONG[:1], *ODD, *NAMES]])
+def test_vectors_are_those_of_sentence_transformers(encoder, reference, texts):
+    mine = encoder.encode(texts)
+    assert mine.dtype == np.float32
+    np.testing.assert_allclose(mine, reference.encode(texts), atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_vectors_of_any_text(encoder, reference, text):
+    np.testing.assert_allclose(encoder.encode([text]), reference.encode([text]), atol=1e-6)
+
+
+def test_what_is_cut_off_does_not_count(encoder):
+    one, other, shorter = encoder.encode(["word " * 254 + "dog", "word " * 254 + "cat", "word " * 253 + "cat"])
+    np.testing.assert_array_equal(one, other)
+    assert np.abs(one - shorter).max() > 1e-4
+
+
+def test_a_text_is_embedded_the_same_among_others(encoder, monkeypatch):
+    alone = np.concatenate([encoder.encode([name]) for name in NAMES])
+    np.testing.assert_allclose(encoder.encode(NAMES), alone, atol=1e-6)
+    monkeypatch.setattr(minilm, "_PIECES_AT_ONCE", 8)  # several batches of one length
+    np.testing.assert_allclose(encoder.encode(NAMES * 4), np.tile(alone, (4, 1)), atol=1e-6)
+    assert default_encoder().encode([]).shape[0] == 0
+
+
+def test_gelu():
+    x = np.linspace(-12, 12, 10_001, dtype=np.float32)
+    exact = [v / 2 * (1 + erf(v / sqrt(2))) for v in x.tolist()]
+    np.testing.assert_allclose(_gelu(x), exact, atol=4e-7)
+    assert not _gelu(np.array([-1e4, -100, 0], np.float32)).any()
+
+
+def test_torch_is_not_imported():
+    program = (
+        "import sys; from mll_hf.matching.text_encoder import default_encoder\n"
+        "assert default_encoder().encode(['a new name']).shape == (1, 384)\n"
+        "print(sorted({'torch', 'sentence_transformers', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

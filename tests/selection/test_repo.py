@@ -1,0 +1,389 @@
+"""A selection as a repo: saved, pushed, read back, and checked before it is used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import constants
+
+from hub_worlds import READER, clock  # noqa: F401
+from mll_hf.errors import CardError, HubError, InputError, MLLError, ModelError
+from mll_hf.hub.licenses import _license_of
+from mll_hf.labels.label import LOCAL_PREFIX, UNPINNED
+from mll_hf.matching.prompts import templates_for
+from mll_hf.selection import Selection, SelectionConfig, select
+from mll_hf.selection.repo import SELECTION_FILE, check_models
+from selection_worlds import random_candidates
+
+REPO = "alice/classifier"
+
+
+@pytest.fixture(autouse=True)
+def _no_wait_and_no_license_is_remembered(clock):  # noqa: F811
+    _license_of.cache_clear()
+
+
+def make_selection(hub=None, licenses=("mit", "mit"), **fields):
+    """A selection of two of four models; with a Hub, they are on it at its pinned commits, under these licenses."""
+    candidates = random_candidates(n_models=4, n_classes=3, domain="sketch")
+    selection = select(candidates, SelectionConfig(k=2, max_models=2))
+    models = list(selection.models)
+    for m, license in zip(selection.union, licenses, strict=True) if hub else ():
+        card = f"---\nlicense: {license}\n---\n" if license else "# no license\n"
+        revision = hub.put("model", models[m].ref.repo_id, {"README.md": card.encode(), "config.json": b"{}"})
+        models[m] = replace(models[m], ref=replace(models[m].ref, revision=revision))
+    return replace(selection, models=tuple(models), **fields)
+
+
+def ids_of(selection):
+    return [selection.models[m].ref.repo_id for m in selection.union]
+
+
+def card_of(hub, repo_id=REPO):
+    """Metadata and text of the README on the Hub."""
+    repo = hub.repos["model", repo_id]
+    _, front, text = hub.content(repo.files["README.md"]).decode().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def in_another_cache(monkeypatch, tmp_path):
+    """As with another HF_HOME."""
+    for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
+        monkeypatch.setattr(constants, name, str(tmp_path / name))
+
+
+# --- there and back ---------------------------------------------------------------------------------------------------
+
+
+def test_pushed_and_read_elsewhere(hub, monkeypatch, tmp_path):
+    selection = make_selection(hub)
+    published = selection.push_to_hub(REPO)
+    assert (published.changed, published.pull_request) == (True, None)
+    in_another_cache(monkeypatch, tmp_path)
+    hub.requests.clear()
+    back = Selection.from_pretrained(REPO)
+    # the prompts are written out, so they stay what they are
+    assert back == replace(selection, templates=templates_for("sketch"))
+    assert back.prompt_templates == selection.prompt_templates
+    assert not any("config.json" in request for request in hub.requests)  # nothing counts as a download of a model
+    assert Selection.from_pretrained(f"{REPO}@{published.revision}") == back
+    assert Selection.from_pretrained(REPO, revision=published.revision) == back
+    monkeypatch.setattr(hub, "down", True)
+    assert Selection.from_pretrained(REPO) == back  # from the cache
+    with pytest.raises(HubError, match="alice/other: the Hub answered with status 503; try later"):
+        Selection.from_pretrained("alice/other")
+
+
+def test_pushed_again(hub, monkeypatch):
+    selection = make_selection(hub)
+    first = selection.push_to_hub(REPO)
+    assert not selection.push_to_hub(REPO).changed
+    readme = hub.content(hub.repos["model", REPO].files["README.md"]).decode()
+    mine = readme.replace("---\n\n#", "language: en\n---\n\nWritten by hand.\n\n#", 1) + "\nThe end.\n"
+    hub.put("model", REPO, {"README.md": mine.encode(), "photo.jpg": b"mine"})
+    second = replace(selection, classes=("a*b*", "b", "c")).push_to_hub(REPO, commit_message="Other names")
+    assert second.changed
+    assert second.revision != first.revision
+    metadata, text = card_of(hub)
+    assert metadata["language"] == "en"
+    assert "Written by hand." in text
+    assert text.endswith("\nThe end.\n")
+    assert "a&#42;b&#42;, b, c." in text
+    assert "class 1" not in text.partition("<!-- mll-selection:start -->")[2]
+    assert set(hub.repos["model", REPO].files) == {"README.md", SELECTION_FILE, "photo.jpg"}
+
+
+def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
+    selection = make_selection(hub)
+    selection.save_pretrained(tmp_path / "here")
+    assert {path.name for path in (tmp_path / "here").iterdir()} == {"README.md", SELECTION_FILE}
+    back = Selection.from_pretrained(tmp_path / "here")
+    assert back == Selection.from_pretrained(str(tmp_path / "here" / SELECTION_FILE))
+    assert back.models == selection.models
+    readme = tmp_path / "here" / "README.md"
+    assert "license: mit" in readme.read_text()
+    readme.write_text(readme.read_text() + "Mine.\n")
+    _license_of.cache_clear()
+    monkeypatch.setattr(hub, "down", True)
+    selection.save_pretrained(tmp_path / "here")
+    assert "the card names no licenses" in caplog.text
+    assert "license: unknown" in readme.read_text()
+    assert readme.read_text().endswith("Mine.\n")
+    readme.write_bytes(b"\xff\xfe")
+    with pytest.raises(CardError, match=r"README\.md cannot be read"):
+        selection.save_pretrained(tmp_path / "here")
+    readme.write_text("---\n- a list\n---\n")
+    with pytest.raises(CardError, match="metadata cannot be read"):
+        selection.save_pretrained(tmp_path / "here")
+
+
+def test_a_folder_here_comes_before_the_hub(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_selection(hub).push_to_hub(REPO)
+    make_selection(hub, task="mine").save_pretrained(REPO)
+    assert Selection.from_pretrained(REPO).task == "mine"
+    shutil.rmtree(tmp_path / "alice")
+    assert Selection.from_pretrained(REPO).task is None
+
+
+# --- the card ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_card_says(hub):
+    selection = make_selection(hub, task="naming <things>")
+    selection.push_to_hub(REPO)
+    metadata, text = card_of(hub)
+    assert metadata == {
+        "base_model": ids_of(selection),
+        "library_name": "mll-hf",
+        "license": "mit",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": ["mll-selection"],
+        "widget": [
+            {
+                "src": "https://huggingface.co/datasets/mishig/sample_images/resolve/main/cat-dog-music.png",
+                "candidate_labels": "class 0, class 1, class 2",
+                "example_title": "Cat & Dog",
+            }
+        ],
+    }
+    assert 'classifier = pipeline("alice/classifier")' in text
+    assert "class 0, class 1, class 2." in text
+    assert len(selection.answer_lines) == 3
+    plain = text.replace("&#58;", ":").replace("&#42;", "*")
+    for line in selection.answer_lines:
+        assert f"- {line}" in plain
+    for m in selection.union:
+        model = selection.models[m]
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| [{model.ref.repo_id}]")]
+        assert f"/{model.ref.repo_id}/tree/{model.ref.revision})" in row
+        low, high = selection.estimates.low[m], selection.estimates.high[m]
+        assert f"({100 * low:.0f} to {100 * high:.0f} %)" in row
+        assert row.endswith("| mit |")
+    assert "images: sketch; task: naming &#60;things&#62;" in text
+
+
+@pytest.mark.parametrize(
+    ("licenses", "license", "name"),
+    [
+        (("mit", "mit"), "mit", None),
+        (("mit", "cc-by-nc-4.0"), "other", "licenses-of-its-models"),
+        (("mit", None), "unknown", None),
+        ((None, None), "unknown", None),
+    ],
+)
+def test_the_license_of_the_card(hub, licenses, license, name):
+    make_selection(hub, ("apache-2.0", "mit")).push_to_hub(REPO)  # whatever was said before
+    _license_of.cache_clear()
+    make_selection(hub, licenses).push_to_hub(REPO)
+    metadata, text = card_of(hub)
+    assert (metadata["license"], metadata.get("license_name")) == (license, name)
+    assert text.count(f"| {licenses[1] or 'unknown'} |") >= 1
+
+
+def test_names_of_strangers_in_the_card(hub):
+    hostile = ("</script><b>", "a|b](http://x)", "--- # {x: 1}\\")
+    make_selection(hub, classes=hostile).push_to_hub(REPO)
+    metadata, text = card_of(hub)
+    assert metadata["widget"][0]["candidate_labels"] == ", ".join(hostile)
+    assert "<b>" not in text
+    assert "](http://x" not in text
+    assert Selection.from_pretrained(REPO).classes == hostile
+
+
+# --- refused ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_model_repo_is_not_overwritten(hub, api):
+    selection = make_selection(hub)
+    hub.put("model", "alice/model", {"README.md": b"# Mine\n", "model.safetensors": b"weights"})
+    before = hub.repos["model", "alice/model"].refs["main"]
+    with pytest.raises(InputError, match=r"alice/model is a model of another kind \(model\.safetensors\)"):
+        selection.push_to_hub("alice/model")
+    assert hub.repos["model", "alice/model"].refs["main"] == before
+    with pytest.raises(InputError, match="not of the form org/name"):
+        selection.push_to_hub("classifier")
+    selection.push_to_hub(REPO, private=True)
+    assert api.model_info(REPO).private
+    api.update_repo_settings(REPO, private=False)
+    with pytest.raises(InputError, match="exists already and is public"):
+        selection.push_to_hub(REPO, private=True)
+
+
+def test_without_write_access_a_pull_request_is_opened(hub):
+    selection = make_selection(hub)
+    selection.push_to_hub(REPO)
+    other = replace(selection, task="other")
+    published = other.push_to_hub(REPO, token=READER)
+    assert published.pull_request == 1
+    assert Selection.from_pretrained(REPO).task is None
+    assert Selection.from_pretrained(REPO, revision="refs/pr/1").task == "other"
+
+
+@pytest.mark.parametrize(
+    ("place", "field", "value", "said"),
+    [
+        (0, "repo_id", f"{LOCAL_PREFIX}/home/alice/model", r"models of this machine \(model\)"),
+        (3, "repo_id", f"{LOCAL_PREFIX}/home/alice/model", r"models of this machine \(model\)"),  # not even chosen
+        (0, "revision", UNPINNED, r"not pinned to a commit on the Hub \(m0\d\)"),
+    ],
+)
+def test_what_others_cannot_use_is_not_pushed(hub, place, field, value, said):
+    selection = make_selection(hub)
+    models = list(selection.models)
+    models[place] = replace(models[place], ref=replace(models[place].ref, **{field: value}))
+    with pytest.raises(InputError, match=said):
+        replace(selection, models=tuple(models)).push_to_hub(REPO)
+    assert ("model", REPO) not in hub.repos
+
+
+def test_what_others_cannot_use_is_not_read_from_the_hub(hub):
+    document = make_selection(hub).to_json()
+    document["models"][0]["id"] = f"{LOCAL_PREFIX}/etc"
+    document["chosen"] = {name: [f"{LOCAL_PREFIX}/etc"] for name in document["chosen"]}
+    for concepts in document["matches"].values():
+        for concept in concepts:
+            concept["recall"] = concept["recall"][:1]
+    hub.put("model", REPO, {SELECTION_FILE: json.dumps(document).encode()})
+    with pytest.raises(InputError, match=r"alice/classifier: models are not pinned to a commit on the Hub \(etc\)"):
+        Selection.from_pretrained(REPO)
+
+
+HOSTILE = [
+    b"",
+    b"[]",
+    b"{",
+    b"[" * 100_000,
+    b'{"classes": ["a"]}',
+    b"\xff\xfe\x00",
+    b'{"classes": ' + b"9" * 10_000 + b"}",
+    b'import os; os.system("touch hacked")',
+]
+
+
+@pytest.mark.parametrize("content", HOSTILE, ids=lambda content: str(content[:12]))
+def test_what_is_no_selection_is_one_line(hub, tmp_path, content):
+    hub.put("model", REPO, {SELECTION_FILE: content})
+    (tmp_path / "choice.json").write_bytes(content)
+    for location in (REPO, tmp_path / "choice.json"):
+        with pytest.raises(InputError, match="this is no selection") as failure:
+            Selection.from_pretrained(location)
+        assert str(failure.value).startswith(f"{location}: ")
+        assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("models", 0, "temperature"), 1e-300),
+        (("models", 0, "temperature"), 1e300),
+        (("models", 0, "scores"), [1e308] * 3),
+        (("models", 0, "scores"), [float("nan")] * 3),
+        (("models", 0, "scores"), [float("-inf")] * 3),
+        (("templates",), ["no place for the class"]),
+        (("templates",), "a {}"),
+        (("templates",), [7]),
+    ],
+)
+def test_numbers_that_overflow_and_wrong_templates(path, value):
+    document = make_selection().to_json()
+    *parents, last = path
+    place = document
+    for key in parents:
+        place = place[key]
+    place[last] = value
+    with pytest.raises(InputError, match="this is no selection"):
+        Selection.from_json(document)
+
+
+def test_the_largest_numbers_do_not_overflow():
+    document = make_selection().to_json()
+    for model in document["models"]:
+        model |= {"scores": [1e100] * 3, "temperature": 1e-100}
+    selection = Selection.from_json(document)
+    assert np.isfinite(selection.weights).all()
+    assert np.isfinite(100 / selection.temperatures).all()
+
+
+def test_too_large(hub, monkeypatch, tmp_path):
+    selection = make_selection(hub)
+    selection.push_to_hub(REPO)
+    selection.save_pretrained(tmp_path)
+    monkeypatch.setattr("mll_hf.selection.repo._MOST_BYTES", 100)
+    with pytest.raises(HubError, match="larger than 0 MB and was not fetched"):
+        Selection.from_pretrained(REPO)
+    with pytest.raises(InputError, match="this is no selection"):
+        Selection.from_pretrained(tmp_path)
+    with pytest.raises(InputError, match="over the limit"):
+        selection.push_to_hub(REPO)
+
+
+def test_what_is_not_there(hub, tmp_path):
+    hub.put("model", "alice/model", {"config.json": b"{}"})
+    for location, error, said in (
+        ("alice/model", InputError, "alice/model is no selection: it has no mll_selection.json"),
+        ("alice/nothing", HubError, "alice/nothing: is not on the Hub, or private"),
+        ("choices/mine.json", InputError, r"cannot read choices/mine\.json \(No such file"),
+        ("nothing", InputError, r"cannot read nothing \(No such file"),
+        (tmp_path, InputError, r"cannot read .* \(No such file"),
+    ):
+        with pytest.raises(error, match=said) as failure:
+            Selection.from_pretrained(location)
+        assert "\n" not in str(failure.value)
+    make_selection(hub).push_to_hub(REPO)
+    with pytest.raises(HubError, match="no such revision"):
+        Selection.from_pretrained(REPO, revision="v2")
+
+
+# --- models that vanished, and licenses -------------------------------------------------------------------------------
+
+
+def test_models_that_are_gone(hub):
+    selection = make_selection(hub)
+    check_models(selection)
+    hub.requests.clear()
+    check_models(selection)
+    assert hub.requests == []  # a commit does not change
+    shutil.rmtree(Path(constants.HF_ASSETS_CACHE))
+    first, second = ids_of(selection)
+    repo = hub.repos["model", second]
+    pinned = repo.refs["main"]
+    hub.put("model", second, {"config.json": b'{"other": "weights"}'})
+    check_models(selection)  # the commit is still there
+    shutil.rmtree(Path(constants.HF_ASSETS_CACHE))
+    del repo.commits[pinned]  # the history was squashed
+    with pytest.raises(ModelError, match=rf"model '{second}': its commit \w+, which the selection names, is gone"):
+        check_models(selection)
+    shutil.rmtree(Path(constants.HF_ASSETS_CACHE))
+    del hub.repos["model", first]
+    with pytest.raises(ModelError, match=f"model '{first}': is gone from the Hub, or private"):
+        check_models(selection)
+    hub.down = True
+    check_models(selection)  # nothing is known against them
+
+
+def test_licenses_that_the_user_may_not_use(hub):
+    selection = make_selection(hub, ("cc-by-nc-4.0", None))
+    first, second = ids_of(selection)
+    check_models(selection)
+    with pytest.raises(InputError) as failure:
+        check_models(selection, ["MIT ", "apache-2.0"])
+    assert str(failure.value) == (
+        f"models have other licenses than the allowed (apache-2.0, mit): {first} (cc-by-nc-4.0), {second} (unknown); "
+        "allow these too, or select with these licenses"
+    )
+    with pytest.raises(InputError, match=rf"than the allowed \(cc-by-nc-4\.0\): {second} \(unknown\); "):
+        check_models(selection, "cc-by-nc-4.0")
+    hub.put("model", second, {"README.md": b"---\nlicense: MIT\n---\n"})
+    _license_of.cache_clear()
+    check_models(selection, ["mit", "cc-by-nc-4.0"])
+    _license_of.cache_clear()
+    hub.down = True
+    with pytest.raises(MLLError, match="cannot find its license"):
+        check_models(selection, ["mit", "cc-by-nc-4.0"])

@@ -1,0 +1,315 @@
+"""A selection called like a pipeline of transformers: what goes in, what comes out, the same from any cache."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from PIL import Image
+
+import mll_hf
+from mll_hf import SelectionConfig
+from mll_hf.client import Client
+from mll_hf.ensemble import residents, run
+from mll_hf.ensemble.rules import softmax
+from mll_hf.errors import InputError, ModelError
+from mll_hf.hub.licenses import _license_of
+from mll_hf.labels.label import ModelRef
+from mll_hf.matching.prompts import fill
+from mll_hf.models import resolve_model
+from mll_hf.pipelines import Pipeline, pipeline
+from mll_hf.selection import choose_with_images, select
+from selection_worlds import random_candidates
+from tiny_models import make_open_clip
+from worlds import unit
+
+REPO = "alice/classifier"
+RNG = np.random.default_rng(0)
+PICTURES = [Image.fromarray(RNG.integers(0, 256, (40, 32, 3), dtype=np.uint8)) for _ in range(5)]
+CLASSES = ("cat", "red car", "tree")
+
+
+def encoded(picture):
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
+def scores_of(answers, classes=CLASSES):
+    """[N, C] scores in the order of the classes."""
+    return np.array([[{a["label"]: a["score"] for a in one}[name] for name in classes] for one in answers])
+
+
+# --- with real models -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def selection(api, tmp_path, tiny_open_clip):
+    """Two models on the Hub, chosen for CLASSES by a trial whose logits are random."""
+    models = []
+    chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig(k=2))
+    for name, model in zip(("one", "two"), chosen.models, strict=True):
+        folder = tiny_open_clip if name == "one" else make_open_clip(tmp_path / name, seed=1)
+        api.create_repo(f"alice/{name}")
+        revision = api.upload_folder(repo_id=f"alice/{name}", folder_path=folder).oid
+        models.append(replace(model, ref=ModelRef(f"alice/{name}", revision, "open_clip")))
+    chosen = replace(chosen, classes=CLASSES, models=tuple(models))
+    chosen = choose_with_images(chosen, (0, 1), RNG.normal(0, 9, (2, 40, 3)), SelectionConfig(k=2), ("a {}", "this {}"))
+    assert len(chosen.union) == 2
+    assert np.ptp(chosen.evidence.calibration.offsets) > 0
+    return chosen
+
+
+def test_answers_are_equal_from_another_cache(selection, monkeypatch, tmp_path):
+    expected = Client("labels", device="cpu").load(selection).predict(PICTURES).probabilities
+    selection.push_to_hub(REPO)
+    for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):  # as with another HF_HOME
+        monkeypatch.setattr(constants, name, str(tmp_path / name))
+    classifier = mll_hf.pipeline(REPO, device="cpu")
+    answers = classifier(PICTURES)
+    np.testing.assert_array_equal(scores_of(answers), expected)
+    for one in answers:
+        assert [list(answer) for answer in one] == [["score", "label"]] * 3
+        assert [answer["score"] for answer in one] == sorted((answer["score"] for answer in one), reverse=True)
+        assert sum(answer["score"] for answer in one) == pytest.approx(1)
+    # other classes: the weights and temperatures, without the offsets
+    others = ("dog", "blue car")
+    logits = run.Ensemble(replace(selection, classes=others), "cpu").logits(PICTURES[:2])
+    union = list(selection.union)
+    weights = selection.weights[union] / selection.weights[union].sum()
+    expected = np.einsum("m,mnc->nc", weights, softmax(logits / selection.temperatures[union][:, None, None]))
+    found = scores_of(classifier(PICTURES[:2], candidate_labels=list(others)), others)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    # the same classes, in whatever order, keep them
+    assert classifier._ensemble_for(CLASSES[::-1], None).selection is classifier.selection
+
+
+def test_answers_are_those_of_transformers(tiny_transformers_clip, tmp_path):
+    from transformers import pipeline as of_transformers
+
+    chosen = select(random_candidates(n_models=1), SelectionConfig())
+    model = replace(chosen.models[0], ref=resolve_model(f"local-dir:{tiny_transformers_clip}"), temperature=1.0)
+    ours = pipeline(replace(chosen, models=(model,)), device="cpu")
+    theirs = of_transformers("zero-shot-image-classification", model=str(tiny_transformers_clip), device="cpu")
+    options = {"candidate_labels": list(CLASSES), "hypothesis_template": "This is a photo of {}."}
+    (tmp_path / "one.png").write_bytes(encoded(PICTURES[0]))
+    found, expected = ([p(str(tmp_path / "one.png"), **options)] for p in (ours, theirs))
+    found += ours(PICTURES[1:3], **options)
+    expected += theirs(PICTURES[1:3], **options)
+    found += ours((picture for picture in PICTURES[3:5]), **options)
+    expected += theirs((picture for picture in PICTURES[3:5]), **options)
+    assert len(found) == len(expected) == 5
+    for one, other in zip(found, expected, strict=True):
+        assert [list(answer) for answer in one] == [list(answer) for answer in other]
+        assert [answer["label"] for answer in one] == [answer["label"] for answer in other]
+        assert [answer["score"] for answer in one] == pytest.approx([answer["score"] for answer in other], abs=1e-3)
+
+
+# --- with models that answer at once ----------------------------------------------------------------------------------
+
+
+class Colors:
+    """Says which of the colors a picture has; other classes are nothing to it."""
+
+    logit_scale, logit_bias, batch_size = 10.0, 0.0, 16
+    texts = ()
+
+    def __init__(self, ref):
+        self.ref = ref
+
+    def preprocess(self, image):
+        import torch
+
+        return torch.tensor(np.asarray(image.resize((1, 1)), np.float32).reshape(3) + 1)
+
+    def encode_pixels(self, pixels):
+        return unit(pixels.numpy())
+
+    def encode_texts(self, texts):
+        Colors.texts = tuple(texts)
+        return unit([[name in text for name in ("red", "green", "blue")] + 1e-3 * np.arange(3) for text in texts])
+
+    def close(self):
+        pass
+
+
+COLORS = ("red", "green", "blue")
+
+
+@pytest.fixture
+def classifier(monkeypatch):
+    monkeypatch.setattr(residents, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
+    chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
+    return Pipeline(replace(chosen, classes=COLORS), batch_size=2)
+
+
+RED, GREEN, BLUE = (Image.new("RGB", (4, 4), color) for color in ("red", "#00ff00", "blue"))
+
+
+def best(answers):
+    return [one[0]["label"] for one in answers]
+
+
+def test_every_form_of_an_image(classifier, tmp_path):
+    (tmp_path / "blue.png").write_bytes(encoded(BLUE))
+    expected = classifier(BLUE)
+    assert expected[0]["label"] == "blue"
+    for image in (
+        encoded(BLUE),
+        tmp_path / "blue.png",
+        str(tmp_path / "blue.png"),
+        {"image": BLUE},
+        {"image": {"bytes": encoded(BLUE), "path": None}, "label": 1},
+        {"image": {"bytes": None, "path": str(tmp_path / "blue.png")}},
+    ):
+        assert classifier(image) == expected
+        assert classifier([image]) == [expected]
+        assert list(classifier(iter([image]))) == [expected]
+    assert classifier([]) == []
+    assert classifier((RED, BLUE)) == classifier([RED, BLUE])
+    assert list(classifier(iter(()))) == []
+    assert best(classifier(images=[RED, GREEN, BLUE])) == ["red", "green", "blue"]
+
+
+def test_links(classifier, hub):
+    hub.put("dataset", "alice/photos", {"red.png": encoded(RED)})
+    link = f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/red.png"
+    assert classifier(link)[0]["label"] == "red"
+    for wrong in (
+        f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/none.png",
+        "http://[",
+        "http://127.0.0.1:1/",
+    ):
+        with pytest.raises(InputError, match="cannot be read as an image"):
+            classifier(wrong)
+
+
+def test_a_large_file_behind_a_link_is_not_read_to_its_end(classifier, hub, monkeypatch):
+    monkeypatch.setattr("mll_hf.pipelines._MOST_BYTES", 10)
+    hub.put("dataset", "alice/photos", {"red.png": encoded(RED)})
+    with pytest.raises(InputError, match="cannot be read as an image"):
+        classifier(f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/red.png")
+
+
+def test_a_stream_is_drawn_as_it_is_asked_for(classifier):
+    drawn = []
+
+    def camera():
+        while True:
+            drawn.append(1)
+            yield (RED, BLUE)[len(drawn) % 2]
+
+    stream = classifier(camera())
+    assert drawn == []
+    for n in range(20):
+        assert next(stream)[0]["label"] == ("blue", "red")[n % 2]
+        assert n < len(drawn) <= n + 6  # no more than the next batches, of two
+
+
+def test_a_dataset_streams(classifier):
+    class Rows:
+        """As PyTorch's data sets: no more than a length and items."""
+
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, n):
+            return {"image": (RED, GREEN, BLUE)[n], "label": n}
+
+    assert best(classifier(Rows())) == ["red", "green", "blue"]
+    stream = classifier({"photo": RED} for _ in range(3))
+    with pytest.raises(InputError, match="a row has no column 'image', only photo"):
+        next(stream)
+
+
+def test_images_that_cannot_be_read(classifier, tmp_path, caplog):
+    (tmp_path / "half.png").write_bytes(encoded(RED)[:40])
+    answers = classifier([RED, b"no picture", tmp_path / "half.png", 3.5, BLUE])
+    assert [len(one) for one in answers] == [3, 0, 0, 0, 3]
+    assert best([answers[0], answers[4]]) == ["red", "blue"]
+    said = [record.message for record in caplog.records]
+    assert said == [f"image {n} cannot be read; it has no answer" for n in (1, 2, 3)]
+    for one in (tmp_path / "half.png", str(tmp_path / "none.png"), b"x" * 1000, 3.5):
+        with pytest.raises(InputError, match="cannot be read as an image; check path, link or file") as failure:
+            classifier(one)
+        assert len(str(failure.value)) < 150
+
+
+def test_options_of_a_call(classifier):
+    assert [answer["label"] for answer in classifier(GREEN, top_k=1)] == ["green"]
+    assert len(classifier(GREEN, top_k=99)) == 3
+    assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
+    classifier(RED)
+    assert Colors.texts == tuple(t for c in COLORS for t in fill(classifier.selection.prompt_templates, c))
+    classifier(RED, ["red", "dark"], hypothesis_template="so {}!")
+    assert Colors.texts == ("so red!", "so dark!")
+    # equal scores keep the order of the classes
+    assert [answer["label"] for answer in classifier(RED, ["x", "y", "z"])] == ["x", "y", "z"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"top_k": 0}, "top_k is 0; ask for at least one"),
+        ({"candidate_labels": "red, blue"}, "single string, not a list"),
+        ({"candidate_labels": []}, "no class names given"),
+        ({"candidate_labels": ["red", "Red"]}, "class names cannot be used"),
+        ({"hypothesis_template": "no place"}, "must have exactly one {}"),
+    ],
+)
+def test_wrong_options_are_said_before_anything_is_drawn(classifier, options, said):
+    with pytest.raises(InputError, match=said):
+        classifier(iter([RED]), **options)
+
+
+@pytest.mark.parametrize(("given", "device"), [(None, None), ("cpu", "cpu"), (0, "cuda:0"), (2, "cuda:2"), (-1, "cpu")])
+def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
+    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
+    assert pipeline(classifier.selection, device=given).device == device
+    with pytest.raises(InputError, match="a batch of 0 images"):
+        pipeline(classifier.selection, batch_size=0)
+
+
+# --- refused before anything is downloaded ----------------------------------------------------------------------------
+
+
+def test_a_model_that_vanished_and_licenses(hub):
+    _license_of.cache_clear()
+    selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
+    (m,) = selection.union
+    ref = selection.models[m].ref
+    card = b"---\nlicense: cc-by-nc-4.0\n---\n"
+    models = list(selection.models)
+    revision = hub.put("model", ref.repo_id, {"README.md": card})
+    models[m] = replace(models[m], ref=replace(ref, revision=revision))
+    replace(selection, models=tuple(models)).push_to_hub(REPO)
+    assert isinstance(pipeline(REPO, licenses=["cc-by-nc-4.0"]), Pipeline)
+    with pytest.raises(InputError, match=rf"than the allowed \(mit\): {ref.repo_id} \(cc-by-nc-4\.0\)"):
+        pipeline(REPO, licenses=["mit"])
+    models[m] = replace(models[m], ref=replace(ref, revision="0" * 40))
+    replace(selection, models=tuple(models)).push_to_hub(REPO)
+    with pytest.raises(ModelError, match="its commit 000000000000, which the selection names, is gone"):
+        pipeline(REPO)
+
+
+def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
+    selection = select(random_candidates(n_models=2, n_classes=2), SelectionConfig())
+    for model in selection.models:
+        api.create_repo(f"alice/{model.ref.short_name}", private=True)
+    refs = [
+        replace(m.ref, repo_id=f"alice/{m.ref.short_name}", revision=api.model_info(f"alice/{m.ref.short_name}").sha)
+        for m in selection.models
+    ]
+    models = tuple(replace(m, ref=ref) for m, ref in zip(selection.models, refs, strict=True))
+    replace(selection, models=models).push_to_hub(REPO, private=True)
+    monkeypatch.delenv("HF_TOKEN")
+    classifier = pipeline(REPO, token="hf_test_token")
+    assert classifier.token == "hf_test_token"
+    assert "hf_test_token" not in repr(classifier)
+    shutil.rmtree(constants.HF_ASSETS_CACHE)
+    with pytest.raises(ModelError, match="is gone from the Hub, or private"):
+        pipeline(classifier.selection)

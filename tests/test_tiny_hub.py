@@ -1,0 +1,155 @@
+"""The tiny Hub answers as the real one: rights, pages, rate limits, queued jobs, and transfers through Xet."""
+
+from __future__ import annotations
+
+import pytest
+from huggingface_hub import CommitOperationAdd, HfApi, get_session, hf_hub_download
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.utils import parse_ratelimit_headers
+
+ANONYMOUS = HfApi(token=False)
+
+
+def refusal(call):
+    """Status of the answer that a call ends with."""
+    with pytest.raises(HfHubHTTPError) as refused:
+        call()
+    return refused.value.response.status_code
+
+
+# ---- rights
+
+
+def test_a_private_repo_is_missing_for_everyone_else(hub, api, reader):
+    hub.put("model", "alice/secret", {"a.txt": b"1"})
+    hub.repos["model", "alice/secret"].private = True
+    assert api.model_info("alice/secret").private
+    for client, status in ((reader, 404), (ANONYMOUS, 401)):
+        with pytest.raises(RepositoryNotFoundError) as missing:
+            client.model_info("alice/secret")
+        assert missing.value.response.status_code == status
+        assert list(client.list_models()) == []
+    assert [model.id for model in api.list_models()] == ["alice/secret"]
+
+
+def test_of_a_gated_repo_everyone_sees_the_list_of_files(hub, reader):
+    hub.put("model", "alice/gated", {"a.txt": b"1"})
+    hub.repos["model", "alice/gated"].gated = "manual"
+    for client, status in ((reader, 403), (ANONYMOUS, 401)):
+        assert client.list_repo_files("alice/gated") == ["a.txt"]
+        with pytest.raises(GatedRepoError) as gated:
+            hf_hub_download("alice/gated", "a.txt", token=client.token)
+        assert gated.value.response.status_code == status
+    hub.repos["model", "alice/gated"].granted.add("bob")
+    assert hf_hub_download("alice/gated", "a.txt", token=reader.token)
+
+
+def test_nobody_changes_the_repo_of_another(hub, reader):
+    hub.put("model", "alice/model", {"a.txt": b"1"})
+    add = [CommitOperationAdd("b.txt", b"2")]
+    for client, status in ((reader, 403), (HfApi(token="hf_read_only_token"), 403), (ANONYMOUS, 401)):
+        assert refusal(lambda client=client: client.create_commit("alice/model", add, commit_message="b")) == status
+        assert refusal(lambda client=client: client.update_repo_settings("alice/model", private=True)) == status
+        assert refusal(lambda client=client: client.delete_repo("alice/model")) == status
+        assert refusal(lambda client=client: client.create_tag("alice/model", tag="v1")) == status
+    assert list(hub.files("model", "alice/model")) == ["a.txt"]
+    assert reader.create_commit("alice/model", add, commit_message="b", create_pr=True).pr_num == 1
+
+
+def test_a_token_that_nobody_has_is_refused_even_for_what_is_public(hub):
+    hub.put("model", "alice/model", {"a.txt": b"1"})
+    assert ANONYMOUS.model_info("alice/model")
+    assert refusal(lambda: HfApi(token="hf_expired").model_info("alice/model")) == 401
+
+
+# ---- listings
+
+
+def test_the_limit_is_the_size_of_a_page(hub):
+    for name in "abcde":
+        hub.put("model", f"alice/{name}", {})
+    first = get_session().get(f"{ANONYMOUS.endpoint}/api/models", params={"limit": 2})
+    assert [model["id"] for model in first.json()] == ["alice/a", "alice/b"]
+    second = get_session().get(first.links["next"]["url"])
+    assert [model["id"] for model in second.json()] == ["alice/c", "alice/d"]
+
+
+def test_listings_are_sorted_and_filtered(hub, api):
+    for name, downloads, tags in (("a", 5, "clip, zero"), ("b", 9, "clip"), ("c", 7, "zero, clip")):
+        hub.put("dataset", f"alice/{name}", {"README.md": f"---\ntags: [{tags}]\n---\n".encode()})
+        hub.repos["dataset", f"alice/{name}"].downloads = downloads
+    names = [found.id for found in api.list_datasets(filter="clip", sort="downloads")]
+    assert names == ["alice/b", "alice/c", "alice/a"]
+    assert [found.id for found in api.list_datasets(filter=["clip", "zero"], sort="downloads")] == [names[1], names[2]]
+
+
+# ---- rate limits
+
+
+def test_requests_to_api_and_resolvers_are_counted_apart_and_by_user(hub, api):
+    hub.put("model", "alice/model", {"a.txt": b"1"})
+    hub.limit(api=2, resolvers=1)
+
+    def ask(path, token="hf_test_token"):
+        return get_session().get(f"{api.endpoint}/{path}", headers={"Authorization": f"Bearer {token}"})
+
+    assert [ask("api/models").status_code for _ in range(3)] == [200, 200, 429]
+    assert [ask("alice/model/resolve/main/a.txt").status_code for _ in range(2)] == [200, 429]
+    refused = ask("api/models")
+    limit = parse_ratelimit_headers(refused.headers)
+    assert (limit.resource_type, limit.remaining, limit.limit, limit.window_seconds) == ("api", 0, 2, 300)
+    assert 0 < limit.reset_in_seconds <= 300
+    assert ask("api/models", "hf_reader_token").status_code == 200
+    hub.elapsed += limit.reset_in_seconds
+    assert ask("api/models").status_code == 200
+
+
+# ---- jobs
+
+
+def test_jobs_wait_in_a_queue(hub, api):
+    hub.queued_polls = 2
+    job = api.run_job(image="python", command=["true"])
+    assert job.status.stage == "SCHEDULING"
+    assert [api.inspect_job(job_id=job.id).status.stage for _ in range(2)] == ["SCHEDULING", "RUNNING"]
+    assert [job.status.stage for job in api.list_jobs()] == ["RUNNING"]
+
+
+# ---- Xet
+
+
+def test_large_files_go_through_xet(hub, api, xet):
+    content = b"weights" * 100
+    hub.put("model", "alice/model", {})
+    api.upload_file(path_or_fileobj=content, path_in_repo="a.safetensors", repo_id="alice/model")
+    assert "XET up" in hub.requests
+    assert "GET /api/models/alice/model/xet-write-token/main" in hub.requests
+    path = hf_hub_download("alice/model", "a.safetensors")
+    assert "XET down" in hub.requests
+    assert not [request for request in hub.requests if "/_cdn/" in request or "/_lfs/" in request]
+    with open(path, "rb") as file:
+        assert file.read() == content
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("error", [RuntimeError("Data processing error"), ConnectionError("Network error")])
+def test_xet_fails_as_planned_and_once(hub, api, xet, error, half):
+    hub.put("model", "alice/model", {"a.safetensors": b"weights" * 100})
+    hub.fail_xet("down", error, half=half)
+    with pytest.raises(type(error)):
+        hf_hub_download("alice/model", "a.safetensors")
+    assert hf_hub_download("alice/model", "a.safetensors")
+    hub.fail_xet("up", error, half=half)
+    with pytest.raises(type(error)):
+        api.upload_file(path_or_fileobj=b"1", path_in_repo="b.safetensors", repo_id="alice/model")
+    assert list(hub.files("model", "alice/model")) == ["a.safetensors"]
+
+
+def test_a_refused_token_of_xet_is_no_error_of_the_hub_s_client(hub, api, xet):
+    hub.put("model", "alice/model", {})
+    upload = {"path_or_fileobj": b"1", "path_in_repo": "a.safetensors", "repo_id": "alice/model"}
+    for status, error in ((403, PermissionError), (503, ConnectionError)):
+        hub.fail("xet-write-token", status)
+        with pytest.raises(error):
+            api.upload_file(**upload)
+    assert not hub.files("model", "alice/model")

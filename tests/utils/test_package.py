@@ -1,0 +1,115 @@
+"""Where the package comes from: never from a name on a registry that nobody of us holds."""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from mll_hf.errors import MissingExtraError
+from mll_hf.utils import package
+from mll_hf.utils.package import (
+    DISTRIBUTION,
+    PACKAGE_VARIABLE,
+    PROJECT_URL,
+    install_command,
+    library_in_markdown,
+    package_source,
+    requirement,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """An empty checkout instead of this one."""
+    monkeypatch.delenv(PACKAGE_VARIABLE, raising=False)
+    monkeypatch.setattr(package, "_CHECKOUT", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "dist").mkdir()
+    return tmp_path
+
+
+def test_name_and_address_are_those_of_the_project():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == DISTRIBUTION
+    assert project["urls"] == ({"Repository": PROJECT_URL} if PROJECT_URL else {})
+
+
+NAME = rf"{DISTRIBUTION}(\[[\w,]*\])?"
+BY_NAME = re.compile(
+    rf"""(pip install|--with)\s+['"]?{NAME}(?!\[| @)"""  # a command
+    rf"""|^['"\s]*{NAME}['",\s]*$"""  # a line of requirements
+    rf"""|dependencies = .*{DISTRIBUTION}""",  # the header of a script
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize("folder", ["mll_hf", "scripts", "spaces", ".github"])
+def test_nothing_installs_the_name_from_a_registry(folder):
+    files = [path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".txt", ".yml", ".md", "")]
+    texts = {path: path.read_text() for path in files if path.is_file()}
+    assert texts
+    assert [(path.name, match[0]) for path, text in texts.items() if (match := BY_NAME.search(text))] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_by_name"),
+    [
+        ("run: pip install 'mll-hf[models]'", True),
+        ("uv run --with mll-hf", True),
+        ("gradio\nmll-hf[models,space]\n", True),
+        ('# dependencies = ["mll-hf[models]"]', True),
+        ("uv run --with 'mll-hf[models] @ URL'", False),
+        ("pip install '.[models]'", False),
+    ],
+)
+def test_what_installs_by_name_is_found(text, is_by_name):
+    assert bool(BY_NAME.search(text)) is is_by_name
+
+
+def test_the_newest_wheel_of_the_checkout_is_the_source(checkout, monkeypatch):
+    assert package_source() is None
+    for number, name in enumerate(("mll_hf-2.0-py3-none-any.whl", "mll_hf-1.0-py3-none-any.whl", "other-1.whl")):
+        (checkout / "dist" / name).touch()
+        os.utime(checkout / "dist" / name, (number, number))
+    assert package_source() == str(checkout / "dist" / "mll_hf-1.0-py3-none-any.whl")
+    monkeypatch.setenv(PACKAGE_VARIABLE, " https://example.com/x.whl ")
+    assert package_source() == "https://example.com/x.whl"
+    monkeypatch.delenv(PACKAGE_VARIABLE)
+    (checkout / "pyproject.toml").unlink()  # an installed package is no checkout
+    assert package_source() is None
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        (
+            "https://example.com/mll_hf-1-py3-none-any.whl",
+            "mll-hf[a,b] @ https://example.com/mll_hf-1-py3-none-any.whl",
+        ),
+        ("git+https://example.com/x@0123abc", "mll-hf[a,b] @ git+https://example.com/x@0123abc"),
+        ("/my dist/mll_hf-1-py3-none-any.whl", "mll-hf[a,b] @ file:///my%20dist/mll_hf-1-py3-none-any.whl"),
+        ("our-mll", "our-mll[a,b]"),
+        ("our-mll==1.0", "our-mll[a,b]==1.0"),
+    ],
+)
+def test_wheels_urls_and_names_are_requirements(source, expected):
+    assert requirement(source, "a,b") == expected
+    assert requirement(source) == expected.replace("[a,b]", "")
+
+
+def test_what_is_missing_is_installed_from_where_the_package_came_from(checkout, monkeypatch):
+    text = "this needs the package 'wn'; install it with: pip install '.[build]' in a clone of "
+    assert str(MissingExtraError("wn", "build")).startswith(text)
+    monkeypatch.setenv(PACKAGE_VARIABLE, "https://example.com/x.whl")
+    assert install_command("build") == "pip install 'mll-hf[build] @ https://example.com/x.whl'"
+
+
+def test_cards_link_to_a_home_that_exists(monkeypatch):
+    monkeypatch.setattr(package, "PROJECT_URL", "")
+    assert library_in_markdown() == "`mll-hf`"
+    monkeypatch.setattr(package, "PROJECT_URL", "https://example.com/mll")
+    assert library_in_markdown() == "[`mll-hf`](https://example.com/mll)"
