@@ -672,11 +672,11 @@ class Runner(Ensemble):
 
         def run(m: int) -> NDArray[np.float32]:
             self.tell(self.selection.models[m].name)
-            return here(m) if self.embed is None else self._run(m, images, self.embed)
+            return here(m) if self.embed is None else self._run_elsewhere(m, images, self.embed)
 
         return run
 
-    def _run(self, m: int, images: Sequence[ImageLike], embed: Embed) -> NDArray[np.float32]:
+    def _run_elsewhere(self, m: int, images: Sequence[ImageLike], embed: Embed) -> NDArray[np.float32]:
         """[N, C] logits of one model, which is fetched, loaded and given its images before ``embed`` is called."""
         model = load_model(self.selection.models[m].ref, "cpu", token=self.token)
         try:
