@@ -1,0 +1,77 @@
+"""Take the picture of the Space that the README shows: spaces/mll_select/answer.png.
+
+    MLL_LABELS=published python scripts/picture_of_space.py
+
+Starts the Space, asks it for three classes in a browser (Debian's chromium, or the one of playwright), and saves what a
+visitor sees.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+from mll_hf.cli.options import script_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES = "golden retriever, tabby cat, fire truck"
+
+
+def main() -> int:
+    """Run the script."""
+    parser = script_parser(str(__doc__))
+    parser.add_argument("--out", type=Path, default=ROOT / "spaces" / "mll_select" / "answer.png", metavar="FILE")
+    parser.add_argument("--port", type=int, default=7861)
+    args = parser.parse_args()
+    url = f"http://127.0.0.1:{args.port}"
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(args.port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    server = subprocess.Popen([sys.executable, str(ROOT / "spaces" / "mll_select" / "app.py")], env=environment)
+    try:
+        wait_for(url)
+        take(url, args.out)
+    finally:
+        server.terminate()
+    print(args.out)
+    return 0
+
+
+def wait_for(url: str, seconds: float = 120) -> None:
+    """Return as soon as the server answers; a TimeoutError if it does not."""
+    for _ in range(int(seconds)):
+        try:
+            urllib.request.urlopen(url).close()
+        except OSError:
+            time.sleep(1)
+        else:
+            return
+    raise TimeoutError(f"{url} does not answer")
+
+
+def take(url: str, out: Path) -> None:
+    """Ask for the classes and save the page from the question to the ranking."""
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1100, "height": 640}, color_scheme="light")
+        page.goto(url)
+        page.get_by_role("heading", level=1).wait_for()
+        page.get_by_role("textbox", name="Classes").fill(CLASSES)
+        page.get_by_role("button", name="Find models", exact=True).click()
+        answer = page.get_by_role("status").filter(has_text="Use ")
+        answer.wait_for(timeout=120_000)
+        page.get_by_role("table", name="Ranking").wait_for()
+        answer.scroll_into_view_if_needed()
+        page.evaluate("top => window.scrollBy(0, top - 16)", answer.bounding_box()["y"])
+        page.wait_for_timeout(2000)  # what moves in comes to rest
+        page.screenshot(path=out)
+        browser.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
