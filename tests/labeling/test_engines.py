@@ -26,7 +26,7 @@ from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.labeling import ray_engine
 from mll_hf.labeling import run as labeling
 from mll_hf.labeling.engines import LocalEngine
-from mll_hf.labeling.ray_engine import RayEngine, Share, _batched, _with_files, share_of, workers_in
+from mll_hf.labeling.ray_engine import RayEngine, Share, _with_files, share_of, workers_in
 from mll_hf.labeling.run import label_model, open_engine
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path
@@ -42,9 +42,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Pieces of 16 images, of 2 captions, and of 2 blocks of 8 images."""
+    """Pieces of 16 images, and blocks of 8."""
     monkeypatch.setattr(ray_engine, "_BATCHES_PER_PIECE", 4)
-    monkeypatch.setattr(ray_engine, "_BLOCKS_PER_PIECE", 2)
     monkeypatch.setattr("mll_hf.labeling.run.CONTEST_BLOCK", 8)
 
 
@@ -182,12 +181,12 @@ def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, wh
 
     embed_images = ray_engine._Worker.embed_images
 
-    def die_once(self, model, probes, images, batch_size):
+    def die_once(self, model, dtype, probes, images, batch_size):
         mark = marks / str(images[0])
         if images[0] in (0, 32) and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return embed_images(self, model, probes, images, batch_size)
+        return embed_images(self, model, dtype, probes, images, batch_size)
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(die_once))
     with RayEngine(cpus=0.5) as engine:
@@ -199,7 +198,7 @@ def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, wh
 def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch):
     monkeypatch.setattr(ray_engine, "_RETRIES", 1)
 
-    def die(self, model, probes, images, batch_size):
+    def die(self, model, dtype, probes, images, batch_size):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(die))
@@ -212,8 +211,8 @@ def test_machines_with_other_versions_are_refused(
 ):
     embed_images = ray_engine._Worker.embed_images
 
-    def of_another_version(self, model, probes, images, batch_size):
-        embeddings, environment = embed_images(self, model, probes, images, batch_size)
+    def of_another_version(self, model, dtype, probes, images, batch_size):
+        embeddings, environment = embed_images(self, model, dtype, probes, images, batch_size)
         return embeddings, replace(environment, torch="1.0")
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(of_another_version))
@@ -232,7 +231,7 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
 
 model, folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-ray_engine._BATCHES_PER_PIECE, ray_engine._BLOCKS_PER_PIECE, labeling.CONTEST_BLOCK = 4, 2, 8
+ray_engine._BATCHES_PER_PIECE, labeling.CONTEST_BLOCK = 4, 8
 pieces = ray_engine.RayRun.embed_images
 
 def embed_images(self, probes, images, batch_size):
@@ -324,11 +323,6 @@ def test_ray_that_ran_before_goes_on(ray_here):
     with RayEngine(cpus=0.5):
         pass
     assert ray_here.is_initialized()
-
-
-def test_batches():
-    assert list(_batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
-    assert list(_batched([], 2)) == []
 
 
 # --- the pool, with actors that are only simulated

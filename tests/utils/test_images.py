@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from mll_hf.models.batches import in_background, prepared_batches
+from mll_hf.models.batches import Decoders, in_background, prepared_batches
 from mll_hf.utils.images import decode_image, to_rgb, usable_cores
 from worlds import examples
 
@@ -170,10 +171,15 @@ def test_batches_keep_their_items_in_order(batches):
             assert inputs[:, 0, 0, 0].tolist() == known
 
 
+def in_processes(batches, prepare, processes):
+    with closing(Decoders(prepare, processes)) as decoders:
+        return list(decoders.batches(iter(batches)))
+
+
 @pytest.mark.parametrize("batches", [[[3], [None, 7, None], [None], list(range(70)), [1, 2]]])
 def test_processes_prepare_the_same_as_threads(batches):
     threads = list(prepared_batches(iter(batches), tensor_of))
-    processes = list(prepared_batches(iter(batches), tensor_of, processes=2))
+    processes = list(in_processes(batches, tensor_of, 2))
     for (expected, present), (inputs, present_too) in zip(threads, processes, strict=True):
         np.testing.assert_array_equal(present, present_too)
         assert (inputs is None) == (expected is None)
@@ -186,7 +192,7 @@ def test_an_error_in_a_process_reaches_the_caller():
         raise ArithmeticError(f"item {item}")
 
     with pytest.raises(ArithmeticError, match="item 5"):
-        list(prepared_batches([[5]], fail, processes=1))
+        in_processes([[5]], fail, 1)
 
 
 def test_a_background_thread_gives_the_same_items_and_errors():
