@@ -276,9 +276,10 @@ class VisionLanguageModel(ABC):
         before = torch.cuda.memory_allocated(self._device)
         with torch.inference_mode():
             fits = self._encode_if_it_fits(pixels) is not None
-        peak = torch.cuda.max_memory_allocated(self._device) - before
+        if fits:
+            return (torch.cuda.max_memory_allocated(self._device) - before) / _SHARE_OF_FREE
         self._free_memory()
-        return peak / _SHARE_OF_FREE if fits else math.inf
+        return math.inf
 
 
 def _fastest_dtype(device: torch.device) -> str:

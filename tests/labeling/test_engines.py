@@ -4,6 +4,7 @@ Models are real but tiny: what runs in other processes cannot be replaced by fak
 """
 
 import importlib.util
+import json
 import os
 import pickle
 import signal
@@ -19,6 +20,9 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import gpu_check
 from mll_hf import errors
 from mll_hf.errors import GraphError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
@@ -28,6 +32,7 @@ from mll_hf.labeling import run as labeling
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.ray_engine import RayEngine, Share, _with_files, share_of, workers_in
 from mll_hf.labeling.run import label_model, open_engine
+from mll_hf.labels.counts import LabelCounts
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.models import resolve_model
@@ -218,6 +223,31 @@ def test_machines_with_other_versions_are_refused(
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(of_another_version))
     with RayEngine(cpus=0.5) as engine, pytest.raises(InputError, match="machines of the cluster differ"):
         label(tiny_open_clip, folder, tmp_path / "ray", engine)
+
+
+def test_workers_of_different_precision_all_go_on_in_full(
+    tiny_open_clip, folder, tmp_path, whole, ray_here, monkeypatch
+):
+    """An actor that overflows, or has older hardware, differs from the others."""
+    embed_images = ray_engine._Worker.embed_images
+
+    def overflowing(self, model, dtype, probes, images, batch_size):
+        run = self._run_of(model, dtype)
+        run.model.dtype = "float32" if dtype == "float32" or images[0] == 32 else "float16"
+        return embed_images(self, model, dtype, probes, images, batch_size)
+
+    def embed_captions(self, model, dtype, captions):
+        run = self._run_of(model, dtype)
+        run.model.dtype = dtype or "float16"
+        return run.embed_captions(captions)
+
+    worker = workers_that(overflowing)
+    worker.embed_captions = embed_captions
+    monkeypatch.setattr(ray_engine, "_Worker", worker)
+    with RayEngine(cpus=0.5) as engine:
+        result = label(tiny_open_clip, folder, tmp_path / "ray", engine)
+    assert result.label.environment.dtype == "float32"
+    assert result.path.read_bytes() == whole
 
 
 DRIVER = """
@@ -441,3 +471,25 @@ def test_missing_images_of_the_hub_are_downloaded(hub, folder, tmp_path):
     found = _with_files(replace(probes, files=(tmp_path / "elsewhere" / "images.parquet",)))
     assert found.files[0].read_bytes() == files["images.parquet"]
     assert [len(batch) for batch in found.iter_image_bytes(16, np.arange(4, 40))] == [16, 16, 4]
+
+
+# --- the check for GPUs, on a CPU
+
+
+def test_gpu_check_runs_whole(tmp_path, ray_here, monkeypatch, capsys):
+    words = "--device cpu --models tiny,tiny,tiny --images 16 --compared 8 --concepts 40 --repeats 1 --out"
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *words.split(), str(tmp_path)])
+    monkeypatch.setattr(gpu_check, "RayEngine", lambda: RayEngine(cpus=0.5))
+    assert gpu_check.main() == 0
+    (figures,), (page,) = tmp_path.glob("cpu-*.json"), tmp_path.glob("cpu-*.md")
+    found = json.loads(figures.read_text())
+    assert {row["contests"] > row["recognized"] > 0 for row in found["correctness"]} == {True}
+    assert found["ray"][0]["same bytes"]
+    assert page.read_text() in capsys.readouterr().out
+
+
+def test_gpu_check_tells_ties_from_faults():
+    counts = LabelCounts.zeros(3, 1)
+    changed = replace(counts, hits=np.array([2, 1, 0], np.int32))
+    assert gpu_check.differences(counts, changed, ties=np.array([2, 1, 9]))["beyond ties"] == 0
+    assert gpu_check.differences(counts, changed, ties=np.array([1, 1, 9]))["beyond ties"] == 1

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
+from mll_hf.models import batches
 from mll_hf.models.batches import Decoders, in_background, prepared_batches
 from mll_hf.utils.images import decode_image, to_rgb, usable_cores
 from worlds import examples
@@ -193,6 +197,57 @@ def test_an_error_in_a_process_reaches_the_caller():
 
     with pytest.raises(ArithmeticError, match="item 5"):
         in_processes([[5]], fail, 1)
+
+
+def pid_of(item):
+    return torch.tensor([os.getpid()])
+
+
+def test_processes_serve_all_runs_of_a_model():
+    with closing(Decoders(pid_of, 2)) as decoders:
+        pids = [{int(pid) for inputs, _ in decoders.batches([range(70)] * 4) for pid in inputs} for _ in range(3)]
+    assert len(set.union(*pids)) <= 2
+    assert os.getpid() not in set.union(*pids)
+
+
+def test_a_run_that_ends_early_leaves_the_processes_to_the_next():
+    with closing(Decoders(tensor_of, 1)) as decoders:
+        aborted = decoders.batches([[number] for number in range(100)])
+        next(aborted)
+        aborted.close()
+        assert [int(inputs[0, 0, 0, 0]) for inputs, _ in decoders.batches([[7], [8]])] == [7, 8]
+
+
+def test_there_are_at_most_sixteen_processes(monkeypatch):
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, processes, *_, **__):
+            asked.append(processes)
+            super().__init__(1)
+
+    monkeypatch.setattr(batches, "ProcessPoolExecutor", Pool)
+    for cores in (3, 64):
+        Decoders(tensor_of, cores).close()
+    assert asked == [3, 16]
+
+
+def test_processes_use_no_shared_memory(monkeypatch):
+    import torch.multiprocessing  # registers how tensors are sent: through shared memory
+
+    def share(_):
+        raise OSError("no space left in shared memory")
+
+    for kind in (torch.Tensor, torch.storage.UntypedStorage):
+        monkeypatch.setitem(ForkingPickler._extra_reducers, kind, share)
+    ((inputs, _),) = in_processes([[1, 2]], tensor_of, 1)
+    assert inputs[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_without_fork_threads_prepare(monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    ((inputs, _),) = in_processes([[0]], pid_of, 2)
+    assert inputs.tolist() == [[os.getpid()]]
 
 
 def test_a_background_thread_gives_the_same_items_and_errors():
