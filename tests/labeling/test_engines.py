@@ -477,7 +477,7 @@ def test_missing_images_of_the_hub_are_downloaded(hub, folder, tmp_path):
 
 
 def test_gpu_check_runs_whole(tmp_path, ray_here, monkeypatch, capsys):
-    words = "--device cpu --models tiny,tiny,tiny --images 16 --compared 8 --concepts 40 --repeats 1 --out"
+    words = "--device cpu --models tiny --images 16 --compared 8 --concepts 40 --repeats 1 --out"
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", *words.split(), str(tmp_path)])
     monkeypatch.setattr(gpu_check, "RayEngine", lambda: RayEngine(cpus=0.5))
     assert gpu_check.main() == 0
