@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -43,10 +43,11 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
+    import torch
     from numpy.typing import NDArray
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
-    from mll_hf.labels.label import LabelSummary, ModelRef
+    from mll_hf.labels.label import ModelRef
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.describe import Description
     from mll_hf.matching.text_encoder import TextEncoder
@@ -94,8 +95,9 @@ class Client:
         labels: Source of labels: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a
             collection, a local folder, or ``published`` for figures that others published. A source followed by
             ``,published`` is joined with these. Where a source has no labels, the published figures stand in.
-        graph: Folder or dataset of the reference graph, if the source has labels on several graphs.
-        probes: Names or revisions of probe images to prefer, where labels of one graph rest on different ones.
+        graph: Folder or dataset of the reference graph, if the source has labels on several graphs; by default that of
+            ``$MLL_GRAPH``, where labels are on it.
+        probes: Names or digests of probe images to prefer, where labels of one graph rest on different ones.
         token: Hub token, for labels and models; by default that of the user's login.
         encoder: Text encoder that matches classes to concepts; by default all-MiniLM-L6-v2 with a cache on disk.
         device: Device of the chosen models: ``cuda``, ``mps`` or ``cpu``; by default the best available one.
@@ -163,17 +165,12 @@ class Client:
         if self._location == PUBLISHED:
             return None
         try:
-            # an index knows the facts of labels, which is all that the join needs
-            listed = cast("tuple[LabelSummary, ...]", self.source.indexed or self.source.list())
-            if not listed:
+            if not (self.source.indexed or self.source.list()):
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
                 return None
-            reference = None
-            if self._graph is not None:
-                from mll_hf.hub.locations import fetch_graph
+            from mll_hf.hub.sources import join_source  # takes a quarter of a second
 
-                reference = fetch_graph(self._graph, self._token).digest
-            joined = join_labels(listed, self.source.graphs, reference=reference, probes=self._probes)
+            joined = join_source(self.source, self._graph, self._probes, self._token)
         except (HubError, NoLabelsError) as error:
             if not self._with_published:
                 raise
@@ -346,16 +343,43 @@ class Client:
         sample = [images[n] for n in trial_sample(len(images), config.most_images)]
         return try_models(self.load(shortlist), config, sample, examples, sizes, approve)
 
-    def load(self, selection: Selection, templates: Sequence[str] | None = None) -> Ensemble:
-        """Make the chosen models ready to classify; they are fetched and loaded when first used.
+    def load(
+        self,
+        selection: Selection,
+        templates: Sequence[str] | None = None,
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int | None = None,
+        keep_loaded: int | None = None,
+    ) -> Ensemble:
+        """Make the chosen models ready to classify.
+
+        They are fetched and loaded when first used, and stay loaded while memory allows.
 
         Args:
             selection: From :meth:`select` or :meth:`Selection.from_json`.
             templates: Prompt templates with one ``{}`` each; by default those that fit the selection's domain and task.
+            device: Device of the models; by default that of the client.
+            dtype: Precision of the image towers: ``float32``, ``float16`` or ``bfloat16``; by default half on CUDA
+                and float32 elsewhere.
+            batch_size: Images per batch; by default what keeps the device busy.
+            keep_loaded: Models to keep loaded, at most; by default as many as fit into memory.
+
+        Raises:
+            InputError: A number is below 1.
         """
         from mll_hf.ensemble.run import Ensemble
 
-        return Ensemble(selection, self._device, tuple(templates) if templates else None, token=self._token)
+        return Ensemble(
+            selection,
+            device or self._device,
+            tuple(templates) if templates else None,
+            token=self._token,
+            dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            batch_size=batch_size,
+            keep_loaded=keep_loaded,
+        )
 
     def _with_licenses(self, selection: Selection) -> Selection:
         """The selection with the licenses of its chosen models as the Hub names them: a stranger's label may lie.

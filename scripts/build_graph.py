@@ -1,11 +1,11 @@
-"""Build the graph of WordNet's visual concepts, gather probe images for it, and publish both as a dataset repo.
+"""Build the graph of WordNet's visual concepts, gather probe images for it, and publish each in a dataset repo.
 
 The concepts are the classes of ImageNet and all their hypernyms in WordNet 3.0. The images come from the five data sets
 of the paper or from any labeled data set on the Hub; they are streamed and never stored as a whole. An interrupted run
 resumes with the same command.
 
     python scripts/build_graph.py --text-only --out DIR
-    python scripts/build_graph.py --out DIR --push-to hf://datasets/ORG/NAME --private
+    python scripts/build_graph.py --out DIR --push-to hf://datasets/ORG/NAME --images-to hf://datasets/ORG/IMAGES
     python scripts/build_graph.py --out DIR --source imagenet-r --source imagenet-12k --images-per-concept 40
     python scripts/build_graph.py --out DIR --source 'hf://datasets/ORG/BIRDS?labels=birds.csv&domain=drawing'
 
@@ -29,7 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import positive, script_parser
+from mll_hf.cli.options import add_images_destination, positive, script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
@@ -46,7 +46,7 @@ from mll_hf.harvest import (
     pin_all,
 )
 from mll_hf.hub.locations import parse_dataset
-from mll_hf.hub.publish import publish_graph
+from mll_hf.hub.publish import Access, Published, publish_graph
 from mll_hf.labeling.destinations import check_login
 from mll_hf.utils.text import abridged
 
@@ -79,10 +79,10 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     """Carry out the command; returns a report."""
     if args.text_only and (args.source or args.push_to):
         raise InputError("--text-only makes a graph without images; drop it, or drop --source and --push-to")
-    if args.private and not args.push_to:
-        raise InputError("--private is for a new dataset repo; add --push-to hf://datasets/ORG/NAME")
-    if args.push_to:
-        parse_dataset(args.push_to)
+    if args.images_to and not args.push_to:
+        raise InputError("--images-to goes with the graph; add --push-to hf://datasets/ORG/NAME")
+    for location in filter(None, (args.push_to, args.images_to)):
+        parse_dataset(location)
     wanted = [parse_source(text) for text in args.source] or (OPEN_SOURCES if args.redistributable else PAPER_SOURCES)
     if args.text_only and args.redistributable:
         raise InputError("--redistributable chooses images; drop it, or drop --text-only")
@@ -101,8 +101,9 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     if args.push_to and not args.dry_run:
         check_login()
     pinned = pin_all(wanted, args.wordnet)
-    if args.push_to and not args.private and (gated := [each.source.name for each in pinned if each.is_gated]):
-        raise InputError(f"images of {abridged(gated, 3)} must not be published for everyone; add --private")
+    access = Access(args.images_access)
+    if args.images_to and access is Access.PUBLIC and (gated := [p.source.name for p in pinned if p.is_gated]):
+        raise InputError(f"images of {abridged(gated, 3)} must not be published for everyone; drop --images-access")
     if args.dry_run:
         report["sources"] = [planned(source) for source in opened(pinned, graph, args.redistributable)]
         return report
@@ -111,7 +112,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
     result = result or harvest(graph, opened(pinned, graph, args.redistributable), config, args.out)
     report |= {"out": str(args.out), "images": asdict(result)}
     if args.push_to:
-        report["published"] = asdict(publish_graph(args.out, args.push_to, private=args.private))
+        report["published"] = asdict(publish_graph(args.out, args.push_to, args.images_to, access))
     return report
 
 
@@ -185,7 +186,9 @@ def lines(report: dict[str, Any]) -> Iterator[str]:
     if "out" in report:
         yield f"written to {report['out']}"
     if "published" in report:
-        yield ("published: " if report["published"]["changed"] else "already published: ") + report["published"]["url"]
+        for what in ("images", "graph"):
+            if report["published"][what]:
+                yield f"{what} {Published(**report['published'][what])}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -227,8 +230,8 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     result = parser.add_argument_group("output")
     result.add_argument("--out", type=Path, required=True, metavar="DIR", help="output folder")
-    result.add_argument("--push-to", metavar="WHERE", help="publish the result: hf://datasets/ORG/NAME")
-    result.add_argument("--private", action="store_true", help="make a new dataset repo private")
+    result.add_argument("--push-to", metavar="GRAPH", help="publish the concepts: hf://datasets/ORG/NAME")
+    add_images_destination(result)
     result.add_argument("--dry-run", action="store_true", help="only check everything and print what would be done")
     result.add_argument("--json", action="store_true", help="print JSON")
     return parser

@@ -25,6 +25,7 @@ import torch
 from PIL import Image
 
 from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import ProbeSet, SamplingConfig, load_probes
 from mll_hf.labeling.contest import CONTEST_BLOCK, Contest
 from mll_hf.labeling.encoding import decoders_for, encoded_images
@@ -337,8 +338,8 @@ def _in_memory(n_concepts: int, n_images: int) -> tuple[SemanticGraph, ProbeSet]
             if len(members[v]) < _PAPER_IMAGES:
                 members[v].append(image)
     probes = ProbeSet(
-        name="benchmark",
-        revision="0" * 40,
+        graph_location="benchmark",
+        counts=ProbeCounts("benchmark", (), (), {}),
         sampling=SamplingConfig(_PAPER_IMAGES),
         files=(),
         rows=np.arange(n_images),

@@ -23,11 +23,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mll_hf.graph.concepts import Concept, SemanticGraph, graph_to_json
+from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import ProbeSet, SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
 from mll_hf.labels.label import Cost, Environment, ModelLabel, ModelRef
 from mll_hf.models import Link
-from mll_hf.models.known import paper_models
+from mll_hf.models.known import class_recalls, paper_models
 
 ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE = range(7)
 HYPERNYMS = {
@@ -132,8 +133,8 @@ def write_graph_folder(folder, probes=None, graph=None):
 def probe_set(members, nodes, domains=None, domain_names=("photo",)):
     """A ProbeSet without files. members: for each concept the images that test it; nodes: concept of each image."""
     return ProbeSet(
-        name="none",
-        revision=SHA,
+        graph_location="none",
+        counts=ProbeCounts("none", (), (), {}),
         sampling=SamplingConfig(),
         files=(),
         rows=np.arange(len(nodes)),
@@ -238,8 +239,9 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         cost=cost,
         graph_name=graph.name,
         graph_digest=graph.digest,
-        probes_name="tiny",
-        probes_revision=SHA,
+        graph_location="tiny",
+        probes_digest=SHA,
+        probes_location="tiny",
         sampling=SamplingConfig(max(75, int(support.max()))),
         domain_names=tuple(domain_names),
         package_version="0.0",
@@ -255,3 +257,9 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
         temperature=np.array([temperature], np.float32),
     )
     return replace(label, **fields)
+
+
+def know_only(monkeypatch, models):
+    """Let these be all known models."""
+    class_recalls()  # cached, since it looks up the models of its table
+    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(models))

@@ -39,8 +39,8 @@ class ProbeImages:
     """The probe images of a graph, with the interface of a :class:`~mll_hf.bench.suites.TargetTask`."""
 
     def __init__(self, probes: ProbeSet) -> None:
-        self.probes, self.name = probes, probes.name
-        key = json.dumps([probes.revision, asdict(probes.sampling)], sort_keys=True)
+        self.probes, self.name = probes, probes.location
+        key = json.dumps([probes.digest, asdict(probes.sampling)], sort_keys=True)
         self.revision = hashlib.sha256(key.encode()).hexdigest()[:40]
 
     def __len__(self) -> int:

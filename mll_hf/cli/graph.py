@@ -1,12 +1,13 @@
-"""The command ``graph``: add concepts to a graph of your own, show and check graphs."""
+"""The command ``graph``: add concepts to a graph of your own, show, check and publish graphs."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mll_hf.cli.options import GRAPH_HELP
+from mll_hf.cli.options import GRAPH_HELP, IMAGES_HELP, add_images_destination
 from mll_hf.cli.output import print_row
 from mll_hf.errors import InputError
 from mll_hf.utils.tables import table
@@ -24,12 +25,13 @@ def add_graph(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     """Add the command ``graph`` and its subcommands."""
     command = commands.add_parser(
         "graph",
-        help="make a graph of your own concepts; show and check graphs",
+        help="make a graph of your own concepts; show, check and publish graphs",
         description="Make a graph of your own concepts and images, or inspect a graph. The parents of its concepts may "
         "be in another graph. 'mll-hf label --graph' measures models on it.",
     )
     actions = command.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_add(actions)
+    _add_push(actions)
     show = actions.add_parser("show", help="list concepts and images", description="List the concepts of a graph.")
     check = actions.add_parser(
         "check",
@@ -38,6 +40,7 @@ def add_graph(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
         "exist.",
     )
     check.add_argument("--base", metavar="GRAPH", help=_BASE_HELP)
+    check.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     for action, run in ((show, _show), (check, _check)):
         action.add_argument("graph", metavar="GRAPH", help=f"the graph: {GRAPH_HELP}")
         action.add_argument("--json", action="store_true", help="print JSON")
@@ -84,6 +87,35 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
     add.set_defaults(run=_add)
 
 
+def _add_push(actions: Any) -> None:  # noqa: ANN401
+    push = actions.add_parser(
+        "push",
+        help="publish a graph on the Hub, and its images apart from it",
+        description="Publish graph.json with the numbers of its probe images in a public dataset repo, and the images "
+        "in one of their own. Others can then use labels on this graph; only measuring needs the images. Each repo "
+        "gets one commit, or none if it is up to date.",
+        epilog="Example: mll-hf graph push my-parts --to hf://datasets/ORG/my-parts --images-to "
+        "hf://datasets/ORG/my-parts-images",
+    )
+    push.add_argument("graph", type=Path, metavar="DIR", help="folder with graph.json and images*.parquet")
+    push.add_argument("--to", required=True, metavar="GRAPH", help="hf://datasets/ORG/NAME of the graph")
+    add_images_destination(push)
+    push.add_argument("--json", action="store_true", help="print JSON")
+    push.set_defaults(run=_push)
+
+
+def _push(args: argparse.Namespace) -> int:
+    from mll_hf.hub.publish import Access, publish_graph
+
+    published = publish_graph(args.graph, args.to, args.images_to, Access(args.images_access))
+    lines = [f"images {published.images}"] if published.images else []
+    lines.append(f"graph {published.graph}")
+    if not published.location:
+        lines.append("the images are not on the Hub, so only you can measure models on them; add --images-to")
+    print_row(args, asdict(published), "\n".join(lines))
+    return 0
+
+
 def _add(args: argparse.Namespace) -> int:
     from mll_hf.graph.authoring import add_to_graph, read_concepts
     from mll_hf.hub.locations import fetch_graph
@@ -117,22 +149,32 @@ def _one_concept(args: argparse.Namespace) -> NewConcept:
 
 def _show(args: argparse.Namespace) -> int:
     from mll_hf.graph.authoring import pooled_counts
-    from mll_hf.graph.probes import DOMAIN_COLUMN, UNKNOWN, read_columns
-    from mll_hf.hub.locations import fetch_graph_with_images
+    from mll_hf.graph.probes import count_probes
+    from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 
-    location = fetch_graph_with_images(args.graph)
-    graph = location.graph
-    _, columns = read_columns(location.folder)
-    own, domains = (Counter(columns[name].fill_null(UNKNOWN).to_pylist()) for name in ("node", DOMAIN_COLUMN))
-    images = pooled_counts(graph, own)
+    graph = fetch_graph(args.graph)
+    probes = graph.probes
+    if probes is None:
+        location = fetch_graph_with_images(args.graph)
+        probes = count_probes(graph, location.folder, location.images)
+    images = pooled_counts(graph, {concept: sum(n for _, n in counts) for concept, counts in probes.images.items()})
+    domains = Counter[str]()
+    for (domain, _), count in zip(probes.kinds, probes.by_kind(), strict=True):
+        domains[domain] += count
     record = {
         "graph": graph.name,
         "digest": graph.digest,
-        "images": own.total(),
+        "images": probes.total,
+        "images_digest": probes.digest,
+        "images_location": probes.location,
         "domains": domains,
         "concepts": {c.id: {"name": c.name, "images": images[c.id]} for c in graph.concepts},
     }
-    headline = printable(f"{graph.name}: {len(graph)} concepts, {own.total()} images, digest {graph.digest[:12]}")
+    where = f" in {probes.location}" if probes.location else ""
+    headline = printable(
+        f"{graph.name}: {len(graph)} concepts, {probes.total} images, digest {graph.digest[:12]}, images "
+        f"{probes.digest[:12]}{where}"
+    )
     rows = [[c.id, c.name, str(images[c.id]), ", ".join(c.hypernyms)] for c in graph.concepts]
     print_row(args, record, f"{headline}\n\n{table(['id', 'name', 'images', 'parents'], rows)}")
     return 0
@@ -142,7 +184,7 @@ def _check(args: argparse.Namespace) -> int:
     from mll_hf.graph.authoring import check_graph
     from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images
 
-    location = fetch_graph_with_images(args.graph)
+    location = fetch_graph_with_images(args.graph, args.images)
     graph = location.graph
     check_graph(graph, location.folder, fetch_graph(args.base) if args.base else None)
     record = {"graph": graph.name, "digest": graph.digest, "concepts": len(graph)}

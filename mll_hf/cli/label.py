@@ -12,6 +12,7 @@ from mll_hf.cli.options import (
     DEVICE_HELP,
     FULL_SAMPLE,
     GRAPH_HELP,
+    IMAGES_HELP,
     SAMPLE_HELP,
     SELECTION_HELP,
     find_labels,
@@ -45,11 +46,11 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     command.add_argument(
         "--graph",
         action="append",
-        required=True,
         metavar="GRAPH",
         dest="graphs",
-        help=f"a graph with its probe images; may be repeated: {GRAPH_HELP}",
+        help=f"graph to measure on (default: $MLL_GRAPH); may be repeated: {GRAPH_HELP}",
     )
+    command.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     command.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder to write the labels to")
     command.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample of images (default: 0)")
@@ -65,12 +66,15 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import fetch_graph_with_images
+    from mll_hf.hub.locations import fetch_graph_with_images, graph_or_default
     from mll_hf.labeling.fleet import Fleet, for_each, label_one
     from mll_hf.labeling.run import open_engine
 
     sampling = SamplingConfig(args.sample, args.seed)
-    locations = [fetch_graph_with_images(graph) for graph in args.graphs]
+    wanted = args.graphs or [graph_or_default(None)]
+    if args.images and len(wanted) > 1:
+        raise InputError("--images is for one graph; label on one graph at a time")
+    locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
     graphs = [(location.graph, location.probes(sampling)) for location in locations]  # fails before a model is loaded
     failed = 0
     with open_engine(args.device) as engine:

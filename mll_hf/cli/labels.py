@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import (
+    IMAGES_HELP,
     ONE_DEVICE_HELP,
     add_location,
     add_plot,
@@ -60,6 +61,7 @@ def add_labels(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     verify.add_argument(
         "--concepts", type=positive, default=50, metavar="N", help="concepts to measure (default: 50; at least 35)"
     )
+    verify.add_argument("--images", metavar="IMAGES", help=IMAGES_HELP)
     verify.add_argument("--seed", type=int, metavar="N", help="seed of the sample (default: random)")
     verify.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
 
@@ -181,14 +183,17 @@ def _label_files(path: Path) -> list[Path]:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from mll_hf.hub.locations import REPO_ID, fetch_graph_with_images
+    from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
     from mll_hf.labeling.verification import Verdict, verify_label
 
     source = open_source_of(args)
     label = find_label(source, args.model, args.graph, args.probes)
-    if not args.graph and not REPO_ID.fullmatch(label.probes_name):
-        raise InputError(f"the label's probe images are in a local folder ({label.probes_name}); give it with --graph")
-    location = fetch_graph_with_images(args.graph or f"hf://datasets/{label.probes_name}@{label.probes_revision}")
+    if not args.graph and not is_on_hub(label.graph_location):
+        raise InputError(f"the label's graph is a local folder ({label.graph_location}); give it with --graph")
+    if not (args.graph or args.images or is_on_hub(label.probes_location)):
+        raise InputError(f"the label's probe images are a local folder ({label.probes_name}); give it with --images")
+    images = args.images or (None if args.graph else label.probes_location)
+    location = fetch_graph_with_images(args.graph or label.graph_location, images)
     graph = location.graph
     verification = verify_label(
         source.fetch([label])[0],

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.labels.join import join_labels
 from mll_hf.models.published import open_labels, split_location
 from mll_hf.utils.text import abridged, parse_count
 
@@ -24,6 +23,7 @@ _SOURCE_HELP = (
     "where to read labels: 'hub' (all models with a label), hf://datasets/ORG/NAME[@REVISION], a folder, or "
     "'published' (figures that others published); SOURCE,published joins both"
 )
+ACCESS = ("public", "gated", "private")
 FULL_SAMPLE = SamplingConfig().images_per_concept
 SAMPLE_HELP = (
     f"probe images per concept, at most (default: {FULL_SAMPLE}); a later run with a larger number embeds only the "
@@ -33,7 +33,10 @@ BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best available device)"
 ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
-GRAPH_HELP = "a folder with graph.json and images*.parquet, or hf://datasets/ORG/NAME[@REVISION]"
+GRAPH_HELP = "a folder with graph.json, or hf://datasets/ORG/NAME[@REVISION]"
+IMAGES_HELP = (
+    "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it says)"
+)
 
 
 def add_location(command: argparse.ArgumentParser | argparse._ArgumentGroup, default: str = "hub") -> None:
@@ -48,15 +51,32 @@ def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup, defau
     command.add_argument(
         "--graph",
         metavar="GRAPH",
-        help=f"reference graph, if there are labels on several (default: the graph with most labels): {GRAPH_HELP}",
+        help="reference graph, if there are labels on several (default: $MLL_GRAPH, else the graph with labels of most "
+        f"publishers): {GRAPH_HELP}",
     )
     command.add_argument(
         "--probes",
         action="append",
         default=[],
         metavar="NAME",
-        help="name or revision of the probe images to prefer, if labels on one graph were measured on different ones "
-        "(default: those of most labels); may be repeated",
+        help="name or digest of the probe images to prefer, if labels on one graph were measured on different ones "
+        "(default: those that the reference graph names, else those of most publishers); may be repeated",
+    )
+
+
+def add_images_destination(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add ``--images-to`` and ``--images-access`` for the images of a graph that is published."""
+    command.add_argument(
+        "--images-to",
+        metavar="IMAGES",
+        help="publish the images too: hf://datasets/ORG/NAME, a repo of their own (default: only the concepts and the "
+        "numbers of images)",
+    )
+    command.add_argument(
+        "--images-access",
+        choices=ACCESS,
+        default=ACCESS[-1],
+        help="who may read a new repo of images: anyone, whoever accepts its terms, or only you (default: %(default)s)",
     )
 
 
@@ -108,19 +128,17 @@ def find_label(
         source: Where to look.
         model: Its id, the last part of its id, or ``id@revision``.
         graph: Folder or dataset of the reference graph; by default that of most labels.
-        probes: Names or revisions of probe images to prefer.
+        probes: Names or digests of probe images to prefer.
 
     Raises:
         InputError: There is none, or the name fits several models.
     """
-    found, reference = find_labels(source, model), None
+    found = find_labels(source, model)
     if len(found) == 1 and not graph:
         return found[0]
-    if graph:
-        from mll_hf.hub.locations import fetch_graph
+    from mll_hf.hub.sources import join_source
 
-        reference = fetch_graph(graph).digest
-    joined = join_labels(source.list(), source.graphs, reference=reference, probes=probes)
+    joined = join_source(source, graph, probes)
     for label in joined.reference:
         if label.model == found[0].model:
             return label

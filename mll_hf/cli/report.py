@@ -225,7 +225,8 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         ["read from", origin.location],
         ["size", _size(label.cost)],
         ["graph", f"{label.graph_name} ({label.graph_digest[:12]}), {int((label.support > 0).sum())} concepts tested"],
-        ["images", f"{label.probes_name} ({label.probes_revision[:12]}), {int(label.support.sum())} tests"],
+        ["graph from", label.graph_location],
+        ["images", f"{label.probes_location} ({label.probes_digest[:12]}), {int(label.support.sum())} tests"],
         ["recall", f"{label.mean_recall:.3f} on average, ± {label.mean_recall_margin:.3f}"],
         ["temperature", f"{float(label.temperature[0]):.2f}"],
     ]
@@ -315,7 +316,7 @@ def label_difference(first: LabelSummary, second: LabelSummary, graph: SemanticG
     Raises:
         InputError: They were not measured on the same images.
     """
-    if (first.probes_revision, first.sampling) != (second.probes_revision, second.sampling):
+    if (first.probes_digest, first.sampling) != (second.probes_digest, second.sampling):
         raise InputError("the two labels were measured on different images; label both models on the same images")
     concepts = np.flatnonzero((first.support > 0) & (second.support > 0))
     p, q = (label.node_precision[concepts].astype(np.float64) for label in (first, second))

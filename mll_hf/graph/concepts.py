@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import GraphError
+from mll_hf.graph.probe_counts import ProbeCounts, probe_counts_from_json
 from mll_hf.utils.files import canonical_json, write_atomically
 from mll_hf.utils.text import abridged
 
@@ -64,10 +65,12 @@ class SemanticGraph:
     Attributes:
         name: A name for people; not part of the digest.
         concepts: The V concepts, sorted by id. An index ``v`` always means ``concepts[v]``.
+        probes: Numbers of the probe images that test them, if known; not part of the digest, nor compared.
     """
 
     name: str
     concepts: tuple[Concept, ...]
+    probes: ProbeCounts | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", tuple(sorted(self.concepts, key=lambda concept: concept.id)))
@@ -83,6 +86,8 @@ class SemanticGraph:
             _ = self.digest
         except UnicodeEncodeError as error:
             raise GraphError(f"contains invalid Unicode ({error.reason}); repair its names and glosses") from None
+        if unknown := (self.probes.images.keys() if self.probes else set()) - self.index.keys():
+            raise GraphError(f"'probes' has concepts that the graph lacks: {_some(unknown)}; publish the graph again")
 
     def __len__(self) -> int:
         return len(self.concepts)
@@ -97,6 +102,10 @@ class SemanticGraph:
         """Sha256 (64 hex digits) of the ids, names, glosses and hypernyms of all concepts."""
         fields = [[c.id, c.name, list(c.lemmas), c.definition, list(c.hypernyms)] for c in self.concepts]
         return hashlib.sha256(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+
+    def with_probes(self, probes: ProbeCounts) -> SemanticGraph:
+        """The same concepts with the numbers of these probe images."""
+        return self if self.probes == probes else replace(self, probes=probes)
 
     @cached_property
     def external(self) -> frozenset[str]:
@@ -155,6 +164,46 @@ class SemanticGraph:
         return counts
 
     @cached_property
+    def has_tests(self) -> NDArray[np.bool_]:
+        """[V] whether images test the concept.
+
+        In a graph with external hypernyms, a concept without rivals is not tested: no model can fail on *letter* above
+        26 letters. The root of any other graph is, although it has no rivals either, so that labels stay as they are.
+        """
+        return (self.rival_counts > 0) | (not self.external)
+
+    @cached_property
+    def probe_pools(self) -> NDArray[np.int64]:
+        """[S, V] probe images of each of the S domains that show a concept: its own and those of its descendants.
+
+        Zeros without :attr:`probes`, and where :attr:`has_tests` is false.
+        """
+        domains = self.probes.domains if self.probes else ()
+        own = np.zeros((len(self), len(domains)), np.int64)
+        if self.probes:
+            column = [domains.index(domain) for domain, _ in self.probes.kinds]
+            for concept, counts in self.probes.images.items():
+                for kind, count in counts:
+                    own[self.index[concept], column[kind]] += count
+        pools = own.copy()
+        np.add.at(pools, np.concatenate(self.ancestors), np.repeat(own, list(map(len, self.ancestors)), axis=0))
+        return (pools * self.has_tests[:, None]).T
+
+    def most_tests(self, images_per_concept: int) -> tuple[NDArray[np.int64], Mapping[str, int]]:
+        """[V] tests of each concept by a sample of the probe images, and the most tests on each domain, by its name."""
+        if images_per_concept not in self._most_tests:
+            pools = self.probe_pools
+            on_domains = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
+            of_domain = dict(zip(self.probes.domains if self.probes else (), on_domains, strict=True))
+            self._most_tests[images_per_concept] = np.minimum(pools.sum(axis=0), images_per_concept), of_domain
+        return self._most_tests[images_per_concept]
+
+    @cached_property
+    def _most_tests(self) -> dict[int, tuple[NDArray[np.int64], Mapping[str, int]]]:
+        """What :meth:`most_tests` has computed; thousands of labels ask the same."""
+        return {}
+
+    @cached_property
     def _by_lemma(self) -> Mapping[str, tuple[int, ...]]:
         table: dict[str, list[int]] = {}
         for v, concept in enumerate(self.concepts):
@@ -199,7 +248,7 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
 
 
 def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph:  # noqa: ANN401 - parsed JSON
-    """Build a graph from parsed JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``.
+    """Build a graph from parsed JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``, optionally with ``probes``.
 
     Raises:
         GraphError: A field is missing or has a wrong type.
@@ -208,7 +257,8 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
     if not isinstance(nodes, list):
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
     concepts = tuple(_concept_from_json(node, at) for at, node in enumerate(nodes))
-    return SemanticGraph(str(document.get("name") or default_name), concepts)
+    probes = probe_counts_from_json(document["probes"]) if document.get("probes") is not None else None
+    return SemanticGraph(str(document.get("name") or default_name), concepts, probes)
 
 
 def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
@@ -217,11 +267,11 @@ def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
         {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)}
         for c in graph.concepts
     ]
-    return {"name": graph.name, "nodes": nodes}
+    return {"name": graph.name, "nodes": nodes, **({"probes": graph.probes.to_json()} if graph.probes else {})}
 
 
 def graph_to_bytes(graph: SemanticGraph) -> bytes:
-    """The bytes of ``graph.json``; equal graphs give equal bytes."""
+    """The bytes of ``graph.json``; equal graphs with equal numbers of probe images give equal bytes."""
     return canonical_json(graph_to_json(graph)).encode()
 
 

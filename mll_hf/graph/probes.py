@@ -20,10 +20,11 @@ import numpy as np
 
 from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE
+from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.utils.files import file_digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
     from numpy.typing import NDArray
@@ -36,7 +37,6 @@ DOMAIN_COLUMN = "style"
 SOURCE_COLUMNS = ("source", "vendor", "dataset")
 UNKNOWN = "unknown"
 _IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
-_DIGEST_LENGTH = 40  # as long as a commit sha
 _MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 _MOST_DOMAINS = 255
 _BATCH = 64
@@ -60,8 +60,8 @@ class ProbeSet:
     """A sample of N images for V concepts.
 
     Attributes:
-        name: Name of the folder or dataset repo.
-        revision: Digest of the image files (40 hex digits), or a commit sha.
+        graph_location: Where the graph is: ``hf://datasets/org/name@commit``, or the name of a folder.
+        counts: Digest and numbers of all images that the sample is from, and where they are.
         sampling: How many images test a concept, and which.
         files: The parquet files, in name order.
         rows: [N] row of each image, counted across all files; ascending.
@@ -72,8 +72,8 @@ class ProbeSet:
         members: Images of all concepts, one concept after another.
     """
 
-    name: str
-    revision: str
+    graph_location: str
+    counts: ProbeCounts
     sampling: SamplingConfig
     files: tuple[Path, ...]
     rows: NDArray[np.int64]
@@ -85,6 +85,20 @@ class ProbeSet:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all images that the sample is from (40 hex digits)."""
+        return self.counts.digest
+
+    @property
+    def location(self) -> str:
+        """Where the images are: ``hf://datasets/org/name@commit``, or the name of a folder."""
+        return self.counts.location
+
+    def moved_to(self, location: str) -> ProbeSet:
+        """The same images, of which this is a copy, at another location."""
+        return replace(self, counts=replace(self.counts, location=location))
 
     def images_of(self, v: int) -> NDArray[np.int64]:
         """Ascending numbers (0 to N - 1) of the images that test concept ``v``."""
@@ -146,22 +160,21 @@ def load_probes(
     graph: SemanticGraph,
     folder: str | Path,
     config: SamplingConfig | None = None,
-    origin: tuple[str, str] | None = None,
+    *,
+    location: str | None = None,
+    graph_location: str | None = None,
 ) -> ProbeSet:
     """Sample the probe images in a graph's folder, see :func:`image_files`.
 
     Columns of the files: ``image`` (encoded bytes, or the struct that ``datasets`` writes), ``node`` (id of the
     concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (where it is from).
 
-    In a graph with external hypernyms, a concept without rivals gets no images: no model can fail on *letter* above 26
-    letters. The root of any other graph keeps its images although it has no rivals either, so that labels stay as they
-    are.
-
     Args:
         graph: The graph that the images are filed under.
         folder: The folder of the files.
         config: How to sample.
-        origin: Dataset repo and commit of the files; by default the folder's name and a digest of the files.
+        location: Where the files are from, as labels name it; by default the folder's name.
+        graph_location: Where the graph is from; by default the same.
 
     Raises:
         GraphError: There are no images, a file is damaged or lacks a column, or a node is not in the graph.
@@ -172,20 +185,20 @@ def load_probes(
         raise GraphError(f"images_per_concept is not between 1 and {_MOST_IMAGES_PER_CONCEPT}; choose another number")
     files, columns = read_columns(Path(folder))
     nodes = _node_indices(graph, columns["node"], Path(folder))
+    location = location or Path(folder).absolute().name
+    counts = _count(graph, nodes, columns, files, location)
     domain_names, domains = _categories(columns[DOMAIN_COLUMN])
     if len(domain_names) > _MOST_DOMAINS:
         raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {_MOST_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
-    is_tested = (graph.rival_counts > 0) | (not graph.external)
     samples = [
         _sample(pool, sources[pool], config, _stable_hash(concept.id)) if tested else pool[:0]
-        for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), is_tested, strict=True)
+        for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), graph.has_tests, strict=True)
     ]
     rows, offsets, members = _renumbered(samples)
-    name, revision = origin or (Path(folder).absolute().name, _digest(files))
     return ProbeSet(
-        name=name,
-        revision=revision,
+        graph_location=graph_location or location,
+        counts=counts,
         sampling=config,
         files=files,
         rows=rows,
@@ -194,6 +207,39 @@ def load_probes(
         domain_names=domain_names,
         offsets=offsets,
         members=members,
+    )
+
+
+def count_probes(graph: SemanticGraph, folder: Path, location: str = "") -> ProbeCounts:
+    """Digest and numbers of the probe images in a folder, which come from ``location``.
+
+    Raises:
+        GraphError: As :func:`load_probes`.
+        MissingExtraError: pyarrow is not installed.
+    """
+    files, columns = read_columns(folder)
+    return _count(graph, _node_indices(graph, columns["node"], folder), columns, files, location)
+
+
+def _count(
+    graph: SemanticGraph,
+    nodes: NDArray[np.int32],
+    columns: Mapping[str, pa.ChunkedArray],
+    files: tuple[Path, ...],
+    location: str,
+) -> ProbeCounts:
+    (domain_names, domains), (source_names, sources) = (_categories(columns[c]) for c in (DOMAIN_COLUMN, "source"))
+    pairs, kinds = np.unique(domains.astype(np.int64) * len(source_names) + sources, return_inverse=True)
+    cells, totals = np.unique(nodes.astype(np.int64) * len(pairs) + kinds, return_counts=True)
+    images: dict[str, list[tuple[int, int]]] = {}
+    for cell, total in zip(cells.tolist(), totals.tolist(), strict=True):
+        node, kind = divmod(cell, len(pairs))
+        images.setdefault(graph.concepts[node].id, []).append((kind, total))
+    return ProbeCounts(
+        location=location,
+        files=tuple(file_digest(file).hex() for file in files),
+        kinds=tuple((domain_names[p // len(source_names)], source_names[p % len(source_names)]) for p in pairs),
+        images={concept: tuple(counts) for concept, counts in images.items()},
     )
 
 
@@ -312,10 +358,6 @@ def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uin
 
 def _stable_hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
-
-
-def _digest(files: tuple[Path, ...]) -> str:
-    return hashlib.sha256(b"".join(map(file_digest, files))).hexdigest()[:_DIGEST_LENGTH]
 
 
 @contextmanager

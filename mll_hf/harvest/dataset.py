@@ -189,12 +189,13 @@ def dataset_card(build: Build) -> str:
 
 # {build.graph_name}: visual concepts and probe images
 
-`graph.json` has {build.concepts:,} concepts of WordNet 3.0 with their hypernyms (digest `{build.graph_digest}`). \
-{build.images:,} images are in {len(build.files)} files: {build.concepts_with_images:,} concepts have images of their \
-own, {build.concepts_tested:,} with those of their hyponyms. Label a vision-language model on this graph:
+The graph has {build.concepts:,} concepts of WordNet 3.0 with their hypernyms (digest `{build.graph_digest}`) and is \
+in a dataset repo of its own. {build.images:,} images are in {len(build.files)} files: \
+{build.concepts_with_images:,} concepts have images of their own, {build.concepts_tested:,} with those of their \
+hyponyms. Label a vision-language model on this graph:
 
 ```bash
-mll-hf label MODEL --graph hf://datasets/THIS/REPO
+mll-hf label MODEL --graph hf://datasets/OWNER/GRAPH --images hf://datasets/THIS/REPO
 ```
 
 | column | meaning |

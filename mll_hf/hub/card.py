@@ -6,6 +6,7 @@ Names in graphs and labels come from strangers: everything that Markdown, HTML o
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,25 +17,29 @@ from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.labels.branches import branch_recalls
 from mll_hf.utils.package import library_in_markdown
 from mll_hf.utils.tables import markdown_table
-from mll_hf.utils.text import escaped, printable, shortened
+from mll_hf.utils.text import abridged, escaped, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probe_counts import ProbeCounts
     from mll_hf.labels.branches import Branch
     from mll_hf.labels.index import IndexedLabel
     from mll_hf.labels.label import LabelSummary, ModelLabel
 
 LABEL_TAG = "mll-label"
 COLLECTION_TAG = "mll-labels"
+GRAPH_TAG = "mll-graph"
+IMAGES_TAG = "mll-probe-images"
 GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 EVAL_RESULTS_PATH = ".eval_results/mll.yaml"
-_SCHEMA = 2  # of the metadata block
+_SCHEMA = 3  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
+_SYNSET = re.compile(r"n\d{8}", re.ASCII)
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
@@ -77,8 +82,12 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str,
 def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:
     """What the card's metadata say about a label, for those who search; readers trust the label alone."""
     return {
-        "graph": {"name": _name(label.graph_name), "digest": label.graph_digest},
-        "probes": {"name": _name(label.probes_name), "revision": label.probes_revision},
+        "graph": {
+            "name": _name(label.graph_name),
+            "digest": label.graph_digest,
+            "location": _name(label.graph_location),
+        },
+        "probes": {"digest": label.probes_digest, "location": _name(label.probes_location)},
         "file": path,
         "sha256": sha256,
         "revision": label.model.revision,
@@ -122,7 +131,8 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     environment = label.environment
     facts = [
         ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
-        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_revision[:12]}`), {_tests(label):,} tests"],
+        ["graph from", escaped(_name(label.graph_location))],
+        ["images", f"{escaped(_name(label.probes_name))} (`{label.probes_digest[:12]}`), {_tests(label):,} tests"],
         ["revision of the model", f"`{label.model.revision[:12]}`"],
         ["license of the model", escaped(_name(label.license or "unknown"))],
         ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
@@ -186,8 +196,7 @@ def collection_card(
     if not readme.strip():
         title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
         tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
-        metadata = DatasetCardData(license="apache-2.0", pretty_name=title, tags=tags, viewer=False)
-        readme = f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
+        readme = _new_card(title, tags, license="apache-2.0", viewer=False)
     return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
 
 
@@ -241,25 +250,100 @@ def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     return [name, revision, *numbers, escaped(_name(label.license or "unknown"))]
 
 
+# --- cards of a graph and of its images -------------------------------------------------------------------------------
+
+
+def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
+    """The README of a dataset repo with a graph and without images.
+
+    Args:
+        repo_id: ``owner/name`` of the dataset repo.
+        graph: The graph; its probe images are named if it knows them.
+        readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
+
+    Raises:
+        CardError: The comments that mark our section do not match.
+    """
+    is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
+    terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
+    title = f"{_name(graph.name)}: visual concepts"
+    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], **terms)
+    source = f"hf://datasets/{repo_id}"
+    lines = [
+        f"`graph.json` has {len(graph):,} visual concepts with their hypernyms (digest `{graph.digest[:12]}`), and the "
+        "numbers of the probe images that test them. `mll-hf` measures vision-language models on these images and "
+        "selects models by what was measured:",
+        "",
+        "```bash",
+        f"mll-hf label MODEL --graph {source} --labels DIR",
+        f"mll-hf select --classes 'dog, cat, car' --graph {source}",
+        "```",
+        "",
+        *(_images_lines(graph.probes) if graph.probes else []),
+        *(["Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the "
+           "WordNet license."] if is_wordnet else []),
+    ]  # fmt: skip
+    return put_section(readme, GRAPH_TAG, lines)
+
+
+def _images_lines(probes: ProbeCounts) -> list[str]:
+    where = f"in {escaped(_name(probes.location))}" if probes.location else "not on the Hub"
+    by_domain = Counter[str]()
+    sources: dict[str, set[str]] = defaultdict(set)
+    for (domain, source), count in zip(probes.kinds, probes.by_kind(), strict=True):
+        by_domain[domain] += count
+        sources[domain].add(_name(source))
+    rows = [[escaped(_name(domain)), f"{count:,}", escaped(abridged(sorted(sources[domain]), 5))]
+            for domain, count in sorted(by_domain.items())]  # fmt: skip
+    return [
+        f"The {probes.total:,} probe images (digest `{probes.digest[:12]}`) are {where}. Only measuring needs them: "
+        "labels can be read, compared and selected from without access to them.",
+        "",
+        *markdown_table(["domain", "images", "sources"], rows),
+        "",
+    ]
+
+
+def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
+    """The README of a dataset repo with the probe images of a graph; arguments and errors as of :func:`graph_card`."""
+    title = f"{_name(graph.name)}: probe images"
+    files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
+    readme = readme if readme.strip() else _new_card(title, [IMAGES_TAG, graph_tag(graph.digest)], configs=files)
+    lines = [
+        f"The images that test the concepts of [{graph_repo}](https://huggingface.co/datasets/{graph_repo}). Column "
+        "`node` is the concept, `style` the domain. The images keep the licenses of their sources.",
+    ]
+    return put_section(readme, IMAGES_TAG, lines)
+
+
+def _new_card(title: str, tags: list[str], **fields: Any) -> str:  # noqa: ANN401 - YAML
+    """Metadata and a title."""
+    metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
+    return f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
+
+
 # --- an evaluation result ---------------------------------------------------------------------------------------------
 
 
-def eval_results(label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None) -> str:
+def eval_results(
+    label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None, dataset_revision: str | None = None
+) -> str:
     """A label's mean recall in percent as an evaluation result: the content of EVAL_RESULTS_PATH.
 
     The Hub shows it only if the dataset is registered as a benchmark.
 
     Args:
         label: The label.
-        dataset_id: The dataset repo of the probe images.
+        dataset_id: The dataset repo of the graph.
         task_id: The task, as named in the dataset's ``eval.yaml``.
         source_url: Where to read more, if anywhere.
+        dataset_revision: The dataset's commit.
     """
     entry = EvalResultEntry(
         dataset_id=dataset_id,
         task_id=task_id,
         value=round(100 * label.mean_recall, 2),
-        dataset_revision=label.probes_revision,
+        dataset_revision=dataset_revision,
         source_url=source_url,
         notes=f"Mean recall in percent over {_concepts_tested(label)} concepts of graph {label.graph_digest[:12]}",
     )

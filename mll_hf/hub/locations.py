@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 
-from mll_hf.errors import GraphError, InputError
+from mll_hf.errors import GraphError, HubError, InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, SemanticGraph, load_graph
-from mll_hf.graph.probes import IMAGE_FILES, ProbeSet, SamplingConfig, load_probes
+from mll_hf.graph.probes import IMAGE_FILES, ProbeSet, SamplingConfig, image_files, load_probes
 from mll_hf.hub.connection import FULL_SHA, connect, download, hub_errors, read_head
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+    from mll_hf.hub.connection import Head
+
 HUB = "hub"
+# The graph that everybody measures on, hf://datasets/ORG/NAME. Empty until this project publishes it: whoever held a
+# name that we only planned could decide with easy images which models are chosen.
+DEFAULT_GRAPH = ""
+GRAPH_VARIABLE = "MLL_GRAPH"  # overrides it
+_NO_ACCESS = (401, 403, 404)  # the Hub answers the same for what does not exist and for what one may not see
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 MAX_GRAPH_BYTES = 64 * 2**20
+_log = logging.getLogger(__name__)
 _DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^/]+))?/?", re.ASCII)
 
 
@@ -67,59 +78,122 @@ def pinned(location: str) -> DatasetLocation:
     return DatasetLocation(dataset.repo_id, read_head(connect(), dataset.repo_id, "dataset", dataset.revision).sha)
 
 
+# --- graphs -----------------------------------------------------------------------------------------------------------
+
+
+def default_graph() -> str:
+    """Location of the graph that everybody measures on; empty if there is none."""
+    return os.environ.get(GRAPH_VARIABLE) or DEFAULT_GRAPH
+
+
+def fetch_default_graph(token: str | None = None) -> SemanticGraph | None:
+    """The default graph without its images; None if there is none, with a warning if it cannot be read."""
+    location = default_graph()
+    try:
+        return fetch_graph(location, token) if location else None
+    except MLLError as error:
+        _log.warning("the default graph %s is not used: %s", location, error)
+        return None
+
+
+def graph_or_default(location: str | Path | None) -> str | Path:
+    """The location of a graph, by default that of the default graph.
+
+    Raises:
+        InputError: There is no default graph.
+    """
+    if location := location or default_graph():
+        return location
+    raise InputError(
+        f"no default graph has been published yet; name one with --graph or ${GRAPH_VARIABLE}: hf://datasets/ORG/NAME "
+        "or a folder"
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class GraphLocation:
     """A graph with its probe images on this machine.
 
     Attributes:
-        folder: With ``graph.json`` and ``images*.parquet``.
-        dataset: The dataset and commit that they came from, if from the Hub.
+        graph: The graph.
+        location: Where it is from: ``hf://datasets/org/name@commit``, or the name of a folder.
+        folder: With ``images*.parquet``.
+        images: Where these are from, likewise.
     """
 
+    graph: SemanticGraph
+    location: str
     folder: Path
-    dataset: DatasetLocation | None = None
-
-    @property
-    def graph(self) -> SemanticGraph:
-        """The graph.
-
-        Raises:
-            GraphError: It cannot be read.
-        """
-        return load_graph(self.folder, self.dataset.repo_id if self.dataset else None)
+    images: str
 
     def probes(self, sampling: SamplingConfig) -> ProbeSet:
-        """A sample of the probe images, named by repo and commit if they are from the Hub.
+        """A sample of the probe images. A copy of those that the graph names has their location.
 
         Raises:
-            GraphError: The images cannot be read.
+            GraphError: The images cannot be read, or are not those that the graph says are at this location.
             MissingExtraError: pyarrow is not installed.
         """
-        origin = (self.dataset.repo_id, self.dataset.revision or "") if self.dataset else None
-        return load_probes(self.graph, self.folder, sampling, origin)
+        named, found = self.graph.probes, self.images
+        probes = load_probes(self.graph, self.folder, sampling, location=found, graph_location=self.location)
+        if named and named.location and probes.digest == named.digest:
+            return probes.moved_to(named.location)
+        if named and named.location == found:
+            raise GraphError(
+                f"the images in {found} ({probes.digest[:12]}) are not those that {self.location} names "
+                f"({named.digest[:12]}); publish the graph again: mll-hf graph push"
+            )
+        return probes
 
 
-def fetch_graph_with_images(location: str | Path) -> GraphLocation:
-    """Download a graph with its probe images, unless it is local or cached.
+def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphLocation:
+    """A graph with its probe images, which are downloaded unless they are local or cached.
 
     Args:
-        location: A folder, or ``hf://datasets/org/name[@revision]``.
+        location: Folder or ``hf://datasets/org/name[@revision]`` of the graph.
+        images: Folder or dataset of its images; by default they are beside the graph, else where it says.
+
+    Raises:
+        InputError: A location is malformed.
+        GraphError: This is no graph, or it does not say where its images are.
+        HubError: The files cannot be downloaded.
+    """
+    if is_on_hub(location):
+        head = _graph_head(connect(), parse_dataset(str(location)))
+        place = str(DatasetLocation(head.repo_id, head.sha))
+        graph, has_images = fetch_graph(place), any(fnmatchcase(path, IMAGE_FILES) for path in head.files)
+    else:
+        place, graph = Path(location).absolute().name, load_graph(location)
+        has_images = bool(image_files(Path(location)))
+    named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # never a folder here
+    source = images or ((place if is_on_hub(location) else location) if has_images else named)
+    if not source:
+        raise GraphError(f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images")
+    if is_on_hub(source):
+        return GraphLocation(graph, place, *fetch_images(str(source)))
+    return GraphLocation(graph, place, Path(source), Path(source).absolute().name)
+
+
+def fetch_images(location: str) -> tuple[Path, str]:
+    """Folder of the probe images in ``hf://datasets/org/name[@revision]``, and this location at its current commit.
 
     Raises:
         InputError: The location is malformed.
-        HubError: The files cannot be downloaded.
+        HubError: They cannot be downloaded.
     """
-    if not is_on_hub(location):
-        return GraphLocation(Path(location))
-    dataset = pinned(str(location))
-    with hub_errors(dataset.repo_id):
-        folder = snapshot_download(
-            dataset.repo_id,
-            repo_type="dataset",
-            revision=dataset.revision,
-            allow_patterns=[GRAPH_FILE, IMAGE_FILES],
-        )
-    return GraphLocation(Path(folder), dataset)
+    repo_id = parse_dataset(location).repo_id
+    try:
+        dataset = pinned(location)
+        with hub_errors(repo_id):
+            folder = snapshot_download(
+                repo_id, repo_type="dataset", revision=dataset.revision, allow_patterns=[GRAPH_FILE, IMAGE_FILES]
+            )
+    except HubError as error:
+        if error.status not in _NO_ACCESS:
+            raise
+        page = f"{constants.ENDPOINT}/datasets/{repo_id}"
+        reason = f"its probe images are private, gated or gone; ask for access at {page}, or give a copy with --images"
+        raise HubError(repo_id, reason, error.status) from None
+    return Path(folder), str(dataset)
 
 
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
@@ -139,10 +213,15 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
     dataset, api = parse_dataset(str(location)), connect(token)
     if dataset.revision and FULL_SHA.fullmatch(dataset.revision):
         return read_graph(api, dataset.repo_id, GRAPH_FILE, dataset.revision)
+    head = _graph_head(api, dataset)
+    return read_graph(api, head.repo_id, GRAPH_FILE, head.sha)
+
+
+def _graph_head(api: HfApi, dataset: DatasetLocation) -> Head:
     head = read_head(api, dataset.repo_id, "dataset", dataset.revision)
     if GRAPH_FILE not in head.files:
         raise GraphError(f"hf://datasets/{head.repo_id} has no {GRAPH_FILE}; give the dataset of a graph")
-    return read_graph(api, head.repo_id, GRAPH_FILE, head.sha)
+    return head
 
 
 def read_graph(api: HfApi, repo_id: str, path: str, sha: str) -> SemanticGraph:

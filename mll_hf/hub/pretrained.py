@@ -8,7 +8,7 @@ from mll_hf.errors import InputError
 from mll_hf.graph.concepts import SemanticGraph
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, read_head
-from mll_hf.hub.locations import REPO_ID, fetch_graph, is_on_hub
+from mll_hf.hub.locations import fetch_graph, is_on_hub
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection
 from mll_hf.hub.sources import REPO_LABEL_PATH, fetch_from_model
 
@@ -60,9 +60,11 @@ def push_label(
             f"a label belongs in the repo of its model, {label.model.repo_id}, or in a collection, "
             f"hf://datasets/ORG/NAME, not in {to}"
         )
-    if graph is None and not REPO_ID.fullmatch(label.probes_name):
-        raise InputError(f"the label's graph is a local folder ({label.probes_name}); give it: push_to_hub(graph=...)")
-    graph = _graph(graph or f"hf://datasets/{label.probes_name}@{label.probes_revision}", token)
+    if graph is None and not is_on_hub(label.graph_location):
+        raise InputError(
+            f"the label's graph is a local folder ({label.graph_location}); give it: push_to_hub(graph=...)"
+        )
+    graph = _graph(graph or label.graph_location, token)
     if collection:
         return publish_to_collection([label], [graph], collection, create_pr=create_pr, private=private, token=token)
     return publish_label(label, graph, create_pr=create_pr, token=token)

@@ -1,4 +1,4 @@
-"""Publish labels, graphs with their images, and what has a model repo of its own, such as a selection.
+"""Publish labels, graphs, images of graphs, and what has a model repo of its own, such as a selection.
 
 Labels are published in one commit on the head they were prepared for, or in one pull request, so an interruption
 leaves the repository as it was. If another commit came first, the change is prepared again on the new head.
@@ -13,6 +13,7 @@ import random
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import partial
 from types import MappingProxyType
@@ -22,9 +23,17 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from mll_hf.errors import CardError, HubError, InputError, LabelError
-from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
-from mll_hf.graph.probes import IMAGE_FILES
-from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, add_label, collection_card, eval_results
+from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes, load_graph
+from mll_hf.graph.probes import IMAGE_FILES, count_probes, image_files
+from mll_hf.hub.card import (
+    EVAL_RESULTS_PATH,
+    LABEL_PATH,
+    add_label,
+    collection_card,
+    eval_results,
+    graph_card,
+    images_card,
+)
 from mll_hf.hub.connection import (
     Head,
     RepoFile,
@@ -37,17 +46,18 @@ from mll_hf.hub.connection import (
     status_of,
 )
 from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
-from mll_hf.hub.locations import REPO_ID, parse_dataset
+from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read_graph
 from mll_hf.hub.sources import fetch_from_collection, is_collection, read_graphs, readable
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
+from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.index import IndexedLabel
@@ -56,7 +66,8 @@ if TYPE_CHECKING:
 README = "README.md"
 _MOST_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
-_GRAPH_FILES = (GRAPH_FILE, IMAGE_FILES, "build.json")
+_BUILD_FILE = "build.json"
+_SHA256_LENGTH = 64
 _MOST_CONFLICTS = 30
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
 _log = logging.getLogger(__name__)
@@ -77,6 +88,17 @@ class Published:
     revision: str
     pull_request: int | None
     changed: bool
+
+    def __str__(self) -> str:
+        return f"{'published' if self.changed else 'published already'}: {self.url}"
+
+
+class Access(StrEnum):
+    """Who may read a dataset repo, from many to few."""
+
+    PUBLIC = "public"
+    GATED = "gated"  # whoever asks for access and accepts the terms
+    PRIVATE = "private"
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -107,10 +129,10 @@ def publish_label(
         CardError: The repo's README cannot be edited safely.
     """
     _check_publishable([label], [graph])
-    if not REPO_ID.fullmatch(label.probes_name):
+    if not is_on_hub(label.graph_location):
         _log.warning(
-            "the graph of this label is a local folder (%s): others need a copy of it to use the label; "
-            "better upload the graph and label with --graph hf://datasets/ORG/NAME", label.probes_name,
+            "the graph of this label is a local folder (%s): others need a copy of it to use the label; better "
+            "publish it (mll-hf graph push) and label with --graph hf://datasets/ORG/NAME", label.graph_location,
         )  # fmt: skip
     api, repo_id = connect(token), label.model.repo_id
     blob = label_to_bytes(label)
@@ -173,13 +195,14 @@ def same_weights(api: HfApi, head: Head, measured: ModelRef) -> bool:
 
 
 def _eval_results(label: ModelLabel, path: str) -> bytes:
-    if not REPO_ID.fullmatch(label.probes_name):
+    if not is_on_hub(label.graph_location):
         raise InputError(
-            f"the probe images of this label are a local folder ({label.probes_name}); an entry in .eval_results/ "
-            "needs a dataset on the Hub: label the model with --graph hf://datasets/ORG/NAME"
+            f"the graph of this label is a local folder ({label.graph_location}); an entry in .eval_results/ needs a "
+            "dataset on the Hub: label the model with --graph hf://datasets/ORG/NAME"
         )
+    graph = parse_dataset(label.graph_location)
     source = f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{path}"
-    return eval_results(label, label.probes_name, label.graph_name, source).encode()
+    return eval_results(label, graph.repo_id, label.graph_name, source, graph.revision).encode()
 
 
 def _describe(labels: Sequence[ModelLabel]) -> str:
@@ -222,7 +245,7 @@ def publish_to_collection(
     """
     _check_publishable(labels, graphs)
     api, repo_id = connect(token), _repo_of(collection)
-    _ensure_repo(api, repo_id, "dataset", private)
+    _ensure_repo(api, repo_id, "dataset", Access.PRIVATE if private else Access.PUBLIC)
     used = {label.graph_digest for label in labels}
     blobs = {label_path(label.model, label.group): label_to_bytes(label) for label in labels}
     blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
@@ -290,41 +313,113 @@ def _overview(
 # --- graphs -----------------------------------------------------------------------------------------------------------
 
 
-def publish_graph(folder: Path, dataset: str, *, private: bool = False, token: str | None = None) -> Published:
-    """Publish a graph with its images as a dataset repo; resumes an interrupted upload.
+@dataclass(frozen=True, slots=True)
+class PublishedGraph:
+    """The result of the publication of a graph.
 
-    Creates the repo if it does not exist, and deletes image files from it that the folder does not have.
+    Attributes:
+        graph: The commit of the concepts.
+        images: The commit of the images; None if they were not to be published.
+        location: Where the images are; empty if they are not on the Hub.
+    """
+
+    graph: Published
+    images: Published | None
+    location: str
+
+
+def publish_graph(
+    folder: Path,
+    dataset: str,
+    images_to: str | None = None,
+    access: Access = Access.PRIVATE,
+    *,
+    token: str | None = None,
+) -> PublishedGraph:
+    """Publish a graph in a public dataset repo, and its images in one of their own.
+
+    Each is one commit, of what is new: first the images, so that the graph never names images that are not there. An
+    interrupted upload resumes. Repos that do not exist are created. Without ``images_to``, the graph names the same
+    images as before, if they are the ones in the folder.
 
     Args:
-        folder: With ``graph.json``, ``images*.parquet``, the card and ``build.json``; other files are not published.
-        dataset: ``hf://datasets/org/name``.
-        private: Make a new repo private.
+        folder: With ``graph.json``, and usually ``images*.parquet``; a card and ``build.json`` go to the images.
+        dataset: ``hf://datasets/org/name`` for the graph.
+        images_to: The same for its images; by default these are not published.
+        access: Who may read a new repo of images. An existing one keeps its settings.
         token: Hub token; None for the token of the logged-in user.
 
     Raises:
-        InputError: The repo has other content, or is public although ``private``.
+        InputError: A repo has other content, or the one of the images is open to more people than ``access`` says.
+        GraphError: The graph or its images cannot be read.
         HubError: The Hub refuses.
     """
-    api, repo_id = connect(token), _repo_of(dataset)
-    _ensure_repo(api, repo_id, "dataset", private)
+    graph, files = load_graph(folder), image_files(folder)
+    probes = count_probes(graph, folder) if files else graph.probes
+    api, repo_id, images_repo = connect(token), _repo_of(dataset), _repo_of(images_to) if images_to else None
+    if images_repo == repo_id:
+        raise InputError("the images go to a repo of their own; name another one with --images-to")
+    if images_repo and not files:
+        raise InputError(f"{folder} has no {IMAGE_FILES} to publish; leave out --images-to")
+    if (found := _ensure_repo(api, repo_id, "dataset", Access.PUBLIC)) is not Access.PUBLIC:
+        _log.warning(
+            "%s is %s, so others cannot use labels on this graph; make it public in its settings", repo_id, found
+        )
+    head = _head_with_only(api, repo_id, dataset, (GRAPH_FILE,))
+    if GRAPH_FILE in head.files and probes:
+        before = read_graph(api, repo_id, GRAPH_FILE, head.sha).probes
+        same_place = before and (images_repo is None or before.location.startswith(f"hf://datasets/{images_repo}@"))
+        if before and same_place and before.digest == probes.digest:
+            probes = replace(probes, location=before.location)
+    images = None
+    if images_repo and images_to and probes:
+        images = _publish_images(api, graph, folder, images_repo, images_to, repo_id, access)
+        if not probes.location:
+            probes = replace(probes, location=str(DatasetLocation(images_repo, images.revision)))
+    graph = replace(graph, probes=probes)
+
+    def of_graph(head: Head, _: bool) -> Mapping[str, bytes | Path | None]:
+        card = _edited(head, lambda text: graph_card(repo_id, graph, text), _read_readme(api, head))
+        return {GRAPH_FILE: graph_to_bytes(graph), README: card}
+
+    published = _publish_own(api, _Change(repo_id, "dataset", of_graph, "Add graph", graph.digest))
+    return PublishedGraph(published, images, probes.location if probes else "")
+
+
+def _publish_images(
+    api: HfApi, graph: SemanticGraph, folder: Path, repo_id: str, location: str, graph_repo: str, access: Access
+) -> Published:
+    names = [path.name for path in image_files(folder)]
+    _ensure_repo(api, repo_id, "dataset", access)
+    _head_with_only(api, repo_id, location, (IMAGE_FILES, _BUILD_FILE))
+
+    def of_images(head: Head, _: bool) -> Mapping[str, bytes | Path | None]:
+        old = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
+        of_build = {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
+        if README not in of_build:
+            card = _edited(head, lambda text: images_card(graph, graph_repo, text), _read_readme(api, head))
+            return {**old, **{name: folder / name for name in names}, **of_build, README: card}
+        return {**old, **{name: folder / name for name in names}, **of_build}
+
+    return _publish_own(api, _Change(repo_id, "dataset", of_images, "Add probe images", "\n".join(names)))
+
+
+def _publish_own(api: HfApi, change: _Change) -> Published:
+    """Publish in a repo that must be the user's own: nobody looks for a graph in a pull request."""
+    try:
+        return _publish(api, change, create_pr=False)
+    except HubError as error:
+        if error.status != 403:
+            raise
+        reason = "you have no write access to it; name a repo of your own, or log in with a token that can write"
+        raise HubError(change.repo_id, reason, 403) from error
+
+
+def _head_with_only(api: HfApi, repo_id: str, dataset: str, patterns: Sequence[str]) -> Head:
     with hub_errors(repo_id):
         head = fetch_head(api, repo_id, "dataset")
-    _check_only(head, dataset, _GRAPH_FILES)
-
-    def upload() -> CommitInfo:
-        with sensible_answers(repo_id):
-            return api.upload_folder(
-                repo_id=repo_id,
-                folder_path=folder,
-                repo_type="dataset",
-                commit_message="Add graph and images",
-                allow_patterns=[README, *_GRAPH_FILES],
-                delete_patterns=[IMAGE_FILES],
-            )
-
-    with hub_errors(repo_id):
-        commit = retried(upload)
-    return Published(commit.commit_url, commit.oid, None, changed=commit.oid != head.sha)
+    _check_only(head, dataset, patterns)
+    return head
 
 
 # --- model repos of their own -----------------------------------------------------------------------------------------
@@ -361,7 +456,7 @@ def publish_repo(
         CardError: The repo's README cannot be edited.
     """
     api = connect(token)
-    _ensure_repo(api, repo_id, "model", private)
+    _ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)
 
     def files(head: Head, _: bool) -> Mapping[str, bytes]:
         if marker not in head.files:
@@ -381,17 +476,26 @@ def _repo_of(dataset: str) -> str:
     return location.repo_id
 
 
-def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, private: bool) -> None:
+def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
+    """Create a repo that so many people may read; returns who may read the one that there is.
+
+    Raises:
+        InputError: It exists and is open to more people.
+    """
     with hub_errors(repo_id):
         try:
-            fetch_head(api, repo_id, repo_type)
+            info = retried(partial(api.repo_info, repo_id, repo_type=repo_type))
         except RepositoryNotFoundError:
-            api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
-            return
-        if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-            raise InputError(
-                f"{repo_id} exists already and is public; change that in its settings, or leave out --private"
-            )
+            is_private = access is not Access.PUBLIC
+            api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
+            if access is Access.GATED:  # open only now that it is gated; it is empty still
+                api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
+            return access
+    found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
+    order = list(Access)
+    if order.index(found) < order.index(access):
+        raise InputError(f"{repo_id} exists already and is {found}; change that in its settings, or name another repo")
+    return found
 
 
 def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
@@ -428,14 +532,15 @@ class _Change:
     Attributes:
         repo_id: ``org/name``.
         repo_type: ``model`` or ``dataset``.
-        files: Given the head, and whether this is for a pull request: desired content by path, None for no file.
+        files: Given the head, and whether this is for a pull request: desired content by path, in memory or in a file
+            of this machine; None for no file.
         title: Of the commit; an open pull request of ours with this title is continued.
         description: Of the commit.
     """
 
     repo_id: str
     repo_type: str
-    files: Callable[[Head, bool], Mapping[str, bytes | None]]
+    files: Callable[[Head, bool], Mapping[str, bytes | Path | None]]
     title: str
     description: str = ""
 
@@ -474,7 +579,7 @@ def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
     operations = [
         CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
         for path, content in change.files(head, create_pr).items()
-        if (path in head.files if content is None else not head.holds(path, content))
+        if (path in head.files if content is None else not _holds(head, path, content))
     ]
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
     if not operations:
@@ -494,6 +599,16 @@ def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
     number = number or commit.pr_num
     url = commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url)
     return Published(url, commit.oid, number, changed=True)
+
+
+def _holds(head: Head, path: str, content: bytes | Path) -> bool:
+    """Whether the commit has a file with this content; files that the Hub stores by hash are not read again."""
+    if isinstance(content, bytes):
+        return head.holds(path, content)
+    if path not in head.files:
+        return False
+    is_large = len(head.files[path].oid) == _SHA256_LENGTH
+    return head.files[path].oid == file_digest(content).hex() if is_large else head.holds(path, content.read_bytes())
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
@@ -36,7 +36,17 @@ from mll_hf.hub.connection import (
     together,
 )
 from mll_hf.hub.index import graph_of, labels_by_group, read_index, shards_by_group
-from mll_hf.hub.locations import HUB, MAX_GRAPH_BYTES, REPO_ID, DatasetLocation, fetch_graph, is_on_hub, parse_dataset
+from mll_hf.hub.locations import (
+    HUB,
+    MAX_GRAPH_BYTES,
+    REPO_ID,
+    DatasetLocation,
+    fetch_default_graph,
+    fetch_graph,
+    is_on_hub,
+    parse_dataset,
+)
+from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.store import (
     GRAPH_PATH,
     LABEL_PATH,
@@ -48,6 +58,7 @@ from mll_hf.labels.store import (
     label_path,
     read_label,
 )
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -63,6 +74,7 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 
+_MOST_PLACES = 10  # where a graph is looked for
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _log = logging.getLogger(__name__)
 
@@ -318,7 +330,7 @@ class TaggedModels:
 
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The given graphs, and those in the datasets that labels name as the origin of their probe images.
+        """The given graphs, and those in the datasets that labels name.
 
         A graph that is not there is skipped with a warning.
         """
@@ -332,20 +344,32 @@ class TaggedModels:
         return tuple(graphs.values())
 
     def _find_graph(self, labels: Sequence[LabelSummary]) -> SemanticGraph | None:
-        origins = Counter((label.probes_name, label.probes_revision) for label in labels)
-        on_hub = [origin for origin, _ in origins.most_common() if REPO_ID.fullmatch(origin[0])]
-        for repo_id, revision in on_hub[:3]:
+        """The graph of some labels: the default graph, or at a place that they name, that of most publishers first.
+
+        Whatever a place holds must have the digest that the labels name, so a stranger cannot put in another graph.
+        """
+        default = fetch_default_graph(self.token)
+        if default and default.digest == labels[0].graph_digest:
+            return default
+        publishers: dict[str, set[str]] = defaultdict(set)
+        for label in labels:
+            if is_on_hub(label.graph_location):
+                publishers[label.graph_location].add(label.model.repo_id.partition("/")[0])
+        places = sorted(publishers, key=lambda place: (-len(publishers[place]), place))
+        for place in places[:_MOST_PLACES]:
             try:
-                graph = fetch_graph(str(DatasetLocation(repo_id, revision)), self.token)
+                graph = fetch_graph(place, self.token)
             except MLLError as error:
                 _log.warning("%s", error)
                 continue
             if graph.digest == labels[0].graph_digest:
                 return graph
+        where = f"cannot be read at {abridged(places, 3)}" if places else "is only on the machine of its publisher"
         _log.warning(
-            "graph '%s' (%s) is not in the dataset that its labels name; give it with --graph",
+            "graph '%s' (%s) %s; its publisher can make it public with mll-hf graph push, or give it with --graph",
             labels[0].graph_name,
             labels[0].graph_digest[:12],
+            where,
         )
         return None
 
@@ -371,6 +395,35 @@ class TaggedModels:
         """The label's file in the model's own repo, at the commit that was read."""
         file = self._file_of(label)
         return Origin(f"hf://{file.repo_id}@{file.sha}/{file.path}", file.repo_id.partition("/")[0])
+
+
+def join_source(
+    source: LabelSource, graph: str | Path | None = None, probes: Sequence[str] = (), token: str | None = None
+) -> JoinedLabels:
+    """The labels of a source, joined over graphs; see :func:`~mll_hf.labels.join.join_labels`.
+
+    Args:
+        source: Where the labels are.
+        graph: Folder or dataset of the reference graph; by default the default graph, where there is one and labels are
+            on it. Labels on the probe images that it names are preferred.
+        probes: Names or digests of probe images to prefer.
+        token: Hub token; None for the token of the logged-in user.
+
+    Raises:
+        InputError: There are no labels that can be used.
+    """
+    wanted = fetch_graph(graph, token) if graph else fetch_default_graph(token)
+    # an index knows the facts of labels, which is all that the join needs
+    listed = cast("tuple[LabelSummary, ...]", source.indexed or source.list())
+    graphs = [wanted if wanted and wanted.probes and wanted.digest == g.digest else g for g in source.graphs]
+    return join_labels(
+        listed,
+        graphs,
+        reference=wanted.digest if wanted and graph else None,
+        probes=probes,
+        default=wanted,
+        publisher_of=lambda label: source.origin_of(label).publisher,
+    )
 
 
 def _list_tagged(api: HfApi) -> list[_Tagged]:

@@ -64,7 +64,7 @@ class Fleet:
     def wanted(self) -> Wanted:
         """The label to be made of each model."""
         sampling = self.probes.sampling
-        return Wanted(LabelGroup(self.graph.digest, self.probes.revision, sampling.seed), sampling.images_per_concept)
+        return Wanted(LabelGroup(self.graph.digest, self.probes.digest, sampling.seed), sampling.images_per_concept)
 
 
 class Outcome(StrEnum):
@@ -164,10 +164,11 @@ def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
         measure = "" if stored else f"measure {model.revision[:12]} with {model.backend}"
         publish = f"publish to {destination}" if destination else ""
         return ModelResult(name, Outcome.PLANNED, " and ".join(filter(None, [measure, publish])), model)
+    graph = fleet.graph.with_probes(fleet.probes.counts)
     with _weights_freed(model) if fleet.free_cache else contextlib.nullcontext():
         result = label_model(
             model,
-            fleet.graph,
+            graph,
             fleet.probes,
             fleet.store,
             engine=fleet.engine,
@@ -181,7 +182,7 @@ def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
         model=model,
         label=result.label,
         path=result.path,
-        published=destination.publish(result.label, fleet.graph) if destination else None,
+        published=destination.publish(result.label, graph) if destination else None,
         undecodable=result.undecodable,
     )
 
@@ -203,7 +204,7 @@ def _stored_label(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
 
 def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
     """Default working folder: in the assets cache of Hugging Face, by graph, probe images and seed."""
-    group = LabelGroup(graph.digest, probes.revision, probes.sampling.seed)
+    group = LabelGroup(graph.digest, probes.digest, probes.sampling.seed)
     return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "labels" / group.stem
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub import get_token
 
-from mll_hf.errors import InputError
+from mll_hf.errors import GraphError, InputError
 from mll_hf.hub.connection import connect, hub_errors, sensible_answers
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 from mll_hf.labeling.destinations import Destination, Wanted
@@ -90,9 +90,17 @@ class Jobs:
 
     @cached_property
     def wanted(self) -> Wanted:
-        """The label to be made of each model."""
-        digest, revision = fetch_graph(str(self.graph)).digest, self.graph.revision or ""
-        return Wanted(LabelGroup(digest, revision, self.sampling.seed), self.sampling.images_per_concept)
+        """The label to be made of each model.
+
+        Raises:
+            HubError: The graph cannot be read.
+            GraphError: It does not name its probe images.
+        """
+        graph = fetch_graph(str(self.graph))
+        if graph.probes is None:
+            raise GraphError(f"{self.graph} does not say which probe images it has; publish it: mll-hf graph push")
+        group = LabelGroup(graph.digest, graph.probes.digest, self.sampling.seed)
+        return Wanted(group, self.sampling.images_per_concept)
 
     @cached_property
     def active(self) -> Mapping[str, str]:

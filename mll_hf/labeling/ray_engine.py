@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
-from mll_hf.hub.locations import REPO_ID, DatasetLocation, fetch_graph_with_images
+from mll_hf.hub.locations import fetch_images, is_on_hub
 from mll_hf.labeling.contest import Contest, merged
 from mll_hf.labeling.engines import Captions, LocalRun
 from mll_hf.models import environment_of, load_model, pick_device
@@ -326,19 +326,19 @@ def workers_in(resources: dict[str, float], share: Share) -> int:
 
 
 @lru_cache(maxsize=4)
-def _downloaded_folder(location: str) -> Path:
-    return fetch_graph_with_images(location).folder
+def _downloaded(location: str) -> Path:
+    return fetch_images(location)[0]
 
 
 def _with_files(probes: ProbeSet) -> ProbeSet:
     """The probe images with files of this machine; downloads those of a dataset on the Hub."""
     if all(path.exists() for path in probes.files):
         return probes
-    if not REPO_ID.fullmatch(probes.name):
+    if not is_on_hub(probes.location):
         raise GraphError(
             f"{probes.files[0]} is not on machine {platform.node()}; use a graph on the Hub or in a shared folder"
         )
-    folder = _downloaded_folder(str(DatasetLocation(probes.name, probes.revision)))
+    folder = _downloaded(probes.location)
     return replace(probes, files=tuple(folder / path.name for path in probes.files))
 
 

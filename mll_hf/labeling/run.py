@@ -118,8 +118,8 @@ def label_model(
         ModelError: The model cannot be loaded or run.
         StorageError: The store cannot be written; finished embeddings are kept if possible.
     """
-    store.add_graph(graph)
-    group = LabelGroup(graph.digest, probes.revision, probes.sampling.seed)
+    store.add_graph(graph.with_probes(probes.counts))
+    group = LabelGroup(graph.digest, probes.digest, probes.sampling.seed)
     path = store.path_for(ref, group)
     existing = None if overwrite else _existing_label(ref, group, probes.sampling, store)
     if existing:
@@ -135,7 +135,7 @@ def label_model(
         while not complete:  # again, in float32, if the model overflows in half precision
             captions = run.embed_captions([concept.caption for concept in graph.concepts])
             key = _log_key(ref, probes, captions.environment)
-            log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.revision[:12]}"
+            log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.digest[:12]}"
             log_key = _overwriting(key, path) if overwrite else key
             log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
             complete = _fill(log, run, ref, probes, captions.environment.dtype, batch_size or captions.batch_size)
@@ -185,8 +185,9 @@ def label_from_counts(
         cost=cost,
         graph_name=graph.name,
         graph_digest=graph.digest,
-        probes_name=probes.name,
-        probes_revision=probes.revision,
+        graph_location=probes.graph_location,
+        probes_digest=probes.digest,
+        probes_location=probes.location,
         sampling=probes.sampling,
         domain_names=probes.domain_names,
         package_version=__version__,
@@ -234,7 +235,7 @@ def _log_key(ref: ModelRef, probes: ProbeSet, environment: Environment) -> dict[
     """What the embeddings depend on. Not the batch size, which only changes their last bits."""
     return {
         "model": asdict(ref),
-        "probes": probes.revision,
+        "probes": probes.digest,
         "package_version": __version__,
         "environment": asdict(environment),
     }

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.graph.concepts import SemanticGraph
-    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.graph.probes import ProbeSet, SamplingConfig
     from mll_hf.labels.label import ModelLabel, ModelRef
 
 CONCEPTS = 50
@@ -165,11 +165,16 @@ def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeS
             f"the label was measured on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "
             f"({graph.digest[:12]}); give its graph with --graph"
         )
-    if (label.probes_revision, label.sampling) != (probes.revision, probes.sampling):
+    if (label.probes_digest, label.sampling) != (probes.digest, probes.sampling):
         raise InputError(
-            f"the label was measured on the images of {label.probes_name} at {label.probes_revision[:12]}, not on "
-            f"those of {probes.name} at {probes.revision[:12]}; give its images with --graph"
+            f"the label was measured on the images of {label.probes_location} ({label.probes_digest[:12]}, "
+            f"{_sample(label.sampling)}), not on those of {probes.location} ({probes.digest[:12]}, "
+            f"{_sample(probes.sampling)}); give its images with --images"
         )
+
+
+def _sample(sampling: SamplingConfig) -> str:
+    return f"{sampling.images_per_concept} per concept, seed {sampling.seed}"
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:

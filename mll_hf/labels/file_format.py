@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SCHEMA = 2
+SCHEMA = 3
 METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
 UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # not safetensors
 _MOST_COST = 2**63
@@ -96,8 +96,8 @@ def label_metadata(label: LabelFacts) -> dict[str, Any]:
         "schema": SCHEMA,
         "model": asdict(label.model),
         "cost": asdict(label.cost),
-        "graph": {"name": label.graph_name, "digest": label.graph_digest},
-        "probes": {"name": label.probes_name, "revision": label.probes_revision},
+        "graph": {"name": label.graph_name, "digest": label.graph_digest, "location": label.graph_location},
+        "probes": {"digest": label.probes_digest, "location": label.probes_location},
         "config": asdict(label.sampling),
         "domains": list(label.domain_names),
         "package_version": label.package_version,
@@ -127,15 +127,16 @@ def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "cost": cost,
         "graph_name": _field(graph, "name"),
         "graph_digest": _field(graph, "digest"),
-        "probes_name": _field(probes, "name"),
-        "probes_revision": _field(probes, "revision"),
+        "graph_location": _field(graph, "location"),
+        "probes_digest": _field(probes, "digest"),
+        "probes_location": _field(probes, "location"),
         "sampling": _section(metadata, "config", SamplingConfig),
         "domain_names": tuple(domains),
         "package_version": _field(metadata, "package_version"),
         "environment": _section(metadata, "environment", Environment),
         "license": _license(metadata),
     }
-    _check_identity(model, cost, known["graph_digest"], known["probes_revision"], known["sampling"].seed)
+    _check_identity(model, cost, known["graph_digest"], known["probes_digest"], known["sampling"].seed)
     return known
 
 
@@ -151,7 +152,7 @@ def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> 
     return ModelLabel(**known, **arrays)
 
 
-def _check_identity(model: ModelRef, cost: Cost, graph_digest: str, probes_revision: str, seed: int) -> None:
+def _check_identity(model: ModelRef, cost: Cost, graph_digest: str, probes_digest: str, seed: int) -> None:
     """Check what names of files are made of, and the cost."""
     if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
         raise LabelError("the model's revision is no full commit sha")
@@ -159,8 +160,8 @@ def _check_identity(model: ModelRef, cost: Cost, graph_digest: str, probes_revis
         raise LabelError("the model's id is not of the form org/name")
     if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
         raise LabelError("the graph's digest is no sha256")
-    if not re.fullmatch(r"[0-9a-f]{40}", probes_revision):
-        raise LabelError("the revision of the probe images is neither a full commit sha nor a digest")
+    if not re.fullmatch(r"[0-9a-f]{40}", probes_digest):
+        raise LabelError("the digest of the probe images is not 40 hex digits")
     if seed < 0:
         raise LabelError("the seed of the sample is negative")
     if not (0 <= cost.parameters < _MOST_COST and 0 <= cost.gflops < _MOST_COST):

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     Key = tuple[str, str]  # slug and revision of a model
     Reader = Callable[[Sequence[Key]], Iterable[tuple[LabelSummary, str]]]  # labels and the sha256 of their files
 
-SCHEMA = 2
+SCHEMA = 3
 SMALL_BYTES = 38 * 10**6  # codes of a small shard: 1,000 labels of 9,000 concepts are in one
 SMALL_SHARDS = 16  # so many small shards are merged into a large one
 _MOST_HEADER_BYTES = 2**16

@@ -3,6 +3,15 @@
 Only labels that were measured on the same probe images compare directly. So each graph contributes the labels of one
 group; what is left out is named with the reason. One graph is the reference: it gives the general level of every
 model, so a model without a label on it is left out.
+
+A label is a claim of whoever published it. What is done against false ones:
+
+- Labels on other probe images, such as ten easy ones of one's own, never compare with those of the group taken. It is
+  taken by what the user asked for, else by the default graph, else by the number of different publishers: many labels
+  of one account count once. Who makes many accounts can outnumber honest publishers where there is no default graph.
+- A label that names probe images whose numbers contradict its own is left out
+  (:func:`~mll_hf.labels.store.check_graph`). Who copies these numbers and invents results is only found out by
+  measuring again: ``mll-hf labels verify``.
 """
 
 from __future__ import annotations
@@ -14,10 +23,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import GraphError, InputError
+from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.labels.embeddings import ProbeEmbeddings
+from mll_hf.labels.store import check_graph
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -144,21 +154,26 @@ def join_labels(
     *,
     reference: str | None = None,
     probes: Collection[str] = (),
+    default: SemanticGraph | None = None,
+    publisher_of: Callable[[LabelSummary], str | None] = lambda _: None,
 ) -> JoinedLabels:
     """Join labels over graphs.
 
-    Per graph the group with the wanted probe images is taken, else the largest. Of several labels of a model in one
+    Per graph the group with the wanted probe images is taken, else that of the default graph, else the one of most
+    publishers, of these the one with most labels, then with most probe images. Of several labels of a model in one
     group the one with the most probe images counts.
 
     Args:
         labels: Labels on any graphs.
         graphs: Their graphs.
-        reference: Digest of the reference graph; by default the graph with the most labels, graphs without hypernyms
-            in other graphs first.
-        probes: Names or revisions of probe images to prefer to other probe images of the same graph.
+        reference: Digest of the reference graph; by default the default graph, else that of the most publishers and
+            labels, graphs without hypernyms in other graphs first.
+        probes: Names or digests of probe images to prefer to other probe images of the same graph.
+        default: The graph, with its probe images, that everybody is meant to measure on.
+        publisher_of: Who published a label; None if unknown.
 
     Raises:
-        NoLabelsError: There are no labels.
+        NoLabelsError: There are no labels that can be used.
         InputError: There are none on the reference graph.
     """
     by_digest = {graph.digest: graph for graph in graphs}
@@ -166,22 +181,36 @@ def join_labels(
     left_out: list[LeftOut] = []
     labels = tuple(labels)
     _check_wanted(probes, labels)
+    false: dict[str, list[LabelSummary]] = defaultdict(list)
     for label in labels:
-        groups[label.graph_digest][label.group].append(label)
+        try:
+            if label.graph_digest in by_digest:
+                check_graph(label, by_digest[label.graph_digest])
+        except LabelError as error:
+            false[error.reason].append(label)
+        else:
+            groups[label.graph_digest][label.group].append(label)
+    left_out += [_left_out(of_reason, reason) for reason, of_reason in sorted(false.items())]
     for digest in sorted(groups.keys() - by_digest.keys()):
         unknown = [label for group in groups.pop(digest).values() for label in group]
-        left_out.append(_left_out(unknown, "the graph cannot be had; publish it, or name it"))
+        left_out.append(
+            _left_out(unknown, "the graph cannot be read; its publisher must make it public, or give it with --graph")
+        )
     chosen: dict[str, list[LabelSummary]] = {}
     for digest, of_graph in sorted(groups.items()):
-        best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes))
+        best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes, default, publisher_of))
         chosen[digest] = of_graph.pop(best)
         left_out += [_left_out(others, _difference(group, others, best)) for group, others in sorted(of_graph.items())]
+    if not chosen and left_out:
+        raise NoLabelsError(f"no label can be used: {left_out[0]}")
     if not chosen:
         raise NoLabelsError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
         )
     if reference is None:
-        reference = min(chosen, key=lambda digest: _reference_preference(by_digest[digest], chosen[digest]))
+        reference = min(
+            chosen, key=lambda digest: _reference_preference(by_digest[digest], chosen[digest], default, publisher_of)
+        )
     if reference not in chosen:
         raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
     columns = [reference, *sorted(chosen.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest))]
@@ -209,15 +238,28 @@ def _check_wanted(probes: Collection[str], labels: Sequence[LabelSummary]) -> No
         InputError: There are some.
     """
     names = {label.probes_name for label in labels}
-    if unknown := sorted(set(probes) - names - {label.probes_revision for label in labels}):
+    if unknown := sorted(set(probes) - names - {label.probes_digest for label in labels}):
         raise InputError(
             f"no label rests on probe images '{unknown[0]}'; there are labels on {abridged(sorted(names), 5) or 'none'}"
         )
 
 
-def _preference(labels: list[LabelSummary], group: LabelGroup, probes: Collection[str]) -> tuple[object, ...]:
-    wanted = any(label.probes_name in probes or label.probes_revision in probes for label in labels)
-    return not wanted, -len(labels), group
+def _preference(
+    labels: list[LabelSummary],
+    group: LabelGroup,
+    probes: Collection[str],
+    default: SemanticGraph | None,
+    publisher_of: Callable[[LabelSummary], str | None],
+) -> tuple[object, ...]:
+    wanted = any(label.probes_name in probes or label.probes_digest in probes for label in labels)
+    is_default = default is not None and default.probes is not None and default.probes.digest == group.probes_digest
+    tests = max(int(label.support.sum()) for label in labels)
+    return not wanted, not is_default, -_publishers(labels, publisher_of), -len(labels), -tests, group
+
+
+def _publishers(labels: list[LabelSummary], publisher_of: Callable[[LabelSummary], str | None]) -> int:
+    """Number of different publishers, as far as they are known."""
+    return len({publisher for label in labels if (publisher := publisher_of(label))})
 
 
 def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
@@ -235,13 +277,20 @@ def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
 
 
 def _difference(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:
-    if group.probes_revision == best.probes_revision:
+    if group.probes_digest == best.probes_digest:
         return f"measured on another sample of the probe images (seed {group.seed}) than the rest"
     return f"measured on other probe images ({min(label.probes_name for label in labels)}) than the rest"
 
 
-def _reference_preference(graph: SemanticGraph, labels: list[LabelSummary]) -> tuple[object, ...]:
-    return bool(graph.external), -len(labels), -len(graph), graph.digest
+def _reference_preference(
+    graph: SemanticGraph,
+    labels: list[LabelSummary],
+    default: SemanticGraph | None,
+    publisher_of: Callable[[LabelSummary], str | None],
+) -> tuple[object, ...]:
+    is_default = default is not None and default.digest == graph.digest
+    publishers = _publishers(labels, publisher_of)
+    return not is_default, bool(graph.external), -publishers, -len(labels), -len(graph), graph.digest
 
 
 def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], LabelSummary]:

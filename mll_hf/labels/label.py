@@ -31,7 +31,7 @@ class ModelRef:
     Attributes:
         repo_id: ``org/name`` on the Hub, or ``local-dir:/absolute/path``.
         revision: Full commit sha (40 hex digits); for a local folder a digest of its content, just as long.
-        backend: Which adapter runs it: ``open_clip`` or ``transformers``.
+        backend: Which adapter runs it: ``open_clip``, ``transformers`` or ``sentence-transformers``.
     """
 
     repo_id: str
@@ -93,33 +93,34 @@ class LabelGroup:
     """Labels that compare directly: measured on one graph, on nested samples of the same probe images.
 
     Attributes:
-        graph_digest: Digest of the graph.
-        probes_revision: Revision of the probe images.
+        graph_digest: Digest of the graph's concepts.
+        probes_digest: Digest of the probe images.
         seed: Seed of the sample.
     """
 
     graph_digest: str
-    probes_revision: str
+    probes_digest: str
     seed: int
 
     @property
     def stem(self) -> str:
         """Name of the group in file names."""
         seed = f"-seed{self.seed}" if self.seed else ""
-        return f"{self.graph_digest[:12]}-{self.probes_revision[:12]}{seed}"
+        return f"{self.graph_digest[:12]}-{self.probes_digest[:12]}{seed}"
 
 
 @dataclass(frozen=True, eq=False)
 class LabelFacts:
-    """What a label says besides counts.
+    """What a label says besides counts. A place is ``hf://datasets/org/name@commit``, or the name of a folder.
 
     Attributes:
         model: The model, pinned.
         cost: What it costs to run.
         graph_name: Name of the graph, for people.
-        graph_digest: Digest of the graph that the columns belong to.
-        probes_name: Dataset or folder of the probe images.
-        probes_revision: Its revision.
+        graph_digest: Digest of the graph's concepts, to which the columns belong.
+        graph_location: Where the graph is.
+        probes_digest: Digest of the probe images, see :class:`~mll_hf.graph.probe_counts.ProbeCounts`.
+        probes_location: Where they are; not everybody may read them.
         sampling: How the probe images were sampled.
         domain_names: The S domains.
         package_version: Version of this package that counted.
@@ -131,8 +132,9 @@ class LabelFacts:
     cost: Cost
     graph_name: str
     graph_digest: str
-    probes_name: str
-    probes_revision: str
+    graph_location: str
+    probes_digest: str
+    probes_location: str
     sampling: SamplingConfig
     domain_names: tuple[str, ...]
     package_version: str
@@ -142,7 +144,12 @@ class LabelFacts:
     @property
     def group(self) -> LabelGroup:
         """The labels that this one compares with directly."""
-        return LabelGroup(self.graph_digest, self.probes_revision, self.sampling.seed)
+        return LabelGroup(self.graph_digest, self.probes_digest, self.sampling.seed)
+
+    @property
+    def probes_name(self) -> str:
+        """Dataset or folder of the probe images, for people."""
+        return self.probes_location.removeprefix("hf://datasets/").partition("@")[0]
 
     @property
     def tie_break(self) -> tuple[float, int, str, str]:

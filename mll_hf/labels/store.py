@@ -22,6 +22,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+
 from mll_hf.errors import GraphError, InputError, LabelError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
 
 MAX_LABEL_BYTES = 16 * 2**20
+_LEAST_DECODED = 0.95  # share of the probe images that can be decoded, and count
 MANY_LABELS = 256  # from so many on an index is used
 LABEL_PATH = re.compile(
     r"labels/[\w.-]+--[\w.-]+/[0-9a-f]{40}/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII
@@ -345,18 +348,42 @@ def _load_stored_graph(path: Path) -> SemanticGraph:
     return graph
 
 
-def check_graph(label: LabelSummary, graph: SemanticGraph, path: Path | None = None) -> None:
-    """Check that a label is of a graph.
+def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None = None) -> None:
+    """Check that a label is of a graph, and that it can rest on the probe images that it names.
 
     Raises:
-        LabelError: It is of another graph.
+        LabelError: It is of another graph, or its numbers of images contradict those of the graph.
     """
-    if label.graph_digest != graph.digest or len(label.ranks) != len(graph):
+    if label.graph_digest != graph.digest or len(label.support) != len(graph):
         raise LabelError(
             f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "
             f"({graph.digest[:12]}); name the graph that it was measured on",
             path,
         )
+    _check_support(label, graph, path)
+
+
+def _check_support(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None) -> None:
+    """Compare numbers of images with those that the graph gives for the probe images of this digest, if it does.
+
+    This exposes who measured on other images and names these. It does not expose who takes the right numbers of images
+    and invents how many were recognized: for that, measure again with ``labels verify``.
+    """
+    if graph.probes is None or graph.probes.digest != label.probes_digest:
+        return
+    expected, by_domain = graph.most_tests(label.sampling.images_per_concept)
+    claimed = dict(zip(label.domain_names, label.domain_ranks.sum(axis=1, dtype=np.int64).tolist(), strict=True))
+    if (label.support > expected).any() or label.support.sum() < _LEAST_DECODED * expected.sum():
+        fault = f"has {int(label.support.sum()):,} tests, where these images give {int(expected.sum()):,}"
+    elif wrong := [name for name, tests in claimed.items() if tests > by_domain.get(name, 0)]:
+        fault = f"has more tests on '{wrong[0]}' than these images give"
+    else:
+        return
+    raise LabelError(
+        f"was not measured on the probe images that it names ({label.probes_digest[:12]}): it {fault}; label the model "
+        "anew",
+        path,
+    )
 
 
 def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLabel:

@@ -64,7 +64,8 @@ class KnownModel:
         tag: Name of the pretrained weights in open_clip; empty for other libraries.
         backend: Library that loads ``hub_id``: ``open_clip``, or ``other`` for custom code and libraries that we do not
             use.
-        loadable: A Hub repository exists and open_clip or transformers loads it without custom code.
+        loadable: A Hub repository exists, and open_clip, transformers or sentence-transformers loads it without code
+            of its own.
         safetensors: Whether ``hub_id`` had weights in safetensors when its page was read; None if nobody looked.
         parameters: Of both towers (of CoCa also its caption decoder); None if not known.
         gflops: Floating-point operations in 10^9 of one image *and* one text, as published; a multiply-add counts as

@@ -42,11 +42,11 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t alloc
 class VisionLanguageModel(ABC):
     """A loaded model in evaluation mode; backends implement the four abstract methods.
 
-    On CUDA images run in bfloat16 where the hardware has it, else in float16, elsewhere in float32. A model that
-    overflows in half precision runs in float32 from then on. bfloat16 does not overflow, but rounds eight times more
-    coarsely: it changes 1.2 % of the answers of four models of the testbed, float16 .1 %. Texts always run in float32:
-    they are few, and each is compared with every image. The network is not compiled: compiling takes minutes per model,
-    longer than most measurements, and nobody has measured that it pays.
+    Unless asked otherwise, images run in bfloat16 on a GPU that has it, in float16 on an older one, in float32
+    elsewhere. A model that overflows in half precision runs in float32 from then on. bfloat16 does not overflow, but
+    rounds eight times more coarsely: it changes 1.2 % of the answers of four models of the testbed, float16 .1 %. Texts
+    always run in float32: they are few, and each is compared with every image. The network is not compiled: compiling
+    takes minutes per model, longer than most measurements, and nobody has measured that it pays.
 
     Attributes:
         ref: The model and its revision.
@@ -74,11 +74,11 @@ class VisionLanguageModel(ABC):
     _most_images: int  # per batch; halved when memory runs out
     _network: Any  # the two libraries name the towers differently
 
-    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str) -> None:
+    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None) -> None:
         self.ref = ref
         self.device = device
         self._device = torch.device(device)
-        self.dtype = _fastest_dtype(self._device)
+        self.dtype = dtype or _fastest_dtype(self._device)
         self._half: torch.dtype | None = None if self.dtype == "float32" else getattr(torch, self.dtype)
         self._resized: Callable[[Image.Image], torch.Tensor] | None = None
         network = network.eval().requires_grad_(False)  # FLOPs of attention pools are only counted without gradients

@@ -12,7 +12,7 @@ import shlex
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,17 +66,19 @@ class Settings:
 
     Attributes:
         labels: Source of labels: ``hub``, ``hf://datasets/ORG/NAME[@REVISION]``, or a folder.
+        graph: Folder or dataset of the graph that labels must be on; None for the one of most publishers.
         images: A graph whose probe images may be shown to anyone; None to show none.
         most_parameters: Most parameters of all models of one trial together.
     """
 
     labels: str = "hub"
+    graph: str | None = None
     images: str | None = None
     most_parameters: int = 10**9
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Settings:
-        """Read ``MLL_LABELS``, ``MLL_IMAGES`` and ``MLL_MOST_PARAMETERS``.
+        """Read ``MLL_LABELS``, ``MLL_GRAPH``, ``MLL_IMAGES`` and ``MLL_MOST_PARAMETERS``.
 
         Raises:
             InputError: ``MLL_MOST_PARAMETERS`` is not a number.
@@ -84,7 +86,8 @@ class Settings:
         most = variables.get("MLL_MOST_PARAMETERS") or "1000000000"
         if not most.isascii() or not most.isdecimal():
             raise InputError(f"MLL_MOST_PARAMETERS is '{most}'; give a whole number such as 1000000000")
-        return cls(variables.get("MLL_LABELS") or "hub", variables.get("MLL_IMAGES") or None, int(most))
+        graph, images = (variables.get(name) or None for name in ("MLL_GRAPH", "MLL_IMAGES"))
+        return cls(variables.get("MLL_LABELS") or "hub", graph, images, int(most))
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -277,7 +280,7 @@ class Labels:
         Raises:
             MLLError: The labels or the encoder cannot be read.
         """
-        client = Client(settings.labels, encoder=encoder)
+        client = Client(settings.labels, graph=settings.graph, encoder=encoder)
         if not (client.source.indexed or client.source.list()):
             return cls(settings, client, lock)
         client.select(("dog", "cat"))
@@ -498,9 +501,7 @@ def run_one_model(selection: Selection, position: int, images: list[str]) -> NDA
     Raises:
         MLLError: The model cannot be loaded or run.
     """
-    chosen = np.zeros_like(selection.chosen)
-    chosen[selection.union[position]] = True
-    return Ensemble(replace(selection, chosen=chosen)).logits(images)
+    return Ensemble(selection).one_by_one(images)(selection.union[position])[None]
 
 
 def try_models(

@@ -186,5 +186,5 @@ def test_wilcoxon_leaves_ties_out_also_those_of_rounding():
 
 def test_the_extra_is_named_where_scipy_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.stats", None)
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[bench\]"):
+    with pytest.raises(MissingExtraError, match=r"\[bench\]"):
         kendall(np.array([1.0, 2.0]), np.array([1.0, 2.0]))

@@ -64,7 +64,8 @@ def push(capsys, world, *arguments):
 def test_labels_of_hub_models_name_their_images_by_repo_and_commit(world, api):
     labels = LabelStore(world / "labels").list()
     assert {label.probes_name for label in labels} == {"alice/graph"}
-    assert {label.probes_revision for label in labels} == {api.dataset_info("alice/graph").sha}
+    place = f"hf://datasets/alice/graph@{api.dataset_info('alice/graph').sha}"
+    assert {(label.graph_location, label.probes_location) for label in labels} == {(place, place)}
     assert [label.model.repo_id for label in labels] == list(MODELS)
 
 

@@ -239,7 +239,7 @@ def test_labels_of_little_evidence(support, n_concepts):
 
 def test_labels_from_strangers_cannot_play_with_the_terminal():
     graph = forest(3)
-    label = replace(make_label(graph), graph_name="a\x1b[31mb\nc", probes_name="\r\x07")
+    label = replace(make_label(graph), graph_name="a\x1b[31mb\nc", probes_location="\r\x07")
     assert all(line.isprintable() for line in label_report(label, graph, HERE).splitlines())
     assert "a?[31mb?c" in label_report(label, graph, HERE)
 
@@ -306,7 +306,7 @@ def test_two_revisions_of_a_model_are_told_apart():
 
 def test_labels_of_other_images_do_not_compare():
     with pytest.raises(InputError, match="different images"):
-        label_difference(make_label(GRAPH), replace(make_label(GRAPH), probes_revision="f" * 40), GRAPH)
+        label_difference(make_label(GRAPH), replace(make_label(GRAPH), probes_digest="f" * 40), GRAPH)
 
 
 @examples

@@ -29,7 +29,8 @@ __all__ = ["no_waits"]  # a fixture
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "build_graph.py"
-REPO = "hf://datasets/alice/graph"
+REPO, IMAGES = "hf://datasets/alice/graph", "hf://datasets/alice/images"
+PUSH = ["--push-to", REPO, "--images-to", IMAGES]
 WHOLE, FEW_A, FEW_R = (class_wnids(c) for c in (ClassList.IMAGENET_1K, ClassList.IMAGENET_A, ClassList.IMAGENET_R))
 
 
@@ -131,7 +132,7 @@ def test_the_wrong_wordnet(tmp_path, capsys, wordnet):
     [
         (["--text-only", "--push-to", REPO], "--text-only makes a graph without images"),
         (["--text-only", "--source", "imagenet"], "--text-only makes a graph without images"),
-        (["--private"], "--private is for a new dataset repo; add --push-to"),
+        (["--images-to", IMAGES], "--images-to goes with the graph; add --push-to"),
         (["--push-to", "alice/graph"], "is not of the form hf://datasets/ORG/NAME"),
         (["--source", "imagenet-x"], "there is no image source 'imagenet-x'"),
     ],
@@ -165,7 +166,7 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
     assert f"would stream imagenet: ILSVRC/imagenet-1k@{sha[:12]}, 3 shards, photo" in said
     assert not out.exists()
 
-    status, said, err = script(capsys, *arguments, "--push-to", REPO, "--private", "--json")
+    status, said, err = script(capsys, *arguments, *PUSH, "--json")
     assert status == 0, err
     report = json.loads(said)
     found = {source["name"]: source for source in report["images"]["sources"]}
@@ -178,8 +179,9 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
     assert report["images"]["images"] == sum(source["images"] for source in found.values()) == 4 * 6 + 1
     assert report["images"]["concepts_with_images"] == 5
     assert found["imagenet-a"]["images"] in (1, 2)  # four sources share the six pictures of class 6
-    assert hub.repos["dataset", "alice/graph"].private
-    assert files_of(out).items() <= hub.files("dataset", "alice/graph").items()
+    assert hub.repos["dataset", "alice/images"].private
+    assert set(files_of(out)) - {"graph.json"} == set(hub.files("dataset", "alice/images"))
+    assert set(hub.files("dataset", "alice/graph")) == {"README.md", "graph.json"}
 
     location = fetch_graph_with_images(REPO)
     probes = location.probes(SamplingConfig())
@@ -192,13 +194,14 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
     labels, model = tmp_path / "labels", f"local-dir:{tiny_open_clip}"
     assert mll_hf(["label", model, "--graph", REPO, "--labels", str(labels)]) == 0
     (label,) = LabelStore(labels).labels()
-    assert (label.graph_digest, label.probes_name) == (graph.digest, "alice/graph")
+    assert (label.graph_digest, label.probes_name) == (graph.digest, "alice/images")
     assert label.support[graph.index[WHOLE[263]]] == 6
     assert label.support[root] == 25
 
     hub.requests.clear()
-    status, said, _ = script(capsys, *arguments, "--push-to", REPO, "--private")
-    assert (status, said.splitlines()[-1].split(":")[0]) == (0, "already published")
+    status, said, _ = script(capsys, *arguments, *PUSH)
+    done = [line.split(":")[0] for line in said.splitlines()[-2:]]
+    assert (status, done) == (0, ["images published already", "graph published already"])
     assert not streamed(".tar")  # no source is opened
 
 
@@ -226,12 +229,12 @@ def test_a_user_source(tmp_path, capsys, wordnet, hub):
     source = f"hf://datasets/org/mine?{options}"
     out = tmp_path / "graph"
     common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", out]
-    status, said, err = script(capsys, *common, "--source", source, "--push-to", REPO)
+    status, said, err = script(capsys, *common, "--source", source, *PUSH, "--images-access", "public")
     assert status == 0, err
     assert "my own: 2 images of 1 concepts, of 3 seen (1 without a concept here, 0 undecodable)" in said
     assert "2 images in 1 files" in said
     assert "- my own: CC0" in (out / "README.md").read_text()
-    assert not hub.repos["dataset", "alice/graph"].private
+    assert not hub.repos["dataset", "alice/images"].private
 
 
 def test_unavailable_sources(tmp_path, capsys, wordnet, five, hub):
@@ -246,14 +249,16 @@ def test_unavailable_sources(tmp_path, capsys, wordnet, five, hub):
 def test_gated_images_are_only_published_privately(tmp_path, capsys, wordnet, hub):
     put_parquet("alice/art", pictures([WHOLE[0]] * 3))
     hub.repos["dataset", "alice/art"].gated = "auto"  # she has access
-    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", "--push-to", REPO]
+    common = ["--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "graph", *PUSH]
     common += ["--source", "hf://datasets/alice/art?labels=wnid&domain=sketch&name=art"]
-    assert "images of art must not be published for everyone; add --private" in refused(capsys, *common)
+    everyone = ["--images-access", "public"]
+    said = refused(capsys, *common, *everyone)
+    assert "images of art must not be published for everyone; drop --images-access" in said
     assert not (tmp_path / "graph").exists()
-    status, said, _ = script(capsys, *common, "--private", "--dry-run")
+    status, said, _ = script(capsys, *common, "--dry-run")
     assert (status, said.splitlines()[-1].endswith("sketch, gated")) == (0, True)
-    assert script(capsys, *common, "--private")[0] == 0
-    assert hub.repos["dataset", "alice/graph"].private
+    assert script(capsys, *common)[0] == 0
+    assert hub.repos["dataset", "alice/images"].private
 
 
 def test_login_is_checked_before_streaming(tmp_path, capsys, wordnet, five, hub, monkeypatch):

@@ -194,15 +194,15 @@ def test_images_as_datasets_writes_them(tmp_path):
     assert contents(load(tmp_path)) == [b"a", None, None]
 
 
-def test_revision_is_that_of_the_images(tmp_path):
+def test_digest_is_that_of_the_images(tmp_path):
     first = load(write_graph_folder(tmp_path / "a", PROBES))
-    assert re.fullmatch("[0-9a-f]{40}", first.revision)
-    assert first.name == "a"
-    assert load(write_graph_folder(tmp_path / "b", PROBES)).revision == first.revision
-    assert load(write_graph_folder(tmp_path / "c", PROBES[1:])).revision != first.revision
+    assert re.fullmatch("[0-9a-f]{40}", first.digest)
+    assert first.location == "a"
+    assert load(write_graph_folder(tmp_path / "b", PROBES)).digest == first.digest
+    assert load(write_graph_folder(tmp_path / "c", PROBES[1:])).digest != first.digest
     with (tmp_path / "b" / "images.parquet").open("rb") as file:
         (tmp_path / "b" / "images2.parquet").write_bytes(file.read())
-    assert load(tmp_path / "b").revision != first.revision
+    assert load(tmp_path / "b").digest != first.digest
 
 
 def test_digests_of_files_are_cached(tmp_path, monkeypatch):
@@ -212,7 +212,7 @@ def test_digests_of_files_are_cached(tmp_path, monkeypatch):
 
     def revision(reads):
         hashed.clear()
-        found = load(folder).revision
+        found = load(folder).digest
         assert len(hashed) == reads
         return found
 
@@ -234,11 +234,11 @@ def test_digests_of_files_are_cached(tmp_path, monkeypatch):
 
 
 def test_digests_need_no_cache(tmp_path, monkeypatch):
-    revision = load(write_graph_folder(tmp_path / "graph", PROBES)).revision
+    revision = load(write_graph_folder(tmp_path / "graph", PROBES)).digest
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file"))
     monkeypatch.setattr(files, "_SETTLED_NS", -1)
-    assert load(tmp_path / "graph").revision == revision
+    assert load(tmp_path / "graph").digest == revision
 
 
 def test_files_that_the_graph_does_not_list_are_ignored(tmp_path):
@@ -247,7 +247,7 @@ def test_files_that_the_graph_does_not_list_are_ignored(tmp_path):
     write_table(folder, "images-interrupted.parquet", node=["car"], image=[b"c"])
     assert len(load(folder)) == len(whole) + 1
     (folder / "graph.json").write_text(json.dumps(document | {"images": ["images.parquet"]}))
-    assert load(folder).revision == whole.revision
+    assert load(folder).digest == whole.digest
     assert len(load(folder)) == len(whole)
     for wrong in ("images.parquet", [7], ["../images.parquet"], ["other.parquet"]):
         (folder / "graph.json").write_text(json.dumps(document | {"images": wrong}))
@@ -392,7 +392,7 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     folder = write_graph_folder(tmp_path)
     for name in [name for name in sys.modules if name.split(".")[0] == "pyarrow"]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[models\]"):
+    with pytest.raises(MissingExtraError, match=r"\[models\]"):
         load(folder)
 
 

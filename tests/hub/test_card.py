@@ -38,15 +38,16 @@ TAG = f"mll-graph-{GRAPH.digest[:12]}"
 OLD_TAG = "mll-graph-0123456789ab"
 SHORT = GRAPH.digest[:12]
 BLOCK = f"""mll:
-  schema: 2
+  schema: 3
   labels:
     "{SHORT}":
       graph:
         name: "tiny"
         digest: "{GRAPH.digest}"
+        location: "tiny"
       probes:
-        name: "tiny"
-        revision: "{SHA}"
+        digest: "{SHA}"
+        location: "tiny"
       file: "mll/label.safetensors"
       sha256: "{SHA256}"
       revision: "{SHA}"
@@ -118,11 +119,11 @@ def test_tags_and_paths_do_not_change():
 
 
 def test_digests_that_look_like_numbers_are_quoted():
-    digits = replace(LABEL, model=replace(LABEL.model, revision="1" * 20 + "e" + "2" * 19), probes_revision="0" * 40)
+    digits = replace(LABEL, model=replace(LABEL.model, revision="1" * 20 + "e" + "2" * 19), probes_digest="0" * 40)
     readme = added("", digits, sha256="1" * 64)
     assert f'revision: "{digits.model.revision}"' in readme
     block = entry_of(readme)
-    assert (block["probes"]["revision"], block["sha256"]) == ("0" * 40, "1" * 64)
+    assert (block["probes"]["digest"], block["sha256"]) == ("0" * 40, "1" * 64)
 
 
 @pytest.mark.parametrize("temperature", [1e-30, 1e30, 0.05, 3])
@@ -251,7 +252,7 @@ def test_replace_any_form_of_block(old, tail):
 def test_a_new_label_replaces_the_old_one_in_place():
     first = added("---\nlicense: mit # x\ntags: [a]\n---\n# Title\n")
     first = first.replace("---\n# Title", "z: last\n---\n# Title") + "\nMore by the author, later."
-    label = make_label(GRAPH, hits=[1, 2, 3, 1, 2, 3, 1], revision="f" * 40, probes_name="other images")
+    label = make_label(GRAPH, hits=[1, 2, 3, 1, 2, 3, 1], revision="f" * 40, probes_location="other images")
     second = added(first, label, sha256="cd" * 32)
     data, body = hub_view(second)
     assert (entry_of(second)["sha256"], entry_of(second)["revision"]) == ("cd" * 32, "f" * 40)
@@ -569,7 +570,7 @@ def hostile_graph():
 
 def test_names_in_a_model_card_are_escaped():
     graph = hostile_graph()
-    label = make_label(graph, probes_name=HOSTILE, package_version=HOSTILE)
+    label = make_label(graph, probes_location=HOSTILE, package_version=HOSTILE)
     edited = added("# Title\n", label, graph)
     assert added(edited, label, graph) == edited
     _, body = hub_view(edited)
@@ -678,8 +679,8 @@ def test_collection_card_with_unpaired_markers_is_refused():
 
 @pytest.mark.parametrize("url", [None, "https://huggingface.co/org/model"])
 def test_eval_results(url):
-    (entry,) = parse_eval_result_entries(yaml.safe_load(eval_results(LABEL, "org/probes", "concepts: all", url)))
-    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("org/probes", "concepts: all", SHA)
+    (entry,) = parse_eval_result_entries(yaml.safe_load(eval_results(LABEL, "org/graph", "concepts: all", url, SHA)))
+    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("org/graph", "concepts: all", SHA)
     assert entry.value == 78.57
     assert entry.source_url == url
     assert "percent" in entry.notes

@@ -222,7 +222,7 @@ def test_a_card_that_the_hub_refuses(hub, label):
 
 
 def test_publish_with_eval_results(hub, label):
-    label = replace(label, probes_name="alice/probes")
+    label = replace(label, graph_location=f"hf://datasets/alice/graph@{SHA}")
     publish_label(label, GRAPH, with_eval_results=True)
     files = hub.files("model", MODEL)
     assert yaml.safe_load(files[EVAL_RESULTS_PATH])[0]["value"] == pytest.approx(100 * label.mean_recall, abs=0.01)
@@ -575,9 +575,9 @@ def test_a_damaged_label_is_replaced(hub, label, caplog):
     assert_published(hub, label)
 
 
-@pytest.mark.parametrize(("name", "warned"), [("my-folder", True), ("alice/graph", False)])
+@pytest.mark.parametrize(("name", "warned"), [("my-folder", True), (f"hf://datasets/alice/graph@{SHA}", False)])
 def test_a_label_on_a_local_graph_warns(hub, caplog, name, warned):
-    publish_label(put_model(probes_name=name), GRAPH)
+    publish_label(put_model(graph_location=name), GRAPH)
     assert ("is a local folder (my-folder)" in caplog.text) == warned
 
 

@@ -76,7 +76,7 @@ def tagged(dataset):
 
 
 def labeled(repo_id, dataset, **settings):
-    return put_labeled_model(repo_id, probes_name="alice/graph", probes_revision=dataset, **settings)
+    return put_labeled_model(repo_id, graph_location=f"hf://datasets/alice/graph@{dataset}", **settings)
 
 
 def complaint_of(call, error=HubError):
@@ -319,7 +319,7 @@ def test_a_bad_graph_is_skipped_with_a_warning_and_its_labels_with_a_reason(hub,
     assert "left out: alice/labels" in caplog.text
     joined = join_labels(source.list(), source.graphs)
     assert len(joined) == 2
-    assert "the graph cannot be had" in joined.left_out[0].reason
+    assert "the graph cannot be read" in joined.left_out[0].reason
 
 
 def test_one_graph_that_cannot_be_downloaded_does_not_stop_the_listing(hub, caplog):
@@ -815,8 +815,8 @@ def test_a_bad_label_of_a_model_is_left_out_and_said(hub, tagged, caplog):
 def test_a_model_has_labels_on_several_graphs(hub, tagged):
     other_dataset = hub.put("dataset", "alice/other-graph", graph_file(OTHER_GRAPH))
     revision = tagged[1].model.revision
-    other = make_label(OTHER_GRAPH, repo_id="alice/model-1", revision=revision, probes_name="alice/other-graph",
-                       probes_revision=other_dataset)  # fmt: skip
+    place = f"hf://datasets/alice/other-graph@{other_dataset}"
+    other = make_label(OTHER_GRAPH, repo_id="alice/model-1", revision=revision, graph_location=place)
     path = f"mll/{OTHER_GRAPH.digest[:12]}/label.safetensors"
     sha = hub.put("model", "alice/model-1", {path: label_to_bytes(other), "mll/notes/label.safetensors": b"x"})
     source = open_source("hub")
@@ -834,7 +834,7 @@ def test_a_graph_can_be_taken_from_the_hub_or_a_folder(hub, tagged, dataset, tmp
     other = put_labeled_model("alice/z-other", OTHER_GRAPH)
     source = open_source("hub")
     assert digests_of(source) == {GRAPH.digest}
-    assert f"graph 'other' ({OTHER_GRAPH.digest[:12]}) is not in the dataset that its labels name" in caplog.text
+    assert f"graph 'other' ({OTHER_GRAPH.digest[:12]}) is only on the machine of its publisher" in caplog.text
     assert_lists(source, [*tagged, other])
     joined = join_labels(source.list(), source.graphs)
     assert joined.left_out[0].models == ("alice/z-other",)

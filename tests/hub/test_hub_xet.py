@@ -18,13 +18,13 @@ from hub_worlds import (
     some_labels,
 )
 from mll_hf.errors import HubError, MLLError, ModelError
-from mll_hf.graph.concepts import save_graph
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph, publish_label, publish_to_collection
 from mll_hf.hub.sources import open_source
 from mll_hf.models import load_model, resolve_model
+from worlds import write_graph_folder
 
 __all__ = ["clock"]  # a fixture
 
@@ -51,21 +51,21 @@ def transfers(hub, direction):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A graph with what stands for its images."""
-    save_graph(GRAPH, tmp_path / "graph")
-    (tmp_path / "graph" / IMAGES).write_bytes(b"images" * 100)
-    return tmp_path / "graph"
+    """A graph with its images."""
+    folder = write_graph_folder(tmp_path / "graph")
+    (folder / "images.parquet").rename(folder / IMAGES)
+    return folder
 
 
 def test_labels_and_graphs_are_published_through_xet(hub, folder):
     publish_label(put_model(), GRAPH)
     publish_to_collection(LABELS, [GRAPH], COLLECTION)
-    publish_graph(folder, "hf://datasets/alice/graph")
+    publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
     assert len(transfers(hub, "up")) == 1 + (len(LABELS) + 1) + 1  # labels, index, images
     assert not [request for request in hub.requests if "/_lfs/" in request]
     assert len(open_source(COLLECTION).list()) == len(LABELS)
     found = fetch_graph_with_images("hf://datasets/alice/graph").folder
-    assert (found / IMAGES).read_bytes() == b"images" * 100
+    assert (found / IMAGES).read_bytes() == (folder / IMAGES).read_bytes()
     assert len(transfers(hub, "down")) == 1
 
 
@@ -86,13 +86,15 @@ def test_a_fault_of_an_upload_is_one_line_and_publishes_nothing(hub, folder, fau
     for publish in (
         lambda: publish_label(label, GRAPH),
         lambda: publish_to_collection(LABELS, [GRAPH], COLLECTION),
-        lambda: publish_graph(folder, "hf://datasets/alice/graph"),
+        lambda: publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images"),
     ):
         hub.fail_xet("up", fault, half=True)
         assert "the transfer failed (" in (said := complaint_of(publish))
         assert said.endswith("; try again, or without Xet: HF_HUB_DISABLE_XET=1")
     assert hub.files("model", "alice/model") == before
-    assert hub.files("dataset", REPO) == hub.files("dataset", "alice/graph") == {}
+    assert (
+        hub.files("dataset", REPO) == hub.files("dataset", "alice/graph") == hub.files("dataset", "alice/images") == {}
+    )
     publish_label(label, GRAPH)
     assert LABEL_PATH in hub.files("model", "alice/model")
 

@@ -26,7 +26,7 @@ from mll_hf.selection import Selection, SelectionConfig, Strategy, indexed, sele
 from mll_hf.selection.licenses import choose_allowed
 from selection_worlds import WordEncoder, candidates_on, random_candidates
 from test_client import PHOTOS, SHOWN, models  # noqa: F401
-from worlds import CAT, make_known, make_label
+from worlds import CAT, know_only, make_known, make_label
 
 HARM = "<img src=x onerror=alert(1)>"
 OPEN = ("apache-2.0", "mit")
@@ -471,7 +471,7 @@ TABLE = [make_known(f"org/{name}", accuracy)
 
 
 def test_models_without_a_label(hub, store, monkeypatch):
-    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(TABLE))
+    know_only(monkeypatch, TABLE)
     put_cards(hub, cats="mit", cars="mit", all="mit", new="cc-by-nc-4.0", newer="apache-2.0")
     hub.put("model", "org/newer", {"open_clip_config.json": b"{}"})
     client = Client(f"{store.folder},published", encoder=WordEncoder())

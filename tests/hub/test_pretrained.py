@@ -31,7 +31,7 @@ MODEL = "alice/model"
 
 def on_the_graph_of(hub, label, repo_id="alice/graph", graph=GRAPH):
     """The label as if its probe images were in a dataset on the Hub with its graph."""
-    return replace(label, probes_name=repo_id, probes_revision=hub.put("dataset", repo_id, graph_file(graph)))
+    return replace(label, graph_location=f"hf://datasets/{repo_id}@{hub.put('dataset', repo_id, graph_file(graph))}")
 
 
 def test_there_and_back(hub):
@@ -49,8 +49,11 @@ def test_there_and_back(hub):
     assert label.push_to_hub(create_pr=True, token=READER).changed is False
 
 
-def test_without_write_access_a_pull_request_is_opened(hub):
-    published = on_the_graph_of(hub, put_model(MODEL)).push_to_hub(token=READER)
+def test_without_write_access_a_pull_request_must_be_asked_for(hub):
+    label = on_the_graph_of(hub, put_model(MODEL))
+    with pytest.raises(HubError, match="may not write to it"):
+        label.push_to_hub(token=READER)
+    published = label.push_to_hub(create_pr=True, token=READER)
     assert published.pull_request == 1
     with pytest.raises(InputError, match="alice/model holds no label"):
         ModelLabel.from_pretrained(MODEL)

@@ -218,7 +218,7 @@ def test_another_seed_is_another_label(world):
         lambda label: label_to_bytes(replace(label, model=replace(label.model, repo_id="bob/copied-from"))),
         lambda label: label_to_bytes(replace(label, model=replace(label.model, backend="transformers"))),
         lambda label: label_to_bytes(replace(label, model=replace(label.model, revision="f" * 40))),
-        lambda label: label_to_bytes(replace(label, probes_revision="f" * 40)),
+        lambda label: label_to_bytes(replace(label, probes_digest="f" * 40)),
     ],
 )
 def test_a_label_that_is_not_the_models_is_replaced(world, spoil):
@@ -414,7 +414,7 @@ def test_working_folders_differ_by_graph_images_and_seed(world):
     assert folder.is_relative_to(world.root / "assets")
     others = [
         working_folder(make_graph({"a": ()}), probes),
-        working_folder(GRAPH, replace(probes, revision="f" * 40)),
+        working_folder(GRAPH, replace(probes, counts=replace(probes.counts, files=("f" * 64,)))),
         working_folder(GRAPH, replace(probes, sampling=SamplingConfig(75, 1))),
     ]
     assert len({folder, *others}) == 4

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import label_models
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.sources import open_source
 from mll_hf.labeling import engines
 from mll_hf.labels.file_format import label_from_bytes
@@ -51,8 +52,7 @@ def home(tmp_path, monkeypatch):
 @pytest.fixture
 def zoo(api, graph, tiny_open_clip, tiny_transformers_clip, hub):
     """A graph and six models on the Hub: two good ones, a broken one, a gated one, a pickled one, a labeled one."""
-    api.create_repo("alice/graph", repo_type="dataset")
-    api.upload_folder(repo_id="alice/graph", folder_path=graph, repo_type="dataset")
+    publish_graph(graph, GRAPH_REPO, "hf://datasets/alice/images")
     for name, folder in {
         "open-clip": tiny_open_clip,
         "clip": tiny_transformers_clip,
@@ -121,7 +121,7 @@ def test_a_zoo_is_labeled_and_the_second_run_does_nothing(zoo, hub, home, tmp_pa
     assert not any("/alice/labeled/" in request for request in weights_requested(hub))
     for name in ("alice/open-clip", "alice/clip"):
         label = label_from_bytes(hub.files("model", name)[LABEL_PATH])
-        assert (label.model.repo_id, label.probes_name) == (name, "alice/graph")
+        assert (label.model.repo_id, label.probes_name) == (name, "alice/images")
     # what is said: which of how many, why something failed, and how to run again for what failed
     assert "[3/5] alice/broken" in said
     assert "2 labeled, 1 skipped, 2 failed" in said

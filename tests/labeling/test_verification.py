@@ -97,7 +97,7 @@ from worlds import ENVIRONMENT, make_label, probe_set
 graph = SemanticGraph("big", tuple(Concept(f"c{{v:04}}", f"c{{v}}", (f"c{{v}}",), "", ()) for v in range(4000)))
 images = [range(40 * v, 40 * v + 40) if v < 400 else [] for v in range(4000)]
 probes = probe_set(images, [v // 40 for v in range(16000)])
-label = make_label(graph, support=np.diff(probes.offsets), sampling=probes.sampling, probes_revision=probes.revision)
+label = make_label(graph, support=np.diff(probes.offsets), sampling=probes.sampling, probes_digest=probes.digest)
 
 class Model:
     logit_scale, cost, device, batch_size, preprocess = 1.0, label.cost, "cpu", 512, None
@@ -134,7 +134,7 @@ def test_samples_differ_with_the_seed_alone(world):
 
 def test_a_label_that_boasts_disagrees(world):
     graph, probes, label, _ = world
-    perfect = make_label(graph, support=label.support, sampling=label.sampling, probes_revision=probes.revision)
+    perfect = make_label(graph, support=label.support, sampling=label.sampling, probes_digest=probes.digest)
     result = verify_label(perfect, graph, probes, n_concepts=42, seed=0)
     assert result.claimed_recall == 1
     assert result.measured_recall < 0.9
@@ -145,12 +145,12 @@ def test_a_label_that_boasts_disagrees(world):
 def test_other_images_or_graphs_are_no_check(world):
     graph, probes, label, _ = world
     with pytest.raises(InputError, match="not on those of"):
-        verify_label(replace(label, probes_revision="f" * 40), graph, probes)
+        verify_label(replace(label, probes_digest="f" * 40), graph, probes)
     with pytest.raises(InputError, match="not on those of"):
         verify_label(replace(label, sampling=SamplingConfig(3)), graph, probes)
     with pytest.raises(InputError, match="was measured on graph"):
         verify_label(replace(label, graph_digest="f" * 64), graph, probes)
-    empty = replace(make_label(graph, support=0), probes_revision=probes.revision, sampling=label.sampling)
+    empty = replace(make_label(graph, support=0), probes_digest=probes.digest, sampling=label.sampling)
     with pytest.raises(InputError, match="nothing to verify"):
         verify_label(empty, graph, probes)
 

@@ -35,7 +35,7 @@ from mll_hf.selection import Candidates, NoneFitsError, SelectionConfig, Strateg
 from mll_hf.selection.indexed import select_indexed
 from mll_hf.selection.mll import estimates, measure_all, task_needs, task_odds
 from selection_worlds import WordEncoder, forest, make_match, random_labels, random_match
-from worlds import make_graph, make_known, make_label
+from worlds import know_only, make_graph, make_known, make_label
 
 few_examples = settings(max_examples=40, deadline=None, database=None, derandomize=True)
 DIGEST = "d" * 64
@@ -197,7 +197,7 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
         make_known(name, value)
         for name, value in [*zip(named, [0.3, 0.4, 0.5, 0.55, 0.6], strict=True), ("org/x", 0.9), ("org/y", 0.42)]
     )
-    monkeypatch.setattr("mll_hf.models.known.known_models", lambda: table)
+    know_only(monkeypatch, table)
     for strategy in (Strategy.MLL, Strategy.GENERAL):
         config = SelectionConfig(strategy, k=3)
         assert_same_choice([graph], [labels], lambda union: random_match(union, 3), config, published=table[-2:])
@@ -433,7 +433,7 @@ def test_what_the_index_lacks_is_read_from_files(tmp_path, monkeypatch):
 
 def test_groups_have_an_index_each(tmp_path):
     graphs, labels = joined_worlds(2, 5, seed=1)
-    other = tuple(replace(label, probes_revision="e" * 40) for label in labels[0][:2])
+    other = tuple(replace(label, probes_digest="e" * 40) for label in labels[0][:2])
     for graph, column in ((graphs[0], labels[0]), (graphs[1], labels[1]), (graphs[0], other)):
         folder_of(tmp_path, graph, column)
     count = len(labels[0]) + len(labels[1]) + 2
@@ -576,7 +576,7 @@ def changed_entries(**changes):
         ({"license": 1}, "no id of a license"),
         ({"domains": ["a"] * 2}, "two domains have the same name"),
         ({"domains": list("abcdef")}, "more domains than counts"),
-        ({"graph": {"name": "x", "digest": "a" * 64}}, "of several groups"),
+        ({"graph": {"name": "x", "digest": "a" * 64, "location": "x"}}, "of several groups"),
     ],
 )
 def test_hostile_entries_are_refused(changes, reason):

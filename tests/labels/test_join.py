@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
+from mll_hf.graph.probe_counts import ProbeCounts
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.join import JoinedLabels, LeftOut, join_labels
 from worlds import SHA, examples, make_graph, make_label
@@ -20,9 +21,9 @@ PHOTOS, DRAWINGS = "1" * 40, "2" * 40
 
 
 def label(name, graph=BASE, probes=PHOTOS, seed=0, images=75, **fields):
-    fields = {"probes_name": {PHOTOS: "photos", DRAWINGS: "drawings"}[probes], **fields}
-    sampling = SamplingConfig(images, seed)
-    return make_label(graph, repo_id=f"org/{name}", probes_revision=probes, sampling=sampling, **fields).summary
+    place = {PHOTOS: "photos", DRAWINGS: "drawings"}[probes]
+    fields = {"probes_digest": probes, "probes_location": place, "sampling": SamplingConfig(images, seed), **fields}
+    return make_label(graph, repo_id=f"org/{name}", **fields).summary
 
 
 def table(joined):
@@ -99,7 +100,7 @@ def test_of_equally_large_groups_the_first_by_revision_and_seed_counts():
     groups = [label("x", probes=probes, seed=seed) for probes in (DRAWINGS, PHOTOS) for seed in (3, 1)]
     for order in (groups, groups[::-1]):
         joined = join_labels(order, GRAPHS)
-        assert (joined.reference[0].probes_revision, joined.reference[0].sampling.seed) == (PHOTOS, 1)
+        assert (joined.reference[0].probes_digest, joined.reference[0].sampling.seed) == (PHOTOS, 1)
         assert len(joined.left_out) == 3
 
 
@@ -151,12 +152,12 @@ def test_labels_on_unknown_graphs_are_left_out():
     joined = join_labels([label("x"), label("x", SIGNS), label("y", LETTERS)], [BASE])
     assert table(joined) == {"base": ["x"]}
     assert sorted(complaints(joined)) == [
-        "org/x on graph signs: the graph cannot be had; publish it, or name it",
-        "org/y on graph letters: the graph cannot be had; publish it, or name it",
+        "org/x on graph signs: the graph cannot be read; its publisher must make it public, or give it with --graph",
+        "org/y on graph letters: the graph cannot be read; its publisher must make it public, or give it with --graph",
     ]
-    with pytest.raises(InputError, match="there are no labels to select from; label models first"):
+    with pytest.raises(InputError, match="no label can be used: org/x on graph base: the graph cannot be read"):
         join_labels([label("x")], [SIGNS])
-    with pytest.raises(InputError, match="there are no labels"):
+    with pytest.raises(InputError, match="there are no labels to select from; label models first"):
         join_labels([], GRAPHS)
 
 
@@ -175,6 +176,59 @@ def test_domains_are_those_that_have_images():
     joined = join_labels([photos, signs, label("y", domain_names=("render",))], GRAPHS)
     assert joined.domains_of(0) == {"photo", "render"}
     assert joined.domains_of(1) == {"icon"}
+
+
+# ---- whose probe images
+
+
+def by_owner(publishers):
+    """`publisher_of` from {name of model: publisher}."""
+    return lambda each: publishers.get(each.model.short_name)
+
+
+def probes_chosen(labels, **settings):
+    joined = join_labels(labels, GRAPHS, **settings)
+    return {each.probes_digest for each in joined.reference}
+
+
+def test_probe_images_of_most_publishers_are_taken_then_of_most_labels_then_most_images():
+    honest = [label("x"), label("y")]
+    many = [label(name, probes=DRAWINGS) for name in "abc"]
+    assert probes_chosen([*honest, *many]) == {DRAWINGS}  # nobody knows who published them
+    one = dict.fromkeys("abc", "carol")
+    assert probes_chosen([*honest, *many], publisher_of=by_owner({"x": "alice", "y": "bob", **one})) == {PHOTOS}
+    assert probes_chosen([*honest, *many], publisher_of=by_owner({"x": "alice", "y": "alice", **one})) == {DRAWINGS}
+    few = label("z", probes=DRAWINGS, support=9)
+    assert probes_chosen([few, label("x")]) == {PHOTOS}
+    assert probes_chosen([label("z", probes=DRAWINGS), label("x", support=9)]) == {DRAWINGS}
+
+
+def test_the_default_graph_comes_before_publishers_and_after_what_was_asked_for():
+    default = BASE.with_probes(ProbeCounts("", (), (), {}))
+    mine = label("x", probes_digest=default.probes.digest, probes_location="mine", support=0)
+    own = [mine, label("x", SIGNS)]
+    others = [label(name, graph) for name in "abc" for graph in (BASE, SIGNS)]
+    settings = {"publisher_of": lambda each: each.model.short_name}
+    assert probes_chosen([*own, *others], **settings) == {PHOTOS}
+    assert probes_chosen([*own, *others], default=default, **settings) == {default.probes.digest}
+    assert probes_chosen([*own, *others], default=default, probes=["photos"], **settings) == {PHOTOS}
+    joined = join_labels([label("x", SIGNS), *others], GRAPHS, default=SIGNS)
+    assert joined.union.graphs[0] is SIGNS
+    assert join_labels([label("x", SIGNS), *others], GRAPHS, default=LETTERS).union.graphs[0] is BASE  # nobody is on it
+
+
+def test_a_label_with_other_numbers_of_images_than_its_probe_images_have_is_left_out():
+    graph = BASE.with_probes(ProbeCounts("", (), (("photo", "mine"),), {"car": ((0, 9),)}))
+    support = graph.probe_pools.sum(axis=0)
+    honest = label("x", probes_digest=graph.probes.digest, support=support)
+    false = [label(name, probes_digest=graph.probes.digest) for name in "yz"]
+    joined = join_labels([*false, honest], [graph])
+    assert table(joined) == {"base": ["x"]}
+    (left_out,) = joined.left_out
+    assert left_out.models == ("org/y", "org/z")
+    assert "it has 70 tests, where these images give 18" in left_out.reason
+    with pytest.raises(InputError, match="no label can be used: org/y, org/z on graph base: was not measured on the"):
+        join_labels(false, [graph])
 
 
 @st.composite

@@ -85,7 +85,7 @@ def test_round_trip_of_any_counts(seed, n_concepts, n_domains, text):
     graph = make_graph({f"c{v:02}": () for v in range(n_concepts)}, text)
     domain_names = [f"{text}{s}" for s in range(n_domains)]
     label = make_label(graph, domain_hits=domain_hits, domain_support=domain_support, domain_names=domain_names)
-    label = replace(label, probes_name=text, package_version=text)
+    label = replace(label, probes_location=text, package_version=text)
     assert label_from_bytes(label_to_bytes(label)) == label
 
 
@@ -111,7 +111,7 @@ def test_bytes_are_the_same_in_every_process(tmp_path):
 def test_bytes_stay_the_same_across_versions():
     assert (
         hashlib.sha256(label_to_bytes(a_label())).hexdigest()
-        == "88668241d29a1c6deaa72d3b700561568673c9d2f5217c129d7d2d97becca75a"
+        == "42161ba6133de47c7bac0617d452a926375085fc83695c87d50f35c45dc4811e"
     )
 
 
@@ -147,11 +147,11 @@ def test_groups_are_of_graph_images_and_seed():
     label = a_label()
     assert label.group == LabelGroup(label.graph_digest, SHA, 0)
     assert label.group.stem == f"{label.graph_digest[:12]}-{SHA[:12]}"
-    smaller = replace(label, sampling=SamplingConfig(20), probes_name="renamed")
+    smaller = replace(label, sampling=SamplingConfig(20), probes_location="renamed")
     assert smaller.group == label.group
     other_seed = replace(label, sampling=SamplingConfig(75, seed=3))
     assert other_seed.group.stem == f"{label.group.stem}-seed3"
-    assert len({label.group, other_seed.group, replace(label, probes_revision="f" * 40).group}) == 3
+    assert len({label.group, other_seed.group, replace(label, probes_digest="f" * 40).group}) == 3
 
 
 def test_the_summary_is_the_label_without_its_confusions():
@@ -331,10 +331,10 @@ ENVIRONMENT = asdict(LABEL.environment)
 @pytest.mark.parametrize(
     ("metadata", "complaint"),
     [
-        ({"schema": 1}, "schema 1 is not 2"),
+        ({"schema": 1}, "schema 1 is not 3"),
         ({"schema": None}, "schema null"),
         ({"schema": True}, "schema true"),
-        ({"schema": "2"}, 'schema "2"'),
+        ({"schema": "3"}, 'schema "3"'),
         ({"schema": ["\n" * 99]}, "schema ["),
         ({"domains": []}, "names of the domains"),
         ({"domains": None}, "names of the domains"),
@@ -365,12 +365,13 @@ ENVIRONMENT = asdict(LABEL.environment)
         ({"config": {"images_per_concept": 9, "seed": 0}}, "support exceeds the images per concept"),
         ({"config": {"images_per_concept": -(10**400), "seed": 0}}, "support exceeds the images per concept"),
         ({"config": {"images_per_concept": 75, "seed": "0"}}, "'config.seed' is no int"),
-        ({"graph": {"name": "tiny", "digest": "abc"}}, "the graph's digest is no sha256"),
+        ({"graph": {"name": "tiny", "digest": "abc", "location": "x"}}, "the graph's digest is no sha256"),
         ({"graph": {"name": "tiny"}}, "lack 'digest'"),
         ({"graph": []}, "lack 'name'"),
         ({"config": {"images_per_concept": 75, "seed": -1}}, "seed of the sample is negative"),
-        ({"probes": {"name": 1, "revision": SHA}}, "lack 'name'"),
-        ({"probes": {"name": "tiny", "revision": "../../../x"}}, "revision of the probe images"),
+        ({"graph": {"name": "tiny", "digest": "a" * 64}}, "lack 'location'"),
+        ({"probes": {"digest": SHA, "location": 1}}, "lack 'location'"),
+        ({"probes": {"digest": "../../../x", "location": "tiny"}}, "digest of the probe images"),
         ({"package_version": 1}, "lack 'package_version'"),
         ({"environment": None}, "lack a proper 'environment'"),
         ({"environment": {"device": "cpu"}}, "lack a proper 'environment'"),

@@ -80,7 +80,7 @@ def test_what_makes_a_label_of_its_own(store):
     first = make_label(GRAPH)
     others = [
         replace(first, model=replace(first.model, revision="1" * 40)),
-        replace(first, probes_revision="f" * 40),
+        replace(first, probes_digest="f" * 40),
         replace(first, sampling=SamplingConfig(seed=7)),
     ]
     paths = {store.write(label) for label in (first, *others)}

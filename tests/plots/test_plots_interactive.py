@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_without_plotly(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
-    with pytest.raises(MissingExtraError, match=r"mll-hf\[plots\]"):
+    with pytest.raises(MissingExtraError, match=r"\[plots\]"):
         accuracy_heatmap(make_selection())
 
 

@@ -21,6 +21,7 @@ from autolabel import Event, Queue, Settings, State, status_html
 
 from mll_hf.errors import InputError
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.publish import publish_graph
 from mll_hf.labeling.webhook import Change, read_event
 from mll_hf.labels.file_format import label_from_bytes
 from worlds import probes_of_all, write_graph_folder
@@ -318,15 +319,15 @@ def test_an_unexpected_error_does_not_stop_the_queue():
 def graph(hub, tmp_path):
     """A graph on the Hub; returns its location with the commit."""
     folder = write_graph_folder(tmp_path / "graph", probes_of_all(2))
-    commit = hub.put("dataset", "alice/graph", {file.name: file.read_bytes() for file in folder.iterdir()})
-    return f"hf://datasets/alice/graph@{commit}"
+    published = publish_graph(folder, "hf://datasets/alice/graph", "hf://datasets/alice/images")
+    return f"hf://datasets/alice/graph@{published.graph.revision}"
 
 
 def test_other_models_are_ignored(hub, graph):
     hub.put("model", "alice/m", {"README.md": b"soon"})
     state, reason = autolabel.worker(settings(graph=graph))(change("alice/m", A))
     assert state is State.IGNORED
-    assert "not a model that open_clip or transformers can load" in reason
+    assert "not a model that open_clip, transformers or sentence-transformers can load" in reason
 
 
 def test_a_private_model_is_not_named_in_a_collection(hub, graph):

@@ -28,6 +28,7 @@ from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
+from mll_hf.selection import Evidence
 from selection_worlds import WordEncoder
 from space_worlds import (
     FOLDER,
@@ -290,7 +291,7 @@ def test_labels_of_the_hub_and_of_a_collection(hub):
     assert ">alice<" in pages.models_html(collection, "")
     empty = make_library("hub").labels
     selection = empty.select(ask("cat", "dog"))
-    assert str(selection.strategy) == "imagenet"
+    assert {model.evidence for model in selection.models} == {Evidence.PER_CLASS, Evidence.OVERALL}
     assert "No model has been measured yet" in pages.selection_html(selection)
     assert "Yours can be the first" in pages.models_html(empty, "")
 
@@ -360,9 +361,9 @@ def test_settings_that_cannot_be_used(value):
 
 
 def test_settings():
-    assert answers.Settings.from_environment({}) == answers.Settings("hub", None, 10**9)
-    variables = {"MLL_LABELS": "x", "MLL_IMAGES": "y", "MLL_MOST_PARAMETERS": "5"}
-    assert answers.Settings.from_environment(variables) == answers.Settings("x", "y", 5)
+    assert answers.Settings.from_environment({}) == answers.Settings("hub", None, None, 10**9)
+    variables = {"MLL_LABELS": "x", "MLL_GRAPH": "g", "MLL_IMAGES": "y", "MLL_MOST_PARAMETERS": "5"}
+    assert answers.Settings.from_environment(variables) == answers.Settings("x", "g", "y", 5)
 
 
 # --- several graphs ---------------------------------------------------------------------------------------------------
@@ -380,7 +381,9 @@ def joined(tmp_path_factory):
         make_label(signs, cats_on_signs, repo_id="org/cats", license=None),
         make_label(signs, [5] * 4, repo_id="org/even"),
         make_label(signs, repo_id="org/only-signs"),
-        make_label(graph, repo_id="local-dir:/home/somebody/mine", probes_revision="e" * 40, probes_name=f"old {HARM}"),
+        make_label(
+            graph, repo_id="local-dir:/home/somebody/mine", probes_digest="e" * 40, probes_location=f"old {HARM}"
+        ),
     ]
     return make_library(make_store(tmp_path_factory.mktemp("joined"), everything, graph, signs)).labels
 

@@ -1,0 +1,108 @@
+"""Numbers of probe images: what can be known of the images that test a graph without having them.
+
+They are part of ``graph.json``, which is public even where the images are not. Their digest names the probe images: it
+is over the numbers too, so whoever names the images also commits to the numbers, and no other numbers can be shown
+for the same digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mll_hf.errors import GraphError
+from mll_hf.utils.files import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DIGEST_LENGTH = 40  # as long as a commit sha
+_MOST_IMAGES = 2**31
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ProbeCounts:
+    """Number of probe images by concept, domain and source, and where the images are.
+
+    Attributes:
+        location: ``hf://datasets/org/name@commit`` or the name of a folder; empty if unknown. Not part of the digest.
+        files: Sha256 of each image file, in the order of their names.
+        kinds: The K pairs of domain and source, sorted.
+        images: For each concept with images of its own, by id: pairs of a kind (0 to K - 1) and a number, by kind.
+    """
+
+    location: str
+    files: tuple[str, ...]
+    kinds: tuple[tuple[str, str], ...]
+    images: Mapping[str, tuple[tuple[int, int], ...]]
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the probe images (40 hex digits): of their files and numbers."""
+        document = self.to_json()
+        del document["location"]
+        return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:DIGEST_LENGTH]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The S domains, sorted."""
+        return tuple(sorted({domain for domain, _ in self.kinds}))
+
+    @property
+    def total(self) -> int:
+        """Number of images."""
+        return sum(self.by_kind())
+
+    def by_kind(self) -> list[int]:
+        """[K] number of images of each kind."""
+        totals = [0] * len(self.kinds)
+        for counts in self.images.values():
+            for kind, count in counts:
+                totals[kind] += count
+        return totals
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON; :func:`probe_counts_from_json` is the inverse."""
+        return {
+            "location": self.location,
+            "files": list(self.files),
+            "kinds": [list(kind) for kind in self.kinds],
+            "images": {concept: [list(pair) for pair in counts] for concept, counts in self.images.items()},
+        }
+
+
+def probe_counts_from_json(document: Any) -> ProbeCounts:  # noqa: ANN401 - parsed JSON
+    """Numbers of probe images from parsed JSON, read as hostile input.
+
+    Raises:
+        GraphError: The JSON is malformed.
+    """
+    match document:
+        case {"location": str(location), "files": list(files), "kinds": list(kinds), "images": dict(images)} if (
+            all(isinstance(file, str) and _SHA256.fullmatch(file) for file in files)
+            and all(_is_kind(kind) for kind in kinds)
+            and sorted(map(tuple, kinds)) == list(dict.fromkeys(map(tuple, kinds)))
+            and all(_are_counts(counts, len(kinds)) for counts in images.values())
+        ):
+            whole = {concept: tuple((kind, count) for kind, count in counts) for concept, counts in images.items()}
+            return ProbeCounts(location, tuple(files), tuple((domain, source) for domain, source in kinds), whole)
+    raise GraphError("has no proper 'probes': location, files, kinds and images; fetch or publish the graph again")
+
+
+def _is_kind(kind: object) -> bool:
+    return isinstance(kind, list) and len(kind) == 2 and all(isinstance(text, str) for text in kind)
+
+
+def _are_counts(counts: object, n_kinds: int) -> bool:
+    """Whether parsed JSON is a list of pairs of a kind and a number, by kind."""
+    if not isinstance(counts, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in counts):
+        return False
+    if not all(type(number) is int for pair in counts for number in pair):
+        return False
+    kinds = [kind for kind, _ in counts]
+    in_range = all(0 <= kind < n_kinds and 0 < count < _MOST_IMAGES for kind, count in counts)
+    return in_range and kinds == sorted(set(kinds))

@@ -1,0 +1,380 @@
+"""Concepts apart from images, for two users and a visitor without login: alice pushes a graph, its private images and a
+label in her model's own repo; bob and the visitor find the label by its tag, select from it and show it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from test_cli import WordEncoder, fails, run, write_graph
+
+from hub_worlds import READ_ONLY, READER, THIRD, clock, put_labeled_model
+from mll_hf import Client, client
+from mll_hf.cli import main
+from mll_hf.cli.options import ACCESS
+from mll_hf.errors import GraphError, HubError, InputError
+from mll_hf.graph.concepts import load_graph
+from mll_hf.graph.probes import SamplingConfig, count_probes
+from mll_hf.hub import locations
+from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images, graph_or_default
+from mll_hf.hub.publish import Access, publish_graph, publish_to_collection
+from mll_hf.hub.sources import open_source
+from mll_hf.labels.file_format import label_to_bytes
+from mll_hf.labels.store import LabelStore, label_path
+from worlds import make_label
+
+__all__ = ["clock"]  # a fixture
+
+GRAPH, IMAGES, MODEL = "hf://datasets/alice/graph", "hf://datasets/alice/images", "alice/clip"
+CLASSES = "cat, car"
+PUSH = ["--to", GRAPH, "--images-to", IMAGES]
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch):
+    monkeypatch.setattr(client, "default_encoder", WordEncoder)
+    monkeypatch.setattr(client, "CachedEncoder", lambda encoder: encoder)
+    monkeypatch.delenv("MLL_GRAPH", raising=False)
+
+
+@pytest.fixture
+def be(monkeypatch, tmp_path):
+    """Be the user of a token on a machine of his own; None for nobody."""
+
+    def act_as(token):
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        else:
+            monkeypatch.delenv("HF_TOKEN")
+        for cache in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
+            monkeypatch.setattr(constants, cache, str(tmp_path / f"home of {token}" / cache))
+
+    return act_as
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_graph(tmp_path / "graph")
+
+
+@pytest.fixture
+def published(folder):
+    """The graph on the Hub, with private images."""
+    return publish_graph(folder, GRAPH, IMAGES)
+
+
+def commits(hub, repo_id, kind="dataset"):
+    repo = hub.repos[kind, repo_id]
+    return [repo.commits[oid]["title"] for oid in repo.history(repo.refs["main"])][::-1][1:]
+
+
+# --- the whole chain --------------------------------------------------------------------------------------------------
+
+
+def test_a_label_on_a_graph_with_private_images_is_for_everyone(hub, api, folder, tmp_path, be, capsys, tiny_open_clip):
+    api.create_repo(MODEL)
+    api.upload_folder(repo_id=MODEL, folder_path=tiny_open_clip)
+    labels = tmp_path / "labels"
+    assert main(["graph", "push", str(folder), *PUSH]) == 0
+    assert main(["label", MODEL, "--graph", GRAPH, "--labels", str(labels)]) == 0
+    assert main(["push", MODEL, "--labels", str(labels)]) == 0
+    (label,) = LabelStore(labels).labels()
+    heads = {name: hub.repos["dataset", f"alice/{name}"].refs["main"] for name in ("graph", "images")}
+    assert label.graph_location == f"{GRAPH}@{heads['graph']}"
+    assert label.probes_location == f"{IMAGES}@{heads['images']}"
+    assert label.probes_digest == count_probes(load_graph(folder), folder).digest
+    verify = ["labels", "verify", MODEL, "--labels", "hub", "--concepts", "50"]
+    run(capsys, *verify)  # undecided on so few concepts, but measured
+    assert run(capsys, *verify, "--json")[2] == ""
+
+    for token in (READER, None):
+        be(token)
+        hub.requests.clear()
+        status, out, err = run(capsys, "select", "--classes", CLASSES, "--labels", "hub", "--json")
+        assert (status, err) == (0, "")
+        assert [model["id"] for model in json.loads(out)["models"]] == [MODEL]
+        # the listing, the label and where it is stored, the graph
+        assert len(hub.requests) == 4
+        assert not [request for request in hub.requests if "alice/images" in request]
+        assert not hub.counted
+        status, out, err = run(capsys, "labels", "show", MODEL, "--labels", "hub")
+        assert (status, err) == (0, "")
+        assert "published by  alice" in out
+        assert run(capsys, "labels", "ls", "--labels", "hub")[0] == 0
+        status, out, err = run(capsys, "graph", "show", GRAPH)
+        assert (status, err) == (0, "")
+        assert IMAGES in out
+        said = fails(capsys, *verify)
+        assert "alice/images: its probe images are private, gated or gone; ask for access at " in said
+        assert f"{constants.ENDPOINT}/datasets/alice/images, or give a copy with --images" in said
+        assert "its probe images are private" in fails(capsys, "label", MODEL, "--graph", GRAPH, "--labels", labels)
+
+
+def test_a_copy_of_the_images_is_as_good_as_the_place_that_the_graph_names(hub, published, folder, be, tmp_path):
+    be(READER)
+    with pytest.raises(HubError, match="its probe images are private, gated or gone"):
+        fetch_graph_with_images(GRAPH)
+    probes = fetch_graph_with_images(GRAPH, folder).probes(SamplingConfig())
+    assert probes.location == published.location
+    assert probes.graph_location == f"{GRAPH}@{published.graph.revision}"
+    others = write_graph(tmp_path / "others", broken_images=1)
+    mine = fetch_graph_with_images(GRAPH, others).probes(SamplingConfig())
+    assert (mine.location, mine.digest == probes.digest) == ("others", False)
+
+
+def test_the_space_has_a_setting_for_the_graph(hub, published, folder, be):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces" / "mll_select"))
+    from answers import Library, Settings
+
+    graph = fetch_graph(GRAPH)
+    label = put_labeled_model(graph=graph, graph_location="a folder of alice's")  # labeled before the graph was pushed
+    be(None)
+    settings = Settings.from_environment({"MLL_GRAPH": GRAPH})
+    library = Library(settings, WordEncoder())
+    assert [model.name for model in library.labels.models] == [label.model.repo_id]
+    with pytest.raises(InputError, match=r"no label can be used: alice/model on graph .*cannot be read; its publisher"):
+        _ = Client("hub", encoder=WordEncoder()).labels
+
+
+# --- graph push -------------------------------------------------------------------------------------------------------
+
+
+def test_one_commit_per_repo_and_none_if_nothing_changed(hub, folder, published, capsys):
+    assert published.graph.changed
+    assert published.images.changed
+    assert published.location == f"{IMAGES}@{published.images.revision}"
+    files = hub.files("dataset", "alice/graph")
+    assert sorted(files) == ["README.md", "graph.json"]
+    assert sorted(hub.files("dataset", "alice/images")) == ["README.md", "images.parquet"]
+    assert not hub.repos["dataset", "alice/graph"].private
+    assert hub.repos["dataset", "alice/images"].private
+    card = files["README.md"].decode()
+    assert f"mll-hf select --classes 'dog, cat, car' --graph {GRAPH}" in card
+    assert "| icon | 12 | unknown |" in card
+    status, out, _ = run(capsys, "graph", "push", folder, *PUSH)
+    assert (status, out.count("published already: ")) == (0, 2)
+    assert run(capsys, "graph", "push", folder, "--to", GRAPH)[0] == 0  # keeps the place of the images
+    assert fetch_graph(GRAPH).probes.location == published.location
+    assert (commits(hub, "alice/graph"), commits(hub, "alice/images")) == (["Add graph"], ["Add probe images"])
+    hub.put("dataset", "alice/images", {"README.md": files["README.md"] + b"\nMine.\n"})
+    again = publish_graph(folder, GRAPH, IMAGES)
+    assert not again.graph.changed
+    assert b"Mine." in hub.files("dataset", "alice/images")["README.md"]
+
+
+def test_other_images_are_another_place_and_digest(hub, tmp_path, published):
+    new = publish_graph(write_graph(tmp_path / "new", broken_images=1), GRAPH, IMAGES)
+    assert new.graph.changed
+    assert new.location != published.location
+    assert fetch_graph(GRAPH).digest == fetch_graph(f"{GRAPH}@{published.graph.revision}").digest
+
+
+def test_without_images_to_only_the_concepts_and_numbers_are_published(hub, folder, capsys):
+    status, out, _ = run(capsys, "graph", "push", folder, "--to", GRAPH)
+    assert status == 0
+    assert "the images are not on the Hub, so only you can measure models on them; add --images-to" in out
+    assert list(hub.repos) == [("dataset", "alice/graph")]
+    graph = fetch_graph(GRAPH)
+    assert (graph.probes.total, graph.probes.location) == (24, "")
+    with pytest.raises(GraphError, match="does not say where they are; give them with --images"):
+        fetch_graph_with_images(GRAPH)
+
+
+def test_who_may_read_new_images(hub, folder):
+    assert tuple(Access) == ACCESS
+    for access in Access:
+        publish_graph(folder, f"{GRAPH}-{access}", f"{IMAGES}-{access}", access)
+        repo = hub.repos["dataset", f"alice/images-{access}"]
+        assert (repo.private, bool(repo.gated)) == (access is Access.PRIVATE, access is Access.GATED)
+    # an existing repo keeps its settings, but must not be more open than was asked for
+    publish_graph(folder, GRAPH, f"{IMAGES}-private", Access.PUBLIC)
+    assert hub.repos["dataset", "alice/images-private"].private
+    with pytest.raises(InputError, match="alice/images-gated exists already and is gated; change that in its settings"):
+        publish_graph(folder, GRAPH, f"{IMAGES}-gated", Access.PRIVATE)
+
+
+def test_gated_images_are_read_by_whom_the_owner_lets(hub, folder, be):
+    publish_graph(folder, GRAPH, IMAGES, Access.GATED)
+    be(READER)
+    with pytest.raises(HubError, match="alice/images: its probe images are private, gated or gone; ask for access at"):
+        fetch_graph_with_images(GRAPH)
+    hub.repos["dataset", "alice/images"].granted.add("bob")
+    assert len(fetch_graph_with_images(GRAPH).probes(SamplingConfig())) == 24
+
+
+def test_nothing_is_half_published(hub, folder, tmp_path, be, clock):
+    with pytest.raises(InputError, match="the images go to a repo of their own"):
+        publish_graph(folder, GRAPH, GRAPH)
+    with pytest.raises(InputError, match="names a revision"):
+        publish_graph(folder, GRAPH, f"{IMAGES}@v1")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "graph.json").write_bytes((folder / "graph.json").read_bytes())
+    with pytest.raises(InputError, match=r"has no images.* to publish; leave out --images-to"):
+        publish_graph(tmp_path / "text", GRAPH, IMAGES)
+    assert not hub.requests
+    hub.put("dataset", "alice/other", {"data.csv": b"1"})
+    hub.repos["dataset", "alice/other"].private = True
+    for where in ((f"{GRAPH}", "hf://datasets/alice/other"), ("hf://datasets/alice/other", IMAGES)):
+        with pytest.raises(InputError, match=r"is a dataset of another kind \(data\.csv\)"):
+            publish_graph(folder, *where)
+    assert all("graph.json" not in hub.files(*repo) for repo in hub.repos)
+    # the images fail, so the graph does not name them
+    hub.fail("/api/datasets/alice/images/commit/", 500, times=1000)
+    with pytest.raises(HubError, match="alice/images: the Hub answered with status 500"):
+        publish_graph(folder, GRAPH, IMAGES)
+    assert "graph.json" not in hub.files("dataset", "alice/graph")
+    hub.disturbances.clear()
+    publish_graph(folder, GRAPH, IMAGES)
+    be(READ_ONLY)
+    with pytest.raises(HubError, match="alice/new: your token may not do this"):
+        publish_graph(folder, "hf://datasets/alice/new", IMAGES)
+    be(THIRD)
+    with pytest.raises(HubError, match="alice/graph: you have no write access to it; name a repo of your own"):
+        publish_graph(write_graph(tmp_path / "more", broken_images=2), GRAPH)
+    assert not hub.repos["dataset", "alice/graph"].discussions
+
+
+def test_two_authors_pushing_at_once(hub, tmp_path, published, clock):
+    other = write_graph(tmp_path / "other", broken_images=2)
+    hub.before("/api/datasets/alice/graph/commit/", lambda: publish_graph(other, GRAPH, IMAGES))
+    last = publish_graph(write_graph(tmp_path / "mine", broken_images=1), GRAPH, IMAGES)
+    graph = fetch_graph(GRAPH)
+    assert (graph.probes.total, graph.probes.location) == (25, last.location)
+    assert fetch_graph_with_images(GRAPH).probes(SamplingConfig()).digest == graph.probes.digest
+
+
+def test_a_graph_that_names_other_images_than_are_there(hub, published, folder):
+    document = json.loads(hub.files("dataset", "alice/graph")["graph.json"])
+    document["probes"]["files"] = ["0" * 64]
+    hub.put("dataset", "alice/graph", {"graph.json": json.dumps(document).encode()})
+    with pytest.raises(GraphError, match=r"are not those that .* names .*; publish the graph again: mll-hf graph push"):
+        fetch_graph_with_images(GRAPH).probes(SamplingConfig())
+
+
+def test_a_graph_cannot_name_a_folder_of_its_reader(hub, published, folder):
+    document = json.loads(hub.files("dataset", "alice/graph")["graph.json"])
+    document["probes"]["location"] = str(folder)
+    hub.put("dataset", "alice/graph", {"graph.json": json.dumps(document).encode()})
+    with pytest.raises(GraphError, match="does not say where they are"):
+        fetch_graph_with_images(GRAPH)
+
+
+# --- a graph that others cannot read ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["private", "gated", "gone"])
+def test_a_label_whose_graph_cannot_be_read(hub, published, be, capsys, fault):
+    graph, repo = fetch_graph(GRAPH), hub.repos["dataset", "alice/graph"]
+    put_labeled_model(graph=graph, graph_location=f"{GRAPH}@{published.graph.revision}")
+    if fault == "gone":
+        del hub.repos["dataset", "alice/graph"]
+    else:
+        setattr(repo, fault, True)
+    be(READER)
+    status, _, err = run(capsys, "select", "--classes", CLASSES, "--labels", "hub")
+    last = err.splitlines()[-1]
+    assert status == 1
+    assert "no label can be used: alice/model on graph graph: the graph cannot be read; its publisher must make" in last
+    assert f"cannot be read at {GRAPH}@{published.graph.revision}; its publisher can make it public with mll-hf" in err
+    assert len(err.splitlines()) == 3  # what the Hub says, what that means, and the end
+    assert run(capsys, "labels", "ls", "--labels", "hub")[0] == 0
+
+
+# --- the default graph ------------------------------------------------------------------------------------------------
+
+
+def test_without_a_default_graph_nothing_fails_but_what_needs_it(hub, published, tmp_path, capsys, be):
+    assert locations.DEFAULT_GRAPH == ""  # nobody has published it; whoever does writes its name there
+    said = fails(capsys, "label", "alice/model", "--labels", tmp_path / "labels")
+    assert "no default graph has been published yet; name one with --graph or $MLL_GRAPH" in said
+    label = put_labeled_model(graph=fetch_graph(GRAPH), graph_location=f"{GRAPH}@{published.graph.revision}")
+    be(READER)
+    assert [model.repo_id for model in Client("hub", encoder=WordEncoder()).labels.models] == [label.model.repo_id]
+
+
+def test_a_default_graph_that_cannot_be_read_is_a_warning(hub, published, monkeypatch, caplog):
+    label = put_labeled_model(graph=fetch_graph(GRAPH), graph_location=f"{GRAPH}@{published.graph.revision}")
+    monkeypatch.setenv("MLL_GRAPH", "hf://datasets/nobody/graph")
+    assert graph_or_default(None) == "hf://datasets/nobody/graph"
+    assert [model.repo_id for model in Client("hub", encoder=WordEncoder()).labels.models] == [label.model.repo_id]
+    assert "the default graph hf://datasets/nobody/graph is not used: nobody/graph: is not on the Hub" in caplog.text
+
+
+# --- strangers --------------------------------------------------------------------------------------------------------
+
+TEN = "e" * 40  # digest of ten easy images of carol's
+
+
+@pytest.fixture
+def honest(hub, published):
+    """Labels of two publishers on the probe images of the graph; the graph, and where it is."""
+    graph, place = fetch_graph(GRAPH), f"{GRAPH}@{published.graph.revision}"
+    support, probes = graph.probe_pools, graph.probes
+    for repo_id, share in (("alice/model", 0.5), ("bob/model", 0.4)):
+        put_labeled_model(repo_id, graph, domain_support=support, domain_hits=(support * share).astype(int),
+                          domain_names=probes.domains, graph_location=place, probes_digest=probes.digest)  # fmt: skip
+    return graph, place
+
+
+def chosen(source="hub", **settings):
+    labels = Client(source, encoder=WordEncoder(), **settings).labels
+    return [model.repo_id for model in labels.models], labels.left_out
+
+
+def test_many_labels_of_one_stranger_on_easy_images_do_not_win(hub, honest):
+    graph, place = honest
+    for n in range(3):
+        put_labeled_model(f"carol/model-{n}", graph, support=10, graph_location=place, probes_digest=TEN,
+                          probes_location="ten easy ones")  # fmt: skip
+    models, left_out = chosen()
+    assert models == ["alice/model", "bob/model"]
+    assert [(each.models, each.reason) for each in left_out] == [
+        (tuple(f"carol/model-{n}" for n in range(3)), "measured on other probe images (ten easy ones) than the rest")
+    ]
+    assert chosen(probes=["ten easy ones"])[0] == [f"carol/model-{n}" for n in range(3)]
+
+
+def test_the_default_graph_decides_against_any_number_of_strangers(hub, honest, monkeypatch):
+    graph, place = honest
+    for n in range(4):
+        put_labeled_model(f"puppet-{n}/model", graph, support=10, graph_location=place, probes_digest=TEN)
+    assert chosen()[0] == [f"puppet-{n}/model" for n in range(4)]  # as far as can be known
+    assert chosen(graph=GRAPH)[0] == ["alice/model", "bob/model"]
+    monkeypatch.setenv("MLL_GRAPH", GRAPH)
+    assert chosen()[0] == ["alice/model", "bob/model"]
+
+
+def test_a_stranger_who_names_the_honest_images_is_found_out_by_the_numbers(hub, honest, caplog):
+    graph, place = honest
+    put_labeled_model("carol/model", graph, support=1, graph_location=place, probes_digest=graph.probes.digest)
+    models, left_out = chosen()
+    assert models == ["alice/model", "bob/model"]
+    assert left_out[0].models == ("carol/model",)
+    assert "was not measured on the probe images that it names" in left_out[0].reason
+    assert "left out: carol/model on graph graph: was not measured on the probe images" in caplog.text
+
+
+def test_numbers_cannot_be_shown_for_the_digest_of_others(hub, honest):
+    graph, _ = honest
+    document = json.loads(hub.files("dataset", "alice/graph")["graph.json"])
+    document["probes"]["images"] = {}
+    stranger = hub.put("dataset", "carol/graph", {"graph.json": json.dumps(document).encode()})
+    own = fetch_graph(f"hf://datasets/carol/graph@{stranger}")
+    assert own.digest == graph.digest
+    assert own.probes.digest != graph.probes.digest
+
+
+def test_a_collection_keeps_the_numbers(hub, honest, tmp_path):
+    graph, place = honest
+    source = open_source("hub")
+    collection = "hf://datasets/alice/labels"
+    publish_to_collection(source.fetch(source.list()), source.graphs, collection)
+    false = make_label(graph, support=1, repo_id="carol/model", graph_location=place, probes_digest=graph.probes.digest)
+    hub.put("dataset", "alice/labels", {label_path(false.model, false.group): label_to_bytes(false)})
+    be_honest = open_source(collection)
+    assert be_honest.graphs[0].probes == graph.probes
+    assert [label.model.repo_id for label in be_honest.list()] == ["alice/model", "bob/model"]

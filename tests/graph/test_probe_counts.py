@@ -1,0 +1,141 @@
+"""Numbers of probe images in graph.json: what they say, and that they are read as hostile input."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mll_hf.errors import GraphError, LabelError
+from mll_hf.graph.concepts import graph_from_json, graph_to_bytes, graph_to_json, load_graph
+from mll_hf.graph.probe_counts import ProbeCounts
+from mll_hf.graph.probes import SamplingConfig, count_probes, load_probes
+from mll_hf.labels.store import check_graph
+from worlds import CAR, CAT, CORGI, Probe, dags, examples, make_graph, make_label, pools_of, write_graph_folder
+
+GRAPH = make_graph()
+PROBES = [Probe("car", CAR, "photo", "mine")] * 4 + [Probe("cat", CAT, "sketch", "mine")] * 3
+PROBES += [Probe("corgi", CORGI, "photo", "yours"), Probe("corgi", CORGI, None)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_graph_folder(tmp_path_factory.mktemp("graph") / "tiny", PROBES)
+
+
+@pytest.fixture(scope="module")
+def counted(folder):
+    """The graph with the numbers of its images."""
+    return GRAPH.with_probes(count_probes(GRAPH, folder, "somewhere"))
+
+
+def label_of(graph, folder, most=75, **changes):
+    """A label as it is measured on the images of a folder."""
+    probes = load_probes(graph, folder, SamplingConfig(most))
+    images, concepts = probes.pairs_by_image
+    support = np.zeros((len(probes.domain_names), len(graph)), int)
+    np.add.at(support, (probes.domains[images], concepts), 1)
+    settings = {"domain_names": probes.domain_names, "domain_support": support, "domain_hits": support}
+    given = {"probes_digest": probes.digest, "sampling": probes.sampling}
+    return make_label(graph, **settings | given | changes)
+
+
+def test_numbers_by_concept_domain_and_source(counted, folder):
+    probes = counted.probes
+    assert probes.kinds == (("photo", "mine"), ("photo", "yours"), ("sketch", "mine"), ("unknown", "unknown"))
+    assert dict(probes.images) == {"car": ((0, 4),), "cat": ((2, 3),), "corgi": ((1, 1), (3, 1))}
+    assert (probes.total, probes.by_kind(), probes.domains) == (9, [4, 1, 3, 1], ("photo", "sketch", "unknown"))
+    pools = counted.probe_pools
+    assert pools[:, GRAPH.index["pet"]].tolist() == [1, 3, 1]
+    assert pools.sum(axis=0).tolist() == [5, 4, 3, 2, 2, 5, 4]
+    assert load_probes(GRAPH, folder).digest == probes.digest
+
+
+def test_the_digest_is_over_files_and_numbers_but_not_the_place(counted):
+    probes = counted.probes
+    assert replace(probes, location="elsewhere").digest == probes.digest
+    assert replace(probes, files=("0" * 64,)).digest != probes.digest
+    assert replace(probes, images={**probes.images, "car": ((0, 3),)}).digest != probes.digest
+
+
+def test_they_are_part_of_the_file_and_not_of_the_graph(counted, tmp_path):
+    (tmp_path / "graph.json").write_bytes(graph_to_bytes(counted))
+    read = load_graph(tmp_path)
+    assert read.probes == counted.probes
+    assert (read, read.digest) == (GRAPH, GRAPH.digest)
+    assert graph_to_bytes(read) == graph_to_bytes(counted) != graph_to_bytes(GRAPH)
+    assert counted.with_probes(read.probes) is counted
+
+
+@examples
+@given(hypernyms=dags(), data=st.data())
+def test_pools_are_those_of_the_images(hypernyms, data):
+    graph = make_graph(hypernyms)
+    nodes = data.draw(st.lists(st.integers(0, len(graph) - 1), max_size=20))
+    images = {graph.concepts[v].id: ((0, nodes.count(v)),) for v in set(nodes)}
+    pools = graph.with_probes(ProbeCounts("", (), (("photo", "mine"),), images)).probe_pools
+    assert pools.tolist() == [[len(pool) for pool in pools_of(graph, nodes)]]
+
+
+GOOD = {"location": "x", "files": ["a" * 64], "kinds": [["photo", "b"], ["photo", "c"]], "images": {"car": [[0, 2]]}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"location": 3},
+        {"files": ["../x"]},
+        {"files": None},
+        {"kinds": [["photo", "c"], ["photo", "b"]]},
+        {"kinds": [["photo", "b"], ["photo", "b"]]},
+        {"kinds": [["photo"]]},
+        {"kinds": [3]},
+        {"images": {"car": [[2, 1]]}},
+        {"images": {"car": [[0, -1]]}},
+        {"images": {"car": [[0, 2**40]]}},
+        {"images": {"car": [[0, 1], [0, 1]]}},
+        {"images": {"car": [[True, 1]]}},
+        {"images": {"car": [0, 1]}},
+        {"images": {"car": 3}},
+        {"images": {"train": [[0, 1]]}},
+        {"images": []},
+    ],
+)
+def test_malformed_numbers_are_refused_in_one_line(changes):
+    document = json.loads(json.dumps({**graph_to_json(GRAPH), "probes": GOOD}))
+    assert graph_from_json(document).probes.total == 2
+    with pytest.raises(GraphError, match="'probes'") as caught:
+        graph_from_json({**document, "probes": {**GOOD, **changes}})
+    assert "\n" not in str(caught.value)
+
+
+# --- labels that contradict them
+
+
+def test_honest_labels_pass(counted, folder):
+    for most in (1, 2, 75):
+        check_graph(label_of(GRAPH, folder, most), counted)
+    many = GRAPH.with_probes(replace(counted.probes, images={"car": ((0, 100),)}))
+    undecodable = make_label(GRAPH, support=[0, 58, 0, 0, 0, 0, 58], probes_digest=many.probes.digest)
+    check_graph(replace(undecodable, sampling=SamplingConfig(60)), many)
+    few = make_label(GRAPH, support=[0, 56, 0, 0, 0, 0, 56], probes_digest=many.probes.digest)
+    with pytest.raises(LabelError, match="has 112 tests, where these images give 120"):
+        check_graph(replace(few, sampling=SamplingConfig(60)), many)
+
+
+def test_a_label_that_lies_about_its_probe_images(counted, folder):
+    digest = counted.probes.digest
+    easy = make_label(GRAPH, support=1, probes_digest=digest)  # measured on an image of each concept
+    with pytest.raises(LabelError, match=f"was not measured on the probe images that it names .{digest[:12]}.: it has"):
+        check_graph(easy, counted)
+    with pytest.raises(LabelError, match="has 35 tests, where these images give 25"):
+        check_graph(make_label(GRAPH, support=5, probes_digest=digest), counted)
+    honest = label_of(GRAPH, folder)
+    swapped = label_of(GRAPH, folder, domain_names=("drawing", *honest.domain_names[1:]))
+    with pytest.raises(LabelError, match="has more tests on 'drawing' than these images give"):
+        check_graph(swapped, counted)
+    # with the digest of its own images it is honest, and compares with none of the others
+    check_graph(make_label(GRAPH, support=1), counted)
+    assert make_label(GRAPH, support=1).group != honest.group
