@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,16 +198,17 @@ def differences(expected: LabelCounts, found: LabelCounts, ties: NDArray[np.int6
 
 
 def measure_ensemble(refs: Sequence[ModelRef], device: str, images: list[bytes], repeats: int) -> dict[str, float]:
-    """Seconds of an ensemble, after a first call, and of its models one by one."""
+    """Seconds of an ensemble and of its models one by one."""
     selections = [selection_of(refs), *(selection_of([ref]) for ref in refs)]
     together, *alone = (seconds_of(Ensemble(selection, device), images, repeats) for selection in selections)
     return {"ensemble": together, "singles": sum(alone), "ratio": together / sum(alone)}
 
 
 def seconds_of(ensemble: Ensemble, images: list[bytes], repeats: int) -> float:
-    """Median seconds of a prediction."""
-    ensemble.predict(images[:8])
-    return statistics.median(_timed(lambda: ensemble.predict(images)) for _ in range(repeats))
+    """Median seconds of a prediction after a first one, which loads the models."""
+    with closing(ensemble):
+        ensemble.predict(images[:8])
+        return statistics.median(_timed(lambda: ensemble.predict(images)) for _ in range(repeats))
 
 
 def _timed(work: Callable[[], object]) -> float:

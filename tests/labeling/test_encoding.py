@@ -184,8 +184,10 @@ def test_images_for_a_gpu_are_decoded_in_processes_and_stay_bytes(on_gpu):
     (first, embeddings), (second, _) = on_gpu.embed_images(Images(*colors, None), np.arange(6), 3)
     assert (first.tolist(), second.tolist()) == ([0, 1, 2], [3, 4, 5])
     np.testing.assert_array_equal(embeddings, colors[:3])
+    decoders = on_gpu._decoders
     ((_, embeddings),) = on_gpu.embed_images(Images(colors[4], None), np.arange(2), 2)
     assert np.isnan(embeddings[1]).all()
+    assert on_gpu._decoders is decoders  # forked once per run
 
 
 def test_a_killed_process_is_a_failure_of_one_model(on_gpu):
