@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
@@ -27,6 +30,7 @@ Item = TypeVar("Item")
 MOST_PROCESSES = 16
 _CHUNK = 32  # images per task of a thread or process
 _CHUNKS_AHEAD = 16
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def prepared_batches(
@@ -139,7 +143,15 @@ _prepare_in_process: Callable[[Any], torch.Tensor | None]  # of a forked process
 def _start_process(prepare: Callable[[Any], torch.Tensor | None]) -> None:
     global _prepare_in_process
     _prepare_in_process = prepare
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _use_one_torch_thread()
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a killed one cannot see to it, and the process would wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
 
 
 def _prepared_in_process(chunk: Sequence[Any]) -> Chunk:

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -242,6 +245,21 @@ def test_processes_use_no_shared_memory(monkeypatch):
         monkeypatch.setitem(ForkingPickler._extra_reducers, kind, share)
     ((inputs, _),) = in_processes([[1, 2]], tensor_of, 1)
     assert inputs[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_processes_end_when_their_parent_is_killed():
+    code = """
+import os, signal
+import torch
+from mll_hf.models.batches import Decoders
+decoders = Decoders(lambda item: torch.zeros(1), 1)
+print(len(list(decoders.batches([[0]]))), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    words, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    # returns when all processes that could write to the pipe are gone
+    run = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert (run.returncode, run.stdout) == (-signal.SIGKILL, "1\n"), run.stderr
 
 
 def test_without_fork_threads_prepare(monkeypatch):
