@@ -289,7 +289,13 @@ def measure_label(n_concepts: int) -> None:
 
 
 def random_model(name: str, folder: Path, device: str, seed: int = 0) -> VisionLanguageModel:
-    """An open_clip model with random weights, saved and loaded like any other; ``tiny`` is none of open_clip's own."""
+    """An open_clip model with random weights, saved and loaded like any other."""
+    save_random_model(name, folder, seed)
+    return load_model(resolve_model(f"local-dir:{folder}"), device)
+
+
+def save_random_model(name: str, folder: Path, seed: int = 0) -> None:
+    """Save an open_clip model with random weights; ``tiny`` is none of open_clip's own."""
     config: Any = _TINY if name == "tiny" else open_clip.get_model_config(name)
     torch.manual_seed(seed)
     network = open_clip.CLIP(**deepcopy(config)).eval()
@@ -302,8 +308,6 @@ def random_model(name: str, folder: Path, device: str, seed: int = 0) -> VisionL
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}
     safetensors.torch.save_file(weights, folder / "open_clip_model.safetensors")
-    del network, weights
-    return load_model(resolve_model(f"local-dir:{folder}"), device)
 
 
 def make_world(folder: Path, n_concepts: int, n_images: int) -> tuple[SemanticGraph, ProbeSet]:

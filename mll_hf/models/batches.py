@@ -58,14 +58,14 @@ class Decoders(Generic[Item]):
 
     def __init__(self, prepare: Callable[[Item], torch.Tensor | None], processes: int = 0) -> None:
         self._pool: Executor
-        self._chunks_ahead = 0
+        self._chunks_ahead, self._is_forked = _CHUNKS_AHEAD, False
         if processes and "fork" in multiprocessing.get_all_start_methods():
             processes = min(processes, MOST_PROCESSES)
             fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(processes, fork, initializer=_start_process, initargs=(prepare,))
             self._pool.submit(_use_one_torch_thread).result()  # forks all of them now, before there are more threads
             self._work: Callable[[Sequence[Item]], Chunk] = _prepared_in_process
-            self._chunks_ahead = 2 * processes
+            self._chunks_ahead, self._is_forked = 2 * processes, True
         else:
             self._pool = ThreadPoolExecutor(usable_cores(), initializer=_use_one_torch_thread)
             self._work = lambda chunk: _prepared(prepare, chunk)
@@ -90,11 +90,15 @@ class Decoders(Generic[Item]):
 
         def chunks() -> Iterator[Sequence[Item]]:
             for batch in batches:
-                parts = [batch[first : first + _CHUNK] for first in range(0, len(batch), _CHUNK)]
+                share = -(-len(batch) // usable_cores())  # of a thread in a small batch
+                size = _CHUNK if self._is_forked else min(_CHUNK, share)
+                parts = [batch[first : first + size] for first in range(0, len(batch), size)]
                 sizes.append(len(parts))
                 yield from parts
 
-        with contextlib.closing(self._prepared(chunks(), max(ahead // _CHUNK, self._chunks_ahead))) as prepared:
+        if self._is_forked:
+            ahead = max(ahead, self._chunks_ahead * _CHUNK)
+        with contextlib.closing(self._prepared(chunks(), ahead)) as prepared:
             for chunk in prepared:
                 yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
 
@@ -103,16 +107,19 @@ class Decoders(Generic[Item]):
         self._pool.shutdown(cancel_futures=True)
 
     def _prepared(self, chunks: Iterator[Sequence[Item]], ahead: int) -> Generator[Chunk]:
-        waiting: deque[Future[Chunk]] = deque()
+        prepared: deque[Future[Chunk]] = deque()
+        waiting: deque[int] = deque()  # images of each
         try:
             for chunk in chunks:
-                waiting.append(self._pool.submit(self._work, chunk))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                prepared.append(self._pool.submit(self._work, chunk))
+                waiting.append(len(chunk))
+                if sum(waiting) > ahead or len(waiting) > self._chunks_ahead:
+                    waiting.popleft()
+                    yield prepared.popleft().result()
+            while prepared:
+                yield prepared.popleft().result()
         finally:
-            for future in waiting:
+            for future in prepared:
                 future.cancel()
 
 
