@@ -361,7 +361,7 @@ class Client:
             selection: From :meth:`select` or :meth:`Selection.from_json`.
             templates: Prompt templates with one ``{}`` each; by default those that fit the selection's domain and task.
             device: Device of the models; by default that of the client.
-            dtype: Precision of the image towers: ``float32``, ``float16`` or ``bfloat16``; by default float16 on CUDA
+            dtype: Precision of the image towers: ``float32``, ``float16`` or ``bfloat16``; by default half on CUDA
                 and float32 elsewhere.
             batch_size: Images per batch; by default what keeps the device busy.
             keep_loaded: Models to keep loaded, at most; by default as many as fit into memory.

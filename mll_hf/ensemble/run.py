@@ -78,7 +78,7 @@ class Ensemble:
         device: Device of the models; None for the best available one.
         templates: Prompt templates with one ``{}`` each; None for those that fit the selection's domain and task.
         token: Hub token, for private and gated models; None for that of the user's login.
-        dtype: Precision of the image towers; None for float16 on CUDA and float32 elsewhere.
+        dtype: Precision of the image towers; None for half precision on CUDA and float32 elsewhere.
         batch_size: Images per batch; None for what keeps the device busy.
         keep_loaded: Models to keep loaded, at most; None for as many as fit into memory.
     """

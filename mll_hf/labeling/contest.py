@@ -4,13 +4,15 @@ An image ``x`` that tests concept ``v`` is recognized if ``v`` scores strictly h
 Eq. 5 with all concepts as candidates). Ancestors and descendants of ``v`` are not rivals, nor are the concept that
 ``x`` was filed under and its ancestors: these answers are not wrong.
 
-Memory does not grow with the number of images: they come in blocks. 9,000 concepts take half a gigabyte, mostly for
-[V, V] tables: two of bytes, one of 16 bits, and their temporaries.
+Memory does not grow with the number of images: they come in blocks. The one table of all concepts by all rivals, of 16
+bits each, can be counted in ranges of concepts, by several machines that see all images.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +21,7 @@ from mll_hf.graph.probes import scramble
 from mll_hf.labels.counts import TEMPERATURES, LabelCounts, log_loss_units, rank_bin
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -43,6 +45,7 @@ class Contest:
         concepts: [V, D] unit-norm embeddings of the captions.
         logit_scale: Factor between cosines and logits; only the temperature depends on it.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        tested: Only count contests for these K concepts, and the log-loss of images filed under them; default: all.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class Contest:
         concepts: NDArray[np.float32],
         logit_scale: float,
         device: str = "cpu",
+        tested: range | None = None,
     ) -> None:
         import torch
 
@@ -59,8 +63,8 @@ class Contest:
         self._device = torch.device(device)
         self._concepts = self._to_device(concepts)
         self._logit_scale = logit_scale
-        self._related = self._to_device(_mask(len(graph), graph.ancestors, graph.descendants))
-        self._shown = self._to_device(_mask(len(graph), graph.ancestors))
+        self._ancestors, self._descendants = _Sets(graph.ancestors), _Sets(graph.descendants)
+        self._tested = range(len(graph)) if tested is None else tested
 
     def count(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> LabelCounts:
         """Count the contests over some images.
@@ -68,18 +72,21 @@ class Contest:
         Args:
             blocks: Number of a block's first image, and unit-norm embeddings [B, D] of the images from there on; NaN
                 for undecodable images.
+
+        Returns:
+            The counts, but with [K, V] ``outscored``; see :func:`merged`.
         """
         import torch
 
         n_concepts = len(self._concepts)
         counts = LabelCounts.zeros(n_concepts, len(self._probes.domain_names))
         # torch cannot add uint16; int16 wraps around to the same bits
-        outscored = torch.zeros((n_concepts, n_concepts), dtype=torch.int16, device=self._device)
+        outscored = torch.zeros((len(self._tested), n_concepts), dtype=torch.int16, device=self._device)
         undecodable = 0
         with torch.inference_mode():
             for start, images in blocks:
                 decodable: NDArray[np.bool_] = np.isfinite(images[:, 0])
-                undecodable += int((~decodable).sum())
+                undecodable += int((~decodable).sum()) if self._tested.start == 0 else 0  # once, not for each range
                 scores = self._to_device(np.where(decodable[:, None], images, np.float32(0))) @ self._concepts.T
                 pair_images, pair_concepts = self._pairs(start, decodable)
                 for first in range(0, len(pair_images), _CONTESTS_AT_ONCE):
@@ -94,13 +101,25 @@ class Contest:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
 
     def _pairs(self, start: int, decodable: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(image in the block, concept) for all contests of a block, sorted by concept."""
+        """(image in the block, concept) for the contests of a block, sorted by concept."""
         images, concepts = self._probes.pairs_by_image
         first, last = np.searchsorted(images, [start, start + len(decodable)])
         images, concepts = images[first:last] - start, concepts[first:last]
         order = np.argsort(concepts, kind="stable")
-        order = order[decodable[images[order]]]
+        order = order[decodable[images[order]] & self._are_tested(concepts[order])]
         return images[order], concepts[order]
+
+    def _are_tested(self, concepts: NDArray[np.int32]) -> NDArray[np.bool_]:
+        return (concepts >= self._tested.start) & (concepts < self._tested.stop)
+
+    def _marked(self, *sets: tuple[_Sets, NDArray[np.int32]]) -> torch.Tensor:
+        """[N, V] boolean: row ``n`` marks the members of the ``n``-th concept's set, for each sets and N concepts."""
+        import torch
+
+        marked = torch.zeros((len(sets[0][1]), len(self._concepts)), dtype=torch.bool, device=self._device)
+        for members, concepts in sets:
+            marked[tuple(map(self._to_device, members.positions(concepts)))] = True
+        return marked
 
     def _add_contests(
         self,
@@ -115,11 +134,14 @@ class Contest:
         import torch
 
         numbers = images + start
-        tested, shown = self._to_device(concepts).long(), self._to_device(self._probes.nodes[numbers]).long()
+        tested = self._to_device(concepts).long()
         contest_scores = scores[self._to_device(images)]
         own = contest_scores.gather(1, tested[:, None])
-        beaten_by = (contest_scores >= own) & ~(self._related[tested] | self._shown[shown])
-        outscored.index_add_(0, tested, beaten_by.to(torch.int16))
+        no_rivals = self._marked(
+            (self._ancestors, concepts), (self._descendants, concepts), (self._ancestors, self._probes.nodes[numbers])
+        )
+        beaten_by = (contest_scores >= own) & ~no_rivals
+        outscored.index_add_(0, tested - self._tested.start, beaten_by.to(torch.int16))
         best_rival = contest_scores.masked_fill(~beaten_by, -torch.inf).argmax(dim=1).cpu().numpy()
         bins = rank_bin(beaten_by.sum(dim=1).cpu().numpy())
         hit = bins == 0
@@ -144,7 +166,8 @@ class Contest:
         probes, n_concepts = self._probes, len(self._concepts)
         numbers = np.arange(start, start + len(scores))
         share = min(1.0, _CALIBRATION_IMAGES / max(len(probes), 1))
-        chosen = np.flatnonzero(decodable & (_uniform(probes.rows[numbers], 0) < share))
+        is_chosen = decodable & self._are_tested(probes.nodes[numbers])
+        chosen = np.flatnonzero(is_chosen & (_uniform(probes.rows[numbers], 0) < share))
         if n_concepts < 2 or not len(chosen):
             return
         rows, nodes = probes.rows[numbers[chosen]], probes.nodes[numbers[chosen]]
@@ -157,7 +180,8 @@ class Contest:
         repeated = np.diff(candidates, axis=1, prepend=-1) == 0
         rivals, own = self._to_device(candidates.clip(0)), self._to_device(nodes).long()[:, None]
         scores = scores[self._to_device(chosen)]
-        absent = (candidates < 0) | repeated | self._related[own, rivals].cpu().numpy()
+        related = self._marked((self._ancestors, nodes), (self._descendants, nodes)).gather(1, rivals)
+        absent = (candidates < 0) | repeated | related.cpu().numpy()
         own_scores = scores.gather(1, own).cpu().numpy().astype(np.float64)
         margins = self._logit_scale * (scores.gather(1, rivals).cpu().numpy() - own_scores)
         margins[absent] = -np.inf
@@ -165,13 +189,26 @@ class Contest:
         np.add.at(counts.nll, nodes, log_loss_units(np.stack(losses, axis=1)))
 
 
-def _mask(n_concepts: int, *sets: tuple[NDArray[np.int32], ...]) -> NDArray[np.bool_]:
-    """[V, V] boolean: row ``v`` marks ``v`` and the members of its sets."""
-    mask = np.eye(n_concepts, dtype=np.bool_)
-    for members in sets:
-        for v, indices in enumerate(members):
-            mask[v, indices] = True
-    return mask
+def merged(parts: Sequence[LabelCounts]) -> LabelCounts:
+    """The counts of all concepts, from those of contests with consecutive ranges of ``tested`` concepts."""
+    outscored = np.concatenate([part.outscored for part in parts])
+    return replace(reduce(add, (replace(part, outscored=outscored[:0]) for part in parts)), outscored=outscored)
+
+
+class _Sets:
+    """A set of concepts for each concept, and the concept itself, one after another in one array."""
+
+    def __init__(self, sets: tuple[NDArray[np.int32], ...]) -> None:
+        self._members = np.concatenate([np.append(members, v) for v, members in enumerate(sets)]).astype(np.int64)
+        self._sizes = np.array([len(members) + 1 for members in sets])
+        self._starts = np.cumsum(self._sizes) - self._sizes
+
+    def positions(self, concepts: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n, member) for each member of the n-th concept's set."""
+        sizes = self._sizes[concepts]
+        rows = np.repeat(np.arange(len(concepts)), sizes)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return rows, self._members[self._starts[concepts][rows] + within]
 
 
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:

@@ -6,13 +6,15 @@ import json
 import logging
 import os
 import shutil
-from contextlib import closing, contextmanager, suppress
+from concurrent.futures import BrokenExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.models.batches import in_background, prepared_batches
+from mll_hf.errors import ModelError
+from mll_hf.models.batches import Decoders, in_background
 from mll_hf.utils.files import storage_errors, write_atomically
 from mll_hf.utils.images import decode_image, usable_cores
 
@@ -38,7 +40,7 @@ def encoded_images(
     probes: ProbeSet,
     images: NDArray[np.int64],
     batch_size: int,
-    decoders: int | None = None,
+    decoders: Decoders[bytes | None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Embed the probe images with the given numbers, ascending.
 
@@ -52,25 +54,45 @@ def encoded_images(
 
 
 def encoded(
-    model: VisionLanguageModel, batches: Iterable[Sequence[bytes | None]], decoders: int | None = None
+    model: VisionLanguageModel,
+    batches: Iterable[Sequence[bytes | None]],
+    decoders: Decoders[bytes | None] | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable.
 
-    For a GPU, ``decoders`` processes decode the images; by default one per core but one.
+    Args:
+        model: The model.
+        batches: Encoded images of each batch.
+        decoders: What decodes them, from :func:`decoders_for`; by default its own ones, for this call.
+
+    Raises:
+        ModelError: The model cannot be run, or a process that decodes images died.
     """
+    with ExitStack() as stack:
+        decoders = decoders or stack.enter_context(closing(decoders_for(model)))
+        on_gpu = model.device.startswith("cuda")
+        prepared = stack.enter_context(closing(in_background(decoders.batches(batches, pinned=on_gpu))))
+        try:
+            for pixels, decodable in prepared:
+                embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
+                if pixels is not None:
+                    embeddings[decodable] = model.encode_pixels(pixels)
+                yield embeddings
+        except BrokenExecutor as error:
+            reason = "a process that decodes images was killed, most often for lack of memory; free some, and run again"
+            raise ModelError(model.ref.repo_id, reason) from error
+
+
+def decoders_for(model: VisionLanguageModel, processes: int | None = None) -> Decoders[bytes | None]:
+    """What decodes images for a model: threads on a CPU; for a GPU processes, by default one per core but one."""
+    on_gpu = model.device.startswith("cuda")
+    preprocess = model.compact if on_gpu else model.preprocess
 
     def prepare(content: bytes | None) -> torch.Tensor | None:
         image = decode_image(content)
-        return None if image is None else model.preprocess(image)
+        return None if image is None else preprocess(image)
 
-    on_gpu = model.device.startswith("cuda")
-    processes = (decoders or max(usable_cores() - 1, 1)) if on_gpu else 0
-    with closing(in_background(prepared_batches(batches, prepare, processes=processes, pinned=on_gpu))) as prepared:
-        for pixels, decodable in prepared:
-            embeddings = np.full((len(decodable), model.embedding_size), np.nan, np.float32)
-            if pixels is not None:
-                embeddings[decodable] = model.encode_pixels(pixels)
-            yield embeddings
+    return Decoders(prepare, (processes or max(usable_cores() - 1, 1)) if on_gpu else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mll_hf.errors import ModelError
 from mll_hf.labeling.contest import Contest
-from mll_hf.labeling.encoding import encoded_images
+from mll_hf.labeling.encoding import decoders_for, encoded_images
 from mll_hf.models import environment_of, load_model
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.counts import LabelCounts
     from mll_hf.labels.label import Cost, Environment, ModelRef
     from mll_hf.models import VisionLanguageModel
+    from mll_hf.models.batches import Decoders
 
     Blocks = Iterable[tuple[int, NDArray[np.float32]]]
 
@@ -65,11 +67,11 @@ class LocalEngine:
         Raises:
             ModelError: The model cannot be loaded.
         """
-        loaded = load_model(model, self.device)
+        run = LocalRun(load_model(model, self.device))
         try:
-            yield LocalRun(loaded)
+            yield run
         finally:
-            loaded.close()
+            run.close()
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -78,17 +80,35 @@ class LocalEngine:
         pass
 
 
-@dataclass(frozen=True, slots=True)
 class LocalRun:
     """One model on this engine.
 
+    Args:
+        model: The model.
+        processes: Processes that decode images for a GPU; None for one per core but one.
+
     Attributes:
         model: The model.
-        decoders: Processes that decode images for a GPU; None for one per core but one.
     """
 
-    model: VisionLanguageModel
-    decoders: int | None = None
+    def __init__(self, model: VisionLanguageModel, processes: int | None = None) -> None:
+        self.model, self._processes = model, processes
+        self._decoders: Decoders[bytes | None] | None = None
+
+    @property
+    def dtype(self) -> str:
+        """Precision of the image tower; float32 from the moment that half precision overflows."""
+        return self.model.dtype
+
+    def close(self) -> None:
+        """Free the model and what decodes its images."""
+        self._end_decoders()
+        self.model.close()
+
+    def _end_decoders(self) -> None:
+        if self._decoders:
+            self._decoders.close()
+        self._decoders = None
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
         """Embed the captions of V concepts.
@@ -109,10 +129,15 @@ class LocalRun:
             Numbers of some images [B] and their embeddings [B, D], NaN where undecodable; parts come in any order.
 
         Raises:
-            ModelError: The model cannot be loaded or run.
+            ModelError: The model cannot be run, or a process that decodes images died.
             GraphError: The images cannot be read.
         """
-        return encoded_images(self.model, probes, images, batch_size, self.decoders)
+        self._decoders = self._decoders or decoders_for(self.model, self._processes)
+        try:
+            yield from encoded_images(self.model, probes, images, batch_size, self._decoders)
+        except ModelError:
+            self._end_decoders()  # the next call starts new ones
+            raise
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
         """Count the contests over blocks of embeddings [CONTEST_BLOCK, D], each with the number of its first image."""

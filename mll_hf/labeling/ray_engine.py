@@ -1,7 +1,7 @@
 """Models run on Ray: one actor per GPU (or core) keeps a model and takes pieces of the work.
 
-A piece is a range of captions or images to embed, or some blocks of embeddings to count. The piece of a lost actor goes
-to another one. Finished pieces are on the driver's disk, so a killed driver loses only the pieces in flight.
+A piece is a range of captions or images to embed, or of concepts to count. The piece of a lost actor goes to another
+one. Finished pieces are on the driver's disk, so a killed driver loses only the pieces in flight.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import os
 import platform
 import re
 import socket
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache, reduce
-from itertools import islice
-from operator import add
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import lru_cache
+from itertools import pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf.errors import GraphError, InputError, MissingExtraError, ModelError
 from mll_hf.hub.locations import fetch_images, is_on_hub
-from mll_hf.labeling.contest import Contest
+from mll_hf.labeling.contest import Contest, merged
 from mll_hf.labeling.engines import Captions, LocalRun
 from mll_hf.models import environment_of, load_model, pick_device
 from mll_hf.models.base import TEXT_BATCH
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -42,9 +42,7 @@ if TYPE_CHECKING:
 
     Call = tuple[Any, str, tuple[object, ...]]  # key, method of _Worker, arguments
 
-Item = TypeVar("Item")
 _BATCHES_PER_PIECE = 32
-_BLOCKS_PER_PIECE = 64
 _RETRIES = 5
 _ADDRESS = re.compile(r"(?:ray://)?([\w.-]+):(\d{1,5})", re.ASCII)
 _CONNECT_SECONDS = 10.0
@@ -118,51 +116,67 @@ class RayEngine:
 
 
 class RayRun:
-    """One model on this engine; see :class:`~mll_hf.labeling.engines.LocalRun`."""
+    """One model on this engine; see :class:`~mll_hf.labeling.engines.LocalRun`.
+
+    Attributes:
+        dtype: Precision of the image tower on all actors: float32 once one of them overflows, or if they differ.
+    """
 
     def __init__(self, model: ModelRef, workers: _Workers) -> None:
         self._model, self._workers = model, workers
         self._environment: Environment | None = None
+        self.dtype: str | None = None  # whatever the actors choose
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
         """Embed captions in pieces."""
         size = TEXT_BATCH * max(len(captions) // (TEXT_BATCH * self._workers.n_workers), 1)
         calls = (
-            (first, "embed_captions", (self._model, captions[first : first + size]))
+            (first, "embed_captions", (self._model, self.dtype, captions[first : first + size]))
             for first in range(0, len(captions), size)
         )
         parts = [part for _, part in sorted(self._workers.completed(self._model, calls), key=lambda done: done[0])]
-        for part in parts:
-            self._check_environment(part.environment)
+        if not all(self._fits(part.environment) for part in parts):
+            return self.embed_captions(captions)
+        self.dtype = parts[0].environment.dtype
         return replace(parts[0], embeddings=np.concatenate([part.embeddings for part in parts]))
 
     def embed_images(
         self, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-        """Embed probe images in pieces, in the order of completion."""
+        """Embed probe images in pieces, in the order of completion; ends when the precision changes."""
         import ray
 
         shared, size = ray.put(probes), _BATCHES_PER_PIECE * batch_size
         pieces = (images[first : first + size] for first in range(0, len(images), size))
-        calls = ((piece, "embed_images", (self._model, shared, piece, batch_size)) for piece in pieces)
-        for piece, (embeddings, environment) in self._workers.completed(self._model, calls):
-            self._check_environment(environment)
-            yield piece, embeddings
+        calls = ((piece, "embed_images", (self._model, self.dtype, shared, piece, batch_size)) for piece in pieces)
+        with closing(self._workers.completed(self._model, calls)) as completed:
+            for piece, (embeddings, environment) in completed:
+                if not self._fits(environment):
+                    return
+                yield piece, embeddings
 
     def count(self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: Blocks) -> LabelCounts:
-        """Count the contests, several blocks at a time."""
+        """Count the contests, each actor those of a range of concepts, over all blocks."""
         import ray
 
         shared = [ray.put(value) for value in (graph, probes, captions)]
-        calls = ((None, "count", (*shared, several)) for several in _batched(blocks, _BLOCKS_PER_PIECE))
-        return reduce(add, (counts for _, counts in self._workers.completed(self._model, calls)))
+        there = [(start, ray.put(block)) for start, block in blocks]
+        bounds = np.linspace(0, len(graph), min(self._workers.n_workers, len(graph)) + 1).astype(int).tolist()
+        ranges = [range(*bound) for bound in pairwise(bounds)]
+        calls = ((tested.start, "count", (*shared, there, tested)) for tested in ranges)
+        return merged([counts for _, counts in sorted(self._workers.completed(self._model, calls), key=itemgetter(0))])
 
-    def _check_environment(self, environment: Environment) -> None:
+    def _fits(self, environment: Environment) -> bool:
+        """Whether a piece is from the environment of the others; if only its precision differs, all use float32."""
         self._environment = self._environment or environment
-        if environment != self._environment:
+        if replace(environment, dtype=self._environment.dtype) != self._environment:
             raise InputError(
                 f"machines of the cluster differ ({self._environment} and {environment}); install the same versions"
             )
+        if environment.dtype == self._environment.dtype:
+            return True
+        self.dtype, self._environment = "float32", replace(environment, dtype="float32")
+        return False
 
 
 class _Workers:
@@ -195,7 +209,7 @@ class _Workers:
         for worker in (*self._idle, *(worker for worker, _ in self._running.values())):
             ray.kill(worker)
 
-    def completed(self, model: ModelRef, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
+    def completed(self, model: ModelRef, calls: Iterable[Call]) -> Generator[tuple[Any, Any]]:
         """Run calls, one at a time on each actor; yields (key, result) in the order of completion.
 
         Calls are drawn when an actor is free. A call whose actor is lost runs again on another one.
@@ -260,31 +274,40 @@ class _Worker:
     def ready(self) -> None:
         """Return when the actor is up."""
 
-    def embed_captions(self, model: ModelRef, captions: Sequence[str]) -> Captions:
+    def embed_captions(self, model: ModelRef, dtype: str | None, captions: Sequence[str]) -> Captions:
         """Embed some captions."""
-        return self._run_of(model).embed_captions(captions)
+        return self._run_of(model, dtype).embed_captions(captions)
 
     def embed_images(
-        self, model: ModelRef, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
+        self, model: ModelRef, dtype: str | None, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> tuple[NDArray[np.float32], Environment]:
         """Embed some images."""
-        run = self._run_of(model)
+        run = self._run_of(model, dtype)
         parts = [embeddings for _, embeddings in run.embed_images(_with_files(probes), images, batch_size)]
         return np.concatenate(parts), environment_of(run.model)
 
     def count(
-        self, graph: SemanticGraph, probes: ProbeSet, captions: Captions, blocks: list[tuple[int, NDArray[np.float32]]]
+        self,
+        graph: SemanticGraph,
+        probes: ProbeSet,
+        captions: Captions,
+        blocks: list[tuple[int, Any]],
+        tested: range,
     ) -> LabelCounts:
-        """Count the contests over some blocks."""
-        device = pick_device(self._device)
-        return Contest(graph, probes, captions.embeddings, captions.logit_scale, device).count(blocks)
+        """Count the contests of some concepts over all blocks, given as references."""
+        import ray
 
-    def _run_of(self, model: ModelRef) -> LocalRun:
+        contest = Contest(graph, probes, captions.embeddings, captions.logit_scale, pick_device(self._device), tested)
+        return contest.count((start, ray.get(block)) for start, block in blocks)
+
+    def _run_of(self, model: ModelRef, dtype: str | None) -> LocalRun:
         if self._last is None or self._last.model.ref != model:
             if self._last is not None:
-                self._last.model.close()
+                self._last.close()
                 self._last = None
             self._last = LocalRun(load_model(model, self._device), self._decoders)
+        if dtype == "float32":
+            self._last.model.use_float32()
         return self._last
 
 
@@ -300,12 +323,6 @@ def workers_in(resources: dict[str, float], share: Share) -> int:
     """Number of actors that fit on a machine."""
     fits = [resources.get(kind, 0.0) / part for kind, part in (("CPU", share.cpus), ("GPU", share.gpus)) if part]
     return int(min(fits, default=0))
-
-
-def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while several := list(islice(iterator, size)):
-        yield several
 
 
 @lru_cache(maxsize=4)

@@ -131,17 +131,14 @@ def label_model(
                 "embeddings; use the same number (--sample), or another folder of labels"
             )
     with (engine or LocalEngine()).run(ref) as run:
-        captions = run.embed_captions([concept.caption for concept in graph.concepts])
-        key = _log_key(ref, probes, captions.environment)
-        log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.digest[:12]}"
-        log_key = _overwriting(key, path) if overwrite else key
-        log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
-        missing = np.flatnonzero(log.positions(probes.rows) < 0)
-        with log.writing() as write:
-            for images, embeddings in embedded_images(
-                run, ref.short_name, probes, missing, batch_size or captions.batch_size
-            ):
-                write(probes.rows[images], embeddings)
+        complete = False
+        while not complete:  # again, in float32, if the model overflows in half precision
+            captions = run.embed_captions([concept.caption for concept in graph.concepts])
+            key = _log_key(ref, probes, captions.environment)
+            log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.digest[:12]}"
+            log_key = _overwriting(key, path) if overwrite else key
+            log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
+            complete = _fill(log, run, ref, probes, captions.environment.dtype, batch_size or captions.batch_size)
         counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
     label = label_from_counts(
         ref, captions.cost, graph, probes, counts, environment=captions.environment, license=_license_of(ref)
@@ -158,6 +155,17 @@ def label_model(
     else:
         log.remove()
     return LabelingResult(label, path, measured=True, undecodable=counts.undecodable)
+
+
+def _fill(log: EmbeddingLog, run: ModelRun, ref: ModelRef, probes: ProbeSet, dtype: str, batch_size: int) -> bool:
+    """Embed the images that a log lacks; stops and returns False if the model leaves its precision."""
+    missing = np.flatnonzero(log.positions(probes.rows) < 0)
+    with log.writing() as write:
+        for images, embeddings in embedded_images(run, ref.short_name, probes, missing, batch_size):
+            if run.dtype != dtype:
+                return False
+            write(probes.rows[images], embeddings)
+    return run.dtype == dtype
 
 
 def label_from_counts(

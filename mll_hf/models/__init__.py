@@ -132,7 +132,7 @@ def load_model(
         ref: From `resolve_model` or a label.
         device: As for `pick_device`.
         token: Hub token; default: the saved one.
-        dtype: Precision of the image tower: one of `DTYPES`; default: float16 on CUDA, float32 elsewhere.
+        dtype: Precision of the image tower: one of `DTYPES`; default: half precision on CUDA, float32 elsewhere.
 
     Raises:
         ModelError: The files are missing, changed, damaged or no image-text model, or memory is full.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
+import threading
+import time
 from collections import deque
 from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from itertools import islice
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -21,51 +24,103 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    Chunk = tuple[torch.Tensor | None, list[bool]]
+    Chunk = tuple[NDArray[Any] | None, list[bool]]
 
 Item = TypeVar("Item")
+MOST_PROCESSES = 16
 _CHUNK = 32  # images per task of a thread or process
 _CHUNKS_AHEAD = 16
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 
 def prepared_batches(
     batches: Iterable[Sequence[Item]],
     prepare: Callable[[Item], torch.Tensor | None],
     *,
-    processes: int = 0,
-    pinned: bool = False,
     ahead: int = _CHUNKS_AHEAD * _CHUNK,
 ) -> Generator[tuple[torch.Tensor | None, NDArray[np.bool_]]]:
-    """Decode and preprocess images ahead of the model.
+    """Decode and preprocess images in threads, ahead of the model; see :class:`Decoders`."""
+    with contextlib.closing(Decoders(prepare)) as decoders:
+        yield from decoders.batches(batches, ahead=ahead)
 
-    Threads are enough on a CPU, because decoding and resizing release the GIL. A GPU needs processes to stay busy.
+
+class Decoders(Generic[Item]):
+    """Threads or processes that decode and preprocess images for one model, over any number of runs of batches.
+
+    Threads are enough on a CPU, because decoding and resizing release the GIL. A GPU needs processes to stay busy. They
+    are forked once and send their results through pipes, not through shared memory, of which Docker gives 64 MB. Where
+    processes cannot be forked, threads do the work.
 
     Args:
-        batches: Items of each batch, at least one.
-        prepare: Returns the model's input for an item, [3, H, W], or None if its image cannot be decoded.
-        processes: Number of worker processes; 0 for threads. Where processes cannot be forked, items and `prepare`
-            must be picklable.
-        pinned: Use page-locked memory, from which a GPU copies while it computes.
-        ahead: Number of images that threads prepare ahead of the model.
-
-    Yields:
-        The inputs of a batch [n, 3, H, W] (None if n is 0), and which of its items they belong to, [B] boolean.
+        prepare: Returns the model's input for an item, or None if its image cannot be decoded.
+        processes: Number of processes, of which at most 16 are used; 0 for threads.
     """
-    sizes: deque[int] = deque()
 
-    def chunks() -> Iterator[Sequence[Item]]:
-        for batch in batches:
-            share = -(-len(batch) // usable_cores())  # of a thread in a small batch
-            size = _CHUNK if processes else min(_CHUNK, share)
-            parts = [batch[first : first + size] for first in range(0, len(batch), size)]
-            sizes.append(len(parts))
-            yield from parts
+    def __init__(self, prepare: Callable[[Item], torch.Tensor | None], processes: int = 0) -> None:
+        self._pool: Executor
+        self._chunks_ahead, self._is_forked = _CHUNKS_AHEAD, False
+        if processes and "fork" in multiprocessing.get_all_start_methods():
+            processes = min(processes, MOST_PROCESSES)
+            fork = multiprocessing.get_context("fork")
+            self._pool = ProcessPoolExecutor(processes, fork, initializer=_start_process, initargs=(prepare,))
+            self._pool.submit(_use_one_torch_thread).result()  # forks all of them now, before there are more threads
+            self._work: Callable[[Sequence[Item]], Chunk] = _prepared_in_process
+            self._chunks_ahead, self._is_forked = 2 * processes, True
+        else:
+            self._pool = ThreadPoolExecutor(usable_cores(), initializer=_use_one_torch_thread)
+            self._work = lambda chunk: _prepared(prepare, chunk)
 
-    work = _Preparation(prepare)
-    prepare_all = partial(_in_processes, processes=processes) if processes else partial(_in_threads, ahead=ahead)
-    with contextlib.closing(prepare_all(chunks(), work)) as prepared:
-        for chunk in prepared:
-            yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
+    def batches(
+        self, batches: Iterable[Sequence[Item]], *, pinned: bool = False, ahead: int = _CHUNKS_AHEAD * _CHUNK
+    ) -> Generator[tuple[torch.Tensor | None, NDArray[np.bool_]]]:
+        """Prepare batches ahead of the model.
+
+        Args:
+            batches: Items of each batch, at least one.
+            pinned: Use page-locked memory, from which a GPU copies while it computes.
+            ahead: Number of images to prepare ahead of the model, more if there are not two chunks for each process.
+
+        Yields:
+            The inputs of a batch [n, 3, H, W] (None if n is 0), and which of its items they belong to, [B] boolean.
+
+        Raises:
+            BrokenExecutor: A process died.
+        """
+        sizes: deque[int] = deque()
+
+        def chunks() -> Iterator[Sequence[Item]]:
+            for batch in batches:
+                share = -(-len(batch) // usable_cores())  # of a thread in a small batch
+                size = _CHUNK if self._is_forked else min(_CHUNK, share)
+                parts = [batch[first : first + size] for first in range(0, len(batch), size)]
+                sizes.append(len(parts))
+                yield from parts
+
+        if self._is_forked:
+            ahead = max(ahead, self._chunks_ahead * _CHUNK)
+        with contextlib.closing(self._prepared(chunks(), ahead)) as prepared:
+            for chunk in prepared:
+                yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
+
+    def close(self) -> None:
+        """End the threads or processes."""
+        self._pool.shutdown(cancel_futures=True)
+
+    def _prepared(self, chunks: Iterator[Sequence[Item]], ahead: int) -> Generator[Chunk]:
+        prepared: deque[Future[Chunk]] = deque()
+        waiting: deque[int] = deque()  # images of each
+        try:
+            for chunk in chunks:
+                prepared.append(self._pool.submit(self._work, chunk))
+                waiting.append(len(chunk))
+                if sum(waiting) > ahead or len(waiting) > self._chunks_ahead:
+                    waiting.popleft()
+                    yield prepared.popleft().result()
+            while prepared:
+                yield prepared.popleft().result()
+        finally:
+            for future in prepared:
+                future.cancel()
 
 
 def in_background(items: Iterator[Item]) -> Generator[Item]:
@@ -83,57 +138,38 @@ def in_background(items: Iterator[Item]) -> Generator[Item]:
             items.close()
 
 
-class _Preparation(Generic[Item]):
-    """Prepares chunks of items. Also a torch `Dataset` whose keys are the chunks themselves."""
-
-    def __init__(self, prepare: Callable[[Item], torch.Tensor | None]) -> None:
-        self._prepare = prepare
-
-    def __getitem__(self, chunk: Sequence[Item]) -> Chunk:
-        import torch
-
-        inputs = [self._prepare(item) for item in chunk]
-        present = [item for item in inputs if item is not None]
-        return (torch.stack(present) if present else None), [item is not None for item in inputs]
+def _prepared(prepare: Callable[[Item], torch.Tensor | None], chunk: Sequence[Item]) -> Chunk:
+    inputs = [prepare(item) for item in chunk]
+    present = [item.numpy() for item in inputs if item is not None]
+    return (np.stack(present) if present else None), [item is not None for item in inputs]
 
 
-def _in_threads(chunks: Iterator[Sequence[Item]], work: _Preparation[Item], *, ahead: int) -> Generator[Chunk]:
-    pool = ThreadPoolExecutor(max_workers=usable_cores(), initializer=_use_one_torch_thread)
-    try:
-        prepared: deque[Future[Chunk]] = deque()
-        waiting: deque[int] = deque()  # images of each
-        for chunk in chunks:
-            prepared.append(pool.submit(work.__getitem__, chunk))
-            waiting.append(len(chunk))
-            if sum(waiting) > ahead or len(waiting) > _CHUNKS_AHEAD:
-                waiting.popleft()
-                yield prepared.popleft().result()
-        while prepared:
-            yield prepared.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+_prepare_in_process: Callable[[Any], torch.Tensor | None]  # of a forked process; closures cannot be sent to it
 
 
-def _in_processes(chunks: Iterator[Sequence[Item]], work: _Preparation[Item], *, processes: int) -> Generator[Chunk]:
-    """Prepare chunks in processes, with torch's loader: the sampler yields the chunks themselves."""
-    import torch.multiprocessing
-    from torch.utils.data import DataLoader
+def _start_process(prepare: Callable[[Any], torch.Tensor | None]) -> None:
+    global _prepare_in_process
+    _prepare_in_process = prepare
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _use_one_torch_thread()
 
-    fork = "fork" in torch.multiprocessing.get_all_start_methods()
-    yield from DataLoader(
-        work,  # type: ignore[arg-type]
-        sampler=chunks,
-        batch_size=None,
-        num_workers=processes,
-        multiprocessing_context="fork" if fork else None,
-    )
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone: a killed one cannot see to it, and the process would wait for ever."""
+    while os.getppid() == parent:
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    os._exit(1)
+
+
+def _prepared_in_process(chunk: Sequence[Any]) -> Chunk:
+    return _prepared(_prepare_in_process, chunk)
 
 
 def _joined(chunks: Sequence[Chunk], pinned: bool) -> tuple[torch.Tensor | None, NDArray[np.bool_]]:
     import torch
 
     present = np.array([is_present for _, mask in chunks for is_present in mask])
-    inputs = [tensor for tensor, _ in chunks if tensor is not None]
+    inputs = [torch.from_numpy(array) for array, _ in chunks if array is not None]
     if not inputs:
         return None, present
     shape = (int(present.sum()), *inputs[0].shape[1:])

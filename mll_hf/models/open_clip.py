@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import open_clip as oc
 from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, HFTokenizer
+from torchvision.transforms import Compose
+from torchvision.transforms.functional import pil_to_tensor
 
 from mll_hf.errors import ModelError
 from mll_hf.models.torch_model import NEEDS_CODE, VisionLanguageModel, one_line_errors
@@ -34,6 +36,11 @@ class OpenClipModel(VisionLanguageModel):
         """See `VisionLanguageModel`."""
         pixels: torch.Tensor = self._transform(to_rgb(image))
         return pixels
+
+    def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
+        *steps, _, normalize = self._transform.transforms
+        resize = Compose(steps)
+        return (lambda image: pil_to_tensor(resize(to_rgb(image)))), normalize.mean, normalize.std
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._network.encode_image(pixels)

@@ -7,7 +7,7 @@ import inspect
 import json
 import re
 import string
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoImageProcessor, AutoModelForZeroShotImageClassification, AutoTokenizer
@@ -19,7 +19,7 @@ from mll_hf.models.torch_model import NEEDS_CODE, VisionLanguageModel, one_line_
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from PIL import Image
@@ -68,6 +68,18 @@ class TransformersModel(VisionLanguageModel):
             shape[0, :2] = inputs["spatial_shapes"][0]
             pixels = torch.cat([shape, pixels])
         return pixels
+
+    def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
+        mean, std = (getattr(self._processor, name, None) for name in ("image_mean", "image_std"))
+        if not (isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple))):
+            return None
+
+        def resized(image: Image.Image) -> torch.Tensor:
+            steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+            pixels: torch.Tensor = self._processor(images=to_rgb(image), **steps)["pixel_values"][0]
+            return pixels
+
+        return resized, mean, std
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.ndim == 4:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labeling.contest import Contest
+from mll_hf.labeling.contest import Contest, merged
 from mll_hf.labels.counts import RANK_BINS, TEMPERATURES
 from worlds import (
     ANIMAL,
@@ -126,6 +126,18 @@ def test_counts_are_those_of_the_definition(world):
 def test_blocks_may_be_cut_anywhere(world):
     _, graph, probes, concepts, images, cuts = world
     assert_same(count(graph, probes, concepts, images, cuts=cuts), count(graph, probes, concepts, images))
+
+
+@examples
+@given(worlds(), st.lists(st.integers(0, 7), max_size=3))
+def test_ranges_of_concepts_add_up_to_the_whole(world, cuts):
+    _, graph, probes, concepts, images, blocks = world
+    bounds = [0, *sorted({cut for cut in cuts if 0 < cut < len(graph)}), len(graph)]
+    parts = [
+        Contest(graph, probes, concepts, 1.0, tested=range(*bound)).count([(0, images)]) for bound in pairwise(bounds)
+    ]
+    assert [part.outscored.shape for part in parts] == [(stop - start, len(graph)) for start, stop in pairwise(bounds)]
+    assert_same(merged(parts), count(graph, probes, concepts, images, cuts=blocks))
 
 
 def test_more_contests_than_are_counted_at_once():

@@ -1,15 +1,22 @@
-"""The log of embeddings."""
+"""Processes that decode images for a GPU, and the log of embeddings."""
 
+import io
 import os
+import signal
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from mll_hf.errors import StorageError
+from mll_hf.errors import ModelError, StorageError
 from mll_hf.labeling.encoding import EmbeddingLog
-from worlds import examples
+from mll_hf.labeling.engines import LocalRun
+from mll_hf.labels.label import ModelRef
+from mll_hf.models import batches
+from worlds import SHA, examples
 
 KEY = {"model": "a"}
 
@@ -126,3 +133,65 @@ def test_a_log_can_get_another_key(tmp_path):
         write(np.array([0]), embeddings_of([0]))
     log.rename({"model": "b"})
     assert stored(open_log(tmp_path / "log", {"model": "b"}), [0]) == [True]
+
+
+# ---- a GPU's processes
+
+
+class OnGpu:
+    """A model that seems to be on a GPU; an image that says so kills the process that decodes it."""
+
+    ref, device, embedding_size, batch_size, dtype = ModelRef("org/model", SHA, "open_clip"), "cuda", 3, 4, "float16"
+
+    def compact(self, image):
+        if image.getpixel((0, 0)) == KILLING:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+
+    def encode_pixels(self, pixels):
+        assert pixels.dtype == torch.uint8
+        return np.asarray(pixels[:, :, 0, 0], np.float32)
+
+
+KILLING = (6, 6, 6)
+
+
+def picture(color):
+    content = io.BytesIO()
+    Image.new("RGB", (2, 2), color).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    joined = batches._joined
+    monkeypatch.setattr(batches, "_joined", lambda chunks, pinned: joined(chunks, pinned=False))  # needs a driver
+    run = LocalRun(OnGpu(), processes=1)
+    yield run
+    run._end_decoders()
+
+
+class Images:
+    def __init__(self, *colors):
+        self.contents = [b"no picture" if color is None else picture(color) for color in colors]
+
+    def iter_image_bytes(self, batch_size, images):
+        yield from (self.contents[n : n + batch_size] for n in range(0, len(images), batch_size))
+
+
+def test_images_for_a_gpu_are_decoded_in_processes_and_stay_bytes(on_gpu):
+    colors = [(n, 2, 3) for n in range(5)]
+    (first, embeddings), (second, _) = on_gpu.embed_images(Images(*colors, None), np.arange(6), 3)
+    assert (first.tolist(), second.tolist()) == ([0, 1, 2], [3, 4, 5])
+    np.testing.assert_array_equal(embeddings, colors[:3])
+    decoders = on_gpu._decoders
+    ((_, embeddings),) = on_gpu.embed_images(Images(colors[4], None), np.arange(2), 2)
+    assert np.isnan(embeddings[1]).all()
+    assert on_gpu._decoders is decoders  # forked once per run
+
+
+def test_a_killed_process_is_a_failure_of_one_model(on_gpu):
+    with pytest.raises(ModelError, match=r"^model 'org/model': a process that decodes images was killed"):
+        list(on_gpu.embed_images(Images((1, 2, 3), KILLING), np.arange(2), 1))
+    ((_, embeddings),) = on_gpu.embed_images(Images((1, 2, 3)), np.arange(1), 1)
+    assert embeddings.tolist() == [[1, 2, 3]]

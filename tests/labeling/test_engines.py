@@ -4,6 +4,7 @@ Models are real but tiny: what runs in other processes cannot be replaced by fak
 """
 
 import importlib.util
+import json
 import os
 import pickle
 import signal
@@ -19,6 +20,9 @@ import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
+
+import gpu_check
 from mll_hf import errors
 from mll_hf.errors import GraphError, InputError, ModelError
 from mll_hf.graph.concepts import load_graph
@@ -26,8 +30,9 @@ from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.labeling import ray_engine
 from mll_hf.labeling import run as labeling
 from mll_hf.labeling.engines import LocalEngine
-from mll_hf.labeling.ray_engine import RayEngine, Share, _batched, _with_files, share_of, workers_in
+from mll_hf.labeling.ray_engine import RayEngine, Share, _with_files, share_of, workers_in
 from mll_hf.labeling.run import label_model, open_engine
+from mll_hf.labels.counts import LabelCounts
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path
 from mll_hf.models import resolve_model
@@ -42,9 +47,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    """Pieces of 16 images, of 2 captions, and of 2 blocks of 8 images."""
+    """Pieces of 16 images, and blocks of 8."""
     monkeypatch.setattr(ray_engine, "_BATCHES_PER_PIECE", 4)
-    monkeypatch.setattr(ray_engine, "_BLOCKS_PER_PIECE", 2)
     monkeypatch.setattr("mll_hf.labeling.run.CONTEST_BLOCK", 8)
 
 
@@ -182,12 +186,12 @@ def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, wh
 
     embed_images = ray_engine._Worker.embed_images
 
-    def die_once(self, model, probes, images, batch_size):
+    def die_once(self, model, dtype, probes, images, batch_size):
         mark = marks / str(images[0])
         if images[0] in (0, 32) and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return embed_images(self, model, probes, images, batch_size)
+        return embed_images(self, model, dtype, probes, images, batch_size)
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(die_once))
     with RayEngine(cpus=0.5) as engine:
@@ -199,7 +203,7 @@ def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, wh
 def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch):
     monkeypatch.setattr(ray_engine, "_RETRIES", 1)
 
-    def die(self, model, probes, images, batch_size):
+    def die(self, model, dtype, probes, images, batch_size):
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(die))
@@ -212,13 +216,38 @@ def test_machines_with_other_versions_are_refused(
 ):
     embed_images = ray_engine._Worker.embed_images
 
-    def of_another_version(self, model, probes, images, batch_size):
-        embeddings, environment = embed_images(self, model, probes, images, batch_size)
+    def of_another_version(self, model, dtype, probes, images, batch_size):
+        embeddings, environment = embed_images(self, model, dtype, probes, images, batch_size)
         return embeddings, replace(environment, torch="1.0")
 
     monkeypatch.setattr(ray_engine, "_Worker", workers_that(of_another_version))
     with RayEngine(cpus=0.5) as engine, pytest.raises(InputError, match="machines of the cluster differ"):
         label(tiny_open_clip, folder, tmp_path / "ray", engine)
+
+
+def test_workers_of_different_precision_all_go_on_in_full(
+    tiny_open_clip, folder, tmp_path, whole, ray_here, monkeypatch
+):
+    """An actor that overflows, or has older hardware, differs from the others."""
+    embed_images = ray_engine._Worker.embed_images
+
+    def overflowing(self, model, dtype, probes, images, batch_size):
+        run = self._run_of(model, dtype)
+        run.model.dtype = "float32" if dtype == "float32" or images[0] == 32 else "float16"
+        return embed_images(self, model, dtype, probes, images, batch_size)
+
+    def embed_captions(self, model, dtype, captions):
+        run = self._run_of(model, dtype)
+        run.model.dtype = dtype or "float16"
+        return run.embed_captions(captions)
+
+    worker = workers_that(overflowing)
+    worker.embed_captions = embed_captions
+    monkeypatch.setattr(ray_engine, "_Worker", worker)
+    with RayEngine(cpus=0.5) as engine:
+        result = label(tiny_open_clip, folder, tmp_path / "ray", engine)
+    assert result.label.environment.dtype == "float32"
+    assert result.path.read_bytes() == whole
 
 
 DRIVER = """
@@ -232,7 +261,7 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
 
 model, folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-ray_engine._BATCHES_PER_PIECE, ray_engine._BLOCKS_PER_PIECE, labeling.CONTEST_BLOCK = 4, 2, 8
+ray_engine._BATCHES_PER_PIECE, labeling.CONTEST_BLOCK = 4, 8
 pieces = ray_engine.RayRun.embed_images
 
 def embed_images(self, probes, images, batch_size):
@@ -324,11 +353,6 @@ def test_ray_that_ran_before_goes_on(ray_here):
     with RayEngine(cpus=0.5):
         pass
     assert ray_here.is_initialized()
-
-
-def test_batches():
-    assert list(_batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
-    assert list(_batched([], 2)) == []
 
 
 # --- the pool, with actors that are only simulated
@@ -447,3 +471,25 @@ def test_missing_images_of_the_hub_are_downloaded(hub, folder, tmp_path):
     found = _with_files(replace(probes, files=(tmp_path / "elsewhere" / "images.parquet",)))
     assert found.files[0].read_bytes() == files["images.parquet"]
     assert [len(batch) for batch in found.iter_image_bytes(16, np.arange(4, 40))] == [16, 16, 4]
+
+
+# --- the check for GPUs, on a CPU
+
+
+def test_gpu_check_runs_whole(tmp_path, ray_here, monkeypatch, capsys):
+    words = "--device cpu --models tiny --images 16 --compared 8 --concepts 40 --repeats 1 --out"
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", *words.split(), str(tmp_path)])
+    monkeypatch.setattr(gpu_check, "RayEngine", lambda: RayEngine(cpus=0.5))
+    assert gpu_check.main() == 0
+    (figures,), (page,) = tmp_path.glob("cpu-*.json"), tmp_path.glob("cpu-*.md")
+    found = json.loads(figures.read_text())
+    assert {row["contests"] > row["recognized"] > 0 for row in found["correctness"]} == {True}
+    assert found["ray"][0]["same bytes"]
+    assert page.read_text() in capsys.readouterr().out
+
+
+def test_gpu_check_tells_ties_from_faults():
+    counts = LabelCounts.zeros(3, 1)
+    changed = replace(counts, hits=np.array([2, 1, 0], np.int32))
+    assert gpu_check.differences(counts, changed, ties=np.array([2, 1, 9]))["beyond ties"] == 0
+    assert gpu_check.differences(counts, changed, ties=np.array([1, 1, 9]))["beyond ties"] == 1

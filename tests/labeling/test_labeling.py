@@ -281,6 +281,29 @@ def test_a_quick_label_of_another_environment_is_measured_anew(world, monkeypatc
     assert len(caplog.messages) == 1
 
 
+@pytest.mark.parametrize("last", [1, 5])
+def test_a_model_that_overflows_is_labeled_again_in_full_precision(world, tmp_path, monkeypatch, caplog, last):
+    whole = world.label(store=LabelStore(tmp_path / "whole")).path.read_bytes()
+    world.models.clear()
+    encode = FakeModel.encode_pixels
+
+    def overflowing(self, pixels):
+        if self.batches == last:
+            self.dtype = "float32"
+        self.batches += 1
+        return encode(self, pixels)
+
+    monkeypatch.setattr(FakeModel, "dtype", "float16")
+    monkeypatch.setattr(FakeModel, "batches", 0, raising=False)
+    monkeypatch.setattr(FakeModel, "encode_pixels", overflowing)
+    result = world.label()
+    assert result.label.environment.dtype == "float32"
+    assert result.path.read_bytes() == whole
+    (model,) = world.models
+    assert sorted(model.encoded[-21:]) == list(range(21))
+    assert "(dtype float16, now float32); starting anew" in caplog.messages[-1]
+
+
 def test_a_label_carries_the_license_of_its_model(world, hub):
     hub.put("model", "org/licensed", {"README.md": b"---\nlicense: Apache-2.0\n---\n"})
     assert world.label(replace(REF, repo_id="org/licensed")).label.license == "apache-2.0"

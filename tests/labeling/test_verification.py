@@ -100,7 +100,7 @@ probes = probe_set(images, [v // 40 for v in range(16000)])
 label = make_label(graph, support=np.diff(probes.offsets), sampling=probes.sampling, probes_digest=probes.digest)
 
 class Model:
-    logit_scale, cost, device, batch_size = 1.0, label.cost, "cpu", 512
+    logit_scale, cost, device, batch_size, preprocess = 1.0, label.cost, "cpu", 512, None
     def encode_texts(self, texts):
         return np.ones((len(texts), 8), np.float32)
     def close(self):

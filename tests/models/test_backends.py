@@ -25,7 +25,16 @@ import tiny_models
 from mll_hf.errors import InputError, ModelError
 from mll_hf.hub import connection
 from mll_hf.labels.label import ModelRef
-from mll_hf.models import Backend, Link, bytes_to_fetch, environment_of, load_model, pick_device, resolve_model
+from mll_hf.models import (
+    Backend,
+    Link,
+    bytes_to_fetch,
+    environment_of,
+    load_model,
+    pick_device,
+    resolve_model,
+    torch_model,
+)
 from mll_hf.utils.images import to_rgb
 
 KINDS = ("open_clip", "open_clip_sigmoid", "clip", "siglip")
@@ -144,7 +153,7 @@ def test_embeddings_that_are_not_finite_or_zero_are_refused(kind, folders, monke
         model.encode_texts(TEXTS[:3])
 
 
-def test_half_precision_that_overflows_runs_again_in_full(folders, monkeypatch):
+def test_a_model_that_overflows_in_half_precision_runs_in_full_from_then_on(folders, monkeypatch):
     model = load_local(folders["open_clip"])
     expected, features = model.encode_pixels(random_pixels(2)), model._image_features
     seen = []
@@ -154,9 +163,61 @@ def test_half_precision_that_overflows_runs_again_in_full(folders, monkeypatch):
         return features(pixels) * (torch.inf if seen[-1] else 1)
 
     monkeypatch.setattr(model, "_half", torch.bfloat16)
+    monkeypatch.setattr(model, "dtype", "bfloat16")
     monkeypatch.setattr(model, "_image_features", overflowing)
-    np.testing.assert_allclose(model.encode_pixels(random_pixels(2)), expected, atol=1e-6)
-    assert seen == [True, False]
+    for _ in range(2):
+        np.testing.assert_allclose(model.encode_pixels(random_pixels(2)), expected, atol=1e-6)
+    assert seen == [True, False, False]
+    assert environment_of(model).dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("device", "capability", "dtype"),
+    [
+        ("cuda", (9, 0), "bfloat16"),
+        ("cuda:1", (8, 0), "bfloat16"),
+        ("cuda", (7, 5), "float16"),
+        ("cpu", None, "float32"),
+    ],
+)
+def test_the_precision_follows_from_the_hardware(device, capability, dtype, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda asked: capability if asked.type == "cuda" else None)
+    assert torch_model._fastest_dtype(torch.device(device)) == dtype
+
+
+class FakeGpu:
+    """A card whose memory holds the weights and some bytes per image; torch's counters see a model on the CPU."""
+
+    def __init__(self, model, monkeypatch, free, per_image, most=10**9):
+        self.batches, self.peak = [], 0
+
+        def image_features(pixels):
+            assert sys.exc_info()[0] is None
+            self.batches.append(len(pixels))
+            self.peak = max(self.peak, per_image * len(pixels))
+            if len(pixels) > most:
+                fill_gpu()
+            return torch.ones(len(pixels), model.embedding_size)
+
+        def reset(_):
+            self.peak = 0
+
+        monkeypatch.setattr(model, "_image_features", image_features)
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (free, 10 * free))
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 7 * free)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 7 * free + self.peak)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+
+
+@pytest.mark.parametrize(
+    ("free", "most", "batch"),
+    [(10**6, 10**9, 512), (10_000, 10**9, 64), (10_000, 11, 8), (150, 10**9, 1), (1000, 1, 1)],
+)
+def test_the_batch_of_a_gpu_is_doubled_while_it_fits_beside_the_weights(folders, monkeypatch, free, most, batch):
+    model = load_local(folders["open_clip"])
+    gpu = FakeGpu(model, monkeypatch, free, per_image=100, most=most)
+    assert model._largest_batch() == batch  # however large the weights are: here seven tenths of the card
+    assert gpu.batches == [2**n for n in range(1, 10) if 2**n <= max(2 * batch, 2)]
 
 
 def fill_memory(*_, **__):
@@ -241,6 +302,36 @@ def test_preprocess_is_the_librarys_own(kind, model, folders):
     assert pixels.shape == (3, 32, 32)
     assert pixels.dtype == torch.float32
     torch.testing.assert_close(pixels, expected, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(40, 50), (97, 31), (20, 300)])
+def test_images_may_travel_as_bytes_and_be_normalized_on_the_device(kind, folders, size):
+    model = load_local(folders[kind])
+    model._normalize_on_device()
+    image = random_image(*size)
+    compact = model.compact(image)
+    assert compact.dtype == torch.uint8
+    assert compact.shape == (3, 32, 32)
+    expected = model.encode_pixels(model.preprocess(image)[None])
+    np.testing.assert_allclose(model.encode_pixels(compact[None]), expected, atol=1e-6)
+
+
+def test_other_preprocessing_gives_the_input_itself(folders, monkeypatch):
+    model, image = load_local(folders["clip"]), random_image()
+    resized, mean, std = model._resizing()
+    patches = lambda image: model.preprocess(image)[0]  # noqa: E731 - two dimensions, as NaFlex has
+    for found in (
+        None,
+        (resized, [0.1] * 3, std),
+        (lambda image: resized(image).float(), mean, std),
+        (patches, mean, std),
+    ):
+        monkeypatch.setattr(model, "_resizing", lambda found=found: found)
+        model._normalize_on_device()
+        assert torch.equal(model.compact(image), model.preprocess(image))
+    monkeypatch.undo()
+    monkeypatch.setattr(model._processor, "image_mean", None)
+    assert model._resizing() is None
 
 
 def test_both_backends_preprocess_alike(models):

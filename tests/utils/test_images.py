@@ -1,8 +1,15 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -11,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError
 
-from mll_hf.models.batches import in_background, prepared_batches
+from mll_hf.models import batches
+from mll_hf.models.batches import Decoders, in_background, prepared_batches
 from mll_hf.utils.images import decode_image, to_rgb, usable_cores
 from worlds import examples
 
@@ -170,10 +178,15 @@ def test_batches_keep_their_items_in_order(batches):
             assert inputs[:, 0, 0, 0].tolist() == known
 
 
+def in_processes(batches, prepare, processes):
+    with closing(Decoders(prepare, processes)) as decoders:
+        return list(decoders.batches(iter(batches)))
+
+
 @pytest.mark.parametrize("batches", [[[3], [None, 7, None], [None], list(range(70)), [1, 2]]])
 def test_processes_prepare_the_same_as_threads(batches):
     threads = list(prepared_batches(iter(batches), tensor_of))
-    processes = list(prepared_batches(iter(batches), tensor_of, processes=2))
+    processes = list(in_processes(batches, tensor_of, 2))
     for (expected, present), (inputs, present_too) in zip(threads, processes, strict=True):
         np.testing.assert_array_equal(present, present_too)
         assert (inputs is None) == (expected is None)
@@ -186,7 +199,73 @@ def test_an_error_in_a_process_reaches_the_caller():
         raise ArithmeticError(f"item {item}")
 
     with pytest.raises(ArithmeticError, match="item 5"):
-        list(prepared_batches([[5]], fail, processes=1))
+        in_processes([[5]], fail, 1)
+
+
+def pid_of(item):
+    return torch.tensor([os.getpid()])
+
+
+def test_processes_serve_all_runs_of_a_model():
+    with closing(Decoders(pid_of, 2)) as decoders:
+        pids = [{int(pid) for inputs, _ in decoders.batches([range(70)] * 4) for pid in inputs} for _ in range(3)]
+    assert len(set.union(*pids)) <= 2
+    assert os.getpid() not in set.union(*pids)
+
+
+def test_a_run_that_ends_early_leaves_the_processes_to_the_next():
+    with closing(Decoders(tensor_of, 1)) as decoders:
+        aborted = decoders.batches([[number] for number in range(100)])
+        next(aborted)
+        aborted.close()
+        assert [int(inputs[0, 0, 0, 0]) for inputs, _ in decoders.batches([[7], [8]])] == [7, 8]
+
+
+def test_there_are_at_most_sixteen_processes(monkeypatch):
+    asked = []
+
+    class Pool(ThreadPoolExecutor):
+        def __init__(self, processes, *_, **__):
+            asked.append(processes)
+            super().__init__(1)
+
+    monkeypatch.setattr(batches, "ProcessPoolExecutor", Pool)
+    for cores in (3, 64):
+        Decoders(tensor_of, cores).close()
+    assert asked == [3, 16]
+
+
+def test_processes_use_no_shared_memory(monkeypatch):
+    import torch.multiprocessing  # registers how tensors are sent: through shared memory
+
+    def share(_):
+        raise OSError("no space left in shared memory")
+
+    for kind in (torch.Tensor, torch.storage.UntypedStorage):
+        monkeypatch.setitem(ForkingPickler._extra_reducers, kind, share)
+    ((inputs, _),) = in_processes([[1, 2]], tensor_of, 1)
+    assert inputs[:, 0, 0, 0].tolist() == [1, 2]
+
+
+def test_processes_end_when_their_parent_is_killed():
+    code = """
+import os, signal
+import torch
+from mll_hf.models.batches import Decoders
+decoders = Decoders(lambda item: torch.zeros(1), 1)
+print(len(list(decoders.batches([[0]]))), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    words, environment = [sys.executable, "-c", code], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    # returns when all processes that could write to the pipe are gone
+    run = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert (run.returncode, run.stdout) == (-signal.SIGKILL, "1\n"), run.stderr
+
+
+def test_without_fork_threads_prepare(monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    ((inputs, _),) = in_processes([[0]], pid_of, 2)
+    assert inputs.tolist() == [[os.getpid()]]
 
 
 def test_a_background_thread_gives_the_same_items_and_errors():

@@ -1,0 +1,305 @@
+"""What this package does on a GPU: whether its counts are those of the CPU, its speed, its memory, and Ray.
+
+Models have random weights, and nothing is downloaded. Writes a Markdown and a JSON file, to be committed. Ends with
+status 1 if counts differ by more than ties can explain.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from labeling_speed import SPEED_HEAD, contest_line, make_world, measure_contest, random_model, speed_row, speeds, unit
+from mll_hf import __version__
+from mll_hf.ensemble.run import Ensemble
+from mll_hf.labeling.contest import Contest
+from mll_hf.labeling.encoding import encoded_images
+from mll_hf.labeling.ray_engine import RayEngine
+from mll_hf.labeling.run import label_model
+from mll_hf.labels.label import Cost
+from mll_hf.labels.store import LabelStore
+from mll_hf.models import environment_of, gpu_count, load_model, pick_device
+from mll_hf.selection import Evidence, Selection, Strategy
+from mll_hf.selection.result import SelectedModel
+from mll_hf.utils.tables import markdown_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.graph.probes import ProbeSet
+    from mll_hf.labels.counts import LabelCounts
+    from mll_hf.labels.label import ModelRef
+    from mll_hf.models import VisionLanguageModel
+
+# of a cosine: 2.5 times the greatest error of four real models on a CPU; float32 is that of TF32 in convolutions
+TOLERANCES = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}
+_SAME_EMBEDDINGS = 1e-5
+_CORRECTNESS = ("model", "dtype", "batch", "contests", "ties", "recognized", "changed", "beyond ties")
+
+
+def main() -> int:
+    """Run all checks; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default="ViT-B-32,ViT-L-14,ViT-H-14", metavar="NAMES", help="three architectures")
+    parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    parser.add_argument("--images", type=int, default=4096, metavar="N", help="JPEGs for speed (default: %(default)s)")
+    parser.add_argument("--compared", type=int, default=256, metavar="N", help="images that a CPU embeds, too")
+    parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/gpu"), metavar="FOLDER")
+    args = parser.parse_args()
+    device = pick_device(args.device)
+    found: dict[str, Any] = {"machine": machine(device), "arguments": {**vars(args), "out": None}}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        graph, probes = make_world(folder, args.concepts, args.images)
+        found |= model_checks(args, device, folder, graph, probes)
+    found["contest"] = measure_contest(args.concepts, device, args.images)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / re.sub(r"\W+", "-", found["machine"]["device"]).strip("-").lower()
+    path.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    path.with_suffix(".md").write_text(report(found))
+    print(report(found))
+    return int(any(row["beyond ties"] for row in found["correctness"]))
+
+
+def model_checks(
+    args: argparse.Namespace, device: str, folder: Path, graph: SemanticGraph, probes: ProbeSet
+) -> dict[str, Any]:
+    """Everything that needs models; each has its weights on disk, for the ensemble and for Ray."""
+    found: dict[str, Any] = {"correctness": [], "speed": {}}
+    refs = []
+    for number, name in enumerate(args.models.split(",")):
+        model = random_model(name, folder / str(number), device, seed=number)
+        refs.append(model.ref)
+        found["correctness"] += compare(name, model, graph, probes, args.compared)
+        found["speed"][f"{number} {name}"] = speeds(model, graph, probes, None, args.repeats)
+        model.close()
+    found["ensemble"] = measure_ensemble(refs, device, jpegs(probes, args.images), args.repeats)
+    on_gpu = device.startswith("cuda")
+    counts = sorted({1, gpu_count()}) if on_gpu else [1]
+    found["ray"] = [through_ray(refs[0], graph, probes, n, on_gpu) for n in counts]
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    on_gpu = device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device} {platform.machine()}",
+        "devices": gpu_count() if on_gpu else 1,
+        "bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "mll_hf": __version__,
+    }
+
+
+# --- counts -----------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    name: str, model: VisionLanguageModel, graph: SemanticGraph, probes: ProbeSet, n_images: int
+) -> list[dict[str, Any]]:
+    """The device's counts against the CPU's: from embeddings of its own, and from those of the CPU."""
+    on_cpu = load_model(model.ref, "cpu")
+    theirs, ours = (embed(loaded, probes, n_images) for loaded in (on_cpu, model))
+    on_cpu.close()
+    concepts = concepts_near(theirs, probes, len(graph))
+    rows = []
+    for what, images, tolerance in (
+        (f"{name}, its embeddings", ours, TOLERANCES[model.dtype]),
+        (f"{name}, the CPU's embeddings", theirs, _SAME_EMBEDDINGS),
+    ):
+        expected = Contest(graph, probes, concepts, model.logit_scale).count([(0, theirs)])
+        found = Contest(graph, probes, concepts, model.logit_scale, model.device).count([(0, images)])
+        ties = near_ties(graph, probes, theirs, concepts, tolerance)
+        rows.append(
+            {
+                "model": what,
+                **asdict(environment_of(model)),
+                "batch": model.batch_size,
+                "greatest difference of an embedding": float(np.abs(images - theirs).max()),
+                **differences(expected, found, ties),
+            }
+        )
+    return rows
+
+
+def embed(model: VisionLanguageModel, probes: ProbeSet, n_images: int) -> NDArray[np.float32]:
+    """[N, D] embeddings of the first images."""
+    numbers = np.arange(min(n_images, len(probes)))
+    return np.concatenate([part for _, part in encoded_images(model, probes, numbers, model.batch_size)])
+
+
+def concepts_near(images: NDArray[np.float32], probes: ProbeSet, n_concepts: int) -> NDArray[np.float32]:
+    """[V, D] embeddings of concepts, each near an image that tests it, if there is one, so that some are recognized.
+
+    Models with random weights embed all images nearly alike, so the mean is taken out.
+    """
+    concepts = np.random.default_rng(0).standard_normal((n_concepts, images.shape[1]))
+    centered = unit(images - images.mean(axis=0))
+    for v in range(n_concepts):
+        tests = probes.images_of(v)
+        if len(tests) and tests[0] < len(images):
+            concepts[v] = centered[tests[0]]
+    return unit(concepts)
+
+
+def near_ties(
+    graph: SemanticGraph, probes: ProbeSet, images: NDArray[np.float32], concepts: NDArray[np.float32], tolerance: float
+) -> NDArray[np.int64]:
+    """[V] contests for each concept in which it and its best rival are so close that either may win."""
+    ties = np.zeros(len(graph), np.int64)
+    scores = images @ concepts.T
+    for v in range(len(graph)):
+        for x in probes.images_of(v):
+            if x >= len(images):
+                break
+            node = probes.nodes[x]
+            rivals = scores[x].copy()
+            for no_rivals in ([v, node], graph.ancestors[v], graph.descendants[v], graph.ancestors[node]):
+                rivals[no_rivals] = -np.inf
+            ties[v] += abs(scores[x, v] - rivals.max()) <= 2 * tolerance
+    return ties
+
+
+def differences(expected: LabelCounts, found: LabelCounts, ties: NDArray[np.int64]) -> dict[str, int]:
+    """How many contests ended otherwise, and how many of them cannot be ties; other tests than expected cannot be."""
+    changed = np.abs(expected.hits - found.hits)
+    return {
+        "contests": int(expected.support.sum()),
+        "ties": int(ties.sum()),
+        "recognized": int(expected.hits.sum()),
+        "changed": int(changed.sum()),
+        "beyond ties": int(np.maximum(changed - ties, 0).sum() + np.abs(expected.support - found.support).sum()),
+    }
+
+
+# --- many models, many GPUs -------------------------------------------------------------------------------------------
+
+
+def measure_ensemble(refs: Sequence[ModelRef], device: str, images: list[bytes], repeats: int) -> dict[str, float]:
+    """Seconds of an ensemble and of its models one by one."""
+    selections = [selection_of(refs), *(selection_of([ref]) for ref in refs)]
+    together, *alone = (seconds_of(Ensemble(selection, device), images, repeats) for selection in selections)
+    return {"ensemble": together, "singles": sum(alone), "ratio": together / sum(alone)}
+
+
+def seconds_of(ensemble: Ensemble, images: list[bytes], repeats: int) -> float:
+    """Median seconds of a prediction after a first one, which loads the models."""
+    with closing(ensemble):
+        ensemble.predict(images[:8])
+        return statistics.median(_timed(lambda: ensemble.predict(images)) for _ in range(repeats))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def selection_of(refs: Sequence[ModelRef]) -> Selection:
+    """A selection in which all models answer for all classes."""
+    classes = ("cat", "dog", "tree", "car", "boat")
+    shape = (len(refs), len(classes))
+    return Selection(
+        classes=classes,
+        strategy=Strategy.UNIFORM,
+        k=len(refs),
+        models=tuple(SelectedModel(ref, Cost(1, 1.0), 1.0, 0.5, Evidence.OVERALL) for ref in refs),
+        scores=np.full(shape, 0.5),
+        chosen=np.ones(shape, np.bool_),
+        matches=((),) * len(classes),
+        coverage=np.zeros(len(classes)),
+        images=np.zeros(len(classes)),
+    )
+
+
+def jpegs(probes: ProbeSet, n_images: int) -> list[bytes]:
+    """The first images, encoded."""
+    return [content or b"" for batch in probes.iter_image_bytes(n_images) for content in batch]
+
+
+def through_ray(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, n: int, on_gpu: bool) -> dict[str, Any]:
+    """Images per second of a whole labeling on n GPUs, or n cores, with models that are loaded already."""
+    import ray
+
+    started = not ray.is_initialized()
+    if started:
+        ray.init(
+            num_cpus=None if on_gpu else n, num_gpus=n if on_gpu else 0, include_dashboard=False,
+            _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False,
+        )  # fmt: skip
+    try:
+        with RayEngine() as engine, tempfile.TemporaryDirectory() as folder:
+            store = LabelStore(Path(folder))
+            first = label_model(ref, graph, probes, store, engine=engine).path.read_bytes()
+            start = time.perf_counter()
+            second = label_model(ref, graph, probes, store, engine=engine, overwrite=True).path.read_bytes()
+            seconds = time.perf_counter() - start
+    finally:
+        if started:
+            ray.shutdown()
+    return {"workers": n, "images/s": len(probes) / seconds, "same bytes": first == second}
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def report(found: dict[str, Any]) -> str:
+    """The figures in Markdown."""
+    models = found["arguments"]["models"]
+    here, contest, ensemble = found["machine"], found["contest"], found["ensemble"]
+    correctness = [[str(row[key]) for key in _CORRECTNESS] for row in found["correctness"]]
+    speed = [speed_row(name.split()[1], figures) for name, figures in found["speed"].items()]
+    ray = [
+        [str(row["workers"]), f"{row['images/s']:.4g}", "yes" if row["same bytes"] else "no"] for row in found["ray"]
+    ]
+    lines = [
+        f"# {here['device']}",
+        "",
+        f"`scripts/gpu_check --models {models}` with mll_hf {here['mll_hf']}, torch {here['torch']}, "
+        f"{here['devices']} x {here['device']}, {here['cores']} cores. Models have random weights.",
+        "",
+        "Counts against the CPU's; a tie is closer than the precision's tolerance:",
+        "",
+        *markdown_table(_CORRECTNESS, correctness),
+        "",
+        "Images per second of labeling and of other loops over the same JPEGs:",
+        "",
+        *markdown_table(SPEED_HEAD, speed),
+        "",
+        f"Ensemble of {models}: {ensemble['ensemble']:.2f} s, one by one {ensemble['singles']:.2f} s (ratio "
+        f"{ensemble['ratio']:.2f}).",
+        "",
+        contest_line(contest)[:1].upper() + contest_line(contest)[1:] + ".",
+        "",
+        "Labeling through Ray:",
+        "",
+        *markdown_table(["workers", "images per second", "same bytes twice"], ray),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
