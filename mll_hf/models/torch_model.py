@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
 _GPU_BATCH = 512
 _SHARE_OF_FREE = 0.8  # of the memory beside the weights; the rest is for fragments and the contest
-_FIRST_WITH_BFLOAT16 = (8, 0)  # Ampere
 _BYTE_TOLERANCE = 1e-5  # libraries divide by 255, or multiply by its inverse
 NEEDS_CODE = "needs code from a repository, which is never run; use another model"
 _DAMAGED = "its files may be damaged: download it again, or use another model"
@@ -42,10 +41,9 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t alloc
 class VisionLanguageModel(ABC):
     """A loaded model in evaluation mode; backends implement the four abstract methods.
 
-    Unless asked otherwise, images run in bfloat16 on a GPU that has it, in float16 on an older one, in float32
-    elsewhere. A model that overflows in half precision runs in float32 from then on. bfloat16 does not overflow, but
-    rounds eight times more coarsely: it changes 1.2 % of the answers of four models of the testbed, float16 .1 %. Texts
-    always run in float32: they are few, and each is compared with every image. The network is not compiled: compiling
+    Unless asked otherwise, images run in float16 on a GPU, in float32 elsewhere. A model that overflows in half
+    precision runs in float32 from then on. bfloat16 does not overflow, but rounds eight times more coarsely: on a CPU it
+    changed 1.2 % of the answers of four small models, float16 .1 %. Texts always run in float32: they are few, and each is compared with every image. The network is not compiled: compiling
     takes minutes per model, longer than most measurements, and nobody has measured that it pays.
 
     Attributes:
@@ -78,7 +76,7 @@ class VisionLanguageModel(ABC):
         self.ref = ref
         self.device = device
         self._device = torch.device(device)
-        self.dtype = dtype or _fastest_dtype(self._device)
+        self.dtype = dtype or ("float16" if self._device.type == "cuda" else "float32")
         self._half: torch.dtype | None = None if self.dtype == "float32" else getattr(torch, self.dtype)
         self._resized: Callable[[Image.Image], torch.Tensor] | None = None
         network = network.eval().requires_grad_(False)  # FLOPs of attention pools are only counted without gradients
@@ -289,13 +287,6 @@ class VisionLanguageModel(ABC):
             return (torch.cuda.max_memory_allocated(self._device) - before) / _SHARE_OF_FREE
         self._free_memory()
         return math.inf
-
-
-def _fastest_dtype(device: torch.device) -> str:
-    """The precision in which a device runs image towers fastest, other than by quantizing them."""
-    if device.type != "cuda":
-        return "float32"
-    return "bfloat16" if torch.cuda.get_device_capability(device) >= _FIRST_WITH_BFLOAT16 else "float16"
 
 
 def _noise(width: int, height: int) -> Image.Image:

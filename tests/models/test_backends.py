@@ -33,7 +33,6 @@ from mll_hf.models import (
     load_model,
     pick_device,
     resolve_model,
-    torch_model,
 )
 from mll_hf.utils.images import to_rgb
 
@@ -169,20 +168,6 @@ def test_a_model_that_overflows_in_half_precision_runs_in_full_from_then_on(fold
         np.testing.assert_allclose(model.encode_pixels(random_pixels(2)), expected, atol=1e-6)
     assert seen == [True, False, False]
     assert environment_of(model).dtype == "float32"
-
-
-@pytest.mark.parametrize(
-    ("device", "capability", "dtype"),
-    [
-        ("cuda", (9, 0), "bfloat16"),
-        ("cuda:1", (8, 0), "bfloat16"),
-        ("cuda", (7, 5), "float16"),
-        ("cpu", None, "float32"),
-    ],
-)
-def test_the_precision_follows_from_the_hardware(device, capability, dtype, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda asked: capability if asked.type == "cuda" else None)
-    assert torch_model._fastest_dtype(torch.device(device)) == dtype
 
 
 class FakeGpu:
