@@ -48,7 +48,6 @@ from mll_hf.errors import HubError, InputError, MLLError
 from mll_hf.graph.authoring import NewConcept, NewImage, add_to_graph, new_concept
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
-from mll_hf.labeling.destinations import own_names
 from mll_hf.models.known import known_models, usable_models
 from mll_hf.utils.text import gigabytes, one_line
 
@@ -414,15 +413,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", action="store_true", help="delete nothing: neither the repos nor the local folder")
     args = parser.parse_args(arguments)
     try:
-        owned = own_names()
         with hub_errors("hub"):
-            user = connect().whoami()["name"]
-        if args.namespace and args.namespace not in owned:
-            raise InputError(f"{args.namespace} is not your namespace; give one of: {', '.join(sorted(owned))}")
+            user = connect().whoami()
+        owned = [user["name"], *(organization["name"] for organization in user.get("orgs", ()))]
+        if (namespace := args.namespace or owned[0]) not in owned:
+            raise InputError(f"{namespace} is not your namespace; give one of: {', '.join(owned)}")
         stem = f"mll-hf-live-check-{secrets.token_hex(3)}"
         folder = Path(tempfile.gettempdir()) / stem
-        check = Check(args.namespace or user, tuple(args.model or default_models()), folder, stem)
-        print(plan(check, user, args.keep), file=sys.stderr)
+        check = Check(namespace, tuple(args.model or default_models()), folder, stem)
+        print(plan(check, owned[0], args.keep), file=sys.stderr)
         if not args.yes and not agrees("Continue?", "nobody can be asked; add --yes"):
             print("nothing was created", file=sys.stderr)
             return 2

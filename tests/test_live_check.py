@@ -157,4 +157,6 @@ def test_only_in_a_namespace_of_yours(run, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     status, _, said = run("--yes")
     assert status == 1
-    assert said == "live_check: error: hub: to publish labels you must be logged in; use: hf auth login\n"
+    assert said == (
+        "live_check: error: hub: you are not logged in, or your token is invalid; log in with: hf auth login\n"
+    )
