@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Unpack
 
+    import torch
     from numpy.typing import NDArray
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
@@ -342,16 +343,43 @@ class Client:
         sample = [images[n] for n in trial_sample(len(images), config.most_images)]
         return try_models(self.load(shortlist), config, sample, examples, sizes, approve)
 
-    def load(self, selection: Selection, templates: Sequence[str] | None = None) -> Ensemble:
-        """Make the chosen models ready to classify; they are fetched and loaded when first used.
+    def load(
+        self,
+        selection: Selection,
+        templates: Sequence[str] | None = None,
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        batch_size: int | None = None,
+        keep_loaded: int | None = None,
+    ) -> Ensemble:
+        """Make the chosen models ready to classify.
+
+        They are fetched and loaded when first used, and stay loaded while memory allows.
 
         Args:
             selection: From :meth:`select` or :meth:`Selection.from_json`.
             templates: Prompt templates with one ``{}`` each; by default those that fit the selection's domain and task.
+            device: Device of the models; by default that of the client.
+            dtype: Precision of the image towers: ``float32``, ``float16`` or ``bfloat16``; by default float16 on CUDA
+                and float32 elsewhere.
+            batch_size: Images per batch; by default what keeps the device busy.
+            keep_loaded: Models to keep loaded, at most; by default as many as fit into memory.
+
+        Raises:
+            InputError: A number is below 1.
         """
         from mll_hf.ensemble.run import Ensemble
 
-        return Ensemble(selection, self._device, tuple(templates) if templates else None, token=self._token)
+        return Ensemble(
+            selection,
+            device or self._device,
+            tuple(templates) if templates else None,
+            token=self._token,
+            dtype=None if dtype is None else str(dtype).removeprefix("torch."),
+            batch_size=batch_size,
+            keep_loaded=keep_loaded,
+        )
 
     def _with_licenses(self, selection: Selection) -> Selection:
         """The selection with the licenses of its chosen models as the Hub names them: a stranger's label may lie.

@@ -5,6 +5,7 @@
     python scripts/run_benchmark.py reading
     python scripts/run_benchmark.py selection [--labels N] [--index DIR]
     python scripts/run_benchmark.py agreement --labels DIR
+    python scripts/run_benchmark.py predict --models local-dir:A,local-dir:B,local-dir:C [--architecture ViT-B-32]
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR ...    (the same as: mll-hf bench)
 
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import index_benchmark
 import labeling_speed
 import matching_benchmark
+import predict_benchmark
 from index_benchmark import spread, timed
 from mll_hf.cli import main as command_line
 from mll_hf.graph.concepts import load_graph
@@ -64,6 +66,9 @@ def main() -> int:
     index_benchmark.add_agreement(parts.add_parser("agreement", help="estimates from an index against whole labels"))
     matching_benchmark.add_arguments(
         parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
+    )
+    predict_benchmark.add_arguments(
+        parts.add_parser("predict", help="an ensemble against bare loops, its memory, and interrupted runs")
     )
     parts.add_parser("targets", add_help=False, help="what choosing is worth on target tasks: mll-hf bench")
     if sys.argv[1:2] == ["targets"]:

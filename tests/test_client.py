@@ -11,20 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.ensemble import run
+from mll_hf.ensemble import residents
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.errors import GraphError, InputError, LabelError, MissingExtraError, ModelError
+from mll_hf.errors import GraphError, HubError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
-from mll_hf.models.published import split_location
+from mll_hf.models import load_model
+from mll_hf.models.known import usable_models
+from mll_hf.models.published import published_labels, split_location
 from mll_hf.selection import Evidence, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
 from selection_worlds import WordEncoder
@@ -298,11 +301,11 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     kept = Selection.from_json(json.loads(json.dumps(selection.to_json())))
     asked = []
 
-    def load(ref, device, token):
+    def load(ref, device, token, dtype):
         asked.append((ref, device, token))
         raise InputError("enough seen")
 
-    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     for each in (selection, kept):
         ensemble = client.load(each, ["a {}"])
         assert ensemble.templates == ("a {}",)
@@ -311,6 +314,10 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     assert asked == [(selection.models[0].ref, "cpu", "hf_of_mine")] * 2
     assert "hf_of_mine" not in repr(ensemble)
     assert client.load(selection).templates is None
+    options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4, keep_loaded=1)
+    assert (options.device, options.dtype, options.batch_size, options.keep_loaded) == ("mps", "bfloat16", 4, 1)
+    with pytest.raises(InputError, match="no precision 'int8'"):
+        load_model(selection.models[0].ref, "cpu", dtype="int8")
 
 
 def test_private_models_work_with_a_token_alone(store, api, tiny_open_clip, monkeypatch):
@@ -346,6 +353,7 @@ class TriedModel:
     """Recognizes the share `skill` of the pictures of `photo`, and is as unsure of the others as a coin."""
 
     logit_bias = 0.0
+    batch_size = 16
 
     def __init__(self, ref, skill=1.0, logit_scale=50.0):
         self.ref, self.skill, self.logit_scale = ref, skill, logit_scale
@@ -382,14 +390,14 @@ def models(monkeypatch):
     models.skills = {"cats": 0.2, "cars": 1.0, "all": 0.5}  # the labels' order is all, cats, cars
     models.sizes = {}  # bytes to fetch; models that are not named are in the cache
 
-    def load(ref, device, token=None):
+    def load(ref, device, token=None, dtype=None):
         skill = models.skills[ref.short_name]
         if isinstance(skill, Exception):
             raise skill
         models[ref.short_name] = skill if isinstance(skill, TriedModel) else TriedModel(ref, skill)
         return models[ref.short_name]
 
-    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     monkeypatch.setattr(
         "mll_hf.client.bytes_to_fetch", lambda ref, parameters, token: models.sizes.get(ref.short_name, 0)
     )
@@ -607,3 +615,54 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
     assert "skipped in the trial: model 'org/gone'" in caplog.text
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
+
+
+# --- joined with published figures ------------------------------------------------------------------------------------
+
+KNOWN = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+
+
+def test_labels_are_joined_with_published_figures(store, caplog):
+    label = make_label(GRAPH, hits=[600] * 7, support=1000, repo_id=KNOWN, revision="f" * 40)
+    store.write(label)
+    client = Client(f"{store.folder}, published", encoder=WordEncoder())
+    selection = client.select(["cat", "car"])
+    by_evidence = {kind: [m.name for m in selection.models if m.evidence is kind] for kind in Evidence}
+    assert set(by_evidence[Evidence.LABEL]) == {KNOWN, "org/cats", "org/cars", "org/all"}
+    assert len(by_evidence[Evidence.PER_CLASS]) == len(published_labels()) - 1  # a label counts more than figures
+    assert len(selection.models) == len(usable_models()) + 3
+    assert len({model.name for model in selection.models}) == len(selection.models)
+    alone = client_of(store.folder).select(["cat", "car"])
+    ours = [model.name for model in selection.models if model.evidence is Evidence.LABEL]
+    assert ours == [model.name for model in alone.models]
+    assert "left out" not in caplog.text
+
+
+def test_labels_that_cannot_be_compared_with_others_are_left_out_by_name(store, caplog):
+    """A model measured on somebody's own images must not win by them."""
+    selection = Client(f"{store.folder},published", encoder=WordEncoder()).select(["cat"])
+    assert Evidence.LABEL not in {model.evidence for model in selection.models}
+    assert "left out: org/all, org/cars, org/cats on graph tiny: none of these models has a published" in caplog.text
+
+
+def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    selection = Client(encoder=WordEncoder()).select(["golden retriever", "fire engine"], max_gflops=20)
+    assert {model.evidence for model in selection.models} == {Evidence.PER_CLASS, Evidence.OVERALL}
+    assert selection.explain("golden retriever")[0].name == "golden retriever"
+    assert selection.models[0].license
+    assert "only published figures are used: hub:" in caplog.text
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        Client("hub", encoder=WordEncoder()).select(["cat"])
+
+
+def test_without_a_text_encoder_models_are_compared_by_imagenet_accuracy(caplog):
+    class Missing:
+        id = "missing"
+
+        def encode(self, texts):
+            raise MissingExtraError("tokenizers", "offline")
+
+    selection = Client("published", encoder=Missing()).select(["cat", "dog"])
+    assert {model.evidence for model in selection.models} == {Evidence.OVERALL}
+    assert "compared by their ImageNet accuracy alone" in caplog.text

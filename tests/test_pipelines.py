@@ -14,7 +14,7 @@ from PIL import Image
 import mll_hf
 from mll_hf import SelectionConfig
 from mll_hf.client import Client
-from mll_hf.ensemble import run
+from mll_hf.ensemble import residents, run
 from mll_hf.ensemble.rules import softmax
 from mll_hf.errors import InputError, ModelError
 from mll_hf.hub.licenses import _license_of
@@ -142,7 +142,7 @@ COLORS = ("red", "green", "blue")
 
 @pytest.fixture
 def classifier(monkeypatch):
-    monkeypatch.setattr(run, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
+    monkeypatch.setattr(residents, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
     return Pipeline(replace(chosen, classes=COLORS), batch_size=2)
 

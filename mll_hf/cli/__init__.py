@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mll_hf import __version__
-from mll_hf.cli import bench, classify, graph, label, labels
+from mll_hf.cli import bench, classify, graph, label, labels, predict
 from mll_hf.cli.output import complain, logged_notes
 from mll_hf.errors import MLLError
 
@@ -58,6 +58,6 @@ def build_parser() -> argparse.ArgumentParser:
     labels.add_labels(commands)
     graph.add_graph(commands)
     classify.add_select(commands)
-    classify.add_predict(commands)
+    predict.add_predict(commands)
     bench.add_bench(commands)
     return parser

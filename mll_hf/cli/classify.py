@@ -1,27 +1,13 @@
-"""The commands that choose and use models: select, predict."""
+"""The command that chooses models: select. What it shares with predict: options, the choice, image files."""
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from mll_hf.cli.options import (
-    ONE_DEVICE_HELP,
-    SELECTION_HELP,
-    add_plot,
-    add_source,
-    check_plot,
-    count,
-    listed,
-    positive,
-    size,
-)
-from mll_hf.cli.output import agrees, complain, note
+from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive, size
+from mll_hf.cli.output import agrees, note
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
@@ -34,19 +20,17 @@ from mll_hf.selection import Selection, SelectionConfig, Strategy
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
-from mll_hf.utils.tables import table
 from mll_hf.utils.text import abridged, gigabytes
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-    from mll_hf.ensemble.run import Prediction
     from mll_hf.matching.describe import Description
     from mll_hf.selection.trial import TrialPlan
 
 _DEFAULTS = SelectionConfig()
-_SELECTION_OPTIONS = (
+SELECTION_OPTIONS = (
     "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
     "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
@@ -62,7 +46,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "downloaded or run, unless you give images with --images, or --examples: then models are tried on them one by "
         "one, the most promising per gigabyte first, until no other is likely to be better.",
     )
-    _add_selection_options(command, required=True)
+    add_selection_options(command, required=True)
     trial = command.add_argument_group("trial on images of the task")
     trial.add_argument("--images", nargs="+", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images")
     trial.add_argument(
@@ -95,10 +79,10 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
 
 def _select(args: argparse.Namespace) -> int:
     check_plot(args)
-    images = _image_files(args.images) if args.images else []
-    if given := [_flag(name) for name in _TRIAL_OPTIONS if vars(args)[name] and not (images or args.examples)]:
+    images = image_files(args.images) if args.images else []
+    if given := [flag(name) for name in _TRIAL_OPTIONS if vars(args)[name] and not (images or args.examples)]:
         raise InputError(f"{abridged(given, 3)}: only for a trial; give --images or --examples, or leave it out")
-    selection = _make_selection(args, images)
+    selection = make_selection(args, images)
     if args.plot:
         _plot(args.plot, selection)
     if args.json:
@@ -126,62 +110,13 @@ def _plot(path: Path, selection: Selection) -> None:
     note(f"figures: {path}")
 
 
-def add_predict(commands: Any) -> None:  # noqa: ANN401
-    """Add the command ``predict``."""
-    from mll_hf.ensemble import Rule
-
-    command = commands.add_parser(
-        "predict",
-        help="classify images with the chosen models",
-        description="Classify images with the models of a selection: one made earlier (--selection), or one made now "
-        "for --classes.",
-    )
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="an image, or a folder of images")
-    _add_selection_options(command, required=False)
-    command.add_argument("--selection", metavar="SELECTION", help=SELECTION_HELP)
-    command.add_argument(
-        "--rule",
-        choices=[str(r) for r in Rule],
-        default=str(Rule.LINEAR_POOL),
-        help="how to combine the models' probabilities (default: %(default)s)",
-    )
-    command.add_argument(
-        "--template",
-        action="append",
-        metavar="TEXT",
-        help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
-    )
-    command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
-    output = command.add_mutually_exclusive_group()
-    output.add_argument("--json", action="store_true", help="print one JSON line per image")
-    output.add_argument(
-        "--csv", action="store_true", help="print CSV: image, label, probability, and one column per class"
-    )
-    command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in _SELECTION_OPTIONS})
-
-
-def _predict(args: argparse.Namespace) -> int:
-    from mll_hf.ensemble import Rule
-    from mll_hf.ensemble.run import Ensemble
-
-    given = [_flag(name) for name, default in args.defaults.items() if vars(args)[name] != default]
-    if args.selection and given:
-        raise InputError(f"--selection sets the classes and models; leave out {abridged(given, 3)}")
-    selection = Selection.from_pretrained(args.selection) if args.selection else _make_selection(args)
-    images = _image_files(args.images)
-    ensemble = Ensemble(selection, args.device, tuple(args.template) if args.template else None)
-    prediction = ensemble.predict(images, Rule(args.rule))
-    _print_prediction(args, images, prediction)
-    for n in prediction.unreadable:
-        complain(f"{images[n]} cannot be read as an image; convert or remove it")
-    return 1 if prediction.unreadable else 0
-
-
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """The option of an argument."""
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 
-def _add_selection_options(command: argparse.ArgumentParser, required: bool) -> None:
+def add_selection_options(command: argparse.ArgumentParser, required: bool) -> None:
+    """Add the options in SELECTION_OPTIONS."""
     task = command.add_argument_group("task")
     task.add_argument(
         "--classes", required=required, metavar="LIST", help="'a, b, c', or a file: one per line, JSON or CSV"
@@ -214,7 +149,8 @@ def _add_selection_options(command: argparse.ArgumentParser, required: bool) -> 
     )  # fmt: skip
 
 
-def _make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Selection:
+def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Selection:
+    """The choice that the options ask for, after a trial if there are images or examples."""
     if not args.classes:
         raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
@@ -281,7 +217,12 @@ def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Descr
     return None
 
 
-def _image_files(paths: Iterable[Path]) -> list[Path]:
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Images, and those in folders.
+
+    Raises:
+        InputError: A path does not exist, or a folder has no image.
+    """
     files: list[Path] = []
     for path in paths:
         found = [path]
@@ -291,21 +232,3 @@ def _image_files(paths: Iterable[Path]) -> list[Path]:
             raise InputError(f"{path} is neither an image nor a folder of images; check the path")
         files.extend(found)
     return files
-
-
-def _print_prediction(args: argparse.Namespace, images: Sequence[Path], prediction: Prediction) -> None:
-    rows = [
-        (str(image), label, probabilities)
-        for image, label, probabilities in zip(images, prediction.labels, prediction.probabilities, strict=True)
-        if label is not None
-    ]
-    if args.json:
-        for image, label, probabilities in rows:
-            record = {"image": image, "label": label, "probability": float(probabilities.max())}
-            print(json.dumps({**record, "probabilities": probabilities.tolist()}))
-    elif args.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["image", "label", "probability", *prediction.classes])
-        writer.writerows([image, label, float(p.max()), *p.tolist()] for image, label, p in rows)
-    elif rows:
-        print(table(["image", "label", "probability"], [[i, str(y), f"{np.max(p):.3f}"] for i, y, p in rows]))

@@ -120,19 +120,24 @@ def log_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray
 
 
 def transport(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
-    """Our rule for many images at once: the linear pool with everything but the prior taken from these images.
+    """Our rule for many images at once: the linear pool with everything but the prior taken from these images."""
+    return linear_pool(logits, chosen, adapted(logits, chosen, trust))
 
-    Temperatures, weights and offsets follow from the logits themselves
-    (:func:`~mll_hf.selection.evidence.calibrate`). Too few images say nothing of that kind; they are answered by
-    :func:`linear_pool` as it is.
+
+def adapted(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> Trust:
+    """Trust with temperatures, weights and offsets that follow from the logits themselves.
+
+    See :func:`~mll_hf.selection.evidence.calibrate`. Too few images say nothing of that kind, and the trust stays as it
+    is. Models outside the union get no weight.
     """
     if logits.shape[1] < LEAST_IMAGES:
-        return linear_pool(logits, chosen, trust)
-    union = chosen.any(axis=1)
-    logits, prior = logits[union], trust.prior[union]
-    found = calibrate(logits, prior)
-    weights = pooling_weights(scores_of(found, prior), logits.shape[2])
-    return linear_pool(logits, chosen[union], Trust(found.temperatures, weights, prior, found.offsets))
+        return trust
+    union, (n_models, _, n_classes) = chosen.any(axis=1), logits.shape
+    found = calibrate(logits[union], trust.prior[union])
+    temperatures, weights, offsets = np.ones(n_models), np.zeros(n_models), np.zeros(chosen.shape)
+    temperatures[union], offsets[union] = found.temperatures, found.offsets
+    weights[union] = pooling_weights(scores_of(found, trust.prior[union]), n_classes)
+    return Trust(temperatures, weights, trust.prior, offsets)
 
 
 def _calibrated(logits: Floats, trust: Trust) -> Floats:

@@ -1,36 +1,43 @@
-"""Run the chosen models on images, one model at a time, and combine their answers."""
+"""Run the chosen models on images and combine their answers: batch by batch, each image decoded once."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Sized
+from contextlib import closing
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.rules import Trust, votes
-from mll_hf.errors import InputError, ModelError
+from mll_hf.ensemble.residents import Residents
+from mll_hf.ensemble.rules import Trust, adapted, votes
+from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
-from mll_hf.models import load_model
 from mll_hf.models.batches import prepared_batches
+from mll_hf.selection.evidence import trial_sample
 from mll_hf.utils.arrays import ArrayFields
 from mll_hf.utils.images import open_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     import torch
     from numpy.typing import NDArray
     from PIL import Image
 
+    from mll_hf.ensemble.residents import Preparation
     from mll_hf.models import VisionLanguageModel
     from mll_hf.selection import Selection
     from mll_hf.utils.images import ImageLike as ImageLike
 
-_BATCH = 64
-_PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model; the rest are decoded again
+Item = TypeVar("Item")
+_TURN = 512  # images per batch if models must take turns in memory
+_SAMPLE = 512  # images from which rule `transport` calibrates the models
+_PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model of a trial; the rest are decoded again
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,46 +69,100 @@ class Prediction(ArrayFields):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models of a selection, ready to classify.
+    """The models of a selection as one classifier.
+
+    Models are loaded when first used and stay loaded while memory allows; the least recently used is evicted first.
 
     Attributes:
         selection: Which models answer for which classes.
         device: Device of the models; None for the best available one.
         templates: Prompt templates with one ``{}`` each; None for those that fit the selection's domain and task.
         token: Hub token, for private and gated models; None for that of the user's login.
+        dtype: Precision of the image towers; None for float16 on CUDA and float32 elsewhere.
+        batch_size: Images per batch; None for what keeps the device busy.
+        keep_loaded: Models to keep loaded, at most; None for as many as fit into memory.
     """
 
     selection: Selection
     device: str | None = None
     templates: tuple[str, ...] | None = None
     token: str | None = field(default=None, repr=False)
+    dtype: str | None = None
+    batch_size: int | None = None
+    keep_loaded: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse numbers below 1."""
+        for name in ("batch_size", "keep_loaded"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; give at least 1")
 
     def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Classify images (paths, encoded bytes or pictures).
-
-        Each image is decoded once as long as the decoded pictures fit in 256 megapixels; models are loaded one after
-        another and freed, so memory peaks at one model.
 
         Raises:
             InputError: There are no images, or a template is wrong.
             ModelError: A model cannot be loaded or run.
         """
-        return self.combine(self.logits(images), rule)
+        self._check(images)
+        predictions = list(self.stream(images, rule))
+        probabilities = np.concatenate([prediction.probabilities for prediction in predictions])
+        return Prediction(self.selection.classes, probabilities, predictions[0].models)
+
+    def stream(
+        self,
+        images: Iterable[ImageLike],
+        rule: Rule = Rule.LINEAR_POOL,
+        *,
+        sample: Sequence[ImageLike] | None = None,
+    ) -> Iterator[Prediction]:
+        """Classify any number of images, batch by batch; memory does not grow with their number.
+
+        Each image is read and decoded once for all models.
+
+        Args:
+            images: Paths, encoded bytes or pictures; a list, or anything else to iterate over.
+            rule: How to combine the models.
+            sample: Images of the task from which rule ``transport`` calibrates the models, a seeded sample of
+                512 at most; by default the images themselves, which must be a list then.
+
+        Yields:
+            Predictions of the next images, in their order.
+
+        Raises:
+            InputError: A template is wrong, or rule ``transport`` has no list of images.
+            ModelError: A model cannot be loaded or run; predictions yielded before stay valid.
+        """
+        trust = self._trust
+        if rule is Rule.TRANSPORT:
+            sample = images if sample is None and isinstance(images, Sequence) else sample
+            if sample is None:
+                raise InputError("rule 'transport' needs a list of images, or a sample of them, to calibrate on")
+            logits = self.logits([sample[n] for n in trial_sample(len(sample), _SAMPLE)])
+            if sample is images and len(sample) <= _SAMPLE:
+                yield self.combine(logits, rule)
+                return
+            trust, rule = adapted(logits[:, _readable(logits)], self._chosen, trust), Rule.LINEAR_POOL
+        for logits in self._logits(images):
+            yield self._combined(logits, rule, trust)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
-        """Combine logits that were computed before; :meth:`predict` is :meth:`logits` and then this.
+        """Combine logits that were computed before.
 
         Args:
             logits: [U, N, C] of the selection's union of models, in that order.
             rule: How to combine them.
         """
-        selection, union = self.selection, list(self.selection.union)
-        readable = np.isfinite(logits).all(axis=(0, 2))
+        return self._combined(logits, rule, self._trust)
+
+    def _combined(self, logits: NDArray[np.float32], rule: Rule, trust: Trust) -> Prediction:
+        readable = _readable(logits)
         probabilities = np.full(logits.shape[1:], np.nan)
         if readable.any():
-            probabilities[readable] = combine(rule, logits[:, readable], selection.chosen[union], self._trust)
-        ids = tuple(selection.models[m].ref.repo_id for m in union)
-        return Prediction(selection.classes, probabilities, ids)
+            probabilities[readable] = combine(rule, logits[:, readable], self._chosen, trust)
+        ids = tuple(self.selection.models[m].ref.repo_id for m in self.selection.union)
+        return Prediction(self.selection.classes, probabilities, ids)
 
     def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
         """What each model says by itself, and how much it counts under the rule ``linear_pool``.
@@ -112,7 +173,12 @@ class Ensemble:
         Returns:
             The weights [U], which sum to one, and the calibrated probabilities [U, N, C]; NaN for unreadable images.
         """
-        return votes(logits, self.selection.chosen[list(self.selection.union)], self._trust)
+        return votes(logits, self._chosen, self._trust)
+
+    @property
+    def _chosen(self) -> NDArray[np.bool_]:
+        """[U, C] which models of the union answer for which class."""
+        return self.selection.chosen[list(self.selection.union)]
 
     @property
     def _trust(self) -> Trust:
@@ -126,31 +192,73 @@ class Ensemble:
         )
 
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
-        """[M, N, C] logits of the selection's union of models, each as the model itself would give them.
+        """[U, N, C] logits of the selection's union of models, each as the model itself would give them.
 
         Rows of unreadable images are NaN. Raises as :meth:`predict` does.
         """
-        source = self._checked(images)
-        return np.stack([self._logits(m, source) for m in self.selection.union])
+        self._check(images)
+        return np.concatenate(list(self._logits(images)), axis=1)
 
     def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """A function that runs one model on these images, which are decoded once for all models.
 
         It takes the position of a model in the selection and returns logits [N, C], NaN for unreadable images. It
-        raises ModelError or MissingExtraError if the model cannot be loaded or run.
+        raises ModelError or MissingExtraError if the model cannot be loaded or run. Only this model is loaded, and it
+        is freed again.
 
         Raises:
             InputError: There are no images, or a template is wrong.
         """
-        source = self._checked(images)
-        return lambda m: self._logits(m, source)
+        self._check(images)
+        source = _Images(images)
 
-    def _checked(self, images: Sequence[ImageLike]) -> _Images:
-        """The images, after everything that can be wrong with a call was looked at, before a model is loaded."""
+        def run(m: int) -> NDArray[np.float32]:
+            try:
+                preparation = self._residents.preparation_for([m])
+                return np.concatenate(list(self._run([m], preparation, range(len(images)), source.decode)), axis=1)[0]
+            finally:
+                self.close()
+
+        return run
+
+    def close(self) -> None:
+        """Free the memory of all models; those that are used again are loaded again."""
+        self._residents.close()
+
+    def _logits(self, images: Iterable[ImageLike]) -> Iterator[NDArray[np.float32]]:
+        """[U, n, C] logits of the union on the next n images, batch by batch."""
+        return self._run(self.selection.union, self._preparation, images, open_image)
+
+    def _run(
+        self,
+        models: Sequence[int],
+        preparation: Preparation,
+        images: Iterable[Item],
+        decode: Callable[[Item], Image.Image | None],
+    ) -> Iterator[NDArray[np.float32]]:
+        """[M, n, C] logits of models on the next n images, batch by batch; NaN rows if not decodable."""
+        residents, remaining = self._residents, iter(images)
+        size = self.batch_size or (_TURN if residents.take_turns else preparation.batch_size)
+        batches = iter(lambda: list(islice(remaining, size)), [])
+        progress = tqdm(  # type: ignore[no-untyped-call]
+            total=len(images) if isinstance(images, Sized) else None, unit="image", name="mll_hf.predict", leave=False
+        )
+        prepared = prepared_batches(batches, lambda image: preparation(decode(image)), ahead=size)
+        with progress, closing(prepared):
+            for inputs, readable in prepared:
+                logits = np.full((len(models), len(readable), len(self.selection.classes)), np.nan, np.float32)
+                if inputs is not None:
+                    for at in sorted(range(len(models)), key=lambda at: models[at] not in residents):
+                        pixels = preparation.inputs(inputs, at)
+                        logits[at, readable] = residents.use(models[at], partial(_answers, pixels, self.batch_size))
+                progress.update(len(readable))
+                yield logits
+
+    def _check(self, images: Sequence[ImageLike]) -> None:
+        """Look at everything that can be wrong with a call before a model is loaded."""
         if not images or isinstance(images, (str, bytes)):
             raise InputError("there are no images to classify; give a list with at least one")
         _ = self._prompts
-        return _Images(images)
 
     @property
     def prompt_templates(self) -> tuple[str, ...]:
@@ -162,52 +270,37 @@ class Ensemble:
         """The prompts of each class, one per template."""
         return [fill(self.prompt_templates, name) for name in self.selection.classes]
 
-    def _logits(self, m: int, images: _Images) -> NDArray[np.float32]:
-        """[N, C] logits of one model; NaN rows for unreadable images."""
-        model = load_model(self.selection.models[m].ref, self.device, token=self.token)
-        try:
-            if not np.isfinite([model.logit_scale, model.logit_bias]).all():
-                reason = "has no finite logit scale or bias; its files may be damaged: use another model"
-                raise ModelError(model.ref.repo_id, reason)
-            texts = _class_embeddings(model, self._prompts)
-            logits = np.full((len(images), len(texts)), np.nan, np.float32)
-            progress = tqdm(  # type: ignore[no-untyped-call]
-                total=len(images), unit="image", desc=model.ref.short_name, name="mll_hf.predict", leave=False
-            )
+    @cached_property
+    def _preparation(self) -> Preparation:
+        return self._residents.preparation_for(self.selection.union)
 
-            def prepare(n: int) -> torch.Tensor | None:
-                image = images.decode(n)
-                return None if image is None else model.preprocess(image)
-
-            batches = [range(first, min(first + _BATCH, len(images))) for first in range(0, len(images), _BATCH)]
-            with progress:
-                for batch, (pixels, readable) in zip(batches, prepared_batches(batches, prepare), strict=True):
-                    if pixels is not None:
-                        embeddings = model.encode_pixels(pixels)
-                        logits[np.array(batch)[readable]] = model.logit_scale * embeddings @ texts.T + model.logit_bias
-                    progress.update(len(batch))
-            return logits
-        finally:
-            model.close()
+    @cached_property
+    def _residents(self) -> Residents:
+        models = self.selection.models
+        return Residents(models, self._prompts, self.keep_loaded, self.device, self.dtype, self.token)
 
 
-def _class_embeddings(model: VisionLanguageModel, prompts: list[tuple[str, ...]]) -> NDArray[np.float32]:
-    """[C, D] unit-norm mean of the embeddings of each class's prompts, as many for each class."""
-    embeddings = model.encode_texts([text for texts in prompts for text in texts])
-    means = embeddings.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+def _readable(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """[N] images that all models answered."""
+    return np.asarray(np.isfinite(logits).all(axis=(0, 2)))
+
+
+def _answers(
+    pixels: torch.Tensor, batch_size: int | None, model: VisionLanguageModel, texts: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """[N, C] logits of a model on images [N, 3, H, W]."""
+    size = batch_size or model.batch_size
+    embeddings = [model.encode_pixels(pixels[first : first + size]) for first in range(0, len(pixels), size)]
+    return np.asarray(model.logit_scale * np.concatenate(embeddings) @ texts.T + model.logit_bias, np.float32)
 
 
 class _Images:
-    """The images of a call, decoded when first asked for and kept while they fit."""
+    """The images of a trial, decoded when first asked for and kept while they fit."""
 
     def __init__(self, sources: Sequence[ImageLike]) -> None:
         self._sources = sources
         self._kept: dict[int, Image.Image | None] = {}
         self._pixels = 0
-
-    def __len__(self) -> int:
-        return len(self._sources)
 
     def decode(self, n: int) -> Image.Image | None:
         """The n-th image in RGB, or None if it cannot be read."""

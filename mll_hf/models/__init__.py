@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError, MissingExtraError
 from mll_hf.labels.label import Environment
-from mll_hf.models.base import Backend, Link
+from mll_hf.models.base import DTYPES, Backend, Link
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mll_hf.models.torch_model import VisionLanguageModel as VisionLanguageModel
 
 __all__ = [
+    "DTYPES",
     "Backend",
     "Link",
     "bytes_to_fetch",
@@ -122,37 +123,42 @@ def _torch() -> ModuleType:
     return torch
 
 
-def load_model(ref: ModelRef, device: str | None = None, token: str | None = None) -> VisionLanguageModel:
+def load_model(
+    ref: ModelRef, device: str | None = None, token: str | None = None, dtype: str | None = None
+) -> VisionLanguageModel:
     """Download and load a model at its pinned revision, in evaluation mode.
 
     Args:
         ref: From `resolve_model` or a label.
         device: As for `pick_device`.
         token: Hub token; default: the saved one.
+        dtype: Precision of the image tower: one of `DTYPES`; default: float16 on CUDA, float32 elsewhere.
 
     Raises:
         ModelError: The files are missing, changed, damaged or no image-text model, or memory is full.
-        InputError: The device is unknown or not available.
+        InputError: The device is unknown or not available, or the precision is unknown.
         MissingExtraError: A package that runs the model is not installed.
     """
     from mll_hf.models import source
 
     chosen = pick_device(device)
+    if dtype not in (None, *DTYPES):
+        raise InputError(f"there is no precision '{dtype}'; choose one of: {', '.join(DTYPES)}")
     folder = source.fetch(ref, token)
     try:
         match Backend(ref.backend):
             case Backend.OPEN_CLIP:
                 from mll_hf.models.open_clip import OpenClipModel
 
-                return OpenClipModel(ref, folder, chosen)
+                return OpenClipModel(ref, folder, chosen, dtype)
             case Backend.TRANSFORMERS:
                 from mll_hf.models.transformers import TransformersModel
 
-                return TransformersModel(ref, folder, chosen)
+                return TransformersModel(ref, folder, chosen, dtype)
             case Backend.SENTENCE_TRANSFORMERS:
                 from mll_hf.models.sentence_transformers import SentenceTransformersModel
 
-                return SentenceTransformersModel(ref, folder, chosen)
+                return SentenceTransformersModel(ref, folder, chosen, dtype)
     except ModuleNotFoundError as error:
         extra = "match" if error.name == "sentence_transformers" else "models"
         raise MissingExtraError(error.name or ref.backend, extra) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 TEXT_BATCH = 256  # texts embedded together
+DTYPES = ("float32", "float16", "bfloat16")  # precisions of image towers
 
 
 class Backend(StrEnum):

@@ -34,7 +34,8 @@ def prepared_batches(
     *,
     processes: int = 0,
     pinned: bool = False,
-) -> Iterator[tuple[torch.Tensor | None, NDArray[np.bool_]]]:
+    ahead: int = _CHUNKS_AHEAD * _CHUNK,
+) -> Generator[tuple[torch.Tensor | None, NDArray[np.bool_]]]:
     """Decode and preprocess images ahead of the model.
 
     Threads are enough on a CPU, because decoding and resizing release the GIL. A GPU needs processes to stay busy.
@@ -45,6 +46,7 @@ def prepared_batches(
         processes: Number of worker processes; 0 for threads. Where processes cannot be forked, items and `prepare`
             must be picklable.
         pinned: Use page-locked memory, from which a GPU copies while it computes.
+        ahead: Number of images that threads prepare ahead of the model.
 
     Yields:
         The inputs of a batch [n, 3, H, W] (None if n is 0), and which of its items they belong to, [B] boolean.
@@ -58,7 +60,7 @@ def prepared_batches(
             yield from parts
 
     work = _Preparation(prepare)
-    prepare_all = partial(_in_processes, processes=processes) if processes else _in_threads
+    prepare_all = partial(_in_processes, processes=processes) if processes else partial(_in_threads, ahead=ahead)
     with contextlib.closing(prepare_all(chunks(), work)) as prepared:
         for chunk in prepared:
             yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
@@ -93,16 +95,16 @@ class _Preparation(Generic[Item]):
         return (torch.stack(present) if present else None), [item is not None for item in inputs]
 
 
-def _in_threads(chunks: Iterator[Sequence[Item]], work: _Preparation[Item]) -> Generator[Chunk]:
+def _in_threads(chunks: Iterator[Sequence[Item]], work: _Preparation[Item], *, ahead: int) -> Generator[Chunk]:
     pool = ThreadPoolExecutor(max_workers=usable_cores(), initializer=_use_one_torch_thread)
     try:
-        ahead: deque[Future[Chunk]] = deque()
+        prepared: deque[Future[Chunk]] = deque()
         for chunk in chunks:
-            ahead.append(pool.submit(work.__getitem__, chunk))
-            if len(ahead) > _CHUNKS_AHEAD:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
+            prepared.append(pool.submit(work.__getitem__, chunk))
+            if len(prepared) * _CHUNK > ahead:
+                yield prepared.popleft().result()
+        while prepared:
+            yield prepared.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class OpenClipModel(VisionLanguageModel):
     """A model of open_clip."""
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
         with one_line_errors(ref):
             network, self._transform, self._tokenizer = _load(ref, folder)
-            super().__init__(ref, network, device)
+            super().__init__(ref, network, device, dtype)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`."""

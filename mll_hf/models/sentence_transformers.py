@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 class SentenceTransformersModel(VisionLanguageModel):
     """A model of sentence-transformers. Embeds as its ``encode`` does, with the default prompt for texts."""
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
         with one_line_errors(ref), quiet():
-            super().__init__(ref, _load(ref, folder), device)
+            super().__init__(ref, _load(ref, folder), device, dtype)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`."""

@@ -39,10 +39,10 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|not enough memory|can(?:'|no)t alloc
 class VisionLanguageModel(ABC):
     """A loaded model in evaluation mode; backends implement the four abstract methods.
 
-    Images run in float16 on CUDA, which is several times faster, and in float32 elsewhere. float16 rather than
-    bfloat16, because its rounding error in a logit of scale 100 is ten times smaller; a batch that overflows runs again
-    in float32. Texts always run in float32: they are few, and each is compared with every image. The network is not
-    compiled: compiling takes minutes per model, longer than most measurements.
+    Images run in float16 on CUDA unless asked otherwise, which is several times faster, and in float32 elsewhere.
+    float16 rather than bfloat16, because its rounding error in a logit of scale 100 is ten times smaller; a batch that
+    overflows runs again in float32. Texts always run in float32: they are few, and each is compared with every image.
+    The network is not compiled: compiling takes minutes per model, longer than most measurements.
 
     Attributes:
         ref: The model and its revision.
@@ -52,7 +52,7 @@ class VisionLanguageModel(ABC):
         link: Softmax or sigmoid over classes, as in training.
         cost: Parameters and FLOPs, measured on the loaded model.
         device: ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        dtype: Precision of the image tower: ``float32`` or ``float16``.
+        dtype: Precision of the image tower: ``float32``, ``float16`` or ``bfloat16``.
         batch_size: Default number of images per batch: keeps the device busy and fits into its memory.
     """
 
@@ -68,12 +68,12 @@ class VisionLanguageModel(ABC):
     _most_images: int  # per batch; halved when memory runs out
     _network: Any  # the two libraries name the towers differently
 
-    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str) -> None:
+    def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None) -> None:
         self.ref = ref
         self.device = device
         self._device = torch.device(device)
-        self._half: torch.dtype | None = torch.float16 if self._device.type == "cuda" else None
-        self.dtype = "float32" if self._half is None else "float16"
+        self.dtype = dtype or ("float16" if self._device.type == "cuda" else "float32")
+        self._half: torch.dtype | None = None if self.dtype == "float32" else getattr(torch, self.dtype)
         network = network.eval().requires_grad_(False)  # FLOPs of attention pools are only counted without gradients
         # channels_last makes convolutional towers 20 % faster on a CPU; torch's stubs lack this overload
         self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]

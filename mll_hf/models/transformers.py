@@ -41,7 +41,7 @@ class TransformersModel(VisionLanguageModel):
     punctuation, which transformers' tokenizer of SigLIP 2 does not see to (12 points on ImageNet, NVlabs/RADIO#142).
     """
 
-    def __init__(self, ref: ModelRef, folder: Path, device: str) -> None:
+    def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
         with one_line_errors(ref), quiet():
             network = load_network(ref, folder)
             # PIL, as in training, gives the same pixels as open_clip
@@ -53,7 +53,7 @@ class TransformersModel(VisionLanguageModel):
             # SigLIP was trained without a mask, on texts padded to the full context
             self._padded = "attention_mask" not in self._text_inputs
             self._context_length = min(_positions(network), self._tokenizer.model_max_length)
-            super().__init__(ref, network, device)
+            super().__init__(ref, network, device, dtype)
 
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`.

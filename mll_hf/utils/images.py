@@ -20,8 +20,11 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".t
 # what Pillow's decoders are known to raise on damaged bytes, besides DecompressionBombError
 _DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, AssertionError, EOFError,
-    struct.error,
+    struct.error, MemoryError,
 )  # fmt: skip
+_MOST_ELONGATED = (
+    256  # long over short side; a thinner picture, whose short side models would enlarge, fills the memory
+)
 
 
 def usable_cores() -> int:
@@ -56,11 +59,13 @@ def open_image(source: ImageLike) -> Image.Image | None:
 
 
 def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
-    """Decode a picture (encoded, or opened by Pillow) to RGB, upright; None if it cannot be decoded."""
+    """Decode a picture (encoded, or opened by Pillow) to RGB, upright; None if it cannot be decoded or is a line."""
     from PIL import Image, ImageOps
 
     try:
         image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content or b""))
+        if max(image.size) > _MOST_ELONGATED * min(image.size):
+            return None
         return to_rgb(ImageOps.exif_transpose(image))
     except (*_DECODING_ERRORS, Image.DecompressionBombError):
         return None

@@ -12,7 +12,7 @@ import shlex
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -501,9 +501,7 @@ def run_one_model(selection: Selection, position: int, images: list[str]) -> NDA
     Raises:
         MLLError: The model cannot be loaded or run.
     """
-    chosen = np.zeros_like(selection.chosen)
-    chosen[selection.union[position]] = True
-    return Ensemble(replace(selection, chosen=chosen)).logits(images)
+    return Ensemble(selection).one_by_one(images)(selection.union[position])[None]
 
 
 def try_models(

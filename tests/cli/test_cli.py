@@ -22,8 +22,7 @@ from PIL import Image
 import naive_evidence
 from mll_hf import client
 from mll_hf.cli import build_parser, main
-from mll_hf.ensemble import Rule
-from mll_hf.ensemble import run as ensemble_run
+from mll_hf.ensemble import Rule, residents
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import StorageError
 from mll_hf.graph.concepts import load_graph
@@ -641,13 +640,13 @@ def test_options_of_a_trial_need_images(world, option, capsys):
 
 
 def test_what_limits_a_trial(world, task_images, capsys, monkeypatch):
-    loaded, plain = [], ensemble_run.load_model
+    loaded, plain = [], residents.load_model
 
-    def load(ref, device, token):
+    def load(ref, device, token, dtype):
         loaded.append((ref.repo_id, device))
-        return plain(ref, device, token)
+        return plain(ref, device, token, dtype)
 
-    monkeypatch.setattr(ensemble_run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
     command = [*TASK, "--labels", world / "labels", "--images", task_images, "--device", "cpu", "--json"]
     answer = json.loads(run(capsys, *command, "--shortlist", 1, "--most-images", 20)[1])
     best = json.loads(run(capsys, *TASK, "--labels", world / "labels", "--json")[1])["models"][0]["id"]
@@ -757,6 +756,78 @@ def test_predict_goes_on_after_an_unreadable_image(world, tmp_path, capsys):
     assert status == 1
     assert [Path(json.loads(line)["image"]).name for line in out.splitlines()] == ["a.png"]
     assert [line for line in err.splitlines() if "broken.png" in line]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_predict_goes_on_where_it_was_stopped(world, tmp_path, suffix, monkeypatch, capsys):
+    """Three times stopped in the middle of a write: each image is answered once, as without a stop."""
+    (tmp_path / "images").mkdir()
+    for n in range(40):
+        (tmp_path / "images" / f"{n:02}.png").write_bytes(b"broken" if n == 17 else encoded((5 * n, 200, 90), n))
+    output, lines = tmp_path / f"answers{suffix}", tmp_path / f"answers{suffix}"
+    if suffix == ".parquet":
+        lines = tmp_path / "answers.parquet.unfinished.jsonl"
+    task = ["predict", tmp_path / "images", "--classes", "cat, dog, tree", "--labels", world / "labels"]
+    plain = [json.loads(line) for line in run(capsys, *task, "--json")[1].splitlines()]
+
+    def stopping(ensemble, *images, **options):
+        for n, prediction in enumerate(stream(ensemble, *images, **options)):
+            if n == 2:
+                lines.write_bytes(lines.read_bytes()[:-7])
+                raise KeyboardInterrupt
+            yield prediction
+
+    stream = Ensemble.stream
+    command = [*task, "--batch-size", 4, "-o", output]
+    with monkeypatch.context() as patch:
+        patch.setattr(Ensemble, "stream", stopping)
+        for n in range(3):
+            status, out, err = run(capsys, *command)
+            assert (status, out) == (130, "")
+            assert ("has answers to" in err) == (n > 0)
+    status, out, err = run(capsys, *command)
+    assert (status, out) == (0, "")
+    assert f"has answers to {3 * 7} of 40 images" in err
+    if suffix == ".csv":
+        rows = list(csv.reader(io.StringIO(output.read_text())))
+        assert rows[0] == ["image", "label", "probability", "cat", "dog", "tree"]
+        found = {row[0]: (row[1], [float(cell) for cell in row[3:] if cell]) for row in rows[1:]}
+    else:
+        texts = output.read_text().splitlines() if suffix == ".jsonl" else ()
+        rows = [json.loads(line) for line in texts] or pq.read_table(output).to_pylist()
+        found = {row["image"]: (row["label"] or "", row["probabilities"] or []) for row in rows}
+    assert len(rows) - (suffix == ".csv") == len(found) == 40
+    assert found.pop(str(tmp_path / "images" / "17.png")) == ("", [])
+    assert list(found) == [record["image"] for record in plain]
+    for record in plain:
+        label, probabilities = found[record["image"]]
+        assert label == record["label"]
+        np.testing.assert_allclose(probabilities, record["probabilities"], atol=1e-5)
+    content = output.read_bytes()
+    status, out, err = run(capsys, *command)
+    assert (status, out) == (0, "")
+    assert "40 of 40" in err
+    assert output.read_bytes() == content
+
+
+def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
+    task = ["predict", world / "images", "--labels", world / "labels", "-o", tmp_path / "a.csv", "--classes"]
+    assert run(capsys, *task, "cat, dog")[0] == 0
+    before = (tmp_path / "a.csv").read_bytes()
+    assert "answers for other classes" in fails(capsys, *task, "cat, tree")
+    assert (tmp_path / "a.csv").read_bytes() == before
+    task[5] = tmp_path / "a.txt"
+    assert ".csv, .jsonl, .parquet" in fails(capsys, *task, "cat, dog")
+
+
+def test_predict_in_another_precision(world, capsys):
+    task = ["predict", world / "images", "--classes", "cat, dog", "--labels", world / "labels", "--json"]
+    answers = {}
+    for dtype in ("float32", "bfloat16"):
+        out = run(capsys, *task, "--dtype", dtype, "--batch-size", 2)[1]
+        answers[dtype] = np.array([json.loads(line)["probabilities"] for line in out.splitlines()])
+    np.testing.assert_allclose(answers["bfloat16"], answers["float32"], atol=0.02)
+    assert not np.array_equal(answers["bfloat16"], answers["float32"])
 
 
 @pytest.mark.parametrize(

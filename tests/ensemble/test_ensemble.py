@@ -1,9 +1,10 @@
-"""The rules against naive loops and by hand; running models one at a time on images."""
+"""The rules against naive loops and by hand; running models that stay loaded on any number of images."""
 
 from __future__ import annotations
 
 import io
 import math
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -11,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from PIL import Image
+from PIL import Image, ImageOps
 
 import naive_evidence
-from mll_hf.ensemble import Rule, combine, run
+from mll_hf.ensemble import Rule, combine, residents, run
+from mll_hf.ensemble.residents import free_memory
 from mll_hf.ensemble.rules import (
     Trust,
+    adapted,
     confidence,
     entropy,
     inverse_entropy,
@@ -32,7 +35,7 @@ from mll_hf.errors import InputError, ModelError
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import Link
 from mll_hf.selection import SelectionConfig, Strategy, select
-from mll_hf.selection.evidence import LEAST_IMAGES
+from mll_hf.selection.evidence import LEAST_IMAGES, trial_sample
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
 from worlds import examples
@@ -407,6 +410,7 @@ class ColorModel:
     """Sees the mean color of an image and reads color words; keeps a diary of what is done with it."""
 
     link = Link.SOFTMAX
+    batch_size = 64
 
     def __init__(self, ref, diary, bias=0.0, scale=10.0, fails=False):
         self.ref, self.diary, self.logit_bias, self.logit_scale, self.fails = ref, diary, bias, scale, fails
@@ -441,11 +445,12 @@ class Diary(list):
     Attributes:
         models: The models that were loaded, by name.
         options: Further arguments for models to come, by name.
+        memory: Bytes that are free.
     """
 
     def __init__(self):
         super().__init__()
-        self.models, self.options = {}, {}
+        self.models, self.options, self.memory = {}, {}, math.inf
 
 
 @pytest.fixture
@@ -453,7 +458,7 @@ def diary(monkeypatch):
     """Models are ColorModels, and they and the decoder write into a diary."""
     diary = Diary()
 
-    def load(ref, device, token=None):
+    def load(ref, device, token=None, dtype=None):
         assert device == "somewhere"
         model = ColorModel(ref, diary, **diary.options.get(ref.short_name, {}))
         diary.models[ref.short_name] = model
@@ -463,7 +468,8 @@ def diary(monkeypatch):
         diary.append(("decode",))
         return open_image(source)
 
-    monkeypatch.setattr(run, "load_model", load)
+    monkeypatch.setattr(residents, "load_model", load)
+    monkeypatch.setattr(residents, "free_memory", lambda device: diary.memory)
     monkeypatch.setattr(run, "open_image", counting)
     return diary
 
@@ -480,18 +486,91 @@ def png(color, size=(4, 4), mode="RGB"):
     return content.getvalue()
 
 
-def test_models_run_one_at_a_time_and_each_image_is_decoded_once(diary):
+def names_of(selection):
+    return [model.ref.short_name for model in selection.models]
+
+
+def loads(diary):
+    return [entry for entry in diary if entry[0] in ("load", "close")]
+
+
+def test_models_stay_loaded_and_each_image_is_decoded_once(diary):
     selection = make_selection()
     images = [png(COLORS[color]) for color in ("green", "red", "blue", "green")]
-    prediction = Ensemble(selection, device="somewhere").predict(images)
+    ensemble = Ensemble(selection, device="somewhere")
+    prediction = ensemble.predict(images)
     assert prediction.labels == ("green", "red", "blue", "green")
     assert prediction.classes == ("red", "green", "blue")
     assert prediction.models == tuple(model.ref.repo_id for model in selection.models)
     np.testing.assert_allclose(prediction.probabilities.sum(axis=1), 1)
-    names = [model.ref.short_name for model in selection.models]
+    assert ensemble.predict(images[::-1]).labels == ("green", "blue", "red", "green")
+    names = names_of(selection)
     steps = [entry[:2] for entry in diary if entry[0] != "decode"]
-    assert steps == [(step, name) for name in names for step in ("load", "texts", "close")]
-    assert diary.count(("decode",)) == 4
+    assert steps == [(step, name) for name in names for step in ("load", "texts")]
+    assert diary.count(("decode",)) == 8
+    ensemble.close()
+    assert loads(diary)[3:] == [("close", name) for name in names]
+    assert ensemble.predict(images[:1]).labels == ("green",)
+    assert loads(diary)[6:] == [("load", name) for name in names]
+    assert len([entry for entry in diary if entry[0] == "texts"]) == 3  # kept
+
+
+@pytest.mark.parametrize(("keep", "n_loads"), [(1, 3 + 2 * 3), (2, 3 + 1 * 3), (3, 3), (None, 3)])
+def test_the_least_recently_used_model_is_evicted(diary, monkeypatch, keep, n_loads):
+    monkeypatch.setattr(run, "_TURN", 2)
+    selection = make_selection()
+    images = [png(COLORS[color]) for color in ("green", "red", "blue", "green", "blue", "red")]
+    ensemble = Ensemble(selection, device="somewhere", keep_loaded=keep)
+    assert ensemble.predict(images).labels == ("green", "red", "blue", "green", "blue", "red")
+    assert diary.count(("decode",)) == 6
+    loaded, most = [], 0
+    for step, name in loads(diary):
+        if step == "load":
+            loaded.append(name)
+        else:
+            loaded.remove(name)
+        most = max(most, len(loaded))
+    assert most == (keep or 3)
+    # one pass before the first image; then each of three batches of two loads only those that are not there
+    assert sum(step == "load" for step, _ in loads(diary)) == n_loads
+    assert len([entry for entry in diary if entry[0] == "texts"]) == 3
+    if keep == 2:
+        a, b, c = names_of(selection)
+        assert loads(diary)[:5] == [("load", a), ("load", b), ("close", a), ("load", c), ("close", b)]
+
+
+def test_models_are_evicted_where_memory_is_short(diary):
+    selection = make_selection()
+    needed = [8 * model.cost.parameters for model in selection.models]
+    diary.memory = max(needed) - 1
+    largest = int(np.argmax(needed))
+    ensemble = Ensemble(selection, device="somewhere")
+    assert ensemble.predict([png("blue"), png("red")]).labels == ("blue", "red")
+    freed = loads(diary)
+    before = freed.index(("load", names_of(selection)[largest]))
+    assert largest == 0 or freed[before - 1][0] == "close"
+
+
+@pytest.mark.parametrize("option", ["batch_size", "keep_loaded"])
+def test_numbers_below_one_are_refused(option):
+    with pytest.raises(InputError, match=f"{option} is 0"):
+        Ensemble(make_selection(), **{option: 0})
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+def test_free_memory(device):
+    assert 0 < free_memory(device) < 2**50 or free_memory(device) == math.inf
+
+
+def test_a_container_bounds_the_free_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(residents, "_CGROUP", tmp_path)
+    whole = free_memory("cpu")
+    for name, content in {"memory.max": "5000\n", "memory.current": "4000\n"}.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 300\n")
+    assert free_memory("cpu") == 1300
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_memory("cpu") > min(whole / 2, 10**6)
 
 
 def test_only_the_models_of_the_union_run(diary):
@@ -531,15 +610,115 @@ def test_negative_scores_of_the_paper_do_not_spoil_the_weights(diary):
     assert prediction.probabilities[0, 2] == pytest.approx(favorite / (favorite + 2), rel=1e-3)
 
 
-def test_models_are_closed_when_one_fails(diary):
+def test_a_model_that_fails_gets_the_memory_of_all_before_it_fails_for_good(diary):
     selection = make_selection()
-    second = selection.models[1].ref.short_name
+    first, second, third = names_of(selection)
     diary.options[second] = {"fails": True}
     with pytest.raises(ModelError, match="is broken"):
         Ensemble(selection, device="somewhere").predict([png("red")])
-    steps = [entry for entry in diary if entry[0] in ("load", "close")]
-    first = selection.models[0].ref.short_name
-    assert steps == [("load", first), ("close", first), ("load", second), ("close", second)]
+    assert loads(diary) == [
+        *(("load", name) for name in (first, second, third)),
+        *(("close", name) for name in (third, first, second)),  # the first has answered since the third was loaded
+        ("load", second),
+        ("close", second),
+    ]
+
+
+@pytest.mark.parametrize("where", ["encode_pixels", "encode_texts"])
+def test_memory_that_runs_out_in_the_middle(diary, monkeypatch, where):
+    """A model that fails beside others is run again alone, and not beside them again; no answer is lost."""
+    selection = make_selection()
+    alone, calls, failures = getattr(ColorModel, where), [], []
+
+    def encode(self, inputs):
+        calls.append(self.ref.short_name)
+        open_models = sum(1 if step == "load" else -1 for step, _ in loads(diary))
+        if open_models > 1 and len(calls) > (4 if where == "encode_pixels" else 1):
+            failures.append(self.ref.short_name)
+            raise ModelError(self.ref.repo_id, "out of memory")
+        return alone(self, inputs)
+
+    monkeypatch.setattr(ColorModel, where, encode)
+    images = [png(COLORS[color]) for color in ("green", "red", "blue", "green", "blue", "red")]
+    ensemble = Ensemble(selection, device="somewhere", batch_size=2)
+    batches = [prediction.labels for prediction in ensemble.stream(images)]
+    assert batches == [("green", "red"), ("blue", "green"), ("blue", "red")]
+    assert 1 <= len(failures) <= 2
+
+
+def test_streams_take_any_iterable_and_do_not_read_far_ahead(diary):
+    taken = []
+
+    def pictures():
+        for n in range(1000):
+            taken.append(n)
+            yield Image.new("RGB", (4, 4), list(COLORS)[n % 3])
+
+    stream = Ensemble(make_selection(), device="somewhere", batch_size=10).stream(pictures())
+    assert taken == []
+    first, second = next(stream), next(stream)
+    assert first.labels == ("red", "green", "blue") * 3 + ("red",)
+    assert second.labels[:3] == ("green", "blue", "red")
+    assert len(taken) <= 20 + 32 + 10  # what was given, at most a task of the threads, one batch
+    stream.close()
+    assert list(Ensemble(make_selection(), device="somewhere").stream(iter(()))) == []
+
+
+def test_a_stream_says_the_same_as_one_prediction(diary):
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)) for _ in range(23)]
+    images[7] = b"broken"
+    whole = Ensemble(make_selection(), device="somewhere").predict(images)
+    for rule in Rule:
+        parts = list(Ensemble(make_selection(), device="somewhere", batch_size=5).stream(images, rule))
+        joined = np.concatenate([part.probabilities for part in parts])
+        assert np.flatnonzero(np.isnan(joined).any(axis=1)).tolist() == [7]
+        if rule is Rule.LINEAR_POOL:
+            np.testing.assert_allclose(joined, whole.probabilities, atol=1e-6)
+
+
+def test_transport_calibrates_on_a_sample_and_streams(diary, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = [Image.fromarray(rng.integers(0, 256, (5, 5, 3), np.uint8)) for _ in range(60)]
+    images[3] = b"broken"
+    ensemble = Ensemble(make_selection(), device="somewhere", batch_size=8)
+    whole = ensemble.predict(images, Rule.TRANSPORT).probabilities
+    logits = ensemble.logits(images)
+    readable = np.isfinite(logits).all(axis=(0, 2))
+    trust = trust_in([1] * 3, [1] * 3, np.clip(ensemble.selection.overall, 0, 1))
+    expected = transport(logits[:, readable], ensemble.selection.chosen, trust)
+    np.testing.assert_allclose(whole[readable], expected, atol=1e-6)
+    # a smaller sample: the same pool with other temperatures, weights and offsets, those of the sample
+    monkeypatch.setattr(run, "_SAMPLE", 40)
+    sample = trial_sample(60, 40)
+    of_sample = adapted(logits[:, [n for n in sample if n != 3]], ensemble.selection.chosen, trust)
+    expected = linear_pool(logits[:, readable], ensemble.selection.chosen, of_sample)
+    parts = list(ensemble.stream(images, Rule.TRANSPORT))
+    assert [len(part.probabilities) for part in parts] == [8] * 7 + [4]
+    streamed = np.concatenate([part.probabilities for part in parts])
+    np.testing.assert_allclose(streamed[readable], expected, atol=1e-6)
+    assert np.abs(streamed[readable] - whole[readable]).max() > 1e-6
+    # whoever goes on later with the rest gives the same sample, and gets the same answers
+    rest = np.concatenate([p.probabilities for p in ensemble.stream(iter(images[50:]), Rule.TRANSPORT, sample=images)])
+    np.testing.assert_allclose(rest, streamed[50:], atol=1e-6)
+    with pytest.raises(InputError, match="a list of images, or a sample"):
+        next(ensemble.stream(iter(images), Rule.TRANSPORT))
+
+
+def test_models_that_prepare_images_alike_share_the_work(diary, monkeypatch):
+    prepared = []
+
+    def preprocess(self, image, original=ColorModel.preprocess):
+        if image.size == (4, 4):
+            prepared.append(self.ref.short_name)
+        return original(self, image) + (1e-4 if self.ref.short_name == different else 0)
+
+    monkeypatch.setattr(ColorModel, "preprocess", preprocess)
+    selection = make_selection()
+    first, _, different = names_of(selection)
+    images = [png(COLORS[color]) for color in ("green", "red", "blue")]
+    assert Ensemble(selection, device="somewhere").predict(images).labels == ("green", "red", "blue")
+    assert sorted(prepared) == sorted([first, different] * 3)
 
 
 def test_unreadable_images_get_no_answer(diary, tmp_path):
@@ -591,12 +770,11 @@ def test_pictures_and_files_are_both_turned_upright(diary, tmp_path):
 
 
 @pytest.mark.parametrize("n_images", [1, 3, 4, 5, 11])
-def test_batches_that_do_not_divide(diary, monkeypatch, n_images):
-    monkeypatch.setattr(run, "_BATCH", 4)
+def test_batches_that_do_not_divide(diary, n_images):
     colors = [list(COLORS)[n % 3] for n in range(n_images)]
     images = [png(COLORS[color]) for color in colors]
     images[n_images // 2] = b"broken"
-    prediction = Ensemble(make_selection(), device="somewhere").predict(images)
+    prediction = Ensemble(make_selection(), device="somewhere", batch_size=4).predict(images)
     expected = [None if n == n_images // 2 else color for n, color in enumerate(colors)]
     assert list(prediction.labels) == expected
     for model in diary.models.values():
@@ -604,12 +782,66 @@ def test_batches_that_do_not_divide(diary, monkeypatch, n_images):
         assert max(model.batches, default=0) <= 4
 
 
-def test_images_that_do_not_fit_are_decoded_again(diary, monkeypatch):
-    monkeypatch.setattr(run, "_PIXELS_KEPT", 20)  # one picture of 16 pixels is kept, the others are not
+def test_a_trial_runs_one_model_at_a_time_on_pictures_that_it_keeps(diary, monkeypatch):
+    selection = make_selection()
     images = [png(COLORS[color]) for color in COLORS]
-    prediction = Ensemble(make_selection(), device="somewhere").predict(images)
-    assert prediction.labels == ("red", "green", "blue")
-    assert diary.count(("decode",)) == 1 + 2 * 3  # for three models
+    for kept, n_decoded in ((10**6, 3), (20, 1 + 2 * 3)):  # one picture of 16 pixels fits into 20
+        monkeypatch.setattr(run, "_PIXELS_KEPT", kept)
+        diary.clear()
+        answer = Ensemble(selection, device="somewhere").one_by_one(images)
+        for m in (2, 0, 1):
+            assert answer(m).argmax(axis=1).tolist() == [0, 1, 2]
+        assert diary.count(("decode",)) == n_decoded
+        names = [names_of(selection)[m] for m in (2, 0, 1)]
+        assert loads(diary) == [(step, name) for name in names for step in ("load", "close")]
+
+
+def test_images_in_every_sorry_state(diary, tmp_path):
+    """One bad image is one missing answer; odd ones are read."""
+    photo = Image.new("RGB", (64, 48), COLORS["blue"])
+
+    def saved(image, kind, **options):
+        content = io.BytesIO()
+        image.save(content, format=kind, **options)
+        return content.getvalue()
+
+    bomb = bytearray(saved(Image.new("1", (8, 8)), "PNG"))
+    bomb[16:24] = (30_000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    frames = [Image.new("RGB", (16, 16), COLORS[color]) for color in ("blue", "red")]
+    images = {
+        "truncated": saved(photo, "JPEG")[:400],
+        "16-bit": saved(Image.fromarray(np.full((9, 9), 40_000, np.uint16)), "PNG"),
+        "CMYK": saved(photo.convert("CMYK"), "JPEG"),
+        "animated gif": saved(frames[0], "GIF", save_all=True, append_images=frames[1:]),
+        "animated webp": saved(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
+        "30,000 px square": bytes(bomb),
+        "30,000 px strip": saved(Image.new("RGB", (30_000, 8), COLORS["blue"]), "PNG"),
+        "30,000 px": saved(Image.new("RGB", (30_000, 300), COLORS["blue"]), "PNG"),
+        "fine": saved(photo, "PNG"),
+    }
+    labels = Ensemble(make_selection(), device="somewhere").predict(list(images.values())).labels
+    found = dict(zip(images, labels, strict=True))
+    unread = ["truncated", "30,000 px square", "30,000 px strip"]
+    assert [name for name, label in found.items() if label is None] == unread
+    assert {found[name] for name in ("CMYK", "animated gif", "animated webp", "30,000 px", "fine")} == {"blue"}
+
+
+@pytest.mark.parametrize("where", ["open", "preprocess"])
+def test_a_picture_for_which_memory_is_short_is_one_failed_item(diary, monkeypatch, where):
+    def fail(image, *rest):
+        if image.size == (9, 9):
+            raise MemoryError
+        return original(image, *rest)
+
+    if where == "open":
+        original = ImageOps.exif_transpose
+        monkeypatch.setattr(ImageOps, "exif_transpose", fail)
+    else:
+        whole, original = ColorModel.preprocess, lambda image, model: whole(model, image)
+        monkeypatch.setattr(ColorModel, "preprocess", lambda self, image: fail(image, self))
+    images = [png("red"), png("green", size=(9, 9)), png("blue")]
+    assert Ensemble(make_selection(), device="somewhere").predict(images).labels == ("red", None, "blue")
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,9 @@ from mll_hf.selection import (
     select_by_imagenet,
 )
 from mll_hf.selection.accuracy import logit, sigmoid
-from mll_hf.selection.base import DIGITS
+from mll_hf.selection.base import DIGITS, configured
 from mll_hf.selection.estimates import imagenet_shift
+from mll_hf.selection.evidence import Shares
 from mll_hf.selection.general import general_scores, uniform_scores
 from mll_hf.selection.mll import (
     cautious,
@@ -930,3 +931,38 @@ def test_caps_hold_for_every_group(monkeypatch):
     assert [model.evidence for model in selection.models] == [Evidence.PER_CLASS]
     with pytest.raises(InputError, match="none of the 4 labeled models is within the caps"):
         select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=4))
+
+
+# --- options as keywords ----------------------------------------------------------------------------------------------
+
+
+def test_options_are_given_as_users_write_them():
+    config = SelectionConfig(k=2, max_gflops=5)
+    found = configured(
+        config,
+        {"strategy": "general", "max_parameters": "1.5B", "max_download": "5G", "licenses": ["mit"], "without": ["a/b"],
+         "shares": "equal"},
+    )  # fmt: skip
+    assert found == SelectionConfig(
+        strategy=Strategy.GENERAL, k=2, max_gflops=5, max_parameters=1_500_000_000, max_download=5_000_000_000,
+        licenses=("mit",), without=frozenset({"a/b"}), shares=Shares.EQUAL,
+    )  # fmt: skip
+    assert configured(config, {"shares": [1, 3], "max_parameters": 7}).shares == (1, 3)
+    assert configured(config, {}) == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_size": 3}, "there is no option 'max_size'; there are strategy, k, "),
+        ({"max_parameters": "many"}, "'many' is not a number such as 200M"),
+        ({"strategy": "best"}, "'best' is not a valid Strategy"),
+        ({"licenses": 3}, "an option has no usable value"),
+        ({"licenses": "mit"}, "give a tuple of ids"),
+        ({"k": 0}, "choose at least 1 model"),
+    ],
+)
+def test_options_that_cannot_be_used(options, message):
+    with pytest.raises(InputError, match=message) as caught:
+        configured(SelectionConfig(), options)
+    assert "\n" not in str(caught.value)

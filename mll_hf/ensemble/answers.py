@@ -1,0 +1,205 @@
+"""Answers as CSV, JSON lines or Parquet, in a file that an interrupted run continues: each image exactly once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from itertools import islice
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.utils.files import storage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import pyarrow
+
+    from mll_hf.ensemble.run import Prediction
+
+    Row = tuple[str, str | None, float | None, list[float] | None]
+
+ANSWER_SUFFIXES = (".csv", ".jsonl", ".parquet")
+_COLUMNS = ("image", "label", "probability", "probabilities")
+_START_OF_JSON = f'{{"{_COLUMNS[0]}": "'.encode()
+_ROWS_PER_GROUP = 4096  # of Parquet
+
+
+def image_name(path: Path) -> str:
+    """The name of an image file in answers; bytes of it that are no text are escaped."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def rows_of(images: Sequence[str], prediction: Prediction) -> Iterator[Row]:
+    """Image, label, its probability, and the probabilities of all classes; None in place of these if unreadable."""
+    for image, label, row in zip(images, prediction.labels, prediction.probabilities, strict=True):
+        yield (image, None, None, None) if label is None else (image, label, float(row.max()), row.tolist())
+
+
+def json_line(row: Row) -> str:
+    """A row as a line of JSON."""
+    return json.dumps(dict(zip(_COLUMNS, row, strict=True))) + "\n"
+
+
+def csv_header(classes: Sequence[str]) -> str:
+    """The first line of CSV: a column per class after image, label and probability."""
+    return _csv_line([*_COLUMNS[:3], *classes])
+
+
+def csv_line(row: Row, n_classes: int) -> str:
+    """A row as a line of CSV."""
+    *start, probabilities = row
+    return _csv_line([*start, *([""] * n_classes if probabilities is None else probabilities)])
+
+
+def _csv_line(cells: Sequence[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(cells)  # quotes carriage returns only if they are part of its line ends
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+class AnswerFile:
+    """A file of answers to any number of images, its format told by its suffix.
+
+    Answers are appended batch by batch, so a run that is killed loses none; an answer that was half-written is taken
+    out when the file is opened again. Parquet cannot grow: its answers wait in JSON lines next to it until
+    :meth:`finish`.
+
+    Attributes:
+        done: Names of the images that have an answer.
+
+    Raises:
+        InputError: The suffix is unknown, or the file holds something else, or answers for other classes.
+        MissingExtraError: pyarrow is not installed, for Parquet.
+        StorageError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        kind = path.suffix.lower()
+        if kind not in ANSWER_SUFFIXES:
+            raise InputError(f"{path}: answers cannot be written as '{kind}'; choose {', '.join(ANSWER_SUFFIXES)}")
+        self._path, self._classes = path, tuple(classes)
+        self._is_csv, self._is_parquet = kind == ".csv", kind == ".parquet"
+        self._lines = path.with_name(f"{path.name}.unfinished.jsonl") if self._is_parquet else path
+        self.done = set(self._names_in_table()) if self._is_parquet else set()
+        with storage_errors(self._lines):
+            self._lines.parent.mkdir(parents=True, exist_ok=True)
+            with self._lines.open("a+b") as file:
+                file.seek(0)
+                end = 0
+                for name, position in (_csv_names if self._is_csv else _json_names)(file, path, self._classes):
+                    end = position
+                    self.done |= {name} if name is not None else set()
+                file.truncate(end)
+                if self._is_csv and not end:
+                    file.write(csv_header(self._classes).encode())
+
+    def write(self, images: Sequence[str], prediction: Prediction) -> None:
+        """Append the answers to some images; they are in the file when this returns.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        line = (lambda row: csv_line(row, len(self._classes))) if self._is_csv else json_line
+        with storage_errors(self._lines), self._lines.open("ab") as file:
+            file.write("".join(map(line, rows_of(images, prediction))).encode())
+        self.done.update(images)
+
+    def finish(self) -> None:
+        """Turn the JSON lines that wait for Parquet into a file, added to those that it has.
+
+        Raises:
+            StorageError: The disk is full; the lines are kept.
+        """
+        if not self._is_parquet:
+            return
+        import pyarrow.parquet
+
+        new = self._path.with_name(f".{self._path.name}.new")
+        there = set(self._names_in_table())  # also the lines of a run that was killed right after the replacement
+        with storage_errors(self._path), self._lines.open("rb") as file:
+            rows = (tuple(json.loads(line).values()) for line in file)
+            with pyarrow.parquet.ParquetWriter(new, _schema(self._classes)) as writer:
+                if self._path.exists():
+                    for batch in pyarrow.parquet.ParquetFile(self._path).iter_batches(_ROWS_PER_GROUP):
+                        writer.write_batch(batch)
+                for group in _groups(row for row in rows if row[0] not in there):
+                    columns = [list(column) for column in zip(*group, strict=True)]
+                    writer.write_table(pyarrow.table(columns, schema=writer.schema))
+            os.replace(new, self._path)
+            self._lines.unlink()
+
+    def _names_in_table(self) -> Iterator[str]:
+        try:
+            import pyarrow
+            import pyarrow.parquet
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("pyarrow", "models") from error
+        if not self._path.exists():
+            return
+        try:
+            table = pyarrow.parquet.ParquetFile(self._path)
+        except (pyarrow.ArrowException, OSError):
+            raise InputError(_foreign(self._path)) from None
+        expected, found = _schema(self._classes), table.schema_arrow
+        if not found.equals(expected) or (found.metadata or {}).get(b"classes") != expected.metadata[b"classes"]:
+            raise InputError(_foreign(self._path))
+        for batch in table.iter_batches(columns=[_COLUMNS[0]]):
+            yield from batch.column(0).to_pylist()
+
+
+def _foreign(path: Path) -> str:
+    return f"{path} holds something else, or answers for other classes; choose another file, or delete it"
+
+
+def _json_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
+    """Each answer's image, and where the answer ends."""
+    for line in file:
+        if not line.endswith(b"\n") and line.startswith(_START_OF_JSON[: len(line)]):
+            return  # half-written
+        try:
+            name, label, _, probabilities = (json.loads(line)[column] for column in _COLUMNS)
+        except (ValueError, TypeError, LookupError):
+            raise InputError(_foreign(path)) from None
+        if label is not None and (label not in classes or len(probabilities) != len(classes)):
+            raise InputError(_foreign(path))
+        yield name, file.tell()
+
+
+def _csv_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str | None, int]]:
+    """Each answer's image, and where the answer ends; first None for the header."""
+    header, first = csv_header(classes).encode(), file.readline()
+    if first != header:
+        if header.startswith(first):
+            return  # empty, or half-written
+        raise InputError(_foreign(path))
+    end, half_written = len(header), False
+    yield None, end
+
+    def lines() -> Iterator[str]:
+        nonlocal end
+        for line in file:
+            if line.endswith(b"\n"):
+                end += len(line)
+                yield line.decode("utf-8", "replace")
+
+    for row in csv.reader(lines()):
+        if half_written:
+            raise InputError(_foreign(path))
+        half_written = len(row) != len(_COLUMNS) - 1 + len(classes)  # ends within a quoted name of several lines
+        if not half_written:
+            yield row[0], end
+
+
+def _schema(classes: tuple[str, ...]) -> pyarrow.Schema:
+    import pyarrow as pa
+
+    types = (pa.string(), pa.string(), pa.float32(), pa.list_(pa.float32(), len(classes)))
+    return pa.schema(list(zip(_COLUMNS, types, strict=True)), metadata={"classes": json.dumps(classes)})
+
+
+def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+    return iter(lambda: list(islice(rows, _ROWS_PER_GROUP)), [])

@@ -1,0 +1,207 @@
+"""Models that stay loaded while memory allows, and the preparation of an image for all of them at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from mll_hf.errors import ModelError
+from mll_hf.models import load_model, pick_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import torch
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from mll_hf.models import VisionLanguageModel
+    from mll_hf.selection.result import SelectedModel
+
+Result = TypeVar("Result")
+_BYTES_TO_LOAD = 8  # per parameter: 4 for the weights, and as much while they are loaded and for their work
+_CGROUP = Path("/sys/fs/cgroup")
+_PROBES = ((97, 61), (41, 160), (640, 480))  # sizes of the pictures by which ways of preparing are compared
+
+
+class Residents:
+    """The models of a selection, loaded when first used and evicted least recently used first.
+
+    The class embeddings of each model, which are small, are kept for good.
+
+    Attributes:
+        take_turns: Whether a model had to be evicted for another one.
+
+    Args:
+        models: The models of the selection.
+        prompts: The prompts of each class, as many for each.
+        most: Number of models to keep loaded, at most; None for as many as fit into memory.
+        device: As for :func:`~mll_hf.models.load_model`, and so are the others.
+        dtype: Precision of the image towers.
+        token: Hub token.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[SelectedModel],
+        prompts: Sequence[Sequence[str]],
+        most: int | None,
+        device: str | None,
+        dtype: str | None,
+        token: str | None,
+    ) -> None:
+        self._models, self._prompts, self._most = models, prompts, most
+        self._device, self._dtype, self._token = device, dtype, token
+        self.take_turns = False
+        self._loaded: dict[int, VisionLanguageModel] = {}  # the least recently used first
+        self._texts: dict[int, NDArray[np.float32]] = {}
+
+    def __contains__(self, m: int) -> bool:
+        """Whether a model is loaded."""
+        return m in self._loaded
+
+    def use(self, m: int, work: Callable[[VisionLanguageModel, NDArray[np.float32]], Result]) -> Result:
+        """What some work gives with a model and its class embeddings [C, D].
+
+        If it fails while other models are loaded, they may have taken its memory: all are evicted, it starts again, and
+        fewer models are kept from now on.
+
+        Raises:
+            ModelError: The model cannot be loaded or run.
+            InputError: The device is not available, or the precision unknown.
+            MissingExtraError: A package that runs the model is not installed.
+        """
+        try:
+            return work(*self._get(m))
+        except ModelError:
+            others = len(self._loaded.keys() - {m})
+            if not others:
+                self._evict(m)
+                raise
+        self._most = others  # outside the except block, where the error keeps the tensors at hand alive
+        self.close()
+        return self.use(m, work)
+
+    def preparation_for(self, models: Sequence[int]) -> Preparation:
+        """Load models, and prepare images for them from now on. Raises as :meth:`use` does."""
+        return Preparation([self.use(m, lambda model, _: model) for m in models])
+
+    def close(self) -> None:
+        """Evict all models."""
+        for m in list(self._loaded):
+            self._evict(m)
+
+    def _get(self, m: int) -> tuple[VisionLanguageModel, NDArray[np.float32]]:
+        model = self._loaded.pop(m, None) or self._load(m)
+        self._loaded[m] = model
+        if m not in self._texts:
+            self._texts[m] = _class_embeddings(model, self._prompts)
+        return model, self._texts[m]
+
+    def _load(self, m: int) -> VisionLanguageModel:
+        needed = _BYTES_TO_LOAD * self._models[m].cost.parameters
+        while self._loaded and (len(self._loaded) == self._most or free_memory(self._device) < needed):
+            self.take_turns = True
+            self._evict(next(iter(self._loaded)))
+        model = load_model(self._models[m].ref, self._device, token=self._token, dtype=self._dtype)
+        if not np.isfinite([model.logit_scale, model.logit_bias]).all():
+            model.close()
+            reason = "has no finite logit scale or bias; its files may be damaged: use another model"
+            raise ModelError(model.ref.repo_id, reason)
+        return model
+
+    def _evict(self, m: int) -> None:
+        model = self._loaded.pop(m, None)
+        if model:
+            model.close()
+
+
+def _class_embeddings(model: VisionLanguageModel, prompts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+    """[C, D] unit-norm mean of the embeddings of each class's prompts, as many for each class."""
+    embeddings = model.encode_texts([text for texts in prompts for text in texts])
+    means = embeddings.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def free_memory(device: str | None) -> float:
+    """Bytes that models may still take on a device, infinite where the system does not say."""
+    device = pick_device(device)
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.mem_get_info(torch.device(device))[0])
+    try:
+        available = {line.split(":")[0]: line.split()[1] for line in Path("/proc/meminfo").read_text().splitlines()}
+        free = 1024.0 * int(available["MemAvailable"])
+    except (OSError, LookupError):
+        return np.inf
+    return min(free, _free_in_container())
+
+
+def _free_in_container() -> float:
+    """Bytes that the container of this process may still take; caches of files do not count, as they give way."""
+    try:
+        most = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        caches = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return np.inf if most == "max" else float(int(most) - used + int(caches["inactive_file"]))
+    except (OSError, LookupError, ValueError):
+        return np.inf
+
+
+class Preparation:
+    """Prepares a picture for several models at once; models that prepare pictures alike share the result.
+
+    Which models do is seen from what they make of three pictures of noise: their settings have too many forms.
+
+    Args:
+        models: What prepares the pictures; their networks are not needed.
+
+    Attributes:
+        batch_size: Number of images that keeps each model busy.
+    """
+
+    def __init__(self, models: Sequence[VisionLanguageModel]) -> None:
+        import torch
+        from PIL import Image
+
+        noise = np.random.default_rng(0)
+        sizes = _PROBES if len(models) > 1 else ()  # a single model shares with none
+        pictures = [Image.fromarray(noise.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
+        self.batch_size = max(model.batch_size for model in models)
+        self._distinct: list[VisionLanguageModel] = []
+        self._of_model: list[int] = []
+        seen: list[list[torch.Tensor]] = []
+        for model in models:
+            made = [model.preprocess(picture) for picture in pictures]
+            alike = [n for n, other in enumerate(seen) if all(map(torch.equal, made, other))]
+            self._of_model += alike or [len(seen)]
+            if not alike:
+                seen.append(made)
+                self._distinct.append(model)
+        self._shapes = [made[0].shape for made in seen if made]
+
+    def __call__(self, picture: Image.Image | None) -> torch.Tensor | None:
+        """The models' input [3, H, W], or one after another in a vector [S] if they differ.
+
+        None without a picture, or without the memory to prepare it.
+        """
+        import torch
+
+        if picture is None:
+            return None
+        try:
+            parts = [model.preprocess(picture) for model in self._distinct]
+            return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
+        except MemoryError:
+            return None
+
+    def inputs(self, prepared: torch.Tensor, model: int) -> torch.Tensor:
+        """The inputs [N, 3, H, W] of the model in this position, from those of all models for N pictures."""
+        if len(self._distinct) == 1:
+            return prepared
+        own = self._of_model[model]
+        first = sum(shape.numel() for shape in self._shapes[:own])
+        return prepared[:, first : first + self._shapes[own].numel()].reshape(-1, *self._shapes[own])

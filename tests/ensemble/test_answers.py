@@ -1,0 +1,169 @@
+"""Files of answers: what they hold, how an interrupted run goes on, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mll_hf.ensemble.answers import ANSWER_SUFFIXES, AnswerFile, csv_header, image_name
+from mll_hf.ensemble.run import Prediction
+from mll_hf.errors import InputError, StorageError
+
+CLASSES = ("cat", "dog, large", 'the "tree"')
+IMAGES = ["a.png", "with, comma.png", 'with "quotes".png', "two\nlines.png", "böse.png", "unreadable.png", "z\r.png"]
+_rng = np.random.default_rng(0)
+PROBABILITIES = _rng.dirichlet(np.ones(3), size=len(IMAGES))
+PROBABILITIES[IMAGES.index("unreadable.png")] = np.nan
+
+
+def answers_to(images):
+    rows = PROBABILITIES[[IMAGES.index(image) for image in images]]
+    return Prediction(CLASSES, rows, ("org/m",))
+
+
+def write_all(path, step=3):
+    """What ``predict --output`` does: open, leave out what is done, write batch by batch, finish."""
+    file = AnswerFile(path, CLASSES)
+    todo = [image for image in IMAGES if image not in file.done]
+    for first in range(0, len(todo), step):
+        batch = todo[first : first + step]
+        file.write(batch, answers_to(batch))
+    assert file.done == set(IMAGES)
+    file.finish()
+    return todo
+
+
+def read(path):
+    """{image: (label, probability, probabilities)}; each image must be there once."""
+    if path.suffix == ".csv":
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        assert header == ["image", "label", "probability", *CLASSES]
+        table = [
+            (row[0], row[1] or None, float(row[2]) if row[2] else None, [float(p) for p in row[3:]] if row[3] else None)
+            for row in rows
+        ]
+    elif path.suffix == ".jsonl":
+        table = [tuple(json.loads(line).values()) for line in path.read_text().splitlines()]
+    else:
+        table = [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
+    assert len({row[0] for row in table}) == len(table)
+    return {row[0]: row[1:] for row in table}
+
+
+@pytest.mark.parametrize("suffix", ANSWER_SUFFIXES)
+def test_files_hold_every_answer(tmp_path, suffix):
+    path = tmp_path / "new folder" / f"answers{suffix}"
+    assert write_all(path) == IMAGES
+    found = read(path)
+    assert list(found) == IMAGES
+    for image, row in zip(IMAGES, PROBABILITIES, strict=True):
+        label, probability, probabilities = found[image]
+        if image == "unreadable.png":
+            assert (label, probability, probabilities) == (None, None, None)
+        else:
+            assert label == CLASSES[row.argmax()]
+            assert probability == pytest.approx(row.max())
+            np.testing.assert_allclose(probabilities, row, rtol=1e-6 if suffix == ".parquet" else 0)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert write_all(path) == []
+    assert read(path) == found
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_run_that_was_cut_off_at_any_byte_goes_on(tmp_path, suffix):
+    path = tmp_path / f"answers{suffix}"
+    write_all(path)
+    whole = path.read_bytes()
+    seen = set()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        seen.add(len(write_all(path)))
+        assert path.read_bytes() == whole
+    assert seen == set(range(1, len(IMAGES) + 1))  # every answer is kept that was whole
+
+
+def test_parquet_goes_on_from_the_lines_that_wait_next_to_it(tmp_path):
+    path, lines = tmp_path / "answers.parquet", tmp_path / "answers.parquet.unfinished.jsonl"
+    first = AnswerFile(path, CLASSES)
+    first.write(IMAGES[:4], answers_to(IMAGES[:4]))
+    assert not path.exists()
+    lines.write_bytes(lines.read_bytes()[:-5])  # killed
+    assert write_all(path) == IMAGES[3:]
+    whole = read(path)
+    assert list(whole) == IMAGES
+    # killed after the file was replaced, before its lines were deleted
+    lines.write_text(json.dumps({"image": "a.png", "label": None, "probability": None, "probabilities": None}) + "\n")
+    assert write_all(path) == []
+    assert read(path) == whole
+    assert not lines.exists()
+
+
+def test_parquet_files_grow_by_new_images(tmp_path):
+    path = tmp_path / "answers.parquet"
+    for part in (IMAGES[:3], IMAGES[3:]):
+        file = AnswerFile(path, CLASSES)
+        file.write(part, answers_to(part))
+        file.finish()
+    assert list(read(path)) == IMAGES
+
+
+@pytest.mark.parametrize("suffix", ANSWER_SUFFIXES)
+def test_answers_for_other_classes_are_refused_and_left_alone(tmp_path, suffix):
+    path = tmp_path / f"answers{suffix}"
+    write_all(path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="answers for other classes"):
+        AnswerFile(path, ("cat", "dog"))
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", ANSWER_SUFFIXES)
+@pytest.mark.parametrize(
+    "content", [b"some notes", b"some notes\n", b"[1, 2]\n", b'{"image": 1}\n', b"a,b\n1,2\n", b"\xff\n"]
+)
+def test_other_files_are_refused_and_left_alone(tmp_path, suffix, content):
+    path = tmp_path / f"answers{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="holds something else"):
+        AnswerFile(path, CLASSES)
+    assert path.read_bytes() == content
+
+
+def test_lines_that_are_no_answers_in_the_middle_are_refused(tmp_path):
+    for suffix, line in ((".csv", b"x,cat\n"), (".jsonl", b"\n")):
+        path = tmp_path / f"answers{suffix}"
+        write_all(path)
+        content = path.read_bytes()
+        at = content.index(b"\n") + 1
+        path.write_bytes(content[:at] + line + content[at:])
+        with pytest.raises(InputError, match="holds something else"):
+            AnswerFile(path, CLASSES)
+        assert path.read_bytes() == content[:at] + line + content[at:]
+
+
+def test_unknown_formats_and_places_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"'.txt'; choose .csv, .jsonl, .parquet"):
+        AnswerFile(tmp_path / "answers.txt", CLASSES)
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(StorageError, match=r"folder.csv"):
+        AnswerFile(tmp_path / "folder.csv", CLASSES)
+
+
+def test_names_that_are_no_text_are_escaped_and_found_again(tmp_path):
+    name = image_name(Path("caf\udce9.png"))
+    assert name == "caf\\udce9.png"
+    for suffix in ANSWER_SUFFIXES:
+        file = AnswerFile(tmp_path / f"answers{suffix}", CLASSES)
+        file.write([name], Prediction(CLASSES, PROBABILITIES[:1], ("org/m",)))
+        file.finish()
+        assert AnswerFile(tmp_path / f"answers{suffix}", CLASSES).done == {name}
+
+
+def test_the_header_of_csv():
+    assert csv_header(CLASSES) == 'image,label,probability,cat,"dog, large","the ""tree"""\n'
