@@ -238,7 +238,8 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         [b.name, f"{b.recall:.3f}", str(b.concepts), shortened(b.definition, 60)]
         for b in _ends(branch_recalls(label, graph))
     ]
-    enough = label.support >= min(_FEWEST_IMAGES, np.median(label.support[label.support > 0]))
+    typical = np.median(label.support[label.support > 0]) if label.support.any() else 0
+    enough = label.support >= min(_FEWEST_IMAGES, typical)
     tested = np.flatnonzero(enough & (graph.rival_counts > 0))  # a concept without rivals is always recognized
     ranked = tested[np.argsort(-label.node_precision[tested], kind="stable")]
     parts = [
