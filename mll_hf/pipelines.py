@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 
 _MOST_BYTES = 64 * 2**20  # of an image behind a link
 _TIMEOUT_SECONDS = 20.0
+_ENSEMBLES_KEPT = 8
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +42,7 @@ def pipeline(
     revision: str | None = None,
     licenses: Sequence[str] = (),
     device: str | int | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     token: str | None = None,
 ) -> Pipeline:
     """A classifier from a selection, used like transformers' pipeline for zero-shot image classification.
@@ -59,7 +59,7 @@ def pipeline(
         revision: Branch, tag or commit of the selection; by default main.
         licenses: Licenses that models may have, such as ``apache-2.0``; empty for any. The Hub is asked for them.
         device: ``cuda``, ``mps`` or ``cpu``, or the number of a GPU (-1 for ``cpu``); by default the best available.
-        batch_size: Images that are drawn from a stream before they are answered.
+        batch_size: Images per batch; by default what keeps the device busy.
         token: Hub token, for the selection and its models; None for the token of the logged-in user.
 
     Raises:
@@ -67,8 +67,6 @@ def pipeline(
         ModelError: A model, or its pinned commit, is not on the Hub any more.
         HubError: The Hub has no such repo, or cannot be reached.
     """
-    if batch_size < 1:
-        raise InputError(f"a batch of {batch_size} images is none; give a batch_size of at least 1")
     selection = model
     if not isinstance(selection, Selection):
         selection = Selection.from_pretrained(selection, revision=revision, token=token)
@@ -85,13 +83,13 @@ class Pipeline:
     Attributes:
         selection: Its models and classes.
         device: Device of the models; None for the best available one.
-        batch_size: Images that are drawn from a stream before they are answered.
+        batch_size: Images per batch; by default what keeps the device busy.
         token: Hub token; None for that of the user's login.
     """
 
     selection: Selection
     device: str | None = None
-    batch_size: int = 64
+    batch_size: int | None = None
     token: str | None = field(default=None, repr=False)
 
     def __call__(
@@ -137,18 +135,23 @@ class Pipeline:
 
     @cached_property
     def _ensemble_for(self) -> Callable[[tuple[str, ...] | None, str | None], Ensemble]:
-        """Makes the ensemble for classes and a template; the last one is kept."""
-        return lru_cache(maxsize=1)(self._make_ensemble)
+        """Makes the ensemble for classes and a template; the last are kept, and all share the loaded models."""
+        return lru_cache(maxsize=_ENSEMBLES_KEPT)(self._make_ensemble)
+
+    @cached_property
+    def _ensemble(self) -> Ensemble:
+        return Ensemble(self.selection, self.device, token=self.token, batch_size=self.batch_size)
 
     def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
         selection = self.selection if classes is None else _with_classes(self.selection, classes)
         if template is not None:
             fill([template], selection.classes[0])  # refuses a wrong one before a model is loaded
-        return Ensemble(selection, self.device, None if template is None else (template,), token=self.token)
+        templates = None if template is None else (template,)
+        return self._ensemble.for_selection(selection, templates)
 
     def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
         classes = ensemble.selection.classes
-        for n, probabilities in enumerate(_predicted(ensemble, map(_image, images), self.batch_size)):
+        for n, probabilities in enumerate(_predicted(ensemble, map(_image, images))):
             if np.isnan(probabilities).any():
                 _log.warning("image %d cannot be read; it has no answer", n)
                 yield []
@@ -157,10 +160,10 @@ class Pipeline:
             yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]
 
 
-def _predicted(ensemble: Ensemble, images: Iterator[ImageLike], batch_size: int) -> Iterator[NDArray[np.float64]]:
-    """[C] probabilities of each image, NaN if it cannot be read; a batch is drawn when its first is asked for."""
-    while batch := list(islice(images, batch_size)):
-        yield from ensemble.predict(batch).probabilities
+def _predicted(ensemble: Ensemble, images: Iterator[ImageLike]) -> Iterator[NDArray[np.float64]]:
+    """[C] probabilities of each image, NaN if it cannot be read; images are drawn by the batch."""
+    for prediction in ensemble.stream(images):
+        yield from prediction.probabilities
 
 
 def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:

@@ -1,8 +1,9 @@
 """Build the table of known models and their published figures in mll_hf/models/data.
 
+    python scripts/build_known_models.py                   # only the models of scripts/known_models/pages.csv
     python scripts/build_known_models.py --tables DIR
     python scripts/build_known_models.py --tables DIR --check
-    python scripts/build_known_models.py --count
+    python scripts/build_known_models.py --tables DIR --count
 
 DIR holds the published tables: openclip_results.csv, openclip_model_profile.csv, clip_benchmark.csv,
 mobileclip_results.csv, models_2026.csv, mteb_zeroshot.csv and per_class_recall.parquet. Names of pretrained weights
@@ -13,6 +14,7 @@ come from the installed open_clip; scripts/known_models/ holds what was looked u
 - families.csv: license and bytes per parameter of families of repositories; the first pattern that matches counts
   (the EVA repositories hold 16-bit weights, as all six that were looked at do);
 - mteb_models.csv: parameters, size in memory and license of the models that MTEB measured;
+- pages.csv: models that no table has, with the figures that their pages state;
 - paper.csv: the 49 models of the paper's Table 6, in its order;
 - twins.csv: repositories with the same weights in another layout;
 - weights.csv: sizes of weights as pages of the Hub show them.
@@ -65,14 +67,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
     parser.add_argument("--count", action="store_true", help="count the architectures that the profile lacks; slow")
     options = parser.parse_args(arguments)
-    if options.tables is None:
-        parser.error("--tables is required")
+    if options.count and options.tables is None:
+        parser.error("--count needs --tables")
     if options.count:
         (LOOKED_UP / "counted.csv").write_bytes(count_architectures(options.tables))
     try:
-        files = build(options.tables)
+        files = build(options.tables) if options.tables else build_pages()
     except (OSError, KeyError, ValueError) as error:
-        print(f"error: a table is missing or not the published one: {type(error).__name__}: {error}", file=sys.stderr)
+        print(
+            f"error: a table is missing or holds what it should not: {type(error).__name__}: {error}", file=sys.stderr
+        )
         return 2
     report = changes(files)
     print("\n".join(report) or "nothing changed")
@@ -80,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1 if report else 0
     for name, content in files.items():
         (DATA / name).write_bytes(content)
-    print_summary(files)
+    if options.tables:
+        print_summary(files)
     return 0
 
 
@@ -93,11 +98,36 @@ def build(tables: Path) -> dict[str, bytes]:
     if unknown := {row["model"] for row in measured} - names:
         raise ValueError(f"figures of unknown models {sorted(unknown)}; add them to aliases.csv")
     return {
-        "known_models.csv": to_csv(MODEL_COLUMNS, models.rows.values()),
+        "known_models.csv": to_csv(MODEL_COLUMNS, with_pages(models.rows.values())),
         "accuracies.csv": to_csv(("source", "model", "dataset", "metric", "value"), measured),
         "stated_figures.csv": to_csv(("model", "figure", "value", "source"), models.stated_rows()),
         "class_recalls.npy": to_npy(recall),
         "class_recalls.json": (json.dumps(about, indent=0, ensure_ascii=False) + "\n").encode(),
+    }
+
+
+def build_pages() -> dict[str, bytes]:
+    """known_models.csv with the models of pages.csv as they are now, all others as they were."""
+    return {"known_models.csv": to_csv(MODEL_COLUMNS, with_pages(read(DATA / "known_models.csv")))}
+
+
+def with_pages(rows: Iterable[Row]) -> list[Row]:
+    """The rows of models that a table has, then those that only pages.csv has."""
+    rows = [row for row in rows if row["source"] != "hub"]
+    names = {row["hub_id"] for row in rows}
+    return [*rows, *(row_of_page(entry) for entry in looked_up("pages") if entry["hub_id"] not in names)]
+
+
+def row_of_page(entry: Row) -> Row:
+    """The row of a model by its page; open_clip or transformers loads it from safetensors."""
+    gflops = f"{float(entry['image_gflops']) + float(entry['text_gflops']):.2f}"
+    return dict.fromkeys(MODEL_COLUMNS, "") | {
+        **{column: entry[column] for column in ("hub_id", "twin", "parameters", "image_gflops", "text_gflops")},
+        **{column: entry[column] for column in ("download_bytes", "license")},
+        **{f"{figure}_source": "hub" for figure in ("parameters", "gflops", "license", "imagenet")},
+        **{"name": entry["hub_id"], "backend": "open_clip", "loadable": "yes", "safetensors": "yes"},
+        **{"gflops": gflops, "imagenet": fraction(entry["imagenet"])},
+        **{"download_is_estimate": "no", "download_source": "hub", "source": "hub", "readme": entry["page"]},
     }
 
 

@@ -257,6 +257,14 @@ def measure_label(n_concepts: int) -> None:
 
 def random_model(name: str, folder: Path, device: str) -> VisionLanguageModel:
     """An open_clip model with random weights, saved and loaded like any other."""
+    save_random_model(name, folder)
+    model = load_model(resolve_model(f"local-dir:{folder}"), device)
+    (folder / "open_clip_model.safetensors").unlink()  # up to 4 GB
+    return model
+
+
+def save_random_model(name: str, folder: Path) -> None:
+    """Save an open_clip model with random weights."""
     config: Any = open_clip.get_model_config(name)
     torch.manual_seed(0)
     network = open_clip.CLIP(**deepcopy(config)).eval()
@@ -269,10 +277,6 @@ def random_model(name: str, folder: Path, device: str) -> VisionLanguageModel:
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
     weights = {key: value.contiguous() for key, value in network.state_dict().items()}
     safetensors.torch.save_file(weights, folder / "open_clip_model.safetensors")
-    del network, weights
-    model = load_model(resolve_model(f"local-dir:{folder}"), device)
-    (folder / "open_clip_model.safetensors").unlink()  # up to 4 GB
-    return model
 
 
 def make_world(folder: Path, n_concepts: int, n_images: int) -> tuple[SemanticGraph, ProbeSet]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from index_benchmark import timed
-from labeling_speed import random_model
+from labeling_speed import save_random_model
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Evidence, Selection, Strategy
@@ -64,7 +65,10 @@ def run(args: argparse.Namespace) -> None:
         print(f"ensemble, {len(large)} JPEGs of 500 px:", against_bare_loops(refs, large, args.repeats), flush=True)
         if args.architecture:
             with tempfile.TemporaryDirectory() as folder:
-                random = [random_model(args.architecture, Path(folder) / str(n), "cpu").ref for n in range(len(refs))]
+                save_random_model(args.architecture, Path(folder) / "0")
+                for n in range(1, len(refs)):
+                    shutil.copytree(Path(folder) / "0", Path(folder) / str(n))
+                random = [resolve_model(f"local-dir:{Path(folder) / str(n)}") for n in range(len(refs))]
                 figures = against_bare_loops(random, jpegs(64, 500, 375), args.repeats)
             print(f"{len(refs)} x {args.architecture} with random weights, 64 JPEGs of 500 px:", figures, flush=True)
     if "memory" in parts:

@@ -6,6 +6,7 @@
     python scripts/run_benchmark.py selection [--labels N] [--index DIR]
     python scripts/run_benchmark.py agreement --labels DIR
     python scripts/run_benchmark.py predict --models local-dir:A,local-dir:B,local-dir:C [--architecture ViT-B-32]
+    python scripts/run_benchmark.py serve --model local-dir:PATH | --architecture ViT-B-32
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
     python scripts/run_benchmark.py targets --labels DIR --tasks DIR ...    (the same as: mll-hf bench)
 
@@ -29,6 +30,7 @@ import index_benchmark
 import labeling_speed
 import matching_benchmark
 import predict_benchmark
+import serve_benchmark
 from index_benchmark import spread, timed
 from mll_hf.cli import main as command_line
 from mll_hf.graph.concepts import load_graph
@@ -70,6 +72,7 @@ def main() -> int:
     predict_benchmark.add_arguments(
         parts.add_parser("predict", help="an ensemble against bare loops, its memory, and interrupted runs")
     )
+    serve_benchmark.add_arguments(parts.add_parser("serve", help="a server with many clients against offline batches"))
     parts.add_parser("targets", add_help=False, help="what choosing is worth on target tasks: mll-hf bench")
     if sys.argv[1:2] == ["targets"]:
         return command_line(["bench", *sys.argv[2:]])

@@ -21,7 +21,8 @@ DOWNWARDS = {"labels.label": {"hub.pretrained"}, "selection.result": {"selection
 def read_map() -> list[str]:
     """Modules in the order of the table in README.md, such as ``utils.text``; a room's ``__init__`` is the room."""
     order = []
-    for room, files in re.findall(r"^\| `(\w+)` \| (.+?) \|", (PACKAGE / "README.md").read_text(), re.MULTILINE):
+    table = (PACKAGE / "README.md").read_text().partition("\n| room |")[2].partition("\n\n")[0]
+    for room, files in re.findall(r"^\| `(\w+)` \| (.+?) \|", table, re.MULTILINE):
         names = [name for name in re.findall(r"`([\w./]+)`", files) if not name.endswith(".py")]
         special = {"errors": "errors", "__init__": room}
         order += [special.get(name, f"{room}.{name}") for name in names]

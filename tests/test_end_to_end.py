@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
 import label_models
 from demo_world import MODELS, build_graph, tasks
+from demo_world import run as demo
 from mll_hf import Client, SelectionConfig, Strategy
 from mll_hf.cli import main
 from mll_hf.labels.store import LabelStore
@@ -103,6 +104,18 @@ def test_labels_through_the_hub(api, hub, tmp_path, encoder, monkeypatch):
     truth = [task.classes[task.labels[n]] for n in some]
     assert np.mean([answer == right for answer, right in zip(prediction.labels, truth, strict=True)]) > 0.6
     assert {request.split("/")[2] for request in hub.counted} == {"demo-digits"}
+
+
+def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, tmp_path):
+    outcome = demo.evaluate(Client(labels, encoder=encoder), tasks()[1])
+    seen = len(outcome.task.images) - len(outcome.rest)
+    assert (seen, len(set(outcome.rest.tolist()))) == (96, len(outcome.rest))
+    answer = outcome.tried.answer
+    assert answer.low <= outcome.singles["demo-letters"] <= answer.high
+    assert demo.estimates_beside_truth([outcome]).count("demo-letters") == 2
+    share = f"{outcome.right[:8].sum()} of these 8 are right, {100 * outcome.right.mean():.0f} % of all"
+    assert share in demo.some_predictions(outcome)
+    assert demo.draw([outcome], outcome, tmp_path / "demo.png").stat().st_size > 10_000
 
 
 @needs_testbed

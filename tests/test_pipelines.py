@@ -242,9 +242,8 @@ def test_images_that_cannot_be_read(classifier, tmp_path, caplog):
 def test_options_of_a_call(classifier):
     assert [answer["label"] for answer in classifier(GREEN, top_k=1)] == ["green"]
     assert len(classifier(GREEN, top_k=99)) == 3
-    assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
-    classifier(RED)
     assert Colors.texts == tuple(t for c in COLORS for t in fill(classifier.selection.prompt_templates, c))
+    assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
     classifier(RED, ["red", "dark"], hypothesis_template="so {}!")
     assert Colors.texts == ("so red!", "so dark!")
     # equal scores keep the order of the classes
@@ -270,8 +269,8 @@ def test_wrong_options_are_said_before_anything_is_drawn(classifier, options, sa
 def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
     monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
     assert pipeline(classifier.selection, device=given).device == device
-    with pytest.raises(InputError, match="a batch of 0 images"):
-        pipeline(classifier.selection, batch_size=0)
+    with pytest.raises(InputError, match="batch_size is 0; give at least 1"):
+        pipeline(classifier.selection, batch_size=0)(RED)
 
 
 # --- refused before anything is downloaded ----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from mll_hf import __version__
-from mll_hf.cli import bench, classify, graph, label, labels, predict
+from mll_hf.cli import bench, classify, graph, label, labels, predict, serve
 from mll_hf.cli.output import complain, logged_notes
 from mll_hf.errors import MLLError
 
@@ -59,5 +59,6 @@ def build_parser() -> argparse.ArgumentParser:
     graph.add_graph(commands)
     classify.add_select(commands)
     predict.add_predict(commands)
+    serve.add_serve(commands)
     bench.add_bench(commands)
     return parser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
+    from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
     from mll_hf.selection.result import SelectedModel
 
@@ -55,12 +57,18 @@ class Residents:
         self._models, self._prompts, self._most = models, prompts, most
         self._device, self._dtype, self._token = device, dtype, token
         self.take_turns = False
-        self._loaded: dict[int, VisionLanguageModel] = {}  # the least recently used first
+        self._loaded: dict[ModelRef, VisionLanguageModel] = {}  # the least recently used first
         self._texts: dict[int, NDArray[np.float32]] = {}
 
     def __contains__(self, m: int) -> bool:
         """Whether a model is loaded."""
-        return m in self._loaded
+        return self._models[m].ref in self._loaded
+
+    def for_prompts(self, models: Sequence[SelectedModel], prompts: Sequence[Sequence[str]]) -> Residents:
+        """Residents for other classes; those of both that are the same model are loaded once."""
+        others = copy(self)
+        others._models, others._prompts, others._texts = models, prompts, {}
+        return others
 
     def use(self, m: int, work: Callable[[VisionLanguageModel, NDArray[np.float32]], Result]) -> Result:
         """What some work gives with a model and its class embeddings [C, D].
@@ -76,9 +84,10 @@ class Residents:
         try:
             return work(*self._get(m))
         except ModelError:
-            others = len(self._loaded.keys() - {m})
+            ref = self._models[m].ref
+            others = len(self._loaded.keys() - {ref})
             if not others:
-                self._evict(m)
+                self._evict(ref)
                 raise
         self._most = others  # outside the except block, where the error keeps the tensors at hand alive
         self.close()
@@ -90,19 +99,20 @@ class Residents:
 
     def close(self) -> None:
         """Evict all models."""
-        for m in list(self._loaded):
-            self._evict(m)
+        for ref in list(self._loaded):
+            self._evict(ref)
 
     def _get(self, m: int) -> tuple[VisionLanguageModel, NDArray[np.float32]]:
-        model = self._loaded.pop(m, None) or self._load(m)
-        self._loaded[m] = model
+        ref = self._models[m].ref
+        model = self._loaded.pop(ref, None) or self._load(m)
+        self._loaded[ref] = model
         if m not in self._texts:
             self._texts[m] = _class_embeddings(model, self._prompts)
         return model, self._texts[m]
 
     def _load(self, m: int) -> VisionLanguageModel:
         needed = _BYTES_TO_LOAD * self._models[m].cost.parameters
-        while self._loaded and (len(self._loaded) == self._most or free_memory(self._device) < needed):
+        while self._loaded and (len(self._loaded) >= (self._most or np.inf) or free_memory(self._device) < needed):
             self.take_turns = True
             self._evict(next(iter(self._loaded)))
         model = load_model(self._models[m].ref, self._device, token=self._token, dtype=self._dtype)
@@ -112,8 +122,8 @@ class Residents:
             raise ModelError(model.ref.repo_id, reason)
         return model
 
-    def _evict(self, m: int) -> None:
-        model = self._loaded.pop(m, None)
+    def _evict(self, ref: ModelRef) -> None:
+        model = self._loaded.pop(ref, None)
         if model:
             model.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -220,6 +220,12 @@ class Ensemble:
                 self.close()
 
         return run
+
+    def for_selection(self, selection: Selection, templates: tuple[str, ...] | None = None) -> Ensemble:
+        """An ensemble for another selection, with its own class embeddings; models of both are loaded once."""
+        other = replace(self, selection=selection, templates=templates)
+        other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
+        return other
 
     def close(self) -> None:
         """Free the memory of all models; those that are used again are loaded again."""

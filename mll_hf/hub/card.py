@@ -14,8 +14,9 @@ import yaml  # type: ignore[import-untyped]
 from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entries_to_yaml
 
 from mll_hf.hub.readme import edit_card, put_section
+from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH
 from mll_hf.labels.branches import branch_recalls
-from mll_hf.utils.package import library_in_markdown
+from mll_hf.utils.package import library_in_markdown, page_of_model
 from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import abridged, escaped, printable, shortened
 
@@ -39,6 +40,7 @@ _SCHEMA = 3  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
+_VIEWED = [{"config_name": "default", "data_files": SUMMARY_PATH}]  # what the Hub's viewer opens
 _SYNSET = re.compile(r"n\d{8}", re.ASCII)
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -128,7 +130,7 @@ def _tests(label: LabelSummary) -> int:
 
 def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     # No link to the paper: the Hub would tag the model with it.
-    environment = label.environment
+    environment, page = label.environment, page_of_model(label.model.repo_id)
     facts = [
         ["graph", f"{escaped(_name(label.graph_name))} (`{label.graph_digest[:12]}`)"],
         ["graph from", escaped(_name(label.graph_location))],
@@ -154,6 +156,7 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         "mll-hf select --classes 'dog, cat, car' --labels hub",
         f"mll-hf labels show {label.model.repo_id} --labels hub",
         "```",
+        *(["", f"[Where this model is strong, beside others]({page})"] if page else []),
     ]
 
 
@@ -196,7 +199,7 @@ def collection_card(
     if not readme.strip():
         title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
         tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
-        readme = _new_card(title, tags, license="apache-2.0", viewer=False)
+        readme = _new_card(title, tags, license="apache-2.0", configs=_VIEWED)
     return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
 
 
@@ -215,6 +218,17 @@ def _collection_section(
         "```",
         "",
         "The method is Model Label Learning ([arXiv 2501.18271](https://arxiv.org/abs/2501.18271)).",
+        "",
+        f"![Mean recall of the best models]({PICTURE_PATH})",
+        "",
+        f"[`{SUMMARY_PATH}`]({SUMMARY_PATH}) has a line per label: model, revision, license, cost, mean recall "
+        "(`margin`: half of its 95 % interval), recall per domain and per large branch of the graph:",
+        "",
+        "```bash",
+        f"duckdb -c \"SELECT model, recall, license FROM '{source}/{SUMMARY_PATH}' "  # noqa: S608 - a text for people
+        "WHERE license = 'mit' ORDER BY recall DESC LIMIT 10\"",
+        f"python -c \"from datasets import load_dataset; print(load_dataset('{repo_id}', split='train').to_pandas())\"",
+        "```",
         "",
         *(line for graph in graphs for line in _graph_lines(graph, labels, source)),
         "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "
@@ -267,7 +281,7 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
     is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
     terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
     title = f"{_name(graph.name)}: visual concepts"
-    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], **terms)
+    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], viewer=False, **terms)
     source = f"hf://datasets/{repo_id}"
     lines = [
         f"`graph.json` has {len(graph):,} visual concepts with their hypernyms (digest `{graph.digest[:12]}`), and the "

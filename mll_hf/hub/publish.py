@@ -11,6 +11,7 @@ import hashlib
 import logging
 import random
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -48,6 +49,17 @@ from mll_hf.hub.connection import (
 from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read_graph
 from mll_hf.hub.sources import fetch_from_collection, is_collection, read_graphs, readable
+from mll_hf.hub.summary import (
+    MAX_SUMMARY_BYTES,
+    PICTURE_PATH,
+    SUMMARY_PATH,
+    Row,
+    leaderboard_svg,
+    recall_text,
+    rows_from_bytes,
+    rows_to_bytes,
+    summary_row,
+)
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
 from mll_hf.utils.files import file_digest
@@ -284,12 +296,15 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
 def _overview(
     api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
 ) -> dict[str, bytes | None]:
-    """Index and card of a collection with the files that a commit adds; the owner's text in the card is kept."""
+    """Index, table, picture and card of a collection with the files that a commit adds.
+
+    The owner's text in the card is kept.
+    """
     files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
     after = replace(head, files={**head.files, **files})
     known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}
     changes: dict[str, bytes | None] = {}
-    labels: list[IndexedLabel] = []
+    by_path: dict[str, IndexedLabel] = {}
 
     def summary_at(path: str) -> LabelSummary:
         whole = label_from_bytes(added[path]) if path in added else fetch_from_collection(api, head, path, known)
@@ -300,14 +315,38 @@ def _overview(
         if graph := graph_of(stem, known.values()):
             of_group, index = updated_index(api, after, stem, groups[stem], graph, partial(readable, summary_at))
             changes |= of_group
-            labels += index.labels if index else ()
+            for label in index.labels if index else ():
+                by_path[groups[stem][label.model.slug, label.model.revision]] = label
         else:
             _log.warning("%s: labels %s are not indexed, since their graph is missing", head.repo_id, stem)
-    if not labels:
+    if not (labels := list(by_path.values())):
         raise InputError(f"hf://datasets/{head.repo_id} holds no valid label; publish one with mll-hf push --to")
     shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
     card = _edited(head, lambda old: collection_card(head.repo_id, shown, labels, old), _read_readme(api, head))
-    return {**changes, README: card}
+    counts = Counter(label.graph_digest for label in labels)
+    most = max(shown, key=lambda graph: (counts[graph.digest], graph.digest))
+    earlier = rows_from_bytes(_read(api, head, SUMMARY_PATH, MAX_SUMMARY_BYTES))
+    table = _summary(by_path, after, known, earlier, summary_at)
+    return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, most), README: card}
+
+
+def _summary(
+    labels: Mapping[str, IndexedLabel],
+    head: Head,
+    graphs: Mapping[str, SemanticGraph],
+    earlier: Mapping[str, Row],
+    read: Callable[[str], LabelSummary],
+) -> bytes:
+    """The table of the labels at some paths; only those without a line in the earlier table are read."""
+
+    def row_of(path: str) -> Row:
+        row = earlier.get(digest := head.files[path].oid)
+        if row and row["recall"] == recall_text(labels[path]):
+            return row
+        label = read(path)
+        return summary_row(label, graphs[label.graph_digest], digest)
+
+    return rows_to_bytes(readable(row_of, labels))
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
@@ -446,7 +485,7 @@ def publish_repo(
         marker: The file that says what kind of repo this is. A repo without it must be empty.
         edit: Given the README so far, which may be empty, the new one.
         title: Of the commit.
-        create_pr: Open a pull request even with write access; without write access one is always opened.
+        create_pr: Open a pull request instead; without write access nothing else can be done.
         private: Make a new repo private.
         token: Hub token; None for the token of the logged-in user.
 
@@ -508,9 +547,14 @@ def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
 
 
 def _read_readme(api: HfApi, head: Head) -> bytes:
-    if README not in head.files:
+    return _read(api, head, README, _MOST_README_BYTES)
+
+
+def _read(api: HfApi, head: Head, path: str, most_bytes: int) -> bytes:
+    """A file of a repository; nothing if it has no such file."""
+    if path not in head.files:
         return b""
-    return download(api, head.repo_id, head.repo_type, README, head.sha, _MOST_README_BYTES).read_bytes()
+    return download(api, head.repo_id, head.repo_type, path, head.sha, most_bytes).read_bytes()
 
 
 def _edited(head: Head, edit: Callable[[str], str], readme: bytes) -> bytes:

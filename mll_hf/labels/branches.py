@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import LabelSummary
 
 _FEWEST_CONCEPTS = 10
+_MOST_PARTS = 12
+_SMALLEST_PART = 0.02  # of the graph's concepts
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,27 @@ def branch_pairs(first: LabelSummary, second: LabelSummary, graph: SemanticGraph
     ]
     pairs = zip(*by_place, strict=True)
     return sorted(pairs, key=lambda pair: pair[1].recall - pair[0].recall)
+
+
+def top_branches(graph: SemanticGraph) -> tuple[int, ...]:
+    """Concepts whose branches are the large parts of a graph, at most twelve; the same for all labels on the graph.
+
+    From the roots down, the largest branch is replaced by those below it, until there would be more than twelve.
+    Branches of less than a fiftieth of the concepts are left out.
+    """
+    sizes = [len(descendants) + 1 for descendants in graph.descendants]
+    below: list[set[int]] = [set() for _ in sizes]
+    parts = set[int]()
+    for v, parents in enumerate(graph.parents):
+        if sizes[v] >= max(2, _SMALLEST_PART * len(graph)):
+            for under in [below[parent] for parent in parents] or [parts]:
+                under.add(v)
+    while divisible := [v for v in parts if below[v]]:
+        largest = max(divisible, key=lambda v: (sizes[v], -v))
+        if len(divided := parts - {largest} | below[largest]) > _MOST_PARTS:
+            break
+        parts = divided
+    return tuple(sorted(parts))
 
 
 @dataclass(frozen=True)

@@ -297,12 +297,12 @@ class ModelLabel(LabelSummary):
         private: bool = False,
         token: str | None = None,
     ) -> Published:
-        """Publish the label in one commit; without write access a pull request is opened.
+        """Publish the label in one commit; without write access only ``create_pr`` is possible.
 
         Args:
             to: ``hf://datasets/org/name`` for a collection; by default the model's own repo.
             graph: The label's graph: itself, its folder or its dataset. By default the dataset that the label names.
-            create_pr: Open a pull request even with write access.
+            create_pr: Open a pull request instead.
             private: Make a new collection private.
             token: Hub token; None for the token of the logged-in user.
 

@@ -55,7 +55,9 @@ def prepared_batches(
 
     def chunks() -> Iterator[Sequence[Item]]:
         for batch in batches:
-            parts = [batch[first : first + _CHUNK] for first in range(0, len(batch), _CHUNK)]
+            share = -(-len(batch) // usable_cores())  # of a thread in a small batch
+            size = _CHUNK if processes else min(_CHUNK, share)
+            parts = [batch[first : first + size] for first in range(0, len(batch), size)]
             sizes.append(len(parts))
             yield from parts
 
@@ -99,9 +101,12 @@ def _in_threads(chunks: Iterator[Sequence[Item]], work: _Preparation[Item], *, a
     pool = ThreadPoolExecutor(max_workers=usable_cores(), initializer=_use_one_torch_thread)
     try:
         prepared: deque[Future[Chunk]] = deque()
+        waiting: deque[int] = deque()  # images of each
         for chunk in chunks:
             prepared.append(pool.submit(work.__getitem__, chunk))
-            if len(prepared) * _CHUNK > ahead:
+            waiting.append(len(chunk))
+            if sum(waiting) > ahead or len(waiting) > _CHUNKS_AHEAD:
+                waiting.popleft()
                 yield prepared.popleft().result()
         while prepared:
             yield prepared.popleft().result()

@@ -53,7 +53,7 @@ class Answer:
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
             return (
-                f"accuracy not known ({interval}); more unlabeled images or a few examples with their class would tell."
+                f"accuracy not known ({interval}); unlabeled images or a few examples with their class would tell."
             )
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
@@ -67,7 +67,8 @@ class Answer:
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
         else:
-            cost = f"{self.saving:.2g} times less compute" if self.saving > 1 else "fewer parameters"
+            times = f"{self.saving:.2g}" if self.saving >= 1.05 else f"{self.saving:.2f}"
+            cost = f"{times} times less compute" if self.saving > 1 else "fewer parameters"
             second = f"As good and cheaper: {names[self.cheapest]}, {cost}, {100 * self.loss:.1f} points lower."
         if self.n_models == 1:
             third = "It is the only model: there is no choice to make."

@@ -86,7 +86,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         "repository, at the commit below.",
         "",
         "```python",
-        "from mll_hf import pipeline  # pip install 'mll-hf[models]'",
+        "from mll_hf import pipeline",
         "",
         f"classifier = pipeline({repo_id!r})".replace("'", '"'),
         'classifier("photo.jpg", top_k=3)  # [{"score": 0.9, "label": ...}, ...]',

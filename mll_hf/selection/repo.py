@@ -1,4 +1,4 @@
-"""A selection as a small model repo: one JSON file and a card. Nothing in it is ever run.
+"""A selection as a small model repo: one JSON file, a card, and what Inference Endpoints run. We run nothing in it.
 
 Not by ``huggingface_hub.ModelHubMixin``: that writes a ``config.json``, for which other libraries would take the repo
 for a model of theirs, keeps arguments of a constructor rather than a validated document, and uploads over whatever is
@@ -24,6 +24,7 @@ from mll_hf.hub.publish import README, publish_repo
 from mll_hf.selection.card import selection_card
 from mll_hf.selection.result import Selection
 from mll_hf.utils.files import write_atomically
+from mll_hf.utils.package import DISTRIBUTION, package_source, requirement, wheel_of
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -35,6 +36,17 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
 
 SELECTION_FILE = "mll_selection.json"
+HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
+_HANDLER = f'''"""Answers Inference Endpoints with the selection in this repository; a push replaces this file."""
+
+try:
+    from mll_hf.serving import EndpointHandler  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ImportError(
+        "{DISTRIBUTION} is not installed, or without its extra 'models'; it is on no registry, so add a "
+        "{REQUIREMENTS_FILE} beside this file with a wheel that you trust: {DISTRIBUTION}[models] @ https://..."
+    ) from error
+'''
 _MOST_BYTES = 64 * 2**20
 _GONE = frozenset({401, 403, 404, 410, 451})  # the Hub's answers that trying again does not change
 _HOW_TO_MAKE = "make one with: mll-hf select --json"
@@ -72,7 +84,7 @@ def push_selection(
     card = partial(selection_card, selection, repo_id, _licenses(selection, token))
     return publish_repo(
         repo_id,
-        {SELECTION_FILE: _to_bytes(selection)},
+        {SELECTION_FILE: _to_bytes(selection), HANDLER_FILE: _HANDLER.encode(), **_requirements()},
         SELECTION_FILE,
         card,
         commit_message,
@@ -92,6 +104,14 @@ def _to_bytes(selection: Selection) -> bytes:
             "among fewer models, with max_parameters or a smaller shortlist"
         )
     return content
+
+
+def _requirements() -> dict[str, bytes]:
+    """The file that says where Inference Endpoints install this package from, if that can be said to others."""
+    source = package_source()
+    if not source or wheel_of(source):
+        return {}
+    return {REQUIREMENTS_FILE: f"{requirement(source, 'models')}\n".encode()}
 
 
 def _licenses(selection: Selection, token: str | None) -> Mapping[str, str | None]:

@@ -320,12 +320,12 @@ class Selection(ArrayFields):
         """Publish the selection as a small model repo that anyone loads by its id; no weights are uploaded.
 
         The repo is created if it does not exist. Selection and card are written in one commit; what the owner added
-        to the card is kept. Without write access a pull request is opened.
+        to the card is kept. Without write access only ``create_pr`` is possible.
 
         Args:
             repo_id: ``org/name`` of a new repo, an empty one, or one with an earlier selection.
             private: Make a new repo private.
-            create_pr: Open a pull request even with write access.
+            create_pr: Open a pull request instead.
             commit_message: Title of the commit.
             token: Hub token; None for the token of the logged-in user.
 

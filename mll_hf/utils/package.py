@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 DISTRIBUTION = "mll-hf"  # [project] name in pyproject.toml
 PROJECT_URL = ""  # [project.urls] Repository in pyproject.toml; empty until the code has a public home
+SPACE_VARIABLE = "MLL_HF_SPACE"  # address of a running Space mll_select
 PACKAGE_VARIABLE = "MLL_HF_PACKAGE"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -19,6 +21,13 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 def library_in_markdown() -> str:
     """The library's name for cards, with a link if the project has a home."""
     return f"[`{DISTRIBUTION}`]({PROJECT_URL})" if PROJECT_URL else f"`{DISTRIBUTION}`"
+
+
+def page_of_model(repo_id: str) -> str | None:
+    """Address of a model's page in the Space that ``$MLL_HF_SPACE`` names; None if it names no web address."""
+    space = os.environ.get(SPACE_VARIABLE, "").strip().rstrip("/")
+    is_address = re.fullmatch(r"https?://[\w.:/-]+", space, re.ASCII)
+    return f"{space}?model={quote(repo_id, safe='')}" if is_address else None
 
 
 def package_source() -> str | None:

@@ -1,14 +1,16 @@
-"""The whole workflow: label tiny models, show the labels, select by class names, classify, compare accuracies.
+"""The whole workflow: choose among real models by name, then label, choose and reuse six tiny models on real pictures.
 
-All data comes from installed PyPI packages and from this folder; the network is not used.
+All data comes from installed PyPI packages and from this folder; the network is not used. What was measured is kept in
+the output folder, so the second run is quicker.
 """
 
 from __future__ import annotations
 
 import argparse
-import shlex
+import gc
+import logging
+import os
 import sys
-import textwrap
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,28 +19,61 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+os.environ["HF_HUB_OFFLINE"] = "1"  # both are read when huggingface_hub is imported
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
 
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
-from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
-from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.selection import Selection, Strategy
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
-_TRIED_ON = 64  # pictures of a task
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from mll_hf.ensemble.run import Prediction
+
+REAL_TASKS = (
+    ("golden retriever", "tabby cat", "fire truck"),
+    ("daisy", "rose", "sunflower", "tulip", "dandelion"),
+    ("airplane", "bicycle", "bus", "car", "motorcycle", "train"),
+)
+SHOWN_TASK = "capital-letters"
+_UNLABELED, _EXAMPLES = 64, 32  # pictures of a task for the trial
+_LISTED, _DRAWN = 8, 24  # pictures of the shown task
+_BLUE, _RED, _GREEN, _GRAY = "#1d6996", "#d1495b", "#38a169", "#9a9a9a"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
-    """Accuracies on one task: of each model alone, and of each way of selecting."""
+    """What happened on one task. Accuracies are on the pictures that no trial has seen.
+
+    Attributes:
+        task: The task.
+        rest: Positions of the pictures that no trial has seen, in random order.
+        by_label: Chosen from the labels alone.
+        tried: Chosen after the trial.
+        singles: Accuracy of each model alone, by name.
+        ways: Accuracy of each way of choosing, by name.
+        prediction: What the models chosen after the trial answer to the rest.
+    """
 
     task: Task
+    rest: NDArray[np.intp]
+    by_label: Selection
+    tried: Selection
     singles: dict[str, float]
     ways: dict[str, float]
+    prediction: Prediction
+
+    @property
+    def right(self) -> NDArray[np.bool_]:
+        """[N] which pictures of the rest were classified correctly."""
+        return self.prediction.probabilities.argmax(axis=1) == np.array(self.task.labels)[self.rest]
 
 
 def main() -> int:
@@ -47,134 +82,195 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for graph, labels and figure")
     args = parser.parse_args()
     started = time.perf_counter()
-    graph, labels = args.out / "graph", args.out / "labels"
+    logging.getLogger("mll_hf").setLevel(logging.ERROR)  # nothing is pinned to a commit without the Hub
 
-    _say("1. A graph of concepts with pictures to test them (from PyPI packages)")
-    if not (graph / "graph.json").exists():
-        build_graph(graph)
-    print(f"{graph}")
+    _say("1. Real models: name your classes. Rests on figures that others published; no model is run")
+    choose_among_real_models()
 
-    _say("2. Label: measure every model once")
-    _cli("label", *[f"local-dir:{model}" for model in sorted(MODELS.iterdir())], "--graph", graph, "--labels", labels)
+    _say("2. Label: six tiny models are measured once, on 186 concepts")
+    labels = label_models(args.out)
 
-    _say("3. What the labels say")
-    _cli("labels", "ls", "--labels", labels)
-
-    _say("4. Select and classify: tasks whose pictures are new to all models and labels")
-    client, held_out = Client(labels), tasks()
+    _say(f"3. Select: by label, then tried on {_UNLABELED} pictures and {_EXAMPLES} examples; new tasks, new pictures")
+    held_out, client = tasks(), Client(labels)
     for task in held_out:
         write_task(task, args.out / "tasks" / task.name)
-    outcomes = [_evaluate(client, task) for task in held_out]
-    _show(outcomes)
+    outcomes = [evaluate(client, task) for task in held_out]
+    print(estimates_beside_truth(outcomes))
+    print()
+    print(accuracy_by_way(outcomes))
 
-    _say("6. The same on the command line, for a few pictures (named by their true class)")
-    _classify(labels, args.out / "pictures", held_out[2])
-    figure = _draw(outcomes, args.out / "accuracy.png")
+    shown = next(outcome for outcome in outcomes if outcome.task.name == SHOWN_TASK)
+    _say(f"4. Reuse: {_LISTED} pictures of {SHOWN_TASK}, drawn at random from {len(shown.rest)} that are new")
+    print(some_predictions(shown))
+    figure = draw(outcomes, shown, args.out / "demo.png")
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
+    print("  mll-hf select --classes 'bicycle, umbrella, teapot' --max-parameters 200M")
     print(f"  mll-hf select --classes 'bicycle, umbrella, letter Q, 7' --labels {labels}")
     print(f"  mll-hf bench --labels {labels} --tasks {args.out / 'tasks'} --out {args.out / 'benchmark'}")
     return 0
 
 
-def _evaluate(client: Client, task: Task) -> Outcome:
-    """Accuracy of every model alone and of each strategy, with the same prompts; each model runs once."""
-    truth = np.array(task.labels)
+def choose_among_real_models() -> None:
+    client = Client("published")
+    for classes in REAL_TASKS:
+        print(f"{', '.join(classes)}:")
+        for line in client.select(classes, domain="photo").answer_lines:
+            print(f"  {line}")
 
-    def select(strategy: Strategy, k: int) -> Selection:
-        config = SelectionConfig(strategy=strategy, k=k)
-        return client.select(task.classes, config, domain=task.domain, task=task.task)
 
-    everything = select(Strategy.UNIFORM, 1)
-    ids = [model.ref.repo_id for model in everything.models]
-    logits = dict(zip(ids, client.load(everything).logits(list(task.images)), strict=True))
+def label_models(out: Path) -> Path:
+    """Measure the models that have no label yet; returns the folder of labels."""
+    from mll_hf.cli import main as command_line
 
-    def accuracy(selection: Selection, rule: Rule = Rule.LINEAR_POOL) -> float:
-        of_union = np.stack([logits[selection.models[m].ref.repo_id] for m in selection.union])
-        answers = client.load(selection).combine(of_union, rule).probabilities.argmax(axis=1)
-        return float((answers == truth).mean())
+    graph, labels = out / "graph", out / "labels"
+    if not (graph / "graph.json").exists():
+        build_graph(graph)
+    models = [f"local-dir:{model}" for model in sorted(MODELS.iterdir())]
+    first = f"local-dir:{MODELS.relative_to(MODELS.parents[2])}/demo-digits"
+    print(f"$ mll-hf label {first} ... --graph {graph} --labels {labels}", flush=True)
+    if command_line(["label", *models, "--graph", str(graph), "--labels", str(labels)]):
+        raise SystemExit(1)
+    gc.freeze()  # collecting after each of 60 models would go through all of torch every time
+    return labels
 
-    def try_on_pictures(k: int) -> Selection:
-        """Select after a trial on a few unlabeled pictures."""
-        config = SelectionConfig(k=k, most_images=_TRIED_ON)
-        return client.select(task.classes, config, domain=task.domain, task=task.task, images=list(task.images))
 
-    chosen = select(Strategy.MLL, 1)
-    print(f"\n{task.name}: {len(task.classes)} classes, {len(task.images)} pictures")
-    print(selection_report(chosen).split("\n\n")[1])
-    singles = {Path(model).name: float((scores.argmax(axis=1) == truth).mean()) for model, scores in logits.items()}
+def evaluate(client: Client, task: Task) -> Outcome:
+    """Choose models for a task in several ways, and see how good each is on pictures that no trial has seen."""
+    order = np.random.default_rng(0).permutation(len(task.images))
+    unlabeled, examples, rest = np.split(order, [_UNLABELED, _UNLABELED + _EXAMPLES])
+    truth = np.array(task.labels)[rest]
+
+    def select(strategy: Strategy, k: int = 1) -> Selection:
+        return client.select(task.classes, strategy=strategy, k=k, domain=task.domain, task=task.task)
+
+    everything = select(Strategy.UNIFORM)
+    logits = dict(zip([model.name for model in everything.models],
+                      client.load(everything).logits([task.images[n] for n in rest]), strict=True))  # fmt: skip
+
+    def predict(selection: Selection, rule: Rule = Rule.LINEAR_POOL) -> Prediction:
+        return client.load(selection).combine(
+            np.stack([logits[selection.models[m].name] for m in selection.union]), rule
+        )
+
+    def accuracy(prediction: Prediction) -> float:
+        return float((prediction.probabilities.argmax(axis=1) == truth).mean())
+
+    by_label = select(Strategy.MLL)
+    tried = client.select(
+        task.classes,
+        domain=task.domain,
+        task=task.task,
+        images=[task.images[n] for n in unlabeled],
+        examples=[(task.images[n], task.classes[task.labels[n]]) for n in examples],
+    )
+    singles = {name: float((scores.argmax(axis=1) == truth).mean()) for name, scores in logits.items()}
     ways = {
-        "general, k = 1": accuracy(select(Strategy.GENERAL, 1)),
-        "paper, k = 1": accuracy(select(Strategy.PAPER, 1), Rule.ENTROPY),
-        "paper, k = 3": accuracy(select(Strategy.PAPER, 3), Rule.ENTROPY),
-        "mll, k = 1": accuracy(chosen),
-        "mll, k = 3": accuracy(select(Strategy.MLL, 3)),
-        f"mll, k = 1, tried on {_TRIED_ON} pictures": accuracy(try_on_pictures(1)),
-        "all, averaged": accuracy(everything, Rule.UNIFORM),
+        "generally best model": accuracy(predict(select(Strategy.GENERAL))),
+        "the paper's method, 1 model per class": accuracy(predict(select(Strategy.PAPER), Rule.ENTROPY)),
+        "by label": accuracy(predict(by_label)),
+        "by label and trial": accuracy(predict(tried)),
+        "best model, in hindsight": max(singles.values()),
     }
-    return Outcome(task, singles, ways)
+    return Outcome(task, rest, by_label, tried, singles, ways, predict(tried))
 
 
-def _classify(labels: Path, folder: Path, task: Task) -> None:
-    """Select and classify a few pictures on the command line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for n in range(0, len(task.images), len(task.images) // 6):
-        (folder / f"{task.classes[task.labels[n]].replace(' ', '-')}-{n}.png").write_bytes(task.images[n])
-    choice = ["--classes", ",".join(task.classes), "--domain", task.domain, "--task", task.task]
-    _cli("predict", folder, *choice, "--labels", labels)
-
-
-def _show(outcomes: list[Outcome]) -> None:
-    _say("5. Accuracy of each model alone, and of each way of selecting")
-    print(_accuracy_table(outcomes, "model alone", sorted(outcomes[0].singles), "singles"))
-    print()
-    print(_accuracy_table(outcomes, "selection", outcomes[0].ways, "ways"))
-    best = np.mean([max(outcome.singles.values()) for outcome in outcomes])
-    print(f"\nBest single model of each task, known only in hindsight: {best:.3f} on average.")
-
-
-def _accuracy_table(outcomes: list[Outcome], title: str, names: Iterable[str], field: str) -> str:
+def estimates_beside_truth(outcomes: Sequence[Outcome]) -> str:
     rows = []
-    for name in names:
-        values = [getattr(outcome, field)[name] for outcome in outcomes]
+    for outcome in outcomes:
+        chosen, answer, before = outcome.tried.models[0].name, outcome.tried.answer, outcome.by_label.answer
+        rows.append([
+            outcome.task.name, str(len(outcome.task.classes)), outcome.by_label.models[0].name,
+            _estimate(before.accuracy, before.low, before.high),
+            chosen, _estimate(answer.accuracy, answer.low, answer.high),
+            f"{100 * outcome.singles[chosen]:.0f} %",
+        ])  # fmt: skip
+    header = ["task", "classes", "by label", "estimate", "after the trial", "estimate (90 % interval)", "truth"]
+    return table(header, rows)
+
+
+def _estimate(accuracy: float | None, low: float, high: float) -> str:
+    return f"{'not known' if accuracy is None else f'{100 * accuracy:.0f} %'} ({100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def accuracy_by_way(outcomes: Sequence[Outcome]) -> str:
+    rows = []
+    for name in outcomes[0].ways:
+        values = [outcome.ways[name] for outcome in outcomes]
         rows.append([name, *[f"{value:.3f}" for value in values], f"{np.mean(values):.3f}"])
-    return table([title, *[outcome.task.name for outcome in outcomes], "mean"], rows)
+    return table(["accuracy", *[outcome.task.name for outcome in outcomes], "mean"], rows)
 
 
-def _draw(outcomes: list[Outcome], path: Path) -> Path:
-    """Plot one row per task: a dot per model, and marks for the generally best and the selected model."""
+def some_predictions(outcome: Outcome) -> str:
+    """The first pictures of the rest, which is in random order, and how many of all were right."""
+    task, answers = outcome.task, outcome.prediction
+    rows = [
+        [f"picture {n}", task.classes[task.labels[n]], answers.labels[i] or "", f"{answers.probabilities[i].max():.2f}",
+         "" if outcome.right[i] else "wrong"]
+        for i, n in enumerate(outcome.rest[:_LISTED])
+    ]  # fmt: skip
+    return f"{table(['', 'truth', 'answer', 'probability', ''], rows)}\n{_share_right(outcome, _LISTED)}"
+
+
+def _share_right(outcome: Outcome, shown: int) -> str:
+    right, answer = outcome.right, outcome.tried.answer
+    return (
+        f"{right[:shown].sum()} of these {shown} are right, {100 * right.mean():.0f} % of all {len(right)}; "
+        f"estimated: {_estimate(answer.accuracy, answer.low, answer.high)}"
+    )
+
+
+# --- the figure -------------------------------------------------------------------------------------------------------
+
+
+def draw(outcomes: Sequence[Outcome], shown: Outcome, path: Path) -> Path:
+    """Plot estimates beside the truth for all tasks, and pictures of one task with their answers."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(8, 0.6 * len(outcomes) + 1.4), layout="constrained")
-    for row, outcome in enumerate(outcomes):
-        singles = list(outcome.singles.values())
-        axes.plot([min(singles), max(singles)], [row, row], color="#d0d0d0", zorder=1)
-        axes.scatter(singles, [row] * len(singles), color="#9a9a9a", s=28, zorder=2)
-        axes.scatter(outcome.ways["general, k = 1"], row, marker="|", s=260, color="#d1495b", zorder=3)
-        axes.scatter(outcome.ways["mll, k = 1"], row, marker="D", s=44, color="#1d6996", zorder=4)
-    handles = [
-        axes.scatter([], [], color="#9a9a9a", s=28, label="each model alone"),
-        axes.scatter([], [], marker="|", s=260, color="#d1495b", label="generally best model"),
-        axes.scatter([], [], marker="D", s=44, color="#1d6996", label="chosen by label (mll, k = 1)"),
-    ]
-    axes.set(xlim=(0, 1), xlabel="accuracy", yticks=range(len(outcomes)), yticklabels=[o.task.name for o in outcomes])
-    axes.invert_yaxis()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, frameon=False)
+    figure = plt.figure(figsize=(12, 5), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1.05, 1])
+    _draw_estimates(left.subplots(), outcomes)
+    left.suptitle("Six models, five tasks: what is chosen, what is promised, what is true", fontsize=11)
+    right.suptitle(f"{shown.task.name}, drawn at random\n{_share_right(shown, _DRAWN)}", fontsize=10)
+    for i, axes in enumerate(right.subplots(4, _DRAWN // 4).flat):
+        _draw_picture(axes, shown, i)
     figure.savefig(path, dpi=150)
+    plt.close(figure)
     return path
 
 
-def _cli(*arguments: object) -> None:
-    """Run a command as a user would."""
-    from mll_hf.cli import main as command_line
+def _draw_estimates(axes: Axes, outcomes: Sequence[Outcome]) -> None:
+    for row, outcome in enumerate(outcomes):
+        answer, chosen = outcome.tried.answer, outcome.tried.models[0].name
+        axes.plot([answer.low, answer.high], [row, row], color=_BLUE, alpha=0.3, linewidth=11, solid_capstyle="butt")
+        axes.scatter(list(outcome.singles.values()), [row] * len(outcome.singles), color=_GRAY, s=26, zorder=2)
+        axes.scatter(outcome.ways["generally best model"], row, marker="|", s=260, color=_RED, zorder=3)
+        axes.scatter(outcome.singles[chosen], row, marker="D", s=44, color=_BLUE, zorder=4)
+    axes.plot([], [], color=_BLUE, alpha=0.3, linewidth=11, label="its estimated accuracy (90 % interval)")
+    axes.scatter([], [], marker="D", s=44, color=_BLUE, label="chosen model")
+    axes.scatter([], [], marker="|", s=260, color=_RED, label="generally best model")
+    axes.scatter([], [], color=_GRAY, s=26, label="each model alone")
+    axes.set(xlim=(0, 1), xlabel="accuracy", yticks=range(len(outcomes)), yticklabels=[o.task.name for o in outcomes])
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.13), ncols=2, frameon=False)
 
-    words = [str(argument) for argument in arguments]
-    print("$ " + textwrap.shorten(shlex.join(["mll-hf", *words]), 160, placeholder=" ..."), flush=True)
-    if command_line(words):
-        raise SystemExit(1)
+
+def _draw_picture(axes: Axes, outcome: Outcome, i: int) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    task, n = outcome.task, outcome.rest[i]
+    answer, truth = outcome.prediction.labels[i] or "", task.classes[task.labels[n]]
+    color = _GREEN if answer == truth else _RED
+    axes.imshow(Image.open(BytesIO(task.images[n])))
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=color, linewidth=2)
+    said = answer if answer == truth else f"{answer}, not {truth.split()[-1]}"
+    axes.set_title(said, color=color, fontsize=8, pad=3)
 
 
 def _say(title: str) -> None:

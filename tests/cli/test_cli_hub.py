@@ -147,7 +147,8 @@ def test_push_to_a_collection_and_use_it(world, capsys, api):
     assert row["changed"]
     assert row["models"] == list(MODELS)
     files = api.list_repo_files("alice/labels", repo_type="dataset")
-    assert {file.partition("/")[0] for file in files} - {".gitattributes"} == {"graphs", "labels", "index", "README.md"}
+    of_ours = {"graphs", "labels", "index", "README.md", "summary.csv", "leaderboard.svg"}
+    assert {file.partition("/")[0] for file in files} - {".gitattributes"} == of_ours
     assert not push(capsys, world, "clip", "--to", COLLECTION)[0]["changed"]
     from_folder = run(capsys, "select", "--classes", "cat, car", "--labels", world / "labels", "--json")[1]
     from_collection = run(capsys, "select", "--classes", "cat, car", "--labels", COLLECTION, "--json")[1]

@@ -526,6 +526,13 @@ def test_damaged_cards_are_edited_safely_or_refused(card, data):
 # --- branches ---------------------------------------------------------------------------------------------------------
 
 
+def test_the_section_links_to_the_models_page_in_a_space(monkeypatch):
+    assert "](https://me-select.hf.space" not in add_label("", LABEL, GRAPH, SHA256)
+    monkeypatch.setenv("MLL_HF_SPACE", "https://me-select.hf.space")
+    card = add_label("", LABEL, GRAPH, SHA256)
+    assert f"](https://me-select.hf.space?model={LABEL.model.repo_id.replace('/', '%2F')})" in card
+
+
 def test_a_small_graph_has_no_branches():
     assert "branches" not in added("")
 
@@ -620,7 +627,7 @@ def test_collection_card():
         "license": "apache-2.0",
         "pretty_name": "Model labels on tiny",
         "tags": [COLLECTION_TAG, TAG],
-        "viewer": False,
+        "configs": [{"config_name": "default", "data_files": "summary.csv"}],
     }
     assert "mll-hf select --classes 'dog, cat, car' --labels hf://datasets/org/labels\n" in body
     best, first, middle, mine = re.findall(r"^\| .*mit \|$", body, re.MULTILINE)

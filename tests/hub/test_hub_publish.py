@@ -40,6 +40,7 @@ from mll_hf.hub import sources
 from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.publish import publish_label, publish_to_collection, update_index
 from mll_hf.hub.sources import open_source
+from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH, rows_from_bytes
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.label import ModelRef
 from worlds import SHA, make_label
@@ -118,7 +119,10 @@ def assert_collected(hub, labels, graphs=(GRAPH,), repo_id=REPO):
     for label in labels:
         assert label.model.repo_id in card
     others = [path for path in files if not path.startswith(("labels/", "graphs/", "index/"))]
-    assert set(others) <= {"README.md", ".gitattributes"}
+    assert set(others) <= {"README.md", ".gitattributes", SUMMARY_PATH, PICTURE_PATH}
+    of_labels = [(label.model.repo_id, label.model.revision, sha256_of(label_to_bytes(label))) for label in labels]
+    lines = rows_from_bytes(files[SUMMARY_PATH]).values()
+    assert sorted((line["model"], line["revision"], line["sha256"]) for line in lines) == sorted(of_labels)
 
 
 # ---- in the model's own repo
@@ -790,7 +794,9 @@ def test_a_label_that_was_measured_anew_is_updated(hub):
 
 
 def test_only_labels_that_the_index_lacks_are_fetched(hub):
-    put_collection(LABELS, index=LABELS[:3])
+    publish_to_collection(LABELS[:3], [GRAPH], COLLECTION)
+    hub.put("dataset", REPO, label_files(LABELS[3:]))
+    hub.requests.clear()
     update_index(COLLECTION)
     fetched = [
         request for request in hub.requests if request.startswith("GET") and request.endswith(f"{STEM}.safetensors")

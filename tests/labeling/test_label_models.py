@@ -422,7 +422,7 @@ def test_events_that_need_no_label_end_well(hub, webhook):
     for payload, reason in [
         ("", "no event"),
         (event("alice/clip", "b" * 40), "a newer commit has an event of its own"),
-        (event("alice/bert", bert), "not a model that open_clip or transformers can load"),
+        (event("alice/bert", bert), "not a model that open_clip, transformers or sentence-transformers can load"),
         (event("alice/graph", commit, type="dataset"), "a dataset, not a model"),
         (event("alice/clip", commit, private=True), "private, and labels are published in a collection"),
     ]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, branch_tree
+from mll_hf.labels.branches import Branch, branch_pairs, branch_recalls, branch_tree, top_branches
 from worlds import CORGI, DOG, PET, dags, examples, make_graph, make_label, two_branches
 
 
@@ -106,3 +106,28 @@ def test_a_tree_holds_every_tested_concept_once(data):
         tested = [u for u in tree.concepts[below] if support[u]]
         assert tree.counts[at] == len(tested) > 0
         assert tree.recall[at] == pytest.approx(np.mean([hits[u] / support[u] for u in tested]))
+
+
+# ---- the large parts of a graph
+
+
+def test_top_branches_by_hand():
+    graph = two_branches()
+    assert {graph.concepts[v].id for v in top_branches(graph)} == {"animal", "vehicle"}
+
+
+def test_top_branches_are_few_and_none_is_small():
+    fan = {"root": ()} | {f"part{i}": ("root",) for i in range(5)}
+    fan |= {f"leaf{i}-{j}": (f"part{i}",) for i in range(5) for j in range(1 if i == 0 else 30)}
+    graph = make_graph(fan)
+    assert {graph.concepts[v].id for v in top_branches(graph)} == {"part1", "part2", "part3", "part4"}
+
+
+@given(dags())
+@examples
+def test_top_branches_do_not_lie_within_one_another_in_a_tree(parents):
+    tree = {name: above[:1] for name, above in parents.items()}
+    graph = make_graph(tree)
+    top = top_branches(graph)
+    assert len(top) <= 12
+    assert not any(set(graph.descendants[v].tolist()) & set(top) for v in top)

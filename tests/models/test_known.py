@@ -359,3 +359,30 @@ def test_usable_models_can_be_loaded_and_compared():
         same = [m.imagenet for m in known_models() if m.hub_id == model.hub_id and m.loadable and m.imagenet]
         assert model.imagenet == max(same)
     assert not any(model.name.startswith("research/") for model in usable)
+
+
+def test_a_line_of_pages_adds_a_model_without_the_tables(script, tmp_path, monkeypatch, capsys):
+    def write_page(*lines):
+        header = (ROOT / "scripts" / "known_models" / "pages.csv").read_text().splitlines()[0]
+        (tmp_path / "pages.csv").write_text("\n".join([header, *lines]))
+
+    shutil.copy(DATA / "known_models.csv", tmp_path)
+    monkeypatch.setattr(script, "LOOKED_UP", tmp_path)
+    monkeypatch.setattr(script, "DATA", tmp_path)
+    figures = "151000000,8.8,5.9,605000000,mit,0.701,https://huggingface.co/org/new"
+    write_page(f"org/new,org/twin,{figures}", f"{usable_models()[0].hub_id},,{figures}")  # a table has the second
+    assert script.main([]) == 0
+    assert capsys.readouterr().out == "known_models.csv: added org/new\n"
+    monkeypatch.setattr(known, "_file", tmp_path.joinpath)
+    (new,) = [model for model in known_models.__wrapped__() if model.source == "hub"]
+    assert (new.name, new.hub_id, new.twin, new.license) == ("org/new", "org/new", "org/twin", "mit")
+    assert (new.imagenet, new.gflops, new.cost) == (0.701, 14.7, Cost(151_000_000, 8.8))
+    monkeypatch.setattr(known, "known_models", lambda: (new,))
+    assert usable_models() == (new,)
+    write_page(f"org/new,,{figures.replace('0.701', '70.1')}")
+    before = (tmp_path / "known_models.csv").read_bytes()
+    assert script.main([]) == 2
+    assert "70.1 is not between 0 and 1" in capsys.readouterr().err
+    write_page()  # what is no longer there goes
+    assert script.main([]) == 0
+    assert (tmp_path / "known_models.csv").read_bytes() == (DATA / "known_models.csv").read_bytes() != before

@@ -18,7 +18,7 @@ from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import LOCAL_PREFIX, UNPINNED
 from mll_hf.matching.prompts import templates_for
 from mll_hf.selection import Selection, SelectionConfig, select
-from mll_hf.selection.repo import SELECTION_FILE, check_models
+from mll_hf.selection.repo import HANDLER_FILE, SELECTION_FILE, check_models
 from selection_worlds import random_candidates
 
 REPO = "alice/classifier"
@@ -96,7 +96,7 @@ def test_pushed_again(hub, monkeypatch):
     assert text.endswith("\nThe end.\n")
     assert "a&#42;b&#42;, b, c." in text
     assert "class 1" not in text.partition("<!-- mll-selection:start -->")[2]
-    assert set(hub.repos["model", REPO].files) == {"README.md", SELECTION_FILE, "photo.jpg"}
+    assert set(hub.repos["model", REPO].files) == {"README.md", SELECTION_FILE, HANDLER_FILE, "photo.jpg"}
 
 
 def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
@@ -216,11 +216,13 @@ def test_a_model_repo_is_not_overwritten(hub, api):
         selection.push_to_hub(REPO, private=True)
 
 
-def test_without_write_access_a_pull_request_is_opened(hub):
+def test_without_write_access_a_pull_request_must_be_asked_for(hub):
     selection = make_selection(hub)
     selection.push_to_hub(REPO)
     other = replace(selection, task="other")
-    published = other.push_to_hub(REPO, token=READER)
+    with pytest.raises(HubError, match="may not write to it"):
+        other.push_to_hub(REPO, token=READER)
+    published = other.push_to_hub(REPO, create_pr=True, token=READER)
     assert published.pull_request == 1
     assert Selection.from_pretrained(REPO).task is None
     assert Selection.from_pretrained(REPO, revision="refs/pr/1").task == "other"

@@ -229,6 +229,18 @@ def test_only_a_few_batches_are_prepared_ahead():
         assert len(drawn) <= number + 18
 
 
+def test_a_small_batch_is_prepared_by_all_threads(monkeypatch):
+    monkeypatch.setattr("mll_hf.models.batches.usable_cores", lambda: 3)
+    together = threading.Barrier(3, timeout=20)
+
+    def prepare(item):
+        together.wait()
+        return tensor_of(item)
+
+    ((inputs, _),) = prepared_batches([[1, 2, 3]], prepare, ahead=3)
+    assert inputs[:, 0, 0, 0].tolist() == [1, 2, 3]
+
+
 def test_an_error_reaches_the_caller_and_threads_end():
     def fail(item):
         if item == 5:

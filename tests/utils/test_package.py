@@ -13,9 +13,11 @@ from mll_hf.utils.package import (
     DISTRIBUTION,
     PACKAGE_VARIABLE,
     PROJECT_URL,
+    SPACE_VARIABLE,
     install_command,
     library_in_markdown,
     package_source,
+    page_of_model,
     requirement,
 )
 
@@ -113,3 +115,12 @@ def test_cards_link_to_a_home_that_exists(monkeypatch):
     assert library_in_markdown() == "`mll-hf`"
     monkeypatch.setattr(package, "PROJECT_URL", "https://example.com/mll")
     assert library_in_markdown() == "[`mll-hf`](https://example.com/mll)"
+
+
+def test_a_model_has_a_page_where_a_space_is_named(monkeypatch):
+    monkeypatch.delenv(SPACE_VARIABLE, raising=False)
+    assert page_of_model("org/name") is None
+    monkeypatch.setenv(SPACE_VARIABLE, "https://huggingface.co/spaces/org/mll_select/")
+    assert page_of_model("org/name") == "https://huggingface.co/spaces/org/mll_select?model=org%2Fname"
+    monkeypatch.setenv(SPACE_VARIABLE, "javascript:alert(1)")
+    assert page_of_model("org/name") is None

@@ -1,0 +1,48 @@
+"""The command that answers over HTTP: serve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mll_hf.cli.options import ONE_DEVICE_HELP, SELECTION_HELP, listed, positive, size
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the command ``serve``."""
+    command = commands.add_parser(
+        "serve",
+        help="answer images over HTTP with a selection",
+        description="Classify the images of HTTP requests with the models of a selection, those of several requests "
+        "together. POST / takes an image as it is, several as multipart/form-data, or JSON {inputs: base64, "
+        "parameters: {candidate_labels, hypothesis_template, top_k}} as Inference Endpoints do; GET /health and GET "
+        "/ready are for who starts and stops it. SIGTERM or Ctrl+C ends it after the requests that it has.",
+        epilog="Example: mll-hf serve ORG/NAME, then: curl --data-binary @photo.jpg 'http://127.0.0.1:8000/?top_k=3'",
+    )
+    command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    command.add_argument("--port", type=int, default=8000, metavar="N", help="(default: %(default)s; 0 for a free one)")
+    command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
+    command.add_argument(
+        "--license", type=listed, default=(), metavar="LIST", help="refuse models under other licenses than these"
+    )
+    limits = command.add_argument_group("limits")
+    limits.add_argument("--batch-size", type=positive, metavar="N", help="images per batch (default: 64)")
+    limits.add_argument("--max-images", type=positive, metavar="N", help="images per request (default: 32)")
+    limits.add_argument("--max-bytes", type=size, metavar="SIZE", help="of a request: 500K, 32M (default: 33.5M)")
+    limits.add_argument("--max-pixels", type=size, metavar="N", help="of an image (default: 50M)")
+    command.set_defaults(run=_serve)
+
+
+def _serve(args: argparse.Namespace) -> int:
+    from mll_hf.pipelines import pipeline
+    from mll_hf.serving import Limits, serve
+
+    given = {"images": args.max_images, "bytes": args.max_bytes, "pixels": args.max_pixels}
+    limits = Limits(**{name: value for name, value in given.items() if value is not None})
+    options = {"batch_size": args.batch_size} if args.batch_size else {}
+    classifier = pipeline(args.selection, licenses=args.license, device=args.device)
+    serve(classifier, args.host, args.port, limits=limits, **options)
+    return 0

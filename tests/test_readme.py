@@ -1,0 +1,229 @@
+"""READMEs and the notebook: what they show is what happens, what they name exists, and the first page is short."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mll_hf.cli import build_parser, main
+from mll_hf.models.known import usable_models
+from mll_hf.models.published import published_labels
+from worlds import picture
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+FOLDERS = ("", "mll_hf/", "scripts/", "scripts/benchmarks/", "scripts/demo_world/", "spaces/*/")
+PAGES = [*sorted(path for folder in FOLDERS for path in ROOT.glob(f"{folder}README.md")), ROOT / "CONTRIBUTING.md"]
+NOTEBOOK = json.loads((ROOT / "scripts" / "first_steps.ipynb").read_text())
+FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+SPAN = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
+
+
+def blocks(text, language):
+    return [content for found, content in FENCE.findall(text) if found == language]
+
+
+def commands_of(path):
+    """The commands of a page: lines of its bash blocks, and spans of code in its text."""
+    text = path.read_text()
+    lines = [line.strip() for block in blocks(text, "bash") for line in block.replace("\\\n", " ").splitlines()]
+    spans = [" ".join(span.split()) for span in SPAN.findall(FENCE.sub("", text))]
+    return [line for line in lines if line and not line.startswith("#")] + spans
+
+
+def words_of(command):
+    """A command's words, without its comment, variables set for it, and where its output goes."""
+    words = shlex.split(command, comments=True)
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
+    return words[: words.index(">")] if ">" in words else words
+
+
+COMMANDS = [
+    pytest.param(command, id=f"{path.relative_to(ROOT)}-{command[:50]}")
+    for path in PAGES
+    for command in commands_of(path)
+    if re.match(r"([A-Z_]+=\S+ )*(mll-hf |python scripts/|python -m mll_hf|scripts/\w+( |$))", command)
+]
+
+
+def test_the_first_page_is_short():
+    lines = README.splitlines()
+    first = next(at for at, line in enumerate(lines) if line.startswith("mll-hf "))
+    assert len(lines) <= 150
+    assert len(re.findall(r"!\[", README)) == 2
+    assert first <= 7
+
+
+def test_answers_are_those_shown(capsys):
+    shown = re.findall(r"```bash\n([^`]+)```\n\n```\n([^`]+)```", README)
+    assert len(shown) == 2
+    for block, answer in shown:
+        assert main(words_of(block.splitlines()[-1])[1:]) == 0
+        assert capsys.readouterr().out.startswith(answer + "\n")
+
+
+def test_numbers_are_those_of_the_data_and_of_the_committed_results():
+    assert f"about {len(usable_models())} models" in README
+    per_class, known = len(published_labels()), len(usable_models())
+    stated = f"recall per class of {per_class} models and ImageNet accuracy of {known - per_class} more"
+    assert stated in (ROOT / "mll_hf" / "README.md").read_text()
+    benchmarks = ROOT / "scripts" / "benchmarks"
+    by_prompts = (benchmarks / "real" / "published.md").read_text().split("## ")
+    (real,) = (part for part in by_prompts if part.startswith("Accuracy by hub, prompts `ensemble`"))
+    check_figures("80 templates", next(row for row in real.splitlines() if row.startswith("| all 21 ")))
+    check_figures("method", (benchmarks / "zoo23" / "benchmark.md").read_text().split("## ")[2])
+
+
+def check_figures(column, results):
+    """The accuracies of the README's table with this first column are among the results."""
+    table = README[README.index(f"| {column} |") :].split("\n\n")[0]
+    figures = [row.split("|")[2].strip() for row in table.splitlines()[2:]]
+    assert len(figures) >= 4
+    for figure in figures:
+        assert any(abs(float(found) - float(figure)) < 0.00051 for found in re.findall(r"\b0\.\d+", results)), figure
+
+
+def test_extras_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    table = README[README.index("| extra | for |") : README.index("## How it works")]
+    named = re.findall(r"`(\w+)`", " ".join(row.split("|")[1] for row in table.splitlines() if "|" in row))
+    assert set(named) == set(extras) - {"demo", "all", "dev"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_one(command, capsys):
+    words = words_of(command)
+    if words[0] != "mll-hf":
+        return check_script(words)
+    if not set("-.:/").intersection("".join(words[1:])) and "..." not in command:  # only named, without arguments
+        words.append("--help")
+    try:
+        build_parser().parse_args(words[1:])
+    except SystemExit as stop:
+        if stop.code:
+            pytest.fail(capsys.readouterr().err)
+    return None
+
+
+def check_script(words):
+    """The script exists, can be run, and takes these options."""
+    name, *options = words[1:] if words[0] == "python" else words
+    script = ROOT / name
+    assert script.is_file()
+    if words[0] != "python":
+        assert os.access(script, os.X_OK)
+    if "def build_parser()" in (text := script.read_text()):
+        importlib.import_module(script.stem).build_parser().parse_args(options)
+        return
+    if name == "scripts/run_benchmark.py":  # each verb has a file
+        text += "".join(part.read_text() for part in script.parent.glob("*_benchmark.py"))
+        text += (script.parent / "labeling_speed.py").read_text()
+    if name == "scripts/demo":
+        text += (ROOT / "scripts/demo_world/run.py").read_text()
+    for option in options:
+        assert not option.startswith("--") or option in text, f"{name} has no {option}"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("https://"):
+            continue
+        target, _, anchor = link.partition("#")
+        there = (path.parent / target).resolve() if target else path
+        assert there.exists(), f"{link} does not exist"
+        assert not anchor or anchor in anchors_of(there), f"{link}: no such heading"
+    for script in set(re.findall(r"`(scripts/[\w/.]+)`", text)):
+        assert (ROOT / script).exists(), f"{script} does not exist"
+
+
+def anchors_of(path):
+    """Anchors of a page's headings, as the Hub and GitHub make them."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# --- with models: every known model is on the Hub, as a tiny one ------------------------------------------------------
+
+
+@pytest.fixture
+def world(hub, tiny_open_clip, tmp_path, monkeypatch):
+    """A folder with the files that the page names, and the known models on the Hub."""
+    files = {file.name: file.read_bytes() for file in tiny_open_clip.iterdir()}
+    for model in usable_models():
+        hub.put("model", model.hub_id, {**files, "README.md": f"---\nlicense: {model.license}\n---\n".encode()})
+    for folder, count in (("photos", 20), ("more-photos", 3)):
+        (tmp_path / folder).mkdir()
+        for n in range(count):
+            Image.fromarray(np.random.default_rng(n).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
+                tmp_path / folder / f"{n}.png"
+            )
+    (tmp_path / "classes.txt").write_text("cat\ndog\nred car\n")
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(picture(3))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_images_choose_and_are_classified(world, monkeypatch, capsys):
+    (block,) = (block for block in blocks(README, "bash") if "--images" in block)
+    select, predict = block.splitlines()
+    monkeypatch.setattr("sys.stdin", mock.Mock(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert main([*words_of(select)[1:], "--shortlist", "3"]) == 0  # fewer models than by default take less time
+    said = capsys.readouterr()
+    assert "the trial downloads at most" in said.err
+    (world / "choice.json").write_text(said.out)
+    for _ in range(2):  # the same command goes on
+        assert main(words_of(predict)[1:]) == 0
+    answers = pq.read_table(world / "answers.parquet").to_pylist()
+    assert [Path(answer["image"]).name for answer in answers] == ["0.png", "1.png", "2.png"]
+    assert {answer["label"] for answer in answers} <= {"cat", "dog", "red car"}
+
+
+def test_python_runs_as_shown(world, capsys):
+    space = {}
+    for block in blocks(README, "python"):
+        exec(block.replace("org/pipes", "alice/pipes"), space)  # the tests' user is alice
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["Use", "No", "The"]
+    assert "MatchedConcept" in lines[3]
+    assert len(ast.literal_eval(lines[4])) == 2
+    assert {answer["label"] for answer in ast.literal_eval(lines[5])} == {"corroded pipe", "intact pipe", "weld"}
+    assert sum(bool(line) for block in blocks(README, "python") for line in block.splitlines()) == 10
+
+
+def cells(*tags):
+    """Source and stored outputs of the notebook's code cells with exactly these tags."""
+    code = [cell for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"]
+    return [("".join(c["source"]), c["outputs"]) for c in code if c["metadata"].get("tags", []) == list(tags)]
+
+
+def test_the_notebook_runs_from_top_to_bottom(world, capsys):
+    space = {}
+    for source, outputs in cells():
+        exec(source, space)
+        assert capsys.readouterr().out == "".join(line for output in outputs for line in output["text"])
+    for source, outputs in cells("hub"):  # whose outputs depend on the images
+        exec(source, space)
+        assert not outputs
+    assert "'score'" in capsys.readouterr().out
+    assert [source.split()[0] for source, _ in cells("install")] == ["%pip"]
+    assert len(cells()) + len(cells("hub")) == 7

@@ -1,0 +1,396 @@
+"""The server: what it answers to whom, together, and that nothing a stranger sends stops it."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import importlib.util
+import io
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+from PIL import Image
+from starlette.testclient import TestClient
+
+from mll_hf import SelectionConfig
+from mll_hf.cli import main
+from mll_hf.ensemble import residents
+from mll_hf.errors import InputError, ModelError
+from mll_hf.models import resolve_model
+from mll_hf.pipelines import Pipeline
+from mll_hf.selection import select
+from mll_hf.selection.repo import HANDLER_FILE, REQUIREMENTS_FILE
+from mll_hf.serving import Batches, EndpointHandler, Limits, _Options, make_app, serve
+from selection_worlds import random_candidates
+from test_pipelines import BLUE, COLORS, GREEN, RED, Colors, encoded
+
+LIMITS = Limits(bytes=10**6, images=4, pixels=10**6, classes=3, requests=8)
+PICTURES = {"red": encoded(RED), "green": encoded(GREEN), "blue": encoded(BLUE)}
+
+
+def base64_of(name):
+    return base64.b64encode(PICTURES[name]).decode()
+
+
+def best(answers):
+    return answers[0]["label"]
+
+
+class Counting:
+    """A pipeline that keeps its calls, and can be told to wait or to fail."""
+
+    def __init__(self, classifier):
+        self.classifier, self.calls, self.failures = classifier, [], []
+        self.free = threading.Event()
+        self.free.set()
+
+    def __call__(self, images, *options, **more):
+        self.calls.append(list(images))
+        self.free.wait(30)
+        if self.failures and len(self.calls) > 1:  # the first call loads the models
+            self.failures.pop(0)(images)
+        return self.classifier(images, *options, **more)
+
+
+@pytest.fixture
+def classifier(monkeypatch):
+    """Says which color a picture has."""
+    monkeypatch.setattr(residents, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
+    chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
+    return Counting(Pipeline(replace(chosen, classes=COLORS)))
+
+
+@pytest.fixture
+def client(classifier):
+    batches = Batches(classifier, batch_size=8)
+    with TestClient(make_app(batches, LIMITS)) as client:
+        batches.loaded.result(30)
+        yield client
+
+
+# --- what is asked and answered ---------------------------------------------------------------------------------------
+
+
+def test_every_form_of_a_request(client, classifier):
+    expected = classifier.classifier(BLUE)
+    as_image = {"content": PICTURES["blue"], "headers": {"Content-Type": "image/png"}}
+    as_form_of_curl = as_image | {"headers": {"Content-Type": "application/x-www-form-urlencoded"}}
+    as_json = {"json": {"inputs": base64_of("blue")}}
+    as_data_uri = {"json": {"inputs": f"data:image/png;base64,{base64_of('blue')}"}}
+    for one in (as_image, as_form_of_curl, as_json, as_data_uri):
+        assert client.post("/", **one).json() == expected
+    files = [("images", PICTURES["blue"]), ("other", PICTURES["red"])]
+    for several in ({"json": {"inputs": [base64_of("blue"), base64_of("red")]}}, {"files": files}):
+        answers = client.post("/", **several).json()
+        assert answers[0] == expected
+        assert best(answers[1]) == "red"
+    assert client.post("/", json={"inputs": [base64_of("blue")]}).json() == [expected]
+    # parameters in the body, in the query, and in a form
+    parameters = {"candidate_labels": ["a red thing", "a blue thing"], "top_k": 1}
+    expected = classifier.classifier(BLUE, **parameters)
+    assert best(expected) == "a blue thing"
+    assert client.post("/", json={"inputs": base64_of("blue"), "parameters": parameters}).json() == expected
+    assert client.post("/", params=parameters, **as_image).json() == expected
+    assert client.post("/", data=parameters, files=files[:1]).json() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("request_", "status", "said"),
+    [
+        ({"content": b""}, 400, "cannot be read as an image"),
+        ({"content": PICTURES["red"][:50]}, 400, "cannot be read as an image"),
+        ({"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"}, 400, "cannot be read as"),
+        ({"content": bytes(10**6 + 1)}, 413, "over 0.9537 MB; send fewer or smaller"),
+        ({"json": {"inputs": "http://127.0.0.1/cat.png"}}, 400, "links are not fetched"),
+        ({"json": {"inputs": "/etc/passwd"}}, 400, "no base64"),
+        ({"json": {"inputs": "no base64!"}}, 400, "no base64"),
+        ({"json": {"inputs": 7}}, 400, "given as int"),
+        ({"json": {"inputs": None}}, 400, "given as NoneType"),
+        ({"json": {"inputs": []}}, 400, "0 images in one request; send 1 to 4"),
+        ({"json": {"inputs": ["AAAA"] * 5}}, 400, "5 images in one request"),
+        ({"files": [("a", b"x")] * 5}, 400, "Too many files"),
+        ({"json": {"image": "AAAA"}}, 400, 'no JSON with "inputs"'),
+        ({"json": [1]}, 400, 'no JSON with "inputs"'),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, 'no JSON with "inputs"'),
+        ({"content": b"[" * 10**5, "headers": {"Content-Type": "application/json"}}, 400, 'no JSON with "inputs"'),
+        ({"json": {"inputs": "AAAA", "parameters": [1]}}, 400, "give an object with any of candidate_labels"),
+        ({"json": {"inputs": "AAAA", "parameters": {"topk": 1}}}, 400, "parameters are topk"),
+        ({"json": {"inputs": "AAAA", "parameters": {"top_k": 0}}}, 400, "top_k is 0"),
+        ({"content": PICTURES["red"], "params": {"top_k": "x"}}, 400, "top_k is 'x'"),
+        ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": ["a"] * 4}}}, 400, "at most 3 class names"),
+        ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": "a, b"}}}, 400, "must be a list"),
+        ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": ["a", 1]}}}, 400, "not a string"),
+        ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": "a"}}}, 400, "exactly one {}"),
+        ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": 7}}}, 400, "must be a text"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_in_one_line(client, request_, status, said):
+    response = client.post("/", **request_)
+    assert response.status_code == status
+    assert said in response.json()["error"]
+    assert "\n" not in response.json()["error"]
+    assert best(client.post("/", content=PICTURES["red"]).json()) == "red"
+
+
+def saved(picture, kind, **options):
+    content = io.BytesIO()
+    picture.save(content, kind, **options)
+    return content.getvalue()
+
+
+def test_strange_images(client):
+    wide = bytearray(PICTURES["red"])
+    wide[16:24] = struct.pack(">II", 30_000, 30_000)  # of the header
+    wide[29:33] = struct.pack(">I", zlib.crc32(wide[12:29]))
+    sixteen = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    good = [
+        saved(RED.convert("CMYK"), "JPEG"),
+        saved(sixteen, "PNG"),
+        saved(GREEN, "GIF", save_all=True, append_images=[RED, BLUE]),
+        saved(BLUE, "WEBP", save_all=True, append_images=[RED]),
+    ]
+    answers = client.post("/", files=[("images", content) for content in good]).json()
+    assert [len(one) for one in answers] == [3] * 4
+    assert [best(answers[n]) for n in (0, 2, 3)] == ["red", "green", "blue"]
+    bad = [bytes(wide), saved(RED, "JPEG")[:-30], saved(Image.new("1", (1100, 1000)), "PNG"), PICTURES["red"]]
+    answers = client.post("/", files=[("images", content) for content in bad]).json()
+    assert "too many pixels" in answers[0]["error"]
+    assert "cannot be read as an image" in answers[1]["error"]
+    assert answers[2]["error"] == "the image has 1100 x 1000 pixels, over 1 million; send a smaller one"
+    assert best(answers[3]) == "red"
+
+
+# --- together ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_waits_is_one_batch(classifier):
+    batches = Batches(classifier, batch_size=3)
+    batches.start()
+    batches.loaded.result(30)
+    classifier.free.clear()
+    first = batches.submit(PICTURES["red"], _Options())
+    while len(classifier.calls) < 2:
+        time.sleep(0.001)
+    others = [batches.submit(PICTURES[name], _Options()) for name in ("green", "blue", "red", "green")]
+    other_classes = batches.submit(PICTURES["blue"], _Options(classes=("blue", "red")))
+    withdrawn = batches.submit(PICTURES["blue"], _Options())
+    assert withdrawn.cancel()
+    assert not first.cancel()  # it is being classified
+    classifier.free.set()
+    batches.close()  # answers what waits
+    assert [len(call) for call in classifier.calls] == [1, 1, 3, 1, 1]
+    assert [best(answer.result(0)) for answer in (first, *others)] == ["red", "green", "blue", "red", "green"]
+    assert best(other_classes.result(0)) == "blue"
+    assert not batches.alive
+
+
+def test_classes_that_alternate_do_not_load_the_models_again(classifier, monkeypatch):
+    loaded = []
+    load = residents.load_model
+    monkeypatch.setattr(residents, "load_model", lambda *a, **b: loaded.append(1) or load(*a, **b))
+    for _ in range(3):
+        classifier([PICTURES["red"]])
+        classifier([PICTURES["red"]], ["blue", "red"])
+        classifier([PICTURES["red"]], ["red", "green", "dark"])
+    assert len(loaded) == len(classifier.classifier.selection.union)
+
+
+def full(images):
+    raise MemoryError("no memory")
+
+
+def full_for_several(images):
+    if len(images) > 1:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+
+def broken(images):
+    raise ModelError("org/model", "cannot be run on cuda (out of memory)")
+
+
+def test_memory_that_runs_out(client, classifier, caplog):
+    files = [("images", content) for content in PICTURES.values()]
+    classifier.failures = [full_for_several, full_for_several]
+    assert [best(one) for one in client.post("/", files=files).json()] == list(PICTURES)
+    classifier.failures = [full, full, lambda images: None]  # three images, then one, then the other two
+    answers = client.post("/", files=files).json()
+    assert "try again later" in answers[0]["error"]
+    assert [best(one) for one in answers[1:]] == ["green", "blue"]
+    classifier.failures = [broken]
+    response = client.post("/", content=PICTURES["red"])
+    assert response.status_code == 503
+    assert response.json() == {"error": "the models cannot answer this now; try again later"}
+    assert "model 'org/model': cannot be run on cuda (out of memory)" in caplog.text
+    assert best(client.post("/", content=PICTURES["red"]).json()) == "red"
+    assert client.get("/health").status_code == 200
+
+
+def test_health_and_readiness(classifier):
+    classifier.free.clear()
+    batches = Batches(classifier)
+    with TestClient(make_app(batches, LIMITS)) as client:
+        assert client.get("/health").status_code == 200
+        assert client.get("/ready").status_code == 503
+        refused = client.post("/", content=PICTURES["red"])
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+        classifier.free.set()
+        batches.loaded.result(30)
+        assert client.get("/ready").json() == {"ready": True}
+        batches.close()
+        assert client.get("/health").status_code == 500
+
+
+def test_too_many_requests_at_once(classifier):
+    batches = Batches(classifier)
+    with TestClient(make_app(batches, replace(LIMITS, requests=1))) as client, ThreadPoolExecutor(1) as pool:
+        batches.loaded.result(30)
+        classifier.free.clear()
+        first = pool.submit(client.post, "/", content=PICTURES["red"])
+        while len(classifier.calls) < 2:
+            time.sleep(0.001)
+        refused = client.post("/", content=PICTURES["red"])
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert "too many requests" in refused.json()["error"]
+        assert client.get("/ready").status_code == 200
+        classifier.free.set()
+        assert best(first.result(30).json()) == "red"
+        assert best(client.post("/", content=PICTURES["red"]).json()) == "red"
+
+
+# --- over the network -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def choice(tmp_path, tiny_open_clip):
+    """A file with a selection of a tiny model."""
+    chosen = select(random_candidates(n_models=1, n_classes=3), SelectionConfig())
+    model = replace(chosen.models[0], ref=resolve_model(f"local-dir:{tiny_open_clip}"))
+    path = tmp_path / "choice.json"
+    path.write_text(json.dumps(replace(chosen, classes=COLORS, models=(model,)).to_json()))
+    return path
+
+
+@contextmanager
+def running(choice, *options):
+    """The command, and its port; killed in the end if it still runs."""
+    command = [sys.executable, "-m", "mll_hf.cli", "serve", choice, "--port", "0", "--device", "cpu", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        try:
+            port = int(process.stderr.readline().rpartition(":")[2].strip("/\n"))
+            deadline = time.monotonic() + 60
+            while httpx.get(f"http://127.0.0.1:{port}/ready").status_code != 200 and time.monotonic() < deadline:
+                time.sleep(0.05)
+            yield process, port
+        finally:
+            process.kill()
+
+
+def test_the_command_with_clients_of_others_and_a_graceful_stop(choice):
+    with running(choice, "--max-bytes", "20M") as (process, port):
+        # a client of the Hub, which sends bytes without parameters, and JSON with
+        hub = InferenceClient(model=f"http://127.0.0.1:{port}/")
+        assert {one.label for one in hub.image_classification(PICTURES["red"])} == set(COLORS)
+        assert len(hub.image_classification(PICTURES["red"], top_k=2)) == 2
+        found = hub.zero_shot_image_classification(PICTURES["red"], candidate_labels=["cat", "dog"])
+        assert {one.label for one in found} == {"cat", "dog"}
+        # clients that hang up: in the middle of a request, and before the answer
+        for sent in (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nabc", whole(PICTURES["red"])):
+            with socket.create_connection(("127.0.0.1", port)) as stranger:
+                stranger.sendall(sent)
+        assert len(httpx.post(f"http://127.0.0.1:{port}/", content=PICTURES["red"]).json()) == 3
+        # a request that is being answered when the server is told to stop
+        slow = saved(Image.new("RGB", (4000, 4000), "red"), "PNG", compress_level=1)
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("POST", "/", slow)
+        time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert len(json.loads(connection.getresponse().read())) == 3
+        process.wait(30)
+        assert process.returncode == -signal.SIGTERM
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection(("127.0.0.1", port))
+        assert process.stderr.read() == ""
+
+
+def whole(content):
+    return b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s" % (len(content), content)
+
+
+def test_a_server_that_cannot_start(choice, classifier, monkeypatch, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["serve", str(choice), "--port", str(port)]) == 1
+    assert f"cannot listen on 127.0.0.1, port {port}" in capsys.readouterr().err
+
+    def missing(*_, **__):
+        raise ModelError("org/model", "has no weights")
+
+    monkeypatch.setattr(residents, "load_model", missing)
+    with pytest.raises(ModelError, match="has no weights"):  # and it does not go on without them
+        serve(classifier.classifier, port=0)
+
+
+# --- Inference Endpoints ----------------------------------------------------------------------------------------------
+
+
+def handler_of(folder):
+    """Imports and makes a handler as the toolkit of Inference Endpoints does."""
+    spec = importlib.util.spec_from_file_location("handler.EndpointHandler", folder / HANDLER_FILE)
+    handler = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(handler)
+    return handler.EndpointHandler(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("source", "requirements"),
+    [
+        ("", None),
+        ("dist/mll_hf-0.1.0-py3-none-any.whl", None),
+        ("https://host/mll_hf-0.1.0-py3-none-any.whl", "mll-hf[models] @ https://host/mll_hf-0.1.0-py3-none-any.whl\n"),
+    ],
+)
+def test_the_handler_of_a_pushed_selection(hub, api, tmp_path, classifier, monkeypatch, source, requirements):
+    monkeypatch.setattr("mll_hf.selection.repo.package_source", lambda: source)
+    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
+    classifier.classifier.selection.push_to_hub("alice/classifier")
+    folder = tmp_path / "repository"
+    api.snapshot_download("alice/classifier", local_dir=folder)
+    path = folder / REQUIREMENTS_FILE
+    assert (path.read_text() if path.exists() else None) == requirements
+    handler = handler_of(folder)
+    assert isinstance(handler, EndpointHandler)
+    assert handler({"inputs": BLUE}) == classifier.classifier(BLUE)  # the toolkit opens what is sent as image/png
+    data = {"inputs": base64_of("blue"), "parameters": {"candidate_labels": ["a red thing", "a blue thing"]}}
+    assert best(handler(data)) == "a blue thing"
+    answers = handler({"inputs": [base64_of("red"), "AAAA"]})
+    assert best(answers[0]) == "red"
+    assert "cannot be read" in answers[1]["error"]
+    with pytest.raises(InputError, match="links are not fetched"):
+        handler({"inputs": "https://127.0.0.1/cat.png"})
+
+
+def test_the_handler_says_what_is_not_installed(tmp_path, classifier, monkeypatch):
+    monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
+    classifier.classifier.selection.push_to_hub("alice/classifier")
+    from mll_hf.selection.repo import _HANDLER
+
+    (tmp_path / HANDLER_FILE).write_text(_HANDLER)
+    monkeypatch.setitem(sys.modules, "mll_hf.serving", None)
+    with pytest.raises(ImportError, match=r"mll-hf is not installed.* add a requirements\.txt beside this file"):
+        handler_of(tmp_path)
