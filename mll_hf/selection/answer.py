@@ -52,9 +52,7 @@ class Answer:
         """The estimated accuracy of the best model with its interval, or that it is not known."""
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
-            return (
-                f"accuracy not known ({interval}); unlabeled images or a few examples with their class would tell."
-            )
+            return f"accuracy not known ({interval}); unlabeled images or a few examples with their class would tell."
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
     def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
