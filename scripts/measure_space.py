@@ -1,17 +1,20 @@
 """Measure the Space mll_select: time per answer, many users at once, memory over time.
 
-    python scripts/measure_space.py [--seconds 60] [--users 20]
+    python scripts/measure_space.py [--seconds 120] [--users 20]
 
 Labels are synthetic (50 models, 9,000 concepts), and so are the cached embeddings of concepts; class names are embedded
 by the real text encoder. The Space runs in a process of its own; users make the requests of a browser, programs use
-gradio_client.
+gradio_client. Each user asks for other classes with other limits and licenses each time, and looks at another branch of
+the leaderboard after every third question. A stand-in for the Hub answers questions for licenses after 0.2 s.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import random
 import socket
 import statistics
 import subprocess
@@ -20,6 +23,8 @@ import tempfile
 import threading
 import time
 import uuid
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +43,13 @@ from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from synthetic import RandomEncoder, make_graph, make_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
 _STARTUP_SECONDS = 180
 _PAUSE_SECONDS = 0.5  # of a user between two questions
+_HUB_SECONDS = 0.2
+_LICENSES = ("mit", "apache-2.0", None)
 
 
 def main() -> int:
@@ -51,9 +58,10 @@ def main() -> int:
     options = {
         "labels": (50, "synthetic labels"),
         "concepts": (9000, "concepts of the graph"),
-        "classes": (100, "classes of a question"),
+        "classes": (100, "classes of a question of one user alone"),
+        "few": (10, "classes of a question of many users"),
         "users": (20, "users at once"),
-        "seconds": (60, "duration of the test with users"),
+        "seconds": (120, "duration of the test with users"),
     }
     for name, (value, text) in options.items():
         parser.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"{text} (default: {value})")
@@ -62,12 +70,12 @@ def main() -> int:
         store = LabelStore(Path(folder) / "labels")
         graph = make_graph(args.concepts)
         store.add_graph(graph)
-        for label in make_labels(graph, args.labels):
-            store.write(label)
+        for m, label in enumerate(make_labels(graph, args.labels)):
+            store.write(replace(label, license=_LICENSES[m % len(_LICENSES)]))
         embeddings = Path(folder) / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
         ConceptIndex.build(graph, CachedEncoder(_StandIn(), embeddings))
         measure_functions(store.name, embeddings, args.classes)
-        with _Server(store.name, Path(folder) / "assets") as server:
+        with _hub() as hub, _Server(store.name, Path(folder) / "assets", hub) as server:
             measure_client(server.url, args.classes)
             return measure_users(server, args)
 
@@ -93,7 +101,7 @@ def measure_functions(labels: str, embeddings: Path, n_classes: int) -> None:
 
     def ask(number: int) -> None:
         for part in find(library.labels, Question(make_names(n_classes, number), config=SelectionConfig(k=3))):
-            if not isinstance(part, str):
+            if part is not None and not isinstance(part, str):
                 part.to_json()
 
     ask(0)  # reads the labels, loads the encoder
@@ -118,25 +126,28 @@ def measure_client(url: str, n_classes: int) -> None:
 
 
 def measure_users(server: _Server, args: argparse.Namespace) -> int:
-    """Many users who press the button repeatedly; returns 1 if one of them saw an error."""
-    times: list[float] = []
+    """Many users who ask repeatedly; returns 1 if one of them saw an error."""
+    times: dict[str, list[float]] = {"answers": [], "leaderboards": []}
     errors: list[str] = []
     until = time.monotonic() + args.seconds
-    browser = Browser(server.url, "Find models")
-    browser.press(_inputs(args.classes, 200))
+    Browser(server.url).press("Find models", _question(args.few, 0))
 
     def use(user: int) -> None:
-        mine, number = Browser(server.url, "Find models"), 0
+        mine, number = Browser(server.url), 0
         while time.monotonic() < until:
+            number += 1
+            is_question = number % 4 > 0
             started = time.perf_counter()
             try:
-                found = mine.press(_inputs(args.classes, 300 + 10 * user + number % 5))
-                if "Ranking" not in json.dumps(found):
+                if is_question:
+                    found = mine.press("Find models", _question(args.few, 1000 * user + number))
+                else:
+                    found = mine.press("Kind of model", _filters(user + number, args.concepts))
+                if ("Ranking" if is_question else " models; recall on ") not in json.dumps(found):
                     errors.append("an answer without a ranking")
             except (httpx.HTTPError, RuntimeError, ValueError) as error:
                 errors.append(f"{type(error).__name__}: {error}")
-            times.append(1000 * (time.perf_counter() - started))
-            number += 1
+            times["answers" if is_question else "leaderboards"].append(1000 * (time.perf_counter() - started))
             time.sleep(_PAUSE_SECONDS)
 
     users = [threading.Thread(target=use, args=[user]) for user in range(args.users)]
@@ -144,43 +155,89 @@ def measure_users(server: _Server, args: argparse.Namespace) -> int:
     for user in users:
         user.start()
     while any(user.is_alive() for user in users):
-        time.sleep(args.seconds / 12)
+        time.sleep(args.seconds / 60)
         memory.append(server.memory())
-    print(f"{args.users} users for {args.seconds:g} s: {len(times)} answers, {len(errors)} errors, {_spread(times)}")
+    print(f"{args.users} users for {args.seconds:g} s: {len(errors)} errors")
+    for name, taken in times.items():
+        print(f"  {len(taken)} {name}: {_spread(taken)}")
     for error in sorted(set(errors))[:5]:
         print(f"  {error}")
-    print("memory of the server over this time, MB: " + " ".join(f"{value:.0f}" for value in memory))
+    third = len(memory) // 3
+    middle, last = (statistics.mean(part) for part in (memory[third : 2 * third], memory[2 * third :]))
+    print("memory of the server over this time, MB: " + " ".join(f"{value:.0f}" for value in memory[::5]))
+    print(f"  last third against middle third: {100 * (last / middle - 1):+.1f} %")
     return 1 if errors else 0
 
 
-def _inputs(n_classes: int, number: int) -> list[Any]:
-    return [", ".join(make_names(n_classes, number)), "photo", "", 3, 0, 0, ""]
+def _question(n_classes: int, number: int) -> list[Any]:
+    """Classes, domain, task, k and limits, and the license."""
+    classes = ", ".join(make_names(n_classes, number))
+    pick = random.Random(number).choice  # noqa: S311 - no secret
+    limits = pick([0, 20, 60]), pick([0, 400]), pick(["", "apache-2.0, mit", "mit"])
+    return [classes, pick(["photo", "sketch", None]), "", pick([1, 3, 5]), *limits]
+
+
+def _filters(number: int, n_concepts: int) -> list[Any]:
+    """Name, kind, license, limits, branch and graph of the leaderboard."""
+    pick = random.Random(number).choice  # noqa: S311 - no secret
+    branch = f"s{pick(range(min(n_concepts // 80, 100))):08d}"
+    return ["", "", pick(["", "mit"]), pick([0, 400]), pick([0, 60]), branch, None]
+
+
+@contextlib.contextmanager
+def _hub() -> Iterator[str]:
+    """A stand-in for the Hub; gives its address."""
+
+    class Answers(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(_HUB_SECONDS)
+            repo_id = self.path.removeprefix("/api/models/").partition("?")[0]
+            license = _LICENSES[sum(repo_id.encode()) % 2]
+            content = json.dumps({"id": repo_id, "_id": repo_id, "tags": [f"license:{license}"]}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
 
 
 class Browser:
-    """Presses one button of a Gradio page, with the requests of a browser.
+    """Uses the controls of a Gradio page, with the requests of a browser.
 
     Args:
         url: Address of the page.
-        button: Text of the button.
     """
 
-    def __init__(self, url: str, button: str) -> None:
+    def __init__(self, url: str) -> None:
         self._http = httpx.Client(base_url=url, timeout=120)
-        config = self._http.get("/config").raise_for_status().json()
-        ids = [part["id"] for part in config["components"] if part["props"].get("value") == button]
-        self._function = next(
-            event["id"] for event in config["dependencies"] if any(target[0] in ids for target in event["targets"])
-        )
+        self._config = self._http.get("/config").raise_for_status().json()
         self._session = uuid.uuid4().hex
+        for event in self._config["dependencies"]:  # the browser asks for these when the page is opened
+            if event["backend_fn"] and any(target[1] == "load" for target in event["targets"]):
+                self._call(event["id"], [])
 
-    def press(self, inputs: Sequence[Any]) -> list[Any]:
-        """Press it; returns the outputs.
+    def press(self, control: str, inputs: Sequence[Any]) -> list[Any]:
+        """Use a control, given by its text or label; returns the outputs of its function.
 
         Raises:
             RuntimeError: The page reports an error.
         """
-        event = {"data": inputs, "fn_index": self._function, "session_hash": self._session}
+        parts = self._config["components"]
+        ids = [part["id"] for part in parts if control in (part["props"].get("value"), part["props"].get("label"))]
+        events = self._config["dependencies"]
+        number = next(event["id"] for event in events if any(target[0] in ids for target in event["targets"]))
+        return self._call(number, inputs)
+
+    def _call(self, number: int, inputs: Sequence[Any]) -> list[Any]:
+        event = {"data": inputs, "fn_index": number, "session_hash": self._session}
         self._http.post("/gradio_api/queue/join", json=event).raise_for_status()
         with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as stream:
             for line in stream.iter_lines():
@@ -195,13 +252,14 @@ class Browser:
 class _Server:
     """The Space in a process of its own."""
 
-    def __init__(self, labels: str, assets: Path) -> None:
+    def __init__(self, labels: str, assets: Path, hub: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         settings = {
             "MLL_LABELS": labels,
+            "HF_ENDPOINT": hub,
             "HF_ASSETS_CACHE": str(assets),
             "GRADIO_SERVER_PORT": str(port),
             "GRADIO_ANALYTICS_ENABLED": "False",

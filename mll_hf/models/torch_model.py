@@ -157,6 +157,15 @@ class VisionLanguageModel(ABC):
                 parts.append(self._unit_norm(features, "texts"))
         return np.concatenate(parts)
 
+    def move(self, device: str) -> None:
+        """Run on another device from now on, as if loaded there."""
+        if device == self.device:
+            return
+        self.device, self._device = device, torch.device(device)
+        self._half = torch.float16 if self._device.type == "cuda" else None
+        self.dtype = "float32" if self._half is None else "float16"
+        self._network = self._network.to(self._device, memory_format=torch.channels_last)
+
     def close(self) -> None:
         """Free the model's memory. The model cannot be used afterwards."""
         del self._network

@@ -12,7 +12,10 @@ import shlex
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,29 +24,47 @@ import numpy as np
 from mll_hf import Client, SelectionConfig
 from mll_hf.bench.hub_tasks import fetch_class_names
 from mll_hf.ensemble.run import Ensemble
-from mll_hf.errors import InputError, MLLError
+from mll_hf.ensemble.trial import try_models
+from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.hub.locations import fetch_graph_with_images, is_on_hub
-from mll_hf.labels.label import LabelSummary
+from mll_hf.labels.label import UNPINNED, LabelSummary, ModelRef
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.describe import from_templates
-from mll_hf.matching.prompts import check_class_names, parse_class_names, split_class_names
+from mll_hf.matching.prompts import check_class_names, fill, parse_class_names, split_class_names
+from mll_hf.models import load_model, pick_device
+from mll_hf.models.batches import prepared_batches
+from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
+from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, split_location
+from mll_hf.selection import Evidence
+from mll_hf.selection.evidence import trial_sample
+from mll_hf.selection.unlabeled import shortlisting
+from mll_hf.utils.examples import Examples
+from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
 from mll_hf.utils.text import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from mll_hf import Selection
-    from mll_hf.graph.concepts import SemanticGraph
+    from mll_hf.client import LabelGroup
+    from mll_hf.graph.concepts import Concept, SemanticGraph
     from mll_hf.graph.probes import ProbeSet
-    from mll_hf.labels.join import JoinedLabels
-    from mll_hf.labels.label import LabelFacts
+    from mll_hf.labels.join import LeftOut
+    from mll_hf.labels.label import Cost, LabelFacts
+    from mll_hf.labels.store import LabelSource
     from mll_hf.matching.text_encoder import TextEncoder
+    from mll_hf.models import VisionLanguageModel
+    from mll_hf.selection.trial import TrialPlan
+    from mll_hf.utils.images import ImageLike
+
+    Embed = Callable[[VisionLanguageModel, torch.Tensor, list[str]], tuple[NDArray[Any], NDArray[Any]] | str]
 
 MOST_CLASSES = 1000
 MOST_MODELS = 10  # per class
-MOST_IMAGES = 32
+MOST_IMAGES = 200
 OPEN_LICENSES = (
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense",
 )  # fmt: skip
@@ -55,7 +76,13 @@ _RELOAD_SECONDS = 3600.0
 _MOST_FETCHED = 100  # labels that are read whole to compare models on one concept
 _MOST_SENSES = 4
 _LEAST_WEIGHT = 0.2  # of a nearest concept, as a share of the largest weight
+_MOST_BRANCHES = 300
+_SHORTLIST = 8  # models that compete in a trial; all of them may have to run on a CPU
 _CLASSES_IN_A_LINE = 30
+FAMILIES = (
+    "SigLIP2", "SigLIP", "MetaCLIP", "MobileCLIP", "TinyCLIP", "CLIPA", "DFN", "EVA", "CoCa", "ViTamin", "PE-Core",
+    "CLIP", "other",
+)  # fmt: skip
 _PLAIN_NAME = re.compile(r"\w[\w -]*", re.ASCII)
 _log = logging.getLogger(__name__)
 
@@ -65,13 +92,13 @@ class Settings:
     """Settings of the Space.
 
     Attributes:
-        labels: Source of labels: ``hub``, ``hf://datasets/ORG/NAME[@REVISION]``, or a folder.
+        labels: Source of labels as for :class:`mll_hf.Client`: ``hub,published``, a dataset, or a folder.
         graph: Folder or dataset of the graph that labels must be on; None for the one of most publishers.
         images: A graph whose probe images may be shown to anyone; None to show none.
         most_parameters: Most parameters of all models of one trial together.
     """
 
-    labels: str = "hub"
+    labels: str = DEFAULT_LABELS
     graph: str | None = None
     images: str | None = None
     most_parameters: int = 10**9
@@ -87,7 +114,7 @@ class Settings:
         if not most.isascii() or not most.isdecimal():
             raise InputError(f"MLL_MOST_PARAMETERS is '{most}'; give a whole number such as 1000000000")
         graph, images = (variables.get(name) or None for name in ("MLL_GRAPH", "MLL_IMAGES"))
-        return cls(variables.get("MLL_LABELS") or "hub", graph, images, int(most))
+        return cls(variables.get("MLL_LABELS") or DEFAULT_LABELS, graph, images, int(most))
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -227,51 +254,84 @@ def names_as_text(names: Sequence[str]) -> str:
 # --- labels -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class MeasuredModel:
-    """A model and its labels.
+@dataclass(frozen=True, eq=False)
+class Board:
+    """Labels on one graph that compare directly.
 
     Attributes:
-        name: A name that no other model has: its id on the Hub, or the name of its local folder.
-        label: Its label on the reference graph.
-        labels: [G] its label on each graph, None where it has none.
+        name: A name that no other board has: that of the graph.
+        graph: The graph.
+        source: Where the labels come from.
     """
 
     name: str
-    label: LabelFacts
+    graph: SemanticGraph
+    source: LabelSource
+
+    @cached_property
+    def branches(self) -> tuple[tuple[str, str], ...]:
+        """Name and id of the branches with at least ten concepts, the largest first."""
+        sizes = [1 + len(below) for below in self.graph.descendants]
+        largest = sorted((v for v in range(len(sizes)) if sizes[v] >= 10), key=lambda v: -sizes[v])[:_MOST_BRANCHES]
+        concepts = self.graph.concepts
+        return tuple((f"{concepts[v].name} ({sizes[v]:,} concepts)", concepts[v].id) for v in largest)
+
+
+@dataclass(frozen=True, eq=False)
+class ListedModel:
+    """A model and what is known of it.
+
+    Attributes:
+        name: A name that no other model has: its id on the Hub, or the name of its local folder.
+        ref: The model.
+        cost: What it costs to run.
+        license: As its label or its publisher names it; None if unknown.
+        evidence: What is known of it.
+        imagenet: Published zero-shot accuracy on ImageNet; None if there is none.
+        labels: [B] its label on each board, None where it has none.
+        publisher: Who published its label, or the figures.
+    """
+
+    name: str
+    ref: ModelRef
+    cost: Cost
+    license: str | None
+    evidence: Evidence
+    imagenet: float | None
     labels: tuple[LabelFacts | None, ...]
+    publisher: str
 
     @property
     def aliases(self) -> tuple[str, ...]:
         """Other texts by which a visitor may name it."""
-        ref = self.label.model
-        return ref.repo_id, ref.short_name, f"{ref.repo_id}@{ref.revision}"
+        return self.ref.repo_id, self.ref.short_name, f"{self.ref.repo_id}@{self.ref.revision}"
+
+    @property
+    def family(self) -> str:
+        """The kind of model, by its name."""
+        return next((family for family in FAMILIES if family.lower() in self.name.lower()), FAMILIES[-1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels at one point in time. Read completely before any visitor sees them.
+    """The labels at one point in time, and the figures that others published. Read before any visitor sees them.
 
     Attributes:
         settings: The Space's settings.
-        client: The library's client.
-        lock: Held while the text encoder runs, which serves one thread at a time.
-        models: The M measured models, by falling mean recall on the reference graph.
-        joined: Their labels, joined over G graphs; None if there are none.
-        graphs: Distinct names of the G graphs, the reference first.
-        images: Number of the graph whose probe images may be shown, and these; None to show none.
+        client: The library's client; everything that it caches is computed already.
+        models: The models, the best measured ones first.
+        boards: The B boards, the reference first.
+        images: Number of the board whose probe images may be shown, and these; None to show none.
     """
 
     settings: Settings
     client: Client
-    lock: threading.RLock
-    models: tuple[MeasuredModel, ...] = ()
-    joined: JoinedLabels | None = None
-    graphs: tuple[str, ...] = ()
+    models: tuple[ListedModel, ...]
+    boards: tuple[Board, ...]
     images: tuple[int, ProbeSet] | None = None
 
     @classmethod
-    def read(cls, settings: Settings, encoder: TextEncoder, lock: threading.RLock) -> Labels:
+    def read(cls, settings: Settings, encoder: TextEncoder) -> Labels:
         """Read the labels, load the encoder and compute all that is cached.
 
         ``functools.cached_property`` has no lock since Python 3.12: if first used by several threads at once, it is
@@ -281,23 +341,31 @@ class Labels:
             MLLError: The labels or the encoder cannot be read.
         """
         client = Client(settings.labels, graph=settings.graph, encoder=encoder)
-        if not (client.source.indexed or client.source.list()):
-            return cls(settings, client, lock)
         client.select(("dog", "cat"))
-        joined = client.labels
-        for graph in (joined.union.graph, *joined.union.graphs):
+        graphs = [(graph, group.source) for group in client.groups for graph in group.labels.union.graphs]
+        names = _distinct((graph.name, f"{graph.name} ({graph.digest[:7]})") for graph, _ in graphs)
+        boards = tuple(Board(name, *of) for name, of in zip(names, graphs, strict=True))
+        for graph in (*(group.labels.union.graph for group in client.groups), *(board.graph for board in boards)):
             _ = graph.descendants, graph.concepts_named("")
-        images = _read_images(settings.images, joined) if settings.images else None
-        names = _distinct((graph.name, f"{graph.name} ({graph.digest[:7]})") for graph in joined.union.graphs)
-        return cls(settings, client, lock, _measured(joined), joined, names, images)
+        for board in boards:
+            _ = board.branches
+        images = _read_images(settings.images, client.groups[0]) if settings.images else None
+        return cls(settings, client, _listed(client, settings, len(boards)), boards, images)
+
+    @property
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Labels that take no part in rankings."""
+        return tuple(one for group in self.client.groups for one in group.labels.left_out)
 
     @property
     def location(self) -> str:
         """The source of the labels as users write it, a collection with the commit that was read."""
-        source = self.client.source
-        if is_on_hub(source.name) and self.models:
-            return source.origin_of(self.models[0].label).location.partition("/labels/")[0]
-        return source.name
+        group, model = self.client.groups[0], self.models[0]
+        if group.evidence is not Evidence.LABEL or not is_on_hub(group.source.name):
+            return self.settings.labels
+        label = next(label for label in model.labels if label)
+        read = group.source.origin_of(label).location.partition("/labels/")[0]
+        return f"{read},{PUBLISHED}" if split_location(self.settings.labels)[1] else read
 
     def select(self, question: Question) -> Selection:
         """Choose models for a question.
@@ -305,10 +373,9 @@ class Labels:
         Raises:
             MLLError: No model fits, or the Hub cannot be asked for licenses.
         """
-        with self.lock:
-            return self.client.select(question.classes, question.config, domain=question.domain, task=question.task)
+        return self.client.select(question.classes, question.config, domain=question.domain, task=question.task)
 
-    def find(self, name: str | None) -> MeasuredModel:
+    def find(self, name: str | None) -> ListedModel:
         """A model by its name, its id, or the last part of its id.
 
         Raises:
@@ -320,77 +387,123 @@ class Labels:
         found = [model for model in self.models if model.name == name]
         found = found or [model for model in self.models if name in model.aliases]
         if len(found) != 1:
-            reason = "is not among the measured models" if not found else "may be several models"
-            raise InputError(f"'{name}' {reason}; give its full id")
+            reason = "is not among the known models" if not found else "may be several models"
+            raise InputError(f"'{shortened(name, 60)}' {reason}; give its full id")
         return found[0]
 
+    def board(self, name: str | None) -> int:
+        """Number of a board; of the first one without a name.
+
+        Raises:
+            InputError: There is none with this name.
+        """
+        names = [board.name for board in self.boards]
+        if name and name not in names:
+            raise InputError(f"no graph is named '{shortened(name, 60)}'; there is: {', '.join(names)}")
+        return names.index(name) if name else 0
+
     def read_labels(
-        self, models: Sequence[MeasuredModel], graph: str | None
+        self, models: Sequence[ListedModel], board: str | None
     ) -> tuple[tuple[LabelSummary, ...], SemanticGraph]:
-        """The labels of some models on a graph, and the graph.
+        """The labels of some models on a board, and its graph.
 
         Args:
             models: The models.
-            graph: Name of the graph; empty for the reference.
+            board: Name of the board; empty for the first on which all have a label.
 
         Raises:
-            InputError: There is no such graph, or a model has no label on it.
+            InputError: There is no such board, or a model has no label on it.
             MLLError: A label cannot be read.
         """
-        if self.joined is None or (graph and graph not in self.graphs):
-            raise InputError(f"no graph is named '{graph}'; there is: {', '.join(self.graphs)}")
-        g = self.graphs.index(graph) if graph else 0
+        shared = [b for b in range(len(self.boards)) if all(model.labels[b] for model in models)]
+        b = self.board(board) if board or not shared else shared[0]
         for model in models:
-            if model.labels[g] is None:
-                raise InputError(f"{model.name} was not measured on {graph}; choose another model or graph")
-        labels = self._whole([label for model in models if (label := model.labels[g])])
-        return tuple(labels), self.joined.union.graphs[g]
+            if model.labels[b] is None:
+                raise InputError(
+                    f"{model.name} was not measured on {self.boards[b].name}; choose another model or graph"
+                )
+        return tuple(self._whole(b, [label for model in models if (label := model.labels[b])])), self.boards[b].graph
 
-    def best_at(self, concept: int, g: int) -> list[tuple[MeasuredModel, LabelSummary]]:
-        """The models that were tested on a concept of a graph, by falling recall, with their labels.
+    def measured_on(self, b: int) -> list[tuple[ListedModel, LabelSummary]]:
+        """The models that were measured on a board, with their labels, the generally best first.
 
-        If the source has an index, only the 100 generally best models are compared, since their labels are fetched.
+        If the source has an index, only the 100 best are compared, since their labels are fetched.
         """
-        pairs = [(model, label) for model in self.models if (label := model.labels[g])]
-        if self.client.source.indexed:
-            pairs = pairs[:_MOST_FETCHED]
-        models, labels = [model for model, _ in pairs], self._whole([label for _, label in pairs])
-        tested = [(model, label) for model, label in zip(models, labels, strict=True) if label.support[concept]]
+        pairs = [(model, label) for model in self.models if (label := model.labels[b])]
+        pairs = pairs[:_MOST_FETCHED] if self.boards[b].source.indexed else pairs
+        labels = self._whole(b, [label for _, label in pairs])
+        return [(model, label) for (model, _), label in zip(pairs, labels, strict=True)]
+
+    def recalls(self, b: int, concept: str | None = None) -> dict[str, float]:
+        """Mean recall by name of the models that were measured on a board.
+
+        Args:
+            b: Number of the board.
+            concept: Id of the concept at the top of a branch that alone counts; None for all concepts.
+        """
+        if not concept:
+            return {model.name: label.mean_recall for model in self.models if (label := model.labels[b])}
+        graph = self.boards[b].graph
+        v = graph.index[concept]
+        rows = np.array([v, *graph.descendants[v]])
+        found = {}
+        for model, label in self.measured_on(b):
+            if len(tested := rows[label.support[rows] > 0]):
+                found[model.name] = float(label.node_precision[tested].mean(dtype=np.float64))
+        return found
+
+    def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, LabelSummary]]:
+        """The models that were tested on a concept of a board, by falling recall, with their labels."""
+        tested = [pair for pair in self.measured_on(b) if pair[1].support[concept]]
         return sorted(tested, key=lambda pair: -pair[1].node_precision[concept])
 
-    def _whole(self, labels: Sequence[LabelFacts]) -> Sequence[LabelSummary]:
+    def _whole(self, b: int, labels: Sequence[LabelFacts]) -> Sequence[LabelSummary]:
         if all(isinstance(label, LabelSummary) for label in labels):
             return labels  # type: ignore[return-value]
-        return self.client.source.fetch(labels)
+        return self.boards[b].source.fetch(labels)
 
-    def senses(self, text: str | None) -> tuple[list[int], bool]:
+    def concept(self, id: str) -> Concept:
+        """A concept as the first graph that has it names and defines it."""
+        graph = next(board.graph for board in self.boards if id in board.graph.index)
+        return graph.concepts[graph.index[id]]
+
+    def senses(self, text: str | None) -> tuple[list[str], bool]:
         """Concepts that a visitor may mean.
 
+        Args:
+            text: A name or an id.
+
         Returns:
-            Indices in the union of the graphs; and whether these concepts have this name, or are only the nearest.
+            Their ids; and whether these concepts have this name or id, or are only the nearest.
 
         Raises:
-            InputError: The text is empty or too long, or there are no labels.
+            InputError: The text is empty or too long.
         """
-        if not (text or "").strip():
+        text = (text or "").strip()
+        if not text:
             raise InputError("no concept yet; write one, such as umbrella")
-        if self.joined is None:
-            raise InputError("no model has been measured yet")
-        (name,), graph = check_class_names([text or ""]), self.joined.union.graph
-        if named := graph.concepts_named(name):
-            return sorted(named, key=lambda v: -len(graph.descendants[v]))[:_MOST_SENSES], True
-        with self.lock:
-            match = self.client.index.match(from_templates((name,), graph, None, None))
+        if any(text in board.graph.index for board in self.boards):
+            return [text], True
+        (name,) = check_class_names([text])
+        named: dict[str, int] = {}
+        for graph in (board.graph for board in self.boards):
+            for v in graph.concepts_named(name):
+                named.setdefault(graph.concepts[v].id, len(graph.descendants[v]))
+        if named:
+            return sorted(named, key=lambda id: -named[id])[:_MOST_SENSES], True
+        group = self.client.groups[0]
+        graph = group.labels.union.graph
+        match = group.index.match(from_templates((name,), graph, None, None))
         near = match.weights[0] >= _LEAST_WEIGHT * match.weights[0, 0]
-        return match.concepts[0, near][:_MOST_SENSES].tolist(), False
+        return [graph.concepts[v].id for v in match.concepts[0, near][:_MOST_SENSES].tolist()], False
 
-    def sample_images(self, concept: int, g: int, most: int = 6) -> list[bytes]:
-        """Some probe images of a concept of a graph; none unless the settings allow to show them.
+    def sample_images(self, concept: int, b: int, most: int = 6) -> list[bytes]:
+        """Some probe images of a concept of a board; none unless the settings allow to show them.
 
         Raises:
             MLLError: The images cannot be read.
         """
-        if self.images is None or self.images[0] != g:
+        if self.images is None or self.images[0] != b:
             return []
         probes = self.images[1]
         of_concept = probes.members[slice(*probes.offsets[concept : concept + 2].tolist())]
@@ -399,14 +512,30 @@ class Labels:
         return [content for batch in batches for content in batch if content]
 
 
-def _measured(joined: JoinedLabels) -> tuple[MeasuredModel, ...]:
-    pairs = zip(joined.reference, joined.labels, strict=True)
-    ranked = sorted(pairs, key=lambda pair: (-pair[0].mean_recall, pair[0].model.repo_id))
-    refs = [label.model for label, _ in ranked]
+def _listed(client: Client, settings: Settings, n_boards: int) -> tuple[ListedModel, ...]:
+    """The models with labels, by group and falling mean recall, then those of which one overall figure is published."""
+    accuracies, known, found = imagenet_accuracies(), set[str](), []
+    before = 0
+    for group in client.groups:
+        after = n_boards - before - len(group.labels.union.graphs)
+        pairs = zip(group.labels.reference, group.labels.labels, strict=True)
+        for label, on in sorted(pairs, key=lambda pair: (-pair[0].mean_recall, pair[0].model.repo_id)):
+            publisher = group.source.origin_of(label).publisher or "local folder"
+            labels = (*[None] * before, *on, *[None] * after)
+            accuracy = accuracies.get(label.model.repo_id)
+            found.append((label.model, label.cost, label.license, group.evidence, accuracy, labels, publisher))
+            known |= ids_of(label.model.repo_id)
+        before += len(group.labels.union.graphs)
+    if split_location(settings.labels)[1] or client.groups[-1].evidence is not Evidence.LABEL:
+        others = [model for model in usable_models() if model.hub_id not in known]
+        for model in sorted(others, key=lambda model: (-(model.imagenet or 0), model.hub_id)):
+            ref, nothing = ModelRef(model.hub_id, UNPINNED, model.backend), (None,) * n_boards
+            found.append((ref, model.cost, model.license, Evidence.OVERALL, model.imagenet, nothing, model.source))
+    refs = [ref for ref, *_ in found]
     names = _distinct(
         (ref.short_name if ref.is_local else ref.repo_id, f"{ref.short_name}@{ref.revision[:7]}") for ref in refs
     )
-    return tuple(MeasuredModel(name, *pair) for name, pair in zip(names, ranked, strict=True))
+    return tuple(ListedModel(name, *of) for name, of in zip(names, found, strict=True))
 
 
 def _distinct(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
@@ -416,8 +545,9 @@ def _distinct(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     return tuple(short if times[short] == 1 else longer for short, longer in pairs)
 
 
-def _read_images(location: str, joined: JoinedLabels) -> tuple[int, ProbeSet] | None:
-    """Number of the graph at a location, and its probe images; None with a warning if they cannot be shown."""
+def _read_images(location: str, group: LabelGroup) -> tuple[int, ProbeSet] | None:
+    """Number of the board with the graph at a location, and its probe images; None with a warning without."""
+    joined = group.labels
     try:
         found = fetch_graph_with_images(location)
         for g, graph in enumerate(joined.union.graphs):
@@ -427,6 +557,23 @@ def _read_images(location: str, joined: JoinedLabels) -> tuple[int, ProbeSet] | 
     except MLLError as error:
         _log.warning("MLL_IMAGES: no images are shown: %s", error)
         return None
+
+
+class _OneAtATime:
+    """A text encoder that serves one thread after another; tokenizers cannot be shared."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder, self._lock = encoder, threading.Lock()
+
+    @property
+    def id(self) -> str:
+        """Name and revision of the encoder's weights."""
+        return self._encoder.id
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """[N, E] embeddings of N texts."""
+        with self._lock:
+            return self._encoder.encode(texts)
 
 
 class Library:
@@ -439,8 +586,8 @@ class Library:
 
     def __init__(self, settings: Settings, encoder: TextEncoder) -> None:
         self.settings = settings
-        self._encoder = encoder
-        self._lock = threading.RLock()
+        self._encoder = _OneAtATime(encoder)
+        self._reading = threading.Lock()
         self._state: Labels | MLLError = MLLError("the labels have not been read yet")
         self._expires = 0.0
 
@@ -448,22 +595,34 @@ class Library:
     def labels(self) -> Labels:
         """The labels. Where reading them again fails, the old ones stay; a first failure is repeated for 20 s.
 
+        While one visitor waits until they are read again, the others get the old ones.
+
         Raises:
             MLLError: They cannot be read.
         """
-        with self._lock:
-            if time.monotonic() >= self._expires:
-                try:
-                    self._state = Labels.read(self.settings, self._encoder, self._lock)
-                except MLLError as error:
-                    _log.warning("cannot read the labels: %s", error)
-                    if isinstance(self._state, MLLError):
-                        self._state = error
-                failed = isinstance(self._state, MLLError)
-                self._expires = time.monotonic() + (_RETRY_SECONDS if failed else _RELOAD_SECONDS)
+        if self._is_old and self._reading.acquire(blocking=isinstance(self._state, MLLError)):
+            try:
+                if self._is_old:  # nobody has read them while this visitor waited
+                    self._read()
+            finally:
+                self._reading.release()
+        if isinstance(self._state, MLLError):
+            raise self._state.with_traceback(None)
+        return self._state
+
+    @property
+    def _is_old(self) -> bool:
+        return time.monotonic() >= self._expires
+
+    def _read(self) -> None:
+        try:
+            self._state = Labels.read(self.settings, self._encoder)
+        except MLLError as error:
+            _log.warning("cannot read the labels: %s", error)
             if isinstance(self._state, MLLError):
-                raise self._state.with_traceback(None)
-            return self._state
+                self._state = error
+        failed = isinstance(self._state, MLLError)
+        self._expires = time.monotonic() + (_RETRY_SECONDS if failed else _RELOAD_SECONDS)
 
 
 def describe_coverage(coverage: float) -> str:
@@ -485,64 +644,174 @@ class Trial:
     Attributes:
         selection: The models, and the C classes.
         probabilities: [N, C] pooled over the models; NaN for unreadable images.
-        weights: [U] weights of the models; they sum to one.
         votes: [U, N, C] probabilities of each model.
+        is_first_choice: Whether these are the models for the question, rather than the best ones that fit on the page.
     """
 
     selection: Selection
     probabilities: NDArray[np.float64]
-    weights: NDArray[np.float64]
     votes: NDArray[np.floating[Any]]
+    is_first_choice: bool
 
 
-def run_one_model(selection: Selection, position: int, images: list[str]) -> NDArray[np.float32]:
-    """[1, N, C] logits of one chosen model; it is loaded and freed again.
+@dataclass(frozen=True)
+class Runner(Ensemble):
+    """An ensemble that says which model it runs, one in memory at a time.
+
+    Attributes:
+        tell: Called with the name of each model before it runs.
+        embed: Does :func:`embed` on another device; None to run models where they were loaded.
+    """
+
+    tell: Callable[[str], object] = print
+    embed: Embed | None = None
+
+    def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
+        """See :meth:`Ensemble.one_by_one`."""
+        here = super().one_by_one(images)
+
+        def run(m: int) -> NDArray[np.float32]:
+            self.tell(self.selection.models[m].name)
+            return here(m) if self.embed is None else self._run_elsewhere(m, images, self.embed)
+
+        return run
+
+    def _run_elsewhere(self, m: int, images: Sequence[ImageLike], embed: Embed) -> NDArray[np.float32]:
+        """[N, C] logits of one model, which is fetched, loaded and given its images before ``embed`` is called."""
+        model = load_model(self.selection.models[m].ref, "cpu", token=self.token)
+        try:
+            logits = np.full((len(images), len(self.selection.classes)), np.nan, np.float32)
+            prepare = partial(_prepared, model)
+            ((pixels, readable),) = prepared_batches([images], prepare)
+            if pixels is None:
+                return logits
+            prompts = [text for name in self.selection.classes for text in fill(self.prompt_templates, name)]
+            found = embed(model, pixels, prompts)
+            if isinstance(found, str):
+                raise ModelError(model.ref.repo_id, found)
+            embeddings, texts = found
+            means = texts.reshape(len(self.selection.classes), -1, texts.shape[1]).mean(axis=1)
+            means /= np.linalg.norm(means, axis=1, keepdims=True)
+            logits[readable] = model.logit_scale * embeddings @ means.T + model.logit_bias
+            return logits
+        finally:
+            model.close()
+
+
+def _prepared(model: VisionLanguageModel, image: ImageLike) -> torch.Tensor | None:
+    picture = open_image(image)
+    return None if picture is None else model.preprocess(picture)
+
+
+def embed(
+    model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | str:
+    """Embed N images [N, 3, H, W] and T texts on the best device; the reason if that fails.
+
+    ZeroGPU runs this in another process, from which an error would come back as the name of its class.
+    """
+    try:
+        model.move(pick_device())
+        return model.encode_pixels(pixels), model.encode_texts(texts)
+    except ModelError as error:
+        return str(error)
+
+
+def gpu_seconds(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]) -> int:
+    """Most seconds that :func:`embed` takes on a GPU: to move the model, then ten teraflops a second."""
+    gflops = model.cost.gflops * (len(pixels) + len(texts))  # a text costs less than an image
+    return min(10 + round(model.cost.parameters / 2e8 + gflops / 1e4), 120)
+
+
+def sampled_images(paths: Sequence[str]) -> list[str]:
+    """The images among uploaded files; of more than 200 a seeded sample.
 
     Raises:
-        MLLError: The model cannot be loaded or run.
+        InputError: There are none.
     """
-    return Ensemble(selection).one_by_one(images)(selection.union[position])[None]
+    images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise InputError("no image yet; upload some, or choose an example")
+    return [images[n] for n in trial_sample(len(images), MOST_IMAGES)]
 
 
-def try_models(
-    labels: Labels,
-    question: Question | None,
-    images: Sequence[str],
-    run: Callable[[Selection, int, list[str]], NDArray[np.float32]] = run_one_model,
-    progress: Callable[[tuple[int, int], str], object] = lambda _done, _text: None,
+Progress = Callable[[tuple[int, int | None], str], object]
+
+
+def classify(
+    labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
 ) -> Trial:
-    """Classify images with the models for a question, one model in memory at a time.
+    """Classify images with the models for a question, or the best that this page can run, one in memory at a time.
 
     Args:
         labels: The labels.
-        question: The question; None if there is none yet.
+        question: The question.
         images: Paths of the images.
-        run: Runs one model.
+        embed: As for :class:`Runner`.
         progress: Called before each model with (models done, all models) and a text.
 
     Raises:
-        MLLError: There is nothing to run, or too much, or a model fails.
+        MLLError: No model is small enough, or one fails.
     """
-    if question is None:
-        raise InputError("no models yet; find some under “Find”")
-    if not images:
-        raise InputError("no image yet; upload one, take one, or choose an example")
-    if len(images) > MOST_IMAGES:
-        raise InputError(f"{len(images)} images are more than this page takes at once ({MOST_IMAGES}); use the code")
-    selection = labels.select(question)
-    parameters, most = selection.cost.parameters, labels.settings.most_parameters
-    if parameters > most:
-        raise InputError(
-            f"these models have {parameters / 1e6:,.0f} M parameters together, more than this page runs "
-            f"({most / 1e6:,.0f} M); set a limit, or use the code on your machine"
-        )
-    logits = []
-    for position, m in enumerate(selection.union):
-        progress((position, len(selection.union)), f"Running {selection.models[m].ref.short_name}")
-        logits.append(run(selection, position, list(images)))
-    stacked, ensemble = np.concatenate(logits), Ensemble(selection)
-    weights, votes = ensemble.votes(stacked)
-    return Trial(selection, ensemble.combine(stacked).probabilities, weights, votes)
+    selection, most = labels.select(question), labels.settings.most_parameters
+    is_first_choice = selection.cost.parameters <= most
+    if not is_first_choice:
+        each = most // max(len(selection.union), 1)
+        selection = labels.select(replace(question, config=replace(question.config, max_parameters=each)))
+    told = count()
+    tell = lambda name: progress((next(told), len(selection.union)), f"Running {name}")  # noqa: E731
+    runner = Runner(selection, tell=tell, embed=embed)
+    run = runner.one_by_one(images)
+    logits = np.stack([run(m) for m in selection.union])
+    _, votes = runner.votes(logits)
+    return Trial(selection, runner.combine(logits).probabilities, votes, is_first_choice)
+
+
+def choose_by_images(
+    labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
+) -> tuple[Selection, Selection]:
+    """Try models on a visitor's images, as :meth:`Client.select` does, and choose among them.
+
+    The budget is the Space's: models that are tried have at most ``most_parameters`` together, whether they are in its
+    cache or not. Arguments are those of :func:`classify`.
+
+    Returns:
+        The ranking by labels and published figures alone, and the one after the trial.
+
+    Raises:
+        MLLError: No model fits, too few images can be read, or all models fail.
+    """
+    most = labels.settings.most_parameters
+    cap = min(question.config.max_parameters or most, most)
+    config = replace(
+        question.config, max_parameters=cap, shortlist=_SHORTLIST, most_images=MOST_IMAGES, max_download=4 * most
+    )
+    before = labels.select(replace(question, config=shortlisting(config)))
+    told, planned = count(), list[int]()
+    tell = lambda name: progress((next(told), planned[0]), f"Running {name} on {len(images)} images")  # noqa: E731
+
+    def approve(plan: TrialPlan) -> bool:
+        planned.append(len(plan.order))
+        return True
+
+    sizes = [4 * before.models[m].cost.parameters for m in before.union]
+    nothing = Examples((), np.empty(0, np.int64))
+    runner = Runner(before, tell=tell, embed=embed)
+    return before, try_models(runner, config, images, nothing, sizes, approve)
+
+
+def push(selection: Selection | None, repo_id: str, private: bool, token: str | None) -> str:
+    """Publish a selection as a repo of its own with a visitor's token; returns its address.
+
+    Raises:
+        MLLError: There is no selection or token, or the Hub refuses.
+    """
+    if selection is None:
+        raise InputError("no selection yet; try the models on your images first")
+    if not token:  # without one, the Space's own would be used
+        raise InputError("you are not signed in; sign in with Hugging Face first")
+    published = selection.push_to_hub(repo_id.strip(), private=private, token=token)
+    return str(published.url)
 
 
 # --- code to take away ------------------------------------------------------------------------------------------------
@@ -563,7 +832,7 @@ def python_code(question: Question, labels: str) -> str:
     described = _arguments(domain=question.domain, task=question.task)
     return (
         "from mll_hf import Client, SelectionConfig\n\n"
-        f"client = Client({labels!r})\n"
+        f"client = Client({'' if labels == DEFAULT_LABELS else repr(labels)})\n"
         f"classes = [{classes}]\n"
         f"selection = client.select(classes, SelectionConfig({config}){described and ', ' + described})\n"
         "for m in selection.union:  # the chosen models, best first\n"

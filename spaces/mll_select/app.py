@@ -23,20 +23,24 @@ from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
 from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models
+from mll_hf.selection.evidence import LEAST_IMAGES
 
 try:
-    from spaces import GPU  # only on ZeroGPU
+    from spaces import GPU  # the Hub installs it
 except ImportError:
-    run_one_model = answers.run_one_model
+    _embed = answers.embed
 else:
-    run_one_model = GPU(duration=60)(answers.run_one_model)
+    _embed = GPU(duration=answers.gpu_seconds)(answers.embed)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import torch
+
     from mll_hf import Selection
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import LabelSummary
+    from mll_hf.models import VisionLanguageModel
 
 TITLE = "Which vision model knows your classes?"
 PICTURES = Path(__file__).parent / "pictures"
@@ -58,6 +62,27 @@ LICENSES = [
 _FILE_TYPES = [".txt", ".csv", ".json"]
 _MOST_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
+_LIVE = ["mll-live"]  # announced by screen readers when it changes
+_ANNOUNCE = """() => {
+    const mark = () => document.querySelectorAll('.mll-live').forEach(
+        part => part.parentElement.closest('.mll-live') || part.setAttribute('role', 'status'));
+    new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});  // tabs are built when opened
+    mark();
+}"""
+_TO_ADDRESS = (
+    "(name, ...rest) => { history.replaceState(null, '', '?%s=' + encodeURIComponent(name)); return [name, ...rest]; }"
+)
+
+
+def embed_on_gpu(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]) -> tuple[Any, Any] | str:
+    """:func:`answers.embed` on ZeroGPU; the reason if there is no GPU for this visitor, or its time is over."""
+    try:
+        return _embed(model, pixels, texts)
+    except gr.Error as error:
+        return str(error.message)
+
+
+EMBED = embed_on_gpu if hasattr(_embed, "zerogpu") else None  # None: models run where they are loaded
 
 
 def build_page(library: Library) -> gr.Blocks:
@@ -66,18 +91,32 @@ def build_page(library: Library) -> gr.Blocks:
         gr.HTML(pages.HEAD)
         question = gr.State(None)
         chosen = gr.HTML(pages.TRY_FIRST, render=False)
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap") as tabs:  # in a menu, nobody finds them on a phone
             with gr.Tab("Find", id="find"):
                 _build_find(library, question, chosen)
             with gr.Tab("Try", id="try"):
                 _build_try(library, question, chosen)
             with gr.Tab("Explore", id="explore"):
                 _build_explore(library, page)
-            with gr.Tab("Models", id="models"):
-                _build_models(library, page)
+            with gr.Tab("Model", id="model"):
+                _build_model(library, page)
+            with gr.Tab("Concept", id="concept"):
+                _build_concept(library, page)
+        page.load(_tab_of_address, None, tabs, **_QUIET)
+        page.load(None, js=_ANNOUNCE)
         for function in make_api(library):
             gr.api(function, api_name=function.__name__, concurrency_id="labels")
     return page
+
+
+def _asked_for(request: gr.Request | None, what: str) -> str:
+    """A parameter of the page's address; empty without."""
+    return str(request.query_params.get(what, ""))[:300] if request else ""
+
+
+def _tab_of_address(request: gr.Request) -> Any:  # noqa: ANN401 - a component
+    named = [tab for tab in ("model", "concept", "try", "explore") if tab in request.query_params]
+    return gr.Tabs(selected=named[0]) if named else gr.skip()
 
 
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -99,27 +138,30 @@ def _or_alert(function: Callable[..., str]) -> Callable[..., str]:
 # --- find -------------------------------------------------------------------------------------------------------------
 
 
-def find(labels: Labels, question: Question) -> tuple[str, str, Any, str, str, Any, str, str, str]:
+def find(labels: Labels, question: Question) -> tuple[Any, ...]:
     """All that is shown in answer to a question.
 
     Returns:
-        The ranking; heading, figure and table of the heat map; matches; figure of the costs; Python and shell code; and
-        the chosen models for the next tab.
+        The answer in words; the ranking; heading, figure and table of the heat map; matches; figure and table of the
+        costs; Python and shell code; and the chosen models for the next tab.
 
     Raises:
         MLLError: No model fits, or the Hub cannot be asked for licenses.
     """
-    selection, joined = labels.select(question), labels.joined
-    left_out = {id for one in joined.left_out for id in one.models} if joined else set()
-    ranked = {model.label.model.repo_id for model in labels.models}
-    heat = accuracy_heatmap(selection)
+    selection = labels.select(question)
+    ranked = {model.ref.repo_id for model in labels.models}
+    left_out = {id for one in labels.left_out for id in one.models} - ranked
+    measured = pages.with_recall(selection)
+    heat = accuracy_heatmap(measured) if measured else None
     return (
-        pages.selection_html(selection, question.config.licenses, len(left_out - ranked)),
-        pages.heatmap_head(selection, heat.layout.height),
+        pages.told_html(selection),
+        pages.ranking_html(selection, question.config.licenses, len(left_out)),
+        pages.heatmap_head(measured, heat.layout.height) if measured else "",
         heat,
-        pages.heatmap_in_words(selection),
-        pages.matches_html(selection, joined.union.graph) if joined and any(selection.matches) else "",
+        pages.heatmap_in_words(measured) if measured else "",
+        pages.matches_html(selection, labels) if any(selection.matches) else "",
         accuracy_by_cost(selection),
+        pages.costs_in_words(selection),
         answers.python_code(question, labels.location),
         answers.shell_code(question, labels.location),
         pages.chosen_html(selection),
@@ -166,14 +208,16 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             info="as labels and the models’ pages name it; or write your own: mit, openrail",
         )
     ask = gr.Button("Find models", variant="primary", size="lg")
-    answer = gr.HTML(pages.FIND_EMPTY)
+    answer = gr.HTML(pages.FIND_EMPTY, elem_classes=_LIVE)
     with gr.Column(visible=False) as details:
+        ranking = gr.HTML()
         heat_head = gr.HTML()
         heat = gr.Plot(show_label=False, elem_id="mll-heat", elem_classes=_PLOT)
         words = gr.HTML()
         matches = gr.HTML()
         gr.HTML(pages.COST_HEAD)
         cost = gr.Plot(show_label=False, elem_id="mll-cost", elem_classes=[*_PLOT, "points"])
+        costs = gr.HTML()
         gr.HTML(pages.CODE_HEAD)
         python = gr.Code(
             label="Python", language="python", interactive=False, lines=1, show_line_numbers=False, wrap_lines=True
@@ -198,7 +242,7 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
             return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
-        parts = (answer, heat_head, heat, words, matches, cost, python, shell, chosen)
+        parts = (answer, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen)
         return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
 
     def fill(read_names: Callable[[Any], tuple[str, ...]]) -> Callable[[Any], dict[Any, Any]]:
@@ -211,7 +255,9 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         return act
 
     inputs = [classes, domain, task, k, gflops, parameters, license]
-    outputs = [question, answer, details, heat_head, heat, words, matches, cost, python, shell, chosen]
+    outputs = [
+        question, answer, details, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen,
+    ]  # fmt: skip
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
     file.upload(fill(answers.names_in_file), file, [classes, answer, details], **_QUIET)
@@ -229,37 +275,78 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
 def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     gr.HTML(pages.TRY_HEAD)
     chosen.render()
+    selection = gr.State(None)
     with gr.Row():
-        with gr.Column():
-            image = gr.Image(label="Your image", sources=["upload", "webcam", "clipboard"], type="filepath", height=300)
-            pictures = sorted(map(str, PICTURES.glob("*.png")))
-            gr.Examples(pictures, image, label="Example images", examples_per_page=8)
-            with gr.Accordion("Several images at once", open=False):
-                files = gr.File(
-                    label=f"Up to {answers.MOST_IMAGES} images", file_count="multiple", file_types=["image"], height=140
-                )
-            run = gr.Button("Classify", variant="primary")
-        with gr.Column():
-            result = gr.HTML(pages.TRY_EMPTY)
+        files = gr.File(
+            label=f"Images: up to {answers.MOST_IMAGES}", file_count="multiple", file_types=["image"], height=170
+        )
+        folder = gr.File(
+            label=f"Or a folder of images; of many, {answers.MOST_IMAGES} are drawn", file_count="directory", height=170
+        )
+    pictures = sorted(map(str, PICTURES.glob("*.png")))
+    examples = gr.Button("Use our example images", size="sm")
+    run = gr.Button("Try the models", variant="primary", size="lg")
+    told = gr.HTML(pages.TRY_EMPTY, elem_classes=_LIVE)
+    result = gr.HTML()
+    home = gr.HTML()
+    with gr.Column(visible=False) as publish:
+        _build_push(selection)
+
+    def act(
+        asked: Question | None,
+        files: list[dict[str, Any]] | None,
+        folder: list[dict[str, Any]] | None,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> dict[Any, Any]:
+        def tell(done: tuple[int, int | None], text: str) -> None:
+            progress(done, desc=text, unit="models")
+
+        nothing = {selection: None, result: "", home: "", publish: gr.Column(visible=False)}
+        try:
+            if asked is None:
+                raise InputError("no models yet; find some under “Find”")
+            images = answers.sampled_images([each["path"] for each in (*(files or ()), *(folder or ()))])
+            if len(images) < LEAST_IMAGES:
+                trial = answers.classify(library.labels, asked, images, EMBED, tell)
+                found, shown = trial.selection, pages.trial_html(trial, [Path(path).name for path in images])
+                answer = pages.wrap(f"<p>{pages.classified(trial)}</p>")
+            else:
+                before, found = answers.choose_by_images(library.labels, asked, images, EMBED, tell)
+                answer, shown = pages.told_html(found), pages.tried_html(before, found, len(images))
+        except MLLError as error:
+            return {told: pages.alert(error), **nothing}
+        return {
+            selection: found, told: answer, result: shown, home: pages.download_html(found),
+            publish: gr.Column(visible=True),
+        }  # fmt: skip
+
+    # not preprocessed, so that a file that is no image reaches the trial, which reports it
+    outputs = [selection, told, result, home, publish]
+    run.click(
+        act, [question, files, folder], outputs, preprocess=False, api_visibility="private", concurrency_id="models",
+        concurrency_limit=1, trigger_mode="once", show_progress_on=[told],
+    )  # fmt: skip
+    examples.click(lambda: pictures, None, files, queue=False, **_QUIET)
+
+
+def _build_push(selection: gr.State) -> None:
+    """Publish a selection with the visitor's login, which only a Space has."""
+    if not os.environ.get("OAUTH_CLIENT_ID"):
+        gr.HTML(pages.HOW_TO_PUSH)
+        return
+    gr.HTML(pages.PUSH_HEAD)
+    gr.LoginButton()
+    with gr.Row():
+        repo = gr.Textbox(label="Repo", placeholder="your-name/my-selection", max_length=100)
+        private = gr.Checkbox(label="Private")
+    send = gr.Button("Publish the selection")
+    said = gr.HTML(elem_classes=_LIVE)
 
     @_or_alert
-    def classify(
-        asked: Question | None,
-        file: dict[str, Any] | None,
-        more: list[dict[str, Any]] | None,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> str:
-        images = [each["path"] for each in (file, *(more or ())) if each]
-        trial = answers.try_models(
-            library.labels, asked, images, run_one_model, lambda done, text: progress(done, desc=text, unit="models")
-        )
-        return pages.trial_html(trial, [Path(path).name for path in images])
+    def publish(found: Selection | None, repo: str, private: bool, token: gr.OAuthToken | None) -> str:
+        return pages.pushed_html(answers.push(found, repo, private, token.token if token else None))
 
-    # not preprocessed, so that a file that is no image reaches classify, which reports it
-    run.click(
-        classify, [question, image, files], result, preprocess=False, api_visibility="private", concurrency_id="models",
-        concurrency_limit=1, trigger_mode="once",
-    )  # fmt: skip
+    send.click(publish, [selection, repo, private], said, api_visibility="private", trigger_mode="once")
 
 
 # --- explore ----------------------------------------------------------------------------------------------------------
@@ -268,95 +355,188 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
 def _build_explore(library: Library, page: gr.Blocks) -> None:
     gr.HTML(pages.EXPLORE_HEAD)
     with gr.Row():
-        model = gr.Dropdown([], label="Model", info="what it knows", interactive=True)
-        other = gr.Dropdown([], label="Compare with", info="optional", interactive=True)
-        graph = gr.Dropdown([], label="Graph", info="the concepts of the test", interactive=True, visible=False)
-    with gr.Column(visible=False) as comparison:
-        compared = gr.HTML()
-        bars = gr.Plot(show_label=False, elem_classes=_PLOT)
-        differences = gr.HTML()
-    summary = gr.HTML()
-    tiles = gr.Plot(show_label=False, elem_id="mll-strengths", elem_classes=_PLOT)
-    branches = gr.HTML()
-    gr.HTML(pages.CONCEPT_HEAD)
-    concept = gr.Textbox(label="Concept", placeholder="umbrella", max_length=200)
-    look = gr.Button("Show the best models")
-    best = gr.HTML(pages.CONCEPT_EMPTY)
+        search = gr.Textbox(label="Search by name", placeholder="siglip", max_length=100)
+        family = gr.Dropdown([("Any", ""), *answers.FAMILIES], value="", label="Kind of model")
+        license = gr.Dropdown(LICENSES, value="", allow_custom_value=True, label="License")
+    with gr.Row():
+        parameters = gr.Number(0, label="Most parameters, in millions", info="0 for any", minimum=0)
+        gflops = gr.Number(0, label="Most GFLOPs per image", info="0 for any", minimum=0)
+        branch = gr.Dropdown(
+            [("everything", "")], value="", label="Recall on", info="a branch of the concepts; type to search"
+        )
+        board = gr.Dropdown([], label="Graph", info="the concepts of the test", visible=False)
+    told = gr.HTML(elem_classes=_LIVE)
+    table = gr.Dataframe(
+        headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, *["str"] * 3], interactive=False,
+        column_widths=[230, 95, 110, 125, 95, 120, 110, 230], wrap=True, max_height=620, buttons=[], show_label=False,
+        label="Models", elem_id="mll-models",
+    )  # fmt: skip
+    about = gr.HTML()
+    gr.HTML(pages.HOW_TO_LABEL)
 
     def fill() -> dict[Any, Any]:
         try:
             labels = library.labels
         except MLLError as error:
-            return {summary: pages.alert(error)}
-        if not labels.models:
-            return {summary: pages.empty("No model has been measured yet.")}
-        names, graphs = [model.name for model in labels.models], list(labels.graphs)
+            return {told: pages.alert(error)}
+        names = [each.name for each in labels.boards]
         return {
-            model: gr.Dropdown(names, value=names[0]),
-            other: gr.Dropdown([("nothing", ""), *((name, name) for name in names)], value=""),
-            graph: gr.Dropdown(graphs, value=graphs[0], visible=len(graphs) > 1),
-            **show(names[0], graphs[0]),
+            board: gr.Dropdown(names, value=names[0], visible=len(names) > 1),
+            branch: _branches(labels, 0),
+            about: pages.boards_html(labels),
+            **show("", "", "", 0, 0, "", names[0]),
         }
 
-    def show(name: str | None, graph_name: str | None) -> dict[Any, Any]:
+    def show(
+        text: str, family: str, license: str | None, parameters: float | None, gflops: float | None, branch: str | None,
+        board: str | None,
+    ) -> dict[Any, Any]:  # fmt: skip
         try:
             labels = library.labels
-            (label,), concepts = labels.read_labels([labels.find(name)], graph_name)
+            b = labels.board(board)
+            allowed = answers.licenses_in_text((license or "").lower())
+            shown = [
+                model
+                for model in labels.models
+                if (text or "").casefold() in model.name.casefold()
+                and family in ("", None, model.family)
+                and (not allowed or model.license in allowed)
+                and (not parameters or 0 < model.cost.parameters <= 1e6 * parameters)
+                and (not gflops or 0 < model.cost.gflops <= gflops)
+            ]
+            within = branch if branch in labels.boards[b].graph.index else None
+            recalls = labels.recalls(b, within)
         except MLLError as error:
-            return {summary: pages.alert(error), tiles: None, branches: ""}
+            return {told: pages.alert(error)}
+        where = f"{labels.concept(within).name} ({labels.boards[b].name})" if within else labels.boards[b].name
+        return {told: pages.listed_html(len(shown), labels, where), table: pages.leaderboard(shown, recalls)}
+
+    def show_board(*chosen: Any) -> dict[Any, Any]:  # noqa: ANN401 - values of the controls
+        *others, _, name = chosen
+        labels = library.labels
+        return {branch: _branches(labels, labels.board(name)), **show(*others, "", name)}
+
+    quiet = {**_QUIET, "concurrency_id": "labels"}
+    inputs = [search, family, license, parameters, gflops, branch, board]
+    page.load(fill, None, [board, branch, told, table, about], **quiet)
+    gr.on(
+        [search.change, *(control.input for control in (family, license, parameters, gflops, branch))],
+        show, inputs, [told, table], trigger_mode="always_last", **quiet,
+    )  # fmt: skip
+    board.input(show_board, inputs, [branch, told, table], **quiet)
+
+
+def _branches(labels: Labels, b: int) -> gr.Dropdown:
+    return gr.Dropdown([("everything", ""), *labels.boards[b].branches], value="")
+
+
+# --- model ------------------------------------------------------------------------------------------------------------
+
+
+def _build_model(library: Library, page: gr.Blocks) -> None:
+    gr.HTML(pages.MODEL_HEAD)
+    with gr.Row():
+        model = gr.Dropdown([], label="Model", info="type to search", interactive=True)
+        other = gr.Dropdown([], label="Compare with", info="optional", interactive=True)
+        board = gr.Dropdown([], label="Graph", info="the concepts of the test", interactive=True, visible=False)
+    facts = gr.HTML(elem_classes=_LIVE)
+    with gr.Column(visible=False) as comparison:
+        compared = gr.HTML()
+        bars = gr.Plot(show_label=False, elem_classes=_PLOT)
+        differences = gr.HTML()
+    with gr.Column(visible=False) as known:
+        summary = gr.HTML()
+        gr.HTML(pages.TILES_HEAD)
+        tiles = gr.Plot(show_label=False, elem_id="mll-strengths", elem_classes=_PLOT)
+        branches = gr.HTML()
+
+    def fill(request: gr.Request) -> dict[Any, Any]:
+        try:
+            labels = library.labels
+        except MLLError as error:
+            return {facts: pages.alert(error)}
+        names, boards = [each.name for each in labels.models], [each.name for each in labels.boards]
+        asked = _asked_for(request, "model")
+        try:
+            shown = labels.find(asked).name if asked else names[0]
+        except MLLError as error:
+            shown, found = None, {facts: pages.alert(error)}
+        else:
+            found = show(shown, "")
         return {
-            summary: pages.strengths_html(label),
-            tiles: strengths(label, concepts),
-            branches: pages.branches_html(label, concepts),
+            model: gr.Dropdown(names, value=shown),
+            other: gr.Dropdown([("nothing", ""), *((name, name) for name in names)], value=""),
+            board: gr.Dropdown(
+                [("the first", ""), *((name, name) for name in boards)], value="", visible=len(boards) > 1
+            ),
+            **found,
         }
 
-    def compare(name: str | None, against: str | None, graph_name: str | None) -> dict[Any, Any]:
+    def show(name: str | None, board_name: str | None) -> dict[Any, Any]:
+        try:
+            labels = library.labels
+            one = labels.find(name)
+            page_of_model = pages.model_page(one, labels)
+            if not any(one.labels):
+                return {facts: page_of_model, known: gr.Column(visible=False)}
+            (label,), graph = labels.read_labels([one], board_name)
+        except MLLError as error:
+            return {facts: pages.alert(error), known: gr.Column(visible=False)}
+        return {
+            facts: page_of_model,
+            known: gr.Column(visible=True),
+            summary: pages.strengths_html(label),
+            tiles: strengths(label, graph),
+            branches: pages.branches_html(label, graph),
+        }
+
+    def compare(name: str | None, against: str | None, board_name: str | None) -> dict[Any, Any]:
         if not name or not against or name == against:
             return {comparison: gr.Column(visible=False)}
         try:
             labels = library.labels
             pair = [labels.find(name), labels.find(against)]
-            both, concepts = labels.read_labels(pair, graph_name)
-            text, table = pages.comparison_html(pair, both, concepts)
-            figure = branch_comparison(*both, concepts)
+            both, graph = labels.read_labels(pair, board_name)
+            text, tables = pages.comparison_html(pair, both, graph)
+            figure = branch_comparison(*both, graph)
         except MLLError as error:
-            text, figure, table = pages.alert(error), None, ""
+            text, figure, tables = pages.alert(error), None, ""
         plot = gr.Plot(figure, visible=figure is not None)
-        return {compared: text, bars: plot, differences: table, comparison: gr.Column(visible=True)}
-
-    @_or_alert
-    def show_concept(text: str | None) -> str:
-        labels = library.labels
-        return pages.concept_html(labels, *labels.senses(text), text or "")
+        return {compared: text, bars: plot, differences: tables, comparison: gr.Column(visible=True)}
 
     quiet = {"api_visibility": "private", "concurrency_id": "labels"}
-    page.load(fill, None, [model, other, graph, summary, tiles, branches], show_progress="hidden", **quiet)
-    for control in (model, graph):
-        control.input(show, [model, graph], [summary, tiles, branches], show_progress_on=[summary], **quiet)
-    for control in (model, other, graph):
+    shown = [facts, known, summary, tiles, branches]
+    page.load(fill, None, [model, other, board, *shown], show_progress="hidden", **quiet)
+    for control in (model, board):
+        control.input(show, [model, board], shown, js=_TO_ADDRESS % "model", show_progress_on=[facts], **quiet)
+    for control in (model, other, board):
         control.input(
-            compare, [model, other, graph], [compared, bars, differences, comparison], show_progress="hidden", **quiet
+            compare, [model, other, board], [compared, bars, differences, comparison], show_progress="hidden", **quiet
         )
-    concept.submit(show_concept, concept, best, **quiet)
-    look.click(show_concept, concept, best, **quiet)
 
 
-# --- models -----------------------------------------------------------------------------------------------------------
+# --- concept ----------------------------------------------------------------------------------------------------------
 
 
-def _build_models(library: Library, page: gr.Blocks) -> None:
-    gr.HTML(pages.MODELS_HEAD)
-    search = gr.Textbox(label="Search by name", placeholder="siglip", max_length=100)
-    listed = gr.HTML()
-    gr.HTML(pages.HOW_TO_LABEL)
+def _build_concept(library: Library, page: gr.Blocks) -> None:
+    gr.HTML(pages.CONCEPT_HEAD)
+    concept = gr.Textbox(label="Concept", info="its name, or its id", placeholder="umbrella", max_length=200)
+    look = gr.Button("Show the best models")
+    best = gr.HTML(pages.CONCEPT_EMPTY, elem_classes=_LIVE)
 
     @_or_alert
     def show(text: str | None) -> str:
-        return pages.models_html(library.labels, text or "")
+        labels = library.labels
+        return pages.concept_html(labels, *labels.senses(text), text or "")
 
-    quiet = {**_QUIET, "concurrency_id": "labels"}
-    page.load(show, search, listed, **quiet)
-    search.change(show, search, listed, trigger_mode="always_last", **quiet)
+    def fill(request: gr.Request) -> dict[Any, Any]:
+        asked = _asked_for(request, "concept")
+        return {concept: asked, best: show(asked)} if asked else {concept: gr.skip()}
+
+    quiet = {"api_visibility": "private", "concurrency_id": "labels"}
+    page.load(fill, None, [concept, best], show_progress="hidden", **quiet)
+    for event in (concept.submit, look.click):
+        event(show, concept, best, js=_TO_ADDRESS % "concept", **quiet)
 
 
 # --- for programs -----------------------------------------------------------------------------------------------------
@@ -392,7 +572,8 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
             "answer": the best model, the cheapest that is as good, and whether the choice matters, as sentences.
             "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
             its estimated accuracy on the user's images (0 to 1; null if the 90 % interval is wider than .5) with that
-            interval, its recall on test images of the classes, its parameters and GFLOPs per image. "classes": for each
+            interval, its recall on test images of the classes, what its figures are based on, its license, parameters
+            and GFLOPs per image. "classes": for each
             class the recall of the best chosen model, and its coverage: 1 if the tests have the class, 0 if nothing
             like it, where the recall is only the models' general level. "code": a Python program that makes the same
             choice.
@@ -462,6 +643,8 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
                 "chosen": m in selection.union,
                 "accuracy": _accuracy_record(selection, m),
                 "recall": round(float(selection.overall[m]), 4),
+                "evidence": str(selection.models[m].evidence),
+                "license": selection.models[m].license,
                 "parameters": selection.models[m].cost.parameters,
                 "gflops": selection.models[m].cost.gflops,
             }
@@ -486,7 +669,6 @@ def _accuracy_record(selection: Selection, m: int) -> dict[str, Any] | None:
 
 
 def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, Any]:
-    graph = labels.joined.union.graph if labels.joined else None
     return {
         "class": name,
         "coverage": round(float(selection.coverage[selection.classes.index(name)]), 4),
@@ -495,11 +677,11 @@ def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, 
             {
                 "id": match.id,
                 "name": match.name,
-                "definition": graph.concepts[graph.index[match.id]].definition,
+                "definition": labels.concept(match.id).definition,
                 "weight": round(match.weight, 4),
                 "recall": [None if recall is None else round(recall, 4) for recall in match.recall],
             }
-            for match in (selection.explain(name) if graph else ())
+            for match in selection.explain(name)
         ],
     }
 
@@ -537,12 +719,12 @@ def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - pass
         options: Options of :meth:`gradio.Blocks.launch`, such as ``server_port``.
     """
     page = build_page(library)
-    page.queue(max_size=100, default_concurrency_limit=2)
+    page.queue(max_size=100, default_concurrency_limit=8)  # some wait for the Hub
     page.launch(
         theme=make_theme(),
         css_paths=Path(__file__).parent / "style.css",
         max_file_size=_MOST_UPLOAD,
-        max_threads=8,  # each takes memory
+        max_threads=10,  # each takes memory
         mcp_server=importlib.util.find_spec("mcp") is not None,
         ssr_mode=False,
         show_error=True,

@@ -31,7 +31,7 @@ _COLORS = {  # light, dark
     "input_placeholder_color": ("#747870", "#8b958f"),
     "button_primary_border_color": ("#1f6a66", "#2f7f79"),
     "button_primary_background_fill": ("#1f6a66", "#2f7f79"),
-    "button_primary_background_fill_hover": ("#175653", "#3b8f88"),
+    "button_primary_background_fill_hover": ("#175653", "#276b66"),
     "button_primary_text_color": ("#ffffff", "#ffffff"),
     "button_secondary_background_fill": ("#ffffff", "#1e2725"),
     "button_secondary_border_color": ("#cfcabb", "#3a4743"),

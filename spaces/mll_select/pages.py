@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
+from collections import Counter
+from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import numpy as np
 from answers import describe_coverage
@@ -12,17 +16,17 @@ from huggingface_hub import constants
 
 from mll_hf.cli.report import label_difference
 from mll_hf.hub.locations import REPO_ID
-from mll_hf.labels.branches import branch_pairs, branch_recalls
+from mll_hf.labels.branches import branch_pairs, branch_recalls, branch_tree
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import shown_classes, shown_models
-from mll_hf.selection import Strategy
+from mll_hf.selection import Evidence, Strategy
 from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from answers import Labels, MeasuredModel, Trial
+    from answers import Labels, ListedModel, Trial
 
     from mll_hf import Selection
     from mll_hf.graph.concepts import Concept, SemanticGraph
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
 _MODELS_SHOWN = 10
 _ROWS_SHOWN = 100
 _ENDS_SHOWN = 6
-_TOP_CLASSES = 5
 _SIGNIFICANT = 1.96  # standard errors
 
 
@@ -113,13 +116,24 @@ def model_html(ref: ModelRef, name: str | None = None) -> str:
     return f'<a href="{escape(constants.ENDPOINT)}/{ref.repo_id}" target="_blank" rel="noopener noreferrer">{shown}</a>'
 
 
+def _address(**parameters: str) -> str:
+    """Address of a page of this Space."""
+    return f"?{escape(urlencode(parameters))}"
+
+
 def _concept_name(concept: Concept, more: str = "") -> str:
-    """Name of a concept, with its definition as a tooltip."""
-    return f'<span title="{escape(concept.definition + more)}">{escape(concept.name)}</span>'
+    """Name of a concept, which unfolds its definition."""
+    link = f'<a href="{_address(concept=concept.id)}" target="_blank">its page</a>'
+    told = f"{escape(concept.definition + more)}, {link}"
+    return f'<details class="mll-term"><summary>{escape(concept.name)}</summary><p>{told}</p></details>'
 
 
 def _size(parameters: float) -> str:
     return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
+
+
+def _gflops(gflops: float) -> str:
+    return f"{gflops:,.0f}" if gflops >= 100 else f"{gflops:.3g}"
 
 
 def _counted(count: int, one: str, many: str) -> str:
@@ -142,20 +156,24 @@ HEAD = wrap(
     "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and "
     "their relatives. None is best at everything. Type your classes to see which models know them, try these on an "
     "image, and take the code with you.</p>"
-    '<p class="quiet">Every model was tested once on images of everyday concepts. Your classes are matched to these '
-    "concepts, so no model has to run to answer you.</p></div></div>"
+    '<p class="quiet">How well each model recognizes everyday concepts was measured or published before. Your classes '
+    "are matched to these concepts, so no model has to run to answer you.</p></div></div>"
 )
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
 FIND_EMPTY = empty("Your ranking will appear here: write some classes and press “Find models”, or choose an example.")
 TRY_HEAD = wrap(
-    "<h2>Try them on an image</h2><p>The chosen models classify your image one after another and vote. "
+    "<h2>Try them on your images</h2><p>With 16 images or more, several models answer on them, and what they answer "
+    "decides which is best for you; no image needs a label. With fewer, the models found for you classify them. "
     "Uploads are deleted within two hours.</p>"
 )
-TRY_EMPTY = empty("The answer will appear here: of all models together, and of each model.")
+TRY_EMPTY = empty("The answer will appear here.")
 EXPLORE_HEAD = wrap(
-    "<h2>What does a model know?</h2><p>Each tile is a concept, ordered from the general to the specific. The darker "
-    "it is, the more of its images the model recognized among all other concepts. Click a tile to zoom in, and the bar "
-    "at the top to go back.</p>"
+    "<h2>Which models are there?</h2><p>Sort by any column. Each name leads to the page of its model.</p>"
+)
+MODEL_HEAD = wrap("<h2>What does a model know?</h2>")
+TILES_HEAD = wrap(
+    "<p>Each tile is a concept, ordered from the general to the specific. The darker it is, the more of its images the "
+    "model recognized among all other concepts. Click a tile to zoom in, and the bar at the top to go back.</p>"
     '<p class="mll-key"><span>0 %</span><i aria-hidden="true"></i><span>100 % recognized</span></p>'
 )
 CONCEPT_HEAD = wrap("<h2>Which models know a concept best?</h2>")
@@ -165,18 +183,21 @@ CONCEPT_EMPTY = empty("Write a concept, for example umbrella, to see which model
 # --- find -------------------------------------------------------------------------------------------------------------
 
 
-def selection_html(selection: Selection, licenses: Sequence[str] = (), left_out: int = 0) -> str:
-    """The answer in a sentence, cautions, and the ranking.
+def told_html(selection: Selection) -> str:
+    """The answer in sentences, and cautions."""
+    return wrap(_sentence(selection), *_warnings(selection))
+
+
+def ranking_html(selection: Selection, licenses: Sequence[str] = (), left_out: int = 0) -> str:
+    """The ranking.
 
     Args:
         selection: The answer.
         licenses: Licenses that the chosen models may have; empty for any.
         left_out: Number of models with labels that were left out.
     """
-    ignored = f"{_counted(left_out, 'measured model takes', 'measured models take')} no part; “Models” says why."
+    ignored = f"{_counted(left_out, 'measured model takes', 'measured models take')} no part; “Explore” says why."
     return wrap(
-        _sentence(selection),
-        *_warnings(selection),
         _ranking(selection),
         _quiet(ignored if left_out else ""),
         _license_note(selection, licenses),
@@ -188,8 +209,9 @@ def _sentence(selection: Selection) -> str:
     names = [f"<strong>{model_html(model.ref)}</strong>" for model in chosen]
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     cost, together = selection.cost, " together" if len(chosen) > 1 else ""
-    size = f"{_size(cost.parameters)} parameters, {cost.gflops:.3g} GFLOPs per image{together}"
-    lines = [f"{'The first alone: ' if together else ''}{selection.answer.accuracy_text}"] if selection.answer else []
+    size = f"{_size(cost.parameters)} parameters, {_gflops(cost.gflops)} GFLOPs per image{together}"
+    accuracy = selection.answer.accuracy_text if selection.answer else ""
+    lines = [f"The first alone: {accuracy}" if together else accuracy[:1].upper() + accuracy[1:]]
     told = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
     return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{told}'
 
@@ -198,8 +220,8 @@ def _warnings(selection: Selection) -> list[str]:
     if selection.strategy is Strategy.IMAGENET:
         return [
             _note(
-                "No model has been measured yet. This ranking uses published ImageNet accuracies, whatever your "
-                "classes are."
+                "The text encoder is missing. This ranking uses published ImageNet accuracies, whatever your classes "
+                "are."
             )
         ]
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
@@ -211,32 +233,37 @@ def _warnings(selection: Selection) -> list[str]:
         _note(
             f"The test images have nothing close enough to {which}. For {'it' if len(uncovered) == 1 else 'these'} the "
             "models’ general level is used, so do not rely on the order. A few dozen of your own images, without "
-            "labels, are a much better guide: see <code>--images</code> of the command line."
+            "labels, are a much better guide: upload them under “Try”."
         )
     ]
 
 
 def _ranking(selection: Selection) -> str:
     labeled, estimates = selection.strategy is not Strategy.IMAGENET, selection.estimates
+    kinds = Counter(model.evidence for model in selection.models)
+    several = labeled and set(kinds) != {Evidence.LABEL}
     shown = shown_models(selection, _MODELS_SHOWN)
+    has_recall = any(_has_recall(selection, m) for m in shown)
     header = [
         ("#", "number"),
         ("model", ""),
         *([] if estimates is None else [("estimated accuracy", "number")]),
-        ("recall on your concepts" if labeled else "ImageNet accuracy", "number"),
-        *([("on all concepts", "number wide")] if labeled else []),
+        *([("recall on your concepts" if labeled else "ImageNet accuracy", "number")] if has_recall else []),
+        *([("based on", "wide")] if several else []),
         ("parameters", "number"),
         ("GFLOPs / image", "number wide"),
+        ("license", "wide"),
     ]
     rows = [
         [
             str(m + 1),
             model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.union else ""),
             *([] if estimates is None else [_estimate(estimates, m)]),
-            _bar_and_percent(selection.overall[m]),
-            *([_percent(model.general)] if labeled else []),
+            *([_bar_and_percent(selection.overall[m]) if _has_recall(selection, m) else "–"] if has_recall else []),
+            *([escape(BASED_ON[model.evidence])] if several else []),
             _size(model.cost.parameters),
-            f"{model.cost.gflops:.3g}",
+            _gflops(model.cost.gflops),
+            escape(model.license or "unknown"),
         ]
         for m, model in ((m, selection.models[m]) for m in shown)
     ]
@@ -244,14 +271,43 @@ def _ranking(selection: Selection) -> str:
         "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
         "90 % interval; not known if the interval is wider than 50 points. "
     )
-    if labeled:
+    if labeled and has_recall:
         legend += (
             "<strong>Recall on your concepts</strong>: the same for the test images of the matched concepts; yours may "
-            "be harder. <strong>On all concepts</strong>: its recall in the test, among all concepts."
+            "be harder."
         )
+    if several:
+        legend += " <strong>Based on</strong>: " + ", ".join(
+            f"{BASED_ON[kind]} ({_counted(kinds[kind], 'model', 'models')})" for kind in Evidence if kinds[kind]
+        )
+        legend += ". A label was measured on many concepts, the figures are those that others published."
     more = _not_shown((selection.among or len(selection.models)) - len(shown), "model", "models")
     chosen = [at for at, m in enumerate(shown) if m in selection.union]
     return _table("Ranking", header, rows, chosen) + _quiet(legend + more)
+
+
+BASED_ON = {
+    Evidence.LABEL: "label",
+    Evidence.PER_CLASS: "recall on ImageNet’s classes",
+    Evidence.OVERALL: "ImageNet accuracy",
+}
+
+
+def _has_recall(selection: Selection, m: int) -> bool:
+    """Whether a model has figures per class, rather than one for all classes."""
+    return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
+
+
+def with_recall(selection: Selection) -> Selection | None:
+    """The models that have figures per class, for figures and tables of these; None if there are none."""
+    rows = [m for m in range(len(selection.models)) if _has_recall(selection, m)]
+    if not rows:
+        return None
+    models = tuple(selection.models[m] for m in rows)
+    return replace(
+        selection, models=models, scores=selection.scores[rows], chosen=selection.chosen[rows], estimates=None,
+        evidence=None,
+    )  # fmt: skip
 
 
 def _estimate(estimates: AccuracyEstimate, m: int) -> str:
@@ -275,7 +331,7 @@ def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
 
 
 def heatmap_head(selection: Selection, height: int) -> str:
-    """Heading of the heat map; reserves its height, so that nothing jumps when it is drawn."""
+    """Heading of the heat map of models with recall; reserves its height, so that nothing jumps when it is drawn."""
     shown, total = len(shown_classes(selection)), len(selection.classes)
     part = f" Of your {total:,} classes, the {shown} on which these models differ most." if shown < total else ""
     return wrap(
@@ -285,13 +341,8 @@ def heatmap_head(selection: Selection, height: int) -> str:
     )
 
 
-def matches_html(selection: Selection, graph: SemanticGraph) -> str:
-    """The concepts of each class, its coverage, and the recall of the best chosen model.
-
-    Args:
-        selection: The answer.
-        graph: The union of the graphs.
-    """
+def matches_html(selection: Selection, labels: Labels) -> str:
+    """The concepts of each class, its coverage, and the recall of the best chosen model."""
     header = [("your class", ""), ("matched to", ""), ("match", ""), ("recall", "number")]
     rows = []
     for y in range(min(len(selection.classes), _ROWS_SHOWN)):
@@ -300,7 +351,7 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
         rows.append(
             [
                 escape(shortened(selection.classes[y], 60)),
-                _concepts(selection, graph, y, best),
+                _concepts(selection, labels, y, best),
                 f"{_bar(coverage)}{describe_coverage(coverage)} <span class='wide'>({_percent(coverage)})</span>",
                 _recall(selection, best, y),
             ]
@@ -317,8 +368,8 @@ def matches_html(selection: Selection, graph: SemanticGraph) -> str:
     )
 
 
-def _concepts(selection: Selection, graph: SemanticGraph, y: int, m: int) -> str:
-    """The concepts of a class; tooltips give definitions and the recall of a model."""
+def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
+    """The concepts of a class, with their definitions and the recall of a model."""
     if selection.coverage[y] < 0.1:
         return '<span class="mll-weak">nothing close</span>'
     matches, position = selection.matches[y], selection.union.index(m)
@@ -327,14 +378,14 @@ def _concepts(selection: Selection, graph: SemanticGraph, y: int, m: int) -> str
         if match.weight >= 0.05 * matches[0].weight:
             recall = match.recall[position]
             more = f" ({'not measured' if recall is None else f'recall {_percent(recall)}'})"
-            name = _concept_name(graph.concepts[graph.index[match.id]], more)
+            name = _concept_name(labels.concept(match.id), more)
             shown.append(f'{name} <span class="mll-weak">{_percent(match.weight)}</span>')
-    return ", ".join(shown)
+    return "<br>".join(shown)
 
 
 def _recall(selection: Selection, m: int, y: int) -> str:
     score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if images == 0 or selection.coverage[y] < 0.1:
+    if images == 0 or selection.coverage[y] < 0.1 or not _has_recall(selection, m):
         return "–"
     error = np.sqrt(max(score * (1 - score), 0) / images)
     return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'
@@ -348,7 +399,22 @@ def heatmap_in_words(selection: Selection) -> str:
         [escape(shortened(selection.classes[y], 60)), *(_percent(selection.scores[m, y]) for m in models)]
         for y in shown_classes(selection)
     ]
-    table = _table("Recall by class and model", header, rows)
+    return _folded(_table("Recall by class and model", header, rows))
+
+
+def costs_in_words(selection: Selection) -> str:
+    """The figure of costs as a folded table."""
+    accuracy = selection.overall if selection.estimates is None else selection.estimates.accuracy
+    order = sorted(range(len(selection.models)), key=lambda m: selection.models[m].cost.gflops)
+    rows = [
+        [model_html(model.ref), _gflops(model.cost.gflops), f"{100 * accuracy[m]:.1f}\u00a0%"]
+        for m, model in ((m, selection.models[m]) for m in order)
+    ]
+    header = [("model", ""), ("GFLOPs / image", "number"), ("estimated accuracy", "number")]
+    return _folded(_table("Accuracy and cost, the cheapest model first", header, rows))
+
+
+def _folded(table: str) -> str:
     return wrap(f"<details><summary>The same as a table</summary>{table}</details>")
 
 
@@ -377,74 +443,197 @@ TRY_FIRST = empty("First find models for your classes under “Find”. They are
 
 
 def trial_html(trial: Trial, names: Sequence[str]) -> str:
-    """The answers of the models: on one image in full, on several a row each."""
-    unreadable = np.isnan(trial.probabilities).any(axis=1)
-    if unreadable.all():
-        return alert("this is not an image that can be read; use PNG, JPEG or WebP")
-    return wrap(*_one_image(trial)) if len(names) == 1 else wrap(_many_images(trial, names, unreadable.tolist()))
-
-
-def _one_image(trial: Trial) -> list[str]:
-    names = [escape(shortened(name, 60)) for name in trial.selection.classes]
-    probabilities = trial.probabilities[0]
-    best = np.argsort(-probabilities, kind="stable")[:_TOP_CLASSES].tolist()
-    tops = [[names[y], _bar_and_percent(probabilities[y])] for y in best]
-    votes = []
-    for vote, weight, m in zip(trial.votes[:, 0], trial.weights, trial.selection.union, strict=True):
-        y = int(vote.argmax())
-        votes.append([model_html(trial.selection.models[m].ref), names[y], _percent(vote[y]), _percent(weight)])
-    header = [("model", ""), ("its vote", ""), ("probability", "number"), ("weight", "number")]
-    legend = "<strong>Weight</strong>: how much a vote counts; better models for your classes count more."
-    return [
-        f'<p class="mll-answer" role="status"><strong>{names[best[0]]}</strong>, with '
-        f"{_percent(probabilities[best[0]])} probability.</p>",
-        _table("Most probable classes", [("class", ""), ("probability", "number")], tops),
-        _table("Each model’s vote", header, votes),
-        _quiet(legend if len(votes) > 1 else ""),
-    ]
-
-
-def _many_images(trial: Trial, names: Sequence[str], unreadable: list[bool]) -> str:
+    """The answers of the models, a row for each image."""
     rows = []
     for n, name in enumerate(names):
         shown = escape(shortened(name, 60))
-        if unreadable[n]:
-            rows.append([shown, '<span class="mll-weak">not readable</span>', "", ""])
+        if np.isnan(trial.probabilities[n]).any():
+            rows.append([shown, '<span class="mll-weak">not readable; use PNG, JPEG or WebP</span>', "", ""])
             continue
         y = int(trial.probabilities[n].argmax())
         agreeing = int((trial.votes[:, n].argmax(axis=1) == y).sum())
-        cells = [shown, escape(shortened(trial.selection.classes[y], 60)), _percent(trial.probabilities[n, y])]
+        cells = [shown, escape(shortened(trial.selection.classes[y], 60)), _bar_and_percent(trial.probabilities[n, y])]
         rows.append([*cells, f"{agreeing} of {len(trial.votes)}"])
     header = [("image", ""), ("class", ""), ("probability", "number"), ("models that agree", "number")]
-    return _table("Answers", header, rows)
+    return wrap(_table("Answers", header, rows))
+
+
+def tried_html(before: Selection, after: Selection, n_images: int) -> str:
+    """The rankings before and after a trial, and what was tried."""
+    ranks = {model.name: m for m, model in enumerate(before.models)}
+    tried = [model.name for model in after.models]
+    rest = [model.name for model in before.models if model.name not in tried][: max(_MODELS_SHOWN - len(tried), 0)]
+    rows = []
+    for at, name in enumerate([*tried, *rest]):
+        m = ranks[name]
+        model, is_tried = before.models[m], name in tried
+        badge = ' <span class="mll-badge">chosen</span>' if is_tried and at in after.union else ""
+        rows.append(
+            [
+                str(at + 1) if is_tried else "–",
+                model_html(model.ref) + badge,
+                _estimate(after.estimates, at) if is_tried and after.estimates else "not tried",
+                str(m + 1),
+                _estimate(before.estimates, m) if before.estimates else "–",
+                _size(model.cost.parameters),
+            ]
+        )
+    header = [
+        ("after", "number"), ("model", ""), ("estimated accuracy", "number"), ("before", "number"),
+        ("estimated accuracy before", "number"), ("parameters", "number wide"),
+    ]  # fmt: skip
+    readable = after.evidence.n_images if after.evidence else n_images
+    skipped = f" {_counted(n_images - readable, 'image', 'images')} could not be read." if readable < n_images else ""
+    return wrap(
+        _table("Ranking before and after the trial", header, rows, list(after.union)),
+        _quiet(
+            f"{_counted(len(tried), 'model', 'models')} tried on {_counted(readable, 'image', 'images')}.{skipped} "
+            "Estimated accuracies with their 90 % intervals. The trial stops when no other model is likely to be "
+            "better, or when this page’s limit is reached; the command line has no such limit: "
+            "<code>mll-hf select --images FOLDER</code>."
+        ),
+    )
+
+
+def download_html(selection: Selection) -> str:
+    """A link that saves a selection as a file; nothing is kept on the server."""
+    content = base64.b64encode(json.dumps(selection.to_json()).encode()).decode()
+    return wrap(
+        "<h3>Take the selection home</h3>",
+        f'<p><a class="mll-button" download="selection.json" href="data:application/json;base64,{content}">Download '
+        "selection.json</a></p>",
+        "<p>It holds the chosen models with their commits, weights and prompts. Classify with it on your machine:</p>",
+        "<pre><code>mll-hf predict --selection selection.json photo.jpg</code></pre>",
+    )
+
+
+def pushed_html(url: str) -> str:
+    """Where a selection was published."""
+    return wrap(f'<p>Published: <a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a></p>')
+
+
+def classified(trial: Trial) -> str:
+    """The answers in a sentence."""
+    readable = ~np.isnan(trial.probabilities).any(axis=1)
+    models = abridged([model_html(trial.selection.models[m].ref) for m in trial.selection.union], 3)
+    small = "" if trial.is_first_choice else " The models that were found for you are too large for this page."
+    return f"{_counted(int(readable.sum()), 'image', 'images')} classified by {models}.{small}"
 
 
 # --- explore ----------------------------------------------------------------------------------------------------------
+
+
+COLUMNS = ("model", "recall, %", "ImageNet, %", "parameters, M", "GFLOPs", "license", "kind", "based on")
+
+
+def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> list[list[str | float | None]]:
+    """Rows of models for :data:`COLUMNS`, by falling recall, those without one by their ImageNet accuracy.
+
+    Args:
+        models: The models.
+        recalls: Recall by name, of those that have one.
+    """
+    order = sorted(models, key=lambda model: (-recalls.get(model.name, -1), -(model.imagenet or 0), model.name))
+    return [
+        [
+            f"[{_markdown(model.name)}](?{urlencode({'model': model.name})})",
+            round(100 * recalls[model.name], 1) if model.name in recalls else None,
+            None if model.imagenet is None else round(100 * model.imagenet, 1),
+            round(model.cost.parameters / 1e6, 1) or None,
+            round(model.cost.gflops, 2) or None,
+            model.license or "unknown",
+            model.family,
+            BASED_ON[model.evidence],
+        ]
+        for model in order
+    ]
+
+
+def _markdown(text: str) -> str:
+    return "".join(c if c.isalnum() or c in " ./@-" else f"&#{ord(c)};" for c in text)
+
+
+def listed_html(shown: int, labels: Labels, where: str) -> str:
+    """What the leaderboard shows."""
+    told = f"{shown:,} of {_counted(len(labels.models), 'model', 'models')}; recall on {escape(where)}."
+    return wrap(f"<p>{told}</p>")
+
+
+def boards_html(labels: Labels) -> str:
+    """What was measured, and what is left out."""
+    counts = [sum(model.labels[b] is not None for model in labels.models) for b in range(len(labels.boards))]
+    boards = "; ".join(
+        f"{escape(board.name)}: {_counted(count, 'model', 'models')} on {len(board.graph):,} concepts"
+        for board, count in zip(labels.boards, counts, strict=True)
+    )
+    return wrap(
+        _quiet(
+            f"<strong>Recall</strong>: mean share of a concept’s images that the model recognizes among all concepts "
+            f"({boards}). <strong>ImageNet</strong>: published zero-shot accuracy. <strong>License</strong>: as the "
+            "label or the publisher names it; read the model’s page before you use it."
+        ),
+        _left_out(labels.left_out),
+    )
+
+
+def model_page(model: ListedModel, labels: Labels) -> str:
+    """All facts about a model."""
+    facts = [
+        ["license", escape(model.license or "unknown")],
+        ["parameters", _size(model.cost.parameters) if model.cost.parameters else "unknown"],
+        ["GFLOPs per image", _gflops(model.cost.gflops) if model.cost.gflops else "unknown"],
+        ["ImageNet accuracy, published", "unknown" if model.imagenet is None else f"{100 * model.imagenet:.1f} %"],
+        ["known by", escape(f"{BASED_ON[model.evidence]} ({model.publisher})")],
+    ]
+    for board, label in zip(labels.boards, model.labels, strict=True):
+        if label is not None:
+            facts.append([f"mean recall on {escape(board.name)}", _bar_and_percent(label.mean_recall)])
+    lacking = (
+        "" if any(model.labels) else _note("Only its overall accuracy is known. A label would tell what it knows.")
+    )
+    return wrap(
+        f"<h3>{model_html(model.ref, model.name)}</h3>",
+        lacking,
+        _table(f"About {model.name}", [("fact", ""), ("value", "")], facts),
+        _permalink(model=model.name),
+    )
+
+
+def _permalink(**parameters: str) -> str:
+    address = _address(**parameters)
+    return _quiet(f'Address of this page, for cards and papers: <a href="{address}">{address}</a>')
 
 
 def strengths_html(label: LabelSummary) -> str:
     """Mean recall of a model."""
     tested = int((label.support > 0).sum())
     return wrap(
-        f"<p>{model_html(label.model)} recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s "
+        f"<p>It recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s "
         f"images on average, over {_counted(tested, 'concept', 'concepts')}.</p>"
     )
 
 
 def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
-    """The strongest and weakest branches of a model as a table; empty if the graph is too small."""
-    branches = branch_recalls(label, graph)
-    shown = branches if len(branches) <= 2 * _ENDS_SHOWN else [*branches[:_ENDS_SHOWN], *branches[-_ENDS_SHOWN:]]
-    rows = [
-        [escape(b.name), _bar_and_percent(b.recall), str(b.concepts), escape(shortened(b.definition, 80))]
-        for b in shown
+    """The tiles as a folded table, the largest first; then the strongest and weakest branches, if there are some."""
+    tree = branch_tree(label, graph)
+    largest = np.argsort(-tree.counts, kind="stable")[:_ROWS_SHOWN]
+    tiles = [
+        [escape(graph.concepts[tree.concepts[k]].name), _percent(tree.recall[k]), f"{tree.counts[k]:,}"]
+        for k in largest
     ]
-    header = [("branch", ""), ("recall", "number"), ("concepts", "number"), ("meaning", "wide")]
-    return wrap(_table("Strongest and weakest branches", header, rows)) if rows else ""
+    header = [("branch", ""), ("recall", "number"), ("concepts", "number")]
+    table = _folded(_table("Recall by branch, the largest first", header, tiles))
+    branches = branch_recalls(label, graph)
+    ends = branches if len(branches) <= 2 * _ENDS_SHOWN else [*branches[:_ENDS_SHOWN], *branches[-_ENDS_SHOWN:]]
+    rows = [
+        [escape(b.name), _bar_and_percent(b.recall), str(b.concepts), escape(shortened(b.definition, 80))] for b in ends
+    ]
+    columns = [*header, ("meaning", "wide")]
+    return table + (wrap(_table("Strongest and weakest branches", columns, rows)) if rows else "")
 
 
 def comparison_html(
-    pair: Sequence[MeasuredModel], labels: Sequence[LabelSummary], graph: SemanticGraph
+    pair: Sequence[ListedModel], labels: Sequence[LabelSummary], graph: SemanticGraph
 ) -> tuple[str, str]:
     """Two models side by side: a text, and a table of the concepts with the most significant differences.
 
@@ -477,87 +666,63 @@ def comparison_html(
             else "The graph is too small to compare branches."
         ),
     )
-    return text, wrap(_table("Concepts with the most significant differences", header, rows)) if rows else ""
+    pairs = branch_pairs(*labels, graph)
+    by_branch = [[escape(a.name), _percent(a.recall), _percent(b.recall), str(a.concepts)] for a, b in pairs]
+    columns = [("branch", ""), (one, "number"), (other, "number"), ("concepts", "number")]
+    tables = _folded(_table("Recall by branch", columns, by_branch)) if pairs else ""
+    if rows:
+        tables += wrap(_table("Concepts with the most significant differences", header, rows))
+    return text, tables
 
 
-def concept_html(labels: Labels, concepts: Sequence[int], named: bool, asked: str) -> str:
-    """The models with the highest recall on each of some concepts of the union, on every graph that has it."""
+def concept_html(labels: Labels, ids: Sequence[str], named: bool, asked: str) -> str:
+    """Some concepts, and the models with the highest recall on each, on every board that has it."""
     parts = []
     if not named:
         parts.append(_note(f"The tests have no concept named “{escape(shortened(asked, 60))}”. The nearest ones:"))
-    union = labels.joined.union if labels.joined else None
-    for v in concepts if union else ():
-        concept = union.graph.concepts[v]
+    for id in ids:
+        concept = labels.concept(id)
         parts.append(f"<h3>{escape(concept.name)}</h3><p>{escape(concept.definition)}</p>")
+        parts.append(_neighbors(labels, concept))
         tables = []
-        for g, row in enumerate(union.rows[:, v].tolist()):
-            if row < 0 or not (best := labels.best_at(row, g)[:_MODELS_SHOWN]):
+        for b, board in enumerate(labels.boards):
+            row = board.graph.index.get(id, -1)
+            if row < 0 or not (best := labels.best_at(row, b)[:_MODELS_SHOWN]):
                 continue
-            parts += [_picture(content, concept.name) for content in labels.sample_images(row, g)]
+            parts += [_picture(content, concept.name) for content in labels.sample_images(row, b)]
             rows = [
                 [
-                    model_html(label.model, model.name),
+                    f'<a href="{_address(model=model.name)}">{escape(model.name)}</a>',
                     _bar_and_percent(label.node_precision[row]),
                     f"{label.hits[row]} of {label.support[row]}",
                 ]
                 for model, label in best
             ]
-            on = f" on {labels.graphs[g]}" if len(labels.graphs) > 1 else ""
+            on = f" on {board.name}" if len(labels.boards) > 1 else ""
             header = [("model", ""), ("recall", "number"), ("images", "number")]
             tables.append(_table(f"Best at {concept.name}{on}", header, rows))
         parts += tables or [_quiet("No images test this concept itself.")]
+        parts.append(_permalink(concept=id))
     return wrap(*parts)
+
+
+def _neighbors(labels: Labels, concept: Concept) -> str:
+    """Links to what is more general and more special."""
+    graph = next(board.graph for board in labels.boards if concept.id in board.graph.index)
+    special = [other.id for other in graph.concepts if concept.id in other.hypernyms]
+    told = []
+    for name, ids in (("More general", concept.hypernyms), ("More special", special)):
+        shown = [labels.concept(id) for id in ids if id in graph.index][:_MODELS_SHOWN]
+        links = [f'<a href="{_address(concept=one.id)}">{escape(one.name)}</a>' for one in shown]
+        if links:
+            told.append(f"{name}: {', '.join(links)}.")
+    return _quiet(" ".join(told))
 
 
 def _picture(content: bytes, name: str) -> str:
     kind = "png" if content.startswith(b"\x89PNG") else "webp" if content[8:12] == b"WEBP" else "jpeg"
     source = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return f'<img class="mll-sample" src="{source}" alt="a test image of {escape(name)}" height="96">'
-
-
-# --- models -----------------------------------------------------------------------------------------------------------
-
-
-def models_html(labels: Labels, search: str) -> str:
-    """The measured models with a text in their names, and the labels that were left out."""
-    if labels.joined is None:
-        return empty("No model has been measured yet. Yours can be the first: see below.")
-    search, several = search.strip(), len(labels.graphs) > 1
-    found = [model for model in labels.models if search.casefold() in model.name.casefold()]
-    if not found:
-        return empty(f"No measured model has “{shortened(search, 60)}” in its name.")
-    header = [
-        ("model", ""), ("mean recall", "number"), *([("measured on", "wide")] if several else []), ("license", "wide"),
-        ("published by", ""), ("parameters", "number wide"), ("GFLOPs / image", "number wide"),
-    ]  # fmt: skip
-    rows = []
-    for model in found[:_ROWS_SHOWN]:
-        label = model.label
-        graphs = [name for name, has in zip(labels.graphs, model.labels, strict=True) if has]
-        rows.append(
-            [
-                model_html(label.model, model.name),
-                _bar_and_percent(label.mean_recall),
-                *([escape(", ".join(graphs))] if several else []),
-                escape(label.license or "unknown"),
-                escape(labels.client.source.origin_of(label).publisher or "local folder"),
-                _size(label.cost.parameters),
-                f"{label.cost.gflops:.3g}",
-            ]
-        )
-    more = len(found) - len(rows)
-    sizes = zip(labels.joined.union.graphs, labels.graphs, strict=True)
-    measured_on = ", ".join(f"{len(graph):,} concepts of {escape(name)}" for graph, name in sizes)
-    return wrap(
-        f"<p>{_counted(len(labels.models), 'model', 'models')}, measured on {measured_on}.</p>",
-        _table("Measured models", header, rows),
-        _quiet(f"{_counted(more, 'more model', 'more models')}: narrow the search." if more else ""),
-        _quiet(
-            f"<strong>Mean recall</strong>: over the concepts of {escape(labels.graphs[0])}. <strong>License</strong>: "
-            "as the model’s page named it when the model was measured."
-        ),
-        _left_out(labels.joined.left_out),
-    )
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:
@@ -571,10 +736,10 @@ def _left_out(left_out: Sequence[LeftOut]) -> str:
     return f"<details><summary>Labels that are left out</summary><ul>{''.join(items)}</ul></details>"
 
 
-MODELS_HEAD = wrap(
-    "<h2>Which models have been measured?</h2>"
-    "<p>The test results of a model are a small file on the Hub, its <em>label</em>: how many images of each concept "
-    "it recognized. Anyone can publish one.</p>"
+PUSH_HEAD = wrap("<h4>Or publish it as a small repo of yours</h4>")
+HOW_TO_PUSH = wrap(
+    "<p>Or publish it as a small repo of yours, from which anyone loads it by its name:</p>"
+    "<pre><code>mll-hf push --selection selection.json --to YOUR-NAME/my-selection</code></pre>"
 )
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3>"

@@ -133,7 +133,7 @@ def test_the_space_has_a_setting_for_the_graph(hub, published, folder, be):
     graph = fetch_graph(GRAPH)
     label = put_labeled_model(graph=graph, graph_location="a folder of alice's")  # labeled before the graph was pushed
     be(None)
-    settings = Settings.from_environment({"MLL_GRAPH": GRAPH})
+    settings = Settings.from_environment({"MLL_LABELS": "hub", "MLL_GRAPH": GRAPH})
     library = Library(settings, WordEncoder())
     assert [model.name for model in library.labels.models] == [label.model.repo_id]
     with pytest.raises(InputError, match=r"no label can be used: alice/model on graph .*cannot be read; its publisher"):

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import json
+import os
+import shutil
 import subprocess
 import sys
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import mll_hf.client
 from hub_worlds import COLLECTION, put_collection
-from mll_hf import SelectionConfig
+from mll_hf import Selection, SelectionConfig
 from mll_hf.cli import main
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
 from mll_hf.hub import sources
@@ -28,7 +33,6 @@ from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
-from mll_hf.selection import Evidence
 from selection_worlds import WordEncoder
 from space_worlds import (
     FOLDER,
@@ -194,8 +198,8 @@ def test_only_allowed_models_are_chosen(labels, hub):
     put_cards(hub, even="cc-by-nc-4.0", cats="mit", dogs="gpl-3.0")
     chosen = labels.select(ask("cat", "corgi", licenses=answers.OPEN_LICENSES))
     assert [chosen.models[m].ref.repo_id for m in chosen.union] == ["org/cats"]
-    assert "may have any license" in pages.selection_html(chosen)
-    html = pages.selection_html(chosen, ("mit", HARM))
+    assert "may have any license" in pages.ranking_html(chosen)
+    html = pages.ranking_html(chosen, ("mit", HARM))
     assert "name one of these licenses: mit, &lt;img" in html
     assert HARM not in html
     put_cards(hub, even=f"'{HARM}'", cats=3, dogs=f"[{'x' * 10_000}]")
@@ -252,8 +256,8 @@ def test_everything_is_loaded_before_the_server_starts(folder, monkeypatch):
     assert app.main() == 0
     ((library, loaded),) = served
     assert loaded > len(harmful_graph())
-    caption = library.labels.joined.union.graph.concepts[CAT].caption
-    computed = set(vars(library.labels.client.index)), set(vars(library.labels.joined.union.graph))
+    graph = library.labels.boards[0].graph
+    computed = set(vars(library.labels.client.index)), set(vars(graph))
 
     # without a lock, cached properties would be computed by each of several threads
     with ThreadPoolExecutor(8) as pool:
@@ -261,8 +265,8 @@ def test_everything_is_loaded_before_the_server_starts(folder, monkeypatch):
         list(pool.map(lambda _: library.labels.senses("big dog"), range(8)))
     assert all(selection.union for selection in found)
     assert encoder.most == 1
-    assert encoder.texts.count(caption) == 1
-    assert computed == (set(vars(library.labels.client.index)), set(vars(library.labels.joined.union.graph)))
+    assert encoder.texts.count(graph.concepts[CAT].caption) == 1
+    assert computed == (set(vars(library.labels.client.index)), set(vars(graph)))
 
 
 def test_the_page_is_served_even_if_the_labels_cannot_be_read(tmp_path, monkeypatch):
@@ -287,13 +291,62 @@ def test_labels_of_the_hub_and_of_a_collection(hub):
     assert collection.select(ask("cat", "dog")).union
     assert collection.location == f"{COLLECTION}@{commit}"
     assert f"Client('{COLLECTION}@{commit}')" in answers.python_code(ask("cat", "dog"), collection.location)
-    assert ">org<" not in pages.models_html(collection, "")
-    assert ">alice<" in pages.models_html(collection, "")
-    empty = make_library("hub").labels
-    selection = empty.select(ask("cat", "dog"))
-    assert {model.evidence for model in selection.models} == {Evidence.PER_CLASS, Evidence.OVERALL}
-    assert "No model has been measured yet" in pages.selection_html(selection)
-    assert "Yours can be the first" in pages.models_html(empty, "")
+    assert "(alice)" in pages.model_page(collection.find("cats"), collection)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """What the Space knows where its source has no labels: the figures that come with the package."""
+    folder = make_store(tmp_path_factory.mktemp("none"), [], make_graph())
+    return make_library(f"{folder},published").labels
+
+
+def test_without_labels_published_figures_answer(published):
+    selection = published.select(ask("umbrella", "cougar"))
+    assert 0 < len(pages.with_recall(selection).models) < len(selection.models)
+    parts = load_app().find(published, ask("umbrella", "cougar"))
+    assert "recall on ImageNet’s classes (11 models), ImageNet accuracy (" in parts[1]
+    assert parts[-1].count("<a ") == 1
+    assert "Client()" not in answers.python_code(ask("cat", "dog"), published.location)
+    assert "Client()" in answers.python_code(ask("cat", "dog"), "hub,published")
+    (umbrella,), named = published.senses("umbrella")
+    assert (umbrella, named) == ("n04507155", True)
+    assert published.senses("n04507155") == (["n04507155"], True)
+    html = pages.concept_html(published, [umbrella], True, "")
+    assert "Best at umbrella" in html
+    assert ">canopy</a>" in html
+    (dogs,) = published.senses("n02084071")[0]
+    whole, on_dogs = published.recalls(0), published.recalls(0, dogs)
+    assert whole.keys() == on_dogs.keys()
+    assert whole != on_dogs
+    rows = pages.leaderboard(published.models, on_dogs)
+    assert len(rows) == len(published.models) > 100
+    assert [row[1] for row in rows[:11]] == sorted((row[1] for row in rows[:11]), reverse=True)
+    assert rows[11][1] is None
+    overall = published.models[-1]
+    assert "Only its overall accuracy is known" in pages.model_page(overall, published)
+    with pytest.raises(InputError, match="was not measured on"):
+        published.read_labels([overall], None)
+
+
+def test_labels_and_published_figures_stand_side_by_side(tmp_path):
+    graph = make_graph()
+    label = make_label(graph, repo_id="laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+    labels = make_library(f"{make_store(tmp_path, [label], graph)},published").labels
+    assert [board.name for board in labels.boards] == ["tiny", "wordnet-imagenet-1k"]
+    mine = labels.find("laion/CLIP-ViT-B-32-laion2B-s34B-b79K")
+    assert [on is not None for on in mine.labels] == [True, False]
+    assert len({model.name for model in labels.models}) == len(labels.models) > 100
+    assert labels.location.endswith(",published")
+    assert labels.read_labels([labels.models[1]], None)[1] is labels.boards[1].graph
+
+
+def test_kinds_of_models(published):
+    kinds = {model.name: model.family for model in published.models}
+    assert kinds["timm/ViT-SO400M-14-SigLIP-384"] == "SigLIP"
+    assert kinds["timm/ViT-gopt-16-SigLIP2-256"] == "SigLIP2"
+    assert kinds["apple/DFN5B-CLIP-ViT-H-14"] == "DFN"
+    assert kinds["laion/CLIP-ViT-H-14-laion2B-s32B-b79K"] == "CLIP"
 
 
 def test_a_large_collection_is_read_from_its_index(hub, monkeypatch):
@@ -304,16 +357,17 @@ def test_a_large_collection_is_read_from_its_index(hub, monkeypatch):
     assert labels.client.source.indexed
     assert [model.name for model in labels.models] == ["org/even", "org/dogs", "org/cats"]
     assert labels.select(ask("cat", "dog")).union
-    html = pages.concept_html(labels, [CAT], True, "cat")
+    html = pages.concept_html(labels, ["cat"], True, "cat")
     assert html.index("org/cats") < html.index("org/even") < html.index("org/dogs")
-    assert "40" in pages.models_html(labels, "dogs")  # mean recall
+    assert labels.recalls(0)["org/dogs"] == pytest.approx(0.4)
+    assert labels.recalls(0, "cat")["org/cats"] == 1
     (label,), _ = labels.read_labels([labels.find("dogs")], "")
     assert "40" in pages.strengths_html(label)
 
 
 def test_models_are_found_by_any_name(labels):
     assert labels.find("cats") is labels.find("org/cats") is labels.find(f"org/cats@{SHA}")
-    for name, reason in (("nothing", "not among"), ("", "no model yet"), (None, "no model yet")):
+    for name, reason in (("nothing", "not among the known"), ("", "no model yet"), (None, "no model yet")):
         with pytest.raises(InputError, match=reason):
             labels.find(name)
 
@@ -326,16 +380,16 @@ def test_models_with_the_same_name_are_told_apart(tmp_path):
     ]
     labels = make_library(make_store(tmp_path, both, graph)).labels
     assert [model.name for model in labels.models] == ["same@0123456", "same@fffffff"]
-    assert labels.find("same@fffffff").label.model.revision == "f" * 40
+    assert labels.find("same@fffffff").ref.revision == "f" * 40
     with pytest.raises(InputError, match="several"):
         labels.find("same")
 
 
 def test_concepts_by_name_and_the_nearest(labels):
-    assert labels.senses(" Cat ") == ([CAT], True)
+    assert labels.senses(" Cat ") == labels.senses("cat") == (["cat"], True)
     nearest, named = labels.senses("big dog")
     assert not named
-    assert DOG in nearest
+    assert "dog" in nearest
     with pytest.raises(InputError, match="no concept yet"):
         labels.senses(" ")
 
@@ -346,7 +400,7 @@ def test_sample_images_need_a_setting(tmp_path, labels, caplog):
     folder = make_store(tmp_path / "labels", make_labels(make_graph()), make_graph())
     shown = make_library(folder, images=str(tmp_path / "graph")).labels
     assert len(shown.sample_images(CAT, 0)) == 2
-    assert pages.concept_html(shown, [CAT], True, "cat").count("<img ") == 2
+    assert pages.concept_html(shown, ["cat"], True, "cat").count("<img ") == 2
     other = make_store(tmp_path / "others", make_labels(harmful_graph()), harmful_graph())
     for images in ("graph", "nothing"):
         caplog.clear()
@@ -361,7 +415,7 @@ def test_settings_that_cannot_be_used(value):
 
 
 def test_settings():
-    assert answers.Settings.from_environment({}) == answers.Settings("hub", None, None, 10**9)
+    assert answers.Settings.from_environment({}) == answers.Settings("hub,published", None, None, 10**9)
     variables = {"MLL_LABELS": "x", "MLL_GRAPH": "g", "MLL_IMAGES": "y", "MLL_MOST_PARAMETERS": "5"}
     assert answers.Settings.from_environment(variables) == answers.Settings("x", "g", "y", 5)
 
@@ -389,12 +443,12 @@ def joined(tmp_path_factory):
 
 
 def test_classes_of_several_graphs(joined):
-    assert joined.graphs == ("tiny", "signs")
+    assert [board.name for board in joined.boards] == ["tiny", "signs"]
     selection = joined.select(ask("letter a", "letter b", "car"))
     three = joined.select(ask("letter a", "cat", k=3))  # ten images are too few for a model to lead surely
     recall = dict(zip([three.models[m].ref.repo_id for m in three.union], three.matches[0][0].recall, strict=True))
     assert recall["org/cats"] > recall["org/even"] > 0
-    html = pages.matches_html(selection, joined.joined.union.graph)
+    html = pages.matches_html(selection, joined)
     assert "letter b" in html
     assert "recall" in html
 
@@ -406,7 +460,7 @@ def test_recall_that_was_not_measured(joined):
     only_dogs = np.zeros_like(selection.chosen)
     only_dogs[selection.union[at]] = True
     matches = tuple(tuple(replace(m, recall=m.recall[at : at + 1]) for m in of) for of in selection.matches)
-    html = pages.matches_html(replace(selection, chosen=only_dogs, matches=matches), joined.joined.union.graph)
+    html = pages.matches_html(replace(selection, chosen=only_dogs, matches=matches), joined)
     assert "(not measured)" in html
     record = load_app()._class_record(selection, joined, "letter a")
     assert None in record["concepts"][0]["recall"]
@@ -430,18 +484,18 @@ def test_a_concept_of_two_graphs_has_two_tables(joined):
     html = pages.concept_html(joined, [concept], named, "cat")
     assert "Best at cat on tiny" in html
     assert "Best at cat on signs" in html
-    assert html.count("org/dogs") == 2  # link and name, in the first table only
+    assert html.count(">org/dogs<") == 1  # in the first table only
     assert "No images test this concept itself" not in html
 
 
 def test_labels_that_are_left_out_are_shown_with_the_reason(joined):
-    html = pages.models_html(joined, "")
+    html = pages.boards_html(joined)
     assert "org/only-signs on signs: the model has no label on the reference graph tiny" in html
     assert f"mine on tiny: measured on other probe images (old {SAYS_HARM}" in html
     assert "somebody" not in html
     assert HARM not in html
-    assert "tiny, signs" in html
-    assert "2 measured models take no part" in load_app().find(joined, ask("cat", "dog"))[0]
+    assert "tiny: 3 models on 7 concepts; signs: 2 models on 4 concepts" in html
+    assert "2 measured models take no part" in load_app().find(joined, ask("cat", "dog"))[1]
 
 
 # --- code to take away ------------------------------------------------------------------------------------------------
@@ -497,40 +551,125 @@ def runnable(tmp_path_factory, tiny_open_clip):
     return make_library(make_store(tmp_path_factory.mktemp("runnable"), [label], graph)).labels
 
 
+def nothing(*_):
+    """A progress that nobody sees."""
+
+
+PICTURE = str(FOLDER / "pictures" / "1-sun.png")
+
+
 def test_models_vote_on_images(runnable, tmp_path):
-    picture = answers.Path(pages.__file__).parent / "pictures" / "1-sun.png"
     other = tmp_path / "no-image.png"
     other.write_bytes(b"no image")
     told = []
-    trial = answers.try_models(
-        runnable, ask("cat", "dog"), [str(picture), str(other)], progress=lambda *what: told.append(what)
-    )
+    trial = answers.classify(runnable, ask("cat", "dog"), [PICTURE, str(other)], None, lambda *what: told.append(what))
     np.testing.assert_allclose(trial.probabilities[0].sum(), 1)
-    np.testing.assert_allclose(trial.probabilities[0], trial.weights @ trial.votes[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(trial.probabilities[0], trial.votes[0, 0], rtol=1e-6)
     assert np.isnan(trial.probabilities[1]).all()
     assert told[0][0] == (0, 1)
     html = pages.trial_html(trial, ["sun.png", HARM])
     assert "not readable" in html
     assert SAYS_HARM in html
     assert HARM not in html
-    alone = answers.try_models(runnable, ask("cat", HARM), [str(picture)])
+    assert pages.classified(trial).startswith("1 image classified by ")
+    alone = answers.classify(runnable, ask("cat", HARM), [PICTURE], None, nothing)
     assert HARM not in pages.trial_html(alone, ["sun.png"])
-    assert "not an image that can be read" in pages.trial_html(
-        answers.try_models(runnable, ask("a", "b"), [str(other)]), ["x"]
+    unread = answers.classify(runnable, ask("a", "b"), [str(other)], None, nothing)
+    assert "not readable" in pages.trial_html(unread, ["x"])
+    assert pages.classified(unread).startswith("0 images classified")
+
+
+def test_a_device_of_its_own_gives_the_same_answers(runnable, tmp_path):
+    """The way to ZeroGPU: model and images are prepared here, and only embedded there."""
+    other = tmp_path / "no-image.png"
+    other.write_bytes(b"no image")
+    images = [PICTURE, str(other), *sorted(map(str, (FOLDER / "pictures").glob("*.png")))]
+    here = answers.classify(runnable, ask("cat", "dog"), images, None, nothing)
+    there = answers.classify(runnable, ask("cat", "dog"), images, answers.embed, nothing)
+    np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
+    with pytest.raises(ModelError, match="no time left"):
+        answers.classify(runnable, ask("cat", "dog"), images, lambda *_: "no time left", nothing)
+
+
+def test_seconds_of_a_gpu_grow_with_model_and_images():
+    small, large = (types.SimpleNamespace(cost=cost) for cost in (Cost(10**8, 10), Cost(10**9, 300)))
+    pixels = np.empty((200, 0))
+    seconds = [answers.gpu_seconds(model, pixels, ["a"] * 80) for model in (small, large)]
+    assert 10 < seconds[0] < seconds[1] < answers.gpu_seconds(large, pixels, ["a"] * 8000) == 120
+
+
+@pytest.fixture(scope="module")
+def two_runnable(tmp_path_factory, tiny_open_clip):
+    """Labels of two models that can be run, and of one that cannot."""
+    graph, folder = make_graph(), tmp_path_factory.mktemp("two")
+    copy = shutil.copytree(tiny_open_clip, folder / "copy")
+    models = [resolve_model(f"local-dir:{path}") for path in (tiny_open_clip, copy)]
+    labels = [make_label(graph, model=model, cost=Cost(10**6, 1.0)) for model in models]
+    gone = make_label(graph, [9] * 7, repo_id="org/gone", cost=Cost(10**6, 1.0))
+    return make_library(make_store(folder / "labels", [*labels, gone], graph)).labels
+
+
+def test_a_trial_chooses_by_the_images(two_runnable, tmp_path):
+    told = []
+    images = []
+    for n in range(16):
+        images.append(str(tmp_path / f"{n}.png"))
+        Image.effect_noise((32, 32), 10 + n).save(images[-1])
+    (tmp_path / "17.png").write_bytes(b"no image")
+    images.append(str(tmp_path / "17.png"))
+    before, after = answers.choose_by_images(
+        two_runnable, ask("cat", "dog"), images, None, lambda done, text: told.append((done, text))
     )
+    assert len(before.models) == 3
+    assert {model.ref.is_local for model in after.models} == {True}  # org/gone failed, and the trial went on
+    assert after.evidence.n_images == 16
+    assert [done for (done, _), _ in told] == list(range(len(told)))
+    assert told[0][1].endswith("on 17 images")
+    html = pages.tried_html(before, after, len(images))
+    assert "Ranking before and after the trial" in html
+    assert "1 image could not be read" in html
+    assert html.count("not tried") == 1
+    link = pages.download_html(after)
+    content = base64.b64decode(link.partition("base64,")[2].partition('"')[0])
+    assert Selection.from_json(json.loads(content)).classes == ("cat", "dog")
 
 
-def test_trials_that_cannot_run(runnable, labels, folder):
-    for images, reason in (([], "no image yet"), (["x"] * 33, "33 images are more")):
-        with pytest.raises(InputError, match=reason):
-            answers.try_models(runnable, ask("cat", "dog"), images)
-    with pytest.raises(InputError, match="no models yet"):
-        answers.try_models(runnable, None, ["x"])
+def test_trials_that_cannot_run(labels, folder, tmp_path):
+    for files in ([], [str(tmp_path / "notes.txt")]):
+        with pytest.raises(InputError, match="no image yet"):
+            answers.sampled_images(files)
+    assert len(answers.sampled_images([f"{n}.png" for n in range(500)])) == 200
     small = make_library(folder, most_parameters=1000).labels
-    with pytest.raises(InputError, match="more than this page runs"):
-        answers.try_models(small, ask("cat", "dog"), ["x"])
+    for trial in (answers.classify, answers.choose_by_images):
+        with pytest.raises(InputError, match="within the caps"):
+            trial(small, ask("cat", "dog"), ["x.png"] * 16, None, nothing)
     with pytest.raises(ModelError):
-        answers.try_models(labels, ask("cat", "dog"), ["x"])  # org/even is not on the Hub
+        answers.classify(labels, ask("cat", "dog"), ["x"], None, nothing)  # org/even is not on the Hub
+
+
+def test_models_that_are_too_large_give_way(two_runnable, tmp_path, tiny_open_clip):
+    graph = make_graph()
+    large = make_label(graph, repo_id="org/large", cost=Cost(10**10, 99.0))
+    small = make_label(graph, [1] * 7, model=resolve_model(f"local-dir:{tiny_open_clip}"), cost=Cost(10**6, 1.0))
+    labels = make_library(make_store(tmp_path, [large, small], graph)).labels
+    trial = answers.classify(labels, ask("cat", "dog"), [PICTURE], None, nothing)
+    assert "too large for this page" in pages.classified(trial)
+
+
+def test_a_selection_is_published_with_the_login_of_the_visitor_only(labels, monkeypatch):
+    sent = []
+
+    def push_to_hub(selection, repo_id, *, private, token):
+        sent.append((repo_id, private, token))
+        return types.SimpleNamespace(url=f"https://hub/{repo_id}")
+
+    monkeypatch.setattr(Selection, "push_to_hub", push_to_hub, raising=False)
+    selection = labels.select(ask("cat", "dog"))
+    for what, token, reason in ((None, "t", "no selection yet"), (selection, None, "not signed in")):
+        with pytest.raises(InputError, match=reason):
+            answers.push(what, "me/mine", False, token)
+    assert answers.push(selection, " me/mine ", True, "t") == "https://hub/me/mine"
+    assert sent == [("me/mine", True, "t")]
 
 
 # --- the page's texts -------------------------------------------------------------------------------------------------
@@ -542,10 +681,11 @@ def test_texts_of_others_are_escaped(labels):
     parts = app.find(labels, question)
     pair = labels.models[:2]
     htmls = [
-        *(part for at, part in enumerate(parts) if isinstance(part, str) and at not in (6, 7)),  # not the code
-        pages.concept_html(labels, range(7), False, HARM),
-        pages.models_html(labels, ""),
-        pages.models_html(labels, HARM),
+        *(part for at, part in enumerate(parts) if isinstance(part, str) and at not in (8, 9)),  # not the code
+        pages.concept_html(labels, labels.boards[0].graph.index, False, HARM),
+        pages.boards_html(labels),
+        pages.listed_html(1, labels, HARM),
+        *(pages.model_page(model, labels) for model in labels.models),
         pages.alert(HARM),
         *pages.comparison_html(pair, *labels.read_labels(pair, "")),
     ]
@@ -562,14 +702,14 @@ def test_a_local_path_is_not_shown(tmp_path):
     label = make_label(graph, repo_id="local-dir:/home/somebody/secret/model")
     labels = make_library(make_store(tmp_path, [label], graph)).labels
     selection = labels.select(ask("cat", "dog"))
-    html = pages.selection_html(selection) + pages.models_html(labels, "") + pages.strengths_html(label)
+    html = pages.ranking_html(selection) + pages.boards_html(labels) + pages.model_page(labels.models[0], labels)
     assert "model" in html
     assert "somebody" not in html
 
 
 def test_no_accuracy_is_shown_for_classes_that_were_not_tested(labels):
-    html = pages.selection_html(labels.select(ask("yyy", "zzz")))
-    assert "accuracy not known (90 % interval: " in html
+    html = pages.told_html(labels.select(ask("yyy", "zzz")))
+    assert "Accuracy not known (90 % interval: " in html
     assert "nothing close enough to any of your classes" in html
 
 
@@ -586,10 +726,10 @@ def test_alerts(said, shown):
 
 
 def test_uncovered_classes_are_warned_of(labels):
-    html = pages.selection_html(labels.select(ask("cat", "zzz")))
+    html = pages.told_html(labels.select(ask("cat", "zzz")))
     assert "nothing close enough to zzz" in html
     assert 'role="note"' in html
-    assert "nothing close enough" not in pages.selection_html(labels.select(ask("cat", "dog")))
+    assert "nothing close enough" not in pages.told_html(labels.select(ask("cat", "dog")))
 
 
 @pytest.mark.parametrize(
@@ -600,33 +740,41 @@ def test_coverage_in_words(coverage, words):
 
 
 def test_tables_have_headers_and_captions(labels):
-    html = pages.selection_html(labels.select(ask("cat", "dog", k=2)))
+    html = pages.ranking_html(labels.select(ask("cat", "dog", k=2)))
     assert html.count("<table>") == html.count("<caption>") == 1
     assert html.count('scope="row"') == 3
     assert html.count(">chosen</span>") == 2
     assert 'href="' in html
 
 
-def test_many_models_are_searched(tmp_path):
-    graph = make_graph()
-    many = [make_label(graph, repo_id=f"org/m{n:03}", cost=Cost(1, 1)) for n in range(105)]
-    labels = make_library(make_store(tmp_path, many, graph)).labels
-    html = pages.models_html(labels, "")
-    assert html.count("<tr") == 101
-    assert "5 more models: narrow the search" in html
-    assert pages.models_html(labels, "M104").count("<tr") == 2
-    assert "No measured model has “nothing” in its name" in pages.models_html(labels, "nothing")
+def test_names_in_the_leaderboard_are_no_markup(labels):
+    hostile = replace(labels.models[0], name=f"[x](javascript:1) {HARM} **b**")
+    cell = pages.leaderboard([hostile], {})[0][0]
+    assert not set('<>*"') & set(cell)
+    assert cell.count("[") == cell.count("(") == 1
 
 
 # --- the Space as a folder --------------------------------------------------------------------------------------------
 
 
-def test_models_run_on_the_gpu_where_the_space_has_one(monkeypatch):
-    assert load_app().run_one_model is answers.run_one_model  # loaded now, or it would be kept as it is on ZeroGPU
-    zero = types.ModuleType("spaces")
-    zero.GPU = lambda duration: lambda function: ("on the GPU", duration, function)
-    monkeypatch.setitem(sys.modules, "spaces", zero)
-    assert load_app(fresh=True).run_one_model == ("on the GPU", 60, answers.run_one_model)
+def test_zero_gpu_runs_models_and_its_errors_reach_the_page(tiny_open_clip, tmp_path):
+    """The real wrapper of ZeroGPU, whose workers run on the CPU here."""
+    pytest.importorskip("spaces.zero", reason="the Hub installs it; to test: pip install spaces")
+    settings = {"SPACES_ZERO_GPU": "true", "SPACES_ZERO_DEVICE_API_URL": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        [sys.executable, Path(__file__).with_name("zero_gpu.py"), tiny_open_clip, tmp_path],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **settings},
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    found = json.loads(run.stdout.splitlines()[-1])
+    assert found["same"]
+    assert found["seconds"] == [10] * 4
+    assert "cannot be run on cpu (no kernel)" in found["failed"]
+    assert "GPU task aborted" in found["aborted"]
+    assert "exceeded your GPU quota" in found["refused"]
 
 
 def test_what_the_hub_reads_of_the_space():

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import itertools
+import json
 import os
 import re
 import shutil
-from urllib.parse import urlsplit
+import warnings
+from pathlib import Path
+from urllib.parse import quote, urlsplit
 
 import pytest
+from PIL import Image
 
+from mll_hf import Selection
 from mll_hf.hub.licenses import _license_of
 from mll_hf.models import resolve_model
 from space_worlds import HARM, free_port, harmful_graph, load_app, make_labels, make_library, make_store, signs_graph
@@ -68,6 +73,7 @@ def test_select_models(client):
     assert all(0 <= of["recall"] <= 1 and 0 <= of["coverage"] <= 1 for of in answer["classes"])
     assert len(answer["answer"]) == 3
     assert all(of["accuracy"]["low"] < of["accuracy"]["high"] for of in answer["models"])
+    assert {of["evidence"] for of in answer["models"]} == {"label"}
     assert "SelectionConfig(k=2, max_gflops=50.0)" in answer["code"]
 
 
@@ -116,7 +122,7 @@ def test_compare_models(client):
         ([["cat", "dog"], 99], "select_models", "choose 1 to 10"),
         ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the caps"),
         ([" "], "explain_class", "is empty"),
-        (["cats", "nothing"], "compare_models", "not among the measured models"),
+        (["cats", "nothing"], "compare_models", "not among the known models"),
     ],
 )
 def test_errors_for_programs_are_one_line(client, arguments, name, reason):
@@ -149,7 +155,7 @@ def test_the_tools_of_the_mcp_server(url):
             assert "definition" in (await session.call_tool(explain, {"class_name": "cat"})).content[0].text
             compare = next(name for name in tools if name.endswith("compare_models"))
             wrong = await session.call_tool(compare, {"first": "cats", "second": "nothing"})
-            assert "not among the measured models" in wrong.content[0].text
+            assert "not among the known models" in wrong.content[0].text
 
     asyncio.run(talk())
 
@@ -186,12 +192,12 @@ def visit(browser, url):
             asked.append(one.request.url)
             one.abort()
 
-    def open_page(width=1280, scheme="light"):
+    def open_page(width=1280, scheme="light", address=""):
         page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme, reduced_motion="reduce")
         page.set_default_timeout(PATIENCE)
         page.route("**/*", route)
         page.on("pageerror", lambda error: failed.append(str(error)))
-        page.goto(url)
+        page.goto(f"{url}/{address}")
         page.get_by_role("heading", level=1).wait_for()
         pages.append(page)
         return page
@@ -226,10 +232,30 @@ def nameless(page):
         !e.querySelector('img[alt]')).map(e => e.outerHTML.slice(0, 160))""")
 
 
+def hard_to_reach(page):
+    """What axe-core finds serious or worse, without the footer, which every Gradio page has."""
+    found = importlib.util.find_spec("axe_playwright_python")  # brings axe-core
+    if found is None:
+        assert not os.environ.get("MLL_NEED_BROWSER"), "axe-playwright-python is not installed"
+        warnings.warn("axe-playwright-python is not installed: accessibility is not checked", stacklevel=1)
+        return []
+    page.evaluate(Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+    violations = page.evaluate("axe.run({exclude: [['footer']]})")["violations"]
+    return [
+        (one["id"], [node["html"][:200] for node in one["nodes"]])
+        for one in violations
+        if one["impact"] in ("serious", "critical")
+    ]
+
+
 def check_tab(page, name):
-    """Nothing is cut off, and every control has a name. MLL_SCREENSHOTS=DIR keeps a picture, for people to look at."""
+    """Nothing is cut off, every control has a name, and axe-core finds nothing serious.
+
+    MLL_SCREENSHOTS=DIR keeps a picture, for people to look at.
+    """
     assert fits(page)
     assert nameless(page) == []
+    assert hard_to_reach(page) == []
     if folder := os.environ.get("MLL_SCREENSHOTS"):
         page.wait_for_timeout(800)
         page.screenshot(path=f"{folder}/{name}.png", full_page=True)
@@ -251,77 +277,118 @@ def test_a_visit(visit, width, scheme):
     page.get_by_text("from mll_hf import").first.wait_for()
     check_tab(page, f"find-{width}-{scheme}")
 
+    told = page.get_by_role("status").filter(has_text="Use org/even")
+    assert told.count() == 1  # announced
+    definition = page.get_by_text("the kind dog", exact=False)
+    assert not definition.first.is_visible()
+    page.get_by_role("table", name="Matches").get_by_text("dog", exact=True).last.focus()
+    page.keyboard.press("Enter")  # the definition is there for those who have no mouse
+    definition.first.wait_for()
+    for table in ("Recall by class and model", "Accuracy and cost, the cheapest model first"):
+        assert page.get_by_role("table", name=table, include_hidden=True).count() == 1
+
     open_tab(page, "Try")
     page.get_by_text("Models: org/even").wait_for()
-    page.get_by_role("button", name="Classify").click()
-    page.get_by_text("No image yet").wait_for()
+    page.get_by_role("button", name="Try the models").click()
+    page.get_by_role("alert").filter(has_text="No image yet").wait_for()
     check_tab(page, f"try-{width}-{scheme}")
 
     open_tab(page, "Explore")
+    page.get_by_role("link", name="org/cats").first.wait_for()
+    page.get_by_role("status").filter(has_text="4 of 4 models; recall on tiny").wait_for()
+    assert page.locator("#mll-models").get_by_text("org/").first.inner_text() == "org/even"
+    page.get_by_text("Labels that are left out").click()
+    page.get_by_text("org/only-signs on signs: the model has no label on the reference graph").wait_for()
+    check_tab(page, f"explore-{width}-{scheme}")
+    page.get_by_role("textbox", name="Search by name").fill("dogs")
+    page.get_by_role("link", name="org/cats").first.wait_for(state="detached")
+    page.get_by_role("status").filter(has_text="1 of 4 models").wait_for()
+
+    open_tab(page, "Model")
     page.locator("#mll-strengths .main-svg").first.wait_for()
+    page.get_by_role("table", name="About org/even").wait_for()
     page.get_by_label("Compare with").click()
     page.get_by_role("option", name="org/dogs").click()
     page.get_by_role("table", name="Concepts with the most significant differences").wait_for()
+    page.get_by_label("Graph").last.click()
+    page.get_by_role("option", name="signs").click()
+    page.get_by_text("over 4 concepts").wait_for()
+    tiles = page.get_by_role("table", name="Recall by branch, the largest first", include_hidden=True)
+    assert tiles.get_by_role("row", include_hidden=True).count() == 1 + 4
+    page.get_by_text("org/dogs was not measured on signs").wait_for()
+    check_tab(page, f"model-{width}-{scheme}")
+
+    open_tab(page, "Concept")
     page.get_by_role("textbox", name="Concept").fill("cat")
     page.get_by_role("textbox", name="Concept").press("Enter")
     page.get_by_role("table", name="Best at cat on tiny").wait_for()
-    page.get_by_role("combobox", name="Graph").click()
-    page.get_by_role("option", name="signs").click()
-    page.get_by_text("over 4 concepts").wait_for()
-    page.get_by_text("org/dogs was not measured on signs").wait_for()
-    check_tab(page, f"explore-{width}-{scheme}")
-
-    open_tab(page, "Models")
-    page.get_by_role("table", name="Measured models").wait_for()
-    page.get_by_text("Labels that are left out").click()
-    page.get_by_text("org/only-signs on signs: the model has no label on the reference graph").wait_for()
-    page.get_by_role("textbox", name="Search by name").fill("dogs")
-    page.get_by_role("cell", name="org/cats").or_(page.get_by_role("rowheader", name="org/cats")).wait_for(
-        state="detached"
-    )
-    check_tab(page, f"models-{width}-{scheme}")
+    assert page.url.endswith("?concept=cat")
+    check_tab(page, f"concept-{width}-{scheme}")
     levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3')].map(h => +h.tagName[1])")
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
 
 
-def test_an_image_is_classified(visit, tmp_path):
+def test_models_and_concepts_have_addresses(visit):
+    page = visit(address="?model=org/cats")
+    page.get_by_role("table", name="About org/cats").wait_for()
+    assert page.get_by_role("tab", selected=True).inner_text() == "Model"
+    page.get_by_label("Model", exact=True).click()
+    page.get_by_role("option", name="org/dogs").click()
+    page.get_by_role("table", name="About org/dogs").wait_for()
+    assert page.url.endswith("?model=org%2Fdogs")
+    page.reload()
+    page.get_by_role("table", name="About org/dogs").wait_for()
+    page = visit(address="?concept=dog")
+    page.get_by_role("table", name="Best at dog").wait_for()
+    assert page.get_by_role("tab", selected=True).inner_text() == "Concept"
+    page.get_by_role("link", name="org/dogs").click()
+    page.get_by_role("table", name="About org/dogs").wait_for()
+    page = visit(address=f"?model={quote(HARM)}")
+    page.get_by_role("alert").filter(has_text="is not among the known models").wait_for()
+    assert page.evaluate("window.harmed") is None
+
+
+def test_images_are_classified_or_tried(visit, tmp_path):
     page = visit()
     page.get_by_role("button", name="Number of models and limits").click()
-    page.get_by_label("Most GFLOPs per image").fill("0.6")  # leaves the model that can be run
-    page.get_by_label("Most GFLOPs per image").press("Tab")
+    page.get_by_label("Most GFLOPs per image").first.fill("0.6")  # leaves the model that can be run
+    page.get_by_label("Most GFLOPs per image").first.press("Tab")
     find(page, "cat, dog")
     page.get_by_role("table", name="Ranking").wait_for()
     open_tab(page, "Try")
-    remove = page.get_by_role("button", name="Remove Image").or_(page.get_by_role("button", name="Clear")).first
-    page.locator("button:has(img)").first.click()
-    remove.wait_for()  # the example has arrived
-    page.get_by_role("button", name="Classify").click()
-    page.get_by_role("table", name="Most probable classes").wait_for()
-    assert page.get_by_role("table", name="Each model’s vote").get_by_role("row").count() == 2
+    page.get_by_role("button", name="Use our example images").click()
+    page.get_by_text("1-sun").first.wait_for()
+    page.get_by_role("button", name="Try the models").click()
+    page.get_by_role("table", name="Answers").wait_for()
+    page.get_by_role("status").filter(has_text="5 images classified by").wait_for()
+    assert page.get_by_role("table", name="Answers").get_by_role("row").count() == 6
     check_tab(page, "classified")
 
-    text = tmp_path / "text.png"
-    text.write_text("no image")
-    remove.click()
-    remove.wait_for(state="hidden")
-    page.locator("input[type=file]").first.set_input_files([text])
-    remove.wait_for()  # it is there when the file has arrived
-    page.get_by_role("button", name="Classify").click()
-    page.get_by_role("alert").filter(has_text="not an image that can be read").wait_for()
-    page.locator("button:has(img)").first.click()
-    page.get_by_role("button", name="Several images at once").click()
-    page.locator("input[type=file][multiple]").first.set_input_files([text])
-    page.get_by_text("text.png").first.wait_for()
-    page.get_by_role("button", name="Classify").click()
-    page.get_by_role("table", name="Answers").get_by_text("not readable").wait_for()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for n in range(17):
+        Image.effect_noise((32, 32), 10 + n).save(folder / f"{n}.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "text.png").write_text("no image")
+    page.locator("input[type=file][webkitdirectory]").set_input_files(folder)
+    page.get_by_text("notes").first.wait_for()
+    page.get_by_role("button", name="Try the models").click()
+    page.get_by_role("table", name="Ranking before and after the trial").wait_for()
+    page.get_by_text("1 model tried on 22 images. 1 image could not be read").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download selection.json").click()
+    selection = Selection.from_json(json.loads(Path(download.value.path()).read_text()))
+    assert selection.evidence.n_images == 22
+    page.get_by_text("mll-hf push --selection selection.json").wait_for()
+    check_tab(page, "tried")
 
 
 def test_licenses_are_chosen_or_written(visit, hub):
     put_cards(hub)
     page = visit()
     page.get_by_role("button", name="Number of models and limits").click()
-    license = page.get_by_label("License")
+    license = page.get_by_label("License").first
     license.click()
     page.get_by_role("option", name="Open for any use").click()
     find(page, "cat, dog")
@@ -381,11 +448,12 @@ def test_scripts_in_texts_do_not_run(visit):
     )
     page.get_by_role("table", name="Ranking").wait_for()
     page.locator("#mll-heat .main-svg").first.wait_for()
-    open_tab(page, "Explore")
+    open_tab(page, "Model")
+    page.locator("#mll-strengths .main-svg").first.wait_for()
+    open_tab(page, "Concept")
     page.get_by_role("textbox", name="Concept").fill(HARM)
     page.get_by_role("button", name="Show the best models").click()
     page.get_by_text("The tests have no concept named").wait_for()
-    page.locator("#mll-strengths .main-svg").first.wait_for()
     assert page.evaluate("window.harmed") is None
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("a[href^=javascript]").count() == 0
@@ -417,3 +485,24 @@ def test_many_clicks(visit):
     find(page, "cat, dog")
     page.get_by_role("table", name="Ranking").wait_for()
     assert re.search(r"org/even", page.get_by_role("table", name="Ranking").inner_text())
+
+
+def test_visitors_do_not_disturb_each_other(visit):
+    """Several visitors at once, each with other classes and limits, some of whom go away."""
+    questions = [("cat, dog", "0"), ("cat, car", "2"), ("dog, car", "0"), ("car, cat, dog", "50")]
+    visitors = [visit() for _ in questions]
+    for page, (classes, gflops) in zip(visitors, questions, strict=True):
+        page.get_by_role("button", name="Number of models and limits").click()
+        page.get_by_label("Most GFLOPs per image").first.fill(gflops)
+        page.get_by_label("Most GFLOPs per image").first.press("Tab")
+        page.get_by_role("textbox", name="Classes").fill(classes)
+    for page in visitors:
+        page.get_by_role("button", name="Find models", exact=True).click(no_wait_after=True)
+    visitors[2].goto("about:blank")
+    for page, (classes, gflops) in zip(visitors, questions, strict=True):
+        if page is visitors[2]:
+            continue
+        matched = page.get_by_role("table", name="Matches")
+        matched.wait_for()
+        assert [row.inner_text() for row in matched.get_by_role("rowheader").all()] == classes.split(", ")
+        assert page.get_by_role("table", name="Ranking").get_by_role("link", name="org/dogs").count() == (gflops == "0")
