@@ -563,7 +563,8 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, repo_id) in HUB.repos:
             return self.send(409, {"error": "already exists", **answer}, {"X-Error-Code": "RepoAlreadyExists"})
         if repo.owner != self.user or not self.may_write:
-            return self.error(403, "", "You don't have the rights to create a repository under this namespace")
+            said = "You don't have the rights to create a repository under this namespace"
+            return self.error(403 if self.user else 401, "", said)
         HUB.repos[kind, repo_id] = repo
         return self.send(200, answer)
 

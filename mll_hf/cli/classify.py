@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive, size
-from mll_hf.cli.output import note
+from mll_hf.cli.output import agrees, note
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
@@ -189,9 +188,7 @@ def _approve(plan: TrialPlan) -> bool:
         f"the trial downloads at most {gigabytes(plan.most_bytes)} of models, and about "
         f"{gigabytes(plan.expected_bytes)} if these do as expected: {abridged(plan.names, 3)}"
     )
-    if not sys.stdin.isatty():
-        raise InputError("nobody can be asked whether to download this; add --yes, or a smaller --max-download")
-    return input("Download? [y/N] ").strip().lower() in ("y", "yes")
+    return agrees("Download?", "nobody can be asked whether to download this; add --yes, or a smaller --max-download")
 
 
 def _shares(given: str | None, classes: tuple[str, ...]) -> Shares | tuple[float, ...]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from mll_hf.cli.options import (
     find_labels,
     positive,
 )
-from mll_hf.cli.output import complain, note, print_row, recall_text, summary, verdict
+from mll_hf.cli.output import agrees, complain, note, print_row, recall_text, summary, verdict
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.text import abridged
@@ -30,6 +29,9 @@ if TYPE_CHECKING:
     from mll_hf.hub.publish import Published
     from mll_hf.labeling.fleet import ModelResult
     from mll_hf.labels.label import ModelLabel
+
+
+_IN_A_COLLECTION = "publish in a collection of yours with --to hf://datasets/ORG/NAME"
 
 
 def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -168,7 +170,7 @@ def _push_selection(args: argparse.Namespace) -> int:
         )
     if not args.to:
         raise InputError("say where to publish the selection: --to ORG/NAME")
-    check_owners([args.to], args.pr, args.yes)
+    check_owners([args.to], args.pr, args.yes, instead="name a repo of yours")
     selection = Selection.from_pretrained(args.selection)
     published = selection.push_to_hub(args.to, private=args.private, create_pr=args.pr)
     _print_published(args, {"selection": args.selection, "to": args.to}, args.to, published)
@@ -212,13 +214,14 @@ def add_pull_requests(command: argparse.ArgumentParser | argparse._ArgumentGroup
     command.add_argument("--yes", action="store_true", help="open pull requests in repos of others without asking")
 
 
-def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool) -> None:
+def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION) -> None:
     """Check before any work that labels may be published in repos: the user's own, or by ``--pr`` those of others.
 
     Args:
         repos: Models, ``org/name[@revision]``, or a collection, ``org/name``.
         create_pr: ``--pr``.
         agreed: ``--yes``; without, the user is asked about more than one repo of others.
+        instead: What else the user can do.
 
     Raises:
         InputError: Repos of others without ``--pr``, or more than one of them to which the user does not agree.
@@ -228,15 +231,11 @@ def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool) -> None:
 
     others = repos_of_others(repos)
     if others and not create_pr:
-        raise InputError(
-            f"not your repos: {abridged(others, 3)}; publish in a collection of yours with --to "
-            "hf://datasets/ORG/NAME, or ask for pull requests with --pr"
-        )
+        raise InputError(f"not your repos: {abridged(others, 3)}; {instead}, or ask for pull requests with --pr")
     if len(others) > 1 and not agreed:
         pull_requests = f"up to {len(others)} pull requests in repos of others ({abridged(others, 3)})"
-        if not sys.stdin.isatty():
-            raise InputError(f"nobody can be asked about {pull_requests}; add --yes, or use a collection with --to")
-        if input(f"Open {pull_requests}? [y/N] ").strip().lower() not in ("y", "yes"):
+        nobody = f"nobody can be asked about {pull_requests}; add --yes, or use a collection with --to"
+        if not agrees(f"Open {pull_requests}?", nobody):
             raise InputError("no pull request was opened; publish in a collection with --to hf://datasets/ORG/NAME")
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from mll_hf.errors import InputError
 from mll_hf.labels.file_format import label_metadata
 
 if TYPE_CHECKING:
@@ -26,6 +27,18 @@ def complain(message: str) -> int:
 def note(message: str) -> None:
     """Print a note to stderr."""
     print(f"mll-hf: note: {message}", file=sys.stderr)
+
+
+def agrees(question: str, otherwise: str) -> bool:
+    """Ask a question, by default answered with no; on stderr, since stdout may go to a file.
+
+    Raises:
+        InputError: Nobody can be asked; its message is `otherwise`.
+    """
+    if not sys.stdin.isatty():
+        raise InputError(otherwise)
+    with redirect_stdout(sys.stderr):
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
 class _Notes(logging.Handler):

@@ -238,15 +238,19 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         [b.name, f"{b.recall:.3f}", str(b.concepts), shortened(b.definition, 60)]
         for b in _ends(branch_recalls(label, graph))
     ]
-    enough = label.support >= min(_FEWEST_IMAGES, int(label.support.max()))
+    typical = np.median(label.support[label.support > 0]) if label.support.any() else 0
+    enough = label.support >= min(_FEWEST_IMAGES, typical)
     tested = np.flatnonzero(enough & (graph.rival_counts > 0))  # a concept without rivals is always recognized
     ranked = tested[np.argsort(-label.node_precision[tested], kind="stable")]
     parts = [
         table(["", ""], facts).lstrip("\n"),
         "By domain\n" + table(["domain", "recall", "tests"], domains),
-        "Recognizes best\n" + _concept_table(label, graph, ranked[:_EXTREMES_SHOWN]),
-        "Recognizes worst\n" + _concept_table(label, graph, ranked[: -_EXTREMES_SHOWN - 1 : -1]),
     ]
+    if len(ranked) <= 2 * _EXTREMES_SHOWN:
+        parts.append("Recognizes best to worst\n" + _concept_table(label, graph, ranked))
+    else:
+        parts.append("Recognizes best\n" + _concept_table(label, graph, ranked[:_EXTREMES_SHOWN]))
+        parts.append("Recognizes worst\n" + _concept_table(label, graph, ranked[: -_EXTREMES_SHOWN - 1 : -1]))
     if branches:
         header = ["branch", "recall", "concepts", "meaning"]
         parts.insert(2, "Branches, strongest and weakest\n" + table(header, branches))

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -149,6 +150,8 @@ def _reason(error: Exception, repo_id: str) -> str:
             return "is not in the local cache, and the Hub cannot be reached; go online once"
         case EntryNotFoundError():
             return "lacks a required file; check that it is the repository you mean"
+        case LocalTokenNotFoundError():
+            return _reason_for_status(401)
         case HfHubHTTPError():
             return _reason_for_status(error.response.status_code)
         case httpx.HTTPError():
@@ -173,6 +176,8 @@ def _reason_for_status(status: int) -> str:
 
 def status_of(error: Exception) -> int | None:
     """HTTP status of the answer that an error stands for; None if there was no answer."""
+    if isinstance(error, LocalTokenNotFoundError):
+        return 401  # which the client does not even ask for
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 

@@ -68,7 +68,9 @@ class Answer:
             times = f"{self.saving:.2g}" if self.saving >= 1.05 else f"{self.saving:.2f}"
             cost = f"{times} times less compute" if self.saving > 1 else "fewer parameters"
             second = f"As good and cheaper: {names[self.cheapest]}, {cost}, {100 * self.loss:.1f} points lower."
-        if self.n_close == 1:
+        if self.n_models == 1:
+            third = "It is the only model: there is no choice to make."
+        elif self.n_close == 1:
             third = f"The choice matters: no other of the {self.n_models} models is within 1 point."
         else:
             third = (

@@ -625,7 +625,10 @@ def test_a_download_is_asked_for(world, task_images, capsys, monkeypatch):
 
     for answer, status in (("n\n", 1), ("yes\n", 0)):
         monkeypatch.setattr("sys.stdin", Terminal(answer))
-        assert run(capsys, *command)[0] == status
+        found, out, err = run(capsys, *command, "--json")
+        assert found == status
+        assert "Download? [y/N] " in err
+        assert "[y/N]" not in out  # which may be a file
 
 
 @pytest.mark.parametrize(

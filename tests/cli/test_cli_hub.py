@@ -232,6 +232,8 @@ def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, mo
     command = ["push", "clip", "--labels", str(world / "labels")]
     assert "not your repos: alice/clip; publish in a collection of yours with --to" in fails(capsys, *command)
     assert "not your repos: alice/labels" in fails(capsys, *command, "--to", COLLECTION)
+    said = fails(capsys, "push", "--selection", world / "choice.json", "--to", "alice/classifier")
+    assert "not your repos: alice/classifier; name a repo of yours, or ask for" in said
     assert not hub.repos["model", "alice/clip"].discussions
     status, out, err = run(capsys, *command, "--pr", "--json")
     assert status == 0, err
@@ -242,6 +244,14 @@ def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, mo
     monkeypatch.setenv("HF_TOKEN", "hf_test_token")  # alice's
     api.merge_pull_request("alice/clip", 1)
     assert api.file_exists("alice/clip", "mll/label.safetensors")
+
+
+def test_without_login_nothing_is_published(world, capsys, hub, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    said = fails(capsys, "push", "--all", "--labels", str(world / "labels"), "--to", COLLECTION)
+    assert said == "mll-hf: error: hub: to publish labels you must be logged in; use: hf auth login"
+    said = fails(capsys, "graph", "push", world / "graph", "--to", "hf://datasets/alice/shapes")
+    assert "alice/shapes: you are not logged in, or your token is invalid; log in with: hf auth login" in said
 
 
 def test_several_pull_requests_in_repos_of_others_need_a_yes(world, capsys, hub, monkeypatch):

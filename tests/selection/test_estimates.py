@@ -113,6 +113,10 @@ def test_a_lonely_best_model_matters():
     )
 
 
+def test_a_single_model_leaves_no_choice():
+    assert answer([0.9], [10]).lines(["a"])[2] == "It is the only model: there is no choice to make."
+
+
 def test_a_wide_interval_gives_no_number():
     found = answer([0.6, 0.3], [10, 1], width=0.6)
     assert found.accuracy is None

@@ -1,0 +1,456 @@
+"""Try the whole chain on the real Hub: graph, label, push, another user's view, select, predict, verify, clean up.
+
+Says first what it will create and download, and asks. All repos get new names in a namespace of yours and are deleted
+at the end, also after a failure or Ctrl-C. The report, in Markdown, goes to stdout. Exit status: 0 if every step
+succeeded, 1 if not, 2 if you declined, 130 after Ctrl-C.
+
+The graph has 50 concepts, colored shapes that this script draws. Two published models are labeled, and a copy of a tiny
+model of the demo, which gets its label in its own repo. The visitor is this process without token and with empty
+caches.
+
+    python scripts/live_check.py > live_check.md
+    python scripts/live_check.py --yes --namespace my-org --model org/a --model org/b > live_check.md
+
+Needs a login (hf auth login) with a token that can write, and the extra mll-hf[models].
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import platform
+import re
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from unittest import mock
+
+import numpy as np
+from huggingface_hub import constants
+from huggingface_hub.utils import httpx
+
+import mll_hf
+from mll_hf import ModelLabel
+from mll_hf.cli import main as mll_hf_command
+from mll_hf.cli.options import script_parser
+from mll_hf.cli.output import agrees
+from mll_hf.errors import HubError, InputError, MLLError
+from mll_hf.graph.authoring import NewConcept, NewImage, add_to_graph, new_concept
+from mll_hf.hub.connection import connect, hub_errors
+from mll_hf.hub.locations import fetch_graph_with_images
+from mll_hf.models.known import known_models, usable_models
+from mll_hf.utils.text import gigabytes, one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+TINY_MODEL = Path(__file__).parent / "demo_world" / "models" / "demo-generalist"
+COLORS = ("red", "green", "blue", "yellow", "purple", "black")
+SHAPES = {  # sides, and by how many degrees it is turned
+    "circle": (60, 0), "triangle": (3, 0), "square": (4, 0), "diamond": (4, 45), "pentagon": (5, 0), "hexagon": (6, 0),
+    "octagon": (8, 0),
+}  # fmt: skip
+CLASSES = ("red circle", "blue square", "green triangle", "yellow diamond")
+IMAGES_PER_CONCEPT, IMAGES_PER_CLASS = 6, 4
+OPEN_LICENSES = ("mit", "apache-2.0")
+LISTED_WITHIN = 60.0  # seconds until the Hub's search shows a new tag
+ENCODER_BYTES, GRAPH_BYTES = 91_000_000, 1_000_000  # roughly, for the question
+PACKAGES = ("mll-hf", "huggingface_hub", "hf-xet", "torch", "open_clip_torch", "transformers")
+
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One run: a method for each step, which returns what it found.
+
+    Attributes:
+        namespace: User or organization.
+        models: Ids of the published models.
+        folder: On this machine, for everything.
+        stem: Start of the names of all repos, which nobody has.
+    """
+
+    namespace: str
+    models: tuple[str, ...]
+    folder: Path
+    stem: str
+
+    def repo(self, name: str) -> str:
+        return f"{self.namespace}/{self.stem}-{name}"
+
+    def dataset(self, name: str) -> str:
+        return f"hf://datasets/{self.repo(name)}"
+
+    @property
+    def repos(self) -> list[tuple[str, str, str]]:
+        """All repos that may be created: id, type, and who may read it."""
+        access = {"graph": "public", "images": "private", "labels": "public"}
+        datasets = [(self.repo(name), "dataset", readers) for name, readers in access.items()]
+        return [*datasets, *((self.repo(name), "model", "public") for name in ("model", "classifier"))]
+
+    def draw(self) -> str:
+        def concepts() -> Iterator[NewConcept]:
+            yield NewConcept(new_concept("check-shape", "shape", (), "", ()), ())
+            for shape in SHAPES:
+                yield NewConcept(new_concept(f"check-{shape}", shape, (), "", ["check-shape"]), ())
+                for color in COLORS:
+                    name = f"{color} {shape}"
+                    concept = new_concept(f"check-{color}-{shape}", name, (), "", [f"check-{shape}"])
+                    drawn = (picture(name, serial) for serial in range(IMAGES_PER_CONCEPT))
+                    yield NewConcept(concept, tuple(NewImage(each, name, "drawing", "live_check") for each in drawn))
+
+        added = add_to_graph(self.folder / "graph", concepts())
+        return f"{added.concepts} concepts, {added.images} images, {megabytes(size_of(self.folder / 'graph'))}"
+
+    def push_graph(self) -> str:
+        to = ["--to", self.dataset("graph"), "--images-to", self.dataset("images")]
+        command("graph", "push", self.folder / "graph", *to)
+        again = command("graph", "push", self.folder / "graph", *to)
+        expect(again.count("published already") == 2, "the same graph was published twice")
+        return "again: nothing changed"
+
+    def upload_model(self) -> str:
+        api, repo_id = connect(), self.repo("model")
+        with hub_errors(repo_id):
+            api.create_repo(repo_id)
+            api.upload_folder(repo_id=repo_id, folder_path=TINY_MODEL, commit_message="Add a tiny model")
+        return f"{TINY_MODEL.name}, {megabytes(size_of(TINY_MODEL))}"
+
+    def label(self) -> str:
+        models = [*self.models, self.repo("model")]
+        words = ["label", *models, "--graph", self.dataset("graph"), "--labels", self.folder / "labels", "--json"]
+        rows = [json.loads(line) for line in command(*words).splitlines()]
+        recalls = (f"{row['recall']:.3f} ({row['repo_id']}@{row['revision'][:12]})" for row in rows)
+        return f"mean recall {', '.join(recalls)}"
+
+    def push_labels(self) -> str:
+        command("push", "--all", "--labels", self.folder / "labels", "--to", self.dataset("labels"))
+        return self.dataset("labels")
+
+    def push_own(self) -> str:
+        command("push", self.repo("model"), "--labels", self.folder / "labels")
+        return self.repo("model")
+
+    def read(self) -> str:
+        rows = json.loads(command("labels", "ls", "--labels", self.dataset("labels"), "--json"))
+        expect(len(rows) == 1 + len(self.models), f"the collection has {len(rows)} labels")
+        expect(ModelLabel.from_pretrained(self.repo("model")).model.repo_id == self.repo("model"), "another label")
+        try:
+            fetch_graph_with_images(self.dataset("graph"))
+        except HubError as error:
+            expect("private" in str(error), f"the private images are refused otherwise: {error}")
+        else:
+            raise InputError("the private images are for everyone")
+        return f"{len(rows)} labels; the private images are refused"
+
+    def find(self) -> str:
+        start = time.monotonic()
+        while True:
+            try:
+                command("labels", "show", self.repo("model"), "--labels", "hub")
+                return f"listed after {time.monotonic() - start:.0f} s"
+            except MLLError as error:
+                if "no label of" not in str(error) or time.monotonic() - start > LISTED_WITHIN:
+                    raise
+                time.sleep(5)
+
+    def select(self) -> str:
+        said = []
+        for source in (self.dataset("labels"), "hub", "published"):
+            on_graph = () if source == "published" else ("--graph", self.dataset("graph"))
+            chosen = command("select", "--classes", ", ".join(CLASSES), "--labels", source, *on_graph, "--json")
+            if not said:
+                (self.folder / "choice.json").write_text(chosen, encoding="utf-8")
+            said.append(f"{json.loads(chosen)['answer']['best']} ({source.replace(self.dataset('labels'), 'labels')})")
+        return ", ".join(said)
+
+    def predict(self) -> str:
+        for n, path in enumerate(self.pictures):
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(picture(path.stem.rpartition(" ")[0], 1000 + n))
+        words = ["predict", "--selection", self.folder / "choice.json", *self.pictures, "--json"]
+        answers = [json.loads(line)["label"] for line in command(*words).splitlines()]
+        (self.folder / "answers.json").write_text(json.dumps(answers), encoding="utf-8")
+        right = sum(path.stem.startswith(answer) for path, answer in zip(self.pictures, answers, strict=True))
+        return f"{right} of {len(answers)} new pictures are right"
+
+    @property
+    def pictures(self) -> list[Path]:
+        return [self.folder / "pictures" / f"{name} {n}.png" for name in CLASSES for n in range(IMAGES_PER_CLASS)]
+
+    def push_selection(self) -> str:
+        command("push", "--selection", self.folder / "choice.json", "--to", self.repo("classifier"))
+        return self.repo("classifier")
+
+    def pipeline(self) -> str:
+        answers = mll_hf.pipeline(self.repo("classifier"))([str(path) for path in self.pictures], top_k=1)
+        expected = json.loads((self.folder / "answers.json").read_text(encoding="utf-8"))
+        expect([one[0]["label"] for one in answers] == expected, "it answers otherwise than predict")
+        return "the same answers as predict"
+
+    def verify(self) -> str:
+        return one_line(command("labels", "verify", self.repo("model"), "--labels", self.dataset("labels")))
+
+
+class Step(NamedTuple):
+    """A step: what does it, the steps that must have succeeded, and whether the visitor does it."""
+
+    name: str
+    run: Callable[[Check], str]
+    needs: tuple[str, ...] = ()
+    by_visitor: bool = False
+
+    @property
+    def title(self) -> str:
+        return f"{self.name} (visitor)" if self.by_visitor else self.name
+
+
+STEPS = (
+    Step("draw a graph", Check.draw),
+    Step("push the graph", Check.push_graph, ("draw a graph",)),
+    Step("upload a model", Check.upload_model),
+    Step("label", Check.label, ("push the graph", "upload a model")),
+    Step("push labels to a collection", Check.push_labels, ("label",)),
+    Step("push a label to its model", Check.push_own, ("label",)),
+    Step("read labels", Check.read, ("push labels to a collection", "push a label to its model"), by_visitor=True),
+    Step("find the label by its tag", Check.find, ("push a label to its model",), by_visitor=True),
+    Step("select", Check.select, ("push labels to a collection", "find the label by its tag"), by_visitor=True),
+    Step("predict", Check.predict, ("select",), by_visitor=True),
+    Step("push the selection", Check.push_selection, ("select",)),
+    Step("use it as a pipeline", Check.pipeline, ("predict", "push the selection"), by_visitor=True),
+    Step("verify a label", Check.verify, ("push labels to a collection",)),
+)
+
+
+def command(*words: str | Path) -> str:
+    """Run a command of mll-hf in this process; returns its output.
+
+    Raises:
+        MLLError: It failed.
+    """
+    output, complaints = io.StringIO(), io.StringIO()
+    with redirect_stdout(output), redirect_stderr(complaints):
+        status = mll_hf_command([str(word) for word in words])
+    sys.stderr.write(complaints.getvalue())
+    if status == 130:
+        raise KeyboardInterrupt
+    if status:
+        errors = re.findall("^mll-hf: error: (.*)", complaints.getvalue(), re.MULTILINE)
+        raise MLLError("; ".join(errors) or one_line(output.getvalue()))
+    return output.getvalue()
+
+
+def expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise InputError(otherwise)
+
+
+def picture(name: str, serial: int) -> bytes:
+    """A PNG of a colored shape somewhere on gray, such as "red circle"; other serial numbers are other pictures."""
+    from PIL import Image, ImageDraw
+
+    color, shape = name.split()
+    sides, turn = SHAPES[shape]
+    x, y, radius = np.random.default_rng([serial, *name.encode()]).integers((90, 90, 45), (134, 134, 80)).tolist()
+    image = Image.new("RGB", (224, 224), "lightgray")
+    ImageDraw.Draw(image).regular_polygon((x, y, radius), sides, rotation=turn, fill=color)
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+# --- running them -----------------------------------------------------------------------------------------------------
+
+
+class Result(NamedTuple):
+    """How a step ended, and what it took."""
+
+    name: str
+    outcome: str
+    said: str
+    seconds: float = 0.0
+    requests: int = 0
+    downloaded: int = 0
+
+
+class Requests(logging.Handler):
+    """Counts the requests of the client, which logs each; transfers through Xet are not among them."""
+
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += record.getMessage().startswith("HTTP Request: ")
+
+
+@contextmanager
+def at_home(folder: Path, with_token: bool) -> Iterator[None]:
+    """Be a user with caches of its own."""
+    caches = {f"HF_{name}_CACHE": str(folder / name.lower()) for name in ("HUB", "ASSETS")}
+    with mock.patch.multiple(constants, HF_HUB_DISABLE_IMPLICIT_TOKEN=not with_token, **caches):
+        yield
+
+
+def run_steps(check: Check, requests: Requests, results: list[Result]) -> None:
+    """Run the steps one after the other; appends how each ended."""
+    outcomes: dict[str, str] = {}
+    for step in STEPS:
+        if missing := [name for name in step.needs if outcomes[name] != "ok"]:
+            outcomes[step.name] = "not run"
+            results.append(Result(step.title, "not run", f"needs: {', '.join(missing)}"))
+            continue
+        home = check.folder / ("visitor" if step.by_visitor else "author")
+        start, before, on_disk = time.monotonic(), requests.count, size_of(home)
+        outcome, said = "interrupted", ""
+        print(f"{step.title} ...", file=sys.stderr, flush=True)
+        try:
+            with at_home(home, with_token=not step.by_visitor):
+                outcome, said = "ok", step.run(check)
+        except MLLError as error:
+            outcome, said = "failed", str(error)
+        except Exception as error:  # what escapes the library is what this looks for
+            outcome, said = "failed", f"{type(error).__name__}: {one_line(error)}"
+        finally:
+            outcomes[step.name] = outcome
+            spent = time.monotonic() - start, requests.count - before, size_of(home) - on_disk
+            results.append(Result(step.title, outcome, said, *spent))
+            print(f"    {outcome}: {said}", file=sys.stderr, flush=True)
+
+
+def clean_up(check: Check) -> Result:
+    """Delete all repos of this run."""
+    start, left, api = time.monotonic(), [], connect()
+    for repo_id, kind, _ in check.repos:
+        try:
+            with hub_errors(repo_id):
+                if api.repo_exists(repo_id, repo_type=kind):
+                    api.delete_repo(repo_id, repo_type=kind)
+        except (MLLError, KeyboardInterrupt) as error:
+            left.append(f"{one_line(error)}: hf repo delete {repo_id} --repo-type {kind}")
+    said = f"left behind: {'; '.join(left)}" if left else f"{check.stem}-* deleted"
+    return Result("clean up", "failed" if left else "ok", said, time.monotonic() - start)
+
+
+# --- question and report ----------------------------------------------------------------------------------------------
+
+
+def plan(check: Check, user: str, keep: bool) -> str:
+    """What the check will do, in words."""
+    known = {model.hub_id: model.download_bytes for model in known_models()}
+    sizes = {model: known.get(model) or 0 for model in check.models}
+    models = [f"{model} ({megabytes(size) if size else 'size unknown'})" for model, size in sizes.items()]
+    total = gigabytes(sum(sizes.values()) + max(sizes.values()) + ENCODER_BYTES)
+    end = "kept" if keep else "deleted at the end"
+    return "\n".join(
+        [
+            f"This check of mll_hf, by {user} on {constants.ENDPOINT}, will",
+            f"- create repos, {end}:",
+            *(f"    {repo_id} ({readers} {kind})" for repo_id, kind, readers in check.repos),
+            f"- upload about {megabytes(size_of(TINY_MODEL) + GRAPH_BYTES)},",
+            f"- download {' and '.join(models)}, one of them twice, and a text encoder to {check.folder}, {end}: "
+            f"about {total}, not counting sizes that are unknown,",
+            f"- measure these models on {len(SHAPES) * len(COLORS) * IMAGES_PER_CONCEPT} images on this machine.",
+        ]
+    )
+
+
+def report(check: Check, results: Sequence[Result]) -> str:
+    """The report, in Markdown."""
+    installed = {package.name: package.version for package in distributions() if package.name in PACKAGES}
+    versions = ", ".join(f"{name} {installed.get(name, 'missing')}" for name in PACKAGES)
+    machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    rows = ["| step | result | seconds | requests | downloaded | |", "| --- | --- | --: | --: | --: | --- |"]
+    for each in results:
+        took = f"{each.seconds:.1f} | {each.requests} | {megabytes(each.downloaded)}"
+        said = each.said.replace("|", "\\|").replace("\n", " ")
+        rows.append(f"| {each.name} | {each.outcome} | {' | | ' if each.outcome == 'not run' else took} | {said} |")
+    return "\n".join(
+        [
+            "# Live check of mll_hf\n",
+            f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {constants.ENDPOINT}, {machine}; {versions}.",
+            f"Models: {', '.join(check.models)}. {sum(each.outcome == 'ok' for each in results)} of {len(results)} "
+            f"steps ok in {sum(each.seconds for each in results):.0f} s. Requests are without those of Xet; downloaded "
+            "is what a step left on disk.\n",
+            *rows,
+        ]
+    )
+
+
+def megabytes(n_bytes: int) -> str:
+    return f"{n_bytes / 1e6:.1f} MB"
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files below a folder; links do not count."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+def default_models() -> tuple[str, ...]:
+    """The two smallest models that can be chosen without labels and have an open license."""
+    known = [m for m in usable_models() if m.safetensors and m.license in OPEN_LICENSES and m.download_bytes]
+    return tuple(model.hub_id for model in sorted(known, key=lambda model: (model.download_bytes, model.hub_id))[:2])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the script; returns the exit status."""
+    parser = script_parser(str(__doc__))
+    parser.add_argument("--namespace", metavar="NAME", help="user or organization of the repos (default: you)")
+    parser.add_argument(
+        "--model", action="append", metavar="ID", help="model to label; repeat (default: two small ones)"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument("--keep", action="store_true", help="delete nothing: neither the repos nor the local folder")
+    args = parser.parse_args(arguments)
+    try:
+        with hub_errors("hub"):
+            user = connect().whoami()
+        owned = [user["name"], *(organization["name"] for organization in user.get("orgs", ()))]
+        if (namespace := args.namespace or owned[0]) not in owned:
+            raise InputError(f"{namespace} is not your namespace; give one of: {', '.join(owned)}")
+        stem = f"mll-hf-live-check-{secrets.token_hex(3)}"
+        folder = Path(tempfile.gettempdir()) / stem
+        check = Check(namespace, tuple(args.model or default_models()), folder, stem)
+        print(plan(check, owned[0], args.keep), file=sys.stderr)
+        if not args.yes and not agrees("Continue?", "nobody can be asked; add --yes"):
+            print("nothing was created", file=sys.stderr)
+            return 2
+    except MLLError as error:
+        print(f"live_check: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nnothing was created", file=sys.stderr)
+        return 130
+    results: list[Result] = []
+    is_interrupted = False
+    logger, requests = logging.getLogger(httpx.__name__), Requests()
+    level = logger.level
+    try:
+        check.folder.mkdir(mode=0o700)
+        logger.addHandler(requests)
+        logger.setLevel(logging.INFO)
+        run_steps(check, requests, results)
+    except KeyboardInterrupt:
+        is_interrupted = True
+    finally:
+        logger.removeHandler(requests)
+        logger.setLevel(level)
+        if not args.keep:
+            results.append(clean_up(check))
+            shutil.rmtree(check.folder, ignore_errors=True)
+    print(report(check, results))
+    return 130 if is_interrupted else int(any(result.outcome != "ok" for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

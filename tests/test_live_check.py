@@ -1,0 +1,162 @@
+"""The live check against the in-process Hub with Xet, on tiny models in place of the published ones."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import live_check
+from tiny_models import make_open_clip
+
+PICTURE = cache(live_check.picture)  # drawn once for all tests
+STEPS = [step.name for step in live_check.STEPS]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Files of two tiny models by the ids of the published ones."""
+    root = tmp_path_factory.mktemp("published")
+    folders = {id: make_open_clip(root / str(seed), seed) for seed, id in enumerate(live_check.default_models())}
+    return {id: {path.name: path.read_bytes() for path in folder.iterdir()} for id, folder in folders.items()}
+
+
+@pytest.fixture
+def published(hub, weights, xet, tmp_path, monkeypatch):
+    """The published models on the Hub, all that is on it; temporary folders are made in ``tmp_path``."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(live_check, "picture", PICTURE)
+    for repo_id, files in weights.items():
+        hub.put("model", repo_id, files)
+    return {("model", repo_id) for repo_id in weights}
+
+
+@pytest.fixture
+def run(hub, published, tmp_path, capsys):
+    """Runs the check; whatever happens, nothing of it may be left on the Hub or in temporary folders."""
+
+    def run_check(*arguments):
+        status = live_check.main(arguments)
+        assert set(hub.repos) == published
+        assert not list(tmp_path.iterdir())
+        captured = capsys.readouterr()
+        return status, rows_of(captured.out), captured.err
+
+    return run_check
+
+
+def rows_of(report):
+    """{step: cells of its row}."""
+    table = [[cell.strip() for cell in line[1:-1].split(" | ")] for line in report.splitlines() if line[:1] == "|"]
+    return {cells[0].removesuffix(" (visitor)"): cells[1:] for cells in table[2:]}
+
+
+def outcomes(rows):
+    """{outcome: names of the steps that ended so}."""
+    return {outcome: [name for name in rows if rows[name][0] == outcome] for outcome, *_ in rows.values()}
+
+
+def test_the_whole_chain(run, hub, weights):
+    status, rows, said = run("--yes")
+    assert status == 0, said
+    assert outcomes(rows) == {"ok": [*STEPS, "clean up"]}
+    assert rows["draw a graph"][-1].startswith("50 concepts, 252 images, ")
+    assert rows["label"][-1].count("@") == 3
+    assert rows["verify a label"][-1].count("50 of 50 sampled concepts agree") == 1
+    assert rows["read labels"][-1] == "3 labels; the private images are refused"
+    # what a visitor asks for has no token, and what an author asks for has one
+    assert {request.user for request in hub.requests if "-images/" in request} == {"alice", None}
+    of_tags = [request for request in hub.requests if request == "GET /api/models"]
+    assert of_tags
+    assert {request.user for request in of_tags} == {None}
+    # requests are counted: those of the steps, not those of Xet and of cleaning up
+    counted = [request for request in hub.requests if not request.startswith(("XET", "DELETE"))]
+    assert 100 < sum(int(cells[2]) for cells in rows.values()) <= len(counted)
+    assert "deleted at the end" in said
+
+
+def test_a_failure_in_the_middle(run, hub):
+    hub.fail("-graph/commit/", 403, times=2)
+    status, rows, said = run("--yes")
+    assert status == 1
+    ended = outcomes(rows)
+    assert ended["ok"] == ["draw a graph", "upload a model", "clean up"]
+    assert ended["failed"] == ["push the graph"]
+    assert ended["not run"] == [name for name in STEPS if name not in (*ended["ok"], *ended["failed"])]
+    assert "you have no write access to it" in rows["push the graph"][-1]
+    assert rows["label"][-1] == "needs: push the graph"
+    assert "Traceback" not in said
+    # the images were published before the graph failed
+    assert [request for request in hub.requests if "-images/commit/" in request]
+
+
+def test_ctrl_c(run, hub, monkeypatch):
+    command = live_check.mll_hf_command
+    monkeypatch.setattr(live_check, "mll_hf_command", lambda words: 130 if words[0] == "label" else command(words))
+    status, rows, _ = run("--yes")
+    assert status == 130
+    assert list(rows) == [*STEPS[:4], "clean up"]
+    assert outcomes(rows)["interrupted"] == ["label"]
+
+
+def test_what_escapes_the_library_is_named(run, monkeypatch):
+    def escapes(check):
+        raise KeyError("id")
+
+    steps = [live_check.Step("one", escapes), live_check.Step("two", escapes, ("one",))]
+    monkeypatch.setattr(live_check, "STEPS", steps)
+    status, rows, _ = run("--yes")
+    assert status == 1
+    assert (rows["one"][0], rows["one"][-1]) == ("failed", "KeyError: 'id'")
+    assert rows["two"][-1] == "needs: one"
+
+
+def test_what_cannot_be_deleted_is_named(hub, published, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(live_check, "STEPS", [step for step in live_check.STEPS if step.name == "upload a model"])
+    hub.fail("/api/repos/delete", 403)
+    assert live_check.main(["--yes"]) == 1
+    ((_, left),) = set(hub.repos) - published
+    said = rows_of(capsys.readouterr().out)["clean up"]
+    assert said[0] == "failed"
+    assert f"hf repo delete {left} --repo-type model" in said[-1]
+
+
+def test_keep(hub, published, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(live_check, "STEPS", live_check.STEPS[:3])
+    assert live_check.main(["--yes", "--keep"]) == 0
+    assert {repo_id.rpartition("-")[2] for _, repo_id in set(hub.repos) - published} == {"graph", "images", "model"}
+    assert "clean up" not in rows_of(capsys.readouterr().out)
+    (folder,) = tmp_path.iterdir()
+    assert (folder / "graph" / "graph.json").exists()
+
+
+def test_a_refused_question_creates_nothing(run, hub, monkeypatch):
+    status, rows, said = run()
+    assert (status, rows) == (1, {})
+    assert said.splitlines()[-1] == "live_check: error: nobody can be asked; add --yes"
+    asked = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    status, rows, said = run("--model", "org/other")
+    assert (status, rows) == (2, {})
+    assert asked == ["Continue? [y/N] "]
+    assert said.splitlines()[-1] == "nothing was created"
+    assert "-images (private dataset)" in said
+    assert "download org/other (size unknown), one of them twice" in said
+    assert {str(request) for request in hub.requests} == {"GET /api/whoami-v2"}
+
+
+def test_only_in_a_namespace_of_yours(run, monkeypatch):
+    assert run("--yes", "--namespace", "bob")[2] == (
+        "live_check: error: bob is not your namespace; give one of: alice\n"
+    )
+    monkeypatch.delenv("HF_TOKEN")
+    status, _, said = run("--yes")
+    assert status == 1
+    assert said == (
+        "live_check: error: hub: you are not logged in, or your token is invalid; log in with: hf auth login\n"
+    )
