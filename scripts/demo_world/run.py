@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-os.environ["HF_HUB_OFFLINE"] = "1"  # both are read when huggingface_hub is imported
-os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
+if __name__ == "__main__":  # both are read when huggingface_hub is imported
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0" if sys.stderr.isatty() else "1")
 
 from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
