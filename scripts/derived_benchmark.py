@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     labels = read_hub(open_source(args.labels)).joined
-    index = ConceptIndex.build(labels.union.graphs[0], CachedEncoder(default_encoder()))
+    index = ConceptIndex.build(labels.union.graphs[0], CachedEncoder(default_encoder(), exact=True))
     tasks: list[derived.DerivedTask] = []
     sources: list[tuple[str, int, int, int]] = []
     cache = EmbeddingCache(args.cache)

@@ -136,7 +136,7 @@ def read_figures() -> Figures:
 
 def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dict[str, int]) -> tuple[Floats, Floats]:
     """[D, F] features and [D] chance levels."""
-    encoder, recalls = CachedEncoder(default_encoder()), class_recalls()
+    encoder, recalls = CachedEncoder(default_encoder(), exact=True), class_recalls()
     written = json.loads(NAMES.read_text(encoding="utf-8"))
     rng = np.random.default_rng(0)
     rows = []

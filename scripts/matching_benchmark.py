@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run_matching(args: argparse.Namespace) -> None:
     """Print how often the right concept comes first, and how well coverage tells what the graph lacks."""
     gold = imagenet_gold(args.wordnet)
-    encoder = CachedEncoder(default_encoder(), args.cache)
+    encoder = CachedEncoder(default_encoder(), args.cache, exact=True)
     index = ConceptIndex.build(gold.graph, encoder)
     bare = tuple(Description(name, (name,), "file") for name in gold.names)
     ways = {

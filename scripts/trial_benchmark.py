@@ -68,7 +68,7 @@ def main() -> int:
     parser.add_argument("--draws", type=int, default=3, metavar="N", help="per task (default: %(default)s)")
     args = parser.parse_args()
     hub = read_hub(open_source(args.labels))
-    index = ConceptIndex.build(hub.joined.union.graph, CachedEncoder(default_encoder()))
+    index = ConceptIndex.build(hub.joined.union.graph, CachedEncoder(default_encoder(), exact=True))
     cache, rows = EmbeddingCache(args.cache), []
     for folder in args.tasks:
         task = read_task(folder)

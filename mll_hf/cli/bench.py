@@ -278,7 +278,7 @@ def _index(graph: SemanticGraph) -> ConceptIndex:
     from mll_hf.matching.concept_index import ConceptIndex
     from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 
-    return ConceptIndex.build(graph, CachedEncoder(default_encoder()))
+    return ConceptIndex.build(graph, CachedEncoder(default_encoder(), exact=True))
 
 
 def _summary(report: BenchReport) -> str:

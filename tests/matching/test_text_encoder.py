@@ -346,3 +346,20 @@ def test_only_the_files_it_needs_are_downloaded(api):
     folder = text_encoder._download("alice/encoder", sha)
     files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert files == {"model.safetensors", "tokenizer.json"}
+
+
+def test_exact_embeddings_are_not_those_that_are_shipped(tmp_path):
+    text = published_graph().concepts[100].caption
+    calls = []
+
+    class Counting:
+        id = default_encoder().id
+
+        def encode(self, texts):
+            calls.extend(texts)
+            return np.eye(len(texts), 384, dtype=np.float32)
+
+    CachedEncoder(Counting(), tmp_path / "a.sqlite").encode([text])
+    assert calls == []
+    exact = CachedEncoder(Counting(), tmp_path / "a.sqlite", exact=True).encode([text])
+    assert (calls, exact[0, 0]) == ([text], 1)
