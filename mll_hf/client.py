@@ -30,7 +30,7 @@ from mll_hf.models.published import (
 )
 from mll_hf.selection import Candidates, Evidence, SelectionConfig, Strategy, select, select_by_imagenet, shortlisting
 from mll_hf.selection.base import configured
-from mll_hf.selection.estimates import compares_with_others
+from mll_hf.selection.estimates import IMAGENET_CLASSES, compares_with_others
 from mll_hf.selection.evidence import check_image_count, trial_sample
 from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mll_hf.ensemble.run import Ensemble, ImageLike
+    from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import ModelRef
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.describe import Description
@@ -179,14 +180,26 @@ class Client:
             return None
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
-        if self._with_published and not compares_with_others(joined):
+        reference = joined.union.graphs[0]
+        if self._with_published and not compares_with_others(joined) and not self._vouches_for(reference):
             _log.warning(
                 "left out: %s on graph %s: none of these models has a published ImageNet accuracy, by which they would "
                 "compare with others; to choose among them alone: --labels %s",
-                abridged([model.repo_id for model in joined.models], 3), joined.union.graphs[0].name, self._location,
+                abridged([model.repo_id for model in joined.models], 3), reference.name, self._location,
             )  # fmt: skip
             return None
         return LabelGroup(self.source, joined, Evidence.LABEL, self._text_encoder)
+
+    def _vouches_for(self, graph: SemanticGraph) -> bool:
+        """Whether recall on a graph may stand for accuracy on ImageNet: the user names it, and it is large enough."""
+        if len(graph) < IMAGENET_CLASSES:
+            return False
+        if self._graph is not None:
+            return True
+        from mll_hf.hub.locations import fetch_default_graph
+
+        default = fetch_default_graph(self._token)
+        return default is not None and default.digest == graph.digest
 
     @cached_property
     def _text_encoder(self) -> TextEncoder:

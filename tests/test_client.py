@@ -30,7 +30,7 @@ from mll_hf.models.known import usable_models
 from mll_hf.models.published import published_labels, split_location
 from mll_hf.selection import Evidence, Selection, choose_with_images
 from mll_hf.selection.paper import precision_from_label
-from selection_worlds import WordEncoder
+from selection_worlds import WordEncoder, forest
 from worlds import CAR, CAT, CORGI, DOG, know_only, make_graph, make_known, make_label, probe_set, unit
 
 GRAPH = make_graph()
@@ -666,3 +666,20 @@ def test_without_a_text_encoder_models_are_compared_by_imagenet_accuracy(caplog)
     selection = Client("published", encoder=Missing()).select(["cat", "dog"])
     assert {model.evidence for model in selection.models} == {Evidence.OVERALL}
     assert "compared by their ImageNet accuracy alone" in caplog.text
+
+
+def test_a_model_that_nobody_else_knows_competes_on_a_graph_that_the_user_names(tmp_path, caplog):
+    """An author's own label counts in the default source; a small graph is no measure, whoever names it."""
+    for n_concepts, competes in ((1000, True), (999, False)):
+        graph, folder = forest(n_concepts), tmp_path / str(n_concepts)
+        store = LabelStore(folder / "labels")
+        store.add_graph(graph)
+        store.write(make_label(graph, hits=[900] * n_concepts, support=1000, repo_id="org/mine"))
+        save_graph(graph, folder / "graph")
+        client = Client(f"{store.folder},published", graph=folder / "graph", encoder=WordEncoder())
+        evidence = {model.name: model.evidence for model in client.select(["cat", "car"]).models}
+        assert (evidence.get("org/mine") is Evidence.LABEL) == competes
+        assert Evidence.OVERALL in evidence.values()
+        assert "org/mine" not in {
+            m.name for m in Client(f"{store.folder},published", encoder=WordEncoder()).select(["cat"]).models
+        }
