@@ -184,7 +184,7 @@ class Client:
         if self._with_published and not compares_with_others(joined) and not self._vouches_for(reference):
             _log.warning(
                 "left out: %s on graph %s: none of these models has a published ImageNet accuracy, by which they would "
-                "compare with others; name a graph of 1,000 concepts or more with --graph, or choose among them alone with "
+                "compare with others; name a graph of 1,000 concepts or more with --graph, or choose among them alone: "
                 "--labels %s",
                 abridged([model.repo_id for model in joined.models], 3), reference.name, self._location,
             )  # fmt: skip
