@@ -316,7 +316,7 @@ class Client:
             labels = labels.whole(source.fetch)
         return Candidates(labels, group.index.match_captions(descriptions), domain, embeddings, evidence=group.evidence)
 
-    @property
+    @cached_property
     def _overall_only(self) -> tuple[KnownModel, ...]:
         """The known models without a label, if published figures take part."""
         if self.groups[-1].evidence is Evidence.LABEL and not self._with_published:

@@ -160,10 +160,6 @@ def _shares(value: Shares | str | Sequence[float]) -> Shares | tuple[float, ...]
     return Shares(value) if isinstance(value, str) else tuple(value)
 
 
-def _as_given(value: object) -> object:
-    return value
-
-
 _FORMS: dict[str, Callable[[Any], Any]] = {
     "strategy": Strategy,
     "max_parameters": _number,
