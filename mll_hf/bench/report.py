@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,8 @@ from mll_hf import __version__
 from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES
 from mll_hf.bench.metrics import LEVEL, RESAMPLES, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
 from mll_hf.bench.scenarios import HUBS_PER_DRAW, Kind
-from mll_hf.bench.tables import Cell, Table
+from mll_hf.bench.tables import Cell, Report, Table
+from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 from mll_hf.utils.tables import MISSING, markdown_table
 
 if TYPE_CHECKING:
@@ -37,24 +36,7 @@ _RANKING_COLUMNS = {
 }
 
 
-@dataclass(frozen=True)
-class BenchReport:
-    """Command, versions, seeds and revisions as plain JSON, and all tables in order."""
-
-    facts: dict[str, Any]
-    tables: tuple[Table, ...]
-
-    def to_json(self) -> str:
-        """Text of a JSON file."""
-        document = {**self.facts, "tables": {table.name: table.to_json() for table in self.tables}}
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """A page of Markdown."""
-        return "\n".join(["# Benchmark", "", *_facts_in_words(self.facts), *(t.to_markdown() for t in self.tables)])
-
-
-def make_report(results: Results, command: str) -> BenchReport:
+def make_report(results: Results, command: str) -> Report:
     """Make all tables; ``command`` is recorded as what made them.
 
     Raises:
@@ -70,7 +52,8 @@ def make_report(results: Results, command: str) -> BenchReport:
         cost_table(results),
         model_table(results),
     )
-    return BenchReport(_facts(results, command), tables)
+    facts = _facts(results, command)
+    return Report("Benchmark", _facts_in_words(facts), facts, tables)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -86,7 +69,7 @@ def accuracy_table(results: Results) -> Table:
         {"method": name, **_by_task(results, values), "mean": float(values.mean())}
         for name, values in results.per_task(Kind.ALL).items()
     ]
-    return Table.of("accuracy", "Accuracy", note, rows)
+    return Table("accuracy", "Accuracy", note, rows)
 
 
 def comparison_table(results: Results) -> Table:
@@ -118,7 +101,7 @@ def comparison_table(results: Results) -> Table:
         "wins/losses/ties and p of Wilcoxon's signed-rank test, and the share of the gap between the generally best "
         "model and the best model per task that is closed (ratio of means)."
     )
-    return Table.of("comparison", "Comparison", note, rows)
+    return Table("comparison", "Comparison", note, rows)
 
 
 def ranking_table(results: Results) -> Table:
@@ -127,16 +110,15 @@ def ranking_table(results: Results) -> Table:
     for record in results.records:
         if record.scenario == Kind.ALL and record.ranking is not None:
             of_method.setdefault(record.method, []).append(record.ranking)
-    columns = ("method", *_RANKING_COLUMNS)
     rows = [
-        (name, *(_mean([getattr(ranking, field) for ranking in rankings]) for field in _RANKING_COLUMNS.values()))
+        {"method": name, **{column: _mean(rankings, field) for column, field in _RANKING_COLUMNS.items()}}
         for name, rankings in of_method.items()
     ]
     note = (
         "Means over tasks. R5 and tau5 as defined by LOVM, Kendall's tau-b and Spearman's correlation over all models, "
         "regret of the model ranked first, how often it is the best, and LOVM's L1 where accuracies are predicted."
     )
-    return Table("ranking", "Ranking of the models", note, columns, tuple(rows))
+    return Table("ranking", "Ranking of the models", note, rows)
 
 
 def images_tables(results: Results) -> tuple[Table, Table]:
@@ -194,8 +176,8 @@ def _scenario_tables(
             mean[column] = None if of is None else float(of.mean())
             gap[column] = None if of is None else float(mean_gap_closed(of, here[GENERAL], here[ORACLE]))
     return (
-        Table.of(f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", accuracies),
-        Table.of(f"{name}_gap", f"Gap closed by {title}", f"Ratios of such means. {note}", gaps),
+        Table(f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", accuracies),
+        Table(f"{name}_gap", f"Gap closed by {title}", f"Ratios of such means. {note}", gaps),
     )
 
 
@@ -205,8 +187,8 @@ def ablation_tables(results: Results) -> tuple[Table, Table]:
     alphas = [{"alpha": f"{a}", "paper": means.get(f"paper, alpha={a}")} for a in ALPHAS]
     depths = [{"k": f"{k}", **{way: means.get(f"{way}, k={k}, ablation") for way in ("paper", "mll")}} for k in DEPTHS]
     return (
-        Table.of("alpha", "Ablation: alpha", "Mean accuracy of strategy paper, k=1.", alphas),
-        Table.of("k", "Ablation: k", "Mean accuracy.", depths),
+        Table("alpha", "Ablation: alpha", "Mean accuracy of strategy paper, k=1.", alphas),
+        Table("k", "Ablation: k", "Mean accuracy.", depths),
     )
 
 
@@ -222,7 +204,7 @@ def cost_table(results: Results) -> Table:
         {"method": m.name, **{column: float(of[m.name].mean()) for column, of in values.items()}}
         for m in results.methods
     ]
-    return Table.of("cost", "Cost", note, rows)
+    return Table("cost", "Cost", note, rows)
 
 
 def model_table(results: Results) -> Table:
@@ -233,7 +215,7 @@ def model_table(results: Results) -> Table:
             "model": label.model.short_name,
             "GFLOPs": label.cost.gflops,
             "label": label.mean_recall,
-            "general benchmark": general.accuracies[m] if general else None,
+            "general benchmark": float(general.accuracies[m]) if general else None,
             **_by_task(results, accuracies[m]),
             "mean": float(accuracies[m].mean()),
         }
@@ -243,15 +225,15 @@ def model_table(results: Results) -> Table:
         f"{labels[m].model.short_name} on {facts.name}"
         for m, facts in zip(accuracies.argmax(axis=0), results.facts, strict=True)
     ]
-    return Table.of("models", "Models", f"Accuracy of each model alone. The best: {', '.join(best)}.", rows)
+    return Table("models", "Models", f"Accuracy of each model alone. The best: {', '.join(best)}.", rows)
 
 
 def _by_task(results: Results, values: NDArray[np.float64]) -> dict[str, Cell]:
     return dict(zip((facts.name for facts in results.facts), values.tolist(), strict=True))
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
+def _mean(rankings: Sequence[Ranking], field: str) -> Cell:
+    known = [value for ranking in rankings if (value := getattr(ranking, field)) is not None]
     return float(np.mean(known)) if known else None
 
 
@@ -264,10 +246,9 @@ def _facts(results: Results, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "versions": {"mll_hf": __version__, "python": platform.python_version(), **_package_versions()},
-        "digest": results.digest,
         "seed": config.seed,
         "draws": config.draws,
-        "templates": list(config.templates) if config.templates else "by domain and task",
+        "prompt": DEFAULT_TEMPLATE,
         "encoder": results.encoder,
         "graph": {"name": suite.hub.graph.name, "digest": suite.hub.graph.digest, "concepts": len(suite.hub.graph)},
         "probe_embeddings": bool(suite.hub.embeddings),
@@ -294,7 +275,6 @@ def _package_versions() -> dict[str, str]:
 
 def _facts_in_words(facts: dict[str, Any]) -> list[str]:
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    prompts = facts["templates"] if isinstance(facts["templates"], str) else "; ".join(facts["templates"])
     graph = facts["graph"]
     tasks = [
         [t["name"], t["role"], str(t["images"]), str(t["classes"]), f"`{t['revision'][:12]}`", t["source"] or MISSING]
@@ -306,12 +286,10 @@ def _facts_in_words(facts: dict[str, Any]) -> list[str]:
         "",
         f"{len(facts['models'])} models; labels on the graph {graph['name']} (`{graph['digest'][:12]}`, "
         f"{graph['concepts']:,} concepts); the paper's Eq. 5 is {exact}. Classes matched by {facts['encoder']}. "
-        f"Prompts: {prompts}. Seed {facts['seed']}, {facts['draws']} draws. Digest of all inputs: "
-        f"`{facts['digest'][:16]}`.",
+        f"Prompt: {facts['prompt']!r}. Seed {facts['seed']}, {facts['draws']} draws.",
         "",
         "ModelGPT's captions are the descriptions by which classes are matched and prompts of the task's domain; no "
         "language model was used.",
         "",
         *markdown_table(["task", "role", "images", "classes", "revision", "source"], tasks),
-        "",
     ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mll_hf.bench.methods import SEES_SAMPLES, Group, Method
+from mll_hf.bench.methods import SEES_SAMPLES, Group, Method, SampleConfig
 from mll_hf.bench.world import LabeledSample, TaskView
 
 if TYPE_CHECKING:
@@ -182,14 +182,12 @@ def one_frequent(labels: NDArray[np.int64], share: float, rng: np.random.Generat
     return np.sort(np.concatenate([frequent[:n_frequent], others[:n_others]]))
 
 
-def labeled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample | None:
-    """The labeled images that a method is given, if any."""
-    if method.sample is None:
-        return None
+def labeled_sample(config: SampleConfig, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample:
+    """Labeled images for a method, drawn at random."""
     order = rng.permutation(len(labels))
-    if method.sample.per_class is not None:
-        order = order[_occurrence(labels[order]) < method.sample.per_class]
-    images = np.sort(order[: method.sample.total])
+    if config.per_class is not None:
+        order = order[_occurrence(labels[order]) < config.per_class]
+    images = np.sort(order[: config.total])
     return LabeledSample(images, labels[images])
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf import Client, SelectionConfig
-from mll_hf.bench.hub_tasks import fetch_class_names
+from mll_hf.bench.suites import fetch_class_names
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import InputError, MLLError, ModelError
