@@ -47,7 +47,9 @@ def make_results(draws=2):
                     if method.name == "accuracy, 50 labels":
                         accuracy += (-0.1, 0.1)[draw % 2]  # draws that average out
                     records.append(record(task, scenario.name, method.name, draw, accuracy, ranking=ranking))
-    facts = tuple(TaskFacts(name, 48, tuple(np.linspace(0.1, 0.6, 6) if t else np.linspace(0.6, 0.1, 6)), ())
-                  for t, name in enumerate(TASKS))  # fmt: skip
-    general = TaskFacts("general", 48, (0.9, 0.1, 0.2, 0.3, 0.4, 0.5), ())
-    return Results(make_suite(), BenchConfig(draws, methods=CHOSEN), facts, general, tuple(records), "words", "ab" * 32)
+    facts = tuple(
+        TaskFacts(name, 48, np.linspace(*ends, 6), None)
+        for name, ends in zip(TASKS, ((0.6, 0.1), (0.1, 0.6)), strict=True)
+    )
+    general = TaskFacts("general", 48, np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]), None)
+    return Results(make_suite(), BenchConfig(draws, methods=CHOSEN), facts, general, tuple(records), "words")

@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tiny_hub
-from mll_hf.bench.suites import fetch_class_names, fetch_task, load_tasks, make_task, read_image_folder, read_task, sampled
+from mll_hf.bench.suites import (
+    fetch_class_names,
+    fetch_task,
+    load_tasks,
+    make_task,
+    read_image_folder,
+    read_task,
+    sampled,
+)
 from mll_hf.errors import HubError, InputError, MissingExtraError
 from worlds import examples
 
