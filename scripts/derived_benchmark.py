@@ -92,9 +92,8 @@ def main() -> int:
         "command": shlex.join(["python", "scripts/derived_benchmark.py", *sys.argv[1:]]),
         "labels": f"{len(labels)} models, at most {most} probe images per concept",
     }
-    about = [f"- {name}: {value}" for name, value in facts.items()]
     tables = derived_tables(results, sources)
-    Report("Covered tasks derived from others", about, facts, tables).save(args.out, "derived")
+    Report("Covered tasks derived from others", facts, tables).save(args.out, "derived")
     return 0
 
 

@@ -94,8 +94,9 @@ def fidelity_report(
 ) -> Report:
     """Both tables; samples are given by their most images per concept."""
     tables = estimates_against_exact(hub, hub.labels(hub.probes), tasks), quality_of_samples(hub, samples, tasks)
-    about = [f"Made by `{command}`. Labels are counted from cached embeddings."]
-    return Report("What a small label loses", about, {"command": command}, tables)
+    return Report(
+        "What a small label loses", {"command": command}, tables, "Labels are counted from cached embeddings."
+    )
 
 
 def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks: Sequence[KnownTask]) -> Table:

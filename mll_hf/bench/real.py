@@ -291,8 +291,7 @@ def real_report(
         *(modelgpt_table(found, lovm) for found in results if lovm is not None),
         *(hubs_table(source, seed) for source in ("open_clip", "mteb", "mobileclip")),
     )
-    about = [*(f"- {name}: {value}" for name, value in facts.items()), "", str(__doc__).partition("\n\n")[2].strip()]
-    return Report("Choosing among real models", about, facts, tables)
+    return Report("Choosing among real models", facts, tables, str(__doc__).partition("\n\n")[2].strip())
 
 
 def choice_table(results: RealResults) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import distributions
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,26 +14,16 @@ from mll_hf.bench.metrics import LEVEL, RESAMPLES, bootstrap_tasks, mean_differe
 from mll_hf.bench.scenarios import HUBS_PER_DRAW, Kind
 from mll_hf.bench.tables import Cell, Report, Table
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE
-from mll_hf.utils.tables import MISSING, markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mll_hf.bench.metrics import Ranking
     from mll_hf.bench.run import Results
 
 _PACKAGES = ("numpy", "scipy", "pot", "torch", "open-clip-torch", "transformers", "huggingface-hub")
-_RANKING_COLUMNS = {
-    "R5": "overlap",
-    "tau5": "top_kendall",
-    "Kendall": "kendall",
-    "Spearman": "spearman",
-    "regret": "regret",
-    "Hit@1": "hit",
-    "L1": "l1",
-}
+_METRICS = ("R5", "tau5", "Kendall", "Spearman", "regret", "Hit@1", "L1")
 
 
 def make_report(results: Results, command: str) -> Report:
@@ -43,6 +33,7 @@ def make_report(results: Results, command: str) -> Report:
         MissingExtraError: scipy is not installed.
     """
     tables = (
+        task_table(results),
         accuracy_table(results),
         comparison_table(results),
         ranking_table(results),
@@ -52,8 +43,7 @@ def make_report(results: Results, command: str) -> Report:
         cost_table(results),
         model_table(results),
     )
-    facts = _facts(results, command)
-    return Report("Benchmark", _facts_in_words(facts), facts, tables)
+    return Report("Benchmark", _facts(results, command), tables)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -106,12 +96,12 @@ def comparison_table(results: Results) -> Table:
 
 def ranking_table(results: Results) -> Table:
     """How well methods that score models rank them."""
-    of_method: dict[str, list[Ranking]] = {}
+    of_method: dict[str, list[dict[str, float]]] = {}
     for record in results.records:
-        if record.scenario == Kind.ALL and record.ranking is not None:
+        if record.ranking is not None:
             of_method.setdefault(record.method, []).append(record.ranking)
-    rows = [
-        {"method": name, **{column: _mean(rankings, field) for column, field in _RANKING_COLUMNS.items()}}
+    rows: list[dict[str, Cell]] = [
+        {"method": name, **{metric: _mean([r[metric] for r in rankings if metric in r]) for metric in _METRICS}}
         for name, rankings in of_method.items()
     ]
     note = (
@@ -213,6 +203,7 @@ def model_table(results: Results) -> Table:
     rows: list[dict[str, Cell]] = [
         {
             "model": label.model.short_name,
+            "revision": label.model.revision[:12],
             "GFLOPs": label.cost.gflops,
             "label": label.mean_recall,
             "general benchmark": float(general.accuracies[m]) if general else None,
@@ -232,64 +223,45 @@ def _by_task(results: Results, values: NDArray[np.float64]) -> dict[str, Cell]:
     return dict(zip((facts.name for facts in results.facts), values.tolist(), strict=True))
 
 
-def _mean(rankings: Sequence[Ranking], field: str) -> Cell:
-    known = [value for ranking in rankings if (value := getattr(ranking, field)) is not None]
-    return float(np.mean(known)) if known else None
+def _mean(values: Sequence[float]) -> Cell:
+    return float(np.mean(values)) if values else None
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def _facts(results: Results, command: str) -> dict[str, Any]:
-    suite, config = results.suite, results.config
-    tasks = zip((*suite.tasks, suite.general), (*results.facts, results.general), strict=True)
+def task_table(results: Results) -> Table:
+    """The tasks and the general benchmark."""
+    tasks = zip((*results.suite.tasks, results.suite.general), (*results.facts, results.general), strict=True)
+    rows: list[dict[str, Cell]] = [
+        {
+            "task": task.name,
+            "role": "general benchmark" if task is results.suite.general else "target",
+            "images": facts.n_images,
+            "classes": len(task.classes),
+            "revision": task.revision,
+            "source": task.source,
+        }
+        for task, facts in tasks
+        if task is not None and facts is not None
+    ]
+    return Table("tasks", "Tasks", "The revision is a digest of images, labels and classes.", rows)
+
+
+def _facts(results: Results, command: str) -> dict[str, str]:
+    hub, config = results.suite.hub, results.config
+    installed = {d.name.lower().replace("_", "-"): d.version for d in distributions()}
+    versions = {"mll_hf": __version__, "python": platform.python_version()}
+    versions |= {package: installed[package] for package in _PACKAGES if package in installed}
     return {
         "command": command,
-        "versions": {"mll_hf": __version__, "python": platform.python_version(), **_package_versions()},
-        "seed": config.seed,
-        "draws": config.draws,
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "graph of the labels": f"{hub.graph.name} ({hub.graph.digest[:12]}, {len(hub.graph):,} concepts)",
+        "the paper's Eq. 5": "exact, from probe embeddings" if hub.embeddings else "estimated from the labels",
+        "text encoder": results.encoder,
         "prompt": DEFAULT_TEMPLATE,
-        "encoder": results.encoder,
-        "graph": {"name": suite.hub.graph.name, "digest": suite.hub.graph.digest, "concepts": len(suite.hub.graph)},
-        "probe_embeddings": bool(suite.hub.embeddings),
-        "models": [{"id": ref.short_name, "revision": ref.revision} for ref in suite.hub.refs],
-        "tasks": [
-            {
-                "name": task.name,
-                "role": "general benchmark" if task is suite.general else "target",
-                "images": facts.n_images,
-                "classes": len(task.classes),
-                "revision": task.revision,
-                "source": task.source,
-            }
-            for task, facts in tasks
-            if task is not None and facts is not None
-        ],
+        "captions for ModelGPT": "descriptions by which classes are matched, and prompts of the task's domain; no "
+        "language model was used",
+        "seed": str(config.seed),
+        "draws": str(config.draws),
     }
-
-
-def _package_versions() -> dict[str, str]:
-    installed = {d.name.lower().replace("_", "-"): d.version for d in distributions()}
-    return {package: installed[package] for package in _PACKAGES if package in installed}
-
-
-def _facts_in_words(facts: dict[str, Any]) -> list[str]:
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    graph = facts["graph"]
-    tasks = [
-        [t["name"], t["role"], str(t["images"]), str(t["classes"]), f"`{t['revision'][:12]}`", t["source"] or MISSING]
-        for t in facts["tasks"]
-    ]
-    exact = "exact, from probe embeddings" if facts["probe_embeddings"] else "estimated from the labels"
-    return [
-        f"Made by `{facts['command']}` with {versions}.",
-        "",
-        f"{len(facts['models'])} models; labels on the graph {graph['name']} (`{graph['digest'][:12]}`, "
-        f"{graph['concepts']:,} concepts); the paper's Eq. 5 is {exact}. Classes matched by {facts['encoder']}. "
-        f"Prompt: {facts['prompt']!r}. Seed {facts['seed']}, {facts['draws']} draws.",
-        "",
-        "ModelGPT's captions are the descriptions by which classes are matched and prompts of the task's domain; no "
-        "language model was used.",
-        "",
-        *markdown_table(["task", "role", "images", "classes", "revision", "source"], tasks),
-    ]

@@ -13,7 +13,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.bench.baselines.modelgpt import text_features
 from mll_hf.bench.cache import ProbeImages
 from mll_hf.bench.methods import ABLATIONS, METHODS, Group, Method
-from mll_hf.bench.metrics import Ranking, accuracy, mean_per_class_recall
+from mll_hf.bench.metrics import accuracy, mean_per_class_recall, ranking_quality
 from mll_hf.bench.scenarios import Kind, Scenario, Situation, generator, labeled_sample, scenarios, situation
 from mll_hf.bench.world import (
     Hindsight,
@@ -83,7 +83,7 @@ class Record:
     models: tuple[int, ...]  # positions of these models in the hub
     seconds: float  # time to choose, given the embeddings
     # how well the method ranks the models, if it ranks them; only with all images and models
-    ranking: Ranking | None = None
+    ranking: dict[str, float] | None = None
 
     @property
     def n_models(self) -> int:
@@ -266,7 +266,7 @@ class TaskRun:
         answers = np.atleast_2d(choice.answer(drawn.asked))
         ranking = None
         if scenario.kind is Kind.ALL and choice.scores is not None:
-            ranking = Ranking.of(choice.scores, self._hindsight.accuracies, choice.predicted)
+            ranking = ranking_quality(choice.scores, self._hindsight.accuracies, choice.predicted)
         return Record(
             task=self._name,
             scenario=scenario.name,

@@ -46,12 +46,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Tables, and what they were made from: in words, and as plain JSON."""
+    """Tables, and what they were made from."""
 
     title: str
-    about: Sequence[str]  # lines of Markdown
-    facts: Mapping[str, Any]
+    facts: Mapping[str, str]  # such as the command
     tables: tuple[Table, ...]
+    text: str = ""  # Markdown, before the tables
 
     def to_json(self) -> str:
         """Text of a JSON file."""
@@ -60,7 +60,9 @@ class Report:
 
     def to_markdown(self) -> str:
         """A page of Markdown."""
-        return "\n".join([f"# {self.title}", "", *self.about, "", *(table.to_markdown() for table in self.tables)])
+        lines = [f"# {self.title}", "", *(f"- {name}: {value}" for name, value in self.facts.items()), ""]
+        lines += [self.text, ""] if self.text else []
+        return "\n".join([*lines, *(table.to_markdown() for table in self.tables)])
 
     def save(self, folder: Path, name: str) -> None:
         """Write ``NAME.md`` and ``NAME.json``.

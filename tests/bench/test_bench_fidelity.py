@@ -127,7 +127,7 @@ def test_report_and_figure(hub, task, tmp_path):
     text = report.to_markdown()
     assert "| task | concepts | correlation | error | bias | model correlation | accuracy exact |" in text
     assert re.search(r"\| task \| 4( \| -?\d\.\d{3}){6} \|\n", text)
-    assert "`mll-hf bench fidelity`" in text
+    assert "- command: mll-hf bench fidelity\n" in text
     tables = json.loads(report.to_json())["tables"]
     assert tables["estimates"][0]["task"] == "task"
     assert tables["samples"][0]["images_per_concept"] == 2

@@ -286,7 +286,7 @@ def test_modelgpt_learns_from_the_other_tasks_only(results, opened):
     np.testing.assert_allclose(view.known.own[0], results.facts[0].features[0])
     record = record_of(results, "ModelGPT")
     choice = find("ModelGPT").choose(view)
-    assert record.ranking.l1 == pytest.approx(top_l1(choice.predicted, results.accuracies[:, 0]))
+    assert record.ranking["L1"] == pytest.approx(top_l1(choice.predicted, results.accuracies[:, 0]))
 
 
 def test_methods_that_need_what_is_not_there_are_left_out(cache, tmp_path):
@@ -514,4 +514,4 @@ def test_labeled_images_are_those_of_the_draw(draw, results, opened):
     right = view.answers[:, sample.images] == sample.labels
     record = record_of(results, method.name, draw=draw)
     assert record.models == (int(right.mean(axis=1).argmax()),)
-    assert record.ranking.l1 == pytest.approx(top_l1(right.mean(axis=1), results.accuracies[:, 0]))
+    assert record.ranking["L1"] == pytest.approx(top_l1(right.mean(axis=1), results.accuracies[:, 0]))
