@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -140,14 +138,6 @@ def test_help(words, capsys):
         main([*words, "--help"])
     assert exit_info.value.code == 0
     assert f"usage: mll-hf {' '.join(words)}" in capsys.readouterr().out
-
-
-def test_the_script_says_the_same(world):
-    script = Path(__file__).parents[2] / "scripts" / "run_benchmark.py"
-    words = [sys.executable, script, "targets", "--labels", world / "labels", "--methods", "nonsense"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("mll-hf: error: there is no method 'nonsense'")
 
 
 def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):
