@@ -73,19 +73,12 @@ PACKAGES = ("mll-hf", "huggingface_hub", "hf-xet", "torch", "open_clip_torch", "
 
 @dataclass(frozen=True)
 class Check:
-    """One run: a method for each step, which returns what it found.
+    """One run: a method for each step, which returns what it found."""
 
-    Attributes:
-        namespace: User or organization.
-        models: Ids of the published models.
-        folder: On this machine, for everything.
-        stem: Start of the names of all repos, which nobody has.
-    """
-
-    namespace: str
-    models: tuple[str, ...]
-    folder: Path
-    stem: str
+    namespace: str  # user or organization
+    models: tuple[str, ...]  # ids of the published models
+    folder: Path  # on this machine, for everything
+    stem: str  # start of the names of all repos, which nobody has
 
     def repo(self, name: str) -> str:
         return f"{self.namespace}/{self.stem}-{name}"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -81,7 +81,7 @@ class Method:
 
     name: str
     group: Group  # what it looks at
-    choose: Callable[[TaskView], Choice]
+    combine: Callable[[TaskView], Choice] | None = None  # None to take the one model with the greatest score
     # [M] scores, if the method takes the one model with the greatest, and a model's score does not depend on the other
     # models, so that it also holds within parts of the hub
     score: Scores | None = None
@@ -90,19 +90,13 @@ class Method:
     sample: SampleConfig | None = None  # labeled images that it is given
     transductive: bool = False  # whether it can classify only the images that it chose by
 
+    def choose(self, view: TaskView) -> Choice:
+        """The choice on a task."""
+        return self.choose_by(_given(self.score)(view)) if self.combine is None else self.combine(view)
+
     def choose_by(self, scores: NDArray[np.float64]) -> Choice:
         """The choice that follows from scores."""
         return best_of(scores, scores if self.predicts else None)
-
-
-def ranker(name: str, group: Group, score: Scores, *, predicts: bool = False, **options: Any) -> Method:  # noqa: ANN401
-    """A method that takes the one model with the greatest score; arguments as for :class:`Method`."""
-
-    def choose(view: TaskView) -> Choice:
-        scores = score(view)
-        return best_of(scores, scores if predicts else None)
-
-    return Method(name, group, choose, score, predicts, **options)
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -283,8 +277,8 @@ def _by_probabilities(name: str) -> tuple[Method, Method]:
     """A score of class probabilities, from the models' own logits and from calibrated logits."""
     score = _UNLABELED_SCORES[name]
     return (
-        ranker(name, Group.UNLABELED, lambda view: score(view.probabilities)),
-        ranker(f"{name}, calibrated", Group.UNLABELED, lambda view: score(view.calibrated)),
+        Method(name, Group.UNLABELED, score=lambda view: score(view.probabilities)),
+        Method(f"{name}, calibrated", Group.UNLABELED, score=lambda view: score(view.calibrated)),
     )
 
 
@@ -300,10 +294,10 @@ _SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {  # by the field 
 
 def _by_sample(name: str, sample: str) -> Method:
     field, score = _SAMPLE_SCORES[name]
-    return ranker(
+    return Method(
         f"{name}, {sample}",
         Group.FEW_LABELS,
-        partial(_of_sample, field=field, score=score),
+        score=partial(_of_sample, field=field, score=score),
         sample=_SAMPLES[sample],
         predicts=score is accuracy,
     )
@@ -311,7 +305,7 @@ def _by_sample(name: str, sample: str) -> Method:
 
 METHODS: tuple[Method, ...] = (
     Method("random", Group.REFERENCE, _random),
-    ranker("INB", Group.REFERENCE, lambda view: _given(view.general), needs=("general",)),
+    Method("INB", Group.REFERENCE, score=lambda view: _given(view.general), needs=("general",)),
     Method("uniform, all", Group.REFERENCE, _uniform),
     Method("CoE", Group.REFERENCE, _coe),
     _strategy(GENERAL, Strategy.GENERAL, 1),
@@ -332,8 +326,8 @@ METHODS: tuple[Method, ...] = (
     *(Method(f"transport, k={k}", Group.BATCH, partial(with_images, k=k, rule=Rule.TRANSPORT)) for k in (1, 5)),
     Method("SOTA", Group.BATCH, partial(_sota, features=False)),
     Method("SOTA + features", Group.BATCH, partial(_sota, features=True), transductive=True),
-    ranker("best fixed", Group.HINDSIGHT, lambda view: _given(view.hindsight).mean_accuracies),
-    ranker(ORACLE, Group.HINDSIGHT, lambda view: _given(view.hindsight).accuracies),
+    Method("best fixed", Group.HINDSIGHT, score=lambda view: _given(view.hindsight).mean_accuracies),
+    Method(ORACLE, Group.HINDSIGHT, score=lambda view: _given(view.hindsight).accuracies),
 )
 """All methods, in the order of the tables."""
 

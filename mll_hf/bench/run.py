@@ -255,8 +255,7 @@ class TaskRun:
                     yield self._record(scenario, method, draw, drawn)
 
     def _record(self, scenario: Scenario, method: Method, draw: int, drawn: Situation) -> Record:
-        labels = self._labels if drawn.images is None else self._labels[drawn.images]
-        models = np.arange(len(self._view.hub)) if drawn.models is None else drawn.models
+        labels, models = self._labels[drawn.images], drawn.models
         started = time.perf_counter()
         if method.score is not None and scenario.kind in (Kind.ALL, Kind.HUB, Kind.CAPPED):
             choice = method.choose_by(self._scores_of(method, method.score, draw)[models])

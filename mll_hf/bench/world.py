@@ -280,7 +280,6 @@ class TaskView:
             features=tuple(self.features[m] for m in rows),
             general=None if self.general is None else self.general[rows],
             known=self.known and KnownTasks(*(of_models[rows] for of_models in self.known)),
-            hindsight=self.hindsight and Hindsight(*(of_models[rows] for of_models in self.hindsight)),
         )
 
     def of_images(self, rows: Rows) -> TaskView:

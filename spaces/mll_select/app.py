@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import answers
 import gradio as gr
-import numpy as np
 import pages
 from answers import Labels, Library, Question, Settings
 from look import make_theme
@@ -612,8 +611,9 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
             graph: Name of the graph of concepts; empty for the one that all models were measured on.
 
         Returns:
-            "recall": mean share of a concept's images that each recognizes. "branches": the recall of both for each
-            branch. "concepts": those with the most significant differences, with the difference in standard errors.
+            "first" and "second": the models. "recall": mean share of a concept's images that each recognizes.
+            "branches": the recall of both for each branch. "concepts": those with the most significant differences,
+            with the recall of both and the difference in standard errors ("z").
         """
         with _errors_for_programs():
             labels = library.labels
@@ -687,25 +687,13 @@ def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, 
 
 
 def _comparison_record(pair: tuple[LabelSummary, ...], graph: SemanticGraph) -> dict[str, Any]:
-    difference = label_difference(*pair, graph)
-    most = np.argsort(-np.abs(difference.z), kind="stable")[:20]
-    return {
-        "models": [label.model.repo_id for label in pair],
-        "recall": [round(label.mean_recall, 4) for label in pair],
-        "branches": [
-            {"name": one.name, "concepts": one.concepts, "recall": [round(b.recall, 4) for b in (one, other)]}
-            for one, other in branch_pairs(*pair, graph)
-        ],
-        "concepts": [
-            {
-                "id": graph.concepts[v].id,
-                "name": graph.concepts[v].name,
-                "recall": [round(float(label.node_precision[v]), 4) for label in pair],
-                "standard_errors": round(float(z), 2),
-            }
-            for v, z in zip(difference.concepts[most], difference.z[most], strict=True)
-        ],
-    }
+    record = label_difference(*pair, graph).to_json()
+    record["concepts"] = sorted(record["concepts"], key=lambda concept: -abs(concept["z"]))[:20]
+    record["branches"] = [
+        {"name": one.name, "concepts": one.concepts, "recall": [round(b.recall, 4) for b in (one, other)]}
+        for one, other in branch_pairs(*pair, graph)
+    ]
+    return record
 
 
 # --- start ------------------------------------------------------------------------------------------------------------

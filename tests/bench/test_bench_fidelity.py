@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,6 +130,4 @@ def test_report_and_figure(hub, task, tmp_path):
     tables = json.loads(report.to_json())["tables"]
     assert tables["estimates"][0]["task"] == "task"
     assert tables["samples"][0]["images_per_concept"] == 2
-    paths = save_fidelity(report.tables[1], tmp_path)
-    assert [Path(path).suffix for path in paths] == [".png", ".svg"]
-    assert all(path.stat().st_size > 1000 for path in paths)
+    assert save_fidelity(report.tables[1], tmp_path).stat().st_size > 1000
