@@ -10,7 +10,6 @@ from a bootstrap over the sources. Writes ``derived.md`` and ``derived.json``.
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from mll_hf.bench.metrics import bootstrap_tasks
 from mll_hf.bench.suites import read_task
 from mll_hf.bench.tables import Cell, Report, Table
 from mll_hf.bench.world import MatchedClasses, flat, prompts_of, read_embeddings, read_hub
+from mll_hf.cli.options import script_parser
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.sources import open_source
 from mll_hf.matching import describe
@@ -55,7 +55,7 @@ _SAME = 0.9  # correlation of two thumbnails from which images count as nearly t
 
 def main() -> int:
     """Run the benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(str(__doc__))
     parser.add_argument("--graph", type=Path, required=True, metavar="DIR", help="the labels' graph with its images")
     parser.add_argument("--labels", required=True, metavar="SOURCE", help="labels of all models on that graph")
     parser.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="DIR", help="sources of tasks")

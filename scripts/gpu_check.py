@@ -6,7 +6,6 @@ status 1 if counts differ by more than ties can explain.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ import torch
 from index_benchmark import timed
 from labeling_speed import SPEED_HEAD, contest_line, make_world, measure_contest, random_model, speed_row, speeds, unit
 from mll_hf import __version__
+from mll_hf.cli.options import script_parser
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import encoded_images
@@ -37,6 +37,7 @@ from mll_hf.utils.tables import markdown_table
 from predict_benchmark import selection_of
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
@@ -56,7 +57,7 @@ _CORRECTNESS = ("model", "dtype", "batch", "contests", "ties", "recognized", "ch
 
 def main() -> int:
     """Run all checks; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(str(__doc__))
     parser.add_argument("--models", default="ViT-B-32,ViT-L-14,ViT-H-14", metavar="NAMES", help="three architectures")
     parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
     parser.add_argument("--images", type=int, default=4096, metavar="N", help="JPEGs for speed (default: %(default)s)")

@@ -10,7 +10,6 @@ the leaderboard after every third question. A stand-in for the Hub answers quest
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -38,12 +37,14 @@ from answers import Library, Question, Settings
 
 from index_benchmark import spread, timed
 from mll_hf import SelectionConfig
+from mll_hf.cli.options import script_parser
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from synthetic import RandomEncoder, make_graph, make_labels
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
@@ -55,7 +56,7 @@ _LICENSES = ("mit", "apache-2.0", None)
 
 def main() -> int:
     """Measure; returns the exit status: 1 if a user saw an error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(str(__doc__))
     options = {
         "labels": (50, "synthetic labels"),
         "concepts": (9000, "concepts of the graph"),

@@ -13,7 +13,6 @@ Ratios within one run mean something; seconds depend on the machine.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import matching_benchmark
 import predict_benchmark
 import serve_benchmark
 from index_benchmark import spread, timed
+from mll_hf.cli.options import script_parser
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
 from mll_hf.labeling.run import label_model
@@ -40,6 +40,7 @@ from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from mll_hf.graph.probes import ProbeSet
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run one benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(str(__doc__))
     parts = parser.add_subparsers(required=True)
     for name, (add_arguments, text) in PARTS.items():
         add_arguments(parts.add_parser(name, help=text))
