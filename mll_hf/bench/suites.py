@@ -210,7 +210,8 @@ def fetch_class_names(location: str, token: str | bool | None = None) -> tuple[s
     named = parse_dataset(location)
     with hub_errors(named.repo_id):
         info = connect(token).dataset_info(named.repo_id, revision=named.revision, timeout=TIMEOUT_SECONDS)
-    return _only_classes(_names_on_card(info.card_data.to_dict() if info.card_data else {}), named.repo_id)[1]
+    described = info.card_data.get("dataset_info") if info.card_data else None
+    return _only_classes(_names_on_card(described), named.repo_id)[1]
 
 
 def _only_classes(names: Mapping[str, list[str]], repo_id: str) -> tuple[str, tuple[str, ...]]:
@@ -223,9 +224,8 @@ def _only_classes(names: Mapping[str, list[str]], repo_id: str) -> tuple[str, tu
     return next((name, check_class_names(classes)) for name, classes in names.items())
 
 
-def _names_on_card(card: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Class names by column, from the ``dataset_info`` of a card or of the first of its configurations."""
-    info = card.get("dataset_info")
+def _names_on_card(info: Any) -> dict[str, list[str]]:  # noqa: ANN401 - anything that YAML can be
+    """Class names by column, from the ``dataset_info`` of a card: the only one, or that of the first configuration."""
     info = info[0] if isinstance(info, list) and info else info
     features = info.get("features") if isinstance(info, dict) else None
     found = {}
