@@ -218,8 +218,8 @@ def _only_classes(names: Mapping[str, list[str]], repo_id: str) -> tuple[str, tu
     """The one column of classes, and the names of these."""
     if len(names) != 1:
         raise InputError(
-            f"{repo_id} must have one column of named classes and has: {abridged(list(names), 8) or 'none'}; choose "
-            "another data set"
+            f"{repo_id} has these columns of named classes: {abridged(list(names), 8) or 'none'}; choose a data set "
+            "that has one"
         )
     return next((name, check_class_names(classes)) for name, classes in names.items())
 
