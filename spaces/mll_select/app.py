@@ -225,6 +225,8 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             label="Command line", language="shell", interactive=False, lines=1, show_line_numbers=False, wrap_lines=True
         )
 
+    parts = (answer, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen)
+
     def show(
         text: str,
         domain: str | None,
@@ -241,7 +243,6 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
             return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
-        parts = (answer, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen)
         return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
 
     def fill(read_names: Callable[[Any], tuple[str, ...]]) -> Callable[[Any], dict[Any, Any]]:
@@ -254,17 +255,14 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         return act
 
     inputs = [classes, domain, task, k, gflops, parameters, license]
-    outputs = [
-        question, answer, details, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen,
-    ]  # fmt: skip
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
     file.upload(fill(answers.names_in_file), file, [classes, answer, details], **_QUIET)
     dataset.submit(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
     read.click(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
     ask.click(
-        show, inputs, outputs, api_visibility="private", concurrency_id="labels", show_progress_on=[answer],
-        trigger_mode="once",
+        show, inputs, [question, details, *parts], api_visibility="private", concurrency_id="labels",
+        show_progress_on=[answer], trigger_mode="once",
     )  # fmt: skip
 
 
