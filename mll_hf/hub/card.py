@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
-from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub import DatasetCardData, EvalResultEntry, constants, eval_result_entries_to_yaml
 
+from mll_hf.errors import InputError
+from mll_hf.hub.locations import REPO_ID, is_on_hub, parse_dataset
 from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH
 from mll_hf.labels.branches import branch_recalls
@@ -42,7 +44,6 @@ _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
 _VIEWED = [{"config_name": "default", "data_files": SUMMARY_PATH}]  # what the Hub's viewer opens
 _SYNSET = re.compile(r"n\d{8}", re.ASCII)
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def graph_tag(digest: str) -> str:
@@ -257,7 +258,7 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
 def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
     name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
-    if _REPO_ID.fullmatch(model.repo_id):
+    if REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
     numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
@@ -339,27 +340,31 @@ def _new_card(title: str, tags: list[str], **fields: Any) -> str:  # noqa: ANN40
 # --- an evaluation result ---------------------------------------------------------------------------------------------
 
 
-def eval_results(
-    label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None, dataset_revision: str | None = None
-) -> str:
+def eval_results(label: ModelLabel, path: str) -> bytes:
     """A label's mean recall in percent as an evaluation result: the content of EVAL_RESULTS_PATH.
 
-    The Hub shows it only if the dataset is registered as a benchmark.
+    The Hub shows it only if the dataset of the graph is registered as a benchmark, with a task of the graph's name.
 
     Args:
         label: The label.
-        dataset_id: The dataset repo of the graph.
-        task_id: The task, as named in the dataset's ``eval.yaml``.
-        source_url: Where to read more, if anywhere.
-        dataset_revision: The dataset's commit.
+        path: Its file in the model's repo, the source of the result.
+
+    Raises:
+        InputError: The graph is a local folder.
     """
+    if not is_on_hub(label.graph_location):
+        raise InputError(
+            f"the graph of this label is a local folder ({label.graph_location}); an entry in .eval_results/ needs a "
+            "dataset on the Hub: label the model with --graph hf://datasets/ORG/NAME"
+        )
+    dataset = parse_dataset(label.graph_location)
     entry = EvalResultEntry(
-        dataset_id=dataset_id,
-        task_id=task_id,
+        dataset_id=dataset.repo_id,
+        task_id=label.graph_name,
         value=round(100 * label.mean_recall, 2),
-        dataset_revision=dataset_revision,
-        source_url=source_url,
+        dataset_revision=dataset.revision,
+        source_url=f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{path}",
         notes=f"Mean recall in percent over {_concepts_tested(label)} concepts of graph {label.graph_digest[:12]}",
     )
     content: str = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
-    return content
+    return content.encode()

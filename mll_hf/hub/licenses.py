@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from mll_hf.errors import HubError
-from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, retried, sensible_answers
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, retried
 from mll_hf.hub.locations import REPO_ID
 
 if TYPE_CHECKING:
@@ -54,8 +54,7 @@ def _license_of(_endpoint: str, token: str | bool | None, repo_id: str, _hour: i
     api = connect(token)
     with hub_errors(repo_id, lambda reason: HubError(repo_id, f"cannot find its license: {reason}")):
         try:
-            with sensible_answers(repo_id):
-                info = retried(lambda: api.model_info(repo_id, expand=["tags"], timeout=TIMEOUT_SECONDS))
+            info = retried(lambda: api.model_info(repo_id, expand=["tags"], timeout=TIMEOUT_SECONDS))
         except HFValidationError:
             return None
         except HfHubHTTPError as error:

@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, sensible_answers
+from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, names_of_user
 from mll_hf.hub.locations import HUB, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import open_source
@@ -201,9 +201,8 @@ def own_names() -> frozenset[str]:
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
     try:
-        with hub_errors(HUB), sensible_answers(HUB):
-            me = connect().whoami()
-            return frozenset([me["name"], *(organization["name"] for organization in me.get("orgs", ()))])
+        with hub_errors(HUB):
+            return frozenset(names_of_user(connect()))
     except HubError as error:
         if error.status not in (401, 403):
             raise

@@ -233,7 +233,7 @@ def test_nothing_is_half_published(hub, folder, tmp_path, be, clock):
     with pytest.raises(HubError, match="alice/new: your token may not do this"):
         publish_graph(folder, "hf://datasets/alice/new", IMAGES)
     be(THIRD)
-    with pytest.raises(HubError, match="alice/graph: you have no write access to it; name a repo of your own"):
+    with pytest.raises(HubError, match="alice/graph: you or your token may not write to it; name a repo of your own"):
         publish_graph(write_graph(tmp_path / "more", broken_images=2), GRAPH)
     assert not hub.repos["dataset", "alice/graph"].discussions
 

@@ -238,7 +238,7 @@ def test_publish_with_eval_results(hub, label):
 
 def test_without_write_access_a_label_is_refused(hub, label):
     message = complaint_of(lambda: publish_label(label, GRAPH, token=READER))
-    assert "may not write to it; publish in a collection with --to, ask for a pull request with --pr" in message
+    assert "may not write to it; name a repo of your own with --to, ask for a pull request with --pr" in message
     assert commits(hub) == ["put"]
     assert not hub.repos["model", MODEL].discussions
 
