@@ -42,7 +42,6 @@ _SCHEMA = 3  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
-_VIEWED = [{"config_name": "default", "data_files": SUMMARY_PATH}]  # what the Hub's viewer opens
 _SYNSET = re.compile(r"n\d{8}", re.ASCII)
 
 
@@ -197,18 +196,8 @@ def collection_card(
         CardError: The comments that mark our section do not match.
     """
     graphs = sorted(graphs, key=lambda graph: (graph.name, graph.digest))
-    if not readme.strip():
-        title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
-        tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
-        readme = _new_card(title, tags, license="apache-2.0", configs=_VIEWED)
-    return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
-
-
-def _collection_section(
-    repo_id: str, graphs: Sequence[SemanticGraph], labels: Sequence[LabelSummary | IndexedLabel]
-) -> list[str]:
     source = f"hf://datasets/{repo_id}"
-    return [
+    lines = [
         "A label is the recall of a vision-language model on each concept of a graph. Each model was measured once. "
         f"{library_in_markdown()} reads the labels to select models for a list of classes and to combine them; for "
         "this no model is run or downloaded.",
@@ -235,6 +224,9 @@ def _collection_section(
         "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "
         "show, averaged over the concepts. GFLOPs: to encode one image. License: of the model, when it was measured.",
     ]
+    title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
+    terms = {"license": "apache-2.0", "configs": [{"config_name": "default", "data_files": SUMMARY_PATH}]}
+    return _dataset_card(readme, COLLECTION_TAG, graphs, title, lines, **terms)
 
 
 def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLabel], source: str) -> list[str]:
@@ -257,7 +249,7 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
 
 def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
-    name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
+    name, revision = escaped(model.repo_id), f"`{model.revision[:7]}`"
     if REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
@@ -281,8 +273,6 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
     """
     is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
     terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
-    title = f"{_name(graph.name)}: visual concepts"
-    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], viewer=False, **terms)
     source = f"hf://datasets/{repo_id}"
     lines = [
         f"`graph.json` has {len(graph):,} visual concepts with their hypernyms (digest `{graph.digest[:12]}`), and the "
@@ -298,7 +288,8 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
         *(["Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the "
            "WordNet license."] if is_wordnet else []),
     ]  # fmt: skip
-    return put_section(readme, GRAPH_TAG, lines)
+    title = f"{_name(graph.name)}: visual concepts"
+    return _dataset_card(readme, GRAPH_TAG, [graph], title, lines, viewer=False, **terms)
 
 
 def _images_lines(probes: ProbeCounts) -> list[str]:
@@ -321,20 +312,28 @@ def _images_lines(probes: ProbeCounts) -> list[str]:
 
 def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
     """The README of a dataset repo with the probe images of a graph; arguments and errors as of :func:`graph_card`."""
-    title = f"{_name(graph.name)}: probe images"
-    files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
-    readme = readme if readme.strip() else _new_card(title, [IMAGES_TAG, graph_tag(graph.digest)], configs=files)
     lines = [
         f"The images that test the concepts of [{graph_repo}](https://huggingface.co/datasets/{graph_repo}). Column "
         "`node` is the concept, `style` the domain. The images keep the licenses of their sources.",
     ]
-    return put_section(readme, IMAGES_TAG, lines)
+    files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
+    return _dataset_card(readme, IMAGES_TAG, [graph], f"{_name(graph.name)}: probe images", lines, configs=files)
 
 
-def _new_card(title: str, tags: list[str], **fields: Any) -> str:  # noqa: ANN401 - YAML
-    """Metadata and a title."""
-    metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
-    return f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
+def _dataset_card(
+    readme: str,
+    tag: str,
+    graphs: Sequence[SemanticGraph],
+    title: str,
+    lines: Sequence[str],
+    **fields: Any,  # noqa: ANN401
+) -> str:
+    """A README with our section; an empty one gets metadata, for the Hub and its viewer, and a title."""
+    if not readme.strip():
+        tags = [tag, *(graph_tag(graph.digest) for graph in graphs)]
+        metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
+        readme = f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
+    return put_section(readme, tag, lines)
 
 
 # --- an evaluation result ---------------------------------------------------------------------------------------------

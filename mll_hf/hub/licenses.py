@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from mll_hf.errors import HubError
-from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, retried
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, retried, together
 from mll_hf.hub.locations import REPO_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_THREADS = 8
 _CACHED = 10_000
 _SECONDS_CACHED = 3600.0
 _INACCESSIBLE = frozenset({403, 410, 451})  # gated or disabled; deleted; taken down
@@ -42,9 +40,8 @@ def licenses_of(repo_ids: Sequence[str], token: str | bool | None = None) -> dic
     """
     hour = int(time.monotonic() // _SECONDS_CACHED)  # a Space runs for weeks, and licenses change
     distinct = list(dict.fromkeys(repo_ids))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda repo_id: _license_of(constants.ENDPOINT, token, repo_id, hour), distinct)
-        return dict(zip(distinct, found, strict=True))
+    found = together(lambda repo_id: _license_of(constants.ENDPOINT, token, repo_id, hour), distinct)
+    return dict(zip(distinct, found, strict=True))
 
 
 @lru_cache(maxsize=_CACHED)
