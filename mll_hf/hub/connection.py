@@ -180,11 +180,8 @@ def names_of_user(api: HfApi) -> list[str]:
 def retried(call: Callable[[], T], *, patient: bool = True) -> T:
     """Repeat a call on a transient error, up to four times.
 
-    The client's own retries do not cover answers of the CDN, and wait half a minute for a network that is down.
-
-    Args:
-        call: Without arguments.
-        patient: Wait for the end of a rate limit too, up to five minutes, with a note.
+    The client's own retries do not cover answers of the CDN, and wait half a minute for a network that is down. If
+    ``patient``, the end of a rate limit is waited for too, up to five minutes, with a note.
     """
     for wait in _WAITS:
         try:
@@ -359,16 +356,9 @@ def list_model_repos(
     """Models that the Hub lists: one request per page, when its first model is asked for.
 
     ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
-    sends the token to wherever a page links.
-
-    Args:
-        api: The client.
-        query: Parameters of the listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``author``, ``limit``
-            (the size of a page, 1,000 at most and by default), ...
-        patient: As for :func:`retried`.
-
-    Returns:
-        The Hub's entries, not validated.
+    sends the token to wherever a page links. ``query`` are the parameters of the listing: ``filter`` (tags), ``expand``
+    (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by default), ...; ``patient`` is as for
+    :func:`retried`. Entries are not validated.
     """
     params: Mapping[str, str | Sequence[str]] | None
     url, params = f"{api.endpoint}/api/models", query
@@ -420,34 +410,29 @@ def _answer_file(question: str) -> Path:
 
 
 def download(
-    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, oid: str | None = None
+    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, listed: RepoFile | None = None
 ) -> Path:
     """A file at a pinned commit, from the cache or the Hub: one request, and one to where the Hub keeps large files.
 
     ``hf_hub_download`` sends two, and with Xet a third for each repo to the Hub's API, which allows 500 in five
     minutes. Files are kept by the hash of their content, so what a new commit leaves alone is not downloaded again.
-
-    Args:
-        api: The client.
-        repo_id: ``org/name``.
-        repo_type: ``model`` or ``dataset``.
-        path: The file.
-        revision: Full commit sha.
-        most_bytes: Larger files are refused before they are downloaded.
-        oid: The content's hash as the Hub lists it, see :class:`RepoFile`, if known; a kept file is checked against it.
+    Larger files than ``most_bytes`` are refused before they are downloaded. ``listed`` is what the Hub lists at this
+    path, if known; the content is checked against it.
 
     Raises:
         HubError: The file cannot be downloaded, or is too large.
-        LabelError: The content does not have the expected hash.
+        LabelError: The content does not have the listed hash.
     """
     question = f"{repo_type}/{repo_id}@{revision}/{path}"
     url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=api.endpoint)
+    oid = listed.oid if listed else None
 
     def check_size(size: int) -> None:
         if size > most_bytes:
             reason = f"{path} is larger than {most_bytes / 2**20:.0f} MB and was not fetched; tell its owner"
             raise HubError(repo_id, reason)
 
+    check_size(listed.size if listed else 0)
     with hub_errors(repo_id):
         kept = _kept_file(oid or kept_answer(question))
         if kept and oid and _oid_of(kept, len(oid)) != oid:
@@ -457,8 +442,8 @@ def download(
             check_size(file.stat().st_size)
             return file
         with _part_of_file() as part:
-            listed = retried(lambda: _get(api, repo_id, url, part, check_size))
-            expected = oid or listed or _oid_of(part)
+            said = retried(lambda: _get(api, repo_id, url, part, check_size))
+            expected = oid or said or _oid_of(part)
             if (file := _kept_file(expected)) is None:
                 if _oid_of(part, len(expected)) != expected:
                     reason = "is not what the Hub lists; try again, or tell its owner"

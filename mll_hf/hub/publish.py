@@ -377,7 +377,7 @@ def publish_graph(
         head = fetch_head(api, repo_id, "dataset")
     _check_only(head, dataset, (GRAPH_FILE,))
     if GRAPH_FILE in head.files and probes:
-        before = read_graph(api, repo_id, GRAPH_FILE, head.sha).probes
+        before = read_graph(api, repo_id, head.sha).probes
         same_place = before and (images_repo is None or before.location.startswith(f"hf://datasets/{images_repo}@"))
         if before and same_place and before.digest == probes.digest:
             probes = replace(probes, location=before.location)

@@ -159,10 +159,8 @@ def _label_at(head: Head, path: str) -> ModelLabel | None:
     """A label in a model's repository; None if it is missing or damaged."""
     if path not in head.files:
         return None
-    oid = head.files[path].oid
-    sha256 = oid if len(oid) == 64 else None
     try:
-        return read_label(download(connect(), head.repo_id, "model", path, head.sha, MAX_LABEL_BYTES, sha256))
+        return read_label(download(connect(), head.repo_id, "model", path, head.sha, MAX_LABEL_BYTES, head.files[path]))
     except LabelError as error:
         _log.warning("%s: %s will be replaced: %s", head.repo_id, path, error)
         return None

@@ -56,7 +56,7 @@ def ask(revision=None, token=None):
 
 
 def fetch(sha, path="README.md", most_bytes=2**20, sha256=None):
-    return download(connect(), MODEL, "model", path, sha, most_bytes, sha256)
+    return download(connect(), MODEL, "model", path, sha, most_bytes, RepoFile(0, sha256) if sha256 else None)
 
 
 def forever(_):
