@@ -56,14 +56,8 @@ def graph_tag(digest: str) -> str:
 def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str, path: str = LABEL_PATH) -> str:
     """Add a label to a model's card: two tags and an entry in the metadata, a section in the body.
 
-    Replaces what an earlier label on the graph left and keeps every other character. Idempotent.
-
-    Args:
-        readme: The README of the model's repo with its own line breaks; may be empty.
-        label: The label of a model on the Hub.
-        graph: Its graph.
-        sha256: Hash of the label's file, 64 hex digits.
-        path: The label's file in the repo.
+    Replaces what an earlier label on the graph left and keeps every other character of the README, which may be empty.
+    Idempotent. ``sha256`` is the hash of the label's file, which is at ``path`` in the repo.
 
     Raises:
         CardError: The card cannot be edited safely.
@@ -184,13 +178,9 @@ def collection_card(
     labels: Sequence[LabelSummary | IndexedLabel],
     readme: str = "",
 ) -> str:
-    """The README of a dataset repo that collects labels.
+    """The README of a dataset repo that collects labels, with a table of the best 200 of each graph.
 
-    Args:
-        repo_id: ``owner/name`` of the dataset repo.
-        graphs: The labels' graphs.
-        labels: The labels; the table has the best 200 of each graph.
-        readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
+    Of an earlier README everything but our section is kept; an empty one gets metadata and a title.
 
     Raises:
         CardError: The comments that mark our section do not match.
@@ -261,12 +251,9 @@ def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
 
 
 def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
-    """The README of a dataset repo with a graph and without images.
+    """The README of a dataset repo with a graph and without images; these are named if the graph knows them.
 
-    Args:
-        repo_id: ``owner/name`` of the dataset repo.
-        graph: The graph; its probe images are named if it knows them.
-        readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
+    Of an earlier README everything but our section is kept; an empty one gets metadata and a title.
 
     Raises:
         CardError: The comments that mark our section do not match.
@@ -342,11 +329,8 @@ def _dataset_card(
 def eval_results(label: ModelLabel, path: str) -> bytes:
     """A label's mean recall in percent as an evaluation result: the content of EVAL_RESULTS_PATH.
 
-    The Hub shows it only if the dataset of the graph is registered as a benchmark, with a task of the graph's name.
-
-    Args:
-        label: The label.
-        path: Its file in the model's repo, the source of the result.
+    The Hub shows it only if the dataset of the graph is registered as a benchmark, with a task of the graph's name. The
+    label's file, at ``path`` in the model's repo, is named as the source.
 
     Raises:
         InputError: The graph is a local folder.

@@ -66,11 +66,7 @@ _log = logging.getLogger(__name__)
 
 
 def connect(token: str | bool | None = None) -> HfApi:
-    """A Hub client that identifies itself as this library.
-
-    Args:
-        token: Hub token; None for the token of the logged-in user, False for no token.
-    """
+    """A Hub client that identifies itself as this library; ``token`` is None for the saved one, False for none."""
     return HfApi(token=token, library_name="mll_hf", library_version=__version__)
 
 
@@ -252,11 +248,9 @@ def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> 
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """A file of a repository at some commit.
+    """A file of a repository at some commit: size in bytes and hash, as the Hub lists them.
 
-    Attributes:
-        size: In bytes, as the Hub says.
-        oid: Sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
+    The hash is the sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
     """
 
     size: int
@@ -265,14 +259,7 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A commit of a repository.
-
-    Attributes:
-        repo_id: ``org/name``.
-        repo_type: ``model`` or ``dataset``.
-        sha: The commit.
-        files: Its files by path.
-    """
+    """A commit of a repository, ``model`` or ``dataset``, with its files by path."""
 
     repo_id: str
     repo_type: str

@@ -27,13 +27,9 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
 def licenses_of(repo_ids: Sequence[str], token: str | bool | None = None) -> dict[str, str | None]:
     """Licenses of models by id: one request each in parallel, cached for an hour.
 
-    Args:
-        repo_ids: Ids of models; those that are not ``org/name``, such as local folders, are not requested.
-        token: Hub token; None for the token of the logged-in user, False for no token.
-
-    Returns:
-        The Hub's id of each model's license (``apache-2.0``), in lower case. None if it is unknown: the model is
-        deleted, private or disabled, or its card names no license, several, or something malformed.
+    A license is the Hub's id (``apache-2.0``), in lower case. None if it is unknown: the model is deleted, private or
+    disabled, its card names no license, several, or something malformed, or the id is not ``org/name``, as of a local
+    folder, for which nothing is requested.
 
     Raises:
         HubError: The Hub cannot be asked.

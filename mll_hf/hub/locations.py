@@ -36,12 +36,7 @@ _DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^/]+))?/?", re.ASC
 
 @dataclass(frozen=True, slots=True)
 class DatasetLocation:
-    """A dataset repo on the Hub.
-
-    Attributes:
-        repo_id: ``org/name``.
-        revision: Branch, tag or commit; None for main.
-    """
+    """A dataset repo on the Hub, at a branch, tag or commit; None for main."""
 
     repo_id: str
     revision: str | None = None
@@ -148,9 +143,8 @@ class GraphLocation:
 def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphLocation:
     """A graph with its probe images, which are downloaded unless they are local or cached.
 
-    Args:
-        location: Folder or ``hf://datasets/org/name[@revision]`` of the graph.
-        images: Folder or dataset of its images; by default they are beside the graph, else where it says.
+    Each is in a folder or in ``hf://datasets/org/name[@revision]``; by default the images are beside the graph, else
+    where it says.
 
     Raises:
         InputError: A location is malformed.

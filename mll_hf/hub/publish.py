@@ -123,14 +123,8 @@ def publish_label(
 ) -> Published:
     """Publish a label in its model's own repo: file and card in one commit or pull request.
 
-    The first label of a repo is ``mll/label.safetensors``; labels on other graphs have folders of their own.
-
-    Args:
-        label: Of a model on the Hub.
-        graph: The label's graph, for the card.
-        create_pr: Open a pull request, also with write access.
-        with_eval_results: Also add an entry to ``.eval_results/``.
-        token: Hub token; None for the token of the logged-in user.
+    The first label of a repo is ``mll/label.safetensors``; labels on other graphs have folders of their own. With
+    ``create_pr`` a pull request is opened also with write access.
 
     Raises:
         InputError: The model is a local folder, or the label is not of this graph.
@@ -222,16 +216,9 @@ def publish_to_collection(
 ) -> Published:
     """Publish labels in a collection: labels, graphs, index and card in one commit.
 
-    Creates the collection if it does not exist. A pull request has labels and graphs alone, so that several do not
-    conflict; readers find labels that the index lacks, and the next publication adds them to it.
-
-    Args:
-        labels: Of models on the Hub; at least one.
-        graphs: Their graphs.
-        collection: ``hf://datasets/org/name``.
-        create_pr: Open a pull request, also with write access.
-        private: Make a new collection private.
-        token: Hub token; None for the token of the logged-in user.
+    Creates the collection, ``hf://datasets/org/name``, if it does not exist; ``private`` concerns only a new one. A pull
+    request has labels and graphs alone, so that several do not conflict; readers find labels that the index lacks, and
+    the next publication adds them to it.
 
     Raises:
         InputError: A model is a local folder, or a label is of none of the graphs.
@@ -254,10 +241,6 @@ def publish_to_collection(
 
 def update_index(collection: str, *, token: str | None = None) -> Published:
     """Update a collection's index and card from its labels; only labels that the index lacks are fetched.
-
-    Args:
-        collection: ``hf://datasets/org/name``.
-        token: Hub token; None for the token of the logged-in user.
 
     Raises:
         InputError: This is no collection, or has no valid label.
@@ -347,15 +330,10 @@ def publish_graph(
     """Publish a graph in a public dataset repo, and its images in one of their own.
 
     Each is one commit, of what is new: first the images, so that the graph never names images that are not there. An
-    interrupted upload resumes. Repos that do not exist are created. Without ``images_to``, the graph names the same
-    images as before, if they are the ones in the folder.
+    interrupted upload resumes. Repos that do not exist are created; ``access`` says who may read a new repo of images.
+    Without ``images_to``, the graph names the same images as before, if they are the ones in the folder.
 
-    Args:
-        folder: With ``graph.json``, and usually ``images*.parquet``; a card and ``build.json`` go to the images.
-        dataset: ``hf://datasets/org/name`` for the graph.
-        images_to: The same for its images; by default these are not published.
-        access: Who may read a new repo of images. An existing one keeps its settings.
-        token: Hub token; None for the token of the logged-in user.
+    The folder has ``graph.json``, and usually ``images*.parquet``; a card and ``build.json`` go to the images.
 
     Raises:
         InputError: A repo has other content, or the one of the images is open to more people than ``access`` says.
@@ -432,17 +410,8 @@ def publish_repo(
 ) -> Published:
     """Publish files and their card in a model repo that is for nothing else, in one commit.
 
-    Creates the repo if it does not exist.
-
-    Args:
-        repo_id: ``org/name``.
-        content: Files by path.
-        marker: The file that says what kind of repo this is. A repo without it must be empty.
-        edit: Given the README so far, which may be empty, the new one.
-        title: Of the commit.
-        create_pr: Open a pull request instead; without write access nothing else can be done.
-        private: Make a new repo private.
-        token: Hub token; None for the token of the logged-in user.
+    Creates the repo if it does not exist. ``edit`` makes its README out of the README so far, which may be empty. The
+    file ``marker`` says what kind of repo this is: a repo without it must be empty. ``private`` concerns only a new repo.
 
     Raises:
         InputError: The repo has other content, or is public although ``private``.
@@ -532,14 +501,8 @@ def _publish(
 ) -> Published:
     """Commit files on the newest head or in a pull request; try again after conflicts and transient errors.
 
-    Args:
-        api: The client.
-        repo_id: ``org/name``.
-        repo_type: ``model`` or ``dataset``.
-        title: Of the commit; an open pull request of ours with this title is continued.
-        files: Given the head, the desired content by path, in memory or in a file of this machine; None for no file.
-        description: Of the commit.
-        create_pr: Open a pull request.
+    ``files`` gives, for a head, the desired content by path, in memory or in a file of this machine; None for no file.
+    An open pull request of ours with this title is continued.
 
     Raises:
         HubError: The Hub refuses, for example for want of write access.

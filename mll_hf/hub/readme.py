@@ -47,13 +47,9 @@ def edit_card(
 ) -> str:
     """Write tags, a block and a section into a README, replacing an earlier block and section.
 
-    Args:
-        readme: The README with its own line breaks; may be empty.
-        tags: Tags that the front matter must have.
-        key: Key of our block in the front matter.
-        make_block: Given the block so far (None without one), its new value: nested mappings of texts and numbers.
-        section: Name of our section in the body; it is between two comments with this name.
-        lines: Lines of the section.
+    The README has its own line breaks and may be empty. The block is at ``key`` in the front matter: given the one so
+    far (None without one), ``make_block`` gives its new value, nested mappings of texts and numbers. The section of some
+    lines is in the body, between two comments with its name.
 
     Raises:
         CardError: The README cannot be edited safely.

@@ -80,13 +80,9 @@ _log = logging.getLogger(__name__)
 
 
 def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
-    """The source of labels that a user names.
+    """The source of labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, or a local folder.
 
-    Args:
-        location: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a collection, or
-            a local folder.
-        graph: Folder or dataset of a graph, for labels whose graph is not where they say.
-        token: Hub token; None for the token of the logged-in user.
+    ``graph`` is the folder or dataset of a graph, for labels whose graph is not where they say.
 
     Raises:
         InputError: The location is malformed.
