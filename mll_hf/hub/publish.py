@@ -216,9 +216,9 @@ def publish_to_collection(
 ) -> Published:
     """Publish labels in a collection: labels, graphs, index and card in one commit.
 
-    Creates the collection, ``hf://datasets/org/name``, if it does not exist; ``private`` concerns only a new one. A pull
-    request has labels and graphs alone, so that several do not conflict; readers find labels that the index lacks, and
-    the next publication adds them to it.
+    Creates the collection, ``hf://datasets/org/name``, if it does not exist; ``private`` concerns only a new one. A
+    pull request has labels and graphs alone, so that several do not conflict; readers find labels that the index lacks,
+    and the next publication adds them to it.
 
     Raises:
         InputError: A model is a local folder, or a label is of none of the graphs.
@@ -411,7 +411,7 @@ def publish_repo(
     """Publish files and their card in a model repo that is for nothing else, in one commit.
 
     Creates the repo if it does not exist. ``edit`` makes its README out of the README so far, which may be empty. The
-    file ``marker`` says what kind of repo this is: a repo without it must be empty. ``private`` concerns only a new repo.
+    file ``marker`` says what kind of repo this is: one without it must be empty. ``private`` concerns only a new repo.
 
     Raises:
         InputError: The repo has other content, or is public although ``private``.

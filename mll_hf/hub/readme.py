@@ -48,8 +48,8 @@ def edit_card(
     """Write tags, a block and a section into a README, replacing an earlier block and section.
 
     The README has its own line breaks and may be empty. The block is at ``key`` in the front matter: given the one so
-    far (None without one), ``make_block`` gives its new value, nested mappings of texts and numbers. The section of some
-    lines is in the body, between two comments with its name.
+    far (None without one), ``make_block`` gives its new value, nested mappings of texts and numbers. The section is in
+    the body, between two comments with its name.
 
     Raises:
         CardError: The README cannot be edited safely.
