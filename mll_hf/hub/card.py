@@ -239,7 +239,7 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
 
 def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
-    name, revision = escaped(model.repo_id), f"`{model.revision[:7]}`"
+    name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
     if REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"

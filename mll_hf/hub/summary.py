@@ -39,7 +39,7 @@ def summary_row(label: LabelSummary, graph: SemanticGraph, sha256: str) -> Row:
     images = label.domain_ranks.sum(axis=1)
     tested = label.support > 0
     row = {
-        "model": _text(label.model.repo_id),
+        "model": _text(label.model.short_name if label.model.is_local else label.model.repo_id),
         "revision": label.model.revision,
         "license": _text(label.license or ""),
         "graph": _text(label.graph_name),
@@ -100,8 +100,9 @@ def leaderboard_svg(labels: Sequence[LabelSummary | IndexedLabel], graph: Semant
     longest, bars = max((label.mean_recall for label in best), default=1) or 1, []
     for n, label in enumerate(best):
         y, width = 34 + 22 * n, 330 * label.mean_recall / longest
+        name = label.model.short_name if label.model.is_local else label.model.repo_id
         bars.append(
-            f'<text x="352" y="{y + 12}" text-anchor="end">{escape(shortened(_text(label.model.repo_id), 48))}</text>'
+            f'<text x="352" y="{y + 12}" text-anchor="end">{escape(shortened(_text(name), 48))}</text>'
             f'<rect x="360" y="{y}" width="{width:.1f}" height="16" fill="#3b82c4"/>'
             f'<text x="{366 + width:.1f}" y="{y + 12}">{label.mean_recall:.3f}</text>'
         )

@@ -3,7 +3,7 @@
 All figures are data files in ``mll_hf/models/data``, written by ``scripts/build_known_models.py`` from the tables that
 ``sources.csv`` names. Reading them needs NumPy only; each function reads its file once.
 
-Where sources disagree about a model, `KnownModel` shows one figure and `stated_figures` has all of them:
+Where sources disagree about a model, `KnownModel` shows one figure, and ``stated_figures.csv`` has all of them:
 
 - ImageNet accuracy: open_clip's results first, since most models have them and one protocol made them; then those of
   ml-mobileclip (the same protocol), then READMEs and papers, then the mean recall over ImageNet's classes with 80
@@ -153,16 +153,6 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class StatedFigure:
-    """What one source states about a model: its ``parameters`` or its ``imagenet`` accuracy."""
-
-    model: str
-    figure: str
-    value: float
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class AccuracyTable:
     """Published accuracies. A model that two sources measured has two rows: figures are not mixed.
 
@@ -216,7 +206,7 @@ def known_models() -> tuple[KnownModel, ...]:
 @cache
 def known_model(name: str) -> KnownModel:
     """The model of that name; a KeyError if there is none."""
-    return _by_name()[name]
+    return {model.name: model for model in known_models()}[name]
 
 
 @cache
@@ -342,17 +332,6 @@ def class_recalls() -> ClassRecalls:
         values=values,
         source=about["source"],
     )
-
-
-@cache
-def stated_figures() -> tuple[StatedFigure, ...]:
-    """Parameters and ImageNet accuracy as each source states them, for models that two or more sources name."""
-    return _records(StatedFigure, "stated_figures.csv")
-
-
-@cache
-def _by_name() -> dict[str, KnownModel]:
-    return {model.name: model for model in known_models()}
 
 
 def _file(name: str) -> Traversable:
