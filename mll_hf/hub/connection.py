@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,8 +40,6 @@ from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -229,11 +227,7 @@ def wait_asked_for(error: Exception) -> float:
 
 
 def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
-    """Apply a function to items in parallel threads; a name is the title of a progress bar over many items.
-
-    Raises:
-        Exception: The first error of the function.
-    """
+    """Apply a function to items in parallel threads, up to its first error; a name is the title of a progress bar."""
     with ThreadPoolExecutor(_THREADS) as pool:
         results = pool.map(function, items)
         bar = tqdm(  # type: ignore[no-untyped-call]
@@ -287,16 +281,12 @@ def is_of_a_model(path: str) -> bool:
 
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, patient: bool = True) -> Head:
     """Ask the Hub for the commit and the files of a revision; ``patient`` as for :func:`retried`."""
-    info_of = api.dataset_info if repo_type == "dataset" else api.model_info
-
-    def ask() -> ModelInfo | DatasetInfo:
-        return info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
-
-    info = retried(ask, patient=patient)
+    ask = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
+    info = retried(partial(ask, timeout=TIMEOUT_SECONDS), patient=patient)
     if not FULL_SHA.fullmatch(str(info.sha)):
         raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
     files = {}
-    for sibling in info.siblings or ():
+    for sibling in getattr(info, "siblings", None) or ():
         size, oid = sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
         if not (isinstance(sibling.rfilename, str) and isinstance(oid, str) and isinstance(size, int) and size >= 0):
             raise HubError(repo_id, unparsable(f"a file is listed as {sibling!r:.100}"))
@@ -428,7 +418,10 @@ def download(
         if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
             check_size(file.stat().st_size)
             return file
-        with _part_of_file() as part:
+        _files().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_files()) as folder:
+            part = Path(folder) / "part"
+            part.touch()
             said = retried(lambda: _get(api, repo_id, url, part, check_size))
             expected = oid or said or _oid_of(part)
             if (file := _kept_file(expected)) is None:
@@ -518,16 +511,3 @@ def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oi
     cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)
     file = Path(cached) if isinstance(cached, str) else None
     return file if file and (oid is None or _oid_of(file, len(oid)) == oid) else None
-
-
-@contextlib.contextmanager
-def _part_of_file() -> Iterator[Path]:
-    """An empty file beside those that are kept; deleted at the end, unless it was moved."""
-    _files().mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=_files())
-    os.close(handle)
-    os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)
