@@ -142,17 +142,6 @@ class KnownDataset:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """One published figure: what `model` (a `KnownModel.name`) reached on `dataset`, by `metric` and `source`."""
-
-    model: str
-    dataset: str
-    metric: str
-    value: float
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class AccuracyTable:
     """Published accuracies. A model that two sources measured has two rows: figures are not mixed.
 
@@ -286,28 +275,20 @@ def known_datasets() -> tuple[KnownDataset, ...]:
 
 
 @cache
-def measurements() -> tuple[Measurement, ...]:
-    """All published figures per data set, whatever their metric."""
-    return _records(Measurement, "accuracies.csv")
-
-
-@cache
 def accuracies(source: str | None = None) -> AccuracyTable:
     """Accuracies on classification data sets: top-1 accuracy or mean recall per class.
 
     Of the two, the metric that open_clip's results have for the data set, if the source has it; else the source's own.
-    Figures by other metrics (worst region, F1, retrieval) are in `measurements` only.
-
-    Args:
-        source: Keep this source only, such as ``open_clip``, ``mteb``, ``mobileclip`` or ``clip_benchmark``.
+    Figures by other metrics (worst region, F1, retrieval) are in ``accuracies.csv`` only. ``source`` keeps one source,
+    such as ``open_clip``, ``mteb``, ``mobileclip`` or ``clip_benchmark``.
     """
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     preferred = {dataset.id: dataset.open_clip_metric for dataset in known_datasets()}
-    for entry in measurements():
-        if entry.metric in ACCURACY_METRICS and source in (None, entry.source):
-            row = found[entry.model, entry.source]
-            if entry.dataset not in row or entry.metric == (preferred[entry.dataset] or "acc1"):
-                row[entry.dataset] = entry.value
+    for entry in _rows("accuracies.csv"):
+        if entry["metric"] in ACCURACY_METRICS and source in (None, entry["source"]):
+            row, dataset = found[entry["model"], entry["source"]], entry["dataset"]
+            if dataset not in row or entry["metric"] == (preferred[dataset] or "acc1"):
+                row[dataset] = float(entry["value"])
     datasets = tuple(d.id for d in known_datasets() if any(d.id in row for row in found.values()))
     values = np.array([[row.get(dataset, np.nan) for dataset in datasets] for row in found.values()])
     values = values.reshape(len(found), len(datasets))

@@ -28,7 +28,6 @@ from mll_hf.models.known import (
     known_datasets,
     known_model,
     known_models,
-    measurements,
     paper_models,
     usable_models,
 )
@@ -232,7 +231,7 @@ def test_data_sets_are_known_by_one_id_and_have_kin():
         ("birdsnap", "cub-200"),
     ):
         assert len({kin[dataset] for dataset in group}) == 1
-    assert {entry.dataset for entry in measurements()} <= set(ids)
+    assert {row["dataset"] for row in rows_of("accuracies")} <= set(ids)
 
 
 @pytest.mark.parametrize(
