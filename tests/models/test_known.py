@@ -70,12 +70,12 @@ def script():
     return module
 
 
-# --- the paper's models ---------------------------------------------------------------------------------------------
-
-
 def rows_of(name):
     """The rows of a data file of the package."""
     return list(csv.DictReader((DATA / f"{name}.csv").read_text().splitlines()))
+
+
+# --- the paper's models ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("place", "architecture", "tag", "millions", "gflops", "imagenet"), PAPER)
