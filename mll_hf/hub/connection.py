@@ -85,6 +85,8 @@ def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) 
     except Exception as error:
         if not (isinstance(error, (OSError, httpx.HTTPError)) or _is_of_client(error)):
             raise
+        if isinstance(error, RuntimeError) and isinstance(error.__cause__, (OSError, httpx.HTTPError)):
+            error = error.__cause__  # the client wraps what fails an upload
         reason = _reason(error, repo_id)
         raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
 
