@@ -309,12 +309,7 @@ def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = N
     if kept and FULL_SHA.fullmatch(revision):
         return kept
     with hub_errors(repo_id):
-        try:
-            head = fetch_head(api, repo_id, repo_type, revision, patient=kept is None)
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            if kept and is_unreachable(error):
-                return kept
-            raise
+        head = answer_or(kept, lambda patient: fetch_head(api, repo_id, repo_type, revision, patient=patient))
     for name in {revision, head.sha}:
         keep_answer(f"{repo_type}/{repo_id}@{name}", asdict(head))
     return head
@@ -364,6 +359,16 @@ def list_model_repos(
 
 
 # --- answers kept for when the Hub cannot be reached ------------------------------------------------------------------
+
+
+def answer_or(kept: T | None, ask: Callable[[bool], T]) -> T:
+    """The Hub's answer, or the one kept from an earlier time if the Hub cannot be reached; only without, be patient."""
+    try:
+        return ask(kept is None)
+    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+        if kept is None or not is_unreachable(error):
+            raise
+        return kept
 
 
 def keep_answer(question: str, answer: object) -> None:

@@ -15,9 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
-
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
@@ -25,10 +22,10 @@ from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
     Head,
+    answer_or,
     connect,
     download,
     hub_errors,
-    is_unreachable,
     keep_answer,
     kept_answer,
     list_model_repos,
@@ -403,14 +400,9 @@ def _list_tagged(api: HfApi) -> list[_Tagged]:
     question = f"models tagged {LABEL_TAG}"
     kept = kept_answer(question)
     kept = kept if isinstance(kept, list) and all(map(_tagged, kept)) else None
+    query = {"filter": LABEL_TAG, "expand": ["sha", "siblings"]}
     with hub_errors(HUB):
-        try:
-            query = {"filter": LABEL_TAG, "expand": ["sha", "siblings"]}
-            listed = list(list_model_repos(api, query, patient=kept is None))
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            if kept is None or not is_unreachable(error):
-                raise
-            listed = kept
+        listed = answer_or(kept, lambda patient: list(list_model_repos(api, query, patient=patient)))
     files = {entry["id"]: (entry, found) for entry in listed if (found := _tagged(entry))}
     keep_answer(question, [entry for entry, _ in files.values()])
     return [file for _, found in files.values() for file in found]
