@@ -1,4 +1,4 @@
-"""Labels in the cards of models and collections, and as an evaluation result.
+"""Labels in the cards of models and collections, and as an evaluation result; the texts are templates in ``data``.
 
 Names in graphs and labels come from strangers: everything that Markdown, HTML or YAML would interpret is escaped.
 """
@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from importlib import resources
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,6 +44,10 @@ _SCHEMA = 3  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
+_WORDNET = (
+    "Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet "
+    "license."
+)
 _SYNSET = re.compile(r"n\d{8}", re.ASCII)
 
 
@@ -134,24 +140,22 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
-    return [
-        f"## Model label: {escaped(_name(label.graph_name))}",
-        "",
-        f"The label of this model is its recall on each of {_concepts_tested(label):,} visual concepts. An image of a "
-        "concept is recognized if it is closer to that concept than to every concept that it does not show. The mean "
-        "is over the concepts, its interval for the choice of images.",
-        "",
-        *markdown_table(["label", f"`{path}`"], facts),
-        "",
-        *_branch_tables(branch_recalls(label, graph)),
-        f"{library_in_markdown()} reads labels to select models for a list of classes:",
-        "",
-        "```bash",
-        "mll-hf select --classes 'dog, cat, car' --labels hub",
-        f"mll-hf labels show {label.model.repo_id} --labels hub",
-        "```",
-        *(["", f"[Where this model is strong, beside others]({page})"] if page else []),
-    ]
+    return _filled(
+        "label",
+        title=escaped(_name(label.graph_name)),
+        concepts=f"{_concepts_tested(label):,}",
+        facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
+        branches="".join(f"{line}\n" for line in _branch_tables(branch_recalls(label, graph))),
+        library=library_in_markdown(),
+        repo_id=label.model.repo_id,
+        page=f"\n[Where this model is strong, beside others]({page})" if page else "",
+    )
+
+
+def _filled(template: str, **values: str) -> list[str]:
+    """The lines of a section."""
+    text = resources.files("mll_hf.hub").joinpath("data", f"{template}.md").read_text(encoding="utf-8")
+    return Template(text).substitute(values).rstrip("\n").split("\n")
 
 
 def _branch_tables(branches: Sequence[Branch]) -> list[str]:
@@ -187,33 +191,15 @@ def collection_card(
     """
     graphs = sorted(graphs, key=lambda graph: (graph.name, graph.digest))
     source = f"hf://datasets/{repo_id}"
-    lines = [
-        "A label is the recall of a vision-language model on each concept of a graph. Each model was measured once. "
-        f"{library_in_markdown()} reads the labels to select models for a list of classes and to combine them; for "
-        "this no model is run or downloaded.",
-        "",
-        "```bash",
-        f"mll-hf select --classes 'dog, cat, car' --labels {source}",
-        f"mll-hf labels ls --labels {source}",
-        "```",
-        "",
-        "The method is Model Label Learning ([arXiv 2501.18271](https://arxiv.org/abs/2501.18271)).",
-        "",
-        f"![Mean recall of the best models]({PICTURE_PATH})",
-        "",
-        f"[`{SUMMARY_PATH}`]({SUMMARY_PATH}) has a line per label: model, revision, license, cost, mean recall "
-        "(`margin`: half of its 95 % interval), recall per domain and per large branch of the graph:",
-        "",
-        "```bash",
-        f"duckdb -c \"SELECT model, recall, license FROM '{source}/{SUMMARY_PATH}' "  # noqa: S608 - a text for people
-        "WHERE license = 'mit' ORDER BY recall DESC LIMIT 10\"",
-        f"python -c \"from datasets import load_dataset; print(load_dataset('{repo_id}', split='train').to_pandas())\"",
-        "```",
-        "",
-        *(line for graph in graphs for line in _graph_lines(graph, labels, source)),
-        "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "
-        "show, averaged over the concepts. GFLOPs: to encode one image. License: of the model, when it was measured.",
-    ]
+    lines = _filled(
+        "collection",
+        library=library_in_markdown(),
+        source=source,
+        repo_id=repo_id,
+        picture=PICTURE_PATH,
+        summary=SUMMARY_PATH,
+        graphs="".join(f"{line}\n" for graph in graphs for line in _graph_lines(graph, labels, source)),
+    )
     title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
     terms = {"license": "apache-2.0", "configs": [{"config_name": "default", "data_files": SUMMARY_PATH}]}
     return _dataset_card(readme, COLLECTION_TAG, graphs, title, lines, **terms)
@@ -260,21 +246,14 @@ def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
     """
     is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
     terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
-    source = f"hf://datasets/{repo_id}"
-    lines = [
-        f"`graph.json` has {len(graph):,} visual concepts with their hypernyms (digest `{graph.digest[:12]}`), and the "
-        "numbers of the probe images that test them. `mll-hf` measures vision-language models on these images and "
-        "selects models by what was measured:",
-        "",
-        "```bash",
-        f"mll-hf label MODEL --graph {source} --labels DIR",
-        f"mll-hf select --classes 'dog, cat, car' --graph {source}",
-        "```",
-        "",
-        *(_images_lines(graph.probes) if graph.probes else []),
-        *(["Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the "
-           "WordNet license."] if is_wordnet else []),
-    ]  # fmt: skip
+    lines = _filled(
+        "graph",
+        concepts=f"{len(graph):,}",
+        digest=graph.digest[:12],
+        source=f"hf://datasets/{repo_id}",
+        images="".join(f"{line}\n" for line in (_images_lines(graph.probes) if graph.probes else ())),
+        terms=_WORDNET if is_wordnet else "",
+    )
     title = f"{_name(graph.name)}: visual concepts"
     return _dataset_card(readme, GRAPH_TAG, [graph], title, lines, viewer=False, **terms)
 
@@ -299,10 +278,7 @@ def _images_lines(probes: ProbeCounts) -> list[str]:
 
 def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
     """The README of a dataset repo with the probe images of a graph; arguments and errors as of :func:`graph_card`."""
-    lines = [
-        f"The images that test the concepts of [{graph_repo}](https://huggingface.co/datasets/{graph_repo}). Column "
-        "`node` is the concept, `style` the domain. The images keep the licenses of their sources.",
-    ]
+    lines = _filled("images", graph=graph_repo)
     files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
     return _dataset_card(readme, IMAGES_TAG, [graph], f"{_name(graph.name)}: probe images", lines, configs=files)
 
