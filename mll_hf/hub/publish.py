@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
@@ -216,9 +215,9 @@ def publish_to_collection(
 ) -> Published:
     """Publish labels in a collection: labels, graphs, index and card in one commit.
 
-    Creates the collection, ``hf://datasets/org/name``, if it does not exist; ``private`` concerns only a new one. A
-    pull request has labels and graphs alone, so that several do not conflict; readers find labels that the index lacks,
-    and the next publication adds them to it.
+    Creates the collection, ``hf://datasets/org/name``, if it does not exist, ``private`` or not; a public one is
+    refused if it should be private. A pull request has labels and graphs alone, so that several do not conflict;
+    readers find labels that the index lacks, and the next publication adds them to it.
 
     Raises:
         InputError: A model is a local folder, or a label is of none of the graphs.
@@ -247,17 +246,11 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
         HubError: The Hub refuses.
     """
     api, repo_id = connect(token), _repo_of(collection)
-
-    def files(head: Head) -> Mapping[str, bytes | None]:
-        if not labels_by_group(head):
-            raise InputError(f"{collection} holds no labels yet; publish some: mll-hf push MODEL --to {collection}")
-        return _overview(api, head)
-
-    return _publish(api, repo_id, "dataset", "Update the index of labels", files)
+    return _publish(api, repo_id, "dataset", "Update the index of labels", lambda head: _overview(api, head, {}, ()))
 
 
 def _overview(
-    api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
+    api: HfApi, head: Head, added: Mapping[str, bytes], graphs: Sequence[SemanticGraph]
 ) -> dict[str, bytes | None]:
     """Index, table, picture and card of a collection with the files that a commit adds.
 
@@ -283,7 +276,8 @@ def _overview(
         else:
             _log.warning("%s: labels %s are not indexed, since their graph is missing", head.repo_id, stem)
     if not (labels := list(by_path.values())):
-        raise InputError(f"hf://datasets/{head.repo_id} holds no valid label; publish one with mll-hf push --to")
+        collection = f"hf://datasets/{head.repo_id}"
+        raise InputError(f"{collection} holds no valid label yet; publish one: mll-hf push MODEL --to {collection}")
     shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
     card = _card(api, head, lambda old: collection_card(head.repo_id, shown, labels, old))
     counts = Counter(label.graph_digest for label in labels)
@@ -411,7 +405,8 @@ def publish_repo(
     """Publish files and their card in a model repo that is for nothing else, in one commit.
 
     Creates the repo if it does not exist. ``edit`` makes its README out of the README so far, which may be empty. The
-    file ``marker`` says what kind of repo this is: one without it must be empty. ``private`` concerns only a new repo.
+    file ``marker`` says what kind of repo this is: one without it must be empty. A new repo may be
+    ``private``.
 
     Raises:
         InputError: The repo has other content, or is public although ``private``.

@@ -729,7 +729,7 @@ def test_an_invalid_label_is_replaced_by_publishing_a_valid_one(hub):
 def test_an_empty_index_is_not_built(hub):
     assert "is not on the Hub" in complaint_of(lambda: update_index(COLLECTION))
     hub.put("dataset", REPO, graph_files())
-    assert "holds no labels yet" in complaint_of(lambda: update_index(COLLECTION), InputError)
+    assert "holds no valid label yet" in complaint_of(lambda: update_index(COLLECTION), InputError)
     hub.put("dataset", REPO, {path_of(LABELS[1]): b"bad"})
     assert "holds no valid label" in complaint_of(lambda: update_index(COLLECTION), InputError)
 
