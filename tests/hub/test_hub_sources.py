@@ -740,7 +740,8 @@ def test_labels_of_the_whole_hub_are_read_within_its_rate_limit(hub, dataset, xe
     resolved = {request for request in hub.requests if "/resolve/" in request}
     assert len([request for request in hub.requests if "/api/" in request]) == pages(50)
     assert len(resolved) == 50 + 1
-    assert set(map(round, clock.waits)) == {300}
+    assert clock.waits
+    assert all(200 < wait <= 300 for wait in clock.waits)  # the rest of the window, however slow this machine is
     assert "the Hub allows no more requests for now" in caplog.text
     hub.limit(api=0, resolvers=0)
     clock.waits.clear()
