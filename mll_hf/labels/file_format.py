@@ -199,7 +199,7 @@ def check_summary(label: LabelSummary) -> None:
     """
     temperature = float(label.temperature[0])
     by_rank = label.ranks.sum(axis=0, dtype=np.int64)
-    _refuse_if_any_fails(
+    refuse_if_any_fails(
         {
             "support exceeds the images per concept": bool((label.support <= label.sampling.images_per_concept).all()),
             "ranks by domain do not add up": bool((label.domain_ranks >= 0).all())
@@ -213,7 +213,7 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
     """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
     check_summary(label)
     domain_hits, domain_support = (a.sum(axis=0, dtype=np.int64) for a in (label.domain_hits, label.domain_support))
-    _refuse_if_any_fails(
+    refuse_if_any_fails(
         {
             **{
                 f"{name} does not follow from ranks": np.array_equal(tensors[name], getattr(label, name))
@@ -235,7 +235,12 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
     )
 
 
-def _refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
+def refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
+    """Refuse with all faults whose check did not pass.
+
+    Raises:
+        LabelError: There are some.
+    """
     if faults := [fault for fault, passed in checks.items() if not passed]:
         raise LabelError(", ".join(faults))
 

@@ -332,7 +332,7 @@ def _digests(files: Mapping[Key, Path], shards: Mapping[int, IndexShard], folder
     known: dict[Key, tuple[str, int]] = {}
     for number, shard in shards.items():
         written = (folder / f"{number:05d}.safetensors").stat().st_mtime_ns
-        known.update((key, (digest, written)) for key, digest in shard.keys)
+        known.update((label.key, (label.sha256, written)) for label in shard.labels)
     digests = {}
     for key, path in files.items():
         digest, written = known.get(key, ("", 0))
