@@ -210,11 +210,6 @@ def own_names() -> frozenset[str]:
         raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error
 
 
-def check_login() -> None:
-    """Check that the user is logged in; raises as `own_names`."""
-    own_names()
-
-
 def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
     """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; local folders are none.
 

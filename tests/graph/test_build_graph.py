@@ -19,7 +19,7 @@ from mll_hf.cli import main as mll_hf
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.graph.wordnet import ClassList, class_names, class_wnids
-from mll_hf.harvest import PAPER_SOURCES
+from mll_hf.harvest.sources import PAPER_SOURCES
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.labels.store import LabelStore
 from wordnet_worlds import imagenet_nouns, write_nouns
