@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mll_hf.errors import GraphError, InputError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_json, load_graph
 from mll_hf.graph.probes import IMAGE_FILES, IMAGE_LIST, image_files, image_schema, iter_filed_images
@@ -75,12 +77,7 @@ class Addition:
 
 
 def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[NewImage, ...]:
-    """Read all files in a folder and its subfolders except hidden ones.
-
-    Args:
-        folder: The folder.
-        domain: How the images look.
-        source: Where they are from; by default the folder's name.
+    """Read all files in a folder and its subfolders except hidden ones; their source is by default the folder's name.
 
     Raises:
         InputError: The folder cannot be read.
@@ -238,15 +235,9 @@ def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None =
 
 
 def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None, known: frozenset[str] = frozenset()) -> None:
-    """Refuse a graph with hypernyms that are neither in it nor in a base, or that form a cycle with the base's.
+    """Refuse, with a GraphError, hypernyms that are neither in a graph nor in a base, or form a cycle with the base's.
 
-    Args:
-        graph: The graph.
-        base: A graph in which hypernyms may be.
-        known: Without a base, ids of hypernyms to accept.
-
-    Raises:
-        GraphError: There are such.
+    Without a base, the known ids are accepted.
     """
     if missing := graph.external - (base.index.keys() if base else known):
         where = f"neither in the graph nor in {base.name}" if base else "not in the graph"
@@ -258,11 +249,8 @@ def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None, known: fro
 
 def pooled_counts(graph: SemanticGraph, own: Mapping[str, int]) -> dict[str, int]:
     """Number of images that show each concept, by id: those filed under it or below it."""
-    counts = [own.get(concept.id, 0) for concept in graph.concepts]
-    return {
-        concept.id: counts[v] + sum(counts[below] for below in graph.descendants[v])
-        for v, concept in enumerate(graph.concepts)
-    }
+    counts = graph.pooled(np.array([own.get(id, 0) for id in graph.index], np.int64))
+    return dict(zip(graph.index, counts.tolist(), strict=True))
 
 
 def _hash(content: bytes) -> bytes:
@@ -302,13 +290,8 @@ def _write_images(images: Sequence[tuple[str, NewImage]], folder: Path) -> str:
         raise MissingExtraError("pyarrow", "models") from None
 
     rows = [
-        {
-            "image": {"bytes": image.content, "path": None},
-            "node": id,
-            "style": image.domain,
-            "source": image.source,
-        }
-        for id, image in images
+        {"image": {"bytes": of.content, "path": None}, "node": id, "style": of.domain, "source": of.source}
+        for id, of in images
     ]
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(rows, image_schema(("node", "style", "source")))

@@ -10,6 +10,7 @@ import numpy as np
 
 from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.utils.arrays import read_only
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,10 +57,8 @@ class GraphUnion:
     @cached_property
     def positions(self) -> tuple[NDArray[np.int64], ...]:
         """For each graph [V_g] index in the union of each of its concepts; ascending, as both are sorted by id."""
-        positions = [np.array([self.graph.index[c.id] for c in graph.concepts], np.int64) for graph in self.graphs]
-        for array in positions:
-            array.setflags(write=False)
-        return tuple(positions)
+        of = self.graph.index
+        return tuple(read_only(np.array([of[c.id] for c in graph.concepts], np.int64)) for graph in self.graphs)
 
     @cached_property
     def rows(self) -> NDArray[np.int32]:
@@ -67,8 +66,7 @@ class GraphUnion:
         rows = np.full((len(self.graphs), len(self.graph)), -1, np.int32)
         for row, positions in zip(rows, self.positions, strict=True):
             row[positions] = np.arange(len(positions))
-        rows.setflags(write=False)
-        return rows
+        return read_only(rows)
 
 
 def _merged(first: Concept, other: Concept) -> Concept:

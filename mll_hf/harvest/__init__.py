@@ -119,11 +119,7 @@ def finished_build(
 
 
 def check_no_images_of_another_graph(folder: Path, graph: SemanticGraph) -> None:
-    """Check that a folder with images holds this graph.
-
-    Raises:
-        InputError: The folder holds images of another graph.
-    """
+    """Raise an InputError if a folder holds images of another graph."""
     if image_files(folder) and not _holds(folder, graph):
         raise InputError(f"{folder} holds images of another graph; choose another folder")
 

@@ -114,11 +114,7 @@ class OpenSource:
         return int(self.stream.num_shards)
 
     def concept_of(self, label: object) -> str | None:
-        """Id of the concept of a label; None if the graph has none.
-
-        Raises:
-            HubError: The label is not an index into the source's list of classes.
-        """
+        """Id of the concept of a label; None if the graph has none, a HubError if the source lacks it in its list."""
         text, source = str(label), self.pinned.source
         if source.labels_are_indices and self.by_label and text not in self.by_label:
             raise HubError(source.repo_id, f"has a label '{text}', which is not in {source.labels}; correct labels=...")

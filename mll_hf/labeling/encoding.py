@@ -189,11 +189,7 @@ class EmbeddingLog:
             yield start, records["embedding"][positions[start : start + block_size]]
 
     def rename(self, key: Mapping[str, object]) -> None:
-        """Replace the key.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Replace the key; a StorageError if the folder cannot be written."""
         write_atomically(self.folder / _KEY_FILE, _key_text(key))
 
     def remove(self) -> None:

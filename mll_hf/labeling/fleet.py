@@ -188,11 +188,7 @@ def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
 
 
 def _stored_label(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
-    """The wanted label in the working folder: of the model, or of another revision with the same weights.
-
-    Raises:
-        HubError: The weights of another revision cannot be compared.
-    """
+    """The wanted label in the working folder: of the model, or of another revision with the same weights."""
     labels = []
     for path in fleet.store.folder.glob(f"labels/{model.slug}/*/{fleet.wanted.group.stem}.safetensors"):
         with contextlib.suppress(LabelError):  # a damaged file is measured again

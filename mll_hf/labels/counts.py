@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mll_hf.utils.arrays import read_only
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -143,8 +145,7 @@ def chance_to_win(n_rivals: int, n_candidates: int) -> NDArray[np.float64]:
     chance = np.full(RANK_BINS, won[-1])
     chance[possible] = np.add.reduceat(won, starts[possible])
     chance[possible] /= np.diff(starts[possible], append=n_rivals + 1)
-    chance.setflags(write=False)
-    return chance
+    return read_only(chance)
 
 
 @lru_cache(maxsize=1)

@@ -165,11 +165,7 @@ class InMemory:
 
     @classmethod
     def mapped(cls, path: Path) -> InMemory:
-        """Map a file into memory.
-
-        Raises:
-            LabelError: It cannot be read.
-        """
+        """Map a file into memory; a LabelError if it cannot be read."""
         try:
             with path.open("rb") as file:
                 return cls(str(path), memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
@@ -213,11 +209,7 @@ class IndexShard:
 
     @classmethod
     def open(cls, source: ByteSource) -> IndexShard:
-        """Read and validate everything but the codes.
-
-        Raises:
-            LabelError: The file is no shard of an index.
-        """
+        """Read and validate everything but the codes; a LabelError if the file is no shard of an index."""
         try:
             return cls._open(source)
         except LabelError as error:
@@ -331,12 +323,9 @@ class LabelIndex:
     """The shards of one group. Positions count the labels of all shards, one shard after another.
 
     Attributes:
-        shards: At least one.
+        shards: At least one; a LabelError if they do not belong together.
         current: Sha256 of the file of every label that there is, by slug and revision of its model; labels of which
             the shards have another digest are left out of :attr:`labels`. None takes all.
-
-    Raises:
-        LabelError: The shards do not belong together.
     """
 
     shards: tuple[IndexShard, ...]
@@ -381,10 +370,9 @@ class LabelIndex:
         return codes
 
     def check(self, position: int, label: LabelSummary, concepts: NDArray[np.int64], codes: NDArray[np.uint32]) -> None:
-        """Check that the index says of the label at a position what it says itself; codes are those of A concepts.
+        """Check that the index says of the label at a position what it says itself, or raise a LabelError.
 
-        Raises:
-            LabelError: It does not.
+        The codes are those of A concepts.
         """
         n = int(np.searchsorted(self.firsts, position, side="right")) - 1
         kept = self.shards[n].labels[position - self.firsts[n]]

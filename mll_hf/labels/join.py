@@ -232,11 +232,7 @@ def join_labels(
 
 
 def _check_wanted(probes: Collection[str], labels: Sequence[LabelSummary]) -> None:
-    """Refuse wanted probe images that no label rests on.
-
-    Raises:
-        InputError: There are some.
-    """
+    """Refuse, with an InputError, wanted probe images that no label rests on."""
     names = {label.probes_name for label in labels}
     if unknown := sorted(set(probes) - names - {label.probes_digest for label in labels}):
         raise InputError(

@@ -103,6 +103,9 @@ class LabelSource(Protocol):
 class LabelStore:
     """A folder of labels. Summaries are kept in memory, whole labels are read when asked for.
 
+    What reads raises an InputError if the folder holds no labels, a GraphError or LabelError if a file is damaged or
+    missing; what writes raises a StorageError if the folder cannot be written.
+
     Attributes:
         folder: The folder; it is created when something is added.
     """
@@ -116,12 +119,7 @@ class LabelStore:
 
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The graphs of the labels, by file name.
-
-        Raises:
-            InputError: The folder holds no labels.
-            GraphError: A graph cannot be read.
-        """
+        """The graphs of the labels, by file name."""
         found = self.folder.glob("graphs/*.json")
         paths = sorted(path for path in found if GRAPH_PATH.fullmatch(f"graphs/{path.name}"))
         if not paths:
@@ -136,26 +134,12 @@ class LabelStore:
 
     @cached_property
     def _summaries(self) -> tuple[LabelSummary, ...]:
-        return tuple(label.summary for label in self.labels())
+        graphs = self._by_digest
+        return tuple(self._checked(read_label(path), graphs, path).summary for path in self.paths())
 
     def list(self) -> tuple[LabelSummary, ...]:
-        """Summaries of all labels, in the order of their paths.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: A label is damaged, or its graph is missing.
-        """
+        """Summaries of all labels, in the order of their paths."""
         return self._summaries
-
-    def labels(self) -> Iterator[ModelLabel]:
-        """Read and validate all labels, one after another, in the order of their paths.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: A label is damaged, or its graph is missing.
-        """
-        graphs = self._by_digest
-        return (self._checked(read_label(path), graphs, path) for path in self.paths())
 
     def _checked(self, label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
         """The label, if its graph is here and it lies where its content says."""
@@ -172,22 +156,13 @@ class LabelStore:
         return label
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """The whole labels of some summaries.
-
-        Raises:
-            LabelError: A label is missing or damaged.
-        """
+        """The whole labels of some summaries."""
         graphs = self._by_digest
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            read = pool.map(lambda label: read_label(self.path_of(label), graphs.get(label.graph_digest)), labels)
-            return tuple(read)
+            return tuple(pool.map(lambda of: read_label(self.path_of(of), graphs.get(of.graph_digest)), labels))
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """The probe embeddings beside a label, or None.
-
-        Raises:
-            LabelError: The file is damaged or of another graph.
-        """
+        """The probe embeddings beside a label, or None."""
         path = embeddings_path(self.path_of(label))
         embeddings = read_embeddings(path)
         if embeddings is not None and len(embeddings.concepts) != len(label.ranks):
@@ -217,10 +192,6 @@ class LabelStore:
         """All labels as the folder's index knows them; none if it has no index, or too few labels for one to pay.
 
         Labels that the index lacks, or knows in another version, are read from their files.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: The index or a label is damaged.
         """
         groups = self._files_by_group()
         if not (self.folder / "index").is_dir() or sum(map(len, groups.values())) < MANY_LABELS:
@@ -272,11 +243,6 @@ class LabelStore:
 
         Returns:
             Number of labels that were read.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: The index or a label is damaged.
-            StorageError: The folder cannot be written.
         """
         n_read = 0
 
@@ -301,22 +267,14 @@ class LabelStore:
         return n_read
 
     def add_graph(self, graph: SemanticGraph) -> None:
-        """Write a graph, unless it is stored already.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Write a graph, unless it is stored already."""
         path = self.folder / graph_path(graph.digest)
         content = graph_to_bytes(graph)
         if not (path.exists() and path.read_bytes() == content):
             write_atomically(path, content)
 
     def write(self, label: ModelLabel) -> Path:
-        """Add or replace a label, atomically; returns its path.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Add or replace a label, atomically; returns its path."""
         path = self.path_of(label)
         write_atomically(path, label_to_bytes(label))
         return path
@@ -351,6 +309,10 @@ def _load_stored_graph(path: Path) -> SemanticGraph:
 def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None = None) -> None:
     """Check that a label is of a graph, and that it can rest on the probe images that it names.
 
+    Its numbers of images are compared with those that the graph gives for the probe images of this digest, if it does.
+    This exposes who measured on other images and names these. It does not expose who takes the right numbers of images
+    and invents how many were recognized: for that, measure again with ``labels verify``.
+
     Raises:
         LabelError: It is of another graph, or its numbers of images contradict those of the graph.
     """
@@ -360,15 +322,6 @@ def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: 
             f"({graph.digest[:12]}); name the graph that it was measured on",
             path,
         )
-    _check_support(label, graph, path)
-
-
-def _check_support(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None) -> None:
-    """Compare numbers of images with those that the graph gives for the probe images of this digest, if it does.
-
-    This exposes who measured on other images and names these. It does not expose who takes the right numbers of images
-    and invents how many were recognized: for that, measure again with ``labels verify``.
-    """
     if graph.probes is None or graph.probes.digest != label.probes_digest:
         return
     expected, by_domain = graph.most_tests(label.sampling.images_per_concept)
