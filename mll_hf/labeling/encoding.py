@@ -42,15 +42,9 @@ def encoded_images(
     batch_size: int,
     decoders: Decoders[bytes | None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Embed the probe images with the given numbers, ascending.
-
-    Yields:
-        Numbers of a batch's images [B] and their embeddings [B, D]; see `encoded`.
-    """
-    done = 0
-    for embeddings in encoded(model, probes.iter_image_bytes(batch_size, images), decoders):
-        yield images[done : done + len(embeddings)], embeddings
-        done += len(embeddings)
+    """Embed the probe images with the given numbers, ascending; yields those of a batch and what `encoded` does."""
+    numbers = (images[first : first + batch_size] for first in range(0, len(images), batch_size))
+    return zip(numbers, encoded(model, probes.iter_image_bytes(batch_size, images), decoders), strict=True)
 
 
 def encoded(
@@ -97,14 +91,10 @@ def decoders_for(model: VisionLanguageModel, processes: int | None = None) -> De
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLog:
-    """Embeddings of the images that a model has embedded so far: one file of records, to which batches are appended.
+    """Embeddings [D] of the images that a model has embedded so far: a file of records, to which batches are appended.
 
     A record has the image's row in the data set and its embedding. So pieces may come in any order, and a larger sample
     reuses the embeddings of a smaller one.
-
-    Attributes:
-        folder: Folder of the file.
-        embedding_size: D.
     """
 
     folder: Path

@@ -260,13 +260,11 @@ class _Worker:
         """Return when the actor is up."""
 
     def embed_captions(self, model: ModelRef, dtype: str | None, captions: Sequence[str]) -> Captions:
-        """Embed some captions."""
         return self._run_of(model, dtype).embed_captions(captions)
 
     def embed_images(
         self, model: ModelRef, dtype: str | None, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> tuple[NDArray[np.float32], Environment]:
-        """Embed some images."""
         run = self._run_of(model, dtype)
         parts = [embeddings for _, embeddings in run.embed_images(_with_files(probes), images, batch_size)]
         return np.concatenate(parts), environment_of(run.model)
