@@ -21,7 +21,7 @@ from mll_hf.errors import DescribeError, StorageError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import other_numbers
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import asset_path, write_atomically
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
@@ -359,8 +359,5 @@ def _cache_caption(llm: LanguageModel, question: _Question, caption: str) -> Non
 
 
 def _cache_file(llm: LanguageModel, question: _Question) -> Path:
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "descriptions"
     key = json.dumps([llm.model, llm.base_url, PROMPT_VERSION, question.prompt])
-    return folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    return asset_path("descriptions", f"{hashlib.sha256(key.encode()).hexdigest()}.json")
