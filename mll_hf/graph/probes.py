@@ -191,7 +191,7 @@ def load_probes(
         raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {_MOST_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
     samples = [
-        _sample(pool, sources[pool], config, _stable_hash(concept.id)) if tested else pool[:0]
+        _sample(pool, sources[pool], config, concept.id) if tested else pool[:0]
         for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), graph.has_tests, strict=True)
     ]
     rows, offsets, members = _renumbered(samples)
@@ -304,10 +304,9 @@ def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[n
         yield np.concatenate([own[v], *(own[d] for d in graph.descendants[v])])
 
 
-def _sample(
-    pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, salt: int
-) -> NDArray[np.int64]:
+def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, id: str) -> NDArray[np.int64]:
     """Draw a concept's images from its sources in turn, from each in a seeded random order. Rows ascend."""
+    salt = int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
     draw = scramble(pool.astype(np.uint64), config.seed, salt)
     turn_of_source = scramble(sources.astype(np.uint64), config.seed, salt + 1)
     by_source = np.lexsort((draw, sources))
@@ -335,10 +334,6 @@ def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uin
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def _stable_hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @contextmanager
@@ -417,8 +412,7 @@ def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
 
 def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -> NDArray[np.int32]:
     names, codes = _categories(column)
-    unknown = sorted(set(names) - set(graph.index))
-    if unknown:
+    if unknown := sorted(set(names) - set(graph.index)):
         reason = f"{len(unknown)} nodes of the images are not in the graph, such as {', '.join(unknown[:3])}"
         raise GraphError(f"{reason}; use the images of this graph", folder)
     return np.array([graph.index[name] for name in names], dtype=np.int32)[codes]

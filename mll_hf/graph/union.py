@@ -45,8 +45,10 @@ class GraphUnion:
             return cls(tuple(graphs), graphs[0])
         merged: dict[str, Concept] = {}
         for concept in (concept for graph in graphs for concept in graph.concepts):
-            first = merged.get(concept.id)
-            merged[concept.id] = _merged(first, concept) if first else concept
+            if first := merged.get(concept.id):
+                lemmas = tuple(dict.fromkeys([*first.lemmas, *concept.lemmas]))
+                concept = replace(first, lemmas=lemmas, hypernyms=(*first.hypernyms, *concept.hypernyms))
+            merged[concept.id] = concept
         try:
             union = SemanticGraph(" + ".join(graph.name for graph in graphs), tuple(merged.values()))
         except GraphError as error:
@@ -67,8 +69,3 @@ class GraphUnion:
         for row, positions in zip(rows, self.positions, strict=True):
             row[positions] = np.arange(len(positions))
         return read_only(rows)
-
-
-def _merged(first: Concept, other: Concept) -> Concept:
-    lemmas = tuple(dict.fromkeys([*first.lemmas, *other.lemmas]))
-    return replace(first, lemmas=lemmas, hypernyms=(*first.hypernyms, *other.hypernyms))

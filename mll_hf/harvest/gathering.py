@@ -174,23 +174,18 @@ def _open(pinned: PinnedSource, graph: SemanticGraph) -> OpenSource:
     for option, name in needed.items():
         if name not in features:
             raise HubError(source.repo_id, f"has no column '{name}', only {', '.join(features)}; add {option}=COLUMN")
-    kind = _item(features[column])
+    kind = getattr(features[column], "feature", features[column])  # what a list has, or the feature itself
     if source.objects:
         if not isinstance(kind, dict) or source.label not in kind:
             fields = ", ".join(kind) if isinstance(kind, dict) else "none"
             raise HubError(source.repo_id, f"its {column} have no '{source.label}', only {fields}; add label=FIELD")
-        kind = _item(kind[source.label])
+        kind = getattr(kind[source.label], "feature", kind[source.label])
     by_label = meaning_of_labels(pinned, kind.names if isinstance(kind, datasets.ClassLabel) else None, graph)
     credits = [name for name in CREDIT_COLUMNS if isinstance(features.get(name), datasets.Value)]
     columns = list(dict.fromkeys([image, *needed.values(), *credits]))
     stream = stream.select_columns(columns).cast_column(image, datasets.Image(decode=False))
     has_licenses = pinned.credits is not None or any(name in credits for name in LICENSE_COLUMNS)
     return OpenSource(pinned, stream, image, by_label, graph, has_licenses)
-
-
-def _item(feature: Any) -> Any:  # noqa: ANN401 - datasets has no types
-    """What a list has, or the feature itself."""
-    return getattr(feature, "feature", feature)
 
 
 @contextmanager

@@ -134,7 +134,14 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
         DescribeError: The file cannot be read, or classes are missing or have no usable text; one line names them
             all.
     """
-    content = _read_json_object(Path(path))
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DescribeError(f"cannot read descriptions from {path} ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise DescribeError(f"{path}: is not valid JSON ({error}); correct the file") from None
+    if not isinstance(content, dict):
+        raise DescribeError(f'{path}: is not a JSON object; write {{"class": "description", ...}}')
     by_words = {clean_class_name(key).casefold(): value for key, value in content.items()}
     texts: dict[str, tuple[str, ...]] = {}
     missing, unusable = [], []
@@ -151,18 +158,6 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
     if faults:
         raise DescribeError(f"{path}: {'; '.join(faults)}; give each class a text or a list of texts")
     return tuple(Description(name, texts[name], "file") for name in classes)
-
-
-def _read_json_object(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DescribeError(f"cannot read descriptions from {path} ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise DescribeError(f"{path}: is not valid JSON ({error}); correct the file") from None
-    if not isinstance(content, dict):
-        raise DescribeError(f'{path}: is not a JSON object; write {{"class": "description", ...}}')
-    return content
 
 
 def _texts(value: object) -> tuple[str, ...]:
