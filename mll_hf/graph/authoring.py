@@ -170,17 +170,12 @@ def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | 
 
     A concept that the graph has already takes the new texts and hypernyms and keeps its images.
 
-    Args:
-        folder: The graph's folder; made if it does not exist.
-        new: What to add.
-        base: Another graph in which hypernyms may be. Without it, only hypernyms that the graph itself has, or already
-            names, are accepted.
+    Hypernyms may be in the base. Without it, only those that the graph itself has, or already names, are accepted.
 
     Raises:
         GraphError: A hypernym is missing, hypernyms form a cycle, an image cannot be decoded, or a new concept has too
             few images.
         StorageError: The folder cannot be written.
-        MissingExtraError: pyarrow is not installed.
     """
     new = tuple(new)
     old = load_graph(folder) if (folder / GRAPH_FILE).exists() else None
@@ -205,17 +200,13 @@ def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | 
 
 
 def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None = None) -> None:
-    """Refuse a graph that cannot be used for labels.
+    """Refuse a graph, with the images of a folder, that cannot be used for labels.
 
-    Args:
-        graph: The graph.
-        folder: The folder of its images.
-        base: A graph in which its hypernyms must be, if it names any that it does not have; None to accept all.
+    Hypernyms that it does not have must be in the base, if one is given.
 
     Raises:
         GraphError: An image cannot be decoded, a concept has too few, no two concepts can be confused, or hypernyms
             are missing or form a cycle.
-        MissingExtraError: pyarrow is not installed.
     """
     own: Counter[str] = Counter()
     undecodable = 0

@@ -238,11 +238,7 @@ def _count(
 
 
 def image_schema(text_columns: Sequence[str]) -> pa.Schema:
-    """Schema of a parquet file of images for :func:`load_probes`, ``datasets`` and the Hub.
-
-    Args:
-        text_columns: The columns besides ``image``.
-    """
+    """Schema of a parquet file of images and texts for :func:`load_probes`, ``datasets`` and the Hub."""
     import pyarrow as pa
 
     features = {"image": {"_type": "Image"}, **{name: {"dtype": "string", "_type": "Value"} for name in text_columns}}

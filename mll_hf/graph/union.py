@@ -33,14 +33,7 @@ class GraphUnion:
 
     @classmethod
     def of(cls, graphs: Sequence[SemanticGraph]) -> GraphUnion:
-        """Unite graphs; a single one is its own union.
-
-        Args:
-            graphs: At least one graph, the reference first.
-
-        Raises:
-            GraphError: The hypernyms of the graphs form a cycle together.
-        """
+        """Unite graphs, the reference first; a GraphError if their hypernyms form a cycle together."""
         if len(graphs) == 1:
             return cls(tuple(graphs), graphs[0])
         merged: dict[str, Concept] = {}

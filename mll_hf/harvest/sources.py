@@ -204,9 +204,7 @@ class PinnedSource:
 def pin_all(sources: Sequence[ImageSource], wordnet: str | Path | None = None) -> tuple[PinnedSource, ...]:
     """Resolve sources to their commits and read the meaning of their labels.
 
-    Args:
-        sources: The sources.
-        wordnet: Folder of WordNet, for labels that are names of synsets; None for Debian's.
+    For labels that are names of synsets, WordNet is read from its folder, by default Debian's.
 
     Raises:
         InputError: Two sources have the same name, or a file of labels or credits, or of WordNet, cannot be read.

@@ -67,14 +67,10 @@ class Contest:
         self._tested = range(len(graph)) if tested is None else tested
 
     def count(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> LabelCounts:
-        """Count the contests over some images.
+        """Count the contests over some images; ``outscored`` is [K, V], see :func:`merged`.
 
-        Args:
-            blocks: Number of a block's first image, and unit-norm embeddings [B, D] of the images from there on; NaN
-                for undecodable images.
-
-        Returns:
-            The counts, but with [K, V] ``outscored``; see :func:`merged`.
+        A block is the number of its first image, and unit-norm embeddings [B, D] of the images from there on; NaN for
+        undecodable images.
         """
         import torch
 

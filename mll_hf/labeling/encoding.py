@@ -54,10 +54,7 @@ def encoded(
 ) -> Iterator[NDArray[np.float32]]:
     """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable.
 
-    Args:
-        model: The model.
-        batches: Encoded images of each batch.
-        decoders: What decodes them, from :func:`decoders_for`; by default its own ones, for this call.
+    What decodes them is from :func:`decoders_for`; by default it is made for this call.
 
     Raises:
         ModelError: The model cannot be run, or a process that decodes images died.
@@ -102,16 +99,10 @@ class EmbeddingLog:
 
     @classmethod
     def open(cls, folder: Path, key: Mapping[str, object], embedding_size: int) -> EmbeddingLog:
-        """Resume a log, or start one.
+        """Resume a log, or start one; a StorageError if the folder cannot be written.
 
-        Args:
-            folder: Folder of the log.
-            key: What the embeddings depend on. A log with another key is deleted, with a warning if the environments
-                differ.
-            embedding_size: D.
-
-        Raises:
-            StorageError: The folder cannot be written.
+        The key says what the embeddings depend on. A log with another key is deleted, with a warning if the
+        environments differ.
         """
         text, key_file = _key_text(key), folder / _KEY_FILE
         with storage_errors(folder):

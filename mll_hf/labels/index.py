@@ -107,12 +107,7 @@ def entry_of(label: LabelSummary, sha256: str, code: RankCode) -> tuple[IndexEnt
 
 
 def shard_to_bytes(entries: Sequence[tuple[IndexEntry, NDArray[np.uint32]]], code: RankCode) -> bytes:
-    """Serialize a shard. The same entries always give the same bytes.
-
-    Args:
-        entries: At least one, each with its codes [V]; all of one group.
-        code: The code of their graph.
-    """
+    """Serialize a shard of at least one entry, with codes [V]. The same entries always give the same bytes."""
     labels = [label for label, _ in entries]
     samples: dict[bytes, int] = {}
     sample = [samples.setdefault(label.support.astype(np.int32).tobytes(), len(samples)) for label in labels]

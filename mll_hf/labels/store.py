@@ -238,11 +238,7 @@ class LabelStore:
     def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:
         """Bring the index up to date with the labels; only what changed is read and written.
 
-        Args:
-            progress: Called with 1 for every label that was read.
-
-        Returns:
-            Number of labels that were read.
+        Returns the number of labels that were read; ``progress`` is called with 1 for each.
         """
         n_read = 0
 
@@ -340,11 +336,7 @@ def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: 
 
 
 def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLabel:
-    """Read and validate one label file.
-
-    Args:
-        path: The file.
-        graph: If given, the label must be on this graph.
+    """Read and validate one label file; if a graph is given, the label must be on it.
 
     Raises:
         LabelError: The file is missing, too large, no valid label, or on another graph.

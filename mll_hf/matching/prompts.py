@@ -195,9 +195,6 @@ def templates_for(domain: str | None = None, task: str | None = None) -> tuple[s
     Args:
         domain: How the images look, for example "satellite image".
         task: What is recognized, for example "handwritten digit recognition".
-
-    Returns:
-        Templates, each with exactly one ``{}``; see :func:`fill`.
     """
     look, purpose = domain or "", task or ""
     for text, keys in ((purpose, _SUBJECTS), (look, _SUBJECTS), (look, _STYLES), (purpose, _STYLES)):
@@ -208,14 +205,9 @@ def templates_for(domain: str | None = None, task: str | None = None) -> tuple[s
 
 
 def named_domain(names: Sequence[str], domain: str | None) -> int | None:
-    """Find the one domain of a label that a user's domain text names, by its own name or else by a synonym.
+    """Position of the one domain of a label that a user's text names ("photograph"), by its name or else by a synonym.
 
-    Args:
-        names: Domain names of a label.
-        domain: How the images of the task look, for example "photograph".
-
-    Returns:
-        Position in ``names``; None if the text names no domain of the label, or several.
+    None if the text names no domain of the label, or several.
     """
     own = [{name.lower()} for name in names]
     known = [{key, *words} for key, words in DOMAIN_WORDS.items()]

@@ -129,13 +129,9 @@ class CachedEncoder:
     """
 
     def __init__(self, encoder: TextEncoder, path: str | Path | None = None, *, exact: bool = False) -> None:
-        """Wrap an encoder.
+        """Wrap an encoder; the SQLite file is by default in the Hugging Face assets cache, shared by all encoders.
 
-        Args:
-            encoder: Encodes texts that are not cached.
-            path: The SQLite file; by default in the Hugging Face assets cache, shared by all encoders.
-            exact: Do not use the shipped embeddings, which are rounded to 8 bits. Benchmarks compare methods on exact
-                ones.
+        If ``exact``, the shipped embeddings, which are rounded to 8 bits, are not used. Benchmarks need exact ones.
         """
         self._encoder, self._exact, self._warned = encoder, exact, False
         self.path = Path(path or asset_path("embeddings", "embeddings.sqlite"))
