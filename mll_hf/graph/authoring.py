@@ -138,13 +138,16 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
         raise InputError(f"{where}: has no folder of images; give the field images, or --images-root")
     style = _text(row, "domain", where) if row.get("domain") else domain
     source = _text(row, "source", where) if row.get("source") else None
-    concept = new_concept(id, name, _texts(row, "lemmas", where), description, _texts(row, "parents", where))
-    return NewConcept(concept, read_images(images, style, source))
+    lemmas, parents = (_texts(row, field, where) for field in ("lemmas", "parents"))
+    return new_concept(id, name, lemmas, description, parents, read_images(images, style, source))
 
 
-def new_concept(id: str, name: str, lemmas: Sequence[str], description: str, parents: Sequence[str]) -> Concept:
-    """A concept; its name need not be repeated among its lemmas."""
-    return Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
+def new_concept(
+    id: str, name: str, lemmas: Iterable[str], description: str, parents: Iterable[str], images: Iterable[NewImage] = ()
+) -> NewConcept:
+    """A concept to add; its name need not be repeated among its lemmas."""
+    concept = Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
+    return NewConcept(concept, tuple(images))
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:

@@ -257,7 +257,7 @@ def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
 
 def _default_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # does not import it: only its data is used
-    folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download()
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(DEFAULT_MODEL, DEFAULT_REVISION)
     for path, sha256 in ((folder / name, sha256) for name, sha256 in FILES.items()):
         try:
             found = file_digest(path).hex()
@@ -271,15 +271,12 @@ def _default_folder() -> Path:
     return folder
 
 
-def _download() -> Path:
+def _download(repo_id: str, sha: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     try:
-        folder = snapshot_download(
-            DEFAULT_MODEL, revision=DEFAULT_REVISION, allow_patterns=list(FILES), library_name="mll_hf"
-        )
-        return Path(folder)
+        return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES), library_name="mll_hf"))
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet
         raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
 
