@@ -26,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
-from mll_hf.errors import HubError, InputError, MissingExtraError, MLLError
+from mll_hf.errors import HubError, MissingExtraError, MLLError
 from mll_hf.harvest.boxes import MIN_SIDE, labeled_parts, with_margin
 from mll_hf.harvest.credits import CREDIT_COLUMNS, LICENSE_COLUMNS, Credit, credit_in
 from mll_hf.harvest.sources import PinnedSource, meaning_of_labels
@@ -68,10 +68,6 @@ class HarvestConfig:
     seed: int = 0
     max_side: int | None = 512
     redistributable: bool = False
-
-    def __post_init__(self) -> None:
-        if self.images_per_concept < 1 or (self.max_side is not None and self.max_side < 1):
-            raise InputError("images per concept and the longest side must be at least 1")
 
 
 def source_key(pinned: PinnedSource, graph: SemanticGraph, config: HarvestConfig) -> str:

@@ -148,12 +148,7 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """A file in memory, or mapped into it.
-
-    Attributes:
-        name: Path, for messages.
-        content: Its bytes.
-    """
+    """The content of a file in memory, or mapped into it; its name is for messages."""
 
     name: str
     content: memoryview

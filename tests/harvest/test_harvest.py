@@ -389,12 +389,6 @@ def test_no_image_of_any_concept(tmp_path):
     assert contents_of(tmp_path / "out") == {}
 
 
-@pytest.mark.parametrize("values", [{"images_per_concept": 0}, {"max_side": 0}])
-def test_invalid_settings(values):
-    with pytest.raises(InputError, match="at least 1"):
-        HarvestConfig(**values)
-
-
 # --- the files --------------------------------------------------------------------------------------------------------
 
 
