@@ -153,9 +153,13 @@ class SemanticGraph:
                 below[ancestor].append(v)
         return tuple(_sorted_indices(indices) for indices in below)
 
+    def relatives(self, v: int) -> NDArray[np.int32]:
+        """Sorted indices of the ancestors and descendants of concept ``v``: no wrong answers on an image of ``v``."""
+        return np.sort(np.concatenate([self.ancestors[v], self.descendants[v]]))
+
     @cached_property
     def rival_counts(self) -> NDArray[np.int32]:
-        """[V] number of rivals of each concept: all but itself, its ancestors and its descendants."""
+        """[V] number of rivals of each concept: all concepts but itself and its relatives."""
         above = np.array([len(ancestors) for ancestors in self.ancestors], np.int32)
         below = np.bincount(np.concatenate(self.ancestors), minlength=len(self)).astype(np.int32)
         return read_only(len(self) - 1 - above - below)

@@ -193,7 +193,7 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
 
     labels, model = tmp_path / "labels", f"local-dir:{tiny_open_clip}"
     assert mll_hf(["label", model, "--graph", REPO, "--labels", str(labels)]) == 0
-    (label,) = LabelStore(labels).labels()
+    (label,) = LabelStore(labels).list()
     assert (label.graph_digest, label.probes_name) == (graph.digest, "alice/images")
     assert label.support[graph.index[WHOLE[263]]] == 6
     assert label.support[root] == 25
@@ -218,7 +218,7 @@ def test_a_small_graph_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_cl
     assert mll_hf(["graph", "check", "hf://datasets/alice/toys", "--base", REPO]) == 0
     model, labels = f"local-dir:{tiny_open_clip}", str(tmp_path / "labels")
     assert mll_hf(["label", model, "--graph", "hf://datasets/alice/toys", "--labels", labels]) == 0
-    (label,) = LabelStore(Path(labels)).labels()
+    (label,) = LabelStore(Path(labels)).list()
     assert (label.graph_name, label.graph_digest) == ("toys", toys.digest)
 
 

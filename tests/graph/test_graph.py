@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import Concept, SemanticGraph, graph_from_json, graph_to_json, load_graph, save_graph
-from worlds import ANIMAL, CAT, CORGI, DOG, PET, dags, examples, make_graph, naive_ancestors
+from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, dags, examples, make_graph, naive_ancestors
 
 
 def nodes_of(graph):
@@ -31,6 +31,8 @@ def test_relatives_in_a_diamond():
     graph = make_graph()
     assert graph.ancestors[CORGI].tolist() == [ANIMAL, DOG, PET]
     assert graph.descendants[ANIMAL].tolist() == [CAT, CORGI, DOG, PET]
+    assert graph.relatives(PET).tolist() == [ANIMAL, CAT, CORGI]
+    assert graph.relatives(CAR).tolist() == [VEHICLE]
     assert graph.ancestors[ANIMAL].tolist() == []
 
 
@@ -44,6 +46,7 @@ def test_relatives_agree_with_a_naive_search(hypernyms):
         below = {other for other in ids if concept in above[other]}
         assert [ids[u] for u in graph.ancestors[v]] == sorted(above[concept])
         assert [ids[u] for u in graph.descendants[v]] == sorted(below)
+        assert [ids[u] for u in graph.relatives(v)] == sorted(above[concept] | below)
         assert graph.rival_counts[v] == len(ids) - 1 - len(above[concept] | below)
         assert [ids[u] for u in graph.parents[v]] == sorted(set(hypernyms[concept]))
 
@@ -74,7 +77,7 @@ def test_rival_counts_of_a_large_graph():
     graph = make_graph({f"n{v:05}": (f"n{v // 3:05}",) if v else () for v in range(13_600)})
     assert graph.rival_counts.dtype == np.int32
     for v in (0, 1, 777, 13_599):
-        assert graph.rival_counts[v] == 13_599 - len(graph.ancestors[v]) - len(graph.descendants[v])
+        assert graph.rival_counts[v] == 13_599 - len(graph.relatives(v))
 
 
 def test_arrays_cannot_be_changed():
