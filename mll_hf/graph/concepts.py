@@ -14,6 +14,7 @@ import json
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,10 +84,10 @@ class SemanticGraph:
             raise GraphError(f"the graph has duplicate ids: {_some(repeated)}")
         if misnamed := [c.id for c in self.concepts if c.lemmas[:1] != (c.name,)]:
             raise GraphError(f"concepts whose name is not their first lemma: {_some(misnamed)}; put the name first")
-        if len(self.topological_order) < len(self.concepts):
-            raise GraphError("the hypernyms form a cycle; a concept cannot be its own ancestor")
         try:
-            _ = self.digest
+            _ = self.topological_order, self.digest
+        except CycleError:
+            raise GraphError("the hypernyms form a cycle; a concept cannot be its own ancestor") from None
         except UnicodeEncodeError as error:
             raise GraphError(f"contains invalid Unicode ({error.reason}); repair its names and glosses") from None
         if unknown := (self.probes.images.keys() if self.probes else set()) - self.index.keys():
@@ -122,19 +123,11 @@ class SemanticGraph:
 
     @cached_property
     def topological_order(self) -> tuple[int, ...]:
-        """Indices with every hypernym before its hyponyms; shorter than V if there is a cycle."""
-        children: list[list[int]] = [[] for _ in self.concepts]
-        waiting = [len(parents) for parents in self.parents]
+        """Indices with every hypernym before its hyponyms, level by level."""
+        sorter = TopologicalSorter(dict.fromkeys(range(len(self)), ()))  # all concepts first, so that indices ascend
         for v, parents in enumerate(self.parents):
-            for parent in parents:
-                children[parent].append(v)
-        order = [v for v, count in enumerate(waiting) if count == 0]
-        for v in order:
-            for child in children[v]:
-                waiting[child] -= 1
-                if waiting[child] == 0:
-                    order.append(child)
-        return tuple(order)
+            sorter.add(v, *parents)
+        return tuple(sorter.static_order())
 
     @cached_property
     def ancestors(self) -> tuple[NDArray[np.int32], ...]:
