@@ -233,8 +233,9 @@ class _Workers:
             except RayError as error:  # the actor is lost
                 ray.kill(worker)
                 self._workers.remove(worker)
-                self._workers.append(new := self._actor.remote(*self._options))
-                running[new.ready.remote()] = new, None
+                worker = self._actor.remote(*self._options)
+                self._workers.append(worker)
+                running[worker.ready.remote()] = worker, None
                 n_losses += 1
                 if n_losses > _RETRIES:
                     reason = f"its workers were lost {n_losses} times ({one_line(error)}); see Ray's logs"
