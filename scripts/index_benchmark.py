@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, shard_to_bytes, update_shards
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, entry_of, shard_to_bytes, update_shards
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import LabelStore
@@ -69,7 +69,7 @@ def run_agreement(args: argparse.Namespace) -> None:
     graph = labels.union.graphs[0]
     labels = join_labels(labels.reference, [graph])
     code = RankCode.of_graph(graph)
-    shard = shard_to_bytes([Entry.of(label, "0" * 64, code) for label in labels.reference], code)
+    shard = shard_to_bytes([entry_of(label, "0" * 64, code) for label in labels.reference], code)
     index = LabelIndex((IndexShard.open(InMemory("shard", memoryview(shard))),))
     indexed, odds = join_labels(index.labels, [graph]), np.ones(len(labels))
     tested = np.flatnonzero(labels.reference[0].support)

@@ -97,11 +97,7 @@ class OwnRepos:
         return None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """Publish a label.
-
-        Raises:
-            MLLError: The Hub refuses.
-        """
+        """Publish a label; an MLLError if the Hub refuses."""
         return publish_label(label, graph, create_pr=self.create_pr)
 
 
@@ -207,16 +203,10 @@ def own_names() -> frozenset[str]:
         raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error
 
 
-def check_login() -> None:
-    """Check that the user is logged in; raises as `own_names`."""
-    own_names()
-
-
 def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
     """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; local folders are none.
 
-    Raises:
-        HubError: As for `own_names`, or a name is malformed.
+    A HubError as for `own_names`, or if a name is malformed.
     """
     repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
     for repo_id in repos:

@@ -90,12 +90,7 @@ class Jobs:
 
     @cached_property
     def wanted(self) -> Wanted:
-        """The label to be made of each model.
-
-        Raises:
-            HubError: The graph cannot be read.
-            GraphError: It does not name its probe images.
-        """
+        """The label to be made of each model; a GraphError if the graph does not name its probe images."""
         graph = fetch_graph(str(self.graph))
         if graph.probes is None:
             raise GraphError(f"{self.graph} does not say which probe images it has; publish it: mll-hf graph push")

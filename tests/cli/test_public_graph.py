@@ -82,7 +82,7 @@ def test_a_label_on_a_graph_with_private_images_is_for_everyone(hub, api, folder
     assert main(["graph", "push", str(folder), *PUSH]) == 0
     assert main(["label", MODEL, "--graph", GRAPH, "--labels", str(labels)]) == 0
     assert main(["push", MODEL, "--labels", str(labels)]) == 0
-    (label,) = LabelStore(labels).labels()
+    (label,) = LabelStore(labels).list()
     heads = {name: hub.repos["dataset", f"alice/{name}"].refs["main"] for name in ("graph", "images")}
     assert label.graph_location == f"{GRAPH}@{heads['graph']}"
     assert label.probes_location == f"{IMAGES}@{heads['images']}"
