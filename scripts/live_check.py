@@ -96,14 +96,14 @@ class Check:
 
     def draw(self) -> str:
         def concepts() -> Iterator[NewConcept]:
-            yield NewConcept(new_concept("check-shape", "shape", (), "", ()), ())
+            yield new_concept("check-shape", "shape", (), "", ())
             for shape in SHAPES:
-                yield NewConcept(new_concept(f"check-{shape}", shape, (), "", ["check-shape"]), ())
+                yield new_concept(f"check-{shape}", shape, (), "", ["check-shape"])
                 for color in COLORS:
                     name = f"{color} {shape}"
-                    concept = new_concept(f"check-{color}-{shape}", name, (), "", [f"check-{shape}"])
                     drawn = (picture(name, serial) for serial in range(IMAGES_PER_CONCEPT))
-                    yield NewConcept(concept, tuple(NewImage(each, name, "drawing", "live_check") for each in drawn))
+                    images = (NewImage(each, name, "drawing", "live_check") for each in drawn)
+                    yield new_concept(f"check-{color}-{shape}", name, (), "", [f"check-{shape}"], images)
 
         added = add_to_graph(self.folder / "graph", concepts())
         return f"{added.concepts} concepts, {added.images} images, {megabytes(size_of(self.folder / 'graph'))}"

@@ -230,7 +230,7 @@ def write_sidecar(store, label, texts=None):
 
 def test_eq_5_is_exact_only_if_the_embeddings_of_all_models_are_there(store):
     config, classes = SelectionConfig(Strategy.PAPER, k=3), ["cat", "dog", "car"]
-    labels = {label.model.repo_id: label for label in store.labels()}
+    labels = {label.model.repo_id: label for label in store.fetch(store.list())}
 
     def precision_of_cat():
         selection = client_of(store.folder).select(classes, config)
