@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 LEAST_IMAGES = 16
 _SHARPNESS = 2.0  # standard deviation of scaled logits
-_TRUST = 0.25  # exponent of the shares of answers where classes are nearly equally frequent; 0 would make them equal
+_TRUST = 0.35  # exponent of the shares of answers where classes are nearly equally frequent; 0 would make them equal
 _LABEL_SHARE = 0.1  # weight of the recall estimated from labels; what images tell has weight 1
 _STEEPNESS = 12.0  # a score that is higher by 0.1 nats multiplies the weight of a model by exp(1.2)
 _MOST_COMBINED = 3
 _LEAST_WEIGHT = 0.25  # of a model to combine, relative to that of the best
-_ACCURACY = np.array([-0.37, 0.79, 0.28])  # coefficients of the regression of accuracies
+_ACCURACY = np.array([-0.38, 0.79, 0.28])  # coefficients of the regression of accuracies
 _ACCURACY_ERROR = 0.6  # its standard error on other tasks, in logits
 _LEAST_ACCURACY = 0.01
 _STEPS = 20  # of Sinkhorn's algorithm

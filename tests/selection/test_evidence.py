@@ -119,9 +119,9 @@ def test_the_most_frequent_class_keeps_its_share_and_what_is_left_is_nearly_equa
     nearly_equal, one_leads, as_answered = (expected_shares(answers, 4, leaders) for leaders in (0, 1, 4))
     np.testing.assert_allclose(as_answered, np.array([71, 21, 1, 7]) / 100)
     assert one_leads[0] == pytest.approx(0.71)
-    others = np.array([21, 1, 7]) ** 0.25
+    others = np.array([21, 1, 7]) ** 0.35
     np.testing.assert_allclose(one_leads[1:], 0.29 * others / others.sum())
-    powers = np.array([71, 21, 1, 7]) ** 0.25
+    powers = np.array([71, 21, 1, 7]) ** 0.35
     np.testing.assert_allclose(nearly_equal, powers / powers.sum())
     # no order of the classes decides: those that are as frequent lead, too
     np.testing.assert_allclose(expected_shares(np.repeat([0, 1, 2], [9, 9, 1]), 3, 1), np.array([10, 10, 2]) / 22)
