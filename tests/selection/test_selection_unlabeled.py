@@ -115,8 +115,7 @@ def test_scores_weights_and_temperatures_are_those_of_the_trial():
     np.testing.assert_allclose(selection.temperatures, found.temperatures[order])
     assert (selection.temperatures != 1.5).all()  # the labels'
     by_label = np.array([0.8, 0.9, 0.7]) - 0.1 * np.array(order)[:, None]
-    told = 0.2 * found.information + 0.8 * found.agreement
-    np.testing.assert_allclose(selection.scores, told[order][:, None] + 0.1 * by_label)
+    np.testing.assert_allclose(selection.scores, found.agreement[order][:, None] + 0.1 * by_label)
     np.testing.assert_allclose(selection.overall, selection.evidence.scores)
     np.testing.assert_allclose(selection.weights, pooling_weights(selection.evidence.scores, 3))
     without = replace(selection, evidence=None)
@@ -152,7 +151,7 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
 @pytest.mark.parametrize(
     ("options", "n_chosen"),
     [
-        ({}, 2),
+        ({}, 3),
         ({"k": 1}, 1),
         ({"k": 3}, 3),
         ({"k": 9}, 4),
