@@ -4,8 +4,8 @@ Right answers are counted smoothly: an answer that wins or loses by a small marg
 less between samples than whole counts do. Then the count is carried over to all images: a model is right more often
 where it is sure, and how sure it is of images without a class is known. One shift of the log odds of its answers makes
 them come to the count on the examples; their mean over all images, with this shift, is the share of right answers. It
-varies less than the share among the examples, which may be easy or hard by chance (a generalized difference estimator:
-Cassel, Särndal and Wretman, Biometrika 63(3), 1976).
+varies less than the share among the examples, which may be easy or hard by chance (a logistic generalized regression
+estimator: Lehtonen and Veijanen, Survey Methodology 24, 1998).
 
 With n examples and r right answers, the likelihood of an accuracy a is ``a^r (1 - a)^(n - r)``, binomial with
 fractional counts (Papke and Wooldridge, J. Applied Econometrics 11, 1996). It multiplies what is believed before; the

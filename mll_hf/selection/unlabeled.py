@@ -30,9 +30,7 @@ if TYPE_CHECKING:
     Classes = NDArray[np.int64]
 
 _NO_EXAMPLES = np.empty(0, np.int64)
-_SHARED = (
-    0.5  # of the variance of estimates from the same images, this share is an error that all of them have in common
-)
+_SHARED = 0.5  # of the variance of estimates from the same images: the share that is an error of all of them together
 
 
 def shortlisting(config: SelectionConfig) -> SelectionConfig:
