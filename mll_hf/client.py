@@ -251,6 +251,8 @@ class Client:
         """
         names, config = check_class_names(classes), configured(config or SelectionConfig(), options)
         trial = shortlisting(config) if images or examples else None
+        if config.cascade is not None and not trial:
+            raise InputError("a cascade is learned from images of the task; give some, or leave it out")
         known = Examples((), np.empty(0, np.int64))
         if trial:
             if examples:
@@ -366,6 +368,7 @@ class Client:
         dtype: str | torch.dtype | None = None,
         batch_size: int | None = None,
         keep_loaded: int | None = None,
+        cascade: bool = False,
     ) -> Ensemble:
         """Make the chosen models ready to classify.
 
@@ -379,9 +382,11 @@ class Client:
                 and float32 elsewhere.
             batch_size: Images per batch; by default what keeps the device busy.
             keep_loaded: Models to keep loaded, at most; by default as many as fit into memory.
+            cascade: Let the selection's cheap model answer first, and the chosen ones only where it is unsure; of a
+                selection made with ``cascade``.
 
         Raises:
-            InputError: A number is below 1.
+            InputError: A number is below 1, or there is no cascade.
         """
         from mll_hf.ensemble.run import Ensemble
 
@@ -393,6 +398,7 @@ class Client:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             batch_size=batch_size,
             keep_loaded=keep_loaded,
+            cascade=cascade,
         )
 
     def _with_licenses(self, selection: Selection) -> Selection:
@@ -400,7 +406,7 @@ class Client:
 
         Labels in a local folder are taken at their word, and all if the Hub cannot be asked.
         """
-        chosen = [selection.models[m] for m in selection.union]
+        chosen = [selection.models[m] for m in selection.needed]
         if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
             return selection
         from mll_hf.hub.licenses import licenses_of
