@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
+from mll_hf.hub.reach import out_of_reach
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
@@ -166,6 +167,8 @@ class Client:
         if self._location == PUBLISHED:
             return None
         try:
+            if self._location == split_location(DEFAULT_LABELS)[0] and (reason := out_of_reach()):
+                raise HubError(str(self._location), reason)
             if not (self.source.indexed or self.source.list()):
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
                 return None
@@ -430,9 +433,8 @@ class Client:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""
         models = list(selection.models)
         unpinned = [m for m in selection.union if models[m].ref.revision == UNPINNED]
-        if not unpinned:
-            return selection
-        from mll_hf.hub.connection import together
+        reasons = {m: out_of_reach(models[m].ref.repo_id) for m in unpinned}
+        failed = [ModelError(models[m].ref.repo_id, reason) for m, reason in reasons.items() if reason]
 
         def resolved(m: int) -> ModelRef | ModelError:
             try:
@@ -440,12 +442,14 @@ class Client:
             except ModelError as error:
                 return error
 
-        failed = []
-        for m, found in zip(unpinned, together(resolved, unpinned), strict=True):
-            if isinstance(found, ModelError):
-                failed.append(found)
-            else:
-                models[m] = replace(models[m], ref=found)
+        if to_ask := [m for m, reason in reasons.items() if not reason]:
+            from mll_hf.hub.connection import together
+
+            for m, found in zip(to_ask, together(resolved, to_ask), strict=True):
+                if isinstance(found, ModelError):
+                    failed.append(found)
+                else:
+                    models[m] = replace(models[m], ref=found)
         if failed:
             others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)

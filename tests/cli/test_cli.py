@@ -1079,6 +1079,8 @@ def test_the_parser_is_complete():
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)
+    assert build_parser("").format_help() == build_parser().format_help() == build_parser("select").format_help()
+    assert build_parser("select").parse_args(["select", "--classes", "a"]).classes == "a"
 
 
 @pytest.mark.parametrize(
