@@ -365,6 +365,9 @@ class TriedModel:
 
         return torch.tensor([float(image.getpixel((0, 0))[0])])
 
+    def compact(self, image):
+        return self.preprocess(image)
+
     def encode_pixels(self, pixels):
         serials = pixels[:, 0].numpy().astype(int)
         self.seen.extend(serials.tolist())

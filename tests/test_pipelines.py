@@ -127,6 +127,9 @@ class Colors:
 
         return torch.tensor(np.asarray(image.resize((1, 1)), np.float32).reshape(3) + 1)
 
+    def compact(self, image):
+        return self.preprocess(image)
+
     def encode_pixels(self, pixels):
         return unit(pixels.numpy())
 

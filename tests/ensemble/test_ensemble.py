@@ -415,9 +415,9 @@ class ColorModel:
     link = Link.SOFTMAX
     batch_size = 64
 
-    def __init__(self, ref, diary, bias=0.0, scale=10.0, fails=False):
+    def __init__(self, ref, diary, bias=0.0, scale=10.0, fails=False, takes_bytes=False):
         self.ref, self.diary, self.logit_bias, self.logit_scale, self.fails = ref, diary, bias, scale, fails
-        self.batches = []
+        self.batches, self.takes_bytes = [], takes_bytes
         diary.append(("load", ref.short_name))
 
     def preprocess(self, image):
@@ -426,7 +426,13 @@ class ColorModel:
         assert image.mode == "RGB"
         return torch.from_numpy(np.asarray(image, np.float32).mean(axis=(0, 1)) + 1)
 
+    def compact(self, image):
+        return (self.preprocess(image) - 1).byte() if self.takes_bytes else self.preprocess(image)
+
     def encode_pixels(self, pixels):
+        if self.takes_bytes:
+            assert str(pixels.dtype) == "torch.uint8"
+            pixels = pixels.float() + 1
         if self.fails:
             raise ModelError(self.ref.repo_id, "is broken")
         self.batches.append(len(pixels))
@@ -722,6 +728,14 @@ def test_models_that_prepare_images_alike_share_the_work(diary, monkeypatch):
     images = [png(COLORS[color]) for color in ("green", "red", "blue")]
     assert Ensemble(selection, device="somewhere").predict(images).labels == ("green", "red", "blue")
     assert sorted(prepared) == sorted([first, different] * 3)
+
+
+def test_models_that_normalize_themselves_beside_others(diary):
+    images = [png(color) for color in COLORS.values()]
+    expected = Ensemble(make_selection(), device="somewhere").logits(images)
+    for names in (["m00"], ["m01", "m02"], ["m00", "m01", "m02"]):
+        diary.options = {name: {"takes_bytes": True} for name in names}
+        np.testing.assert_array_equal(Ensemble(make_selection(), device="somewhere").logits(images), expected)
 
 
 def test_unreadable_images_get_no_answer(diary, tmp_path):
