@@ -75,7 +75,7 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     trial.add_argument(
         "--cascade", nargs="?", const=USUAL_CASCADE, type=float, metavar="SHARE",
         help="also look for a cheap model that answers first, so that the chosen ones run only where it is unsure; at "
-        f"most this share of the images may get another answer by it (default: {USUAL_CASCADE}). Used by predict and "
+        f"most this share of later images may get another answer by it (default: {USUAL_CASCADE}). Used by predict and "
         "serve with --cascade",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
@@ -93,13 +93,16 @@ def _select(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(args.plot, selection)
     if args.cascade is not None and selection.cascade is None:
-        note("no cascade: no tried model of lower cost answers like the chosen ones often enough; allow a larger share")
+        note(
+            "no cascade: no cheaper model that was tried is shown to answer like the chosen ones; allow a larger share "
+            "with --cascade, or give more images"
+        )
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
     print(selection_report(selection))
     if selection.cascade:
-        print(f"{selection.cascade_line()} {selection.cascade.changed:.1%} got another answer by it.")
+        print(f"{selection.cascade_line()} At most {selection.cascade.changed:.1%} of answers are expected to change.")
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if uncovered and selection.strategy is Strategy.MLL and not images:
         note(

@@ -1,7 +1,9 @@
 """A cheap model in front of the chosen ones: they answer only images of which it is unsure.
 
 On unlabeled images nobody knows which answers are right, but how often the answer would be another one: this is what
-the threshold is learned from, as the confidence at and above which the cheap model may answer alone.
+the threshold is learned from, as the confidence at and above which the cheap model may answer alone. The share of later
+images that get another answer is then expected to be at most what was allowed (conformal risk control: Angelopoulos et
+al., ICLR 2024, arXiv 2208.02814), but for the choice of the cheap model by the same images.
 """
 
 from __future__ import annotations
@@ -36,13 +38,14 @@ def learn_cascade(
         selection: Made with evidence of N images.
         logits: [M, N, C] of its models on these images, in its order.
         together: [N] answers of the chosen models together.
-        most_changed: Share of the images that may get another answer than this.
+        most_changed: Share of later images that may be expected to get another answer than this; less than 1 / (N + 1)
+            cannot be shown.
 
     Returns:
         The cascade; None if none saves a tenth of the GFLOPs.
     """
     found: Cascade | None = None
-    least = (1 - _LEAST_SAVED) * selection.cost.gflops
+    n_images, least = len(together), (1 - _LEAST_SAVED) * selection.cost.gflops
     for m in range(len(selection.models)):
         if selection.union == (m,):
             continue
@@ -50,7 +53,7 @@ def learn_cascade(
         sure = confidence(probabilities)
         thresholds = np.unique(sure)
         alone = sure >= thresholds[:, None]
-        changed = (alone & (probabilities.argmax(axis=1) != together)).mean(axis=1)
+        changed = ((alone & (probabilities.argmax(axis=1) != together)).sum(axis=1) + 1) / (n_images + 1)
         if changed[-1] > most_changed:
             continue
         at = int((changed <= most_changed).argmax())

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.models.known import KnownModel
 
-USUAL_CASCADE = 0.01  # share of the images whose answer a cascade may change
+USUAL_CASCADE = 0.01  # share of images whose answer a cascade may change
 DIGITS = 9  # of scores when they are compared: equal evidence is a tie, whatever the order of summation
 
 
@@ -72,8 +72,8 @@ class SelectionConfig:
         most_images: Most images that they are tried on, and most examples.
         max_download: Most bytes that a trial may download.
         shares: What is expected of the shares of the classes among the images, or these shares, one per class.
-        cascade: Look for a cheap model to put in front of the chosen ones, and let at most this share of the trial's
-            images get another answer by it; None for no cascade.
+        cascade: Look for a cheap model to put in front of the chosen ones, and let at most this share of later images
+            get another answer by it; None for no cascade.
 
     Raises:
         InputError: A value is out of its range.

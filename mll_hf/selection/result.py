@@ -86,7 +86,7 @@ class Cascade:
         first: Position of the cheap model in the selection.
         threshold: It answers alone if its highest calibrated probability is at least this.
         went_on: Share of the trial's images that went on to the chosen models.
-        changed: Share of the trial's images that got another answer than from the chosen models.
+        changed: Share of later images that are expected to get another answer than from the chosen models, at most.
     """
 
     first: int
