@@ -13,6 +13,7 @@ from PIL import Image
 
 import mll_hf
 from mll_hf import SelectionConfig
+from mll_hf.cli import main
 from mll_hf.client import Client
 from mll_hf.ensemble import residents, run
 from mll_hf.ensemble.rules import softmax
@@ -254,7 +255,7 @@ def test_options_of_a_call(classifier):
     assert [answer["label"] for answer in classifier(RED, ["x", "y", "z"])] == ["x", "y", "z"]
 
 
-def test_a_cascade_answers_for_the_selections_own_classes_and_prompts(selection, tmp_path):
+def test_a_cascade_answers_for_the_selections_own_classes_and_prompts(selection, tmp_path, monkeypatch, capsys):
     with pytest.raises(InputError, match="the selection has no cascade"):
         mll_hf.pipeline(selection, device="cpu", cascade=True)
     alone = replace(selection, cascade=Cascade(0, 0.0, 0.0, 0.0))  # the first model is always sure enough
@@ -267,6 +268,9 @@ def test_a_cascade_answers_for_the_selections_own_classes_and_prompts(selection,
     for options in ({"candidate_labels": ["a dog", "a car"]}, {"hypothesis_template": "so {}!"}):
         assert classifier(PICTURES, **options) == mll_hf.pipeline(selection, device="cpu")(PICTURES, **options)
     assert classifier.ensemble.answered["images"] == 5
+    monkeypatch.setattr("mll_hf.serving.serve", lambda served, *_, **__: served(PICTURES))
+    assert main(["serve", str(tmp_path), "--cascade", "--device", "cpu"]) == 0
+    assert " 0.0% of the images went on: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
