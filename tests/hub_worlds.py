@@ -12,6 +12,7 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 
 import tiny_hub
+from mll_hf.errors import HubError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub import connection, publish
 from mll_hf.hub.card import LABEL_PATH, add_label
@@ -55,6 +56,21 @@ def clock(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     return clock
+
+
+@pytest.fixture
+def no_download_is_counted(hub):
+    """Whatever is read or published, nobody's download counter moves."""
+    yield
+    assert hub.counted == []
+
+
+def complaint_of(call, error=HubError):
+    """The message of an error that a call raises, on one line."""
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def sha256_of(content):

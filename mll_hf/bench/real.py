@@ -31,7 +31,7 @@ from mll_hf.labels.join import JoinedLabels
 from mll_hf.matching import describe
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.models.known import accuracies, known_datasets
-from mll_hf.models.published import SOURCES, imagenet_synsets, labels_from_recalls
+from mll_hf.models.published import SOURCES, labels_from_recalls
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
 from mll_hf.selection.base import in_units
 from mll_hf.selection.mll import (
@@ -131,7 +131,7 @@ def real_world(recalls: ClassRecalls, index: ConceptIndex, prompts: str) -> Real
     check_recalls(recalls)
     datasets = {dataset.id: dataset for dataset in known_datasets()}
     targets = [name for name in dict.fromkeys(recalls.datasets) if name not in SOURCES]
-    labels = labels_from_recalls(recalls, index.graph, imagenet_synsets(), prompts)
+    labels = labels_from_recalls(recalls, prompts)
     return RealWorld(
         prompts=prompts,
         labels=JoinedLabels(GraphUnion.of([index.graph]), tuple((label,) for label in labels)),

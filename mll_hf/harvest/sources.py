@@ -40,7 +40,7 @@ from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.graph.wordnet import WNID, ClassList, class_wnids, noun_senses
 from mll_hf.harvest.credits import read_credits
-from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried, sensible_answers
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.utils.text import abridged, one_line
 
@@ -235,7 +235,7 @@ def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
     credits = read_credits(Path(source.credits)) if source.credits else None
     api = connect()
     head = read_head(api, source.repo_id, "dataset", source.revision)
-    with hub_errors(source.repo_id), sensible_answers(source.repo_id):
+    with hub_errors(source.repo_id):
         gated = retried(lambda: api.dataset_info(source.repo_id, expand=["gated"], timeout=TIMEOUT_SECONDS).gated)
     names = None
     if _NAMES_FILE in head.files:
