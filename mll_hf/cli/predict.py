@@ -48,7 +48,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         metavar="TEXT",
         help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
-    command.add_argument("--cascade", action="store_true", help=CASCADE_HELP)
+    command.add_argument("--cascade", dest="use_cascade", action="store_true", help=CASCADE_HELP)
     command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument("--dtype", choices=DTYPES, help="precision of the image towers (default: as fits the device)")
     command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
@@ -80,7 +80,7 @@ def _predict(args: argparse.Namespace) -> int:
         note(f"{args.output} has answers to {len(images) - len(todo)} of {len(images)} images; delete it to start over")
     templates = tuple(args.template) if args.template else None
     ensemble = Ensemble(
-        selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.cascade
+        selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.use_cascade
     )
     first = failed = 0
     for prediction in ensemble.stream(todo, Rule(args.rule), sample=images) if todo else ():
