@@ -6,7 +6,6 @@ model name.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError, MissingExtraError
@@ -44,6 +43,8 @@ def environment_of(model: VisionLanguageModel) -> Environment:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -134,17 +134,17 @@ def _labels_of(repo_ids: frozenset[str]) -> tuple[ModelLabel, ...]:
 def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel, ...]:
     """Labels of a table's models under one prompt set, on the published graph; hypernyms pool the images below them."""
     graph, synsets = published_graph(), imagenet_synsets()
-    ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS))
+    ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS), np.float32)  # exact below 2^24
     for s, (dataset, n_images) in enumerate(SOURCES.items()):
         _, recall = recalls.of(dataset, prompts)
         hits = np.rint(recall * n_images).astype(np.int64)
         ranks[:, s, [graph.index[id] for id in synsets[dataset]]] = spread_ranks(hits, n_images)
     shown = np.flatnonzero(ranks.any(axis=(0, 1, 3)))  # the classes
-    below = np.eye(len(graph))
+    below = np.eye(len(graph), dtype=np.float32)
     for v, descendants in enumerate(graph.descendants):
         below[v, descendants] = 1
     pooled = np.tensordot(below[:, shown], ranks[:, :, shown, : 1 + _LOST_BINS], axes=(1, 2))
-    pooled = np.moveaxis(pooled, 0, 2)
+    pooled = np.moveaxis(pooled, 0, 2).astype(np.float64)
     pooled = np.pad(np.rint(pooled), [(0, 0)] * 3 + [(0, RANK_BINS - 1 - _LOST_BINS)])  # [M, S, V, RANK_BINS]
     domain_ranks = pooled.sum(axis=2)
     share = np.minimum(1, _MOST_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535

@@ -239,8 +239,8 @@ class VisionLanguageModel(ABC):
         )
         self._most_images = 2**31
         self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
+        self._normalize_on_device()
         if self._device.type == "cuda":
-            self._normalize_on_device()
             self.batch_size = self._largest_batch()
         else:
             self.batch_size = _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE

@@ -562,6 +562,25 @@ def test_predict_uses_what_the_trial_found(world, task_images, tmp_path, capsys)
     assert np.abs(np.array(predicted("--template", "this is {}")[1]) - pooled).max() > 1e-3
 
 
+def test_a_cascade(world, task_images, tmp_path, capsys):
+    choice, answers = tmp_path / "choice.json", tmp_path / "answers.csv"
+    command = [*TASK, "--labels", world / "labels", "--images", task_images]
+    cascade = run(capsys, *command, "--cascade", 0.99)[1].splitlines()[-1]
+    assert cascade.startswith("Cascade: ")
+    assert "0.0% of the images went on in the trial" in cascade
+    choice.write_text(run(capsys, *command, "--cascade", 0.99, "--json")[1])
+    predict = ["predict", task_images / "first", task_images, "--selection", choice]
+    err = run(capsys, *predict, "--cascade", "-o", answers, "--batch-size", 5)[2]
+    assert err.startswith("mll-hf: note: Cascade: ")
+    assert " 0.0% of the images went on: " in err
+    assert len(answers.read_text().splitlines()) == 1 + 24
+    assert "Cascade" not in run(capsys, *predict, "--cascade", "-o", answers)[2]  # all have an answer
+    assert run(capsys, *predict[:2], "--selection", choice)[2] == ""  # only where asked for
+    choice.write_text(run(capsys, *command, "--json")[1])
+    assert "the selection has no cascade" in fails(capsys, *predict, "--cascade")
+    assert "--cascade: only for a trial" in fails(capsys, *TASK, "--labels", world / "labels", "--cascade")
+
+
 @pytest.fixture(scope="session")
 def examples_by_class(tmp_path_factory):
     """18 pictures in a folder for each class."""
@@ -1053,6 +1072,8 @@ def test_the_parser_is_complete():
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)
+    assert build_parser("").format_help() == build_parser().format_help() == build_parser("select").format_help()
+    assert build_parser("select").parse_args(["select", "--classes", "a"]).classes == "a"
 
 
 @pytest.mark.parametrize(
