@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -83,6 +82,7 @@ def test_tables_figures_and_a_summary(world, tmp_path, capsys, monkeypatch):
     assert "## Comparison" in (tmp_path / "out" / "benchmark.md").read_text()
     # The second time no model is loaded, and all is as before
     monkeypatch.setattr(cache_module, "load_model", None)
+    monkeypatch.setattr(plots, "save_figures", lambda results, folder: ())
     status, again, _ = run(
         capsys, *bench(world, tmp_path, "--general", world / "general", "--methods", *SOME, "--json")
     )
@@ -166,12 +166,14 @@ def test_help(words, capsys):
     assert f"usage: mll-hf {' '.join(words)}" in capsys.readouterr().out
 
 
-def test_the_script_says_the_same(world):
-    script = Path(__file__).parents[2] / "scripts" / "run_benchmark.py"
-    words = [sys.executable, script, "targets", "--labels", world / "labels", "--methods", "nonsense"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("mll-hf: error: there is no method 'nonsense'")
+def test_the_script_says_the_same(world, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "scripts")
+    import run_benchmark
+
+    words = ["run_benchmark.py", "targets", "--labels", world / "labels", "--methods", "nonsense"]
+    monkeypatch.setattr(sys, "argv", [*map(str, words)])
+    assert run_benchmark.main() == 1
+    assert capsys.readouterr().err.startswith("mll-hf: error: there is no method 'nonsense'")
 
 
 def test_fidelity_of_labels(world, tmp_path, capsys, monkeypatch):

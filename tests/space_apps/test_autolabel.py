@@ -15,7 +15,6 @@ from huggingface_hub import constants
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces" / "mll_autolabel"))
 
-import app as space
 import autolabel
 from autolabel import Event, Queue, Settings, State, status_html
 
@@ -26,7 +25,7 @@ from mll_hf.labeling.webhook import Change, read_event
 from mll_hf.labels.file_format import label_from_bytes
 from worlds import probes_of_all, write_graph_folder
 
-SPACE = Path(space.__file__).parent
+SPACE = Path(autolabel.__file__).parent
 SECRET = "a long random text"
 A, B, C, ZEROS = "a" * 40, "b" * 40, "c" * 40, "0" * 40
 MODEL = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"weights"}
@@ -64,10 +63,20 @@ def _quiet(monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
 
 
+def load_space():
+    """The Space's ``app.py``, which loads Gradio: not done by the workers that run other files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SPACE)  # the other Space has an ``app.py`` too
+        import app
+
+    return app
+
+
 class Served:
     """The app on loopback, and what its worker was given to do."""
 
     def __init__(self, configuration, work):
+        space = load_space()
         self.queue = Queue(work, configuration.settle_seconds, configuration.most_waiting)
         server = uvicorn.Server(
             uvicorn.Config(space.build_app(configuration, self.queue), port=0, log_level="error", lifespan="on")
