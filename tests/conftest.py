@@ -52,7 +52,7 @@ PARTS = (
     ("tests/bench/test_bench_run.py",),
     ("tests/cli/test_cli_bench.py",),
     ("tests/test_client.py",),
-    ("tests/graph/",),
+    ("tests/graph/test_build_graph.py",),
 )
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -63,6 +63,7 @@ class _ByParts(LoadScopeScheduling):
         return next((part[0] for part in PARTS if file.startswith(part)), file)
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Parts are given to workers in the order of the tests, which `pytest_collection_modifyitems` makes."""
     config.option.loadscopereorder = False

@@ -45,6 +45,7 @@ def first_world(tmp_path_factory, tiny_open_clip, tiny_siglip):
     """Two models and a graph on the Hub, labeled into a folder; with the caches, and what is on the Hub."""
     root = tmp_path_factory.mktemp("world")
     tiny_hub.HUB.reset()
+    _license_of.cache_clear()  # other tests have an alice/clip, too
     api = HfApi()
     graph = write_graph(root / "files" / "graph")
     api.create_repo("alice/graph", repo_type="dataset")
