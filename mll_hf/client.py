@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
+from mll_hf.hub.reach import out_of_reach
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
@@ -166,6 +167,8 @@ class Client:
         if self._location == PUBLISHED:
             return None
         try:
+            if self._location == split_location(DEFAULT_LABELS)[0] and (reason := out_of_reach()):
+                raise HubError(str(self._location), reason)
             if not (self.source.indexed or self.source.list()):
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
                 return None
@@ -251,6 +254,8 @@ class Client:
         """
         names, config = check_class_names(classes), configured(config or SelectionConfig(), options)
         trial = shortlisting(config) if images or examples else None
+        if config.cascade is not None and not trial:
+            raise InputError("a cascade is learned from images of the task; give some, or leave it out")
         known = Examples((), np.empty(0, np.int64))
         if trial:
             if examples:
@@ -366,6 +371,7 @@ class Client:
         dtype: str | torch.dtype | None = None,
         batch_size: int | None = None,
         keep_loaded: int | None = None,
+        cascade: bool = False,
     ) -> Ensemble:
         """Make the chosen models ready to classify.
 
@@ -379,9 +385,11 @@ class Client:
                 and float32 elsewhere.
             batch_size: Images per batch; by default what keeps the device busy.
             keep_loaded: Models to keep loaded, at most; by default as many as fit into memory.
+            cascade: Let the selection's cheap model answer first, and the chosen ones only where it is unsure; of a
+                selection made with ``cascade``.
 
         Raises:
-            InputError: A number is below 1.
+            InputError: A number is below 1, or there is no cascade.
         """
         from mll_hf.ensemble.run import Ensemble
 
@@ -393,6 +401,7 @@ class Client:
             dtype=None if dtype is None else str(dtype).removeprefix("torch."),
             batch_size=batch_size,
             keep_loaded=keep_loaded,
+            cascade=cascade,
         )
 
     def _with_licenses(self, selection: Selection) -> Selection:
@@ -400,7 +409,7 @@ class Client:
 
         Labels in a local folder are taken at their word, and all if the Hub cannot be asked.
         """
-        chosen = [selection.models[m] for m in selection.union]
+        chosen = [selection.models[m] for m in selection.needed]
         if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
             return selection
         from mll_hf.hub.licenses import licenses_of
@@ -424,9 +433,8 @@ class Client:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""
         models = list(selection.models)
         unpinned = [m for m in selection.union if models[m].ref.revision == UNPINNED]
-        if not unpinned:
-            return selection
-        from mll_hf.hub.connection import together
+        reasons = {m: out_of_reach(models[m].ref.repo_id) for m in unpinned}
+        failed = [ModelError(models[m].ref.repo_id, reason) for m, reason in reasons.items() if reason]
 
         def resolved(m: int) -> ModelRef | ModelError:
             try:
@@ -434,12 +442,14 @@ class Client:
             except ModelError as error:
                 return error
 
-        failed = []
-        for m, found in zip(unpinned, together(resolved, unpinned), strict=True):
-            if isinstance(found, ModelError):
-                failed.append(found)
-            else:
-                models[m] = replace(models[m], ref=found)
+        if to_ask := [m for m, reason in reasons.items() if not reason]:
+            from mll_hf.hub.connection import together
+
+            for m, found in zip(to_ask, together(resolved, to_ask), strict=True):
+                if isinstance(found, ModelError):
+                    failed.append(found)
+                else:
+                    models[m] = replace(models[m], ref=found)
         if failed:
             others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)

@@ -44,6 +44,7 @@ def pipeline(
     device: str | int | None = None,
     batch_size: int | None = None,
     token: str | None = None,
+    cascade: bool = False,
 ) -> Pipeline:
     """A classifier from a selection, used like transformers' pipeline for zero-shot image classification.
 
@@ -61,9 +62,11 @@ def pipeline(
         device: ``cuda``, ``mps`` or ``cpu``, or the number of a GPU (-1 for ``cpu``); by default the best available.
         batch_size: Images per batch; by default what keeps the device busy.
         token: Hub token, for the selection and its models; None for the token of the logged-in user.
+        cascade: Let the selection's cheap model answer first, and the chosen ones only where it is unsure. Other
+            classes and templates than the selection's are answered by the chosen models.
 
     Raises:
-        InputError: This is no selection, or a model has a license that is not allowed.
+        InputError: This is no selection, it has no cascade, or a model has a license that is not allowed.
         ModelError: A model, or its pinned commit, is not on the Hub any more.
         HubError: The Hub has no such repo, or cannot be reached.
     """
@@ -73,7 +76,7 @@ def pipeline(
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
-    return Pipeline(selection, device, batch_size, token)
+    return Pipeline(selection, device, batch_size, token, cascade)
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,21 @@ class Pipeline:
         device: Device of the models; None for the best available one.
         batch_size: Images per batch; by default what keeps the device busy.
         token: Hub token; None for that of the user's login.
+        cascade: Whether the selection's cheap model answers first.
+
+    Raises:
+        InputError: The selection has no cascade.
     """
 
     selection: Selection
     device: str | None = None
     batch_size: int | None = None
     token: str | None = field(default=None, repr=False)
+    cascade: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse a cascade that was not measured."""
+        _ = self.ensemble
 
     def __call__(
         self,
@@ -139,15 +151,16 @@ class Pipeline:
         return lru_cache(maxsize=_ENSEMBLES_KEPT)(self._make_ensemble)
 
     @cached_property
-    def _ensemble(self) -> Ensemble:
-        return Ensemble(self.selection, self.device, token=self.token, batch_size=self.batch_size)
+    def ensemble(self) -> Ensemble:
+        """The models for the selection's own classes; it says what a cascade saved so far."""
+        return Ensemble(self.selection, self.device, token=self.token, batch_size=self.batch_size, cascade=self.cascade)
 
     def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
         selection = self.selection if classes is None else _with_classes(self.selection, classes)
         if template is not None:
             fill([template], selection.classes[0])  # refuses a wrong one before a model is loaded
         templates = None if template is None else (template,)
-        return self._ensemble.for_selection(selection, templates)
+        return self.ensemble.for_selection(selection, templates)
 
     def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
         classes = ensemble.selection.classes

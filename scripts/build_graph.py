@@ -33,21 +33,12 @@ from mll_hf.cli.options import add_images_destination, positive, script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
-from mll_hf.harvest import (
-    BUILT_IN,
-    OPEN_SOURCES,
-    PAPER_SOURCES,
-    HarvestConfig,
-    check_no_images_of_another_graph,
-    finished_build,
-    harvest,
-    open_all,
-    parse_source,
-    pin_all,
-)
+from mll_hf.harvest import check_no_images_of_another_graph, finished_build, harvest
+from mll_hf.harvest.gathering import HarvestConfig, open_all
+from mll_hf.harvest.sources import BUILT_IN, OPEN_SOURCES, PAPER_SOURCES, parse_source, pin_all
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.hub.publish import Access, Published, publish_graph
-from mll_hf.labeling.destinations import check_login
+from mll_hf.labeling.destinations import own_names
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -55,7 +46,8 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.wordnet import VisualGraph
-    from mll_hf.harvest import OpenSource, PinnedSource
+    from mll_hf.harvest.gathering import OpenSource
+    from mll_hf.harvest.sources import PinnedSource
 
 _INTERRUPTED = 130
 
@@ -99,7 +91,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
             report["out"] = str(args.out)
         return report
     if args.push_to and not args.dry_run:
-        check_login()
+        own_names()  # fails now if the user is not logged in
     pinned = pin_all(wanted, args.wordnet)
     access = Access(args.images_access)
     if args.images_to and access is Access.PUBLIC and (gated := [p.source.name for p in pinned if p.is_gated]):

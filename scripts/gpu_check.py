@@ -6,7 +6,6 @@ status 1 if counts differ by more than ties can explain.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -23,22 +22,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from index_benchmark import timed
 from labeling_speed import SPEED_HEAD, contest_line, make_world, measure_contest, random_model, speed_row, speeds, unit
 from mll_hf import __version__
+from mll_hf.cli.options import script_parser
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.encoding import encoded_images
 from mll_hf.labeling.ray_engine import RayEngine
 from mll_hf.labeling.run import label_model
-from mll_hf.labels.label import Cost
 from mll_hf.labels.store import LabelStore
 from mll_hf.models import environment_of, gpu_count, load_model, pick_device
-from mll_hf.selection import Evidence, Selection, Strategy
-from mll_hf.selection.result import SelectedModel
 from mll_hf.utils.tables import markdown_table
+from predict_benchmark import selection_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    import argparse
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -50,13 +50,14 @@ if TYPE_CHECKING:
 
 # of a cosine: 2.5 times the greatest error of four real models on a CPU; float32 is that of TF32 in convolutions
 TOLERANCES = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}
+CLASSES = ("cat", "dog", "tree", "car", "boat")
 _SAME_EMBEDDINGS = 1e-5
 _CORRECTNESS = ("model", "dtype", "batch", "contests", "ties", "recognized", "changed", "beyond ties")
 
 
 def main() -> int:
     """Run all checks; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(str(__doc__))
     parser.add_argument("--models", default="ViT-B-32,ViT-L-14,ViT-H-14", metavar="NAMES", help="three architectures")
     parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
     parser.add_argument("--images", type=int, default=4096, metavar="N", help="JPEGs for speed (default: %(default)s)")
@@ -199,7 +200,7 @@ def differences(expected: LabelCounts, found: LabelCounts, ties: NDArray[np.int6
 
 def measure_ensemble(refs: Sequence[ModelRef], device: str, images: list[bytes], repeats: int) -> dict[str, float]:
     """Seconds of an ensemble and of its models one by one."""
-    selections = [selection_of(refs), *(selection_of([ref]) for ref in refs)]
+    selections = [selection_of(models, CLASSES) for models in (refs, *([ref] for ref in refs))]
     together, *alone = (seconds_of(Ensemble(selection, device), images, repeats) for selection in selections)
     return {"ensemble": together, "singles": sum(alone), "ratio": together / sum(alone)}
 
@@ -208,30 +209,7 @@ def seconds_of(ensemble: Ensemble, images: list[bytes], repeats: int) -> float:
     """Median seconds of a prediction after a first one, which loads the models."""
     with closing(ensemble):
         ensemble.predict(images[:8])
-        return statistics.median(_timed(lambda: ensemble.predict(images)) for _ in range(repeats))
-
-
-def _timed(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def selection_of(refs: Sequence[ModelRef]) -> Selection:
-    """A selection in which all models answer for all classes."""
-    classes = ("cat", "dog", "tree", "car", "boat")
-    shape = (len(refs), len(classes))
-    return Selection(
-        classes=classes,
-        strategy=Strategy.UNIFORM,
-        k=len(refs),
-        models=tuple(SelectedModel(ref, Cost(1, 1.0), 1.0, 0.5, Evidence.OVERALL) for ref in refs),
-        scores=np.full(shape, 0.5),
-        chosen=np.ones(shape, np.bool_),
-        matches=((),) * len(classes),
-        coverage=np.zeros(len(classes)),
-        images=np.zeros(len(classes)),
-    )
+        return statistics.median(timed(lambda: ensemble.predict(images)) for _ in range(repeats))
 
 
 def jpegs(probes: ProbeSet, n_images: int) -> list[bytes]:

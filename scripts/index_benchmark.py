@@ -1,6 +1,6 @@
-"""Benchmarks of the index of labels: reading labels with and without it, choosing among very many, and agreement.
+"""Benchmarks of the index of labels: reading labels with and without it, and choosing among very many.
 
-``scripts/run_benchmark.py`` runs them as its parts ``reading``, ``selection`` and ``agreement``.
+``scripts/run_benchmark.py`` runs them as its parts ``reading`` and ``selection``.
 """
 
 from __future__ import annotations
@@ -13,16 +13,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from mll_hf.labels.index import Entry, IndexShard, InMemory, LabelIndex, shard_to_bytes, update_shards
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex, update_shards
 from mll_hf.labels.join import join_labels
-from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import LabelStore
-from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
+from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.selection import Candidates, SelectionConfig
-from mll_hf.selection.indexed import IndexQuery, select_indexed
-from mll_hf.selection.mll import estimates, measure_all, task_needs
+from mll_hf.selection.indexed import select_indexed
 from synthetic import RandomEncoder, SyntheticModels, make_descriptions, make_graph, make_labels
 
 if TYPE_CHECKING:
@@ -50,45 +46,6 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--domain", metavar="TEXT", help="the task's domain, such as photo")
     parser.add_argument("--repeats", type=int, default=5)
     parser.set_defaults(run=run_selection)
-
-
-def add_agreement(parser: argparse.ArgumentParser) -> None:
-    """Arguments of the part ``agreement``."""
-    parser.add_argument("--labels", type=Path, required=True, metavar="DIR", help="folder of labels on one graph")
-    parser.add_argument("--tasks", type=int, default=12, metavar="N", help="of each size (default: %(default)s)")
-    parser.set_defaults(run=run_agreement)
-
-
-def run_agreement(args: argparse.Namespace) -> None:
-    """Print how far estimates from an index are from those from whole labels, on random tasks.
-
-    A third of the tasks has one concept per class, a third has five of which one weighs .6, a third any five.
-    """
-    store, rng = LabelStore(args.labels), np.random.default_rng(0)
-    labels = join_labels(store.list(), store.graphs)
-    graph = labels.union.graphs[0]
-    labels = join_labels(labels.reference, [graph])
-    code = RankCode.of_graph(graph)
-    shard = shard_to_bytes([Entry.of(label, "0" * 64, code) for label in labels.reference], code)
-    index = LabelIndex((IndexShard.open(InMemory("shard", memoryview(shard))),))
-    indexed, odds = join_labels(index.labels, [graph]), np.ones(len(labels))
-    tested = np.flatnonzero(labels.reference[0].support)
-    print("| classes | median | 99th percentile | largest |\n|---:|---:|---:|---:|")
-    for n_classes in (2, 3, 5, 10, 20, 50, 100, 200, 1000):
-        errors = []
-        for task in range(args.tasks):
-            concepts = np.stack([rng.choice(tested, 5, replace=False) for _ in range(n_classes)])
-            weights = [np.eye(1, 5), np.array([[0.6, 0.2, 0.1, 0.06, 0.04]]), rng.dirichlet(np.ones(5), n_classes)]
-            each = np.broadcast_to(weights[task % 3] + 1e-6, (n_classes, 5)).astype(np.float32)
-            names = tuple(f"class {y}" for y in range(n_classes))
-            match = ClassMatch(names, concepts, each, each, np.ones(n_classes, np.float32), "random")
-            needs = task_needs(Candidates(labels, match), SelectionConfig().class_weight)
-            exact, _ = estimates(needs, measure_all(labels, needs), odds)
-            query = IndexQuery(Candidates(indexed, match), SelectionConfig())
-            found, _ = estimates(query.needs, [query.graphs[0].measured(np.arange(len(labels)))], odds)
-            errors.append(np.abs(found - exact).ravel())
-        figures = *np.percentile(np.concatenate(errors), [50, 99]), max(map(np.max, errors))
-        print(f"| {n_classes} | {' | '.join(f'{figure:.4f}' for figure in figures)} |")
 
 
 def run_reading(args: argparse.Namespace) -> None:

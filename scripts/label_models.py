@@ -111,7 +111,7 @@ def label(args: argparse.Namespace, report: Report) -> None:
     location, destination = fetch_graph_with_images(args.graph), chosen_destination(args)
     probes = location.probes(SamplingConfig(args.sample, args.seed))
     check_destination(destination, models, args)
-    with LocalEngine() if args.dry_run else chosen_engine(args) as engine:
+    with chosen_engine(args) as engine:
         fleet = Fleet(
             graph=location.graph,
             probes=probes,
@@ -167,9 +167,9 @@ def check_engine_options(parser: argparse.ArgumentParser, args: argparse.Namespa
 
 def chosen_engine(args: argparse.Namespace) -> Engine:
     """The engine that the arguments choose."""
-    if args.engine == "ray":
-        return RayEngine(args.ray_address, args.gpus_per_worker)
-    return open_engine(args.device)
+    if args.dry_run:
+        return LocalEngine()
+    return RayEngine(args.ray_address, args.gpus_per_worker) if args.engine == "ray" else open_engine(args.device)
 
 
 def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
@@ -357,9 +357,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
     )
     measure.add_argument(
-        "--free-cache",
-        action="store_true",
-        help="after each model, delete the weights that this run downloaded",
+        "--free-cache", action="store_true", help="after each model, delete the weights that this run downloaded"
     )
     where = parser.add_argument_group("where they run")
     where.add_argument("--engine", choices=["local", "ray", "hf-jobs"], default="local", help="(default: local)")

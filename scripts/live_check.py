@@ -49,6 +49,7 @@ from mll_hf.graph.authoring import NewConcept, NewImage, add_to_graph, new_conce
 from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.models.known import known_models, usable_models
+from mll_hf.utils.tables import markdown_table
 from mll_hf.utils.text import gigabytes, one_line
 
 if TYPE_CHECKING:
@@ -73,19 +74,12 @@ PACKAGES = ("mll-hf", "huggingface_hub", "hf-xet", "torch", "open_clip_torch", "
 
 @dataclass(frozen=True)
 class Check:
-    """One run: a method for each step, which returns what it found.
+    """One run: a method for each step, which returns what it found."""
 
-    Attributes:
-        namespace: User or organization.
-        models: Ids of the published models.
-        folder: On this machine, for everything.
-        stem: Start of the names of all repos, which nobody has.
-    """
-
-    namespace: str
-    models: tuple[str, ...]
-    folder: Path
-    stem: str
+    namespace: str  # user or organization
+    models: tuple[str, ...]  # ids of the published models
+    folder: Path  # on this machine, for everything
+    stem: str  # start of the names of all repos, which nobody has
 
     def repo(self, name: str) -> str:
         return f"{self.namespace}/{self.stem}-{name}"
@@ -102,14 +96,14 @@ class Check:
 
     def draw(self) -> str:
         def concepts() -> Iterator[NewConcept]:
-            yield NewConcept(new_concept("check-shape", "shape", (), "", ()), ())
+            yield new_concept("check-shape", "shape", (), "", ())
             for shape in SHAPES:
-                yield NewConcept(new_concept(f"check-{shape}", shape, (), "", ["check-shape"]), ())
+                yield new_concept(f"check-{shape}", shape, (), "", ["check-shape"])
                 for color in COLORS:
                     name = f"{color} {shape}"
-                    concept = new_concept(f"check-{color}-{shape}", name, (), "", [f"check-{shape}"])
                     drawn = (picture(name, serial) for serial in range(IMAGES_PER_CONCEPT))
-                    yield NewConcept(concept, tuple(NewImage(each, name, "drawing", "live_check") for each in drawn))
+                    images = (NewImage(each, name, "drawing", "live_check") for each in drawn)
+                    yield new_concept(f"check-{color}-{shape}", name, (), "", [f"check-{shape}"], images)
 
         added = add_to_graph(self.folder / "graph", concepts())
         return f"{added.concepts} concepts, {added.images} images, {megabytes(size_of(self.folder / 'graph'))}"
@@ -370,11 +364,11 @@ def report(check: Check, results: Sequence[Result]) -> str:
     installed = {package.name: package.version for package in distributions() if package.name in PACKAGES}
     versions = ", ".join(f"{name} {installed.get(name, 'missing')}" for name in PACKAGES)
     machine = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    rows = ["| step | result | seconds | requests | downloaded | |", "| --- | --- | --: | --: | --: | --- |"]
+    rows = []
     for each in results:
-        took = f"{each.seconds:.1f} | {each.requests} | {megabytes(each.downloaded)}"
+        took = [f"{each.seconds:.1f}", str(each.requests), megabytes(each.downloaded)]
         said = each.said.replace("|", "\\|").replace("\n", " ")
-        rows.append(f"| {each.name} | {each.outcome} | {' | | ' if each.outcome == 'not run' else took} | {said} |")
+        rows.append([each.name, each.outcome, *([""] * 3 if each.outcome == "not run" else took), said])
     return "\n".join(
         [
             "# Live check of mll_hf\n",
@@ -382,7 +376,7 @@ def report(check: Check, results: Sequence[Result]) -> str:
             f"Models: {', '.join(check.models)}. {sum(each.outcome == 'ok' for each in results)} of {len(results)} "
             f"steps ok in {sum(each.seconds for each in results):.0f} s. Requests are without those of Xet; downloaded "
             "is what a step left on disk.\n",
-            *rows,
+            *markdown_table(["step", "result", "seconds", "requests", "downloaded", ""], rows),
         ]
     )
 

@@ -10,7 +10,6 @@ the leaderboard after every third question. A stand-in for the Hub answers quest
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import os
@@ -36,14 +35,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "spaces" / "mll_sel
 
 from answers import Library, Question, Settings
 
+from index_benchmark import spread, timed
 from mll_hf import SelectionConfig
+from mll_hf.cli.options import script_parser
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from synthetic import RandomEncoder, make_graph, make_labels
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import argparse
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
 _STARTUP_SECONDS = 180
@@ -54,7 +56,7 @@ _LICENSES = ("mit", "apache-2.0", None)
 
 def main() -> int:
     """Measure; returns the exit status: 1 if a user saw an error."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(str(__doc__))
     options = {
         "labels": (50, "synthetic labels"),
         "concepts": (9000, "concepts of the graph"),
@@ -75,9 +77,11 @@ def main() -> int:
         embeddings = Path(folder) / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
         ConceptIndex.build(graph, CachedEncoder(_StandIn(), embeddings))
         measure_functions(store.name, embeddings, args.classes)
-        with _hub() as hub, _Server(store.name, Path(folder) / "assets", hub) as server:
-            measure_client(server.url, args.classes)
-            return measure_users(server, args)
+        with _hub() as hub:
+            settings = {"MLL_LABELS": store.name, "HF_ENDPOINT": hub, "HF_ASSETS_CACHE": str(Path(folder) / "assets")}
+            with Server(settings) as server:
+                measure_client(server.url, args.classes)
+                return measure_users(server, args)
 
 
 def make_names(count: int, number: int) -> tuple[str, ...]:
@@ -104,11 +108,7 @@ def measure_functions(labels: str, embeddings: Path, n_classes: int) -> None:
             if part is not None and not isinstance(part, str):
                 part.to_json()
 
-    ask(0)  # reads the labels, loads the encoder
-    new = [_milliseconds(lambda n=n: ask(n)) for n in range(1, 12)]
-    known = [_milliseconds(lambda n=n: ask(n)) for n in range(1, 12)]
-    print(f"server side, {n_classes} new class names (they are encoded): {_spread(new)}")
-    print(f"server side, {n_classes} class names seen before: {_spread(known)}")
+    print_times(f"server side, {n_classes}", ask)
 
 
 def measure_client(url: str, n_classes: int) -> None:
@@ -118,14 +118,17 @@ def measure_client(url: str, n_classes: int) -> None:
     def ask(number: int) -> None:
         client.predict(list(make_names(n_classes, number)), k=3, api_name="/select_models")
 
-    ask(100)
-    times = [_milliseconds(lambda n=n: ask(n)) for n in range(101, 112)]
-    print(f"gradio_client end to end, {n_classes} new class names: {_spread(times)}")
-    times = [_milliseconds(lambda n=n: ask(n)) for n in range(101, 112)]
-    print(f"gradio_client end to end, {n_classes} class names seen before: {_spread(times)}")
+    print_times(f"gradio_client end to end, {n_classes}", lambda n: ask(100 + n))
 
 
-def measure_users(server: _Server, args: argparse.Namespace) -> int:
+def print_times(what: str, ask: Callable[[int], None]) -> None:
+    """Ask eleven questions by number, each twice; the first time their class names are encoded."""
+    ask(0)  # reads the labels, loads the encoder
+    for names in ("new class names", "class names seen before"):
+        print(f"{what} {names}: {spread([timed(lambda n=n: ask(n)) for n in range(1, 12)])}")
+
+
+def measure_users(server: Server, args: argparse.Namespace) -> int:
     """Many users who ask repeatedly; returns 1 if one of them saw an error."""
     times: dict[str, list[float]] = {"answers": [], "leaderboards": []}
     errors: list[str] = []
@@ -147,7 +150,7 @@ def measure_users(server: _Server, args: argparse.Namespace) -> int:
                     errors.append("an answer without a ranking")
             except (httpx.HTTPError, RuntimeError, ValueError) as error:
                 errors.append(f"{type(error).__name__}: {error}")
-            times["answers" if is_question else "leaderboards"].append(1000 * (time.perf_counter() - started))
+            times["answers" if is_question else "leaderboards"].append(time.perf_counter() - started)
             time.sleep(_PAUSE_SECONDS)
 
     users = [threading.Thread(target=use, args=[user]) for user in range(args.users)]
@@ -159,7 +162,7 @@ def measure_users(server: _Server, args: argparse.Namespace) -> int:
         memory.append(server.memory())
     print(f"{args.users} users for {args.seconds:g} s: {len(errors)} errors")
     for name, taken in times.items():
-        print(f"  {len(taken)} {name}: {_spread(taken)}")
+        print(f"  {len(taken)} {name}: {spread(taken)}")
     for error in sorted(set(errors))[:5]:
         print(f"  {error}")
     third = len(memory) // 3
@@ -249,26 +252,18 @@ class Browser:
         raise RuntimeError("the server closed the connection")
 
 
-class _Server:
-    """The Space in a process of its own."""
+class Server:
+    """The Space in a process of its own, with some environment variables."""
 
-    def __init__(self, labels: str, assets: Path, hub: str) -> None:
+    def __init__(self, settings: Mapping[str, str]) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        settings = {
-            "MLL_LABELS": labels,
-            "HF_ENDPOINT": hub,
-            "HF_ASSETS_CACHE": str(assets),
-            "GRADIO_SERVER_PORT": str(port),
-            "GRADIO_ANALYTICS_ENABLED": "False",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, str(APP)], env={**os.environ, **settings}, stdout=subprocess.DEVNULL
-        )
+        variables = {"GRADIO_ANALYTICS_ENABLED": "False", **os.environ, **settings, "GRADIO_SERVER_PORT": str(port)}
+        self._process = subprocess.Popen([sys.executable, str(APP)], env=variables, stdout=subprocess.DEVNULL)
 
-    def __enter__(self) -> _Server:
+    def __enter__(self) -> Server:
         for _ in range(_STARTUP_SECONDS):
             try:
                 httpx.get(self.url, timeout=10).raise_for_status()
@@ -286,16 +281,6 @@ class _Server:
         """Resident memory now, in MB."""
         status = Path(f"/proc/{self._process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-
-def _milliseconds(run: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    run()
-    return 1000 * (time.perf_counter() - started)
-
-
-def _spread(times: list[float]) -> str:
-    return f"median {statistics.median(times):.0f} ms ({min(times):.0f} to {max(times):.0f})"
 
 
 if __name__ == "__main__":

@@ -8,50 +8,27 @@ visitor sees.
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from measure_space import APP, Server
 from mll_hf.cli.options import script_parser
 
-ROOT = Path(__file__).resolve().parents[1]
 CLASSES = "golden retriever, tabby cat, fire truck"
 
 
 def main() -> int:
     """Run the script."""
     parser = script_parser(str(__doc__))
-    parser.add_argument("--out", type=Path, default=ROOT / "spaces" / "mll_select" / "answer.png", metavar="FILE")
-    parser.add_argument("--port", type=int, default=7861)
+    parser.add_argument("--out", type=Path, default=APP.with_name("answer.png"), metavar="FILE")
     args = parser.parse_args()
-    url = f"http://127.0.0.1:{args.port}"
-    environment = os.environ | {"GRADIO_SERVER_PORT": str(args.port), "GRADIO_ANALYTICS_ENABLED": "False"}
-    server = subprocess.Popen([sys.executable, str(ROOT / "spaces" / "mll_select" / "app.py")], env=environment)
-    try:
-        wait_for(url)
-        take(url, args.out)
-    finally:
-        server.terminate()
+    with Server({}) as server:
+        take(server.url, args.out)
     print(args.out)
     return 0
-
-
-def wait_for(url: str, seconds: float = 120) -> None:
-    """Return as soon as the server answers; a TimeoutError if it does not."""
-    for _ in range(int(seconds)):
-        try:
-            urllib.request.urlopen(url).close()  # noqa: S310 - loopback
-        except OSError:
-            time.sleep(1)
-        else:
-            return
-    raise TimeoutError(f"{url} does not answer")
 
 
 def take(url: str, out: Path) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +31,7 @@ from mll_hf.selection.result import SelectedModel
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from numpy.typing import NDArray
@@ -124,17 +124,26 @@ def against_bare_loops(refs: Sequence[ModelRef], images: list[bytes], repeats: i
         for model, of_model in zip(loaded, texts, strict=True):
             bare_loop(model, of_model, images, workers)
 
-    times: dict[int | None, list[float]] = {None: [], 0: [], 1: [], 2: []}
+    times: dict[int | None, list[tuple[float, float]]] = {None: [], 0: [], 1: [], 2: []}
     for _ in range(repeats):  # interleaved, so that a slow phase of the machine affects all
         for workers, of_kind in times.items():
-            of_kind.append(timed(partial(ensemble.predict, images) if workers is None else partial(loops, workers)))
-    seconds = {workers: statistics.median(of_kind) for workers, of_kind in times.items()}
-    ours = seconds.pop(None)
-    best = min(seconds, key=seconds.__getitem__)
+            of_kind.append(spent(partial(ensemble.predict, images) if workers is None else partial(loops, workers)))
+    found = {workers: np.median(of_kind, axis=0) for workers, of_kind in times.items()}
+    ours = found.pop(None)
+    best = [min(found, key=lambda workers: found[workers][kind]) for kind in (0, 1)]
+    ratios = [ours[kind] / found[workers][kind] for kind, workers in enumerate(best)]
+    without = f"{ours[0] / found[0][0]:.2f} of those without; {len(images) / ours[0]:.0f} images/s"
     return (
-        f"{ours / seconds[best]:.2f} of the bare loops with {best} workers, the best ({ours / seconds[0]:.2f} of those "
-        f"without; {len(images) / ours:.0f} images/s)"
+        f"{ratios[0]:.2f} of the time of the bare loops with {best[0]} workers, the best ({without}); "
+        f"{ratios[1]:.2f} of the CPU time of those with {best[1]}"
     )
+
+
+def spent(run: Callable[[], object]) -> tuple[float, float]:
+    """Seconds that a call takes, and CPU seconds of all its threads and of processes that have ended."""
+    before = sum(os.times()[:4])
+    seconds = timed(run)
+    return seconds, sum(os.times()[:4]) - before
 
 
 class _Pictures:

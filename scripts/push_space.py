@@ -18,7 +18,7 @@ from huggingface_hub import CommitOperationAdd, constants
 
 from mll_hf.cli.options import script_parser
 from mll_hf.errors import InputError, MLLError
-from mll_hf.hub.connection import connect, hub_errors, sensible_answers
+from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.utils.package import DISTRIBUTION, PACKAGE_VARIABLE, package_source, requirement, wheel_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def push(folder: Path, repo_id: str) -> str:
             f"{DISTRIBUTION} is on no registry; build a wheel with 'python -m build --wheel', or set {PACKAGE_VARIABLE}"
         )
     files, api = files_of(folder, repo_id, source), connect()
-    with hub_errors(repo_id), sensible_answers(repo_id):
+    with hub_errors(repo_id):
         url = api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
         if wheel_of(source) and api.space_info(repo_id).private:
             raise InputError(f"{repo_id} is private, so its wheel has no public URL; set {PACKAGE_VARIABLE} to one")

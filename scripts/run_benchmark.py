@@ -1,21 +1,18 @@
-"""Measure this package: its costs (speed, reading, selection), its matching, what choosing is worth (targets).
+"""Measure this package: its speed, its memory, and its matching. What choosing is worth: mll-hf bench.
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
     python scripts/run_benchmark.py reading
     python scripts/run_benchmark.py selection [--labels N] [--index DIR]
-    python scripts/run_benchmark.py agreement --labels DIR
     python scripts/run_benchmark.py predict --models local-dir:A,local-dir:B,local-dir:C [--architecture ViT-B-32]
     python scripts/run_benchmark.py serve --model local-dir:PATH | --architecture ViT-B-32
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
-    python scripts/run_benchmark.py targets --labels DIR --tasks DIR ...    (the same as: mll-hf bench)
 
 Ratios within one run mean something; seconds depend on the machine.
 """
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -32,7 +29,7 @@ import matching_benchmark
 import predict_benchmark
 import serve_benchmark
 from index_benchmark import spread, timed
-from mll_hf.cli import main as command_line
+from mll_hf.cli.options import script_parser
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import load_probes
 from mll_hf.labeling.run import label_model
@@ -43,6 +40,7 @@ from mll_hf.models import load_model, resolve_model
 from mll_hf.selection import Candidates, Selection, SelectionConfig, Strategy, select
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from mll_hf.graph.probes import ProbeSet
@@ -53,35 +51,24 @@ if TYPE_CHECKING:
 
 def main() -> int:
     """Run one benchmark; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = script_parser(str(__doc__))
     parts = parser.add_subparsers(required=True)
-    speed = parts.add_parser("speed", help="labeling against a bare loop, selection, import, memory")
-    speed.add_argument("--graph", type=Path, required=True)
-    speed.add_argument("--model", required=True, help="local-dir:PATH or org/name")
-    speed.add_argument("--repeats", type=int, default=3)
-    speed.set_defaults(run=run_speed)
-    labeling_speed.add_arguments(
-        parts.add_parser("labeling", help="labeling against the bare image tower and the loops of others")
-    )
-    index_benchmark.add_reading(parts.add_parser("reading", help="reading labels with an index and without"))
-    index_benchmark.add_selection(parts.add_parser("selection", help="choosing among very many labels"))
-    index_benchmark.add_agreement(parts.add_parser("agreement", help="estimates from an index against whole labels"))
-    matching_benchmark.add_arguments(
-        parts.add_parser("matching", help="class names of ImageNet against the concepts of ImageNet-12k")
-    )
-    predict_benchmark.add_arguments(
-        parts.add_parser("predict", help="an ensemble against bare loops, its memory, and interrupted runs")
-    )
-    serve_benchmark.add_arguments(parts.add_parser("serve", help="a server with many clients against offline batches"))
-    parts.add_parser("targets", add_help=False, help="what choosing is worth on target tasks: mll-hf bench")
-    if sys.argv[1:2] == ["targets"]:
-        return command_line(["bench", *sys.argv[2:]])
+    for name, (add_arguments, text) in PARTS.items():
+        add_arguments(parts.add_parser(name, help=text))
     args = parser.parse_args()
     args.run(args)
     return 0
 
 
 # --- speed ------------------------------------------------------------------------------------------------------------
+
+
+def add_speed(parser: argparse.ArgumentParser) -> None:
+    """Arguments of the part ``speed``."""
+    parser.add_argument("--graph", type=Path, required=True)
+    parser.add_argument("--model", required=True, help="local-dir:PATH or org/name")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.set_defaults(run=run_speed)
 
 
 def run_speed(args: argparse.Namespace) -> None:
@@ -108,19 +95,19 @@ def measure_labeling(args: argparse.Namespace) -> None:
     graph, ref = load_graph(args.graph), resolve_model(args.model)
     probes = load_probes(graph, args.graph)
     model = load_model(ref)
-    loops = {workers: [] for workers in (0, 1, 2)}
-    ours = []
+    times: dict[str, list[float]] = {}
     for _ in range(args.repeats):  # interleaved, so that a slow spell of the machine hits all
-        for workers, times in loops.items():
-            times.append(timed(lambda w=workers: bare_loop(model, probes, w)))
+        for workers in range(3):
+            seconds = timed(lambda w=workers: bare_loop(model, probes, w))
+            times.setdefault(f"bare loop, {workers} worker processes", []).append(seconds)
         with tempfile.TemporaryDirectory() as folder:
-            ours.append(timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f)))))
-    best = min(loops, key=lambda workers: statistics.median(loops[workers]))
-    for workers, times in loops.items():
-        print(f"bare loop, {workers} worker processes: {spread(times)}{'  <- best' if workers == best else ''}")
-    ratio = statistics.median(ours) / statistics.median(loops[best])
-    print(f"labeling {len(probes)} images on {len(graph)} concepts, all included: {spread(ours)}")
-    print(f"labeling / best bare loop: {ratio:.2f}")
+            seconds = timed(lambda f=folder: label_model(ref, graph, probes, LabelStore(Path(f))))
+            times.setdefault("labeling, all included", []).append(seconds)
+    print(f"{len(probes)} images, {len(graph)} concepts")
+    for name, taken in times.items():
+        print(f"{name}: {spread(taken)}")
+    *bare, ours = map(statistics.median, times.values())
+    print(f"labeling / best bare loop: {ours / min(bare):.2f}")
 
 
 def bare_loop(model: VisionLanguageModel, probes: ProbeSet, workers: int) -> None:
@@ -169,6 +156,17 @@ def _select(
     match = index.match_captions(descriptions) if strategy is Strategy.PAPER else index.match(descriptions)
     joined = join_labels(labels, [index.graph])
     return select(Candidates(joined, match), SelectionConfig(strategy=strategy, k=3))
+
+
+PARTS = {
+    "speed": (add_speed, "labeling against a bare loop, selection, import, memory"),
+    "labeling": (labeling_speed.add_arguments, "labeling against the bare image tower and the loops of others"),
+    "reading": (index_benchmark.add_reading, "reading labels with an index and without"),
+    "selection": (index_benchmark.add_selection, "choosing among very many labels"),
+    "matching": (matching_benchmark.add_arguments, "class names of ImageNet against the concepts of ImageNet-12k"),
+    "predict": (predict_benchmark.add_arguments, "an ensemble against bare loops, its memory, and interrupted runs"),
+    "serve": (serve_benchmark.add_arguments, "a server with many clients against offline batches"),
+}
 
 
 if __name__ == "__main__":

@@ -78,16 +78,15 @@ def make_labels(graph: SemanticGraph, n_models: int) -> tuple[ModelLabel, ...]:
 class SyntheticModels:
     """Labels of any number of models that are good at some branches of the graph and bad at others.
 
-    A tenth of the concepts has 8, a tenth 20 and a tenth 45 images, the others 75; one model of twenty was measured on
-    a third of them. One of fifty is a copy of another, one of thirty nearly so. Images of domains differ in how well a
-    model does on them.
+    A tenth of the concepts has 8, a tenth 20 and a tenth 45 images, the others 75. Images of domains differ in how well
+    a model does on them.
     """
 
     def __init__(self, graph: SemanticGraph, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self._graph, self._seed = graph, seed
-        self._full = rng.choice([IMAGES_PER_CONCEPT, *_FEWER_IMAGES], len(graph), p=[0.7, 0.1, 0.1, 0.1])
-        self._pools = {int(n): _rank_pool(int(n), rng) for n in np.unique([self._full, self._full // 3 + 1])}
+        self._support = rng.choice([IMAGES_PER_CONCEPT, *_FEWER_IMAGES], len(graph), p=[0.7, 0.1, 0.1, 0.1])
+        self._pools = {n: _rank_pool(n, rng) for n in np.unique(self._support).tolist()}
         self._hardness = rng.normal(0, 1.5, len(graph))
         self._branch = np.arange(len(graph)) * 64 // len(graph)  # neighbors in the graph's order are of one branch
 
@@ -135,21 +134,12 @@ class SyntheticModels:
     def _ranks(self, m: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
         """Ranks [V, RANK_BINS], and what draws the rest."""
         rng = np.random.default_rng((self._seed, 0, m))
-        fate = rng.random()
-        if m and fate < 0.02:
-            return self._ranks(int(rng.integers(m)))
-        if m and fate < 0.05:
-            ranks, _ = self._ranks(int(rng.integers(m)))
-            images = ranks.sum(axis=1)
-            moved = (rng.random(len(ranks)) < 0.05) & (images == np.roll(images, 1))  # every concept keeps its images
-            return np.where(moved[:, None], np.roll(ranks, 1, axis=0), ranks), rng
-        support = self._full // 3 + 1 if fate > 0.95 else self._full
         strength = rng.normal(4, 1.5) + rng.normal(0, 1, 64)[self._branch] + self._hardness
         strength += rng.normal(0, 0.7, len(strength))
         row = np.clip(np.rint((strength - _STRENGTHS[0]) / 0.25), 0, len(_STRENGTHS) - 1).astype(np.int64)
         row, ranks = row * _DRAWS + rng.integers(0, _DRAWS, len(row)), np.zeros((len(row), RANK_BINS), np.uint8)
         for n, pool in self._pools.items():
-            concepts = np.flatnonzero(support == n)
+            concepts = np.flatnonzero(self._support == n)
             ranks[concepts] = pool[row[concepts]]
         return ranks, rng
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from bench_worlds import make_suite
 from mll_hf.bench.methods import ABLATIONS, GENERAL, METHODS, ORACLE, PAPER
-from mll_hf.bench.metrics import Ranking
 from mll_hf.bench.run import BenchConfig, Record, Results, TaskFacts
 from mll_hf.bench.scenarios import scenarios
 
@@ -26,7 +25,7 @@ ACCURACIES = {
 }
 CHOSEN = tuple(method for method in METHODS if method.name in ACCURACIES)
 SHIFT = {"random hubs 3": 0.1, "fewer images 32": -0.05}  # of all methods in a scenario
-RANKING = Ranking(0.4, 0.2, 0.3, 0.5, 0.1, 1.0, None)
+RANKING = {"R5": 0.4, "tau5": 0.2, "Kendall": 0.3, "Spearman": 0.5, "regret": 0.1, "Hit@1": 1.0}
 
 
 def record(task, scenario, method, draw, accuracy, **fields):
@@ -47,7 +46,9 @@ def make_results(draws=2):
                     if method.name == "accuracy, 50 labels":
                         accuracy += (-0.1, 0.1)[draw % 2]  # draws that average out
                     records.append(record(task, scenario.name, method.name, draw, accuracy, ranking=ranking))
-    facts = tuple(TaskFacts(name, 48, tuple(np.linspace(0.1, 0.6, 6) if t else np.linspace(0.6, 0.1, 6)), ())
-                  for t, name in enumerate(TASKS))  # fmt: skip
-    general = TaskFacts("general", 48, (0.9, 0.1, 0.2, 0.3, 0.4, 0.5), ())
-    return Results(make_suite(), BenchConfig(draws, methods=CHOSEN), facts, general, tuple(records), "words", "ab" * 32)
+    facts = tuple(
+        TaskFacts(name, 48, np.linspace(*ends, 6), None)
+        for name, ends in zip(TASKS, ((0.6, 0.1), (0.1, 0.6)), strict=True)
+    )
+    general = TaskFacts("general", 48, np.array([0.9, 0.1, 0.2, 0.3, 0.4, 0.5]), None)
+    return Results(make_suite(), BenchConfig(draws, methods=CHOSEN), facts, general, tuple(records), "words")

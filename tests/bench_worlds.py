@@ -12,12 +12,11 @@ from PIL import Image
 from mll_hf.bench import cache as cache_module
 from mll_hf.bench import run as bench
 from mll_hf.bench.cache import EmbeddingCache
-from mll_hf.bench.methods import METHODS, methods_named
+from mll_hf.bench.methods import METHODS, Group
 from mll_hf.bench.suites import make_task
 from mll_hf.bench.world import Hub
 from mll_hf.labels.label import Cost
 from mll_hf.matching.concept_index import ConceptIndex
-from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 from selection_worlds import WordEncoder, forest, join_by_hand, random_labels
 from worlds import unit
 
@@ -28,8 +27,7 @@ TASKS = {
     "third": ("a", "b"),
 }
 FAST = tuple(method for method in METHODS if "LogME" not in method.name)
-QUICK = methods_named(["MI", "accuracy, 50 labels"])
-LABEL_FREE = tuple(m for m in METHODS if m.sample is None and m.needs != ("hindsight",) and m.name != "random")
+LABEL_FREE = tuple(m for m in METHODS if m.sample is None and m.group is not Group.HINDSIGHT and m.name != "random")
 
 
 def picture(task, label, serial):
@@ -103,9 +101,9 @@ def make_index():
     return ConceptIndex.build(forest(12), WordEncoder())
 
 
-def filled_cache(folder, monkeypatch, broken=0, templates=(DEFAULT_TEMPLATE,)):
+def filled_cache(folder, monkeypatch, broken=0):
     """All embeddings."""
     monkeypatch.setattr(cache_module, "load_model", lambda ref, device: FakeModel(ref))
     cache = EmbeddingCache(folder)
-    bench.embed(make_hub().refs, tasks(broken), make_index(), cache, templates)
+    bench.embed(make_hub().refs, tasks(broken), make_index(), cache)
     return cache

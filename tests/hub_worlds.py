@@ -12,11 +12,12 @@ from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 
 import tiny_hub
+from mll_hf.errors import HubError
 from mll_hf.graph.concepts import GRAPH_FILE, graph_to_bytes
 from mll_hf.hub import connection, publish
 from mll_hf.hub.card import LABEL_PATH, add_label
 from mll_hf.labels.file_format import label_to_bytes
-from mll_hf.labels.index import Entry, shard_to_bytes
+from mll_hf.labels.index import entry_of, shard_to_bytes
 from mll_hf.labels.label import LabelSummary
 from mll_hf.labels.rank_code import RankCode
 from mll_hf.labels.store import graph_path, label_path
@@ -55,6 +56,21 @@ def clock(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     return clock
+
+
+@pytest.fixture
+def no_download_is_counted(hub):
+    """Whatever is read or published, nobody's download counter moves."""
+    yield
+    assert hub.counted == []
+
+
+def complaint_of(call, error=HubError):
+    """The message of an error that a call raises, on one line."""
+    with pytest.raises(error) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def sha256_of(content):
@@ -100,7 +116,7 @@ def index_file(labels, graph=GRAPH, digests=None):
     """An index of one shard by path; with the true hashes of the label files, if no others are given."""
     digests = digests or [sha256_of(label_to_bytes(label)) for label in labels]
     code = RankCode.of_graph(graph)
-    entries = [Entry.of(label.summary, digest, code) for label, digest in zip(labels, digests, strict=True)]
+    entries = [entry_of(label.summary, digest, code) for label, digest in zip(labels, digests, strict=True)]
     return {f"index/{graph.digest[:12]}-{SHA[:12]}/00000.safetensors": shard_to_bytes(entries, code)}
 
 

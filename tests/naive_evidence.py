@@ -45,9 +45,15 @@ def pooling_weights(scores, n_classes):
     return [power / sum(powers) for power in powers]
 
 
-def expected_shares(answers, n_classes, trust):
-    powers = [(1 + sum(answer == y for answer in answers)) ** trust for y in range(n_classes)]
-    return [power / sum(powers) for power in powers]
+def expected_shares(answers, n_classes, leaders):
+    counts = [1 + sum(answer == y for answer in answers) for y in range(n_classes)]
+    leading = [leaders > 0 and sum(other > count for other in counts) < leaders for count in counts]
+    left = sum(count for count, leads in zip(counts, leading, strict=True) if not leads)
+    powers = [count**evidence._TRUST for count, leads in zip(counts, leading, strict=True) if not leads]
+    return [
+        (count if leads else left * count**evidence._TRUST / sum(powers)) / sum(counts)
+        for count, leads in zip(counts, leading, strict=True)
+    ]
 
 
 def plan_offsets(scaled, shares):
@@ -61,7 +67,7 @@ def plan_offsets(scaled, shares):
         offsets = [offset + math.log(factor) for offset, factor in zip(offsets, factors, strict=True)]
         plan = [[p * factor for p, factor in zip(row, factors, strict=True)] for row in plan]
         plan = [[p / sum(row) for p in row] for row in plan]
-    kept = n_images / (n_images + evidence._IMAGES_PER_CLASS * n_classes)
+    kept = n_images / (n_images + n_classes)
     return [kept * (offset - mean(offsets)) for offset in offsets]
 
 
@@ -75,23 +81,8 @@ def pool(scaled, weights, offsets):
     return answers
 
 
-def score(tells, agrees, prior):
-    told = (1 - evidence._AGREEMENT_SHARE) * tells + evidence._AGREEMENT_SHARE * agrees
-    return told + evidence._LABEL_SHARE * prior
-
-
-def of_most(nats, n_classes):
-    return min(max(nats / math.log(max(n_classes, 2)), 0), 1)
-
-
-def first_weights(told, consents, prior, n_classes):
-    """Weights [M] in the pools that models are compared with."""
-    share = evidence._CONSENT_SHARE
-    scores = [
-        (1 - share) * tells + share * consent + evidence._LABEL_SHARE * p
-        for tells, consent, p in zip(told, consents, prior, strict=True)
-    ]
-    return pooling_weights(scores, n_classes)
+def score(agrees, prior):
+    return agrees + evidence._LABEL_SHARE * prior
 
 
 def compare(probabilities, shares, weights):
@@ -112,23 +103,18 @@ def compare(probabilities, shares, weights):
     return consent, confirmation
 
 
-def correct(scaled, shares, told, prior):
-    """Offsets [M][C], log-probability of the shares, answers [N] and consent [M][N] with some shares."""
+def correct(scaled, shares, weights):
+    """Offsets [M][C], log-probability of the shares, and answers [N] with some shares."""
     n_images, n_classes = len(scaled[0]), len(shares)
     offsets = [plan_offsets(model, shares) for model in scaled]
     pairs = zip(scaled, offsets, strict=True)
     corrected = [[softmax([z + b for z, b in zip(row, bias, strict=True)]) for row in model] for model, bias in pairs]
-    weights = first_weights(told, [0.0] * len(told), prior, n_classes)
-    for _ in range(2):
-        consent, _ = compare(corrected, shares, weights)
-        consents = [of_most(mean(nats), n_classes) for nats in consent]
-        weights = first_weights(told, consents, prior, n_classes)
-    kept = n_images / (n_images + evidence._IMAGES_PER_CLASS * n_classes)
+    consent, _ = compare(corrected, shares, weights)
+    kept = n_images / (n_images + n_classes)
     common = [sum(w * bias[y] for w, bias in zip(weights, offsets, strict=True)) / kept for y in range(n_classes)]
     likelihood = sum(w * sum(nats) for w, nats in zip(weights, consent, strict=True))
-    evenness = evidence._EVENNESS * sum(math.log(n_classes * share) for share in shares)
-    total = likelihood + evenness - sum(b**2 for b in common) / (2 * evidence._BIAS_VARIANCE)
-    return offsets, total, answers_of(pool(scaled, weights, offsets)), consent
+    evenness = sum(math.log(n_classes * share) for share in shares)
+    return offsets, likelihood + evenness - sum(b**2 for b in common) / 2, answers_of(pool(scaled, weights, offsets))
 
 
 def answers_of(pooled):
@@ -144,21 +130,20 @@ def calibrate(logits, prior):
     temperatures = [image_scale(model) / evidence._SHARPNESS for model in logits]
     scaled = [[[z / t for z in row] for row in model] for model, t in zip(logits, temperatures, strict=True)]
     told = [information([softmax(row) for row in model]) for model in scaled]
-    alone = first_weights(told, [0.0] * len(told), prior, n_classes)
-    answers = answers_of(pool(scaled, alone, [[0.0] * n_classes] * len(logits)))
+    weights = pooling_weights([score(*parts) for parts in zip(told, prior, strict=True)], n_classes)
+    answers = answers_of(pool(scaled, weights, [[0.0] * n_classes] * len(logits)))
     best = None
-    for trust in (1, 0.75, 0.5, 0.25, 0):
-        shares = expected_shares(answers, n_classes, trust)
-        offsets, probability, together, _ = correct(scaled, shares, told, prior)
-        probability = round(probability + evidence._HEAD_START * (1 - trust), 9)
-        if best is None or probability > best[0]:
-            best = probability, offsets, together, shares
+    for leaders in (0, 1, n_classes):
+        shares = expected_shares(answers, n_classes, leaders)
+        offsets, probability, together = correct(scaled, shares, weights)
+        if best is None or round(probability, 9) > best[0]:
+            best = round(probability, 9), offsets, together, shares
     _, offsets, together, shares = best
     agrees = [
         mean(row.index(max(row)) == answer for row, answer in zip(map(softmax, model), together, strict=True))
         for model in scaled
     ]
-    weights = pooling_weights([score(*parts) for parts in zip(told, agrees, prior, strict=True)], n_classes)
+    weights = pooling_weights([score(*parts) for parts in zip(agrees, prior, strict=True)], n_classes)
     return temperatures, offsets, told, agrees, shares, weights
 
 

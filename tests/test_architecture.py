@@ -120,6 +120,12 @@ def test_the_command_line_starts_without_torch_and_the_hub():
     assert run.stdout.strip() == "[]"
 
 
+def test_help_waits_for_no_other_module():
+    code = "import sys, mll_hf.cli; mll_hf.cli.build_parser(''); print({'numpy', 'mll_hf.client'} & {*sys.modules})"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
 def test_public_names_exist():
     for name in mll_hf.__all__:
         assert getattr(mll_hf, name) is not None

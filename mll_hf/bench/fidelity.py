@@ -12,18 +12,17 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.bench.cache import ProbeImages
-from mll_hf.bench.metrics import accuracy, spearman
-from mll_hf.bench.tables import Cell, Table
-from mll_hf.bench.world import read_embeddings, read_text
+from mll_hf.bench.metrics import accuracy, pearson, spearman
+from mll_hf.bench.tables import Cell, Report, Table
+from mll_hf.bench.world import MatchedClasses, read_embeddings, read_text
 from mll_hf.graph.union import GraphUnion
 from mll_hf.labeling.contest import Contest
 from mll_hf.labeling.run import label_from_counts
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.labels.join import JoinedLabels
 from mll_hf.labels.label import Environment
-from mll_hf.selection import Candidates, SelectionConfig, Strategy, score
+from mll_hf.selection import SelectionConfig, Strategy, score
 from mll_hf.selection.paper import precision_from_label
-from mll_hf.utils.files import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
     from mll_hf.labels.label import ModelLabel, ModelRef
-    from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
+    from mll_hf.matching.concept_index import ConceptIndex
 
 _ENVIRONMENT = Environment("unknown", "float32", "unknown", "unknown", "unknown")  # not recorded in the cache
 _BLOCK = 2048
@@ -74,25 +73,30 @@ class LabeledHub:
 
 
 @dataclass(frozen=True, eq=False)
-class KnownTask:
+class KnownTask(MatchedClasses):
     """A task whose classes are matched to concepts, and on which each model's accuracy is known."""
 
     name: str
-    domain: str | None
-    match: ClassMatch
-    caption_match: ClassMatch  # matched as in the paper
     accuracies: NDArray[np.float64]  # [M]
 
 
-def read_known_task(
-    hub: LabeledHub, task: TargetTask, index: ConceptIndex, templates: Sequence[str] | None
-) -> KnownTask:
-    """Read a task whose embeddings are cached; ``templates`` None for those of its domain and purpose."""
-    text = read_text(task, index, templates)
+def read_known_task(hub: LabeledHub, task: TargetTask, index: ConceptIndex) -> KnownTask:
+    """Read a task whose embeddings are cached."""
+    text = read_text(task, index)
     embeddings = read_embeddings(hub.cache, hub.refs, task, text.prompts)
     labels = task.labels[embeddings.readable]
     accuracies = np.array([accuracy(of_model.argmax(axis=1), labels) for of_model in embeddings.logits])
-    return KnownTask(task.name, task.domain, text.match, text.caption_match, accuracies)
+    return KnownTask(task.domain, text.matched.match, text.matched.caption_match, task.name, accuracies)
+
+
+def fidelity_report(
+    hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: Sequence[KnownTask], command: str
+) -> Report:
+    """Both tables; samples are given by their most images per concept."""
+    tables = estimates_against_exact(hub, hub.labels(hub.probes), tasks), quality_of_samples(hub, samples, tasks)
+    return Report(
+        "What a small label loses", {"command": command}, tables, "Labels are counted from cached embeddings."
+    )
 
 
 def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks: Sequence[KnownTask]) -> Table:
@@ -111,7 +115,7 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks
             {
                 "task": task.name,
                 "concepts": len(selected),
-                "correlation": float(np.mean([_pearson(a, b) for a, b in zip(estimated, truth, strict=True)])),
+                "correlation": float(np.mean([pearson(a, b) for a, b in zip(estimated, truth, strict=True)])),
                 "error": float(np.abs(estimated - truth).mean()),
                 "bias": float((estimated - truth).mean()),
                 "model_correlation": spearman(overall[1], overall[0]),
@@ -124,7 +128,7 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks
         "error and bias. Over models: Spearman correlation of the overall scores of strategy paper, and the accuracy "
         "of the model ranked first by exact and by estimated scores."
     )
-    return Table.of("estimates", "Eq. 5 estimated from a label, against all similarities", note, rows)
+    return Table("estimates", "Eq. 5 estimated from a label, against all similarities", note, rows)
 
 
 def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: Sequence[KnownTask]) -> Table:
@@ -152,29 +156,10 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
         "Against labels of all images: Spearman correlation over models of the mean recall and of the scores of "
         "strategy mll (mean over tasks); and the mean accuracy of the model ranked first."
     )
-    return Table.of("samples", "Images per concept", note, rows)
+    return Table("samples", "Images per concept", note, rows)
 
 
 def _scores(labels: tuple[ModelLabel, ...], graph: SemanticGraph, task: KnownTask) -> NDArray[np.float64]:
     """[M] overall scores of strategy mll."""
     joined = JoinedLabels(GraphUnion.of([graph]), tuple((label,) for label in labels))
-    candidates = Candidates(joined, task.match, task.domain)
-    return score(candidates, SelectionConfig(strategy=Strategy.MLL)).mean(axis=1)
-
-
-def _pearson(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Pearson's correlation; 0 if a model is equally good at all concepts."""
-    a, b = a - a.mean(), b - b.mean()
-    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / norm if norm > 0 else 0.0
-
-
-def fidelity_to_json(tables: Sequence[Table]) -> str:
-    """The tables as the text of a JSON file."""
-    return canonical_json({table.name: table.to_json() for table in tables})
-
-
-def fidelity_to_markdown(tables: Sequence[Table], command: str) -> str:
-    """The tables as a page of Markdown."""
-    head = ["# What a small label loses", "", f"Made by `{command}`. Labels are counted from cached embeddings.", ""]
-    return "\n".join([*head, *(table.to_markdown() for table in tables)]) + "\n"
+    return score(task.candidates(joined, Strategy.MLL), SelectionConfig(strategy=Strategy.MLL)).mean(axis=1)

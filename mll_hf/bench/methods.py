@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -81,28 +81,22 @@ class Method:
 
     name: str
     group: Group  # what it looks at
-    choose: Callable[[TaskView], Choice]
+    combine: Callable[[TaskView], Choice] | None = None  # None to take the one model with the greatest score
     # [M] scores, if the method takes the one model with the greatest, and a model's score does not depend on the other
     # models, so that it also holds within parts of the hub
     score: Scores | None = None
     predicts: bool = False  # whether these scores are predicted accuracies
-    needs: tuple[str, ...] = ()  # optional fields of a view that it needs
+    needs: tuple[str, ...] = ()  # what it needs of `general` and `known` of a view
     sample: SampleConfig | None = None  # labeled images that it is given
     transductive: bool = False  # whether it can classify only the images that it chose by
+
+    def choose(self, view: TaskView) -> Choice:
+        """The choice on a task."""
+        return self.choose_by(_given(self.score)(view)) if self.combine is None else self.combine(view)
 
     def choose_by(self, scores: NDArray[np.float64]) -> Choice:
         """The choice that follows from scores."""
         return best_of(scores, scores if self.predicts else None)
-
-
-def ranker(name: str, group: Group, score: Scores, *, predicts: bool = False, **options: Any) -> Method:  # noqa: ANN401
-    """A method that takes the one model with the greatest score; arguments as for :class:`Method`."""
-
-    def choose(view: TaskView) -> Choice:
-        scores = score(view)
-        return best_of(scores, scores if predicts else None)
-
-    return Method(name, group, choose, score, predicts, **options)
 
 
 # --- choices ----------------------------------------------------------------------------------------------------------
@@ -154,8 +148,7 @@ def _once(models: Iterable[int], n_models: int) -> NDArray[np.float64]:
 
 def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
     """Select and combine models as the library does."""
-    candidates = view.candidates(captions=config.strategy is Strategy.PAPER)
-    return selected(select(candidates, config, view.text.task), view, rule)
+    return selected(select(view.candidates(config.strategy), config, view.text.task), view, rule)
 
 
 def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule = Rule.LINEAR_POOL) -> Choice:
@@ -176,7 +169,7 @@ def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule 
 def _tried(view: TaskView, candidates: int) -> Selection:
     """The models of a trial, best first, on as many images as the library uses; the same for every k."""
     config = SelectionConfig(shortlist=candidates)
-    tried = select(view.candidates(), shortlisting(config), view.text.task)
+    tried = select(view.candidates(config.strategy), shortlisting(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     sample = trial_sample(view.logits.shape[1], config.most_images)
     logits = view.logits[[row[tried.models[m].ref] for m in tried.union]][:, sample]
@@ -245,7 +238,7 @@ def _coe(view: TaskView) -> Choice:
 
 
 def _uniform(view: TaskView) -> Choice:
-    return Choice(np.ones(len(view.hub)), lambda seen: seen.probabilities.mean(axis=0, dtype=np.float64).argmax(axis=1))
+    return pooled(np.full(len(view.hub), 1 / len(view.hub)))
 
 
 # --- by a few labeled images, and in hindsight ------------------------------------------------------------------------
@@ -264,7 +257,7 @@ def _random(view: TaskView) -> Choice:
 
 
 def _given(value: T | None) -> T:
-    """An optional field of a view, for methods that have it in ``needs``."""
+    """An optional field of a view, for methods that are run only where they are given it."""
     assert value is not None  # noqa: S101
     return value
 
@@ -280,11 +273,13 @@ _UNLABELED_SCORES = {
 }
 
 
-def _by_probabilities(name: str, field: str) -> Method:
-    """A score of class probabilities, from the models' own logits or from calibrated logits."""
+def _by_probabilities(name: str) -> tuple[Method, Method]:
+    """A score of class probabilities, from the models' own logits and from calibrated logits."""
     score = _UNLABELED_SCORES[name]
-    title = name if field == "probabilities" else f"{name}, {field}"
-    return ranker(title, Group.UNLABELED, lambda view: score(getattr(view, field)))
+    return (
+        Method(name, Group.UNLABELED, score=lambda view: score(view.probabilities)),
+        Method(f"{name}, calibrated", Group.UNLABELED, score=lambda view: score(view.calibrated)),
+    )
 
 
 _SAMPLES = {"50 labels": SampleConfig(50), "4 per class": SampleConfig(200, per_class=4)}
@@ -299,11 +294,10 @@ _SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {  # by the field 
 
 def _by_sample(name: str, sample: str) -> Method:
     field, score = _SAMPLE_SCORES[name]
-    return ranker(
+    return Method(
         f"{name}, {sample}",
         Group.FEW_LABELS,
-        partial(_of_sample, field=field, score=score),
-        needs=("labeled",),
+        score=partial(_of_sample, field=field, score=score),
         sample=_SAMPLES[sample],
         predicts=score is accuracy,
     )
@@ -311,7 +305,7 @@ def _by_sample(name: str, sample: str) -> Method:
 
 METHODS: tuple[Method, ...] = (
     Method("random", Group.REFERENCE, _random),
-    ranker("INB", Group.REFERENCE, lambda view: _given(view.general), needs=("general",)),
+    Method("INB", Group.REFERENCE, score=lambda view: _given(view.general), needs=("general",)),
     Method("uniform, all", Group.REFERENCE, _uniform),
     Method("CoE", Group.REFERENCE, _coe),
     _strategy(GENERAL, Strategy.GENERAL, 1),
@@ -323,7 +317,7 @@ METHODS: tuple[Method, ...] = (
     _strategy("paper, k=3", Strategy.PAPER, 3),
     _strategy(OURS, Strategy.MLL, 1),
     _strategy("mll, k=3", Strategy.MLL, 3),
-    *(_by_probabilities(name, field) for name in _UNLABELED_SCORES for field in ("probabilities", "calibrated")),
+    *(method for name in _UNLABELED_SCORES for method in _by_probabilities(name)),
     Method("SOTA weights", Group.UNLABELED, lambda view: best_of(_consensus(view, False).model_weights)),
     *(Method(f"mll + images, k={k}", Group.UNLABELED, partial(with_images, k=k)) for k in (1, 3, 5)),
     Method("mll + images, combined", Group.UNLABELED, partial(with_images, k=None)),
@@ -332,8 +326,8 @@ METHODS: tuple[Method, ...] = (
     *(Method(f"transport, k={k}", Group.BATCH, partial(with_images, k=k, rule=Rule.TRANSPORT)) for k in (1, 5)),
     Method("SOTA", Group.BATCH, partial(_sota, features=False)),
     Method("SOTA + features", Group.BATCH, partial(_sota, features=True), transductive=True),
-    ranker("best fixed", Group.HINDSIGHT, lambda view: _given(view.hindsight).mean_accuracies, needs=("hindsight",)),
-    ranker(ORACLE, Group.HINDSIGHT, lambda view: _given(view.hindsight).accuracies, needs=("hindsight",)),
+    Method("best fixed", Group.HINDSIGHT, score=lambda view: _given(view.hindsight).mean_accuracies),
+    Method(ORACLE, Group.HINDSIGHT, score=lambda view: _given(view.hindsight).accuracies),
 )
 """All methods, in the order of the tables."""
 

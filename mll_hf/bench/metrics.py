@@ -5,9 +5,8 @@ Arrays range over M models and T tasks. Greater scores are better; of equal scor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -60,31 +59,22 @@ def mean_gap_closed(ours: Floats, general: Floats, oracle: Floats) -> NDArray[np
 # --- rankings ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """How well scores rank the models by their accuracy on a task."""
+def ranking_quality(scores: Floats, accuracies: Floats, predicted: Floats | None) -> dict[str, float]:
+    """How well scores [M] and predicted accuracies [M], if any, agree with the true accuracies [M], by metric.
 
-    overlap: float  # LOVM's R5
-    top_kendall: float  # LOVM's tau5
-    kendall: float
-    spearman: float
-    regret: float  # accuracy of the best model minus that of the model ranked first
-    hit: float  # 1 if the model ranked first is a best one, else 0
-    l1: float | None  # LOVM's L1; None if no accuracies are predicted
-
-    @classmethod
-    def of(cls, scores: Floats, accuracies: Floats, predicted: Floats | None) -> Ranking:
-        """Compare scores [M] and predicted accuracies [M] with the true accuracies [M]."""
-        best, first = accuracies.max(), accuracies[int(np.argmax(scores))]
-        return cls(
-            overlap=top_overlap(scores, accuracies),
-            top_kendall=top_kendall(scores, accuracies),
-            kendall=kendall(scores, accuracies),
-            spearman=spearman(scores, accuracies),
-            regret=float(best - first),
-            hit=float(first == best),
-            l1=None if predicted is None else top_l1(predicted, accuracies),
-        )
+    Besides LOVM's metrics and correlations over all models: regret, the accuracy of the best model minus that of the
+    model ranked first, and whether that is a best one.
+    """
+    best, first = accuracies.max(), accuracies[int(np.argmax(scores))]
+    quality = {
+        "R5": top_overlap(scores, accuracies),
+        "tau5": top_kendall(scores, accuracies),
+        "Kendall": kendall(scores, accuracies),
+        "Spearman": spearman(scores, accuracies),
+        "regret": float(best - first),
+        "Hit@1": float(first == best),
+    }
+    return quality if predicted is None else quality | {"L1": top_l1(predicted, accuracies)}
 
 
 def top_models(scores: Floats, top: int = TOP) -> NDArray[np.int64]:
@@ -123,6 +113,11 @@ def spearman(scores: Floats, accuracies: Floats) -> float:
     return _correlation("spearmanr", scores, accuracies)
 
 
+def pearson(ours: Floats, theirs: Floats) -> float:
+    """Pearson's correlation; 0 if all values of one side are equal."""
+    return _correlation("pearsonr", ours, theirs)
+
+
 def _correlation(name: str, scores: Floats, accuracies: Floats) -> float:
     if np.ptp(scores) == 0 or np.ptp(accuracies) == 0:
         return 0.0
@@ -144,8 +139,7 @@ def scipy_part(name: str) -> Any:  # noqa: ANN401 - scipy has no types
 # --- uncertainty ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
+class Interval(NamedTuple):
     """An estimate with the lower and upper end of its confidence interval."""
 
     estimate: float
@@ -177,8 +171,7 @@ def bootstrap_tasks(
     return Interval(float(statistic(*table)), float(low), float(high))
 
 
-@dataclass(frozen=True, slots=True)
-class SignedRankTest:
+class SignedRankTest(NamedTuple):
     """Number of tasks won, lost and tied, and the two-sided p-value of Wilcoxon's signed-rank test."""
 
     wins: int

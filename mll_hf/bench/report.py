@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from dataclasses import dataclass
 from importlib.metadata import distributions
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,53 +12,28 @@ from mll_hf import __version__
 from mll_hf.bench.methods import ALPHAS, DEPTHS, GENERAL, ORACLE, OURS, PAPER, SEES_SAMPLES
 from mll_hf.bench.metrics import LEVEL, RESAMPLES, bootstrap_tasks, mean_difference, mean_gap_closed, wilcoxon
 from mll_hf.bench.scenarios import HUBS_PER_DRAW, Kind
-from mll_hf.bench.tables import Cell, Table
-from mll_hf.utils.tables import MISSING, markdown_table
+from mll_hf.bench.tables import Cell, Report, Table
+from mll_hf.matching.prompts import DEFAULT_TEMPLATE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from mll_hf.bench.metrics import Ranking
     from mll_hf.bench.run import Results
 
 _PACKAGES = ("numpy", "scipy", "pot", "torch", "open-clip-torch", "transformers", "huggingface-hub")
-_RANKING_COLUMNS = {
-    "R5": "overlap",
-    "tau5": "top_kendall",
-    "Kendall": "kendall",
-    "Spearman": "spearman",
-    "regret": "regret",
-    "Hit@1": "hit",
-    "L1": "l1",
-}
+_METRICS = ("R5", "tau5", "Kendall", "Spearman", "regret", "Hit@1", "L1")
 
 
-@dataclass(frozen=True)
-class BenchReport:
-    """Command, versions, seeds and revisions as plain JSON, and all tables in order."""
-
-    facts: dict[str, Any]
-    tables: tuple[Table, ...]
-
-    def to_json(self) -> str:
-        """Text of a JSON file."""
-        document = {**self.facts, "tables": {table.name: table.to_json() for table in self.tables}}
-        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-    def to_markdown(self) -> str:
-        """A page of Markdown."""
-        return "\n".join(["# Benchmark", "", *_facts_in_words(self.facts), *(t.to_markdown() for t in self.tables)])
-
-
-def make_report(results: Results, command: str) -> BenchReport:
+def make_report(results: Results, command: str) -> Report:
     """Make all tables; ``command`` is recorded as what made them.
 
     Raises:
         MissingExtraError: scipy is not installed.
     """
     tables = (
+        task_table(results),
         accuracy_table(results),
         comparison_table(results),
         ranking_table(results),
@@ -70,7 +43,7 @@ def make_report(results: Results, command: str) -> BenchReport:
         cost_table(results),
         model_table(results),
     )
-    return BenchReport(_facts(results, command), tables)
+    return Report("Benchmark", _facts(results, command), tables)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -86,7 +59,7 @@ def accuracy_table(results: Results) -> Table:
         {"method": name, **_by_task(results, values), "mean": float(values.mean())}
         for name, values in results.per_task(Kind.ALL).items()
     ]
-    return Table.of("accuracy", "Accuracy", note, rows)
+    return Table("accuracy", "Accuracy", note, rows)
 
 
 def comparison_table(results: Results) -> Table:
@@ -118,25 +91,24 @@ def comparison_table(results: Results) -> Table:
         "wins/losses/ties and p of Wilcoxon's signed-rank test, and the share of the gap between the generally best "
         "model and the best model per task that is closed (ratio of means)."
     )
-    return Table.of("comparison", "Comparison", note, rows)
+    return Table("comparison", "Comparison", note, rows)
 
 
 def ranking_table(results: Results) -> Table:
     """How well methods that score models rank them."""
-    of_method: dict[str, list[Ranking]] = {}
+    of_method: dict[str, list[dict[str, float]]] = {}
     for record in results.records:
-        if record.scenario == Kind.ALL and record.ranking is not None:
+        if record.ranking is not None:
             of_method.setdefault(record.method, []).append(record.ranking)
-    columns = ("method", *_RANKING_COLUMNS)
-    rows = [
-        (name, *(_mean([getattr(ranking, field) for ranking in rankings]) for field in _RANKING_COLUMNS.values()))
+    rows: list[dict[str, Cell]] = [
+        {"method": name, **{metric: _mean([r[metric] for r in rankings if metric in r]) for metric in _METRICS}}
         for name, rankings in of_method.items()
     ]
     note = (
         "Means over tasks. R5 and tau5 as defined by LOVM, Kendall's tau-b and Spearman's correlation over all models, "
         "regret of the model ranked first, how often it is the best, and LOVM's L1 where accuracies are predicted."
     )
-    return Table("ranking", "Ranking of the models", note, columns, tuple(rows))
+    return Table("ranking", "Ranking of the models", note, rows)
 
 
 def images_tables(results: Results) -> tuple[Table, Table]:
@@ -194,8 +166,8 @@ def _scenario_tables(
             mean[column] = None if of is None else float(of.mean())
             gap[column] = None if of is None else float(mean_gap_closed(of, here[GENERAL], here[ORACLE]))
     return (
-        Table.of(f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", accuracies),
-        Table.of(f"{name}_gap", f"Gap closed by {title}", f"Ratios of such means. {note}", gaps),
+        Table(f"{name}_accuracy", f"Accuracy by {title}", f"Means over tasks and draws. {note}", accuracies),
+        Table(f"{name}_gap", f"Gap closed by {title}", f"Ratios of such means. {note}", gaps),
     )
 
 
@@ -205,8 +177,8 @@ def ablation_tables(results: Results) -> tuple[Table, Table]:
     alphas = [{"alpha": f"{a}", "paper": means.get(f"paper, alpha={a}")} for a in ALPHAS]
     depths = [{"k": f"{k}", **{way: means.get(f"{way}, k={k}, ablation") for way in ("paper", "mll")}} for k in DEPTHS]
     return (
-        Table.of("alpha", "Ablation: alpha", "Mean accuracy of strategy paper, k=1.", alphas),
-        Table.of("k", "Ablation: k", "Mean accuracy.", depths),
+        Table("alpha", "Ablation: alpha", "Mean accuracy of strategy paper, k=1.", alphas),
+        Table("k", "Ablation: k", "Mean accuracy.", depths),
     )
 
 
@@ -222,7 +194,7 @@ def cost_table(results: Results) -> Table:
         {"method": m.name, **{column: float(of[m.name].mean()) for column, of in values.items()}}
         for m in results.methods
     ]
-    return Table.of("cost", "Cost", note, rows)
+    return Table("cost", "Cost", note, rows)
 
 
 def model_table(results: Results) -> Table:
@@ -231,9 +203,10 @@ def model_table(results: Results) -> Table:
     rows: list[dict[str, Cell]] = [
         {
             "model": label.model.short_name,
+            "revision": label.model.revision[:12],
             "GFLOPs": label.cost.gflops,
             "label": label.mean_recall,
-            "general benchmark": general.accuracies[m] if general else None,
+            "general benchmark": float(general.accuracies[m]) if general else None,
             **_by_task(results, accuracies[m]),
             "mean": float(accuracies[m].mean()),
         }
@@ -243,75 +216,52 @@ def model_table(results: Results) -> Table:
         f"{labels[m].model.short_name} on {facts.name}"
         for m, facts in zip(accuracies.argmax(axis=0), results.facts, strict=True)
     ]
-    return Table.of("models", "Models", f"Accuracy of each model alone. The best: {', '.join(best)}.", rows)
+    return Table("models", "Models", f"Accuracy of each model alone. The best: {', '.join(best)}.", rows)
 
 
 def _by_task(results: Results, values: NDArray[np.float64]) -> dict[str, Cell]:
     return dict(zip((facts.name for facts in results.facts), values.tolist(), strict=True))
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+def _mean(values: Sequence[float]) -> Cell:
+    return float(np.mean(values)) if values else None
 
 
 # --- inputs -----------------------------------------------------------------------------------------------------------
 
 
-def _facts(results: Results, command: str) -> dict[str, Any]:
-    suite, config = results.suite, results.config
-    tasks = zip((*suite.tasks, suite.general), (*results.facts, results.general), strict=True)
+def task_table(results: Results) -> Table:
+    """The tasks and the general benchmark."""
+    tasks = zip((*results.suite.tasks, results.suite.general), (*results.facts, results.general), strict=True)
+    rows: list[dict[str, Cell]] = [
+        {
+            "task": task.name,
+            "role": "general benchmark" if task is results.suite.general else "target",
+            "images": facts.n_images,
+            "classes": len(task.classes),
+            "revision": task.revision,
+            "source": task.source,
+        }
+        for task, facts in tasks
+        if task is not None and facts is not None
+    ]
+    return Table("tasks", "Tasks", "The revision is a digest of images, labels and classes.", rows)
+
+
+def _facts(results: Results, command: str) -> dict[str, str]:
+    hub, config = results.suite.hub, results.config
+    installed = {d.name.lower().replace("_", "-"): d.version for d in distributions()}
+    versions = {"mll_hf": __version__, "python": platform.python_version()}
+    versions |= {package: installed[package] for package in _PACKAGES if package in installed}
     return {
         "command": command,
-        "versions": {"mll_hf": __version__, "python": platform.python_version(), **_package_versions()},
-        "digest": results.digest,
-        "seed": config.seed,
-        "draws": config.draws,
-        "templates": list(config.templates) if config.templates else "by domain and task",
-        "encoder": results.encoder,
-        "graph": {"name": suite.hub.graph.name, "digest": suite.hub.graph.digest, "concepts": len(suite.hub.graph)},
-        "probe_embeddings": bool(suite.hub.embeddings),
-        "models": [{"id": ref.short_name, "revision": ref.revision} for ref in suite.hub.refs],
-        "tasks": [
-            {
-                "name": task.name,
-                "role": "general benchmark" if task is suite.general else "target",
-                "images": facts.n_images,
-                "classes": len(task.classes),
-                "revision": task.revision,
-                "source": task.source,
-            }
-            for task, facts in tasks
-            if task is not None and facts is not None
-        ],
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
+        "graph of the labels": f"{hub.graph.name} ({hub.graph.digest[:12]}, {len(hub.graph):,} concepts)",
+        "the paper's Eq. 5": "exact, from probe embeddings" if hub.embeddings else "estimated from the labels",
+        "text encoder": results.encoder,
+        "prompt": DEFAULT_TEMPLATE,
+        "captions for ModelGPT": "descriptions by which classes are matched, and prompts of the task's domain; no "
+        "language model was used",
+        "seed": str(config.seed),
+        "draws": str(config.draws),
     }
-
-
-def _package_versions() -> dict[str, str]:
-    installed = {d.name.lower().replace("_", "-"): d.version for d in distributions()}
-    return {package: installed[package] for package in _PACKAGES if package in installed}
-
-
-def _facts_in_words(facts: dict[str, Any]) -> list[str]:
-    versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
-    prompts = facts["templates"] if isinstance(facts["templates"], str) else "; ".join(facts["templates"])
-    graph = facts["graph"]
-    tasks = [
-        [t["name"], t["role"], str(t["images"]), str(t["classes"]), f"`{t['revision'][:12]}`", t["source"] or MISSING]
-        for t in facts["tasks"]
-    ]
-    exact = "exact, from probe embeddings" if facts["probe_embeddings"] else "estimated from the labels"
-    return [
-        f"Made by `{facts['command']}` with {versions}.",
-        "",
-        f"{len(facts['models'])} models; labels on the graph {graph['name']} (`{graph['digest'][:12]}`, "
-        f"{graph['concepts']:,} concepts); the paper's Eq. 5 is {exact}. Classes matched by {facts['encoder']}. "
-        f"Prompts: {prompts}. Seed {facts['seed']}, {facts['draws']} draws. Digest of all inputs: "
-        f"`{facts['digest'][:16]}`.",
-        "",
-        "ModelGPT's captions are the descriptions by which classes are matched and prompts of the task's domain; no "
-        "language model was used.",
-        "",
-        *markdown_table(["task", "role", "images", "classes", "revision", "source"], tasks),
-        "",
-    ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mll_hf.bench.methods import SEES_SAMPLES, Group, Method
+from mll_hf.bench.methods import SEES_SAMPLES, Group, Method, SampleConfig
 from mll_hf.bench.world import LabeledSample, TaskView
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ class Situation(NamedTuple):
 
     seen: TaskView  # what a method chooses by
     asked: TaskView  # the images to classify, with the same models
-    models: NDArray[np.int64] | None = None  # [m] positions of these models in the hub; None for all
-    images: NDArray[np.int64] | None = None  # [n] positions of the images to classify; None for all
+    models: NDArray[np.int64]  # [m] positions of these models in the hub
+    images: NDArray[np.int64]  # [n] positions of the images to classify
 
 
 def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng: np.random.Generator) -> Situation:
@@ -122,31 +122,37 @@ def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng
         labels: [N] true classes; they determine only which classes are rare, absent or frequent.
         rng: Random generator of the draw.
     """
-    models, images = np.arange(len(view.hub)), np.arange(view.n_images)
+    seen, models, images = view, np.arange(len(view.hub)), np.arange(view.n_images)
     match scenario.kind:
-        case Kind.ALL | Kind.ABLATION:
-            return Situation(view, view)
         case Kind.SCALED | Kind.MISCALIBRATED:
             factors = np.exp(rng.uniform(-np.log(MAX_SCALE), np.log(MAX_SCALE), len(models)))
-            scaled = view.scaled(factors, relabeled=scenario.kind is Kind.SCALED)
-            return Situation(scaled, scaled)
-        case Kind.HUB | Kind.CAPPED:
-            if scenario.kind is Kind.HUB:
-                models = _some(models, int(scenario.value), rng)
-            else:
-                models = np.flatnonzero(view.hub.gflops <= np.quantile(view.hub.gflops, scenario.value))
-            part = view.of_models(models)
-            return Situation(part, part, models)
+            seen = view.scaled(factors, relabeled=scenario.kind is Kind.SCALED)
+        case Kind.HUB:
+            models = _some(models, int(scenario.value), rng)
+            seen = view.of_models(models)
+        case Kind.CAPPED:
+            models = np.flatnonzero(view.hub.gflops <= np.quantile(view.hub.gflops, scenario.value))
+            seen = view.of_models(models)
+        case Kind.IMAGES | Kind.LONG_TAIL | Kind.ABSENT | Kind.FREQUENT:
+            drawn = _images(scenario, labels, rng)
+            seen = view.of_images(drawn)
+            if not scenario.own:
+                return Situation(seen, view, models, images)
+            images = drawn
+    return Situation(seen, seen, models, images)
+
+
+def _images(scenario: Scenario, labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of the images that are seen."""
+    images = np.arange(len(labels))
+    match scenario.kind:
+        case Kind.FREQUENT:
+            return one_frequent(labels, scenario.value, rng)
         case Kind.LONG_TAIL:
             images = long_tail(labels, rng)
         case Kind.ABSENT:
             images = without_classes(labels, rng)
-        case Kind.FREQUENT:
-            images = one_frequent(labels, scenario.value, rng)
-    if scenario.kind is not Kind.FREQUENT:
-        images = _some(images, int(scenario.value), rng)
-    seen = view.of_images(images)
-    return Situation(seen, seen, images=images) if scenario.own else Situation(seen, view)
+    return _some(images, int(scenario.value), rng)
 
 
 def long_tail(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -182,14 +188,12 @@ def one_frequent(labels: NDArray[np.int64], share: float, rng: np.random.Generat
     return np.sort(np.concatenate([frequent[:n_frequent], others[:n_others]]))
 
 
-def labeled_sample(method: Method, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample | None:
-    """The labeled images that a method is given, if any."""
-    if method.sample is None:
-        return None
+def labeled_sample(config: SampleConfig, labels: NDArray[np.int64], rng: np.random.Generator) -> LabeledSample:
+    """Labeled images for a method, drawn at random."""
     order = rng.permutation(len(labels))
-    if method.sample.per_class is not None:
-        order = order[_occurrence(labels[order]) < method.sample.per_class]
-    images = np.sort(order[: method.sample.total])
+    if config.per_class is not None:
+        order = order[_occurrence(labels[order]) < config.per_class]
+    images = np.sort(order[: config.total])
     return LabeledSample(images, labels[images])
 
 

@@ -1,7 +1,8 @@
-"""Target tasks with known classes, from local files; see :mod:`~mll_hf.bench.hub_tasks` for those on the Hub.
+"""Target tasks with known classes, from local files or from image data sets on the Hub.
 
 A suite is a folder of tasks, each a folder with ``task.json`` (name, classes, domain, task) and ``test.parquet``
-(columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class.
+(columns ``image``, encoded bytes, and ``label``, class index). An image folder holds a folder of images per class. Data
+sets on the Hub are read by ``datasets``, at a pinned commit.
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.errors import InputError, MissingExtraError, MLLError
 from mll_hf.graph.probes import scramble
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, read_head
+from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.utils.images import images_by_class
-from mll_hf.utils.text import one_line
+from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
 TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
+_SPLIT = "test"  # of data sets on the Hub
 
 
 def sampled(n_images: int, most: int | None) -> NDArray[np.int64]:
@@ -79,6 +83,27 @@ def make_task(
     return TargetTask(name, classes, labels, whole.hexdigest()[:40], images, **about)
 
 
+def load_tasks(location: str | Path, most_images: int | None = None) -> tuple[TargetTask, ...]:
+    """Load the tasks at any location.
+
+    Args:
+        location: ``hf://datasets/ORG/NAME[@REVISION]``, a suite, a task of a suite, or an image folder.
+        most_images: Most images of each task, drawn at random; None for all.
+
+    Raises:
+        InputError: There is no task, or it cannot be read.
+        HubError: The data set cannot be downloaded.
+        MissingExtraError: pyarrow or datasets is not installed.
+    """
+    if is_on_hub(location):
+        return (fetch_task(str(location), most_images),)
+    folder = Path(location)
+    if (folder / TASK_FILE).is_file():
+        return (read_task(folder, most_images),)
+    suite = sorted(path.parent for path in folder.glob(f"*/{TASK_FILE}"))
+    return tuple(read_task(path, most_images) for path in suite) or (read_image_folder(folder, most_images),)
+
+
 def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
     """Read a task from a folder with ``task.json`` and ``test.parquet``.
 
@@ -105,12 +130,16 @@ def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
             f"{folder} is not a task ({one_line(error)}); it needs {TASK_FILE} with name and classes, and "
             f"{IMAGES_FILE} with the columns image and label"
         ) from None
-    if len(labels) == 0 or labels.min() < 0 or labels.max() >= len(classes):
+    if not _are_indices(labels, classes):
         raise InputError(f"{folder / IMAGES_FILE}: the labels are not indices of the {len(classes)} classes")
     some = sampled(len(labels), most_images)
     images = tuple(rows["image"].take(some).to_pylist())
     name = about.pop("name") or folder.name
     return make_task(name, classes, labels[some], images, **about)
+
+
+def _are_indices(labels: NDArray[np.int64], classes: tuple[str, ...]) -> bool:
+    return len(labels) > 0 and bool(labels.min() >= 0) and bool(labels.max() < len(classes))
 
 
 def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTask:
@@ -131,3 +160,81 @@ def read_image_folder(folder: Path, most_images: int | None = None) -> TargetTas
     if not images:
         raise InputError(f"{folder} holds no images; give a folder with a folder of images for each class")
     return make_task(folder.absolute().name, classes, labels[some], images)
+
+
+# --- on the Hub -------------------------------------------------------------------------------------------------------
+
+
+def fetch_task(location: str, most_images: int | None = None) -> TargetTask:
+    """Download the split ``test`` of an image data set; arguments and errors as for :func:`load_tasks`."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise MissingExtraError("datasets", "build") from error
+
+    named = parse_dataset(location)
+    head = read_head(connect(), named.repo_id, "dataset", named.revision)
+    try:
+        with hub_errors(head.repo_id):
+            rows = datasets.load_dataset(head.repo_id, split=_SPLIT, revision=head.sha)
+    except MLLError:
+        raise
+    except Exception as error:  # datasets raises many types
+        raise InputError(f"{head.repo_id}: the split '{_SPLIT}' cannot be loaded ({one_line(error)})") from error
+    images = [name for name, feature in rows.features.items() if isinstance(feature, datasets.Image)]
+    names = {name: feature.names for name, feature in rows.features.items() if hasattr(feature, "names")}
+    if not images:
+        raise InputError(f"{head.repo_id} has no column of images; its columns are {abridged(rows.column_names, 8)}")
+    label, classes = _only_classes(names, head.repo_id)
+    labels = np.array([-1 if y is None else y for y in rows[label]], np.int64)
+    if not _are_indices(labels, classes):
+        raise InputError(f"{head.repo_id}: the split '{_SPLIT}' has images without a class, or no images")
+    some = sampled(len(labels), most_images)
+    encoded = rows.select(some).cast_column(images[0], datasets.Image(decode=False))[images[0]]
+    contents = tuple(image and (image["bytes"] or Path(image["path"]).read_bytes()) for image in encoded)
+    source = str(DatasetLocation(head.repo_id, head.sha))
+    return make_task(head.repo_id.split("/")[1], classes, labels[some], contents, source=source)
+
+
+def fetch_class_names(location: str, token: str | bool | None = None) -> tuple[str, ...]:
+    """Class names of an image data set on the Hub, as its card tells them: one request, without images.
+
+    Args:
+        location: ``hf://datasets/ORG/NAME[@REVISION]``.
+        token: Hub token; None for the stored one, False for none.
+
+    Raises:
+        InputError: The location is malformed, or the card has no class names, or those of several columns.
+        HubError: The Hub has no such data set or cannot be reached.
+    """
+    named = parse_dataset(location)
+    with hub_errors(named.repo_id):
+        info = connect(token).dataset_info(named.repo_id, revision=named.revision, timeout=TIMEOUT_SECONDS)
+    described = info.card_data.get("dataset_info") if info.card_data else None
+    return _only_classes(_names_on_card(described), named.repo_id)[1]
+
+
+def _only_classes(names: Mapping[str, list[str]], repo_id: str) -> tuple[str, tuple[str, ...]]:
+    """The one column of classes, and the names of these."""
+    if len(names) != 1:
+        raise InputError(
+            f"{repo_id} has these columns of named classes: {abridged(list(names), 8) or 'none'}; choose a data set "
+            "that has one"
+        )
+    return next((name, check_class_names(classes)) for name, classes in names.items())
+
+
+def _names_on_card(info: Any) -> dict[str, list[str]]:  # noqa: ANN401 - anything that YAML can be
+    """Class names by column, from the ``dataset_info`` of a card: the only one, or that of the first configuration."""
+    info = info[0] if isinstance(info, list) and info else info
+    features = info.get("features") if isinstance(info, dict) else None
+    found = {}
+    for feature in features if isinstance(features, list) else ():
+        match feature:
+            case {"name": str(column), "dtype": {"class_label": {"names": list(names)}}}:
+                found[column] = [str(name) for name in names]
+            case {"name": str(column), "dtype": {"class_label": {"names": dict(names)}}} if all(
+                str(number).isdecimal() for number in names
+            ):
+                found[column] = [str(names[number]) for number in sorted(names, key=lambda number: int(str(number)))]
+    return found

@@ -1,17 +1,20 @@
-"""Tables of results, for people (Markdown) and for programs (JSON)."""
+"""Tables of results and reports, for people (Markdown) and for programs (JSON)."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf.bench.metrics import Interval
+from mll_hf.utils.files import write_atomically
 from mll_hf.utils.tables import MISSING, markdown_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 Cell = str | int | float | Interval | None
 
@@ -23,29 +26,52 @@ class Table:
     name: str  # key in JSON
     title: str
     note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]  # cells; None for what was not measured or does not apply
+    rows: Sequence[Mapping[str, Cell]]  # by column, all with the same; None for what was not measured or does not apply
     digits: int = 3
-
-    @classmethod
-    def of(cls, name: str, title: str, note: str, rows: Sequence[Mapping[str, Cell]]) -> Table:
-        """A table of rows by column; all rows have the columns of the first."""
-        return cls(name, title, note, tuple(rows[0]), tuple(tuple(row.values()) for row in rows))
 
     def column(self, name: str) -> list[Any]:
         """The cells of a column."""
-        at = self.columns.index(name)
-        return [row[at] for row in self.rows]
+        return [row[name] for row in self.rows]
 
     def to_json(self) -> list[dict[str, Any]]:
         """One object per row, by column."""
-        return [dict(zip(self.columns, map(_plain, row), strict=True)) for row in self.rows]
+        return [{column: _plain(cell) for column, cell in row.items()} for row in self.rows]
 
     def to_markdown(self) -> str:
         """Heading, note and table."""
-        header = [column.replace("_", " ") for column in self.columns]
-        rows = [[shown(cell, self.digits) for cell in row] for row in self.rows]
+        header = [column.replace("_", " ") for column in self.rows[0]]
+        rows = [[shown(cell, self.digits) for cell in row.values()] for row in self.rows]
         return "\n".join([f"## {self.title}", "", self.note, "", *markdown_table(header, rows), ""])
+
+
+@dataclass(frozen=True)
+class Report:
+    """Tables, and what they were made from."""
+
+    title: str
+    facts: Mapping[str, str]  # such as the command
+    tables: tuple[Table, ...]
+    text: str = ""  # Markdown, before the tables
+
+    def to_json(self) -> str:
+        """Text of a JSON file."""
+        document = {**self.facts, "tables": {table.name: table.to_json() for table in self.tables}}
+        return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def to_markdown(self) -> str:
+        """A page of Markdown."""
+        lines = [f"# {self.title}", "", *(f"- {name}: {value}" for name, value in self.facts.items()), ""]
+        lines += [self.text, ""] if self.text else []
+        return "\n".join([*lines, *(table.to_markdown() for table in self.tables)])
+
+    def save(self, folder: Path, name: str) -> None:
+        """Write ``NAME.md`` and ``NAME.json``.
+
+        Raises:
+            StorageError: The folder cannot be written.
+        """
+        write_atomically(folder / f"{name}.md", self.to_markdown().encode())
+        write_atomically(folder / f"{name}.json", self.to_json().encode())
 
 
 def shown(cell: Cell, digits: int = 3) -> str:

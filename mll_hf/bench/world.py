@@ -6,22 +6,19 @@ explicit :class:`LabeledSample`, or as :class:`Hindsight` for bounds that no use
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mll_hf.errors import InputError
 from mll_hf.labels.embeddings import ProbeEmbeddings
-from mll_hf.labels.file_format import label_metadata, tensors_of
 from mll_hf.labels.join import JoinedLabels, join_labels
-from mll_hf.labels.label import ModelLabel
 from mll_hf.matching import describe
-from mll_hf.matching.prompts import clean_class_name, fill, templates_for
-from mll_hf.selection import Candidates
+from mll_hf.matching.prompts import DEFAULT_TEMPLATE, clean_class_name, fill, templates_for
+from mll_hf.selection import Candidates, Strategy
 from mll_hf.selection.probabilities import softmax
 
 if TYPE_CHECKING:
@@ -36,6 +33,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import LabelSummary, ModelRef
     from mll_hf.labels.store import LabelSource
     from mll_hf.matching.concept_index import ClassMatch, ConceptIndex
+    from mll_hf.matching.describe import Description
 
     Rows = NDArray[np.int64]
 
@@ -97,18 +95,6 @@ class Hub:
                     counts[m, positions] += getattr(label, name)
         return counts
 
-    @cached_property
-    def digest(self) -> str:
-        """Digest of graph, models, labels, and whether there are sidecars."""
-        whole = hashlib.sha256(f"{self.graph.digest} {bool(self.embeddings)}".encode())
-        for label in (label for row in self.joined.labels for label in row if label is not None):
-            whole.update(json.dumps(label_metadata(label), sort_keys=True).encode())
-            counts: list[NDArray[Any]] = [label.ranks, label.domain_ranks, label.temperature]
-            counts += tensors_of(label).values() if isinstance(label, ModelLabel) else ()
-            for array in counts:
-                whole.update(array.tobytes())
-        return whole.hexdigest()
-
     def of_models(self, rows: Rows) -> Hub:
         """Restrict to some of the models."""
         embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()
@@ -158,14 +144,32 @@ def read_hub(source: LabelSource) -> Hub:
 
 
 @dataclass(frozen=True, eq=False)
+class MatchedClasses:
+    """The C classes of a task, matched to concepts."""
+
+    domain: str | None  # how the images look
+    match: ClassMatch
+    caption_match: ClassMatch  # matched as in the paper
+
+    @classmethod
+    def of(cls, descriptions: Sequence[Description], domain: str | None, index: ConceptIndex) -> MatchedClasses:
+        """Match described classes."""
+        return cls(domain, index.match(descriptions), index.match_captions(descriptions))
+
+    def candidates(
+        self, labels: JoinedLabels, strategy: Strategy, embeddings: tuple[ProbeEmbeddings, ...] = ()
+    ) -> Candidates:
+        """What a strategy chooses from."""
+        match = self.caption_match if strategy is Strategy.PAPER else self.match
+        return Candidates(labels, match, self.domain, embeddings)
+
+
+@dataclass(frozen=True, eq=False)
 class TaskText:
     """The texts of a task of C classes, and the concepts that match them."""
 
-    classes: tuple[str, ...]
-    domain: str | None  # how the images look
+    matched: MatchedClasses
     task: str | None
-    match: ClassMatch
-    caption_match: ClassMatch  # matched as in the paper
     names: NDArray[np.float32]  # [C, E] embeddings of the class names by the text encoder
     concepts: NDArray[np.float64]  # [V, E] embeddings of the first lemma of each concept
     prompts: tuple[tuple[str, ...], ...]  # equally many for each class
@@ -173,30 +177,31 @@ class TaskText:
     synonyms: tuple[tuple[str, ...], ...]  # synonyms and superclasses of each class
 
 
-def read_text(task: TargetTask, index: ConceptIndex, templates: Sequence[str] | None) -> TaskText:
+def read_text(task: TargetTask, index: ConceptIndex) -> TaskText:
     """Match a task's classes to concepts and write the texts that the models embed.
 
     Descriptions of the classes and prompts of the task's domain stand in for LOVM's captions, which a language model
     wrote. Synonyms and superclasses are the lemmas of the best matching concept and the names of its hypernyms.
-    ``templates`` None stands for those of the task's domain and purpose.
     """
     graph = index.graph
     descriptions = describe.from_templates(task.classes, graph, task.domain, task.task)
     fitting = templates_for(task.domain, task.task)
-    match = index.match(descriptions)
-    best = match.concepts[:, 0].tolist()
+    matched = MatchedClasses.of(descriptions, task.domain, index)
+    best = matched.match.concepts[:, 0].tolist()
     return TaskText(
-        classes=task.classes,
-        domain=task.domain,
-        task=task.task,
-        match=match,
-        caption_match=index.match_captions(descriptions),
+        matched,
+        task.task,
         names=index.encoder.encode([clean_class_name(name) for name in task.classes]),
         concepts=index.lemmas[index.starts],
-        prompts=tuple(fill(templates or fitting, name) for name in task.classes),
+        prompts=prompts_of(task),
         captions=tuple((*d.texts, *fill(fitting, d.class_name)) for d in descriptions),
         synonyms=tuple((*graph.concepts[v].lemmas, *(graph.concepts[u].name for u in graph.parents[v])) for v in best),
     )
+
+
+def prompts_of(task: TargetTask) -> tuple[tuple[str, ...], ...]:
+    """The prompts of each class, the same for all tasks."""
+    return tuple(fill([DEFAULT_TEMPLATE], name) for name in task.classes)
 
 
 def flat(texts: Sequence[Sequence[str]]) -> list[str]:
@@ -262,10 +267,9 @@ class TaskView:
         """[M, N] the most probable class."""
         return self.logits.argmax(axis=2)
 
-    def candidates(self, *, captions: bool = False) -> Candidates:
-        """Labels and matched classes as selection takes them; ``captions`` for the paper's match."""
-        match = self.text.caption_match if captions else self.text.match
-        return Candidates(self.hub.joined, match, self.text.domain, self.hub.embeddings)
+    def candidates(self, strategy: Strategy) -> Candidates:
+        """What a strategy chooses from."""
+        return self.text.matched.candidates(self.hub.joined, strategy, self.hub.embeddings)
 
     def of_models(self, rows: Rows) -> TaskView:
         """Restrict to some of the models."""
@@ -276,7 +280,6 @@ class TaskView:
             features=tuple(self.features[m] for m in rows),
             general=None if self.general is None else self.general[rows],
             known=self.known and KnownTasks(*(of_models[rows] for of_models in self.known)),
-            hindsight=self.hindsight and Hindsight(*(of_models[rows] for of_models in self.hindsight)),
         )
 
     def of_images(self, rows: Rows) -> TaskView:
@@ -321,3 +324,18 @@ def class_embeddings(texts: Floats, n_classes: int) -> Floats:
     """[C, D] unit-norm means of the embeddings [C * P, D] of each class's P prompts."""
     means = texts.reshape(n_classes, -1, texts.shape[1]).mean(axis=1)
     return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def open_task(
+    hub: Hub, task: TargetTask, index: ConceptIndex, cache: EmbeddingCache
+) -> tuple[TaskView, NDArray[np.int64]]:
+    """A view of a task without other tasks, and the true classes of its images that can be decoded.
+
+    Raises:
+        InputError: No image can be decoded.
+    """
+    text = read_text(task, index)
+    embeddings = read_embeddings(cache, hub.refs, task, text.prompts)
+    if not embeddings.readable.any():
+        raise InputError(f"no image of the task '{task.name}' can be decoded; leave it out")
+    return TaskView(hub, text, embeddings.logits, embeddings.features), task.labels[embeddings.readable]

@@ -6,10 +6,10 @@ import argparse
 import os
 import shlex
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mll_hf import __version__
-from mll_hf.cli import bench, classify, graph, label, labels, predict, serve
 from mll_hf.cli.output import complain, logged_notes
 from mll_hf.errors import MLLError
 
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
+_COMMANDS = {  # module with the command, and what --help says of it
+    "label": ("label", "measure models on a graph"),
+    "push": ("label", "publish labels or a selection on the Hub"),
+    "labels": ("labels", "list, show, compare, check and verify labels"),
+    "graph": ("graph", "make a graph of your own concepts; show, check and publish graphs"),
+    "select": ("classify", "choose models for a list of classes"),
+    "predict": ("predict", "classify images with the chosen models"),
+    "serve": ("serve", "answer images over HTTP with a selection"),
+    "bench": ("bench", "compare methods that choose and combine models, on tasks with known classes"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    args = build_parser().parse_args(words, argparse.Namespace(command=shlex.join(["mll-hf", *words])))
+    parser = build_parser(words[0] if words else "")
+    args = parser.parse_args(words, argparse.Namespace(command=shlex.join(["mll-hf", *words])))
     try:
         with logged_notes():
             status: int = args.run(args)
@@ -42,8 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Args:
+        command: The only command that is going to be used: modules of others are not imported. None for all.
+    """
     parser = argparse.ArgumentParser(
         prog="mll-hf",
         description="Choose and reuse open vision-language models without trying them all: measure each model once "
@@ -53,12 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"mll-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    label.add_label(commands)
-    label.add_push(commands)
-    labels.add_labels(commands)
-    graph.add_graph(commands)
-    classify.add_select(commands)
-    predict.add_predict(commands)
-    serve.add_serve(commands)
-    bench.add_bench(commands)
+    for name, (module, text) in _COMMANDS.items():
+        if command in (None, name):
+            getattr(import_module(f"mll_hf.cli.{module}"), f"add_{name}")(commands)
+        else:
+            commands.add_parser(name, help=text)
     return parser

@@ -17,6 +17,7 @@ from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Selection, SelectionConfig, Strategy
+from mll_hf.selection.base import USUAL_CASCADE
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
@@ -34,7 +35,7 @@ SELECTION_OPTIONS = (
     "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
     "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
-_TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "yes")
+_TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "cascade", "yes")
 
 
 def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -71,6 +72,12 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         "--most-images", type=positive, metavar="N",
         help=f"images and examples to use, at most: a random sample of each (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
+    trial.add_argument(
+        "--cascade", nargs="?", const=USUAL_CASCADE, type=float, metavar="SHARE",
+        help="also look for a cheap model that answers first, so that the chosen ones run only where it is unsure; at "
+        f"most this share of later images may get another answer by it (default: {USUAL_CASCADE}). Used by predict and "
+        "serve with --cascade",
+    )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
     add_plot(command)
@@ -85,10 +92,17 @@ def _select(args: argparse.Namespace) -> int:
     selection = make_selection(args, images)
     if args.plot:
         _plot(args.plot, selection)
+    if args.cascade is not None and selection.cascade is None:
+        note(
+            "no cascade: no cheaper model that was tried is shown to answer like the chosen ones; allow a larger share "
+            "with --cascade, or give more images"
+        )
     if args.json:
         print(json.dumps(selection.to_json()))
         return 0
     print(selection_report(selection))
+    if selection.cascade:
+        print(f"{selection.cascade_line()} At most {selection.cascade.changed:.1%} of answers are expected to change.")
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if uncovered and selection.strategy is Strategy.MLL and not images:
         note(
@@ -154,7 +168,7 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
     if not args.classes:
         raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
-    trial = {name: getattr(args, name, None) for name in ("shortlist", "most_images", "max_download")}
+    trial = {name: getattr(args, name, None) for name in ("shortlist", "most_images", "max_download", "cascade")}
     config = SelectionConfig(
         strategy=Strategy(args.strategy),
         k=args.k,

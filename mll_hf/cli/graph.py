@@ -138,13 +138,13 @@ def _add(args: argparse.Namespace) -> int:
 
 
 def _one_concept(args: argparse.Namespace) -> NewConcept:
-    from mll_hf.graph.authoring import NewConcept, new_concept, read_images
+    from mll_hf.graph.authoring import new_concept, read_images
 
     for option in ("name", "images"):
         if not getattr(args, option):
             raise InputError(f"a concept needs --{option}")
-    concept = new_concept(args.id, args.name, args.lemma, args.description or "", args.parent)
-    return NewConcept(concept, read_images(args.images, args.domain, args.source))
+    images = read_images(args.images, args.domain, args.source)
+    return new_concept(args.id, args.name, args.lemma, args.description or "", args.parent, images)
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,12 +69,12 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import fetch_graph_with_images, graph_or_default
+    from mll_hf.hub.locations import fetch_graph_with_images, named_default_graph
     from mll_hf.labeling.fleet import Fleet, for_each, label_one
     from mll_hf.labeling.run import open_engine
 
     sampling = SamplingConfig(args.sample, args.seed)
-    wanted = args.graphs or [graph_or_default(None)]
+    wanted = args.graphs or [named_default_graph()]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
     locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
@@ -195,14 +196,13 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[M
     failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
     # the first label of a repo gets the main path, which labels on graphs that build on others should not take
     for label in sorted(labels, key=lambda label: len(graphs[label.graph_digest].external)):
-        graph = graphs[label.graph_digest]
+        model, graph = label.model.repo_id, graphs[label.graph_digest]
         try:
             published = publish_label(label, graph, create_pr=args.pr, with_eval_results=args.eval_results)
         except MLLError as error:
             failed += complain(str(error))
             continue
-        record = {"models": [label.model.repo_id], "graph": graph.name}
-        _print_published(args, record, f"{label.model.repo_id} on {graph.name}", published)
+        _print_published(args, {"models": [model], "graph": graph.name}, f"{model} on {graph.name}", published)
     return verdict(failed, len(labels), "publications")
 
 
@@ -217,11 +217,8 @@ def add_pull_requests(command: argparse.ArgumentParser | argparse._ArgumentGroup
 def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION) -> None:
     """Check before any work that labels may be published in repos: the user's own, or by ``--pr`` those of others.
 
-    Args:
-        repos: Models, ``org/name[@revision]``, or a collection, ``org/name``.
-        create_pr: ``--pr``.
-        agreed: ``--yes``; without, the user is asked about more than one repo of others.
-        instead: What else the user can do.
+    Repos are models, ``org/name[@revision]``, or a collection, ``org/name``. If not ``agreed`` (``--yes``), the user is
+    asked about more than one repo of others. ``instead`` says what else the user can do.
 
     Raises:
         InputError: Repos of others without ``--pr``, or more than one of them to which the user does not agree.
@@ -241,11 +238,5 @@ def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: s
 
 def _print_published(args: argparse.Namespace, record: dict[str, Any], what: str, published: Published) -> None:
     done = "published" if published.changed else "published already"
-    record |= {
-        "url": published.url,
-        "revision": published.revision,
-        "pull_request": published.pull_request,
-        "changed": published.changed,
-    }
     where = "as a pull request, " if published.pull_request else ""
-    print_row(args, record, f"{done}: {what} ({where}{published.url})")
+    print_row(args, {**record, **asdict(published)}, f"{done}: {what} ({where}{published.url})")

@@ -83,32 +83,27 @@ def _ls(args: argparse.Namespace) -> int:
         records = zip(labels, origins, strict=True)
         print(json.dumps([{**summary(label), "origin": origin.location} for label, origin in records]))
         return 0
-    header = ["model", "revision", "backend", "recall", "parameters", "GFLOPs", "graph", "probe images", "published by"]
-    rows = [
-        [
-            label.model.repo_id,
-            label.model.revision[:12],
-            label.model.backend,
-            f"{label.mean_recall:.3f}",
-            f"{label.cost.parameters / 1e6:.1f} M",
-            f"{label.cost.gflops:.3g}",
-            label.graph_name,
-            label.probes_name,
-            origin.publisher or "",
-        ]
-        for label, origin in zip(labels, origins, strict=True)
-    ]
-    hidden = set() if len({label.group for label in labels}) > 1 else {"graph", "probe images"}
-    hidden |= set() if any(origin.publisher for origin in origins) else {"published by"}
-    shown = [at for at, name in enumerate(header) if name not in hidden]
-    print(table([header[at] for at in shown], [[row[at] for at in shown] for row in rows]))
+    columns: dict[str, list[str]] = {
+        "model": [label.model.repo_id for label in labels],
+        "revision": [label.model.revision[:12] for label in labels],
+        "backend": [label.model.backend for label in labels],
+        "recall": [f"{label.mean_recall:.3f}" for label in labels],
+        "parameters": [f"{label.cost.parameters / 1e6:.1f} M" for label in labels],
+        "GFLOPs": [f"{label.cost.gflops:.3g}" for label in labels],
+    }
+    if len({label.group for label in labels}) > 1:
+        columns["graph"] = [label.graph_name for label in labels]
+        columns["probe images"] = [label.probes_name for label in labels]
+    if any(origin.publisher for origin in origins):
+        columns["published by"] = [origin.publisher or "" for origin in origins]
+    print(table(list(columns), list(zip(*columns.values(), strict=True))))
     return 0
 
 
 def _show(args: argparse.Namespace) -> int:
     check_plot(args)
     source = open_source_of(args)
-    label = find_label(source, args.model, args.graph, args.probes)
+    label = find_label(source, args.model, args)
     graph, origin = _graph_of(source, label), source.origin_of(label)
     if args.plot:
         _plot_strengths(args.plot, label, graph)
@@ -140,7 +135,7 @@ def _plot_strengths(path: Path, label: LabelSummary, graph: SemanticGraph) -> No
 def _diff(args: argparse.Namespace) -> int:
     check_plot(args)
     source = open_source_of(args)
-    first, second = (find_label(source, model, args.graph, args.probes) for model in (args.first, args.second))
+    first, second = (find_label(source, model, args) for model in (args.first, args.second))
     difference = label_difference(first, second, _graph_of(source, first))
     if args.plot:
         _plot_difference(args.plot, difference)
@@ -187,7 +182,7 @@ def _verify(args: argparse.Namespace) -> int:
     from mll_hf.labeling.verification import Verdict, verify_label
 
     source = open_source_of(args)
-    label = find_label(source, args.model, args.graph, args.probes)
+    label = find_label(source, args.model, args)
     if not args.graph and not is_on_hub(label.graph_location):
         raise InputError(f"the label's graph is a local folder ({label.graph_location}); give it with --graph")
     if not (args.graph or args.images or is_on_hub(label.probes_location)):

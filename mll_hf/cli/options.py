@@ -13,8 +13,6 @@ from mll_hf.models.published import open_labels, split_location
 from mll_hf.utils.text import abridged, parse_count
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mll_hf.labels.label import LabelSummary
     from mll_hf.labels.store import LabelSource
 
@@ -33,6 +31,10 @@ BATCH_HELP = "images per batch (default: chosen for the device)"
 DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best available device)"
 ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
+CASCADE_HELP = (
+    "let the cheap model of a selection made with 'select --cascade' answer first, and the chosen ones only where it "
+    "is unsure. Saves what these compute, at the price of a few answers; says afterwards how much it saved"
+)
 GRAPH_HELP = "a folder with graph.json, or hf://datasets/ORG/NAME[@REVISION]"
 IMAGES_HELP = (
     "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it says)"
@@ -110,7 +112,11 @@ def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
     Raises:
         InputError: There are none, or the name fits several models.
     """
-    found = tuple(label for label in source.list() if model in _names_of(label))
+    found = tuple(
+        label
+        for label in source.list()
+        if model in (label.model.repo_id, label.model.short_name, f"{label.model.repo_id}@{label.model.revision}")
+    )
     if not found:
         raise InputError(f"no label of '{model}' in {source.name}; see: mll-hf labels ls --labels {source.name}")
     models = sorted({f"{label.model.repo_id}@{label.model.revision}" for label in found})
@@ -119,26 +125,18 @@ def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
     return found
 
 
-def find_label(
-    source: LabelSource, model: str, graph: str | Path | None = None, probes: Sequence[str] = ()
-) -> LabelSummary:
-    """The label of one model on the reference graph.
-
-    Args:
-        source: Where to look.
-        model: Its id, the last part of its id, or ``id@revision``.
-        graph: Folder or dataset of the reference graph; by default that of most labels.
-        probes: Names or digests of probe images to prefer.
+def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> LabelSummary:
+    """The label of one model, as for :func:`find_labels`, on the graph and probe images that the options prefer.
 
     Raises:
         InputError: There is none, or the name fits several models.
     """
     found = find_labels(source, model)
-    if len(found) == 1 and not graph:
+    if len(found) == 1 and not args.graph:
         return found[0]
     from mll_hf.hub.sources import join_source
 
-    joined = join_source(source, graph, probes)
+    joined = join_source(source, args.graph, args.probes)
     for label in joined.reference:
         if label.model == found[0].model:
             return label
@@ -147,11 +145,6 @@ def find_label(
         f"no label of '{model}' on graph {joined.union.graphs[0].name} and these probe images; it has labels on "
         f"{others}: choose with --graph and --probes"
     )
-
-
-def _names_of(label: LabelSummary) -> Sequence[str]:
-    model = label.model
-    return (model.repo_id, model.short_name, f"{model.repo_id}@{model.revision}")
 
 
 def script_parser(doc: str) -> argparse.ArgumentParser:

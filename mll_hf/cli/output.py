@@ -9,7 +9,6 @@ from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.errors import InputError
-from mll_hf.labels.file_format import label_metadata
 
 if TYPE_CHECKING:
     import argparse
@@ -76,6 +75,8 @@ def recall_text(label: LabelSummary) -> str:
 
 def summary(label: LabelSummary) -> dict[str, Any]:
     """The metadata and mean recall of a label, as plain JSON."""
+    from mll_hf.labels.file_format import label_metadata  # with numpy, which `mll-hf --help` need not wait for
+
     metadata = label_metadata(label)
     del metadata["schema"]
     return {

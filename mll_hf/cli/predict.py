@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.classify import SELECTION_OPTIONS, add_selection_options, flag, image_files, make_selection
-from mll_hf.cli.options import BATCH_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
+from mll_hf.cli.options import BATCH_HELP, CASCADE_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
 from mll_hf.cli.output import complain, note
 from mll_hf.ensemble.answers import AnswerFile, csv_header, csv_line, image_name, json_line, rows_of
 from mll_hf.errors import InputError
@@ -48,6 +48,7 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
         metavar="TEXT",
         help="prompt template with {} for the class name; may be repeated (default: chosen by domain and task)",
     )
+    command.add_argument("--cascade", dest="use_cascade", action="store_true", help=CASCADE_HELP)
     command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument("--dtype", choices=DTYPES, help="precision of the image towers (default: as fits the device)")
     command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
@@ -78,7 +79,9 @@ def _predict(args: argparse.Namespace) -> int:
     if len(todo) < len(images):
         note(f"{args.output} has answers to {len(images) - len(todo)} of {len(images)} images; delete it to start over")
     templates = tuple(args.template) if args.template else None
-    ensemble = Ensemble(selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size)
+    ensemble = Ensemble(
+        selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.use_cascade
+    )
     first = failed = 0
     for prediction in ensemble.stream(todo, Rule(args.rule), sample=images) if todo else ():
         batch = todo[first : first + len(prediction.probabilities)]
@@ -87,6 +90,8 @@ def _predict(args: argparse.Namespace) -> int:
             complain(f"{batch[n]} cannot be read as an image; convert or remove it")
         first, failed = first + len(batch), failed + len(prediction.unreadable)
     output.finish()
+    if ensemble.cascade_line:
+        note(ensemble.cascade_line)
     return 1 if failed else 0
 
 

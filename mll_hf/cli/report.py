@@ -15,7 +15,7 @@ from mll_hf.utils.tables import table
 from mll_hf.utils.text import shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -85,18 +85,14 @@ def _headline(selection: Selection) -> str:
 
 def _model_table(selection: Selection) -> str:
     shown = sorted({*range(min(_MODELS_SHOWN, len(selection.models))), *selection.union})
-    name = _SCORES[selection.strategy][0]
-    figures = [
-        [
-            f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-",
-            f"{selection.models[m].general:.3f}",
-            str(selection.chosen[m].sum()),
-        ]
-        for m in shown
-    ]
-    return _models(selection, shown, [name, "general", "classes"], figures) + _omitted(
-        len(selection.models) - len(shown)
-    )
+    figures = {
+        _SCORES[selection.strategy][0]: [
+            f"{selection.overall[m]:.3f}" if _is_measured(selection, m) else "-" for m in shown
+        ],
+        "general": [f"{selection.models[m].general:.3f}" for m in shown],
+        "classes": [str(selection.chosen[m].sum()) for m in shown],
+    }
+    return _models(selection, shown, figures) + _omitted(len(selection.models) - len(shown))
 
 
 def _accuracy(estimates: AccuracyEstimate, m: int) -> str:
@@ -106,9 +102,12 @@ def _accuracy(estimates: AccuracyEstimate, m: int) -> str:
 
 
 def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
-    columns = evidence.calibration.agreement, evidence.calibration.information, evidence.win_shares
-    figures = [[f"{a:.3f}", f"{i:.3f}", f"{w:.0%}"] for a, i, w in zip(*columns, strict=True)]
-    return _models(selection, range(len(figures)), ["agreement", "information", "win share"], figures)
+    figures = {
+        "agreement": [f"{agreement:.3f}" for agreement in evidence.calibration.agreement],
+        "information": [f"{information:.3f}" for information in evidence.calibration.information],
+        "win share": [f"{share:.0%}" for share in evidence.win_shares],
+    }
+    return _models(selection, range(len(evidence.win_shares)), figures)
 
 
 _TRIAL_LEGEND = (
@@ -118,25 +117,23 @@ _TRIAL_LEGEND = (
 )
 
 
-def _models(selection: Selection, shown: Sequence[int], header: Sequence[str], figures: Sequence[Sequence[str]]) -> str:
-    """A row per model: its estimated accuracy, if the strategy gives one, then the figures."""
-    estimates, rows = selection.estimates, []
-    shows_evidence = any(model.evidence is not Evidence.LABEL for model in selection.models)
-    shows_license = any(model.license for model in selection.models)
-    for m, cells in zip(shown, figures, strict=True):
-        model = selection.models[m]
-        evidence = [_EVIDENCE[model.evidence]] if shows_evidence else []
-        license = [model.license or "unknown"] if shows_license else []
-        accuracy = [] if estimates is None else [_accuracy(estimates, m)]
-        size = [f"{model.cost.parameters / 1e6:.1f} M", _gflops(model.cost)]
-        row = ["*" if m in selection.union else "", model.name, *evidence, *accuracy, *cells, *size, *license]
-        rows.append(row)
-    accuracy_header = [] if estimates is None else ["estimated accuracy"]
-    evidence_header = ["evidence"] if shows_evidence else []
-    license_header = ["license"] if shows_license else []
-    return table(
-        ["", "model", *evidence_header, *accuracy_header, *header, "parameters", "GFLOPs", *license_header], rows
-    )
+def _models(selection: Selection, shown: Sequence[int], figures: Mapping[str, Sequence[str]]) -> str:
+    """A row per model; columns of evidence, estimated accuracy and license only where they say something."""
+    models, estimates = [selection.models[m] for m in shown], selection.estimates
+    columns: dict[str, Sequence[str]] = {
+        "": ["*" if m in selection.union else "" for m in shown],
+        "model": [model.name for model in models],
+    }
+    if any(model.evidence is not Evidence.LABEL for model in selection.models):
+        columns["evidence"] = [_EVIDENCE[model.evidence] for model in models]
+    if estimates is not None:
+        columns["estimated accuracy"] = [_accuracy(estimates, m) for m in shown]
+    columns |= figures
+    columns["parameters"] = [f"{model.cost.parameters / 1e6:.1f} M" for model in models]
+    columns["GFLOPs"] = [_gflops(model.cost) for model in models]
+    if any(model.license for model in selection.models):
+        columns["license"] = [model.license or "unknown" for model in models]
+    return table(list(columns), list(zip(*columns.values(), strict=True)))
 
 
 def _class_table(selection: Selection) -> str:
@@ -242,18 +239,15 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
     enough = label.support >= min(_FEWEST_IMAGES, typical)
     tested = np.flatnonzero(enough & (graph.rival_counts > 0))  # a concept without rivals is always recognized
     ranked = tested[np.argsort(-label.node_precision[tested], kind="stable")]
-    parts = [
-        table(["", ""], facts).lstrip("\n"),
-        "By domain\n" + table(["domain", "recall", "tests"], domains),
-    ]
+    parts = [table(["", ""], facts).lstrip("\n"), "By domain\n" + table(["domain", "recall", "tests"], domains)]
+    if branches:
+        header = ["branch", "recall", "concepts", "meaning"]
+        parts.append("Branches, strongest and weakest\n" + table(header, branches))
     if len(ranked) <= 2 * _EXTREMES_SHOWN:
         parts.append("Recognizes best to worst\n" + _concept_table(label, graph, ranked))
     else:
         parts.append("Recognizes best\n" + _concept_table(label, graph, ranked[:_EXTREMES_SHOWN]))
         parts.append("Recognizes worst\n" + _concept_table(label, graph, ranked[: -_EXTREMES_SHOWN - 1 : -1]))
-    if branches:
-        header = ["branch", "recall", "concepts", "meaning"]
-        parts.insert(2, "Branches, strongest and weakest\n" + table(header, branches))
     return "\n\n".join(parts)
 
 
@@ -334,7 +328,7 @@ def label_difference(first: LabelSummary, second: LabelSummary, graph: SemanticG
 def difference_report(difference: LabelDifference) -> str:
     """Two labels side by side: overall, by branch, and the concepts with the most significant differences."""
     first, second, graph = difference.first, difference.second, difference.graph
-    pair = (first, second)
+    pair = first, second
     names = [_distinct_name(first, second), _distinct_name(second, first)]
     wins = [int((sign * difference.z > _SIGNIFICANT).sum()) for sign in (1, -1)]
     facts = [
@@ -353,12 +347,10 @@ def difference_report(difference: LabelDifference) -> str:
     for name, sign in zip(names, (1, -1), strict=True):
         rows = []
         for at in np.argsort(-sign * difference.z, kind="stable")[:_EXTREMES_SHOWN]:
-            if sign * difference.gain[at] > 0:
-                v = difference.concepts[at]
+            v, gain, z = difference.concepts[at], difference.gain[at], difference.z[at]
+            if sign * gain > 0:
                 recalls = [f"{label.node_precision[v]:.2f}" for label in pair]
-                rows.append(
-                    [graph.concepts[v].name, *recalls, f"{difference.gain[at]:+.2f}", f"{difference.z[at]:+.1f}"]
-                )
+                rows.append([graph.concepts[v].name, *recalls, f"{gain:+.2f}", f"{z:+.1f}"])
         if rows:
             parts.append(f"{name} is better at\n{table(['concept', *names, 'difference', 'standard errors'], rows)}")
     parts.append(

@@ -162,7 +162,7 @@ def _free_in_container() -> float:
 
 
 class Preparation:
-    """Prepares a picture for several models at once; models that prepare pictures alike share the result.
+    """Prepares a picture for several models at once; models that resize pictures alike share the result.
 
     Which models do is seen from what they make of three pictures of noise: their settings have too many forms.
 
@@ -185,16 +185,16 @@ class Preparation:
         self._of_model: list[int] = []
         seen: list[list[torch.Tensor]] = []
         for model in models:
-            made = [model.preprocess(picture) for picture in pictures]
+            made = [model.compact(picture) for picture in pictures]
             alike = [n for n, other in enumerate(seen) if all(map(torch.equal, made, other))]
             self._of_model += alike or [len(seen)]
             if not alike:
                 seen.append(made)
                 self._distinct.append(model)
-        self._shapes = [made[0].shape for made in seen if made]
+        self._kinds = [(made[0].shape, made[0].dtype) for made in seen if made]
 
     def __call__(self, picture: Image.Image | None) -> torch.Tensor | None:
-        """The models' input [3, H, W], or one after another in a vector [S] if they differ.
+        """The models' input [3, H, W], bytes where models normalize these; or one after another in a vector [S].
 
         None without a picture, or without the memory to prepare it.
         """
@@ -203,7 +203,7 @@ class Preparation:
         if picture is None:
             return None
         try:
-            parts = [model.preprocess(picture) for model in self._distinct]
+            parts = [model.compact(picture) for model in self._distinct]
             return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
         except MemoryError:
             return None
@@ -213,5 +213,5 @@ class Preparation:
         if len(self._distinct) == 1:
             return prepared
         own = self._of_model[model]
-        first = sum(shape.numel() for shape in self._shapes[:own])
-        return prepared[:, first : first + self._shapes[own].numel()].reshape(-1, *self._shapes[own])
+        first, (shape, dtype) = sum(shape.numel() for shape, _ in self._kinds[:own]), self._kinds[own]
+        return prepared[:, first : first + shape.numel()].reshape(-1, *shape).to(dtype)  # bytes may be beside floats

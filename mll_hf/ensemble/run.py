@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence, Sized
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
+from mll_hf.ensemble.cascade import answers_of_first, confidence
 from mll_hf.ensemble.residents import Residents
 from mll_hf.ensemble.rules import Trust, adapted, votes
 from mll_hf.errors import InputError
@@ -81,6 +83,9 @@ class Ensemble:
         dtype: Precision of the image towers; None for half precision on CUDA and float32 elsewhere.
         batch_size: Images per batch; None for what keeps the device busy.
         keep_loaded: Models to keep loaded, at most; None for as many as fit into memory.
+        cascade: Let the selection's cheap model answer first, and the chosen ones only where it is unsure.
+        answered: With a cascade, how many ``images`` were answered so far, and how many ``went_on`` to the chosen
+            models.
     """
 
     selection: Selection
@@ -90,9 +95,15 @@ class Ensemble:
     dtype: str | None = None
     batch_size: int | None = None
     keep_loaded: int | None = None
+    cascade: bool = False
+    answered: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse numbers below 1."""
+        """Refuse numbers below 1, and a cascade that was not measured."""
+        if self.cascade and self.selection.cascade is None:
+            raise InputError("the selection has no cascade; select again with images of the task and a cascade")
+        if self.cascade and self.templates:
+            raise InputError("a cascade knows the selection's own prompts only; leave out the templates or the cascade")
         for name in ("batch_size", "keep_loaded"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -144,8 +155,12 @@ class Ensemble:
                 yield self.combine(logits, rule)
                 return
             trust, rule = adapted(logits[:, _readable(logits)], self._chosen, trust), Rule.LINEAR_POOL
-        for logits in self._logits(images):
-            yield self._combined(logits, rule, trust)
+        if not self.cascade:
+            for logits in self._logits(images):
+                yield self._combined(logits, rule, trust)
+            return
+        for logits in self._run(self._models, self._preparation, images, open_image, self._goes_on):
+            yield self._cascaded(logits, rule, trust)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Combine logits that were computed before.
@@ -163,6 +178,26 @@ class Ensemble:
             probabilities[readable] = combine(rule, logits[:, readable], self._chosen, trust)
         ids = tuple(self.selection.models[m].ref.repo_id for m in self.selection.union)
         return Prediction(self.selection.classes, probabilities, ids)
+
+    def _cascaded(self, logits: NDArray[np.float32], rule: Rule, trust: Trust) -> Prediction:
+        """From logits of the models of a cascade, NaN where only the first one answered."""
+        together = self._combined(logits[self._of_union], rule, trust)
+        alone = answers_of_first(self.selection, self._models[0], logits[0])
+        went_on = np.asarray(np.isfinite(together.probabilities).all(axis=1))
+        self.answered.update(images=int(np.isfinite(alone).all(axis=1).sum()), went_on=int(went_on.sum()))
+        return replace(together, probabilities=np.where(went_on[:, None], together.probabilities, alone))
+
+    def _goes_on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """[N] whether the first model of the cascade is unsure, from its logits [N, C]."""
+        cascade = self.selection.cascade
+        sure = confidence(answers_of_first(self.selection, self._models[0], logits))
+        return np.asarray(sure < (cascade.threshold if cascade else -np.inf))
+
+    @property
+    def cascade_line(self) -> str:
+        """What the cascade saved on the images that it answered so far; empty without one."""
+        images = self.answered["images"]
+        return self.selection.cascade_line(self.answered["went_on"] / images) if images else ""
 
     def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
         """What each model says by itself, and how much it counts under the rule ``linear_pool``.
@@ -223,7 +258,8 @@ class Ensemble:
 
     def for_selection(self, selection: Selection, templates: tuple[str, ...] | None = None) -> Ensemble:
         """An ensemble for another selection, with its own class embeddings; models of both are loaded once."""
-        other = replace(self, selection=selection, templates=templates)
+        cascade = self.cascade and selection.cascade is not None and not templates
+        other = replace(self, selection=selection, templates=templates, cascade=cascade)
         other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
         return other
 
@@ -231,9 +267,23 @@ class Ensemble:
         """Free the memory of all models; those that are used again are loaded again."""
         self._residents.close()
 
+    @property
+    def _models(self) -> tuple[int, ...]:
+        """Positions of the models to run; the first of a cascade leads."""
+        selection, first = self.selection, self.selection.cascade
+        if not self.cascade or first is None:
+            return selection.union
+        return (first.first, *(m for m in selection.union if m != first.first))
+
+    @property
+    def _of_union(self) -> list[int]:
+        """Where the models of the union are among the models to run."""
+        return [self._models.index(m) for m in self.selection.union]
+
     def _logits(self, images: Iterable[ImageLike]) -> Iterator[NDArray[np.float32]]:
         """[U, n, C] logits of the union on the next n images, batch by batch."""
-        return self._run(self.selection.union, self._preparation, images, open_image)
+        for logits in self._run(self._models, self._preparation, images, open_image):
+            yield logits[self._of_union] if self.cascade else logits
 
     def _run(
         self,
@@ -241,8 +291,12 @@ class Ensemble:
         preparation: Preparation,
         images: Iterable[Item],
         decode: Callable[[Item], Image.Image | None],
+        goes_on: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
-        """[M, n, C] logits of models on the next n images, batch by batch; NaN rows if not decodable."""
+        """[M, n, C] logits of models on the next n images, batch by batch; NaN rows if not decodable.
+
+        With ``goes_on`` the first model answers first, and its logits [n, C] say which images the others answer.
+        """
         residents, remaining = self._residents, iter(images)
         size = self.batch_size or (_TURN if residents.take_turns else preparation.batch_size)
         batches = iter(lambda: list(islice(remaining, size)), [])
@@ -253,11 +307,17 @@ class Ensemble:
         with progress, closing(prepared):
             for inputs, readable in prepared:
                 logits = np.full((len(models), len(readable), len(self.selection.classes)), np.nan, np.float32)
+                progress.update(len(readable))
                 if inputs is not None:
-                    for at in sorted(range(len(models)), key=lambda at: models[at] not in residents):
+                    turns = sorted(range(len(models)), key=lambda at: models[at] not in residents)
+                    for at in sorted(turns, key=lambda at: at > 0) if goes_on else turns:
+                        if not len(inputs):
+                            break
                         pixels = preparation.inputs(inputs, at)
                         logits[at, readable] = residents.use(models[at], partial(_answers, pixels, self.batch_size))
-                progress.update(len(readable))
+                        if goes_on and at == 0:
+                            further = goes_on(logits[0, readable])
+                            inputs, readable[readable] = inputs[further.nonzero()[0]], further
                 yield logits
 
     def _check(self, images: Sequence[ImageLike]) -> None:
@@ -278,7 +338,7 @@ class Ensemble:
 
     @cached_property
     def _preparation(self) -> Preparation:
-        return self._residents.preparation_for(self.selection.union)
+        return self._residents.preparation_for(self._models)
 
     @cached_property
     def _residents(self) -> Residents:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.ensemble.cascade import cheap_to_try, learn_cascade
 from mll_hf.errors import InputError, MissingExtraError, ModelError
 from mll_hf.selection.beliefs import beliefs_from
 from mll_hf.selection.trial import plan_trial, run_trial
@@ -39,7 +41,7 @@ def try_models(
 
     Args:
         ensemble: The shortlist's models, not loaded yet.
-        config: Gives the budget, k and the shares of the classes.
+        config: Gives the budget, k, the shares of the classes and whether to look for a cascade.
         images: Images of the task.
         examples: More images, with their class; may be empty.
         sizes: [U] bytes that each model needs to be fetched.
@@ -59,13 +61,13 @@ def try_models(
     if approve and not approve(plan):
         raise InputError("the trial was declined; nothing was downloaded")
     found: dict[int, NDArray[np.float32]] = {}
-    failures: list[ModelError | MissingExtraError] = []
+    failures: dict[int, ModelError | MissingExtraError] = {}
 
     def attempt(position: int) -> bool:
         try:
             found[position] = run(shortlist.union[position])
         except (ModelError, MissingExtraError) as error:
-            failures.append(error)
+            failures[position] = error
             _log.warning("skipped in the trial: %s", error)
         return position in found
 
@@ -80,5 +82,19 @@ def try_models(
 
     tried = run_trial(prior, sizes, config.max_download, attempt, believe)
     if not tried:
-        raise failures[-1]
-    return choose_with_images(shortlist, tried, answers(tried), config, templates, examples.classes)
+        raise list(failures.values())[-1]
+    if config.cascade is not None:
+        left = config.max_download - sum(sizes[position] for position in (*tried, *failures))
+        gflops = np.array([shortlist.models[m].cost.gflops for m in shortlist.union])
+        affordable = [size <= left and position not in failures for position, size in enumerate(sizes)]
+        cheap = cheap_to_try(believe(tried), gflops, tried, np.array(affordable))
+        if cheap is not None and attempt(cheap):
+            tried = (*tried, cheap)
+    chosen = choose_with_images(shortlist, tried, answers(tried), config, templates, examples.classes)
+    if config.cascade is None:
+        return chosen
+    of_model = {shortlist.models[shortlist.union[position]].ref: position for position in tried}
+    logits = answers([of_model[model.ref] for model in chosen.models])
+    together = ensemble.for_selection(chosen).combine(logits[list(chosen.union)])
+    cascade = learn_cascade(chosen, logits, together.probabilities.argmax(axis=1), config.cascade)
+    return replace(chosen, cascade=cascade)

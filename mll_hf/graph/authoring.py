@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mll_hf.errors import GraphError, InputError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE, Concept, SemanticGraph, graph_to_json, load_graph
 from mll_hf.graph.probes import IMAGE_FILES, IMAGE_LIST, image_files, image_schema, iter_filed_images
@@ -75,12 +77,7 @@ class Addition:
 
 
 def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[NewImage, ...]:
-    """Read all files in a folder and its subfolders except hidden ones.
-
-    Args:
-        folder: The folder.
-        domain: How the images look.
-        source: Where they are from; by default the folder's name.
+    """Read all files in a folder and its subfolders except hidden ones; their source is by default the folder's name.
 
     Raises:
         InputError: The folder cannot be read.
@@ -141,13 +138,16 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
         raise InputError(f"{where}: has no folder of images; give the field images, or --images-root")
     style = _text(row, "domain", where) if row.get("domain") else domain
     source = _text(row, "source", where) if row.get("source") else None
-    concept = new_concept(id, name, _texts(row, "lemmas", where), description, _texts(row, "parents", where))
-    return NewConcept(concept, read_images(images, style, source))
+    lemmas, parents = (_texts(row, field, where) for field in ("lemmas", "parents"))
+    return new_concept(id, name, lemmas, description, parents, read_images(images, style, source))
 
 
-def new_concept(id: str, name: str, lemmas: Sequence[str], description: str, parents: Sequence[str]) -> Concept:
-    """A concept; its name need not be repeated among its lemmas."""
-    return Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
+def new_concept(
+    id: str, name: str, lemmas: Iterable[str], description: str, parents: Iterable[str], images: Iterable[NewImage] = ()
+) -> NewConcept:
+    """A concept to add; its name need not be repeated among its lemmas."""
+    concept = Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
+    return NewConcept(concept, tuple(images))
 
 
 def _text(row: dict[str, Any], field: str, where: str) -> str:
@@ -173,17 +173,12 @@ def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | 
 
     A concept that the graph has already takes the new texts and hypernyms and keeps its images.
 
-    Args:
-        folder: The graph's folder; made if it does not exist.
-        new: What to add.
-        base: Another graph in which hypernyms may be. Without it, only hypernyms that the graph itself has, or already
-            names, are accepted.
+    Hypernyms may be in the base. Without it, only those that the graph itself has, or already names, are accepted.
 
     Raises:
         GraphError: A hypernym is missing, hypernyms form a cycle, an image cannot be decoded, or a new concept has too
             few images.
         StorageError: The folder cannot be written.
-        MissingExtraError: pyarrow is not installed.
     """
     new = tuple(new)
     old = load_graph(folder) if (folder / GRAPH_FILE).exists() else None
@@ -208,17 +203,13 @@ def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | 
 
 
 def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None = None) -> None:
-    """Refuse a graph that cannot be used for labels.
+    """Refuse a graph, with the images of a folder, that cannot be used for labels.
 
-    Args:
-        graph: The graph.
-        folder: The folder of its images.
-        base: A graph in which its hypernyms must be, if it names any that it does not have; None to accept all.
+    Hypernyms that it does not have must be in the base, if one is given.
 
     Raises:
         GraphError: An image cannot be decoded, a concept has too few, no two concepts can be confused, or hypernyms
             are missing or form a cycle.
-        MissingExtraError: pyarrow is not installed.
     """
     own: Counter[str] = Counter()
     undecodable = 0
@@ -238,15 +229,9 @@ def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None =
 
 
 def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None, known: frozenset[str] = frozenset()) -> None:
-    """Refuse a graph with hypernyms that are neither in it nor in a base, or that form a cycle with the base's.
+    """Refuse, with a GraphError, hypernyms that are neither in a graph nor in a base, or form a cycle with the base's.
 
-    Args:
-        graph: The graph.
-        base: A graph in which hypernyms may be.
-        known: Without a base, ids of hypernyms to accept.
-
-    Raises:
-        GraphError: There are such.
+    Without a base, the known ids are accepted.
     """
     if missing := graph.external - (base.index.keys() if base else known):
         where = f"neither in the graph nor in {base.name}" if base else "not in the graph"
@@ -258,11 +243,8 @@ def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None, known: fro
 
 def pooled_counts(graph: SemanticGraph, own: Mapping[str, int]) -> dict[str, int]:
     """Number of images that show each concept, by id: those filed under it or below it."""
-    counts = [own.get(concept.id, 0) for concept in graph.concepts]
-    return {
-        concept.id: counts[v] + sum(counts[below] for below in graph.descendants[v])
-        for v, concept in enumerate(graph.concepts)
-    }
+    counts = graph.pooled(np.array([own.get(id, 0) for id in graph.index], np.int64))
+    return dict(zip(graph.index, counts.tolist(), strict=True))
 
 
 def _hash(content: bytes) -> bytes:
@@ -302,13 +284,8 @@ def _write_images(images: Sequence[tuple[str, NewImage]], folder: Path) -> str:
         raise MissingExtraError("pyarrow", "models") from None
 
     rows = [
-        {
-            "image": {"bytes": image.content, "path": None},
-            "node": id,
-            "style": image.domain,
-            "source": image.source,
-        }
-        for id, image in images
+        {"image": {"bytes": of.content, "path": None}, "node": id, "style": of.domain, "source": of.source}
+        for id, of in images
     ]
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(rows, image_schema(("node", "style", "source")))

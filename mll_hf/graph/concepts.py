@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ import numpy as np
 
 from mll_hf.errors import GraphError
 from mll_hf.graph.probe_counts import ProbeCounts, probe_counts_from_json
+from mll_hf.utils.arrays import read_only
 from mll_hf.utils.files import canonical_json, write_atomically
 from mll_hf.utils.text import abridged
 
@@ -77,13 +80,14 @@ class SemanticGraph:
         if not self.concepts:
             raise GraphError("the graph has no concepts; add at least one node")
         if len(self.index) < len(self.concepts):
-            raise GraphError(f"the graph has duplicate ids: {_some(_duplicates(c.id for c in self.concepts))}")
+            repeated = [id for id, count in Counter(c.id for c in self.concepts).items() if count > 1]
+            raise GraphError(f"the graph has duplicate ids: {_some(repeated)}")
         if misnamed := [c.id for c in self.concepts if c.lemmas[:1] != (c.name,)]:
             raise GraphError(f"concepts whose name is not their first lemma: {_some(misnamed)}; put the name first")
-        if len(self.topological_order) < len(self.concepts):
-            raise GraphError("the hypernyms form a cycle; a concept cannot be its own ancestor")
         try:
-            _ = self.digest
+            _ = self.topological_order, self.digest
+        except CycleError:
+            raise GraphError("the hypernyms form a cycle; a concept cannot be its own ancestor") from None
         except UnicodeEncodeError as error:
             raise GraphError(f"contains invalid Unicode ({error.reason}); repair its names and glosses") from None
         if unknown := (self.probes.images.keys() if self.probes else set()) - self.index.keys():
@@ -119,19 +123,11 @@ class SemanticGraph:
 
     @cached_property
     def topological_order(self) -> tuple[int, ...]:
-        """Indices with every hypernym before its hyponyms; shorter than V if there is a cycle."""
-        children: list[list[int]] = [[] for _ in self.concepts]
-        waiting = [len(parents) for parents in self.parents]
+        """Indices with every hypernym before its hyponyms, level by level."""
+        sorter = TopologicalSorter(dict.fromkeys(range(len(self)), ()))  # all concepts first, so that indices ascend
         for v, parents in enumerate(self.parents):
-            for parent in parents:
-                children[parent].append(v)
-        order = [v for v, count in enumerate(waiting) if count == 0]
-        for v in order:
-            for child in children[v]:
-                waiting[child] -= 1
-                if waiting[child] == 0:
-                    order.append(child)
-        return tuple(order)
+            sorter.add(v, *parents)
+        return tuple(sorter.static_order())
 
     @cached_property
     def ancestors(self) -> tuple[NDArray[np.int32], ...]:
@@ -159,9 +155,7 @@ class SemanticGraph:
         """[V] number of rivals of each concept: all concepts but itself and its relatives."""
         above = np.array([len(ancestors) for ancestors in self.ancestors], np.int32)
         below = np.bincount(np.concatenate(self.ancestors), minlength=len(self)).astype(np.int32)
-        counts = len(self) - 1 - above - below
-        counts.setflags(write=False)
-        return counts
+        return read_only(len(self) - 1 - above - below)
 
     @cached_property
     def has_tests(self) -> NDArray[np.bool_]:
@@ -171,6 +165,12 @@ class SemanticGraph:
         26 letters. The root of any other graph is, although it has no rivals either, so that labels stay as they are.
         """
         return (self.rival_counts > 0) | (not self.external)
+
+    def pooled(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[V, ...] sums over each concept and its descendants, of numbers [V, ...]."""
+        pools = own.copy()
+        np.add.at(pools, np.concatenate(self.ancestors), np.repeat(own, list(map(len, self.ancestors)), axis=0))
+        return pools
 
     @cached_property
     def probe_pools(self) -> NDArray[np.int64]:
@@ -185,9 +185,7 @@ class SemanticGraph:
             for concept, counts in self.probes.images.items():
                 for kind, count in counts:
                     own[self.index[concept], column[kind]] += count
-        pools = own.copy()
-        np.add.at(pools, np.concatenate(self.ancestors), np.repeat(own, list(map(len, self.ancestors)), axis=0))
-        return (pools * self.has_tests[:, None]).T
+        return (self.pooled(own) * self.has_tests[:, None]).T
 
     def most_tests(self, images_per_concept: int) -> tuple[NDArray[np.int64], Mapping[str, int]]:
         """[V] tests of each concept by a sample of the probe images, and the most tests on each domain, by its name."""
@@ -234,24 +232,23 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
     file = Path(path)
     if file.is_dir():
         file = file / GRAPH_FILE
+    where = Path(name) / GRAPH_FILE if name else file
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GraphError(f"no {GRAPH_FILE} here; give the folder of a graph", Path(name or path)) from None
     except (OSError, ValueError, RecursionError) as error:
-        reason = f"cannot be read as JSON ({error}); fetch or build the graph again"
-        raise GraphError(reason, Path(name) / GRAPH_FILE if name else file) from None
+        raise GraphError(f"cannot be read as JSON ({error}); fetch or build the graph again", where) from None
     try:
         return graph_from_json(document, name or file.absolute().parent.name)
     except GraphError as error:
-        raise GraphError(str(error), Path(name) / GRAPH_FILE if name else file) from None
+        raise GraphError(str(error), where) from None
 
 
 def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph:  # noqa: ANN401 - parsed JSON
     """Build a graph from parsed JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``, optionally with ``probes``.
 
-    Raises:
-        GraphError: A field is missing or has a wrong type.
+    A GraphError if a field is missing or has a wrong type.
     """
     nodes = document.get("nodes") if isinstance(document, dict) else None
     if not isinstance(nodes, list):
@@ -276,11 +273,7 @@ def graph_to_bytes(graph: SemanticGraph) -> bytes:
 
 
 def save_graph(graph: SemanticGraph, folder: Path) -> None:
-    """Write ``graph.json`` into a folder atomically.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
+    """Write ``graph.json`` into a folder, atomically; a StorageError if that is not possible."""
     write_atomically(folder / GRAPH_FILE, graph_to_bytes(graph))
 
 
@@ -304,14 +297,7 @@ def _is_strings(value: Any) -> bool:  # noqa: ANN401 - parsed JSON
 
 
 def _sorted_indices(indices: Iterable[int]) -> NDArray[np.int32]:
-    array = np.array(sorted(indices), dtype=np.int32)
-    array.setflags(write=False)
-    return array
-
-
-def _duplicates(items: Iterable[str]) -> set[str]:
-    seen: set[str] = set()
-    return {item for item in items if item in seen or seen.add(item)}  # type: ignore[func-returns-value]
+    return read_only(np.array(sorted(indices), dtype=np.int32))
 
 
 def _some(items: Iterable[str]) -> str:

@@ -76,11 +76,7 @@ class ProbeCounts:
 
 
 def probe_counts_from_json(document: Any) -> ProbeCounts:  # noqa: ANN401 - parsed JSON
-    """Numbers of probe images from parsed JSON, read as hostile input.
-
-    Raises:
-        GraphError: The JSON is malformed.
-    """
+    """Numbers of probe images from parsed JSON, read as hostile input; a GraphError if it is malformed."""
     match document:
         case {"location": str(location), "files": list(files), "kinds": list(kinds), "images": dict(images)} if (
             all(isinstance(file, str) and _SHA256.fullmatch(file) for file in files)

@@ -2,6 +2,9 @@
 
 An image shows the concept that it is filed under and every concept above it: a corgi is a dog. Each concept gets a
 seeded sample of the images that show it, balanced over their sources. An image may test many concepts and is read once.
+
+Whatever reads files raises a GraphError if one is missing or damaged or lacks a column, and a MissingExtraError without
+pyarrow.
 """
 
 from __future__ import annotations
@@ -136,9 +139,6 @@ class ProbeSet:
 
         Yields:
             The images of a batch, None where the file has none.
-
-        Raises:
-            GraphError: A file is damaged.
         """
         contents = self._iter_bytes(self.rows if images is None else self.rows[images])
         while batch := list(islice(contents, batch_size)):
@@ -177,8 +177,7 @@ def load_probes(
         graph_location: Where the graph is from; by default the same.
 
     Raises:
-        GraphError: There are no images, a file is damaged or lacks a column, or a node is not in the graph.
-        MissingExtraError: pyarrow is not installed.
+        GraphError: A node is not in the graph, or the files cannot be read.
     """
     config = config or SamplingConfig()
     if not 1 <= config.images_per_concept <= _MOST_IMAGES_PER_CONCEPT:
@@ -192,7 +191,7 @@ def load_probes(
         raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {_MOST_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
     samples = [
-        _sample(pool, sources[pool], config, _stable_hash(concept.id)) if tested else pool[:0]
+        _sample(pool, sources[pool], config, concept.id) if tested else pool[:0]
         for concept, pool, tested in zip(graph.concepts, _pools(graph, nodes), graph.has_tests, strict=True)
     ]
     rows, offsets, members = _renumbered(samples)
@@ -211,12 +210,7 @@ def load_probes(
 
 
 def count_probes(graph: SemanticGraph, folder: Path, location: str = "") -> ProbeCounts:
-    """Digest and numbers of the probe images in a folder, which come from ``location``.
-
-    Raises:
-        GraphError: As :func:`load_probes`.
-        MissingExtraError: pyarrow is not installed.
-    """
+    """Digest and numbers of the probe images in a folder, which come from ``location``."""
     files, columns = read_columns(folder)
     return _count(graph, _node_indices(graph, columns["node"], folder), columns, files, location)
 
@@ -244,14 +238,7 @@ def _count(
 
 
 def image_schema(text_columns: Sequence[str]) -> pa.Schema:
-    """Schema of a parquet file of images for :func:`load_probes`, ``datasets`` and the Hub.
-
-    Args:
-        text_columns: The columns besides ``image``.
-
-    Raises:
-        ImportError: pyarrow is not installed.
-    """
+    """Schema of a parquet file of images and texts for :func:`load_probes`, ``datasets`` and the Hub."""
     import pyarrow as pa
 
     features = {"image": {"_type": "Image"}, **{name: {"dtype": "string", "_type": "Value"} for name in text_columns}}
@@ -283,12 +270,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 
 def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedArray]]:
-    """Image files of a graph's folder, and the columns node, domain and source of all images.
-
-    Raises:
-        GraphError: There are no images, or a file is damaged or lacks a column.
-        MissingExtraError: pyarrow is not installed.
-    """
+    """Image files of a graph's folder, and the columns node, domain and source of all images."""
     files = image_files(folder)
     if not files:
         raise GraphError(f"no {IMAGE_FILES} here; a graph's folder contains its probe images", folder)
@@ -302,12 +284,7 @@ def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedAr
 
 
 def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
-    """Yield node and content of every image in a graph's folder.
-
-    Raises:
-        GraphError: A file is damaged or lacks a column.
-        MissingExtraError: pyarrow is not installed.
-    """
+    """Yield node and content of every image in a graph's folder."""
     for path in image_files(folder):
         nodes, file = _read_texts(path)["node"].fill_null(UNKNOWN).to_pylist(), _open_parquet(path)
         with _parquet_errors(path):
@@ -323,10 +300,9 @@ def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[n
         yield np.concatenate([own[v], *(own[d] for d in graph.descendants[v])])
 
 
-def _sample(
-    pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, salt: int
-) -> NDArray[np.int64]:
+def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, id: str) -> NDArray[np.int64]:
     """Draw a concept's images from its sources in turn, from each in a seeded random order. Rows ascend."""
+    salt = int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
     draw = scramble(pool.astype(np.uint64), config.seed, salt)
     turn_of_source = scramble(sources.astype(np.uint64), config.seed, salt + 1)
     by_source = np.lexsort((draw, sources))
@@ -354,10 +330,6 @@ def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uin
         x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
-
-
-def _stable_hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 @contextmanager
@@ -436,8 +408,7 @@ def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
 
 def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -> NDArray[np.int32]:
     names, codes = _categories(column)
-    unknown = sorted(set(names) - set(graph.index))
-    if unknown:
+    if unknown := sorted(set(names) - set(graph.index)):
         reason = f"{len(unknown)} nodes of the images are not in the graph, such as {', '.join(unknown[:3])}"
         raise GraphError(f"{reason}; use the images of this graph", folder)
     return np.array([graph.index[name] for name in names], dtype=np.int32)[codes]
@@ -446,8 +417,5 @@ def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -
 def _categories(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
     """Sorted distinct values of a text column and, for each row, the position of its value."""
     encoded = column.fill_null(UNKNOWN).combine_chunks().dictionary_encode()
-    names = encoded.dictionary.to_pylist()
-    order = sorted(range(len(names)), key=names.__getitem__)
-    position = np.empty(len(names), dtype=np.int32)
-    position[order] = np.arange(len(names), dtype=np.int32)
-    return tuple(names[i] for i in order), position[encoded.indices.to_numpy(zero_copy_only=False)]
+    names, position = np.unique(encoded.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)
+    return tuple(names.tolist()), position.astype(np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]

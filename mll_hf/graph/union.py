@@ -10,6 +10,7 @@ import numpy as np
 
 from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.utils.arrays import read_only
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,20 +33,15 @@ class GraphUnion:
 
     @classmethod
     def of(cls, graphs: Sequence[SemanticGraph]) -> GraphUnion:
-        """Unite graphs; a single one is its own union.
-
-        Args:
-            graphs: At least one graph, the reference first.
-
-        Raises:
-            GraphError: The hypernyms of the graphs form a cycle together.
-        """
+        """Unite graphs, the reference first; a GraphError if their hypernyms form a cycle together."""
         if len(graphs) == 1:
             return cls(tuple(graphs), graphs[0])
         merged: dict[str, Concept] = {}
         for concept in (concept for graph in graphs for concept in graph.concepts):
-            first = merged.get(concept.id)
-            merged[concept.id] = _merged(first, concept) if first else concept
+            if first := merged.get(concept.id):
+                lemmas = tuple(dict.fromkeys([*first.lemmas, *concept.lemmas]))
+                concept = replace(first, lemmas=lemmas, hypernyms=(*first.hypernyms, *concept.hypernyms))
+            merged[concept.id] = concept
         try:
             union = SemanticGraph(" + ".join(graph.name for graph in graphs), tuple(merged.values()))
         except GraphError as error:
@@ -56,10 +52,8 @@ class GraphUnion:
     @cached_property
     def positions(self) -> tuple[NDArray[np.int64], ...]:
         """For each graph [V_g] index in the union of each of its concepts; ascending, as both are sorted by id."""
-        positions = [np.array([self.graph.index[c.id] for c in graph.concepts], np.int64) for graph in self.graphs]
-        for array in positions:
-            array.setflags(write=False)
-        return tuple(positions)
+        of = self.graph.index
+        return tuple(read_only(np.array([of[c.id] for c in graph.concepts], np.int64)) for graph in self.graphs)
 
     @cached_property
     def rows(self) -> NDArray[np.int32]:
@@ -67,10 +61,4 @@ class GraphUnion:
         rows = np.full((len(self.graphs), len(self.graph)), -1, np.int32)
         for row, positions in zip(rows, self.positions, strict=True):
             row[positions] = np.arange(len(positions))
-        rows.setflags(write=False)
-        return rows
-
-
-def _merged(first: Concept, other: Concept) -> Concept:
-    lemmas = tuple(dict.fromkeys([*first.lemmas, *other.lemmas]))
-    return replace(first, lemmas=lemmas, hypernyms=(*first.hypernyms, *other.hypernyms))
+        return read_only(rows)

@@ -106,8 +106,7 @@ def find_wordnet(where: str | Path | None = None) -> Callable[[str], Synset | No
 def read_nouns(folder: Path) -> dict[str, Synset]:
     """Read all noun synsets by wnid from ``data.noun`` or ``dict/data.noun`` (its format is in the man page wndb(5)).
 
-    Raises:
-        InputError: The file cannot be read, or has another format.
+    An InputError if the file cannot be read, or has another format.
     """
     with _lines(folder, NOUN_FILE) as lines:
         return dict(map(_parse, lines))
@@ -198,27 +197,12 @@ def _open_library() -> Callable[[str], Synset | None]:
 
 
 def class_wnids(classes: ClassList) -> tuple[str, ...]:
-    """Wnids of a class list, in label order.
-
-    Raises:
-        MissingExtraError: timm is not installed.
-    """
+    """Wnids of a class list, in label order; a MissingExtraError without timm."""
     if classes in LEAVES:
         return tuple(_info(classes).label_names())
     _info(ClassList.IMAGENET_1K)
     name = f"{classes.replace('-', '_')}_synsets.txt"  # timm has no function for these
     return tuple(files("timm.data").joinpath("_info", name).read_text(encoding="utf-8").split())
-
-
-def class_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
-    """All names of each class of a list in timm, by wnid and in label order.
-
-    Raises:
-        MissingExtraError: timm is not installed.
-    """
-    info = _info(classes if classes in LEAVES else ClassList.IMAGENET_1K)
-    wnids = class_wnids(classes)
-    return {wnid: tuple(info.label_name_to_description(wnid, detailed=False).split(", ")) for wnid in wnids}
 
 
 def _info(classes: ClassList) -> ImageNetInfo:
@@ -232,12 +216,13 @@ def _info(classes: ClassList) -> ImageNetInfo:
 def leaf_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
     """Names of the leaves of a graph, by wnid: the classes of a list and ImageNet's 1,000, which most images show.
 
-    Seven of the 1,000 are not in ImageNet-12k.
-
-    Raises:
-        MissingExtraError: timm is not installed.
+    Seven of the 1,000 are not in ImageNet-12k. A MissingExtraError without timm.
     """
-    return class_names(ClassList.IMAGENET_1K) | class_names(classes)
+    names = {}
+    for info in map(_info, dict.fromkeys((ClassList.IMAGENET_1K, classes))):
+        for wnid in info.label_names():
+            names[wnid] = tuple(info.label_name_to_description(wnid, detailed=False).split(", "))
+    return names
 
 
 # --- the graph --------------------------------------------------------------------------------------------------------

@@ -21,16 +21,7 @@ from mll_hf.harvest.dataset import (
     dataset_card,
     write_files,
 )
-from mll_hf.harvest.gathering import HarvestConfig, OpenSource, gather, open_all, source_key
-from mll_hf.harvest.sources import (
-    BUILT_IN,
-    OPEN_SOURCES,
-    PAPER_SOURCES,
-    ImageSource,
-    PinnedSource,
-    parse_source,
-    pin_all,
-)
+from mll_hf.harvest.gathering import gather, source_key
 from mll_hf.utils.files import canonical_json, storage_errors, write_atomically
 from mll_hf.utils.text import abridged
 
@@ -39,23 +30,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mll_hf.graph.concepts import SemanticGraph
-
-__all__ = [
-    "BUILT_IN",
-    "OPEN_SOURCES",
-    "PAPER_SOURCES",
-    "Build",
-    "HarvestConfig",
-    "ImageSource",
-    "OpenSource",
-    "PinnedSource",
-    "check_no_images_of_another_graph",
-    "finished_build",
-    "harvest",
-    "open_all",
-    "parse_source",
-    "pin_all",
-]
+    from mll_hf.harvest.gathering import HarvestConfig, OpenSource
+    from mll_hf.harvest.sources import PinnedSource
 
 _WORKING_FOLDER = ".harvest"
 
@@ -143,11 +119,7 @@ def finished_build(
 
 
 def check_no_images_of_another_graph(folder: Path, graph: SemanticGraph) -> None:
-    """Check that a folder with images holds this graph.
-
-    Raises:
-        InputError: The folder holds images of another graph.
-    """
+    """Raise an InputError if a folder holds images of another graph."""
     if image_files(folder) and not _holds(folder, graph):
         raise InputError(f"{folder} holds images of another graph; choose another folder")
 

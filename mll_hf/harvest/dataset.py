@@ -71,10 +71,7 @@ def write_files(
 ) -> tuple[str, ...]:
     """Write images as ``images-00000-of-000NN.parquet``, a hundred at a time; returns the names of the files.
 
-    Equal images give equal bytes.
-
-    Raises:
-        StorageError: The disk is full, or the folder cannot be written.
+    Equal images give equal bytes. A StorageError if the folder cannot be written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -142,11 +139,7 @@ def build_to_bytes(build: Build) -> bytes:
 
 
 def build_from_bytes(content: bytes) -> Build:
-    """Read the file ``build.json``.
-
-    Raises:
-        InputError: The content is not a build of this version.
-    """
+    """Read the file ``build.json``; an InputError if it is not of this version."""
     try:
         return Build(**json.loads(content))
     except (ValueError, TypeError, RecursionError):

@@ -26,7 +26,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
-from mll_hf.errors import HubError, InputError, MissingExtraError, MLLError
+from mll_hf.errors import HubError, MissingExtraError, MLLError
 from mll_hf.harvest.boxes import MIN_SIDE, labeled_parts, with_margin
 from mll_hf.harvest.credits import CREDIT_COLUMNS, LICENSE_COLUMNS, Credit, credit_in
 from mll_hf.harvest.sources import PinnedSource, meaning_of_labels
@@ -69,10 +69,6 @@ class HarvestConfig:
     max_side: int | None = 512
     redistributable: bool = False
 
-    def __post_init__(self) -> None:
-        if self.images_per_concept < 1 or (self.max_side is not None and self.max_side < 1):
-            raise InputError("images per concept and the longest side must be at least 1")
-
 
 def source_key(pinned: PinnedSource, graph: SemanticGraph, config: HarvestConfig) -> str:
     """Digest (32 hex digits) of all that determines the sample of a source."""
@@ -114,11 +110,7 @@ class OpenSource:
         return int(self.stream.num_shards)
 
     def concept_of(self, label: object) -> str | None:
-        """Id of the concept of a label; None if the graph has none.
-
-        Raises:
-            HubError: The label is not an index into the source's list of classes.
-        """
+        """Id of the concept of a label; None if the graph has none, a HubError if the source lacks it in its list."""
         text, source = str(label), self.pinned.source
         if source.labels_are_indices and self.by_label and text not in self.by_label:
             raise HubError(source.repo_id, f"has a label '{text}', which is not in {source.labels}; correct labels=...")
@@ -178,23 +170,18 @@ def _open(pinned: PinnedSource, graph: SemanticGraph) -> OpenSource:
     for option, name in needed.items():
         if name not in features:
             raise HubError(source.repo_id, f"has no column '{name}', only {', '.join(features)}; add {option}=COLUMN")
-    kind = _item(features[column])
+    kind = getattr(features[column], "feature", features[column])  # what a list has, or the feature itself
     if source.objects:
         if not isinstance(kind, dict) or source.label not in kind:
             fields = ", ".join(kind) if isinstance(kind, dict) else "none"
             raise HubError(source.repo_id, f"its {column} have no '{source.label}', only {fields}; add label=FIELD")
-        kind = _item(kind[source.label])
+        kind = getattr(kind[source.label], "feature", kind[source.label])
     by_label = meaning_of_labels(pinned, kind.names if isinstance(kind, datasets.ClassLabel) else None, graph)
     credits = [name for name in CREDIT_COLUMNS if isinstance(features.get(name), datasets.Value)]
     columns = list(dict.fromkeys([image, *needed.values(), *credits]))
     stream = stream.select_columns(columns).cast_column(image, datasets.Image(decode=False))
     has_licenses = pinned.credits is not None or any(name in credits for name in LICENSE_COLUMNS)
     return OpenSource(pinned, stream, image, by_label, graph, has_licenses)
-
-
-def _item(feature: Any) -> Any:  # noqa: ANN401 - datasets has no types
-    """What a list has, or the feature itself."""
-    return getattr(feature, "feature", feature)
 
 
 @contextmanager
@@ -286,7 +273,7 @@ def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
             try:
                 table = _read(file)
             except (OSError, pa.ArrowException):  # not finished, or damaged
-                table = _write_with_retries(_Shard(source, number, config, lowest, file, pool))
+                table = _write_with_retries(source, number, config, lowest, file, pool)
             progress.update(len(table))
             shards.append(table)
             sizes = pc.binary_length(table["content"]).to_pylist()
@@ -323,32 +310,22 @@ class _Lowest:
             del self.of[concept][self.most :]
 
 
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """A shard to read, and the file to write."""
-
-    source: OpenSource
-    number: int
-    config: HarvestConfig
-    lowest: _Lowest
-    file: Path
-    pool: ThreadPoolExecutor
-
-
 def _read(file: Path) -> pa.Table:
     import pyarrow as pa
 
     return pa.ipc.open_file(pa.memory_map(str(file))).read_all()
 
 
-def _write_with_retries(shard: _Shard) -> pa.Table:
+def _write_with_retries(
+    source: OpenSource, number: int, config: HarvestConfig, lowest: _Lowest, file: Path, pool: ThreadPoolExecutor
+) -> pa.Table:
     import pyarrow as pa
 
-    repo_id = shard.source.pinned.source.repo_id
+    repo_id = source.pinned.source.repo_id
     for wait in (*_WAITS, None):
         try:
-            _write(shard)
-            return _read(shard.file)
+            _write(source, number, config, lowest.copy(), file, pool)
+            return _read(file)
         except MLLError:
             raise
         except (OSError, EOFError, httpx.HTTPError, pa.ArrowException, tarfile.TarError, zlib.error) as error:
@@ -358,49 +335,53 @@ def _write_with_retries(shard: _Shard) -> pa.Table:
             if wait is None:
                 raise HubError(
                     repo_id,
-                    f"the stream broke off in shard {shard.number + 1} of {shard.source.shards} ({one_line(error)}); "
+                    f"the stream broke off in shard {number + 1} of {source.shards} ({one_line(error)}); "
                     "run the same command again to resume",
                 ) from error
             time.sleep(wait)
     raise AssertionError("unreachable")
 
 
-def _write(shard: _Shard) -> None:
+def _write(
+    source: OpenSource, number: int, config: HarvestConfig, lowest: _Lowest, file: Path, pool: ThreadPoolExecutor
+) -> None:
     """Stream a shard to a temporary file, and rename it at the end."""
     import pyarrow as pa
 
     texts = dict.fromkeys(("concept", "id", "left_out", *Credit._fields), pa.string())
     schema = pa.schema({**texts, "content": pa.binary()})
-    temporary, lowest = shard.file.with_suffix(".partial"), shard.lowest.copy()
-    rows = iter(shard.source.stream.shard(num_shards=shard.source.shards, index=shard.number))
+    temporary = file.with_suffix(".partial")
+    examples = iter(source.stream.shard(num_shards=source.shards, index=number))
     with storage_errors(temporary):
         temporary.parent.mkdir(parents=True, exist_ok=True)
         writer = pa.ipc.new_file(str(temporary), schema)
     try:
-        while batch := list(islice(rows, _BATCH)):
-            table = pa.Table.from_pylist(_sampled(shard, batch, lowest), schema)
+        while batch := list(islice(examples, _BATCH)):
+            table = pa.Table.from_pylist(_sampled(source, batch, config, lowest, pool), schema)
             with storage_errors(temporary):
                 writer.write_table(table)
     finally:
         with storage_errors(temporary):
             writer.close()
-    with storage_errors(shard.file):
-        os.replace(temporary, shard.file)
+    with storage_errors(file):
+        os.replace(temporary, file)
 
 
-def _sampled(shard: _Shard, batch: list[dict[str, Any]], lowest: _Lowest) -> list[dict[str, Any]]:
+def _sampled(
+    source: OpenSource, batch: list[dict[str, Any]], config: HarvestConfig, lowest: _Lowest, pool: ThreadPoolExecutor
+) -> list[dict[str, Any]]:
     """Rows for a batch, see :class:`Gathered`; adds what is in the sample to the lowest draws."""
-    source, rows, wanted = shard.source, list[dict[str, Any]](), []
+    rows, wanted = list[dict[str, Any]](), []
     for example in batch:
         content = (example[source.image] or {}).get("bytes") or b""
         id, credit = hashlib.sha256(content).hexdigest()[:32], source.credit_of(example)
-        forbidden = shard.config.redistributable and not credit.may_be_passed_on
+        forbidden = config.redistributable and not credit.may_be_passed_on
         shown = [_Shown(left_out="unlicensed")] if forbidden else _shown(source, example, content)
         for concept, box, left_out in shown:
             rows.append({"concept": concept, "id": id, "left_out": left_out, "content": None, **credit._asdict()})
-            if concept and lowest.lacks(concept, draw := draw_of(shard.config.seed, concept, id), id):
+            if concept and lowest.lacks(concept, draw := draw_of(config.seed, concept, id), id):
                 wanted.append((rows[-1], draw, content, box))
-    contents = shard.pool.map(lambda each: prepared(each[2], shard.config.max_side, each[3]), wanted)
+    contents = pool.map(lambda each: prepared(each[2], config.max_side, each[3]), wanted)
     for (row, draw, *_), content in zip(wanted, contents, strict=True):
         if content is None:
             row |= {"content": b"", "left_out": "undecodable"}

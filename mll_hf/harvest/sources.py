@@ -40,7 +40,7 @@ from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.graph.wordnet import WNID, ClassList, class_wnids, noun_senses
 from mll_hf.harvest.credits import read_credits
-from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried, sensible_answers
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, download, hub_errors, read_head, retried
 from mll_hf.hub.locations import parse_dataset
 from mll_hf.utils.text import abridged, one_line
 
@@ -204,9 +204,7 @@ class PinnedSource:
 def pin_all(sources: Sequence[ImageSource], wordnet: str | Path | None = None) -> tuple[PinnedSource, ...]:
     """Resolve sources to their commits and read the meaning of their labels.
 
-    Args:
-        sources: The sources.
-        wordnet: Folder of WordNet, for labels that are names of synsets; None for Debian's.
+    For labels that are names of synsets, WordNet is read from its folder, by default Debian's.
 
     Raises:
         InputError: Two sources have the same name, or a file of labels or credits, or of WordNet, cannot be read.
@@ -235,7 +233,7 @@ def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
     credits = read_credits(Path(source.credits)) if source.credits else None
     api = connect()
     head = read_head(api, source.repo_id, "dataset", source.revision)
-    with hub_errors(source.repo_id), sensible_answers(source.repo_id):
+    with hub_errors(source.repo_id):
         gated = retried(lambda: api.dataset_info(source.repo_id, expand=["gated"], timeout=TIMEOUT_SECONDS).gated)
     names = None
     if _NAMES_FILE in head.files:
@@ -288,29 +286,19 @@ def read_label_file(file: Path, wordnet: str | Path | None = None) -> dict[str, 
 def meaning_of_labels(
     pinned: PinnedSource, names: Sequence[str] | None, graph: SemanticGraph
 ) -> Mapping[str, str] | None:
-    """Find the wnid of each label, after comparing class names with the lemmas of the graph.
+    """Find the wnid of each label, as a string; None if labels are wnids.
 
-    Args:
-        pinned: The data set.
-        names: Class names of the label column, if it has any; else those of the pinned source are compared.
-        graph: The graph.
-
-    Returns:
-        Wnid of each label, as a string; None if labels are wnids.
-
-    Raises:
-        HubError: The class names contradict the option ``labels``.
+    Class names of the label column or, if it has none, of the pinned source are compared with the lemmas of the graph.
+    A HubError if they contradict the option ``labels``.
     """
     repo_id, by_label, labels_are_indices = pinned.source.repo_id, pinned.by_label, pinned.source.labels_are_indices
+    names = pinned.class_names if names is None and labels_are_indices else names
     if names is None:
-        if pinned.class_names is None or not labels_are_indices:
-            return by_label
-        names = pinned.class_names
+        return by_label
     if by_label is None:
         if wrong := [name for name in names if not WNID.fullmatch(name)]:
-            raise HubError(
-                repo_id, f"its labels are not wnids but, for example, '{wrong[0]}'; give a file: labels=FILE"
-            )
+            reason = f"its labels are not wnids but, for example, '{wrong[0]}'; give a file: labels=FILE"
+            raise HubError(repo_id, reason)
         return {str(number): name for number, name in enumerate(names)}
     if labels_are_indices and len(names) != len(by_label):
         expected = f"the {len(by_label)} of {pinned.source.labels}"
@@ -323,18 +311,14 @@ def meaning_of_labels(
 
 def _check_names(repo_id: str, meant: Sequence[tuple[str, str]], graph: SemanticGraph) -> None:
     """Refuse class names that are names of other classes than those of their wnids."""
-    lemmas = {
-        wnid: {normalize_lemma(lemma) for lemma in graph.concepts[graph.index[wnid]].lemmas}
-        for _, wnid in meant if wnid in graph.index
-    }  # fmt: skip
+    known = {wnid: graph.concepts[graph.index[wnid]].lemmas for _, wnid in meant if wnid in graph.index}
+    lemmas = {wnid: set(map(normalize_lemma, of)) for wnid, of in known.items()}
     of_any = set[str]().union(*lemmas.values())
     contradictions = []
     for name, wnid in meant:
-        parts = {normalize_lemma(part) for part in (name, *name.split(","))}
-        is_other = (
-            name != wnid if WNID.fullmatch(name) else bool(parts & of_any) and not parts & lemmas.get(wnid, parts)
-        )
-        if is_other:
+        parts = set(map(normalize_lemma, (name, *name.split(","))))
+        names_other = bool(parts & of_any) and not parts & lemmas.get(wnid, parts)
+        if (name != wnid) if WNID.fullmatch(name) else names_other:
             contradictions.append(f"'{name}' for {wnid}")
     if len(contradictions) > _MOST_CONTRADICTIONS * len(meant):
         raise HubError(

@@ -1,4 +1,4 @@
-"""Labels in the cards of models and collections, and as an evaluation result.
+"""Labels in the cards of models and collections, and as an evaluation result; the texts are templates in ``data``.
 
 Names in graphs and labels come from strangers: everything that Markdown, HTML or YAML would interpret is escaped.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from importlib import resources
+from string import Template
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml  # type: ignore[import-untyped]
-from huggingface_hub import DatasetCardData, EvalResultEntry, eval_result_entries_to_yaml
+from huggingface_hub import DatasetCardData, EvalResultEntry, constants, eval_result_entries_to_yaml
 
+from mll_hf.errors import InputError
+from mll_hf.hub.locations import REPO_ID, is_on_hub, parse_dataset
 from mll_hf.hub.readme import edit_card, put_section
 from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH
 from mll_hf.labels.branches import branch_recalls
@@ -40,9 +44,11 @@ _SCHEMA = 3  # of the metadata block
 _LONGEST_NAME = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
-_VIEWED = [{"config_name": "default", "data_files": SUMMARY_PATH}]  # what the Hub's viewer opens
+_WORDNET = (
+    "Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet "
+    "license."
+)
 _SYNSET = re.compile(r"n\d{8}", re.ASCII)
-_REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def graph_tag(digest: str) -> str:
@@ -56,14 +62,8 @@ def graph_tag(digest: str) -> str:
 def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str, path: str = LABEL_PATH) -> str:
     """Add a label to a model's card: two tags and an entry in the metadata, a section in the body.
 
-    Replaces what an earlier label on the graph left and keeps every other character. Idempotent.
-
-    Args:
-        readme: The README of the model's repo with its own line breaks; may be empty.
-        label: The label of a model on the Hub.
-        graph: Its graph.
-        sha256: Hash of the label's file, 64 hex digits.
-        path: The label's file in the repo.
+    Replaces what an earlier label on the graph left and keeps every other character of the README, which may be empty.
+    Idempotent. ``sha256`` is the hash of the label's file, which is at ``path`` in the repo.
 
     Raises:
         CardError: The card cannot be edited safely.
@@ -140,24 +140,22 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         ["measured on", escaped(_name(f"{environment.device}, {environment.dtype}, torch {environment.torch}"))],
         ["mean recall", f"{label.mean_recall:.1%} ± {label.mean_recall_margin:.1%}"],
     ]
-    return [
-        f"## Model label: {escaped(_name(label.graph_name))}",
-        "",
-        f"The label of this model is its recall on each of {_concepts_tested(label):,} visual concepts. An image of a "
-        "concept is recognized if it is closer to that concept than to every concept that it does not show. The mean "
-        "is over the concepts, its interval for the choice of images.",
-        "",
-        *markdown_table(["label", f"`{path}`"], facts),
-        "",
-        *_branch_tables(branch_recalls(label, graph)),
-        f"{library_in_markdown()} reads labels to select models for a list of classes:",
-        "",
-        "```bash",
-        "mll-hf select --classes 'dog, cat, car' --labels hub",
-        f"mll-hf labels show {label.model.repo_id} --labels hub",
-        "```",
-        *(["", f"[Where this model is strong, beside others]({page})"] if page else []),
-    ]
+    return _filled(
+        "label",
+        title=escaped(_name(label.graph_name)),
+        concepts=f"{_concepts_tested(label):,}",
+        facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
+        branches="".join(f"{line}\n" for line in _branch_tables(branch_recalls(label, graph))),
+        library=library_in_markdown(),
+        repo_id=label.model.repo_id,
+        page=f"\n[Where this model is strong, beside others]({page})" if page else "",
+    )
+
+
+def _filled(template: str, **values: str) -> list[str]:
+    """The lines of a section."""
+    text = resources.files("mll_hf.hub").joinpath("data", f"{template}.md").read_text(encoding="utf-8")
+    return Template(text).substitute(values).rstrip("\n").split("\n")
 
 
 def _branch_tables(branches: Sequence[Branch]) -> list[str]:
@@ -184,56 +182,27 @@ def collection_card(
     labels: Sequence[LabelSummary | IndexedLabel],
     readme: str = "",
 ) -> str:
-    """The README of a dataset repo that collects labels.
+    """The README of a dataset repo that collects labels, with a table of the best 200 of each graph.
 
-    Args:
-        repo_id: ``owner/name`` of the dataset repo.
-        graphs: The labels' graphs.
-        labels: The labels; the table has the best 200 of each graph.
-        readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
+    Of an earlier README everything but our section is kept; an empty one gets metadata and a title.
 
     Raises:
         CardError: The comments that mark our section do not match.
     """
     graphs = sorted(graphs, key=lambda graph: (graph.name, graph.digest))
-    if not readme.strip():
-        title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
-        tags = [COLLECTION_TAG, *(graph_tag(graph.digest) for graph in graphs)]
-        readme = _new_card(title, tags, license="apache-2.0", configs=_VIEWED)
-    return put_section(readme, COLLECTION_TAG, _collection_section(repo_id, graphs, labels))
-
-
-def _collection_section(
-    repo_id: str, graphs: Sequence[SemanticGraph], labels: Sequence[LabelSummary | IndexedLabel]
-) -> list[str]:
     source = f"hf://datasets/{repo_id}"
-    return [
-        "A label is the recall of a vision-language model on each concept of a graph. Each model was measured once. "
-        f"{library_in_markdown()} reads the labels to select models for a list of classes and to combine them; for "
-        "this no model is run or downloaded.",
-        "",
-        "```bash",
-        f"mll-hf select --classes 'dog, cat, car' --labels {source}",
-        f"mll-hf labels ls --labels {source}",
-        "```",
-        "",
-        "The method is Model Label Learning ([arXiv 2501.18271](https://arxiv.org/abs/2501.18271)).",
-        "",
-        f"![Mean recall of the best models]({PICTURE_PATH})",
-        "",
-        f"[`{SUMMARY_PATH}`]({SUMMARY_PATH}) has a line per label: model, revision, license, cost, mean recall "
-        "(`margin`: half of its 95 % interval), recall per domain and per large branch of the graph:",
-        "",
-        "```bash",
-        f"duckdb -c \"SELECT model, recall, license FROM '{source}/{SUMMARY_PATH}' "  # noqa: S608 - a text for people
-        "WHERE license = 'mit' ORDER BY recall DESC LIMIT 10\"",
-        f"python -c \"from datasets import load_dataset; print(load_dataset('{repo_id}', split='train').to_pandas())\"",
-        "```",
-        "",
-        *(line for graph in graphs for line in _graph_lines(graph, labels, source)),
-        "Recall: the share of a concept's images that the model recognizes against all concepts that they do not "
-        "show, averaged over the concepts. GFLOPs: to encode one image. License: of the model, when it was measured.",
-    ]
+    lines = _filled(
+        "collection",
+        library=library_in_markdown(),
+        source=source,
+        repo_id=repo_id,
+        picture=PICTURE_PATH,
+        summary=SUMMARY_PATH,
+        graphs="".join(f"{line}\n" for graph in graphs for line in _graph_lines(graph, labels, source)),
+    )
+    title = f"Model labels on {_name(' and '.join(graph.name for graph in graphs))}"
+    terms = {"license": "apache-2.0", "configs": [{"config_name": "default", "data_files": SUMMARY_PATH}]}
+    return _dataset_card(readme, COLLECTION_TAG, graphs, title, lines, **terms)
 
 
 def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLabel], source: str) -> list[str]:
@@ -257,7 +226,7 @@ def _graph_lines(graph: SemanticGraph, labels: Sequence[LabelSummary | IndexedLa
 def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     model, cost = label.model, label.cost
     name, revision = escaped(model.short_name if model.is_local else model.repo_id), f"`{model.revision[:7]}`"
-    if _REPO_ID.fullmatch(model.repo_id):
+    if REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
     numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
@@ -268,36 +237,25 @@ def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
 
 
 def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
-    """The README of a dataset repo with a graph and without images.
+    """The README of a dataset repo with a graph and without images; these are named if the graph knows them.
 
-    Args:
-        repo_id: ``owner/name`` of the dataset repo.
-        graph: The graph; its probe images are named if it knows them.
-        readme: The README so far; everything but our section is kept. An empty one gets metadata and a title.
+    Of an earlier README everything but our section is kept; an empty one gets metadata and a title.
 
     Raises:
         CardError: The comments that mark our section do not match.
     """
     is_wordnet = all(_SYNSET.fullmatch(concept.id) for concept in graph.concepts)
     terms = {"license": "other", "license_name": "wordnet"} if is_wordnet else {}
+    lines = _filled(
+        "graph",
+        concepts=f"{len(graph):,}",
+        digest=graph.digest[:12],
+        source=f"hf://datasets/{repo_id}",
+        images="".join(f"{line}\n" for line in (_images_lines(graph.probes) if graph.probes else ())),
+        terms=_WORDNET if is_wordnet else "",
+    )
     title = f"{_name(graph.name)}: visual concepts"
-    readme = readme if readme.strip() else _new_card(title, [GRAPH_TAG, graph_tag(graph.digest)], viewer=False, **terms)
-    source = f"hf://datasets/{repo_id}"
-    lines = [
-        f"`graph.json` has {len(graph):,} visual concepts with their hypernyms (digest `{graph.digest[:12]}`), and the "
-        "numbers of the probe images that test them. `mll-hf` measures vision-language models on these images and "
-        "selects models by what was measured:",
-        "",
-        "```bash",
-        f"mll-hf label MODEL --graph {source} --labels DIR",
-        f"mll-hf select --classes 'dog, cat, car' --graph {source}",
-        "```",
-        "",
-        *(_images_lines(graph.probes) if graph.probes else []),
-        *(["Names and glosses of the concepts are from WordNet 3.0, copyright 2006 by Princeton University, under the "
-           "WordNet license."] if is_wordnet else []),
-    ]  # fmt: skip
-    return put_section(readme, GRAPH_TAG, lines)
+    return _dataset_card(readme, GRAPH_TAG, [graph], title, lines, viewer=False, **terms)
 
 
 def _images_lines(probes: ProbeCounts) -> list[str]:
@@ -320,46 +278,52 @@ def _images_lines(probes: ProbeCounts) -> list[str]:
 
 def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
     """The README of a dataset repo with the probe images of a graph; arguments and errors as of :func:`graph_card`."""
-    title = f"{_name(graph.name)}: probe images"
+    lines = _filled("images", graph=graph_repo)
     files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
-    readme = readme if readme.strip() else _new_card(title, [IMAGES_TAG, graph_tag(graph.digest)], configs=files)
-    lines = [
-        f"The images that test the concepts of [{graph_repo}](https://huggingface.co/datasets/{graph_repo}). Column "
-        "`node` is the concept, `style` the domain. The images keep the licenses of their sources.",
-    ]
-    return put_section(readme, IMAGES_TAG, lines)
+    return _dataset_card(readme, IMAGES_TAG, [graph], f"{_name(graph.name)}: probe images", lines, configs=files)
 
 
-def _new_card(title: str, tags: list[str], **fields: Any) -> str:  # noqa: ANN401 - YAML
-    """Metadata and a title."""
-    metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
-    return f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
+def _dataset_card(
+    readme: str,
+    tag: str,
+    graphs: Sequence[SemanticGraph],
+    title: str,
+    lines: Sequence[str],
+    **fields: Any,  # noqa: ANN401
+) -> str:
+    """A README with our section; an empty one gets metadata, for the Hub and its viewer, and a title."""
+    if not readme.strip():
+        tags = [tag, *(graph_tag(graph.digest) for graph in graphs)]
+        metadata = DatasetCardData(pretty_name=title, tags=tags, **fields)
+        readme = f"---\n{metadata.to_yaml()}\n---\n\n# {escaped(title)}\n"
+    return put_section(readme, tag, lines)
 
 
 # --- an evaluation result ---------------------------------------------------------------------------------------------
 
 
-def eval_results(
-    label: ModelLabel, dataset_id: str, task_id: str, source_url: str | None, dataset_revision: str | None = None
-) -> str:
+def eval_results(label: ModelLabel, path: str) -> bytes:
     """A label's mean recall in percent as an evaluation result: the content of EVAL_RESULTS_PATH.
 
-    The Hub shows it only if the dataset is registered as a benchmark.
+    The Hub shows it only if the dataset of the graph is registered as a benchmark, with a task of the graph's name. The
+    label's file, at ``path`` in the model's repo, is named as the source.
 
-    Args:
-        label: The label.
-        dataset_id: The dataset repo of the graph.
-        task_id: The task, as named in the dataset's ``eval.yaml``.
-        source_url: Where to read more, if anywhere.
-        dataset_revision: The dataset's commit.
+    Raises:
+        InputError: The graph is a local folder.
     """
+    if not is_on_hub(label.graph_location):
+        raise InputError(
+            f"the graph of this label is a local folder ({label.graph_location}); an entry in .eval_results/ needs a "
+            "dataset on the Hub: label the model with --graph hf://datasets/ORG/NAME"
+        )
+    dataset = parse_dataset(label.graph_location)
     entry = EvalResultEntry(
-        dataset_id=dataset_id,
-        task_id=task_id,
+        dataset_id=dataset.repo_id,
+        task_id=label.graph_name,
         value=round(100 * label.mean_recall, 2),
-        dataset_revision=dataset_revision,
-        source_url=source_url,
+        dataset_revision=dataset.revision,
+        source_url=f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{path}",
         notes=f"Mean recall in percent over {_concepts_tested(label)} concepts of graph {label.graph_digest[:12]}",
     )
     content: str = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
-    return content
+    return content.encode()

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import json
 import logging
-import os
 import re
 import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,13 +35,11 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf import __version__
 from mll_hf.errors import HubError, LabelError, MLLError, StorageError
 from mll_hf.labels.label import LOCAL_PREFIX
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import file_digest, write_atomically
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -56,6 +54,7 @@ _LONGEST_WAIT = 60.0
 _LIMIT_WINDOW = 300.0  # seconds in which the Hub counts requests: https://huggingface.co/docs/hub/rate-limits
 _MOST_LISTED = 200_000
 _MOST_REDIRECTS = 5
+_SHA256_LENGTH = 64  # hex digits
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _THREADS = 16
 _FEW = 8  # no progress bar for so few downloads
@@ -65,11 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 def connect(token: str | bool | None = None) -> HfApi:
-    """A Hub client that identifies itself as this library.
-
-    Args:
-        token: Hub token; None for the token of the logged-in user, False for no token.
-    """
+    """A Hub client that identifies itself as this library; ``token`` is None for the saved one, False for none."""
     return HfApi(token=token, library_name="mll_hf", library_version=__version__)
 
 
@@ -78,56 +73,37 @@ def connect(token: str | bool | None = None) -> HfApi:
 
 @contextlib.contextmanager
 def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) -> Iterator[None]:
-    """Turn errors of the client and the network into a HubError with a one-line message, or what ``error_of`` makes."""
+    """Turn errors of the client and the network into a HubError with a one-line message, or what ``error_of`` makes.
+
+    On malformed answers the client raises anything, from a KeyError to a RecursionError. In our own code the same
+    exceptions are bugs and pass.
+    """
     try:
         yield
     except MLLError:
         raise
-    except (OSError, httpx.HTTPError, HFValidationError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_of_client(error):
+    except Exception as error:
+        if not (isinstance(error, (OSError, httpx.HTTPError)) or _is_of_client(error)):
             raise
+        if isinstance(error, RuntimeError) and isinstance(error.__cause__, (OSError, httpx.HTTPError)):
+            error = error.__cause__  # the client wraps what fails an upload
         reason = _reason(error, repo_id)
         raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
 
 
 def _is_of_client(error: BaseException) -> bool:
-    """Whether an error was raised within a call of huggingface_hub; hf_xet raises plain RuntimeErrors there."""
+    """Whether an error was raised within a call of huggingface_hub or its HTTP library."""
     step = error.__traceback__
     while step:
-        if step.tb_frame.f_globals.get("__name__", "").startswith("huggingface_hub."):
+        if step.tb_frame.f_globals.get("__name__", "").startswith(("huggingface_hub.", "httpx")):
             return True
         step = step.tb_next
     return False
 
 
-@contextlib.contextmanager
-def sensible_answers(repo_id: str) -> Iterator[None]:
-    """Turn what the client raises on malformed answers into a HubError, and errors that it wraps into themselves.
-
-    Only around calls of the client: in our own code the same exceptions are bugs.
-
-    Raises:
-        HubError: The answer is malformed, or the Hub rejected the content of the request.
-    """
-    try:
-        yield
-    except (MLLError, OSError, httpx.HTTPError, HFValidationError):
-        raise
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RecursionError,
-        TypeError,
-        ValueError,
-        httpx.InvalidURL,
-    ) as error:
-        reason = f"the Hub's answer cannot be parsed ({one_line(error)}); try later, or update huggingface_hub"
-        raise HubError(repo_id, reason) from error
-    except RuntimeError as error:  # the client wraps what fails an upload
-        if isinstance(error.__cause__, (OSError, httpx.HTTPError)):
-            raise error.__cause__ from None
-        raise
+def unparsable(said: Exception | str) -> str:
+    """The reason of a HubError for a malformed answer."""
+    return f"the Hub's answer cannot be parsed ({one_line(said)}); try later, or update huggingface_hub"
 
 
 def _reason(error: Exception, repo_id: str) -> str:
@@ -158,9 +134,13 @@ def _reason(error: Exception, repo_id: str) -> str:
             return f"the Hub cannot be reached ({one_line(error)}), and no copy is cached; go online once"
         case PermissionError(errno=None):  # of hf_xet
             return _reason_for_status(403)
-        case RuntimeError() | ConnectionError() | TimeoutError():
+        case RecursionError():
+            return unparsable(error)
+        case RuntimeError() | ConnectionError() | TimeoutError():  # of hf_xet
             return f"the transfer failed ({one_line(error)}); try again, or without Xet: HF_HUB_DISABLE_XET=1"
-    return f"cannot be downloaded ({one_line(error)}); check the disk and the network"
+        case OSError():
+            return f"cannot be downloaded ({one_line(error)}); check the disk and the network"
+    return unparsable(error)
 
 
 def _reason_for_status(status: int) -> str:
@@ -181,17 +161,23 @@ def status_of(error: Exception) -> int | None:
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
+def names_of_user(api: HfApi) -> list[str]:
+    """Names of the logged-in user, and of the user's organizations after it."""
+    me = api.whoami()
+    try:
+        return [str(me["name"]), *(str(organization["name"]) for organization in me.get("orgs") or ())]
+    except (LookupError, TypeError, AttributeError) as error:
+        raise HubError("hub", unparsable(error)) from error
+
+
 # --- retries ----------------------------------------------------------------------------------------------------------
 
 
 def retried(call: Callable[[], T], *, patient: bool = True) -> T:
     """Repeat a call on a transient error, up to four times.
 
-    The client's own retries do not cover answers of the CDN, and wait half a minute for a network that is down.
-
-    Args:
-        call: Without arguments.
-        patient: Wait for the end of a rate limit too, up to five minutes, with a note.
+    The client's own retries do not cover answers of the CDN, and wait half a minute for a network that is down. If
+    ``patient``, the end of a rate limit is waited for too, up to five minutes, with a note.
     """
     for wait in _WAITS:
         try:
@@ -243,11 +229,7 @@ def wait_asked_for(error: Exception) -> float:
 
 
 def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
-    """Apply a function to items in parallel threads; a name is the title of a progress bar over many items.
-
-    Raises:
-        Exception: The first error of the function.
-    """
+    """Apply a function to items in parallel threads, up to its first error; a name is the title of a progress bar."""
     with ThreadPoolExecutor(_THREADS) as pool:
         results = pool.map(function, items)
         bar = tqdm(  # type: ignore[no-untyped-call]
@@ -262,11 +244,9 @@ def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> 
 
 @dataclass(frozen=True, slots=True)
 class RepoFile:
-    """A file of a repository at some commit.
+    """A file of a repository at some commit: size in bytes and hash, as the Hub lists them.
 
-    Attributes:
-        size: In bytes, as the Hub says.
-        oid: Sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
+    The hash is the sha256 of the content of a large file (64 hex digits), else git's blob id (40 hex digits).
     """
 
     size: int
@@ -275,14 +255,7 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A commit of a repository.
-
-    Attributes:
-        repo_id: ``org/name``.
-        repo_type: ``model`` or ``dataset``.
-        sha: The commit.
-        files: Its files by path.
-    """
+    """A commit of a repository, ``model`` or ``dataset``, with its files by path."""
 
     repo_id: str
     repo_type: str
@@ -295,12 +268,12 @@ class Head:
         names = [path for path in self.files if is_of_a_model(path) and path.endswith(MODEL_SUFFIXES)]
         return {name: self.files[name].oid for name in names}
 
-    def holds(self, path: str, content: bytes) -> bool:
-        """Whether the commit has a file with this content."""
-        if path not in self.files:
-            return False
-        blob_id = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-        return self.files[path].oid in (hashlib.sha256(content).hexdigest(), blob_id)
+    def holds(self, path: str, content: bytes | Path) -> bool:
+        """Whether the commit has a file with this content, given in memory or as a file."""
+        oid = self.files[path].oid if path in self.files else ""
+        if isinstance(content, Path) and len(oid) == _SHA256_LENGTH:
+            return file_digest(content).hex() == oid  # which does not read a large file again
+        return oid == _oid_of(content, len(oid))
 
 
 def is_of_a_model(path: str) -> bool:
@@ -310,24 +283,17 @@ def is_of_a_model(path: str) -> bool:
 
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, patient: bool = True) -> Head:
     """Ask the Hub for the commit and the files of a revision; ``patient`` as for :func:`retried`."""
-    info_of = api.dataset_info if repo_type == "dataset" else api.model_info
-
-    def ask() -> ModelInfo | DatasetInfo:
-        return info_of(repo_id, revision=revision, timeout=TIMEOUT_SECONDS, files_metadata=True)
-
-    with sensible_answers(repo_id):
-        info = retried(ask, patient=patient)
-        files = dict(_file(sibling) for sibling in info.siblings or ())
-        if not FULL_SHA.fullmatch(info.sha or ""):
-            raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
+    ask = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
+    info = retried(partial(ask, timeout=TIMEOUT_SECONDS), patient=patient)
+    if not FULL_SHA.fullmatch(str(info.sha)):
+        raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
+    files = {}
+    for sibling in getattr(info, "siblings", None) or ():
+        size, oid = sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
+        if not (isinstance(sibling.rfilename, str) and isinstance(oid, str) and isinstance(size, int) and size >= 0):
+            raise HubError(repo_id, unparsable(f"a file is listed as {sibling!r:.100}"))
+        files[sibling.rfilename] = RepoFile(size, oid)
     return Head(repo_id, repo_type, str(info.sha), files)
-
-
-def _file(sibling: RepoSibling) -> tuple[str, RepoFile]:
-    size, oid = sibling.size or 0, (sibling.lfs.sha256 if sibling.lfs else sibling.blob_id) or ""
-    if not (isinstance(sibling.rfilename, str) and isinstance(oid, str) and isinstance(size, int) and size >= 0):
-        raise ValueError(f"a file is listed as {sibling!r:.100}")
-    return sibling.rfilename, RepoFile(size, oid)
 
 
 def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
@@ -343,12 +309,7 @@ def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = N
     if kept and FULL_SHA.fullmatch(revision):
         return kept
     with hub_errors(repo_id):
-        try:
-            head = fetch_head(api, repo_id, repo_type, revision, patient=kept is None)
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            if kept and is_unreachable(error):
-                return kept
-            raise
+        head = answer_or(kept, lambda patient: fetch_head(api, repo_id, repo_type, revision, patient=patient))
     for name in {revision, head.sha}:
         keep_answer(f"{repo_type}/{repo_id}@{name}", asdict(head))
     return head
@@ -369,16 +330,9 @@ def list_model_repos(
     """Models that the Hub lists: one request per page, when its first model is asked for.
 
     ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
-    sends the token to wherever a page links.
-
-    Args:
-        api: The client.
-        query: Parameters of the listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``author``, ``limit``
-            (the size of a page, 1,000 at most and by default), ...
-        patient: As for :func:`retried`.
-
-    Returns:
-        The Hub's entries, not validated.
+    sends the token to wherever a page links. ``query`` are the parameters of the listing: ``filter`` (tags), ``expand``
+    (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by default), ...; ``patient`` is as for
+    :func:`retried`. Entries are not validated.
     """
     params: Mapping[str, str | Sequence[str]] | None
     url, params = f"{api.endpoint}/api/models", query
@@ -392,10 +346,9 @@ def list_model_repos(
     listed = 0
     while listed < _MOST_LISTED:
         page = retried(get, patient=patient)
-        with sensible_answers("hub"):
-            entries = page.json()
-            if not isinstance(entries, list):
-                raise TypeError("a listing is no list")
+        entries = page.json()
+        if not isinstance(entries, list):
+            raise HubError("hub", unparsable("a listing is no list"))
         yield from (entry for entry in entries if isinstance(entry, dict))
         listed += len(entries)
         if not entries or "next" not in page.links:
@@ -406,6 +359,16 @@ def list_model_repos(
 
 
 # --- answers kept for when the Hub cannot be reached ------------------------------------------------------------------
+
+
+def answer_or(kept: T | None, ask: Callable[[bool], T]) -> T:
+    """The Hub's answer, or the one kept from an earlier time if the Hub cannot be reached; only without, be patient."""
+    try:
+        return ask(kept is None)
+    except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+        if kept is None or not is_unreachable(error):
+            raise
+        return kept
 
 
 def keep_answer(question: str, answer: object) -> None:
@@ -431,34 +394,29 @@ def _answer_file(question: str) -> Path:
 
 
 def download(
-    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, oid: str | None = None
+    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, listed: RepoFile | None = None
 ) -> Path:
     """A file at a pinned commit, from the cache or the Hub: one request, and one to where the Hub keeps large files.
 
     ``hf_hub_download`` sends two, and with Xet a third for each repo to the Hub's API, which allows 500 in five
     minutes. Files are kept by the hash of their content, so what a new commit leaves alone is not downloaded again.
-
-    Args:
-        api: The client.
-        repo_id: ``org/name``.
-        repo_type: ``model`` or ``dataset``.
-        path: The file.
-        revision: Full commit sha.
-        most_bytes: Larger files are refused before they are downloaded.
-        oid: The content's hash as the Hub lists it, see :class:`RepoFile`, if known; a kept file is checked against it.
+    Larger files than ``most_bytes`` are refused before they are downloaded. ``listed`` is what the Hub lists at this
+    path, if known; the content is checked against it.
 
     Raises:
         HubError: The file cannot be downloaded, or is too large.
-        LabelError: The content does not have the expected hash.
+        LabelError: The content does not have the listed hash.
     """
     question = f"{repo_type}/{repo_id}@{revision}/{path}"
     url = hf_hub_url(repo_id, path, repo_type=repo_type, revision=revision, endpoint=api.endpoint)
+    oid = listed.oid if listed else None
 
     def check_size(size: int) -> None:
         if size > most_bytes:
             reason = f"{path} is larger than {most_bytes / 2**20:.0f} MB and was not fetched; tell its owner"
             raise HubError(repo_id, reason)
 
+    check_size(listed.size if listed else 0)
     with hub_errors(repo_id):
         kept = _kept_file(oid or kept_answer(question))
         if kept and oid and _oid_of(kept, len(oid)) != oid:
@@ -467,10 +425,12 @@ def download(
         if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
             check_size(file.stat().st_size)
             return file
-        with _part_of_file() as part:
-            with sensible_answers(repo_id):
-                listed = retried(lambda: _get(api, url, part, check_size))
-            expected = oid or listed or _oid_of(part)
+        _files().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=_files()) as folder:
+            part = Path(folder) / "part"
+            part.touch()
+            said = retried(lambda: _get(api, repo_id, url, part, check_size))
+            expected = oid or said or _oid_of(part)
             if (file := _kept_file(expected)) is None:
                 if _oid_of(part, len(expected)) != expected:
                     reason = "is not what the Hub lists; try again, or tell its owner"
@@ -481,7 +441,7 @@ def download(
     return file
 
 
-def _get(api: HfApi, url: str, part: Path, check_size: Callable[[int], None]) -> str | None:
+def _get(api: HfApi, repo_id: str, url: str, part: Path, check_size: Callable[[int], None]) -> str | None:
     """Download what a file lacks yet, unless its content is kept; the hash that the Hub lists, if it does."""
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
     headers["Accept-Encoding"] = "identity"
@@ -498,22 +458,28 @@ def _get(api: HfApi, url: str, part: Path, check_size: Callable[[int], None]) ->
             if not answer.has_redirect_location:
                 _save(answer, part, check_size)
                 return listed
-            check_size(int(answer.headers.get("X-Linked-Size", 0)))
+            check_size(_length(answer, "X-Linked-Size"))
             target = answer.url.join(answer.headers["Location"])
             if (target.scheme, target.host, target.port) != (answer.url.scheme, answer.url.host, answer.url.port):
                 headers.pop("authorization", None)
                 on_hub = False
             url = str(target)
-    raise ValueError("too many redirects")
+    raise HubError(repo_id, unparsable("too many redirects"))
 
 
 def _save(answer: httpx.Response, part: Path, check_size: Callable[[int], None]) -> None:
     """Write or append the body of an answer to a file."""
     with part.open("ab" if answer.status_code == 206 else "wb") as file:
-        check_size(file.tell() + int(answer.headers.get("Content-Length", 0)))
+        check_size(file.tell() + _length(answer, "Content-Length"))
         for chunk in answer.iter_raw():
             file.write(chunk)
             check_size(file.tell())
+
+
+def _length(answer: httpx.Response, header: str) -> int:
+    """A number of bytes that an answer states; 0 if it states none, since what comes is measured anyway."""
+    stated = answer.headers.get(header, "")
+    return int(stated) if stated.isdecimal() else 0
 
 
 def _listed_oid(answer: httpx.Response) -> str | None:
@@ -524,15 +490,15 @@ def _listed_oid(answer: httpx.Response) -> str | None:
     return oid if _OID.fullmatch(oid) else None
 
 
-def _oid_of(file: Path, digits: int = 64) -> str:
-    """Hash of a file as the Hub would list it, see :class:`RepoFile`, with so many hex digits."""
-    is_large = digits == hashlib.sha256().digest_size * 2
-    start = b"" if is_large else b"blob %d\0" % file.stat().st_size
-    digest = hashlib.new("sha256" if is_large else "sha1", start, usedforsecurity=False)
-    with file.open("rb") as content:
-        while chunk := content.read(2**20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _oid_of(content: bytes | Path, digits: int = _SHA256_LENGTH) -> str:
+    """Hash of a content, or of a file's, as the Hub would list it, see :class:`RepoFile`, with so many hex digits."""
+    if digits == _SHA256_LENGTH and isinstance(content, Path):
+        with content.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    content = content if isinstance(content, bytes) else content.read_bytes()
+    if digits == _SHA256_LENGTH:
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _files() -> Path:
@@ -549,20 +515,6 @@ def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oi
     """A file that came with others, such as a graph with its images."""
     if ".." in path or Path(path).is_absolute():
         return None
-    with sensible_answers(repo_id):
-        cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)
+    cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)
     file = Path(cached) if isinstance(cached, str) else None
     return file if file and (oid is None or _oid_of(file, len(oid)) == oid) else None
-
-
-@contextlib.contextmanager
-def _part_of_file() -> Iterator[Path]:
-    """An empty file beside those that are kept; deleted at the end, unless it was moved."""
-    _files().mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=_files())
-    os.close(handle)
-    os.chmod(name, 0o644)  # mkstemp makes files that only their owner can read
-    try:
-        yield Path(name)
-    finally:
-        Path(name).unlink(missing_ok=True)

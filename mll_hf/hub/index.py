@@ -38,13 +38,7 @@ Reader = Callable[[Sequence[str]], Iterable["LabelSummary"]]
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a repository that is read by ranges of bytes.
-
-    Attributes:
-        api: The client.
-        head: The commit.
-        path: The file.
-    """
+    """A file of a dataset repo at a commit that is read by ranges of bytes."""
 
     api: HfApi
     head: Head
@@ -130,7 +124,7 @@ def open_shards(api: HfApi, head: Head, paths: Mapping[int, str]) -> dict[int, I
         file = RemoteFile(api, head, path)
         if not is_small:
             return IndexShard.open(file)
-        whole = download(api, head.repo_id, "dataset", path, head.sha, WHOLE_BYTES, head.files[path].oid)
+        whole = download(api, head.repo_id, "dataset", path, head.sha, WHOLE_BYTES, head.files[path])
         return IndexShard.open(InMemory(file.name, InMemory.mapped(whole).content))
 
     return dict(zip(paths, together(open_shard, list(paths.values())), strict=True))

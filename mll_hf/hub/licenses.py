@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -12,13 +11,12 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from mll_hf.errors import HubError
-from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, retried, sensible_answers
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, retried, together
 from mll_hf.hub.locations import REPO_ID
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_THREADS = 8
 _CACHED = 10_000
 _SECONDS_CACHED = 3600.0
 _INACCESSIBLE = frozenset({403, 410, 451})  # gated or disabled; deleted; taken down
@@ -29,22 +27,17 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
 def licenses_of(repo_ids: Sequence[str], token: str | bool | None = None) -> dict[str, str | None]:
     """Licenses of models by id: one request each in parallel, cached for an hour.
 
-    Args:
-        repo_ids: Ids of models; those that are not ``org/name``, such as local folders, are not requested.
-        token: Hub token; None for the token of the logged-in user, False for no token.
-
-    Returns:
-        The Hub's id of each model's license (``apache-2.0``), in lower case. None if it is unknown: the model is
-        deleted, private or disabled, or its card names no license, several, or something malformed.
+    A license is the Hub's id (``apache-2.0``), in lower case. None if it is unknown: the model is deleted, private or
+    disabled, its card names no license, several, or something malformed, or the id is not ``org/name``, as of a local
+    folder, for which nothing is requested.
 
     Raises:
         HubError: The Hub cannot be asked.
     """
     hour = int(time.monotonic() // _SECONDS_CACHED)  # a Space runs for weeks, and licenses change
     distinct = list(dict.fromkeys(repo_ids))
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(lambda repo_id: _license_of(constants.ENDPOINT, token, repo_id, hour), distinct)
-        return dict(zip(distinct, found, strict=True))
+    found = together(lambda repo_id: _license_of(constants.ENDPOINT, token, repo_id, hour), distinct)
+    return dict(zip(distinct, found, strict=True))
 
 
 @lru_cache(maxsize=_CACHED)
@@ -54,8 +47,7 @@ def _license_of(_endpoint: str, token: str | bool | None, repo_id: str, _hour: i
     api = connect(token)
     with hub_errors(repo_id, lambda reason: HubError(repo_id, f"cannot find its license: {reason}")):
         try:
-            with sensible_answers(repo_id):
-                info = retried(lambda: api.model_info(repo_id, expand=["tags"], timeout=TIMEOUT_SECONDS))
+            info = retried(lambda: api.model_info(repo_id, expand=["tags"], timeout=TIMEOUT_SECONDS))
         except HFValidationError:
             return None
         except HfHubHTTPError as error:

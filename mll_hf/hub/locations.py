@@ -36,12 +36,7 @@ _DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^/]+))?/?", re.ASC
 
 @dataclass(frozen=True, slots=True)
 class DatasetLocation:
-    """A dataset repo on the Hub.
-
-    Attributes:
-        repo_id: ``org/name``.
-        revision: Branch, tag or commit; None for main.
-    """
+    """A dataset repo on the Hub, at a branch, tag or commit; None for main."""
 
     repo_id: str
     revision: str | None = None
@@ -96,13 +91,13 @@ def fetch_default_graph(token: str | None = None) -> SemanticGraph | None:
         return None
 
 
-def graph_or_default(location: str | Path | None) -> str | Path:
-    """The location of a graph, by default that of the default graph.
+def named_default_graph() -> str:
+    """The location of the default graph.
 
     Raises:
-        InputError: There is no default graph.
+        InputError: There is none.
     """
-    if location := location or default_graph():
+    if location := default_graph():
         return location
     raise InputError(
         f"no default graph has been published yet; name one with --graph or ${GRAPH_VARIABLE}: hf://datasets/ORG/NAME "
@@ -148,9 +143,8 @@ class GraphLocation:
 def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphLocation:
     """A graph with its probe images, which are downloaded unless they are local or cached.
 
-    Args:
-        location: Folder or ``hf://datasets/org/name[@revision]`` of the graph.
-        images: Folder or dataset of its images; by default they are beside the graph, else where it says.
+    Each is in a folder or in ``hf://datasets/org/name[@revision]``; by default the images are beside the graph, else
+    where it says.
 
     Raises:
         InputError: A location is malformed.
@@ -197,11 +191,7 @@ def fetch_images(location: str) -> tuple[Path, str]:
 
 
 def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph:
-    """A graph without its images.
-
-    Args:
-        location: A folder, or ``hf://datasets/org/name[@revision]``.
-        token: Hub token; None for the token of the logged-in user.
+    """The graph in a folder or in ``hf://datasets/org/name[@revision]``, without its images.
 
     Raises:
         InputError: The location is malformed.
@@ -211,10 +201,10 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
     if not is_on_hub(location):
         return load_graph(location)
     dataset, api = parse_dataset(str(location)), connect(token)
-    if dataset.revision and FULL_SHA.fullmatch(dataset.revision):
-        return read_graph(api, dataset.repo_id, GRAPH_FILE, dataset.revision)
-    head = _graph_head(api, dataset)
-    return read_graph(api, head.repo_id, GRAPH_FILE, head.sha)
+    sha = dataset.revision or ""
+    if not FULL_SHA.fullmatch(sha):
+        sha = _graph_head(api, dataset).sha
+    return read_graph(api, dataset.repo_id, sha)
 
 
 def _graph_head(api: HfApi, dataset: DatasetLocation) -> Head:
@@ -224,11 +214,11 @@ def _graph_head(api: HfApi, dataset: DatasetLocation) -> Head:
     return head
 
 
-def read_graph(api: HfApi, repo_id: str, path: str, sha: str) -> SemanticGraph:
-    """A graph in a file of a dataset repo at a commit.
+def read_graph(api: HfApi, repo_id: str, sha: str) -> SemanticGraph:
+    """The graph of a dataset repo at a commit.
 
     Raises:
         HubError: The file cannot be downloaded.
         GraphError: It is no graph.
     """
-    return load_graph(download(api, repo_id, "dataset", path, sha, MAX_GRAPH_BYTES), repo_id)
+    return load_graph(download(api, repo_id, "dataset", GRAPH_FILE, sha, MAX_GRAPH_BYTES), repo_id)

@@ -1,8 +1,8 @@
 """Publish labels, graphs, images of graphs, and what has a model repo of its own, such as a selection.
 
-Labels are published in one commit on the head they were prepared for, or in one pull request, so an interruption
-leaves the repository as it was. If another commit came first, the change is prepared again on the new head.
-Publishing the same content twice changes nothing. A pull request is opened only on request.
+A publication is one commit on the head that it was prepared for, or one pull request, so an interruption leaves the
+repository as it was. If another commit came first, the change is prepared again on the new head. Publishing the same
+content twice changes nothing. A pull request is opened only on request.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import logging
 import random
 import time
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, constants
@@ -42,8 +40,8 @@ from mll_hf.hub.connection import (
     download,
     fetch_head,
     hub_errors,
+    names_of_user,
     retried,
-    sensible_answers,
     status_of,
 )
 from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
@@ -62,11 +60,10 @@ from mll_hf.hub.summary import (
 )
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
-from mll_hf.utils.files import file_digest
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from huggingface_hub import HfApi
@@ -79,7 +76,6 @@ README = "README.md"
 _MOST_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
 _BUILD_FILE = "build.json"
-_SHA256_LENGTH = 64
 _MOST_CONFLICTS = 30
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
 _log = logging.getLogger(__name__)
@@ -126,14 +122,8 @@ def publish_label(
 ) -> Published:
     """Publish a label in its model's own repo: file and card in one commit or pull request.
 
-    The first label of a repo is ``mll/label.safetensors``; labels on other graphs have folders of their own.
-
-    Args:
-        label: Of a model on the Hub.
-        graph: The label's graph, for the card.
-        create_pr: Open a pull request, also with write access.
-        with_eval_results: Also add an entry to ``.eval_results/``.
-        token: Hub token; None for the token of the logged-in user.
+    The first label of a repo is ``mll/label.safetensors``; labels on other graphs have folders of their own. With
+    ``create_pr`` a pull request is opened also with write access.
 
     Raises:
         InputError: The model is a local folder, or the label is not of this graph.
@@ -150,14 +140,19 @@ def publish_label(
     blob = label_to_bytes(label)
     sha256 = hashlib.sha256(blob).hexdigest()
 
-    def files(head: Head, _: bool) -> Mapping[str, bytes]:
-        _check_weights(api, head, label.model)
+    def files(head: Head) -> Mapping[str, bytes]:
+        if not same_weights(api, head, label.model):
+            raise HubError(
+                repo_id,
+                f"has other weights now than at {label.model.revision[:12]}, where it was measured; label it again, or "
+                "publish to a collection with --to",
+            )
         path = _path_in_repo(api, head, label.graph_digest)
-        card = _edited(head, lambda text: add_label(text, label, graph, sha256, path), _read_readme(api, head))
-        results = {EVAL_RESULTS_PATH: _eval_results(label, path)} if with_eval_results else {}
+        card = _card(api, head, lambda text: add_label(text, label, graph, sha256, path))
+        results = {EVAL_RESULTS_PATH: eval_results(label, path)} if with_eval_results else {}
         return {path: blob, README: card, **results}
 
-    return _publish(api, _Change(repo_id, "model", files, "Add MLL label", _describe([label])), create_pr)
+    return _publish(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
 
 
 def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
@@ -190,31 +185,11 @@ def _check_publishable(labels: Sequence[ModelLabel], graphs: Sequence[SemanticGr
             raise InputError(f"the label of {label.model.repo_id} is not of the graph {names}; give its own graph")
 
 
-def _check_weights(api: HfApi, head: Head, measured: ModelRef) -> None:
-    if not same_weights(api, head, measured):
-        raise HubError(
-            head.repo_id,
-            f"has other weights now than at {measured.revision[:12]}, where it was measured; label it again, or "
-            "publish to a collection with --to",
-        )
-
-
 def same_weights(api: HfApi, head: Head, measured: ModelRef) -> bool:
     """Whether a repo's head has the model files of the measured commit; one request unless they are one commit."""
     if head.sha == measured.revision:
         return True
     return fetch_head(api, head.repo_id, "model", measured.revision).model_files == head.model_files
-
-
-def _eval_results(label: ModelLabel, path: str) -> bytes:
-    if not is_on_hub(label.graph_location):
-        raise InputError(
-            f"the graph of this label is a local folder ({label.graph_location}); an entry in .eval_results/ needs a "
-            "dataset on the Hub: label the model with --graph hf://datasets/ORG/NAME"
-        )
-    graph = parse_dataset(label.graph_location)
-    source = f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{path}"
-    return eval_results(label, graph.repo_id, label.graph_name, source, graph.revision).encode()
 
 
 def _describe(labels: Sequence[ModelLabel]) -> str:
@@ -240,16 +215,9 @@ def publish_to_collection(
 ) -> Published:
     """Publish labels in a collection: labels, graphs, index and card in one commit.
 
-    Creates the collection if it does not exist. A pull request has labels and graphs alone, so that several do not
-    conflict; readers find labels that the index lacks, and the next publication adds them to it.
-
-    Args:
-        labels: Of models on the Hub; at least one.
-        graphs: Their graphs.
-        collection: ``hf://datasets/org/name``.
-        create_pr: Open a pull request, also with write access.
-        private: Make a new collection private.
-        token: Hub token; None for the token of the logged-in user.
+    Creates the collection, ``hf://datasets/org/name``, if it does not exist, ``private`` or not; a public one is
+    refused if it should be private. A pull request has labels and graphs alone, so that several do not conflict;
+    readers find labels that the index lacks, and the next publication adds them to it.
 
     Raises:
         InputError: A model is a local folder, or a label is of none of the graphs.
@@ -262,39 +230,27 @@ def publish_to_collection(
     blobs = {label_path(label.model, label.group): label_to_bytes(label) for label in labels}
     blobs |= {graph_path(graph.digest): graph_to_bytes(graph) for graph in graphs if graph.digest in used}
 
-    def files(head: Head, as_pull_request: bool) -> Mapping[str, bytes | None]:
+    def files(head: Head) -> Mapping[str, bytes | None]:
         if not is_collection(head):
             _check_only(head, collection)
-        if as_pull_request:
-            return blobs
-        return {**blobs, **_overview(api, head, blobs, graphs)}
+        return blobs if create_pr else {**blobs, **_overview(api, head, blobs, graphs)}
 
-    return _publish(api, _Change(repo_id, "dataset", files, "Add MLL labels", _describe(labels)), create_pr)
+    return _publish(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
 
 
 def update_index(collection: str, *, token: str | None = None) -> Published:
     """Update a collection's index and card from its labels; only labels that the index lacks are fetched.
-
-    Args:
-        collection: ``hf://datasets/org/name``.
-        token: Hub token; None for the token of the logged-in user.
 
     Raises:
         InputError: This is no collection, or has no valid label.
         HubError: The Hub refuses.
     """
     api, repo_id = connect(token), _repo_of(collection)
-
-    def files(head: Head, _: bool) -> Mapping[str, bytes | None]:
-        if not labels_by_group(head):
-            raise InputError(f"{collection} holds no labels yet; publish some: mll-hf push MODEL --to {collection}")
-        return _overview(api, head)
-
-    return _publish(api, _Change(repo_id, "dataset", files, "Update the index of labels"), create_pr=False)
+    return _publish(api, repo_id, "dataset", "Update the index of labels", lambda head: _overview(api, head, {}, ()))
 
 
 def _overview(
-    api: HfApi, head: Head, added: Mapping[str, bytes] = MappingProxyType({}), graphs: Sequence[SemanticGraph] = ()
+    api: HfApi, head: Head, added: Mapping[str, bytes], graphs: Sequence[SemanticGraph]
 ) -> dict[str, bytes | None]:
     """Index, table, picture and card of a collection with the files that a commit adds.
 
@@ -320,33 +276,23 @@ def _overview(
         else:
             _log.warning("%s: labels %s are not indexed, since their graph is missing", head.repo_id, stem)
     if not (labels := list(by_path.values())):
-        raise InputError(f"hf://datasets/{head.repo_id} holds no valid label; publish one with mll-hf push --to")
+        collection = f"hf://datasets/{head.repo_id}"
+        raise InputError(f"{collection} holds no valid label yet; publish one: mll-hf push MODEL --to {collection}")
     shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
-    card = _edited(head, lambda old: collection_card(head.repo_id, shown, labels, old), _read_readme(api, head))
+    card = _card(api, head, lambda old: collection_card(head.repo_id, shown, labels, old))
     counts = Counter(label.graph_digest for label in labels)
     most = max(shown, key=lambda graph: (counts[graph.digest], graph.digest))
     earlier = rows_from_bytes(_read(api, head, SUMMARY_PATH, MAX_SUMMARY_BYTES))
-    table = _summary(by_path, after, known, earlier, summary_at)
-    return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, most), README: card}
 
-
-def _summary(
-    labels: Mapping[str, IndexedLabel],
-    head: Head,
-    graphs: Mapping[str, SemanticGraph],
-    earlier: Mapping[str, Row],
-    read: Callable[[str], LabelSummary],
-) -> bytes:
-    """The table of the labels at some paths; only those without a line in the earlier table are read."""
-
-    def row_of(path: str) -> Row:
-        row = earlier.get(digest := head.files[path].oid)
-        if row and row["recall"] == recall_text(labels[path]):
+    def row_at(path: str) -> Row:
+        row = earlier.get(digest := after.files[path].oid)
+        if row and row["recall"] == recall_text(by_path[path]):
             return row
-        label = read(path)
-        return summary_row(label, graphs[label.graph_digest], digest)
+        label = summary_at(path)  # only labels without a line in the earlier table are read
+        return summary_row(label, known[label.graph_digest], digest)
 
-    return rows_to_bytes(readable(row_of, labels))
+    table = rows_to_bytes(readable(row_at, by_path))
+    return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, most), README: card}
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
@@ -378,15 +324,10 @@ def publish_graph(
     """Publish a graph in a public dataset repo, and its images in one of their own.
 
     Each is one commit, of what is new: first the images, so that the graph never names images that are not there. An
-    interrupted upload resumes. Repos that do not exist are created. Without ``images_to``, the graph names the same
-    images as before, if they are the ones in the folder.
+    interrupted upload resumes. Repos that do not exist are created; ``access`` says who may read a new repo of images.
+    Without ``images_to``, the graph names the same images as before, if they are the ones in the folder.
 
-    Args:
-        folder: With ``graph.json``, and usually ``images*.parquet``; a card and ``build.json`` go to the images.
-        dataset: ``hf://datasets/org/name`` for the graph.
-        images_to: The same for its images; by default these are not published.
-        access: Who may read a new repo of images. An existing one keeps its settings.
-        token: Hub token; None for the token of the logged-in user.
+    The folder has ``graph.json``, and usually ``images*.parquet``; a card and ``build.json`` go to the images.
 
     Raises:
         InputError: A repo has other content, or the one of the images is open to more people than ``access`` says.
@@ -404,9 +345,11 @@ def publish_graph(
         _log.warning(
             "%s is %s, so others cannot use labels on this graph; make it public in its settings", repo_id, found
         )
-    head = _head_with_only(api, repo_id, dataset, (GRAPH_FILE,))
+    with hub_errors(repo_id):
+        head = fetch_head(api, repo_id, "dataset")
+    _check_only(head, dataset, (GRAPH_FILE,))
     if GRAPH_FILE in head.files and probes:
-        before = read_graph(api, repo_id, GRAPH_FILE, head.sha).probes
+        before = read_graph(api, repo_id, head.sha).probes
         same_place = before and (images_repo is None or before.location.startswith(f"hf://datasets/{images_repo}@"))
         if before and same_place and before.digest == probes.digest:
             probes = replace(probes, location=before.location)
@@ -417,11 +360,13 @@ def publish_graph(
             probes = replace(probes, location=str(DatasetLocation(images_repo, images.revision)))
     graph = replace(graph, probes=probes)
 
-    def of_graph(head: Head, _: bool) -> Mapping[str, bytes | Path | None]:
-        card = _edited(head, lambda text: graph_card(repo_id, graph, text), _read_readme(api, head))
-        return {GRAPH_FILE: graph_to_bytes(graph), README: card}
+    def files_of_graph(head: Head) -> Mapping[str, bytes]:
+        return {
+            GRAPH_FILE: graph_to_bytes(graph),
+            README: _card(api, head, lambda text: graph_card(repo_id, graph, text)),
+        }
 
-    published = _publish_own(api, _Change(repo_id, "dataset", of_graph, "Add graph", graph.digest))
+    published = _publish(api, repo_id, "dataset", "Add graph", files_of_graph, graph.digest)
     return PublishedGraph(published, images, probes.location if probes else "")
 
 
@@ -430,35 +375,17 @@ def _publish_images(
 ) -> Published:
     names = [path.name for path in image_files(folder)]
     _ensure_repo(api, repo_id, "dataset", access)
-    _head_with_only(api, repo_id, location, (IMAGE_FILES, _BUILD_FILE))
 
-    def of_images(head: Head, _: bool) -> Mapping[str, bytes | Path | None]:
-        old = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
-        of_build = {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
-        if README not in of_build:
-            card = _edited(head, lambda text: images_card(graph, graph_repo, text), _read_readme(api, head))
-            return {**old, **{name: folder / name for name in names}, **of_build, README: card}
-        return {**old, **{name: folder / name for name in names}, **of_build}
+    def files(head: Head) -> Mapping[str, bytes | Path | None]:
+        _check_only(head, location, (IMAGE_FILES, _BUILD_FILE))
+        new: dict[str, bytes | Path | None] = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
+        new |= {name: folder / name for name in names}
+        new |= {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
+        if README not in new:
+            new[README] = _card(api, head, lambda text: images_card(graph, graph_repo, text))
+        return new
 
-    return _publish_own(api, _Change(repo_id, "dataset", of_images, "Add probe images", "\n".join(names)))
-
-
-def _publish_own(api: HfApi, change: _Change) -> Published:
-    """Publish in a repo that must be the user's own: nobody looks for a graph in a pull request."""
-    try:
-        return _publish(api, change, create_pr=False)
-    except HubError as error:
-        if error.status != 403:
-            raise
-        reason = "you have no write access to it; name a repo of your own, or log in with a token that can write"
-        raise HubError(change.repo_id, reason, 403) from error
-
-
-def _head_with_only(api: HfApi, repo_id: str, dataset: str, patterns: Sequence[str]) -> Head:
-    with hub_errors(repo_id):
-        head = fetch_head(api, repo_id, "dataset")
-    _check_only(head, dataset, patterns)
-    return head
+    return _publish(api, repo_id, "dataset", "Add probe images", files, "\n".join(names))
 
 
 # --- model repos of their own -----------------------------------------------------------------------------------------
@@ -477,17 +404,9 @@ def publish_repo(
 ) -> Published:
     """Publish files and their card in a model repo that is for nothing else, in one commit.
 
-    Creates the repo if it does not exist.
-
-    Args:
-        repo_id: ``org/name``.
-        content: Files by path.
-        marker: The file that says what kind of repo this is. A repo without it must be empty.
-        edit: Given the README so far, which may be empty, the new one.
-        title: Of the commit.
-        create_pr: Open a pull request instead; without write access nothing else can be done.
-        private: Make a new repo private.
-        token: Hub token; None for the token of the logged-in user.
+    Creates the repo if it does not exist. ``edit`` makes its README out of the README so far, which may be empty. The
+    file ``marker`` says what kind of repo this is: one without it must be empty. A new repo may be
+    ``private``.
 
     Raises:
         InputError: The repo has other content, or is public although ``private``.
@@ -497,12 +416,12 @@ def publish_repo(
     api = connect(token)
     _ensure_repo(api, repo_id, "model", Access.PRIVATE if private else Access.PUBLIC)
 
-    def files(head: Head, _: bool) -> Mapping[str, bytes]:
+    def files(head: Head) -> Mapping[str, bytes]:
         if marker not in head.files:
             _check_only(head, repo_id)
-        return {**content, README: _edited(head, edit, _read_readme(api, head))}
+        return {**content, README: _card(api, head, edit)}
 
-    return _publish(api, _Change(repo_id, "model", files, title), create_pr)
+    return _publish(api, repo_id, "model", title, files, create_pr=create_pr)
 
 
 # --- repositories -----------------------------------------------------------------------------------------------------
@@ -546,10 +465,6 @@ def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
         )
 
 
-def _read_readme(api: HfApi, head: Head) -> bytes:
-    return _read(api, head, README, _MOST_README_BYTES)
-
-
 def _read(api: HfApi, head: Head, path: str, most_bytes: int) -> bytes:
     """A file of a repository; nothing if it has no such file."""
     if path not in head.files:
@@ -557,9 +472,10 @@ def _read(api: HfApi, head: Head, path: str, most_bytes: int) -> bytes:
     return download(api, head.repo_id, head.repo_type, path, head.sha, most_bytes).read_bytes()
 
 
-def _edited(head: Head, edit: Callable[[str], str], readme: bytes) -> bytes:
+def _card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
+    """A repository's README, edited."""
     try:
-        return edit(readme.decode("utf-8")).encode("utf-8")
+        return edit(_read(api, head, README, _MOST_README_BYTES).decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:
         raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish elsewhere") from None
     except CardError as error:
@@ -569,117 +485,88 @@ def _edited(head: Head, edit: Callable[[str], str], readme: bytes) -> bytes:
 # --- commits ----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
-    """Desired content of a repository.
+def _publish(
+    api: HfApi,
+    repo_id: str,
+    repo_type: str,
+    title: str,
+    files: Callable[[Head], Mapping[str, bytes | Path | None]],
+    description: str = "",
+    create_pr: bool = False,
+) -> Published:
+    """Commit files on the newest head or in a pull request; try again after conflicts and transient errors.
 
-    Attributes:
-        repo_id: ``org/name``.
-        repo_type: ``model`` or ``dataset``.
-        files: Given the head, and whether this is for a pull request: desired content by path, in memory or in a file
-            of this machine; None for no file.
-        title: Of the commit; an open pull request of ours with this title is continued.
-        description: Of the commit.
-    """
-
-    repo_id: str
-    repo_type: str
-    files: Callable[[Head, bool], Mapping[str, bytes | Path | None]]
-    title: str
-    description: str = ""
-
-
-def _publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
-    """Commit a change on the newest head or in a pull request; try again after conflicts and transient errors.
+    ``files`` gives, for a head, the desired content by path, in memory or in a file of this machine; None for no file.
+    An open pull request of ours with this title is continued.
 
     Raises:
         HubError: The Hub refuses, for example for want of write access.
+        CardError: The Hub refuses the metadata of the card.
     """
+    page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
+
+    def attempt() -> Published:
+        number = _my_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
+        branch = f"refs/pr/{number}" if number else None
+        head = fetch_head(api, repo_id, repo_type, branch)
+        operations = [
+            CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
+            for path, content in files(head).items()
+            if (path in head.files if content is None else not head.holds(path, content))
+        ]
+        if not operations:
+            url = f"{page}/discussions/{number}" if number else f"{page}/tree/{head.sha}"
+            return Published(url, head.sha, number, changed=False)
+        try:
+            commit = api.create_commit(
+                repo_id,
+                operations,
+                commit_message=title,
+                commit_description=description,
+                repo_type=repo_type,
+                revision=branch,
+                create_pr=create_pr and number is None,
+                parent_commit=head.sha,
+            )
+        except RuntimeError as error:
+            raise error.__cause__ or error from None  # the client wraps what fails an upload
+        except ValueError as error:
+            if "metadata" not in str(error):
+                raise
+            reason = one_line(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            message = f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
+            raise CardError(message) from None
+        number = number or commit.pr_num
+        url = commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url)
+        return Published(url, commit.oid, number, changed=True)
+
     conflicts = 0
-    with hub_errors(change.repo_id):
+    with hub_errors(repo_id):
         while True:
             try:
-                return retried(partial(_try_to_publish, api, change, create_pr))
+                return retried(attempt)
             except HfHubHTTPError as error:
                 if status_of(error) == 403 and not create_pr:
                     raise HubError(
-                        change.repo_id,
-                        "you or your token may not write to it; publish in a collection with --to, ask for a pull "
-                        "request with --pr, or log in with one that can write: hf auth login",
+                        repo_id,
+                        "you or your token may not write to it; name a repo of your own with --to, ask for a pull "
+                        "request with --pr (labels, selections), or log in with one that can write: hf auth login",
                         403,
                     ) from error
-                if status_of(error) == 412 and conflicts < _MOST_CONFLICTS:  # another commit came first
-                    conflicts += 1
-                    time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
-                else:
+                if status_of(error) != 412 or conflicts == _MOST_CONFLICTS:  # 412: another commit came first
                     raise
+            conflicts += 1
+            time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
 
 
-def _try_to_publish(api: HfApi, change: _Change, create_pr: bool) -> Published:
-    repo_id, repo_type = change.repo_id, change.repo_type
-    number = _my_open_pull_request(api, change) if create_pr else None
-    branch = f"refs/pr/{number}" if number else None
-    head = fetch_head(api, repo_id, repo_type, branch)
-    operations = [
-        CommitOperationDelete(path) if content is None else CommitOperationAdd(path, content)
-        for path, content in change.files(head, create_pr).items()
-        if (path in head.files if content is None else not _holds(head, path, content))
+def _my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
+    """Number of our open pull request with a title, if there is one."""
+    me = names_of_user(api)[0]
+    mine = [
+        discussion.num
+        for discussion in api.get_repo_discussions(repo_id, repo_type=repo_type, author=me)
+        if discussion.is_pull_request
+        and discussion.status in ("open", "draft")
+        and (discussion.title, discussion.author) == (title, me)
     ]
-    page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
-    if not operations:
-        url = f"{page}/discussions/{number}" if number else f"{page}/tree/{head.sha}"
-        return Published(url, head.sha, number, changed=False)
-    with _card_errors(repo_id), sensible_answers(repo_id):
-        commit = api.create_commit(
-            repo_id,
-            operations,
-            commit_message=change.title,
-            commit_description=change.description,
-            repo_type=repo_type,
-            revision=branch,
-            create_pr=create_pr and number is None,
-            parent_commit=head.sha,
-        )
-    number = number or commit.pr_num
-    url = commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url)
-    return Published(url, commit.oid, number, changed=True)
-
-
-def _holds(head: Head, path: str, content: bytes | Path) -> bool:
-    """Whether the commit has a file with this content; files that the Hub stores by hash are not read again."""
-    if isinstance(content, bytes):
-        return head.holds(path, content)
-    if path not in head.files:
-        return False
-    is_large = len(head.files[path].oid) == _SHA256_LENGTH
-    return head.files[path].oid == file_digest(content).hex() if is_large else head.holds(path, content.read_bytes())
-
-
-@contextmanager
-def _card_errors(repo_id: str) -> Iterator[None]:
-    """Turn the Hub's complaint about a card's metadata, which precedes the commit, into a CardError."""
-    try:
-        yield
-    except HubError as error:
-        refused = error.__cause__
-        if not (isinstance(refused, ValueError) and "metadata" in str(refused)):
-            raise
-        reason = one_line(refused.__cause__ if isinstance(refused.__cause__, Exception) else refused)
-        raise CardError(
-            f"{repo_id}: the Hub refuses the metadata of its card ({reason}); correct its {README}"
-        ) from None
-
-
-def _my_open_pull_request(api: HfApi, change: _Change) -> int | None:
-    """Number of our open pull request for this change, if there is one."""
-    with sensible_answers(change.repo_id):
-        me = api.whoami()["name"]
-        mine = [
-            discussion.num
-            for discussion in api.get_repo_discussions(change.repo_id, repo_type=change.repo_type, author=me)
-            if discussion.is_pull_request
-            and discussion.status in ("open", "draft")
-            and discussion.title == change.title
-            and discussion.author == me
-        ]
-        return min(mine, default=None)
+    return min(mine, default=None)

@@ -47,13 +47,9 @@ def edit_card(
 ) -> str:
     """Write tags, a block and a section into a README, replacing an earlier block and section.
 
-    Args:
-        readme: The README with its own line breaks; may be empty.
-        tags: Tags that the front matter must have.
-        key: Key of our block in the front matter.
-        make_block: Given the block so far (None without one), its new value: nested mappings of texts and numbers.
-        section: Name of our section in the body; it is between two comments with this name.
-        lines: Lines of the section.
+    The README has its own line breaks and may be empty. The block is at ``key`` in the front matter: given the one so
+    far (None without one), ``make_block`` gives its new value, nested mappings of texts and numbers. The section is in
+    the body, between two comments with its name.
 
     Raises:
         CardError: The README cannot be edited safely.
@@ -208,21 +204,12 @@ def _yaml_lines(mapping: Mapping[str, Any], indent: str = "") -> list[str]:
 
 
 def _edit_body(body: str, name: str, lines: Sequence[str], line_break: str) -> str:
-    parts = _around_section(body, name)
-    section = line_break.join([f"<!-- {name}:start -->", *lines, f"<!-- {name}:end -->"])
-    if parts:
-        return parts[0] + section + parts[1]
-    gap = line_break if body.endswith("\n") or not body else 2 * line_break
-    return body + gap + section + line_break
-
-
-def _around_section(body: str, name: str) -> tuple[str, str] | None:
-    """The text before and after a section; None if there is no such section."""
     start_mark, end_mark = f"<!-- {name}:start -->", f"<!-- {name}:end -->"
-    starts, ends = body.count(start_mark), body.count(end_mark)
-    if starts == ends == 0:
-        return None
+    section = line_break.join([start_mark, *lines, end_mark])
     start, end = body.find(start_mark), body.find(end_mark)
-    if (starts, ends) != (1, 1) or end < start:
+    if start == end == -1:
+        gap = line_break if body.endswith("\n") or not body else 2 * line_break
+        return body + gap + section + line_break
+    if (body.count(start_mark), body.count(end_mark)) != (1, 1) or end < start:
         raise CardError(f"the card's comments {start_mark} and {end_mark} are no pair; remove them")
-    return body[:start], body[end + len(end_mark) :]
+    return body[:start] + section + body[end + len(end_mark) :]

@@ -15,9 +15,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
-
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
@@ -25,10 +22,10 @@ from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
     Head,
+    answer_or,
     connect,
     download,
     hub_errors,
-    is_unreachable,
     keep_answer,
     kept_answer,
     list_model_repos,
@@ -80,13 +77,9 @@ _log = logging.getLogger(__name__)
 
 
 def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
-    """The source of labels that a user names.
+    """The source of labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, or a local folder.
 
-    Args:
-        location: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a collection, or
-            a local folder.
-        graph: Folder or dataset of a graph, for labels whose graph is not where they say.
-        token: Hub token; None for the token of the logged-in user.
+    ``graph`` is the folder or dataset of a graph, for labels whose graph is not where they say.
 
     Raises:
         InputError: The location is malformed.
@@ -95,34 +88,45 @@ def open_source(location: str | Path, graph: str | Path | None = None, token: st
         return LabelStore(Path(location))
     dataset = None if location == HUB else parse_dataset(str(location))
     given = (fetch_graph(graph, token),) if graph else ()
-    return Collection(dataset, given, token) if dataset else TaggedModels(given, token)
+    if dataset:
+        return Collection(dataset=dataset, given_graphs=given, token=token)
+    return TaggedModels(given_graphs=given, token=token)
 
 
 # --- a collection -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Collection:
-    """A dataset repo with the layout of a folder of labels, see :mod:`mll_hf.labels.store`.
+@dataclass(frozen=True, kw_only=True)
+class _OnHub:
+    """What the sources on the Hub have in common.
 
     Attributes:
-        dataset: Its location.
-        given_graphs: Graphs besides those in the repo.
+        given_graphs: Graphs besides those that are found.
         token: Hub token.
     """
 
-    dataset: DatasetLocation
     given_graphs: tuple[SemanticGraph, ...] = ()
     token: str | None = None
+
+    @cached_property
+    def _api(self) -> HfApi:
+        return connect(self.token)
+
+    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
+        """None: embeddings are not published."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection(_OnHub):
+    """A dataset repo with the layout of a folder of labels, see :mod:`mll_hf.labels.store`."""
+
+    dataset: DatasetLocation
 
     @property
     def name(self) -> str:
         """The collection as users write it."""
         return str(self.dataset)
-
-    @cached_property
-    def _api(self) -> HfApi:
-        return connect(self.token)
 
     @cached_property
     def _head(self) -> Head:
@@ -134,16 +138,15 @@ class Collection:
             )
         return head
 
-    @cached_property
+    @property
     def graphs(self) -> tuple[SemanticGraph, ...]:
         """The graphs of the repo by path, and those given; graphs that cannot be read are skipped with a warning."""
-        own = read_graphs(self._api, self._head, skip_missing=True)
-        found = {graph.digest: graph for graph in (*own, *self.given_graphs)}
-        return tuple(found.values())
+        return tuple(self._graphs.values())
 
     @cached_property
-    def _by_digest(self) -> dict[str, SemanticGraph]:
-        return {graph.digest: graph for graph in self.graphs}
+    def _graphs(self) -> dict[str, SemanticGraph]:
+        own = read_graphs(self._api, self._head, skip_missing=True)
+        return {graph.digest: graph for graph in (*own, *self.given_graphs)}
 
     @cached_property
     def indexed(self) -> tuple[IndexedLabel, ...]:
@@ -166,7 +169,7 @@ class Collection:
         return tuple(found)
 
     def _summaries_at(self, paths: Sequence[str]) -> list[LabelSummary]:
-        api, head, graphs = self._api, self._head, self._by_digest  # cached properties have no lock since Python 3.12
+        api, head, graphs = self._api, self._head, self._graphs  # cached properties have no lock since Python 3.12
         return readable(lambda path: fetch_from_collection(api, head, path, graphs).summary, paths, self.name)
 
     @cached_property
@@ -180,12 +183,8 @@ class Collection:
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
         """Whole labels, one request each unless they are cached."""
-        fetch_one = partial(fetch_from_collection, self._api, self._head, graphs=self._by_digest)
+        fetch_one = partial(fetch_from_collection, self._api, self._head, graphs=self._graphs)
         return tuple(together(fetch_one, [label_path(label.model, label.group) for label in labels], self.name))
-
-    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """None: embeddings are not published."""
-        return None
 
     def origin_of(self, label: LabelFacts) -> Origin:
         """The label's file in the collection, at the commit that was read."""
@@ -201,10 +200,7 @@ def is_collection(head: Head) -> bool:
 def read_graphs(api: HfApi, head: Head, *, skip_missing: bool = False) -> list[SemanticGraph]:
     """The graphs of a collection, by path; invalid ones are skipped with a warning.
 
-    Args:
-        api: The client.
-        head: The commit.
-        skip_missing: Skip graphs that cannot be downloaded too, unless none can.
+    With ``skip_missing``, graphs that cannot be downloaded are skipped too, unless none can.
 
     Raises:
         HubError: One cannot be downloaded.
@@ -212,19 +208,17 @@ def read_graphs(api: HfApi, head: Head, *, skip_missing: bool = False) -> list[S
     graphs, missing = [], None
     for path in sorted(path for path in head.files if GRAPH_PATH.fullmatch(path)):
         try:
-            file = download(api, head.repo_id, "dataset", path, head.sha, MAX_GRAPH_BYTES, head.files[path].oid)
+            file = download(api, head.repo_id, "dataset", path, head.sha, MAX_GRAPH_BYTES, head.files[path])
             graph = load_graph(file, head.repo_id)
+            if graph.digest[:12] != Path(path).stem:
+                raise GraphError(f"{head.repo_id}: {path} holds another graph than its name says")
+            graphs.append(graph)
         except (GraphError, LabelError, HubError) as error:
             if isinstance(error, HubError):
                 missing = error
                 if not skip_missing:
                     raise
             _log.warning("left out: %s", error)
-            continue
-        if graph.digest[:12] == Path(path).stem:
-            graphs.append(graph)
-        else:
-            _log.warning("left out: %s: %s holds another graph than its name says", head.repo_id, path)
     if missing and not graphs:
         raise missing
     return graphs
@@ -239,10 +233,8 @@ def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str
     """
     if path not in head.files:
         raise HubError(head.repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{head.repo_id}")
-    if head.files[path].size > MAX_LABEL_BYTES:
-        raise HubError(head.repo_id, f"{path} is larger than {MAX_LABEL_BYTES // 2**20} MB and was not fetched")
-    file = download(api, head.repo_id, "dataset", path, head.sha, MAX_LABEL_BYTES, head.files[path].oid)
-    label = validated(file, Path(head.repo_id) / path, graphs)
+    file = download(api, head.repo_id, "dataset", path, head.sha, MAX_LABEL_BYTES, head.files[path])
+    label = _validated(file, Path(head.repo_id) / path, graphs)
     if label_path(label.model, label.group) != path or label.model.is_local:
         raise LabelError(f"is a label of another model or graph ({label.model.repo_id}) than its path says",
                          Path(head.repo_id) / path)  # fmt: skip
@@ -257,18 +249,14 @@ def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapp
         LabelError: It is no valid label, or of another model.
     """
     file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), Path(repo_id) / path
-    label = validated(file, name, graphs)
+    label = _validated(file, name, graphs)
     if label.model.repo_id != repo_id:
         raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
     return label
 
 
-def validated(file: Path, name: Path, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-    """Read a downloaded label; errors give its name on the Hub, not in the cache.
-
-    Raises:
-        LabelError: It is no valid label.
-    """
+def _validated(file: Path, name: Path, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
+    """Read a downloaded label; errors give its name on the Hub, not in the cache."""
     try:
         label = read_label(file)
     except LabelError as error:
@@ -290,19 +278,12 @@ class _Tagged:
     path: str
 
 
-@dataclass(frozen=True)
-class TaggedModels:
+@dataclass(frozen=True, kw_only=True)
+class TaggedModels(_OnHub):
     """All labels on the Hub that are in their model's own repo.
 
     Takes one request per 1,000 models, and one per label whose repo has changed since the last query.
-
-    Attributes:
-        given_graphs: Graphs besides those that the labels name.
-        token: Hub token.
     """
-
-    given_graphs: tuple[SemanticGraph, ...] = ()
-    token: str | None = None
 
     @property
     def name(self) -> str:
@@ -313,10 +294,6 @@ class TaggedModels:
     def indexed(self) -> tuple[IndexedLabel, ...]:
         """None: labels in many repos have no common index."""
         return ()
-
-    @cached_property
-    def _api(self) -> HfApi:
-        return connect(self.token)
 
     @cached_property
     def _labels(self) -> dict[tuple[ModelRef, LabelGroup], tuple[LabelSummary, _Tagged]]:
@@ -387,10 +364,6 @@ class TaggedModels:
             raise InputError(f"there is no label of {label.model.repo_id} at {label.model.revision[:12]} on the Hub")
         return self._labels[label.model, label.group][1]
 
-    def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """None: embeddings are not published."""
-        return None
-
     def origin_of(self, label: LabelFacts) -> Origin:
         """The label's file in the model's own repo, at the commit that was read."""
         file = self._file_of(label)
@@ -402,12 +375,8 @@ def join_source(
 ) -> JoinedLabels:
     """The labels of a source, joined over graphs; see :func:`~mll_hf.labels.join.join_labels`.
 
-    Args:
-        source: Where the labels are.
-        graph: Folder or dataset of the reference graph; by default the default graph, where there is one and labels are
-            on it. Labels on the probe images that it names are preferred.
-        probes: Names or digests of probe images to prefer.
-        token: Hub token; None for the token of the logged-in user.
+    ``graph`` is the reference graph; by default the default graph, where there is one and labels are on it. Labels on
+    the probe images that it names are preferred, and before these on those in ``probes`` (names or digests).
 
     Raises:
         InputError: There are no labels that can be used.
@@ -430,16 +399,10 @@ def _list_tagged(api: HfApi) -> list[_Tagged]:
     """Label files of all tagged models; from the last listing if the Hub cannot be reached."""
     question = f"models tagged {LABEL_TAG}"
     kept = kept_answer(question)
-    if not (isinstance(kept, list) and all(_tagged(entry) for entry in kept)):
-        kept = None
+    kept = kept if isinstance(kept, list) and all(map(_tagged, kept)) else None
+    query = {"filter": LABEL_TAG, "expand": ["sha", "siblings"]}
     with hub_errors(HUB):
-        try:
-            query = {"filter": LABEL_TAG, "expand": ["sha", "siblings"]}
-            listed = list(list_model_repos(api, query, patient=kept is None))
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            if kept is None or not is_unreachable(error):
-                raise
-            listed = kept
+        listed = answer_or(kept, lambda patient: list(list_model_repos(api, query, patient=patient)))
     files = {entry["id"]: (entry, found) for entry in listed if (found := _tagged(entry))}
     keep_answer(question, [entry for entry, _ in files.values()])
     return [file for _, found in files.values() for file in found]
@@ -459,14 +422,11 @@ def _tagged(entry: object) -> list[_Tagged]:
 def readable(function: Callable[[A], B], items: Iterable[A], name: str = "") -> list[B]:
     """Apply a function to items in parallel; labels that cannot be read are skipped with a warning."""
 
-    def attempt(item: A) -> B | MLLError:
+    def attempt(item: A) -> list[B]:
         try:
-            return function(item)
+            return [function(item)]
         except (LabelError, HubError) as error:
-            return error
+            _log.warning("left out: %s", error)
+            return []
 
-    results = together(attempt, list(items), name)
-    for result in results:
-        if isinstance(result, MLLError):
-            _log.warning("left out: %s", result)
-    return [result for result in results if not isinstance(result, MLLError)]
+    return [result for results in together(attempt, list(items), name) for result in results]

@@ -35,13 +35,7 @@ Row = dict[str, str]
 
 
 def summary_row(label: LabelSummary, graph: SemanticGraph, sha256: str) -> Row:
-    """A line of the table.
-
-    Args:
-        label: The label.
-        graph: Its graph.
-        sha256: Hash of the label's file; a line is kept as long as the file is the same.
-    """
+    """A line of the table; ``sha256`` is of the label's file: a line is kept as long as the file is the same."""
     images = label.domain_ranks.sum(axis=1)
     tested = label.support > 0
     row = {

@@ -63,18 +63,16 @@ class Contest:
         self._device = torch.device(device)
         self._concepts = self._to_device(concepts)
         self._logit_scale = logit_scale
-        self._ancestors, self._descendants = _Sets(graph.ancestors), _Sets(graph.descendants)
+        # what an image of each concept shows, and what is no rival of the concept
+        self._shown = [np.append(above, np.int64(v)) for v, above in enumerate(graph.ancestors)]
+        self._related = [np.append(*both) for both in zip(self._shown, graph.descendants, strict=True)]
         self._tested = range(len(graph)) if tested is None else tested
 
     def count(self, blocks: Iterable[tuple[int, NDArray[np.float32]]]) -> LabelCounts:
-        """Count the contests over some images.
+        """Count the contests over some images; ``outscored`` is [K, V], see :func:`merged`.
 
-        Args:
-            blocks: Number of a block's first image, and unit-norm embeddings [B, D] of the images from there on; NaN
-                for undecodable images.
-
-        Returns:
-            The counts, but with [K, V] ``outscored``; see :func:`merged`.
+        A block is the number of its first image, and unit-norm embeddings [B, D] of the images from there on; NaN for
+        undecodable images.
         """
         import torch
 
@@ -112,13 +110,14 @@ class Contest:
     def _are_tested(self, concepts: NDArray[np.int32]) -> NDArray[np.bool_]:
         return (concepts >= self._tested.start) & (concepts < self._tested.stop)
 
-    def _marked(self, *sets: tuple[_Sets, NDArray[np.int32]]) -> torch.Tensor:
-        """[N, V] boolean: row ``n`` marks the members of the ``n``-th concept's set, for each sets and N concepts."""
+    def _marked(self, *rows: list[NDArray[np.int64]]) -> torch.Tensor:
+        """[N, V] boolean: each row marks the concepts that any of the lists of N rows has there."""
         import torch
 
-        marked = torch.zeros((len(sets[0][1]), len(self._concepts)), dtype=torch.bool, device=self._device)
-        for members, concepts in sets:
-            marked[tuple(map(self._to_device, members.positions(concepts)))] = True
+        marked = torch.zeros((len(rows[0]), len(self._concepts)), dtype=torch.bool, device=self._device)
+        for members in rows:
+            at = np.repeat(np.arange(len(members)), list(map(len, members)))
+            marked[self._to_device(at), self._to_device(np.concatenate(members))] = True
         return marked
 
     def _add_contests(
@@ -137,9 +136,8 @@ class Contest:
         tested = self._to_device(concepts).long()
         contest_scores = scores[self._to_device(images)]
         own = contest_scores.gather(1, tested[:, None])
-        no_rivals = self._marked(
-            (self._ancestors, concepts), (self._descendants, concepts), (self._ancestors, self._probes.nodes[numbers])
-        )
+        nodes = self._probes.nodes[numbers].tolist()
+        no_rivals = self._marked([self._related[v] for v in concepts.tolist()], [self._shown[v] for v in nodes])
         beaten_by = (contest_scores >= own) & ~no_rivals
         outscored.index_add_(0, tested - self._tested.start, beaten_by.to(torch.int16))
         best_rival = contest_scores.masked_fill(~beaten_by, -torch.inf).argmax(dim=1).cpu().numpy()
@@ -180,7 +178,7 @@ class Contest:
         repeated = np.diff(candidates, axis=1, prepend=-1) == 0
         rivals, own = self._to_device(candidates.clip(0)), self._to_device(nodes).long()[:, None]
         scores = scores[self._to_device(chosen)]
-        related = self._marked((self._ancestors, nodes), (self._descendants, nodes)).gather(1, rivals)
+        related = self._marked([self._related[v] for v in nodes.tolist()]).gather(1, rivals)
         absent = (candidates < 0) | repeated | related.cpu().numpy()
         own_scores = scores.gather(1, own).cpu().numpy().astype(np.float64)
         margins = self._logit_scale * (scores.gather(1, rivals).cpu().numpy() - own_scores)
@@ -193,22 +191,6 @@ def merged(parts: Sequence[LabelCounts]) -> LabelCounts:
     """The counts of all concepts, from those of contests with consecutive ranges of ``tested`` concepts."""
     outscored = np.concatenate([part.outscored for part in parts])
     return replace(reduce(add, (replace(part, outscored=outscored[:0]) for part in parts)), outscored=outscored)
-
-
-class _Sets:
-    """A set of concepts for each concept, and the concept itself, one after another in one array."""
-
-    def __init__(self, sets: tuple[NDArray[np.int32], ...]) -> None:
-        self._members = np.concatenate([np.append(members, v) for v, members in enumerate(sets)]).astype(np.int64)
-        self._sizes = np.array([len(members) + 1 for members in sets])
-        self._starts = np.cumsum(self._sizes) - self._sizes
-
-    def positions(self, concepts: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(n, member) for each member of the n-th concept's set."""
-        sizes = self._sizes[concepts]
-        rows = np.repeat(np.arange(len(concepts)), sizes)
-        within = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return rows, self._members[self._starts[concepts][rows] + within]
 
 
 def _uniform(values: NDArray[np.int64], salt: int) -> NDArray[np.float64]:

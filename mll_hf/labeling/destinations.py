@@ -12,7 +12,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, sensible_answers
+from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, names_of_user
 from mll_hf.hub.locations import HUB, parse_dataset
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import open_source
@@ -97,11 +97,7 @@ class OwnRepos:
         return None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
-        """Publish a label.
-
-        Raises:
-            MLLError: The Hub refuses.
-        """
+        """Publish a label; an MLLError if the Hub refuses."""
         return publish_label(label, graph, create_pr=self.create_pr)
 
 
@@ -159,10 +155,8 @@ def _label_at(head: Head, path: str) -> ModelLabel | None:
     """A label in a model's repository; None if it is missing or damaged."""
     if path not in head.files:
         return None
-    oid = head.files[path].oid
-    sha256 = oid if len(oid) == 64 else None
     try:
-        return read_label(download(connect(), head.repo_id, "model", path, head.sha, MAX_LABEL_BYTES, sha256))
+        return read_label(download(connect(), head.repo_id, "model", path, head.sha, MAX_LABEL_BYTES, head.files[path]))
     except LabelError as error:
         _log.warning("%s: %s will be replaced: %s", head.repo_id, path, error)
         return None
@@ -201,25 +195,18 @@ def own_names() -> frozenset[str]:
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
     try:
-        with hub_errors(HUB), sensible_answers(HUB):
-            me = connect().whoami()
-            return frozenset([me["name"], *(organization["name"] for organization in me.get("orgs", ()))])
+        with hub_errors(HUB):
+            return frozenset(names_of_user(connect()))
     except HubError as error:
         if error.status not in (401, 403):
             raise
         raise HubError(HUB, "to publish labels you must be logged in; use: hf auth login", error.status) from error
 
 
-def check_login() -> None:
-    """Check that the user is logged in; raises as `own_names`."""
-    own_names()
-
-
 def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
     """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; local folders are none.
 
-    Raises:
-        HubError: As for `own_names`, or a name is malformed.
+    A HubError as for `own_names`, or if a name is malformed.
     """
     repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
     for repo_id in repos:

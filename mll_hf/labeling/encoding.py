@@ -42,15 +42,9 @@ def encoded_images(
     batch_size: int,
     decoders: Decoders[bytes | None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Embed the probe images with the given numbers, ascending.
-
-    Yields:
-        Numbers of a batch's images [B] and their embeddings [B, D]; see `encoded`.
-    """
-    done = 0
-    for embeddings in encoded(model, probes.iter_image_bytes(batch_size, images), decoders):
-        yield images[done : done + len(embeddings)], embeddings
-        done += len(embeddings)
+    """Embed the probe images with the given numbers, ascending; yields those of a batch and what `encoded` does."""
+    numbers = (images[first : first + batch_size] for first in range(0, len(images), batch_size))
+    return zip(numbers, encoded(model, probes.iter_image_bytes(batch_size, images), decoders), strict=True)
 
 
 def encoded(
@@ -60,10 +54,7 @@ def encoded(
 ) -> Iterator[NDArray[np.float32]]:
     """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable.
 
-    Args:
-        model: The model.
-        batches: Encoded images of each batch.
-        decoders: What decodes them, from :func:`decoders_for`; by default its own ones, for this call.
+    What decodes them is from :func:`decoders_for`; by default it is made for this call.
 
     Raises:
         ModelError: The model cannot be run, or a process that decodes images died.
@@ -97,14 +88,10 @@ def decoders_for(model: VisionLanguageModel, processes: int | None = None) -> De
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingLog:
-    """Embeddings of the images that a model has embedded so far: one file of records, to which batches are appended.
+    """Embeddings [D] of the images that a model has embedded so far: a file of records, to which batches are appended.
 
     A record has the image's row in the data set and its embedding. So pieces may come in any order, and a larger sample
     reuses the embeddings of a smaller one.
-
-    Attributes:
-        folder: Folder of the file.
-        embedding_size: D.
     """
 
     folder: Path
@@ -112,16 +99,10 @@ class EmbeddingLog:
 
     @classmethod
     def open(cls, folder: Path, key: Mapping[str, object], embedding_size: int) -> EmbeddingLog:
-        """Resume a log, or start one.
+        """Resume a log, or start one; a StorageError if the folder cannot be written.
 
-        Args:
-            folder: Folder of the log.
-            key: What the embeddings depend on. A log with another key is deleted, with a warning if the environments
-                differ.
-            embedding_size: D.
-
-        Raises:
-            StorageError: The folder cannot be written.
+        The key says what the embeddings depend on. A log with another key is deleted, with a warning if the
+        environments differ.
         """
         text, key_file = _key_text(key), folder / _KEY_FILE
         with storage_errors(folder):
@@ -189,11 +170,7 @@ class EmbeddingLog:
             yield start, records["embedding"][positions[start : start + block_size]]
 
     def rename(self, key: Mapping[str, object]) -> None:
-        """Replace the key.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Replace the key; a StorageError if the folder cannot be written."""
         write_atomically(self.folder / _KEY_FILE, _key_text(key))
 
     def remove(self) -> None:

@@ -62,11 +62,7 @@ class LocalEngine:
 
     @contextmanager
     def run(self, model: ModelRef) -> Iterator[LocalRun]:
-        """Run a model; frees it at the end.
-
-        Raises:
-            ModelError: The model cannot be loaded.
-        """
+        """Run a model, and free it at the end; a ModelError if it cannot be loaded."""
         run = LocalRun(load_model(model, self.device))
         try:
             yield run
@@ -111,11 +107,7 @@ class LocalRun:
         self._decoders = None
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
-        """Embed the captions of V concepts.
-
-        Raises:
-            ModelError: The model cannot be loaded or run.
-        """
+        """Embed the captions of V concepts; a ModelError if the model cannot be run."""
         model = self.model
         embeddings = model.encode_texts(captions)
         return Captions(embeddings, model.logit_scale, model.cost, model.batch_size, environment_of(model))

@@ -6,7 +6,6 @@ import contextlib
 import logging
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import constants, scan_cache_dir
@@ -19,10 +18,12 @@ from mll_hf.labels.label import LabelGroup
 from mll_hf.labels.store import read_label
 from mll_hf.models import resolve_model
 from mll_hf.models.source import cached_revisions
+from mll_hf.utils.files import asset_path
 from mll_hf.utils.text import one_line, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.graph.probes import ProbeSet
@@ -188,11 +189,7 @@ def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
 
 
 def _stored_label(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
-    """The wanted label in the working folder: of the model, or of another revision with the same weights.
-
-    Raises:
-        HubError: The weights of another revision cannot be compared.
-    """
+    """The wanted label in the working folder: of the model, or of another revision with the same weights."""
     labels = []
     for path in fleet.store.folder.glob(f"labels/{model.slug}/*/{fleet.wanted.group.stem}.safetensors"):
         with contextlib.suppress(LabelError):  # a damaged file is measured again
@@ -205,7 +202,7 @@ def _stored_label(model: ModelRef, fleet: Fleet) -> ModelLabel | None:
 def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
     """Default working folder: in the assets cache of Hugging Face, by graph, probe images and seed."""
     group = LabelGroup(graph.digest, probes.digest, probes.sampling.seed)
-    return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "labels" / group.stem
+    return asset_path("labels", group.stem)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import get_token
 
 from mll_hf.errors import GraphError, InputError
-from mll_hf.hub.connection import connect, hub_errors, sensible_answers
+from mll_hf.hub.connection import connect, hub_errors
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 from mll_hf.labeling.destinations import Destination, Wanted
 from mll_hf.labeling.fleet import ModelResult, Outcome
@@ -81,7 +81,7 @@ class Jobs:
         if (wheel := wheel_of(package)) is None:
             return requirement(package, "models"), []
         digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]  # a job that waits must find its own wheel
-        with TemporaryDirectory() as folder, hub_errors(HUB), sensible_answers(HUB):
+        with TemporaryDirectory() as folder, hub_errors(HUB):
             shutil.copy(wheel, folder)
             volume = connect().sync_job_volume(
                 folder, _WHEEL_FOLDER, remote_name=f"{DISTRIBUTION}-{digest}", namespace=self.namespace
@@ -90,12 +90,7 @@ class Jobs:
 
     @cached_property
     def wanted(self) -> Wanted:
-        """The label to be made of each model.
-
-        Raises:
-            HubError: The graph cannot be read.
-            GraphError: It does not name its probe images.
-        """
+        """The label to be made of each model; a GraphError if the graph does not name its probe images."""
         graph = fetch_graph(str(self.graph))
         if graph.probes is None:
             raise GraphError(f"{self.graph} does not say which probe images it has; publish it: mll-hf graph push")

@@ -14,7 +14,7 @@ import socket
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ class RayEngine:
     def __exit__(self, *_: object) -> None:
         import ray
 
-        if self._workers:
+        if self._workers is not None:
             self._workers.stop()
         if self._is_ours:
             ray.shutdown()
@@ -129,7 +129,7 @@ class RayRun:
 
     def embed_captions(self, captions: Sequence[str]) -> Captions:
         """Embed captions in pieces."""
-        size = TEXT_BATCH * max(len(captions) // (TEXT_BATCH * self._workers.n_workers), 1)
+        size = TEXT_BATCH * max(len(captions) // (TEXT_BATCH * len(self._workers)), 1)
         calls = (
             (first, "embed_captions", (self._model, self.dtype, captions[first : first + size]))
             for first in range(0, len(captions), size)
@@ -161,7 +161,7 @@ class RayRun:
 
         shared = [ray.put(value) for value in (graph, probes, captions)]
         there = [(start, ray.put(block)) for start, block in blocks]
-        bounds = np.linspace(0, len(graph), min(self._workers.n_workers, len(graph)) + 1).astype(int).tolist()
+        bounds = np.linspace(0, len(graph), min(len(self._workers), len(graph)) + 1).astype(int).tolist()
         ranges = [range(*bound) for bound in pairwise(bounds)]
         calls = ((tested.start, "count", (*shared, there, tested)) for tested in ranges)
         return merged([counts for _, counts in sorted(self._workers.completed(self._model, calls), key=itemgetter(0))])
@@ -180,33 +180,23 @@ class RayRun:
 
 
 class _Workers:
-    """A pool of actors.
-
-    Args:
-        n_workers: How many.
-        share: Resources of each.
-    """
+    """A pool of actors."""
 
     def __init__(self, n_workers: int, share: Share) -> None:
         import ray
 
-        self.n_workers = n_workers
         self._actor = ray.remote(num_cpus=share.cpus, num_gpus=share.gpus)(_Worker)
         self._options = (None if share.gpus else "cpu", max(int(share.cpus), 1))
-        self._idle: list[Any] = []
-        self._running: dict[Any, tuple[Any, Call | None]] = {}  # by reference; without a call, nobody needs the result
-        for _ in range(n_workers):
-            self._start()
+        self._workers = [self._actor.remote(*self._options) for _ in range(n_workers)]
 
-    def _start(self) -> None:
-        worker = self._actor.remote(*self._options)
-        self._running[worker.ready.remote()] = worker, None
+    def __len__(self) -> int:
+        return len(self._workers)
 
     def stop(self) -> None:
         """Kill all actors."""
         import ray
 
-        for worker in (*self._idle, *(worker for worker, _ in self._running.values())):
+        for worker in self._workers:
             ray.kill(worker)
 
     def completed(self, model: ModelRef, calls: Iterable[Call]) -> Generator[tuple[Any, Any]]:
@@ -221,47 +211,43 @@ class _Workers:
         import ray
         from ray.exceptions import RayError, RayTaskError
 
-        lost: list[Call] = []
-        queue, n_losses = iter(calls), 0
+        queue, idle, n_losses = iter(calls), list[Any](), 0
         upcoming = next(queue, None)
-        try:
-            while upcoming or self._has_calls():
-                while upcoming and self._idle:
-                    worker, (_, method, arguments) = self._idle.pop(), upcoming
-                    self._running[getattr(worker, method).remote(*arguments)] = worker, upcoming
-                    upcoming = lost.pop() if lost else next(queue, None)
-                done, _ = ray.wait([*self._running], timeout=_WAIT_SECONDS)
-                if not done:
-                    if not self._has_calls():
-                        _log.warning("waiting for the cluster to start a worker")
-                    continue
-                worker, call = self._running.pop(done[0])
-                try:
-                    result = ray.get(done[0])
-                except RayTaskError as error:
-                    self._idle.append(worker)
-                    if call:
-                        raise error.cause from None
-                except RayError as error:  # the actor is lost
-                    ray.kill(worker)
-                    self._start()
-                    n_losses += 1
-                    if n_losses > _RETRIES:
-                        reason = f"its workers were lost {n_losses} times ({one_line(error)}); see Ray's logs"
-                        raise ModelError(model.repo_id, reason) from error
-                    if call:
-                        lost.append(call)
-                        upcoming = upcoming or lost.pop()
-                else:
-                    self._idle.append(worker)
-                    if call:
-                        n_losses = 0
-                        yield call[0], result
-        finally:
-            self._running = {reference: (worker, None) for reference, (worker, _) in self._running.items()}
-
-    def _has_calls(self) -> bool:
-        return any(call for _, call in self._running.values())
+        # An actor may have to start first, or to end a call whose result nobody waits for.
+        running: dict[Any, tuple[Any, Call | None]] = {of.ready.remote(): (of, None) for of in self._workers}
+        while upcoming or any(call for _, call in running.values()):
+            while upcoming and idle:
+                worker, (_, method, arguments) = idle.pop(), upcoming
+                running[getattr(worker, method).remote(*arguments)] = worker, upcoming
+                upcoming = next(queue, None)
+            done, _ = ray.wait([*running], timeout=_WAIT_SECONDS)
+            if not done:
+                if not any(call for _, call in running.values()):
+                    _log.warning("waiting for the cluster to start a worker")
+                continue
+            worker, call = running.pop(done[0])
+            try:
+                result = ray.get(done[0])
+            except RayTaskError as error:
+                raise error.cause from None
+            except RayError as error:  # the actor is lost
+                ray.kill(worker)
+                self._workers.remove(worker)
+                worker = self._actor.remote(*self._options)
+                self._workers.append(worker)
+                running[worker.ready.remote()] = worker, None
+                n_losses += 1
+                if n_losses > _RETRIES:
+                    reason = f"its workers were lost {n_losses} times ({one_line(error)}); see Ray's logs"
+                    raise ModelError(model.repo_id, reason) from error
+                if call:
+                    queue = chain([call], queue)
+                    upcoming = upcoming or next(queue)
+                continue
+            idle.append(worker)
+            if call:
+                n_losses = 0
+                yield call[0], result
 
 
 class _Worker:
@@ -275,13 +261,11 @@ class _Worker:
         """Return when the actor is up."""
 
     def embed_captions(self, model: ModelRef, dtype: str | None, captions: Sequence[str]) -> Captions:
-        """Embed some captions."""
         return self._run_of(model, dtype).embed_captions(captions)
 
     def embed_images(
         self, model: ModelRef, dtype: str | None, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
     ) -> tuple[NDArray[np.float32], Environment]:
-        """Embed some images."""
         run = self._run_of(model, dtype)
         parts = [embeddings for _, embeddings in run.embed_images(_with_files(probes), images, batch_size)]
         return np.concatenate(parts), environment_of(run.model)

@@ -134,15 +134,17 @@ def label_model(
         complete = False
         while not complete:  # again, in float32, if the model overflows in half precision
             captions = run.embed_captions([concept.caption for concept in graph.concepts])
-            key = _log_key(ref, probes, captions.environment)
+            # what the embeddings depend on; not the batch size, which only changes their last bits
+            key = {"model": asdict(ref), "probes": probes.digest, "package_version": __version__,
+                   "environment": asdict(captions.environment)}  # fmt: skip
+            log_key = dict(key)
+            if overwrite and path.exists():  # all images are embedded again, but an interrupted run resumes
+                log_key["overwrites"] = hashlib.sha256(path.read_bytes()).hexdigest()
             log_name = f"{ref.slug}--{ref.revision[:12]}--{probes.digest[:12]}"
-            log_key = _overwriting(key, path) if overwrite else key
             log = EmbeddingLog.open(store.folder / ".partial" / log_name, log_key, captions.embeddings.shape[1])
             complete = _fill(log, run, ref, probes, captions.environment.dtype, batch_size or captions.batch_size)
         counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
-    label = label_from_counts(
-        ref, captions.cost, graph, probes, counts, environment=captions.environment, license=_license_of(ref)
-    )
+    label = label_from_counts(ref, captions.cost, graph, probes, counts, captions.environment, _license_of(ref))
     sidecar = embeddings_path(path)
     with storage_errors(sidecar):
         sidecar.unlink(missing_ok=True)  # an earlier label may have had other images
@@ -174,7 +176,6 @@ def label_from_counts(
     graph: SemanticGraph,
     probes: ProbeSet,
     counts: LabelCounts,
-    *,
     environment: Environment,
     license: str | None = None,
 ) -> ModelLabel:
@@ -208,10 +209,8 @@ def _existing_label(ref: ModelRef, group: LabelGroup, sampling: SamplingConfig, 
     """The label in a store; None if there is none, or one that is damaged or has fewer images."""
     path = store.path_for(ref, group)
     try:
-        label = read_label(path) if path.exists() else None
+        label = read_label(path)
     except LabelError:
-        return None
-    if label is None:
         return None
     if (label.model.revision, label.model.backend, label.group) != (ref.revision, ref.backend, group):
         raise InputError(f"{path} is a label of another model than {ref.short_name}; use another folder or --overwrite")
@@ -231,34 +230,14 @@ def has_embeddings(label: ModelLabel, store: LabelStore) -> bool:
         return False
 
 
-def _log_key(ref: ModelRef, probes: ProbeSet, environment: Environment) -> dict[str, object]:
-    """What the embeddings depend on. Not the batch size, which only changes their last bits."""
-    return {
-        "model": asdict(ref),
-        "probes": probes.digest,
-        "package_version": __version__,
-        "environment": asdict(environment),
-    }
-
-
-def _overwriting(key: dict[str, object], path: Path) -> dict[str, object]:
-    """The key while a label is overwritten: all images are embedded again, but an interrupted run resumes."""
-    return {**key, "overwrites": hashlib.sha256(path.read_bytes()).hexdigest()} if path.exists() else key
-
-
 def embedded_images(
     run: ModelRun, title: str, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
     """Embed probe images with a progress bar, which starts at the images left out; see `LocalRun.embed_images`."""
-    progress = tqdm(  # type: ignore[no-untyped-call]
-        total=len(probes),
-        initial=len(probes) - len(images),
-        unit="image",
-        desc=title,
-        name="mll_hf.label",
-        leave=False,
-    )
-    with progress:
+    done = len(probes) - len(images)
+    with tqdm(  # type: ignore[no-untyped-call]
+        total=len(probes), initial=done, unit="image", desc=title, name="mll_hf.label", leave=False
+    ) as progress:
         for numbers, embeddings in run.embed_images(probes, images, batch_size):
             yield numbers, embeddings
             progress.update(len(numbers))

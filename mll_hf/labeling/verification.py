@@ -143,20 +143,16 @@ def verify_label(
         firsts = range(0, len(images), CONTEST_BLOCK)
         blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in firsts)
         counts = run.count(graph, sample, captions, blocks)
+    moved = label.ranks[concepts].astype(np.int32) - counts.ranks[concepts]  # by bin; what left one is in others now
     return Verification(
         model=label.model,
         concepts=concepts,
         support=label.support[concepts],
         claimed=label.hits[concepts],
         measured=counts.hits[concepts],
-        moved=_moved(label.ranks[concepts].astype(np.int32), counts.ranks[concepts].astype(np.int32)),
+        moved=np.maximum(moved, 0).sum(axis=1, dtype=np.int32),
         seed=seed,
     )
-
-
-def _moved(claimed: NDArray[np.int32], measured: NDArray[np.int32]) -> NDArray[np.int32]:
-    """[K] fewest images that must change bins to turn one histogram [K, RANK_BINS] into the other."""
-    return np.maximum(claimed - measured, 0).sum(axis=1, dtype=np.int32)
 
 
 def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:

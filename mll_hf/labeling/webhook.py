@@ -32,14 +32,7 @@ class Change:
 
 
 def read_event(payload: object) -> Change:
-    """Read the payload of a webhook of the Hub.
-
-    Args:
-        payload: Parsed JSON.
-
-    Raises:
-        InputError: It is not the payload of a webhook of the Hub.
-    """
+    """Read parsed JSON as the payload of a webhook of the Hub; an InputError if it is none."""
     repo = _field(payload, "repo", dict)
     repo_id, private = _field(repo, "name", str), repo.get("private") is not False
     if not _REPO_ID.fullmatch(repo_id):

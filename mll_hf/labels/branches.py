@@ -39,10 +39,7 @@ def branch_recalls(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
     """What a model is good at and what not, in parts of the graph that are small enough to mean something.
 
     A branch is a concept with at least 10 tested descendants, none of which has as many itself. So no branch lies
-    within another.
-
-    Returns:
-        The branches, best first; of equally good ones the smaller first.
+    within another. The best are first; of equally good ones the smaller.
     """
     tested = label.support > 0
     below = [descendants[tested[descendants]] for descendants in graph.descendants]
@@ -61,11 +58,7 @@ def branch_recalls(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
 
 
 def branch_pairs(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> list[tuple[Branch, Branch]]:
-    """The branches of two labels that were measured on the same images, side by side.
-
-    Returns:
-        The branches as the first model and as the second does on them, those first where the first is most ahead.
-    """
+    """The branches of two labels on the same images, side by side, those first where the first model is most ahead."""
     by_place = [
         sorted(branch_recalls(label, graph), key=lambda branch: (branch.name, branch.definition))
         for label in (first, second)

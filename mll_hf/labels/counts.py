@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mll_hf.utils.arrays import read_only
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -92,10 +94,9 @@ class LabelCounts:
         return float(TEMPERATURES[best] * math.exp(step * min(1.0, max(-1.0, shift))))
 
     def rivals(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """The RIVALS concepts that most often beat each concept on its own images, and on how many of them.
+        """[V, RIVALS] concepts that most often beat each concept on its own images, and on how many of them.
 
-        Returns:
-            Two arrays [V, RIVALS]: indices (NO_RIVAL in empty slots) and counts, most wins first.
+        Those with most wins are first; empty slots have NO_RIVAL.
         """
         n_concepts = len(self.hits)
         slots = min(RIVALS, n_concepts)
@@ -143,8 +144,7 @@ def chance_to_win(n_rivals: int, n_candidates: int) -> NDArray[np.float64]:
     chance = np.full(RANK_BINS, won[-1])
     chance[possible] = np.add.reduceat(won, starts[possible])
     chance[possible] /= np.diff(starts[possible], append=n_rivals + 1)
-    chance.setflags(write=False)
-    return chance
+    return read_only(chance)
 
 
 @lru_cache(maxsize=1)
@@ -175,14 +175,9 @@ def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64])
 
 
 def recall_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Expected recall if a random few of the rivals took part instead of all.
+    """[...] expected recall if a random few of the rivals took part instead of all; 0 where there are no images.
 
-    Args:
-        ranks: [..., RANK_BINS] counts of images by rank.
-        chances: [RANK_BINS] chance to win by rank, see :func:`chance_to_win`.
-
-    Returns:
-        [...] float64; 0 where there are no images.
+    From counts of images by rank [..., RANK_BINS] and chances to win [RANK_BINS], see :func:`chance_to_win`.
     """
     won = ranks @ chances
     return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)

@@ -103,21 +103,13 @@ class ProbeEmbeddings:
 
 
 def write_embeddings(embeddings: ProbeEmbeddings, path: Path) -> None:
-    """Write the sidecar of a label, atomically.
-
-    Raises:
-        StorageError: The folder cannot be written.
-    """
+    """Write the sidecar of a label, atomically; a StorageError if that is not possible."""
     tensors = {f.name: np.ascontiguousarray(getattr(embeddings, f.name)) for f in fields(embeddings)}  # else scrambled
     write_atomically(path, save(tensors))
 
 
 def read_embeddings(path: Path) -> ProbeEmbeddings | None:
-    """Read the sidecar of a label; None if there is none.
-
-    Raises:
-        LabelError: The file is damaged.
-    """
+    """Read the sidecar of a label; None if there is none, a LabelError if it is damaged."""
     if not path.exists():
         return None
     try:

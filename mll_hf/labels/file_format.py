@@ -1,4 +1,7 @@
-"""The file of a label: a few tensors in safetensors format. Every file is read as hostile input: a label is a claim."""
+"""The file of a label: a few tensors in safetensors format.
+
+Every file is read as hostile input, since a label is a claim. Whatever is wrong with it raises a LabelError.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from safetensors.numpy import load, save
 from mll_hf.errors import LabelError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
-from mll_hf.labels.label import Cost, Environment, LabelFacts, LabelSummary, ModelLabel, ModelRef
+from mll_hf.labels.label import Cost, Environment, LabelFacts, ModelLabel, ModelRef
 from mll_hf.utils.files import canonical_json
 from mll_hf.utils.text import one_line
 
@@ -66,15 +69,7 @@ def label_to_bytes(label: ModelLabel) -> bytes:
 
 
 def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
-    """Parse and validate a label.
-
-    Args:
-        blob: The content of a label file.
-        path: Where it came from, for messages.
-
-    Raises:
-        LabelError: The bytes are no label, or one that contradicts itself.
-    """
+    """Parse and validate the content of a label file; its path is for messages."""
     try:
         metadata, tensors = read_metadata(blob), load(blob)
     except UNREADABLE as error:
@@ -107,11 +102,7 @@ def label_metadata(label: LabelFacts) -> dict[str, Any]:
 
 
 def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a label that are no tensors; every one must be there and have the right type and form.
-
-    Raises:
-        LabelError: The metadata are not those of a label.
-    """
+    """The fields of a label that are no tensors; every one must be there and have the right type and form."""
     schema = metadata.get("schema")
     if not _has_type(schema, int) or schema != SCHEMA:
         raise LabelError(f"schema {json.dumps(schema)[:20]} is not {SCHEMA}, the one that this version reads")
@@ -169,20 +160,9 @@ def _check_identity(model: ModelRef, cost: Cost, graph_digest: str, probes_diges
 
 
 def check_tensors(
-    tensors: Mapping[str, NDArray[Any]],
-    expected: Mapping[str, tuple[type[np.generic], str]],
-    sizes: Mapping[str, int],
+    tensors: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[type[np.generic], str]], sizes: Mapping[str, int]
 ) -> None:
-    """Check names, dtypes and shapes.
-
-    Args:
-        tensors: The tensors of a file.
-        expected: For each name the dtype and the axes, a letter each.
-        sizes: Length of each axis.
-
-    Raises:
-        LabelError: They are not as expected.
-    """
+    """Check names, dtypes and shapes; an axis is a letter, whose length is among the sizes."""
     if set(tensors) != set(expected):
         raise LabelError(f"the tensors are {sorted(tensors)}, not {sorted(expected)}")
     for name, (dtype, axes) in expected.items():
@@ -191,51 +171,31 @@ def check_tensors(
             raise LabelError(f"{name} is {tensors[name].dtype} {tensors[name].shape}, not {dtype.__name__} {shape}")
 
 
-def check_summary(label: LabelSummary) -> None:
-    """Check what follows from how ranks are counted.
-
-    Raises:
-        LabelError: The label contradicts itself, so it was not measured.
-    """
-    temperature = float(label.temperature[0])
-    by_rank = label.ranks.sum(axis=0, dtype=np.int64)
-    _refuse_if_any_fails(
-        {
-            "support exceeds the images per concept": bool((label.support <= label.sampling.images_per_concept).all()),
-            "ranks by domain do not add up": bool((label.domain_ranks >= 0).all())
-            and np.array_equal(label.domain_ranks.sum(axis=0, dtype=np.int64), by_rank),
-            "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
-        }
-    )
-
-
 def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> None:
     """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
-    check_summary(label)
-    domain_hits, domain_support = (a.sum(axis=0, dtype=np.int64) for a in (label.domain_hits, label.domain_support))
-    _refuse_if_any_fails(
-        {
-            **{
-                f"{name} does not follow from ranks": np.array_equal(tensors[name], getattr(label, name))
-                for name in _DERIVED
-            },
-            "hits exceed the times a concept was answered": bool((label.hits <= label.predicted).all()),
-            "answers and images do not add up": int(label.predicted.sum(dtype=np.int64))
-            == int(label.support.sum(dtype=np.int64)),
-            "hits by domain do not add up": np.array_equal(domain_hits, label.hits),
-            "support by domain does not add up": np.array_equal(domain_support, label.support),
-            "hits by domain exceed their support": bool((label.domain_hits <= label.domain_support).all()),
-            "ranks by domain differ from support by domain": np.array_equal(
-                label.domain_ranks.sum(axis=1, dtype=np.int64),
-                label.domain_support.sum(axis=1, dtype=np.int64),
-            )
-            and np.array_equal(label.domain_ranks[:, 0], label.domain_hits.sum(axis=1, dtype=np.int64)),
-            "the rivals are inconsistent": _rivals_are_consistent(label),
-        }
-    )
+    equal, temperature = np.array_equal, float(label.temperature[0])
+    domain_hits, domain_support = label.domain_hits.astype(np.int64), label.domain_support.astype(np.int64)
+    domain_ranks = label.domain_ranks.astype(np.int64)
+    checks: dict[str, bool | np.bool_] = {
+        **{f"{name} does not follow from ranks": equal(tensors[name], getattr(label, name)) for name in _DERIVED},
+        "support exceeds the images per concept": (label.support <= label.sampling.images_per_concept).all(),
+        "ranks by domain do not add up": (domain_ranks >= 0).all()
+        and equal(domain_ranks.sum(axis=0), label.ranks.sum(axis=0, dtype=np.int64)),
+        "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
+        "hits exceed the times a concept was answered": (label.hits <= label.predicted).all(),
+        "answers and images do not add up": label.predicted.sum(dtype=np.int64) == label.support.sum(dtype=np.int64),
+        "hits by domain do not add up": equal(domain_hits.sum(axis=0), label.hits),
+        "support by domain does not add up": equal(domain_support.sum(axis=0), label.support),
+        "hits by domain exceed their support": (domain_hits <= domain_support).all(),
+        "ranks by domain differ from support by domain": equal(domain_ranks.sum(axis=1), domain_support.sum(axis=1))
+        and equal(domain_ranks[:, 0], domain_hits.sum(axis=1)),
+        "the rivals are inconsistent": _rivals_are_consistent(label),
+    }
+    refuse_if_any_fails(checks)
 
 
-def _refuse_if_any_fails(checks: Mapping[str, bool]) -> None:
+def refuse_if_any_fails(checks: Mapping[str, bool | np.bool_]) -> None:
+    """Name all faults whose check did not pass."""
     if faults := [fault for fault, passed in checks.items() if not passed]:
         raise LabelError(", ".join(faults))
 
@@ -258,11 +218,7 @@ def _rivals_are_consistent(label: ModelLabel) -> bool:
 
 
 def read_metadata(blob: bytes) -> dict[str, Any]:
-    """Read our metadata from a safetensors header without trusting its length field.
-
-    Raises:
-        Exception: One of UNREADABLE, if there are none.
-    """
+    """Read our metadata from a safetensors header without trusting its length field; raises one of UNREADABLE."""
     length = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or length > len(blob) - 8:
         raise ValueError("the file is truncated")

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +29,7 @@ from mll_hf.labels.file_format import (
     fields_from_metadata,
     label_metadata,
     read_metadata,
+    refuse_if_any_fails,
 )
 from mll_hf.labels.label import LabelFacts, LabelGroup
 from mll_hf.labels.rank_code import BITS, RankCode, code_fields
@@ -67,66 +68,59 @@ _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
 _DTYPES = {"F64": np.float64, "I32": np.int32, "U32": np.uint32, "U8": np.uint8}
 
 
-# --- one label --------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
-    """What an index keeps of one label.
+class IndexEntry(LabelFacts):
+    """What an index says of a label besides its codes.
 
     Attributes:
-        metadata: All that is not a tensor, see :func:`~mll_hf.labels.file_format.label_metadata`.
-        digest: Sha256 of the label's file.
-        codes: [V] uint32, see :class:`RankCode`.
-        support: [V] int32, probe images.
-        rank_shares: [RANK_BINS] float64, mean rank shares.
+        support: [V] int32, probe images; the same array for all labels of a shard that rest on the same sample.
+        mean_rank_shares: [RANK_BINS] float64.
         domain_ranks: [S, RANK_BINS] int32.
-        mean_recall: Mean recall.
+        mean_recall: Mean recall over the graph.
+        sha256: Digest of the label's file.
     """
 
-    metadata: dict[str, Any]
-    digest: str
-    codes: NDArray[np.uint32]
     support: NDArray[np.int32]
-    rank_shares: NDArray[np.float64]
+    mean_rank_shares: NDArray[np.float64]
     domain_ranks: NDArray[np.int32]
     mean_recall: float
+    sha256: str
 
-    @classmethod
-    def of(
-        cls, label: LabelSummary, digest: str, code: RankCode, concepts: NDArray[np.int64] | slice = slice(None)
-    ) -> Entry:
-        """The entry of a label, with the codes of all concepts or of some."""
-        return cls(
-            label_metadata(label),
-            digest,
-            code.encode(label.ranks[concepts]),
-            label.support,
-            label.mean_rank_shares,
-            label.domain_ranks,
-            label.mean_recall,
-        )
+    @property
+    def key(self) -> Key:
+        """Slug and revision of the model."""
+        return self.model.slug, self.model.revision
+
+    @property
+    def domains_tested(self) -> frozenset[str]:
+        """Names of the domains that have probe images."""
+        return frozenset(self.domain_names[s] for s in np.flatnonzero(self.domain_ranks.any(axis=1)))
 
 
-def shard_to_bytes(entries: Sequence[Entry], code: RankCode) -> bytes:
-    """Serialize a shard. The same entries always give the same bytes.
+def entry_of(label: LabelSummary, sha256: str, code: RankCode) -> tuple[IndexEntry, NDArray[np.uint32]]:
+    """What an index keeps of a label with this file: its entry, and the codes [V] of its ranks."""
+    facts = {each.name: getattr(label, each.name) for each in fields(IndexEntry) if each.name != "sha256"}
+    return IndexEntry(**facts, sha256=sha256), code.encode(label.ranks)
 
-    Args:
-        entries: At least one; all of one group.
-        code: The code of their graph.
-    """
+
+def shard_to_bytes(entries: Sequence[tuple[IndexEntry, NDArray[np.uint32]]], code: RankCode) -> bytes:
+    """Serialize a shard of at least one entry, with codes [V]. The same entries always give the same bytes."""
+    labels = [label for label, _ in entries]
     samples: dict[bytes, int] = {}
-    sample = [samples.setdefault(entry.support.astype(np.int32).tobytes(), len(samples)) for entry in entries]
-    n_domains = max(len(entry.domain_ranks) for entry in entries)
-    padded = [np.pad(entry.domain_ranks, ((0, n_domains - len(entry.domain_ranks)), (0, 0))) for entry in entries]
-    facts = ",".join(canonical_json({**entry.metadata, "sha256": entry.digest}) for entry in entries)
+    sample = [samples.setdefault(label.support.astype(np.int32).tobytes(), len(samples)) for label in labels]
+    n_domains = max(len(label.domain_ranks) for label in labels)
+    padded = [np.pad(label.domain_ranks, ((0, n_domains - len(label.domain_ranks)), (0, 0))) for label in labels]
+    facts = ",".join(canonical_json({**label_metadata(label), "sha256": label.sha256}) for label in labels)
     tensors: dict[str, NDArray[Any]] = {
         "basis": code.basis,
-        "codes": np.stack([entry.codes for entry in entries], axis=1),
+        "codes": np.stack([codes for _, codes in entries], axis=1),
         "domain_ranks": np.stack(padded).astype(np.int32),
         "entries": np.frombuffer(f"[{facts}]".encode(), np.uint8),
-        "mean_recall": np.array([entry.mean_recall for entry in entries]),
-        "rank_shares": np.stack([entry.rank_shares for entry in entries]),
+        "mean_recall": np.array([label.mean_recall for label in labels]),
+        "rank_shares": np.stack([label.mean_rank_shares for label in labels]),
         "sample": np.array(sample, np.int32),
         "support": np.stack([np.frombuffer(content, np.int32) for content in samples]),
     }
@@ -154,23 +148,14 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """A file in memory, or mapped into it.
-
-    Attributes:
-        name: Path, for messages.
-        content: Its bytes.
-    """
+    """The content of a file in memory, or mapped into it; its name is for messages."""
 
     name: str
     content: memoryview
 
     @classmethod
     def mapped(cls, path: Path) -> InMemory:
-        """Map a file into memory.
-
-        Raises:
-            LabelError: It cannot be read.
-        """
+        """Map a file into memory; a LabelError if it cannot be read."""
         try:
             with path.open("rb") as file:
                 return cls(str(path), memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
@@ -194,33 +179,27 @@ class IndexShard:
     Attributes:
         source: The file.
         code: How its codes are read.
-        tensors: All tensors but the codes.
-        facts: [M] what each label says besides counts.
-        keys: [M] slug and revision of each model, and the sha256 of its label's file.
-        group: The group of the labels.
-        n_concepts: V.
+        labels: [M] everything but the codes.
         start: Where in the file the codes start.
     """
 
     source: ByteSource
     code: RankCode
-    tensors: Mapping[str, NDArray[Any]]
-    facts: tuple[LabelFacts, ...]
-    keys: tuple[tuple[Key, str], ...]
-    group: LabelGroup
-    n_concepts: int
+    labels: tuple[IndexEntry, ...]
     start: int
 
     def __len__(self) -> int:
-        return len(self.facts)
+        return len(self.labels)
+
+    @property
+    def kind(self) -> tuple[LabelGroup, int, int, bytes]:
+        """What all shards of an index have in common: group, number of concepts, and code."""
+        label = self.labels[0]
+        return label.group, len(label.support), self.code.n_bins, self.code.basis.tobytes()
 
     @classmethod
     def open(cls, source: ByteSource) -> IndexShard:
-        """Read and validate everything but the codes.
-
-        Raises:
-            LabelError: The file is no shard of an index.
-        """
+        """Read and validate everything but the codes; a LabelError if the file is no shard of an index."""
         try:
             return cls._open(source)
         except LabelError as error:
@@ -249,10 +228,8 @@ class IndexShard:
         if codes["dtype"] != "U32" or 4 * math.prod(codes["shape"]) != ranges["codes"][1] - ranges["codes"][0]:
             raise LabelError("the codes have another size than their shape says")
         _check_shard(header, {**tensors, "codes": np.broadcast_to(np.uint32(0), codes["shape"])})
-        facts, keys = _read_entries(tensors)
         code = RankCode(tensors["basis"], header["n_bins"])
-        at = first + ranges["codes"][0]
-        return cls(source, code, tensors, facts, keys, facts[0].group, codes["shape"][0], at)
+        return cls(source, code, _read_entries(tensors), first + ranges["codes"][0])
 
     def rows(self, concepts: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.uint32]]:
         """The codes [M] of all labels, for each of some concepts."""
@@ -260,23 +237,10 @@ class IndexShard:
         starts = [self.start + size * int(v) for v in concepts]
         return [np.frombuffer(row, np.uint32) for row in self.source.read([(at, at + size) for at in starts])]
 
-    def entry(self, m: int, codes: NDArray[np.uint32]) -> Entry:
-        """What is kept of the label at a position, with its codes."""
-        tensors = self.tensors
-        return Entry(
-            label_metadata(self.facts[m]),
-            self.keys[m][1],
-            codes,
-            tensors["support"][tensors["sample"][m]],
-            tensors["rank_shares"][m],
-            tensors["domain_ranks"][m, : len(self.facts[m].domain_names)],
-            float(tensors["mean_recall"][m]),
-        )
-
-    def entries(self, positions: Iterable[int]) -> list[Entry]:
-        """What is kept of some labels; reads the whole file."""
-        codes = np.stack(self.rows(range(self.n_concepts)))
-        return [self.entry(m, codes[:, m]) for m in positions]
+    def entries(self, positions: Iterable[int]) -> list[tuple[IndexEntry, NDArray[np.uint32]]]:
+        """Some labels with their codes; reads the whole file."""
+        codes = np.stack(self.rows(range(len(self.labels[0].support))))
+        return [(self.labels[m], codes[:, m]) for m in positions]
 
 
 def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> None:
@@ -294,7 +258,7 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
     if not all(sizes.values()):
         raise LabelError("there are no labels, or no concepts")
     shares, level = tensors["rank_shares"], tensors["mean_recall"]
-    fine = {
+    checks = {
         "a sample does not exist": tensors["sample"].min() >= 0 and tensors["sample"].max() < sizes["N"],
         "support is negative": tensors["support"].min() >= 0,
         "ranks of a domain are negative": tensors["domain_ranks"].min() >= 0,
@@ -302,59 +266,46 @@ def _check_shard(header: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]])
         "recall is not between 0 and 1": level.min() >= 0 and level.max() <= 1,
         "the basis is not finite": np.isfinite(tensors["basis"]).all() and np.abs(tensors["basis"]).max() < 100,
     }
-    if faults := [fault for fault, passed in fine.items() if not passed]:
-        raise LabelError(", ".join(faults))
+    refuse_if_any_fails(checks)
 
 
-def _read_entries(tensors: Mapping[str, NDArray[Any]]) -> tuple[tuple[LabelFacts, ...], tuple[tuple[Key, str], ...]]:
-    """Facts and keys of all labels; each entry is validated like the metadata of a label."""
+def _read_entries(tensors: Mapping[str, NDArray[Any]]) -> tuple[IndexEntry, ...]:
+    """All labels; what each says of itself is validated like the metadata of a label."""
     entries = json.loads(tensors["entries"].tobytes())
     if not isinstance(entries, list) or len(entries) != len(tensors["sample"]):
         raise LabelError("the number of entries is not that of labels")
-    facts, keys, common = [], [], dict[Any, Any]()
-    for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(digest := entry.get("sha256"), str):
+    supports, samples, means = list(tensors["support"]), tensors["sample"].tolist(), tensors["mean_recall"].tolist()
+    labels, common = [], dict[Any, Any]()
+    for m, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not isinstance(sha256 := entry.get("sha256"), str):
             raise LabelError("an entry lacks the sha256 of its label")
-        fields = fields_from_metadata(entry)
+        facts = fields_from_metadata(entry)
         for name in ("sampling", "environment", "domain_names"):  # one object for all labels that have the same
-            fields[name] = common.setdefault(fields[name], fields[name])
-        label = LabelFacts(**fields)
-        if len(label.domain_names) > tensors["domain_ranks"].shape[1]:
+            facts[name] = common.setdefault(facts[name], facts[name])
+        if (n_domains := len(facts["domain_names"])) > tensors["domain_ranks"].shape[1]:
             raise LabelError("a label has more domains than counts")
-        facts.append(label)
-        keys.append(((label.model.slug, label.model.revision), digest))
-    if len({label.group for label in facts}) != 1:
+        shares, domain_ranks = tensors["rank_shares"][m], tensors["domain_ranks"][m, :n_domains]
+        labels.append(IndexEntry(**facts, support=supports[samples[m]], mean_rank_shares=shares,
+                                 domain_ranks=domain_ranks, mean_recall=means[m], sha256=sha256))  # fmt: skip
+    if len({label.group for label in labels}) != 1:
         raise LabelError("its labels are of several groups")
-    return tuple(facts), tuple(keys)
+    return tuple(labels)
 
 
 # --- an index as a whole ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
-class IndexedLabel(LabelFacts):
+class IndexedLabel(IndexEntry):
     """A label as an index knows it. It can be joined like a summary, but its ranks are only in the index.
 
     Attributes:
-        support: [V] probe images; the same array for all labels that rest on the same sample.
-        mean_rank_shares: [RANK_BINS].
-        domain_ranks: [S, RANK_BINS].
-        mean_recall: Mean recall over the graph.
         index: The index.
         position: Its position there.
     """
 
-    support: NDArray[np.int32]
-    mean_rank_shares: NDArray[np.float64]
-    domain_ranks: NDArray[np.int32]
-    mean_recall: float
     index: LabelIndex
     position: int
-
-    @property
-    def domains_tested(self) -> frozenset[str]:
-        """Names of the domains that have probe images."""
-        return frozenset(self.domain_names[s] for s in np.flatnonzero(self.domain_ranks.any(axis=1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -362,20 +313,18 @@ class LabelIndex:
     """The shards of one group. Positions count the labels of all shards, one shard after another.
 
     Attributes:
-        shards: At least one.
+        shards: At least one; a LabelError if they do not belong together.
         current: Sha256 of the file of every label that there is, by slug and revision of its model; labels of which
             the shards have another digest are left out of :attr:`labels`. None takes all.
-
-    Raises:
-        LabelError: The shards do not belong together.
     """
 
     shards: tuple[IndexShard, ...]
     current: Mapping[Key, str] | None = None
 
     def __post_init__(self) -> None:
-        if len({(of.group, of.n_concepts, of.code.n_bins, of.code.basis.tobytes()) for of in self.shards}) != 1:
-            raise LabelError(f"the shards of index {self.shards[0].group.stem} are of several groups; build it anew")
+        if len({shard.kind for shard in self.shards}) != 1:
+            stem = self.shards[0].labels[0].group.stem
+            raise LabelError(f"the shards of index {stem} are of several groups; build it anew")
 
     @property
     def code(self) -> RankCode:
@@ -393,20 +342,13 @@ class LabelIndex:
         found: dict[Key, IndexedLabel] = {}
         samples: dict[bytes, NDArray[np.int32]] = {}
         for first, shard in zip(self.firsts, self.shards, strict=True):
-            of = shard.tensors
-            supports = [samples.setdefault(row.tobytes(), row) for row in of["support"]]
-            samples_of, means = of["sample"].tolist(), of["mean_recall"].tolist()
-            for m, ((key, digest), facts) in enumerate(zip(shard.keys, shard.facts, strict=True)):
-                if key not in found and (self.current is None or self.current.get(key) == digest):
-                    found[key] = IndexedLabel(
-                        **vars(facts),
-                        support=supports[samples_of[m]],
-                        mean_rank_shares=of["rank_shares"][m],
-                        domain_ranks=of["domain_ranks"][m, : len(facts.domain_names)],
-                        mean_recall=means[m],
-                        index=self,
-                        position=first + m,
-                    )
+            supports = {id(label.support): label.support for label in shard.labels}
+            shared = {key: samples.setdefault(support.tobytes(), support) for key, support in supports.items()}
+            for position, label in enumerate(shard.labels, first):
+                key = label.key
+                if key not in found and (self.current is None or self.current.get(key) == label.sha256):
+                    known = {**vars(label), "support": shared[id(label.support)]}
+                    found[key] = IndexedLabel(**known, index=self, position=position)
         return tuple(found.values())
 
     def codes(self, concepts: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -418,20 +360,19 @@ class LabelIndex:
         return codes
 
     def check(self, position: int, label: LabelSummary, concepts: NDArray[np.int64], codes: NDArray[np.uint32]) -> None:
-        """Check that the index says of the label at a position what it says itself; codes are those of A concepts.
+        """Check that the index says of the label at a position what it says itself, or raise a LabelError.
 
-        Raises:
-            LabelError: It does not.
+        The codes are those of A concepts.
         """
         n = int(np.searchsorted(self.firsts, position, side="right")) - 1
-        kept, true = self.shards[n].entry(position - self.firsts[n], codes), Entry.of(label, "", self.code, concepts)
-        pairs = zip(code_fields(kept.codes), code_fields(true.codes), strict=True)
+        kept = self.shards[n].labels[position - self.firsts[n]]
+        pairs = zip(code_fields(codes), code_fields(self.code.encode(label.ranks[concepts])), strict=True)
         agrees = (
-            canonical_json(kept.metadata) == canonical_json(true.metadata)
-            and np.array_equal(kept.support, true.support)
-            and np.array_equal(kept.domain_ranks, true.domain_ranks)
-            and np.allclose(kept.rank_shares, true.rank_shares, rtol=0, atol=1e-6)
-            and math.isclose(kept.mean_recall, true.mean_recall, abs_tol=1e-6)
+            canonical_json(label_metadata(kept)) == canonical_json(label_metadata(label))
+            and np.array_equal(kept.support, label.support)
+            and np.array_equal(kept.domain_ranks, label.domain_ranks)
+            and np.allclose(kept.mean_rank_shares, label.mean_rank_shares, rtol=0, atol=1e-6)
+            and math.isclose(kept.mean_recall, label.mean_recall, abs_tol=1e-6)
             and all(np.abs(a.astype(np.int64) - b).max(initial=0) <= 1 for a, b in pairs)  # rounded elsewhere
         )
         if not agrees:
@@ -449,8 +390,8 @@ def complete_index(
     Args as for :func:`update_shards`.
     """
     found, code = list(shards.values()), _code_of(shards, graph)
-    has = {key for shard in found for key, digest in shard.keys if current.get(key) == digest}
-    if entries := [Entry.of(label, digest, code) for label, digest in read(sorted(current.keys() - has))]:
+    has = {label.key for shard in found for label in shard.labels if current.get(label.key) == label.sha256}
+    if entries := [entry_of(label, digest, code) for label, digest in read(sorted(current.keys() - has))]:
         found.append(IndexShard.open(InMemory(graph.name, memoryview(shard_to_bytes(entries, code)))))
     return LabelIndex(tuple(found), current) if found else None
 
@@ -471,15 +412,15 @@ def update_shards(
     """
     small, code = max(1, SMALL_BYTES // (4 * len(graph))), _code_of(shards, graph)
     missing, lengths = dict(current), dict[int, int]()
-    changed: dict[int, list[Entry]] = {}
+    changed: dict[int, list[tuple[IndexEntry, NDArray[np.uint32]]]] = {}
 
-    def entries(number: int) -> list[Entry]:
+    def entries(number: int) -> list[tuple[IndexEntry, NDArray[np.uint32]]]:
         if number not in changed:
             changed[number] = shards[number].entries(range(len(shards[number])))
         return changed[number]
 
     for number, shard in sorted(shards.items()):
-        kept = [m for m, (key, digest) in enumerate(shard.keys) if missing.get(key) == digest and missing.pop(key)]
+        kept = [m for m, of in enumerate(shard.labels) if missing.get(of.key) == of.sha256 and missing.pop(of.key)]
         lengths[number] = len(kept)
         if len(kept) < len(shard):
             changed[number] = shard.entries(kept)
@@ -488,7 +429,7 @@ def update_shards(
         if lengths.get(last, small) >= small:
             last += 1
             lengths[last], changed[last] = 0, []
-        entries(last).append(Entry.of(label, digest, code))
+        entries(last).append(entry_of(label, digest, code))
         lengths[last] += 1
         to_merge = [number for number, length in lengths.items() if length <= small]
         if lengths[last] == small and len(to_merge) >= SMALL_SHARDS:

@@ -180,7 +180,10 @@ def join_labels(
     groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
     left_out: list[LeftOut] = []
     labels = tuple(labels)
-    _check_wanted(probes, labels)
+    names = {label.probes_name for label in labels}
+    if unknown := sorted(set(probes) - names - {label.probes_digest for label in labels}):
+        there = abridged(sorted(names), 5) or "none"
+        raise InputError(f"no label rests on probe images '{unknown[0]}'; there are labels on {there}")
     false: dict[str, list[LabelSummary]] = defaultdict(list)
     for label in labels:
         try:
@@ -192,10 +195,9 @@ def join_labels(
             groups[label.graph_digest][label.group].append(label)
     left_out += [_left_out(of_reason, reason) for reason, of_reason in sorted(false.items())]
     for digest in sorted(groups.keys() - by_digest.keys()):
-        unknown = [label for group in groups.pop(digest).values() for label in group]
-        left_out.append(
-            _left_out(unknown, "the graph cannot be read; its publisher must make it public, or give it with --graph")
-        )
+        of_unknown = [label for group in groups.pop(digest).values() for label in group]
+        reason = "the graph cannot be read; its publisher must make it public, or give it with --graph"
+        left_out.append(_left_out(of_unknown, reason))
     chosen: dict[str, list[LabelSummary]] = {}
     for digest, of_graph in sorted(groups.items()):
         best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes, default, publisher_of))
@@ -207,10 +209,9 @@ def join_labels(
         raise NoLabelsError(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
         )
-    if reference is None:
-        reference = min(
-            chosen, key=lambda digest: _reference_preference(by_digest[digest], chosen[digest], default, publisher_of)
-        )
+    reference = reference or min(
+        chosen, key=lambda digest: _reference_preference(by_digest[digest], chosen[digest], default, publisher_of)
+    )
     if reference not in chosen:
         raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
     columns = [reference, *sorted(chosen.keys() - {reference}, key=lambda digest: (by_digest[digest].name, digest))]
@@ -229,19 +230,6 @@ def join_labels(
     kept = [g for at, g in enumerate(kept) if at not in cyclic]
     rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
     return JoinedLabels(union, rows, tuple(left_out))
-
-
-def _check_wanted(probes: Collection[str], labels: Sequence[LabelSummary]) -> None:
-    """Refuse wanted probe images that no label rests on.
-
-    Raises:
-        InputError: There are some.
-    """
-    names = {label.probes_name for label in labels}
-    if unknown := sorted(set(probes) - names - {label.probes_digest for label in labels}):
-        raise InputError(
-            f"no label rests on probe images '{unknown[0]}'; there are labels on {abridged(sorted(names), 5) or 'none'}"
-        )
 
 
 def _preference(
@@ -298,8 +286,7 @@ def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], Label
     best: dict[tuple[str, str, str], LabelSummary] = {}
     for label in labels:
         model = (label.model.repo_id, label.model.revision, label.model.backend)
-        if model not in best or label.sampling.images_per_concept > best[model].sampling.images_per_concept:
-            best[model] = label
+        best[model] = max(best.get(model, label), label, key=lambda of: of.sampling.images_per_concept)
     return best
 
 

@@ -103,6 +103,9 @@ class LabelSource(Protocol):
 class LabelStore:
     """A folder of labels. Summaries are kept in memory, whole labels are read when asked for.
 
+    What reads raises an InputError if the folder holds no labels, a GraphError or LabelError if a file is damaged or
+    missing; what writes raises a StorageError if the folder cannot be written.
+
     Attributes:
         folder: The folder; it is created when something is added.
     """
@@ -116,12 +119,7 @@ class LabelStore:
 
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The graphs of the labels, by file name.
-
-        Raises:
-            InputError: The folder holds no labels.
-            GraphError: A graph cannot be read.
-        """
+        """The graphs of the labels, by file name."""
         found = self.folder.glob("graphs/*.json")
         paths = sorted(path for path in found if GRAPH_PATH.fullmatch(f"graphs/{path.name}"))
         if not paths:
@@ -136,26 +134,12 @@ class LabelStore:
 
     @cached_property
     def _summaries(self) -> tuple[LabelSummary, ...]:
-        return tuple(label.summary for label in self.labels())
+        graphs = self._by_digest
+        return tuple(self._checked(read_label(path), graphs, path).summary for path in self.paths())
 
     def list(self) -> tuple[LabelSummary, ...]:
-        """Summaries of all labels, in the order of their paths.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: A label is damaged, or its graph is missing.
-        """
+        """Summaries of all labels, in the order of their paths."""
         return self._summaries
-
-    def labels(self) -> Iterator[ModelLabel]:
-        """Read and validate all labels, one after another, in the order of their paths.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: A label is damaged, or its graph is missing.
-        """
-        graphs = self._by_digest
-        return (self._checked(read_label(path), graphs, path) for path in self.paths())
 
     def _checked(self, label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
         """The label, if its graph is here and it lies where its content says."""
@@ -172,22 +156,13 @@ class LabelStore:
         return label
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """The whole labels of some summaries.
-
-        Raises:
-            LabelError: A label is missing or damaged.
-        """
+        """The whole labels of some summaries."""
         graphs = self._by_digest
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            read = pool.map(lambda label: read_label(self.path_of(label), graphs.get(label.graph_digest)), labels)
-            return tuple(read)
+            return tuple(pool.map(lambda of: read_label(self.path_of(of), graphs.get(of.graph_digest)), labels))
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """The probe embeddings beside a label, or None.
-
-        Raises:
-            LabelError: The file is damaged or of another graph.
-        """
+        """The probe embeddings beside a label, or None."""
         path = embeddings_path(self.path_of(label))
         embeddings = read_embeddings(path)
         if embeddings is not None and len(embeddings.concepts) != len(label.ranks):
@@ -217,10 +192,6 @@ class LabelStore:
         """All labels as the folder's index knows them; none if it has no index, or too few labels for one to pay.
 
         Labels that the index lacks, or knows in another version, are read from their files.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: The index or a label is damaged.
         """
         groups = self._files_by_group()
         if not (self.folder / "index").is_dir() or sum(map(len, groups.values())) < MANY_LABELS:
@@ -267,16 +238,7 @@ class LabelStore:
     def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:
         """Bring the index up to date with the labels; only what changed is read and written.
 
-        Args:
-            progress: Called with 1 for every label that was read.
-
-        Returns:
-            Number of labels that were read.
-
-        Raises:
-            InputError: The folder holds no labels.
-            LabelError: The index or a label is damaged.
-            StorageError: The folder cannot be written.
+        Returns the number of labels that were read; ``progress`` is called with 1 for each.
         """
         n_read = 0
 
@@ -301,22 +263,14 @@ class LabelStore:
         return n_read
 
     def add_graph(self, graph: SemanticGraph) -> None:
-        """Write a graph, unless it is stored already.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Write a graph, unless it is stored already."""
         path = self.folder / graph_path(graph.digest)
         content = graph_to_bytes(graph)
         if not (path.exists() and path.read_bytes() == content):
             write_atomically(path, content)
 
     def write(self, label: ModelLabel) -> Path:
-        """Add or replace a label, atomically; returns its path.
-
-        Raises:
-            StorageError: The folder cannot be written.
-        """
+        """Add or replace a label, atomically; returns its path."""
         path = self.path_of(label)
         write_atomically(path, label_to_bytes(label))
         return path
@@ -332,7 +286,7 @@ def _digests(files: Mapping[Key, Path], shards: Mapping[int, IndexShard], folder
     known: dict[Key, tuple[str, int]] = {}
     for number, shard in shards.items():
         written = (folder / f"{number:05d}.safetensors").stat().st_mtime_ns
-        known.update((key, (digest, written)) for key, digest in shard.keys)
+        known.update((label.key, (label.sha256, written)) for label in shard.labels)
     digests = {}
     for key, path in files.items():
         digest, written = known.get(key, ("", 0))
@@ -351,6 +305,10 @@ def _load_stored_graph(path: Path) -> SemanticGraph:
 def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None = None) -> None:
     """Check that a label is of a graph, and that it can rest on the probe images that it names.
 
+    Its numbers of images are compared with those that the graph gives for the probe images of this digest, if it does.
+    This exposes who measured on other images and names these. It does not expose who takes the right numbers of images
+    and invents how many were recognized: for that, measure again with ``labels verify``.
+
     Raises:
         LabelError: It is of another graph, or its numbers of images contradict those of the graph.
     """
@@ -360,15 +318,6 @@ def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: 
             f"({graph.digest[:12]}); name the graph that it was measured on",
             path,
         )
-    _check_support(label, graph, path)
-
-
-def _check_support(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None) -> None:
-    """Compare numbers of images with those that the graph gives for the probe images of this digest, if it does.
-
-    This exposes who measured on other images and names these. It does not expose who takes the right numbers of images
-    and invents how many were recognized: for that, measure again with ``labels verify``.
-    """
     if graph.probes is None or graph.probes.digest != label.probes_digest:
         return
     expected, by_domain = graph.most_tests(label.sampling.images_per_concept)
@@ -387,11 +336,7 @@ def _check_support(label: LabelSummary | IndexedLabel, graph: SemanticGraph, pat
 
 
 def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLabel:
-    """Read and validate one label file.
-
-    Args:
-        path: The file.
-        graph: If given, the label must be on this graph.
+    """Read and validate one label file; if a graph is given, the label must be on it.
 
     Raises:
         LabelError: The file is missing, too large, no valid label, or on another graph.

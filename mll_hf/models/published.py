@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import InputError
 from mll_hf.graph.concepts import graph_from_json
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, RIVALS
@@ -129,40 +128,23 @@ def _labels_of(repo_ids: frozenset[str]) -> tuple[ModelLabel, ...]:
     recalls = class_recalls()
     rows = [m for m, model in enumerate(recalls.models) if model.hub_id in repo_ids]
     wanted = replace(recalls, models=tuple(recalls.models[m] for m in rows), values=recalls.values[rows])
-    return labels_from_recalls(wanted, published_graph(), imagenet_synsets(), PROMPTS)
+    return labels_from_recalls(wanted, PROMPTS)
 
 
-def labels_from_recalls(
-    recalls: ClassRecalls, graph: SemanticGraph, synsets: Mapping[str, Sequence[str]], prompts: str
-) -> tuple[ModelLabel, ...]:
-    """Labels of all models of a table on the graph of ImageNet's classes; hypernyms pool the images below them.
-
-    Args:
-        recalls: The table.
-        graph: The graph of V concepts.
-        synsets: Ids of the classes of each data set of ``SOURCES``, in the order of the table.
-        prompts: Prompt set of the table.
-
-    Raises:
-        InputError: The table lacks a class or has more, or the graph lacks one.
-    """
-    ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS))
+def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel, ...]:
+    """Labels of a table's models under one prompt set, on the published graph; hypernyms pool the images below them."""
+    graph, synsets = published_graph(), imagenet_synsets()
+    ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS), np.float32)  # exact below 2^24
     for s, (dataset, n_images) in enumerate(SOURCES.items()):
-        classes, recall = recalls.of(dataset, prompts)
-        if len(classes) != len(synsets[dataset]):
-            raise InputError(
-                f"the table has {len(classes)} classes of {dataset}, not {len(synsets[dataset])}; give all"
-            )
-        if missing := [id for id in synsets[dataset] if id not in graph.index]:
-            raise InputError(f"the graph lacks {len(missing)} classes of {dataset}, such as {missing[0]}; give another")
+        _, recall = recalls.of(dataset, prompts)
         hits = np.rint(recall * n_images).astype(np.int64)
         ranks[:, s, [graph.index[id] for id in synsets[dataset]]] = spread_ranks(hits, n_images)
     shown = np.flatnonzero(ranks.any(axis=(0, 1, 3)))  # the classes
-    below = np.eye(len(graph))
+    below = np.eye(len(graph), dtype=np.float32)
     for v, descendants in enumerate(graph.descendants):
         below[v, descendants] = 1
     pooled = np.tensordot(below[:, shown], ranks[:, :, shown, : 1 + _LOST_BINS], axes=(1, 2))
-    pooled = np.moveaxis(pooled, 0, 2)
+    pooled = np.moveaxis(pooled, 0, 2).astype(np.float64)
     pooled = np.pad(np.rint(pooled), [(0, 0)] * 3 + [(0, RANK_BINS - 1 - _LOST_BINS)])  # [M, S, V, RANK_BINS]
     domain_ranks = pooled.sum(axis=2)
     share = np.minimum(1, _MOST_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535

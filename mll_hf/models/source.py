@@ -61,22 +61,29 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     repo_id, _, revision = spec.partition("@")
     if "/" not in repo_id:
         raise ModelError(spec, f"is not of the form org/name; for a folder write {LOCAL_PREFIX}{spec}")
-    commit, names = _commit_and_files(spec, repo_id, revision or None, token)
+    with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
+        try:
+            head = fetch_head(connect(token), repo_id, "model", revision or None)
+            commit, names = head.sha, [path for path in head.files if is_of_a_model(path)]
+        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
+            cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
+            if cached is None:
+                raise
+            commit, names = cached
     return ModelRef(repo_id=repo_id, revision=commit, backend=_choose_backend(spec, names))
 
 
 def fetch(ref: ModelRef, token: str | None) -> Path:
-    """Download a model's files at its pinned revision.
-
-    Returns:
-        Folder of the files.
+    """Download a model's files at its pinned revision; returns their folder.
 
     Raises:
         ModelError: The files cannot be downloaded, or a local folder has changed since it was resolved.
     """
     backend = _backend_of(ref)
     if ref.is_local:
-        folder = _unchanged_folder(ref)
+        if _resolve_folder(ref.repo_id).revision != ref.revision:
+            raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
+        folder = Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
     else:
         folder = _download(ref, backend, _DOWNLOADED[backend], token)
         if backend is Backend.OPEN_CLIP and not any((folder / name).is_file() for name in _OPEN_CLIP_WEIGHTS):
@@ -97,11 +104,11 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
     sizes = {name: file.size for name, file in head.files.items() if is_of_a_model(name)}
-    return sum(sizes[name] for name in _downloaded(sizes, backend) if not _is_cached(ref.repo_id, head.sha, name))
-
-
-def _is_cached(repo_id: str, commit: str, name: str) -> bool:
-    return isinstance(try_to_load_from_cache(repo_id, name, revision=commit), str)
+    return sum(
+        sizes[name]
+        for name in _downloaded(sizes, backend)
+        if not isinstance(try_to_load_from_cache(ref.repo_id, name, revision=head.sha), str)
+    )
 
 
 def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
@@ -178,12 +185,6 @@ def _resolve_folder(spec: str) -> ModelRef:
     return ModelRef(repo_id=f"{LOCAL_PREFIX}{folder}", revision=revision, backend=backend)
 
 
-def _unchanged_folder(ref: ModelRef) -> Path:
-    if _resolve_folder(ref.repo_id).revision != ref.revision:
-        raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
-    return Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
-
-
 def _file_names(folder: Path) -> list[str]:
     """Paths of a model's files: those at the root, and in the modules of sentence-transformers."""
     paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
@@ -202,23 +203,12 @@ def _content_digest(folder: Path, names: Collection[str]) -> str:
 # ---- the Hub
 
 
-def _commit_and_files(spec: str, repo_id: str, revision: str | None, token: str | None) -> tuple[str, list[str]]:
-    with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
-        try:
-            head = fetch_head(connect(token), repo_id, "model", revision)
-        except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-            if is_unreachable(error) and (cached := _newest_cached(repo_id, revision)):
-                return cached
-            raise
-    return head.sha, [path for path in head.files if is_of_a_model(path)]
-
-
-def _newest_cached(repo_id: str, revision: str | None) -> tuple[str, list[str]] | None:
-    """The newest cached commit of a revision (of any, if None), and its file names."""
+def _newest_cached(repo_id: str, revision: str) -> tuple[str, list[str]] | None:
+    """The newest cached commit of a revision (of any, if empty), and its file names."""
     copies = [
         (copy.last_modified, copy.commit_hash, _file_names(copy.snapshot_path))
         for copy in cached_revisions(repo_id)
-        if revision in (None, copy.commit_hash) or revision in copy.refs
+        if revision in ("", copy.commit_hash) or revision in copy.refs
     ]
     # reading cards and labels caches revisions without weights
     usable = [copy for copy in copies if _loadable(copy[2])]

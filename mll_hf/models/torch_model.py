@@ -70,19 +70,15 @@ class VisionLanguageModel(ABC):
     batch_size: int
     _mean: torch.Tensor  # [3, 1, 1] on the device, and so is _std
     _std: torch.Tensor
+    _half: torch.dtype | None  # of the image tower, None for float32
     _most_images: int  # per batch; halved when memory runs out
     _network: Any  # the two libraries name the towers differently
 
     def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None) -> None:
         self.ref = ref
-        self.device = device
-        self._device = torch.device(device)
-        self.dtype = dtype or ("float16" if self._device.type == "cuda" else "float32")
-        self._half: torch.dtype | None = None if self.dtype == "float32" else getattr(torch, self.dtype)
         self._resized: Callable[[Image.Image], torch.Tensor] | None = None
-        network = network.eval().requires_grad_(False)  # FLOPs of attention pools are only counted without gradients
-        # channels_last makes convolutional towers 20 % faster on a CPU; torch's stubs lack this overload
-        self._network = network.to(self._device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._network = network.eval().requires_grad_(False)  # else FLOPs of attention pools are not counted
+        self._place(device, dtype)
         self._read_link()
         self._measure()
 
@@ -183,11 +179,14 @@ class VisionLanguageModel(ABC):
 
     def move(self, device: str) -> None:
         """Run on another device from now on, as if loaded there."""
-        if device == self.device:
-            return
+        if device != self.device:
+            self._place(device, None)
+
+    def _place(self, device: str, dtype: str | None) -> None:
         self.device, self._device = device, torch.device(device)
-        self._half = torch.float16 if self._device.type == "cuda" else None
-        self.dtype = "float32" if self._half is None else "float16"
+        self.dtype = dtype or ("float16" if self._device.type == "cuda" else "float32")
+        self._half = None if self.dtype == "float32" else getattr(torch, self.dtype)
+        # channels_last makes convolutional towers 20 % faster on a CPU
         self._network = self._network.to(self._device, memory_format=torch.channels_last)
 
     def close(self) -> None:
@@ -240,8 +239,8 @@ class VisionLanguageModel(ABC):
         )
         self._most_images = 2**31
         self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
+        self._normalize_on_device()
         if self._device.type == "cuda":
-            self._normalize_on_device()
             self.batch_size = self._largest_batch()
         else:
             self.batch_size = _CPU_BATCH if self.cost.gflops < _LARGE_GFLOPS else _CPU_BATCH_OF_LARGE

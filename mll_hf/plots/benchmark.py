@@ -43,7 +43,7 @@ _POINT = {"edgecolor": "white", "linewidth": 0.6, "zorder": 3}
 
 
 def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
-    """Draw all figures as PNG and SVG; returns their paths.
+    """Draw all figures as PNG; returns their paths.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -56,24 +56,19 @@ def save_figures(results: Results, folder: Path) -> tuple[Path, ...]:
         "targets": dumbbells,
         "ablations": ablations,
     }
-    return _save({name: draw(results) for name, draw in figures.items()}, folder)
+    return tuple(_save(draw(results), folder / f"{name}.png") for name, draw in figures.items())
 
 
-def save_fidelity(samples: Table, folder: Path) -> tuple[Path, ...]:
+def save_fidelity(samples: Table, folder: Path) -> Path:
     """Draw the quality of labels of fewer images, as :func:`save_figures` does."""
-    return _save({"images-per-concept": images_per_concept(samples)}, folder)
+    return _save(images_per_concept(samples), folder / "images-per-concept.png")
 
 
-def _save(figures: Mapping[str, Figure], folder: Path) -> tuple[Path, ...]:
-    from matplotlib import rc_context
-
-    paths = tuple(folder / f"{name}.{kind}" for name in figures for kind in ("png", "svg"))
-    with rc_context({"svg.hashsalt": "mll"}):  # with a fixed salt and no date, files are reproducible
-        for path in paths:
-            with storage_errors(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                figures[path.stem].savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+def _save(figure: Figure, path: Path) -> Path:
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=160)
+    return path
 
 
 def accuracy_by_cost(results: Results) -> Figure:

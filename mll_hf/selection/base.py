@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.models.known import KnownModel
 
+USUAL_CASCADE = 0.01  # share of images whose answer a cascade may change
 DIGITS = 9  # of scores when they are compared: equal evidence is a tie, whatever the order of summation
 
 
@@ -71,6 +72,8 @@ class SelectionConfig:
         most_images: Most images that they are tried on, and most examples.
         max_download: Most bytes that a trial may download.
         shares: What is expected of the shares of the classes among the images, or these shares, one per class.
+        cascade: Look for a cheap model to put in front of the chosen ones, and let at most this share of later images
+            get another answer by it; None for no cascade.
 
     Raises:
         InputError: A value is out of its range.
@@ -88,6 +91,7 @@ class SelectionConfig:
     most_images: int = 256
     max_download: int = 10 * 10**9
     shares: Shares | tuple[float, ...] = Shares.AUTO
+    cascade: float | None = None
 
     def __post_init__(self) -> None:
         if self.k is not None and self.k < 1:
@@ -100,6 +104,8 @@ class SelectionConfig:
             raise InputError(f"max_download is {self.max_download}; allow at least 0 bytes")
         if self.most_images < LEAST_IMAGES:
             raise InputError(f"most_images is {self.most_images}; allow at least {LEAST_IMAGES}")
+        if self.cascade is not None and not 0 <= self.cascade < 1:
+            raise InputError(f"cascade is {self.cascade}; give a share of the images, such as {USUAL_CASCADE}")
         if not 0 <= self.class_weight <= 1:
             raise InputError(f"class_weight is {self.class_weight}; choose a number from 0 to 1")
         if isinstance(self.licenses, str) or not all(isinstance(id, str) and id.strip() for id in self.licenses):
@@ -128,6 +134,7 @@ class SelectionOptions(TypedDict, total=False):
     most_images: int
     max_download: int | str
     shares: Shares | str | Sequence[float]
+    cascade: float | None
 
 
 def configured(config: SelectionConfig, options: SelectionOptions) -> SelectionConfig:

@@ -60,7 +60,7 @@ def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[
 
     There is no ``base_model_relation``: all that the Hub knows of (finetune, adapter, merge, quantized) change weights.
     """
-    ids = [selection.models[m].ref.repo_id for m in selection.union]
+    ids = [selection.models[m].ref.repo_id for m in selection.needed]
     found = {licenses.get(id) or "unknown" for id in ids}
     license = found.pop() if len(found) == 1 else "unknown" if "unknown" in found else "other"
     to_try = [name for name in selection.classes if "," not in name][:_CLASSES_TO_TRY]
@@ -105,7 +105,12 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         "",
         *markdown_table(
             ["model", "commit", "weight", "estimated accuracy (90 % interval)", "parameters", "GFLOPs", "license"],
-            [_row(selection, m, licenses) for m in selection.union],
+            [_row(selection, m, licenses) for m in selection.needed],
+        ),
+        *(
+            ["", f"{escaped(selection.cascade_line())} Ask for it with `pipeline(..., cascade=True)`."]
+            if selection.cascade
+            else []
         ),
         "",
         "Each model is used under its own license, as its repository named it when this card was written; "
@@ -133,6 +138,7 @@ def _row(selection: Selection, m: int, licenses: Mapping[str, str | None]) -> li
         name, commit = f"[{name}]({url})", f"[{commit}]({url}/tree/{model.ref.revision})"
     total = float(selection.weights[union].sum())
     weight = float(selection.weights[m]) / total if total > 0 else 1 / len(union)
+    weight = weight if m in union else 0.0
     accuracy = MISSING
     if estimates is not None:
         interval = f"{100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %"

@@ -11,10 +11,11 @@
    ranks models as their accuracy does, but only with a pool in which the models weigh by information: a majority of
    weak models would agree with itself.
 
-The true shares of the classes are unknown. They are expected on a path from the shares of the answers to equal ones, at
-the point that is most probable given how models agree image by image. A preference for a class agrees by chance only.
-Where classes are equally frequent, equal shares take preferences out, and the models agree better. Where one class is
-frequent, equal shares would make each model give some of its images to classes of its own, and the models agree less.
+The true shares of the classes are unknown. All may be nearly equal; or all but one, which is as frequent as among the
+answers; or all may be as among the answers. Which of these is most probable depends on how models agree image by image.
+A preference for a class agrees by chance only. Where classes are equally frequent, equal shares take preferences out,
+and the models agree better. Where one class is frequent, equal shares would make each model give some of its images to
+classes of its own, and the models agree less.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.accuracy import AccuracyEstimate, logit, sigmoid
+from mll_hf.selection.beliefs import REACH
 from mll_hf.selection.probabilities import entropy, mutual_information, softmax
 from mll_hf.utils.arrays import ArrayFields
 
@@ -39,21 +41,13 @@ if TYPE_CHECKING:
 
 LEAST_IMAGES = 16
 _SHARPNESS = 2.0  # standard deviation of scaled logits
-_TRUSTS = (1.0, 0.75, 0.5, 0.25, 0.0)  # 1: the shares of the answers are expected; 0: equal shares
-_HEAD_START = 5.0  # nats by which equal shares are more probable than those of the answers before anything is seen
-_EVENNESS = 1.0  # exponent of the shares in their prior: a Dirichlet distribution with this parameter plus one
-_BIAS_VARIANCE = 0.5  # of the offsets that all models need together
-_IMAGES_PER_CLASS = 0.5  # prior weight of "no bias", in images per class
-_LABEL_SHARE = 0.1  # weight of the recall estimated from labels; information and agreement have weight 1 together
-_AGREEMENT_SHARE = 0.8  # of agreement in the score; the rest is information
-_CONSENT_SHARE = 0.3  # of the consent of the other models when models are pooled for the first time
+_TRUST = 0.35  # exponent of the shares of answers where classes are nearly equally frequent; 0 would make them equal
+_LABEL_SHARE = 0.1  # weight of the recall estimated from labels; what images tell has weight 1
 _STEEPNESS = 12.0  # a score that is higher by 0.1 nats multiplies the weight of a model by exp(1.2)
-_ROUNDS = 2  # of weights that follow from consent, and consent that follows from weights
 _MOST_COMBINED = 3
-_LEAST_WEIGHT = 0.5  # of a model to combine, relative to that of the best
-_ACCURACY = np.array([-0.37, 0.79, 0.28])  # coefficients of the regression of accuracies
+_LEAST_WEIGHT = 0.25  # of a model to combine, relative to that of the best
+_ACCURACY = np.array([-0.38, 0.79, 0.28])  # coefficients of the regression of accuracies
 _ACCURACY_ERROR = 0.6  # its standard error on other tasks, in logits
-_NORMAL_QUANTILE = 1.645  # of an interval of 90 %
 _LEAST_ACCURACY = 0.01
 _STEPS = 20  # of Sinkhorn's algorithm
 _RESAMPLES = 200
@@ -174,7 +168,7 @@ def gather_evidence(
         n_images,
         calibration,
         prior,
-        _win_shares(logits / calibration.temperatures[:, None, None], correction, prior),
+        _win_shares(logits / calibration.temperatures[:, None, None], calibration.offsets, prior),
         correction.confirmation.mean(axis=1),
         templates,
     )
@@ -196,9 +190,10 @@ def _calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike) -
     scaled = logits / temperatures[:, None, None]
     plain = softmax(scaled)
     information = _of_most(mutual_information(plain), n_classes)
-    alone = _weigh(information, np.zeros(len(logits)), prior, n_classes)
-    candidates = _candidates(shares, _answers(plain, alone), n_classes)
-    correction = _most_probable([_correct(scaled, expected, information, prior) for expected in candidates])
+    weights = pooling_weights(_with_label(information, prior), n_classes)
+    candidates = _candidates(shares, _answers(plain, weights), n_classes)
+    corrections = [_correct(scaled, expected, weights) for expected in candidates]
+    correction = max(corrections, key=lambda one: round(one.evidence, _DIGITS))
     agreement = (plain.argmax(axis=2) == correction.answers).mean(axis=1)
     return Calibration(temperatures, correction.offsets, information, agreement, correction.shares), correction
 
@@ -212,11 +207,15 @@ def _answers(probabilities: NDArray[np.float64], weights: NDArray[np.float64]) -
 
 
 def _candidates(shares: SharesLike, answers: NDArray[np.intp], n_classes: int) -> list[NDArray[np.float64]]:
-    """Shares [C] among which the models' consent decides, from those of the answers to equal ones."""
+    """Shares [C] of which those that are most probable are expected."""
     if not isinstance(shares, Shares):
         return [_checked(shares, n_classes)]
-    trusts = {Shares.AUTO: _TRUSTS, Shares.EQUAL: (0.0,), Shares.ANSWERS: (1.0,)}[shares]
-    return [expected_shares(answers, n_classes, trust) for trust in trusts]
+    if shares is Shares.EQUAL:
+        return [np.full(n_classes, 1 / n_classes)]
+    as_answered = expected_shares(answers, n_classes, n_classes)
+    if shares is Shares.ANSWERS:
+        return [as_answered]
+    return [expected_shares(answers, n_classes, 0), expected_shares(answers, n_classes, 1), as_answered]
 
 
 def _checked(shares: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
@@ -227,13 +226,17 @@ def _checked(shares: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]
     return least / least.sum()
 
 
-def expected_shares(answers: NDArray[np.intp], n_classes: int, trust: float) -> NDArray[np.float64]:
+def expected_shares(answers: NDArray[np.intp], n_classes: int, leaders: int) -> NDArray[np.float64]:
     """[C] expected shares of the classes, from answers [N].
 
-    Proportional to a power of one plus the number of images that get the class as their answer.
+    The most frequent ``leaders`` classes (more if others are as frequent) have their share among the answers, and what
+    is left is nearly equal. All shares follow from one plus the number of images that get the class as their answer.
     """
-    shares = np.power(np.bincount(answers, minlength=n_classes) + 1, trust, dtype=np.float64)
-    return shares / shares.sum()
+    counts = np.bincount(answers, minlength=n_classes) + 1.0
+    leads = counts >= np.sort(counts)[-leaders] if leaders else np.zeros(n_classes, np.bool_)
+    others = np.where(leads, 0, counts**_TRUST)
+    others *= counts[~leads].sum() / max(others.sum(), 1)
+    return np.where(leads, counts, others) / counts.sum()
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,55 +247,31 @@ class _Correction:
         shares: [C] expected shares of the classes.
         offsets: [M, C].
         answers: [N] of all models together.
-        consent: [M, N] and
-        confirmation: [M, N] as :func:`compare` gives them.
+        confirmation: [M, N] as :func:`compare` gives it.
         evidence: Log-probability of the shares, but for a constant.
     """
 
     shares: NDArray[np.float64]
     offsets: NDArray[np.float64]
     answers: NDArray[np.intp]
-    consent: NDArray[np.float64]
     confirmation: NDArray[np.float64]
     evidence: float
 
 
-def _correct(
-    scaled: NDArray[np.float64],
-    shares: NDArray[np.float64],
-    information: NDArray[np.float64],
-    prior: NDArray[np.float64],
-) -> _Correction:
-    """Correct scaled logits [M, N, C] so that the classes come to the shares [C].
+def _correct(scaled: NDArray[np.float64], shares: NDArray[np.float64], weights: NDArray[np.float64]) -> _Correction:
+    """Correct scaled logits [M, N, C] of models with weights [M] so that the classes come to the shares [C].
 
-    Models that say more, and have more consent of such models, weigh more in the pools that others are compared with.
-
-    The evidence is the log-likelihood of the models' consent, plus the prior of the shares, plus that of the bias that
-    all models would have in common: offsets that all models need are more likely a frequent class than a bias.
+    The evidence is the log-likelihood of the models' consent, plus the prior of the shares (a Dirichlet distribution
+    with parameter 2), plus that of the bias that all models would have in common (normal): offsets that all models need
+    are more likely a frequent class than a bias.
     """
-    n_models, n_images, n_classes = scaled.shape
+    _, n_images, n_classes = scaled.shape
     offsets = class_offsets(scaled, shares)
     probabilities = softmax(scaled + offsets[:, None, :])
-    consent = confirmation = np.zeros((n_models, n_images))
-    weights = _weigh(information, consent.mean(axis=1), prior, n_classes)
-    for _ in range(_ROUNDS):
-        consent, confirmation = compare(probabilities, shares, weights)
-        weights = _weigh(information, _of_most(consent.mean(axis=1), n_classes), prior, n_classes)
+    consent, confirmation = compare(probabilities, shares, weights)
     bias = weights @ offsets / _kept_offset(n_images, n_classes)
-    evidence = (
-        (weights @ consent).sum()
-        + _EVENNESS * np.log(n_classes * shares).sum()
-        - (bias**2).sum() / (2 * _BIAS_VARIANCE)
-    )
-    return _Correction(shares, offsets, _answers(probabilities, weights), consent, confirmation, float(evidence))
-
-
-def _weigh(
-    information: NDArray[np.float64], consent: NDArray[np.float64], prior: NDArray[np.float64], n_classes: int
-) -> NDArray[np.float64]:
-    """[M, ...] weights of models in the pools that models are compared with; prior [M], the others [M, ...]."""
-    told = (1 - _CONSENT_SHARE) * information + _CONSENT_SHARE * consent
-    return pooling_weights((told.T + _LABEL_SHARE * prior).T, n_classes)
+    evidence = (weights @ consent).sum() + np.log(n_classes * shares).sum() - (bias**2).sum() / 2
+    return _Correction(shares, offsets, _answers(probabilities, weights), confirmation, float(evidence))
 
 
 def compare(
@@ -325,13 +304,6 @@ def compare(
     return consent, confirmation
 
 
-def _most_probable(corrections: list[_Correction]) -> _Correction:
-    """The correction with the most evidence, on a path from the shares of the answers to equal shares."""
-    head_start = _HEAD_START * np.linspace(0, 1, len(corrections))
-    evidence = np.array([correction.evidence for correction in corrections]) + head_start
-    return corrections[int(np.round(evidence, _DIGITS).argmax())]
-
-
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
@@ -349,26 +321,25 @@ def image_scale(logits: Floats) -> NDArray[np.float64]:
 
 
 def scores_of(calibration: Calibration, prior: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, ...] score of models: agreement, a little information, and a tenth of the recall estimated from labels.
+    """[M, ...] score of models: agreement, and a tenth of the recall estimated from labels.
 
     Args:
         calibration: Of the M models.
         prior: [M, ...].
     """
-    return _score(calibration.information, calibration.agreement, prior)
+    return _with_label(calibration.agreement, prior)
 
 
-def _score(
-    information: NDArray[np.float64], agreement: NDArray[np.float64], prior: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    told = (1 - _AGREEMENT_SHARE) * information + _AGREEMENT_SHARE * agreement
+def _with_label(told: NDArray[np.float64], prior: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, ...] what images tell of models, from 0 to 1, and the label's share; either may be [M] only."""
     return (told.T + _LABEL_SHARE * prior.T).T
 
 
 def how_many(scores: NDArray[np.float64], n_classes: int) -> int:
-    """How many of the models with scores [M] to combine: those that weigh at least half as much as the best, up to 3.
+    """How many of the models with scores [M] to combine.
 
-    Models of about equal score gain by being combined; a model that is clearly better loses.
+    Those that weigh at least a quarter as much as the best, up to 3. Models of about equal score gain by being
+    combined; a model that is clearly better loses.
     """
     weights = np.round(pooling_weights(scores, n_classes), _DIGITS)
     return int(min((weights >= _LEAST_WEIGHT * weights.max()).sum(), _MOST_COMBINED))
@@ -394,7 +365,7 @@ def accuracy_of_answers(
     logits = accuracy_features(confirmation, agreement) @ _ACCURACY
     accuracy = sigmoid(logits)
     sampling = 1 / (n_images * accuracy * (1 - accuracy))
-    width = _NORMAL_QUANTILE * np.sqrt(_ACCURACY_ERROR**2 + sampling)
+    width = REACH * np.sqrt(_ACCURACY_ERROR**2 + sampling)
     return AccuracyEstimate(accuracy, sigmoid(logits - width), sigmoid(logits + width))
 
 
@@ -431,8 +402,8 @@ def class_offsets(scaled: Floats, shares: NDArray[np.float64]) -> NDArray[np.flo
 
 
 def _kept_offset(n_images: int, n_classes: int) -> float:
-    """What is kept of an offset: with few images per class it is shrunk."""
-    return n_images / (n_images + _IMAGES_PER_CLASS * n_classes)
+    """What is kept of an offset: "no bias" counts like one image per class."""
+    return n_images / (n_images + n_classes)
 
 
 def _of_most(nats: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
@@ -441,29 +412,29 @@ def _of_most(nats: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
 
 
 def _win_shares(
-    scaled: NDArray[np.float64], correction: _Correction, prior: NDArray[np.float64]
+    scaled: NDArray[np.float64], offsets: NDArray[np.float64], prior: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """[M] how often each model has the highest score when the images are drawn again (seeded bootstrap).
 
-    The weights of the models in the pool that they agree with are those of each resample; the bias correction and the
-    pools of the others are not gathered again.
+    The weights of the models in the pool that they agree with are those of each resample; the bias correction is not
+    gathered again.
 
     Args:
         scaled: [M, N, C] logits over temperatures.
-        correction: Of these.
+        offsets: [M, C], the bias correction.
         prior: [M].
     """
     n_models, n_images, n_classes = scaled.shape
-    plain, corrected = softmax(scaled), softmax(scaled + correction.offsets[:, None, :])
+    plain, corrected = softmax(scaled), softmax(scaled + offsets[:, None, :])
     rng = np.random.default_rng(0)
     counts = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=_RESAMPLES) / n_images
     information = np.stack([_of_most(_resampled_information(model, counts), n_classes) for model in plain])
-    weights = _weigh(information, _of_most(correction.consent @ counts.T, n_classes), prior, n_classes)
+    weights = pooling_weights(_with_label(information, prior), n_classes)
     agreement = np.zeros((n_models, _RESAMPLES))
     for answers, image, count in zip(plain.argmax(axis=2).T, corrected.transpose(1, 0, 2), counts.T, strict=True):
         together = np.round(weights.T @ image, _DIGITS).argmax(axis=1)
         agreement += (answers[:, None] == together) * count
-    scores = _score(information, agreement, prior)
+    scores = _with_label(agreement, prior)
     return np.bincount(np.round(scores, _DIGITS).argmax(axis=0), minlength=n_models) / _RESAMPLES
 
 

@@ -168,7 +168,7 @@ def _parsed(path: Path, name: str) -> Selection:
 
 
 def _chosen(selection: Selection) -> list[ModelRef]:
-    return [selection.models[m].ref for m in selection.union]
+    return [selection.models[m].ref for m in selection.needed]
 
 
 def _check_pinned(selection: Selection) -> None:

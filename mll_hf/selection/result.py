@@ -78,6 +78,23 @@ class MatchedConcept:
     recall: tuple[float | None, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Cascade:
+    """A cheap model that answers first; the chosen models answer only images of which it is unsure.
+
+    Attributes:
+        first: Position of the cheap model in the selection.
+        threshold: It answers alone if its highest calibrated probability is at least this.
+        went_on: Share of the trial's images that went on to the chosen models.
+        changed: Share of later images that are expected to get another answer than from the chosen models, at most.
+    """
+
+    first: int
+    threshold: float
+    went_on: float
+    changed: float
+
+
 @dataclass(frozen=True, eq=False)
 class Selection(ArrayFields):
     """Which models answer for which classes, and why.
@@ -102,6 +119,7 @@ class Selection(ArrayFields):
             whose scores are no accuracies.
         templates: Prompt templates with one ``{}`` each; empty for those of the trial on images, or else those that
             fit domain and task.
+        cascade: A cheap model in front of the chosen ones; used only where asked for.
     """
 
     classes: tuple[str, ...]
@@ -119,6 +137,7 @@ class Selection(ArrayFields):
     among: int | None = None
     estimates: AccuracyEstimate | None = None
     templates: tuple[str, ...] = ()
+    cascade: Cascade | None = None
 
     @cached_property
     def answer(self) -> Answer | None:
@@ -141,6 +160,11 @@ class Selection(ArrayFields):
     def union(self) -> tuple[int, ...]:
         """Positions of the models that answer for at least one class, best overall first."""
         return tuple(np.flatnonzero(self.chosen.any(axis=1)).tolist())
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Positions of all models that may run: the chosen ones, and that which a cascade asks first."""
+        return tuple(dict.fromkeys([*self.union, self.cascade.first])) if self.cascade else self.union
 
     @property
     def weights(self) -> NDArray[np.float64]:
@@ -167,6 +191,21 @@ class Selection(ArrayFields):
         """What one image costs with all chosen models together."""
         costs = [self.models[m].cost for m in self.union]
         return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
+
+    def gflops_with(self, cascade: Cascade, went_on: float | None = None) -> float:
+        """Mean GFLOPs per image with a cascade, if a share of the images goes on; by default that of its trial."""
+        went_on = cascade.went_on if went_on is None else went_on
+        others = sum(self.models[m].cost.gflops for m in self.union if m != cascade.first)
+        return self.models[cascade.first].cost.gflops + went_on * others
+
+    def cascade_line(self, went_on: float | None = None) -> str:
+        """The cascade as a sentence, for the share of images that went on; by default that of its trial."""
+        if self.cascade is None:
+            return ""
+        share, where = (self.cascade.went_on, " in the trial") if went_on is None else (went_on, "")
+        gflops = f"{self.gflops_with(self.cascade, share):.3g} GFLOPs per image in place of {self.cost.gflops:.3g}"
+        first = self.models[self.cascade.first].name
+        return f"Cascade: {first} answers first, and {share:.1%} of the images went on{where}: {gflops}."
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
         """The concepts that decided for a class, best first, with the chosen models' recall on each.
@@ -202,6 +241,7 @@ class Selection(ArrayFields):
             "coverage": dict(zip(self.classes, self.coverage.tolist(), strict=True)),
             "images": dict(zip(self.classes, self.images.tolist(), strict=True)),
             "evidence": None if self.evidence is None else _evidence_to_json(self.evidence),
+            "cascade": None if self.cascade is None else {**asdict(self.cascade), "first": ids[self.cascade.first]},
         }
 
     def _answer_to_json(self, answer: Answer) -> dict[str, Any]:
@@ -250,6 +290,7 @@ class Selection(ArrayFields):
         if scores.shape != (len(models), len(classes)):
             raise ValueError("the scores are not one per model and class")
         union_size = int(chosen.any(axis=1).sum())
+        evidence = _evidence_from_json(document.get("evidence"), scores.shape)
         matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
         if not all(matches) and any(model.evidence is not Evidence.OVERALL for model in models):
             raise ValueError("a class has no concepts")
@@ -265,10 +306,11 @@ class Selection(ArrayFields):
             images=np.array([_number(document["images"][name], 0) for name in classes]),
             domain=_optional_text(document["domain"]),
             task=_optional_text(document["task"]),
-            evidence=_evidence_from_json(document.get("evidence"), scores.shape),
+            evidence=evidence,
             among=None if document.get("among") is None else int(_number(document["among"], len(models))),
             estimates=_estimates_from_json([model.get("accuracy") for model in document["models"]]),
             templates=_templates(document.get("templates", [])),
+            cascade=_cascade_from_json(document.get("cascade"), _distinct_ids(models)) if evidence else None,
         )
 
     # --- a repo of its own; selection.repo does the work ---
@@ -410,6 +452,13 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
         **{name: per_model[name] for name in ("prior", "win_shares", "confirmation")},
         templates=_templates(document["templates"]),
     )
+
+
+def _cascade_from_json(document: dict[str, Any] | None, ids: list[str]) -> Cascade | None:
+    if document is None:
+        return None
+    shares = (_number(document[name], 0, 1) for name in ("threshold", "went_on", "changed"))
+    return Cascade(ids.index(document["first"]), *shares)
 
 
 def _chosen_from_json(chosen: list[list[str]], ids: list[str]) -> NDArray[np.bool_]:

@@ -1,11 +1,12 @@
 """A budgeted trial: which model to try next on a task's images, and when to stop. Pure NumPy.
 
-The first model to be fetched is the most promising one, which would be chosen without a trial. After it, the next model
-is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and Dayanik,
-SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model that would be chosen is expected to rise by
-trying another one. Models that need no download come before all others, and all of them are tried. The trial stops when
-no model that fits in the rest of the budget is expected to gain enough, compared with what the best one reaches: where
-all models do badly so far, it goes on longer. It never stops after the first model, which has none to agree with.
+The two most promising models are fetched first; the first of them would be chosen without a trial. After them, the next
+model is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and
+Dayanik, SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model that would be chosen is expected to
+rise by trying another one. Models that need no download come before all others, and all of them are tried. The trial
+stops when the models left that fit in the rest of the budget together promise too little, compared with what the best
+one reaches: where all models do badly so far, or many are left, it goes on longer. It never stops after the first
+model, which has none to agree with.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
 
 USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
 _FEWEST = 2  # models to try where there are as many
-_LEAST_GAIN = 0.004  # expected gain that is worth a trial, as a share of the accuracy of the best model so far
+# Expected gain that is worth another trial, as a share of the accuracy of the best model so far: the mean over all
+# models, in which those that are done count as 0. The gain by the next one alone says less: one of many may be made for
+# just this task.
+_LEAST_PROMISE = 0.025
 
 
 def _student4(probabilities: Floats) -> Floats:
@@ -136,14 +140,16 @@ def next_model(
         failed: Positions of the models that could not be tried.
     """
     gains = np.round(expected_gains(beliefs, tried), DIGITS)
-    least = _LEAST_GAIN * sigmoid(beliefs.mean[list(tried)]).max(initial=0)
+    best = sigmoid(beliefs.mean[list(tried)]).max(initial=0)
     done = {*tried, *failed}
     fitting = [m for m in range(len(sizes)) if m not in done and sizes[m] <= left]
     here = [m for m in fitting if sizes[m] == 0]
-    worthy = [m for m in fitting if gains[m] >= least or len(tried) < _FEWEST]
-    if here or not any(sizes[m] for m in tried):  # per byte, a chain of ever larger models would come first
-        return max(here or worthy, key=lambda m: (gains[m], -sizes[m]), default=None)
-    return max(worthy, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
+    promise = np.round(gains[fitting].sum() / len(sizes), DIGITS)
+    if not here and len(tried) >= _FEWEST and promise < _LEAST_PROMISE * best:
+        return None
+    if here or sum(sizes[m] > 0 for m in tried) < _FEWEST:  # per byte, a chain of ever larger models would come first
+        return max(here or fitting, key=lambda m: (gains[m], -sizes[m]), default=None)
+    return max(fitting, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
 
 
 def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.accuracy import logit
 from mll_hf.selection.base import DIGITS, SelectionConfig, Strategy
-from mll_hf.selection.beliefs import OWN, OWN_OF_BEST, REACH, beliefs_from, observe
+from mll_hf.selection.beliefs import beliefs_apart, beliefs_from, observe
 from mll_hf.selection.evidence import gather_evidence, how_many, scores_of
 from mll_hf.selection.examples import gather_examples, learn_from_examples
 
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     Classes = NDArray[np.int64]
 
 _NO_EXAMPLES = np.empty(0, np.int64)
-_SHARED_ERROR = 0.3  # standard error, in logits, that the estimates of all models from the same images have in common
+_SHARED = 0.5  # of the variance of estimates from the same images: the share that is an error of all of them together
 
 
 def shortlisting(config: SelectionConfig) -> SelectionConfig:
@@ -76,7 +75,6 @@ def trial_beliefs(
     logits: NDArray[np.float32],
     evidence: UnlabeledEvidence,
     classes: Classes = _NO_EXAMPLES,
-    own: float = OWN,
 ) -> Beliefs:
     """Beliefs about the accuracies of all models of a shortlist after some of them answered.
 
@@ -86,16 +84,15 @@ def trial_beliefs(
         logits: [M, N, C] of these.
         evidence: From these answers.
         classes: [E] classes of the first E images.
-        own: Standard deviation of what is particular to a model, in logits.
     """
-    beliefs = beliefs_from(prior, own)
+    beliefs = beliefs_from(prior)
     if len(rows) > 1:  # a single model has none to agree with
-        found = evidence.estimate
-        errors = (logit(found.high) - logit(found.low)) / (2 * REACH)
-        beliefs = observe(beliefs, rows, logit(found.accuracy), errors, common=_SHARED_ERROR)
+        found = beliefs_apart(evidence.estimate)
+        variance = found.deviations**2
+        own, common = np.sqrt((1 - _SHARED) * variance), np.sqrt(_SHARED * float(variance.mean()))
+        beliefs = observe(beliefs, rows, found.mean, own, common)
     if len(classes):
-        examples = gather_examples(logits[:, : len(classes)], classes, evidence.calibration)
-        beliefs = learn_from_examples(beliefs, rows, examples)
+        beliefs = learn_from_examples(beliefs, rows, gather_examples(logits, classes, evidence.calibration))
     return beliefs
 
 
@@ -127,8 +124,9 @@ def choose_with_images(
     estimates, overall = evidence.estimate, evidence.scores
     scores = scores_of(evidence.calibration, shortlist.scores[rows])
     if len(classes) and shortlist.estimates is not None:
-        prior = shortlist.estimates.take(rows)
-        estimates = trial_beliefs(prior, range(len(rows)), logits, evidence, classes, OWN_OF_BEST).accuracy
+        known = estimates if len(rows) > 1 else shortlist.estimates.take(rows)  # a single model has none to agree with
+        examples = gather_examples(logits, classes, evidence.calibration)
+        estimates = learn_from_examples(beliefs_apart(known), range(len(rows)), examples).accuracy
         overall = estimates.accuracy
         scores = np.repeat(overall[:, None], len(shortlist.classes), axis=1)
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")

@@ -58,6 +58,13 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.unlink(temporary)
 
 
+def asset_path(*names: str) -> Path:
+    """A path in this package's part of the assets cache of Hugging Face."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE).expanduser().joinpath("mll_hf", *names)
+
+
 def file_digest(path: Path) -> bytes:
     """Sha256 of a file, cached by the path, size and times of the file.
 
@@ -66,13 +73,11 @@ def file_digest(path: Path) -> bytes:
     Raises:
         OSError: The file cannot be read.
     """
-    from huggingface_hub import constants
-
     status = path.stat()
     changed = max(status.st_mtime_ns, status.st_ctime_ns)
     key = f"{path.absolute()}:{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
     name = hashlib.sha256(os.fsencode(key)).hexdigest()
-    cached = Path(constants.HF_ASSETS_CACHE).expanduser() / "mll_hf" / "digests" / name
+    cached = asset_path("digests", name)
     with contextlib.suppress(OSError, ValueError):
         if len(digest := bytes.fromhex(cached.read_text())) == hashlib.sha256().digest_size:
             return digest

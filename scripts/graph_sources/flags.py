@@ -9,10 +9,12 @@ import numpy as np
 from PIL import Image
 
 from graph_sources.packages import Packages, centered, svg_image, webp_image
-from mll_hf.graph.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import new_concept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mll_hf.graph.authoring import NewConcept
 
 # package -> license and paths of its drawings
 SETS = {
@@ -50,14 +52,14 @@ def flags(packages: Packages) -> Iterator[NewConcept]:
             ground = tuple(int(value) for value in rng.integers(0, 256, 3))
             for picture in centered(drawing), centered(tilted, ground):
                 images.append(webp_image(picture, f"{code} of {source}", "icon", source))
-        concept = new_concept(
+        yield new_concept(
             f"flag-{code}",
             f"flag of {name}",
             [f"{name} flag", f"flag of {country['name']}"],
             "",  # a definition that repeats the name would make the caption longer, not clearer
             [PARENT],
+            images,
         )
-        yield NewConcept(concept, tuple(images))
 
 
 def _drawings(packages: Packages, code: str) -> Iterator[tuple[str, str]]:

@@ -12,11 +12,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from graph_sources.packages import SIZE, Packages, webp_image
-from mll_hf.graph.authoring import NewConcept, NewImage, new_concept
+from mll_hf.graph.authoring import new_concept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from mll_hf.graph.authoring import NewConcept, NewImage
 
 PYPI_FONTS = {
     "font-amatic-sc==0.0.4": "OFL-1.1",
@@ -39,37 +41,33 @@ PARENT = "n04076846"  # representation
 def letters(packages: Packages) -> Iterator[NewConcept]:
     """The 26 letters, each as capital and small letter."""
     fonts = list(_fonts(packages))
-    yield _umbrella("letter", "letter", ["alphabetic character", "letter of the alphabet"],
-                    "one of the characters of the alphabet used to represent speech")  # fmt: skip
+    description = "one of the characters of the alphabet used to represent speech"
+    yield new_concept("letter", "letter", ["alphabetic character", "letter of the alphabet"], description, [PARENT])
     for letter in string.ascii_uppercase:
-        concept = new_concept(
+        yield new_concept(
             f"letter-{letter.lower()}",
             f"letter {letter}",
             [f"the letter {letter}", f"capital letter {letter}", f"small letter {letter.lower()}"],
             "",  # a definition that repeats the name would make the caption longer, not clearer
             ["letter"],
+            _drawn(fonts, letter) + _drawn(fonts, letter.lower()),
         )
-        yield NewConcept(concept, tuple(_drawn(fonts, letter) + _drawn(fonts, letter.lower())))
 
 
 def digits(packages: Packages) -> Iterator[NewConcept]:
     """The ten digits, printed and handwritten."""
     fonts = list(_fonts(packages))
-    yield _umbrella("numeral", "numeral", ["digit", "number", "figure"],
-                    "one of the symbols from 0 to 9 that numbers are written with")  # fmt: skip
+    description = "one of the symbols from 0 to 9 that numbers are written with"
+    yield new_concept("numeral", "numeral", ["digit", "number", "figure"], description, [PARENT])
     for digit, name in enumerate(DIGIT_NAMES):
-        concept = new_concept(
+        yield new_concept(
             f"digit-{digit}",
             f"digit {name}",
             [f"digit {digit}", f"number {name}", f"number {digit}", f"the numeral {digit}"],
             "",  # as with letters
             ["numeral"],
+            _drawn(fonts, str(digit)) + _handwritten(digit),
         )
-        yield NewConcept(concept, tuple(_drawn(fonts, str(digit)) + _handwritten(digit)))
-
-
-def _umbrella(id: str, name: str, lemmas: list[str], description: str) -> NewConcept:
-    return NewConcept(new_concept(id, name, lemmas, description, [PARENT]), ())
 
 
 def _fonts(packages: Packages) -> Iterator[tuple[Path, str]]:

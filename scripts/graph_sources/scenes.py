@@ -9,10 +9,12 @@ import numpy as np
 from PIL import Image
 
 from graph_sources.packages import SIZE, Packages, webp_image
-from mll_hf.graph.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import new_concept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mll_hf.graph.authoring import NewConcept
 
 PACKAGE, FILES = "flightgear-data-base", "./usr/share/games/flightgear/Textures/Terrain/*.png"
 IMAGES = 48
@@ -53,7 +55,7 @@ def scenes(packages: Packages) -> Iterator[NewConcept]:
     files = sorted(path for path in folder.rglob("*.png") if not _NOT_COLORS.search(path.name))
     description = "a part of the earth's surface as it looks from an aeroplane or a satellite"
     names = "land seen from above", ["aerial view", "satellite image"]
-    yield NewConcept(new_concept("scene-from-above", *names, description, [PARENT]), ())
+    yield new_concept("scene-from-above", *names, description, [PARENT])
     for name, (others, pattern) in SCENES.items():
         fitting = [path for path in files if re.search(pattern, path.name)]
         id = f"aerial-{name.replace(' ', '-')}"
@@ -66,8 +68,7 @@ def scenes(packages: Packages) -> Iterator[NewConcept]:
             images.append(webp_image(crop, f"{path.name}, number {number}", "satellite", source))
         lemmas = [f"aerial view of {name}", f"satellite image of {name}", f"{others.split(',')[0]} seen from above"]
         description = f"{name} ({others}) as it looks from an aeroplane or a satellite"
-        concept = new_concept(id, f"{name} seen from above", lemmas, description, ["scene-from-above"])
-        yield NewConcept(concept, tuple(images))
+        yield new_concept(id, f"{name} seen from above", lemmas, description, ["scene-from-above"], images)
 
 
 def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from graph_sources.packages import SIZE, Packages, from_array, svg_image, webp_image
-from mll_hf.graph.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import new_concept
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mll_hf.graph.authoring import NewImage
+    from mll_hf.graph.authoring import NewConcept, NewImage
 
 SPRITES, LICENSE = "mapillary_sprite_source@1.8.0", "MIT"
 FEWEST, MOST = 8, 24
@@ -40,7 +40,7 @@ def signs(packages: Packages) -> Iterator[NewConcept]:
         ("warning-sign", "warning traffic sign", "a traffic sign that warns drivers of a danger ahead"),
     ):
         lemmas = ["road sign", "street sign"] if id == "traffic-sign" else []
-        yield NewConcept(new_concept(id, name, lemmas, description, [PARENT if lemmas else "traffic-sign"]), ())
+        yield new_concept(id, name, lemmas, description, [PARENT if lemmas else "traffic-sign"])
     for (kind, text), paths in drawings.items():
         images: list[NewImage] = []
         for turn in range(-(-FEWEST // len(paths))):
@@ -55,10 +55,8 @@ def signs(packages: Packages) -> Iterator[NewConcept]:
         for british, word in _AMERICAN.items():
             american = american.replace(british, word)
         lemmas += [f"{american} traffic sign"] if american != text else []
-        concept = new_concept(
-            f"{kind}-{text.replace(' ', '-')}", f"{text} {sign}", lemmas, f"{orders[kind]}: {text}", [f"{kind}-sign"]
-        )
-        yield NewConcept(concept, tuple(images[:MOST]))
+        id, description = f"{kind}-{text.replace(' ', '-')}", f"{orders[kind]}: {text}"
+        yield new_concept(id, f"{text} {sign}", lemmas, description, [f"{kind}-sign"], images[:MOST])
 
 
 def seen(sign: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -13,12 +13,12 @@ from PIL import Image, ImageFilter
 
 from graph_sources.packages import SIZE, Packages, from_array, webp_image
 from mll_hf import __version__
-from mll_hf.graph.authoring import NewConcept, new_concept
+from mll_hf.graph.authoring import new_concept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mll_hf.graph.authoring import NewImage
+    from mll_hf.graph.authoring import NewConcept, NewImage
 
 IMAGES = 40
 PARENT = "n04362025"  # surface
@@ -76,13 +76,11 @@ WORDS = {  # British spelling, as models have been measured with these definitio
 def textures(packages: Packages) -> Iterator[NewConcept]:
     """The 47 textures; needs no packages."""
     del packages
-    umbrella = new_concept("texture", "texture", ["surface texture", "visual pattern"],
-                           "the look of a surface, by its pattern and its feel", [PARENT])  # fmt: skip
-    yield NewConcept(umbrella, ())
+    names, description = ["surface texture", "visual pattern"], "the look of a surface, by its pattern and its feel"
+    yield new_concept("texture", "texture", names, description, [PARENT])
     for word, description in WORDS.items():
-        concept = new_concept(f"texture-{word}", f"{word} texture", [word, f"{word} surface", f"{word} pattern"],
-                              f"a surface or pattern {description}", ["texture"])  # fmt: skip
-        yield NewConcept(concept, tuple(_images(word)))
+        names, description = [word, f"{word} surface", f"{word} pattern"], f"a surface or pattern {description}"
+        yield new_concept(f"texture-{word}", f"{word} texture", names, description, ["texture"], _images(word))
 
 
 def _images(word: str) -> Iterator[NewImage]:

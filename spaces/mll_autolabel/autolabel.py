@@ -39,20 +39,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Variables and secrets of the Space; see its README.
+    """Variables and secrets of the Space; see its README."""
 
-    Attributes:
-        secret: Shared with the webhook.
-        graph: Folder or ``hf://datasets/org/graph`` of the graph and its probe images.
-        to: Collection in which labels are published; None for each model's own repository, which must be the user's.
-        most_waiting: Most models that may wait; events for more are refused with status 503.
-        settle_seconds: Time without events after which a model is labeled, since uploads come in several commits.
-    """
-
-    secret: str = field(repr=False)
-    graph: str
+    secret: str = field(repr=False)  # shared with the webhook
+    graph: str  # folder or ``hf://datasets/org/graph`` of the graph and its probe images
+    # collection in which labels are published; None for each model's own repository, which must be the user's
     to: str | None = None
-    most_waiting: int = 100
+    most_waiting: int = 100  # most models that may wait; events for more are refused with status 503
+    # time without events after which a model is labeled, since uploads come in several commits
     settle_seconds: float = 60.0
 
     @classmethod
@@ -108,19 +102,12 @@ _DONE = (State.RUNNING, State.LABELED, State.SKIPPED)
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A row of the status page.
+    """A row of the status page."""
 
-    Attributes:
-        change: What the Hub reported.
-        state: The state.
-        detail: Reason or address.
-        time: Time of the last change of state, in UTC; empty while it waits.
-    """
-
-    change: Change
+    change: Change  # what the Hub reported
     state: State
-    detail: str = ""
-    time: str = ""
+    detail: str = ""  # reason or address
+    time: str = ""  # time of the last change of state, in UTC; empty while it waits
 
 
 # --- the queue --------------------------------------------------------------------------------------------------------

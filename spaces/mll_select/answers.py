@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mll_hf import Client, SelectionConfig
-from mll_hf.bench.hub_tasks import fetch_class_names
+from mll_hf.bench.suites import fetch_class_names
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.ensemble.trial import try_models
 from mll_hf.errors import InputError, MLLError, ModelError
@@ -89,19 +89,14 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of the Space.
+    """Settings of the Space."""
 
-    Attributes:
-        labels: Source of labels as for :class:`mll_hf.Client`: ``hub,published``, a dataset, or a folder.
-        graph: Folder or dataset of the graph that labels must be on; None for the one of most publishers.
-        images: A graph whose probe images may be shown to anyone; None to show none.
-        most_parameters: Most parameters of all models of one trial together.
-    """
-
+    # source of labels as for :class:`mll_hf.Client`: ``hub,published``, a dataset, or a folder
     labels: str = DEFAULT_LABELS
+    # folder or dataset of the graph that labels must be on; None for the one of most publishers
     graph: str | None = None
-    images: str | None = None
-    most_parameters: int = 10**9
+    images: str | None = None  # a graph whose probe images may be shown to anyone; None to show none
+    most_parameters: int = 10**9  # most parameters of all models of one trial together
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Settings:
@@ -122,18 +117,12 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A visitor's question; the same labels always give it the same answer.
-
-    Attributes:
-        classes: Class names.
-        domain: How the images look; None if unknown.
-        task: What the images are for; None if unknown.
-        config: Number of models, limits and licenses.
-    """
+    """A visitor's question; the same labels always give it the same answer."""
 
     classes: tuple[str, ...]
-    domain: str | None = None
-    task: str | None = None
+    domain: str | None = None  # how the images look; None if unknown
+    task: str | None = None  # what the images are for; None if unknown
+    # number of models, limits and licenses
     config: SelectionConfig = SelectionConfig()  # noqa: RUF009 - frozen
 
 
@@ -256,17 +245,11 @@ def names_as_text(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """Labels on one graph that compare directly.
+    """Labels on one graph that compare directly."""
 
-    Attributes:
-        name: A name that no other board has: that of the graph.
-        graph: The graph.
-        source: Where the labels come from.
-    """
-
-    name: str
+    name: str  # a name that no other board has: that of the graph
     graph: SemanticGraph
-    source: LabelSource
+    source: LabelSource  # where the labels come from
 
     @cached_property
     def branches(self) -> tuple[tuple[str, str], ...]:
@@ -279,27 +262,16 @@ class Board:
 
 @dataclass(frozen=True, eq=False)
 class ListedModel:
-    """A model and what is known of it.
+    """A model and what is known of it."""
 
-    Attributes:
-        name: A name that no other model has: its id on the Hub, or the name of its local folder.
-        ref: The model.
-        cost: What it costs to run.
-        license: As its label or its publisher names it; None if unknown.
-        evidence: What is known of it.
-        imagenet: Published zero-shot accuracy on ImageNet; None if there is none.
-        labels: [B] its label on each board, None where it has none.
-        publisher: Who published its label, or the figures.
-    """
-
-    name: str
+    name: str  # a name that no other model has: its id on the Hub, or the name of its local folder
     ref: ModelRef
-    cost: Cost
-    license: str | None
-    evidence: Evidence
-    imagenet: float | None
-    labels: tuple[LabelFacts | None, ...]
-    publisher: str
+    cost: Cost  # what it costs to run
+    license: str | None  # as its label or its publisher names it; None if unknown
+    evidence: Evidence  # what is known of it
+    imagenet: float | None  # published zero-shot accuracy on ImageNet; None if there is none
+    labels: tuple[LabelFacts | None, ...]  # [B] its label on each board, None where it has none
+    publisher: str  # who published its label, or the figures
 
     @property
     def aliases(self) -> tuple[str, ...]:
@@ -314,20 +286,13 @@ class ListedModel:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels at one point in time, and the figures that others published. Read before any visitor sees them.
+    """The labels at one point in time, and the figures that others published. Read before any visitor sees them."""
 
-    Attributes:
-        settings: The Space's settings.
-        client: The library's client; everything that it caches is computed already.
-        models: The models, the best measured ones first.
-        boards: The B boards, the reference first.
-        images: Number of the board whose probe images may be shown, and these; None to show none.
-    """
-
-    settings: Settings
-    client: Client
-    models: tuple[ListedModel, ...]
-    boards: tuple[Board, ...]
+    settings: Settings  # the Space's settings
+    client: Client  # the library's client; everything that it caches is computed already
+    models: tuple[ListedModel, ...]  # the models, the best measured ones first
+    boards: tuple[Board, ...]  # the B boards, the reference first
+    # number of the board whose probe images may be shown, and these; None to show none
     images: tuple[int, ProbeSet] | None = None
 
     @classmethod
@@ -639,32 +604,21 @@ def describe_coverage(coverage: float) -> str:
 
 @dataclass(frozen=True)
 class Trial:
-    """Answers of the U chosen models on N images.
+    """Answers of the U chosen models on N images."""
 
-    Attributes:
-        selection: The models, and the C classes.
-        probabilities: [N, C] pooled over the models; NaN for unreadable images.
-        votes: [U, N, C] probabilities of each model.
-        is_first_choice: Whether these are the models for the question, rather than the best ones that fit on the page.
-    """
-
-    selection: Selection
-    probabilities: NDArray[np.float64]
-    votes: NDArray[np.floating[Any]]
+    selection: Selection  # the models, and the C classes
+    probabilities: NDArray[np.float64]  # [N, C] pooled over the models; NaN for unreadable images
+    votes: NDArray[np.floating[Any]]  # [U, N, C] probabilities of each model
+    # whether these are the models for the question, rather than the best ones that fit on the page
     is_first_choice: bool
 
 
 @dataclass(frozen=True)
 class Runner(Ensemble):
-    """An ensemble that says which model it runs, one in memory at a time.
+    """An ensemble that says which model it runs, one in memory at a time."""
 
-    Attributes:
-        tell: Called with the name of each model before it runs.
-        embed: Does :func:`embed` on another device; None to run models where they were loaded.
-    """
-
-    tell: Callable[[str], object] = print
-    embed: Embed | None = None
+    tell: Callable[[str], object] = print  # called with the name of each model before it runs
+    embed: Embed | None = None  # does :func:`embed` on another device; None to run models where they were loaded
 
     def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """See :meth:`Ensemble.one_by_one`."""

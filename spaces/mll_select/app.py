@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import answers
 import gradio as gr
-import numpy as np
 import pages
 from answers import Labels, Library, Question, Settings
 from look import make_theme
@@ -226,6 +225,8 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             label="Command line", language="shell", interactive=False, lines=1, show_line_numbers=False, wrap_lines=True
         )
 
+    parts = (answer, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen)
+
     def show(
         text: str,
         domain: str | None,
@@ -242,7 +243,6 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
             return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
-        parts = (answer, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen)
         return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
 
     def fill(read_names: Callable[[Any], tuple[str, ...]]) -> Callable[[Any], dict[Any, Any]]:
@@ -255,17 +255,14 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         return act
 
     inputs = [classes, domain, task, k, gflops, parameters, license]
-    outputs = [
-        question, answer, details, ranking, heat_head, heat, words, matches, cost, costs, python, shell, chosen,
-    ]  # fmt: skip
     for chip, values in zip(chips, EXAMPLES.values(), strict=True):
         chip.click(lambda v=values: v, None, [classes, domain, task], queue=False, **_QUIET)
     file.upload(fill(answers.names_in_file), file, [classes, answer, details], **_QUIET)
     dataset.submit(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
     read.click(fill(answers.names_of_dataset), dataset, [classes, answer, details], api_visibility="private")
     ask.click(
-        show, inputs, outputs, api_visibility="private", concurrency_id="labels", show_progress_on=[answer],
-        trigger_mode="once",
+        show, inputs, [question, details, *parts], api_visibility="private", concurrency_id="labels",
+        show_progress_on=[answer], trigger_mode="once",
     )  # fmt: skip
 
 
@@ -612,8 +609,9 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
             graph: Name of the graph of concepts; empty for the one that all models were measured on.
 
         Returns:
-            "recall": mean share of a concept's images that each recognizes. "branches": the recall of both for each
-            branch. "concepts": those with the most significant differences, with the difference in standard errors.
+            "first" and "second": the models. "recall": mean share of a concept's images that each recognizes.
+            "branches": the recall of both for each branch. "concepts": those with the most significant differences,
+            with the recall of both and the difference in standard errors ("z").
         """
         with _errors_for_programs():
             labels = library.labels
@@ -687,25 +685,13 @@ def _class_record(selection: Selection, labels: Labels, name: str) -> dict[str, 
 
 
 def _comparison_record(pair: tuple[LabelSummary, ...], graph: SemanticGraph) -> dict[str, Any]:
-    difference = label_difference(*pair, graph)
-    most = np.argsort(-np.abs(difference.z), kind="stable")[:20]
-    return {
-        "models": [label.model.repo_id for label in pair],
-        "recall": [round(label.mean_recall, 4) for label in pair],
-        "branches": [
-            {"name": one.name, "concepts": one.concepts, "recall": [round(b.recall, 4) for b in (one, other)]}
-            for one, other in branch_pairs(*pair, graph)
-        ],
-        "concepts": [
-            {
-                "id": graph.concepts[v].id,
-                "name": graph.concepts[v].name,
-                "recall": [round(float(label.node_precision[v]), 4) for label in pair],
-                "standard_errors": round(float(z), 2),
-            }
-            for v, z in zip(difference.concepts[most], difference.z[most], strict=True)
-        ],
-    }
+    record = label_difference(*pair, graph).to_json()
+    record["concepts"] = sorted(record["concepts"], key=lambda concept: -abs(concept["z"]))[:20]
+    record["branches"] = [
+        {"name": one.name, "concepts": one.concepts, "recall": [round(b.recall, 4) for b in (one, other)]}
+        for one, other in branch_pairs(*pair, graph)
+    ]
+    return record
 
 
 # --- start ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mll_hf.bench.baselines.ensembles import confidence_ensemble, sota_transport
 from mll_hf.bench.baselines.modelgpt import TEXT_FEATURES, predict, rank, text_features
 from mll_hf.bench.baselines.scores import certainty, leep, logme, mean_confidence, nce, nuclear_norm, shrunk_h_score
 from mll_hf.bench.baselines.swab import rank_transport, source_weights, transport_plan
-from mll_hf.errors import InputError, MissingExtraError
+from mll_hf.errors import MissingExtraError
 from mll_hf.selection.probabilities import mutual_information
 from worlds import examples
 
@@ -191,15 +191,6 @@ def test_text_features_against_loops():
     assert found["text-acc1"] == pytest.approx(np.mean(np.array(answers) == labels))
     assert found["text-f1"] == pytest.approx(f1_score(labels, answers, average="macro"))
     assert found["text-acc1"] != found["text-f1"]
-
-
-def test_text_features_need_texts_of_each_class():
-    weights = np.eye(2)
-    for captions, synonyms in (([weights], [weights] * 2), ([weights] * 2, [weights, weights[:0]])):
-        with pytest.raises(InputError, match="captions and synonyms"):
-            text_features(weights, captions, synonyms)
-    with pytest.raises(InputError, match="two classes"):
-        text_features(weights[:1], [weights], [weights])
 
 
 def test_predictions_are_those_of_ordinary_least_squares():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,8 +14,7 @@ from mll_hf.bench.fidelity import (
     KnownTask,
     LabeledHub,
     estimates_against_exact,
-    fidelity_to_json,
-    fidelity_to_markdown,
+    fidelity_report,
     quality_of_samples,
 )
 from mll_hf.labeling.contest import Contest
@@ -74,7 +72,7 @@ def hub():
 @pytest.fixture
 def task():
     match = make_match([[LEAVES[0], LEAVES[1]], [LEAVES[2], LEAVES[3]]])
-    return KnownTask("task", None, match, match, np.array([0.9, 0.6, 0.5, 0.1]))
+    return KnownTask(None, match, match, "task", np.array([0.9, 0.6, 0.5, 0.1]))
 
 
 def test_labels_of_a_sample_are_counted_on_its_images_alone(hub):
@@ -89,13 +87,9 @@ def test_labels_of_a_sample_are_counted_on_its_images_alone(hub):
     assert label.model == REFS[1]
 
 
-def rows_of(table):
-    return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
-
-
 def test_estimates_are_compared_with_equation_five(hub, task):
     labels = hub.labels(hub.probes)
-    (quality,) = rows_of(estimates_against_exact(hub, labels, [task]))
+    (quality,) = estimates_against_exact(hub, labels, [task]).rows
     selected = task.caption_match.selected
     exact, estimated = [], []
     for ref, label in zip(REFS, labels, strict=True):
@@ -120,7 +114,7 @@ def test_estimates_are_compared_with_equation_five(hub, task):
 
 def test_all_images_lose_nothing_and_few_lose_something(hub, task):
     samples = {1: probes_of(1), 3: probes_of(3), PER_CONCEPT: hub.probes}
-    one, three, whole = rows_of(quality_of_samples(hub, samples, [task]))
+    one, three, whole = quality_of_samples(hub, samples, [task]).rows
     assert [row["images"] for row in (one, three, whole)] == [n * len(LEAVES) for n in (1, 3, PER_CONCEPT)]
     assert [whole["general_correlation"], whole["score_correlation"]] == pytest.approx([1, 1])
     assert whole["accuracy"] == 0.9
@@ -128,17 +122,12 @@ def test_all_images_lose_nothing_and_few_lose_something(hub, task):
 
 
 def test_report_and_figure(hub, task, tmp_path):
-    tables = (
-        estimates_against_exact(hub, hub.labels(hub.probes), [task]),
-        quality_of_samples(hub, {2: probes_of(2)}, [task]),
-    )
-    text = fidelity_to_markdown(tables, "mll-hf bench fidelity")
+    report = fidelity_report(hub, {2: probes_of(2)}, [task], "mll-hf bench fidelity")
+    text = report.to_markdown()
     assert "| task | concepts | correlation | error | bias | model correlation | accuracy exact |" in text
     assert re.search(r"\| task \| 4( \| -?\d\.\d{3}){6} \|\n", text)
-    assert "`mll-hf bench fidelity`" in text
-    document = json.loads(fidelity_to_json(tables))
-    assert document["estimates"][0]["task"] == "task"
-    assert document["samples"][0]["images_per_concept"] == 2
-    paths = save_fidelity(tables[1], tmp_path)
-    assert [Path(path).suffix for path in paths] == [".png", ".svg"]
-    assert all(path.stat().st_size > 1000 for path in paths)
+    assert "- command: mll-hf bench fidelity\n" in text
+    tables = json.loads(report.to_json())["tables"]
+    assert tables["estimates"][0]["task"] == "task"
+    assert tables["samples"][0]["images_per_concept"] == 2
+    assert save_fidelity(report.tables[1], tmp_path).stat().st_size > 1000

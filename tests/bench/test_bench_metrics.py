@@ -13,7 +13,6 @@ from hypothesis.extra import numpy as hnp
 
 from mll_hf.bench.metrics import (
     Interval,
-    Ranking,
     SignedRankTest,
     accuracy,
     bootstrap_tasks,
@@ -21,6 +20,7 @@ from mll_hf.bench.metrics import (
     mean_difference,
     mean_gap_closed,
     mean_per_class_recall,
+    ranking_quality,
     spearman,
     top_kendall,
     top_l1,
@@ -86,10 +86,11 @@ def test_l1_is_of_the_mean_over_the_models_predicted_best():
 
 def test_a_ranking_compares_scores_with_the_truth():
     truth = np.array([0.5, 0.9, 0.9])
-    ranking = Ranking.of(np.array([3.0, 2.0, 1.0]), truth, predicted=truth - 0.1)
-    assert (ranking.regret, ranking.hit, ranking.l1) == pytest.approx((0.4, 0, 0.1))
-    assert Ranking.of(np.array([1.0, 2.0, 3.0]), truth, None).hit == 1
-    assert Ranking.of(np.array([1.0, 2.0, 3.0]), truth, None).l1 is None
+    quality = ranking_quality(np.array([3.0, 2.0, 1.0]), truth, predicted=truth - 0.1)
+    assert [quality[name] for name in ("regret", "Hit@1", "L1")] == pytest.approx([0.4, 0, 0.1])
+    quality = ranking_quality(np.array([1.0, 2.0, 3.0]), truth, None)
+    assert quality["Hit@1"] == 1
+    assert "L1" not in quality
 
 
 def naive_tau_b(left, right):

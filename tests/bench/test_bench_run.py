@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import fields, replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench_worlds import FAST, LABEL_FREE, N_IMAGES, QUICK, filled_cache, make_hub, make_index, make_suite, tasks
-from mll_hf.bench import run as bench
+from bench_worlds import FAST, LABEL_FREE, N_IMAGES, filled_cache, make_hub, make_index, make_suite, tasks
 from mll_hf.bench.baselines.ensembles import confidence_ensemble
 from mll_hf.bench.baselines.swab import rank_transport, source_weights
 from mll_hf.bench.methods import (
@@ -33,10 +25,9 @@ from mll_hf.bench.methods import (
     SampleConfig,
     methods_named,
     pooled,
-    ranker,
 )
 from mll_hf.bench.metrics import accuracy, top_l1
-from mll_hf.bench.run import BenchConfig, Results, Suite, run
+from mll_hf.bench.run import BenchConfig, Suite, known_tasks, run
 from mll_hf.bench.scenarios import (
     HUBS_PER_DRAW,
     Kind,
@@ -49,7 +40,7 @@ from mll_hf.bench.scenarios import (
     situation,
     without_classes,
 )
-from mll_hf.bench.world import Hub, class_embeddings, read_embeddings, read_hub, read_text
+from mll_hf.bench.world import Hub, class_embeddings, open_task, prompts_of, read_embeddings, read_hub
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.rules import softmax
@@ -70,20 +61,16 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def results_folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("results")
-
-
-@pytest.fixture(scope="module")
-def results(cache, results_folder):
-    return run(make_suite(), make_index(), cache, results_folder, CONFIG)
+def results(cache):
+    return run(make_suite(), make_index(), cache, CONFIG)
 
 
 @pytest.fixture
-def opened(cache, tmp_path):
+def opened(cache, results):
     """The view of the first task, and its true classes."""
-    runner = bench._Runner(make_suite(), make_index(), cache, tmp_path, CONFIG)
-    return bench._TaskRun(runner, 0)._opened
+    suite = make_suite()
+    view, labels = open_task(suite.hub, suite.tasks[0], make_index(), cache)
+    return replace(view, known=known_tasks(results.facts, 0), general=results.general.accuracies), labels
 
 
 def find(name):
@@ -94,18 +81,12 @@ def record_of(results, method, task="first", scenario="all images", draw=0):
     return next(r for r in results.records if (r.method, r.task, r.scenario, r.draw) == (method, task, scenario, draw))
 
 
-def timeless(records):
-    """Records without what differs from run to run."""
-    return [replace(record, seconds=0.0) for record in records]
-
-
 # --- what methods see -------------------------------------------------------------------------------------------------
 
 
 def test_logits_are_scaled_cosines_with_the_mean_prompt(cache):
     task, hub = tasks()[0], make_hub()
-    text = read_text(task, make_index(), ("a photo of a {}.",))
-    embeddings = read_embeddings(cache, hub.refs, task, text.prompts)
+    embeddings = read_embeddings(cache, hub.refs, task, prompts_of(task))
     for m, ref in enumerate(hub.refs):
         facts, images = cache.facts(ref), cache.images(ref, task)
         prompts = cache.texts(ref, [f"a photo of a {name}." for name in task.classes])
@@ -151,8 +132,8 @@ def test_permuted_classes_change_no_choice_of_methods_without_labels(cache, tmp_
     first = suite.tasks[0]
     shuffled = replace(first, labels=(first.labels + 1) % len(first.classes))  # every answer wrong, the same images
     config = BenchConfig(draws=1, methods=FAST, ablations=())
-    honest = run(suite, make_index(), cache, tmp_path / "a", config)
-    other = run(replace(suite, tasks=(shuffled, suite.tasks[1])), make_index(), cache, tmp_path / "b", config)
+    honest = run(suite, make_index(), cache, config)
+    other = run(replace(suite, tasks=(shuffled, suite.tasks[1])), make_index(), cache, config)
 
     def choices(of, methods):
         drawn_by_class = (str(Kind.LONG_TAIL), str(Kind.ABSENT), str(Kind.FREQUENT))
@@ -216,7 +197,6 @@ def test_a_hub_on_two_graphs_counts_the_images_of_both(seed):
     part, scaled = hub.of_models(np.array([2, 0])), hub.scaled(np.array([2.0, 1, 1, 1]))
     np.testing.assert_array_equal(part.node_precision, hub.node_precision[[2, 0]])
     np.testing.assert_allclose(scaled.temperatures, hub.temperatures * [2, 1, 1, 1], rtol=1e-6)
-    assert len({hub.digest, part.digest, scaled.digest}) == 3
 
 
 def test_labels_that_are_left_out_are_logged(tmp_path, caplog):
@@ -245,7 +225,7 @@ def test_single_models_ensembles_and_bounds_by_hand(results, opened):
     np.testing.assert_allclose(alone, (view.logits.argmax(axis=2) == labels).mean(axis=1))
     levels = [label.mean_recall for label in view.hub.labels]
     strong = int(np.argmax(levels))
-    general = np.array(results.general.accuracies)
+    general = results.general.accuracies
 
     def accuracy(probabilities):
         return (probabilities.argmax(axis=1) == labels).mean()
@@ -306,12 +286,12 @@ def test_modelgpt_learns_from_the_other_tasks_only(results, opened):
     np.testing.assert_allclose(view.known.own[0], results.facts[0].features[0])
     record = record_of(results, "ModelGPT")
     choice = find("ModelGPT").choose(view)
-    assert record.ranking.l1 == pytest.approx(top_l1(choice.predicted, results.accuracies[:, 0]))
+    assert record.ranking["L1"] == pytest.approx(top_l1(choice.predicted, results.accuracies[:, 0]))
 
 
 def test_methods_that_need_what_is_not_there_are_left_out(cache, tmp_path):
     suite = make_suite()
-    alone = run(Suite(suite.hub, suite.tasks[:1]), make_index(), cache, tmp_path, BenchConfig(draws=1, methods=FAST))
+    alone = run(Suite(suite.hub, suite.tasks[:1]), make_index(), cache, BenchConfig(draws=1, methods=FAST))
     names = {record.method for record in alone.records}
     assert names.isdisjoint({"INB", "ModelGPT", "ModelGPT + INB"})
     assert {GENERAL, PAPER, ORACLE} <= names
@@ -342,7 +322,9 @@ def test_names_are_distinct():
 # --- hubs -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if m.score and not m.needs], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "method", [m for m in METHODS if m.score and m.group in (Group.LABELS, Group.UNLABELED)], ids=lambda m: m.name
+)
 def test_scores_within_a_part_of_the_hub_are_those_of_the_whole(method, opened):
     view, _ = opened
     rows = np.array([0, 2, 5])
@@ -353,7 +335,7 @@ def test_a_random_hub_is_as_a_benchmark_of_its_models(results, cache, tmp_path):
     suite, scenario = make_suite(), "random hubs 3"
     models = record_of(results, "uniform, all", scenario=scenario, draw=1).models
     part = Suite(suite.hub.of_models(np.array(models)), suite.tasks, suite.general)
-    again = run(part, make_index(), cache, tmp_path, replace(CONFIG, draws=2))
+    again = run(part, make_index(), cache, replace(CONFIG, draws=2))
     drawn = [r for r in results.records if r.scenario == scenario and r.draw == 1 and r.task == "first"]
     assert {r.method for r in drawn} == {m.name for m in FAST if not m.transductive}
     for record in drawn:
@@ -391,7 +373,7 @@ def test_methods_choose_by_the_sample_and_answer_all_images(cache, tmp_path):
         return Choice(np.ones(len(view.hub)), lambda asked: np.full(asked.n_images, asked.n_images % 2))
 
     spy = Method("spy", Group.UNLABELED, choose)
-    done = run(make_suite(), make_index(), cache, tmp_path, BenchConfig(2, methods=(spy,), ablations=()))
+    done = run(make_suite(), make_index(), cache, BenchConfig(2, methods=(spy,), ablations=()))
     labels = tasks()[0].labels
     own = {scenario.name for scenario in scenarios(len(make_hub()), 2) if scenario.own}
     accuracies = {r.accuracy for r in done.records if r.task == "first" and r.scenario not in own}
@@ -466,8 +448,7 @@ def test_hindsight_is_about_the_images_that_are_scored(results, opened):
 @given(st.integers(1, 60), st.integers(1, 5), st.integers(0, 5))
 def test_labeled_samples_keep_their_limits(total, per_class, seed):
     labels = np.random.default_rng(seed).integers(0, 7, 80)
-    method = ranker("x", Group.FEW_LABELS, len, sample=SampleConfig(total, per_class))
-    sample = labeled_sample(method, labels, np.random.default_rng(seed))
+    sample = labeled_sample(SampleConfig(total, per_class), labels, np.random.default_rng(seed))
     np.testing.assert_array_equal(sample.labels, labels[sample.images])
     assert (np.diff(sample.images) > 0).all()
     assert np.bincount(sample.labels).max() <= per_class
@@ -493,98 +474,10 @@ def test_hubs_larger_than_the_whole_are_not_drawn():
 # --- the runner -------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_run_computes_nothing_and_says_the_same(cache, results, results_folder, monkeypatch):
-    monkeypatch.setattr(bench, "read_embeddings", None)
-    monkeypatch.setattr(bench, "situation", None)
-    again = run(make_suite(), make_index(), cache, results_folder, CONFIG)
-    assert again.records == results.records  # seconds too
-    assert again.facts == results.facts
-
-
-def test_more_draws_and_methods_are_added_to_what_is_there(cache, tmp_path, results):
-    few = run(make_suite(), make_index(), cache, tmp_path, replace(CONFIG, draws=1, methods=methods_named(["MI"])))
-    more = run(make_suite(), make_index(), cache, tmp_path, replace(CONFIG, methods=QUICK))
-    assert set(few.records) < set(more.records)
-    names = {method.name for method in QUICK}
-    of_these = [r for r in results.records if r.method in names or r.scenario == "ablations"]
-    assert timeless(more.records) == timeless(of_these)
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(cache, tmp_path):
-    calls = []
-
-    def score(view, stop_at):
-        calls.append(len(view.hub))
-        if len(calls) == stop_at:
-            raise KeyboardInterrupt
-        return np.arange(len(view.hub)) * 1.0
-
-    def config(stop_at=None):
-        method = Method("mine", Group.UNLABELED, lambda view: find("MI").choose_by(score(view, stop_at)))
-        return replace(CONFIG, methods=(method, find("MI")))
-
-    with pytest.raises(KeyboardInterrupt):
-        run(make_suite(), make_index(), cache, tmp_path, config(stop_at=9))
-    assert len(calls) == 9
-    resumed = run(make_suite(), make_index(), cache, tmp_path, config())
-    before = len(calls)
-    clean = run(make_suite(), make_index(), cache, tmp_path / "clean", config())
-    assert len(calls) - before < before  # what was done before the interruption was not done again...
-    assert before - 9 < len(calls) - before
-    assert timeless(resumed.records) == timeless(clean.records)
-
-
-def test_a_killed_run_leaves_whole_files(cache, tmp_path):
-    code = (
-        "import sys, time, pathlib; sys.path[:0] = sys.argv[3:]\n"
-        "import bench_worlds as w; from mll_hf.bench import run as bench\n"
-        "from mll_hf.bench.cache import EmbeddingCache\n"
-        "def slow(*args):\n    time.sleep(0.05); return old(*args)\n"
-        "old, bench.situation = bench.situation, slow\n"
-        "config = bench.BenchConfig(draws=2, methods=w.QUICK, ablations=())\n"
-        "cache = EmbeddingCache(pathlib.Path(sys.argv[1]))\n"
-        "bench.run(w.make_suite(), w.make_index(), cache, pathlib.Path(sys.argv[2]), config)\n"
-    )
-    tests = str(Path(__file__).parents[1])
-    process = subprocess.Popen([sys.executable, "-c", code, str(cache.folder), str(tmp_path), tests])
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*/first--*.json"))) < 5 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    files = list(tmp_path.glob("*/*.json"))
-    assert len(files) >= 5
-    for file in files:
-        json.loads(file.read_text())
-    config = BenchConfig(draws=2, methods=QUICK, ablations=())
-    resumed = run(make_suite(), make_index(), cache, tmp_path, config)
-    clean = run(make_suite(), make_index(), cache, tmp_path / "clean", config)
-    assert timeless(resumed.records) == timeless(clean.records)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda suite, config: (suite, replace(config, seed=1)),
-        lambda suite, config: (suite, replace(config, templates=None)),
-        lambda suite, config: (replace(suite, general=None), config),
-        lambda suite, config: (replace(suite, tasks=suite.tasks[:1]), config),
-        lambda suite, config: (replace(suite, hub=suite.hub.scaled(np.full(6, 2.0))), config),
-        lambda suite, config: (replace(suite, hub=suite.hub.of_models(np.array([0, 1]))), config),
-    ],
-)
-def test_results_are_keyed_by_what_they_follow_from(change):
-    suite, index = make_suite(), make_index()
-    digest = partial(bench.run_digest, index=index)
-    assert digest(suite=make_suite(), config=CONFIG) == digest(suite=suite, config=replace(CONFIG, draws=9))
-    changed, config = change(suite, CONFIG)
-    assert digest(suite=suite, config=CONFIG) != digest(suite=changed, config=config)
-
-
 def test_images_that_cannot_be_decoded_do_not_count(tmp_path, monkeypatch):
     broken = filled_cache(tmp_path / "cache", monkeypatch, broken=5)
     config = BenchConfig(draws=1, methods=methods_named(["MI"]), ablations=())
-    done = run(make_suite(broken=5), make_index(), broken, tmp_path / "results", config)
+    done = run(make_suite(broken=5), make_index(), broken, config)
     assert [facts.n_images for facts in done.facts] == [N_IMAGES - 5] * 2
     assert all(0 <= record.accuracy <= 1 for record in done.records)
 
@@ -592,23 +485,13 @@ def test_images_that_cannot_be_decoded_do_not_count(tmp_path, monkeypatch):
 def test_a_task_without_a_readable_image_is_refused(tmp_path, monkeypatch):
     broken = filled_cache(tmp_path / "cache", monkeypatch, broken=N_IMAGES)
     with pytest.raises(InputError, match="no image of the task 'first'"):
-        run(make_suite(broken=N_IMAGES), make_index(), broken, tmp_path, CONFIG)
-
-
-def test_prompts_by_domain_and_task(tmp_path, monkeypatch):
-    cache = filled_cache(tmp_path / "cache", monkeypatch, templates=None)
-    config = BenchConfig(draws=1, templates=None, methods=methods_named(["MI"]), ablations=())
-    done = run(make_suite(), make_index(), cache, tmp_path / "results", config)
-    assert isinstance(done, Results)
-    text = read_text(tasks()[1], make_index(), None)
-    assert len(text.prompts[0]) > 1
-    assert text.prompts[0][0] == "a photo of a crane."
+        run(make_suite(broken=N_IMAGES), make_index(), broken, CONFIG)
 
 
 def test_what_is_not_installed_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     with pytest.raises(MissingExtraError, match=r"\[bench\]"):
-        run(make_suite(), make_index(), None, tmp_path, CONFIG)
+        run(make_suite(), make_index(), None, CONFIG)
 
 
 @pytest.mark.parametrize("fault", [{"draws": 0}, {"seed": -1}])
@@ -627,8 +510,8 @@ def test_tasks_of_the_same_name_are_refused():
 def test_labeled_images_are_those_of_the_draw(draw, results, opened):
     view, labels = opened
     method = find("accuracy, 4 per class")
-    sample = labeled_sample(method, labels, generator(0, "labeled", draw, "first"))
+    sample = labeled_sample(method.sample, labels, generator(0, "labeled", draw, "first"))
     right = view.answers[:, sample.images] == sample.labels
     record = record_of(results, method.name, draw=draw)
     assert record.models == (int(right.mean(axis=1).argmax()),)
-    assert record.ranking.l1 == pytest.approx(top_l1(right.mean(axis=1), results.accuracies[:, 0]))
+    assert record.ranking["L1"] == pytest.approx(top_l1(right.mean(axis=1), results.accuracies[:, 0]))

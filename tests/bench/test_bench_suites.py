@@ -12,10 +12,18 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import tiny_hub
-from mll_hf.bench.hub_tasks import HubSplit, fetch_class_names, fetch_task, load_tasks
-from mll_hf.bench.suites import make_task, read_image_folder, read_task, sampled
+from mll_hf.bench.suites import (
+    fetch_class_names,
+    fetch_task,
+    load_tasks,
+    make_task,
+    read_image_folder,
+    read_task,
+    sampled,
+)
 from mll_hf.errors import HubError, InputError, MissingExtraError
 from worlds import examples
 
@@ -148,26 +156,15 @@ def test_folders_without_images_are_refused(tmp_path):
 # --- the Hub ----------------------------------------------------------------------------------------------------------
 
 
-def parquet(first, labels, *, features=FEATURES, structs=True, columns=("image", "label")):
+def parquet(first, labels, *, features=FEATURES, columns=("image", "label")):
     """A file as the datasets library writes it: its features in the schema."""
-    images = [picture(first + n) for n in range(len(labels))]
-    values = [[{"bytes": image, "path": None} for image in images] if structs else images, list(labels)]
-    table = pa.table(
-        {
-            columns[0]: pa.array(values[0]),
-            columns[1]: pa.array(values[1], pa.int64()),
-            "id": pa.array([str(n) for n in range(len(labels))]),
-        }
-    )
-    if features:
-        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    images = [{"bytes": picture(first + n), "path": None} for n in range(len(labels))]
+    struct = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({columns[0]: pa.array(images, struct), columns[1]: pa.array(list(labels), pa.int64())})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     buffer = io.BytesIO()
     pq.write_table(table, buffer, row_group_size=7)
     return buffer.getvalue()
-
-
-def card(front):
-    return f"---\n{front}\n---\n# Animals\n".encode()
 
 
 def put(files):
@@ -184,7 +181,7 @@ def test_a_split_in_several_files_is_one_task():
             "data/test-00000-of-00002.parquet": parquet(0, [n % 3 for n in range(100)]),
             "data/test-00001-of-00002.parquet": parquet(100, [2] * 30),
             "data/train-00000-of-00001.parquet": parquet(900, [0]),
-            "README.md": card("license: mit"),
+            "README.md": b"---\nlicense: mit\n---\n# Animals\n",
         }
     )
     task = fetch_task(LOCATION)
@@ -193,133 +190,49 @@ def test_a_split_in_several_files_is_one_task():
     assert task.labels.tolist() == [n % 3 for n in range(100)] + [2] * 30
     assert (task.name, task.domain, task.task) == ("animals", None, None)
     assert task.source == f"hf://datasets/{REPO}@{sha}"
-    assert numbers_of(fetch_task(LOCATION, part=HubSplit("train"))) == [900]
+    capped = fetch_task(LOCATION, 25)
+    assert numbers_of(capped) == sampled(130, 25).tolist()
+    assert capped.labels.tolist() == task.labels[numbers_of(capped)].tolist()
 
 
-def test_a_cap_is_drawn_over_all_files():
-    put({f"test-{n}.parquet": parquet(40 * n, [(40 * n + i) % 3 for i in range(40)]) for n in range(3)})
-    task = fetch_task(LOCATION, 25)
-    assert numbers_of(task) == sampled(120, 25).tolist()
-    assert task.labels.tolist() == [n % 3 for n in numbers_of(task)]
-
-
-def test_a_revision_stays_what_it_was(hub):
+def test_a_revision_stays_what_it_was():
     before = put({"test.parquet": parquet(0, [0, 1])})
     put({"test.parquet": parquet(5, [1])})
     assert numbers_of(fetch_task(f"{LOCATION}@{before}")) == [0, 1]
     assert numbers_of(fetch_task(LOCATION)) == [5]
-    hub.requests.clear()
-    assert numbers_of(fetch_task(f"{LOCATION}@{before}")) == [0, 1]
-    assert not hub.requests  # a full commit is in the cache for good
 
 
-NUMBERED = """dataset_info:
-- config_name: other
-  features: [{name: image, dtype: image}, {name: label, dtype: {class_label: {names: {'0': a}}}}]
-- config_name: animals
-  features:
-  - {name: image, dtype: image}
-  - name: label
-    dtype: {class_label: {names: {'0': cat, '10': newt, '2': red_fox, '1': dog}}}"""
-LISTED = "dataset_info: {features: [{name: label, dtype: {class_label: {names: [cat, dog, red_fox]}}}]}"
+def test_folders_of_images_on_the_hub(tmp_path):
+    content = io.BytesIO()
+    Image.new("RGB", (2, 2), "red").save(content, "PNG")
+    put({f"test/{name}/{name}.png": content.getvalue() for name in ("cat", "dog")})
+    task = fetch_task(LOCATION)
+    assert task.classes == ("cat", "dog")
+    assert task.images == (content.getvalue(),) * 2
+    assert task.labels.tolist() == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("front", "part", "classes"),
-    [(NUMBERED, HubSplit(config="animals"), (*CLASSES, "newt")), (LISTED, None, tuple(CLASSES))],
-    ids=["by number", "as a list"],
-)
-def test_the_card_tells_what_the_files_do_not(front, part, classes):
-    put({"animals/test.parquet": parquet(0, [2, 0], features=None, structs=False), "README.md": card(front)})
-    task = fetch_task(LOCATION, part=part)
-    assert task.classes == classes
-    assert numbers_of(task) == [0, 1]
-
-
-def test_an_unreadable_card_does_not_matter_where_the_files_tell_all():
-    for readme in (card("a: ["), card("- a"), b"\xff no card"):
-        put({"test.parquet": parquet(0, [2]), "README.md": readme})
-        assert fetch_task(LOCATION).classes == tuple(CLASSES)
-
-
-CONFIGS = """configs:
-- config_name: small
-  data_files:
-  - {split: test, path: [odd/one.parquet, "odd/t*"]}
-  - {split: train, path: odd/train.parquet}
-- config_name: large
-  default: true
-  data_files: [{split: test, path: big/*}]
-- config_name: flat
-  data_files: odd/one.parquet"""
+TWO = {**FEATURES, "id": {"names": ["x", "y"], "_type": "ClassLabel"}}
+NUMBERS = {"image": {"dtype": "int64", "_type": "Value"}, "label": FEATURES["label"]}
 
 
 @pytest.mark.parametrize(
-    ("part", "numbers"),
+    ("files", "message"),
     [
-        (HubSplit(), [30]),
-        (HubSplit(config="small"), [0, 10, 20]),
-        (HubSplit("train", "small"), [20]),
-        (HubSplit("train", "flat"), [0]),
+        ({"test.txt": b""}, "'test' cannot be loaded"),
+        ({"train.parquet": parquet(0, [0])}, "'test' cannot be loaded"),
+        ({"test.parquet": b"PAR1 not"}, "'test' cannot be loaded"),
+        ({"test.parquet": parquet(0, [0], columns=("x", "label"), features={"label": FEATURES["label"]})}, "no column"),
+        ({"test.parquet": parquet(0, [0], features={"image": FEATURES["image"]})}, "named classes: none"),
+        ({"test.parquet": parquet(0, [0, -1])}, "images without a class"),
+        ({"test.parquet": parquet(0, [0, None])}, "images without a class"),
     ],
 )
-def test_configs_of_the_card_say_which_files(part, numbers):
-    names = ["odd/one.parquet", "odd/two.parquet", "odd/train.parquet", "big/test.parquet"]
-    files = {name: parquet(10 * n, [0]) for n, name in enumerate(names)}
-    put({**files, "test.parquet": parquet(90, [0]), "README.md": card(CONFIGS)})
-    assert sorted(numbers_of(fetch_task(LOCATION, part=part))) == numbers
-
-
-def test_a_config_without_a_card_is_a_folder():
-    put({"a/test.parquet": parquet(0, [0]), "b/test.parquet": parquet(1, [0])})
-    assert numbers_of(fetch_task(LOCATION, part=HubSplit(config="b"))) == [1]
-
-
-def test_split_names_are_whole_words():
-    put({"data/latest.parquet": parquet(0, [0]), "data/my_test_1.parquet": parquet(1, [0])})
-    assert numbers_of(fetch_task(LOCATION)) == [1]
-
-
-def test_one_of_several_columns_of_classes_is_chosen():
-    coarse = {"img": {"_type": "Image"}, "fine": FEATURES["label"], "id": {"names": ["x", "y"], "_type": "ClassLabel"}}
-    put({"test.parquet": parquet(0, [1], features=coarse, columns=("img", "fine"))})
-    assert fetch_task(LOCATION, part=HubSplit(label="fine")).labels.tolist() == [1]
-    with pytest.raises(InputError, match="fine, id; choose one"):
-        fetch_task(LOCATION)
-
-
-NO_FEATURES = {"features": None}
-TEXT = {"features": {"id": {"_type": "Image"}, "label": FEATURES["label"]}}
-
-
-@pytest.mark.parametrize(
-    ("files", "part", "message"),
-    [
-        ({"test.csv": b"a"}, None, "files are: none"),
-        ({"train.parquet": parquet(0, [0])}, None, "no parquet files of a split 'test'.*train.parquet"),
-        ({"test.parquet": parquet(0, [0], **NO_FEATURES)}, None, "columns of named classes: none"),
-        ({"test.parquet": parquet(0, [0], columns=("x", "label"))}, None, "no column of images.*x, label, id"),
-        ({"test.parquet": parquet(0, [0, -1])}, None, "images without a class"),
-        ({"test.parquet": parquet(0, [0, None])}, None, "images without a class"),
-        ({"test.parquet": parquet(0, [3])}, None, "images without a class"),
-        ({"test.parquet": parquet(0, [])}, None, "or no images"),
-        ({"test.parquet": parquet(0, [0], **TEXT)}, None, "'id' holds no encoded images"),
-        ({"test.parquet": b"PAR1 not"}, None, "cannot be read"),
-        ({"test.parquet": parquet(0, [0]), "README.md": card(CONFIGS)}, HubSplit(config="no"), "small, large, flat"),
-    ],
-)  # fmt: skip
-def test_what_is_no_task_is_refused_in_one_line(files, part, message):
+def test_what_is_no_task_is_refused_in_one_line(files, message):
     put(files)
     with pytest.raises(InputError, match=message) as caught:
-        fetch_task(LOCATION, part=part)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_card_with_odd_numbers_names_no_classes():
-    odd = LISTED.replace("[cat, dog, red_fox]", "{one: cat}")
-    put({"test.parquet": parquet(0, [0], features=None), "README.md": card(odd)})
-    with pytest.raises(InputError, match="no class names"):
         fetch_task(LOCATION)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_hub_is_blamed_for_what_it_does_not_have():
@@ -329,11 +242,12 @@ def test_the_hub_is_blamed_for_what_it_does_not_have():
         fetch_task("hf://models/alice/animals")
 
 
-def test_the_extra_is_named_where_pyarrow_is_missing(monkeypatch):
-    put({"test.parquet": parquet(0, [0])})
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match=r"\[bench\]"):
-        fetch_task(LOCATION)
+@pytest.mark.parametrize(("package", "extra"), [("pyarrow", "bench"), ("datasets", "build")])
+def test_the_extra_is_named_where_a_package_is_missing(package, extra, tmp_path, monkeypatch):
+    write_task(tmp_path / "a")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"\[{extra}\]"):
+        load_tasks(tmp_path if package == "pyarrow" else LOCATION)
 
 
 def test_any_location_is_recognized(tmp_path):
@@ -351,32 +265,40 @@ def test_any_location_is_recognized(tmp_path):
     assert found[3][0].classes == ("001.cat", "dog")
 
 
-CARD = """---
-dataset_info:
+NUMBERED = """- config_name: animals
   features:
-  - name: image
-    dtype: image
+  - {name: image, dtype: image}
   - name: label
-    dtype:
-      class_label:
-        names:
-          '10': car
-          '2': cat
-  - name: color
-    dtype:
-      class_label:
-        names: [red, blue]
----
-"""
+    dtype: {class_label: {names: {'0': cat, '10': newt, '2': red_fox, '1': dog}}}
+- config_name: other
+  features: [{name: label, dtype: {class_label: {names: {'0': a}}}}]"""
+LISTED = "{features: [{name: label, dtype: {class_label: {names: [cat, dog, red_fox]}}}]}"
 
 
-def test_class_names_on_a_card_take_no_images(hub):
-    hub.put("dataset", "alice/pets", {"README.md": CARD.encode(), "data/test.parquet": b"not read"})
-    assert fetch_class_names("hf://datasets/alice/pets", HubSplit(label="label")) == ("cat", "car")
-    assert fetch_class_names("hf://datasets/alice/pets", HubSplit(label="color"), token=False) == ("red", "blue")
-    assert not any("parquet" in request for request in hub.requests)
-    with pytest.raises(InputError, match="columns of named classes: label, color"):
-        fetch_class_names("hf://datasets/alice/pets")
-    hub.put("dataset", "alice/plain", {"README.md": b"no front matter"})
-    with pytest.raises(InputError, match="columns of named classes: none"):
-        fetch_class_names("hf://datasets/alice/plain")
+@pytest.mark.parametrize(
+    ("info", "classes"),
+    [(f"\n{NUMBERED}", (*CLASSES, "newt")), (LISTED, tuple(CLASSES))],
+    ids=["by number", "as a list"],
+)
+def test_class_names_on_a_card_take_no_images(info, classes, hub):
+    card = f"---\ndataset_info: {info}\n---\n# Animals\n".encode()
+    hub.put("dataset", REPO, {"README.md": card, "data/test.parquet": b"not read"})
+    assert fetch_class_names(LOCATION) == classes
+    assert fetch_class_names(LOCATION, token=False) == classes
+    assert len(hub.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "license: mit",
+        "dataset_info: {}",
+        "dataset_info: " + LISTED.replace("[cat, dog, red_fox]", "{one: cat}"),
+        "dataset_info: {features: [{name: a, dtype: {class_label: {names: [x, y]}}}, "
+        "{name: b, dtype: {class_label: {names: [x, y]}}}]}",
+    ],
+)
+def test_cards_without_one_column_of_class_names_are_refused(card, hub):
+    hub.put("dataset", REPO, {"README.md": f"---\n{card}\n---\n".encode()})
+    with pytest.raises(InputError, match="columns of named classes"):
+        fetch_class_names(LOCATION)

@@ -562,6 +562,25 @@ def test_predict_uses_what_the_trial_found(world, task_images, tmp_path, capsys)
     assert np.abs(np.array(predicted("--template", "this is {}")[1]) - pooled).max() > 1e-3
 
 
+def test_a_cascade(world, task_images, tmp_path, capsys):
+    choice, answers = tmp_path / "choice.json", tmp_path / "answers.csv"
+    command = [*TASK, "--labels", world / "labels", "--images", task_images]
+    cascade = run(capsys, *command, "--cascade", 0.99)[1].splitlines()[-1]
+    assert cascade.startswith("Cascade: ")
+    assert "0.0% of the images went on in the trial" in cascade
+    choice.write_text(run(capsys, *command, "--cascade", 0.99, "--json")[1])
+    predict = ["predict", task_images / "first", task_images, "--selection", choice]
+    err = run(capsys, *predict, "--cascade", "-o", answers, "--batch-size", 5)[2]
+    assert err.startswith("mll-hf: note: Cascade: ")
+    assert " 0.0% of the images went on: " in err
+    assert len(answers.read_text().splitlines()) == 1 + 24
+    assert "Cascade" not in run(capsys, *predict, "--cascade", "-o", answers)[2]  # all have an answer
+    assert run(capsys, *predict[:2], "--selection", choice)[2] == ""  # only where asked for
+    choice.write_text(run(capsys, *command, "--json")[1])
+    assert "the selection has no cascade" in fails(capsys, *predict, "--cascade")
+    assert "--cascade: only for a trial" in fails(capsys, *TASK, "--labels", world / "labels", "--cascade")
+
+
 @pytest.fixture(scope="session")
 def examples_by_class(tmp_path_factory):
     """18 pictures in a folder for each class."""
@@ -843,13 +862,6 @@ def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys)
     assert words in fails(capsys, "predict", *arguments, "--labels", world / "labels")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"classes": ["a"]}', "no json"])
-def test_predict_refuses_what_is_no_selection(world, tmp_path, content, capsys):
-    choice = tmp_path / "choice.json"
-    choice.write_text(content)
-    assert str(choice) in fails(capsys, "predict", world / "images", "--selection", choice)
-
-
 def test_json_nested_too_deeply_is_one_line(world, tmp_path, capsys):
     file = tmp_path / "deep.json"
     file.write_text("[" * 100_000)
@@ -1060,6 +1072,8 @@ def test_the_parser_is_complete():
     for parser in parsers:
         assert callable(parser.get_default("run"))
         assert all(action.help for action in parser._actions)
+    assert build_parser("").format_help() == build_parser().format_help() == build_parser("select").format_help()
+    assert build_parser("select").parse_args(["select", "--classes", "a"]).classes == "a"
 
 
 @pytest.mark.parametrize(
@@ -1076,10 +1090,11 @@ def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, m
     assert f"--selection sets the classes and models; leave out {more[0]}" in said
 
 
-@pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"classes": ["a"]}'])
+@pytest.mark.parametrize("content", ["", "[", "[]", "{}", '{"classes": ["a"]}', "no json"])
 def test_what_is_no_selection_is_said_without_python(tmp_path, task_images, capsys, content):
     (tmp_path / "choice.json").write_text(content)
     said = fails(capsys, "predict", task_images, "--selection", tmp_path / "choice.json")
+    assert f"{tmp_path / 'choice.json'}" in said
     assert "this is no selection" in said
     assert "make one with: mll-hf select --json" in said
     assert "Error" not in said

@@ -220,7 +220,7 @@ def test_verify_measures_again(world, capsys):
 
 def test_a_label_that_lies_fails_verification(world, capsys):
     store = LabelStore(world / "labels")
-    label = next(store.labels())
+    label = store.fetch(store.list())[0]
     flipped = {
         "ranks": np.where(np.arange(label.ranks.shape[1]) == 0, label.support[:, None], 0).astype(np.uint16),
         "predicted": label.support.copy(),

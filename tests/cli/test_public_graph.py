@@ -20,7 +20,7 @@ from mll_hf.errors import GraphError, HubError, InputError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, count_probes
 from mll_hf.hub import locations
-from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images, graph_or_default
+from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images, named_default_graph
 from mll_hf.hub.publish import Access, publish_graph, publish_to_collection
 from mll_hf.hub.sources import open_source
 from mll_hf.labels.file_format import label_to_bytes
@@ -82,7 +82,7 @@ def test_a_label_on_a_graph_with_private_images_is_for_everyone(hub, api, folder
     assert main(["graph", "push", str(folder), *PUSH]) == 0
     assert main(["label", MODEL, "--graph", GRAPH, "--labels", str(labels)]) == 0
     assert main(["push", MODEL, "--labels", str(labels)]) == 0
-    (label,) = LabelStore(labels).labels()
+    (label,) = LabelStore(labels).list()
     heads = {name: hub.repos["dataset", f"alice/{name}"].refs["main"] for name in ("graph", "images")}
     assert label.graph_location == f"{GRAPH}@{heads['graph']}"
     assert label.probes_location == f"{IMAGES}@{heads['images']}"
@@ -233,7 +233,7 @@ def test_nothing_is_half_published(hub, folder, tmp_path, be, clock):
     with pytest.raises(HubError, match="alice/new: your token may not do this"):
         publish_graph(folder, "hf://datasets/alice/new", IMAGES)
     be(THIRD)
-    with pytest.raises(HubError, match="alice/graph: you have no write access to it; name a repo of your own"):
+    with pytest.raises(HubError, match="alice/graph: you or your token may not write to it; name a repo of your own"):
         publish_graph(write_graph(tmp_path / "more", broken_images=2), GRAPH)
     assert not hub.repos["dataset", "alice/graph"].discussions
 
@@ -299,7 +299,7 @@ def test_without_a_default_graph_nothing_fails_but_what_needs_it(hub, published,
 def test_a_default_graph_that_cannot_be_read_is_a_warning(hub, published, monkeypatch, caplog):
     label = put_labeled_model(graph=fetch_graph(GRAPH), graph_location=f"{GRAPH}@{published.graph.revision}")
     monkeypatch.setenv("MLL_GRAPH", "hf://datasets/nobody/graph")
-    assert graph_or_default(None) == "hf://datasets/nobody/graph"
+    assert named_default_graph() == "hf://datasets/nobody/graph"
     assert [model.repo_id for model in Client("hub", encoder=WordEncoder()).labels.models] == [label.model.repo_id]
     assert "the default graph hf://datasets/nobody/graph is not used: nobody/graph: is not on the Hub" in caplog.text
 

@@ -34,7 +34,7 @@ BASE = make_graph()
 
 def new(id, parents, count=5, first=0, description="a kind", domain="icon"):
     images = tuple(NewImage(picture(7, first + n), f"{id}-{n}.png", domain, "a set, MIT") for n in range(count))
-    return NewConcept(new_concept(id, id, [f"the {id}"], description, parents), images)
+    return new_concept(id, id, [f"the {id}"], description, parents, images)
 
 
 def state(folder):

@@ -18,8 +18,8 @@ from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.cli import main as mll_hf
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig
-from mll_hf.graph.wordnet import ClassList, class_names, class_wnids
-from mll_hf.harvest import PAPER_SOURCES
+from mll_hf.graph.wordnet import ClassList, class_wnids, leaf_names
+from mll_hf.harvest.sources import PAPER_SOURCES
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.labels.store import LabelStore
 from wordnet_worlds import imagenet_nouns, write_nouns
@@ -37,13 +37,13 @@ WHOLE, FEW_A, FEW_R = (class_wnids(c) for c in (ClassList.IMAGENET_1K, ClassList
 @pytest.fixture(scope="module")
 def wordnet(tmp_path_factory):
     """A made-up WordNet with ImageNet's classes under three made-up hypernyms."""
-    return write_nouns(tmp_path_factory.mktemp("wordnet"), imagenet_nouns(class_names(ClassList.IMAGENET_1K)))
+    return write_nouns(tmp_path_factory.mktemp("wordnet"), imagenet_nouns(leaf_names(ClassList.IMAGENET_1K)))
 
 
 @pytest.fixture
 def five():
     """The five data sets of the paper in their format on the Hub, with a few images each."""
-    lemmas = [", ".join(names) for names in class_names(ClassList.IMAGENET_1K).values()]
+    lemmas = [", ".join(names) for names in leaf_names(ClassList.IMAGENET_1K).values()]
     lemmas[517] = "crane2"  # the other crane; names of classes must differ
     by_class = [0, 0, 0, 6, 6, 263, 263, 263, 999, 999]
     put_parquet("ILSVRC/imagenet-1k", pictures(by_class), split="validation", names=lemmas)
@@ -111,7 +111,7 @@ def test_images_of_another_graph_are_not_overwritten(tmp_path, capsys, wordnet, 
 
 
 def test_classes_missing_from_wordnet_are_reported(tmp_path, capsys):
-    synsets = imagenet_nouns(class_names(ClassList.IMAGENET_1K))
+    synsets = imagenet_nouns(leaf_names(ClassList.IMAGENET_1K))
     del synsets["n02113023"], synsets["n01440764"]
     wordnet = write_nouns(tmp_path / "wordnet", synsets)
     arguments = ["--text-only", "--leaves", "imagenet-1k", "--wordnet", wordnet, "--out", tmp_path / "out"]
@@ -193,7 +193,7 @@ def test_build_publish_and_label(tmp_path, capsys, wordnet, five, hub, tiny_open
 
     labels, model = tmp_path / "labels", f"local-dir:{tiny_open_clip}"
     assert mll_hf(["label", model, "--graph", REPO, "--labels", str(labels)]) == 0
-    (label,) = LabelStore(labels).labels()
+    (label,) = LabelStore(labels).list()
     assert (label.graph_digest, label.probes_name) == (graph.digest, "alice/images")
     assert label.support[graph.index[WHOLE[263]]] == 6
     assert label.support[root] == 25
@@ -218,7 +218,7 @@ def test_a_small_graph_on_top(tmp_path, capsys, wordnet, five, hub, tiny_open_cl
     assert mll_hf(["graph", "check", "hf://datasets/alice/toys", "--base", REPO]) == 0
     model, labels = f"local-dir:{tiny_open_clip}", str(tmp_path / "labels")
     assert mll_hf(["label", model, "--graph", "hf://datasets/alice/toys", "--labels", labels]) == 0
-    (label,) = LabelStore(Path(labels)).labels()
+    (label,) = LabelStore(Path(labels)).list()
     assert (label.graph_name, label.graph_digest) == ("toys", toys.digest)
 
 

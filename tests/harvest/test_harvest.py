@@ -19,20 +19,10 @@ from mll_hf.errors import HubError, InputError, MLLError, StorageError
 from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.graph.wordnet import ClassList, class_wnids, leaf_names
-from mll_hf.harvest import (
-    BUILT_IN,
-    PAPER_SOURCES,
-    HarvestConfig,
-    ImageSource,
-    finished_build,
-    harvest,
-    open_all,
-    parse_source,
-    pin_all,
-)
+from mll_hf.harvest import finished_build, harvest
 from mll_hf.harvest.dataset import BUILD_FILE, build_from_bytes, build_to_bytes, file_count
-from mll_hf.harvest.gathering import prepared, source_key
-from mll_hf.harvest.sources import read_label_file
+from mll_hf.harvest.gathering import HarvestConfig, open_all, prepared, source_key
+from mll_hf.harvest.sources import BUILT_IN, PAPER_SOURCES, ImageSource, parse_source, pin_all, read_label_file
 from mll_hf.hub.locations import fetch_graph_with_images
 from mll_hf.hub.publish import publish_graph
 from worlds import picture
@@ -397,12 +387,6 @@ def test_no_image_of_any_concept(tmp_path):
     with pytest.raises(InputError, match="no source has an image of any concept of the graph"):
         gathered(tmp_path, [BY_WNID])
     assert contents_of(tmp_path / "out") == {}
-
-
-@pytest.mark.parametrize("values", [{"images_per_concept": 0}, {"max_side": 0}])
-def test_invalid_settings(values):
-    with pytest.raises(InputError, match="at least 1"):
-        HarvestConfig(**values)
 
 
 # --- the files --------------------------------------------------------------------------------------------------------

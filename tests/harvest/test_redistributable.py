@@ -15,12 +15,12 @@ from harvest_worlds import no_waits, put_features, put_parquet, scene, streamed
 from mll_hf.errors import HubError, InputError
 from mll_hf.graph.concepts import Concept, SemanticGraph, load_graph
 from mll_hf.graph.probes import load_probes
-from mll_hf.graph.wordnet import DEBIAN, ClassList, class_names, noun_senses
-from mll_hf.harvest import HarvestConfig, harvest, open_all, parse_source, pin_all
+from mll_hf.graph.wordnet import DEBIAN, ClassList, leaf_names, noun_senses
+from mll_hf.harvest import harvest
 from mll_hf.harvest.boxes import Box, Part, labeled_parts, with_margin
 from mll_hf.harvest.credits import Credit, credit_in, license_id, read_credits
-from mll_hf.harvest.gathering import LEFT_OUT, prepared
-from mll_hf.harvest.sources import open_images_wnids, read_label_file
+from mll_hf.harvest.gathering import LEFT_OUT, HarvestConfig, open_all, prepared
+from mll_hf.harvest.sources import open_images_wnids, parse_source, pin_all, read_label_file
 from wordnet_worlds import imagenet_nouns, write_nouns, write_senses
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
@@ -494,7 +494,7 @@ def open_images(tmp_path, hub):
 @pytest.fixture
 def command(tmp_path):
     """Arguments of the script, for a graph of ImageNet's classes."""
-    folder = write_nouns(tmp_path / "nouns", imagenet_nouns(class_names(ClassList.IMAGENET_1K)))
+    folder = write_nouns(tmp_path / "nouns", imagenet_nouns(leaf_names(ClassList.IMAGENET_1K)))
     return ["--leaves", "imagenet-1k", "--wordnet", str(folder), "--out", str(tmp_path / "out"), "--redistributable"]
 
 

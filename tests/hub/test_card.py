@@ -15,7 +15,7 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mll_hf.errors import CardError
+from mll_hf.errors import CardError, InputError
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.hub.card import (
     COLLECTION_TAG,
@@ -684,11 +684,13 @@ def test_collection_card_with_unpaired_markers_is_refused():
             collection_card("org/labels", [GRAPH], collection_labels(), damaged)
 
 
-@pytest.mark.parametrize("url", [None, "https://huggingface.co/org/model"])
-def test_eval_results(url):
-    (entry,) = parse_eval_result_entries(yaml.safe_load(eval_results(LABEL, "org/graph", "concepts: all", url, SHA)))
-    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("org/graph", "concepts: all", SHA)
+def test_eval_results():
+    label = replace(LABEL, graph_location=f"hf://datasets/org/graph@{SHA}")
+    (entry,) = parse_eval_result_entries(yaml.safe_load(eval_results(label, LABEL_PATH)))
+    assert (entry.dataset_id, entry.task_id, entry.dataset_revision) == ("org/graph", label.graph_name, SHA)
     assert entry.value == 78.57
-    assert entry.source_url == url
+    assert entry.source_url.endswith(f"/{label.model.repo_id}/blob/main/{LABEL_PATH}")
     assert "percent" in entry.notes
     assert "7 concepts" in entry.notes
+    with pytest.raises(InputError, match="a local folder"):
+        eval_results(replace(LABEL, graph_location="my-folder"), LABEL_PATH)

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx
 
-from hub_worlds import MODEL_FILES, READ_ONLY, READER, clock, sha256_of
+from hub_worlds import MODEL_FILES, READ_ONLY, READER, clock, complaint_of, sha256_of
 from mll_hf import __version__
 from mll_hf.errors import HubError, LabelError, MLLError, StorageError
 from mll_hf.hub import connection
@@ -44,19 +44,12 @@ def sha(hub):
     return hub.put("model", MODEL, {**MODEL_FILES, BIG: bytes(3_000_000)})
 
 
-def complaint_of(call, error=HubError):
-    with pytest.raises(error) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def ask(revision=None, token=None):
     return read_head(connect(token), MODEL, "model", revision)
 
 
 def fetch(sha, path="README.md", most_bytes=2**20, sha256=None):
-    return download(connect(), MODEL, "model", path, sha, most_bytes, sha256)
+    return download(connect(), MODEL, "model", path, sha, most_bytes, RepoFile(0, sha256) if sha256 else None)
 
 
 def forever(_):

@@ -25,17 +25,19 @@ from hub_worlds import (
     STEM,
     THIRD,
     clock,
+    complaint_of,
     graph_file,
     graph_files,
     index_file,
     label_files,
+    no_download_is_counted,
     path_of,
     put_collection,
     put_model,
     sha256_of,
     some_labels,
-)  # fmt: skip
-from mll_hf.errors import CardError, HubError, InputError, MLLError
+)
+from mll_hf.errors import CardError, InputError, MLLError
 from mll_hf.hub import sources
 from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.publish import publish_label, publish_to_collection, update_index
@@ -45,9 +47,9 @@ from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.label import ModelRef
 from worlds import SHA, make_label
 
-__all__ = ["clock"]  # a fixture
+__all__ = ["clock", "no_download_is_counted"]  # a fixture
 
-pytestmark = pytest.mark.usefixtures("clock")
+pytestmark = pytest.mark.usefixtures("clock", "no_download_is_counted")
 MODEL = "alice/model"
 COMMIT = "/commit/"
 SHARD = f"index/{STEM}/00000.safetensors"
@@ -55,24 +57,10 @@ LABELS = some_labels(4)
 README = b"---\nlicense: mit  # ours\ntags: [clip]\n---\r\n# A model\n\nSays \xe2\x80\x9chello\xe2\x80\x9d."
 
 
-@pytest.fixture(autouse=True)
-def _no_download_is_counted(hub):
-    """Whatever is published, nobody's download counter moves."""
-    yield
-    assert hub.counted == []
-
-
 @pytest.fixture
 def label():
     """The label of a model of alice's, not published yet."""
     return put_model(files={**MODEL_FILES, "README.md": README})
-
-
-def complaint_of(call, error=HubError):
-    with pytest.raises(error) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def commits(hub, kind="model", repo_id=MODEL):
@@ -238,7 +226,7 @@ def test_publish_with_eval_results(hub, label):
 
 def test_without_write_access_a_label_is_refused(hub, label):
     message = complaint_of(lambda: publish_label(label, GRAPH, token=READER))
-    assert "may not write to it; publish in a collection with --to, ask for a pull request with --pr" in message
+    assert "may not write to it; name a repo of your own with --to, ask for a pull request with --pr" in message
     assert commits(hub) == ["put"]
     assert not hub.repos["model", MODEL].discussions
 
@@ -744,7 +732,7 @@ def test_an_invalid_label_is_replaced_by_publishing_a_valid_one(hub):
 def test_an_empty_index_is_not_built(hub):
     assert "is not on the Hub" in complaint_of(lambda: update_index(COLLECTION))
     hub.put("dataset", REPO, graph_files())
-    assert "holds no labels yet" in complaint_of(lambda: update_index(COLLECTION), InputError)
+    assert "holds no valid label yet" in complaint_of(lambda: update_index(COLLECTION), InputError)
     hub.put("dataset", REPO, {path_of(LABELS[1]): b"bad"})
     assert "holds no valid label" in complaint_of(lambda: update_index(COLLECTION), InputError)
 

@@ -22,16 +22,18 @@ from hub_worlds import (
     STEM,
     assert_same_summary,
     clock,
+    complaint_of,
     graph_file,
     graph_files,
     index_file,
     label_files,
+    no_download_is_counted,
     path_of,
     put_collection,
     put_labeled_model,
     sha256_of,
     some_labels,
-)  # fmt: skip
+)
 from mll_hf.client import Client
 from mll_hf.errors import HubError, InputError, LabelError, MLLError
 from mll_hf.graph.concepts import graph_to_json, save_graph
@@ -49,18 +51,11 @@ from mll_hf.selection import SelectionConfig, indexed
 from selection_worlds import WordEncoder
 from worlds import SHA, make_label
 
-__all__ = ["clock", "lose_the_hub"]  # fixtures
+__all__ = ["clock", "lose_the_hub", "no_download_is_counted"]  # fixtures
 
-pytestmark = pytest.mark.usefixtures("clock")
+pytestmark = pytest.mark.usefixtures("clock", "no_download_is_counted")
 LABELS = some_labels(4)
 SHARD = f"index/{STEM}/00000.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _no_download_is_counted(hub):
-    """Whatever is read, nobody's download counter moves."""
-    yield
-    assert hub.counted == []
 
 
 @pytest.fixture
@@ -77,13 +72,6 @@ def tagged(dataset):
 
 def labeled(repo_id, dataset, **settings):
     return put_labeled_model(repo_id, graph_location=f"hf://datasets/alice/graph@{dataset}", **settings)
-
-
-def complaint_of(call, error=HubError):
-    with pytest.raises(error) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def assert_lists(source, labels):
@@ -752,7 +740,8 @@ def test_labels_of_the_whole_hub_are_read_within_its_rate_limit(hub, dataset, xe
     resolved = {request for request in hub.requests if "/resolve/" in request}
     assert len([request for request in hub.requests if "/api/" in request]) == pages(50)
     assert len(resolved) == 50 + 1
-    assert set(map(round, clock.waits)) == {300}
+    assert clock.waits
+    assert all(200 < wait <= 300 for wait in clock.waits)  # the rest of the window, however slow this machine is
     assert "the Hub allows no more requests for now" in caplog.text
     hub.limit(api=0, resolvers=0)
     clock.waits.clear()

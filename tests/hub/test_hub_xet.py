@@ -10,6 +10,7 @@ from hub_worlds import (
     READ_ONLY,
     REPO,
     clock,
+    complaint_of,
     graph_file,
     path_of,
     put_collection,
@@ -17,7 +18,7 @@ from hub_worlds import (
     put_model,
     some_labels,
 )
-from mll_hf.errors import HubError, MLLError, ModelError
+from mll_hf.errors import MLLError, ModelError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import hub_errors
 from mll_hf.hub.locations import fetch_graph_with_images
@@ -36,13 +37,6 @@ FAULTS = [
     ConnectionError("Network error: connection reset"),
     TimeoutError("Timer expired"),
 ]
-
-
-def complaint_of(call, error=HubError):
-    with pytest.raises(error) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def transfers(hub, direction):

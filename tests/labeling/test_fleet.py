@@ -14,7 +14,7 @@ from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.labeling import engines
-from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, check_login, own_names, repos_of_others
+from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, own_names, repos_of_others
 from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
 from mll_hf.labeling.listing import list_models, read_models
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
@@ -497,16 +497,16 @@ def test_progress_says_which_model_of_how_many(world):
 
 
 def test_nobody_works_for_hours_without_being_logged_in(monkeypatch):
-    check_login()
+    own_names()
     monkeypatch.setenv("HF_TOKEN", "hf_unknown")
     with pytest.raises(HubError, match="hf auth login"):
-        check_login()
+        own_names()
 
 
 def test_a_hub_in_trouble_is_not_taken_for_a_missing_login(hub):
     hub.fail("/api/whoami-v2", 500, times=9)
     with pytest.raises(HubError, match="status 500"):
-        check_login()
+        own_names()
 
 
 def test_overwrite_measures_again(world):

@@ -20,10 +20,10 @@ from mll_hf.labels import store as storing
 from mll_hf.labels.counts import RANK_BINS, chance_to_win
 from mll_hf.labels.file_format import METADATA_KEY, read_metadata
 from mll_hf.labels.index import (
-    Entry,
     IndexShard,
     InMemory,
     LabelIndex,
+    entry_of,
     shard_to_bytes,
     update_shards,
 )
@@ -44,7 +44,7 @@ DIGEST = "d" * 64
 def shard_of(graph, labels):
     """A shard in memory."""
     code = RankCode.of_graph(graph)
-    content = shard_to_bytes([Entry.of(label, DIGEST, code) for label in labels], code)
+    content = shard_to_bytes([entry_of(label, DIGEST, code) for label in labels], code)
     return IndexShard.open(InMemory("shard", memoryview(content)))
 
 
@@ -248,10 +248,10 @@ def test_concepts_without_images_and_without_rivals():
 def test_size_per_label():
     n_concepts, n_labels, rng = 9000, 60, np.random.default_rng(0)
     graph = make_graph()
-    of_one = Entry.of(make_label(graph, domain_names=tuple("abcdefghij")).summary, DIGEST, RankCode.of_graph(graph))
+    of_one, _ = entry_of(make_label(graph, domain_names=tuple("abcdefghij")).summary, DIGEST, RankCode.of_graph(graph))
     codes = rng.integers(0, 2**32, (n_labels, n_concepts), dtype=np.uint32)
     support = np.full(n_concepts, 75, np.int32)
-    entries = [replace(of_one, codes=row, support=support) for row in codes]
+    entries = [(replace(of_one, support=support), row) for row in codes]
     assert len(shard_to_bytes(entries, RankCode.of_graph(graph))) / n_labels < 40_000
     small = indexing.SMALL_BYTES // (4 * n_concepts)
     assert small >= 1000  # a thousand labels are in one shard
@@ -271,7 +271,7 @@ def test_a_remote_index_is_read_by_ranges():
     graph = forest(200)
     labels = random_labels(graph, 20)
     code = RankCode.of_graph(graph)
-    content = shard_to_bytes([Entry.of(label, DIGEST, code) for label in labels], code)
+    content = shard_to_bytes([entry_of(label, DIGEST, code) for label in labels], code)
     index = LabelIndex((IndexShard.open(Remote("remote", memoryview(content))),))
     light = join_labels(index.labels, [graph])
     assert len(Remote.requests) == 2  # the header, and everything but the codes
@@ -315,9 +315,7 @@ def entries_of(shards):
     """Model and mean recall of every label of some shards."""
     opened = [IndexShard.open(InMemory("x", memoryview(content))) for content in shards.values()]
     return sorted(
-        (entry.metadata["model"]["repo_id"], entry.mean_recall)
-        for shard in opened
-        for entry in shard.entries(range(len(shard)))
+        (label.model.repo_id, label.mean_recall) for shard in opened for label, _ in shard.entries(range(len(shard)))
     )
 
 
@@ -374,10 +372,10 @@ def test_shards_keep_their_code():
     labels = random_labels(graph, 6)
     code = RankCode.of_graph(graph)
     code = replace(code, basis=code.basis + 0.001)  # as if rounded differently on another machine
-    content = shard_to_bytes([Entry.of(label, _digest(label), code) for label in labels[:3]], code)
+    content = shard_to_bytes([entry_of(label, _digest(label), code) for label in labels[:3]], code)
     now, written, read = updated({0: content}, graph, labels)
     assert (written, len(read)) == ([0], 3)
-    assert now == {0: shard_to_bytes([Entry.of(label, _digest(label), code) for label in labels], code)}
+    assert now == {0: shard_to_bytes([entry_of(label, _digest(label), code) for label in labels], code)}
 
 
 # --- a folder ---------------------------------------------------------------------------------------------------------
@@ -494,7 +492,7 @@ def test_an_index_that_disagrees_with_its_labels_is_refused(field):
 def content_of(n_labels=3):
     graph = forest(12)
     code = RankCode.of_graph(graph)
-    return shard_to_bytes([Entry.of(label, DIGEST, code) for label in random_labels(graph, n_labels)], code)
+    return shard_to_bytes([entry_of(label, DIGEST, code) for label in random_labels(graph, n_labels)], code)
 
 
 def opened(content):

@@ -4,11 +4,14 @@ import json
 import socket
 import threading
 from contextlib import contextmanager, suppress
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from huggingface_hub import constants
 
 from mll_hf.graph.concepts import Concept, SemanticGraph
+from mll_hf.matching import describe as describing
 from mll_hf.matching.describe import (
     DescribeError,
     LanguageModel,
@@ -194,11 +197,16 @@ def serving(reply):
 
 
 @pytest.fixture
-def llm(tmp_path):
-    def make(url, **options):
-        return LanguageModel("tiny-llm", url, **{"cache": tmp_path / "answers", "backoff": 0.01, **options})
+def cache(tmp_path, monkeypatch):
+    """The folder of cached answers: in the assets cache of Hugging Face."""
+    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
+    return tmp_path / "assets" / "mll_hf" / "descriptions"
 
-    return make
+
+@pytest.fixture
+def llm(cache, monkeypatch):
+    monkeypatch.setattr(describing, "_BACKOFF", 0.01)
+    return partial(LanguageModel, "tiny-llm")
 
 
 def name_in(prompt):
@@ -251,10 +259,10 @@ def test_cached_answers_are_not_requested_again(llm):
     assert from_llm(["cat", "dog"], "sketch", None, llm(server.url)) == first  # the server is gone
 
 
-def test_damaged_cache_files_are_requested_again(llm, tmp_path):
+def test_damaged_cache_files_are_requested_again(llm, cache):
     with serving(echo) as server:
         first = from_llm(["cat"], "sketch", None, llm(server.url))
-        (file,) = (tmp_path / "answers").iterdir()
+        (file,) = cache.iterdir()
         for damage in ("{", "[]", '{"caption": ""}', '{"caption": 5}'):
             file.write_text(damage)
             assert from_llm(["cat"], "sketch", None, llm(server.url)) == first
@@ -262,21 +270,13 @@ def test_damaged_cache_files_are_requested_again(llm, tmp_path):
     assert json.loads(file.read_text())["caption"] == "The sketch of cat, which is an animal."
 
 
-def test_answers_that_cannot_be_cached_are_returned(llm, tmp_path, caplog):
-    (tmp_path / "file").write_text("in the way")
+def test_answers_that_cannot_be_cached_are_returned(llm, cache, caplog):
+    cache.parent.mkdir(parents=True)
+    cache.write_text("in the way")
     with serving(echo) as server:
-        (found,) = from_llm(["cat"], "sketch", None, llm(server.url, cache=tmp_path / "file"))
+        (found,) = from_llm(["cat"], "sketch", None, llm(server.url))
     assert found.texts == ("The sketch of cat, which is an animal.",)
     assert "cannot cache" in caplog.text
-
-
-def test_the_default_cache_is_in_the_assets_cache(llm, tmp_path, monkeypatch):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
-    with serving(echo) as server:
-        from_llm(["cat"], "sketch", None, llm(server.url, cache=None))
-    assert len(list((tmp_path / "assets" / "mll_hf" / "descriptions").iterdir())) == 1
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -290,13 +290,16 @@ def test_requests_to_a_busy_server_are_retried(llm, status):
         assert len(server.requests) == 3
 
 
-def test_answers_before_a_failure_stay_cached(llm):
+def test_answers_before_a_failure_stay_cached(llm, monkeypatch):
+    monkeypatch.setattr(describing, "_ATTEMPTS", 3)
+    monkeypatch.setattr(describing, "_AT_ONCE", 1)
+
     def reply(prompt, earlier):
         return (500, "out of order") if name_in(prompt) == "dog" else echo(prompt, earlier)
 
     with serving(reply) as server:
         with pytest.raises(DescribeError) as caught:
-            from_llm(["cat", "dog"], "sketch", None, llm(server.url, attempts=3, concurrency=1))
+            from_llm(["cat", "dog"], "sketch", None, llm(server.url))
         message = str(caught.value)
         assert "\n" not in message
         for part in ("tiny-llm", server.url, "'dog'", "HTTP 500", "cached"):
@@ -306,10 +309,11 @@ def test_answers_before_a_failure_stay_cached(llm):
         assert len(server.requests) == 4
 
 
-def test_a_failure_stops_the_other_requests(llm):
+def test_a_failure_stops_the_other_requests(llm, monkeypatch):
+    monkeypatch.setattr(describing, "_AT_ONCE", 1)
     with serving(lambda prompt, earlier: (401, '{"error": "bad key"}')) as server:
         with pytest.raises(DescribeError, match=r"HTTP 401.*check the token"):
-            from_llm([f"class {n}" for n in range(50)], "sketch", None, llm(server.url, concurrency=1))
+            from_llm([f"class {n}" for n in range(50)], "sketch", None, llm(server.url))
         assert len(server.requests) < 5
 
 
@@ -331,7 +335,9 @@ def test_empty_answers(llm, text):
         from_llm(["dog"], None, None, llm(server.url))
 
 
-def test_slow_servers(llm):
+def test_slow_servers(llm, monkeypatch):
+    monkeypatch.setattr(describing, "_TIMEOUT", 0.2)
+    monkeypatch.setattr(describing, "_ATTEMPTS", 2)
     release = threading.Event()
 
     def reply(prompt, earlier):
@@ -340,7 +346,7 @@ def test_slow_servers(llm):
 
     with serving(reply) as server:
         with pytest.raises(DescribeError, match="no answer in time"):
-            from_llm(["dog"], None, None, llm(server.url, timeout=0.2, attempts=2))
+            from_llm(["dog"], None, None, llm(server.url))
         release.set()
         assert len(server.requests) == 2
 

@@ -312,6 +312,7 @@ def test_other_preprocessing_gives_the_input_itself(folders, monkeypatch):
         (patches, mean, std),
     ):
         monkeypatch.setattr(model, "_resizing", lambda found=found: found)
+        model._resized = None
         model._normalize_on_device()
         assert torch.equal(model.compact(image), model.preprocess(image))
     monkeypatch.undo()

@@ -28,9 +28,7 @@ from mll_hf.models.known import (
     known_datasets,
     known_model,
     known_models,
-    measurements,
     paper_models,
-    stated_figures,
     usable_models,
 )
 from mll_hf.models.torch_model import count_flops
@@ -70,6 +68,11 @@ def script():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def rows_of(name):
+    """The rows of a data file of the package."""
+    return list(csv.DictReader((DATA / f"{name}.csv").read_text().splitlines()))
 
 
 # --- the paper's models ---------------------------------------------------------------------------------------------
@@ -192,7 +195,7 @@ def test_sizes_that_the_hub_shows_are_near_parameters_times_bytes():
 
 
 def test_figures_that_sources_state_differently_are_all_kept():
-    stated = {(entry.model, entry.figure, entry.source): entry.value for entry in stated_figures()}
+    stated = {(row["model"], row["figure"], row["source"]): float(row["value"]) for row in rows_of("stated_figures")}
     name = "MobileCLIP2-S0/dfndr2b"  # the 300 MB on the Hub fit the count
     assert stated[name, "parameters", "readmes"] == 54_000_000
     assert stated[name, "parameters", "counted"] == known_model(name).parameters == 74_835_073
@@ -228,7 +231,7 @@ def test_data_sets_are_known_by_one_id_and_have_kin():
         ("birdsnap", "cub-200"),
     ):
         assert len({kin[dataset] for dataset in group}) == 1
-    assert {entry.dataset for entry in measurements()} <= set(ids)
+    assert {row["dataset"] for row in rows_of("accuracies")} <= set(ids)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +276,13 @@ def test_recall_per_class_agrees_with_published_accuracy():
 
 
 def test_no_figures_of_tables_without_a_license():
-    sources = {row["id"] for row in csv.DictReader((DATA / "sources.csv").read_text().splitlines())}
-    named = {entry.source for entry in (*measurements(), *stated_figures())} | {class_recalls().source}
+    sources = {row["id"] for row in rows_of("sources")}
+    named = {row["source"] for name in ("accuracies", "stated_figures") for row in rows_of(name)}
+    named |= {class_recalls().source}
     named |= {source for model in known_models() for source in model.source.split()}
     assert named <= sources
     assert not named & {"ostb", "lovm", "mll_hub49"}
-    rows = list(csv.DictReader((DATA / "known_models.csv").read_text().splitlines()))
+    rows = rows_of("known_models")
     assert all(row["readme"] for row in rows if "readmes" in row["source"].split())
     assert not any("OSTB" in row["readme"] and row["imagenet"] for row in rows)
 

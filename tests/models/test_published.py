@@ -1,12 +1,8 @@
 """Labels of real models, made from published recall per class."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from mll_hf.errors import InputError
-from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.labels.counts import RANK_BINS
 from mll_hf.models.known import class_recalls, usable_models
 from mll_hf.models.published import (
@@ -22,7 +18,7 @@ from mll_hf.models.published import (
 def test_labels_have_the_published_recall():
     recalls, graph = class_recalls(), published_graph()
     leaves = np.array([graph.index[id] for id in imagenet_synsets()["imagenet-1k"]])
-    for m, label in enumerate(labels_from_recalls(recalls, graph, imagenet_synsets(), "ensemble")):
+    for m, label in enumerate(labels_from_recalls(recalls, "ensemble")):
         photo, sketch, rendition = label.domain_support[:, leaves]
         assert (set(photo.tolist()), set(sketch.tolist()), set(rendition.tolist())) == ({50}, {51}, {0, 150})
         for s, dataset in ((0, "imagenet-1k"), (1, "imagenet-sketch")):
@@ -59,19 +55,3 @@ def test_only_models_that_can_be_loaded_are_in_the_source():
         assert (label.license, label.cost) == (usable[label.model.repo_id].license, usable[label.model.repo_id].cost)
     assert source.fetch(listed[3:5]) == published_labels()[3:5]
     assert source.origin_of(listed[0]).location.startswith("published figures")
-
-
-def test_a_table_without_a_class_or_a_graph_without_one_is_refused():
-    recalls, graph, synsets = class_recalls(), published_graph(), imagenet_synsets()
-    small = SemanticGraph("small", (Concept("n1", "dog", ("dog",), "an animal", ()),))
-    with pytest.raises(InputError, match="lacks 1000 classes of imagenet-1k"):
-        labels_from_recalls(recalls, small, synsets, "ensemble")
-    kept = [at for at in range(len(recalls.datasets)) if at != recalls.datasets.index("imagenet-1k")]
-    less = replace(
-        recalls,
-        datasets=tuple(recalls.datasets[at] for at in kept),
-        classes=tuple(recalls.classes[at] for at in kept),
-        values=recalls.values[:, :, kept],
-    )
-    with pytest.raises(InputError, match="has 999 classes of imagenet-1k, not 1000"):
-        labels_from_recalls(less, graph, synsets, "ensemble")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import xml.etree.ElementTree as ET
 
 import numpy as np
 import pytest
@@ -47,15 +46,11 @@ def test_the_front_is_what_nothing_beats(points):
 def test_all_figures_are_written_and_always_the_same(results, tmp_path):
     paths = plots.save_figures(results, tmp_path / "a")
     again = plots.save_figures(results, tmp_path / "b")
-    assert {path.suffix for path in paths} == {".png", ".svg"}
-    assert len(paths) == len(set(paths)) == 10
+    assert len(set(paths)) == 5
     for path, other in zip(paths, again, strict=True):
         assert path.read_bytes() == other.read_bytes()
-        if path.suffix == ".png":
-            with Image.open(path) as picture:
-                assert len(picture.convert("L").getcolors()) > 10
-        else:
-            assert ET.parse(path).getroot().tag.endswith("svg")
+        with Image.open(path) as picture:
+            assert len(picture.convert("L").getcolors()) > 10
 
 
 def test_gaps_by_hub_size_are_those_of_the_tables(results):

@@ -59,7 +59,48 @@ def test_answers_that_are_far_off_are_wrong():
 
 def test_one_class_is_always_right():
     evidence = gather_examples(np.zeros((1, 6, 1)), np.zeros(6, np.int64), calibration_of([1.0], [[0.0]]))
-    assert evidence.right == [6]
+    assert evidence.right == pytest.approx([6], abs=1e-4)
+
+
+# --- images without a class -------------------------------------------------------------------------------------------
+
+
+def of_two_classes(odds, right):
+    """Logits [1, N, 2] of a model that answers with these log odds, and the true classes."""
+    answers = np.arange(len(odds)) % 2
+    logits = np.where(np.arange(2) == answers[:, None], odds[:, None], 0.0)[None]
+    return logits, np.where(right, answers, 1 - answers)
+
+
+@examples
+@given(st.integers(0, 1000))
+def test_the_count_is_carried_over_to_images_without_a_class_by_one_shift(seed):
+    rng = np.random.default_rng(seed)
+    odds = rng.uniform(0.1, 3, 60)
+    logits, classes = of_two_classes(odds, rng.random(60) < 0.7)
+    calibration, n = calibration_of([1.0], [[0.0, 0.0]]), 20
+    carried = gather_examples(logits, classes[:n], calibration).right[0] / n
+    counted = gather_examples(logits[:, :n], classes[:n], calibration).right[0] / n
+    shifts = np.linspace(-10, 10, 20_001)[:, None]
+    shift = np.interp(counted, sigmoid(odds[:n] + shifts).mean(axis=1), shifts[:, 0])
+    assert carried == pytest.approx(sigmoid(odds + shift).mean(), abs=1e-5)
+
+
+def test_images_without_a_class_bring_the_estimate_nearer_to_the_truth():
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(200):
+        odds = np.abs(rng.normal(0, 3, 400))
+        right = rng.random(400) < sigmoid(odds - 1)
+        logits, classes = of_two_classes(odds, right)
+        calibration = calibration_of([1.0], [[0.0, 0.0]])
+        carried, counted = (
+            gather_examples(logits[:, :most], classes[:50], calibration).right[0] / 50 for most in (400, 50)
+        )
+        errors.append((carried - right.mean(), counted - right.mean(), right[:50].mean() - right.mean()))
+    carried, counted, share = np.abs(errors).mean(axis=0)
+    assert carried < 0.85 * counted < 0.85 * share
+    assert abs(np.mean(errors, axis=0)[0]) < 0.02  # what counting by margins costs
 
 
 # --- posterior --------------------------------------------------------------------------------------------------------

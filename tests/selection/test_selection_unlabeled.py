@@ -28,6 +28,7 @@ from mll_hf.selection import (
     select,
     shortlisting,
 )
+from mll_hf.selection.accuracy import AccuracyEstimate
 from mll_hf.selection.evidence import LEAST_IMAGES, calibrate, gather_evidence, pooling_weights
 from selection_worlds import random_candidates
 from worlds import examples
@@ -115,8 +116,7 @@ def test_scores_weights_and_temperatures_are_those_of_the_trial():
     np.testing.assert_allclose(selection.temperatures, found.temperatures[order])
     assert (selection.temperatures != 1.5).all()  # the labels'
     by_label = np.array([0.8, 0.9, 0.7]) - 0.1 * np.array(order)[:, None]
-    told = 0.2 * found.information + 0.8 * found.agreement
-    np.testing.assert_allclose(selection.scores, told[order][:, None] + 0.1 * by_label)
+    np.testing.assert_allclose(selection.scores, found.agreement[order][:, None] + 0.1 * by_label)
     np.testing.assert_allclose(selection.overall, selection.evidence.scores)
     np.testing.assert_allclose(selection.weights, pooling_weights(selection.evidence.scores, 3))
     without = replace(selection, evidence=None)
@@ -136,6 +136,20 @@ def test_explanations_follow_the_chosen_models():
         assert second.recall == pytest.approx((0.13, 0.11, 0.10))
 
 
+def test_the_estimate_of_the_best_model_does_not_lean_on_those_of_many_weak_ones():
+    n_models, n_examples = 20, 25
+    everyone = tuple(range(n_models))
+    low = AccuracyEstimate(*(np.full(n_models, end) for end in (0.1, 0.03, 0.3)))
+    shortlist = replace(make_shortlist(n_models, everyone), scores=np.full((n_models, 3), 0.4), estimates=low)
+    true, errors = np.arange(200) % 3, []
+    for seed in range(4):
+        logits = make_logits([1.5] + [0.0] * (n_models - 1), 200, seed)
+        selection = choose_with_images(shortlist, everyone, logits, SelectionConfig(k=1), TEMPLATES, true[:n_examples])
+        assert ids(selection)[0] == "org/m0"
+        errors.append(selection.estimates.accuracy[0] - (logits[0].argmax(axis=1) == true).mean())
+    assert abs(np.mean(errors)) < 0.03
+
+
 def test_models_that_were_not_tried_or_failed_are_left_out():
     # of five models the positions 1, 2 and 4 were tried, and the first of these failed: m2 and m4 answer
     shortlist = make_shortlist(5, tried=(1, 2, 4))
@@ -152,7 +166,7 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
 @pytest.mark.parametrize(
     ("options", "n_chosen"),
     [
-        ({}, 2),
+        ({}, 3),
         ({"k": 1}, 1),
         ({"k": 3}, 3),
         ({"k": 9}, 4),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
 from mll_hf.selection.accuracy import AccuracyEstimate, logit, sigmoid
-from mll_hf.selection.beliefs import OWN, OWN_OF_BEST, TREND, Beliefs, beliefs_from, observe, prior_beliefs
+from mll_hf.selection.beliefs import OWN, TREND, Beliefs, beliefs_apart, beliefs_from, observe, prior_beliefs
 from mll_hf.selection.trial import USUAL_ERROR, expected_gains, next_model, plan_trial, run_trial
 from worlds import examples
 
@@ -61,12 +61,12 @@ def test_beliefs_agree_with_estimates_and_their_intervals():
     beliefs = beliefs_from(estimate)
     np.testing.assert_allclose(beliefs.mean, middle)
     rest = middle - middle.mean()
-    np.testing.assert_allclose(np.diag(beliefs.covariance), 1.2**2 + (TREND * rest) ** 2)
-    np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 - OWN**2 + TREND**2 * rest[0] * rest[1], rtol=1e-5)
-    wide = beliefs_from(estimate, OWN_OF_BEST)
-    np.testing.assert_allclose(wide.covariance - beliefs.covariance, (OWN_OF_BEST**2 - OWN**2) * np.eye(3), atol=1e-12)
-    certain = beliefs_from(AccuracyEstimate(sigmoid(middle), sigmoid(middle), sigmoid(middle)))
-    np.testing.assert_allclose(np.diag(certain.covariance), OWN**2 + (TREND * rest) ** 2)
+    np.testing.assert_allclose(np.diag(beliefs.covariance), OWN**2 + 1.2**2 + (TREND * rest) ** 2, rtol=1e-6)
+    np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 + TREND**2 * rest[0] * rest[1], rtol=1e-6)
+    apart = beliefs_apart(estimate)
+    np.testing.assert_allclose(apart.mean, middle)
+    np.testing.assert_allclose(apart.covariance, 1.2**2 * np.eye(3), rtol=1e-6)
+    np.testing.assert_allclose(apart.accuracy.high, estimate.high)
 
 
 @examples
@@ -148,12 +148,16 @@ def test_models_that_are_here_come_first():
     assert next_model(prior, sizes, 10 * GB, [2, 1]) == 0
 
 
-def test_the_most_promising_model_is_the_first_to_be_fetched_and_then_gains_count_per_byte():
-    prior = beliefs_of(0.8, 0.795, 0.79, 0.6, own=1.0)
+def test_the_two_most_promising_models_are_fetched_first_and_then_gains_count_per_byte():
+    prior = beliefs_of(0.8, 0.795, 0.79, 0.6, own=2.0)
     sizes = [4 * GB, 2 * GB, GB, GB // 2]
     assert next_model(prior, sizes, 10 * GB, []) == 0
     assert next_model(prior, [4 * GB, 2 * GB, GB, 0], 10 * GB, [3]) == 0
-    assert next_model(prior, sizes, 10 * GB, [0]) == 2
+    assert next_model(prior, sizes, 10 * GB, [0]) == 1
+    assert next_model(prior, [4 * GB, 8 * GB, 9 * GB, 0], 20 * GB, [3, 0]) == 1  # what is here was not fetched
+    equal = beliefs_of(0.6, 0.6, 0.6, 0.5, own=2.0)
+    assert next_model(equal, [GB, GB, 4 * GB, GB], 10 * GB, [0, 1]) == 3
+    assert next_model(equal, [GB, GB, GB, GB], 10 * GB, [0, 1]) == 2
     assert next_model(prior, sizes, 3 * GB, []) == 1  # of those that fit
     assert next_model(prior, sizes, 3 * GB, [1]) == 2
     assert next_model(prior, sizes, 10 * GB, [], failed=[0]) == 1
@@ -179,15 +183,24 @@ def test_the_trial_stops_when_no_model_is_likely_to_be_better_or_none_fits():
 @pytest.mark.parametrize(("best", "next_one"), [(0.85, None), (0.1, 2)])
 def test_the_trial_goes_on_for_longer_where_models_do_badly(best, next_one):
     other = sigmoid(logit(np.array([best])) - 1.5)[0]
-    prior = beliefs_of(best, other, other, own=0.9, common=0.0)
+    prior = beliefs_of(best, other, other, own=1.5, common=0.0)
     assert next_model(prior, [GB, GB, GB], 10 * GB, [0, 1]) == next_one
+
+
+def test_many_models_that_may_be_better_keep_the_trial_going_where_a_few_do_not():
+    def left(n, of):
+        prior = beliefs_of(0.5, *[0.15] * (of - 1), own=2.0, common=0.0)
+        return next_model(prior, [GB] * of, 100 * GB, range(of - n))
+
+    assert (left(15, of=20), left(3, of=20)) == (5, None)
+    assert left(3, of=5) == 2  # more than half of them
 
 
 # --- a whole trial ----------------------------------------------------------------------------------------------------
 
 
 def test_a_disappointing_favorite_makes_the_trial_go_on():
-    prior, sizes = beliefs_of(0.8, 0.5, 0.5, own=0.6, common=0.1), [GB, GB, GB]
+    prior, sizes = beliefs_of(0.8, 0.5, 0.5, own=0.8, common=0.1), [GB, GB, GB]
     assert run_trial(prior, sizes, 10 * GB, lambda m: True, shown(prior, [0.9, 0.5, 0.5])) == (0, 1)
     assert run_trial(prior, sizes, 10 * GB, lambda m: True, shown(prior, [0.3, 0.5, 0.5])) == (0, 1, 2)
 

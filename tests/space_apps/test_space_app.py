@@ -105,8 +105,8 @@ def test_explain_class(client):
 
 def test_compare_models(client):
     answer = client.predict("cats", "org/dogs", api_name="/compare_models")
-    assert answer["models"] == ["org/cats", "org/dogs"]
-    best = {concept["name"]: concept["standard_errors"] for concept in answer["concepts"]}
+    assert [answer[name]["repo_id"] for name in ("first", "second")] == ["org/cats", "org/dogs"]
+    best = {concept["name"]: concept["z"] for concept in answer["concepts"]}
     assert best["cat"] > 0 > best["dog"]
     with pytest.raises(gradio_client.exceptions.AppError, match="org/cats was not measured on signs"):
         client.predict("cats", "org/dogs", "signs", api_name="/compare_models")

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import InputError
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -27,7 +25,9 @@ NOISE = 0.1  # LOVM's sigma
 def text_features(
     class_weights: Floats, captions: Sequence[Floats], synonyms: Sequence[Floats], seed: int = 0
 ) -> NDArray[np.float64]:
-    """[6] one model's features of one task, in the order of :data:`TEXT_FEATURES`. All embeddings are of unit norm.
+    """[6] one model's features of a task of two classes or more, in the order of :data:`TEXT_FEATURES`.
+
+    All embeddings are of unit norm.
 
     - ``text-f1``, ``text-acc1``: macro F1 and accuracy of classifying the captions, with normal noise of standard
       deviation 0.1 added to each coordinate, by the class weights.
@@ -41,13 +41,8 @@ def text_features(
         captions: For each class [I_c, D], embeddings d of captions of its images.
         synonyms: For each class [J_c, D], embeddings s of its synonyms and superclasses.
         seed: Seed of the noise.
-
-    Raises:
-        InputError: There are fewer than two classes, or a class lacks captions or synonyms.
     """
     n_classes = len(class_weights)
-    if n_classes < 2 or not (len(captions) == len(synonyms) == n_classes) or not all(map(len, (*captions, *synonyms))):
-        raise InputError("these features need two classes or more, each with captions and synonyms; give them all")
     others = ~np.eye(n_classes, dtype=np.bool_)
     of_classes = class_weights @ class_weights.T
     of_captions = np.stack([(of_class @ class_weights.T).mean(axis=0) for of_class in captions])
