@@ -333,7 +333,8 @@ def fitted(figures: Figures, judged: Judged) -> AccuracyModel:
     b, _ = fit(figures, FEATURES, ())
     usual = np.nanmean(figures.features, axis=0)
     below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
-    numbers = [*b.tolist(), usual[0], usual[1], usual[3], below, above]
+    least = np.nanmin(figures.features[:, 1])
+    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, below, above]
     return AccuracyModel(*(round(float(number), 4) for number in numbers))
 
 

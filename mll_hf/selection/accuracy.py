@@ -118,6 +118,7 @@ class AccuracyModel:
         usual_similarity: Stands in where the names of the classes are not known.
         usual_nearest: The same.
         usual_things: The same.
+        least_nearest: Least value among the data sets. Few classes can have less, which counts as this.
         below: Distance of the lower end of the interval to the estimate, in accuracy.
         above: Distance of the upper end, in logits.
     """
@@ -131,6 +132,7 @@ class AccuracyModel:
     usual_similarity: float
     usual_nearest: float
     usual_things: float
+    least_nearest: float
     below: float
     above: float
 
@@ -180,7 +182,7 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
         return AccuracyEstimate(*(np.ones(len(imagenet)) for _ in range(3)))
     model = model or published_model()
     similarity = model.usual_similarity if traits.similarity is None else traits.similarity
-    nearest = model.usual_nearest if traits.nearest is None else traits.nearest
+    nearest = model.usual_nearest if traits.nearest is None else max(traits.nearest, model.least_nearest)
     things = model.usual_things if traits.things is None else traits.things
     task = model.similarity * similarity + model.nearest * nearest + model.specialized * traits.specialized
     task += model.things * things

@@ -24,12 +24,13 @@ from mll_hf.selection.accuracy import (
     things_direction,
 )
 
+ENCODER = default_encoder()  # loaded by the first call
 TRAITS = TaskTraits(n_classes=10, similarity=0.3, nearest=0.55, specialized=False, things=0.1)
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fit_accuracy.py"
 
 
 def test_an_estimate_follows_its_formula():
-    model = AccuracyModel(1.0, 0.5, -2.0, -1.0, -0.7, 3.0, 0.4, 0.6, 0.1, 0.2, 2.0)
+    model = AccuracyModel(1.0, 0.5, -2.0, -1.0, -0.7, 3.0, 0.4, 0.6, 0.1, 0.4, 0.2, 2.0)
     traits = TaskTraits(4, 0.25, 0.5, True, 0.3)
     found = estimate_accuracy(np.array([0.5, 0.8]), traits, model)
     for accuracy, low, high, imagenet in zip(found.accuracy, found.low, found.high, (0.5, 0.8), strict=True):
@@ -68,6 +69,13 @@ def test_unknown_names_count_as_usual_ones():
     assert estimate_accuracy(imagenet, unnamed) == estimate_accuracy(imagenet, named)
 
 
+def test_names_that_are_less_alike_than_those_of_all_data_sets_do_not_raise_the_estimate():
+    imagenet, least = np.array([0.3, 0.7]), published_model().least_nearest
+    usual, fewer, more = (replace(TRAITS, nearest=nearest) for nearest in (least, least - 0.3, least + 0.1))
+    assert estimate_accuracy(imagenet, fewer) == estimate_accuracy(imagenet, usual)
+    assert (estimate_accuracy(imagenet, more).accuracy < estimate_accuracy(imagenet, usual).accuracy).all()
+
+
 def test_a_wide_interval_is_not_known():
     narrow, wide = (replace(published_model(), below=width, above=5 * width) for width in (0.1, 0.6))
     imagenet = np.array([0.6])
@@ -104,7 +112,7 @@ THINGS = ("golden retriever", "fire truck", "oak tree", "violin", "pizza", "armc
 )
 def test_a_task_of_named_things_has_a_higher_estimate_and_a_narrower_interval(others):
     """Embedded by the default encoder, which comes with the extra `offline`."""
-    things, abstract = (task_traits(8, embed_names(default_encoder(), names), None) for names in (THINGS, others))
+    things, abstract = (task_traits(8, embed_names(ENCODER, names), None) for names in (THINGS, others))
     assert things.things > abstract.things + 0.2
     imagenet = np.array([0.5, 0.8])
     known, unknown = (estimate_accuracy(imagenet, traits) for traits in (things, abstract))
@@ -208,3 +216,22 @@ def test_widths_hold_for_nine_of_ten_kin_groups_and_are_no_wider(script, figures
     assert 0.08 <= below(3, each) < 0.1
     assert 0.4 <= below(4, each) < 0.42
     assert 0.08 <= below(4, np.where(np.arange(30) < 4, "kin", each)) < 0.1  # four that count as two
+
+
+def test_things_are_learned_from_the_first_senses_of_words(script, tmp_path, monkeypatch):
+    """WordNet's lexicographer file 5 has animals, 12 feelings; words without a sense in texts do not count."""
+    things, feelings = ("dog", "cat", "sheep", "fire_truck"), ("joy", "anger", "grief", "dismay")
+    lexname = {word: 5 if word in things else 12 for word in (*things, *feelings, "rare")}
+    offsets = {word: f"{1000 + at:08}" for at, word in enumerate(lexname)}
+    nouns = [f"{word} n 1 1 @ 1 {int(word != 'rare')} {offset}" for word, offset in offsets.items()]
+    (tmp_path / "data.noun").write_text("  1 license\n" + "\n".join(f"{offsets[w]} {lexname[w]:02} n" for w in lexname))
+    (tmp_path / "index.noun").write_text("  1 license\n" + "\n".join(nouns))
+    (tmp_path / "index.adj").write_text("sad a 1 0 1 1 00000001\ndog a 1 0 1 1 00000002\n")
+    (tmp_path / "index.verb").write_text("weep v 1 0 1 1 00000003\n")
+    seen = []
+    monkeypatch.setattr(script, "DEBIAN", tmp_path)
+    monkeypatch.setattr(script.CachedEncoder, "encode", lambda _, words: seen.extend(words) or ENCODER.encode(words))
+    direction = np.array(script.fit_things())
+    assert sorted(seen) == ["anger", "cat", "dismay", "dog", "fire truck", "grief", "joy", "sad", "sheep", "weep"]
+    horse, sorrow = ENCODER.encode(["horse", "sorrow"]) @ direction
+    assert horse > sorrow + 0.1
