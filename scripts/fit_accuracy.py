@@ -20,6 +20,7 @@ import itertools
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ from mll_hf.selection.accuracy import (
     sigmoid,
     task_traits,
 )
+from mll_hf.selection.beliefs import REACH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,6 +207,21 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
     return np.array([b[0] - b[1] * CENTER - slopes @ mean, b[1], *slopes]), estimates
 
 
+@cache
+def one_class() -> float:
+    """Half of a 90 % interval for the recall of one class, from its deviation within published data sets."""
+    recalls = class_recalls()
+    of_class = np.array(recalls.datasets)
+    deviations = [recalls.values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(recalls.datasets)]
+    return REACH * float(np.mean(deviations))
+
+
+def ends(figures: Figures, estimates: Floats, below: Floats | float, above: Floats | float) -> tuple[Floats, Floats]:
+    """Ends [..., N] of the intervals; ``below`` [..., 1] is that of very many classes."""
+    of_classes = one_class() * np.sqrt(figures.chance[figures.dataset])
+    return interval(estimates, np.hypot(below, of_classes), above)
+
+
 def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
     """Distances of both ends of the interval: the narrowest that hold for 90 %, where not known counts as width 1.
 
@@ -251,7 +268,8 @@ def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[Judged, di
     for kin in groups:
         own = group == kin
         estimate[own] = twice[kin][own]
-        low[own], high[own] = interval(estimate[own], *widths(figures, twice[kin], ~own))
+        low_of, high_of = ends(figures, estimate, *widths(figures, twice[kin], ~own))
+        low[own], high[own] = low_of[own], high_of[own]
     return Judged(estimate, low, high), twice
 
 
@@ -268,8 +286,8 @@ def baselines(figures: Figures) -> dict[str, Judged]:
             at = np.searchsorted(shares, [0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
             for values, position in zip(constant, at.tolist(), strict=True):
                 values[own & rows] = figures.accuracy[order][position]
-        ends = interval(figures.imagenet[own], *widths(figures, figures.imagenet, ~own))
-        imagenet[1][own], imagenet[2][own] = ends
+        of_all = ends(figures, figures.imagenet, *widths(figures, figures.imagenet, ~own))
+        imagenet[1][own], imagenet[2][own] = (of[own] for of in of_all)
     return {"constant": Judged(*constant), "ImageNet accuracy": Judged(*imagenet)}
 
 
@@ -295,12 +313,12 @@ def summary(name: str, judged: Judged, figures: Figures) -> str:
         ("13 targets", on_target),
     ):
         coverage, n = figures.mean(inside, rows), len(np.unique(figures.dataset[rows]))
-        ends = wilson_interval(round(coverage * n), n)
+        within = wilson_interval(round(coverage * n), n)
         means = [figures.mean(v, rows) for v in (width, score, unknown, np.where(unknown, 1, score))]
         lines.append(
             f"  {text:17s} error {figures.mean(error, rows):.3f}"
             f"  bias {figures.mean(judged.estimate - figures.accuracy, rows):+.3f}"
-            f"  coverage {coverage:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
+            f"  coverage {coverage:.2f} [{within[0]:.2f}, {within[1]:.2f}]"
             + "  width {:.2f}  score {:.2f}  not known {:.2f}  score with these as 1: {:.2f}".format(*means)
             + f"  greatest error {error[rows].max():.2f}"
         )
@@ -334,7 +352,7 @@ def fitted(figures: Figures, judged: Judged) -> AccuracyModel:
     usual = np.nanmean(figures.features, axis=0)
     below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
     least = np.nanmin(figures.features[:, 1])
-    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, below, above]
+    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, below, above, one_class()]
     return AccuracyModel(*(round(float(number), 4) for number in numbers))
 
 

@@ -10,7 +10,7 @@ counts once, whatever its number of models::
 writes ``data/accuracy.json``. What differs between data sets is far more than what differs between models, so the
 interval is wide. It is narrower for tasks of named things than for tasks of numbers, qualities or acts only since the
 estimates of these are near 1, which no accuracy exceeds: widths that depend on the names did not hold for data sets
-that were left out.
+that were left out. The mean over few classes varies more than that over many, so the lower end is further away there.
 """
 
 from __future__ import annotations
@@ -119,8 +119,9 @@ class AccuracyModel:
         usual_nearest: The same.
         usual_things: The same.
         least_nearest: Least value among the data sets. Few classes can have less, which counts as this.
-        below: Distance of the lower end of the interval to the estimate, in accuracy.
+        below: Distance of the lower end of the interval to the estimate, in accuracy, with very many classes.
         above: Distance of the upper end, in logits.
+        one_class: Distance of the lower end of an interval for the recall of a single class to the mean over classes.
     """
 
     intercept: float
@@ -135,6 +136,7 @@ class AccuracyModel:
     least_nearest: float
     below: float
     above: float
+    one_class: float
 
 
 def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str | None) -> TaskTraits:
@@ -188,10 +190,11 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
     task += model.things * things
     chance = 1 / traits.n_classes
     estimate = chance + (1 - chance) * sigmoid(model.intercept + model.imagenet * logit(imagenet) + task)
-    return AccuracyEstimate(estimate, *interval(estimate, model.below, model.above))
+    below = np.hypot(model.below, model.one_class / np.sqrt(traits.n_classes))
+    return AccuracyEstimate(estimate, *interval(estimate, below, model.above))
 
 
-def interval(estimate: Floats, below: float, above: float) -> tuple[Floats, Floats]:
+def interval(estimate: Floats, below: Floats | float, above: Floats | float) -> tuple[Floats, Floats]:
     """Ends [M] of the intervals around estimates [M]: ``below`` in accuracy, at least 0, and ``above`` in logits."""
     return np.maximum(estimate - below, 0.0), sigmoid(logit(estimate, _LEAST_ESTIMATE) + above)
 

@@ -30,14 +30,14 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "fit_accuracy.py"
 
 
 def test_an_estimate_follows_its_formula():
-    model = AccuracyModel(1.0, 0.5, -2.0, -1.0, -0.7, 3.0, 0.4, 0.6, 0.1, 0.4, 0.2, 2.0)
+    model = AccuracyModel(1.0, 0.5, -2.0, -1.0, -0.7, 3.0, 0.4, 0.6, 0.1, 0.4, 0.2, 2.0, 0.3)
     traits = TaskTraits(4, 0.25, 0.5, True, 0.3)
     found = estimate_accuracy(np.array([0.5, 0.8]), traits, model)
     for accuracy, low, high, imagenet in zip(found.accuracy, found.low, found.high, (0.5, 0.8), strict=True):
         inner = 1.0 + 0.5 * np.log(imagenet / (1 - imagenet)) - 2.0 * 0.25 - 1.0 * 0.5 - 0.7 + 3.0 * 0.3
         expected = 0.25 + 0.75 / (1 + np.exp(-inner))
         assert accuracy == pytest.approx(expected)
-        assert low == pytest.approx(expected - 0.2)
+        assert low == pytest.approx(expected - np.sqrt(0.2**2 + 0.3**2 / 4))
         assert logit(np.array(high)) == pytest.approx(np.log(expected / (1 - expected)) + 2.0)
 
 
@@ -120,6 +120,16 @@ def test_a_task_of_named_things_has_a_higher_estimate_and_a_narrower_interval(ot
     assert (known.high - known.low < unknown.high - unknown.low).all()
     assert known.known[1]
     assert not unknown.known.any()
+
+
+def test_few_classes_have_a_lower_end_that_is_further_away():
+    low = {}
+    for n_classes in (2, 3, 10, 1000):
+        found = estimate_accuracy(np.array([0.6]), TaskTraits(n_classes, None, None, specialized=False, things=None))
+        low[n_classes] = float(found.accuracy[0] - found.low[0])
+    model = published_model()
+    assert low[3] == pytest.approx(np.sqrt(model.below**2 + model.one_class**2 / 3))
+    assert low[2] > low[3] > low[10] > low[1000] >= model.below
 
 
 def test_an_interval_rises_with_its_estimate():
