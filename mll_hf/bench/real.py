@@ -4,7 +4,7 @@ The published table has the recall of 21 models on every class of ImageNet, Imag
 classes are WordNet synsets, so these three columns make a label on the graph of ImageNet's classes and their hypernyms,
 in three domains (photo, sketch, rendition). All other data sets of the table are target tasks. No model is run.
 
-What labels lack that are made from this table is said in :mod:`mll_hf.models.published`. The table has no answers to
+What labels lack that are made from this table is said in `mll_hf/models/published.py`. The table has no answers to
 single images either, so models cannot be combined. Where a method chooses models per class, the recall of a class is
 that of its model. This is an upper bound, since no classifier can route an image by its true class.
 """
