@@ -74,8 +74,7 @@ def answers_of_first(selection: Selection, m: int, logits: Floats) -> NDArray[np
 
 def confidence(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """[N] highest probability of each image."""
-    highest: NDArray[np.float64] = np.round(probabilities.max(axis=1), DIGITS)
-    return highest
+    return np.round(probabilities.max(axis=1), DIGITS)
 
 
 def cheap_to_try(

@@ -316,8 +316,7 @@ def image_scale(logits: Floats) -> NDArray[np.float64]:
     left -= left.mean(axis=2, keepdims=True)
     least = _LEAST_SHARE * left.std(axis=(1, 2)) + _LEAST_SCALE
     left -= left.mean(axis=1, keepdims=True)
-    scale = np.maximum(left.std(axis=(1, 2)), least)
-    return scale
+    return np.maximum(left.std(axis=(1, 2)), least)
 
 
 def scores_of(calibration: Calibration, prior: NDArray[np.float64]) -> NDArray[np.float64]:

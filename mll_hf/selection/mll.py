@@ -276,8 +276,7 @@ def falls_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float
 
 def levels_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """[M] mean recall over the graph among as many candidates as classes, from mean rank shares [M, RANK_BINS]."""
-    levels: NDArray[np.float64] = shares @ needs.mean_chances * needs.falls[-1].of(shares)
-    return levels
+    return shares @ needs.mean_chances * needs.falls[-1].of(shares)
 
 
 def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ...]:
@@ -465,8 +464,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
 def lead_errors(errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
     """[M] standard errors of each model's lead over a reference; arguments as for :func:`cautious`."""
-    error: NDArray[np.float64] = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
-    return error
+    return np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
 
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:

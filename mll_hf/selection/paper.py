@@ -95,5 +95,4 @@ def precision_from_label(
     competes[selected] = True
     lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1, initial=0) / support
     expected = label.recall_among(n_candidates or len(selected), selected, n_rivals)
-    precision: NDArray[np.float64] = np.minimum(expected, 1 - lost)
-    return precision
+    return np.minimum(expected, 1 - lost)

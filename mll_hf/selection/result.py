@@ -231,7 +231,7 @@ class Selection(ArrayFields):
             "answer": None if self.answer is None else self._answer_to_json(self.answer),
             "models": [self._model_to_json(m) for m in range(len(self.models))],
             "chosen": {
-                name: [ids[m] for m in _by_score(self.scores[:, y]) if self.chosen[m, y]]
+                name: [ids[m] for m in np.argsort(-self.scores[:, y], kind="stable") if self.chosen[m, y]]
                 for y, name in enumerate(self.classes)
             },
             "matches": {
@@ -509,9 +509,3 @@ def _number(value: Any, least: float = -_MOST, most: float = _MOST) -> float:  #
 
 def _numbers(values: list[Any], least: float = -_MOST, most: float = _MOST) -> NDArray[np.float64]:
     return np.array([_number(value, least, most) for value in values])
-
-
-def _by_score(scores: NDArray[np.float64]) -> list[int]:
-    """Positions by falling score; equal scores keep the order of the models."""
-    order: list[int] = np.argsort(-scores, kind="stable").tolist()
-    return order

@@ -39,8 +39,7 @@ def _student4(probabilities: Floats) -> Floats:
     """Quantiles of Student's t, 4 degrees of freedom, scaled to variance 1 (Shaw, J. Comput. Finance 9(4), 2006)."""
     alpha = 4 * probabilities * (1 - probabilities)
     ratio = np.cos(np.arccos(np.sqrt(alpha)) / 3) / np.sqrt(alpha)
-    quantiles: Floats = np.sign(probabilities - 0.5) * np.sqrt(2 * (ratio - 1))
-    return quantiles
+    return np.sign(probabilities - 0.5) * np.sqrt(2 * (ratio - 1))
 
 
 # Equally probable deviations of a model. Models that are made for a task stand out by far: the excess kurtosis of
@@ -162,7 +161,7 @@ def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
     """
     mean, variance = beliefs.mean, np.diag(beliefs.covariance)
     if not tried:
-        return _mean_accuracy(mean, np.sqrt(variance))
+        return sigmoid(mean[:, None] + np.sqrt(variance)[:, None] * _NODES).mean(axis=1)
     best = max(tried, key=lambda m: mean[m])
     # What a trial of m is expected to change in the difference between m and the best one
     shift = np.abs(variance - beliefs.covariance[best]) / np.sqrt(variance + USUAL_ERROR**2)
@@ -170,8 +169,3 @@ def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
     gains: Floats = np.maximum(after - sigmoid(mean[best]), 0).mean(axis=1)
     gains[list(tried)] = 0
     return gains
-
-
-def _mean_accuracy(mean: Floats, deviation: Floats) -> Floats:
-    accuracy: Floats = sigmoid(mean[:, None] + deviation[:, None] * _NODES).mean(axis=1)
-    return accuracy
