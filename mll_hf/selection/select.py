@@ -17,7 +17,6 @@ from mll_hf.models.known import usable_models
 from mll_hf.selection.accuracy import estimate_accuracy, task_traits
 from mll_hf.selection.base import DIGITS, Candidates, Evidence, NoneFitsError, SelectionConfig, Strategy, in_units
 from mll_hf.selection.estimates import comparable_names, estimate_by_labels, imagenet_shift, on_one_scale
-from mll_hf.selection.general import general_scores, imagenet_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
@@ -95,6 +94,8 @@ def select_by_imagenet(
 ) -> Selection:
     """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
 
+    This is the paper's baseline ImageNet-best (INB).
+
     Args:
         classes: Class names.
         config: k and caps.
@@ -109,7 +110,7 @@ def select_by_imagenet(
     if not published:
         raise NoneFitsError("none of the models with a published accuracy is within the caps; raise the caps")
     published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
-    scores = imagenet_scores(published, len(classes))
+    scores = np.repeat(np.array([model.accuracy for model in published])[:, None], len(classes), axis=1)
     models = tuple(_of_published(model) for model in published)
     return Selection(
         classes=classes,
@@ -140,6 +141,17 @@ def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64
             return mll_scores(candidates, config.class_weight)
         case Strategy.IMAGENET:
             raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
+
+
+def general_scores(candidates: Candidates) -> NDArray[np.float64]:
+    """[M, C] mean recall over the whole graph, the same for every class."""
+    levels = np.array([label.mean_recall for label in candidates.labels.reference])
+    return np.repeat(levels[:, None], len(candidates.match.classes), axis=1)
+
+
+def uniform_scores(candidates: Candidates) -> NDArray[np.float64]:
+    """[M, C] the same for every model and class: no model is preferred."""
+    return np.full((len(candidates.labels), len(candidates.match.classes)), 1 / len(candidates.labels))
 
 
 def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -33,7 +33,6 @@ from mll_hf.selection.accuracy import logit, sigmoid
 from mll_hf.selection.base import DIGITS, configured
 from mll_hf.selection.estimates import imagenet_shift
 from mll_hf.selection.evidence import Shares
-from mll_hf.selection.general import general_scores, uniform_scores
 from mll_hf.selection.mll import (
     cautious,
     domain_odds,
@@ -46,6 +45,7 @@ from mll_hf.selection.mll import (
     standard_errors,
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
+from mll_hf.selection.select import general_scores, uniform_scores
 from selection_worlds import (
     LABEL_STRATEGIES,
     candidates_on,
