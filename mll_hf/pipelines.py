@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -76,7 +76,7 @@ def pipeline(
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
-    return Pipeline(selection, device, batch_size, token, cascade)
+    return Pipeline(Ensemble(selection, device, token=token, batch_size=batch_size, cascade=cascade))
 
 
 @dataclass(frozen=True)
@@ -84,25 +84,10 @@ class Pipeline:
     """A classifier of images; made by :func:`pipeline`.
 
     Attributes:
-        selection: Its models and classes.
-        device: Device of the models; None for the best available one.
-        batch_size: Images per batch; by default what keeps the device busy.
-        token: Hub token; None for that of the user's login.
-        cascade: Whether the selection's cheap model answers first.
-
-    Raises:
-        InputError: The selection has no cascade.
+        ensemble: The models for the selection's own classes; it says what a cascade saved so far.
     """
 
-    selection: Selection
-    device: str | None = None
-    batch_size: int | None = None
-    token: str | None = field(default=None, repr=False)
-    cascade: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a cascade that was not measured."""
-        _ = self.ensemble
+    ensemble: Ensemble
 
     def __call__(
         self,
@@ -150,13 +135,10 @@ class Pipeline:
         """Makes the ensemble for classes and a template; the last are kept, and all share the loaded models."""
         return lru_cache(maxsize=_ENSEMBLES_KEPT)(self._make_ensemble)
 
-    @cached_property
-    def ensemble(self) -> Ensemble:
-        """The models for the selection's own classes; it says what a cascade saved so far."""
-        return Ensemble(self.selection, self.device, token=self.token, batch_size=self.batch_size, cascade=self.cascade)
-
     def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
-        selection = self.selection if classes is None else _with_classes(self.selection, classes)
+        selection = self.ensemble.selection
+        if classes is not None:
+            selection = _with_classes(selection, classes)
         if template is not None:
             fill([template], selection.classes[0])  # refuses a wrong one before a model is loaded
         templates = None if template is None else (template,)
