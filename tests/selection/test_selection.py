@@ -959,7 +959,7 @@ def test_options_are_given_as_users_write_them():
         ({"strategy": "best"}, "'best' is not a valid Strategy"),
         ({"licenses": 3}, "an option has no usable value"),
         ({"licenses": "mit"}, "give a tuple of ids"),
-        ({"k": 0}, "choose at least 1 model"),
+        ({"k": 0}, "k is 0; allow at least 1"),
     ],
 )
 def test_options_that_cannot_be_used(options, message):
