@@ -56,11 +56,7 @@ class Answer:
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
     def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
-        """The answer as three sentences.
-
-        Args:
-            names: Names of all models of the selection.
-        """
+        """The answer as three sentences, from the names of all models of the selection."""
         first = f"Use {names[self.best]}: {self.accuracy_text}"
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
@@ -80,13 +76,7 @@ class Answer:
 
 
 def answer_to(best: int, estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
-    """The answer that estimates and costs give.
-
-    Args:
-        best: Position of the best model.
-        estimates: Of M models.
-        costs: Of the M models.
-    """
+    """The answer that estimates and costs of M models give, the best one at this position."""
     lost = np.round(estimates.accuracy[best] - estimates.accuracy, DIGITS)
     close = [m for m in range(len(costs)) if m == best or lost[m] <= MARGIN]
     cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m != best, m))

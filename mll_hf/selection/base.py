@@ -133,11 +133,7 @@ class SelectionOptions(TypedDict, total=False):
 
 
 def configured(config: SelectionConfig, options: SelectionOptions) -> SelectionConfig:
-    """The configuration with some fields replaced.
-
-    Args:
-        config: The configuration.
-        options: Values of fields; numbers may be texts such as ``500M``.
+    """The configuration with some fields replaced; numbers may be texts such as ``500M``.
 
     Raises:
         InputError: There is no such field, or a value is out of its range.

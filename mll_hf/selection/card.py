@@ -25,13 +25,9 @@ _SAMPLE_IMAGE = "https://huggingface.co/datasets/mishig/sample_images/resolve/ma
 
 
 def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
-    """The README of a repo with a selection.
+    """The README of a repo or folder with a selection; licenses are those of the chosen models, None where unknown.
 
-    Args:
-        selection: The selection.
-        repo_id: ``org/name``, or a folder as the example of use names it.
-        licenses: Of the chosen models by id; None where unknown.
-        readme: The README so far; its metadata are updated, and its text but for our section is kept.
+    Of the README so far the metadata are updated, and the text but for our section is kept.
 
     Raises:
         CardError: The README so far cannot be edited.

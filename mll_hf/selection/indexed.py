@@ -93,15 +93,9 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
 
 @dataclass(frozen=True, eq=False)
 class _GraphQuery:
-    """What the index of one graph says to a task's needs of M models.
+    """What the index of one graph says to a task's needs of M models; None for models without a label.
 
-    Attributes:
-        needs: What the task asks of the graph.
-        index: The index.
-        labels: [M] the labels; None for models without one.
-        level: [M] see :class:`~mll_hf.selection.mll.Measured`.
-        spread: The same.
-        shares: [M, RANK_BINS] mean rank shares.
+    Level and spread are those of :class:`~mll_hf.selection.mll.Measured`.
     """
 
     needs: GraphNeeds
@@ -109,7 +103,7 @@ class _GraphQuery:
     labels: tuple[IndexedLabel | None, ...]
     level: NDArray[np.float64]
     spread: float
-    shares: NDArray[np.float64]
+    shares: NDArray[np.float64]  # [M, RANK_BINS] mean rank shares
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
@@ -159,17 +153,12 @@ class _GraphQuery:
 
 @dataclass(frozen=True, eq=False)
 class IndexQuery:
-    """A task of C classes, put to indexes of the labels of M models on G graphs.
-
-    Attributes:
-        candidates: The models within the caps, and the classes.
-        config: Strategy and class weight.
-    """
+    """A task of C classes, put to indexes of the labels of M models within the caps, on G graphs."""
 
     candidates: Candidates
     config: SelectionConfig
 
-    @cached_property
+    @property
     def labels(self) -> JoinedLabels:
         """The labels."""
         return self.candidates.labels
@@ -238,8 +227,7 @@ class IndexQuery:
     def coefficients(self, kind: NDArray[np.int64]) -> NDArray[np.float64]:
         """Coefficients of recall [A] and of the level on each graph, one after another: estimates from unit vectors.
 
-        Args:
-            kind: Number of the sample of each graph, -1 for no label.
+        The kind is the number of the sample of each graph, -1 for no label.
         """
         sizes = [len(graph.needs.needed) + 1 for graph in self.graphs.values()]
         units = np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1)

@@ -43,10 +43,7 @@ def choose_allowed(
         choose: Makes a selection by a configuration without licenses.
         licenses_of: Asks the Hub for the licenses of models by id, in lower case; None where unknown.
         claims: Licenses of all models as their labels name them; None for a model whose label names none.
-        config: What to select, and the licenses that it allows.
-
-    Returns:
-        The selection. Of its models those that are not chosen may have any license.
+        config: What to select, and the licenses that it allows. Models that are not chosen may have any.
 
     Raises:
         InputError: No model has an allowed license.

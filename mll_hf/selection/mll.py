@@ -58,24 +58,14 @@ class Fall:
 
     The graph says nothing of contests with more candidates than it has. The mean recall on the graph, as a function of
     log n, is continued with the slope that it has up to R + 1: the factor is level(R + 1) / level((R + 1)^2 / n).
-
-    Attributes:
-        full: [RANK_BINS] mean chance to win among R + 1 candidates.
-        mirrored: [RANK_BINS] mean chance to win among (R + 1)^2 / n.
     """
 
-    full: NDArray[np.float64]
-    mirrored: NDArray[np.float64]
+    full: NDArray[np.float64]  # [RANK_BINS] mean chance to win among R + 1 candidates
+    mirrored: NDArray[np.float64]  # the same among (R + 1)^2 / n
 
     @classmethod
     def beyond(cls, n_rivals: NDArray[np.int32], most: int, n_candidates: int) -> Fall:
-        """The fall from all ``most`` rivals to a number of candidates; none if these are no more.
-
-        Args:
-            n_rivals: [V] rivals of all concepts of the graph.
-            most: R.
-            n_candidates: n.
-        """
+        """The fall from all ``most`` rivals (R) to n candidates, none if these are no more; of all V concepts."""
         full = mean_chance_to_win(n_rivals, most + 1)
         if n_candidates <= most + 1:
             return cls(full, full)
@@ -164,14 +154,10 @@ def task_needs(candidates: Candidates, class_weight: float) -> Needs:
 def graph_needs(
     graph: SemanticGraph, rows: NDArray[np.int32], n_candidates: int, *, extrapolate: bool = False
 ) -> GraphNeeds:
-    """What is asked of one graph.
+    """What is asked of one graph, where the selected concepts are in rows [K] (-1 if the graph lacks one).
 
-    Args:
-        graph: The graph.
-        rows: [K] index in the graph of each selected concept; -1 if the graph lacks it.
-        n_candidates: Number of candidates.
-        extrapolate: Whether recall falls further if there are more candidates than rivals. The reference graph is
-            large; its few concepts with few rivals are at the top.
+    To extrapolate is to let recall fall further if there are more candidates than rivals. The reference graph needs
+    none: it is large, and its few concepts with few rivals are at the top.
     """
     columns = np.flatnonzero(rows >= 0)
     wanted = set(rows[columns].tolist()).union(*(graph.ancestors[v].tolist() for v in rows[columns]))
@@ -212,9 +198,7 @@ def graphs_that_count(labels: JoinedLabels, domain: str | None) -> frozenset[int
 def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
     """[K, C] weight of each selected concept for each class; the rest of 1 is the weight of the general level.
 
-    Args:
-        candidates: K concepts and C classes.
-        class_weight: Weight of a class's own concepts against the mean over classes.
+    The class weight is that of a class's own concepts against the mean over classes.
     """
     match, union = candidates.match, candidates.labels.union
     transition = match.transition.astype(np.float64)
@@ -292,15 +276,9 @@ def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ..
 def graph_levels(
     labels: JoinedLabels, reference: GraphNeeds, needs: GraphNeeds, g: int
 ) -> tuple[NDArray[np.float64], float]:
-    """Mean recall over a graph, and the standard error for models without a label on it.
+    """Mean recall [M] over graph number g, and the standard error for models without a label on it.
 
     Of these their general level is expected, lowered by as much as the graph is hard for the other models.
-
-    Args:
-        labels: Labels of M models.
-        reference: What the task asks of the reference graph.
-        needs: What it asks of the graph.
-        g: Number of the graph.
     """
     levels, everyone = levels_of(needs, labels.rank_shares[g]), labels.among or labels
     if everyone.known[g].all():
@@ -315,14 +293,9 @@ def graph_levels(
 
 
 def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """Estimated recall of every model on every class, lowered where caution demands it.
+    """[M, C] estimated recall of every model on every class, 0 to 1, lowered where caution demands it.
 
-    Args:
-        candidates: M models and C classes.
-        class_weight: Weight of a class's own estimate against the mean over classes.
-
-    Returns:
-        [M, C] float64 from 0 to 1.
+    The class weight is that of a class's own estimate against the mean over classes.
     """
     needs, labels = task_needs(candidates, class_weight), candidates.labels
     odds = task_odds(labels, needs, candidates.domain)
@@ -335,10 +308,7 @@ def estimates(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimated recall [M, C] of M models on C classes, and standard errors [M, 2] of its mean over the classes.
 
-    Args:
-        needs: What the task asks.
-        measured: What the labels on each graph say.
-        odds: [M] see :func:`domain_odds`.
+    What the labels say is given for each graph, and the odds [M] are those of :func:`domain_odds`.
     """
     general = measured[0].level if measured[0] is not None else np.zeros(0)  # the reference always counts
     n_models, n_concepts = len(general), len(needs.weights)
@@ -383,12 +353,8 @@ def hardness(
 ) -> tuple[float, float]:
     """By how much (in logits) a graph is harder than the reference for models that have a label on both.
 
-    It is never taken to be easier: those models may have been labeled because they are good at it.
-
-    Args:
-        general: [M] levels on the reference.
-        levels: [M] levels on the graph.
-        known: [M] which models have a label on the graph.
+    It is never taken to be easier: those models may have been labeled because they are good at it. ``general`` are the
+    levels [M] on the reference, ``known`` [M] the models with a label on the graph.
 
     Returns:
         The shift, at most 0, and the standard error of the levels that it predicts: how far they are from the truth for
@@ -424,7 +390,7 @@ def standard_errors(
     Args:
         images: [M, K] images of K concepts, those of the prior included; 0 where the model was not measured.
         recall: [M, K] shrunk recall on each of them.
-        weights: [K] weight of each concept.
+        weights: [K] of the concepts.
         spreads: [K] standard error of the recall of models that were not measured.
     """
     measured = images > 0
@@ -444,11 +410,8 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
     Args:
         recall: [M, C] estimates.
-        errors: [M, 2] standard errors of each model's mean over the classes, see :func:`standard_errors`.
-        reference: Row of the reference.
-
-    Returns:
-        [M, C]; each row is scaled by a factor of at most 1, that of the reference is as it was.
+        errors: [M, 2] see :func:`standard_errors`.
+        reference: Row of the reference, which stays as it is.
     """
     level, least = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than rounding moves a mean
     needed = np.maximum(lead_errors(errors * [SURE, 1], reference), LEAST_LEAD)
@@ -492,7 +455,7 @@ def domain_odds(
         labels: M labels.
         domain: The task's domain.
         chances: [RANK_BINS] mean chance to win an image among as many candidates as classes.
-        names: Names of all domains, those of labels on other graphs included.
+        names: Of all domains, those of labels on other graphs included.
     """
     names, odds = sorted(names), np.ones(len(labels))
     named = named_domain(names, domain)

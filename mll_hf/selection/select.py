@@ -34,12 +34,7 @@ ESTIMATING = (Strategy.MLL, Strategy.GENERAL)  # their scores are accuracies, so
 
 
 def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
-    """Choose models for every class.
-
-    Args:
-        candidates: Labels and matched classes.
-        config: Strategy, k and caps.
-        task: The user's name of the task; the selection carries it for the prompts.
+    """Choose models for every class; the selection carries the user's name of the task for the prompts.
 
     If no labeled model is within the caps, models with overall figures are chosen among by these alone.
 
@@ -94,17 +89,11 @@ def select_by_imagenet(
 ) -> Selection:
     """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
 
-    This is the paper's baseline ImageNet-best (INB).
-
-    Args:
-        classes: Class names.
-        config: k and caps.
-        domain: Domain of the task as the user gave it.
-        task: The user's name of the task.
-        names: [C, E] embedded class names for the estimated accuracy; None if there is no text encoder.
+    This is the paper's baseline ImageNet-best (INB). The estimated accuracy looks at the embedded class names [C, E];
+    None if there is no text encoder.
 
     Raises:
-        InputError: No model is within the caps.
+        NoneFitsError: No model is within the caps.
     """
     published = _published_within_caps(usable_models(), config)
     if not published:
@@ -158,12 +147,7 @@ def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray
     """[M, C] which models answer for which class.
 
     ``paper`` takes the k best models of each class; ``general``, ``mll`` and ``imagenet`` the k best overall, for all;
-    ``uniform`` all models, or the ``max_models`` with the highest general level.
-
-    Args:
-        scores: [M, C].
-        config: Strategy, k and the cap on the number of models.
-        levels: [M] general levels of the models.
+    ``uniform`` all models, or the ``max_models`` with the highest of the general levels [M].
     """
     chosen = np.zeros(scores.shape, np.bool_)
     most = min(config.max_models or len(scores), len(scores))
@@ -267,10 +251,7 @@ def _explain(
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
     """For each class its concepts, with the recall of the models of the union as the strategy saw it.
 
-    Args:
-        part: The group of labels that explains.
-        rows: For each model of the union its row in it; None for a model that was not measured on these probe images.
-        strategy: How models were scored.
+    Each of these models has a row in the group of labels that explains, None if it was not measured on its images.
     """
     matched, graph = part.match, part.graph
     recall = np.full((len(rows), len(matched.selected)), np.nan)

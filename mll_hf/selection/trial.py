@@ -57,7 +57,7 @@ class TrialPlan:
             change the rest.
         expected_bytes: What these take.
         most_bytes: The trial fetches no more than this, whatever the models show.
-        names: Names of the models in ``order``.
+        names: Of the models in ``order``.
     """
 
     order: tuple[int, ...]
@@ -67,13 +67,7 @@ class TrialPlan:
 
 
 def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequence[str]) -> TrialPlan:
-    """Plan a trial.
-
-    Args:
-        prior: Beliefs about M models before any was tried.
-        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
-        budget: Most bytes to fetch.
-        names: [M] for messages.
+    """Plan a trial of M models with these names; other arguments as for :func:`run_trial`.
 
     Raises:
         InputError: No model fits in the budget.
@@ -129,11 +123,11 @@ def run_trial(
 def next_model(
     beliefs: Beliefs, sizes: Sequence[int], left: int, tried: Sequence[int], failed: Sequence[int] = ()
 ) -> int | None:
-    """The model to try next; None if the trial is over.
+    """The position of the model to try next; None if the trial is over.
 
     Args:
         beliefs: About M models, after what the tried ones have shown; better models first where they are equal.
-        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
+        sizes: As for :func:`run_trial`.
         left: Bytes that may still be fetched.
         tried: Positions of the models that were tried.
         failed: Positions of the models that could not be tried.
@@ -154,10 +148,7 @@ def next_model(
 def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
     """[M] expected gain in accuracy of the chosen model by trying each model; 0 for those that were tried.
 
-    Args:
-        beliefs: About M models, after what the tried ones have shown.
-        tried: Positions of the models that were tried; the best of them would be chosen now. With none, the gain is
-            the expected accuracy itself.
+    The best of those that were tried would be chosen now. With none, the gain is the expected accuracy itself.
     """
     mean, variance = beliefs.mean, np.diag(beliefs.covariance)
     if not tried:
