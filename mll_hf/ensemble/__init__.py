@@ -29,17 +29,7 @@ class Rule(StrEnum):
 
 
 def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
-    """Combine M models' logits on N images and C classes.
-
-    Args:
-        rule: How.
-        logits: [M, N, C] as the models give them.
-        chosen: [M, C], which models answer for which class.
-        trust: What the selection knows of the models; only the pools and ``transport`` use it.
-
-    Returns:
-        [N, C] probabilities; rows sum to one.
-    """
+    """[N, C] probabilities from logits [M, N, C] of M models; arguments as for all rules, see :mod:`.rules`."""
     match rule:
         case Rule.ENTROPY:
             return entropy(logits, chosen)

@@ -40,9 +40,7 @@ class Residents:
         models: The models of the selection.
         prompts: The prompts of each class, as many for each.
         most: Number of models to keep loaded, at most; None for as many as fit into memory.
-        device: As for :func:`~mll_hf.models.load_model`, and so are the others.
-        dtype: Precision of the image towers.
-        token: Hub token.
+        device: As for :func:`~mll_hf.models.load_model`, and so are ``dtype`` and ``token``.
     """
 
     def __init__(
@@ -164,10 +162,8 @@ def _free_in_container() -> float:
 class Preparation:
     """Prepares a picture for several models at once; models that resize pictures alike share the result.
 
-    Which models do is seen from what they make of three pictures of noise: their settings have too many forms.
-
-    Args:
-        models: What prepares the pictures; their networks are not needed.
+    Which models do is seen from what they make of three pictures of noise: their settings have too many forms. Their
+    networks are not needed.
 
     Attributes:
         batch_size: Number of images that keeps each model busy.

@@ -3,6 +3,7 @@
 All take ``logits`` [M, N, C] (M models, N images, C classes) as the models give them (scale times cosine, plus bias)
 and ``chosen`` [M, C], which models answer for which class (F_y; at least one per class). All return probabilities
 [N, C] whose rows sum to one; where a rule's own scores do not, they are divided by their sum, which changes no answer.
+The pools and ``transport`` also take what the selection knows of the models (:class:`Trust`).
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def confidence(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trust:
-    """What a selection knows of M models; only the pools use it.
+    """What a selection knows of M models.
 
     Attributes:
         temperatures: [M] calibration temperatures.
@@ -87,12 +88,8 @@ def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDAr
     ``p(y|x) = sum over m of a_m softmax(logits_m / T_m + b_m)_y``
 
     Every model of the union answers for every class, so that columns compare. A specialist that is sure decides where
-    the others are unsure, and cannot veto what it does not know.
-
-    Args:
-        logits: [M, N, C].
-        chosen: [M, C].
-        trust: Temperatures, weights (scaled here so that those of the union sum to one) and offsets.
+    the others are unsure, and cannot veto what it does not know. The weights are scaled so that those of the union sum
+    to one.
     """
     return np.einsum("m,mnc->nc", *votes(logits, chosen, trust))
 
@@ -100,16 +97,12 @@ def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDAr
 def votes(
     logits: Floats, chosen: NDArray[np.bool_], trust: Trust
 ) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-    """What each model says and how much it counts in :func:`linear_pool`, whose arguments these are.
-
-    Returns:
-        The weights [M], which sum to one, and the calibrated probabilities [M, N, C].
-    """
+    """The weights [M] in :func:`linear_pool`, which sum to one, and the calibrated probabilities [M, N, C]."""
     return _shares(chosen, trust.weights), softmax(_calibrated(logits, trust))
 
 
 def log_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
-    """Logarithmic pool of the calibrated probabilities of all chosen models; arguments as for :func:`linear_pool`.
+    """Logarithmic pool of the calibrated probabilities of all chosen models.
 
     ``log p(y|x) = sum over m of a_m log softmax(logits_m / T_m)_y - log Z(x)``
 
