@@ -64,19 +64,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LabelGroup:
-    """Labels that compare directly, and where they come from.
-
-    Attributes:
-        source: Their source.
-        labels: The labels of all models, joined over graphs.
-        evidence: What they rest on.
-        encoder: Encoder of the graphs' texts.
-    """
+    """Labels that compare directly, and where they come from."""
 
     source: LabelSource
     labels: JoinedLabels
-    evidence: Evidence
-    encoder: TextEncoder
+    evidence: Evidence  # what they rest on
+    encoder: TextEncoder  # of the graphs' texts
 
     @cached_property
     def index(self) -> ConceptIndex:

@@ -67,19 +67,12 @@ def confidence(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trust:
-    """What a selection knows of M models.
+    """What a selection knows of M models."""
 
-    Attributes:
-        temperatures: [M] calibration temperatures.
-        weights: [M] non-negative; how much each model counts.
-        prior: [M] mean recall estimated from the labels, 0 to 1.
-        offsets: [M, C] added to the calibrated logits; None for none.
-    """
-
-    temperatures: Floats
-    weights: Floats
-    prior: NDArray[np.float64]
-    offsets: Floats | None = None
+    temperatures: Floats  # [M] calibration temperatures
+    weights: Floats  # [M] non-negative; how much each model counts
+    prior: NDArray[np.float64]  # [M] mean recall estimated from the labels, 0 to 1
+    offsets: Floats | None = None  # [M, C] added to the calibrated logits; None for none
 
 
 def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:

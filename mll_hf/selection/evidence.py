@@ -70,20 +70,15 @@ class Shares(StrEnum):
 class Calibration(ArrayFields):
     """Parameters that make the logits of M models on C classes comparable.
 
-    Attributes:
-        temperatures: [M] logits are divided by them.
-        offsets: [M, C] added to the divided logits: the bias correction.
-        information: [M] mutual information of the answers divided by its maximum: 0 to 1.
-        agreement: [M] share of the images to which the model, without bias correction, answers what all models together
-            answer with it: 0 to 1.
-        shares: [C] expected shares of the classes; they sum to one.
+    Agreement is the share of the images to which a model, without bias correction, answers what all models together
+    answer with it.
     """
 
-    temperatures: NDArray[np.float64]
-    offsets: NDArray[np.float64]
-    information: NDArray[np.float64]
-    agreement: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    temperatures: NDArray[np.float64]  # [M] logits are divided by them
+    offsets: NDArray[np.float64]  # [M, C] added to the divided logits: the bias correction
+    information: NDArray[np.float64]  # [M] mutual information of the answers divided by its maximum: 0 to 1
+    agreement: NDArray[np.float64]  # [M] 0 to 1
+    shares: NDArray[np.float64]  # [C] expected shares of the classes; they sum to one
 
     def take(self, models: NDArray[np.intp]) -> Calibration:
         """The calibration of some of the models, in the order given."""
@@ -93,23 +88,14 @@ class Calibration(ArrayFields):
 
 @dataclass(frozen=True, eq=False)
 class UnlabeledEvidence(ArrayFields):
-    """Evidence of N unlabeled images about M models on C classes.
-
-    Attributes:
-        n_images: N.
-        calibration: Of the M models.
-        prior: [M] mean recall estimated from the labels, 0 to 1.
-        win_shares: [M] share of resamples of the images in which the model has the highest score.
-        confirmation: [M] mean probability of each model's corrected answers, given what the other models say.
-        templates: Prompt templates that the models answered to.
-    """
+    """Evidence of N unlabeled images about M models on C classes."""
 
     n_images: int
     calibration: Calibration
-    prior: NDArray[np.float64]
-    win_shares: NDArray[np.float64]
-    confirmation: NDArray[np.float64]
-    templates: tuple[str, ...]
+    prior: NDArray[np.float64]  # [M] mean recall estimated from the labels, 0 to 1
+    win_shares: NDArray[np.float64]  # [M] share of resamples of the images in which the model has the highest score
+    confirmation: NDArray[np.float64]  # [M] mean probability of the corrected answers given what other models say
+    templates: tuple[str, ...]  # prompt templates that the models answered to
 
     @property
     def scores(self) -> NDArray[np.float64]:

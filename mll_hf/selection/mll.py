@@ -85,25 +85,17 @@ class Fall:
 class GraphNeeds:
     """What a task of C classes asks of the labels on one graph of V concepts.
 
-    Attributes:
-        columns: [K_g] which of the K selected concepts the graph has.
-        rows: [K_g] where these are among the needed ones.
-        needed: [A] indices in the graph of the selected concepts and all above them, hypernyms before hyponyms.
-        above: For each of the A concepts the positions of its direct hypernyms.
-        chances: [A, RANK_BINS] chance to win an image of each among as many candidates as classes.
-        mean_chances: [RANK_BINS] mean chance over the graph's concepts.
-        falls: How recall falls beyond the number of rivals, for each distinct number; the last is that of the mean.
-        fall_of: [A] which of ``falls`` is that of a concept.
+    It needs the A concepts that are selected or above these, hypernyms before hyponyms.
     """
 
-    columns: NDArray[np.intp]
-    rows: NDArray[np.intp]
-    needed: NDArray[np.int64]
-    above: tuple[tuple[int, ...], ...]
-    chances: NDArray[np.float64]
-    mean_chances: NDArray[np.float64]
-    falls: tuple[Fall, ...]
-    fall_of: NDArray[np.intp]
+    columns: NDArray[np.intp]  # [K_g] which of the K selected concepts the graph has
+    rows: NDArray[np.intp]  # [K_g] where these are among the needed ones
+    needed: NDArray[np.int64]  # [A] indices in the graph
+    above: tuple[tuple[int, ...], ...]  # for each of the A concepts the positions of its direct hypernyms
+    chances: NDArray[np.float64]  # [A, RANK_BINS] chance to win an image of each among as many candidates as classes
+    mean_chances: NDArray[np.float64]  # [RANK_BINS] mean chance over the graph's concepts
+    falls: tuple[Fall, ...]  # beyond each distinct number of rivals, and beyond the mean number
+    fall_of: NDArray[np.intp]  # [A] which of ``falls`` is that of a concept
 
     @cached_property
     def depths(self) -> tuple[tuple[int, ...], ...]:
@@ -120,17 +112,11 @@ class GraphNeeds:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a task of C classes asks of labels on G graphs.
+    """What a task of C classes asks of labels on G graphs."""
 
-    Attributes:
-        weights: [K, C] weight of each selected concept for each class; the rest of 1 weighs the general level.
-        n_candidates: Number of candidates: the classes, at least two.
-        graphs: For each graph that counts what is asked of it, None for one that does not; the first is the reference.
-    """
-
-    weights: NDArray[np.float64]
-    n_candidates: int
-    graphs: tuple[GraphNeeds | None, ...]
+    weights: NDArray[np.float64]  # [K, C], see :func:`evidence_weights`
+    n_candidates: int  # the classes, at least two
+    graphs: tuple[GraphNeeds | None, ...]  # None for a graph that does not count; the first is the reference
 
     @property
     def reference(self) -> GraphNeeds:
@@ -221,21 +207,13 @@ def candidates_of(match: ClassMatch) -> int:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the labels of M models on one graph say to a task's needs.
+    """What the labels of M models on one graph say to a task's needs."""
 
-    Attributes:
-        known: [M] bool, which models have a label on the graph; of the other rows only the level counts.
-        recall: [M, A] expected recall among as many candidates as classes.
-        support: [M, A] probe images; [1, A] if all models had the same.
-        level: [M] mean recall over the graph among as many candidates, see :func:`graph_levels`.
-        spread: Standard error of the levels of models without a label.
-    """
-
-    known: NDArray[np.bool_]
-    recall: NDArray[np.float64]
-    support: NDArray[np.int32]
-    level: NDArray[np.float64]
-    spread: float = 0.0
+    known: NDArray[np.bool_]  # [M] which models have a label on the graph; of the other rows only the level counts
+    recall: NDArray[np.float64]  # [M, A] expected recall among as many candidates as classes
+    support: NDArray[np.int32]  # [M, A] probe images; [1, A] if all models had the same
+    level: NDArray[np.float64]  # [M] mean recall over the graph among as many candidates, see :func:`graph_levels`
+    spread: float = 0.0  # standard error of the levels of models without a label
 
 
 def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measured:
