@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from mll_hf.utils.images import ImageLike
 
     Input = ImageLike | Mapping[str, Any]
@@ -146,19 +144,14 @@ class Pipeline:
 
     def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
         classes = ensemble.selection.classes
-        for n, probabilities in enumerate(_predicted(ensemble, map(_image, images))):
+        predictions = ensemble.stream(map(_image, images))  # which draws images by the batch
+        for n, probabilities in enumerate(row for prediction in predictions for row in prediction.probabilities):
             if np.isnan(probabilities).any():
                 _log.warning("image %d cannot be read; it has no answer", n)
                 yield []
                 continue
             best = np.argsort(-in_units(probabilities), kind="stable")[:top_k]
             yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]
-
-
-def _predicted(ensemble: Ensemble, images: Iterator[ImageLike]) -> Iterator[NDArray[np.float64]]:
-    """[C] probabilities of each image, NaN if it cannot be read; images are drawn by the batch."""
-    for prediction in ensemble.stream(images):
-        yield from prediction.probabilities
 
 
 def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:

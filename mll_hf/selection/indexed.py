@@ -79,15 +79,14 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
     rows = {m for m, model in enumerate(candidates.labels.models) if model.repo_id in published}
     rows |= set(query.best(kept))
     selection = select(replace(candidates, labels=query.whole(sorted(rows), fetch)), config, task)
+    n_models = len(selection.models)
     return replace(
         selection,
         models=selection.models[:kept],
         scores=selection.scores[:kept],
         chosen=selection.chosen[:kept],
-        estimates=None
-        if selection.estimates is None
-        else selection.estimates.take(range(min(kept, len(selection.models)))),
-        among=len(selection.models) - len(rows) + len(candidates.labels),
+        estimates=selection.estimates and selection.estimates.take(range(min(kept, n_models))),
+        among=n_models - len(rows) + len(candidates.labels),
     )
 
 
@@ -192,15 +191,11 @@ class IndexQuery:
             rows, scores = np.arange(len(labels)), in_units(np.array([label.mean_recall for label in labels]))
         else:
             rows = np.union1d(_highest(self.mean_estimates(), _CLOSE, _MARGIN), [top])
-            scores = in_units(self.scores(rows, top)).sum(axis=1)
+            recall, errors = self.estimates(rows)
+            scores = in_units(cautious(recall, errors, int(np.searchsorted(rows, top)))).sum(axis=1)
         near = _highest(scores, count)
         order = sorted(near.tolist(), key=lambda n: (-scores[n], *labels[rows[n]].tie_break))
         return [top, *(int(rows[n]) for n in order[:count])]
-
-    def scores(self, rows: NDArray[np.int64], top: int) -> NDArray[np.float64]:
-        """[m, C] scores of some models from the index; the generally best one is among them."""
-        recall, errors = self.estimates(rows)
-        return cautious(recall, errors, int(np.flatnonzero(rows == top)[0]))
 
     def estimates(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What :func:`~mll_hf.selection.mll.estimates` gives for some models, from the index."""

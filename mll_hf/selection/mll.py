@@ -115,7 +115,6 @@ class Needs:
     """What a task of C classes asks of labels on G graphs."""
 
     weights: NDArray[np.float64]  # [K, C], see :func:`evidence_weights`
-    n_candidates: int  # the classes, at least two
     graphs: tuple[GraphNeeds | None, ...]  # None for a graph that does not count; the first is the reference
 
     @property
@@ -134,7 +133,7 @@ def task_needs(candidates: Candidates, class_weight: float) -> Needs:
         graph_needs(graph, union.rows[g, selected], n_candidates, extrapolate=g > 0) if g in counts else None
         for g, graph in enumerate(union.graphs)
     )
-    return Needs(evidence_weights(candidates, class_weight), n_candidates, graphs)
+    return Needs(evidence_weights(candidates, class_weight), graphs)
 
 
 def graph_needs(

@@ -76,7 +76,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         images=_effective_images(parts[g], best),
         domain=candidates.domain,
         task=task,
-        estimates=None if estimates is None else estimates.take(order),
+        estimates=estimates and estimates.take(order),
     )
 
 
