@@ -2,6 +2,7 @@
 
     python scripts/fit_accuracy.py            # print errors and coefficients
     python scripts/fit_accuracy.py --write    # and write the file
+    python scripts/fit_accuracy.py --things   # before that, write things.json anew (needs WordNet, and some minutes)
 
 Class names come from the table of recall per class and from scripts/accuracy/class_names.json, which names the source
 of each. Data sets without names count with the mean of the others.
@@ -9,7 +10,7 @@ of each. Data sets without names count with the mean of the others.
 Protocol: every kin group of data sets is left out in turn, in all tables at once. The errors of a data set are averaged
 over its tables, then over data sets. The width of an interval is fitted inside each fold, on errors for groups that
 were left out of that fold too. The features were chosen on the same data sets; --choose shows what is reached with a
-choice inside each fold.
+choice inside each fold. Which words are things is learned from WordNet alone.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import itertools
 import json
 import sys
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mll_hf.graph.wordnet import DEBIAN
+from mll_hf.labeling.verification import wilson_interval
 from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models.known import accuracies, class_recalls, known_datasets
@@ -37,6 +41,7 @@ from mll_hf.selection.accuracy import (
     sigmoid,
     task_traits,
 )
+from mll_hf.selection.beliefs import REACH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,16 +54,19 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ROOT / "scripts" / "accuracy" / "class_names.json"
 OUT = ROOT / "mll_hf" / "selection" / "data" / "accuracy.json"
+OUT_THINGS = OUT.with_name("things.json")
 REFERENCE = "imagenet-1k"
 SOURCES = ("open_clip", "mteb", "mobileclip", "clip_benchmark")
-FEATURES = ("similarity", "nearest", "specialized")
+FEATURES = ("similarity", "nearest", "specialized", "things")
 ALL_FEATURES = (*FEATURES, "log_classes")
 N_CLASSES = {"dsprites-orientation": 40, "dsprites-x-position": 32, "smallnorb-azimuth": 18, "smallnorb-elevation": 9}
 LEVELS = 6  # models per table and data set, at even steps of ImageNet accuracy
 RIDGE, USUAL_SLOPE, STEPS = 0.03, 0.9, 30
 CENTER = 1.0  # of the logit of ImageNet accuracy
 LEAST_ERROR = 0.05  # absolute errors below count as squared ones
-WIDTHS = np.arange(0.1, 6.01, 0.02)
+BELOW, ABOVE = np.arange(0.05, 1.0, 0.01), np.arange(0.6, 4.61, 0.2)  # ends of intervals that are tried
+THINGS = (5, 6, 8, 13, 17, 18, 20, 27)  # lexnames(5WN): animal, artifact, body, food, object, person, plant, substance
+WORDS, WORDS_RIDGE = 6000, 3.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +103,11 @@ class Figures:
             cell = rows & (self.dataset == dataset) & (self.table == table)
             weights[cell] = 1 / cell.sum() / (cells[:, 0] == dataset).sum()
         return weights / weights.sum()
+
+    @property
+    def kin_sizes(self) -> Ints:
+        """[N] number of data sets in the kin group."""
+        return np.array([(self.kin == kin).sum() for kin in self.kin])[self.dataset]
 
     def mean(self, values: Floats, rows: NDArray[np.bool_]) -> float:
         """Mean over data sets of the mean over tables."""
@@ -154,9 +167,9 @@ def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dic
             embeddings = encoder.encode([clean_class_name(c) or c for c in classes]).astype(np.float64)
             embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
             traits = task_traits(len(classes), embeddings, domains[name])
-            rows.append((traits.similarity, traits.nearest, specialized, log_classes))
+            rows.append((traits.similarity, traits.nearest, specialized, traits.things, log_classes))
         else:
-            rows.append((np.nan, np.nan, specialized, log_classes))
+            rows.append((np.nan, np.nan, specialized, np.nan, log_classes))
     return np.array(rows, np.float64), 1 / np.array([n_classes[name] for name in datasets], np.float64)
 
 
@@ -174,8 +187,7 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
     n_rows = len(figures.dataset)
     design = np.column_stack([np.ones(n_rows), logit(figures.imagenet) - CENTER, scaled[figures.dataset]])
     rows = used[figures.dataset]
-    in_kin = np.array([(figures.kin == kin).sum() for kin in figures.kin])
-    weights = figures.shares(np.ones(n_rows, np.bool_)) * len(figures.names) / np.sqrt(in_kin[figures.dataset])
+    weights = figures.shares(np.ones(n_rows, np.bool_)) * len(figures.names) / figures.kin_sizes**0.5
     chance = figures.chance[figures.dataset]
     A, y, c, w = design[rows], figures.accuracy[rows], chance[rows], weights[rows]
     usual = np.zeros(A.shape[1])
@@ -195,19 +207,37 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
     return np.array([b[0] - b[1] * CENTER - slopes @ mean, b[1], *slopes]), estimates
 
 
-def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
-    """Distances of both ends of the interval, in logits, with the least mean interval score.
+@cache
+def one_class() -> float:
+    """Half of a 90 % interval for the recall of one class, from its deviation within published data sets."""
+    recalls = class_recalls()
+    of_class = np.array(recalls.datasets)
+    deviations = [recalls.values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(recalls.datasets)]
+    return REACH * float(np.mean(deviations))
 
-    The interval score is the width plus ``2 / alpha`` times the distance to a value outside, alpha = 0.1. All
-    models and the best one of each table count half each.
+
+def ends(figures: Figures, estimates: Floats, below: Floats | float, above: Floats | float) -> tuple[Floats, Floats]:
+    """Ends [..., N] of the intervals; ``below`` [..., 1] is that of very many classes."""
+    of_classes = one_class() * np.sqrt(figures.chance[figures.dataset])
+    return interval(estimates, np.hypot(below, of_classes), above)
+
+
+def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
+    """Distances of both ends of the interval: the narrowest that hold for 90 %, where not known counts as width 1.
+
+    All models and the best one of each table count half each, a kin group as the square root of its number of data
+    sets.
     """
-    weights = 0.5 * figures.shares(rows) + 0.5 * figures.shares(rows & figures.best)
-    losses = []
-    for sign in (-1, 1):
-        ends = sigmoid(logit(estimates[:, None], 0.005) + sign * WIDTHS)
-        outside = np.maximum(sign * (figures.accuracy[:, None] - ends), 0)
-        losses.append(weights @ (sign * (ends - estimates[:, None]) + 2 / (1 - LEVEL) * outside))
-    return float(WIDTHS[losses[0].argmin()]), float(WIDTHS[losses[1].argmin()])
+    weights = (figures.shares(rows) + figures.shares(rows & figures.best)) / figures.kin_sizes**0.5
+    used = weights > 0
+    weights, estimates, accuracy = weights[used] / weights.sum(), estimates[used], figures.accuracy[used]
+    low, _ = interval(estimates, BELOW[:, None], 0.0)
+    _, high = interval(estimates, 0.0, ABOVE[:, None])
+    width = high - low[:, None]
+    holds = ((low <= accuracy)[:, None] & (accuracy <= high)) @ weights
+    cost = np.where(holds >= LEVEL, np.where(width > MOST_WIDTH, 1.0, width) @ weights, np.inf)
+    below, above = np.unravel_index(np.round(cost, 9).argmin(), cost.shape)
+    return float(BELOW[below]), float(ABOVE[above])
 
 
 def interval_scores(low: Floats, high: Floats, accuracy: Floats) -> Floats:
@@ -238,7 +268,8 @@ def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[Judged, di
     for kin in groups:
         own = group == kin
         estimate[own] = twice[kin][own]
-        low[own], high[own] = interval(estimate[own], *widths(figures, twice[kin], ~own))
+        low_of, high_of = ends(figures, estimate, *widths(figures, twice[kin], ~own))
+        low[own], high[own] = low_of[own], high_of[own]
     return Judged(estimate, low, high), twice
 
 
@@ -255,33 +286,47 @@ def baselines(figures: Figures) -> dict[str, Judged]:
             at = np.searchsorted(shares, [0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
             for values, position in zip(constant, at.tolist(), strict=True):
                 values[own & rows] = figures.accuracy[order][position]
-        ends = interval(figures.imagenet[own], *widths(figures, figures.imagenet, ~own))
-        imagenet[1][own], imagenet[2][own] = ends
+        of_all = ends(figures, figures.imagenet, *widths(figures, figures.imagenet, ~own))
+        imagenet[1][own], imagenet[2][own] = (of[own] for of in of_all)
     return {"constant": Judged(*constant), "ImageNet accuracy": Judged(*imagenet)}
 
 
 def summary(name: str, judged: Judged, figures: Figures) -> str:
-    """One line for all data sets and one for the targets of the table of recall per class."""
+    """A line for all data sets, for those with names of things, for the others, and for the 13 targets.
+
+    The targets are those of the table of recall per class. Coverage is with its binomial interval over data sets.
+    """
     targets = set(class_recalls().datasets) - {"imagenet-sketch", "imagenet-r"}
     on_target = np.isin(figures.dataset, [figures.names.index(n) for n in figures.names if n in targets])
     on_target &= (figures.table == len(SOURCES)) & figures.best
+    things = figures.features[:, ALL_FEATURES.index("things")][figures.dataset]
     error = np.abs(judged.estimate - figures.accuracy)
     inside = ((judged.low <= figures.accuracy) & (figures.accuracy <= judged.high)).astype(np.float64)
     score, width = interval_scores(judged.low, judged.high, figures.accuracy), judged.high - judged.low
+    unknown = (width > MOST_WIDTH).astype(np.float64)
     lines = [name]
-    everything = np.ones(len(error), np.bool_)
-    for text, rows in (("all models", everything), ("best on ImageNet", figures.best), ("13 targets", on_target)):
-        means = [figures.mean(v, rows) for v in (error, judged.estimate - figures.accuracy, inside, width, score)]
-        unknown = figures.mean((width > MOST_WIDTH).astype(np.float64), rows)
+    for text, rows in (
+        ("all models", np.ones(len(error), np.bool_)),
+        ("best on ImageNet", figures.best),
+        ("  named things", figures.best & (things > np.nanmedian(things))),
+        ("  other names", figures.best & (things <= np.nanmedian(things))),
+        ("13 targets", on_target),
+    ):
+        coverage, n = figures.mean(inside, rows), len(np.unique(figures.dataset[rows]))
+        within = wilson_interval(round(coverage * n), n)
+        means = [figures.mean(v, rows) for v in (width, score, unknown, np.where(unknown, 1, score))]
         lines.append(
-            "  {:17s} error {:.3f}  bias {:+.3f}  coverage {:.2f}  width {:.2f}  score {:.2f}".format(text, *means)
-            + f"  wider than {MOST_WIDTH}: {unknown:.2f}  greatest error {error[rows].max():.2f}"
+            f"  {text:17s} error {figures.mean(error, rows):.3f}"
+            f"  bias {figures.mean(judged.estimate - figures.accuracy, rows):+.3f}"
+            f"  coverage {coverage:.2f} [{within[0]:.2f}, {within[1]:.2f}]"
+            + "  width {:.2f}  score {:.2f}  not known {:.2f}  score with these as 1: {:.2f}".format(*means)
+            + f"  greatest error {error[rows].max():.2f}"
         )
     return "\n".join(lines)
 
 
 def chosen_in_folds(figures: Figures) -> Judged:
-    """As :func:`leave_kin_out`, with the features chosen inside each fold: all sets of up to four."""
+    """As :func:`leave_kin_out`, with the features chosen inside each fold: all sets of them."""
     group = figures.kin[figures.dataset]
     tried = {}
     for size in range(1, len(ALL_FEATURES) + 1):
@@ -306,8 +351,35 @@ def fitted(figures: Figures, judged: Judged) -> AccuracyModel:
     b, _ = fit(figures, FEATURES, ())
     usual = np.nanmean(figures.features, axis=0)
     below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
-    numbers = [*b.tolist(), usual[0], usual[1], below, above]
+    least = np.nanmin(figures.features[:, 1])
+    numbers = [*b.tolist(), usual[0], usual[1], usual[3], least, below, above, one_class()]
     return AccuracyModel(*(round(float(number), 4) for number in numbers))
+
+
+def fit_things() -> list[float]:
+    """The direction of words for things among some of those that WordNet counted in texts.
+
+    Ridge regression on whether the word's most frequent sense is a noun of :data:`THINGS`. Adjectives and verbs are
+    words that are no nouns.
+    """
+
+    def lines(name: str) -> list[list[str]]:
+        text = (DEBIAN / name).read_text(encoding="utf-8")
+        return [line.split() for line in text.splitlines() if not line.startswith("  ")]
+
+    files = {synset: int(lexname) for synset, lexname, *_ in lines("data.noun")}
+    is_thing: dict[str, bool] = {}
+    for part in ("noun", "adj", "verb"):
+        for word, _, n_senses, *rest in lines(f"index.{part}"):  # the number of senses in texts, then the senses
+            if int(rest[-int(n_senses) - 1]):
+                is_thing.setdefault(word.replace("_", " "), part == "noun" and files[rest[-int(n_senses)]] in THINGS)
+    words = np.random.default_rng(0).permutation(list(is_thing))[:WORDS].tolist()
+    embeddings = CachedEncoder(default_encoder(), exact=True).encode(words).astype(np.float64)
+    embeddings -= embeddings.mean(axis=0)
+    things = np.array([is_thing[word] for word in words], np.float64)
+    squares = embeddings.T @ embeddings + WORDS_RIDGE * np.eye(embeddings.shape[1])
+    direction: list[float] = np.linalg.solve(squares, embeddings.T @ (things - things.mean())).round(3).tolist()
+    return direction
 
 
 def draw(figures: Figures, judged: Judged, path: Path) -> None:
@@ -336,9 +408,14 @@ def main() -> int:
     """Run the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the coefficients")
+    parser.add_argument("--things", action="store_true", help="only write the direction of words for things")
     parser.add_argument("--choose", action="store_true", help="also choose the features inside each fold (minutes)")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="also draw estimates, intervals and accuracies")
     args = parser.parse_args()
+    if args.things:
+        facts = {"command": "python scripts/fit_accuracy.py --things", "source": "words of WordNet 3.0"}
+        OUT_THINGS.write_text(json.dumps({**facts, "direction": fit_things()}) + "\n", encoding="utf-8")
+        return 0
     figures = read_figures()
     judged, _ = leave_kin_out(figures, FEATURES)
     n_kin = len(set(figures.kin.tolist()))

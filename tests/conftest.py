@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -9,6 +10,7 @@ import sys
 import tempfile
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 import tiny_hub
 
@@ -16,6 +18,7 @@ import tiny_hub
 assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before HF_ENDPOINT was set"
 _SERVER = tiny_hub.serve()
 _HOME = tempfile.mkdtemp(prefix="mll-hf-tests-")
+_NUMBERS = itertools.count()
 os.environ.update(
     HF_ENDPOINT=tiny_hub.endpoint(_SERVER),
     HF_HOME=_HOME,
@@ -35,7 +38,43 @@ for _key in [key for key in os.environ if key.lower() in ("http_proxy", "https_p
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # torch reads these; workers share the cores
 
+# What one worker runs, the slowest first, since all others wait for the last: files that load the same large things
+# (Gradio and the browser; the demo's pictures). Every other file is a part of its own, so its fixtures are made once.
+PARTS = (
+    ("tests/space_apps/",),
+    ("tests/labeling/test_engines.py",),
+    ("tests/labeling/test_label_models.py",),
+    ("tests/test_end_to_end.py", "tests/test_demo_world.py"),
+    ("tests/cli/test_cli.py",),
+    ("tests/models/test_backends.py",),
+    ("tests/hub/test_hub_publish.py",),
+    ("tests/cli/test_cli_hub.py",),
+    ("tests/bench/test_bench_run.py",),
+    ("tests/cli/test_cli_bench.py",),
+    ("tests/test_client.py",),
+    ("tests/graph/test_build_graph.py",),
+)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class _ByParts(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::")[0]
+        return next((part[0] for part in PARTS if file.startswith(part)), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Parts are given to workers in the order of the tests, which `pytest_collection_modifyitems` makes."""
+    config.option.loadscopereorder = False
+    return _ByParts(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        return next((n for n, part in enumerate(PARTS) if item.nodeid.startswith(part)), len(PARTS))
+
+    items.sort(key=place)
 
 
 def pytest_unconfigure():
@@ -43,14 +82,18 @@ def pytest_unconfigure():
 
 
 @pytest.fixture(autouse=True)
-def _fresh_hub(tmp_path_factory, monkeypatch):
+def _fresh_hub(monkeypatch):
     """An empty Hub and an empty cache for each test."""
     from huggingface_hub import constants
 
     tiny_hub.HUB.reset()
-    # the default cache folder is read at call time
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub-cache")))
-    monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("assets")))
+    # not by tmp_path_factory, which reads the names of all its folders each time
+    folder = os.path.join(_HOME, f"test-{next(_NUMBERS)}")
+    for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
+        os.makedirs(os.path.join(folder, name))
+        monkeypatch.setattr(constants, name, os.path.join(folder, name))  # the default is read at call time
+    yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -502,7 +502,7 @@ def test_a_cheap_model_is_tried_for_a_cascade_within_the_budget(store, models, m
 
 
 def test_a_trial_stays_within_its_budget_and_asks_first(store, models):
-    models.sizes = {"all": 3 * 10**9, "cats": 2 * 10**9, "cars": 10**9}
+    models.sizes = {"all": 3 * 10**9, "cats": 3 * 10**9, "cars": 10**9}
     client, plans = client_of(store.folder), []
     config = SelectionConfig(max_download=3 * 10**9)
     with pytest.raises(InputError, match="the trial was declined; nothing was downloaded"):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from huggingface_hub import constants
 
@@ -35,13 +36,24 @@ def encoder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def labels(tmp_path_factory):
+def graph(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo") / "graph"
+    build_graph(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labels(graph, tmp_path_factory):
     """Two of the demo's specialists, labeled through the command line."""
-    root = tmp_path_factory.mktemp("demo")
-    build_graph(root / "graph")
+    folder = tmp_path_factory.mktemp("labels")
     models = [f"local-dir:{MODELS / name}" for name in ("demo-digits", "demo-letters")]
-    assert main(["label", *models, "--graph", str(root / "graph"), "--labels", str(root / "labels")]) == 0
-    return root / "labels"
+    assert main(["label", *models, "--graph", str(graph), "--labels", str(folder), "--sample", "20"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def demo_tasks():
+    return tasks()
 
 
 def specialist(selection):
@@ -50,8 +62,8 @@ def specialist(selection):
 
 @pytest.mark.parametrize("strategy", [Strategy.MLL, Strategy.PAPER])
 @pytest.mark.parametrize(("task_number", "expected"), [(0, "demo-digits"), (1, "demo-letters")])
-def test_the_specialist_is_chosen_and_is_right(labels, encoder, strategy, task_number, expected):
-    task = tasks()[task_number]
+def test_the_specialist_is_chosen_and_is_right(labels, encoder, demo_tasks, strategy, task_number, expected):
+    task = demo_tasks[task_number]
     client = Client(labels, encoder=encoder)
     selection = client.select(task.classes, SelectionConfig(strategy), domain=task.domain, task=task.task)
     most = max(range(len(selection.models)), key=lambda m: selection.chosen[m].sum())
@@ -64,9 +76,9 @@ def test_the_specialist_is_chosen_and_is_right(labels, encoder, strategy, task_n
     assert not prediction.unreadable
 
 
-def test_two_specialists_together_are_as_good_as_each_alone(labels, encoder):
+def test_two_specialists_together_are_as_good_as_each_alone(labels, encoder, demo_tasks):
     client = Client(labels, encoder=encoder)
-    for task in tasks()[:2]:
+    for task in demo_tasks[:2]:
         both = client.select(task.classes, SelectionConfig(k=2), domain=task.domain, task=task.task)
         one = client.select(task.classes, SelectionConfig(k=1), domain=task.domain, task=task.task)
         images, truth = list(task.images[::3]), np.array(task.labels[::3])
@@ -77,12 +89,11 @@ def test_two_specialists_together_are_as_good_as_each_alone(labels, encoder):
         assert accuracy[0] > accuracy[1] - 0.03
 
 
-def test_labels_through_the_hub(api, hub, tmp_path, encoder, monkeypatch):
+def test_labels_through_the_hub(api, hub, graph, demo_tasks, tmp_path, encoder, monkeypatch):
     """Published by the labeling script, found by tag, selected from, and the models used from a second cache."""
     names = ("demo-digits", "demo-letters")
-    build_graph(tmp_path / "graph")
     api.create_repo("alice/graph", repo_type="dataset")
-    api.upload_folder(repo_id="alice/graph", repo_type="dataset", folder_path=tmp_path / "graph")
+    api.upload_folder(repo_id="alice/graph", repo_type="dataset", folder_path=graph)
     for name in names:
         api.create_repo(f"alice/{name}")
         api.upload_folder(repo_id=f"alice/{name}", folder_path=MODELS / name)
@@ -92,7 +103,7 @@ def test_labels_through_the_hub(api, hub, tmp_path, encoder, monkeypatch):
     for cache in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):
         monkeypatch.setattr(constants, cache, str(tmp_path / "second" / cache))
     hub.requests.clear()
-    task = tasks()[0]
+    task = demo_tasks[0]
     client = Client("hub", encoder=encoder)
     selection = client.select(task.classes, domain=task.domain, task=task.task)
     # a page of the listing, two labels from the Hub and then from where it keeps large files, and the graph
@@ -106,8 +117,8 @@ def test_labels_through_the_hub(api, hub, tmp_path, encoder, monkeypatch):
     assert {request.split("/")[2] for request in hub.counted} == {"demo-digits"}
 
 
-def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, tmp_path):
-    outcome = demo.evaluate(Client(labels, encoder=encoder), tasks()[1])
+def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, demo_tasks, tmp_path):
+    outcome = demo.evaluate(Client(labels, encoder=encoder), demo_tasks[1])
     seen = len(outcome.task.images) - len(outcome.rest)
     assert (seen, len(set(outcome.rest.tolist()))) == (96, len(outcome.rest))
     answer = outcome.tried.answer
@@ -118,12 +129,29 @@ def test_the_demo_shows_estimates_beside_the_truth(labels, encoder, tmp_path):
     assert demo.draw([outcome], outcome, tmp_path / "demo.png").stat().st_size > 10_000
 
 
+def write_part(whole, part):
+    """Write a part of a graph: every 50th image, their concepts and those above."""
+    images = pq.read_table(whole / "images.parquet")
+    images = images.take(list(range(0, len(images), 50)))
+    graph = json.loads((whole / "graph.json").read_text())
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    kept, waiting = set(), images["node"].to_pylist()
+    while waiting:
+        node = waiting.pop()
+        waiting += nodes[node]["hypernyms"] if node not in kept else []
+        kept.add(node)
+    part.mkdir()
+    (part / "graph.json").write_text(json.dumps(graph | {"nodes": [nodes[node] for node in sorted(kept)]}))
+    pq.write_table(images, part / "images.parquet")
+
+
 @needs_testbed
 def test_both_layouts_of_a_zoo_model_get_the_same_label(tmp_path, capsys):
     models = [f"local-dir:{TESTBED / zoo / 'food-vit'}" for zoo in ("zoo", "zoo_clip")]
+    write_part(TESTBED / "graph", tmp_path / "graph")
     for name, model in zip(("open_clip", "transformers"), models, strict=True):
-        command = ["label", model, "--graph", str(TESTBED / "graph"), "--labels", str(tmp_path / name)]
-        assert main([*command, "--sample", "1", "--json"]) == 0
+        command = ["label", model, "--graph", str(tmp_path / "graph"), "--labels", str(tmp_path / name)]
+        assert main([*command, "--json"]) == 0
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [record["backend"] for record in records] == ["open_clip", "transformers"]
     assert records[0]["parameters"] == records[1]["parameters"]

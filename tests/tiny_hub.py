@@ -222,9 +222,9 @@ class Hub:
         """
         self.disturbances.append(Disturbance(f"({method or '.*'}) .*{pattern}", times, status, **how))
 
-    def before(self, pattern: str, act: Callable[[], object], *, times: int = 1):
+    def before(self, pattern: str, act: Callable[[], object], *, times: int = 1, method: str = ""):
         """Call `act`, which may send requests itself, before each of the next `times` matching requests."""
-        self.disturbances.append(Disturbance(f".*{pattern}", times, before=act))
+        self.disturbances.append(Disturbance(f"({method or '.*'}) .*{pattern}", times, before=act))
 
     def limit(self, **quotas: int):
         """Allow each user so many requests in five minutes: to the `api`, to the `resolvers`."""

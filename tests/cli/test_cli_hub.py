@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from test_cli import WordEncoder, encoded, fails, run, write_graph
 
+import tiny_hub
 from mll_hf import client
 from mll_hf.cli import main
 from mll_hf.hub.licenses import _license_of
@@ -26,6 +29,7 @@ from selection_worlds import random_candidates
 MODELS = ("alice/clip", "alice/siglip")
 CARD = "---\nlicense: {}\ntags:\n  - clip # mine\n---\n# My model\n"
 LICENSES = ("mit", "apache-2.0")
+CACHES = ("HF_HUB_CACHE", "HF_ASSETS_CACHE")
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +40,38 @@ def _surroundings(monkeypatch, tmp_path_factory):
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path_factory.mktemp("assets")))
 
 
-@pytest.fixture
-def world(api, tmp_path, tiny_open_clip, tiny_siglip):
-    """Two models and a graph on the Hub, labeled into a folder, and an image."""
-    graph = write_graph(tmp_path / "graph")
+@pytest.fixture(scope="module")
+def first_world(tmp_path_factory, tiny_open_clip, tiny_siglip):
+    """Two models and a graph on the Hub, labeled into a folder; with the caches, and what is on the Hub."""
+    root = tmp_path_factory.mktemp("world")
+    tiny_hub.HUB.reset()
+    _license_of.cache_clear()  # other tests have an alice/clip, too
+    api = HfApi()
+    graph = write_graph(root / "files" / "graph")
     api.create_repo("alice/graph", repo_type="dataset")
     api.upload_folder(repo_id="alice/graph", repo_type="dataset", folder_path=graph)
     for repo_id, folder, license in zip(MODELS, (tiny_open_clip, tiny_siglip), LICENSES, strict=True):
         api.create_repo(repo_id)
         api.upload_folder(repo_id=repo_id, folder_path=folder)
         api.upload_file(repo_id=repo_id, path_in_repo="README.md", path_or_fileobj=CARD.format(license).encode())
-    command = ["label", *MODELS, "--graph", "hf://datasets/alice/graph", "--labels", str(tmp_path / "labels")]
-    assert main(command) == 0
-    (tmp_path / "red.png").write_bytes(encoded((200, 0, 0), 99))
+    command = ["label", *MODELS, "--graph", "hf://datasets/alice/graph", "--labels", str(root / "files" / "labels")]
+    with pytest.MonkeyPatch.context() as patch:
+        for cache in CACHES:
+            patch.setattr(constants, cache, str(root / cache))
+        assert main(command) == 0
+    (root / "files" / "red.png").write_bytes(encoded((200, 0, 0), 99))
+    return root, tiny_hub.HUB.repos, tiny_hub.HUB.lfs
+
+
+@pytest.fixture
+def world(first_world, hub, tmp_path):
+    """A copy of the first world, as if it had just been made."""
+    root, repos, lfs = first_world
+    hub.repos, hub.lfs = deepcopy(repos), dict(lfs)
+    shutil.copytree(root / "files", tmp_path, dirs_exist_ok=True)
+    for cache in CACHES:
+        if (root / cache).exists():
+            shutil.copytree(root / cache, getattr(constants, cache), symlinks=True, dirs_exist_ok=True)
     return tmp_path
 
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -60,10 +60,12 @@ def label(model, folder, labels, engine, **options):
     )
 
 
-@pytest.fixture
-def whole(tiny_open_clip, folder, tmp_path, small_pieces):
+@pytest.fixture(scope="module")
+def whole(tiny_open_clip, folder, tmp_path_factory):
     """The label's bytes from this process."""
-    return label(tiny_open_clip, folder, tmp_path / "whole", LocalEngine("cpu")).path.read_bytes()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mll_hf.labeling.run.CONTEST_BLOCK", 8)
+        return label(tiny_open_clip, folder, tmp_path_factory.mktemp("whole"), LocalEngine("cpu")).path.read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -121,26 +123,70 @@ def test_missing_images_fill_whole_batches(tiny_open_clip, folder):
 # --- Ray
 
 
+def worker_with_faults(plan):
+    """An actor class with the fault that a file names; made in a function, so that Ray sends the class itself."""
+
+    class Worker(ray_engine._Worker):
+        def embed_captions(self, model, dtype, captions):
+            fault = plan.read_text()
+            if fault == "dies at once":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "half precision":
+                self._run_of(model, dtype).model.dtype = dtype or "float16"
+            return super().embed_captions(model, dtype, captions)
+
+        def embed_images(self, model, dtype, probes, images, batch_size):
+            fault = plan.read_text()
+            if fault == "dies once" and images[0] == 32:
+                plan.write_text("has died")
+                os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "half precision":  # of which one actor overflows, or has older hardware
+                run = self._run_of(model, dtype)
+                run.model.dtype = "float32" if dtype == "float32" or images[0] == 32 else "float16"
+            embeddings, environment = super().embed_images(model, dtype, probes, images, batch_size)
+            return embeddings, replace(environment, torch="1.0") if fault == "other versions" else environment
+
+    return Worker
+
+
 @pytest.fixture(scope="module")
-def ray_here():
-    """Ray on this machine. Of its four cores, `ray_engine_here` takes three, other engines of half a core the rest."""
+def plan(tmp_path_factory):
+    """The file that names the fault of the actors."""
+    plan = tmp_path_factory.mktemp("faults") / "plan"
+    plan.write_text("")
+    return plan
+
+
+@pytest.fixture
+def fault(plan):
+    """Sets the fault of the actors, for one test."""
+    yield plan.write_text
+    plan.write_text("")
+
+
+@pytest.fixture(scope="module")
+def ray_here(plan):
+    """Ray on this machine. Of its three cores `ray_engine_here` takes two and a half, another engine the rest."""
     import ray
 
-    ray.init(
-        num_cpus=4, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False,
-        object_store_memory=200 * 2**20,
-    )  # fmt: skip
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_engine, "_Worker", worker_with_faults(plan))
+        ray.init(
+            num_cpus=3, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR",
+            log_to_driver=False, object_store_memory=200 * 2**20,
+        )  # fmt: skip
+        yield ray
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
 def ray_engine_here(ray_here):
-    with RayEngine(cpus=1.5) as engine:
+    """Two actors for all tests, since each loads torch and the model for seconds."""
+    with RayEngine(cpus=1.25) as engine:
         yield engine
 
 
-def test_ray_writes_the_same_bytes(tiny_open_clip, folder, tmp_path, whole, ray_engine_here):
+def test_ray_writes_the_same_bytes(tiny_open_clip, folder, tmp_path, whole, small_pieces, ray_engine_here):
     result = label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here, keep_embeddings=True)
     here = label(tiny_open_clip, folder, tmp_path / "kept", LocalEngine("cpu"), keep_embeddings=True)
     assert result.measured
@@ -158,7 +204,7 @@ def test_captions_are_embedded_in_pieces(tiny_open_clip, whole, ray_engine_here)
 
 
 def test_an_error_of_a_worker_is_raised_and_the_worker_goes_on(
-    tiny_open_clip, folder, tmp_path, whole, ray_engine_here
+    tiny_open_clip, folder, tmp_path, whole, small_pieces, ray_engine_here
 ):
     broken = write_graph_folder(tmp_path / "broken", probes_of_all(21))
     probes = load_probes(load_graph(broken), broken)
@@ -171,83 +217,37 @@ def test_an_error_of_a_worker_is_raised_and_the_worker_goes_on(
     assert label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here).path.read_bytes() == whole
 
 
-def workers_that(do):
-    """An actor class with another `embed_images`; made in a function, so that Ray sends the class itself."""
-
-    class Worker(ray_engine._Worker):
-        embed_images = do
-
-    return Worker
-
-
-def test_pieces_of_killed_workers_run_again(tiny_open_clip, folder, tmp_path, whole, ray_here, monkeypatch):
-    marks = tmp_path / "marks"
-    marks.mkdir()
-
-    embed_images = ray_engine._Worker.embed_images
-
-    def die_once(self, model, dtype, probes, images, batch_size):
-        mark = marks / str(images[0])
-        if images[0] in (0, 32) and not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return embed_images(self, model, dtype, probes, images, batch_size)
-
-    monkeypatch.setattr(ray_engine, "_Worker", workers_that(die_once))
-    with RayEngine(cpus=0.5) as engine:
-        result = label(tiny_open_clip, folder, tmp_path / "ray", engine)
-    assert len(list(marks.iterdir())) == 2
-    assert result.path.read_bytes() == whole
-
-
-def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch):
-    monkeypatch.setattr(ray_engine, "_RETRIES", 1)
-
-    def die(self, model, dtype, probes, images, batch_size):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    monkeypatch.setattr(ray_engine, "_Worker", workers_that(die))
-    with RayEngine(cpus=0.5) as engine, pytest.raises(ModelError, match="its workers were lost 2 times"):
-        label(tiny_open_clip, folder, tmp_path / "ray", engine)
-
-
 def test_machines_with_other_versions_are_refused(
-    tiny_open_clip, folder, tmp_path, small_pieces, ray_here, monkeypatch
+    tiny_open_clip, folder, tmp_path, small_pieces, ray_engine_here, fault
 ):
-    embed_images = ray_engine._Worker.embed_images
-
-    def of_another_version(self, model, dtype, probes, images, batch_size):
-        embeddings, environment = embed_images(self, model, dtype, probes, images, batch_size)
-        return embeddings, replace(environment, torch="1.0")
-
-    monkeypatch.setattr(ray_engine, "_Worker", workers_that(of_another_version))
-    with RayEngine(cpus=0.5) as engine, pytest.raises(InputError, match="machines of the cluster differ"):
-        label(tiny_open_clip, folder, tmp_path / "ray", engine)
+    fault("other versions")
+    with pytest.raises(InputError, match="machines of the cluster differ"):
+        label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here)
 
 
 def test_workers_of_different_precision_all_go_on_in_full(
-    tiny_open_clip, folder, tmp_path, whole, ray_here, monkeypatch
+    tiny_open_clip, folder, tmp_path, whole, small_pieces, ray_engine_here, fault
 ):
-    """An actor that overflows, or has older hardware, differs from the others."""
-    embed_images = ray_engine._Worker.embed_images
-
-    def overflowing(self, model, dtype, probes, images, batch_size):
-        run = self._run_of(model, dtype)
-        run.model.dtype = "float32" if dtype == "float32" or images[0] == 32 else "float16"
-        return embed_images(self, model, dtype, probes, images, batch_size)
-
-    def embed_captions(self, model, dtype, captions):
-        run = self._run_of(model, dtype)
-        run.model.dtype = dtype or "float16"
-        return run.embed_captions(captions)
-
-    worker = workers_that(overflowing)
-    worker.embed_captions = embed_captions
-    monkeypatch.setattr(ray_engine, "_Worker", worker)
-    with RayEngine(cpus=0.5) as engine:
-        result = label(tiny_open_clip, folder, tmp_path / "ray", engine)
+    fault("half precision")
+    result = label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here)
     assert result.label.environment.dtype == "float32"
     assert result.path.read_bytes() == whole
+
+
+def test_pieces_of_killed_workers_run_again(
+    tiny_open_clip, folder, tmp_path, whole, small_pieces, ray_engine_here, fault, plan
+):
+    fault("dies once")
+    result = label(tiny_open_clip, folder, tmp_path / "ray", ray_engine_here)
+    assert plan.read_text() == "has died"
+    assert result.path.read_bytes() == whole
+
+
+def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, ray_here, fault, monkeypatch):
+    monkeypatch.setattr(ray_engine, "_RETRIES", 1)
+    fault("dies at once")
+    with RayEngine(cpus=0.5) as engine, pytest.raises(ModelError, match="its workers were lost 2 times"):
+        label(tiny_open_clip, folder, tmp_path / "ray", engine)
 
 
 DRIVER = """
@@ -260,42 +260,44 @@ from mll_hf.graph.probes import load_probes
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
 
-model, folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+model, folder, labels = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 ray_engine._BATCHES_PER_PIECE, labeling.CONTEST_BLOCK = 4, 8
 pieces = ray_engine.RayRun.embed_images
 
 def embed_images(self, probes, images, batch_size):
-    print(len(images), "to do", flush=True)
     for number, piece in enumerate(pieces(self, probes, images, batch_size)):
-        if number == kill_after:
+        if number == 2:
             os.kill(os.getpid(), signal.SIGKILL)
         yield piece
 
 ray_engine.RayRun.embed_images = embed_images
 graph = load_graph(folder)
-with ray_engine.RayEngine(sys.argv[5], cpus=0.5) as engine:
+with ray_engine.RayEngine(sys.argv[4], cpus=0.5) as engine:
     labeling.label_model(
         resolve_model(model), graph, load_probes(graph, folder), LabelStore(labels), engine=engine, batch_size=4
     )
 """
 
 
-def test_a_killed_driver_loses_the_pieces_in_flight(tiny_open_clip, folder, tmp_path, whole, ray_here):
-    script = tmp_path / "driver.py"
-    script.write_text(DRIVER)
+def test_a_killed_driver_loses_the_pieces_in_flight(
+    tiny_open_clip, folder, tmp_path, whole, small_pieces, ray_here, ray_engine_here, monkeypatch
+):
+    (tmp_path / "driver.py").write_text(DRIVER)
+    address = ray_here.get_runtime_context().gcs_address
+    arguments = [tmp_path / "driver.py", f"local-dir:{tiny_open_clip}", folder, tmp_path / "killed", address]
+    words = [sys.executable, *map(str, arguments)]
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    embed_images, to_do = ray_engine.RayRun.embed_images, []
 
-    def run(kill_after):
-        address = ray_here.get_runtime_context().gcs_address
-        arguments = [f"local-dir:{tiny_open_clip}", folder, tmp_path / "killed", kill_after, address]
-        words = [sys.executable, script, *arguments]
-        return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    def embedding(self, probes, images, batch_size):
+        to_do.append(len(images))
+        return embed_images(self, probes, images, batch_size)
 
-    first = run(2)
-    assert (first.returncode, first.stdout) == (-signal.SIGKILL, "63 to do\n"), first.stderr
-    second = run(-1)
-    assert second.returncode == 0, second.stderr
-    assert second.stdout in ("31 to do\n", "32 to do\n")  # two pieces of 16 are done; the last has 15 images
-    assert LabelStore(tmp_path / "killed").paths()[0].read_bytes() == whole
+    monkeypatch.setattr(ray_engine.RayRun, "embed_images", embedding)
+    result = label(tiny_open_clip, folder, tmp_path / "killed", ray_engine_here)
+    assert to_do in ([31], [32])  # two pieces of 16 are done; the last has 15 images
+    assert result.path.read_bytes() == whole
 
 
 @pytest.mark.parametrize(
@@ -384,6 +386,8 @@ class FakeRay:
         return [min(references, key=lambda reference: reference.number)], []
 
     def get(self, reference):
+        from ray.exceptions import ActorDiedError  # Ray is loaded by the worker that runs this file only
+
         if reference.fates:
             reference.fates.pop()
             raise ActorDiedError
@@ -438,9 +442,9 @@ def test_each_worker_has_one_call_at_a_time_and_calls_are_drawn_when_needed(pool
 
 
 def test_a_call_of_a_lost_worker_runs_again_on_a_new_one(pool):
-    calls = [(n, "embed_images", (["die", "die"] if n == 3 else None, n)) for n in range(6)]
+    calls = [(n, "embed_images", (["die", "die"] if n in (2, 3) else None, n)) for n in range(6)]
     assert dict(pool.completed(REF, iter(calls))) == {n: n for n in range(6)}
-    assert pool.fake.started == 4
+    assert pool.fake.started == 6
 
 
 def test_workers_stay_in_the_pool_when_nobody_waits_for_their_results(pool):
@@ -476,10 +480,10 @@ def test_missing_images_of_the_hub_are_downloaded(hub, folder, tmp_path):
 # --- the check for GPUs, on a CPU
 
 
-def test_gpu_check_runs_whole(tmp_path, ray_here, monkeypatch, capsys):
+def test_gpu_check_runs_whole(tmp_path, ray_engine_here, monkeypatch, capsys):
     words = "--device cpu --models tiny --images 16 --compared 8 --concepts 40 --repeats 1 --out"
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", *words.split(), str(tmp_path)])
-    monkeypatch.setattr(gpu_check, "RayEngine", lambda: RayEngine(cpus=0.5))
+    monkeypatch.setattr(gpu_check, "RayEngine", lambda: nullcontext(ray_engine_here))
     assert gpu_check.main() == 0
     (figures,), (page,) = tmp_path.glob("cpu-*.json"), tmp_path.glob("cpu-*.md")
     found = json.loads(figures.read_text())

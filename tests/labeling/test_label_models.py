@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tomllib
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from huggingface_hub import HfApi, Volume, constants
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import label_models
+import tiny_hub
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.sources import open_source
@@ -49,9 +51,12 @@ def home(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def zoo(api, graph, tiny_open_clip, tiny_transformers_clip, hub):
-    """A graph and six models on the Hub: two good ones, a broken one, a gated one, a pickled one, a labeled one."""
+@pytest.fixture(scope="module")
+def first_zoo(tmp_path_factory, tiny_open_clip, tiny_transformers_clip):
+    """What the Hub holds in `zoo`."""
+    hub, api = tiny_hub.HUB, HfApi()
+    hub.reset()
+    graph = write_graph_folder(tmp_path_factory.mktemp("zoo") / "graph", probes_of_all(3))
     publish_graph(graph, GRAPH_REPO, "hf://datasets/alice/images")
     for name, folder in {
         "open-clip": tiny_open_clip,
@@ -64,6 +69,13 @@ def zoo(api, graph, tiny_open_clip, tiny_transformers_clip, hub):
     hub.put("model", "alice/pickled", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
     hub.put("model", "bob/gated", hub.files("model", "alice/clip"))
     hub.repos["model", "bob/gated"].gated = "auto"
+    return hub.repos, hub.lfs
+
+
+@pytest.fixture
+def zoo(first_zoo, hub):
+    """A graph and six models on the Hub: two good ones, a broken one, a gated one, a pickled one, a labeled one."""
+    hub.repos, hub.lfs = deepcopy(first_zoo[0]), dict(first_zoo[1])
     return ["alice/open-clip", "alice/clip", "alice/broken", "bob/gated", "alice/pickled", "alice/labeled"]
 
 
@@ -485,7 +497,7 @@ def test_ray_labels_and_publishes_what_one_process_would(zoo, home, tmp_path, ca
     models = ["alice/open-clip", "alice/clip", "alice/broken"]
     options = ["--graph", GRAPH_REPO, "--batch-size", "4", "--labels"]
     assert main(capsys, *models[:2], *options, tmp_path / "plain", "--no-push")[0] == 0
-    ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR",
+    ray.init(num_cpus=1, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR",
              log_to_driver=False, object_store_memory=200 * 2**20)  # fmt: skip
     try:
         status, output, said = main(

@@ -1,25 +1,25 @@
 """Labeling from images to file: once per image, resumable to the byte, nothing lost."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mll_hf.errors import GraphError, InputError, ModelError, StorageError
+from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.labeling import encoding, engines
 from mll_hf.labeling.run import label_model
 from mll_hf.labels.embeddings import read_embeddings
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
-from mll_hf.models import environment_of
+from mll_hf.models import environment_of, resolve_model
+from mll_hf.models.open_clip import OpenClipModel
 from mll_hf.utils import images
 from worlds import CAR, CAT, CORGI, DOG, PET, SHA, FakeModel, Probe, make_graph, probes_of_all, write_graph_folder
 
@@ -432,7 +432,7 @@ def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
 
 
 KILLED = """
-import sys, json, os, signal
+import sys, os, signal
 from pathlib import Path
 from mll_hf.models import resolve_model
 from mll_hf.models.open_clip import OpenClipModel
@@ -441,12 +441,12 @@ from mll_hf.labeling.run import label_model
 from mll_hf.graph.probes import load_probes
 from mll_hf.labels.store import LabelStore
 
-model, graph_folder, labels, kill_after = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+model, graph_folder, labels = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 plain, encoded = OpenClipModel.encode_pixels, []
 
 def encode(self, pixels):
     if len(pixels) == 4 or encoded:
-        if len(encoded) == kill_after:
+        if len(encoded) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         encoded.append(len(pixels))
     return plain(self, pixels)
@@ -455,21 +455,30 @@ OpenClipModel.encode_pixels = encode
 graph = load_graph(graph_folder)
 probes = load_probes(graph, graph_folder)
 label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4)
-print(json.dumps(encoded))
 """
 
 
-def test_sigkill_in_a_real_run(tmp_path, tiny_open_clip):
-    graph = write_graph_folder(tmp_path / "graph", probes_of_all(7))
+def test_sigkill_in_a_real_run(tmp_path, tiny_open_clip, monkeypatch):
+    folder, model = write_graph_folder(tmp_path / "graph", probes_of_all(7)), f"local-dir:{tiny_open_clip}"
+    plain, encoded = OpenClipModel.encode_pixels, []
 
-    def run(labels, kill_after):
-        words = [sys.executable, "-c", KILLED, f"local-dir:{tiny_open_clip}", graph, labels, kill_after]
-        return subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False)
+    def encode(self, pixels):
+        if len(pixels) == 4 or encoded:  # not the one with which the model is tried
+            encoded.append(len(pixels))
+        return plain(self, pixels)
 
-    whole = run(tmp_path / "whole", -1)
-    assert json.loads(whole.stdout) == [4, 4, 4, 4, 4, 1]
-    assert run(tmp_path / "killed", 3).returncode == -signal.SIGKILL
-    resumed = run(tmp_path / "killed", -1)
-    assert json.loads(resumed.stdout) == [4, 4, 1]  # three batches were done
-    first, second = (next(Path(tmp_path / name).rglob("labels/*/*/*.safetensors")) for name in ("whole", "killed"))
-    assert first.read_bytes() == second.read_bytes()
+    monkeypatch.setattr(OpenClipModel, "encode_pixels", encode)
+
+    def run(labels):
+        encoded.clear()
+        graph = load_graph(folder)
+        probes = load_probes(graph, folder)
+        return label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4).path.read_bytes()
+
+    whole = run(tmp_path / "whole")
+    assert encoded == [4, 4, 4, 4, 4, 1]
+    words = [sys.executable, "-c", KILLED, model, str(folder), str(tmp_path / "killed")]
+    killed = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert run(tmp_path / "killed") == whole
+    assert encoded == [4, 4, 1]  # three batches were done

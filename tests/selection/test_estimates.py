@@ -18,7 +18,7 @@ from selection_worlds import random_candidates, random_match
 
 def named(candidates, seed=0):
     """Candidates whose classes have random embedded names."""
-    names = np.random.default_rng(seed).normal(size=(len(candidates.match.classes), 8))
+    names = np.random.default_rng(seed).normal(size=(len(candidates.match.classes), 384))
     names /= np.linalg.norm(names, axis=1, keepdims=True)
     return replace(candidates, match=replace(candidates.match, names=names, encoder=DEFAULT_MODEL))
 
@@ -51,7 +51,7 @@ def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
 
 def test_names_that_resemble_one_another_lower_the_estimate():
     candidates = named(random_candidates())
-    alike = candidates.match.names * 0.1 + np.eye(8)[0]
+    alike = candidates.match.names * 0.1 + np.eye(384)[0]
     alike /= np.linalg.norm(alike, axis=1, keepdims=True)
     harder = replace(candidates, match=replace(candidates.match, names=alike))
     apart, close = (select(c, SelectionConfig()).estimates.accuracy[0] for c in (candidates, harder))

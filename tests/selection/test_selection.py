@@ -766,7 +766,7 @@ def test_two_revisions_of_a_model_stay_apart():
 MODEL = ("models", 0)
 MATCH = ("matches", "class 0", 0)
 DROPPED = object()
-OPTIONAL = ("evidence", "among", "answer", "templates")
+OPTIONAL = ("evidence", "cascade", "among", "answer", "templates")
 HOSTILE = [
     *(((key,), DROPPED) for key in make_selection().to_json() if key not in OPTIONAL),
     *(((*MODEL, key), DROPPED) for key in make_selection().to_json()["models"][0] if key != "overall"),

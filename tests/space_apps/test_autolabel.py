@@ -15,7 +15,6 @@ from huggingface_hub import constants
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "spaces" / "mll_autolabel"))
 
-import app as space
 import autolabel
 from autolabel import Event, Queue, Settings, State, status_html
 
@@ -26,7 +25,7 @@ from mll_hf.labeling.webhook import Change, read_event
 from mll_hf.labels.file_format import label_from_bytes
 from worlds import probes_of_all, write_graph_folder
 
-SPACE = Path(space.__file__).parent
+SPACE = Path(autolabel.__file__).parent
 SECRET = "a long random text"
 A, B, C, ZEROS = "a" * 40, "b" * 40, "c" * 40, "0" * 40
 MODEL = {"open_clip_config.json": b"{}", "open_clip_model.safetensors": b"weights"}
@@ -64,10 +63,20 @@ def _quiet(monkeypatch):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
 
 
+def load_space():
+    """The Space's ``app.py``, which loads Gradio: not done by the workers that run other files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SPACE)  # the other Space has an ``app.py`` too
+        import app
+
+    return app
+
+
 class Served:
     """The app on loopback, and what its worker was given to do."""
 
     def __init__(self, configuration, work):
+        space = load_space()
         self.queue = Queue(work, configuration.settle_seconds, configuration.most_waiting)
         server = uvicorn.Server(
             uvicorn.Config(space.build_app(configuration, self.queue), port=0, log_level="error", lifespan="on")
@@ -108,6 +117,14 @@ def serve():
     yield start
     for served in opened:
         served.close()
+
+
+@pytest.fixture(scope="module")
+def served():
+    """One app for all events that leave nothing to do."""
+    served = Served(settings(), lambda change: (State.LABELED, ""))
+    yield served
+    served.close()
 
 
 def wait_until(is_true, seconds=30.0):
@@ -156,12 +173,13 @@ def test_a_secret_may_have_any_characters(serve):
         ({**payload(action="move"), "updatedRefs": None, "movedTo": {"name": "bob/m"}}, "main has not changed"),
     ],
 )
-def test_events_that_do_not_change_a_model_are_ignored(serve, event, reason):
-    served = serve()
+def test_events_that_do_not_change_a_model_are_ignored(served, event, reason):
+    before = served.queue.events()
     status, answer = served.post(event)
     assert status == 200
     assert reason in answer["ignored"]
-    (shown,) = served.queue.events()
+    shown, *others = served.queue.events()
+    assert others == before
     assert (shown.state, reason in shown.detail) == (State.IGNORED, True)
 
 
@@ -190,12 +208,12 @@ def test_events_that_do_not_change_a_model_are_ignored(serve, event, reason):
         payload(kind=["model"]),
     ],
 )
-def test_invalid_payloads_are_refused_in_one_line(serve, event):
-    served = serve()
+def test_invalid_payloads_are_refused_in_one_line(served, event):
+    before = served.queue.events()
     status, answer = served.post(event)
     assert status == 400
     assert "\n" not in answer["error"]
-    assert not served.queue.events()
+    assert served.queue.events() == before
 
 
 def test_a_large_body_is_refused(serve):
