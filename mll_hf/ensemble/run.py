@@ -148,12 +148,9 @@ class Ensemble:
                 yield self.combine(logits, rule)
                 return
             trust, rule = adapted(logits[:, _readable(logits)], self._chosen, trust), Rule.LINEAR_POOL
-        if not self.cascade:
-            for logits in self._logits(images):
-                yield self._combined(logits, rule, trust)
-            return
-        for logits in self._run(self._models, self._preparation, images, open_image, self._goes_on):
-            yield self._cascaded(logits, rule, trust)
+        finish, goes_on = (self._cascaded, self._goes_on) if self.cascade else (self._combined, None)
+        for logits in self._run(self._models, self._preparation, images, open_image, goes_on):
+            yield finish(logits, rule, trust)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
         """Combine logits [U, N, C] of the selection's union of models, in that order, that were computed before."""
@@ -216,7 +213,8 @@ class Ensemble:
         Rows of unreadable images are NaN. Raises as :meth:`predict` does.
         """
         self._check(images)
-        return np.concatenate(list(self._logits(images)), axis=1)
+        batches = self._run(self._models, self._preparation, images, open_image)
+        return np.concatenate([logits[self._of_union] for logits in batches], axis=1)
 
     def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """A function that runs one model on these images, which are decoded once for all models.
@@ -263,11 +261,6 @@ class Ensemble:
     def _of_union(self) -> list[int]:
         """Where the models of the union are among the models to run."""
         return [self._models.index(m) for m in self.selection.union]
-
-    def _logits(self, images: Iterable[ImageLike]) -> Iterator[NDArray[np.float32]]:
-        """[U, n, C] logits of the union on the next n images, batch by batch."""
-        for logits in self._run(self._models, self._preparation, images, open_image):
-            yield logits[self._of_union] if self.cascade else logits
 
     def _run(
         self,

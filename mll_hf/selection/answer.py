@@ -75,6 +75,12 @@ class Answer:
         return first, second, third
 
 
+def accuracy_text(estimates: AccuracyEstimate, m: int) -> str:
+    """One of the estimates with its interval; the interval alone if it is too wide."""
+    number = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
+    return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
+
+
 def answer_to(best: int, estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
     """The answer that estimates and costs of M models give, the best one at this position."""
     lost = np.round(estimates.accuracy[best] - estimates.accuracy, DIGITS)
