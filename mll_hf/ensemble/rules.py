@@ -9,6 +9,7 @@ The pools and ``transport`` also take what the selection knows of the models (:c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,37 @@ if TYPE_CHECKING:
 
 _TINY = 1e-12
 _LEAST = 1e-300  # keeps a row whose scores all underflow from a division by zero
+
+
+class Rule(StrEnum):
+    """How the chosen models' probabilities are combined."""
+
+    LINEAR_POOL = "linear_pool"
+    LOG_POOL = "log_pool"
+    TRANSPORT = "transport"
+    ENTROPY = "entropy"
+    INVERSE_ENTROPY = "inverse_entropy"
+    UNIFORM = "uniform"
+    CONFIDENCE = "confidence"
+
+
+def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
+    """[N, C] probabilities from logits [M, N, C] of M models; the trust is for the pools and ``transport``."""
+    match rule:
+        case Rule.ENTROPY:
+            return entropy(logits, chosen)
+        case Rule.INVERSE_ENTROPY:
+            return inverse_entropy(logits, chosen)
+        case Rule.UNIFORM:
+            return uniform(logits, chosen)
+        case Rule.CONFIDENCE:
+            return confidence(logits, chosen)
+        case Rule.LINEAR_POOL:
+            return linear_pool(logits, chosen, trust)
+        case Rule.LOG_POOL:
+            return log_pool(logits, chosen, trust)
+        case Rule.TRANSPORT:
+            return transport(logits, chosen, trust)
 
 
 def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
