@@ -185,9 +185,9 @@ class Ensemble:
         return self.selection.cascade_line(self.answered["went_on"] / images) if images else ""
 
     def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-        """The weights [U] under rule ``linear_pool`` and the calibrated probabilities [U, N, C], from such logits.
+        """The weights [U] under rule ``linear_pool`` and the calibrated probabilities [U, N, C].
 
-        The weights sum to one; probabilities of unreadable images are NaN.
+        The logits are as for :meth:`combine`. The weights sum to one; probabilities of unreadable images are NaN.
         """
         return votes(logits, self._chosen, self._trust)
 

@@ -65,7 +65,10 @@ class Fall:
 
     @classmethod
     def beyond(cls, n_rivals: NDArray[np.int32], most: int, n_candidates: int) -> Fall:
-        """The fall from all ``most`` rivals (R) to n candidates, none if these are no more; of all V concepts."""
+        """The fall from R rivals (``most``) to n candidates; none if these are no more.
+
+        The graph's concepts have ``n_rivals`` [V].
+        """
         full = mean_chance_to_win(n_rivals, most + 1)
         if n_candidates <= most + 1:
             return cls(full, full)

@@ -76,8 +76,10 @@ def precision_from_label(
 
     Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
     wins are lost, and so is what would be lost on average if the selected concepts were any others of their number
-    (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`). The estimate [K] is the smaller of the two. K concepts of
-    the label's graph are selected, and by default no others; ``n_rivals`` [V] are those of each of its concepts.
+    (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`). The estimate [K] is the smaller of the two.
+
+    K concepts of the label's graph are selected; ``n_candidates`` counts those on all graphs and is K by default. The
+    rivals [V] are those of each concept of the graph.
     """
     rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes

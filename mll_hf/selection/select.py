@@ -89,8 +89,8 @@ def select_by_imagenet(
 ) -> Selection:
     """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
 
-    This is the paper's baseline ImageNet-best (INB). The estimated accuracy looks at the embedded class names [C, E];
-    None if there is no text encoder.
+    This is the paper's baseline ImageNet-best (INB). The estimated accuracy also looks at the embedded names [C, E] of
+    the classes; None if there is no text encoder.
 
     Raises:
         NoneFitsError: No model is within the caps.
