@@ -76,6 +76,18 @@ class LabelGroup:
         """The concepts of all graphs, embedded for matching."""
         return ConceptIndex.build(self.labels.union.graph, self.encoder)
 
+    def candidates(self, descriptions: Sequence[Description], strategy: Strategy, domain: str | None) -> Candidates:
+        """The models, and the described classes matched to the concepts."""
+        labels, source = self.labels, self.source
+        if strategy is not Strategy.PAPER:
+            if source.indexed and strategy not in INDEXED_STRATEGIES:
+                labels = labels.whole(source.fetch)
+            return Candidates(labels, self.index.match(descriptions), domain, evidence=self.evidence)
+        embeddings = labels.embeddings(source.embeddings_of) if not source.indexed else ()
+        if not embeddings:
+            labels = labels.whole(source.fetch)
+        return Candidates(labels, self.index.match_captions(descriptions), domain, embeddings, evidence=self.evidence)
+
 
 class Client:
     """Choose models by their labels and use them.
@@ -261,8 +273,11 @@ class Client:
             claims = {model.hub_id: model.license for model in usable_models()}
             return self._pinned(choose_allowed(choose, self._licenses_of, claims, config))
         groups = self.groups if config.strategy in ESTIMATING else self.groups[:1]
+        parts = []
         try:
-            parts = [self._part(group, names, descriptions, config.strategy, domain, task) for group in groups]
+            for group in groups:
+                texts = descriptions or describe.from_templates(names, group.labels.union.graph, domain, task)
+                parts.append(group.candidates(texts, config.strategy, domain))
         except MissingExtraError as error:
             if any(group.evidence is Evidence.LABEL for group in groups) or config.strategy not in ESTIMATING:
                 raise
@@ -277,28 +292,6 @@ class Client:
         claims = {label.model.repo_id: label.license for part in parts for label in part.labels.reference}
         claims |= {model.hub_id: model.license for model in published}
         return self._pinned(choose_allowed(partial(decide, candidates, task=task), self._licenses_of, claims, config))
-
-    def _part(
-        self,
-        group: LabelGroup,
-        names: tuple[str, ...],
-        descriptions: Sequence[Description] | None,
-        strategy: Strategy,
-        domain: str | None,
-        task: str | None,
-    ) -> Candidates:
-        """The models of one group, and the classes matched to its concepts."""
-        labels, source = group.labels, group.source
-        if descriptions is None:
-            descriptions = describe.from_templates(names, labels.union.graph, domain, task)
-        if strategy is not Strategy.PAPER:
-            if source.indexed and strategy not in INDEXED_STRATEGIES:
-                labels = labels.whole(source.fetch)
-            return Candidates(labels, group.index.match(descriptions), domain, evidence=group.evidence)
-        embeddings = labels.embeddings(source.embeddings_of) if not source.indexed else ()
-        if not embeddings:
-            labels = labels.whole(source.fetch)
-        return Candidates(labels, group.index.match_captions(descriptions), domain, embeddings, evidence=group.evidence)
 
     @cached_property
     def _overall_only(self) -> tuple[KnownModel, ...]:
