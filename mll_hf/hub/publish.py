@@ -44,9 +44,8 @@ from mll_hf.hub.connection import (
     retried,
     status_of,
 )
-from mll_hf.hub.index import graph_of, labels_by_group, shards_by_group, updated_index
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read_graph
-from mll_hf.hub.sources import fetch_from_collection, is_collection, read_graphs, readable
+from mll_hf.hub.sources import Collection, is_collection, readable
 from mll_hf.hub.summary import (
     MAX_SUMMARY_BYTES,
     PICTURE_PATH,
@@ -58,7 +57,7 @@ from mll_hf.hub.summary import (
     rows_to_bytes,
     summary_row,
 )
-from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
+from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.store import MAX_LABEL_BYTES, graph_path, label_path, read_label
 from mll_hf.utils.text import abridged, one_line
 
@@ -70,7 +69,7 @@ if TYPE_CHECKING:
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.index import IndexedLabel
-    from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef
+    from mll_hf.labels.label import ModelLabel, ModelRef
 
 README = "README.md"
 _MOST_README_BYTES = 2**20
@@ -233,7 +232,7 @@ def publish_to_collection(
     def files(head: Head) -> Mapping[str, bytes | None]:
         if not is_collection(head):
             _check_only(head, collection)
-        return blobs if create_pr else {**blobs, **_overview(api, head, blobs, graphs)}
+        return blobs if create_pr else {**blobs, **_overview(head, blobs, graphs, token)}
 
     return _publish(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
 
@@ -246,11 +245,11 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
         HubError: The Hub refuses.
     """
     api, repo_id = connect(token), _repo_of(collection)
-    return _publish(api, repo_id, "dataset", "Update the index of labels", lambda head: _overview(api, head, {}, ()))
+    return _publish(api, repo_id, "dataset", "Update the index of labels", lambda head: _overview(head, {}, (), token))
 
 
 def _overview(
-    api: HfApi, head: Head, added: Mapping[str, bytes], graphs: Sequence[SemanticGraph]
+    head: Head, added: Mapping[str, bytes], graphs: Sequence[SemanticGraph], token: str | None
 ) -> dict[str, bytes | None]:
     """Index, table, picture and card of a collection with the files that a commit adds.
 
@@ -258,23 +257,15 @@ def _overview(
     """
     files = {path: RepoFile(len(content), hashlib.sha256(content).hexdigest()) for path, content in added.items()}
     after = replace(head, files={**head.files, **files})
-    known = {graph.digest: graph for graph in (*read_graphs(api, head), *graphs)}
+    at = DatasetLocation(head.repo_id)
+    stored = Collection(dataset=at, commit=after, added=added, given_graphs=tuple(graphs), token=token)
+    api = stored.api
+    known = {graph.digest: graph for graph in stored.graphs}
     changes: dict[str, bytes | None] = {}
     by_path: dict[str, IndexedLabel] = {}
-
-    def summary_at(path: str) -> LabelSummary:
-        whole = label_from_bytes(added[path]) if path in added else fetch_from_collection(api, head, path, known)
-        return whole.summary
-
-    groups = labels_by_group(after)
-    for stem in sorted({*groups, *shards_by_group(after)}):
-        if graph := graph_of(stem, known.values()):
-            of_group, index = updated_index(api, after, stem, groups[stem], graph, partial(readable, summary_at))
-            changes |= of_group
-            for label in index.labels if index else ():
-                by_path[groups[stem][label.model.slug, label.model.revision]] = label
-        else:
-            _log.warning("%s: labels %s are not indexed, since their graph is missing", head.repo_id, stem)
+    for of_group, indexed in stored.updated_indexes():
+        changes |= of_group
+        by_path |= {label_path(label.model, label.group): label for label in indexed}
     if not (labels := list(by_path.values())):
         collection = f"hf://datasets/{head.repo_id}"
         raise InputError(f"{collection} holds no valid label yet; publish one: mll-hf push MODEL --to {collection}")
@@ -288,7 +279,7 @@ def _overview(
         row = earlier.get(digest := after.files[path].oid)
         if row and row["recall"] == recall_text(by_path[path]):
             return row
-        label = summary_at(path)  # only labels without a line in the earlier table are read
+        label = stored.read(path, known).summary  # only labels without a line in the earlier table
         return summary_row(label, known[label.graph_digest], digest)
 
     table = rows_to_bytes(readable(row_at, by_path))

@@ -7,16 +7,16 @@ a model.
 
 from __future__ import annotations
 
+import fnmatch
 import logging
 import re
 from collections import defaultdict
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MLLError
-from mll_hf.graph.concepts import load_graph
 from mll_hf.hub.card import LABEL_PATH as REPO_LABEL
 from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
@@ -32,7 +32,7 @@ from mll_hf.hub.connection import (
     read_head,
     together,
 )
-from mll_hf.hub.index import graph_of, labels_by_group, read_index, shards_by_group
+from mll_hf.hub.index import RemoteFile
 from mll_hf.hub.locations import (
     HUB,
     MAX_GRAPH_BYTES,
@@ -43,14 +43,16 @@ from mll_hf.hub.locations import (
     is_on_hub,
     parse_dataset,
 )
+from mll_hf.labels.file_format import label_from_bytes
+from mll_hf.labels.index import IndexShard, InMemory, LabelIndex
 from mll_hf.labels.join import JoinedLabels, join_labels
 from mll_hf.labels.store import (
     GRAPH_PATH,
     LABEL_PATH,
-    MANY_LABELS,
     MAX_LABEL_BYTES,
     LabelStore,
     Origin,
+    StoredLabels,
     check_graph,
     label_path,
     read_label,
@@ -58,19 +60,20 @@ from mll_hf.labels.store import (
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from huggingface_hub import HfApi
 
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.embeddings import ProbeEmbeddings
-    from mll_hf.labels.index import IndexedLabel
+    from mll_hf.labels.index import ByteSource, IndexedLabel, Key
     from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
-    from mll_hf.labels.store import LabelSource
+    from mll_hf.labels.store import GroupFiles, LabelSource
 
 A = TypeVar("A")
 B = TypeVar("B")
 
+WHOLE_BYTES = 40 * 10**6  # shards of a group that take up to so many bytes are downloaded whole
 _MOST_PLACES = 10  # where a graph is looked for
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _log = logging.getLogger(__name__)
@@ -109,7 +112,8 @@ class _OnHub:
     token: str | None = None
 
     @cached_property
-    def _api(self) -> HfApi:
+    def api(self) -> HfApi:
+        """A client of the Hub."""
         return connect(self.token)
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
@@ -118,19 +122,34 @@ class _OnHub:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collection(_OnHub):
-    """A dataset repo with the layout of a folder of labels, see :mod:`mll_hf.labels.store`."""
+class Collection(_OnHub, StoredLabels):
+    """A dataset repo with the layout of a folder of labels, see :mod:`mll_hf.labels.store`.
+
+    Attributes:
+        dataset: The repo.
+        commit: The commit to read; by default the one that the Hub has.
+        added: Labels and graphs listed in the commit that are not on the Hub yet; the graphs are among those given.
+    """
 
     dataset: DatasetLocation
+    commit: Head | None = None
+    added: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The collection as users write it."""
         return str(self.dataset)
 
+    @property
+    def publisher(self) -> str:
+        """The owner of the repo."""
+        return self.dataset.repo_id.partition("/")[0]
+
     @cached_property
     def _head(self) -> Head:
-        head = read_head(self._api, self.dataset.repo_id, "dataset", self.dataset.revision)
+        if self.commit:
+            return self.commit
+        head = read_head(self.api, self.dataset.repo_id, "dataset", self.dataset.revision)
         if not is_collection(head):
             raise InputError(
                 f"hf://datasets/{head.repo_id} holds no labels yet; publish some: mll-hf push MODEL --to "
@@ -138,107 +157,83 @@ class Collection(_OnHub):
             )
         return head
 
-    @property
-    def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The graphs of the repo by path, and those given; graphs that cannot be read are skipped with a warning."""
-        return tuple(self._graphs.values())
-
     @cached_property
-    def _graphs(self) -> dict[str, SemanticGraph]:
-        own = read_graphs(self._api, self._head, skip_missing=True)
-        return {graph.digest: graph for graph in (*own, *self.given_graphs)}
+    def _by_digest(self) -> Mapping[str, SemanticGraph]:
+        """The graphs of the repo, and those given; graphs that cannot be read are skipped with a warning.
 
-    @cached_property
-    def indexed(self) -> tuple[IndexedLabel, ...]:
-        """All labels as the index knows them; an index that cannot be read is ignored with a warning."""
-        api, head, groups, shards = self._api, self._head, labels_by_group(self._head), shards_by_group(self._head)
-        if not shards or sum(map(len, groups.values())) < MANY_LABELS:
-            return ()
-        found: list[IndexedLabel] = []
-        for stem, files in groups.items():
-            graph = graph_of(stem, self.graphs)
-            if graph is None:
-                _log.warning("left out: labels %s of %s, since their graph is missing", stem, self.name)
-                continue
+        It is an error if one cannot be downloaded and there are no others, or labels are to be published.
+        """
+        graphs, missing = [], None
+        for path in self._graph_paths():
             try:
-                index = read_index(api, head, shards[stem], files, graph, self._summaries_at)
-            except LabelError as error:
-                _log.warning("%s; update it: mll-hf labels index --labels hf://datasets/%s", error, head.repo_id)
-                return ()
-            found += index.labels if index else ()
-        return tuple(found)
+                graphs += [self._read_graph(path)] if path not in self.added else []
+            except (GraphError, LabelError, HubError) as error:
+                if isinstance(error, HubError):
+                    missing = error
+                self._skip(error)
+        if missing and (self.commit or not graphs):
+            raise missing
+        return {graph.digest: graph for graph in (*graphs, *self.given_graphs)}
 
-    def _summaries_at(self, paths: Sequence[str]) -> list[LabelSummary]:
-        api, head, graphs = self._api, self._head, self._graphs  # cached properties have no lock since Python 3.12
-        return readable(lambda path: fetch_from_collection(api, head, path, graphs).summary, paths, self.name)
+    def _paths(self, pattern: str) -> Sequence[str]:
+        found = sorted(fnmatch.filter(self._head.files, pattern))
+        return [path for path in found if not path.startswith("labels/") or LABEL_PATH.fullmatch(path)]
 
-    @cached_property
-    def _summaries(self) -> tuple[LabelSummary, ...]:
-        groups = labels_by_group(self._head).values()
-        return tuple(self._summaries_at(sorted(path for files in groups for path in files.values())))
+    def _name(self, path: str) -> Path:
+        return Path(self.dataset.repo_id, path)
 
-    def list(self) -> tuple[LabelSummary, ...]:
-        """Summaries of all labels, in the order of their paths; each is fetched, unless it is cached."""
-        return self._summaries
+    def _file(self, path: str) -> Path:
+        head, repo_id = self._head, self.dataset.repo_id
+        if path not in head.files:
+            raise HubError(repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{repo_id}")
+        most = MAX_LABEL_BYTES if LABEL_PATH.fullmatch(path) else MAX_GRAPH_BYTES
+        return download(self.api, repo_id, "dataset", path, head.sha, most, head.files[path])
 
-    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """Whole labels, one request each unless they are cached."""
-        fetch_one = partial(fetch_from_collection, self._api, self._head, graphs=self._graphs)
-        return tuple(together(fetch_one, [label_path(label.model, label.group) for label in labels], self.name))
+    def read(self, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
+        """As of a folder; labels that are added are not read again."""
+        return label_from_bytes(self.added[path]) if path in self.added else super().read(path, graphs)
+
+    def _shard_files(self, paths: Sequence[str]) -> Sequence[ByteSource]:
+        """Of a large index only what is needed is downloaded."""
+        files = [RemoteFile(self.api, self._head, path) for path in paths]
+        if sum(file.size for file in files) > WHOLE_BYTES:
+            return files
+        return together(lambda file: InMemory.mapped(self._file(file.path), file.name), files)
+
+    def _digests(self, group: GroupFiles, shards: object) -> dict[Key, str]:
+        """As the Hub lists them."""
+        return {key: self._head.files[path].oid for key, path in group.labels.items()}
+
+    def _together(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
+        return together(function, items, self.name)
 
     def origin_of(self, label: LabelFacts) -> Origin:
         """The label's file in the collection, at the commit that was read."""
-        repo_id, path = self.dataset.repo_id, label_path(label.model, label.group)
-        return Origin(f"hf://datasets/{repo_id}@{self._head.sha}/{path}", repo_id.partition("/")[0])
+        path = label_path(label.model, label.group)
+        return Origin(f"hf://datasets/{self.dataset.repo_id}@{self._head.sha}/{path}", self.publisher)
+
+    @cached_property
+    def indexed(self) -> tuple[IndexedLabel, ...]:
+        """As of a folder; an index that cannot be read is ignored with a warning."""
+        try:
+            return super().indexed
+        except LabelError as error:
+            _log.warning("%s; update it: mll-hf labels index --labels hf://datasets/%s", error, self.dataset.repo_id)
+            return ()
+
+    def updated_indexes(self) -> Iterator[tuple[Mapping[str, bytes | None], Sequence[IndexedLabel]]]:
+        """For each group, what to change by path (None is to delete) so that its index has all labels; and these."""
+        for group in self._groups(self._label_paths()):
+            shards = self._usable_shards(group)
+            changes = dict(self._index_changes(group, shards, lambda _: None))
+            kept = [shard for number, shard in shards.items() if group.shards[number] not in changes]
+            new = [IndexShard.open(InMemory(path, memoryview(of))) for path, of in changes.items() if of is not None]
+            yield changes, LabelIndex((*kept, *new)).labels if kept or new else ()
 
 
 def is_collection(head: Head) -> bool:
     """Whether a dataset repo has labels, or graphs for them."""
     return any(GRAPH_PATH.fullmatch(path) or LABEL_PATH.fullmatch(path) for path in head.files)
-
-
-def read_graphs(api: HfApi, head: Head, *, skip_missing: bool = False) -> list[SemanticGraph]:
-    """The graphs of a collection, by path; invalid ones are skipped with a warning.
-
-    With ``skip_missing``, graphs that cannot be downloaded are skipped too, unless none can.
-
-    Raises:
-        HubError: One cannot be downloaded.
-    """
-    graphs, missing = [], None
-    for path in sorted(path for path in head.files if GRAPH_PATH.fullmatch(path)):
-        try:
-            file = download(api, head.repo_id, "dataset", path, head.sha, MAX_GRAPH_BYTES, head.files[path])
-            graph = load_graph(file, head.repo_id)
-            if graph.digest[:12] != Path(path).stem:
-                raise GraphError(f"{head.repo_id}: {path} holds another graph than its name says")
-            graphs.append(graph)
-        except (GraphError, LabelError, HubError) as error:
-            if isinstance(error, HubError):
-                missing = error
-                if not skip_missing:
-                    raise
-            _log.warning("left out: %s", error)
-    if missing and not graphs:
-        raise missing
-    return graphs
-
-
-def fetch_from_collection(api: HfApi, head: Head, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-    """Fetch and validate one label of a collection; on one of the graphs, by digest, it must have its concepts.
-
-    Raises:
-        HubError: It cannot be downloaded.
-        LabelError: It is no valid label, or not the one that its path names.
-    """
-    if path not in head.files:
-        raise HubError(head.repo_id, f"has no {path}; see: mll-hf labels ls --labels hf://datasets/{head.repo_id}")
-    file = download(api, head.repo_id, "dataset", path, head.sha, MAX_LABEL_BYTES, head.files[path])
-    label = _validated(file, Path(head.repo_id) / path, graphs)
-    if label_path(label.model, label.group) != path or label.model.is_local:
-        raise LabelError(f"is a label of another model or graph ({label.model.repo_id}) than its path says",
-                         Path(head.repo_id) / path)  # fmt: skip
-    return label
 
 
 def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
@@ -248,21 +243,12 @@ def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapp
         HubError: It cannot be downloaded.
         LabelError: It is no valid label, or of another model.
     """
-    file, name = download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), Path(repo_id) / path
-    label = _validated(file, name, graphs)
+    name = Path(repo_id, path)
+    label = read_label(download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), name=name)
+    if graph := graphs.get(label.graph_digest):
+        check_graph(label, graph, name)
     if label.model.repo_id != repo_id:
         raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
-    return label
-
-
-def _validated(file: Path, name: Path, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-    """Read a downloaded label; errors give its name on the Hub, not in the cache."""
-    try:
-        label = read_label(file)
-    except LabelError as error:
-        raise LabelError(error.reason, name) from None
-    if label.graph_digest in graphs:
-        check_graph(label, graphs[label.graph_digest], name)
     return label
 
 
@@ -298,12 +284,12 @@ class TaggedModels(_OnHub):
     @cached_property
     def _labels(self) -> dict[tuple[ModelRef, LabelGroup], tuple[LabelSummary, _Tagged]]:
         """Summaries of the labels, and their files."""
-        found = readable(lambda tagged: (self._fetch_one(tagged).summary, tagged), _list_tagged(self._api), HUB)
+        found = readable(lambda tagged: (self._fetch_one(tagged).summary, tagged), _list_tagged(self.api), HUB)
         return {(label.model, label.group): (label, tagged) for label, tagged in reversed(found)}
 
     def _fetch_one(self, tagged: _Tagged) -> ModelLabel:
         graphs = {graph.digest: graph for graph in self.given_graphs}
-        return fetch_from_model(self._api, tagged.repo_id, tagged.sha, tagged.path, graphs)
+        return fetch_from_model(self.api, tagged.repo_id, tagged.sha, tagged.path, graphs)
 
     @cached_property
     def graphs(self) -> tuple[SemanticGraph, ...]:

@@ -154,11 +154,11 @@ class InMemory:
     content: memoryview
 
     @classmethod
-    def mapped(cls, path: Path) -> InMemory:
-        """Map a file into memory; a LabelError if it cannot be read."""
+    def mapped(cls, path: Path, name: str = "") -> InMemory:
+        """Map a file into memory, by default under its own name; a LabelError if it cannot be read."""
         try:
             with path.open("rb") as file:
-                return cls(str(path), memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+                return cls(name or str(path), memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
         except (OSError, ValueError) as error:  # a ValueError if it is empty
             raise LabelError(f"cannot be read ({one_line(error)}); build the index anew", path) from None
 

@@ -12,19 +12,21 @@ Digests are cut to 12 digits.
 
 from __future__ import annotations
 
+import glob
 import hashlib
+import logging
 import os
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
-from mll_hf.errors import GraphError, InputError, LabelError
+from mll_hf.errors import GraphError, HubError, InputError, LabelError
 from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
@@ -32,20 +34,26 @@ from mll_hf.labels.index import IndexShard, InMemory, complete_index, update_sha
 from mll_hf.utils.files import storage_errors, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mll_hf.labels.index import IndexedLabel, Key, Reader
+    from mll_hf.errors import MLLError
+    from mll_hf.labels.index import ByteSource, IndexedLabel, Key, Reader
     from mll_hf.labels.label import LabelFacts, LabelGroup, LabelSummary, ModelLabel, ModelRef
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 MAX_LABEL_BYTES = 16 * 2**20
 _LEAST_DECODED = 0.95  # share of the probe images that can be decoded, and count
 MANY_LABELS = 256  # from so many on an index is used
+_READ_AT_ONCE = 64  # labels in memory while an index is updated
 LABEL_PATH = re.compile(
     r"labels/[\w.-]+--[\w.-]+/[0-9a-f]{40}/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII
 )
-SHARD_PATH = re.compile(r"index/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?/\d{5}\.safetensors", re.ASCII)
+_SHARD_PATH = re.compile(r"index/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?/\d{5}\.safetensors", re.ASCII)
 _LABEL_FILE = re.compile(r"[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII)
 GRAPH_PATH = re.compile(r"graphs/[0-9a-f]{12}\.json", re.ASCII)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +107,207 @@ class LabelSource(Protocol):
         """Where a label was read, and who published it."""
 
 
+@dataclass(frozen=True, slots=True)
+class GroupFiles:
+    """The files of a group: paths of labels by slug and revision of their model, and of shards by number.
+
+    The graph is None if there are no labels.
+    """
+
+    stem: str
+    graph: SemanticGraph | None
+    labels: Mapping[Key, str]
+    shards: Mapping[int, str]
+
+
+class StoredLabels(LabelSource, Protocol):
+    """Labels, graphs and index in files by path: what a folder and a collection have in common.
+
+    Summaries are kept in memory, whole labels are read when asked for. What cannot be read is an error in a folder of
+    one's own, and skipped with a warning in a collection of others.
+    """
+
+    @property
+    def publisher(self) -> str | None:
+        """The user or organization whose repo it is; None on this machine."""
+
+    @property
+    def _by_digest(self) -> Mapping[str, SemanticGraph]:
+        """The graphs."""
+
+    def _paths(self, pattern: str) -> Sequence[str]:
+        """Sorted paths that match a pattern such as ``graphs/*.json``."""
+
+    def _name(self, path: str) -> Path:
+        """A file in messages."""
+
+    def _file(self, path: str) -> Path:
+        """A graph or label, now on this machine."""
+
+    def _shard_files(self, paths: Sequence[str]) -> Sequence[ByteSource]:
+        """The shards of one index."""
+
+    def _digests(self, group: GroupFiles, shards: Mapping[int, IndexShard]) -> dict[Key, str]:
+        """Sha256 of each label file of a group; what the shards of its index say may be of help."""
+
+    def _together(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
+        """Apply a function to items in parallel, up to its first error."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(function, items))
+
+    @property
+    def graphs(self) -> tuple[SemanticGraph, ...]:
+        """The graphs of the labels, by path."""
+        return tuple(self._by_digest.values())
+
+    def _graph_paths(self) -> Sequence[str]:
+        return tuple(filter(GRAPH_PATH.fullmatch, self._paths("graphs/*.json")))
+
+    def _read_graph(self, path: str) -> SemanticGraph:
+        graph = load_graph(self._file(path), self.publisher and str(self._name("")))
+        if graph_path(graph.digest) != path:
+            reason = f"holds another graph ({graph.digest[:12]}) than its name says; put the file back"
+            raise GraphError(reason, self._name(path))
+        return graph
+
+    def read(self, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
+        """Read and validate a label; on one of the graphs, by digest, it must have its concepts.
+
+        Raises:
+            HubError: It cannot be downloaded.
+            LabelError: It is no valid label, or not the one that its path names; or it is on this machine, and its
+                graph is not.
+        """
+        name = self._name(path)
+        label = read_label(self._file(path), name=name)
+        if self.publisher and label.model.is_local:
+            raise LabelError(f"is a label of a folder ({label.model.short_name}), which others do not have", name)
+        if (own := label_path(label.model, label.group)) != path:
+            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._name(own)}", name)
+        if graph := graphs.get(label.graph_digest):
+            check_graph(label, graph, name)
+        elif not self.publisher:
+            raise LabelError(
+                f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
+                f"{graph_path(label.graph_digest)} into the folder",
+                name,
+            )
+        return label
+
+    def _skip(self, error: MLLError) -> None:
+        if not self.publisher:
+            raise error
+        _log.warning("left out: %s", error)
+
+    def _summaries_at(self, paths: Sequence[str]) -> Sequence[LabelSummary]:
+        graphs = self._by_digest  # cached properties have no lock since Python 3.12
+
+        def read(path: str) -> Sequence[LabelSummary]:
+            try:
+                return (self.read(path, graphs).summary,)
+            except (LabelError, HubError) as error:
+                self._skip(error)
+                return ()
+
+        return [label for found in self._together(read, paths) for label in found]
+
+    def _label_paths(self) -> Sequence[str]:
+        found = self._paths("labels/*/*/*.safetensors")
+        return [path for path in found if _LABEL_FILE.fullmatch(path.rpartition("/")[2])]
+
+    @cached_property
+    def _summaries(self) -> tuple[LabelSummary, ...]:
+        return tuple(self._summaries_at(self._label_paths()))
+
+    def list(self) -> tuple[LabelSummary, ...]:
+        """Summaries of all labels, in the order of their paths."""
+        return self._summaries
+
+    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
+        """Whole labels; of a collection, one request each unless they are cached."""
+        read = partial(self.read, graphs=self._by_digest)
+        return tuple(self._together(read, [label_path(label.model, label.group) for label in labels]))
+
+    def _groups(self, label_paths: Sequence[str]) -> Sequence[GroupFiles]:
+        """The groups of some labels that can be indexed, and those that only have an index."""
+        labels: dict[str, dict[Key, str]] = defaultdict(dict)
+        shards: dict[str, dict[int, str]] = defaultdict(dict)
+        for path in label_paths:
+            _, slug, revision, name = path.split("/")
+            labels[name.removesuffix(".safetensors")][slug, revision] = path
+        for path in filter(_SHARD_PATH.fullmatch, self._paths("index/*/*.safetensors")):
+            _, stem, name = path.split("/")
+            shards[stem][int(name.removesuffix(".safetensors"))] = path
+        groups = []
+        for stem in sorted({*labels, *shards}):
+            of_stem = (graph for graph in self.graphs if labels[stem] and stem.startswith(graph.digest[:12]))
+            graph = next(of_stem, None)
+            if graph or not labels[stem]:
+                groups.append(GroupFiles(stem, graph, labels[stem], shards[stem]))
+            else:
+                reason = f"labels {stem} are not indexed, since their graph is missing"
+                self._skip(LabelError(f"{self.name}: {reason}; put it at {graph_path(stem)}"))
+        return groups
+
+    @cached_property
+    def indexed(self) -> tuple[IndexedLabel, ...]:
+        """All labels as the index knows them; none if there is no index, or too few labels for one to pay.
+
+        Labels that the index lacks, or knows in another version, are read from their files.
+        """
+        if not self._paths("index/*/*.safetensors") or len(paths := self._label_paths()) < MANY_LABELS:
+            return ()
+        found: list[IndexedLabel] = []
+        for group in self._groups(paths):
+            if group.graph:
+                shards = self._open_index(group)
+                digests = self._digests(group, shards)
+                index = complete_index(shards, digests, group.graph, self._reader(group, digests, lambda _: None))
+                found += index.labels if index else ()
+        return tuple(found)
+
+    def _open_index(self, group: GroupFiles) -> dict[int, IndexShard]:
+        """The shards of the index; a LabelError if one is damaged."""
+        opened = self._together(IndexShard.open, self._shard_files(list(group.shards.values())))
+        return dict(zip(group.shards, opened, strict=True))
+
+    def _usable_shards(self, group: GroupFiles) -> dict[int, IndexShard]:
+        """The shards of the index to update; none if the labels are gone, or if one is damaged, to build it anew."""
+        try:
+            return self._open_index(group) if group.graph else {}
+        except LabelError as error:
+            _log.warning("%s", error)
+            return {}
+
+    def _reader(self, group: GroupFiles, digests: Mapping[Key, str], progress: Callable[[int], object]) -> Reader:
+        """Reads labels by their keys, a few at a time, with the sha256 of their files."""
+
+        def read(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
+            for first in range(0, len(keys), _READ_AT_ONCE):
+                labels = self._summaries_at([group.labels[key] for key in keys[first : first + _READ_AT_ONCE]])
+                progress(len(labels))
+                for label in labels:
+                    yield label, digests[label.model.slug, label.model.revision]
+
+        return read
+
+    def _index_changes(
+        self, group: GroupFiles, shards: Mapping[int, IndexShard], progress: Callable[[int], object]
+    ) -> Iterator[tuple[str, bytes | None]]:
+        """Shards to write in this order, so that the index of a group has all its labels: paths and content.
+
+        None is to delete; shards that are not given are deleted, too.
+        """
+        yield from ((path, None) for number, path in group.shards.items() if number not in shards)
+        if group.graph:
+            digests = self._digests(group, shards)
+            for number, content in update_shards(shards, digests, group.graph, self._reader(group, digests, progress)):
+                yield f"index/{group.stem}/{number:05d}.safetensors", content
+
+
 @dataclass(frozen=True)
-class LabelStore:
-    """A folder of labels. Summaries are kept in memory, whole labels are read when asked for.
+class LabelStore(StoredLabels):
+    """A folder of labels.
 
     What reads raises an InputError if the folder holds no labels, a GraphError or LabelError if a file is damaged or
     missing; what writes raises a StorageError if the folder cannot be written.
@@ -111,6 +317,7 @@ class LabelStore:
     """
 
     folder: Path
+    publisher: ClassVar[None] = None
 
     @property
     def name(self) -> str:
@@ -118,48 +325,37 @@ class LabelStore:
         return str(self.folder)
 
     @cached_property
-    def graphs(self) -> tuple[SemanticGraph, ...]:
-        """The graphs of the labels, by file name."""
-        found = self.folder.glob("graphs/*.json")
-        paths = sorted(path for path in found if GRAPH_PATH.fullmatch(f"graphs/{path.name}"))
-        if not paths:
+    def _by_digest(self) -> Mapping[str, SemanticGraph]:
+        graphs = {graph.digest: graph for graph in map(self._read_graph, self._graph_paths())}
+        if not graphs:
             raise InputError(
                 f"{self.folder} holds no labels; make some: mll-hf label MODEL --graph DIR --labels {self.folder}"
             )
-        return tuple(_load_stored_graph(path) for path in paths)
+        return graphs
 
-    @cached_property
-    def _by_digest(self) -> dict[str, SemanticGraph]:
-        return {graph.digest: graph for graph in self.graphs}
+    def _paths(self, pattern: str) -> Sequence[str]:
+        return sorted(path.replace(os.sep, "/") for path in glob.glob(pattern, root_dir=self.folder))
 
-    @cached_property
-    def _summaries(self) -> tuple[LabelSummary, ...]:
-        graphs = self._by_digest
-        return tuple(self._checked(read_label(path), graphs, path).summary for path in self.paths())
+    def _file(self, path: str) -> Path:
+        return self.folder / path
 
-    def list(self) -> tuple[LabelSummary, ...]:
-        """Summaries of all labels, in the order of their paths."""
-        return self._summaries
+    _name = _file
 
-    def _checked(self, label: ModelLabel, graphs: dict[str, SemanticGraph], path: Path) -> ModelLabel:
-        """The label, if its graph is here and it lies where its content says."""
-        graph = graphs.get(label.graph_digest)
-        if graph is None:
-            raise LabelError(
-                f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), which is missing; put its "
-                f"{graph_path(label.graph_digest)} into the folder",
-                path,
-            )
-        check_graph(label, graph, path)
-        if path != self.path_of(label):
-            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self.path_of(label)}", path)
-        return label
+    def _shard_files(self, paths: Sequence[str]) -> Sequence[InMemory]:
+        return [InMemory.mapped(self.folder / path) for path in paths]
 
-    def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """The whole labels of some summaries."""
-        graphs = self._by_digest
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            return tuple(pool.map(lambda of: read_label(self.path_of(of), graphs.get(of.graph_digest)), labels))
+    def _digests(self, group: GroupFiles, shards: Mapping[int, IndexShard]) -> dict[Key, str]:
+        """As a shard has it, if the label is older than the shard."""
+        known: dict[Key, tuple[str, int]] = {}
+        for number, shard in shards.items():
+            written = self._file(group.shards[number]).stat().st_mtime_ns
+            known.update((label.key, (label.sha256, written)) for label in shard.labels)
+        digests = {}
+        for key, path in group.labels.items():
+            digest, written = known.get(key, ("", 0))
+            is_older = self._file(path).stat().st_mtime_ns < written
+            digests[key] = digest if is_older else hashlib.sha256(self._file(path).read_bytes()).hexdigest()
+        return digests
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None."""
@@ -176,8 +372,7 @@ class LabelStore:
 
     def paths(self) -> tuple[Path, ...]:
         """Paths of all label files, sorted."""
-        files = self.folder.glob("labels/*/*/*.safetensors")  # names of local models may hold any characters
-        return tuple(sorted(file for file in files if _LABEL_FILE.fullmatch(file.name)))
+        return tuple(map(self._file, self._label_paths()))
 
     def path_for(self, model: ModelRef, group: LabelGroup) -> Path:
         """Path of the label of a model, whether it exists or not."""
@@ -187,58 +382,10 @@ class LabelStore:
         """Path of a label."""
         return self.path_for(label.model, label.group)
 
-    @cached_property
-    def indexed(self) -> tuple[IndexedLabel, ...]:
-        """All labels as the folder's index knows them; none if it has no index, or too few labels for one to pay.
-
-        Labels that the index lacks, or knows in another version, are read from their files.
-        """
-        groups = self._files_by_group()
-        if not (self.folder / "index").is_dir() or sum(map(len, groups.values())) < MANY_LABELS:
-            return ()
-        indexes = [complete_index(*self._index_parts(stem, files)) for stem, files in groups.items()]
-        return tuple(label for index in indexes if index is not None for label in index.labels)
-
-    def _files_by_group(self) -> dict[str, dict[Key, Path]]:
-        """The label files of each group, by slug and revision of the model."""
-        groups: dict[str, dict[Key, Path]] = defaultdict(dict)
-        for path in self.paths():
-            groups[path.stem][path.parts[-3], path.parts[-2]] = path
-        return groups
-
-    def _index_parts(
-        self, stem: str, files: Mapping[Key, Path], progress: Callable[[int], object] = lambda _: None
-    ) -> tuple[dict[int, IndexShard], dict[Key, str], SemanticGraph, Reader]:
-        """Shards of the index of a group, sha256 of every label file, the graph, and what reads labels."""
-        shards, graph = self._shards(stem), self._graph_of(stem, next(iter(files.values())))
-        digests = _digests(files, shards, self._shard_path(stem, 0).parent)
-
-        def read(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
-            for key in keys:
-                yield read_label(files[key], graph), digests[key]
-                progress(1)
-
-        return shards, digests, graph, read
-
-    def _shards(self, stem: str) -> dict[int, IndexShard]:
-        paths = sorted((self.folder / "index" / stem).glob("*.safetensors"))
-        named = [path for path in paths if SHARD_PATH.fullmatch(path.relative_to(self.folder).as_posix())]
-        return {int(path.stem): IndexShard.open(InMemory.mapped(path)) for path in named}
-
-    def _shard_path(self, stem: str, number: int) -> Path:
-        return self.folder / "index" / stem / f"{number:05d}.safetensors"
-
-    def _graph_of(self, stem: str, path: Path) -> SemanticGraph:
-        for graph in self.graphs:
-            if stem.startswith(graph.digest[:12]):
-                return graph
-        self._checked(read_label(path), self._by_digest, path)  # says what is missing
-        raise LabelError("is on another graph than its name says; label the model anew", path)
-
     def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:
         """Bring the index up to date with the labels; only what changed is read and written.
 
-        Returns the number of labels that were read; ``progress`` is called with 1 for each.
+        Returns the number of labels that were read; ``progress`` is called with the numbers of those read since.
         """
         n_read = 0
 
@@ -247,19 +394,13 @@ class LabelStore:
             n_read += labels
             progress(labels)
 
-        nothing: Mapping[Key, Path] = {}
-        stems = dict.fromkeys((path.name for path in (self.folder / "index").glob("*")), nothing)
-        for stem, files in {**stems, **self._files_by_group()}.items():
-            changes: Iterable[tuple[int, bytes | None]] = ((number, None) for number in self._shards(stem))
-            if files:
-                changes = update_shards(*self._index_parts(stem, files, count))
-            for number, content in changes:
-                path = self._shard_path(stem, number)
+        for group in self._groups(self._label_paths()):
+            for path, content in self._index_changes(group, self._usable_shards(group), count):
                 if content is not None:
-                    write_atomically(path, content)
+                    write_atomically(self._file(path), content)
                 else:
-                    with storage_errors(path):
-                        path.unlink(missing_ok=True)
+                    with storage_errors(self._file(path)):
+                        self._file(path).unlink(missing_ok=True)
         return n_read
 
     def add_graph(self, graph: SemanticGraph) -> None:
@@ -279,27 +420,6 @@ class LabelStore:
 def embeddings_path(label: Path) -> Path:
     """Path of the sidecar of a label."""
     return label.with_suffix(".embeddings.safetensors")
-
-
-def _digests(files: Mapping[Key, Path], shards: Mapping[int, IndexShard], folder: Path) -> dict[Key, str]:
-    """Sha256 of each label file; as a shard has it, if the file is older than the shard."""
-    known: dict[Key, tuple[str, int]] = {}
-    for number, shard in shards.items():
-        written = (folder / f"{number:05d}.safetensors").stat().st_mtime_ns
-        known.update((label.key, (label.sha256, written)) for label in shard.labels)
-    digests = {}
-    for key, path in files.items():
-        digest, written = known.get(key, ("", 0))
-        is_older = path.stat().st_mtime_ns < written
-        digests[key] = digest if is_older else hashlib.sha256(path.read_bytes()).hexdigest()
-    return digests
-
-
-def _load_stored_graph(path: Path) -> SemanticGraph:
-    graph = load_graph(path)
-    if graph.digest[:12] != path.stem:
-        raise GraphError(f"holds another graph ({graph.digest[:12]}) than its name says; put the file back", path)
-    return graph
 
 
 def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None = None) -> None:
@@ -335,20 +455,22 @@ def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: 
     )
 
 
-def read_label(path: str | Path, graph: SemanticGraph | None = None) -> ModelLabel:
+def read_label(path: str | Path, graph: SemanticGraph | None = None, name: Path | None = None) -> ModelLabel:
     """Read and validate one label file; if a graph is given, the label must be on it.
+
+    Errors give the ``name``, by default the path.
 
     Raises:
         LabelError: The file is missing, too large, no valid label, or on another graph.
     """
-    path = Path(path)
+    path, name = Path(path), name or Path(path)
     try:
         if path.stat().st_size > MAX_LABEL_BYTES:
-            raise LabelError(f"is larger than {MAX_LABEL_BYTES // 2**20} MB; this is no label", path)
+            raise LabelError(f"is larger than {MAX_LABEL_BYTES // 2**20} MB; this is no label", name)
         blob = path.read_bytes()
     except OSError as error:
-        raise LabelError(f"cannot be read ({error.strerror}); check the path", path) from None
-    label = label_from_bytes(blob, path)
+        raise LabelError(f"cannot be read ({error.strerror}); check the path", name) from None
+    label = label_from_bytes(blob, name)
     if graph is not None:
-        check_graph(label, graph, path)
+        check_graph(label, graph, name)
     return label

@@ -38,11 +38,11 @@ from hub_worlds import (
     some_labels,
 )
 from mll_hf.errors import CardError, InputError, MLLError
-from mll_hf.hub import sources
 from mll_hf.hub.card import EVAL_RESULTS_PATH, LABEL_PATH, LABEL_TAG, graph_tag
 from mll_hf.hub.publish import publish_label, publish_to_collection, update_index
 from mll_hf.hub.sources import open_source
 from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH, rows_from_bytes
+from mll_hf.labels import store as storing
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.label import ModelRef
 from worlds import SHA, make_label
@@ -95,7 +95,7 @@ def assert_collected(hub, labels, graphs=(GRAPH,), repo_id=REPO):
     assert {path: content for path, content in files.items() if path.startswith("labels/")} == label_files(labels)
     assert graph_files(*graphs).items() <= files.items()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "MANY_LABELS", 1)
+        patch.setattr(storing, "MANY_LABELS", 1)
         before = len(hub.requests)
         indexed = open_source(f"hf://datasets/{repo_id}").indexed
         asked = [request for request in hub.requests[before:] if "/resolve/" in request]

@@ -43,6 +43,7 @@ from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, fetch_head, together
 from mll_hf.hub.publish import publish_to_collection
 from mll_hf.hub.sources import Collection, TaggedModels, open_source
+from mll_hf.labels import store as storing
 from mll_hf.labels.file_format import label_to_bytes
 from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import LabelSummary, ModelLabel, ModelRef
@@ -153,6 +154,7 @@ def any_source(request, hub, tmp_path, dataset):
 def test_every_source_gives_the_same(any_source):
     source, labels = any_source
     assert_lists(source, labels)
+    assert {type(label) for label in source.list()} == {LabelSummary}  # a thousand whole labels would take 1.3 GB
     assert digests_of(source) == {GRAPH.digest}
     assert source.indexed == ()
     for listed in (source.list()[2], source.list()[0]):
@@ -174,13 +176,6 @@ def test_a_label_that_is_not_there_is_an_error_of_ours(any_source, model):
 
 
 # ---- a collection
-
-
-def test_hub_sources_keep_summaries_only(hub, tagged):
-    """Whole labels of a thousand models would take 1.3 GB."""
-    put_collection(LABELS)
-    for location in (COLLECTION, "hub"):
-        assert {type(label) for label in open_source(location).list()} == {LabelSummary}
 
 
 def test_a_warm_pinned_query_costs_no_request(hub):
@@ -208,11 +203,12 @@ def asked_of_hub(hub):
     return [request for request in hub.requests if "/_cdn/" not in request]
 
 
-def test_a_request_for_each_file_and_one_for_the_commit(hub):
+def test_without_an_index_a_request_for_each_file_and_one_for_the_commit(hub, caplog):
     hub.put("dataset", REPO, {**graph_files(), **label_files(LABELS)})
     assert_lists(open_source(COLLECTION), LABELS)
     assert len(asked_of_hub(hub)) == 1 + 1 + len(LABELS)  # commit, graph, labels
     assert len(asked_for(hub)) == len(LABELS)
+    assert caplog.text == ""
 
 
 def test_whole_labels_cost_one_request_each_and_once(hub):
@@ -260,12 +256,6 @@ def test_the_origin_of_a_label_names_file_and_commit(hub):
     origin = open_source(COLLECTION).origin_of(LABELS[0])
     assert origin.location == f"hf://datasets/{REPO}@{sha}/labels/org--model-00/{SHA}/{STEM}.safetensors"
     assert origin.publisher == "alice"
-
-
-def test_a_collection_without_index_is_read_label_by_label(hub, caplog):
-    hub.put("dataset", REPO, {**graph_files(), **label_files(LABELS)})
-    assert_lists(open_source(COLLECTION), LABELS)
-    assert caplog.text == ""
 
 
 def test_a_private_collection_is_its_owner_s(hub):
@@ -360,7 +350,7 @@ NEWER = [replace(label, temperature=np.array([2], np.float32)) for label in LABE
 @pytest.fixture
 def few_are_many(monkeypatch):
     """An index is used even for few labels."""
-    monkeypatch.setattr(sources, "MANY_LABELS", 1)
+    monkeypatch.setattr(storing, "MANY_LABELS", 1)
 
 
 def assert_indexed(source, labels):
@@ -411,9 +401,9 @@ def test_the_index_gives_the_choice_among_all_labels_and_few_are_fetched(hub, mo
     labels = [*some_labels(40), *(make_label(OTHER_GRAPH, [n % 11] * 3, repo_id=f"org/model-{n:02}") for n in range(9))]
     publish_to_collection(labels, [GRAPH, OTHER_GRAPH], COLLECTION)
     whole = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
-    monkeypatch.setattr(sources, "MANY_LABELS", 1)
+    monkeypatch.setattr(storing, "MANY_LABELS", 1)
     monkeypatch.setattr(indexed, "_KEPT", 5)
-    monkeypatch.setattr(hub_index, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(sources, "WHOLE_BYTES", whole_bytes)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(constants.HF_HUB_CACHE) + "-other")
     hub.requests.clear()
     ours = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
@@ -428,7 +418,7 @@ def test_the_index_gives_the_choice_among_all_labels_and_few_are_fetched(hub, mo
 def test_of_a_large_index_only_the_rows_of_some_concepts_are_read(hub, monkeypatch, gap):
     labels = some_labels(11)
     put_collection(labels)
-    monkeypatch.setattr(hub_index, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(sources, "WHOLE_BYTES", 0)
     monkeypatch.setattr(hub_index, "_GAP", gap)
     source = open_source(COLLECTION)
     assert_indexed(source, labels)
@@ -445,7 +435,7 @@ def test_of_a_large_index_only_the_rows_of_some_concepts_are_read(hub, monkeypat
     assert not any(request.headers.get("Authorization") for request in cdn)
     hub.reset()
     put_collection(labels)
-    monkeypatch.setattr(hub_index, "WHOLE_BYTES", 10**9)
+    monkeypatch.setattr(sources, "WHOLE_BYTES", 10**9)
     (whole,) = open_source(COLLECTION).indexed[0].index.shards
     np.testing.assert_array_equal(codes, whole.rows([5, 0, 1]))
 
@@ -456,7 +446,7 @@ def test_of_a_large_index_only_the_rows_of_some_concepts_are_read(hub, monkeypat
 )
 def test_an_answer_of_another_length_than_the_range_is_refused(hub, monkeypatch, how):
     put_collection(LABELS)
-    monkeypatch.setattr(hub_index, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(sources, "WHOLE_BYTES", 0)
     source = open_source(COLLECTION)
     (shard,) = source.indexed[0].index.shards
     hub.fail("/_cdn/", times=9, **how)

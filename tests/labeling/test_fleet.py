@@ -316,7 +316,7 @@ def test_only_what_the_collection_lacks_is_labeled(world):
 
 
 def test_the_index_of_a_large_collection_spares_fetching_its_labels(world, monkeypatch):
-    monkeypatch.setattr("mll_hf.hub.sources.MANY_LABELS", 1)
+    monkeypatch.setattr("mll_hf.labels.store.MANY_LABELS", 1)
     models = world.add("alice/a", "alice/b")
     world.run(models, CollectionRepo(LABELS))
     world.hub.requests.clear()

@@ -28,8 +28,8 @@ from hub_worlds import COLLECTION, put_collection
 from mll_hf import Selection, SelectionConfig
 from mll_hf.cli import main
 from mll_hf.errors import HubError, InputError, MLLError, ModelError
-from mll_hf.hub import sources
 from mll_hf.hub.licenses import _license_of
+from mll_hf.labels import store as storing
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
@@ -350,7 +350,7 @@ def test_kinds_of_models(published):
 
 
 def test_a_large_collection_is_read_from_its_index(hub, monkeypatch):
-    monkeypatch.setattr(sources, "MANY_LABELS", 1)
+    monkeypatch.setattr(storing, "MANY_LABELS", 1)
     graph = make_graph()
     put_collection(make_labels(graph))
     labels = make_library(COLLECTION).labels
