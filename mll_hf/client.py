@@ -64,24 +64,29 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LabelGroup:
-    """Labels that compare directly, and where they come from.
-
-    Attributes:
-        source: Their source.
-        labels: The labels of all models, joined over graphs.
-        evidence: What they rest on.
-        encoder: Encoder of the graphs' texts.
-    """
+    """Labels that compare directly, and where they come from."""
 
     source: LabelSource
     labels: JoinedLabels
-    evidence: Evidence
-    encoder: TextEncoder
+    evidence: Evidence  # what they rest on
+    encoder: TextEncoder  # of the graphs' texts
 
     @cached_property
     def index(self) -> ConceptIndex:
         """The concepts of all graphs, embedded for matching."""
         return ConceptIndex.build(self.labels.union.graph, self.encoder)
+
+    def candidates(self, descriptions: Sequence[Description], strategy: Strategy, domain: str | None) -> Candidates:
+        """The models, and the described classes matched to the concepts."""
+        labels, source = self.labels, self.source
+        if strategy is not Strategy.PAPER:
+            if source.indexed and strategy not in INDEXED_STRATEGIES:
+                labels = labels.whole(source.fetch)
+            return Candidates(labels, self.index.match(descriptions), domain, evidence=self.evidence)
+        embeddings = labels.embeddings(source.embeddings_of) if not source.indexed else ()
+        if not embeddings:
+            labels = labels.whole(source.fetch)
+        return Candidates(labels, self.index.match_captions(descriptions), domain, embeddings, evidence=self.evidence)
 
 
 class Client:
@@ -126,20 +131,6 @@ class Client:
     def source(self) -> LabelSource:
         """The source of the labels."""
         return open_labels(self._location, self._graph, self._token)
-
-    @property
-    def labels(self) -> JoinedLabels:
-        """Labels of all models of the first group, joined over graphs.
-
-        Raises:
-            InputError: There are no labels.
-        """
-        return self.groups[0].labels
-
-    @property
-    def index(self) -> ConceptIndex:
-        """The concepts of the first group's graphs, embedded for matching."""
-        return self.groups[0].index
 
     @cached_property
     def groups(self) -> tuple[LabelGroup, ...]:
@@ -280,10 +271,13 @@ class Client:
         if config.strategy is Strategy.IMAGENET:
             choose = partial(select_by_imagenet, names, domain=domain, task=task, names=self._embedded(names))
             claims = {model.hub_id: model.license for model in usable_models()}
-            return self._pinned(self._allowed(choose, claims, config))
+            return self._pinned(choose_allowed(choose, self._licenses_of, claims, config))
         groups = self.groups if config.strategy in ESTIMATING else self.groups[:1]
+        parts = []
         try:
-            parts = [self._part(group, names, descriptions, config.strategy, domain, task) for group in groups]
+            for group in groups:
+                texts = descriptions or describe.from_templates(names, group.labels.union.graph, domain, task)
+                parts.append(group.candidates(texts, config.strategy, domain))
         except MissingExtraError as error:
             if any(group.evidence is Evidence.LABEL for group in groups) or config.strategy not in ESTIMATING:
                 raise
@@ -297,29 +291,7 @@ class Client:
             decide = partial(select_indexed, fetch=groups[0].source.fetch)
         claims = {label.model.repo_id: label.license for part in parts for label in part.labels.reference}
         claims |= {model.hub_id: model.license for model in published}
-        return self._pinned(self._allowed(partial(decide, candidates, task=task), claims, config))
-
-    def _part(
-        self,
-        group: LabelGroup,
-        names: tuple[str, ...],
-        descriptions: Sequence[Description] | None,
-        strategy: Strategy,
-        domain: str | None,
-        task: str | None,
-    ) -> Candidates:
-        """The models of one group, and the classes matched to its concepts."""
-        labels, source = group.labels, group.source
-        if descriptions is None:
-            descriptions = describe.from_templates(names, labels.union.graph, domain, task)
-        if strategy is not Strategy.PAPER:
-            if source.indexed and strategy not in INDEXED_STRATEGIES:
-                labels = labels.whole(source.fetch)
-            return Candidates(labels, group.index.match(descriptions), domain, evidence=group.evidence)
-        embeddings = labels.embeddings(source.embeddings_of) if not source.indexed else ()
-        if not embeddings:
-            labels = labels.whole(source.fetch)
-        return Candidates(labels, group.index.match_captions(descriptions), domain, embeddings, evidence=group.evidence)
+        return self._pinned(choose_allowed(partial(decide, candidates, task=task), self._licenses_of, claims, config))
 
     @cached_property
     def _overall_only(self) -> tuple[KnownModel, ...]:
@@ -329,21 +301,11 @@ class Client:
         labeled = {model.repo_id for group in self.groups for model in group.labels.models}
         return tuple(model for model in usable_models() if not labeled & ids_of(model.hub_id))
 
-    def _allowed(
-        self, choose: Callable[[SelectionConfig], Selection], claims: Mapping[str, str | None], config: SelectionConfig
-    ) -> Selection:
-        """The choice among models with an allowed license, if the configuration says which are.
-
-        Args:
-            choose: Makes a selection by a configuration without licenses.
-            claims: Licenses of all models as their labels name them.
-            config: What to select.
-        """
-        if not config.licenses:
-            return choose(config)
+    def _licenses_of(self, ids: Sequence[str]) -> Mapping[str, str | None]:
+        """The licenses of models as the Hub names them."""
         from mll_hf.hub.licenses import licenses_of  # as long as for a source
 
-        return choose_allowed(choose, partial(licenses_of, token=self._token), claims, config)
+        return licenses_of(ids, self._token)
 
     def _tried(
         self,
@@ -412,10 +374,8 @@ class Client:
         chosen = [selection.models[m] for m in selection.needed]
         if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
             return selection
-        from mll_hf.hub.licenses import licenses_of
-
         try:
-            said = licenses_of([model.ref.repo_id for model in chosen], self._token)
+            said = self._licenses_of([model.ref.repo_id for model in chosen])
         except HubError as error:
             _log.info("licenses are not confirmed: %s", error)
             return selection

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,8 +22,6 @@ from mll_hf.utils.text import abridged, shortened
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from mll_hf.utils.images import ImageLike
 
@@ -76,7 +74,7 @@ def pipeline(
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
-    return Pipeline(selection, device, batch_size, token, cascade)
+    return Pipeline(Ensemble(selection, device, token=token, batch_size=batch_size, cascade=cascade))
 
 
 @dataclass(frozen=True)
@@ -84,25 +82,10 @@ class Pipeline:
     """A classifier of images; made by :func:`pipeline`.
 
     Attributes:
-        selection: Its models and classes.
-        device: Device of the models; None for the best available one.
-        batch_size: Images per batch; by default what keeps the device busy.
-        token: Hub token; None for that of the user's login.
-        cascade: Whether the selection's cheap model answers first.
-
-    Raises:
-        InputError: The selection has no cascade.
+        ensemble: The models for the selection's own classes; it says what a cascade saved so far.
     """
 
-    selection: Selection
-    device: str | None = None
-    batch_size: int | None = None
-    token: str | None = field(default=None, repr=False)
-    cascade: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse a cascade that was not measured."""
-        _ = self.ensemble
+    ensemble: Ensemble
 
     def __call__(
         self,
@@ -150,13 +133,10 @@ class Pipeline:
         """Makes the ensemble for classes and a template; the last are kept, and all share the loaded models."""
         return lru_cache(maxsize=_ENSEMBLES_KEPT)(self._make_ensemble)
 
-    @cached_property
-    def ensemble(self) -> Ensemble:
-        """The models for the selection's own classes; it says what a cascade saved so far."""
-        return Ensemble(self.selection, self.device, token=self.token, batch_size=self.batch_size, cascade=self.cascade)
-
     def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
-        selection = self.selection if classes is None else _with_classes(self.selection, classes)
+        selection = self.ensemble.selection
+        if classes is not None:
+            selection = _with_classes(selection, classes)
         if template is not None:
             fill([template], selection.classes[0])  # refuses a wrong one before a model is loaded
         templates = None if template is None else (template,)
@@ -164,19 +144,14 @@ class Pipeline:
 
     def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
         classes = ensemble.selection.classes
-        for n, probabilities in enumerate(_predicted(ensemble, map(_image, images))):
+        predictions = ensemble.stream(map(_image, images))  # which draws images by the batch
+        for n, probabilities in enumerate(row for prediction in predictions for row in prediction.probabilities):
             if np.isnan(probabilities).any():
                 _log.warning("image %d cannot be read; it has no answer", n)
                 yield []
                 continue
             best = np.argsort(-in_units(probabilities), kind="stable")[:top_k]
             yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]
-
-
-def _predicted(ensemble: Ensemble, images: Iterator[ImageLike]) -> Iterator[NDArray[np.float64]]:
-    """[C] probabilities of each image, NaN if it cannot be read; images are drawn by the batch."""
-    for prediction in ensemble.stream(images):
-        yield from prediction.probabilities
 
 
 def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:

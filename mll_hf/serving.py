@@ -50,21 +50,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Limits:
-    """What callers may ask for.
+    """What callers may ask for."""
 
-    Attributes:
-        bytes: Of a request.
-        images: Of a request.
-        pixels: Of an image.
-        classes: Given as ``candidate_labels``; the selection itself may have more.
-        requests: At the same time; further ones are sent away with status 503.
-    """
-
-    bytes: int = 32 * 2**20
-    images: int = 32
-    pixels: int = 50 * 10**6
-    classes: int = 100
-    requests: int = 64
+    bytes: int = 32 * 2**20  # of a request
+    images: int = 32  # of a request
+    pixels: int = 50 * 10**6  # of an image
+    classes: int = 100  # given as candidate_labels; the selection itself may have more
+    requests: int = 64  # at the same time; further ones are sent away with status 503
 
 
 _LIMITS = Limits()
@@ -81,19 +73,12 @@ class _Options(NamedTuple):
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a request asks for.
+    """What a request asks for."""
 
-    Attributes:
-        images: Encoded images; opened ones from the toolkit of Inference Endpoints.
-        several: Whether the answer is a list with an item per image, rather than that of the only image.
-        options: For all images.
-        top_k: Number of classes to answer with; None for all.
-    """
-
-    images: Sequence[bytes | Image.Image]
-    several: bool
-    options: _Options
-    top_k: int | None
+    images: Sequence[bytes | Image.Image]  # encoded; opened ones from the toolkit of Inference Endpoints
+    several: bool  # whether the answer is a list with an item per image, rather than that of the only image
+    options: _Options  # for all images
+    top_k: int | None  # number of classes to answer with; None for all
 
     def shaped(self, answers: Sequence[Answers | MLLError]) -> Any:  # noqa: ANN401 - whatever JSON has
         """The answer in the form of the request. Of several images, those that failed have an ``error``.
@@ -110,15 +95,10 @@ class _Asked:
 
 
 def _asked(inputs: object, parameters: object, limits: Limits) -> _Asked:
-    """Check a request.
+    """Check a request. Raises InputError if it cannot be answered.
 
-    Args:
-        inputs: An image or a list: encoded as bytes or base64, or opened.
-        parameters: None, or a mapping with some of `_PARAMETERS`.
-        limits: What it may hold.
-
-    Raises:
-        InputError: It cannot be answered.
+    The inputs are an image or a list, encoded as bytes or base64, or opened; the parameters are None, or a mapping with
+    some of `_PARAMETERS`.
     """
     several = isinstance(inputs, list)
     given = inputs if isinstance(inputs, list) else [inputs]

@@ -115,7 +115,7 @@ def test_the_default_encoder_is_asked_for_only_when_needed(store, monkeypatch):
     monkeypatch.setattr("mll_hf.client.default_encoder", WordEncoder)
     monkeypatch.setattr("mll_hf.client.CachedEncoder", lambda encoder: encoder)
     client = client_of(store.folder, encoder=None)
-    assert client.index.encoder.id == "words"
+    assert client.groups[0].index.encoder.id == "words"
     assert chosen(client.select(["cat"])) == {"cat": {"org/cats"}}
 
 

@@ -87,7 +87,7 @@ def test_answers_are_equal_from_another_cache(selection, monkeypatch, tmp_path):
     found = scores_of(classifier(PICTURES[:2], candidate_labels=list(others)), others)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     # the same classes, in whatever order, keep them
-    assert classifier._ensemble_for(CLASSES[::-1], None).selection is classifier.selection
+    assert classifier._ensemble_for(CLASSES[::-1], None).selection is classifier.ensemble.selection
 
 
 def test_answers_are_those_of_transformers(tiny_transformers_clip, tmp_path):
@@ -149,7 +149,7 @@ COLORS = ("red", "green", "blue")
 def classifier(monkeypatch):
     monkeypatch.setattr(residents, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
-    return Pipeline(replace(chosen, classes=COLORS), batch_size=2)
+    return Pipeline(run.Ensemble(replace(chosen, classes=COLORS), batch_size=2))
 
 
 RED, GREEN, BLUE = (Image.new("RGB", (4, 4), color) for color in ("red", "#00ff00", "blue"))
@@ -247,7 +247,7 @@ def test_images_that_cannot_be_read(classifier, tmp_path, caplog):
 def test_options_of_a_call(classifier):
     assert [answer["label"] for answer in classifier(GREEN, top_k=1)] == ["green"]
     assert len(classifier(GREEN, top_k=99)) == 3
-    assert Colors.texts == tuple(t for c in COLORS for t in fill(classifier.selection.prompt_templates, c))
+    assert Colors.texts == tuple(t for c in COLORS for t in fill(classifier.ensemble.selection.prompt_templates, c))
     assert best(classifier([BLUE], ["a red thing", "a blue thing"])) == ["a blue thing"]
     classifier(RED, ["red", "dark"], hypothesis_template="so {}!")
     assert Colors.texts == ("so red!", "so dark!")
@@ -291,9 +291,9 @@ def test_wrong_options_are_said_before_anything_is_drawn(classifier, options, sa
 @pytest.mark.parametrize(("given", "device"), [(None, None), ("cpu", "cpu"), (0, "cuda:0"), (2, "cuda:2"), (-1, "cpu")])
 def test_devices_as_in_transformers(classifier, given, device, monkeypatch):
     monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
-    assert pipeline(classifier.selection, device=given).device == device
+    assert pipeline(classifier.ensemble.selection, device=given).ensemble.device == device
     with pytest.raises(InputError, match="batch_size is 0; give at least 1"):
-        pipeline(classifier.selection, batch_size=0)(RED)
+        pipeline(classifier.ensemble.selection, batch_size=0)(RED)
 
 
 # --- refused before anything is downloaded ----------------------------------------------------------------------------
@@ -330,8 +330,8 @@ def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
     replace(selection, models=models).push_to_hub(REPO, private=True)
     monkeypatch.delenv("HF_TOKEN")
     classifier = pipeline(REPO, token="hf_test_token")
-    assert classifier.token == "hf_test_token"
+    assert classifier.ensemble.token == "hf_test_token"
     assert "hf_test_token" not in repr(classifier)
     shutil.rmtree(constants.HF_ASSETS_CACHE)
     with pytest.raises(ModelError, match="is gone from the Hub, or private"):
-        pipeline(classifier.selection)
+        pipeline(classifier.ensemble.selection)

@@ -30,6 +30,7 @@ from starlette.testclient import TestClient
 from mll_hf import SelectionConfig
 from mll_hf.cli import main
 from mll_hf.ensemble import residents
+from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError, ModelError
 from mll_hf.models import resolve_model
 from mll_hf.pipelines import Pipeline
@@ -72,7 +73,7 @@ def classifier(monkeypatch):
     """Says which color a picture has."""
     monkeypatch.setattr(residents, "load_model", lambda ref, device, token=None, dtype=None: Colors(ref))
     chosen = select(random_candidates(n_models=2, n_classes=3), SelectionConfig())
-    return Counting(Pipeline(replace(chosen, classes=COLORS)))
+    return Counting(Pipeline(Ensemble(replace(chosen, classes=COLORS))))
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def test_classes_that_alternate_do_not_load_the_models_again(classifier, monkeyp
         classifier([PICTURES["red"]])
         classifier([PICTURES["red"]], ["blue", "red"])
         classifier([PICTURES["red"]], ["red", "green", "dark"])
-    assert len(loaded) == len(classifier.classifier.selection.union)
+    assert len(loaded) == len(classifier.classifier.ensemble.selection.union)
 
 
 def full(images):
@@ -368,7 +369,7 @@ def handler_of(folder):
 def test_the_handler_of_a_pushed_selection(hub, api, tmp_path, classifier, monkeypatch, source, requirements):
     monkeypatch.setattr("mll_hf.selection.repo.package_source", lambda: source)
     monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
-    classifier.classifier.selection.push_to_hub("alice/classifier")
+    classifier.classifier.ensemble.selection.push_to_hub("alice/classifier")
     folder = tmp_path / "repository"
     api.snapshot_download("alice/classifier", local_dir=folder)
     path = folder / REQUIREMENTS_FILE
@@ -387,7 +388,7 @@ def test_the_handler_of_a_pushed_selection(hub, api, tmp_path, classifier, monke
 
 def test_the_handler_says_what_is_not_installed(tmp_path, classifier, monkeypatch):
     monkeypatch.setattr("mll_hf.pipelines.check_models", lambda *_: None)
-    classifier.classifier.selection.push_to_hub("alice/classifier")
+    classifier.classifier.ensemble.selection.push_to_hub("alice/classifier")
     from mll_hf.selection.repo import _HANDLER
 
     (tmp_path / HANDLER_FILE).write_text(_HANDLER)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive, size
 from mll_hf.cli.output import agrees, note
@@ -17,7 +17,7 @@ from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Selection, SelectionConfig, Strategy
-from mll_hf.selection.base import USUAL_CASCADE
+from mll_hf.selection.base import USUAL_CASCADE, configured
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from mll_hf.matching.describe import Description
+    from mll_hf.selection.base import SelectionOptions
     from mll_hf.selection.trial import TrialPlan
 
 _DEFAULTS = SelectionConfig()
@@ -168,17 +169,10 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
     if not args.classes:
         raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
-    trial = {name: getattr(args, name, None) for name in ("shortlist", "most_images", "max_download", "cascade")}
-    config = SelectionConfig(
-        strategy=Strategy(args.strategy),
-        k=args.k,
-        max_parameters=args.max_parameters,
-        max_gflops=args.max_gflops,
-        max_models=args.max_models,
-        licenses=args.license,
-        shares=_shares(getattr(args, "shares", None), classes),
-        **{name: value for name, value in trial.items() if value is not None},
-    )
+    given = {name: vars(args).get(name) for name in SelectionConfig.__dataclass_fields__}
+    given |= {"licenses": args.license, "shares": _shares(given["shares"], classes)}
+    options = {name: value for name, value in given.items() if value is not None}
+    config = configured(SelectionConfig(), cast("SelectionOptions", options))
     examples = read_examples(args.examples) if getattr(args, "examples", None) else ()
     descriptions = _describe(args, classes)
     client = Client(args.labels, graph=args.graph, probes=args.probes, device=args.device)
@@ -205,12 +199,10 @@ def _approve(plan: TrialPlan) -> bool:
     return agrees("Download?", "nobody can be asked whether to download this; add --yes, or a smaller --max-download")
 
 
-def _shares(given: str | None, classes: tuple[str, ...]) -> Shares | tuple[float, ...]:
+def _shares(given: str | None, classes: tuple[str, ...]) -> str | tuple[float, ...] | None:
     """The shares of the classes that ``--shares`` asks for."""
-    if given is None:
-        return Shares.AUTO
-    if given in (Shares.EQUAL, Shares.ANSWERS):
-        return Shares(given)
+    if given in (None, Shares.EQUAL, Shares.ANSWERS):
+        return given
     try:
         shares = json.loads(Path(given).read_text(encoding="utf-8"))
         return tuple(float(shares[name]) for name in classes)

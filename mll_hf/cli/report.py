@@ -11,6 +11,7 @@ import numpy as np
 from mll_hf.errors import InputError
 from mll_hf.labels.branches import branch_pairs, branch_recalls
 from mll_hf.selection import Evidence, Selection, Strategy
+from mll_hf.selection.answer import accuracy_text
 from mll_hf.utils.tables import table
 from mll_hf.utils.text import shortened
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from mll_hf.labeling.verification import Verification
     from mll_hf.labels.label import Cost, LabelSummary, ModelLabel
     from mll_hf.labels.store import Origin
-    from mll_hf.selection.accuracy import AccuracyEstimate
     from mll_hf.selection.evidence import UnlabeledEvidence
 
 T = TypeVar("T")
@@ -95,12 +95,6 @@ def _model_table(selection: Selection) -> str:
     return _models(selection, shown, figures) + _omitted(len(selection.models) - len(shown))
 
 
-def _accuracy(estimates: AccuracyEstimate, m: int) -> str:
-    """An estimate with its interval; the interval alone if it is too wide."""
-    number = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
-    return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
-
-
 def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
     figures = {
         "agreement": [f"{agreement:.3f}" for agreement in evidence.calibration.agreement],
@@ -127,7 +121,7 @@ def _models(selection: Selection, shown: Sequence[int], figures: Mapping[str, Se
     if any(model.evidence is not Evidence.LABEL for model in selection.models):
         columns["evidence"] = [_EVIDENCE[model.evidence] for model in models]
     if estimates is not None:
-        columns["estimated accuracy"] = [_accuracy(estimates, m) for m in shown]
+        columns["estimated accuracy"] = [accuracy_text(estimates, m) for m in shown]
     columns |= figures
     columns["parameters"] = [f"{model.cost.parameters / 1e6:.1f} M" for model in models]
     columns["GFLOPs"] = [_gflops(model.cost) for model in models]

@@ -98,11 +98,7 @@ class AnswerFile:
                     file.write(csv_header(self._classes).encode())
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
-        """Append the answers to some images; they are in the file when this returns.
-
-        Raises:
-            StorageError: The disk is full.
-        """
+        """Append the answers to some images; they are in the file when this returns. Raises as :meth:`finish` does."""
         line = (lambda row: csv_line(row, len(self._classes))) if self._is_csv else json_line
         with storage_errors(self._lines), self._lines.open("ab") as file:
             file.write("".join(map(line, rows_of(images, prediction))).encode())

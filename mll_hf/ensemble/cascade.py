@@ -74,8 +74,7 @@ def answers_of_first(selection: Selection, m: int, logits: Floats) -> NDArray[np
 
 def confidence(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """[N] highest probability of each image."""
-    highest: NDArray[np.float64] = np.round(probabilities.max(axis=1), DIGITS)
-    return highest
+    return np.round(probabilities.max(axis=1), DIGITS)
 
 
 def cheap_to_try(
@@ -83,11 +82,7 @@ def cheap_to_try(
 ) -> int | None:
     """The model that a trial tries for the cascade alone: the most promising one of at most half the cost of the best.
 
-    Args:
-        beliefs: About M models, after what the tried ones have shown.
-        gflops: [M] of each.
-        tried: Positions of those that were tried.
-        affordable: [M] those that may still be fetched.
+    The beliefs are about M models, after what the tried ones have shown; those that may be fetched are affordable.
 
     Returns:
         Its position; None if one that is as cheap was tried, or there is none.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -28,47 +28,30 @@ _CGROUP = Path("/sys/fs/cgroup")
 _PROBES = ((97, 61), (41, 160), (640, 480))  # sizes of the pictures by which ways of preparing are compared
 
 
+@dataclass(eq=False)
 class Residents:
     """The models of a selection, loaded when first used and evicted least recently used first.
 
-    The class embeddings of each model, which are small, are kept for good.
-
-    Attributes:
-        take_turns: Whether a model had to be evicted for another one.
-
-    Args:
-        models: The models of the selection.
-        prompts: The prompts of each class, as many for each.
-        most: Number of models to keep loaded, at most; None for as many as fit into memory.
-        device: As for :func:`~mll_hf.models.load_model`, and so are the others.
-        dtype: Precision of the image towers.
-        token: Hub token.
+    Device, dtype and token are as for :func:`~mll_hf.models.load_model`.
     """
 
-    def __init__(
-        self,
-        models: Sequence[SelectedModel],
-        prompts: Sequence[Sequence[str]],
-        most: int | None,
-        device: str | None,
-        dtype: str | None,
-        token: str | None,
-    ) -> None:
-        self._models, self._prompts, self._most = models, prompts, most
-        self._device, self._dtype, self._token = device, dtype, token
-        self.take_turns = False
-        self._loaded: dict[ModelRef, VisionLanguageModel] = {}  # the least recently used first
-        self._texts: dict[int, NDArray[np.float32]] = {}
+    models: Sequence[SelectedModel]
+    prompts: Sequence[Sequence[str]]  # of each class, as many for each
+    most: int | None  # models to keep loaded; None for as many as fit into memory
+    device: str | None
+    dtype: str | None
+    token: str | None = field(repr=False)
+    take_turns: bool = False  # whether a model had to be evicted for another one
+    _loaded: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # the least recently used first
+    _texts: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # class embeddings; small, so kept for good
 
     def __contains__(self, m: int) -> bool:
         """Whether a model is loaded."""
-        return self._models[m].ref in self._loaded
+        return self.models[m].ref in self._loaded
 
     def for_prompts(self, models: Sequence[SelectedModel], prompts: Sequence[Sequence[str]]) -> Residents:
         """Residents for other classes; those of both that are the same model are loaded once."""
-        others = copy(self)
-        others._models, others._prompts, others._texts = models, prompts, {}
-        return others
+        return replace(self, models=models, prompts=prompts, _texts={})
 
     def use(self, m: int, work: Callable[[VisionLanguageModel, NDArray[np.float32]], Result]) -> Result:
         """What some work gives with a model and its class embeddings [C, D].
@@ -84,12 +67,12 @@ class Residents:
         try:
             return work(*self._get(m))
         except ModelError:
-            ref = self._models[m].ref
+            ref = self.models[m].ref
             others = len(self._loaded.keys() - {ref})
             if not others:
                 self._evict(ref)
                 raise
-        self._most = others  # outside the except block, where the error keeps the tensors at hand alive
+        self.most = others  # outside the except block, where the error keeps the tensors at hand alive
         self.close()
         return self.use(m, work)
 
@@ -103,19 +86,19 @@ class Residents:
             self._evict(ref)
 
     def _get(self, m: int) -> tuple[VisionLanguageModel, NDArray[np.float32]]:
-        ref = self._models[m].ref
+        ref = self.models[m].ref
         model = self._loaded.pop(ref, None) or self._load(m)
         self._loaded[ref] = model
         if m not in self._texts:
-            self._texts[m] = _class_embeddings(model, self._prompts)
+            self._texts[m] = _class_embeddings(model, self.prompts)
         return model, self._texts[m]
 
     def _load(self, m: int) -> VisionLanguageModel:
-        needed = _BYTES_TO_LOAD * self._models[m].cost.parameters
-        while self._loaded and (len(self._loaded) >= (self._most or np.inf) or free_memory(self._device) < needed):
+        needed = _BYTES_TO_LOAD * self.models[m].cost.parameters
+        while self._loaded and (len(self._loaded) >= (self.most or np.inf) or free_memory(self.device) < needed):
             self.take_turns = True
             self._evict(next(iter(self._loaded)))
-        model = load_model(self._models[m].ref, self._device, token=self._token, dtype=self._dtype)
+        model = load_model(self.models[m].ref, self.device, token=self.token, dtype=self.dtype)
         if not np.isfinite([model.logit_scale, model.logit_bias]).all():
             model.close()
             reason = "has no finite logit scale or bias; its files may be damaged: use another model"
@@ -164,10 +147,8 @@ def _free_in_container() -> float:
 class Preparation:
     """Prepares a picture for several models at once; models that resize pictures alike share the result.
 
-    Which models do is seen from what they make of three pictures of noise: their settings have too many forms.
-
-    Args:
-        models: What prepares the pictures; their networks are not needed.
+    Which models do is seen from what they make of three pictures of noise: their settings have too many forms. Their
+    networks are not needed.
 
     Attributes:
         batch_size: Number of images that keeps each model busy.

@@ -3,11 +3,13 @@
 All take ``logits`` [M, N, C] (M models, N images, C classes) as the models give them (scale times cosine, plus bias)
 and ``chosen`` [M, C], which models answer for which class (F_y; at least one per class). All return probabilities
 [N, C] whose rows sum to one; where a rule's own scores do not, they are divided by their sum, which changes no answer.
+The pools and ``transport`` also take what the selection knows of the models (:class:`Trust`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +25,37 @@ if TYPE_CHECKING:
 
 _TINY = 1e-12
 _LEAST = 1e-300  # keeps a row whose scores all underflow from a division by zero
+
+
+class Rule(StrEnum):
+    """How the chosen models' probabilities are combined."""
+
+    LINEAR_POOL = "linear_pool"
+    LOG_POOL = "log_pool"
+    TRANSPORT = "transport"
+    ENTROPY = "entropy"
+    INVERSE_ENTROPY = "inverse_entropy"
+    UNIFORM = "uniform"
+    CONFIDENCE = "confidence"
+
+
+def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
+    """[N, C] probabilities from logits [M, N, C] of M models; the trust is for the pools and ``transport``."""
+    match rule:
+        case Rule.ENTROPY:
+            return entropy(logits, chosen)
+        case Rule.INVERSE_ENTROPY:
+            return inverse_entropy(logits, chosen)
+        case Rule.UNIFORM:
+            return uniform(logits, chosen)
+        case Rule.CONFIDENCE:
+            return confidence(logits, chosen)
+        case Rule.LINEAR_POOL:
+            return linear_pool(logits, chosen, trust)
+        case Rule.LOG_POOL:
+            return log_pool(logits, chosen, trust)
+        case Rule.TRANSPORT:
+            return transport(logits, chosen, trust)
 
 
 def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -66,19 +99,12 @@ def confidence(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Trust:
-    """What a selection knows of M models; only the pools use it.
+    """What a selection knows of M models."""
 
-    Attributes:
-        temperatures: [M] calibration temperatures.
-        weights: [M] non-negative; how much each model counts.
-        prior: [M] mean recall estimated from the labels, 0 to 1.
-        offsets: [M, C] added to the calibrated logits; None for none.
-    """
-
-    temperatures: Floats
-    weights: Floats
-    prior: NDArray[np.float64]
-    offsets: Floats | None = None
+    temperatures: Floats  # [M] calibration temperatures
+    weights: Floats  # [M] non-negative; how much each model counts
+    prior: NDArray[np.float64]  # [M] mean recall estimated from the labels, 0 to 1
+    offsets: Floats | None = None  # [M, C] added to the calibrated logits; None for none
 
 
 def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
@@ -87,12 +113,8 @@ def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDAr
     ``p(y|x) = sum over m of a_m softmax(logits_m / T_m + b_m)_y``
 
     Every model of the union answers for every class, so that columns compare. A specialist that is sure decides where
-    the others are unsure, and cannot veto what it does not know.
-
-    Args:
-        logits: [M, N, C].
-        chosen: [M, C].
-        trust: Temperatures, weights (scaled here so that those of the union sum to one) and offsets.
+    the others are unsure, and cannot veto what it does not know. The weights are scaled so that those of the union sum
+    to one.
     """
     return np.einsum("m,mnc->nc", *votes(logits, chosen, trust))
 
@@ -100,16 +122,12 @@ def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDAr
 def votes(
     logits: Floats, chosen: NDArray[np.bool_], trust: Trust
 ) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-    """What each model says and how much it counts in :func:`linear_pool`, whose arguments these are.
-
-    Returns:
-        The weights [M], which sum to one, and the calibrated probabilities [M, N, C].
-    """
+    """The weights [M] in :func:`linear_pool`, which sum to one, and the calibrated probabilities [M, N, C]."""
     return _shares(chosen, trust.weights), softmax(_calibrated(logits, trust))
 
 
 def log_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
-    """Logarithmic pool of the calibrated probabilities of all chosen models; arguments as for :func:`linear_pool`.
+    """Logarithmic pool of the calibrated probabilities of all chosen models.
 
     ``log p(y|x) = sum over m of a_m log softmax(logits_m / T_m)_y - log Z(x)``
 

@@ -71,19 +71,12 @@ class Prediction(ArrayFields):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models of a selection as one classifier.
+    """The models of a selection as one classifier; :meth:`mll_hf.Client.load` explains the other attributes.
 
     Models are loaded when first used and stay loaded while memory allows; the least recently used is evicted first.
 
     Attributes:
-        selection: Which models answer for which classes.
-        device: Device of the models; None for the best available one.
-        templates: Prompt templates with one ``{}`` each; None for those that fit the selection's domain and task.
         token: Hub token, for private and gated models; None for that of the user's login.
-        dtype: Precision of the image towers; None for half precision on CUDA and float32 elsewhere.
-        batch_size: Images per batch; None for what keeps the device busy.
-        keep_loaded: Models to keep loaded, at most; None for as many as fit into memory.
-        cascade: Let the selection's cheap model answer first, and the chosen ones only where it is unsure.
         answered: With a cascade, how many ``images`` were answered so far, and how many ``went_on`` to the chosen
             models.
     """
@@ -155,20 +148,12 @@ class Ensemble:
                 yield self.combine(logits, rule)
                 return
             trust, rule = adapted(logits[:, _readable(logits)], self._chosen, trust), Rule.LINEAR_POOL
-        if not self.cascade:
-            for logits in self._logits(images):
-                yield self._combined(logits, rule, trust)
-            return
-        for logits in self._run(self._models, self._preparation, images, open_image, self._goes_on):
-            yield self._cascaded(logits, rule, trust)
+        finish, goes_on = (self._cascaded, self._goes_on) if self.cascade else (self._combined, None)
+        for logits in self._run(self._models, self._preparation, images, open_image, goes_on):
+            yield finish(logits, rule, trust)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
-        """Combine logits that were computed before.
-
-        Args:
-            logits: [U, N, C] of the selection's union of models, in that order.
-            rule: How to combine them.
-        """
+        """Combine logits [U, N, C] of the selection's union of models, in that order, that were computed before."""
         return self._combined(logits, rule, self._trust)
 
     def _combined(self, logits: NDArray[np.float32], rule: Rule, trust: Trust) -> Prediction:
@@ -200,13 +185,9 @@ class Ensemble:
         return self.selection.cascade_line(self.answered["went_on"] / images) if images else ""
 
     def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-        """What each model says by itself, and how much it counts under the rule ``linear_pool``.
+        """The weights [U] under rule ``linear_pool`` and the calibrated probabilities [U, N, C].
 
-        Args:
-            logits: [U, N, C] of the selection's union of models, in that order.
-
-        Returns:
-            The weights [U], which sum to one, and the calibrated probabilities [U, N, C]; NaN for unreadable images.
+        The logits are as for :meth:`combine`. The weights sum to one; probabilities of unreadable images are NaN.
         """
         return votes(logits, self._chosen, self._trust)
 
@@ -232,7 +213,8 @@ class Ensemble:
         Rows of unreadable images are NaN. Raises as :meth:`predict` does.
         """
         self._check(images)
-        return np.concatenate(list(self._logits(images)), axis=1)
+        batches = self._run(self._models, self._preparation, images, open_image)
+        return np.concatenate([logits[self._of_union] for logits in batches], axis=1)
 
     def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """A function that runs one model on these images, which are decoded once for all models.
@@ -279,11 +261,6 @@ class Ensemble:
     def _of_union(self) -> list[int]:
         """Where the models of the union are among the models to run."""
         return [self._models.index(m) for m in self.selection.union]
-
-    def _logits(self, images: Iterable[ImageLike]) -> Iterator[NDArray[np.float32]]:
-        """[U, n, C] logits of the union on the next n images, batch by batch."""
-        for logits in self._run(self._models, self._preparation, images, open_image):
-            yield logits[self._of_union] if self.cascade else logits
 
     def _run(
         self,

@@ -43,7 +43,7 @@ def try_models(
         ensemble: The shortlist's models, not loaded yet.
         config: Gives the budget, k, the shares of the classes and whether to look for a cascade.
         images: Images of the task.
-        examples: More images, with their class; may be empty.
+        examples: More of them, with their class; may be empty.
         sizes: [U] bytes that each model needs to be fetched.
         approve: Called with the plan before anything is fetched; False declines it.
 

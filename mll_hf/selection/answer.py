@@ -56,11 +56,7 @@ class Answer:
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
     def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
-        """The answer as three sentences.
-
-        Args:
-            names: Names of all models of the selection.
-        """
+        """The answer as three sentences, from the names of all models of the selection."""
         first = f"Use {names[self.best]}: {self.accuracy_text}"
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
@@ -79,23 +75,23 @@ class Answer:
         return first, second, third
 
 
-def answer_to(best: int, estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
-    """The answer that estimates and costs give.
+def accuracy_text(estimates: AccuracyEstimate, m: int) -> str:
+    """One of the estimates with its interval; the interval alone if it is too wide."""
+    number = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
+    return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
 
-    Args:
-        best: Position of the best model.
-        estimates: Of M models.
-        costs: Of the M models.
-    """
-    lost = np.round(estimates.accuracy[best] - estimates.accuracy, DIGITS)
-    close = [m for m in range(len(costs)) if m == best or lost[m] <= MARGIN]
-    cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m != best, m))
-    gflops = costs[best].gflops, costs[cheapest].gflops
+
+def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
+    """The answer that estimates and costs of M models give, the best of which comes first."""
+    lost = np.round(estimates.accuracy[0] - estimates.accuracy, DIGITS)
+    close = [m for m in range(len(costs)) if m == 0 or lost[m] <= MARGIN]
+    cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
+    gflops = costs[0].gflops, costs[cheapest].gflops
     return Answer(
-        best=best,
-        accuracy=float(estimates.accuracy[best]) if estimates.known[best] else None,
-        low=float(estimates.low[best]),
-        high=float(estimates.high[best]),
+        best=0,
+        accuracy=float(estimates.accuracy[0]) if estimates.known[0] else None,
+        low=float(estimates.low[0]),
+        high=float(estimates.high[0]),
         cheapest=cheapest,
         loss=max(float(lost[cheapest]), 0.0),
         saving=gflops[0] / gflops[1] if min(gflops) > 0 else 1.0,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mll_hf.models.known import KnownModel
 
 USUAL_CASCADE = 0.01  # share of images whose answer a cascade may change
+_LEAST = {"k": 1, "max_models": 1, "shortlist": 1, "max_download": 0, "most_images": LEAST_IMAGES}
 DIGITS = 9  # of scores when they are compared: equal evidence is a tie, whatever the order of summation
 
 
@@ -94,16 +95,10 @@ class SelectionConfig:
     cascade: float | None = None
 
     def __post_init__(self) -> None:
-        if self.k is not None and self.k < 1:
-            raise InputError(f"k is {self.k}; choose at least 1 model per class")
-        if self.max_models is not None and self.max_models < 1:
-            raise InputError(f"max_models is {self.max_models}; allow at least 1 model")
-        if self.shortlist < 1:
-            raise InputError(f"shortlist is {self.shortlist}; consider at least 1 model")
-        if self.max_download < 0:
-            raise InputError(f"max_download is {self.max_download}; allow at least 0 bytes")
-        if self.most_images < LEAST_IMAGES:
-            raise InputError(f"most_images is {self.most_images}; allow at least {LEAST_IMAGES}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} is {value}; allow at least {least}")
         if self.cascade is not None and not 0 <= self.cascade < 1:
             raise InputError(f"cascade is {self.cascade}; give a share of the images, such as {USUAL_CASCADE}")
         if not 0 <= self.class_weight <= 1:
@@ -138,11 +133,7 @@ class SelectionOptions(TypedDict, total=False):
 
 
 def configured(config: SelectionConfig, options: SelectionOptions) -> SelectionConfig:
-    """The configuration with some fields replaced.
-
-    Args:
-        config: The configuration.
-        options: Values of fields; numbers may be texts such as ``500M``.
+    """The configuration with some fields replaced; numbers may be texts such as ``500M``.
 
     Raises:
         InputError: There is no such field, or a value is out of its range.

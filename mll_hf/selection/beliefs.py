@@ -38,12 +38,7 @@ REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the mi
 
 @dataclass(frozen=True, eq=False)
 class Beliefs(ArrayFields):
-    """A Gaussian over the logits of the accuracies of M models.
-
-    Attributes:
-        mean: [M].
-        covariance: [M, M].
-    """
+    """A Gaussian over the logits of the accuracies of M models: its mean [M] and its covariance [M, M]."""
 
     mean: Floats
     covariance: Floats
@@ -61,14 +56,7 @@ class Beliefs(ArrayFields):
 
 
 def prior_beliefs(estimates: Floats, own: Floats | float, common: float, trend: float) -> Beliefs:
-    """Beliefs before any image.
-
-    Args:
-        estimates: [M] estimated accuracies, as logits.
-        own: [M] standard deviations, in logits, of what is particular to a model.
-        common: Standard deviation of the level of the task, in logits.
-        trend: Standard deviation of the slope with which accuracies follow the estimates.
-    """
+    """Beliefs before any image, from estimated accuracies [M] in logits; the rest is named in the module's equation."""
     own = np.broadcast_to(np.asarray(own, np.float64), estimates.shape)
     rest = estimates - estimates.mean()
     return Beliefs(estimates, np.diag(own**2) + common**2 + trend**2 * np.outer(rest, rest))
@@ -91,14 +79,9 @@ def beliefs_apart(estimate: AccuracyEstimate) -> Beliefs:
 
 
 def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats, common: float = 0.0) -> Beliefs:
-    """Beliefs after the accuracies of some models were estimated, by what the beliefs do not rest on yet.
+    """Beliefs after the accuracies of T of the models were estimated, by what the beliefs do not rest on yet.
 
-    Args:
-        beliefs: Of M models.
-        models: Positions of T of them.
-        estimates: [T] logits of the accuracies.
-        errors: [T] standard errors of these; positive.
-        common: Standard error that all the estimates share.
+    Estimates [T] and their standard errors [T] (positive) are in logits; ``common`` is an error that all of them share.
     """
     at = list(models)
     shared = beliefs.covariance[:, at]

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from mll_hf.errors import CardError
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.hub.readme import put_section
+from mll_hf.selection.answer import accuracy_text
 from mll_hf.utils.tables import MISSING, markdown_table
 from mll_hf.utils.text import abridged, escaped, one_line, shortened
 
@@ -25,13 +26,9 @@ _SAMPLE_IMAGE = "https://huggingface.co/datasets/mishig/sample_images/resolve/ma
 
 
 def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
-    """The README of a repo with a selection.
+    """The README of a repo or folder with a selection; licenses are those of the chosen models, None where unknown.
 
-    Args:
-        selection: The selection.
-        repo_id: ``org/name``, or a folder as the example of use names it.
-        licenses: Of the chosen models by id; None where unknown.
-        readme: The README so far; its metadata are updated, and its text but for our section is kept.
+    Of the README so far the metadata are updated, and the text but for our section is kept.
 
     Raises:
         CardError: The README so far cannot be edited.
@@ -139,11 +136,7 @@ def _row(selection: Selection, m: int, licenses: Mapping[str, str | None]) -> li
     total = float(selection.weights[union].sum())
     weight = float(selection.weights[m]) / total if total > 0 else 1 / len(union)
     weight = weight if m in union else 0.0
-    accuracy = MISSING
-    if estimates is not None:
-        interval = f"{100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %"
-        known = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
-        accuracy = f"{known} ({interval})"
+    accuracy = MISSING if estimates is None else accuracy_text(estimates, m)
     return [
         name, commit, f"{weight:.2f}", accuracy, f"{model.cost.parameters / 1e6:.1f} M", f"{model.cost.gflops:.3g}",
         escaped(licenses.get(model.ref.repo_id) or "unknown"),

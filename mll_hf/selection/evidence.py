@@ -70,20 +70,15 @@ class Shares(StrEnum):
 class Calibration(ArrayFields):
     """Parameters that make the logits of M models on C classes comparable.
 
-    Attributes:
-        temperatures: [M] logits are divided by them.
-        offsets: [M, C] added to the divided logits: the bias correction.
-        information: [M] mutual information of the answers divided by its maximum: 0 to 1.
-        agreement: [M] share of the images to which the model, without bias correction, answers what all models together
-            answer with it: 0 to 1.
-        shares: [C] expected shares of the classes; they sum to one.
+    Agreement is the share of the images to which a model, without bias correction, answers what all models together
+    answer with it.
     """
 
-    temperatures: NDArray[np.float64]
-    offsets: NDArray[np.float64]
-    information: NDArray[np.float64]
-    agreement: NDArray[np.float64]
-    shares: NDArray[np.float64]
+    temperatures: NDArray[np.float64]  # [M] logits are divided by them
+    offsets: NDArray[np.float64]  # [M, C] added to the divided logits: the bias correction
+    information: NDArray[np.float64]  # [M] mutual information of the answers divided by its maximum: 0 to 1
+    agreement: NDArray[np.float64]  # [M] 0 to 1
+    shares: NDArray[np.float64]  # [C] expected shares of the classes; they sum to one
 
     def take(self, models: NDArray[np.intp]) -> Calibration:
         """The calibration of some of the models, in the order given."""
@@ -93,23 +88,14 @@ class Calibration(ArrayFields):
 
 @dataclass(frozen=True, eq=False)
 class UnlabeledEvidence(ArrayFields):
-    """Evidence of N unlabeled images about M models on C classes.
-
-    Attributes:
-        n_images: N.
-        calibration: Of the M models.
-        prior: [M] mean recall estimated from the labels, 0 to 1.
-        win_shares: [M] share of resamples of the images in which the model has the highest score.
-        confirmation: [M] mean probability of each model's corrected answers, given what the other models say.
-        templates: Prompt templates that the models answered to.
-    """
+    """Evidence of N unlabeled images about M models on C classes."""
 
     n_images: int
     calibration: Calibration
-    prior: NDArray[np.float64]
-    win_shares: NDArray[np.float64]
-    confirmation: NDArray[np.float64]
-    templates: tuple[str, ...]
+    prior: NDArray[np.float64]  # [M] mean recall estimated from the labels, 0 to 1
+    win_shares: NDArray[np.float64]  # [M] share of resamples of the images in which the model has the highest score
+    confirmation: NDArray[np.float64]  # [M] mean probability of the corrected answers given what other models say
+    templates: tuple[str, ...]  # prompt templates that the models answered to
 
     @property
     def scores(self) -> NDArray[np.float64]:
@@ -133,11 +119,7 @@ class UnlabeledEvidence(ArrayFields):
 
 
 def check_image_count(n_images: int) -> None:
-    """Check that there are enough images.
-
-    Raises:
-        InputError: There are fewer than ``LEAST_IMAGES``.
-    """
+    """Raise InputError if there are fewer than ``LEAST_IMAGES`` images."""
     if n_images < LEAST_IMAGES:
         raise InputError(f"{n_images} readable images say too little about models; give at least {LEAST_IMAGES}")
 
@@ -175,11 +157,7 @@ def gather_evidence(
 
 
 def calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike = Shares.AUTO) -> Calibration:
-    """Calibrate logits [M, N, C] of models with a prior [M] from the logits alone.
-
-    Raises:
-        InputError: The shares are not C non-negative numbers.
-    """
+    """The calibration alone; arguments and errors as for :func:`gather_evidence`, but for too few images."""
     return _calibrate(logits, prior, shares)[0]
 
 
@@ -241,21 +219,13 @@ def expected_shares(answers: NDArray[np.intp], n_classes: int, leaders: int) -> 
 
 @dataclass(frozen=True, eq=False)
 class _Correction:
-    """A bias correction, and what M models say to N images of C classes with it.
+    """A bias correction, and what M models say to N images of C classes with it."""
 
-    Attributes:
-        shares: [C] expected shares of the classes.
-        offsets: [M, C].
-        answers: [N] of all models together.
-        confirmation: [M, N] as :func:`compare` gives it.
-        evidence: Log-probability of the shares, but for a constant.
-    """
-
-    shares: NDArray[np.float64]
-    offsets: NDArray[np.float64]
-    answers: NDArray[np.intp]
-    confirmation: NDArray[np.float64]
-    evidence: float
+    shares: NDArray[np.float64]  # [C], expected
+    offsets: NDArray[np.float64]  # [M, C]
+    answers: NDArray[np.intp]  # [N], of all models together
+    confirmation: NDArray[np.float64]  # [M, N], see :func:`compare`
+    evidence: float  # log-probability of the shares, but for a constant
 
 
 def _correct(scaled: NDArray[np.float64], shares: NDArray[np.float64], weights: NDArray[np.float64]) -> _Correction:
@@ -277,17 +247,14 @@ def _correct(scaled: NDArray[np.float64], shares: NDArray[np.float64], weights: 
 def compare(
     probabilities: NDArray[np.float64], shares: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compare each model's answers with those of the others, image by image.
+    """Compare each model's probabilities [M, N, C] with those of the others, image by image.
 
     ``q_m`` is the pool of the models other than m, or the shares if there is none. If models err independently of one
     another given the class, ``p_m(y|x) q_m(y|x) / share_y`` is proportional to the probability of the class given what
     all of them say, and its sum over the classes is the ratio of the density of these two answers to the product of
     their densities: the consent. The mean of its logarithm over images is largest with the true shares.
 
-    Args:
-        probabilities: [M, N, C]; their means over images are the shares.
-        shares: [C], none zero.
-        weights: [M] of the models in a pool.
+    The shares [C], none of them zero, are the means of the probabilities over the images; the models have weights [M].
 
     Returns:
         [M, N] the logarithm of that sum, and [M, N] the probability of m's most probable class given all answers.
@@ -316,17 +283,11 @@ def image_scale(logits: Floats) -> NDArray[np.float64]:
     left -= left.mean(axis=2, keepdims=True)
     least = _LEAST_SHARE * left.std(axis=(1, 2)) + _LEAST_SCALE
     left -= left.mean(axis=1, keepdims=True)
-    scale = np.maximum(left.std(axis=(1, 2)), least)
-    return scale
+    return np.maximum(left.std(axis=(1, 2)), least)
 
 
 def scores_of(calibration: Calibration, prior: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, ...] score of models: agreement, and a tenth of the recall estimated from labels.
-
-    Args:
-        calibration: Of the M models.
-        prior: [M, ...].
-    """
+    """[M, ...] score of models: agreement, and a tenth of the recall [M, ...] estimated from labels."""
     return _with_label(calibration.agreement, prior)
 
 
@@ -356,11 +317,7 @@ def accuracy_of_answers(
 
     ``scripts/predictions_benchmark.py --fit`` fits it. Models that make the same mistakes confirm each other, which no
     image without a class can show; the width of the interval is the error on tasks that were left out of the fit.
-
-    Args:
-        confirmation: [M] mean probability of each model's corrected answers, given what the other models say.
-        agreement: [M] share of the uncorrected answers that are those of all models together.
-        n_images: N.
+    :class:`UnlabeledEvidence` and :class:`Calibration` explain confirmation and agreement, [M] each.
     """
     logits = accuracy_features(confirmation, agreement) @ _ACCURACY
     accuracy = sigmoid(logits)
@@ -381,14 +338,10 @@ def pooling_weights(scores: NDArray[np.float64], n_classes: int) -> NDArray[np.f
 
 
 def class_offsets(scaled: Floats, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, C] offsets with which the mean probabilities of each model equal the expected shares.
+    """[M, C] offsets with which the mean probabilities of each model equal the expected shares [C].
 
-    Sinkhorn's algorithm (Cuturi, NeurIPS 2013) on each model's logits, rows summing to one. With few images per class
-    the offsets are shrunk towards none.
-
-    Args:
-        scaled: [M, N, C] logits over temperatures.
-        shares: [C] expected shares.
+    Sinkhorn's algorithm (Cuturi, NeurIPS 2013) on each model's scaled logits [M, N, C], rows summing to one. With few
+    images per class the offsets are shrunk towards none.
     """
     _, n_images, n_classes = scaled.shape
     kernel = softmax(scaled)
@@ -418,11 +371,6 @@ def _win_shares(
 
     The weights of the models in the pool that they agree with are those of each resample; the bias correction is not
     gathered again.
-
-    Args:
-        scaled: [M, N, C] logits over temperatures.
-        offsets: [M, C], the bias correction.
-        prior: [M].
     """
     n_models, n_images, n_classes = scaled.shape
     plain, corrected = softmax(scaled), softmax(scaled + offsets[:, None, :])

@@ -43,15 +43,10 @@ _CONVERGED = 1e-9
 
 @dataclass(frozen=True, eq=False)
 class ExampleEvidence(ArrayFields):
-    """Evidence of N examples about M models.
-
-    Attributes:
-        n_examples: N.
-        right: [M] how many of N answers are right, counted smoothly and carried over to all images; between 0 and N.
-    """
+    """Evidence of N examples about M models."""
 
     n_examples: int
-    right: Floats
+    right: Floats  # [M] how many of N answers are right, counted smoothly and carried over to all images; 0 to N
 
 
 def gather_examples(
@@ -88,13 +83,7 @@ def _right(scaled: Floats, classes: NDArray[np.integer]) -> Floats:
 
 
 def learn_from_examples(beliefs: Beliefs, models: Sequence[int], evidence: ExampleEvidence) -> Beliefs:
-    """Beliefs after examples were seen.
-
-    Args:
-        beliefs: About M models, by everything else.
-        models: Positions of those T of them that answered.
-        evidence: About these, in their order.
-    """
+    """Beliefs after examples were seen; the evidence is about the models at these positions, in their order."""
     at, n = list(models), evidence.n_examples
     logits = beliefs.mean[at]
     for _ in range(_MOST_STEPS):

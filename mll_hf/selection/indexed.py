@@ -79,29 +79,22 @@ def select_indexed(candidates: Candidates, config: SelectionConfig, fetch: Fetch
     rows = {m for m, model in enumerate(candidates.labels.models) if model.repo_id in published}
     rows |= set(query.best(kept))
     selection = select(replace(candidates, labels=query.whole(sorted(rows), fetch)), config, task)
+    n_models = len(selection.models)
     return replace(
         selection,
         models=selection.models[:kept],
         scores=selection.scores[:kept],
         chosen=selection.chosen[:kept],
-        estimates=None
-        if selection.estimates is None
-        else selection.estimates.take(range(min(kept, len(selection.models)))),
-        among=len(selection.models) - len(rows) + len(candidates.labels),
+        estimates=selection.estimates and selection.estimates.take(range(min(kept, n_models))),
+        among=n_models - len(rows) + len(candidates.labels),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _GraphQuery:
-    """What the index of one graph says to a task's needs of M models.
+    """What the index of one graph says to a task's needs of M models; None for models without a label.
 
-    Attributes:
-        needs: What the task asks of the graph.
-        index: The index.
-        labels: [M] the labels; None for models without one.
-        level: [M] see :class:`~mll_hf.selection.mll.Measured`.
-        spread: The same.
-        shares: [M, RANK_BINS] mean rank shares.
+    Level and spread are those of :class:`~mll_hf.selection.mll.Measured`.
     """
 
     needs: GraphNeeds
@@ -109,7 +102,7 @@ class _GraphQuery:
     labels: tuple[IndexedLabel | None, ...]
     level: NDArray[np.float64]
     spread: float
-    shares: NDArray[np.float64]
+    shares: NDArray[np.float64]  # [M, RANK_BINS] mean rank shares
 
     @cached_property
     def positions(self) -> NDArray[np.int64]:
@@ -159,17 +152,12 @@ class _GraphQuery:
 
 @dataclass(frozen=True, eq=False)
 class IndexQuery:
-    """A task of C classes, put to indexes of the labels of M models on G graphs.
-
-    Attributes:
-        candidates: The models within the caps, and the classes.
-        config: Strategy and class weight.
-    """
+    """A task of C classes, put to indexes of the labels of M models within the caps, on G graphs."""
 
     candidates: Candidates
     config: SelectionConfig
 
-    @cached_property
+    @property
     def labels(self) -> JoinedLabels:
         """The labels."""
         return self.candidates.labels
@@ -203,15 +191,11 @@ class IndexQuery:
             rows, scores = np.arange(len(labels)), in_units(np.array([label.mean_recall for label in labels]))
         else:
             rows = np.union1d(_highest(self.mean_estimates(), _CLOSE, _MARGIN), [top])
-            scores = in_units(self.scores(rows, top)).sum(axis=1)
+            recall, errors = self.estimates(rows)
+            scores = in_units(cautious(recall, errors, int(np.searchsorted(rows, top)))).sum(axis=1)
         near = _highest(scores, count)
         order = sorted(near.tolist(), key=lambda n: (-scores[n], *labels[rows[n]].tie_break))
         return [top, *(int(rows[n]) for n in order[:count])]
-
-    def scores(self, rows: NDArray[np.int64], top: int) -> NDArray[np.float64]:
-        """[m, C] scores of some models from the index; the generally best one is among them."""
-        recall, errors = self.estimates(rows)
-        return cautious(recall, errors, int(np.flatnonzero(rows == top)[0]))
 
     def estimates(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """What :func:`~mll_hf.selection.mll.estimates` gives for some models, from the index."""
@@ -238,8 +222,7 @@ class IndexQuery:
     def coefficients(self, kind: NDArray[np.int64]) -> NDArray[np.float64]:
         """Coefficients of recall [A] and of the level on each graph, one after another: estimates from unit vectors.
 
-        Args:
-            kind: Number of the sample of each graph, -1 for no label.
+        The kind is the number of the sample of each graph, -1 for no label.
         """
         sizes = [len(graph.needs.needed) + 1 for graph in self.graphs.values()]
         units = np.split(np.eye(sum(sizes)), np.cumsum(sizes)[:-1], axis=1)

@@ -34,7 +34,7 @@ def choose_allowed(
     claims: Mapping[str, str | None],
     config: SelectionConfig,
 ) -> Selection:
-    """The choice as if there were only models with an allowed license.
+    """The choice as if there were only models with an allowed license; any choice if the configuration names none.
 
     A model that the Hub says has another license than its label is left out with a warning, and models are chosen
     again. If the Hub cannot be reached, the labels count and models without a known license are left out.
@@ -43,15 +43,14 @@ def choose_allowed(
         choose: Makes a selection by a configuration without licenses.
         licenses_of: Asks the Hub for the licenses of models by id, in lower case; None where unknown.
         claims: Licenses of all models as their labels name them; None for a model whose label names none.
-        config: What to select, and the licenses that it allows.
-
-    Returns:
-        The selection. Of its models those that are not chosen may have any license.
+        config: What to select, and the licenses that it allows. Models that are not chosen may have any.
 
     Raises:
         InputError: No model has an allowed license.
         HubError: The Hub cannot be reached, and no label names an allowed license.
     """
+    if not config.licenses:
+        return choose(config)
     allowed = {license.strip().lower() for license in config.licenses}
     known = {id: claim for id, claim in claims.items() if id.startswith(LOCAL_PREFIX)}  # the Hub has none of these
     if nameless := sorted(id for id, claim in known.items() if claim is None):

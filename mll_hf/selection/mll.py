@@ -58,23 +58,16 @@ class Fall:
 
     The graph says nothing of contests with more candidates than it has. The mean recall on the graph, as a function of
     log n, is continued with the slope that it has up to R + 1: the factor is level(R + 1) / level((R + 1)^2 / n).
-
-    Attributes:
-        full: [RANK_BINS] mean chance to win among R + 1 candidates.
-        mirrored: [RANK_BINS] mean chance to win among (R + 1)^2 / n.
     """
 
-    full: NDArray[np.float64]
-    mirrored: NDArray[np.float64]
+    full: NDArray[np.float64]  # [RANK_BINS] mean chance to win among R + 1 candidates
+    mirrored: NDArray[np.float64]  # the same among (R + 1)^2 / n
 
     @classmethod
     def beyond(cls, n_rivals: NDArray[np.int32], most: int, n_candidates: int) -> Fall:
-        """The fall from all ``most`` rivals to a number of candidates; none if these are no more.
+        """The fall from R rivals (``most``) to n candidates; none if these are no more.
 
-        Args:
-            n_rivals: [V] rivals of all concepts of the graph.
-            most: R.
-            n_candidates: n.
+        The graph's concepts have ``n_rivals`` [V].
         """
         full = mean_chance_to_win(n_rivals, most + 1)
         if n_candidates <= most + 1:
@@ -95,25 +88,17 @@ class Fall:
 class GraphNeeds:
     """What a task of C classes asks of the labels on one graph of V concepts.
 
-    Attributes:
-        columns: [K_g] which of the K selected concepts the graph has.
-        rows: [K_g] where these are among the needed ones.
-        needed: [A] indices in the graph of the selected concepts and all above them, hypernyms before hyponyms.
-        above: For each of the A concepts the positions of its direct hypernyms.
-        chances: [A, RANK_BINS] chance to win an image of each among as many candidates as classes.
-        mean_chances: [RANK_BINS] mean chance over the graph's concepts.
-        falls: How recall falls beyond the number of rivals, for each distinct number; the last is that of the mean.
-        fall_of: [A] which of ``falls`` is that of a concept.
+    It needs the A concepts that are selected or above these, hypernyms before hyponyms.
     """
 
-    columns: NDArray[np.intp]
-    rows: NDArray[np.intp]
-    needed: NDArray[np.int64]
-    above: tuple[tuple[int, ...], ...]
-    chances: NDArray[np.float64]
-    mean_chances: NDArray[np.float64]
-    falls: tuple[Fall, ...]
-    fall_of: NDArray[np.intp]
+    columns: NDArray[np.intp]  # [K_g] which of the K selected concepts the graph has
+    rows: NDArray[np.intp]  # [K_g] where these are among the needed ones
+    needed: NDArray[np.int64]  # [A] indices in the graph
+    above: tuple[tuple[int, ...], ...]  # for each of the A concepts the positions of its direct hypernyms
+    chances: NDArray[np.float64]  # [A, RANK_BINS] chance to win an image of each among as many candidates as classes
+    mean_chances: NDArray[np.float64]  # [RANK_BINS] mean chance over the graph's concepts
+    falls: tuple[Fall, ...]  # beyond each distinct number of rivals, and beyond the mean number
+    fall_of: NDArray[np.intp]  # [A] which of ``falls`` is that of a concept
 
     @cached_property
     def depths(self) -> tuple[tuple[int, ...], ...]:
@@ -130,17 +115,10 @@ class GraphNeeds:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a task of C classes asks of labels on G graphs.
+    """What a task of C classes asks of labels on G graphs."""
 
-    Attributes:
-        weights: [K, C] weight of each selected concept for each class; the rest of 1 weighs the general level.
-        n_candidates: Number of candidates: the classes, at least two.
-        graphs: For each graph that counts what is asked of it, None for one that does not; the first is the reference.
-    """
-
-    weights: NDArray[np.float64]
-    n_candidates: int
-    graphs: tuple[GraphNeeds | None, ...]
+    weights: NDArray[np.float64]  # [K, C], see :func:`evidence_weights`
+    graphs: tuple[GraphNeeds | None, ...]  # None for a graph that does not count; the first is the reference
 
     @property
     def reference(self) -> GraphNeeds:
@@ -158,20 +136,16 @@ def task_needs(candidates: Candidates, class_weight: float) -> Needs:
         graph_needs(graph, union.rows[g, selected], n_candidates, extrapolate=g > 0) if g in counts else None
         for g, graph in enumerate(union.graphs)
     )
-    return Needs(evidence_weights(candidates, class_weight), n_candidates, graphs)
+    return Needs(evidence_weights(candidates, class_weight), graphs)
 
 
 def graph_needs(
     graph: SemanticGraph, rows: NDArray[np.int32], n_candidates: int, *, extrapolate: bool = False
 ) -> GraphNeeds:
-    """What is asked of one graph.
+    """What is asked of one graph, where the selected concepts are in rows [K] (-1 if the graph lacks one).
 
-    Args:
-        graph: The graph.
-        rows: [K] index in the graph of each selected concept; -1 if the graph lacks it.
-        n_candidates: Number of candidates.
-        extrapolate: Whether recall falls further if there are more candidates than rivals. The reference graph is
-            large; its few concepts with few rivals are at the top.
+    To extrapolate is to let recall fall further if there are more candidates than rivals. The reference graph needs
+    none: it is large, and its few concepts with few rivals are at the top.
     """
     columns = np.flatnonzero(rows >= 0)
     wanted = set(rows[columns].tolist()).union(*(graph.ancestors[v].tolist() for v in rows[columns]))
@@ -212,9 +186,7 @@ def graphs_that_count(labels: JoinedLabels, domain: str | None) -> frozenset[int
 def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
     """[K, C] weight of each selected concept for each class; the rest of 1 is the weight of the general level.
 
-    Args:
-        candidates: K concepts and C classes.
-        class_weight: Weight of a class's own concepts against the mean over classes.
+    The class weight is that of a class's own concepts against the mean over classes.
     """
     match, union = candidates.match, candidates.labels.union
     transition = match.transition.astype(np.float64)
@@ -237,21 +209,13 @@ def candidates_of(match: ClassMatch) -> int:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the labels of M models on one graph say to a task's needs.
+    """What the labels of M models on one graph say to a task's needs."""
 
-    Attributes:
-        known: [M] bool, which models have a label on the graph; of the other rows only the level counts.
-        recall: [M, A] expected recall among as many candidates as classes.
-        support: [M, A] probe images; [1, A] if all models had the same.
-        level: [M] mean recall over the graph among as many candidates, see :func:`graph_levels`.
-        spread: Standard error of the levels of models without a label.
-    """
-
-    known: NDArray[np.bool_]
-    recall: NDArray[np.float64]
-    support: NDArray[np.int32]
-    level: NDArray[np.float64]
-    spread: float = 0.0
+    known: NDArray[np.bool_]  # [M] which models have a label on the graph; of the other rows only the level counts
+    recall: NDArray[np.float64]  # [M, A] expected recall among as many candidates as classes
+    support: NDArray[np.int32]  # [M, A] probe images; [1, A] if all models had the same
+    level: NDArray[np.float64]  # [M] mean recall over the graph among as many candidates, see :func:`graph_levels`
+    spread: float = 0.0  # standard error of the levels of models without a label
 
 
 def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measured:
@@ -276,8 +240,7 @@ def falls_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float
 
 def levels_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """[M] mean recall over the graph among as many candidates as classes, from mean rank shares [M, RANK_BINS]."""
-    levels: NDArray[np.float64] = shares @ needs.mean_chances * needs.falls[-1].of(shares)
-    return levels
+    return shares @ needs.mean_chances * needs.falls[-1].of(shares)
 
 
 def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ...]:
@@ -293,15 +256,9 @@ def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ..
 def graph_levels(
     labels: JoinedLabels, reference: GraphNeeds, needs: GraphNeeds, g: int
 ) -> tuple[NDArray[np.float64], float]:
-    """Mean recall over a graph, and the standard error for models without a label on it.
+    """Mean recall [M] over graph number g, and the standard error for models without a label on it.
 
     Of these their general level is expected, lowered by as much as the graph is hard for the other models.
-
-    Args:
-        labels: Labels of M models.
-        reference: What the task asks of the reference graph.
-        needs: What it asks of the graph.
-        g: Number of the graph.
     """
     levels, everyone = levels_of(needs, labels.rank_shares[g]), labels.among or labels
     if everyone.known[g].all():
@@ -316,14 +273,9 @@ def graph_levels(
 
 
 def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """Estimated recall of every model on every class, lowered where caution demands it.
+    """[M, C] estimated recall of every model on every class, 0 to 1, lowered where caution demands it.
 
-    Args:
-        candidates: M models and C classes.
-        class_weight: Weight of a class's own estimate against the mean over classes.
-
-    Returns:
-        [M, C] float64 from 0 to 1.
+    The class weight is that of a class's own estimate against the mean over classes.
     """
     needs, labels = task_needs(candidates, class_weight), candidates.labels
     odds = task_odds(labels, needs, candidates.domain)
@@ -336,10 +288,7 @@ def estimates(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimated recall [M, C] of M models on C classes, and standard errors [M, 2] of its mean over the classes.
 
-    Args:
-        needs: What the task asks.
-        measured: What the labels on each graph say.
-        odds: [M] see :func:`domain_odds`.
+    What the labels say is given for each graph, and the odds [M] are those of :func:`domain_odds`.
     """
     general = measured[0].level if measured[0] is not None else np.zeros(0)  # the reference always counts
     n_models, n_concepts = len(general), len(needs.weights)
@@ -384,12 +333,8 @@ def hardness(
 ) -> tuple[float, float]:
     """By how much (in logits) a graph is harder than the reference for models that have a label on both.
 
-    It is never taken to be easier: those models may have been labeled because they are good at it.
-
-    Args:
-        general: [M] levels on the reference.
-        levels: [M] levels on the graph.
-        known: [M] which models have a label on the graph.
+    It is never taken to be easier: those models may have been labeled because they are good at it. ``general`` are the
+    levels [M] on the reference, ``known`` [M] the models with a label on the graph.
 
     Returns:
         The shift, at most 0, and the standard error of the levels that it predicts: how far they are from the truth for
@@ -425,7 +370,7 @@ def standard_errors(
     Args:
         images: [M, K] images of K concepts, those of the prior included; 0 where the model was not measured.
         recall: [M, K] shrunk recall on each of them.
-        weights: [K] weight of each concept.
+        weights: [K] of the concepts.
         spreads: [K] standard error of the recall of models that were not measured.
     """
     measured = images > 0
@@ -445,11 +390,8 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
     Args:
         recall: [M, C] estimates.
-        errors: [M, 2] standard errors of each model's mean over the classes, see :func:`standard_errors`.
-        reference: Row of the reference.
-
-    Returns:
-        [M, C]; each row is scaled by a factor of at most 1, that of the reference is as it was.
+        errors: [M, 2] see :func:`standard_errors`.
+        reference: Row of the reference, which stays as it is.
     """
     level, least = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than rounding moves a mean
     needed = np.maximum(lead_errors(errors * [SURE, 1], reference), LEAST_LEAD)
@@ -465,8 +407,7 @@ def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference
 
 def lead_errors(errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
     """[M] standard errors of each model's lead over a reference; arguments as for :func:`cautious`."""
-    error: NDArray[np.float64] = np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
-    return error
+    return np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
 
 
 def generally_best(labels: Sequence[LabelSummary]) -> int:
@@ -494,7 +435,7 @@ def domain_odds(
         labels: M labels.
         domain: The task's domain.
         chances: [RANK_BINS] mean chance to win an image among as many candidates as classes.
-        names: Names of all domains, those of labels on other graphs included.
+        names: Of all domains, those of labels on other graphs included.
     """
     names, odds = sorted(names), np.ones(len(labels))
     named = named_domain(names, domain)

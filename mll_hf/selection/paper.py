@@ -17,20 +17,14 @@ if TYPE_CHECKING:
 
 
 def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """The reuse metric r of every model on every class.
+    """[M, C] the reuse metric r of every model on every class.
 
     Eq. 5: ``p_{m,v} = (1/|X_v|) sum over x in X_v of 1[v = argmax over u in V_sel of S_m[x, u]]``
     Eq. 6: ``p_{m,y} = sum over v in V_sel of p_{m,v} z_{vy}``
     Eq. 7: ``r_{m,y} = alpha p_{m,y} + (1 - alpha) / C sum over y' of p_{m,y'}``
 
-    Z is not normalized, so r can exceed 1.
-
-    Args:
-        candidates: M models; the match gives V_sel and Z.
-        class_weight: The paper's alpha; it uses 0.7.
-
-    Returns:
-        [M, C] float64.
+    The match of the candidates gives V_sel and Z; the class weight is alpha, .7 in the paper. Z is not normalized, so
+    r can exceed 1.
     """
     class_precision = restricted_precision(candidates) @ candidates.match.transition.astype(np.float64)
     return class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
@@ -82,18 +76,14 @@ def precision_from_label(
 
     Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
     wins are lost, and so is what would be lost on average if the selected concepts were any others of their number
-    (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`). The estimate is the smaller of the two.
+    (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`). The estimate [K] is the smaller of the two.
 
-    Args:
-        label: The label.
-        selected: [K] concepts of its graph.
-        n_rivals: [V] rivals of each concept of its graph.
-        n_candidates: Number of selected concepts over all graphs; by default K.
+    K concepts of the label's graph are selected; ``n_candidates`` counts those on all graphs and is K by default. The
+    rivals [V] are those of each concept of the graph.
     """
     rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
     competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes
     competes[selected] = True
     lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1, initial=0) / support
     expected = label.recall_among(n_candidates or len(selected), selected, n_rivals)
-    precision: NDArray[np.float64] = np.minimum(expected, 1 - lost)
-    return precision
+    return np.minimum(expected, 1 - lost)

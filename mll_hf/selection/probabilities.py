@@ -32,13 +32,10 @@ def entropy(probabilities: Floats) -> NDArray[np.float64]:
 
 
 def mutual_information(probabilities: Floats) -> NDArray[np.float64]:
-    """[M] what a model's answers say about the images, in nats; between 0 and log C.
+    """[M] what a model's answers [M, N, C] say about the images, in nats; between 0 and log C.
 
     ``MI_m = H(mean over n of p_m(x_n)) - mean over n of H(p_m(x_n))`` (Bridle et al., "Unsupervised classifiers,
     mutual information and phantom targets", NIPS 1991): great if the model is sure of single images and yet gives all
     classes.
-
-    Args:
-        probabilities: [M, N, C].
     """
     return entropy(probabilities.mean(axis=1, dtype=np.float64)) - entropy(probabilities).mean(axis=1)

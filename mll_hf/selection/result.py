@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.hub.publish import Published
 
 _MOST = 1e100  # of any number in JSON, so that no sum or product of them overflows
-_SHARES_PER_MODEL = ("information", "agreement", "prior", "win_shares", "confirmation")  # 0 to 1
+_OF_EVIDENCE = ("prior", "win_shares", "confirmation")  # [M], 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Selection(ArrayFields):
         """The best model, the cheapest that is as good, and whether the choice matters; None without estimates."""
         if self.estimates is None:
             return None
-        return answer_to(0, self.estimates, [model.cost for model in self.models])
+        return answer_to(self.estimates, [model.cost for model in self.models])
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
@@ -231,7 +231,7 @@ class Selection(ArrayFields):
             "answer": None if self.answer is None else self._answer_to_json(self.answer),
             "models": [self._model_to_json(m) for m in range(len(self.models))],
             "chosen": {
-                name: [ids[m] for m in _by_score(self.scores[:, y]) if self.chosen[m, y]]
+                name: [ids[m] for m in np.argsort(-self.scores[:, y], kind="stable") if self.chosen[m, y]]
                 for y, name in enumerate(self.classes)
             },
             "matches": {
@@ -418,15 +418,11 @@ def _estimates_from_json(documents: list[dict[str, Any] | None]) -> AccuracyEsti
 
 
 def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
-    calibration = evidence.calibration
     return {
         "images": evidence.n_images,
         "templates": list(evidence.templates),
-        "temperatures": calibration.temperatures.tolist(),
-        "offsets": calibration.offsets.tolist(),
-        "shares": calibration.shares.tolist(),
-        **{name: getattr(calibration, name).tolist() for name in ("information", "agreement")},
-        **{name: getattr(evidence, name).tolist() for name in ("prior", "win_shares", "confirmation")},
+        **{part.name: getattr(evidence.calibration, part.name).tolist() for part in fields(Calibration)},
+        **{name: getattr(evidence, name).tolist() for name in _OF_EVIDENCE},
     }
 
 
@@ -434,23 +430,19 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
     if document is None:
         return None
     offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
-    per_model = {
-        "temperatures": _numbers(document["temperatures"], 1 / _MOST),
-        **{name: _numbers(document[name], 0, 1) for name in _SHARES_PER_MODEL},
-    }
-    shares = _numbers(document["shares"], 0, 1)
-    if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model.values()):
+    temperatures, shares = _numbers(document["temperatures"], 1 / _MOST), _numbers(document["shares"], 0, 1)
+    information, agreement = (_numbers(document[name], 0, 1) for name in ("information", "agreement"))
+    rest = {name: _numbers(document[name], 0, 1) for name in _OF_EVIDENCE}
+    per_model = (temperatures, information, agreement, *rest.values())
+    if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model):
         raise ValueError("the evidence of images is not one for each model and class")
     if shares.shape != shape[1:]:
         raise ValueError("the evidence of images has not a share for each class")
-    calibration = Calibration(
-        per_model["temperatures"], offsets, per_model["information"], per_model["agreement"], shares
-    )
     return UnlabeledEvidence(
         n_images=int(_number(document["images"], LEAST_IMAGES)),
-        calibration=calibration,
-        **{name: per_model[name] for name in ("prior", "win_shares", "confirmation")},
+        calibration=Calibration(temperatures, offsets, information, agreement, shares),
         templates=_templates(document["templates"]),
+        **rest,
     )
 
 
@@ -509,9 +501,3 @@ def _number(value: Any, least: float = -_MOST, most: float = _MOST) -> float:  #
 
 def _numbers(values: list[Any], least: float = -_MOST, most: float = _MOST) -> NDArray[np.float64]:
     return np.array([_number(value, least, most) for value in values])
-
-
-def _by_score(scores: NDArray[np.float64]) -> list[int]:
-    """Positions by falling score; equal scores keep the order of the models."""
-    order: list[int] = np.argsort(-scores, kind="stable").tolist()
-    return order

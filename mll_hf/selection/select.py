@@ -17,7 +17,6 @@ from mll_hf.models.known import usable_models
 from mll_hf.selection.accuracy import estimate_accuracy, task_traits
 from mll_hf.selection.base import DIGITS, Candidates, Evidence, NoneFitsError, SelectionConfig, Strategy, in_units
 from mll_hf.selection.estimates import comparable_names, estimate_by_labels, imagenet_shift, on_one_scale
-from mll_hf.selection.general import general_scores, imagenet_scores, uniform_scores
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
@@ -35,12 +34,7 @@ ESTIMATING = (Strategy.MLL, Strategy.GENERAL)  # their scores are accuracies, so
 
 
 def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
-    """Choose models for every class.
-
-    Args:
-        candidates: Labels and matched classes.
-        config: Strategy, k and caps.
-        task: The user's name of the task; the selection carries it for the prompts.
+    """Choose models for every class; the selection carries the user's name of the task for the prompts.
 
     If no labeled model is within the caps, models with overall figures are chosen among by these alone.
 
@@ -82,7 +76,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         images=_effective_images(parts[g], best),
         domain=candidates.domain,
         task=task,
-        estimates=None if estimates is None else estimates.take(order),
+        estimates=estimates and estimates.take(order),
     )
 
 
@@ -95,21 +89,17 @@ def select_by_imagenet(
 ) -> Selection:
     """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
 
-    Args:
-        classes: Class names.
-        config: k and caps.
-        domain: Domain of the task as the user gave it.
-        task: The user's name of the task.
-        names: [C, E] embedded class names for the estimated accuracy; None if there is no text encoder.
+    This is the paper's baseline ImageNet-best (INB). The estimated accuracy also looks at the embedded names [C, E] of
+    the classes; None if there is no text encoder.
 
     Raises:
-        InputError: No model is within the caps.
+        NoneFitsError: No model is within the caps.
     """
     published = _published_within_caps(usable_models(), config)
     if not published:
         raise NoneFitsError("none of the models with a published accuracy is within the caps; raise the caps")
     published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
-    scores = imagenet_scores(published, len(classes))
+    scores = np.repeat(np.array([model.accuracy for model in published])[:, None], len(classes), axis=1)
     models = tuple(_of_published(model) for model in published)
     return Selection(
         classes=classes,
@@ -142,16 +132,22 @@ def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64
             raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
 
 
+def general_scores(candidates: Candidates) -> NDArray[np.float64]:
+    """[M, C] mean recall over the whole graph, the same for every class."""
+    levels = np.array([label.mean_recall for label in candidates.labels.reference])
+    return np.repeat(levels[:, None], len(candidates.match.classes), axis=1)
+
+
+def uniform_scores(candidates: Candidates) -> NDArray[np.float64]:
+    """[M, C] the same for every model and class: no model is preferred."""
+    return np.full((len(candidates.labels), len(candidates.match.classes)), 1 / len(candidates.labels))
+
+
 def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray[np.float64]) -> NDArray[np.bool_]:
     """[M, C] which models answer for which class.
 
     ``paper`` takes the k best models of each class; ``general``, ``mll`` and ``imagenet`` the k best overall, for all;
-    ``uniform`` all models, or the ``max_models`` with the highest general level.
-
-    Args:
-        scores: [M, C].
-        config: Strategy, k and the cap on the number of models.
-        levels: [M] general levels of the models.
+    ``uniform`` all models, or the ``max_models`` with the highest of the general levels [M].
     """
     chosen = np.zeros(scores.shape, np.bool_)
     most = min(config.max_models or len(scores), len(scores))
@@ -255,10 +251,7 @@ def _explain(
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
     """For each class its concepts, with the recall of the models of the union as the strategy saw it.
 
-    Args:
-        part: The group of labels that explains.
-        rows: For each model of the union its row in it; None for a model that was not measured on these probe images.
-        strategy: How models were scored.
+    Each of these models has a row in the group of labels that explains, None if it was not measured on its images.
     """
     matched, graph = part.match, part.graph
     recall = np.full((len(rows), len(matched.selected)), np.nan)

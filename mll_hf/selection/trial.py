@@ -39,8 +39,7 @@ def _student4(probabilities: Floats) -> Floats:
     """Quantiles of Student's t, 4 degrees of freedom, scaled to variance 1 (Shaw, J. Comput. Finance 9(4), 2006)."""
     alpha = 4 * probabilities * (1 - probabilities)
     ratio = np.cos(np.arccos(np.sqrt(alpha)) / 3) / np.sqrt(alpha)
-    quantiles: Floats = np.sign(probabilities - 0.5) * np.sqrt(2 * (ratio - 1))
-    return quantiles
+    return np.sign(probabilities - 0.5) * np.sqrt(2 * (ratio - 1))
 
 
 # Equally probable deviations of a model. Models that are made for a task stand out by far: the excess kurtosis of
@@ -58,7 +57,7 @@ class TrialPlan:
             change the rest.
         expected_bytes: What these take.
         most_bytes: The trial fetches no more than this, whatever the models show.
-        names: Names of the models in ``order``.
+        names: Of the models in ``order``.
     """
 
     order: tuple[int, ...]
@@ -68,13 +67,7 @@ class TrialPlan:
 
 
 def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequence[str]) -> TrialPlan:
-    """Plan a trial.
-
-    Args:
-        prior: Beliefs about M models before any was tried.
-        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
-        budget: Most bytes to fetch.
-        names: [M] for messages.
+    """Plan a trial of M models with these names; other arguments as for :func:`run_trial`.
 
     Raises:
         InputError: No model fits in the budget.
@@ -130,11 +123,11 @@ def run_trial(
 def next_model(
     beliefs: Beliefs, sizes: Sequence[int], left: int, tried: Sequence[int], failed: Sequence[int] = ()
 ) -> int | None:
-    """The model to try next; None if the trial is over.
+    """The position of the model to try next; None if the trial is over.
 
     Args:
         beliefs: About M models, after what the tried ones have shown; better models first where they are equal.
-        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
+        sizes: As for :func:`run_trial`.
         left: Bytes that may still be fetched.
         tried: Positions of the models that were tried.
         failed: Positions of the models that could not be tried.
@@ -155,14 +148,11 @@ def next_model(
 def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
     """[M] expected gain in accuracy of the chosen model by trying each model; 0 for those that were tried.
 
-    Args:
-        beliefs: About M models, after what the tried ones have shown.
-        tried: Positions of the models that were tried; the best of them would be chosen now. With none, the gain is
-            the expected accuracy itself.
+    The best of those that were tried would be chosen now. With none, the gain is the expected accuracy itself.
     """
     mean, variance = beliefs.mean, np.diag(beliefs.covariance)
     if not tried:
-        return _mean_accuracy(mean, np.sqrt(variance))
+        return sigmoid(mean[:, None] + np.sqrt(variance)[:, None] * _NODES).mean(axis=1)
     best = max(tried, key=lambda m: mean[m])
     # What a trial of m is expected to change in the difference between m and the best one
     shift = np.abs(variance - beliefs.covariance[best]) / np.sqrt(variance + USUAL_ERROR**2)
@@ -170,8 +160,3 @@ def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
     gains: Floats = np.maximum(after - sigmoid(mean[best]), 0).mean(axis=1)
     gains[list(tried)] = 0
     return gains
-
-
-def _mean_accuracy(mean: Floats, deviation: Floats) -> Floats:
-    accuracy: Floats = sigmoid(mean[:, None] + deviation[:, None] * _NODES).mean(axis=1)
-    return accuracy

@@ -53,17 +53,9 @@ def trial_evidence(
     config: SelectionConfig,
     templates: tuple[str, ...],
 ) -> UnlabeledEvidence:
-    """What models of a shortlist say to images, examples taken as images without a class.
+    """What those models of a shortlist that are in these rows say to images, examples taken as images without a class.
 
-    Args:
-        shortlist: The selection by labels alone.
-        rows: Positions of M of its models.
-        logits: [M, N, C] of these.
-        config: Gives the shares of the classes.
-        templates: Prompt templates that the logits were made with.
-
-    Raises:
-        InputError: There are too few images, or the shares are not C non-negative numbers.
+    The arguments and errors are those of :func:`choose_with_images`.
     """
     shares = np.array(config.shares) if isinstance(config.shares, tuple) else config.shares
     return gather_evidence(logits, np.clip(shortlist.overall[list(rows)], 0, 1), templates, shares)

@@ -137,7 +137,7 @@ def test_the_space_has_a_setting_for_the_graph(hub, published, folder, be):
     library = Library(settings, WordEncoder())
     assert [model.name for model in library.labels.models] == [label.model.repo_id]
     with pytest.raises(InputError, match=r"no label can be used: alice/model on graph .*cannot be read; its publisher"):
-        _ = Client("hub", encoder=WordEncoder()).labels
+        _ = Client("hub", encoder=WordEncoder()).groups[0].labels
 
 
 # --- graph push -------------------------------------------------------------------------------------------------------
@@ -293,14 +293,14 @@ def test_without_a_default_graph_nothing_fails_but_what_needs_it(hub, published,
     assert "no default graph has been published yet; name one with --graph or $MLL_GRAPH" in said
     label = put_labeled_model(graph=fetch_graph(GRAPH), graph_location=f"{GRAPH}@{published.graph.revision}")
     be(READER)
-    assert [model.repo_id for model in Client("hub", encoder=WordEncoder()).labels.models] == [label.model.repo_id]
+    assert chosen()[0] == [label.model.repo_id]
 
 
 def test_a_default_graph_that_cannot_be_read_is_a_warning(hub, published, monkeypatch, caplog):
     label = put_labeled_model(graph=fetch_graph(GRAPH), graph_location=f"{GRAPH}@{published.graph.revision}")
     monkeypatch.setenv("MLL_GRAPH", "hf://datasets/nobody/graph")
     assert named_default_graph() == "hf://datasets/nobody/graph"
-    assert [model.repo_id for model in Client("hub", encoder=WordEncoder()).labels.models] == [label.model.repo_id]
+    assert chosen()[0] == [label.model.repo_id]
     assert "the default graph hf://datasets/nobody/graph is not used: nobody/graph: is not on the Hub" in caplog.text
 
 
@@ -321,7 +321,7 @@ def honest(hub, published):
 
 
 def chosen(source="hub", **settings):
-    labels = Client(source, encoder=WordEncoder(), **settings).labels
+    labels = Client(source, encoder=WordEncoder(), **settings).groups[0].labels
     return [model.repo_id for model in labels.models], labels.left_out
 
 

@@ -90,7 +90,7 @@ def test_json_keeps_estimates_and_tells_the_answer():
 def answer(accuracy, gflops, width=0.1):
     accuracy = np.array(accuracy)
     estimates = AccuracyEstimate(accuracy, accuracy - width / 2, accuracy + width / 2)
-    return answer_to(0, estimates, [Cost(int(1e6 * g), g) for g in gflops])
+    return answer_to(estimates, [Cost(int(1e6 * g), g) for g in gflops])
 
 
 def test_the_cheapest_as_good_is_within_the_margin():
@@ -125,4 +125,4 @@ def test_a_wide_interval_gives_no_number():
 
 def test_a_model_of_unknown_cost_is_not_the_cheapest():
     estimates = AccuracyEstimate(*np.tile([0.5, 0.5], (3, 1)))
-    assert answer_to(0, estimates, [Cost(1000, 2.0), Cost(0, 0.0)]).cheapest == 0
+    assert answer_to(estimates, [Cost(1000, 2.0), Cost(0, 0.0)]).cheapest == 0

@@ -33,7 +33,6 @@ from mll_hf.selection.accuracy import logit, sigmoid
 from mll_hf.selection.base import DIGITS, configured
 from mll_hf.selection.estimates import imagenet_shift
 from mll_hf.selection.evidence import Shares
-from mll_hf.selection.general import general_scores, uniform_scores
 from mll_hf.selection.mll import (
     cautious,
     domain_odds,
@@ -46,6 +45,7 @@ from mll_hf.selection.mll import (
     standard_errors,
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
+from mll_hf.selection.select import general_scores, uniform_scores
 from selection_worlds import (
     LABEL_STRATEGIES,
     candidates_on,
@@ -959,7 +959,7 @@ def test_options_are_given_as_users_write_them():
         ({"strategy": "best"}, "'best' is not a valid Strategy"),
         ({"licenses": 3}, "an option has no usable value"),
         ({"licenses": "mit"}, "give a tuple of ids"),
-        ({"k": 0}, "choose at least 1 model"),
+        ({"k": 0}, "k is 0; allow at least 1"),
     ],
 )
 def test_options_that_cannot_be_used(options, message):

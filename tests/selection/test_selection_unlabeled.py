@@ -270,8 +270,8 @@ def test_images_help_our_own_strategy_only(strategy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"shortlist": 0}, "shortlist is 0; consider at least 1 model"),
-        ({"max_download": -1}, "max_download is -1; allow at least 0 bytes"),
+        ({"shortlist": 0}, "shortlist is 0; allow at least 1"),
+        ({"max_download": -1}, "max_download is -1; allow at least 0"),
         ({"most_images": LEAST_IMAGES - 1}, "most_images is 15; allow at least 16"),
     ],
 )

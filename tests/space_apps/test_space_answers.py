@@ -257,7 +257,7 @@ def test_everything_is_loaded_before_the_server_starts(folder, monkeypatch):
     ((library, loaded),) = served
     assert loaded > len(harmful_graph())
     graph = library.labels.boards[0].graph
-    computed = set(vars(library.labels.client.index)), set(vars(graph))
+    computed = set(vars(library.labels.client.groups[0].index)), set(vars(graph))
 
     # without a lock, cached properties would be computed by each of several threads
     with ThreadPoolExecutor(8) as pool:
@@ -266,7 +266,7 @@ def test_everything_is_loaded_before_the_server_starts(folder, monkeypatch):
     assert all(selection.union for selection in found)
     assert encoder.most == 1
     assert encoder.texts.count(graph.concepts[CAT].caption) == 1
-    assert computed == (set(vars(library.labels.client.index)), set(vars(graph)))
+    assert computed == (set(vars(library.labels.client.groups[0].index)), set(vars(graph)))
 
 
 def test_the_page_is_served_even_if_the_labels_cannot_be_read(tmp_path, monkeypatch):
