@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import open_clip as oc
@@ -39,8 +40,7 @@ class OpenClipModel(VisionLanguageModel):
 
     def _resizing(self) -> tuple[Callable[[Image.Image], torch.Tensor], Any, Any] | None:
         *steps, _, normalize = self._transform.transforms
-        resize = Compose(steps)
-        return (lambda image: pil_to_tensor(resize(to_rgb(image)))), normalize.mean, normalize.std
+        return partial(_resized, Compose(steps)), normalize.mean, normalize.std
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = self._network.encode_image(pixels)
@@ -52,6 +52,12 @@ class OpenClipModel(VisionLanguageModel):
     def _text_features(self, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
         features: torch.Tensor = self._network.encode_text(**tokens)
         return features
+
+
+def _resized(resize: Compose, image: Image.Image) -> torch.Tensor:
+    """A function of the module, since models are sent to other processes."""
+    pixels: torch.Tensor = pil_to_tensor(resize(to_rgb(image)))
+    return pixels
 
 
 def _load(ref: ModelRef, folder: Path) -> tuple[torch.nn.Module, Any, Any]:

@@ -7,6 +7,7 @@ import inspect
 import json
 import re
 import string
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -73,13 +74,7 @@ class TransformersModel(VisionLanguageModel):
         mean, std = (getattr(self._processor, name, None) for name in ("image_mean", "image_std"))
         if not (isinstance(mean, (list, tuple)) and isinstance(std, (list, tuple))):
             return None
-
-        def resized(image: Image.Image) -> torch.Tensor:
-            steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
-            pixels: torch.Tensor = self._processor(images=to_rgb(image), **steps)["pixel_values"][0]
-            return pixels
-
-        return resized, mean, std
+        return partial(_resized, self._processor), mean, std
 
     def _image_features(self, pixels: torch.Tensor) -> torch.Tensor:
         if pixels.ndim == 4:
@@ -157,6 +152,13 @@ def _positions(network: PreTrainedModel) -> int:
 def _canonical(text: str) -> str:
     """Text as SigLIP's authors prepare it: big_vision, ``prompt_engineering.canonicalize_text``."""
     return " ".join(text.replace("_", " ").translate(_PUNCTUATION).lower().split())
+
+
+def _resized(processor: Any, image: Image.Image) -> torch.Tensor:  # noqa: ANN401 - of many classes
+    """A function of the module, since models are sent to other processes."""
+    steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
+    pixels: torch.Tensor = processor(images=to_rgb(image), **steps)["pixel_values"][0]
+    return pixels
 
 
 def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -402,6 +403,13 @@ def test_cost_of_a_tower_with_attention_pooling(models):
 def test_parameters_are_those_of_the_weights(folders, models):
     weights = load_file(folders["clip"] / "model.safetensors")
     assert models["clip"].cost.parameters == sum(tensor.numel() for tensor in weights.values())
+
+
+def test_a_model_can_be_sent_to_another_process(model):
+    image = Image.new("RGB", (70, 50), "red")
+    sent = pickle.loads(pickle.dumps(model))
+    assert torch.equal(sent.preprocess(image), model.preprocess(image))
+    assert torch.equal(sent.compact(image), model.compact(image))
 
 
 @pytest.mark.usefixtures("models")
