@@ -27,6 +27,7 @@ from demo_world import MODELS, Task, build_graph, tasks
 from demo_world.targets import write_task
 from mll_hf.client import Client
 from mll_hf.ensemble import Rule
+from mll_hf.errors import MLLError
 from mll_hf.selection import Selection, Strategy
 from mll_hf.utils.tables import table
 
@@ -82,6 +83,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for graph, labels and figure")
     args = parser.parse_args()
+    try:
+        run(args.out)
+    except MLLError as error:
+        print(f"scripts/demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(out: Path) -> None:
+    """Run the demo in a folder."""
     started = time.perf_counter()
     logging.getLogger("mll_hf").setLevel(logging.ERROR)  # nothing is pinned to a commit without the Hub
 
@@ -89,12 +100,12 @@ def main() -> int:
     choose_among_real_models()
 
     _say("2. Label: six tiny models are measured once, on 186 concepts")
-    labels = label_models(args.out)
+    labels = label_models(out)
 
     _say(f"3. Select: by label, then tried on {_UNLABELED} pictures and {_EXAMPLES} examples; new tasks, new pictures")
     held_out, client = tasks(), Client(labels)
     for task in held_out:
-        write_task(task, args.out / "tasks" / task.name)
+        write_task(task, out / "tasks" / task.name)
     outcomes = [evaluate(client, task) for task in held_out]
     print(estimates_beside_truth(outcomes))
     print()
@@ -103,12 +114,11 @@ def main() -> int:
     shown = next(outcome for outcome in outcomes if outcome.task.name == SHOWN_TASK)
     _say(f"4. Reuse: {_LISTED} pictures of {SHOWN_TASK}, drawn at random from {len(shown.rest)} that are new")
     print(some_predictions(shown))
-    figure = draw(outcomes, shown, args.out / "demo.png")
+    figure = draw(outcomes, shown, out / "demo.png")
     print(f"\nFigure: {figure}\nDone in {time.perf_counter() - started:.0f} s. Try it yourself:")
     print("  mll-hf select --classes 'bicycle, umbrella, teapot' --max-parameters 200M")
     print(f"  mll-hf select --classes 'bicycle, umbrella, letter Q, 7' --labels {labels}")
-    print(f"  mll-hf bench --labels {labels} --tasks {args.out / 'tasks'} --out {args.out / 'benchmark'}")
-    return 0
+    print(f"  mll-hf bench --labels {labels} --tasks {out / 'tasks'} --out {out / 'benchmark'}")
 
 
 def choose_among_real_models() -> None:
