@@ -216,10 +216,10 @@ def one_class() -> float:
     return REACH * float(np.mean(deviations))
 
 
-def ends(figures: Figures, estimates: Floats, below: Floats | float, above: Floats | float) -> tuple[Floats, Floats]:
-    """Ends [..., N] of the intervals; ``below`` [..., 1] is that of very many classes."""
+def ends(figures: Figures, estimates: Floats, below: float, above: float) -> tuple[Floats, Floats]:
+    """Ends [N] of the intervals, by the number of classes; ``below`` is that of very many."""
     of_classes = one_class() * np.sqrt(figures.chance[figures.dataset])
-    return interval(estimates, np.hypot(below, of_classes), above)
+    return interval(estimates, below, above, of_classes)
 
 
 def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:

@@ -85,6 +85,6 @@ def summary(label: LabelSummary) -> dict[str, Any]:
         "recall": label.mean_recall,
         "recall_margin": label.mean_recall_margin,
         "temperature": float(label.temperature[0]),
-        "concepts": int((label.support > 0).sum()),
+        "concepts": label.n_tested,
         **metadata,
     }

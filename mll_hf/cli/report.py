@@ -215,7 +215,7 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         ["published by", origin.publisher or "nobody (local file)"],
         ["read from", origin.location],
         ["size", _size(label.cost)],
-        ["graph", f"{label.graph_name} ({label.graph_digest[:12]}), {int((label.support > 0).sum())} concepts tested"],
+        ["graph", f"{label.graph_name} ({label.graph_digest[:12]}), {label.n_tested} concepts tested"],
         ["graph from", label.graph_location],
         ["images", f"{label.probes_location} ({label.probes_digest[:12]}), {int(label.support.sum())} tests"],
         ["recall", f"{label.mean_recall:.3f} on average, ± {label.mean_recall_margin:.3f}"],

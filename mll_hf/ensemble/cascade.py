@@ -68,8 +68,8 @@ def answers_of_first(selection: Selection, m: int, logits: Floats) -> NDArray[np
     """[N, C] calibrated probabilities of one model of a selection with evidence, from its logits [N, C]."""
     if selection.evidence is None:
         raise ValueError("without images there is no cascade")
-    calibration = selection.evidence.calibration
-    return softmax(logits / calibration.temperatures[m] + calibration.offsets[m])
+    calibration = selection.evidence.calibration.take(np.array([m]))
+    return softmax(calibration.applied(logits[None])[0])
 
 
 def confidence(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -94,7 +94,7 @@ def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:
         "sha256": sha256,
         "revision": label.model.revision,
         "recall": round(label.mean_recall, 4),
-        "concepts": _concepts_tested(label),
+        "concepts": label.n_tested,
         "tests": _tests(label),
         "temperature": float(f"{float(label.temperature[0]):.4g}"),
         "package_version": _name(label.package_version),
@@ -119,10 +119,6 @@ def _name(text: str) -> str:
     return printable(text)[:_LONGEST_NAME]
 
 
-def _concepts_tested(label: LabelSummary) -> int:
-    return int((label.support > 0).sum())
-
-
 def _tests(label: LabelSummary) -> int:
     """Tests of concepts: an image tests its concept and the concept's ancestors."""
     return int(label.support.sum(dtype=np.int64))
@@ -143,7 +139,7 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
     return _filled(
         "label",
         title=escaped(_name(label.graph_name)),
-        concepts=f"{_concepts_tested(label):,}",
+        concepts=f"{label.n_tested:,}",
         facts="\n".join(markdown_table(["label", f"`{path}`"], facts)),
         branches="".join(f"{line}\n" for line in _branch_tables(branch_recalls(label, graph))),
         library=library_in_markdown(),
@@ -323,7 +319,7 @@ def eval_results(label: ModelLabel, path: str) -> bytes:
         value=round(100 * label.mean_recall, 2),
         dataset_revision=dataset.revision,
         source_url=f"{constants.ENDPOINT}/{label.model.repo_id}/blob/main/{path}",
-        notes=f"Mean recall in percent over {_concepts_tested(label)} concepts of graph {label.graph_digest[:12]}",
+        notes=f"Mean recall in percent over {label.n_tested} concepts of graph {label.graph_digest[:12]}",
     )
     content: str = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
     return content.encode()

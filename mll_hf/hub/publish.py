@@ -194,7 +194,7 @@ def same_weights(api: HfApi, head: Head, measured: ModelRef) -> bool:
 def _describe(labels: Sequence[ModelLabel]) -> str:
     shown = [
         f"- {label.model.repo_id} at {label.model.revision[:12]}: mean recall {label.mean_recall:.3f} on "
-        f"{int((label.support > 0).sum())} concepts of {label.graph_name}"
+        f"{label.n_tested} concepts of {label.graph_name}"
         for label in labels[:20]
     ]
     return "\n".join([*shown, *([f"and {len(labels) - 20} more"] if len(labels) > 20 else [])])

@@ -46,7 +46,7 @@ def summary_row(label: LabelSummary, graph: SemanticGraph, sha256: str) -> Row:
         "probes": _text(label.probes_name),
         "recall": recall_text(label),
         "margin": f"{label.mean_recall_margin:.4f}",
-        "concepts": str(int(tested.sum())),
+        "concepts": str(label.n_tested),
         "images": str(int(images.sum())),
         "parameters": str(label.cost.parameters),
         "gflops": f"{label.cost.gflops:.4g}",

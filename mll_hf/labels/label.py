@@ -190,6 +190,11 @@ class LabelSummary(ArrayFields, LabelFacts):
         """[V] probe images of the concept."""
         return read_only(self.ranks.sum(axis=1, dtype=np.int32))
 
+    @property
+    def n_tested(self) -> int:
+        """Number of concepts that have probe images."""
+        return int((self.support > 0).sum())
+
     @cached_property
     def node_precision(self) -> NDArray[np.float32]:
         """[V] recall: share of the concept's probe images that the model recognizes; 0 without images.

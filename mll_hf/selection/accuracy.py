@@ -190,13 +190,19 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
     task += model.things * things
     chance = 1 / traits.n_classes
     estimate = chance + (1 - chance) * sigmoid(model.intercept + model.imagenet * logit(imagenet) + task)
-    below = np.hypot(model.below, model.one_class / np.sqrt(traits.n_classes))
-    return AccuracyEstimate(estimate, *interval(estimate, below, model.above))
+    of_classes = model.one_class / np.sqrt(traits.n_classes)
+    return AccuracyEstimate(estimate, *interval(estimate, model.below, model.above, of_classes))
 
 
-def interval(estimate: Floats, below: Floats | float, above: Floats | float) -> tuple[Floats, Floats]:
-    """Ends [M] of the intervals around estimates [M]: ``below`` in accuracy, at least 0, and ``above`` in logits."""
-    return np.maximum(estimate - below, 0.0), sigmoid(logit(estimate, _LEAST_ESTIMATE) + above)
+def interval(
+    estimate: Floats, below: Floats | float, above: Floats | float, of_classes: Floats | float = 0.0
+) -> tuple[Floats, Floats]:
+    """Ends [M] of the intervals around estimates [M]: ``below`` in accuracy, at least 0, and ``above`` in logits.
+
+    ``of_classes`` is what the mean over few classes adds to ``below``; the two are independent.
+    """
+    low = np.maximum(estimate - np.hypot(below, of_classes), 0.0)
+    return low, sigmoid(logit(estimate, _LEAST_ESTIMATE) + above)
 
 
 @cache

@@ -80,6 +80,10 @@ class Calibration(ArrayFields):
     agreement: NDArray[np.float64]  # [M] 0 to 1
     shares: NDArray[np.float64]  # [C] expected shares of the classes; they sum to one
 
+    def applied(self, logits: Floats) -> NDArray[np.float64]:
+        """[M, N, C] calibrated logits of the M models, from their own [M, N, C]."""
+        return logits / self.temperatures[:, None, None] + self.offsets[:, None, :]
+
     def take(self, models: NDArray[np.intp]) -> Calibration:
         """The calibration of some of the models, in the order given."""
         per_model = ("temperatures", "offsets", "information", "agreement")
@@ -145,12 +149,12 @@ def gather_evidence(
     """
     n_images = logits.shape[1]
     check_image_count(n_images)
-    calibration, correction = _calibrate(logits, prior, shares)
+    calibration, correction, scaled, plain = _calibrate(logits, prior, shares)
     return UnlabeledEvidence(
         n_images,
         calibration,
         prior,
-        _win_shares(logits / calibration.temperatures[:, None, None], calibration.offsets, prior),
+        _win_shares(plain, softmax(scaled + calibration.offsets[:, None, :]), prior),
         correction.confirmation.mean(axis=1),
         templates,
     )
@@ -161,8 +165,10 @@ def calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike = S
     return _calibrate(logits, prior, shares)[0]
 
 
-def _calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike) -> tuple[Calibration, _Correction]:
-    """The calibration, and what the models say with its bias correction."""
+def _calibrate(
+    logits: Floats, prior: NDArray[np.float64], shares: SharesLike
+) -> tuple[Calibration, _Correction, NDArray[np.float64], NDArray[np.float64]]:
+    """The calibration, what the models say with its bias correction, scaled logits, and probabilities without it."""
     n_classes = logits.shape[2]
     temperatures = image_scale(logits) / _SHARPNESS
     scaled = logits / temperatures[:, None, None]
@@ -173,7 +179,8 @@ def _calibrate(logits: Floats, prior: NDArray[np.float64], shares: SharesLike) -
     corrections = [_correct(scaled, expected, weights) for expected in candidates]
     correction = max(corrections, key=lambda one: round(one.evidence, _DIGITS))
     agreement = (plain.argmax(axis=2) == correction.answers).mean(axis=1)
-    return Calibration(temperatures, correction.offsets, information, agreement, correction.shares), correction
+    calibration = Calibration(temperatures, correction.offsets, information, agreement, correction.shares)
+    return calibration, correction, scaled, plain
 
 
 def _answers(probabilities: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -365,15 +372,15 @@ def _of_most(nats: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
 
 
 def _win_shares(
-    scaled: NDArray[np.float64], offsets: NDArray[np.float64], prior: NDArray[np.float64]
+    plain: NDArray[np.float64], corrected: NDArray[np.float64], prior: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """[M] how often each model has the highest score when the images are drawn again (seeded bootstrap).
 
+    From probabilities [M, N, C] without and with the bias correction.
     The weights of the models in the pool that they agree with are those of each resample; the bias correction is not
     gathered again.
     """
-    n_models, n_images, n_classes = scaled.shape
-    plain, corrected = softmax(scaled), softmax(scaled + offsets[:, None, :])
+    n_models, n_images, n_classes = plain.shape
     rng = np.random.default_rng(0)
     counts = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size=_RESAMPLES) / n_images
     information = np.stack([_of_most(_resampled_information(model, counts), n_classes) for model in plain])

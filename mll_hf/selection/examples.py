@@ -59,7 +59,7 @@ def gather_examples(
         classes: [N] positions of the true classes.
         calibration: Of the M models, from these images or others of the task.
     """
-    scaled = logits / calibration.temperatures[:, None, None] + calibration.offsets[:, None, :]
+    scaled = calibration.applied(logits)
     odds, n = logit(softmax(scaled).max(axis=2)), len(classes)
     right = _right(scaled[:, :n], classes).sum(axis=1)
     shift = np.zeros(len(odds))

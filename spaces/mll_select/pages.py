@@ -606,10 +606,9 @@ def _permalink(**parameters: str) -> str:
 
 def strengths_html(label: LabelSummary) -> str:
     """Mean recall of a model."""
-    tested = int((label.support > 0).sum())
     return wrap(
         f"<p>It recognizes <strong>{_percent(label.mean_recall)}</strong> of a concept’s "
-        f"images on average, over {_counted(tested, 'concept', 'concepts')}.</p>"
+        f"images on average, over {_counted(label.n_tested, 'concept', 'concepts')}.</p>"
     )
 
 

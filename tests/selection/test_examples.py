@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,13 +9,16 @@ from hypothesis import strategies as st
 
 from mll_hf.selection.accuracy import logit, sigmoid
 from mll_hf.selection.beliefs import Beliefs, prior_beliefs
+from mll_hf.selection.evidence import Calibration
 from mll_hf.selection.examples import ExampleEvidence, gather_examples, learn_from_examples
 from worlds import examples
 
 
 def calibration_of(temperatures, offsets):
-    """The part of a calibration that examples need."""
-    return SimpleNamespace(temperatures=np.array(temperatures), offsets=np.array(offsets))
+    """A calibration; examples need no more of it than this."""
+    temperatures, offsets = np.array(temperatures, np.float64), np.array(offsets, np.float64)
+    none, shares = np.zeros(len(temperatures)), np.full(offsets.shape[1], 1 / offsets.shape[1])
+    return Calibration(temperatures, offsets, none, none, shares)
 
 
 def learned(prior, right, n, models=None):
