@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
@@ -140,7 +141,8 @@ def open_all(sources: Sequence[PinnedSource], graph: SemanticGraph) -> tuple[Ope
         HubError: A source cannot be read, lacks a column or split, or its labels contradict its class names.
         MissingExtraError: datasets is not installed.
     """
-    return tuple(_open(source, graph) for source in sources)
+    with _connections_closed_with_files():
+        return tuple(_open(source, graph) for source in sources)
 
 
 def _open(pinned: PinnedSource, graph: SemanticGraph) -> OpenSource:
@@ -182,6 +184,27 @@ def _open(pinned: PinnedSource, graph: SemanticGraph) -> OpenSource:
     stream = stream.select_columns(columns).cast_column(image, datasets.Image(decode=False))
     has_licenses = pinned.credits is not None or any(name in credits for name in LICENSE_COLUMNS)
     return OpenSource(pinned, stream, image, by_label, graph, has_licenses)
+
+
+@contextmanager
+def _connections_closed_with_files() -> Iterator[None]:
+    """Close the connection of a streamed file together with the file.
+
+    huggingface_hub closes it only when the file is garbage collected. `datasets` leaves files in reference cycles, so
+    that can happen during another request of the same thread, which then waits forever for the lock of the connection
+    pool that it holds itself.
+    """
+    close = HfFileSystemStreamFile.close
+
+    def close_both(file: HfFileSystemStreamFile) -> None:
+        file._exit_stack.close()
+        close(file)
+
+    HfFileSystemStreamFile.close = close_both
+    try:
+        yield
+    finally:
+        HfFileSystemStreamFile.close = close
 
 
 @contextmanager
@@ -267,7 +290,7 @@ def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
     progress = tqdm(  # type: ignore[no-untyped-call]
         unit="image", desc=source.pinned.source.name, name="mll_hf.harvest", leave=False
     )
-    with progress, ThreadPoolExecutor(max_workers=usable_cores()) as pool:
+    with progress, _connections_closed_with_files(), ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         for number in range(source.shards):
             file = folder / f"{number:05}.arrow"
             try:

@@ -1,5 +1,6 @@
 """Gathering images from data sets on the Hub: labels, sampling, output files, and recovery from errors."""
 
+import gc
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from huggingface_hub.hf_file_system import HfFileSystemStreamFile
 from open_clip import IMAGENET_CLASSNAMES
 from PIL import Image as PILImage
 
@@ -292,6 +294,22 @@ def test_the_sample_depends_on_the_images_only(tmp_path, many):
     (tmp_path / "l.json").write_text(json.dumps({"0": CORGI, "1": CAT, "2": CAR}))
     source = ImageSource("birds", "org/wds", str(tmp_path / "l.json"), "photo", label="cls")
     assert ids(gathered(tmp_path, [source], config, name="wds")) == ids(found[0])
+
+
+def test_no_connection_waits_for_the_garbage_collector(tmp_path, many):
+    """Collected during a request, a streamed file would wait for a lock of the pool that the request holds."""
+    put_tars("org/wds", [(content, [CORGI, CAT, CAR].index(label)) for content, label in many])
+    (tmp_path / "l.json").write_text(json.dumps({"0": CORGI, "1": CAT, "2": CAR}))
+    source = ImageSource("birds", "org/wds", str(tmp_path / "l.json"), "photo", label="cls")
+    gc.collect()
+    gc.disable()
+    try:
+        gathered(tmp_path, [source])
+        files = [each for each in gc.get_objects() if type(each) is HfFileSystemStreamFile]
+    finally:
+        gc.enable()
+    assert len(files) >= 2
+    assert all(file.response.is_closed for file in files)
 
 
 def test_small_samples_are_part_of_larger_ones_and_seeds_differ(tmp_path, many):
