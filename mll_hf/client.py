@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
-from mll_hf.hub.reach import out_of_reach
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
@@ -37,6 +36,7 @@ from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 from mll_hf.selection.select import ESTIMATING
 from mll_hf.utils.examples import Examples, check_examples
+from mll_hf.utils.reach import out_of_reach
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:

@@ -102,6 +102,7 @@ def test_the_cheapest_as_good_is_within_the_margin():
     assert first == "Use a: estimated accuracy 90 % (90 % interval: 85 to 95 %)."
     assert second == "As good and cheaper: b, 2.5 times less compute, 1.0 points lower."
     assert third.startswith("2 of 3 models are within 1 point")
+    assert "b, 860 times less compute," in answer([0.9, 0.9], [4119, 4.79]).lines(["a", "b"])[1]
 
 
 def test_a_lonely_best_model_matters():

@@ -929,8 +929,10 @@ def test_caps_hold_for_every_group(monkeypatch):
     further = replace(candidates_on(GRAPH, (label,), candidates.match), evidence=Evidence.PER_CLASS)
     selection = select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=6))
     assert [model.evidence for model in selection.models] == [Evidence.PER_CLASS]
-    with pytest.raises(InputError, match="none of the 4 labeled models is within the caps"):
+    with pytest.raises(InputError, match=r"none of the 6 models is within the caps \(smallest: 5 param"):
         select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=4))
+    with pytest.raises(InputError, match="none of the 3 labeled models is within the caps"):
+        select(candidates, SelectionConfig(Strategy.PAPER, max_parameters=4))
 
 
 # --- options as keywords ----------------------------------------------------------------------------------------------

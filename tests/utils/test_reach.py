@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from mll_hf.client import Client
-from mll_hf.hub import reach
+from mll_hf.utils import reach
 
 
 @pytest.fixture
