@@ -208,7 +208,7 @@ class Selection(ArrayFields):
         return f"Cascade: {first} answers first, and {share:.1%} of the images went on{where}: {gflops}."
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
-        """The concepts that decided for a class, best first, with the chosen models' recall on each.
+        """The concepts that a class was matched to, best first, with the chosen models' recall on each, where known.
 
         Raises:
             InputError: The selection has no such class.

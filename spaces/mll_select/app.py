@@ -21,7 +21,7 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
-from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models
+from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models, with_recall
 from mll_hf.selection.evidence import LEAST_IMAGES
 
 try:
@@ -150,7 +150,7 @@ def find(labels: Labels, question: Question) -> tuple[Any, ...]:
     selection = labels.select(question)
     ranked = {model.ref.repo_id for model in labels.models}
     left_out = {id for one in labels.left_out for id in one.models} - ranked
-    measured = pages.with_recall(selection)
+    measured = with_recall(selection)
     heat = accuracy_heatmap(measured) if measured else None
     return (
         pages.told_html(selection),

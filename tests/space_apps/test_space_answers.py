@@ -33,6 +33,7 @@ from mll_hf.labels import store as storing
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
+from mll_hf.plots.selection import with_recall
 from selection_worlds import WordEncoder
 from space_worlds import (
     FOLDER,
@@ -303,7 +304,7 @@ def published(tmp_path_factory):
 
 def test_without_labels_published_figures_answer(published):
     selection = published.select(ask("umbrella", "cougar"))
-    assert 0 < len(pages.with_recall(selection).models) < len(selection.models)
+    assert 0 < len(with_recall(selection).models) < len(selection.models)
     parts = load_app().find(published, ask("umbrella", "cougar"))
     assert "recall on ImageNet’s classes (11 models), ImageNet accuracy (" in parts[1]
     assert parts[-1].count("<a ") == 1
