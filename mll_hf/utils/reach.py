@@ -30,6 +30,8 @@ def out_of_reach(repo_id: str = "") -> str:
 
 def fault_of_hub() -> str:
     """Why the Hub cannot be reached; empty if it may be, which only asking it tells."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids requests to the Hub"
     if not set(_PROXIES).isdisjoint(os.environ):
         return ""
     fault = _fault_of_name(urlsplit(constants.ENDPOINT).hostname or "")

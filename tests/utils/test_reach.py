@@ -55,6 +55,7 @@ def test_where_something_else_may_answer_the_client_finds_out(lookups, monkeypat
     monkeypatch.delenv("HTTPS_PROXY")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # has a message of its own
     assert reach.out_of_reach() == ""
+    assert reach.fault_of_hub() == "HF_HUB_OFFLINE forbids requests to the Hub"
 
 
 def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeypatch, caplog):
