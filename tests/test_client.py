@@ -688,6 +688,16 @@ def test_labels_that_cannot_be_compared_with_others_are_left_out_by_name(store, 
     assert "left out: org/all, org/cars, org/cats on graph tiny: none of these models has a published" in caplog.text
 
 
+def test_no_accuracy_is_claimed_for_classes_that_no_concept_matches():
+    for classes, is_known in (
+        (["pneumonia", "normal"], False),
+        (["golden retriever", "fire truck", "tabby cat"], True),
+    ):
+        selection = Client("published").select(classes, max_gflops=40)
+        assert (selection.answer.accuracy is not None) is is_known
+        assert ("accuracy not known (90 % interval" in selection.answer_lines[0]) is not is_known
+
+
 def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     selection = Client(encoder=WordEncoder()).select(["golden retriever", "fire engine"], max_gflops=20)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -414,7 +414,11 @@ def _estimates_from_json(documents: list[dict[str, Any] | None]) -> AccuracyEsti
         return None
     if len(found) < len(documents):
         raise ValueError("only some models have an estimated accuracy")
-    return AccuracyEstimate(*(_numbers([d[key] for d in found], 0, 1) for key in ("estimate", "low", "high")))
+    accuracy, low, high = (_numbers([d[key] for d in found], 0, 1) for key in ("estimate", "low", "high"))
+    estimates = AccuracyEstimate(accuracy, low, high)
+    narrow = estimates.known.tolist()
+    known = [document.get("known", True) for document, is_narrow in zip(found, narrow, strict=True) if is_narrow]
+    return replace(estimates, informed=all(known))
 
 
 def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:

@@ -268,7 +268,7 @@ def _ranking(selection: Selection) -> str:
     ]
     legend = (
         "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
-        "90 % interval; not known if the interval is wider than 50 points. "
+        "90 % interval; not known if this is wider than 50 points, or no class has a match. "
     )
     if labeled and has_recall:
         legend += (
