@@ -242,7 +242,7 @@ def _ranking(selection: Selection) -> str:
     kinds = Counter(model.evidence for model in selection.models)
     several = labeled and set(kinds) != {Evidence.LABEL}
     shown = shown_models(selection, _MODELS_SHOWN)
-    has_recall = any(_has_recall(selection, m) for m in shown)
+    has_recall = any(has_recall_of(selection, m) for m in shown)
     header = [
         ("#", "number"),
         ("model", ""),
@@ -258,7 +258,7 @@ def _ranking(selection: Selection) -> str:
             str(m + 1),
             model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.union else ""),
             *([] if estimates is None else [_estimate(estimates, m)]),
-            *([_bar_and_percent(selection.overall[m]) if _has_recall(selection, m) else "–"] if has_recall else []),
+            *([_bar_and_percent(selection.overall[m]) if has_recall_of(selection, m) else "–"] if has_recall else []),
             *([escape(BASED_ON[model.evidence])] if several else []),
             _size(model.cost.parameters),
             _gflops(model.cost.gflops),
@@ -292,7 +292,7 @@ BASED_ON = {
 }
 
 
-def _has_recall(selection: Selection, m: int) -> bool:
+def has_recall_of(selection: Selection, m: int) -> bool:
     """Whether a model has figures per class, rather than one for all classes."""
     return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
 
@@ -372,7 +372,7 @@ def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
 
 def _recall(selection: Selection, m: int, y: int) -> str:
     score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if images == 0 or selection.coverage[y] < CLOSE or not _has_recall(selection, m):
+    if images == 0 or selection.coverage[y] < CLOSE or not has_recall_of(selection, m):
         return "–"
     error = np.sqrt(max(score * (1 - score), 0) / images)
     return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'

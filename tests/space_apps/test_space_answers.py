@@ -302,6 +302,20 @@ def published(tmp_path_factory):
     return make_library(f"{folder},published").labels
 
 
+def test_no_recall_is_shown_of_what_has_none(published):
+    app = load_app()
+    nothing = published.select(ask("pneumonia", "normal"))
+    assert with_recall(nothing) is None
+    parts = app.find(published, ask("pneumonia", "normal"))
+    assert parts[2:5] == ("", None, "")  # heading, figure and table of the heat map
+    assert "not known" in parts[0]
+    record = app._selection_record(nothing, "")
+    by_kind = {model["evidence"]: model["recall"] for model in record["models"]}
+    assert by_kind == {"published, overall only": None}
+    assert [of["recall"] for of in record["classes"]] == [None, None]
+    assert json.dumps(record)
+
+
 def test_without_labels_published_figures_answer(published):
     selection = published.select(ask("umbrella", "cougar"))
     assert 0 < len(with_recall(selection).models) < len(selection.models)
