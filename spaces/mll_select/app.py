@@ -243,7 +243,9 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
             return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
-        return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
+        shown = dict(zip(parts, found, strict=True))
+        shown[heat] = gr.Plot(shown[heat], visible=shown[heat] is not None)  # empty, it would be a blank box
+        return {question: asked, details: gr.Column(visible=True), **shown}
 
     def fill(read_names: Callable[[Any], tuple[str, ...]]) -> Callable[[Any], dict[Any, Any]]:
         def act(given: Any) -> dict[Any, Any]:  # noqa: ANN401 - a path or a text
