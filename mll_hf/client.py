@@ -320,6 +320,9 @@ class Client:
         from mll_hf.hub.connection import together
 
         models = [shortlist.models[m] for m in shortlist.union]
+        if all(model.ref.revision == UNPINNED for model in models):
+            id = models[0].ref.repo_id
+            raise ModelError(id, out_of_reach(id) or "no commit of it is known, so it cannot be tried; go online once")
         sizes = together(lambda model: bytes_to_fetch(model.ref, model.cost.parameters, self._token), models)
         sample = [images[n] for n in trial_sample(len(images), config.most_images)]
         return try_models(self.load(shortlist), config, sample, examples, sizes, approve)

@@ -6,8 +6,10 @@ import socket
 
 import pytest
 from huggingface_hub import constants
+from PIL import Image
 
 from mll_hf.client import Client
+from mll_hf.errors import ModelError
 from mll_hf.utils import reach
 
 
@@ -66,3 +68,9 @@ def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeyp
     assert "only published figures are used: hub: the Hub cannot be reached" in caplog.text
     assert "not pinned to a commit, so it cannot be used yet: model " in caplog.text
     assert "(and 1 more)" in caplog.text
+
+
+def test_a_trial_without_the_hub_fails_before_it_asks(lookups, monkeypatch):
+    images = [Image.new("RGB", (8, 8), (n, n, n)) for n in range(16)]
+    with pytest.raises(ModelError, match="the Hub cannot be reached"):
+        Client("published").select(["cat", "dog"], images=images, approve=lambda plan: pytest.fail("asked"))
