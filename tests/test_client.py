@@ -25,6 +25,7 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models import load_model
 from mll_hf.models.known import usable_models
 from mll_hf.models.published import published_labels, split_location
@@ -719,6 +720,10 @@ def test_without_a_text_encoder_models_are_compared_by_imagenet_accuracy(caplog)
     selection = Client("published", encoder=Missing()).select(["cat", "dog"])
     assert {model.evidence for model in selection.models} == {Evidence.OVERALL}
     assert "compared by their ImageNet accuracy alone" in caplog.text
+    Missing.id = DEFAULT_MODEL  # it is said once
+    caplog.clear()
+    Client("published", encoder=Missing()).select(["cat", "dog"])
+    assert caplog.text.count("[offline]") == 1
 
 
 def test_a_model_that_nobody_else_knows_competes_on_a_graph_that_the_user_names(tmp_path, caplog):

@@ -46,7 +46,10 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         help="choose models for a list of classes",
         description="Estimate from labels how accurate each model is on your classes, and choose the best. No model is "
         "downloaded or run, unless you give images with --images, or --examples: then models are tried on them one by "
-        "one, the most promising per gigabyte first, until no other is likely to be better.",
+        "one, first the two most promising, then those that promise most per gigabyte, until no other is likely to be "
+        "better.",
+        epilog="Example: mll-hf select --classes classes.txt --json > choice.json, then: mll-hf predict photos "
+        "--selection choice.json",
     )
     add_selection_options(command, required=True)
     trial = command.add_argument_group("trial on images of the task")

@@ -17,7 +17,7 @@ from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
-from mll_hf.utils.text import one_line
+from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ class Cascade:
     changed: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection(ArrayFields):
     """Which models answer for which classes, and why.
 
@@ -138,6 +138,11 @@ class Selection(ArrayFields):
     estimates: AccuracyEstimate | None = None
     templates: tuple[str, ...] = ()
     cascade: Cascade | None = None
+
+    def __repr__(self) -> str:
+        """What was chosen, in one line; the arrays of hundreds of models say nothing to a reader."""
+        chosen = abridged([self.models[m].name for m in self.union], 3)
+        return f"<Selection of {chosen} for {len(self.classes)} classes, among {len(self.models)} models>"
 
     @cached_property
     def answer(self) -> Answer | None:
