@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
-from mll_hf.hub.reach import out_of_reach
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
@@ -37,6 +36,7 @@ from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 from mll_hf.selection.select import ESTIMATING
 from mll_hf.utils.examples import Examples, check_examples
+from mll_hf.utils.reach import out_of_reach
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -216,10 +216,10 @@ class Client:
         """Choose models for a list of classes.
 
         Without images no model is downloaded, and none is run. With images of the task, models are tried on them one by
-        one, the most promising per gigabyte first, until no other is likely to be better or ``max_download`` is
-        reached; what they answer decides. The images need no labels; a few examples with their class make the choice
-        and the estimated accuracy better. If only some licenses are allowed, those that labels name count, and the Hub
-        confirms them for the chosen models: a small request for each.
+        one: the two most promising, then those that promise most per gigabyte, until no other is likely to be better or
+        ``max_download`` is reached; what they answer decides. The images need no labels; a few examples with their
+        class make the choice and the estimated accuracy better. If only some licenses are allowed, those that labels
+        name count, and the Hub confirms them for the chosen models: a small request for each.
 
         Args:
             classes: Class names; at least one, all different.
@@ -269,9 +269,7 @@ class Client:
     ) -> Selection:
         """The choice without images."""
         if config.strategy is Strategy.IMAGENET:
-            choose = partial(select_by_imagenet, names, domain=domain, task=task, names=self._embedded(names))
-            claims = {model.hub_id: model.license for model in usable_models()}
-            return self._pinned(choose_allowed(choose, self._licenses_of, claims, config))
+            return self._by_imagenet(names, config, domain, task, self._embedded(names))
         groups = self.groups if config.strategy in ESTIMATING else self.groups[:1]
         parts = []
         try:
@@ -281,9 +279,9 @@ class Client:
         except MissingExtraError as error:
             if any(group.evidence is Evidence.LABEL for group in groups) or config.strategy not in ESTIMATING:
                 raise
-            _log.warning("models are compared by their ImageNet accuracy alone: %s", error)
-            by_imagenet = replace(config, strategy=Strategy.IMAGENET)
-            return self._by_labels(names, descriptions, by_imagenet, domain, task)
+            _log.warning("models are compared by their ImageNet accuracy alone, whatever the class names: %s", error)
+            embedded = self._embedded(names, is_told=True)
+            return self._by_imagenet(names, replace(config, strategy=Strategy.IMAGENET), domain, task, embedded)
         published = self._overall_only if config.strategy in ESTIMATING else ()
         candidates = replace(parts[0], further=tuple(parts[1:]), published=published)
         decide: Callable[..., Selection] = select
@@ -292,6 +290,19 @@ class Client:
         claims = {label.model.repo_id: label.license for part in parts for label in part.labels.reference}
         claims |= {model.hub_id: model.license for model in published}
         return self._pinned(choose_allowed(partial(decide, candidates, task=task), self._licenses_of, claims, config))
+
+    def _by_imagenet(
+        self,
+        names: tuple[str, ...],
+        config: SelectionConfig,
+        domain: str | None,
+        task: str | None,
+        embedded: NDArray[np.float64] | None,
+    ) -> Selection:
+        """The choice by ImageNet accuracy alone; the estimated accuracy looks at the embedded names."""
+        choose = partial(select_by_imagenet, names, domain=domain, task=task, names=embedded)
+        claims = {model.hub_id: model.license for model in usable_models()}
+        return self._pinned(choose_allowed(choose, self._licenses_of, claims, config))
 
     @cached_property
     def _overall_only(self) -> tuple[KnownModel, ...]:
@@ -320,6 +331,9 @@ class Client:
         from mll_hf.hub.connection import together
 
         models = [shortlist.models[m] for m in shortlist.union]
+        if all(model.ref.revision == UNPINNED for model in models):
+            id = models[0].ref.repo_id
+            raise ModelError(id, out_of_reach(id) or "no commit of it is known, so it cannot be tried; go online once")
         sizes = together(lambda model: bytes_to_fetch(model.ref, model.cost.parameters, self._token), models)
         sample = [images[n] for n in trial_sample(len(images), config.most_images)]
         return try_models(self.load(shortlist), config, sample, examples, sizes, approve)
@@ -415,14 +429,18 @@ class Client:
             _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)
         return replace(selection, models=tuple(models))
 
-    def _embedded(self, classes: Sequence[str]) -> NDArray[np.float64] | None:
-        """[C, E] class names, embedded by the default text encoder; None if another one is used, or it is missing."""
+    def _embedded(self, classes: Sequence[str], is_told: bool = False) -> NDArray[np.float64] | None:
+        """[C, E] class names, embedded by the default text encoder; None if another one is used, or it is missing.
+
+        That it is missing is logged as a warning, unless the user is told already.
+        """
         if not self._text_encoder.id.startswith(DEFAULT_MODEL):
             return None
         try:
             return embed_names(self._text_encoder, classes)
         except MissingExtraError as error:
-            _log.warning("estimated accuracies do not look at the class names: %s", error)
+            if not is_told:
+                _log.warning("estimated accuracies do not look at the class names: %s", error)
             return None
 
 

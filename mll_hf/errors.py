@@ -134,6 +134,8 @@ class MissingExtraError(MLLError, ImportError):
         extra: The extra of this package that brings it.
     """
 
-    def __init__(self, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str, reason: str = "") -> None:
+        """``reason``: why it is needed, where something else would do, too."""
         self.extra = extra
-        super().__init__(f"this needs the package '{package}'; install it with: {install_command(extra)}")
+        needed = f"{reason}, so this needs" if reason else "this needs"
+        super().__init__(f"{needed} the package '{package}'; install it with: {install_command(extra)}")

@@ -25,6 +25,7 @@ from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path, graph_path
 from mll_hf.matching.describe import Description
 from mll_hf.matching.prompts import fill, templates_for
+from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models import load_model
 from mll_hf.models.known import usable_models
 from mll_hf.models.published import published_labels, split_location
@@ -688,6 +689,16 @@ def test_labels_that_cannot_be_compared_with_others_are_left_out_by_name(store, 
     assert "left out: org/all, org/cars, org/cats on graph tiny: none of these models has a published" in caplog.text
 
 
+def test_no_accuracy_is_claimed_for_classes_that_no_concept_matches():
+    for classes, is_known in (
+        (["pneumonia", "normal"], False),
+        (["golden retriever", "fire truck", "tabby cat"], True),
+    ):
+        selection = Client("published").select(classes, max_gflops=40)
+        assert (selection.answer.accuracy is not None) is is_known
+        assert ("accuracy not known (90 % interval" in selection.answer_lines[0]) is not is_known
+
+
 def test_published_figures_answer_where_the_hub_cannot_be_reached(monkeypatch, caplog):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     selection = Client(encoder=WordEncoder()).select(["golden retriever", "fire engine"], max_gflops=20)
@@ -709,6 +720,10 @@ def test_without_a_text_encoder_models_are_compared_by_imagenet_accuracy(caplog)
     selection = Client("published", encoder=Missing()).select(["cat", "dog"])
     assert {model.evidence for model in selection.models} == {Evidence.OVERALL}
     assert "compared by their ImageNet accuracy alone" in caplog.text
+    Missing.id = DEFAULT_MODEL  # it is said once
+    caplog.clear()
+    Client("published", encoder=Missing()).select(["cat", "dog"])
+    assert caplog.text.count("[offline]") == 1
 
 
 def test_a_model_that_nobody_else_knows_competes_on_a_graph_that_the_user_names(tmp_path, caplog):

@@ -19,8 +19,10 @@ import pytest
 from PIL import Image
 
 from mll_hf.cli import build_parser, main
+from mll_hf.ensemble.rules import Rule
 from mll_hf.models.known import usable_models
 from mll_hf.models.published import published_labels
+from mll_hf.selection import Strategy
 from worlds import picture
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
@@ -52,6 +54,14 @@ def words_of(command):
     while words and re.match(r"[A-Z_]+=", words[0]):
         words = words[1:]
     return words[: words.index(">")] if ">" in words else words
+
+
+def test_the_map_has_a_row_for_each_strategy_and_rule():
+    text = (ROOT / "mll_hf" / "README.md").read_text()
+    section = text[text.index("## Strategies and rules") : text.index("A label is one safetensors file")]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in section.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in row}
+    assert named - {"strategy", "rule"} == {*map(str, Strategy), *map(str, Rule)}
 
 
 COMMANDS = [

@@ -6,8 +6,9 @@ import argparse
 import os
 import shlex
 import sys
+from difflib import get_close_matches
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mll_hf import __version__
 from mll_hf.cli.output import complain, logged_notes
@@ -27,6 +28,17 @@ _COMMANDS = {  # module with the command, and what --help says of it
     "serve": ("serve", "answer images over HTTP with a selection"),
     "bench": ("bench", "compare methods that choose and combine models, on tasks with known classes"),
 }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses an unknown option in the name of the command that it was given to, with the nearest one."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:  # noqa: ANN401
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            near = get_close_matches(unknown[0].partition("=")[0], self._option_string_actions, 1)
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{f'; did you mean {near[0]}?' if near else ''}")
+        return found, unknown
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,12 +71,12 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     Args:
         command: The only command that is going to be used: modules of others are not imported. None for all.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="mll-hf",
         description="Choose and reuse open vision-language models without trying them all: measure each model once "
         "on a graph of visual concepts (label), publish the result (push), choose models for a list of classes "
         "(select), and classify images with them (predict).",
-        epilog="Example: mll-hf select --classes 'dog, cat, teapot' --labels hf://datasets/ORG/NAME",
+        epilog="Example: mll-hf select --labels published --classes 'golden retriever, tabby cat, fire truck'",
     )
     parser.add_argument("--version", action="version", version=f"mll-hf {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

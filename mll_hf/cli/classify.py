@@ -46,7 +46,10 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         help="choose models for a list of classes",
         description="Estimate from labels how accurate each model is on your classes, and choose the best. No model is "
         "downloaded or run, unless you give images with --images, or --examples: then models are tried on them one by "
-        "one, the most promising per gigabyte first, until no other is likely to be better.",
+        "one, first the two most promising, then those that promise most per gigabyte, until no other is likely to be "
+        "better.",
+        epilog="Example: mll-hf select --classes classes.txt --json > choice.json, then: mll-hf predict photos "
+        "--selection choice.json",
     )
     add_selection_options(command, required=True)
     trial = command.add_argument_group("trial on images of the task")
@@ -105,22 +108,23 @@ def _select(args: argparse.Namespace) -> int:
     if selection.cascade:
         print(f"{selection.cascade_line()} At most {selection.cascade.changed:.1%} of answers are expected to change.")
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
-    if uncovered and selection.strategy is Strategy.MLL and not images:
+    if len(selection.classes) == 1:
+        note("with one class every answer is right; also name what else the images show")
+    elif uncovered and selection.strategy is Strategy.MLL and not (images or args.examples):
         note(
-            f"no concept matches {abridged(uncovered, 5)}; for such classes a model's general level counts most. Give "
-            "unlabeled images with --images for a better choice"
+            f"no concept matches {abridged(uncovered, 5)}; for such classes a model's general level counts most. Check "
+            "their spelling (names are compared in English), or give unlabeled images with --images for a better choice"
         )
     return 0
 
 
 def _plot(path: Path, selection: Selection) -> None:
-    from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap
+    from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, with_recall
     from mll_hf.plots.style import save_page
 
-    figures = {
-        "Recall on the concepts of each class, in percent": accuracy_heatmap(selection),
-        "Estimated accuracy against cost": accuracy_by_cost(selection),
-    }
+    figures = {"Estimated accuracy against cost": accuracy_by_cost(selection)}
+    if measured := with_recall(selection):
+        figures = {"Recall on the concepts of each class, in percent": accuracy_heatmap(measured), **figures}
     save_page(path, f"Models for {abridged(selection.classes, 3)}", figures)
     note(f"figures: {path}")
 
@@ -166,7 +170,7 @@ def add_selection_options(command: argparse.ArgumentParser, required: bool) -> N
 
 def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Selection:
     """The choice that the options ask for, after a trial if there are images or examples."""
-    if not args.classes:
+    if args.classes is None:
         raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
     given = {name: vars(args).get(name) for name in SelectionConfig.__dataclass_fields__}

@@ -121,7 +121,7 @@ def _add(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import fetch_graph
 
     if (args.table is None) == (args.id is None):
-        raise InputError("give either one concept with --id, or a table of concepts with --from")
+        raise InputError("give either one concept with --id, or a table with --from (columns id, name, ...)")
     new = read_concepts(args.table, args.images_root, args.domain) if args.table else (_one_concept(args),)
     addition = add_to_graph(args.graph, new, fetch_graph(args.base) if args.base else None)
     graph = addition.graph

@@ -22,6 +22,7 @@ from mll_hf.cli.output import complain, note, print_row, summary, verdict
 from mll_hf.cli.report import difference_report, label_difference, label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
+from mll_hf.models.published import PUBLISHED, open_labels, split_location
 from mll_hf.utils.tables import table
 
 if TYPE_CHECKING:
@@ -74,9 +75,7 @@ def _add_action(actions: Any, name: str, run: Any, text: str) -> argparse.Argume
 
 
 def _ls(args: argparse.Namespace) -> int:
-    from mll_hf.hub.sources import open_source
-
-    source = open_source(args.labels)
+    source = open_labels(split_location(args.labels)[0])
     labels = sorted(source.list(), key=lambda label: (label.graph_name, label.group, -label.mean_recall))
     origins = [source.origin_of(label) for label in labels]
     if args.json:
@@ -206,7 +205,7 @@ def _index(args: argparse.Namespace) -> int:
     from mll_hf.hub.locations import HUB, is_on_hub
     from mll_hf.hub.publish import update_index
 
-    if args.labels == HUB:
+    if args.labels in (HUB, PUBLISHED):
         raise InputError("only collections and folders have an index; give one with --labels")
     if not is_on_hub(args.labels):
         return _index_folder(args)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from mll_hf.utils.images import ImageLike as ImageLike
 
 Item = TypeVar("Item")
+_BAR_SECONDS = 1.0
 _TURN = 512  # images per batch if models must take turns in memory
 _SAMPLE = 512  # images from which rule `transport` calibrates the models
 _PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model of a trial; the rest are decoded again
@@ -278,7 +279,12 @@ class Ensemble:
         size = self.batch_size or (_TURN if residents.take_turns else preparation.batch_size)
         batches = iter(lambda: list(islice(remaining, size)), [])
         progress = tqdm(  # type: ignore[no-untyped-call]
-            total=len(images) if isinstance(images, Sized) else None, unit="image", name="mll_hf.predict", leave=False
+            total=len(images) if isinstance(images, Sized) else None,
+            desc=self.selection.models[models[0]].name if len(models) == 1 else None,
+            unit="image",
+            name="mll_hf.predict",
+            leave=False,
+            delay=_BAR_SECONDS,  # none for a few images
         )
         prepared = prepared_batches(batches, lambda image: preparation(decode(image)), ahead=size)
         with progress, closing(prepared):

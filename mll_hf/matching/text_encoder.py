@@ -22,6 +22,7 @@ import numpy as np
 from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.matching.minilm import FILES, MiniLM
 from mll_hf.utils.files import asset_path, file_digest
+from mll_hf.utils.reach import fault_of_hub
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -272,13 +273,20 @@ def _default_folder() -> Path:
 
 
 def _download(repo_id: str, sha: str) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
+    package = PACKAGE.replace("_", "-")
+    kept = [try_to_load_from_cache(repo_id, name, revision=sha) for name in FILES]
+    if all(isinstance(path, str) for path in kept):  # a commit never changes: the Hub need not be asked
+        return Path(str(kept[0])).parent
+    if fault := fault_of_hub():  # its client would try for half a minute
+        raise MissingExtraError(package, "offline", fault)
     try:
         return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES), library_name="mll_hf"))
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet
-        raise MissingExtraError(PACKAGE.replace("_", "-"), "offline") from error
+        reason = f"the text encoder {repo_id} cannot be downloaded ({one_line(error)})"
+        raise MissingExtraError(package, "offline", reason) from error
 
 
 def _sentence_transformer(folder: Callable[[], Path]) -> Embed:

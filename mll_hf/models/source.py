@@ -226,7 +226,9 @@ def cached_revisions(repo_id: str) -> list[CachedRevisionInfo]:
 
 def _download(ref: ModelRef, backend: Backend, patterns: tuple[str, ...], token: str | None) -> Path:
     if not FULL_SHA.fullmatch(ref.revision):
-        raise ModelError(ref.repo_id, f"is pinned to '{ref.revision}', not to a full commit sha; resolve it again")
+        raise ModelError(
+            ref.repo_id, f"is pinned to '{ref.revision}', not to a full commit sha; go online and select again"
+        )
     with hub_errors(ref.repo_id, lambda reason: ModelError(ref.repo_id, reason)):
         folder = snapshot_download(
             ref.repo_id,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, interactive, pareto_front, plain
+from mll_hf.selection.base import Evidence, Strategy
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from mll_hf.plots.style import PlotlyFigure
     from mll_hf.selection import Selection
 
+CLOSE = 0.1  # of a class with less coverage no concept is close
 _MODELS_SHOWN = 8
 _CLASSES_SHOWN = 40
 _ROW_PIXELS, _HEADING_PIXELS = 26, 120
@@ -35,6 +38,30 @@ def shown_classes(selection: Selection, most: int = _CLASSES_SHOWN) -> list[int]
     scores = selection.scores[shown_models(selection)]
     spread = scores.max(axis=0) - scores.min(axis=0)
     return sorted(np.argsort(-spread, kind="stable")[:most].tolist())
+
+
+def with_recall(selection: Selection) -> Selection | None:
+    """The models and classes of which recall per class is known, for figures and tables of it; None if there are none.
+
+    Models that only have an overall figure have none, nor do classes that no concept matches: their scores are the
+    general level of the models. After a trial, and with other strategies than ``mll``, scores are no recall.
+    """
+    rows = [m for m, model in enumerate(selection.models) if model.evidence is not Evidence.OVERALL]
+    kept = [y for y, coverage in enumerate(selection.coverage) if coverage >= CLOSE]
+    if selection.strategy is not Strategy.MLL or selection.evidence is not None or not rows or not kept:
+        return None
+    return replace(
+        selection,
+        classes=tuple(selection.classes[y] for y in kept),
+        models=tuple(selection.models[m] for m in rows),
+        scores=selection.scores[np.ix_(rows, kept)],
+        chosen=selection.chosen[np.ix_(rows, kept)],
+        matches=tuple(selection.matches[y] for y in kept),
+        coverage=selection.coverage[kept],
+        images=selection.images[kept],
+        estimates=None,
+        cascade=None,
+    )
 
 
 def accuracy_heatmap(selection: Selection) -> PlotlyFigure:

@@ -7,6 +7,7 @@ vision.
 from __future__ import annotations
 
 from html import escape
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -89,13 +90,16 @@ def interactive(traces: Sequence[Mapping[str, Any]], height: int, **layout: Any)
 
 
 def check_page(path: Path) -> None:
-    """Check the suffix of a file name, so that it fails before anything is computed.
+    """Check the suffix of a file name, and that figures can be made, so that it fails before anything is computed.
 
     Raises:
         InputError: The name does not end in .html.
+        MissingExtraError: plotly is not installed.
     """
     if path.suffix.lower() not in _PAGE_SUFFIXES:
         raise InputError(f"figures are written as web pages; let the name {path.name} end in .html")
+    if find_spec("plotly") is None:
+        raise MissingExtraError("plotly", "plots")
 
 
 def save_page(path: Path, title: str, figures: Mapping[str, PlotlyFigure]) -> None:

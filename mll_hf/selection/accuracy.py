@@ -86,22 +86,24 @@ class AccuracyEstimate(ArrayFields):
         accuracy: [M] estimates.
         low: [M] lower ends.
         high: [M] upper ends.
+        informed: Whether they rest on more than the names of the classes: a concept that matches one, or images.
     """
 
     accuracy: Floats
     low: Floats
     high: Floats
+    informed: bool = True
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """[M] whether the interval is narrow enough for the accuracy to count as known."""
-        known: NDArray[np.bool_] = self.high - self.low <= MOST_WIDTH
+        """[M] whether the accuracy counts as known: there is evidence, and the interval is narrow enough."""
+        known: NDArray[np.bool_] = (self.high - self.low <= MOST_WIDTH) & self.informed
         return known
 
     def take(self, models: Sequence[int] | NDArray[np.intp]) -> AccuracyEstimate:
         """The estimates of some of the models, in the order given."""
         rows = np.asarray(models, np.intp)
-        return AccuracyEstimate(self.accuracy[rows], self.low[rows], self.high[rows])
+        return AccuracyEstimate(self.accuracy[rows], self.low[rows], self.high[rows], self.informed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +183,8 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
     if not bool(((imagenet >= 0) & (imagenet <= 1)).all()):
         raise InputError("an ImageNet accuracy is missing or outside 0 to 1; leave out models without one")
     if traits.n_classes == 1:
-        return AccuracyEstimate(*(np.ones(len(imagenet)) for _ in range(3)))
+        certain = np.ones(len(imagenet))
+        return AccuracyEstimate(certain, certain, certain)
     model = model or published_model()
     similarity = model.usual_similarity if traits.similarity is None else traits.similarity
     nearest = model.usual_nearest if traits.nearest is None else max(traits.nearest, model.least_nearest)

@@ -61,7 +61,7 @@ class Answer:
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
         else:
-            times = f"{self.saving:.2g}" if self.saving >= 1.05 else f"{self.saving:.2f}"
+            times = f"{float(f'{self.saving:.2g}'):,g}" if self.saving >= 1.05 else f"{self.saving:.2f}"
             cost = f"{times} times less compute" if self.saving > 1 else "fewer parameters"
             second = f"As good and cheaper: {names[self.cheapest]}, {cost}, {100 * self.loss:.1f} points lower."
         if self.n_models == 1:

@@ -46,7 +46,7 @@ def choose_allowed(
         config: What to select, and the licenses that it allows. Models that are not chosen may have any.
 
     Raises:
-        InputError: No model has an allowed license.
+        InputError: No model has an allowed license, or none of these is within the caps.
         HubError: The Hub cannot be reached, and no label names an allowed license.
     """
     if not config.licenses:
@@ -66,7 +66,11 @@ def choose_allowed(
             deciding += [id for id in _reference(choose, attempt) if claims[id] is None]
         except NoneFitsError:
             choose(replace(config, licenses=()))  # raises if the licenses are not at fault
-            raise unreachable or _none_allowed({**claims, **known}, config.licenses) from None
+            if unreachable:
+                raise unreachable from None
+            said = {**claims, **known}
+            too_large = sum(license in allowed and id not in attempt.without for id, license in said.items())
+            raise (_none_fits(too_large, config) if too_large else _none_allowed(said, config.licenses)) from None
         unknown = [id for id in dict.fromkeys(deciding) if id not in known]
         if not unknown:
             return selection
@@ -84,8 +88,8 @@ def choose_allowed(
             unreachable, answers = error, {**claims, **known}
         known |= answers
         if wrong := [id for id in wanted if claims[id] in allowed and known[id] not in allowed]:
-            said = [f"{id} ({known[id] or 'unknown'}, not {claims[id]})" for id in wrong]
-            _log.warning("left out, since the Hub names another license than the label: %s", abridged(said, 5))
+            shown = [f"{id} ({known[id] or 'unknown'}, not {claims[id]})" for id in wrong]
+            _log.warning("left out, since the Hub names another license than the label: %s", abridged(shown, 5))
         refused |= {id for id in answers if known[id] not in allowed}
         asked, ahead = asked + len(wanted), 2 * ahead
 
@@ -96,6 +100,14 @@ def _reference(choose: Callable[[SelectionConfig], Selection], config: Selection
         return []
     best = choose(replace(config, strategy=Strategy.GENERAL, k=1, max_models=None))
     return [next(model.ref.repo_id for model in best.models if model.evidence is not Evidence.OVERALL)]
+
+
+def _none_fits(count: int, config: SelectionConfig) -> NoneFitsError:
+    allowed = abridged(list(config.licenses), 5)
+    return NoneFitsError(
+        f"none of the {count} models with an allowed license ({allowed}) is within the caps; raise the caps, or allow "
+        "more licenses"
+    )
 
 
 def _none_allowed(licenses: Mapping[str, str | None], allowed: Sequence[str]) -> InputError:

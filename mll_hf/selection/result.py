@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
-from mll_hf.utils.text import one_line
+from mll_hf.utils.text import abridged, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ class Cascade:
     changed: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Selection(ArrayFields):
     """Which models answer for which classes, and why.
 
@@ -138,6 +138,11 @@ class Selection(ArrayFields):
     estimates: AccuracyEstimate | None = None
     templates: tuple[str, ...] = ()
     cascade: Cascade | None = None
+
+    def __repr__(self) -> str:
+        """What was chosen, in one line; the arrays of hundreds of models say nothing to a reader."""
+        chosen = abridged([self.models[m].name for m in self.union], 3)
+        return f"<Selection of {chosen} for {len(self.classes)} classes, among {len(self.models)} models>"
 
     @cached_property
     def answer(self) -> Answer | None:
@@ -208,7 +213,7 @@ class Selection(ArrayFields):
         return f"Cascade: {first} answers first, and {share:.1%} of the images went on{where}: {gflops}."
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
-        """The concepts that decided for a class, best first, with the chosen models' recall on each.
+        """The concepts that a class was matched to, best first, with the chosen models' recall on each, where known.
 
         Raises:
             InputError: The selection has no such class.
@@ -414,7 +419,11 @@ def _estimates_from_json(documents: list[dict[str, Any] | None]) -> AccuracyEsti
         return None
     if len(found) < len(documents):
         raise ValueError("only some models have an estimated accuracy")
-    return AccuracyEstimate(*(_numbers([d[key] for d in found], 0, 1) for key in ("estimate", "low", "high")))
+    accuracy, low, high = (_numbers([d[key] for d in found], 0, 1) for key in ("estimate", "low", "high"))
+    estimates = AccuracyEstimate(accuracy, low, high)
+    narrow = estimates.known.tolist()
+    known = [document.get("known", True) for document, is_narrow in zip(found, narrow, strict=True) if is_narrow]
+    return replace(estimates, informed=all(known))
 
 
 def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:

@@ -201,10 +201,14 @@ def within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
         labels = [label for part in parts for label in part.labels.reference]
         if any(_fits(label.cost, config) for label in labels):
             raise NoneFitsError("all labeled models within the caps are to be left out; leave out fewer")
+        costs = [label.cost for label in labels]
+        if config.strategy in ESTIMATING:
+            costs += [model.cost for model in candidates.published]
+        kind = "labeled models" if len(costs) == len(labels) else "models"
         raise NoneFitsError(
-            f"none of the {len(labels)} labeled models is within the caps (smallest: "
-            f"{min(label.cost.parameters for label in labels):,} parameters; cheapest: "
-            f"{min(label.cost.gflops for label in labels):.3g} GFLOPs per image); raise the caps"
+            f"none of the {len(costs)} {kind} is within the caps (smallest: "
+            f"{min(cost.parameters for cost in costs):,} parameters; cheapest: "
+            f"{min(cost.gflops for cost in costs):.3g} GFLOPs per image); raise the caps"
         )
     published = _published_within_caps(candidates.published, config) if config.strategy in ESTIMATING else ()
     return replace(within[0], published=published, further=tuple(within[1:]))

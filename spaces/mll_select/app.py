@@ -21,7 +21,7 @@ from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
-from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models
+from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models, with_recall
 from mll_hf.selection.evidence import LEAST_IMAGES
 
 try:
@@ -150,7 +150,7 @@ def find(labels: Labels, question: Question) -> tuple[Any, ...]:
     selection = labels.select(question)
     ranked = {model.ref.repo_id for model in labels.models}
     left_out = {id for one in labels.left_out for id in one.models} - ranked
-    measured = pages.with_recall(selection)
+    measured = with_recall(selection)
     heat = accuracy_heatmap(measured) if measured else None
     return (
         pages.told_html(selection),
@@ -243,7 +243,9 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
         except MLLError as error:
             nothing = {question: None, chosen: pages.TRY_FIRST}
             return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
-        return {question: asked, details: gr.Column(visible=True), **dict(zip(parts, found, strict=True))}
+        shown = dict(zip(parts, found, strict=True))
+        shown[heat] = gr.Plot(shown[heat], visible=shown[heat] is not None)  # empty, it would be a blank box
+        return {question: asked, details: gr.Column(visible=True), **shown}
 
     def fill(read_names: Callable[[Any], tuple[str, ...]]) -> Callable[[Any], dict[Any, Any]]:
         def act(given: Any) -> dict[Any, Any]:  # noqa: ANN401 - a path or a text
@@ -568,12 +570,12 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
         Returns:
             "answer": the best model, the cheapest that is as good, and whether the choice matters, as sentences.
             "models": the ten best and the chosen ones, best first, each with its id, revision, whether it is chosen,
-            its estimated accuracy on the user's images (0 to 1; null if the 90 % interval is wider than .5) with that
-            interval, its recall on test images of the classes, what its figures are based on, its license, parameters
-            and GFLOPs per image. "classes": for each
-            class the recall of the best chosen model, and its coverage: 1 if the tests have the class, 0 if nothing
-            like it, where the recall is only the models' general level. "code": a Python program that makes the same
-            choice.
+            its estimated accuracy on the user's images (0 to 1; null if the 90 % interval is wider than .5, or the
+            tests have nothing like any class) with that interval, its recall on test images of the classes (null if
+            only its accuracy on ImageNet is known), what its figures are based on, its license, parameters and GFLOPs
+            per image. "classes": for each class the recall of the best chosen model (null as above), and its coverage:
+            1 if the tests have the class, 0 if nothing like it, where the recall is only the models' general level.
+            "code": a Python program that makes the same choice.
         """
         with _errors_for_programs():
             question = answers.make_question(
@@ -631,7 +633,8 @@ def _errors_for_programs() -> Iterator[None]:
 
 
 def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
-    best = selection.scores[list(selection.union)].max(axis=0)
+    measured = [m for m in selection.union if pages.has_recall_of(selection, m)]
+    best = selection.scores[measured].max(axis=0).tolist() if measured else [None] * len(selection.classes)
     return {
         "answer": list(selection.answer_lines),
         "models": [
@@ -640,7 +643,7 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
                 "revision": selection.models[m].ref.revision,
                 "chosen": m in selection.union,
                 "accuracy": _accuracy_record(selection, m),
-                "recall": round(float(selection.overall[m]), 4),
+                "recall": round(float(selection.overall[m]), 4) if pages.has_recall_of(selection, m) else None,
                 "evidence": str(selection.models[m].evidence),
                 "license": selection.models[m].license,
                 "parameters": selection.models[m].cost.parameters,
@@ -649,10 +652,8 @@ def _selection_record(selection: Selection, code: str) -> dict[str, Any]:
             for m in shown_models(selection, 10)
         ],
         "classes": [
-            {"name": name, "recall": round(recall, 4), "coverage": round(coverage, 4)}
-            for name, recall, coverage in zip(
-                selection.classes, best.tolist(), selection.coverage.tolist(), strict=True
-            )
+            {"name": name, "recall": None if recall is None else round(recall, 4), "coverage": round(coverage, 4)}
+            for name, recall, coverage in zip(selection.classes, best, selection.coverage.tolist(), strict=True)
         ],
         "code": code,
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections import Counter
-from dataclasses import replace
 from html import escape
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
@@ -19,7 +18,7 @@ from mll_hf.hub.locations import REPO_ID
 from mll_hf.labels.branches import branch_pairs, branch_recalls, branch_tree
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
-from mll_hf.plots.selection import shown_classes, shown_models
+from mll_hf.plots.selection import CLOSE, shown_classes, shown_models
 from mll_hf.selection import Evidence, Strategy
 from mll_hf.utils.text import abridged, shortened
 
@@ -243,7 +242,7 @@ def _ranking(selection: Selection) -> str:
     kinds = Counter(model.evidence for model in selection.models)
     several = labeled and set(kinds) != {Evidence.LABEL}
     shown = shown_models(selection, _MODELS_SHOWN)
-    has_recall = any(_has_recall(selection, m) for m in shown)
+    has_recall = any(has_recall_of(selection, m) for m in shown)
     header = [
         ("#", "number"),
         ("model", ""),
@@ -259,7 +258,7 @@ def _ranking(selection: Selection) -> str:
             str(m + 1),
             model_html(model.ref) + (' <span class="mll-badge">chosen</span>' if m in selection.union else ""),
             *([] if estimates is None else [_estimate(estimates, m)]),
-            *([_bar_and_percent(selection.overall[m]) if _has_recall(selection, m) else "–"] if has_recall else []),
+            *([_bar_and_percent(selection.overall[m]) if has_recall_of(selection, m) else "–"] if has_recall else []),
             *([escape(BASED_ON[model.evidence])] if several else []),
             _size(model.cost.parameters),
             _gflops(model.cost.gflops),
@@ -269,7 +268,7 @@ def _ranking(selection: Selection) -> str:
     ]
     legend = (
         "<strong>Estimated accuracy</strong>: share of your images that the model should classify correctly, with its "
-        "90 % interval; not known if the interval is wider than 50 points. "
+        "90 % interval; not known if this is wider than 50 points, or no class has a match. "
     )
     if labeled and has_recall:
         legend += (
@@ -293,21 +292,9 @@ BASED_ON = {
 }
 
 
-def _has_recall(selection: Selection, m: int) -> bool:
+def has_recall_of(selection: Selection, m: int) -> bool:
     """Whether a model has figures per class, rather than one for all classes."""
     return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
-
-
-def with_recall(selection: Selection) -> Selection | None:
-    """The models that have figures per class, for figures and tables of these; None if there are none."""
-    rows = [m for m in range(len(selection.models)) if _has_recall(selection, m)]
-    if not rows:
-        return None
-    models = tuple(selection.models[m] for m in rows)
-    return replace(
-        selection, models=models, scores=selection.scores[rows], chosen=selection.chosen[rows], estimates=None,
-        evidence=None,
-    )  # fmt: skip
 
 
 def _estimate(estimates: AccuracyEstimate, m: int) -> str:
@@ -333,11 +320,11 @@ def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
 def heatmap_head(selection: Selection, height: int) -> str:
     """Heading of the heat map of models with recall; reserves its height, so that nothing jumps when it is drawn."""
     shown, total = len(shown_classes(selection)), len(selection.classes)
-    part = f" Of your {total:,} classes, the {shown} on which these models differ most." if shown < total else ""
+    part = f" Of {total:,} such classes, the {shown} on which these models differ most." if shown < total else ""
     return wrap(
         f"<style>#mll-heat {{ min-height: {int(height)}px; }}</style>",
         "<h3>How good is each model on each class?</h3>",
-        _quiet(f"Recall on the concepts of the class, in percent; chosen models are in bold.{part}"),
+        _quiet(f"Recall on the concepts of each class that has some, in percent; chosen models are in bold.{part}"),
     )
 
 
@@ -370,7 +357,7 @@ def matches_html(selection: Selection, labels: Labels) -> str:
 
 def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
     """The concepts of a class, with their definitions and the recall of a model."""
-    if selection.coverage[y] < 0.1:
+    if selection.coverage[y] < CLOSE:
         return '<span class="mll-weak">nothing close</span>'
     matches, position = selection.matches[y], selection.union.index(m)
     shown = []
@@ -385,7 +372,7 @@ def _concepts(selection: Selection, labels: Labels, y: int, m: int) -> str:
 
 def _recall(selection: Selection, m: int, y: int) -> str:
     score, images = float(selection.scores[m, y]), float(selection.images[y])
-    if images == 0 or selection.coverage[y] < 0.1 or not _has_recall(selection, m):
+    if images == 0 or selection.coverage[y] < CLOSE or not has_recall_of(selection, m):
         return "–"
     error = np.sqrt(max(score * (1 - score), 0) / images)
     return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'

@@ -167,6 +167,24 @@ def test_misuse_exits_with_2(words, capsys):
     assert "Traceback" not in capsys.readouterr().err
 
 
+def test_an_unknown_option_is_refused_by_its_command_with_the_nearest(capsys):
+    for words, said in (
+        (["select", "--classes", "a", "--licenses", "mit"], "arguments: --licenses mit; did you mean --license?\n"),
+        (["labels", "ls", "extra"], "mll-hf labels ls: error: unrecognized arguments: extra\n"),
+    ):
+        with pytest.raises(SystemExit) as exit_info:
+            main(words)
+        assert exit_info.value.code == 2
+        err = capsys.readouterr().err
+        assert err.startswith(f"usage: mll-hf {words[0]}")
+        assert said in err
+
+
+def test_empty_class_names(world, capsys):
+    assert "no class names given" in fails(capsys, "select", "--classes", "", "--labels", world / "labels")
+    assert "--selection" in fails(capsys, "predict", world / "images", "--labels", world / "labels")
+
+
 # --- label ---
 
 
@@ -364,6 +382,15 @@ def test_ls_of_nothing(tmp_path, capsys):
     assert "holds no labels" in fails(capsys, "labels", "ls", "--labels", tmp_path)
 
 
+def test_published_figures_are_listed_as_labels_are(capsys):
+    model = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+    for source in ("published", "published,published"):
+        listed = json.loads(run(capsys, "labels", "ls", "--labels", source, "--json")[1])
+        assert model in {label["repo_id"] for label in listed}
+    assert "labels ls --labels published" in fails(capsys, "labels", "show", "nobody", "--labels", "published")
+    assert "have an index" in fails(capsys, "labels", "index", "--labels", "published")
+
+
 def test_check(world, tmp_path, capsys):
     label = label_files(world / "labels")[0]
     assert run(capsys, "labels", "check", label)[0] == 0
@@ -397,8 +424,10 @@ def test_figures_are_written_as_pages(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     "verb", [["select", "--classes", "cat, car"], ["labels", "show", "x"], ["labels", "diff", "x", "y"]]
 )
-def test_figures_are_pages_only(world, tmp_path, capsys, verb):
+def test_figures_are_pages_only(world, tmp_path, capsys, verb, monkeypatch):
     assert "end in .html" in fails(capsys, *verb, "--labels", tmp_path / "nothing", "--plot", tmp_path / "page.png")
+    monkeypatch.setitem(sys.modules, "plotly", None)  # is said before labels are read
+    assert "[plots]" in fails(capsys, *verb, "--labels", tmp_path / "nothing", "--plot", tmp_path / "page.html")
 
 
 def test_select_json_has_the_promised_shape(world, capsys):
@@ -729,8 +758,10 @@ def test_trials_that_are_refused(world, tmp_path, task_images, monkeypatch, extr
 
 def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, capsys):
     command = ["select", "--classes", "cat, zzyzx", "--labels", world / "labels"]
-    assert "Give unlabeled images with --images" in run(capsys, *command)[2]
+    assert "or give unlabeled images with --images" in run(capsys, *command)[2]
     assert run(capsys, *command, "--images", task_images)[2] == ""
+    one = run(capsys, "select", "--classes", "zzyzx", "--labels", world / "labels")[2]
+    assert one == "mll-hf: note: with one class every answer is right; also name what else the images show\n"
 
 
 # --- predict ---

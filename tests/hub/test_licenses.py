@@ -285,6 +285,19 @@ def test_licenses_are_compared_in_lower_case():
         assert len(world.rounds) == 1
 
 
+def test_models_with_an_allowed_license_that_exceed_the_caps_are_not_denied():
+    candidates = random_candidates(n_models=6)
+    costs = [label.cost.gflops for label in candidates.labels.reference]
+    smallest = int(np.argmin(costs))
+    said = dict.fromkeys(ids_of(candidates), "mit") | {ids_of(candidates)[smallest]: "other"}
+    config = SelectionConfig(licenses=("mit",), max_gflops=costs[smallest])
+    n_fit = sum(cost <= costs[smallest] for cost in costs)
+    if n_fit > 1:
+        pytest.skip("several models are the smallest")
+    with pytest.raises(InputError, match=r"none of the 5 models with an allowed license \(mit\) is within the caps"):
+        choose_allowed(choosing(candidates), World(said), said, config)
+
+
 def test_no_model_is_allowed():
     candidates = random_candidates(n_models=12)
     said = {id: ["cc-by-nc-4.0", "other", None][n % 3] for n, id in enumerate(ids_of(candidates))}

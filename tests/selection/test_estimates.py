@@ -1,5 +1,6 @@
 """Estimated accuracies of a selection by labels, and the answer in three lines."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -84,6 +85,35 @@ def test_json_keeps_estimates_and_tells_the_answer():
     assert len(document["answer"]["lines"]) == 3
 
 
+def test_where_no_class_has_a_match_no_accuracy_is_known():
+    candidates = named(random_candidates(n_classes=3))
+    narrow = np.linspace(0.9, 0.8, len(candidates.labels))
+
+    def known(*coverages):
+        parts = [
+            replace(candidates, match=replace(candidates.match, coverage=np.array(coverage, np.float32)))
+            for coverage in coverages
+        ]
+        found = estimate_by_labels(replace(parts[0], further=tuple(parts[1:])), narrow, 3.0)
+        assert (found.high - found.low < 0.5).all()
+        return found.known.tolist(), found.take([0]).known.tolist()
+
+    everything, nothing = ([True] * len(narrow), [True]), ([False] * len(narrow), [False])
+    assert known([0.0, 0.0, 0.49]) == nothing
+    assert known([0.0, 0.0, 0.5]) == everything
+    assert known([0.0, 0.0, 0.1], [0.0, 0.9, 0.0]) == everything  # of another graph
+
+
+def test_what_is_not_known_stays_so_in_a_file():
+    selection = select(named(random_candidates()), SelectionConfig())
+    for informed in (True, False):
+        estimates = replace(selection.estimates, low=selection.estimates.accuracy - 0.01, informed=informed)
+        kept = replace(selection, estimates=replace(estimates, high=estimates.accuracy + 0.01))
+        read = Selection.from_json(json.loads(json.dumps(kept.to_json())))
+        assert read.estimates.known.tolist() == [informed] * len(kept.models)
+        assert (read.answer.accuracy is not None) is informed
+
+
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +132,7 @@ def test_the_cheapest_as_good_is_within_the_margin():
     assert first == "Use a: estimated accuracy 90 % (90 % interval: 85 to 95 %)."
     assert second == "As good and cheaper: b, 2.5 times less compute, 1.0 points lower."
     assert third.startswith("2 of 3 models are within 1 point")
+    assert "b, 860 times less compute," in answer([0.9, 0.9], [4119, 4.79]).lines(["a", "b"])[1]
 
 
 def test_a_lonely_best_model_matters():

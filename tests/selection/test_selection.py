@@ -874,6 +874,12 @@ def known_and_unknown(monkeypatch, imagenet, hits, unknown):
     return candidates_on(GRAPH, labels, random_match(GRAPH, 3), published=others)
 
 
+def test_a_selection_is_shown_in_one_line(monkeypatch):
+    selection = select(known_and_unknown(monkeypatch, [0.4, 0.6], [2, 6], [0.9]), SelectionConfig(k=2))
+    shown = repr(selection)
+    assert shown == f"<Selection of {', '.join(m.name for m in selection.models[:2])} for 3 classes, among 3 models>"
+
+
 def test_models_with_overall_figures_only_are_placed_by_their_imagenet_accuracy(monkeypatch):
     candidates = known_and_unknown(monkeypatch, [0.4, 0.5, 0.6], [2, 4, 6], [0.45, 0.65, 0.9, 0.1])
     selection = select(candidates, SelectionConfig(Strategy.GENERAL, k=2))
@@ -929,8 +935,10 @@ def test_caps_hold_for_every_group(monkeypatch):
     further = replace(candidates_on(GRAPH, (label,), candidates.match), evidence=Evidence.PER_CLASS)
     selection = select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=6))
     assert [model.evidence for model in selection.models] == [Evidence.PER_CLASS]
-    with pytest.raises(InputError, match="none of the 4 labeled models is within the caps"):
+    with pytest.raises(InputError, match=r"none of the 6 models is within the caps \(smallest: 5 param"):
         select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=4))
+    with pytest.raises(InputError, match="none of the 3 labeled models is within the caps"):
+        select(candidates, SelectionConfig(Strategy.PAPER, max_parameters=4))
 
 
 # --- options as keywords ----------------------------------------------------------------------------------------------

@@ -163,6 +163,15 @@ def test_the_two_most_promising_models_are_fetched_first_and_then_gains_count_pe
     assert next_model(prior, sizes, 10 * GB, [], failed=[0]) == 1
 
 
+def test_the_first_model_leaves_room_for_a_second():
+    prior = beliefs_of(0.8, 0.79, 0.7, own=1.0)
+    assert next_model(prior, [9 * GB, 4 * GB, 2 * GB], 10 * GB, []) == 1
+    assert plan_trial(prior, [9 * GB, 4 * GB, 2 * GB], 10 * GB, NAMES).order == (1, 2)
+    assert next_model(prior, [9 * GB, 4 * GB, GB], 10 * GB, []) == 0
+    assert next_model(prior, [9 * GB, 8 * GB, 7 * GB], 10 * GB, []) == 0  # no two fit
+    assert next_model(prior, [9 * GB, 8 * GB, 0], 10 * GB, [2]) == 0  # what is here is the second
+
+
 def test_equal_models_are_tried_in_their_order_and_smaller_ones_first():
     prior = beliefs_of(0.7, 0.7, 0.7)
     assert next_model(prior, [GB, GB, GB], 10 * GB, []) == 0

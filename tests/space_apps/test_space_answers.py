@@ -33,6 +33,7 @@ from mll_hf.labels import store as storing
 from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import check_class_names
 from mll_hf.models import resolve_model
+from mll_hf.plots.selection import with_recall
 from selection_worlds import WordEncoder
 from space_worlds import (
     FOLDER,
@@ -301,9 +302,23 @@ def published(tmp_path_factory):
     return make_library(f"{folder},published").labels
 
 
+def test_no_recall_is_shown_of_what_has_none(published):
+    app = load_app()
+    nothing = published.select(ask("pneumonia", "normal"))
+    assert with_recall(nothing) is None
+    parts = app.find(published, ask("pneumonia", "normal"))
+    assert parts[2:5] == ("", None, "")  # heading, figure and table of the heat map
+    assert "not known" in parts[0]
+    record = app._selection_record(nothing, "")
+    by_kind = {model["evidence"]: model["recall"] for model in record["models"]}
+    assert by_kind == {"published, overall only": None}
+    assert [of["recall"] for of in record["classes"]] == [None, None]
+    assert json.dumps(record)
+
+
 def test_without_labels_published_figures_answer(published):
     selection = published.select(ask("umbrella", "cougar"))
-    assert 0 < len(pages.with_recall(selection).models) < len(selection.models)
+    assert 0 < len(with_recall(selection).models) < len(selection.models)
     parts = load_app().find(published, ask("umbrella", "cougar"))
     assert "recall on ImageNet’s classes (11 models), ImageNet accuracy (" in parts[1]
     assert parts[-1].count("<a ") == 1

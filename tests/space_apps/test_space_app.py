@@ -438,6 +438,14 @@ def test_errors_for_visitors_are_one_line(mistaken, classes, said):
     assert not mistaken.get_by_text("Take it with you").is_visible()
 
 
+def test_without_a_match_there_is_no_empty_figure(visit):
+    page = visit()
+    for classes, is_shown in (("zzz, qqq", False), ("cat, dog", True), ("zzz, qqq", False)):
+        find(page, classes)
+        page.get_by_role("table", name="Matches").get_by_text(classes[:3], exact=True).first.wait_for()
+        page.locator("#mll-heat").wait_for(state="visible" if is_shown else "hidden")
+
+
 @pytest.fixture(scope="module")
 def mistaken(browser, url):
     """One page for all errors, since they leave nothing behind."""

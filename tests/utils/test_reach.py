@@ -6,9 +6,11 @@ import socket
 
 import pytest
 from huggingface_hub import constants
+from PIL import Image
 
 from mll_hf.client import Client
-from mll_hf.hub import reach
+from mll_hf.errors import ModelError
+from mll_hf.utils import reach
 
 
 @pytest.fixture
@@ -55,6 +57,7 @@ def test_where_something_else_may_answer_the_client_finds_out(lookups, monkeypat
     monkeypatch.delenv("HTTPS_PROXY")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # has a message of its own
     assert reach.out_of_reach() == ""
+    assert reach.fault_of_hub() == "HF_HUB_OFFLINE forbids requests to the Hub"
 
 
 def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeypatch, caplog):
@@ -65,3 +68,9 @@ def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeyp
     assert "only published figures are used: hub: the Hub cannot be reached" in caplog.text
     assert "not pinned to a commit, so it cannot be used yet: model " in caplog.text
     assert "(and 1 more)" in caplog.text
+
+
+def test_a_trial_without_the_hub_fails_before_it_asks(lookups, monkeypatch):
+    images = [Image.new("RGB", (8, 8), (n, n, n)) for n in range(16)]
+    with pytest.raises(ModelError, match="the Hub cannot be reached"):
+        Client("published").select(["cat", "dog"], images=images, approve=lambda plan: pytest.fail("asked"))

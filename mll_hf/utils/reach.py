@@ -22,10 +22,20 @@ def out_of_reach(repo_id: str = "") -> str:
     kept = [Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers"]
     if repo_id:
         kept.append(Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}")
-    if constants.HF_HUB_OFFLINE or not set(_PROXIES).isdisjoint(os.environ) or any(path.exists() for path in kept):
+    if constants.HF_HUB_OFFLINE or any(path.exists() for path in kept):
+        return ""
+    fault = fault_of_hub()
+    return f"{fault}, and no copy is cached; go online once" if fault else ""
+
+
+def fault_of_hub() -> str:
+    """Why the Hub cannot be reached; empty if it may be, which only asking it tells."""
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE forbids requests to the Hub"
+    if not set(_PROXIES).isdisjoint(os.environ):
         return ""
     fault = _fault_of_name(urlsplit(constants.ENDPOINT).hostname or "")
-    return f"the Hub cannot be reached ({fault}), and no copy is cached; go online once" if fault else ""
+    return f"the Hub cannot be reached ({fault})" if fault else ""
 
 
 @cache
