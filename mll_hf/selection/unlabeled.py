@@ -79,7 +79,7 @@ def trial_beliefs(
     """
     beliefs = beliefs_from(prior)
     if len(rows) > 1:  # a single model has none to agree with
-        found = beliefs_apart(evidence.estimate)
+        found = evidence.beliefs
         variance = found.deviations**2
         own, common = np.sqrt((1 - _SHARED) * variance), np.sqrt(_SHARED * float(variance.mean()))
         beliefs = observe(beliefs, rows, found.mean, own, common)
@@ -113,12 +113,13 @@ def choose_with_images(
     """
     rows = [shortlist.union[position] for position in answering]
     evidence = trial_evidence(shortlist, rows, logits, config, templates)
-    estimates, overall = evidence.estimate, evidence.scores
+    estimates, overall = evidence.beliefs.accuracy, evidence.scores
     scores = scores_of(evidence.calibration, shortlist.scores[rows])
     if len(classes) and shortlist.estimates is not None:
-        known = estimates if len(rows) > 1 else shortlist.estimates.take(rows)  # a single model has none to agree with
+        alone = len(rows) == 1  # which has none to agree with
+        known = beliefs_apart(shortlist.estimates.take(rows)) if alone else evidence.beliefs
         examples = gather_examples(logits, classes, evidence.calibration)
-        estimates = learn_from_examples(beliefs_apart(known), range(len(rows)), examples).accuracy
+        estimates = learn_from_examples(known, range(len(rows)), examples).accuracy
         overall = estimates.accuracy
         scores = np.repeat(overall[:, None], len(shortlist.classes), axis=1)
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")

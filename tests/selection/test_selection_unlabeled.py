@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -148,6 +149,18 @@ def test_the_estimate_of_the_best_model_does_not_lean_on_those_of_many_weak_ones
         assert ids(selection)[0] == "org/m0"
         errors.append(selection.estimates.accuracy[0] - (logits[0].argmax(axis=1) == true).mean())
     assert abs(np.mean(errors)) < 0.03
+
+
+@pytest.mark.parametrize("n_examples", [25, 50])
+def test_examples_correct_what_models_believe_that_make_the_same_mistakes(n_examples):
+    true, rng = np.arange(250) % 3, np.random.default_rng(0)
+    answers = np.where(np.arange(250) % 5 < 2, (true + 1) % 3, true)  # two of five are wrong
+    logits = 9 * np.eye(3)[answers] + rng.normal(size=(4, 250, 3)) / 9
+    known = AccuracyEstimate(*(np.full(4, end) for end in (0.6, 0.3, 0.9)))
+    shortlist = replace(make_shortlist(), estimates=known)
+    trial = partial(choose_with_images, shortlist, (0, 1, 2, 3), logits, SelectionConfig(k=1), TEMPLATES)
+    assert trial().estimates.low[0] > 0.9  # no image without a class shows them
+    assert trial(true[:n_examples]).estimates.accuracy[0] == pytest.approx(0.6, abs=0.2)
 
 
 def test_models_that_were_not_tried_or_failed_are_left_out():
