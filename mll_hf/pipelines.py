@@ -71,6 +71,8 @@ def pipeline(
     selection = model
     if not isinstance(selection, Selection):
         selection = Selection.from_pretrained(selection, revision=revision, token=token)
+    if not cascade:
+        selection = replace(selection, cascade=None)  # whose cheap model need not be there then
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = SelectionConfig()
 SELECTION_OPTIONS = (
-    "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
+    "classes", "labels", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
     "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
 _TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "cascade", "yes")
@@ -224,7 +224,7 @@ def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Descr
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Images, and those in folders.
+    """Images, and those in folders, each once.
 
     Raises:
         InputError: A path does not exist, or a folder has no image.
@@ -237,4 +237,4 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
         if not found or not found[0].exists():
             raise InputError(f"{path} is neither an image nor a folder of images; check the path")
         files.extend(found)
-    return files
+    return list(dict.fromkeys(files))
