@@ -23,6 +23,7 @@ from mll_hf.cli.report import difference_report, label_difference, label_report,
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
 from mll_hf.utils.tables import table
+from mll_hf.utils.text import gigaflops
 
 if TYPE_CHECKING:
     import argparse
@@ -89,7 +90,7 @@ def _ls(args: argparse.Namespace) -> int:
         "backend": [label.model.backend for label in labels],
         "recall": [f"{label.mean_recall:.3f}" for label in labels],
         "parameters": [f"{label.cost.parameters / 1e6:.1f} M" for label in labels],
-        "GFLOPs": [f"{label.cost.gflops:.3g}" for label in labels],
+        "GFLOPs": [gigaflops(label.cost.gflops) for label in labels],
     }
     if len({label.group for label in labels}) > 1:
         columns["graph"] = [label.graph_name for label in labels]

@@ -52,7 +52,10 @@ class Answer:
         """The estimated accuracy of the best model with its interval, or that it is not known."""
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
-            return f"accuracy not known ({interval}); unlabeled images or a few examples with their class would tell."
+            return (
+                f"accuracy not known ({interval}); several models on 64 unlabeled images, or a few examples with their "
+                "class, would tell."
+            )
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
     def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
@@ -61,8 +64,8 @@ class Answer:
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
         else:
-            times = f"{self.saving:.2g}" if self.saving >= 1.05 else f"{self.saving:.2f}"
-            cost = f"{times} times less compute" if self.saving > 1 else "fewer parameters"
+            digits = ",.0f" if self.saving >= 10 else ".2g" if self.saving >= 1.05 else ".2f"
+            cost = f"{self.saving:{digits}} times less compute" if self.saving > 1 else "fewer parameters"
             second = f"As good and cheaper: {names[self.cheapest]}, {cost}, {100 * self.loss:.1f} points lower."
         if self.n_models == 1:
             third = "It is the only model: there is no choice to make."

@@ -17,7 +17,7 @@ from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
-from mll_hf.utils.text import one_line
+from mll_hf.utils.text import gigaflops, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -203,9 +203,11 @@ class Selection(ArrayFields):
         if self.cascade is None:
             return ""
         share, where = (self.cascade.went_on, " in the trial") if went_on is None else (went_on, "")
-        gflops = f"{self.gflops_with(self.cascade, share):.3g} GFLOPs per image in place of {self.cost.gflops:.3g}"
-        first = self.models[self.cascade.first].name
-        return f"Cascade: {first} answers first, and {share:.1%} of the images went on{where}: {gflops}."
+        with_it, without = gigaflops(self.gflops_with(self.cascade, share)), gigaflops(self.cost.gflops)
+        return (
+            f"Cascade: {self.models[self.cascade.first].name} answers first, and {share:.1%} of the images went "
+            f"on{where}: {with_it} GFLOPs per image in place of {without}."
+        )
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
         """The concepts that decided for a class, best first, with the chosen models' recall on each.

@@ -104,6 +104,11 @@ def test_the_cheapest_as_good_is_within_the_margin():
     assert third.startswith("2 of 3 models are within 1 point")
 
 
+@pytest.mark.parametrize(("gflops", "times"), [(96, "1.04"), (40, "2.5"), (8, "12"), (0.5, "200"), (0.05, "2,000")])
+def test_how_many_times_less_compute(gflops, times):
+    assert f"cheaper: b, {times} times less compute" in answer([0.9, 0.9], [100, gflops]).lines(["a", "b"])[1]
+
+
 def test_a_lonely_best_model_matters():
     found = answer([0.9, 0.7], [10, 1])
     assert (found.cheapest, found.n_close, found.saving) == (0, 1, 1)

@@ -108,6 +108,8 @@ def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     back = Selection.from_pretrained(tmp_path / "here")
     assert back == Selection.from_pretrained(str(tmp_path / "here" / SELECTION_FILE))
     assert back.models == selection.models
+    selection.save_pretrained(tmp_path / "it's")
+    assert f'classifier = pipeline("{tmp_path}/it\'s")' in (tmp_path / "it's" / "README.md").read_text()
     readme = tmp_path / "here" / "README.md"
     assert "license: mit" in readme.read_text()
     readme.write_text(readme.read_text() + "Mine.\n")
