@@ -203,7 +203,9 @@ def test_what_waits_is_one_batch(classifier):
 
 def test_only_pictures_of_callers_count_for_the_cascade(classifier):
     config, logits = SelectionConfig(k=2), np.random.default_rng(0).normal(0, 9, (2, 20, 3))
-    tried = choose_with_images(select(random_candidates(n_models=2, n_classes=3), config), (0, 1), logits, config, ("{}",))
+    tried = choose_with_images(
+        select(random_candidates(n_models=2, n_classes=3), config), (0, 1), logits, config, ("{}",)
+    )
     ensemble = Ensemble(replace(tried, classes=COLORS, cascade=Cascade(0, 0.0, 0.0, 0.0)), cascade=True)
     batches = Batches(Pipeline(ensemble))
     batches.start()

@@ -313,9 +313,7 @@ def how_many(scores: NDArray[np.float64], n_classes: int) -> int:
     return int(min((weights >= _LEAST_WEIGHT * weights.max()).sum(), _MOST_COMBINED))
 
 
-def beliefs_of_answers(
-    confirmation: NDArray[np.float64], agreement: NDArray[np.float64], n_images: int
-) -> Beliefs:
+def beliefs_of_answers(confirmation: NDArray[np.float64], agreement: NDArray[np.float64], n_images: int) -> Beliefs:
     """What is believed of the accuracies of M models from what they say to N images, of each model apart.
 
     A regression on the zoo of small models in README.md of `scripts/benchmarks`::

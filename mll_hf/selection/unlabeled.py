@@ -98,7 +98,8 @@ def choose_with_images(
 ) -> Selection:
     """Choose among models that were tried on images: those with the highest score, for all classes.
 
-    Without examples the score is that of the evidence, with examples the estimated accuracy.
+    Without examples the score is that of the evidence, with examples the estimated accuracy. A single model is as
+    accurate as its labels say, since its agreement with itself says nothing.
 
     Args:
         shortlist: The selection by labels alone whose union was to be tried.
@@ -113,13 +114,14 @@ def choose_with_images(
     """
     rows = [shortlist.union[position] for position in answering]
     evidence = trial_evidence(shortlist, rows, logits, config, templates)
-    estimates, overall = evidence.beliefs.accuracy, evidence.scores
+    found, estimates, overall = evidence.beliefs, evidence.beliefs.accuracy, evidence.scores
     scores = scores_of(evidence.calibration, shortlist.scores[rows])
-    if len(classes) and shortlist.estimates is not None:
-        alone = len(rows) == 1  # which has none to agree with
-        known = beliefs_apart(shortlist.estimates.take(rows)) if alone else evidence.beliefs
+    if len(rows) == 1 and shortlist.estimates is not None:  # a single model has none to agree with
+        estimates = shortlist.estimates.take(rows)
+        found = beliefs_apart(estimates)
+    if len(classes):
         examples = gather_examples(logits, classes, evidence.calibration)
-        estimates = learn_from_examples(known, range(len(rows)), examples).accuracy
+        estimates = learn_from_examples(found, range(len(rows)), examples).accuracy
         overall = estimates.accuracy
         scores = np.repeat(overall[:, None], len(shortlist.classes), axis=1)
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")

@@ -173,6 +173,14 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     alone = choose_with_images(shortlist, (2,), make_logits([1]), SelectionConfig(k=2), TEMPLATES)
     assert ids(alone) == ["org/m4"]
     assert alone.explain("dog")[1].recall == pytest.approx((0.12,))
+
+
+def test_a_single_model_that_agrees_with_itself_is_as_accurate_as_its_labels_say():
+    shortlist, true = make_shortlist(), np.arange(60) % 3
+    known = AccuracyEstimate(*np.linspace([0.3, 0.1, 0.5], [0.6, 0.4, 0.8], 4).T)
+    trial = partial(choose_with_images, replace(shortlist, estimates=known), (2,), make_logits([0]), SelectionConfig())
+    assert trial(TEMPLATES).estimates == known.take([2])  # sure of itself, and wrong
+    assert trial(TEMPLATES, true[:30]).estimates.accuracy[0] < 0.45
     assert alone.evidence.win_shares.tolist() == [1]
 
 
