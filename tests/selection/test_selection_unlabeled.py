@@ -173,6 +173,7 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     alone = choose_with_images(shortlist, (2,), make_logits([1]), SelectionConfig(k=2), TEMPLATES)
     assert ids(alone) == ["org/m4"]
     assert alone.explain("dog")[1].recall == pytest.approx((0.12,))
+    assert alone.evidence.win_shares.tolist() == [1]
 
 
 def test_a_single_model_that_agrees_with_itself_is_as_accurate_as_its_labels_say():
@@ -181,7 +182,6 @@ def test_a_single_model_that_agrees_with_itself_is_as_accurate_as_its_labels_say
     trial = partial(choose_with_images, replace(shortlist, estimates=known), (2,), make_logits([0]), SelectionConfig())
     assert trial(TEMPLATES).estimates == known.take([2])  # sure of itself, and wrong
     assert trial(TEMPLATES, true[:30]).estimates.accuracy[0] < 0.45
-    assert alone.evidence.win_shares.tolist() == [1]
 
 
 @pytest.mark.parametrize(
