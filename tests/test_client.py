@@ -16,7 +16,7 @@ from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.ensemble import residents, trial
+from mll_hf.ensemble import residents, run, trial
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
@@ -596,7 +596,10 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
     ("images", "message"),
     [
         (PHOTOS[:15], "15 readable images say too little about models; give at least 16"),
+        ([*PHOTOS[:15], *[b"no picture"] * 20], "15 readable images say too little about models; give at least 16"),
         ("a folder with pictures", "give a list of paths"),
+        (Path("a folder with pictures"), "give a list of paths"),
+        ((photo for photo in PHOTOS), "give a list of paths"),
         (PHOTOS[0], "give a list of paths"),
     ],
 )
@@ -604,6 +607,31 @@ def test_what_cannot_be_tried_costs_no_model(store, models, images, message):
     with pytest.raises(InputError, match=message):
         client_of(store.folder).select(SHOWN, images=images)
     assert models == {}
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ((0.5, 0.25, 0.25), "must be 2 numbers"),
+        ((0, 0), "not all 0"),
+        ((1, -1), "none below 0"),
+        (("a", "b"), "has no usable value"),
+    ],
+)
+def test_wrong_shares_cost_no_model(store, models, shares, message):
+    with pytest.raises(InputError, match=message):
+        client_of(store.folder).select(SHOWN, images=PHOTOS, shares=shares)
+    assert models == {}
+
+
+def test_examples_keep_their_classes_where_a_model_cannot_answer_all_images(store, models, monkeypatch):
+    """As where memory is short for a large picture."""
+    examples = [(photo(n), SHOWN[n % 2]) for n in range(100, 130)]
+    client = client_of(store.folder)
+    expected = client.select(SHOWN, examples=examples[1:])
+    decode = run.open_image
+    monkeypatch.setattr(run, "open_image", lambda image: None if image == examples[0][0] else decode(image))
+    assert client.select(SHOWN, examples=examples) == expected
 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])

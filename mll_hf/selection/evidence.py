@@ -194,7 +194,7 @@ def _answers(probabilities: NDArray[np.float64], weights: NDArray[np.float64]) -
 def _candidates(shares: SharesLike, answers: NDArray[np.intp], n_classes: int) -> list[NDArray[np.float64]]:
     """Shares [C] of which those that are most probable are expected."""
     if not isinstance(shares, Shares):
-        return [_checked(shares, n_classes)]
+        return [check_shares(shares, n_classes)]
     if shares is Shares.EQUAL:
         return [np.full(n_classes, 1 / n_classes)]
     as_answered = expected_shares(answers, n_classes, n_classes)
@@ -203,8 +203,12 @@ def _candidates(shares: SharesLike, answers: NDArray[np.intp], n_classes: int) -
     return [expected_shares(answers, n_classes, 0), expected_shares(answers, n_classes, 1), as_answered]
 
 
-def _checked(shares: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
-    """Given shares [C], summing to one; none is zero, since no evidence could speak against that."""
+def check_shares(shares: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    """Given shares [C], summing to one; none is zero, since no evidence could speak against that.
+
+    Raises:
+        InputError: They are not C non-negative numbers, or all are zero.
+    """
     if np.shape(shares) != (n_classes,) or not np.isfinite(shares).all() or min(shares) < 0 or max(shares) <= 0:
         raise InputError(f"shares of classes must be {n_classes} numbers, none below 0 and not all 0")
     least = np.maximum(np.asarray(shares, np.float64) / np.sum(shares), _LEAST_GIVEN_SHARE)

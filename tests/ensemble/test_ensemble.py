@@ -6,6 +6,7 @@ import io
 import math
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -895,7 +896,7 @@ def test_a_wrong_template_costs_no_model(diary):
     assert diary == []
 
 
-@pytest.mark.parametrize("images", [[], (), "image.png", b"bytes"])
+@pytest.mark.parametrize("images", [[], (), "image.png", b"bytes", Path("image.png"), Image.new("RGB", (4, 4))])
 def test_a_list_of_images_is_wanted(diary, images):
     with pytest.raises(InputError, match="give a list with at least one"):
         Ensemble(make_selection(), device="somewhere").predict(images)
