@@ -462,10 +462,13 @@ def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
     assert prediction.labels == SHOWN * 5
 
 
-def test_a_cascade_is_learned_in_the_trial_and_used_where_asked_for(store, models):
-    client = client_of(store.folder)
+def test_a_cascade_is_learned_in_the_trial_and_used_where_asked_for(store, models, monkeypatch):
+    client, gather, gathered = client_of(store.folder), trial.trial_evidence, []
+    monkeypatch.setattr(trial, "trial_evidence", lambda *a: gathered.append(a) or gather(*a))
     plain = client.select(SHOWN, images=PHOTOS, k=3)
+    assert len(gathered) == 3  # once for each model
     selection = client.select(SHOWN, images=PHOTOS, k=3, cascade=0.1)
+    assert len(gathered) == 6
     assert replace(selection, cascade=None) == plain
     assert selection.models[selection.cascade.first].name == "org/cars"  # as good as all three together
     assert (selection.cascade.went_on, selection.cascade.changed) == (0, 1 / 41)
@@ -487,7 +490,7 @@ def test_a_cheap_model_is_tried_for_a_cascade_within_the_budget(store, models, m
     models.sizes = {"all": 10**9, "cats": 3 * 10**9, "cars": 10**9}
     models.skills["all"] = 1.0
     monkeypatch.setattr(
-        trial, "run_trial", lambda prior, sizes, budget, attempt, believe: [m for m in (0, 1) if attempt(m)]
+        trial, "run_trial", lambda prior, sizes, budget, attempt, believe: tuple(m for m in (0, 1) if attempt(m))
     )
     shortlist = client_of(store.folder).select(SHOWN, k=3)
     costs = [replace(m.cost, gflops=cost) for m, cost in zip(shortlist.models, (4, 3, 1), strict=True)]

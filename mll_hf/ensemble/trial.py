@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,10 +75,11 @@ def try_models(
     def answers(tried: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Logits of the images that all of these models answered, and the classes of the examples among them."""
         logits = np.stack([found[position] for position in tried])
-        answered = np.isfinite(logits).all(axis=(0, 2))
+        answered = np.asarray(np.isfinite(logits).all(axis=(0, 2)))
         return logits[:, answered], examples.classes[answered[: len(examples.classes)]]
 
-    def believe(tried: Sequence[int]) -> Beliefs:
+    @cache
+    def believe(tried: tuple[int, ...]) -> Beliefs:
         (logits, classes), rows = answers(tried), [shortlist.union[position] for position in tried]
         evidence = trial_evidence(shortlist, rows, logits, config, templates)
         return trial_beliefs(estimates, tried, logits, evidence, classes)
