@@ -163,6 +163,24 @@ def test_examples_correct_what_models_believe_that_make_the_same_mistakes(n_exam
     assert trial(true[:n_examples]).estimates.accuracy[0] == pytest.approx(0.6, abs=0.2)
 
 
+def test_no_model_is_shown_as_more_accurate_than_the_best():
+    """Agreement ranks models; the estimate may see it otherwise."""
+    seen = set()
+    for seed in range(20):
+        logits = make_logits([1.4, 1.5, 1.6, 1.7], seed=seed)
+        selection = choose_with_images(make_shortlist(), (0, 1, 2, 3), logits, SelectionConfig(), TEMPLATES)
+        estimates, plain = selection.estimates, selection.evidence.beliefs.accuracy
+        seen.add(plain.accuracy.argmax() == 0)
+        for shown, own in (
+            (estimates.accuracy, plain.accuracy),
+            (estimates.low, plain.low),
+            (estimates.high, plain.high),
+        ):
+            np.testing.assert_array_equal(shown, np.minimum(own, own[0]))
+        assert selection.answer.loss >= 0
+    assert seen == {True, False}
+
+
 def test_models_that_were_not_tried_or_failed_are_left_out():
     # of five models the positions 1, 2 and 4 were tried, and the first of these failed: m2 and m4 answer
     shortlist = make_shortlist(5, tried=(1, 2, 4))
