@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +22,7 @@ from mll_hf.selection.base import USUAL_CASCADE, configured
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
-from mll_hf.utils.text import abridged, gigabytes
+from mll_hf.utils.text import abridged, gigabytes, shortened
 
 if TYPE_CHECKING:
     import argparse
@@ -232,9 +233,9 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         found = [path]
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, raises nothing
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found or not found[0].exists():
-            raise InputError(f"{path} is neither an image nor a folder of images; check the path")
+        if not found or not os.path.exists(found[0]):
+            raise InputError(f"{shortened(str(path), 200)} is neither an image nor a folder of images; check the path")
         files.extend(found)
     return list(dict.fromkeys(files))

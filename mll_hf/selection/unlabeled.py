@@ -116,7 +116,8 @@ def choose_with_images(
     evidence = trial_evidence(shortlist, rows, logits, config, templates)
     found, estimates, overall = evidence.beliefs, evidence.beliefs.accuracy, evidence.scores
     scores = scores_of(evidence.calibration, shortlist.scores[rows])
-    if len(rows) == 1 and shortlist.estimates is not None:  # a single model has none to agree with
+    # A single model has none to agree with, and with a single class every answer is right
+    if shortlist.estimates is not None and 1 in (len(rows), len(shortlist.classes)):
         estimates = shortlist.estimates.take(rows)
         found = beliefs_apart(estimates)
     if len(classes):

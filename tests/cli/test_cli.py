@@ -856,6 +856,8 @@ def test_predict_in_another_precision(world, capsys):
         (["nowhere.png", "--classes", "a, b", "--labels", "nowhere"], "nowhere.png"),
         (["a.png"], "--classes"),
         (["a.png", "--selection", "nowhere.json"], "nowhere.json"),
+        (["a.png", "--selection", '{"classes": ["cat"]}' * 50], "File name too long"),
+        (["a" * 300, "--classes", "a, b"], "is neither an image nor a folder"),
     ],
 )
 def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys):
