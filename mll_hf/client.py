@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
     from mll_hf.selection.base import SelectionOptions
+    from mll_hf.selection.result import SelectedModel
     from mll_hf.selection.trial import TrialPlan
 
 
@@ -323,8 +325,16 @@ class Client:
         from mll_hf.ensemble.trial import try_models
         from mll_hf.hub.connection import together
 
+        def size(model: SelectedModel) -> int:
+            if model.ref.revision == UNPINNED:  # it cannot be fetched, so nothing of the budget is for it
+                return sys.maxsize
+            return bytes_to_fetch(model.ref, model.cost.parameters, self._token)
+
         models = [shortlist.models[m] for m in shortlist.union]
-        sizes = together(lambda model: bytes_to_fetch(model.ref, model.cost.parameters, self._token), models)
+        sizes = together(size, models)
+        if min(sizes) == sys.maxsize:
+            reason = "cannot be tried, nor any other of the shortlist: no commit of them is known; go online"
+            raise ModelError(models[0].name, reason)
         return try_models(self.load(shortlist), config, images, examples, sizes, approve)
 
     def load(

@@ -570,6 +570,17 @@ def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     assert models["all"].closed
 
 
+def test_models_of_no_known_commit_are_not_tried(tmp_path, models, monkeypatch):
+    table = [make_known(f"org/{name}", 0.5) for name in ("cats", "cars")]
+    for module in ("mll_hf.client", "mll_hf.selection.select"):
+        monkeypatch.setattr(sys.modules[module], "usable_models", lambda: tuple(table))
+    monkeypatch.setattr("mll_hf.client.out_of_reach", lambda *_: "the Hub cannot be reached")
+    LabelStore(tmp_path).add_graph(GRAPH)
+    with pytest.raises(ModelError, match="cannot be tried, nor any other of the shortlist"):
+        client_of(tmp_path).select(SHOWN, images=PHOTOS, max_parameters="100M", approve=lambda plan: pytest.fail())
+    assert models == {}
+
+
 def test_a_model_whose_library_is_missing_is_left_out_of_a_trial(store, models, caplog):
     models.skills = {**models.skills, "cars": MissingExtraError("open_clip", "models")}
     selection = client_of(store.folder).select(SHOWN, images=PHOTOS)
@@ -688,7 +699,8 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     first = selection.models[0]
     assert (first.ref.short_name, first.ref.revision, first.evidence) == ("unheard", "e" * 40, Evidence.OVERALL)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
-    assert "skipped in the trial: model 'org/gone'" in caplog.text
+    assert "not pinned to a commit, so it cannot be used yet: model 'org/gone': is gone" in caplog.text
+    assert "skipped in the trial" not in caplog.text  # nor does it take anything of the budget
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
 
 
