@@ -35,6 +35,7 @@ class Answer:
         saving: How many times fewer GFLOPs it needs; 1 if it is the best, or if its cost is not known.
         n_close: Number of models that are as good as the best, itself included.
         n_models: Number of models that were compared.
+        tried: Whether they were tried on images.
     """
 
     best: int
@@ -46,16 +47,16 @@ class Answer:
     saving: float
     n_close: int
     n_models: int
+    tried: bool
 
     @property
     def accuracy_text(self) -> str:
         """The estimated accuracy of the best model with its interval, or that it is not known."""
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
-            return (
-                f"accuracy not known ({interval}); several models on 64 unlabeled images, or a few examples with their "
-                "class, would tell."
-            )
+            evidence = "a few examples with their class"
+            evidence = evidence if self.tried else f"unlabeled images or {evidence}"
+            return f"accuracy not known ({interval}); {evidence} would tell."
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
     def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
@@ -84,8 +85,8 @@ def accuracy_text(estimates: AccuracyEstimate, m: int) -> str:
     return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
 
 
-def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
-    """The answer that estimates and costs of M models give, the best of which comes first."""
+def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost], tried: bool) -> Answer:
+    """The answer that estimates and costs of M models give, the best of which comes first, tried on images or not."""
     lost = np.round(estimates.accuracy[0] - estimates.accuracy, DIGITS)
     close = [m for m in range(len(costs)) if m == 0 or lost[m] <= MARGIN]
     cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
@@ -100,4 +101,5 @@ def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
         saving=gflops[0] / gflops[1] if min(gflops) > 0 else 1.0,
         n_close=len(close),
         n_models=len(costs),
+        tried=tried,
     )

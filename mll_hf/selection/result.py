@@ -144,7 +144,7 @@ class Selection(ArrayFields):
         """The best model, the cheapest that is as good, and whether the choice matters; None without estimates."""
         if self.estimates is None:
             return None
-        return answer_to(self.estimates, [model.cost for model in self.models])
+        return answer_to(self.estimates, [model.cost for model in self.models], self.evidence is not None)
 
     @property
     def answer_lines(self) -> tuple[str, ...]:

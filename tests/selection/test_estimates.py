@@ -87,10 +87,10 @@ def test_json_keeps_estimates_and_tells_the_answer():
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
-def answer(accuracy, gflops, width=0.1):
+def answer(accuracy, gflops, width=0.1, tried=False):
     accuracy = np.array(accuracy)
     estimates = AccuracyEstimate(accuracy, accuracy - width / 2, accuracy + width / 2)
-    return answer_to(estimates, [Cost(int(1e6 * g), g) for g in gflops])
+    return answer_to(estimates, [Cost(int(1e6 * g), g) for g in gflops], tried)
 
 
 def test_the_cheapest_as_good_is_within_the_margin():
@@ -125,9 +125,12 @@ def test_a_single_model_leaves_no_choice():
 def test_a_wide_interval_gives_no_number():
     found = answer([0.6, 0.3], [10, 1], width=0.6)
     assert found.accuracy is None
-    assert "accuracy not known (90 % interval: 30 to 90 %)" in found.lines(["a", "b"])[0]
+    said = "Use a: accuracy not known (90 % interval: 30 to 90 %); "
+    end = "a few examples with their class would tell."
+    assert found.lines(["a", "b"])[0] == f"{said}unlabeled images or {end}"
+    assert answer([0.6, 0.3], [10, 1], width=0.6, tried=True).lines(["a", "b"])[0] == said + end
 
 
 def test_a_model_of_unknown_cost_is_not_the_cheapest():
     estimates = AccuracyEstimate(*np.tile([0.5, 0.5], (3, 1)))
-    assert answer_to(estimates, [Cost(1000, 2.0), Cost(0, 0.0)]).cheapest == 0
+    assert answer_to(estimates, [Cost(1000, 2.0), Cost(0, 0.0)], tried=False).cheapest == 0

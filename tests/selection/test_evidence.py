@@ -232,11 +232,6 @@ def test_estimated_accuracy_rises_with_confirmation_and_is_surer_with_more_image
     assert (many.high < few.high).all()
 
 
-def test_64_images_always_give_a_number():
-    told = np.linspace(0, 1, 21)
-    assert all(beliefs_of_answers(told, np.full(21, agreement), 64).accuracy.known.all() for agreement in told)
-
-
 def test_an_estimate_is_near_the_truth_where_models_err_independently():
     right = np.repeat(np.arange(8), 40)
     logits = biased_logits(right, 8, bias=0.5)
