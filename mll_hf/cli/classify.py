@@ -106,7 +106,7 @@ def _select(args: argparse.Namespace) -> int:
     if selection.cascade:
         print(f"{selection.cascade_line()} At most {selection.cascade.changed:.1%} of answers are expected to change.")
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
-    if uncovered and selection.strategy is Strategy.MLL and not images:
+    if uncovered and selection.strategy is Strategy.MLL and selection.evidence is None:
         note(
             f"no concept matches {abridged(uncovered, 5)}; for such classes a model's general level counts most. Give "
             "unlabeled images with --images for a better choice"

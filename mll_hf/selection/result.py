@@ -106,7 +106,8 @@ class Selection(ArrayFields):
         models: The M models that were scored, best overall first; of many, the best ``M`` of ``among``.
         scores: [M, C] float64. Estimated recall, lowered by the standard error for models that seem better than the
             generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); after a trial on images the
-            agreement with all models together, a little information, and a tenth of the estimated recall.
+            agreement with all models together, and a tenth of the estimated recall, or with examples the estimated
+            accuracy.
         chosen: [M, C] bool, which models answer for which class.
         matches: For each class the concepts that speak for it, best first; none without labels.
         coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` those graphs that count.

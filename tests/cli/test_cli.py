@@ -728,10 +728,12 @@ def test_trials_that_are_refused(world, tmp_path, task_images, monkeypatch, extr
     assert words in fails(capsys, *TASK, "--labels", world / "labels", *extra)
 
 
-def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, capsys):
+def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, examples_by_class, capsys):
     command = ["select", "--classes", "cat, zzyzx", "--labels", world / "labels"]
     assert "Give unlabeled images with --images" in run(capsys, *command)[2]
     assert run(capsys, *command, "--images", task_images)[2] == ""
+    command[2] = "cat, dog, car, zzyzx"
+    assert run(capsys, *command, "--examples", examples_by_class)[2] == ""
 
 
 # --- predict ---
