@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.selection.base import DIGITS
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,9 +60,11 @@ class Answer:
             return f"accuracy not known ({interval}); {evidence} would tell."
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
-    def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
-        """The answer as three sentences, from the names of all models of the selection."""
+    def lines(self, names: Sequence[str], n_chosen: int = 1) -> tuple[str, str, str]:
+        """The answer in three lines, from the names of all models of the selection, the first of which are chosen."""
         first = f"Use {names[self.best]}: {self.accuracy_text}"
+        if n_chosen > 1:
+            first = f"Use together: {abridged(names[:n_chosen], 3)}. {names[self.best]} alone: {self.accuracy_text}"
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
         else:

@@ -149,8 +149,8 @@ class Selection(ArrayFields):
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
-        """The answer as three sentences; none without estimates."""
-        return () if self.answer is None else self.answer.lines([model.name for model in self.models])
+        """The answer in three lines; none without estimates."""
+        return () if self.answer is None else self.answer.lines([model.name for model in self.models], len(self.union))
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:

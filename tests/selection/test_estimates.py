@@ -118,6 +118,13 @@ def test_a_lonely_best_model_matters():
     )
 
 
+def test_models_that_are_used_together_are_all_named():
+    alone = "a alone: estimated accuracy 90 % (90 % interval: 85 to 95 %)."
+    lines = answer([0.9, 0.9, 0.8], [10, 10, 1]).lines
+    assert lines(["a", "b", "c"], 2)[0] == f"Use together: a, b. {alone}"
+    assert lines(["a", "b", "c", "d"], 4)[0] == f"Use together: a, b, c and 1 more. {alone}"
+
+
 def test_a_single_model_leaves_no_choice():
     assert answer([0.9], [10]).lines(["a"])[2] == "It is the only model: there is no choice to make."
 
