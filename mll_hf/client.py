@@ -448,7 +448,7 @@ def _check_descriptions(descriptions: Sequence[Description], names: tuple[str, .
 
 def _sampled(images: Sequence[ImageLike], n_examples: int, most: int) -> list[ImageLike]:
     """The images of a trial: a sample. What a trial would refuse is refused before a model is fetched for it."""
-    if isinstance(images, (str, bytes)) or not hasattr(images, "__len__"):
+    if isinstance(images, (str, bytes)) or not hasattr(images, "__getitem__"):
         raise InputError("one image or folder is no list of images; give a list of paths, bytes or pictures")
     sample = [images[n] for n in trial_sample(len(images), most)]
     readable = (image for image in sample if open_image(image) is not None)

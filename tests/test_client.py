@@ -504,7 +504,7 @@ def test_a_cheap_model_is_tried_for_a_cascade_within_the_budget(store, models, m
     assert sorted(names(chosen)) == sorted(tried)
 
 
-def test_a_trial_stays_within_its_budget_and_asks_first(store, models):
+def test_a_trial_stays_within_its_budget_and_asks_first(store, models, caplog):
     models.sizes = {"all": 3 * 10**9, "cats": 3 * 10**9, "cars": 10**9}
     client, plans = client_of(store.folder), []
     config = SelectionConfig(max_download=3 * 10**9)
@@ -512,8 +512,11 @@ def test_a_trial_stays_within_its_budget_and_asks_first(store, models):
         client.select(SHOWN, config, images=PHOTOS, approve=plans.append)
     assert models == {}
     assert (plans[0].most_bytes, plans[0].names[0]) == (3 * 10**9, "org/all")
-    client.select(SHOWN, config, images=PHOTOS, approve=lambda plan: True)
+    alone = client.select(SHOWN, config, images=PHOTOS, approve=lambda plan: True)
     assert list(models) == ["all"]  # nothing else fits beside it
+    assert "only org/all answered, which has no other model to agree with" in caplog.text
+    by_label = client.select(SHOWN)
+    assert alone.estimates == by_label.estimates.take([names(by_label).index("all")])
     with pytest.raises(InputError, match=r"the smallest model, org/cars, takes 1 GB; raise max_download"):
         client.select(SHOWN, SelectionConfig(max_download=10**8), images=PHOTOS)
 
@@ -614,6 +617,7 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
         ("a folder with pictures", "give a list of paths"),
         (Path("a folder with pictures"), "give a list of paths"),
         ((photo for photo in PHOTOS), "give a list of paths"),
+        (set(PHOTOS), "give a list of paths"),
         (PHOTOS[0], "give a list of paths"),
     ],
 )

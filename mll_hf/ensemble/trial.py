@@ -87,12 +87,6 @@ def try_models(
     tried = run_trial(prior, sizes, config.max_download, attempt, believe)
     if not tried:
         raise list(failures.values())[-1]
-    if len(tried) == 1 and not examples.images:
-        _log.warning(
-            "only %s answered, which has no other model to agree with: its accuracy is estimated by labels alone; try "
-            "more models, or give examples with their class",
-            shortlist.models[shortlist.union[tried[0]]].name,
-        )
     if config.cascade is not None:
         left = config.max_download - sum(sizes[position] for position in (*tried, *failures))
         gflops = np.array([shortlist.models[m].cost.gflops for m in shortlist.union])
@@ -100,6 +94,12 @@ def try_models(
         cheap = cheap_to_try(believe(tried), gflops, tried, np.array(affordable))
         if cheap is not None and attempt(cheap):
             tried = (*tried, cheap)
+    if len(tried) == 1 and not examples.images:
+        _log.warning(
+            "only %s answered, which has no other model to agree with: its accuracy is estimated by labels alone; try "
+            "more models, or give examples with their class",
+            shortlist.models[shortlist.union[tried[0]]].name,
+        )
     logits, classes = answers(tried)
     chosen = choose_with_images(shortlist, tried, logits, config, templates, classes)
     if config.cascade is None:
