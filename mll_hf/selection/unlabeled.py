@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.accuracy import AccuracyEstimate
 from mll_hf.selection.base import DIGITS, SelectionConfig, Strategy
 from mll_hf.selection.beliefs import beliefs_apart, beliefs_from, observe
 from mll_hf.selection.evidence import gather_evidence, how_many, scores_of
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mll_hf.selection.accuracy import AccuracyEstimate
     from mll_hf.selection.beliefs import Beliefs
     from mll_hf.selection.evidence import UnlabeledEvidence
     from mll_hf.selection.result import MatchedConcept, Selection
@@ -128,8 +128,8 @@ def choose_with_images(
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")
     estimates = estimates.take(order)
     if not len(classes):  # agreement ranks them; none is shown above the best
-        of_models = (estimates.accuracy, estimates.low, estimates.high)
-        estimates = AccuracyEstimate(*(np.minimum(values, values[0]) for values in of_models))
+        of_models = {name: getattr(estimates, name) for name in ("accuracy", "low", "high")}
+        estimates = replace(estimates, **{name: np.minimum(values, values[0]) for name, values in of_models.items()})
     n_chosen = config.k or how_many(overall[order], len(shortlist.classes))
     n_chosen = min(n_chosen, config.max_models or n_chosen, len(order))
     chosen = np.zeros((len(order), len(shortlist.classes)), np.bool_)
