@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,11 +33,12 @@ from mll_hf.models.published import (
 from mll_hf.selection import Candidates, Evidence, SelectionConfig, Strategy, select, select_by_imagenet, shortlisting
 from mll_hf.selection.base import configured
 from mll_hf.selection.estimates import IMAGENET_CLASSES, compares_with_others
-from mll_hf.selection.evidence import check_image_count, trial_sample
+from mll_hf.selection.evidence import LEAST_IMAGES, check_image_count, check_shares, trial_sample
 from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
 from mll_hf.selection.select import ESTIMATING
 from mll_hf.utils.examples import Examples, check_examples
+from mll_hf.utils.images import open_image
 from mll_hf.utils.reach import out_of_reach
 from mll_hf.utils.text import abridged
 
@@ -56,6 +59,7 @@ if TYPE_CHECKING:
     from mll_hf.models.known import KnownModel
     from mll_hf.selection import Selection
     from mll_hf.selection.base import SelectionOptions
+    from mll_hf.selection.result import SelectedModel
     from mll_hf.selection.trial import TrialPlan
 
 
@@ -251,7 +255,9 @@ class Client:
         if trial:
             if examples:
                 known = check_examples([examples[n] for n in trial_sample(len(examples), config.most_images)], names)
-            _check_images(images, len(known.images))
+            images = _sampled(images, len(known.images), config.most_images)
+            if isinstance(config.shares, tuple):
+                check_shares(np.array(config.shares), len(names))
         if descriptions is not None:
             _check_descriptions(descriptions, names)
         selection = self._by_labels(names, descriptions, trial or config, domain, task)
@@ -326,17 +332,21 @@ class Client:
         examples: Examples,
         approve: Callable[[TrialPlan], bool] | None,
     ) -> Selection:
-        """The choice among the shortlisted models after a budgeted trial on a sample of images."""
+        """The choice among the shortlisted models after a budgeted trial on images."""
         from mll_hf.ensemble.trial import try_models
         from mll_hf.hub.connection import together
+
+        def size(model: SelectedModel) -> int:
+            if model.ref.revision == UNPINNED:  # it cannot be fetched, so nothing of the budget is for it
+                return sys.maxsize
+            return bytes_to_fetch(model.ref, model.cost.parameters, self._token)
 
         models = [shortlist.models[m] for m in shortlist.union]
         if all(model.ref.revision == UNPINNED for model in models):
             id = models[0].ref.repo_id
             raise ModelError(id, out_of_reach(id) or "no commit of it is known, so it cannot be tried; go online once")
-        sizes = together(lambda model: bytes_to_fetch(model.ref, model.cost.parameters, self._token), models)
-        sample = [images[n] for n in trial_sample(len(images), config.most_images)]
-        return try_models(self.load(shortlist), config, sample, examples, sizes, approve)
+        sizes = together(size, models)
+        return try_models(self.load(shortlist), config, images, examples, sizes, approve)
 
     def load(
         self,
@@ -451,8 +461,11 @@ def _check_descriptions(descriptions: Sequence[Description], names: tuple[str, .
         raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
 
 
-def _check_images(images: Sequence[ImageLike], n_examples: int) -> None:
-    """Refuse what a trial would refuse, before a model is fetched for it."""
-    if isinstance(images, (str, bytes)):
+def _sampled(images: Sequence[ImageLike], n_examples: int, most: int) -> list[ImageLike]:
+    """The images of a trial: a sample. What a trial would refuse is refused before a model is fetched for it."""
+    if isinstance(images, (str, bytes)) or not hasattr(images, "__getitem__"):
         raise InputError("one image or folder is no list of images; give a list of paths, bytes or pictures")
-    check_image_count(len(images) + n_examples)
+    sample = [images[n] for n in trial_sample(len(images), most)]
+    readable = (image for image in sample if open_image(image) is not None)
+    check_image_count(n_examples + len(list(islice(readable, LEAST_IMAGES))))
+    return sample

@@ -17,6 +17,7 @@ from mll_hf.matching.prompts import check_class_names, fill
 from mll_hf.selection.base import in_units
 from mll_hf.selection.repo import check_models
 from mll_hf.selection.result import Selection
+from mll_hf.utils.images import is_one_image
 from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
@@ -71,6 +72,8 @@ def pipeline(
     selection = model
     if not isinstance(selection, Selection):
         selection = Selection.from_pretrained(selection, revision=revision, token=token)
+    if not cascade:
+        selection = replace(selection, cascade=None)  # whose cheap model need not be there then
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
@@ -120,7 +123,7 @@ class Pipeline:
             raise InputError(f"top_k is {top_k}; ask for at least one class, or leave it out for all")
         classes = None if candidate_labels is None else check_class_names(candidate_labels)
         ensemble = self._ensemble_for(classes, hypothesis_template)
-        if _is_one(images):
+        if is_one_image(images):
             (answers,) = self._answers(ensemble, [cast("Input", images)], top_k)
             if not answers:
                 raise InputError(f"{shortened(repr(images), 80)} cannot be read as an image; check path, link or file")
@@ -178,12 +181,6 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
-
-
-def _is_one(images: object) -> bool:
-    """Whether this is an image rather than several; a dataset may have only ``__getitem__``, a picture has neither."""
-    several = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
-    return isinstance(images, (str, bytes, Mapping)) or not several
 
 
 def _image(given: Input) -> ImageLike:

@@ -209,6 +209,7 @@ class Batches:
 
         try:
             self._classifier([Image.new("RGB", (64, 64))])
+            self._classifier.ensemble.answered.clear()  # this picture is nobody's
         except Exception as error:  # whatever it is, who waits for the models is told
             self.loaded.set_exception(error)
             return

@@ -131,6 +131,7 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
         general: Position of the generally best model.
     """
     evidence = gather_evidence(logits[:, seen], np.full(len(logits), PRIOR), ())
+    estimate = evidence.beliefs.accuracy
     asked, truth = logits[:, scored], labels[scored]
     alone = np.array([accuracy(of_model.argmax(axis=1), truth) for of_model in asked])
     order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
@@ -150,9 +151,9 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
         spearman=spearman(evidence.scores, alone),
         features=accuracy_features(evidence.confirmation, evidence.calibration.agreement)[order[:3]],
         accuracies=np.array([together(order[[at]]) for at in range(3)]),
-        estimated=evidence.estimate.accuracy[first],
-        low=evidence.estimate.low[first],
-        high=evidence.estimate.high[first],
+        estimated=estimate.accuracy[first],
+        low=estimate.low[first],
+        high=estimate.high[first],
     )
 
 

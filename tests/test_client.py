@@ -16,7 +16,7 @@ from PIL import Image
 
 from mll_hf import SelectionConfig, Strategy
 from mll_hf.client import Client
-from mll_hf.ensemble import residents, trial
+from mll_hf.ensemble import residents, run, trial
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import GraphError, HubError, InputError, LabelError, MissingExtraError, ModelError
 from mll_hf.graph.concepts import save_graph
@@ -463,10 +463,13 @@ def test_logits_of_the_trial_are_those_of_the_ensemble(store, models):
     assert prediction.labels == SHOWN * 5
 
 
-def test_a_cascade_is_learned_in_the_trial_and_used_where_asked_for(store, models):
-    client = client_of(store.folder)
+def test_a_cascade_is_learned_in_the_trial_and_used_where_asked_for(store, models, monkeypatch):
+    client, gather, gathered = client_of(store.folder), trial.trial_evidence, []
+    monkeypatch.setattr(trial, "trial_evidence", lambda *a: gathered.append(a) or gather(*a))
     plain = client.select(SHOWN, images=PHOTOS, k=3)
+    assert len(gathered) == 3  # once for each model
     selection = client.select(SHOWN, images=PHOTOS, k=3, cascade=0.1)
+    assert len(gathered) == 6
     assert replace(selection, cascade=None) == plain
     assert selection.models[selection.cascade.first].name == "org/cars"  # as good as all three together
     assert (selection.cascade.went_on, selection.cascade.changed) == (0, 1 / 41)
@@ -488,7 +491,7 @@ def test_a_cheap_model_is_tried_for_a_cascade_within_the_budget(store, models, m
     models.sizes = {"all": 10**9, "cats": 3 * 10**9, "cars": 10**9}
     models.skills["all"] = 1.0
     monkeypatch.setattr(
-        trial, "run_trial", lambda prior, sizes, budget, attempt, believe: [m for m in (0, 1) if attempt(m)]
+        trial, "run_trial", lambda prior, sizes, budget, attempt, believe: tuple(m for m in (0, 1) if attempt(m))
     )
     shortlist = client_of(store.folder).select(SHOWN, k=3)
     costs = [replace(m.cost, gflops=cost) for m, cost in zip(shortlist.models, (4, 3, 1), strict=True)]
@@ -502,7 +505,7 @@ def test_a_cheap_model_is_tried_for_a_cascade_within_the_budget(store, models, m
     assert sorted(names(chosen)) == sorted(tried)
 
 
-def test_a_trial_stays_within_its_budget_and_asks_first(store, models):
+def test_a_trial_stays_within_its_budget_and_asks_first(store, models, caplog):
     models.sizes = {"all": 3 * 10**9, "cats": 3 * 10**9, "cars": 10**9}
     client, plans = client_of(store.folder), []
     config = SelectionConfig(max_download=3 * 10**9)
@@ -510,8 +513,11 @@ def test_a_trial_stays_within_its_budget_and_asks_first(store, models):
         client.select(SHOWN, config, images=PHOTOS, approve=plans.append)
     assert models == {}
     assert (plans[0].most_bytes, plans[0].names[0]) == (3 * 10**9, "org/all")
-    client.select(SHOWN, config, images=PHOTOS, approve=lambda plan: True)
+    alone = client.select(SHOWN, config, images=PHOTOS, approve=lambda plan: True)
     assert list(models) == ["all"]  # nothing else fits beside it
+    assert "only org/all answered, which has no other model to agree with" in caplog.text
+    by_label = client.select(SHOWN)
+    assert alone.estimates == by_label.estimates.take([names(by_label).index("all")])
     with pytest.raises(InputError, match=r"the smallest model, org/cars, takes 1 GB; raise max_download"):
         client.select(SHOWN, SelectionConfig(max_download=10**8), images=PHOTOS)
 
@@ -568,6 +574,17 @@ def test_models_that_fail_are_left_out_of_a_trial(store, models, caplog):
     assert models["all"].closed
 
 
+def test_models_of_no_known_commit_are_not_tried(tmp_path, models, monkeypatch):
+    table = [make_known(f"org/{name}", 0.5) for name in ("cats", "cars")]
+    for module in ("mll_hf.client", "mll_hf.selection.select"):
+        monkeypatch.setattr(sys.modules[module], "usable_models", lambda: tuple(table))
+    monkeypatch.setattr("mll_hf.client.out_of_reach", lambda *_: "the Hub cannot be reached")
+    LabelStore(tmp_path).add_graph(GRAPH)
+    with pytest.raises(ModelError, match="the Hub cannot be reached"):
+        client_of(tmp_path).select(SHOWN, images=PHOTOS, max_parameters="100M", approve=lambda plan: 1 / 0)
+    assert models == {}
+
+
 def test_a_model_whose_library_is_missing_is_left_out_of_a_trial(store, models, caplog):
     models.skills = {**models.skills, "cars": MissingExtraError("open_clip", "models")}
     selection = client_of(store.folder).select(SHOWN, images=PHOTOS)
@@ -597,7 +614,11 @@ def test_images_that_cannot_be_read_are_left_out_of_a_trial(store, models, tmp_p
     ("images", "message"),
     [
         (PHOTOS[:15], "15 readable images say too little about models; give at least 16"),
+        ([*PHOTOS[:15], *[b"no picture"] * 20], "15 readable images say too little about models; give at least 16"),
         ("a folder with pictures", "give a list of paths"),
+        (Path("a folder with pictures"), "give a list of paths"),
+        ((photo for photo in PHOTOS), "give a list of paths"),
+        (set(PHOTOS), "give a list of paths"),
         (PHOTOS[0], "give a list of paths"),
     ],
 )
@@ -605,6 +626,31 @@ def test_what_cannot_be_tried_costs_no_model(store, models, images, message):
     with pytest.raises(InputError, match=message):
         client_of(store.folder).select(SHOWN, images=images)
     assert models == {}
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ((0.5, 0.25, 0.25), "must be 2 numbers"),
+        ((0, 0), "not all 0"),
+        ((1, -1), "none below 0"),
+        (("a", "b"), "has no usable value"),
+    ],
+)
+def test_wrong_shares_cost_no_model(store, models, shares, message):
+    with pytest.raises(InputError, match=message):
+        client_of(store.folder).select(SHOWN, images=PHOTOS, shares=shares)
+    assert models == {}
+
+
+def test_examples_keep_their_classes_where_a_model_cannot_answer_all_images(store, models, monkeypatch):
+    """As where memory is short for a large picture."""
+    examples = [(photo(n), SHOWN[n % 2]) for n in range(100, 130)]
+    client = client_of(store.folder)
+    expected = client.select(SHOWN, examples=examples[1:])
+    decode = run.open_image
+    monkeypatch.setattr(run, "open_image", lambda image: None if image == examples[0][0] else decode(image))
+    assert client.select(SHOWN, examples=examples) == expected
 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])
@@ -634,6 +680,7 @@ def test_one_class_and_pictures_all_alike(store, models):
     for images in (PHOTOS, PHOTOS[:1] * 16):
         selection = client.select(["cat"], SelectionConfig(k=3), images=images)
         assert names(selection) == order[: len(selection.models)]  # nothing is learned, so the labels decide
+        assert selection.estimates.low.min() == 1  # as without images: every answer is right
         assert client.load(selection).predict(PHOTOS[:2]).labels == ("cat", "cat")
     alike = client.select(SHOWN, images=PHOTOS[:1] * 16)
     assert names(alike) == names(client.select(SHOWN))[: len(alike.models)]
@@ -657,7 +704,8 @@ def test_models_without_a_label_are_tried_too(store, models, monkeypatch, caplog
     first = selection.models[0]
     assert (first.ref.short_name, first.ref.revision, first.evidence) == ("unheard", "e" * 40, Evidence.OVERALL)
     assert set(names(selection)) == {"unheard", "cats", "cars", "all"}
-    assert "skipped in the trial: model 'org/gone'" in caplog.text
+    assert "not pinned to a commit, so it cannot be used yet: model 'org/gone': is gone" in caplog.text
+    assert "skipped in the trial" not in caplog.text  # nor does it take anything of the budget
     assert Selection.from_json(json.loads(json.dumps(selection.to_json()))).to_json() == selection.to_json()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,7 +22,7 @@ from mll_hf.selection.base import USUAL_CASCADE, configured
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
-from mll_hf.utils.text import abridged, gigabytes
+from mll_hf.utils.text import abridged, gigabytes, shortened
 
 if TYPE_CHECKING:
     import argparse
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _DEFAULTS = SelectionConfig()
 SELECTION_OPTIONS = (
-    "classes", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
+    "classes", "labels", "graph", "probes", "domain", "task", "descriptions", "llm", "llm_url", "k", "strategy",
     "max_gflops", "max_parameters", "max_models", "license",
 )  # fmt: skip
 _TRIAL_OPTIONS = ("shortlist", "most_images", "max_download", "shares", "cascade", "yes")
@@ -110,7 +111,7 @@ def _select(args: argparse.Namespace) -> int:
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
     if len(selection.classes) == 1:
         note("with one class every answer is right; also name what else the images show")
-    elif uncovered and selection.strategy is Strategy.MLL and not (images or args.examples):
+    elif uncovered and selection.strategy is Strategy.MLL and selection.evidence is None:
         note(
             f"no concept matches {abridged(uncovered, 5)}; for such classes a model's general level counts most. Check "
             "their spelling (names are compared in English), or give unlabeled images with --images for a better choice"
@@ -228,7 +229,7 @@ def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Descr
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Images, and those in folders.
+    """Images, and those in folders, each once.
 
     Raises:
         InputError: A path does not exist, or a folder has no image.
@@ -236,9 +237,9 @@ def image_files(paths: Iterable[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
         found = [path]
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir, raises nothing
             found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        if not found or not found[0].exists():
-            raise InputError(f"{path} is neither an image nor a folder of images; check the path")
+        if not found or not os.path.exists(found[0]):
+            raise InputError(f"{shortened(str(path), 200)} is neither an image nor a folder of images; check the path")
         files.extend(found)
-    return files
+    return list(dict.fromkeys(files))

@@ -24,6 +24,7 @@ from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
 from mll_hf.models.published import PUBLISHED, open_labels, split_location
 from mll_hf.utils.tables import table
+from mll_hf.utils.text import gigaflops
 
 if TYPE_CHECKING:
     import argparse
@@ -88,7 +89,7 @@ def _ls(args: argparse.Namespace) -> int:
         "backend": [label.model.backend for label in labels],
         "recall": [f"{label.mean_recall:.3f}" for label in labels],
         "parameters": [f"{label.cost.parameters / 1e6:.1f} M" for label in labels],
-        "GFLOPs": [f"{label.cost.gflops:.3g}" for label in labels],
+        "GFLOPs": [gigaflops(label.cost.gflops) for label in labels],
     }
     if len({label.group for label in labels}) > 1:
         columns["graph"] = [label.graph_name for label in labels]

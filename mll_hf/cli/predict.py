@@ -72,16 +72,16 @@ def _predict(args: argparse.Namespace) -> int:
     given = [flag(name) for name, default in args.defaults.items() if vars(args)[name] != default]
     if args.selection and given:
         raise InputError(f"--selection sets the classes and models; leave out {abridged(given, 3)}")
+    images = image_files(args.images)
     selection = Selection.from_pretrained(args.selection) if args.selection else make_selection(args)
-    images = list(dict.fromkeys(image_files(args.images)))
-    output = AnswerFile(args.output, selection.classes) if args.output else _Screen(args, selection.classes)
-    todo = [image for image in images if image_name(image) not in output.done] if output.done else images
-    if len(todo) < len(images):
-        note(f"{args.output} has answers to {len(images) - len(todo)} of {len(images)} images; delete it to start over")
     templates = tuple(args.template) if args.template else None
     ensemble = Ensemble(
         selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.use_cascade
     )
+    output = AnswerFile(args.output, selection.classes) if args.output else _Screen(args, selection.classes)
+    todo = [image for image in images if image_name(image) not in output.done] if output.done else images
+    if len(todo) < len(images):
+        note(f"{args.output} has answers to {len(images) - len(todo)} of {len(images)} images; delete it to start over")
     first = failed = 0
     for prediction in ensemble.stream(todo, Rule(args.rule), sample=images) if todo else ():
         batch = todo[first : first + len(prediction.probabilities)]

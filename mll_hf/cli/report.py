@@ -13,7 +13,7 @@ from mll_hf.labels.branches import branch_pairs, branch_recalls
 from mll_hf.selection import Evidence, Selection, Strategy
 from mll_hf.selection.answer import accuracy_text
 from mll_hf.utils.tables import table
-from mll_hf.utils.text import shortened
+from mll_hf.utils.text import gigaflops, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,7 +124,7 @@ def _models(selection: Selection, shown: Sequence[int], figures: Mapping[str, Se
         columns["estimated accuracy"] = [accuracy_text(estimates, m) for m in shown]
     columns |= figures
     columns["parameters"] = [f"{model.cost.parameters / 1e6:.1f} M" for model in models]
-    columns["GFLOPs"] = [_gflops(model.cost) for model in models]
+    columns["GFLOPs"] = [gigaflops(model.cost.gflops) for model in models]
     if any(model.license for model in selection.models):
         columns["license"] = [model.license or "unknown" for model in models]
     return table(list(columns), list(zip(*columns.values(), strict=True)))
@@ -188,11 +188,7 @@ def _is_covered(selection: Selection, y: int) -> bool:
 
 
 def _size(cost: Cost) -> str:
-    return f"{cost.parameters / 1e6:.1f} M parameters, {_gflops(cost)} GFLOPs per image"
-
-
-def _gflops(cost: Cost) -> str:
-    return f"{cost.gflops:,.0f}" if cost.gflops >= 100 else f"{cost.gflops:.3g}"
+    return f"{cost.parameters / 1e6:.1f} M parameters, {gigaflops(cost.gflops)} GFLOPs per image"
 
 
 def _count(count: int, one: str, many: str) -> str:
@@ -329,7 +325,7 @@ def difference_report(difference: LabelDifference) -> str:
         ["mean recall", *(f"{label.mean_recall:.3f}" for label in pair)],
         ["significantly better on", *(f"{won} concepts" for won in wins)],
         ["parameters", *(f"{label.cost.parameters / 1e6:.1f} M" for label in pair)],
-        ["GFLOPs", *(f"{label.cost.gflops:.3g}" for label in pair)],
+        ["GFLOPs", *(gigaflops(label.cost.gflops) for label in pair)],
     ]
     branches = [
         [b.name, f"{b.recall:.3f}", f"{other.recall:.3f}", f"{b.recall - other.recall:+.3f}"]

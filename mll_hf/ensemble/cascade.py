@@ -47,7 +47,7 @@ def learn_cascade(
     found: Cascade | None = None
     n_images, least = len(together), (1 - _LEAST_SAVED) * selection.cost.gflops
     for m in range(len(selection.models)):
-        if selection.union == (m,):
+        if selection.union == (m,) or selection.models[m].cost.gflops == 0:  # 0 for a cost that is not known
             continue
         probabilities = answers_of_first(selection, m, logits[m])
         sure = confidence(probabilities)
@@ -88,7 +88,7 @@ def cheap_to_try(
         Its position; None if one that is as cheap was tried, or there is none.
     """
     best = max(tried, key=lambda m: beliefs.mean[m])
-    cheap = gflops <= _CHEAP * gflops[best]
+    cheap = (gflops > 0) & (gflops <= _CHEAP * gflops[best])
     if cheap[list(tried)].any() or not (cheap & affordable).any():
         return None
     return int(np.where(cheap & affordable, np.round(beliefs.mean, DIGITS), -np.inf).argmax())

@@ -22,7 +22,7 @@ from mll_hf.matching.prompts import fill
 from mll_hf.models.batches import prepared_batches
 from mll_hf.selection.evidence import trial_sample
 from mll_hf.utils.arrays import ArrayFields
-from mll_hf.utils.images import open_image
+from mll_hf.utils.images import is_one_image, open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -305,7 +305,7 @@ class Ensemble:
 
     def _check(self, images: Sequence[ImageLike]) -> None:
         """Look at everything that can be wrong with a call before a model is loaded."""
-        if not images or isinstance(images, (str, bytes)):
+        if not images or is_one_image(images):
             raise InputError("there are no images to classify; give a list with at least one")
         _ = self._prompts
 

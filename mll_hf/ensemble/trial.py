@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,14 +72,17 @@ def try_models(
             _log.warning("skipped in the trial: %s", error)
         return position in found
 
-    def answers(tried: Sequence[int]) -> NDArray[np.float32]:
+    def answers(tried: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Logits of the images that all of these models answered, and the classes of the examples among them."""
         logits = np.stack([found[position] for position in tried])
-        return logits[:, np.isfinite(logits).all(axis=(0, 2))]
+        answered = np.asarray(np.isfinite(logits).all(axis=(0, 2)))
+        return logits[:, answered], examples.classes[answered[: len(examples.classes)]]
 
-    def believe(tried: Sequence[int]) -> Beliefs:
-        logits, rows = answers(tried), [shortlist.union[position] for position in tried]
+    @cache
+    def believe(tried: tuple[int, ...]) -> Beliefs:
+        (logits, classes), rows = answers(tried), [shortlist.union[position] for position in tried]
         evidence = trial_evidence(shortlist, rows, logits, config, templates)
-        return trial_beliefs(estimates, tried, logits, evidence, examples.classes)
+        return trial_beliefs(estimates, tried, logits, evidence, classes)
 
     tried = run_trial(prior, sizes, config.max_download, attempt, believe)
     if not tried:
@@ -90,11 +94,18 @@ def try_models(
         cheap = cheap_to_try(believe(tried), gflops, tried, np.array(affordable))
         if cheap is not None and attempt(cheap):
             tried = (*tried, cheap)
-    chosen = choose_with_images(shortlist, tried, answers(tried), config, templates, examples.classes)
+    if len(tried) == 1 and not examples.images:
+        _log.warning(
+            "only %s answered, which has no other model to agree with: its accuracy is estimated by labels alone; try "
+            "more models, or give examples with their class",
+            shortlist.models[shortlist.union[tried[0]]].name,
+        )
+    logits, classes = answers(tried)
+    chosen = choose_with_images(shortlist, tried, logits, config, templates, classes)
     if config.cascade is None:
         return chosen
-    of_model = {shortlist.models[shortlist.union[position]].ref: position for position in tried}
-    logits = answers([of_model[model.ref] for model in chosen.models])
+    of_model = {shortlist.models[shortlist.union[position]].ref: at for at, position in enumerate(tried)}
+    logits = logits[[of_model[model.ref] for model in chosen.models]]
     together = ensemble.for_selection(chosen).combine(logits[list(chosen.union)])
     cascade = learn_cascade(chosen, logits, together.probabilities.argmax(axis=1), config.cascade)
     return replace(chosen, cascade=cascade)

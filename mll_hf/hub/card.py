@@ -22,7 +22,7 @@ from mll_hf.hub.summary import PICTURE_PATH, SUMMARY_PATH
 from mll_hf.labels.branches import branch_recalls
 from mll_hf.utils.package import library_in_markdown, page_of_model
 from mll_hf.utils.tables import markdown_table
-from mll_hf.utils.text import abridged, escaped, printable, shortened
+from mll_hf.utils.text import abridged, escaped, gigaflops, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -225,7 +225,7 @@ def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
     if REPO_ID.fullmatch(model.repo_id):
         url = f"https://huggingface.co/{model.repo_id}"
         name, revision = f"[{name}]({url})", f"[{revision}]({url}/tree/{model.revision})"
-    numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", f"{cost.gflops:.3g}"]
+    numbers = [f"{label.mean_recall:.3f}", f"{cost.parameters / 1e6:.1f} M", gigaflops(cost.gflops)]
     return [name, revision, *numbers, escaped(_name(label.license or "unknown"))]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from mll_hf.plots.style import BLUE, GRAY, RAMP, VERMILION, interactive, pareto_front, plain
 from mll_hf.selection.base import Evidence, Strategy
+from mll_hf.utils.text import gigaflops
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -137,7 +138,7 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
             "textposition": [sides.get(m, "top right") for m in models],
             "hovertext": [
                 f"<b>{plain(model.ref.short_name)}</b><br>{percent[m]:.1f} % expected<br>"
-                f"{model.cost.gflops:.3g} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
+                f"{gigaflops(model.cost.gflops)} GFLOPs per image, {model.cost.parameters / 1e6:.1f} M parameters"
                 for m, model in zip(models, shown, strict=True)
             ],
             "hovertemplate": "%{hovertext}<extra></extra>",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.selection.base import DIGITS
+from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,6 +36,7 @@ class Answer:
         saving: How many times fewer GFLOPs it needs; 1 if it is the best, or if its cost is not known.
         n_close: Number of models that are as good as the best, itself included.
         n_models: Number of models that were compared.
+        tried: Whether they were tried on images.
     """
 
     best: int
@@ -46,23 +48,28 @@ class Answer:
     saving: float
     n_close: int
     n_models: int
+    tried: bool
 
     @property
     def accuracy_text(self) -> str:
         """The estimated accuracy of the best model with its interval, or that it is not known."""
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
-            return f"accuracy not known ({interval}); unlabeled images or a few examples with their class would tell."
+            evidence = "a few examples with their class"
+            evidence = evidence if self.tried else f"unlabeled images or {evidence}"
+            return f"accuracy not known ({interval}); {evidence} would tell."
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
-    def lines(self, names: Sequence[str]) -> tuple[str, str, str]:
-        """The answer as three sentences, from the names of all models of the selection."""
+    def lines(self, names: Sequence[str], n_chosen: int = 1) -> tuple[str, str, str]:
+        """The answer in three lines, from the names of all models of the selection, the first of which are chosen."""
         first = f"Use {names[self.best]}: {self.accuracy_text}"
+        if n_chosen > 1:
+            first = f"Use together: {abridged(names[:n_chosen], 3)}. {names[self.best]} alone: {self.accuracy_text}"
         if self.cheapest == self.best:
             second = "No cheaper model is within 1 point of it."
         else:
-            times = f"{float(f'{self.saving:.2g}'):,g}" if self.saving >= 1.05 else f"{self.saving:.2f}"
-            cost = f"{times} times less compute" if self.saving > 1 else "fewer parameters"
+            digits = ",.0f" if self.saving >= 10 else ".2g" if self.saving >= 1.05 else ".2f"
+            cost = f"{self.saving:{digits}} times less compute" if self.saving > 1 else "fewer parameters"
             second = f"As good and cheaper: {names[self.cheapest]}, {cost}, {100 * self.loss:.1f} points lower."
         if self.n_models == 1:
             third = "It is the only model: there is no choice to make."
@@ -81,8 +88,8 @@ def accuracy_text(estimates: AccuracyEstimate, m: int) -> str:
     return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
 
 
-def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
-    """The answer that estimates and costs of M models give, the best of which comes first."""
+def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost], tried: bool) -> Answer:
+    """The answer that estimates and costs of M models give, the best of which comes first, tried on images or not."""
     lost = np.round(estimates.accuracy[0] - estimates.accuracy, DIGITS)
     close = [m for m in range(len(costs)) if m == 0 or lost[m] <= MARGIN]
     cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
@@ -97,4 +104,5 @@ def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost]) -> Answer:
         saving=gflops[0] / gflops[1] if min(gflops) > 0 else 1.0,
         n_close=len(close),
         n_models=len(costs),
+        tried=tried,
     )

@@ -155,7 +155,7 @@ def _number(value: float | str | None) -> Any:  # noqa: ANN401 - of several opti
 
 
 def _shares(value: Shares | str | Sequence[float]) -> Shares | tuple[float, ...]:
-    return Shares(value) if isinstance(value, str) else tuple(value)
+    return Shares(value) if isinstance(value, str) else tuple(map(float, value))
 
 
 _FORMS: dict[str, Callable[[Any], Any]] = {

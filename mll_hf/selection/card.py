@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import yaml  # type: ignore[import-untyped]
@@ -12,7 +13,7 @@ from mll_hf.hub.locations import REPO_ID
 from mll_hf.hub.readme import put_section
 from mll_hf.selection.answer import accuracy_text
 from mll_hf.utils.tables import MISSING, markdown_table
-from mll_hf.utils.text import abridged, escaped, one_line, shortened
+from mll_hf.utils.text import abridged, escaped, gigaflops, one_line, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,7 +86,7 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         "```python",
         "from mll_hf import pipeline",
         "",
-        f"classifier = pipeline({repo_id!r})".replace("'", '"'),
+        f"classifier = pipeline({json.dumps(repo_id)})",
         'classifier("photo.jpg", top_k=3)  # [{"score": 0.9, "label": ...}, ...]',
         "```",
         "",
@@ -138,6 +139,6 @@ def _row(selection: Selection, m: int, licenses: Mapping[str, str | None]) -> li
     weight = weight if m in union else 0.0
     accuracy = MISSING if estimates is None else accuracy_text(estimates, m)
     return [
-        name, commit, f"{weight:.2f}", accuracy, f"{model.cost.parameters / 1e6:.1f} M", f"{model.cost.gflops:.3g}",
+        name, commit, f"{weight:.2f}", accuracy, f"{model.cost.parameters / 1e6:.1f} M", gigaflops(model.cost.gflops),
         escaped(licenses.get(model.ref.repo_id) or "unknown"),
     ]  # fmt: skip

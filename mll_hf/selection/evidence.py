@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from mll_hf.errors import InputError
-from mll_hf.selection.accuracy import AccuracyEstimate, logit, sigmoid
-from mll_hf.selection.beliefs import REACH
+from mll_hf.selection.accuracy import logit, sigmoid
+from mll_hf.selection.beliefs import Beliefs
 from mll_hf.selection.probabilities import entropy, mutual_information, softmax
 from mll_hf.utils.arrays import ArrayFields
 
@@ -112,9 +112,9 @@ class UnlabeledEvidence(ArrayFields):
         return how_many(self.scores, len(self.calibration.shares))
 
     @cached_property
-    def estimate(self) -> AccuracyEstimate:
-        """Estimated accuracy of each model alone, with bias correction."""
-        return accuracy_of_answers(self.confirmation, self.calibration.agreement, self.n_images)
+    def beliefs(self) -> Beliefs:
+        """What the images say of the accuracy of each model alone, with bias correction."""
+        return beliefs_of_answers(self.confirmation, self.calibration.agreement, self.n_images)
 
     def take(self, models: NDArray[np.intp]) -> UnlabeledEvidence:
         """The evidence of some of the models, in the order given."""
@@ -194,7 +194,7 @@ def _answers(probabilities: NDArray[np.float64], weights: NDArray[np.float64]) -
 def _candidates(shares: SharesLike, answers: NDArray[np.intp], n_classes: int) -> list[NDArray[np.float64]]:
     """Shares [C] of which those that are most probable are expected."""
     if not isinstance(shares, Shares):
-        return [_checked(shares, n_classes)]
+        return [check_shares(shares, n_classes)]
     if shares is Shares.EQUAL:
         return [np.full(n_classes, 1 / n_classes)]
     as_answered = expected_shares(answers, n_classes, n_classes)
@@ -203,8 +203,12 @@ def _candidates(shares: SharesLike, answers: NDArray[np.intp], n_classes: int) -
     return [expected_shares(answers, n_classes, 0), expected_shares(answers, n_classes, 1), as_answered]
 
 
-def _checked(shares: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
-    """Given shares [C], summing to one; none is zero, since no evidence could speak against that."""
+def check_shares(shares: NDArray[np.float64], n_classes: int) -> NDArray[np.float64]:
+    """Given shares [C], summing to one; none is zero, since no evidence could speak against that.
+
+    Raises:
+        InputError: They are not C non-negative numbers, or all are zero.
+    """
     if np.shape(shares) != (n_classes,) or not np.isfinite(shares).all() or min(shares) < 0 or max(shares) <= 0:
         raise InputError(f"shares of classes must be {n_classes} numbers, none below 0 and not all 0")
     least = np.maximum(np.asarray(shares, np.float64) / np.sum(shares), _LEAST_GIVEN_SHARE)
@@ -313,28 +317,24 @@ def how_many(scores: NDArray[np.float64], n_classes: int) -> int:
     return int(min((weights >= _LEAST_WEIGHT * weights.max()).sum(), _MOST_COMBINED))
 
 
-def accuracy_of_answers(
-    confirmation: NDArray[np.float64], agreement: NDArray[np.float64], n_images: int
-) -> AccuracyEstimate:
-    """Estimate the accuracies of M models from what they say to N images.
+def beliefs_of_answers(confirmation: NDArray[np.float64], agreement: NDArray[np.float64], n_images: int) -> Beliefs:
+    """What is believed of the accuracies of M models from what they say to N images, of each model apart.
 
     A regression on the zoo of small models in README.md of `scripts/benchmarks`::
 
         logit(accuracy) = b0 + b1 logit(confirmation) + b2 logit(agreement)
 
     ``scripts/predictions_benchmark.py --fit`` fits it. Models that make the same mistakes confirm each other, which no
-    image without a class can show; the width of the interval is the error on tasks that were left out of the fit.
+    image without a class can show; the deviation is the error on tasks that were left out of the fit.
     :class:`UnlabeledEvidence` and :class:`Calibration` explain confirmation and agreement, [M] each.
     """
     logits = accuracy_features(confirmation, agreement) @ _ACCURACY
     accuracy = sigmoid(logits)
-    sampling = 1 / (n_images * accuracy * (1 - accuracy))
-    width = REACH * np.sqrt(_ACCURACY_ERROR**2 + sampling)
-    return AccuracyEstimate(accuracy, sigmoid(logits - width), sigmoid(logits + width))
+    return Beliefs(logits, np.diag(_ACCURACY_ERROR**2 + 1 / (n_images * accuracy * (1 - accuracy))))
 
 
 def accuracy_features(confirmation: NDArray[np.float64], agreement: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, 3] what accuracies are estimated from; arguments as for :func:`accuracy_of_answers`."""
+    """[M, 3] what accuracies are estimated from; arguments as for :func:`beliefs_of_answers`."""
     return np.insert(logit(np.stack([confirmation, agreement], axis=1), _LEAST_ACCURACY), 0, 1, axis=1)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from mll_hf.selection.card import selection_card
 from mll_hf.selection.result import Selection
 from mll_hf.utils.files import write_atomically
 from mll_hf.utils.package import DISTRIBUTION, package_source, requirement, wheel_of
-from mll_hf.utils.text import abridged
+from mll_hf.utils.text import abridged, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -130,9 +131,9 @@ def _licenses(selection: Selection, token: str | None) -> Mapping[str, str | Non
 def read_selection(location: str | Path, revision: str | None = None, token: str | None = None) -> Selection:
     """See :meth:`Selection.from_pretrained`."""
     path, (repo_id, _, named) = Path(location), str(location).partition("@")
-    if not path.exists() and REPO_ID.fullmatch(repo_id) and path.suffix != ".json":
+    if not os.path.exists(path) and REPO_ID.fullmatch(repo_id) and path.suffix != ".json":
         return _from_hub(repo_id, revision or named or None, token)
-    return _parsed(path / SELECTION_FILE if path.is_dir() else path, str(location))
+    return _parsed(path / SELECTION_FILE if os.path.isdir(path) else path, shortened(str(location), 200))
 
 
 def _from_hub(repo_id: str, revision: str | None, token: str | None) -> Selection:

@@ -17,7 +17,7 @@ from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
 from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
-from mll_hf.utils.text import abridged, one_line
+from mll_hf.utils.text import abridged, gigaflops, one_line
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -106,7 +106,8 @@ class Selection(ArrayFields):
         models: The M models that were scored, best overall first; of many, the best ``M`` of ``among``.
         scores: [M, C] float64. Estimated recall, lowered by the standard error for models that seem better than the
             generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); after a trial on images the
-            agreement with all models together, a little information, and a tenth of the estimated recall.
+            agreement with all models together, and a tenth of the estimated recall, or with examples the estimated
+            accuracy.
         chosen: [M, C] bool, which models answer for which class.
         matches: For each class the concepts that speak for it, best first; none without labels.
         coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` those graphs that count.
@@ -149,12 +150,12 @@ class Selection(ArrayFields):
         """The best model, the cheapest that is as good, and whether the choice matters; None without estimates."""
         if self.estimates is None:
             return None
-        return answer_to(self.estimates, [model.cost for model in self.models])
+        return answer_to(self.estimates, [model.cost for model in self.models], self.evidence is not None)
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
-        """The answer as three sentences; none without estimates."""
-        return () if self.answer is None else self.answer.lines([model.name for model in self.models])
+        """The answer in three lines; none without estimates."""
+        return () if self.answer is None else self.answer.lines([model.name for model in self.models], len(self.union))
 
     @cached_property
     def overall(self) -> NDArray[np.float64]:
@@ -208,9 +209,11 @@ class Selection(ArrayFields):
         if self.cascade is None:
             return ""
         share, where = (self.cascade.went_on, " in the trial") if went_on is None else (went_on, "")
-        gflops = f"{self.gflops_with(self.cascade, share):.3g} GFLOPs per image in place of {self.cost.gflops:.3g}"
-        first = self.models[self.cascade.first].name
-        return f"Cascade: {first} answers first, and {share:.1%} of the images went on{where}: {gflops}."
+        with_it, without = gigaflops(self.gflops_with(self.cascade, share)), gigaflops(self.cost.gflops)
+        return (
+            f"Cascade: {self.models[self.cascade.first].name} answers first, and {share:.1%} of the images went "
+            f"on{where}: {with_it} GFLOPs per image in place of {without}."
+        )
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
         """The concepts that a class was matched to, best first, with the chosen models' recall on each, where known.

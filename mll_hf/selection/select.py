@@ -20,6 +20,7 @@ from mll_hf.selection.estimates import comparable_names, estimate_by_labels, ima
 from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
+from mll_hf.utils.text import gigaflops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,7 +209,7 @@ def within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
         raise NoneFitsError(
             f"none of the {len(costs)} {kind} is within the caps (smallest: "
             f"{min(cost.parameters for cost in costs):,} parameters; cheapest: "
-            f"{min(cost.gflops for cost in costs):.3g} GFLOPs per image); raise the caps"
+            f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image); raise the caps"
         )
     published = _published_within_caps(candidates.published, config) if config.strategy in ESTIMATING else ()
     return replace(within[0], published=published, further=tuple(within[1:]))

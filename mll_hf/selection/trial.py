@@ -93,7 +93,7 @@ def run_trial(
     sizes: Sequence[int],
     budget: int,
     attempt: Callable[[int], bool],
-    believe: Callable[[Sequence[int]], Beliefs],
+    believe: Callable[[tuple[int, ...]], Beliefs],
 ) -> tuple[int, ...]:
     """Try models one by one.
 
@@ -108,16 +108,16 @@ def run_trial(
         Positions of the models that were tried, in order, without those that failed.
     """
     beliefs, left = prior, budget
-    tried: list[int] = []
+    tried: tuple[int, ...] = ()
     failed: list[int] = []
     while (m := next_model(beliefs, sizes, left, tried, failed)) is not None:
         left -= sizes[m]
         if attempt(m):
-            tried.append(m)
+            tried = (*tried, m)
             beliefs = believe(tried)
         else:
             failed.append(m)
-    return tuple(tried)
+    return tried
 
 
 def next_model(

@@ -79,7 +79,7 @@ def trial_beliefs(
     """
     beliefs = beliefs_from(prior)
     if len(rows) > 1:  # a single model has none to agree with
-        found = beliefs_apart(evidence.estimate)
+        found = evidence.beliefs
         variance = found.deviations**2
         own, common = np.sqrt((1 - _SHARED) * variance), np.sqrt(_SHARED * float(variance.mean()))
         beliefs = observe(beliefs, rows, found.mean, own, common)
@@ -98,7 +98,8 @@ def choose_with_images(
 ) -> Selection:
     """Choose among models that were tried on images: those with the highest score, for all classes.
 
-    Without examples the score is that of the evidence, with examples the estimated accuracy.
+    Without examples the score is that of the evidence, with examples the estimated accuracy. A single model is as
+    accurate as its labels say, since its agreement with itself says nothing.
 
     Args:
         shortlist: The selection by labels alone whose union was to be tried.
@@ -113,15 +114,22 @@ def choose_with_images(
     """
     rows = [shortlist.union[position] for position in answering]
     evidence = trial_evidence(shortlist, rows, logits, config, templates)
-    estimates, overall = evidence.estimate, evidence.scores
+    found, estimates, overall = evidence.beliefs, evidence.beliefs.accuracy, evidence.scores
     scores = scores_of(evidence.calibration, shortlist.scores[rows])
-    if len(classes) and shortlist.estimates is not None:
-        known = estimates if len(rows) > 1 else shortlist.estimates.take(rows)  # a single model has none to agree with
+    # A single model has none to agree with, and with a single class every answer is right
+    if shortlist.estimates is not None and 1 in (len(rows), len(shortlist.classes)):
+        estimates = shortlist.estimates.take(rows)
+        found = beliefs_apart(estimates)
+    if len(classes):
         examples = gather_examples(logits, classes, evidence.calibration)
-        estimates = learn_from_examples(beliefs_apart(known), range(len(rows)), examples).accuracy
+        estimates = learn_from_examples(found, range(len(rows)), examples).accuracy
         overall = estimates.accuracy
         scores = np.repeat(overall[:, None], len(shortlist.classes), axis=1)
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")
+    estimates = estimates.take(order)
+    if not len(classes):  # agreement ranks them; none is shown above the best
+        of_models = {name: getattr(estimates, name) for name in ("accuracy", "low", "high")}
+        estimates = replace(estimates, **{name: np.minimum(values, values[0]) for name, values in of_models.items()})
     n_chosen = config.k or how_many(overall[order], len(shortlist.classes))
     n_chosen = min(n_chosen, config.max_models or n_chosen, len(order))
     chosen = np.zeros((len(order), len(shortlist.classes)), np.bool_)
@@ -135,7 +143,7 @@ def choose_with_images(
         chosen=chosen,
         matches=tuple(tuple(_take(concept, columns) for concept in concepts) for concepts in shortlist.matches),
         evidence=evidence.take(order),
-        estimates=estimates.take(order),
+        estimates=estimates,
     )
 
 

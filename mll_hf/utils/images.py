@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,12 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
+
+
+def is_one_image(images: object) -> bool:
+    """Whether this is an image rather than several; a dataset may have only ``__getitem__``, a picture has neither."""
+    several = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
+    return isinstance(images, (str, bytes, Mapping)) or not several
 
 
 def open_image(source: ImageLike) -> Image.Image | None:

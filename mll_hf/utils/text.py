@@ -40,6 +40,11 @@ def gigabytes(n_bytes: int) -> str:
     return f"{n_bytes / 1e9:.3g} GB"
 
 
+def gigaflops(number: float) -> str:
+    """A number of GFLOPs for people, without an exponent: "2,231", "8.82"."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
 def parse_count(text: str) -> int:
     """A number with or without a suffix: 151000000, 151M, 1.5B or 10G; a ValueError if it is none."""
     factor = {"K": 1e3, "M": 1e6, "B": 1e9, "G": 1e9}.get(text[-1:].upper())

@@ -20,7 +20,7 @@ from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.matching.concept_index import COVERED
 from mll_hf.plots.selection import CLOSE, shown_classes, shown_models
 from mll_hf.selection import Evidence, Strategy
-from mll_hf.utils.text import abridged, shortened
+from mll_hf.utils.text import abridged, gigaflops, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -131,10 +131,6 @@ def _size(parameters: float) -> str:
     return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.3g} M"
 
 
-def _gflops(gflops: float) -> str:
-    return f"{gflops:,.0f}" if gflops >= 100 else f"{gflops:.3g}"
-
-
 def _counted(count: int, one: str, many: str) -> str:
     return f"{count:,} {one if count == 1 else many}"
 
@@ -208,7 +204,7 @@ def _sentence(selection: Selection) -> str:
     names = [f"<strong>{model_html(model.ref)}</strong>" for model in chosen]
     listed = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     cost, together = selection.cost, " together" if len(chosen) > 1 else ""
-    size = f"{_size(cost.parameters)} parameters, {_gflops(cost.gflops)} GFLOPs per image{together}"
+    size = f"{_size(cost.parameters)} parameters, {gigaflops(cost.gflops)} GFLOPs per image{together}"
     accuracy = selection.answer.accuracy_text if selection.answer else ""
     lines = [f"The first alone: {accuracy}" if together else accuracy[:1].upper() + accuracy[1:]]
     told = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
@@ -261,7 +257,7 @@ def _ranking(selection: Selection) -> str:
             *([_bar_and_percent(selection.overall[m]) if has_recall_of(selection, m) else "–"] if has_recall else []),
             *([escape(BASED_ON[model.evidence])] if several else []),
             _size(model.cost.parameters),
-            _gflops(model.cost.gflops),
+            gigaflops(model.cost.gflops),
             escape(model.license or "unknown"),
         ]
         for m, model in ((m, selection.models[m]) for m in shown)
@@ -394,7 +390,7 @@ def costs_in_words(selection: Selection) -> str:
     accuracy = selection.overall if selection.estimates is None else selection.estimates.accuracy
     order = sorted(range(len(selection.models)), key=lambda m: selection.models[m].cost.gflops)
     rows = [
-        [model_html(model.ref), _gflops(model.cost.gflops), f"{100 * accuracy[m]:.1f}\u00a0%"]
+        [model_html(model.ref), gigaflops(model.cost.gflops), f"{100 * accuracy[m]:.1f}\u00a0%"]
         for m, model in ((m, selection.models[m]) for m in order)
     ]
     header = [("model", ""), ("GFLOPs / image", "number"), ("estimated accuracy", "number")]
@@ -568,7 +564,7 @@ def model_page(model: ListedModel, labels: Labels) -> str:
     facts = [
         ["license", escape(model.license or "unknown")],
         ["parameters", _size(model.cost.parameters) if model.cost.parameters else "unknown"],
-        ["GFLOPs per image", _gflops(model.cost.gflops) if model.cost.gflops else "unknown"],
+        ["GFLOPs per image", gigaflops(model.cost.gflops) if model.cost.gflops else "unknown"],
         ["ImageNet accuracy, published", "unknown" if model.imagenet is None else f"{100 * model.imagenet:.1f} %"],
         ["known by", escape(f"{BASED_ON[model.evidence]} ({model.publisher})")],
     ]

@@ -548,7 +548,7 @@ TASK = ["select", "--classes", "cat, dog, car", "-k", 2]
 
 def test_select_with_images(world, task_images, capsys):
     command = [*TASK, "--labels", world / "labels", "--images", task_images]
-    status, out, err = run(capsys, *command)
+    status, out, err = run(capsys, *command, task_images / "first" / "01.png")  # an image that the folder has, too
     assert (status, err) == (0, "")
     answer, headline, models, legend = out.split("\n\n")
     assert len(answer.splitlines()) == 3
@@ -606,7 +606,8 @@ def test_a_cascade(world, task_images, tmp_path, capsys):
     assert "Cascade" not in run(capsys, *predict, "--cascade", "-o", answers)[2]  # all have an answer
     assert run(capsys, *predict[:2], "--selection", choice)[2] == ""  # only where asked for
     choice.write_text(run(capsys, *command, "--json")[1])
-    assert "the selection has no cascade" in fails(capsys, *predict, "--cascade")
+    assert "the selection has no cascade" in fails(capsys, *predict, "--cascade", "-o", tmp_path / "none.csv")
+    assert not (tmp_path / "none.csv").exists()
     assert "--cascade: only for a trial" in fails(capsys, *TASK, "--labels", world / "labels", "--cascade")
 
 
@@ -756,12 +757,14 @@ def test_trials_that_are_refused(world, tmp_path, task_images, monkeypatch, extr
     assert words in fails(capsys, *TASK, "--labels", world / "labels", *extra)
 
 
-def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, capsys):
+def test_classes_that_the_graph_lacks_ask_for_images(world, task_images, examples_by_class, capsys):
     command = ["select", "--classes", "cat, zzyzx", "--labels", world / "labels"]
     assert "or give unlabeled images with --images" in run(capsys, *command)[2]
     assert run(capsys, *command, "--images", task_images)[2] == ""
     one = run(capsys, "select", "--classes", "zzyzx", "--labels", world / "labels")[2]
     assert one == "mll-hf: note: with one class every answer is right; also name what else the images show\n"
+    command[2] = "cat, dog, car, zzyzx"
+    assert run(capsys, *command, "--examples", examples_by_class)[2] == ""
 
 
 # --- predict ---
@@ -883,14 +886,17 @@ def test_predict_in_another_precision(world, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["nowhere.png", "--classes", "a, b"], "nowhere.png"),
-        (["."], "--classes"),
-        (["nowhere.png", "--selection", "nowhere.json"], "nowhere.json"),
+        (["nowhere.png", "--classes", "a, b", "--labels", "nowhere"], "nowhere.png"),
+        (["a.png"], "--classes"),
+        (["a.png", "--selection", "nowhere.json"], "nowhere.json"),
+        (["a.png", "--selection", '{"classes": ["cat"]}' * 50], "File name too long"),
+        (["a" * 300, "--classes", "a, b"], "is neither an image nor a folder"),
     ],
 )
 def test_predict_refuses(world, tmp_path, monkeypatch, arguments, words, capsys):
     monkeypatch.chdir(tmp_path)
-    assert words in fails(capsys, "predict", *arguments, "--labels", world / "labels")
+    Path("a.png").write_bytes(encoded((1, 2, 3), 0))
+    assert words in fails(capsys, "predict", *arguments)
 
 
 def test_json_nested_too_deeply_is_one_line(world, tmp_path, capsys):
@@ -1111,7 +1117,7 @@ def test_the_parser_is_complete():
     "more",
     [
         *(["--classes", "cat, car"], ["-k", "2"], ["--strategy", "paper"], ["--max-gflops", "3"], ["--graph", "x"]),
-        *(["--probes", "x"], ["--domain", "photo"], ["--license", "mit"]),
+        *(["--probes", "x"], ["--domain", "photo"], ["--license", "mit"], ["--labels", "x"]),
     ],
 )
 def test_a_selection_is_not_chosen_again(world, task_images, tmp_path, capsys, more):

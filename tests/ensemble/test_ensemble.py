@@ -6,6 +6,7 @@ import io
 import math
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +34,7 @@ from mll_hf.ensemble.rules import (
 )
 from mll_hf.ensemble.run import Ensemble, Prediction
 from mll_hf.errors import InputError, ModelError
+from mll_hf.labels.label import Cost
 from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import Link
 from mll_hf.selection import SelectionConfig, Strategy, choose_with_images, select
@@ -895,7 +897,7 @@ def test_a_wrong_template_costs_no_model(diary):
     assert diary == []
 
 
-@pytest.mark.parametrize("images", [[], (), "image.png", b"bytes"])
+@pytest.mark.parametrize("images", [[], (), "image.png", b"bytes", Path("image.png"), Image.new("RGB", (4, 4))])
 def test_a_list_of_images_is_wanted(diary, images):
     with pytest.raises(InputError, match="give a list with at least one"):
         Ensemble(make_selection(), device="somewhere").predict(images)
@@ -966,6 +968,16 @@ def test_a_model_is_tried_for_the_cascade_where_no_cheap_one_was():
     assert cheap_to_try(beliefs, gflops, [0], np.array([1, 0, 0, 0], bool)) is None
     assert cheap_to_try(beliefs, gflops, [0, 3], all_fit) is None
     assert cheap_to_try(beliefs, gflops, [2], all_fit) == 3
+    assert cheap_to_try(beliefs, gflops * [1, 1, 0, 1], [0], all_fit) == 1  # 0 for a cost that is not known
+
+
+def test_a_model_of_unknown_cost_leads_no_cascade():
+    selection, logits = tried_selection(np.random.default_rng(0))
+    together = answers_together(selection, logits)
+    first = learn_cascade(selection, logits, together, 0.9).first
+    models = [replace(m, cost=Cost(1, 0.0)) if n == first else m for n, m in enumerate(selection.models)]
+    found = learn_cascade(replace(selection, models=tuple(models)), logits, together, 0.9)
+    assert found is None or found.first != first
 
 
 @pytest.mark.parametrize("options", [{}, {"batch_size": 5}, {"keep_loaded": 1}])

@@ -117,10 +117,10 @@ def test_what_is_not_known_stays_so_in_a_file():
 # --- the answer -------------------------------------------------------------------------------------------------------
 
 
-def answer(accuracy, gflops, width=0.1):
+def answer(accuracy, gflops, width=0.1, tried=False):
     accuracy = np.array(accuracy)
     estimates = AccuracyEstimate(accuracy, accuracy - width / 2, accuracy + width / 2)
-    return answer_to(estimates, [Cost(int(1e6 * g), g) for g in gflops])
+    return answer_to(estimates, [Cost(int(1e6 * g), g) for g in gflops], tried)
 
 
 def test_the_cheapest_as_good_is_within_the_margin():
@@ -135,6 +135,11 @@ def test_the_cheapest_as_good_is_within_the_margin():
     assert "b, 860 times less compute," in answer([0.9, 0.9], [4119, 4.79]).lines(["a", "b"])[1]
 
 
+@pytest.mark.parametrize(("gflops", "times"), [(96, "1.04"), (40, "2.5"), (8, "12"), (0.5, "200"), (0.05, "2,000")])
+def test_how_many_times_less_compute(gflops, times):
+    assert f"cheaper: b, {times} times less compute" in answer([0.9, 0.9], [100, gflops]).lines(["a", "b"])[1]
+
+
 def test_a_lonely_best_model_matters():
     found = answer([0.9, 0.7], [10, 1])
     assert (found.cheapest, found.n_close, found.saving) == (0, 1, 1)
@@ -144,6 +149,13 @@ def test_a_lonely_best_model_matters():
     )
 
 
+def test_models_that_are_used_together_are_all_named():
+    alone = "a alone: estimated accuracy 90 % (90 % interval: 85 to 95 %)."
+    lines = answer([0.9, 0.9, 0.8], [10, 10, 1]).lines
+    assert lines(["a", "b", "c"], 2)[0] == f"Use together: a, b. {alone}"
+    assert lines(["a", "b", "c", "d"], 4)[0] == f"Use together: a, b, c and 1 more. {alone}"
+
+
 def test_a_single_model_leaves_no_choice():
     assert answer([0.9], [10]).lines(["a"])[2] == "It is the only model: there is no choice to make."
 
@@ -151,9 +163,12 @@ def test_a_single_model_leaves_no_choice():
 def test_a_wide_interval_gives_no_number():
     found = answer([0.6, 0.3], [10, 1], width=0.6)
     assert found.accuracy is None
-    assert "accuracy not known (90 % interval: 30 to 90 %)" in found.lines(["a", "b"])[0]
+    said = "Use a: accuracy not known (90 % interval: 30 to 90 %); "
+    end = "a few examples with their class would tell."
+    assert found.lines(["a", "b"])[0] == f"{said}unlabeled images or {end}"
+    assert answer([0.6, 0.3], [10, 1], width=0.6, tried=True).lines(["a", "b"])[0] == said + end
 
 
 def test_a_model_of_unknown_cost_is_not_the_cheapest():
     estimates = AccuracyEstimate(*np.tile([0.5, 0.5], (3, 1)))
-    assert answer_to(estimates, [Cost(1000, 2.0), Cost(0, 0.0)]).cheapest == 0
+    assert answer_to(estimates, [Cost(1000, 2.0), Cost(0, 0.0)], tried=False).cheapest == 0

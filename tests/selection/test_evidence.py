@@ -16,7 +16,7 @@ from mll_hf.selection.evidence import (
     LEAST_IMAGES,
     Calibration,
     Shares,
-    accuracy_of_answers,
+    beliefs_of_answers,
     calibrate,
     check_image_count,
     class_offsets,
@@ -221,12 +221,12 @@ def test_one_model_is_confirmed_by_nothing_but_itself():
 
 def test_estimated_accuracy_rises_with_confirmation_and_is_surer_with_more_images():
     rising, same = np.linspace(0, 1, 5), np.full(5, 0.5)
-    for estimate in (accuracy_of_answers(rising, same, 50), accuracy_of_answers(same, rising, 50)):
+    for estimate in (beliefs_of_answers(rising, same, 50).accuracy, beliefs_of_answers(same, rising, 50).accuracy):
         assert (np.diff(estimate.accuracy) > 0).all()
         assert (estimate.low > 0).all()
         assert ((estimate.low < estimate.accuracy) & (estimate.accuracy < estimate.high)).all()
         assert (estimate.high < 1).all()
-    few, many = (accuracy_of_answers(same, same, n) for n in (50, 5000))
+    few, many = (beliefs_of_answers(same, same, n).accuracy for n in (50, 5000))
     np.testing.assert_allclose(few.accuracy, many.accuracy)
     assert (few.low < many.low).all()
     assert (many.high < few.high).all()
@@ -239,8 +239,9 @@ def test_an_estimate_is_near_the_truth_where_models_err_independently():
     calibration = evidence.calibration
     answers = (logits / calibration.temperatures[:, None, None] + calibration.offsets[:, None, :]).argmax(axis=2)
     true = (answers == right).mean(axis=1)
-    np.testing.assert_allclose(evidence.estimate.accuracy, true, atol=0.1)
-    assert ((evidence.estimate.low < true) & (true < evidence.estimate.high)).all()
+    estimate = evidence.beliefs.accuracy
+    np.testing.assert_allclose(estimate.accuracy, true, atol=0.1)
+    assert ((estimate.low < true) & (true < estimate.high)).all()
 
 
 @pytest.mark.parametrize(
@@ -494,7 +495,7 @@ def test_evidence_is_finite_whatever_the_logits(logits):
     assert (calibration.information >= 0).all()
     assert (calibration.information <= 1).all()
     assert 1 <= evidence.combine <= len(logits)
-    estimate = evidence.estimate
+    estimate = evidence.beliefs.accuracy
     assert ((estimate.low > 0) & (estimate.low < estimate.accuracy)).all()
     assert ((estimate.accuracy < estimate.high) & (estimate.high < 1)).all()
     of_calibration = (calibration.temperatures, calibration.offsets, calibration.information, calibration.agreement)

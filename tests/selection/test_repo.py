@@ -17,6 +17,7 @@ from mll_hf.errors import CardError, HubError, InputError, MLLError, ModelError
 from mll_hf.hub.licenses import _license_of
 from mll_hf.labels.label import LOCAL_PREFIX, UNPINNED, ModelRef
 from mll_hf.matching.prompts import templates_for
+from mll_hf.pipelines import pipeline
 from mll_hf.selection import Evidence, Selection, SelectionConfig, choose_with_images, select
 from mll_hf.selection.repo import HANDLER_FILE, SELECTION_FILE, check_models
 from mll_hf.selection.result import Cascade
@@ -107,6 +108,8 @@ def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     back = Selection.from_pretrained(tmp_path / "here")
     assert back == Selection.from_pretrained(str(tmp_path / "here" / SELECTION_FILE))
     assert back.models == selection.models
+    selection.save_pretrained(tmp_path / "it's")
+    assert f'classifier = pipeline("{tmp_path}/it\'s")' in (tmp_path / "it's" / "README.md").read_text()
     readme = tmp_path / "here" / "README.md"
     assert "license: mit" in readme.read_text()
     readme.write_text(readme.read_text() + "Mine.\n")
@@ -156,7 +159,8 @@ def test_a_cascade_there_and_back(hub):
         check_models(back, ["apache-2.0"])
     del hub.repos["model", first.repo_id]
     with pytest.raises(ModelError, match=f"{first.repo_id}.* is gone from the Hub"):
-        check_models(back)
+        pipeline(REPO, cascade=True)
+    assert pipeline(REPO).ensemble.selection == replace(back, cascade=None)  # which does not run it
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -150,6 +151,36 @@ def test_the_estimate_of_the_best_model_does_not_lean_on_those_of_many_weak_ones
     assert abs(np.mean(errors)) < 0.03
 
 
+@pytest.mark.parametrize("n_examples", [25, 50])
+def test_examples_correct_what_models_believe_that_make_the_same_mistakes(n_examples):
+    true, rng = np.arange(250) % 3, np.random.default_rng(0)
+    answers = np.where(np.arange(250) % 5 < 2, (true + 1) % 3, true)  # two of five are wrong
+    logits = 9 * np.eye(3)[answers] + rng.normal(size=(4, 250, 3)) / 9
+    known = AccuracyEstimate(*(np.full(4, end) for end in (0.6, 0.3, 0.9)))
+    shortlist = replace(make_shortlist(), estimates=known)
+    trial = partial(choose_with_images, shortlist, (0, 1, 2, 3), logits, SelectionConfig(k=1), TEMPLATES)
+    assert trial().estimates.low[0] > 0.9  # no image without a class shows them
+    assert trial(true[:n_examples]).estimates.accuracy[0] == pytest.approx(0.6, abs=0.2)
+
+
+def test_no_model_is_shown_as_more_accurate_than_the_best():
+    """Agreement ranks models; the estimate may see it otherwise."""
+    seen = set()
+    for seed in range(20):
+        logits = make_logits([1.4, 1.5, 1.6, 1.7], seed=seed)
+        selection = choose_with_images(make_shortlist(), (0, 1, 2, 3), logits, SelectionConfig(), TEMPLATES)
+        estimates, plain = selection.estimates, selection.evidence.beliefs.accuracy
+        seen.add(plain.accuracy.argmax() == 0)
+        for shown, own in (
+            (estimates.accuracy, plain.accuracy),
+            (estimates.low, plain.low),
+            (estimates.high, plain.high),
+        ):
+            np.testing.assert_array_equal(shown, np.minimum(own, own[0]))
+        assert selection.answer.loss >= 0
+    assert seen == {True, False}
+
+
 def test_models_that_were_not_tried_or_failed_are_left_out():
     # of five models the positions 1, 2 and 4 were tried, and the first of these failed: m2 and m4 answer
     shortlist = make_shortlist(5, tried=(1, 2, 4))
@@ -161,6 +192,14 @@ def test_models_that_were_not_tried_or_failed_are_left_out():
     assert ids(alone) == ["org/m4"]
     assert alone.explain("dog")[1].recall == pytest.approx((0.12,))
     assert alone.evidence.win_shares.tolist() == [1]
+
+
+def test_a_single_model_that_agrees_with_itself_is_as_accurate_as_its_labels_say():
+    shortlist, true = make_shortlist(), np.arange(60) % 3
+    known = AccuracyEstimate(*np.linspace([0.3, 0.1, 0.5], [0.6, 0.4, 0.8], 4).T)
+    trial = partial(choose_with_images, replace(shortlist, estimates=known), (2,), make_logits([0]), SelectionConfig())
+    assert trial(TEMPLATES).estimates == known.take([2])  # sure of itself, and wrong
+    assert trial(TEMPLATES, true[:30]).estimates.accuracy[0] < 0.45
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mll_hf import errors
 from mll_hf.errors import MLLError
-from mll_hf.utils.text import abridged, one_line, printable, shortened
+from mll_hf.utils.text import abridged, gigaflops, one_line, printable, shortened
 from worlds import examples
 
 
@@ -19,6 +19,12 @@ def test_enumerations():
     assert abridged(["a"], 3) == "a"
     assert abridged(["a", "b", "c"], 3) == "a, b, c"
     assert abridged(["a", "b", "c", "d", "e"], 3) == "a, b, c and 2 more"
+
+
+def test_gflops_of_small_and_of_very_large_models():
+    assert [gigaflops(number) for number in (0, 0.021, 8.82, 99.5, 380.2, 2231.15)] == [
+        "0", "0.021", "8.82", "99.5", "380", "2,231",
+    ]  # fmt: skip
 
 
 def test_an_exception_is_told_in_one_line():
