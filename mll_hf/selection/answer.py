@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.selection.base import DIGITS
+from mll_hf.selection.base import DIGITS, MARGIN
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import Cost
     from mll_hf.selection.accuracy import AccuracyEstimate
-
-MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +71,9 @@ class Answer:
             second = f"As good and cheaper: {names[self.cheapest]}, {cost}, {100 * self.loss:.1f} points lower."
         if self.n_models == 1:
             third = "It is the only model: there is no choice to make."
+        elif self.accuracy is None:
+            others = f"no other of the {self.n_models}" if self.n_close == 1 else f"{self.n_close} of {self.n_models}"
+            third = f"As far as is known, {others} models {'is' if self.n_close == 1 else 'are'} within 1 point."
         elif self.n_close == 1:
             third = f"The choice matters: no other of the {self.n_models} models is within 1 point."
         else:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 USUAL_CASCADE = 0.01  # share of images whose answer a cascade may change
 _LEAST = {"k": 1, "max_models": 1, "shortlist": 1, "max_download": 0, "most_images": LEAST_IMAGES}
+MARGIN = 0.01  # a model is as good as the best if its estimated accuracy is at most this much lower
 DIGITS = 9  # of scores when they are compared: equal evidence is a tie, whatever the order of summation
 
 

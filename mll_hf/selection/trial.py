@@ -6,7 +6,8 @@ Dayanik, SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model
 rise by trying another one. Models that need no download come before all others, and all of them are tried. The trial
 stops when the models left that fit in the rest of the budget together promise too little, compared with what the best
 one reaches: where all models do badly so far, or many are left, it goes on longer. It never stops after the first
-model, which has none to agree with, and the first leaves room for a second wherever two fit in the budget.
+model, which has none to agree with, and the first leaves room for a second if that costs at most a point of expected
+accuracy.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.accuracy import sigmoid
-from mll_hf.selection.base import DIGITS
+from mll_hf.selection.base import DIGITS, MARGIN
 from mll_hf.selection.beliefs import observe
 from mll_hf.utils.text import gigabytes
 
@@ -140,8 +141,9 @@ def next_model(
     promise = np.round(gains[fitting].sum() / len(sizes), DIGITS)
     if not here and len(tried) >= _FEWEST and promise < _LEAST_PROMISE * best:
         return None
-    if not tried:  # a single model has none to agree with: leave room for a second
-        with_room = [m for m in fitting if any(sizes[m] + sizes[other] <= left for other in fitting if other != m)]
+    if not tried:
+        as_good = [m for m in fitting if gains[m] >= gains[fitting].max() - MARGIN]
+        with_room = [m for m in as_good if any(sizes[m] + sizes[other] <= left for other in fitting if other != m)]
         fitting = with_room or fitting
     if here or sum(sizes[m] > 0 for m in tried) < _FEWEST:  # per byte, a chain of ever larger models would come first
         return max(here or fitting, key=lambda m: (gains[m], -sizes[m]), default=None)

@@ -11,7 +11,8 @@ from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import known_models
 from mll_hf.selection import Selection, SelectionConfig, Strategy, select, select_by_imagenet
 from mll_hf.selection.accuracy import AccuracyEstimate, estimate_accuracy, task_traits
-from mll_hf.selection.answer import MARGIN, answer_to
+from mll_hf.selection.answer import answer_to
+from mll_hf.selection.base import MARGIN
 from mll_hf.selection.estimates import estimate_by_labels, imagenet_level, imagenet_shift
 from mll_hf.selection.mll import generally_best
 from selection_worlds import random_candidates, random_match
@@ -163,6 +164,9 @@ def test_a_single_model_leaves_no_choice():
 def test_a_wide_interval_gives_no_number():
     found = answer([0.6, 0.3], [10, 1], width=0.6)
     assert found.accuracy is None
+    assert found.lines(["a", "b"])[2] == "As far as is known, no other of the 2 models is within 1 point."
+    found = answer([0.6, 0.6], [10, 1], width=0.6)
+    assert found.lines(["a", "b"])[2] == "As far as is known, 2 of 2 models are within 1 point."
     said = "Use a: accuracy not known (90 % interval: 30 to 90 %); "
     end = "a few examples with their class would tell."
     assert found.lines(["a", "b"])[0] == f"{said}unlabeled images or {end}"

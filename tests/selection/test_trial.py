@@ -170,6 +170,7 @@ def test_the_first_model_leaves_room_for_a_second():
     assert next_model(prior, [9 * GB, 4 * GB, GB], 10 * GB, []) == 0
     assert next_model(prior, [9 * GB, 8 * GB, 7 * GB], 10 * GB, []) == 0  # no two fit
     assert next_model(prior, [9 * GB, 8 * GB, 0], 10 * GB, [2]) == 0  # what is here is the second
+    assert next_model(beliefs_of(0.8, 0.75, 0.7, own=1.0), [9 * GB, 4 * GB, 2 * GB], 10 * GB, []) == 0  # costs too much
 
 
 def test_equal_models_are_tried_in_their_order_and_smaller_ones_first():
