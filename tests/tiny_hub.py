@@ -205,6 +205,7 @@ class Hub:
         self.used: Counter[tuple[str, str | None]] = Counter()  # requests in this window by bucket and user
         self.elapsed, self.window_start = 0.0, time.monotonic()
         self.xet = self.down = False
+        self.committing: set[str] = set()  # paths of the API, up to the repository
         self.xet_faults: list[XetFault] = []
 
     def fail(self, pattern: str, status: int | None = None, *, times: int = 1, method: str = "", **how):
@@ -365,6 +366,7 @@ HUB = Hub()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    commits_to = ""  # the repository that this request commits to
     disable_nagle_algorithm = True  # head and body are two packets; send the second at once
 
     def log_message(self, *args):
@@ -384,10 +386,12 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with HUB.lock:
                 HUB.in_progress -= 1
+                HUB.committing.discard(self.commits_to)
 
     def handle_disturbed(self):
-        self.body, self.quota_headers = self.read_body(), {}
+        self.body, self.quota_headers, self.commits_to = self.read_body(), {}, ""
         url = urlsplit(self.path)
+        repo, to_commit, _ = url.path.partition("/commit/")
         self.query = parse_qs(url.query)
         request = Request(f"{self.command} {unquote(url.path)}")
         request.user, request.headers, request.query = self.user, self.headers, self.query
@@ -395,14 +399,20 @@ class Handler(BaseHTTPRequestHandler):
             if url.path != "/api/agent-harnesses":  # the client asks this on its own, once a day
                 HUB.requests.append(request)
             disturbance = HUB.disturbance(request) or Disturbance("", 0)
-        time.sleep(disturbance.delay)
         if disturbance.before:
             disturbance.before()
+        with HUB.lock:
+            if to_commit and repo not in HUB.committing:
+                HUB.committing.add(repo)
+                self.commits_to = repo
+        time.sleep(disturbance.delay)
         if disturbance.drop == "before":
             return self.hang_up()
         with HUB.lock:
             if HUB.down or disturbance.status:
                 self.error(503 if HUB.down else disturbance.status, "", "planned by the test")
+            elif to_commit and not self.commits_to:  # the real Hub takes one commit to a repository at a time
+                self.error(409, "", "Another commit operation is in progress for this repository.")
             elif self.may_ask(url.path):
                 self.route(url.path)
         if disturbance.drop == "after":

@@ -75,8 +75,11 @@ README = "README.md"
 _MOST_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
 _BUILD_FILE = "build.json"
+_CONFLICTS = (409, 412)  # another commit is in progress, or came first
 _MOST_CONFLICTS = 30
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
+_COMMIT_QUOTA = "repository commits"  # in what the Hub says after 128 commits to a repository in an hour
+_QUOTA_WAIT, _MOST_QUOTA_WAITS = 300.0, 12
 _log = logging.getLogger(__name__)
 
 
@@ -531,7 +534,7 @@ def _publish(
         url = commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url)
         return Published(url, commit.oid, number, changed=True)
 
-    conflicts = 0
+    conflicts = quota_waits = 0
     with hub_errors(repo_id):
         while True:
             try:
@@ -544,7 +547,12 @@ def _publish(
                         "request with --pr (labels, selections), or log in with one that can write: hf auth login",
                         403,
                     ) from error
-                if status_of(error) != 412 or conflicts == _MOST_CONFLICTS:  # 412: another commit came first
+                if _COMMIT_QUOTA in str(error) and quota_waits < _MOST_QUOTA_WAITS:
+                    _log.warning("%s: the Hub allows no more commits this hour; trying again every 5 minutes", repo_id)
+                    quota_waits += 1
+                    time.sleep(_QUOTA_WAIT)
+                    continue
+                if status_of(error) not in _CONFLICTS or conflicts == _MOST_CONFLICTS:
                     raise
             conflicts += 1
             time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
