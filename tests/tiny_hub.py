@@ -13,7 +13,7 @@ datasets use. Known simplification: there are no organizations.
 
 What a user sees: public repos; private ones of his own; of a gated repo everything but the files, unless he is its
 owner or among `repo.granted`. A repo that he may not see is missing: 404 with a token, 401 without one. A token that
-nobody has is refused everywhere.
+nobody has is refused everywhere. Who reads a repo by an old name, or in another case, is redirected; who writes is not.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ class Hub:
 
     def reset(self):
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.moved: dict[tuple[str, str], str] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.jobs: list[dict] = []  # as requested
@@ -280,6 +281,19 @@ class Hub:
             changed = {path: None if content is None else self.stored(path, content) for path, content in files.items()}
             after = {path: file for path, file in {**repo.files, **changed}.items() if file}
             return repo.commit("main", after, "put", repo.refs["main"], author or repo.owner)
+
+    def rename(self, kind: str, repo_id: str, new_id: str):
+        """Move a repository; the Hub redirects readers from its old name."""
+        with self.lock:
+            repo = self.repos.pop((kind, repo_id))
+            repo.id = new_id
+            self.repos[kind, new_id], self.moved[kind, repo_id] = repo, new_id
+
+    def true_name(self, kind: str, repo_id: str) -> str | None:
+        """Name of a repository that is asked for by an old name, or in another case; None if it has this name."""
+        name = self.moved.get((kind, repo_id), repo_id).lower()
+        names = [] if (kind, repo_id) in self.repos else [each for of, each in self.repos if of == kind]
+        return next((each for each in names if each.lower() == name), None)
 
     def stored(self, path: str, content: bytes) -> dict:
         """A file as stored in a commit."""
@@ -440,7 +454,11 @@ class Handler(BaseHTTPRequestHandler):
         for methods, pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in methods:
-                return answer(self, **{name: value and unquote(value) for name, value in match.groupdict().items()})
+                names = {name: value and unquote(value) for name, value in match.groupdict().items()}
+                kind, repo_id = KINDS[names.get("kind") or "models"], names.get("repo_id", "")
+                if self.command in ("GET", "HEAD") and (name := HUB.true_name(kind, repo_id)):
+                    return self.send(307, b"", {"Location": self.path.replace(repo_id, name, 1)})
+                return answer(self, **names)
         return self.error(404, "", f"no route {self.command} {path}")
 
     def answer(self, disturbance: Disturbance):

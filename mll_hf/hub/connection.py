@@ -29,7 +29,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
@@ -255,7 +255,10 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A commit of a repository, ``model`` or ``dataset``, with its files by path."""
+    """A commit of a repository, ``model`` or ``dataset``, with its files by path.
+
+    The repository has its own name even if it was asked for by an old one, or in another case.
+    """
 
     repo_id: str
     repo_type: str
@@ -293,7 +296,11 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
         if not (isinstance(sibling.rfilename, str) and isinstance(oid, str) and isinstance(size, int) and size >= 0):
             raise HubError(repo_id, unparsable(f"a file is listed as {sibling!r:.100}"))
         files[sibling.rfilename] = RepoFile(size, oid)
-    return Head(repo_id, repo_type, str(info.sha), files)
+    try:
+        validate_repo_id(info.id)
+    except HFValidationError as error:
+        raise HubError(repo_id, unparsable(error)) from None
+    return Head(info.id, repo_type, str(info.sha), files)
 
 
 def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
@@ -319,7 +326,7 @@ def _kept_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
     document = kept_answer(f"{repo_type}/{repo_id}@{revision}")
     try:
         files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
-        return Head(repo_id, repo_type, document["sha"], files)
+        return Head(document["repo_id"], repo_type, document["sha"], files)
     except (LookupError, TypeError, AttributeError):
         return None  # never asked, or written by another version
 

@@ -513,7 +513,7 @@ def _publish(
             return Published(url, head.sha, number, changed=False)
         try:
             commit = api.create_commit(
-                repo_id,
+                head.repo_id,
                 operations,
                 commit_message=title,
                 commit_description=description,

@@ -64,7 +64,8 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
         try:
             head = fetch_head(connect(token), repo_id, "model", revision or None)
-            commit, names = head.sha, [path for path in head.files if is_of_a_model(path)]
+            repo_id, commit = head.repo_id, head.sha
+            names = [path for path in head.files if is_of_a_model(path)]
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
             if cached is None:

@@ -293,6 +293,22 @@ def test_model_files_are_at_the_root(hub):
     assert set(ask().model_files) == {"tokenizer.json"}
 
 
+@pytest.mark.parametrize("name", ["alice/old-name", "Alice/Model"])
+def test_a_repository_has_its_own_name_however_it_is_asked_for(hub, sha, name, monkeypatch):
+    hub.moved["model", "alice/old-name"] = MODEL
+    head = read_head(connect(), name, "model")
+    assert head == read_head(connect(), MODEL, "model")
+    assert download(connect(), name, "model", "README.md", sha, 100).read_bytes() == MODEL_FILES["README.md"]
+    hub.down = True
+    assert read_head(connect(), name, "model") == head
+
+
+@pytest.mark.parametrize("name", ["../../model", "a/b/c", 7])
+def test_a_malformed_name_is_no_answer(hub, sha, name):
+    hub.fail(INFO, alter=lambda body: json.dumps({**json.loads(body), "id": name}).encode())
+    assert "cannot be parsed" in complaint_of(lambda: read_head(connect(), MODEL, "model"))
+
+
 def test_a_pinned_commit_is_asked_for_once(hub, sha):
     assert ask(sha) == ask(sha)
     assert len(hub.requests) == 1

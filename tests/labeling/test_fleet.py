@@ -13,6 +13,7 @@ from huggingface_hub import constants, snapshot_download
 from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.sources import open_source
 from mll_hf.labeling import engines
 from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, own_names, repos_of_others
 from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
@@ -279,6 +280,16 @@ def test_pull_requests_are_opened_on_demand(world):
     (result,) = world.run(models, OwnRepos(create_pr=True))
     assert result.published.pull_request == 1
     assert LABEL_PATH not in world.hub.files("model", "alice/a")
+
+
+@pytest.mark.parametrize("name", ["alice/before", "Alice/a"])
+def test_a_model_named_by_an_old_name_or_in_another_case_is_labeled_under_its_own(world, name):
+    world.add("alice/before")
+    world.hub.rename("model", "alice/before", "alice/a")
+    (result,) = world.run([name], OwnRepos())
+    assert result.published.changed
+    assert [label.model.repo_id for label in open_source("hub").list()] == ["alice/a"]
+    assert world.outcomes(["alice/a", name], OwnRepos()) == [Outcome.SKIPPED, Outcome.SKIPPED]
 
 
 # --- a collection
