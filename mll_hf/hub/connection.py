@@ -426,9 +426,6 @@ def download(
     check_size(listed.size if listed else 0)
     with hub_errors(repo_id):
         kept = _kept_file(oid or kept_answer(question))
-        if kept and oid and _oid_of(kept, len(oid)) != oid:
-            kept.unlink()  # damaged
-            kept = None
         if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
             check_size(file.stat().st_size)
             return file
@@ -514,8 +511,14 @@ def _files() -> Path:
 
 
 def _kept_file(oid: object) -> Path | None:
+    """The file that is kept with this hash; a damaged one is deleted."""
     file = _files() / oid if isinstance(oid, str) and _OID.fullmatch(oid) else None
-    return file if file and file.exists() else None
+    if file is None or not file.exists():
+        return None
+    if _oid_of(file, len(file.name)) == file.name:
+        return file
+    file.unlink(missing_ok=True)
+    return None
 
 
 def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oid: str | None) -> Path | None:
