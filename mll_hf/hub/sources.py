@@ -200,7 +200,7 @@ class Collection(_OnHub, StoredLabels):
             return files
         return together(lambda file: InMemory.mapped(self._file(file.path), file.name), files)
 
-    def _digests(self, group: GroupFiles, shards: object) -> dict[Key, str]:
+    def _digests(self, group: GroupFiles) -> dict[Key, str]:
         """As the Hub lists them."""
         return {key: self._head.files[path].oid for key, path in group.labels.items()}
 
