@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import constants, scan_cache_dir
 
 from mll_hf.errors import InputError, LabelError, MLLError, StorageError
+from mll_hf.hub.connection import is_of_a_model
 from mll_hf.labeling.destinations import Destination, Wanted, label_of_same_weights
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.run import has_embeddings, label_model
@@ -221,5 +222,6 @@ def _weights_freed(model: ModelRef) -> Iterator[None]:
 
 
 def _has_cached_weights(model: ModelRef) -> bool:
-    revisions = [copy for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
-    return any(any(copy.snapshot_path.glob("*.safetensors")) for copy in revisions)
+    folders = [copy.snapshot_path for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
+    paths = [path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*.safetensors")]
+    return any(map(is_of_a_model, paths))

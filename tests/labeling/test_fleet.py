@@ -554,6 +554,17 @@ def test_weights_of_a_failed_model_are_freed_too(world):
     assert not blobs()
 
 
+def test_weights_in_modules_of_sentence_transformers_are_freed_too(world):
+    files = {"modules.json": b"[]", "0_CLIPModel/config.json": b"{}", "0_CLIPModel/model.safetensors": b"weights"}
+    world.hub.put("model", "alice/a", files)
+    assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.LABELED]
+    assert not blobs()
+    world.hub.put("model", "alice/a", {"0_CLIPModel/model.safetensors": b"other weights"})
+    snapshot_download("alice/a")
+    assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.LABELED]
+    assert len(blobs()) == 3
+
+
 def test_weights_that_were_there_before_stay(world):
     world.add("alice/a")
     snapshot_download("alice/a", allow_patterns=["open_clip*"])
