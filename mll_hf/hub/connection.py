@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache, whoami
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -162,10 +162,17 @@ def status_of(error: Exception) -> int | None:
 
 
 def names_of_user(api: HfApi) -> list[str]:
-    """Names of the logged-in user, and of the user's organizations after it."""
-    me = api.whoami()
+    """Names of the logged-in user, and after it of the organizations in which the user may write; asked once per token.
+
+    Raises:
+        HubError: The token may only read.
+    """
+    me = whoami(token=api.token, cache=True)  # the Hub limits this question strictly
     try:
-        return [str(me["name"]), *(str(organization["name"]) for organization in me.get("orgs") or ())]
+        if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+            raise HubError("hub", _reason_for_status(403))
+        organizations = [each for each in me.get("orgs") or () if each.get("roleInOrg") != "read"]
+        return [str(me["name"]), *(str(organization["name"]) for organization in organizations)]
     except (LookupError, TypeError, AttributeError) as error:
         raise HubError("hub", unparsable(error)) from error
 

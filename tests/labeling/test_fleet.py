@@ -258,7 +258,14 @@ def test_the_fleet_leaves_repos_of_others_alone(world):
 @pytest.mark.parametrize(
     ("answer", "owners"),
     [
-        ({"name": "alice", "orgs": [{"name": "lab"}, {"name": "bobs"}]}, {"alice", "lab", "bobs"}),
+        (
+            {"name": "alice", "orgs": [{"name": "lab", "roleInOrg": "contributor"}, {"name": "bobs"}]},
+            {"alice", "lab", "bobs"},
+        ),
+        (
+            {"name": "lab", "auth": {"type": "oauth"}, "orgs": [{"name": "readers", "roleInOrg": "read"}]},
+            {"lab"},
+        ),
         ({"name": "lab"}, {"lab"}),  # the token of an organization
     ],
 )
@@ -267,6 +274,18 @@ def test_the_hub_says_who_owns_what(hub, answer, owners):
     assert own_names() == owners
     models = ["lab/a@main", "lab/b", "bob/c", "bob/c@v1", "Lab/d", "gpt2", "local-dir:x/y"]
     assert repos_of_others(models) == ("bob/c", "Lab/d", "gpt2")
+
+
+def test_a_token_that_may_only_read_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_read_only_token")
+    with pytest.raises(HubError, match="log in with one that can write"):
+        own_names()
+
+
+def test_the_hub_is_asked_once_who_the_user_is(world):
+    for name in world.add("alice/a", "alice/b"):
+        world.run([name], OwnRepos(create_pr=True))
+    assert [str(request) for request in world.hub.requests].count("GET /api/whoami-v2") == 1
 
 
 def test_an_answer_that_names_nobody_is_no_owner(hub):

@@ -532,6 +532,12 @@ def test_a_job_is_started_for_each_model_that_needs_one(zoo, hub, home, capsys):
     assert not any(path.endswith((".parquet", ".safetensors")) for path in hub.requests)  # the jobs read them
 
 
+def test_the_hub_is_asked_once_who_pays(zoo, hub, home, capsys):
+    assert main(capsys, "alice/clip", "alice/open-clip", *JOBS, "--to", LABELS)[0] == 0
+    assert len(hub.jobs) == 2
+    assert [str(request) for request in hub.requests].count("GET /api/whoami-v2") == 1
+
+
 def test_what_a_job_was_told_labels_the_model(zoo, hub, home, capsys):
     main(capsys, "alice/clip", *JOBS)
     command = hub.jobs[0]["command"]
@@ -581,7 +587,7 @@ def test_a_job_installs_the_wheel_of_the_checkout(zoo, hub, home, capsys, monkey
     monkeypatch.setattr(HfApi, "sync_job_volume", sync)
     assert main(capsys, "alice/clip", "alice/labeled", *JOBS)[0] == 0
     digest = hashlib.sha256(b"a wheel").hexdigest()[:12]
-    assert synced == [({wheel.name: b"a wheel"}, f"mll-hf-{digest}", None)]  # once for both jobs
+    assert synced == [({wheel.name: b"a wheel"}, f"mll-hf-{digest}", "alice")]  # once for both jobs
     for job in hub.jobs:
         assert job["command"][2:4] == ["--with", f"mll-hf[models] @ file:///mll-hf/{wheel.name}"]
         (volume,) = job["volumes"]
