@@ -236,7 +236,13 @@ def embedded_images(
     """Embed probe images with a progress bar, which starts at the images left out; see `LocalRun.embed_images`."""
     done = len(probes) - len(images)
     with tqdm(  # type: ignore[no-untyped-call]
-        total=len(probes), initial=done, unit="image", desc=title, name="mll_hf.label", leave=False
+        total=len(probes),
+        initial=done,
+        unit="image",
+        desc=title,
+        name="mll_hf.label",
+        leave=False,
+        disable=None,
     ) as progress:
         for numbers, embeddings in run.embed_images(probes, images, batch_size):
             yield numbers, embeddings

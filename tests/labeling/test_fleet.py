@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -516,6 +517,12 @@ def test_names_of_strangers_cannot_write_to_the_terminal(world):
     assert result.outcome is Outcome.FAILED
     assert "evil.txt" in result.reason
     assert result.reason.isprintable()
+
+
+def test_a_log_gets_no_progress_bars(world, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["huggingface_hub.utils.tqdm"], "are_progress_bars_disabled", lambda name: False)
+    assert world.outcomes(world.add("alice/a")) == [Outcome.LABELED]
+    assert "image" not in capsys.readouterr().err
 
 
 def test_progress_says_which_model_of_how_many(world):
