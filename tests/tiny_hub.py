@@ -612,9 +612,12 @@ class Handler(BaseHTTPRequestHandler):
     def validate_yaml(self):
         match = re.match(r"^---\s*\n(.*?)\n---", self.json["content"], re.S)
         try:
-            yaml.safe_load(match[1] if match else "")
+            card = yaml.safe_load(match[1] if match else "") or {}
         except yaml.YAMLError as error:
             return self.send(400, {"errors": [{"message": str(error)}], "warnings": []})
+        link = card.get("license_link", "LICENSE") if isinstance(card, dict) else "LICENSE"
+        if not re.match("LICENSE$|LICENSE.md$|https?://", str(link)):  # what the Hub's documentation of cards allows
+            return self.send(400, {"errors": [{"message": '"license_link" must be a valid uri'}], "warnings": []})
         return self.send(200, {"errors": [], "warnings": []})
 
     # ---- reading about repositories
