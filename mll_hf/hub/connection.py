@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
 from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache, whoami
 from huggingface_hub.errors import (
@@ -344,11 +345,10 @@ def list_model_repos(
     """Models that the Hub lists: one request per page, when its first model is asked for.
 
     ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
-    sends the token to wherever a page links. ``query`` are the parameters of the listing: ``filter`` (tags), ``expand``
+    sends the token to wherever a page links: this asks the same host for all pages. ``query`` are the parameters of the listing: ``filter`` (tags), ``expand``
     (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by default), ...; ``patient`` is as for
     :func:`retried`. Entries are not validated.
     """
-    params: Mapping[str, str | Sequence[str]] | None
     url, params = f"{api.endpoint}/api/models", query
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
 
@@ -367,9 +367,7 @@ def list_model_repos(
         listed += len(entries)
         if not entries or "next" not in page.links:
             break
-        url, params = page.links["next"]["url"], None  # the link has the parameters
-        if not url.startswith(f"{api.endpoint}/"):
-            raise HubError("hub", f"the listing continues at another host ({url[:80]!r}), not followed; try later")
+        params = parse_qs(urlsplit(page.links["next"]["url"]).query)  # not its host: a mirror may name the Hub itself
 
 
 # --- answers kept for when the Hub cannot be reached ------------------------------------------------------------------

@@ -31,7 +31,7 @@ _NO_ACCESS = (401, 403, 404)  # the Hub answers the same for what does not exist
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 MAX_GRAPH_BYTES = 64 * 2**20
 _log = logging.getLogger(__name__)
-_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^/]+))?/?", re.ASCII)
+_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@(refs/pr/\d+|[^/]+))?/?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

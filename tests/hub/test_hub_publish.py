@@ -718,6 +718,7 @@ def test_a_second_publication_goes_into_the_open_pull_request(hub):
     publish_to_collection(LABELS[2:], [GRAPH], COLLECTION, create_pr=True, token=READER)
     assert len(hub.repos["dataset", REPO].discussions) == 1
     assert label_files(LABELS[1:]).items() <= hub.files("dataset", REPO, "refs/pr/1").items()
+    assert len(open_source(f"{COLLECTION}@refs/pr/1").list()) == len(LABELS)  # as its reviewer reads it
 
 
 def test_a_concurrent_commit_in_a_collection_is_kept(hub):

@@ -125,6 +125,13 @@ def test_a_missing_file_is_refused(tmp_path):
         read_models(tmp_path / "none.txt")
 
 
+def test_all_pages_of_a_listing_come_from_the_host_that_was_asked(world):
+    names = world.add(*(f"alice/m{n}" for n in range(5)))
+    link = '<https://huggingface.co/api/models?sort=downloads&cursor=3>; rel="next"'  # as a mirror may answer
+    world.hub.fail("/api/models", headers={"Link": link})
+    assert sorted(list_models()) == sorted(names)
+
+
 def test_a_filter_lists_models_over_all_pages_and_touches_none(world):
     clip = world.add(*[f"alice/clip-{n}" for n in range(7)])
     world.hub.put("model", "alice/bert", {"README.md": b"no clip"})
