@@ -345,9 +345,9 @@ def list_model_repos(
     """Models that the Hub lists: one request per page, when its first model is asked for.
 
     ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
-    sends the token to wherever a page links: this asks the same host for all pages. ``query`` are the parameters of the listing: ``filter`` (tags), ``expand``
-    (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by default), ...; ``patient`` is as for
-    :func:`retried`. Entries are not validated.
+    sends the token to wherever a page links: this asks the same host for all pages. ``query`` are the parameters of the
+    listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by
+    default), ...; ``patient`` is as for :func:`retried`. Entries are not validated.
     """
     url, params = f"{api.endpoint}/api/models", query
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
