@@ -14,7 +14,7 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
-from mll_hf.errors import HubError, InputError, LabelError
+from mll_hf.errors import GraphError, HubError, InputError, LabelError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.labeling.contest import CONTEST_BLOCK
@@ -22,7 +22,7 @@ from mll_hf.labeling.encoding import EmbeddingLog
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import LabelGroup, ModelLabel
-from mll_hf.labels.store import embeddings_path, read_label
+from mll_hf.labels.store import check_graph, embeddings_path, read_label
 from mll_hf.models import gpu_count, pick_device
 from mll_hf.utils.files import storage_errors
 from mll_hf.utils.package import install_command
@@ -116,6 +116,7 @@ def label_model(
     Raises:
         InputError: The store has a label of another model at this path, or one with more images but no embeddings.
         ModelError: The model cannot be loaded or run.
+        GraphError: The images cannot be read, or more than a twentieth of them cannot be decoded.
         StorageError: The store cannot be written; finished embeddings are kept if possible.
     """
     store.add_graph(graph.with_probes(probes.counts))
@@ -145,6 +146,13 @@ def label_model(
             complete = _fill(log, run, ref, probes, captions.environment.dtype, batch_size or captions.batch_size)
         counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
     label = label_from_counts(ref, captions.cost, graph, probes, counts, captions.environment, _license_of(ref))
+    try:
+        check_graph(label, graph.with_probes(probes.counts))  # as all its readers do
+    except LabelError:
+        raise GraphError(
+            f"{counts.undecodable} of the {len(probes)} probe images in {probes.location} cannot be decoded, too many "
+            "for a label; fetch or build them again"
+        ) from None
     sidecar = embeddings_path(path)
     with storage_errors(sidecar):
         sidecar.unlink(missing_ok=True)  # an earlier label may have had other images

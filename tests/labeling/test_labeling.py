@@ -320,11 +320,20 @@ def test_another_size_of_batches_goes_on_too(world):
 
 
 def test_undecodable_images_are_left_out_and_counted(tmp_path, monkeypatch):
-    probes = [*probes_of_all(2), *[Probe("cat", CAT, content=b"no picture")] * 5]
-    result = World(tmp_path, monkeypatch, probes).label()
+    probes = [*probes_of_all(40), *[Probe("cat", CAT, content=b"no picture")] * 5]
+    world = World(tmp_path, monkeypatch, probes)
+    result = world.label()
     assert result.undecodable == 5  # one of the batches of four holds nothing else
-    assert result.label.support[[CAT, PET]].tolist() == [2, 4]
-    assert result.label.hits[CAT] == 2
+    assert result.label.support[[CAT, PET]].tolist() == [40, 70]
+    assert result.label.hits[CAT] == 40
+    assert len(LabelStore(world.store.folder).list()) == 1
+
+
+def test_a_label_that_no_reader_would_accept_is_not_made(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, [*probes_of_all(5), Probe("cat", CAT, content=b"no picture")])
+    with pytest.raises(GraphError, match="1 of the 16 probe images in graph cannot be decoded"):
+        world.label()
+    assert not world.store.paths()
 
 
 def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
