@@ -114,7 +114,8 @@ def label_model(
         overwrite: Measure again even if the label exists.
 
     Raises:
-        InputError: The store has a label of another model at this path, or one with more images but no embeddings.
+        InputError: The store has a label of another model at this path, or one with more images but no embeddings; or
+            another run labels the model in this store.
         ModelError: The model cannot be loaded or run.
         GraphError: The images cannot be read, or more than a twentieth of them cannot be decoded.
         StorageError: The store cannot be written; finished embeddings are kept if possible.

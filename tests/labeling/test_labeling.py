@@ -336,6 +336,24 @@ def test_a_label_that_no_reader_would_accept_is_not_made(tmp_path, monkeypatch):
     assert not world.store.paths()
 
 
+@pytest.mark.parametrize("other", [{"overwrite": True}, {"batch_size": 5}])
+def test_another_run_in_the_same_folder_does_not_mix_with_this_one(world, monkeypatch, other):
+    def label_too(self, pixels):
+        if len(self.encoded) == 8 and len(world.models) == 1:
+            world.label(**other)
+            if "overwrite" in other:
+                world.batches_left = 2  # interrupted
+                with pytest.raises(KeyboardInterrupt):
+                    world.label(**other)
+        return plain(self, pixels)
+
+    plain = FakeModel.encode_pixels
+    monkeypatch.setattr(FakeModel, "encode_pixels", label_too)
+    with pytest.raises(InputError, match="another run labels the same model"):
+        world.label()
+    assert read_label(*world.store.paths()).mean_recall == 1
+
+
 def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):
     def fail(self, pixels):
         if len(self.encoded) == 8:
