@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants
@@ -13,7 +13,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, names_of_user
-from mll_hf.hub.locations import HUB, parse_dataset
+from mll_hf.hub.locations import HUB, parse_dataset, pinned
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
 from mll_hf.hub.sources import open_source
 from mll_hf.labels.label import LOCAL_PREFIX
@@ -128,9 +128,13 @@ class CollectionRepo:
     @cached_property
     def _labels(self) -> Sequence[LabelFacts]:
         """The collection's labels when it is first read."""
+        return self._newest
+
+    @property
+    def _newest(self) -> Sequence[LabelFacts]:
+        """The collection's labels now: one request, if nobody has published since the last one."""
         try:
-            source = open_source(self.location)
-            return source.indexed or source.list()
+            return _labels_at(str(pinned(self.location)))
         except InputError:  # it holds no labels yet
             return ()
         except HubError as error:
@@ -141,11 +145,19 @@ class CollectionRepo:
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
         """See `OwnRepos.find`; a label of another revision with the same weights counts."""
         same = label_of_same_weights(self._labels, model, wanted)
+        same = same or label_of_same_weights(self._newest, model, wanted)  # others may label the same models
         return f"{self.location}/{label_path(same.model, same.group)}" if same else None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
         """See `OwnRepos.publish`."""
         return publish_to_collection([label], [graph], self.location, create_pr=self.create_pr, private=self.private)
+
+
+@lru_cache(maxsize=1)
+def _labels_at(location: str) -> Sequence[LabelFacts]:
+    """The labels of a collection at a commit."""
+    source = open_source(location)
+    return source.indexed or source.list()
 
 
 Destination = OwnRepos | CollectionRepo

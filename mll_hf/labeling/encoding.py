@@ -175,8 +175,8 @@ class EmbeddingLog:
         records, positions = self._records(), self.positions(rows)
         if not is_ours or (positions < 0).any():
             raise InputError(
-                f"{self.folder}: another run labels the same model in this folder of labels; wait for it, or use another "
-                "folder with --labels"
+                f"{self.folder}: another run labels the same model in this folder of labels; wait for it, or use "
+                "another folder with --labels"
             )
         for start in range(0, len(rows), block_size):
             yield start, records["embedding"][positions[start : start + block_size]]

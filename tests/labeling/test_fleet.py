@@ -322,6 +322,14 @@ def test_a_model_named_by_an_old_name_or_in_another_case_is_labeled_under_its_ow
 # --- a collection
 
 
+def test_what_others_label_in_the_meantime_is_not_measured_again(world):
+    models, ours = world.add("alice/a", "alice/b", "alice/c"), CollectionRepo(LABELS)
+    assert world.outcomes(models[:1], ours) == [Outcome.LABELED]
+    assert world.outcomes(models[1:2], CollectionRepo(LABELS), store="theirs") == [Outcome.LABELED]
+    assert world.outcomes(models[1:], ours) == [Outcome.SKIPPED, Outcome.LABELED]
+    assert len(open_source(LABELS).list()) == 3
+
+
 def test_a_collection_is_made_and_the_second_run_does_nothing(world):
     models = world.add("alice/a", "alice/b")
     world.hub.put("model", "bob/c", model_files())
