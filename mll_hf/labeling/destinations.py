@@ -12,12 +12,12 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, names_of_user
+from mll_hf.hub.connection import connect, fetch_head, hub_errors, names_of_user
 from mll_hf.hub.locations import HUB, parse_dataset, pinned
 from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.sources import fetch_from_model, open_source
 from mll_hf.labels.label import LOCAL_PREFIX
-from mll_hf.labels.store import MAX_LABEL_BYTES, label_path, read_label
+from mll_hf.labels.store import label_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -168,9 +168,9 @@ def _label_at(head: Head, path: str) -> ModelLabel | None:
     if path not in head.files:
         return None
     try:
-        return read_label(download(connect(), head.repo_id, "model", path, head.sha, MAX_LABEL_BYTES, head.files[path]))
+        return fetch_from_model(connect(), head.repo_id, head.sha, path, {})
     except LabelError as error:
-        _log.warning("%s: %s will be replaced: %s", head.repo_id, path, error)
+        _log.warning("it will be replaced: %s", error)
         return None
 
 

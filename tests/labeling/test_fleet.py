@@ -317,6 +317,8 @@ def test_a_model_named_by_an_old_name_or_in_another_case_is_labeled_under_its_ow
     assert result.published.changed
     assert [label.model.repo_id for label in open_source("hub").list()] == ["alice/a"]
     assert world.outcomes(["alice/a", name], OwnRepos()) == [Outcome.SKIPPED, Outcome.SKIPPED]
+    world.hub.rename("model", "alice/a", "alice/b")
+    assert world.outcomes(["alice/b"], OwnRepos()) == [Outcome.SKIPPED]
 
 
 # --- a collection
