@@ -49,7 +49,7 @@ class Fleet:
         batch_size: Images per batch; None for the device's default.
         keep_embeddings: Also store embeddings.
         overwrite: Measure again what is labeled already.
-        free_cache: After each model, delete the weights that this run downloaded.
+        free_cache: After each model, delete the weights that this run downloaded, and embeddings of a small sample.
     """
 
     graph: SemanticGraph
@@ -177,6 +177,7 @@ def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
             batch_size=fleet.batch_size,
             keep_embeddings=fleet.keep_embeddings,
             overwrite=fleet.overwrite,
+            refinable=not fleet.free_cache,
         )
     return ModelResult(
         name,

@@ -92,15 +92,16 @@ def label_model(
     batch_size: int | None = None,
     keep_embeddings: bool = False,
     overwrite: bool = False,
+    refinable: bool = True,
 ) -> LabelingResult:
     """Measure a model and add its label to a store, unless the label exists.
 
     An interrupted run resumes where it stopped, in the same environment only, and writes the same bytes as a run
     without interruption, on any engine.
 
-    The embeddings of a label with fewer than 75 images per concept are kept, so that a run with more images embeds only
-    the new ones. Such a label equals that of a single run up to the last bits of the embeddings, which depend on the
-    batches.
+    The embeddings of a ``refinable`` label with fewer than 75 images per concept are kept, so that a run with more
+    images embeds only the new ones. Such a label equals that of a single run up to the last bits of the embeddings,
+    which depend on the batches.
 
     Args:
         ref: The model.
@@ -112,6 +113,7 @@ def label_model(
         keep_embeddings: Also store the embeddings, which make strategy ``paper`` exact. A label without them is
             measured again.
         overwrite: Measure again even if the label exists.
+        refinable: Keep the embeddings of a small sample; 2 kB for each image and 512 dimensions.
 
     Raises:
         InputError: The store has a label of another model at this path, or one with more images but no embeddings; or
@@ -161,7 +163,7 @@ def label_model(
         whole = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
         write_embeddings(ProbeEmbeddings.quantize(whole, captions.embeddings, probes), sidecar)
     store.write(label)  # last: an existing label means that everything is done
-    if probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
+    if refinable and probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
         log.rename(key)
     else:
         log.remove()

@@ -608,6 +608,12 @@ def test_weights_in_modules_of_sentence_transformers_are_freed_too(world):
     assert len(blobs()) == 3
 
 
+@pytest.mark.parametrize("free", [False, True])
+def test_embeddings_of_a_small_sample_are_freed_too(world, free):
+    assert world.outcomes(world.add("alice/a"), images_per_concept=2, free_cache=free) == [Outcome.LABELED]
+    assert len([*world.root.rglob("embeddings.log")]) == (0 if free else 1)
+
+
 def test_weights_that_were_there_before_stay(world):
     world.add("alice/a")
     snapshot_download("alice/a", allow_patterns=["open_clip*"])
