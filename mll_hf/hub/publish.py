@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.index import IndexedLabel
     from mll_hf.labels.label import ModelLabel, ModelRef
 
+LABEL_TITLE, LABELS_TITLE = "Add MLL label", "Add MLL labels"  # of commits to a model's repo, to a collection
 README = "README.md"
 _MOST_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
@@ -143,7 +144,8 @@ def publish_label(
     sha256 = hashlib.sha256(blob).hexdigest()
 
     def files(head: Head) -> Mapping[str, bytes]:
-        if not same_weights(api, head, label.model):
+        main = fetch_head(api, repo_id, "model") if create_pr else head  # a pull request's branch may be older
+        if not same_weights(api, main, label.model):
             raise HubError(
                 repo_id,
                 f"has other weights now than at {label.model.revision[:12]}, where it was measured; label it again, or "
@@ -154,7 +156,7 @@ def publish_label(
         results = {EVAL_RESULTS_PATH: eval_results(label, path)} if with_eval_results else {}
         return {path: blob, README: card, **results}
 
-    return _publish(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
+    return _publish(api, repo_id, "model", LABEL_TITLE, files, _describe([label]), create_pr)
 
 
 def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
@@ -237,7 +239,7 @@ def publish_to_collection(
             _check_only(head, collection)
         return blobs if create_pr else {**blobs, **_overview(head, blobs, graphs, token)}
 
-    return _publish(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
+    return _publish(api, repo_id, "dataset", LABELS_TITLE, files, _describe(labels), create_pr)
 
 
 def update_index(collection: str, *, token: str | None = None) -> Published:
@@ -500,7 +502,7 @@ def _publish(
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
 
     def attempt() -> Published:
-        number = _my_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
+        number = my_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
         branch = f"refs/pr/{number}" if number else None
         head = fetch_head(api, repo_id, repo_type, branch)
         operations = [
@@ -558,7 +560,7 @@ def _publish(
             time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
 
 
-def _my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
+def my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
     """Number of our open pull request with a title, if there is one."""
     me = names_of_user(api)[0]
     mine = [

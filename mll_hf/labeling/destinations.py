@@ -14,7 +14,15 @@ from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.connection import connect, fetch_head, hub_errors, names_of_user
 from mll_hf.hub.locations import HUB, parse_dataset, pinned
-from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
+from mll_hf.hub.publish import (
+    LABEL_TITLE,
+    LABELS_TITLE,
+    Published,
+    my_open_pull_request,
+    publish_label,
+    publish_to_collection,
+    same_weights,
+)
 from mll_hf.hub.sources import fetch_from_model, open_source
 from mll_hf.labels.label import LOCAL_PREFIX
 from mll_hf.labels.store import label_path
@@ -72,6 +80,9 @@ class OwnRepos:
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
         """Address of a model's published label; None if there is none on the repository's current weights.
 
+        With ``create_pr``, one in the user's open pull request counts; else the model would be labeled until it is
+        merged.
+
         Raises:
             MLLError: The Hub cannot be asked, or the label could not be published here.
         """
@@ -90,10 +101,13 @@ class OwnRepos:
                     f"has other weights now than at {model.revision[:12]}, so its label does not belong there; label "
                     "the newest revision, or publish to a collection with --to",
                 )
-            for path in (LABEL_PATH, f"mll/{wanted.group.graph_digest[:12]}/{LABEL_FILE}"):
-                label = _label_at(head, path)
-                if label and wanted.matches(label, model) and _has_weights_of(head, label.model):
-                    return f"{constants.ENDPOINT}/{model.repo_id}/blob/{head.sha}/{path}"
+            proposed = my_open_pull_request(api, model.repo_id, "model", LABEL_TITLE) if self.create_pr else None
+            branches = [fetch_head(api, model.repo_id, "model", f"refs/pr/{proposed}")] if proposed else []
+            for at in (head, *branches):
+                for path in (LABEL_PATH, f"mll/{wanted.group.graph_digest[:12]}/{LABEL_FILE}"):
+                    label = _label_at(at, path)
+                    if label and wanted.matches(label, model) and _has_weights_of(head, label.model):
+                        return f"{constants.ENDPOINT}/{model.repo_id}/blob/{at.sha}/{path}"
         return None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
@@ -132,11 +146,18 @@ class CollectionRepo:
 
     @property
     def _newest(self) -> Sequence[LabelFacts]:
-        """The collection's labels now: one request, if nobody has published since the last one."""
+        """The collection's labels now, also those in the user's open pull request if there shall be one.
+
+        One request, or three, if nobody has published since the last one.
+        """
         try:
-            return _labels_at(str(pinned(self.location)))
-        except InputError:  # it holds no labels yet
-            return ()
+            places = [self.location]
+            if self.create_pr:
+                repo_id = parse_dataset(self.location).repo_id
+                with hub_errors(repo_id):
+                    number = my_open_pull_request(connect(), repo_id, "dataset", LABELS_TITLE)
+                places += [f"{self.location}@refs/pr/{number}"] if number else []
+            return [label for place in places for label in _labels_at(str(pinned(place)))]
         except HubError as error:
             if error.status in _NOT_THERE:
                 return ()
@@ -153,11 +174,14 @@ class CollectionRepo:
         return publish_to_collection([label], [graph], self.location, create_pr=self.create_pr, private=self.private)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def _labels_at(location: str) -> Sequence[LabelFacts]:
     """The labels of a collection at a commit."""
     source = open_source(location)
-    return source.indexed or source.list()
+    try:
+        return source.indexed or source.list()
+    except InputError:  # it holds no labels yet
+        return ()
 
 
 Destination = OwnRepos | CollectionRepo

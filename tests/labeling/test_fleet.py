@@ -321,6 +321,17 @@ def test_a_model_named_by_an_old_name_or_in_another_case_is_labeled_under_its_ow
     assert world.outcomes(["alice/b"], OwnRepos()) == [Outcome.SKIPPED]
 
 
+@pytest.mark.parametrize("destination", [OwnRepos(create_pr=True), CollectionRepo(LABELS, create_pr=True)])
+def test_what_waits_in_an_open_pull_request_is_not_measured_again(world, destination):
+    models = world.add("alice/a", "alice/b")
+    world.run(models[1:], CollectionRepo(LABELS), store="theirs")
+    assert world.outcomes(models[:1], destination) == [Outcome.LABELED]
+    again = replace(destination)
+    assert world.outcomes(models[:1], again, store="elsewhere") == [Outcome.SKIPPED]
+    world.add("alice/a", weights=b"other weights")
+    assert world.outcomes(models[:1], again, store="elsewhere") == [Outcome.LABELED]
+
+
 # --- a collection
 
 
