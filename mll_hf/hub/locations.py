@@ -70,7 +70,8 @@ def pinned(location: str) -> DatasetLocation:
         HubError: There is no such dataset or revision.
     """
     dataset = parse_dataset(location)
-    return DatasetLocation(dataset.repo_id, read_head(connect(), dataset.repo_id, "dataset", dataset.revision).sha)
+    head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
+    return DatasetLocation(head.repo_id, head.sha)
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from mll_hf.hub.connection import (
     together,
     wait_asked_for,
 )  # fmt: skip
+from mll_hf.hub.locations import pinned
 
 __all__ = ["clock"]  # a fixture
 
@@ -301,6 +302,11 @@ def test_a_repository_has_its_own_name_however_it_is_asked_for(hub, sha, name, m
     assert download(connect(), name, "model", "README.md", sha, 100).read_bytes() == MODEL_FILES["README.md"]
     hub.down = True
     assert read_head(connect(), name, "model") == head
+
+
+def test_a_pinned_location_has_the_name_of_its_repository(hub):
+    sha = hub.put("dataset", "alice/data", {"a.txt": b"1"})
+    assert str(pinned("hf://datasets/Alice/data")) == f"hf://datasets/alice/data@{sha}"
 
 
 @pytest.mark.parametrize("name", ["../../model", "a/b/c", 7])
