@@ -45,7 +45,7 @@ if importlib.util.find_spec("mll_hf") is None:  # in a job without it
 
 from mll_hf.cli.label import add_pull_requests, check_owners
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP, positive, script_parser
-from mll_hf.cli.output import logged_notes, recall_text
+from mll_hf.cli.output import recall_text
 from mll_hf.errors import InputError, MLLError, ModelError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.locations import fetch_graph_with_images, parse_dataset, pinned
@@ -92,8 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.webhook and (reason := take_event(args)):
             say(f"ignored: {reason}")
             return 0
-        with logged_notes():
-            (start_jobs if args.engine == "hf-jobs" else label)(args, report)
+        (start_jobs if args.engine == "hf-jobs" else label)(args, report)
         status = 1 if report.failed else 0
     except MLLError as error:
         say(f"error: {error}")

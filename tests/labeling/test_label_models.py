@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import os
 import shlex
 import signal
@@ -393,21 +392,6 @@ def test_jobs_for_models_of_others_open_pull_requests_only_after_a_yes(strangers
     assert not hub.jobs
     assert main(capsys, *strangers, "--engine", "hf-jobs", "--job-script", JOB_SCRIPT, "--pr", "--yes")[0] == 0
     assert [job["command"][-1] for job in hub.jobs] == ["--pr", "--pr"]
-
-
-def test_a_warning_is_printed_once_and_as_a_note(zoo, hub, home, capsys):
-    graph = write_graph_folder(home / "graph", probes_of_all(1))
-    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)  # open_clip adds one
-    root.addHandler(handler)
-    try:
-        status, _, said = main(capsys, "alice/clip", "--graph", graph)
-    finally:
-        root.removeHandler(handler)
-    assert status == 0
-    assert [line for line in said.splitlines() if "local folder" in line] == [
-        "mll-hf: note: the graph of this label is a local folder (graph): others need a copy of it to use the label; "
-        "better publish it (mll-hf graph push) and label with --graph hf://datasets/ORG/NAME"
-    ]
 
 
 # ---- events of a webhook
