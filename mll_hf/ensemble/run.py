@@ -278,11 +278,7 @@ class Ensemble:
         size = self.batch_size or (_TURN if residents.take_turns else preparation.batch_size)
         batches = iter(lambda: list(islice(remaining, size)), [])
         progress = tqdm(  # type: ignore[no-untyped-call]
-            total=len(images) if isinstance(images, Sized) else None,
-            unit="image",
-            name="mll_hf.predict",
-            leave=False,
-            disable=None,
+            total=len(images) if isinstance(images, Sized) else None, unit="image", name="mll_hf.predict", leave=False
         )
         prepared = prepared_batches(batches, lambda image: preparation(decode(image)), ahead=size)
         with progress, closing(prepared):
