@@ -310,6 +310,16 @@ def test_the_header_asks_hf_jobs_for_what_the_script_needs():
     assert header["tool"]["hf-jobs"]["secrets"] == ["HF_TOKEN"]
 
 
+def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(home):
+    graph = write_graph_folder(home / "graph", probes_of_all(1))
+    process = start("local-dir:nothing", "--graph", graph, "--no-push", "--json")
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(60) == 1
+    assert "nobody reads the results any more" in said
+    assert "Traceback" not in said
+
+
 def test_help_needs_no_torch():
     code = "import sys, label_models; label_models.build_parser().print_help(); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
