@@ -100,6 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("interrupted; finished work is kept, and the same command resumes")
         status = _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python flushes at exit
+        say("nobody reads the results any more; finished work is kept, and the same command resumes")
+        status = 1
     if report.results:
         say(report.text(again=command(parser, args, report.failed)))
     return status
@@ -357,8 +361,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
     )
     measure.add_argument(
-        "--free-cache", action="store_true", help="after each model, delete the weights that this run downloaded"
-    )
+        "--free-cache", action="store_true",
+        help="after each model, delete the weights that this run downloaded, and the embeddings of a small --sample",
+    )  # fmt: skip
     where = parser.add_argument_group("where they run")
     where.add_argument("--engine", choices=["local", "ray", "hf-jobs"], default="local", help="(default: local)")
     where.add_argument("--device", metavar="NAME", help=f"local: {DEVICE_HELP}")

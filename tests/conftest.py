@@ -84,9 +84,10 @@ def pytest_unconfigure():
 @pytest.fixture(autouse=True)
 def _fresh_hub(monkeypatch):
     """An empty Hub and an empty cache for each test."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     tiny_hub.HUB.reset()
+    hf_api.api._whoami_cache.clear()
     # not by tmp_path_factory, which reads the names of all its folders each time
     folder = os.path.join(_HOME, f"test-{next(_NUMBERS)}")
     for name in ("HF_HUB_CACHE", "HF_ASSETS_CACHE"):

@@ -13,7 +13,7 @@ datasets use. Known simplification: there are no organizations.
 
 What a user sees: public repos; private ones of his own; of a gated repo everything but the files, unless he is its
 owner or among `repo.granted`. A repo that he may not see is missing: 404 with a token, 401 without one. A token that
-nobody has is refused everywhere.
+nobody has is refused everywhere. Who reads a repo by an old name, or in another case, is redirected; who writes is not.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ class Hub:
 
     def reset(self):
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.moved: dict[tuple[str, str], str] = {}
         self.lfs: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self.jobs: list[dict] = []  # as requested
@@ -205,6 +206,7 @@ class Hub:
         self.used: Counter[tuple[str, str | None]] = Counter()  # requests in this window by bucket and user
         self.elapsed, self.window_start = 0.0, time.monotonic()
         self.xet = self.down = False
+        self.committing: set[str] = set()  # paths of the API, up to the repository
         self.xet_faults: list[XetFault] = []
 
     def fail(self, pattern: str, status: int | None = None, *, times: int = 1, method: str = "", **how):
@@ -279,6 +281,19 @@ class Hub:
             changed = {path: None if content is None else self.stored(path, content) for path, content in files.items()}
             after = {path: file for path, file in {**repo.files, **changed}.items() if file}
             return repo.commit("main", after, "put", repo.refs["main"], author or repo.owner)
+
+    def rename(self, kind: str, repo_id: str, new_id: str):
+        """Move a repository; the Hub redirects readers from its old name."""
+        with self.lock:
+            repo = self.repos.pop((kind, repo_id))
+            repo.id = new_id
+            self.repos[kind, new_id], self.moved[kind, repo_id] = repo, new_id
+
+    def true_name(self, kind: str, repo_id: str) -> str | None:
+        """Name of a repository that is asked for by an old name, or in another case; None if it has this name."""
+        name = self.moved.get((kind, repo_id), repo_id).lower()
+        names = [] if (kind, repo_id) in self.repos else [each for of, each in self.repos if of == kind]
+        return next((each for each in names if each.lower() == name), None)
 
     def stored(self, path: str, content: bytes) -> dict:
         """A file as stored in a commit."""
@@ -365,6 +380,7 @@ HUB = Hub()
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    commits_to = ""  # the repository that this request commits to
     disable_nagle_algorithm = True  # head and body are two packets; send the second at once
 
     def log_message(self, *args):
@@ -384,10 +400,12 @@ class Handler(BaseHTTPRequestHandler):
         finally:
             with HUB.lock:
                 HUB.in_progress -= 1
+                HUB.committing.discard(self.commits_to)
 
     def handle_disturbed(self):
-        self.body, self.quota_headers = self.read_body(), {}
+        self.body, self.quota_headers, self.commits_to = self.read_body(), {}, ""
         url = urlsplit(self.path)
+        repo, to_commit, _ = url.path.partition("/commit/")
         self.query = parse_qs(url.query)
         request = Request(f"{self.command} {unquote(url.path)}")
         request.user, request.headers, request.query = self.user, self.headers, self.query
@@ -395,14 +413,20 @@ class Handler(BaseHTTPRequestHandler):
             if url.path != "/api/agent-harnesses":  # the client asks this on its own, once a day
                 HUB.requests.append(request)
             disturbance = HUB.disturbance(request) or Disturbance("", 0)
-        time.sleep(disturbance.delay)
         if disturbance.before:
             disturbance.before()
+        with HUB.lock:
+            if to_commit and repo not in HUB.committing:
+                HUB.committing.add(repo)
+                self.commits_to = repo
+        time.sleep(disturbance.delay)
         if disturbance.drop == "before":
             return self.hang_up()
         with HUB.lock:
             if HUB.down or disturbance.status:
                 self.error(503 if HUB.down else disturbance.status, "", "planned by the test")
+            elif to_commit and not self.commits_to:  # the real Hub takes one commit to a repository at a time
+                self.error(409, "", "Another commit operation is in progress for this repository.")
             elif self.may_ask(url.path):
                 self.route(url.path)
         if disturbance.drop == "after":
@@ -430,7 +454,11 @@ class Handler(BaseHTTPRequestHandler):
         for methods, pattern, answer in ROUTES:
             match = re.fullmatch(pattern, path)
             if match and self.command in methods:
-                return answer(self, **{name: value and unquote(value) for name, value in match.groupdict().items()})
+                names = {name: value and unquote(value) for name, value in match.groupdict().items()}
+                kind, repo_id = KINDS[names.get("kind") or "models"], names.get("repo_id", "")
+                if self.command in ("GET", "HEAD") and (name := HUB.true_name(kind, repo_id)):
+                    return self.send(307, b"", {"Location": self.path.replace(repo_id, name, 1)})
+                return answer(self, **names)
         return self.error(404, "", f"no route {self.command} {path}")
 
     def answer(self, disturbance: Disturbance):
@@ -584,9 +612,12 @@ class Handler(BaseHTTPRequestHandler):
     def validate_yaml(self):
         match = re.match(r"^---\s*\n(.*?)\n---", self.json["content"], re.S)
         try:
-            yaml.safe_load(match[1] if match else "")
+            card = yaml.safe_load(match[1] if match else "") or {}
         except yaml.YAMLError as error:
             return self.send(400, {"errors": [{"message": str(error)}], "warnings": []})
+        link = card.get("license_link", "LICENSE") if isinstance(card, dict) else "LICENSE"
+        if not re.match("LICENSE$|LICENSE.md$|https?://", str(link)):  # what the Hub's documentation of cards allows
+            return self.send(400, {"errors": [{"message": '"license_link" must be a valid uri'}], "warnings": []})
         return self.send(200, {"errors": [], "warnings": []})
 
     # ---- reading about repositories

@@ -220,7 +220,7 @@ def _index_folder(args: argparse.Namespace) -> int:
     from huggingface_hub.utils.tqdm import tqdm
 
     store = LabelStore(Path(args.labels))
-    with tqdm(unit="label", desc=args.labels, name="mll_hf.labels.index", leave=False) as bar:  # type: ignore[no-untyped-call]
+    with tqdm(unit="label", desc=args.labels, name="mll_hf.labels.index", leave=False, disable=None) as bar:  # type: ignore[no-untyped-call]
         n_read = store.update_index(bar.update)
     done = f"updated: {n_read:,} labels read" if n_read else "already up to date"
     print_row(args, {"folder": args.labels, "read": n_read}, f"{done} ({args.labels})")

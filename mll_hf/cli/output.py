@@ -47,13 +47,15 @@ class _Notes(logging.Handler):
 
 @contextmanager
 def logged_notes() -> Iterator[None]:
-    """Print the package's log messages as notes."""
+    """Print the package's log messages as notes, once: open_clip makes the root logger print messages, too."""
     logger, handler = logging.getLogger("mll_hf"), _Notes()
     logger.addHandler(handler)
+    logger.propagate = False
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.propagate = True
 
 
 def print_row(args: argparse.Namespace, record: dict[str, Any], text: str) -> None:

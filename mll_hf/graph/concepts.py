@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GRAPH_FILE = "graph.json"
+_MOST_ANCESTORS = 3 * 10**6  # of all concepts together; a graph of 30,000 concepts of WordNet has a tenth of that
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +132,18 @@ class SemanticGraph:
 
     @cached_property
     def ancestors(self) -> tuple[NDArray[np.int32], ...]:
-        """For each concept the sorted indices of all concepts above it."""
+        """For each concept the sorted indices of all concepts above it.
+
+        Raises:
+            GraphError: There are so many that a stranger's graph would fill the memory.
+        """
         above: list[frozenset[int]] = [frozenset()] * len(self)
+        total = 0
         for v in self.topological_order:
             above[v] = frozenset(self.parents[v]).union(*(above[parent] for parent in self.parents[v]))
+            total += len(above[v])
+            if total > _MOST_ANCESTORS:
+                raise GraphError(f"its {len(self)} concepts have too many hypernyms; use fewer levels")
         return tuple(_sorted_indices(indices) for indices in above)
 
     @cached_property
@@ -255,7 +264,9 @@ def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
     concepts = tuple(_concept_from_json(node, at) for at, node in enumerate(nodes))
     probes = probe_counts_from_json(document["probes"]) if document.get("probes") is not None else None
-    return SemanticGraph(str(document.get("name") or default_name), concepts, probes)
+    graph = SemanticGraph(str(document.get("name") or default_name), concepts, probes)
+    _ = graph.ancestors  # refused here, not when it is used
+    return graph
 
 
 def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:

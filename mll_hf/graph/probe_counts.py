@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DIGEST_LENGTH = 40  # as long as a commit sha
+MOST_DOMAINS = 255
 _MOST_IMAGES = 2**31
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -81,6 +82,7 @@ def probe_counts_from_json(document: Any) -> ProbeCounts:  # noqa: ANN401 - pars
         case {"location": str(location), "files": list(files), "kinds": list(kinds), "images": dict(images)} if (
             all(isinstance(file, str) and _SHA256.fullmatch(file) for file in files)
             and all(_is_kind(kind) for kind in kinds)
+            and len({domain for domain, _ in kinds}) <= MOST_DOMAINS
             and sorted(map(tuple, kinds)) == list(dict.fromkeys(map(tuple, kinds)))
             and all(_are_counts(counts, len(kinds)) for counts in images.values())
         ):

@@ -23,7 +23,7 @@ import numpy as np
 
 from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE
-from mll_hf.graph.probe_counts import ProbeCounts
+from mll_hf.graph.probe_counts import MOST_DOMAINS, ProbeCounts
 from mll_hf.utils.files import file_digest
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ SOURCE_COLUMNS = ("source", "vendor", "dataset")
 UNKNOWN = "unknown"
 _IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
 _MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
-_MOST_DOMAINS = 255
 _BATCH = 64
 
 
@@ -187,8 +186,8 @@ def load_probes(
     location = location or Path(folder).absolute().name
     counts = _count(graph, nodes, columns, files, location)
     domain_names, domains = _categories(columns[DOMAIN_COLUMN])
-    if len(domain_names) > _MOST_DOMAINS:
-        raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {_MOST_DOMAINS} values; merge some", Path(folder))
+    if len(domain_names) > MOST_DOMAINS:
+        raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {MOST_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
     samples = [
         _sample(pool, sources[pool], config, concept.id) if tested else pool[:0]

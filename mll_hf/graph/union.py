@@ -44,6 +44,7 @@ class GraphUnion:
             merged[concept.id] = concept
         try:
             union = SemanticGraph(" + ".join(graph.name for graph in graphs), tuple(merged.values()))
+            _ = union.ancestors
         except GraphError as error:
             names = " and ".join(graph.name for graph in graphs)
             raise GraphError(f"{names} cannot be used together: {error}") from None

@@ -152,7 +152,6 @@ def dataset_card(build: Build) -> str:
         "pretty_name": f"{build.graph_name}: concepts and probe images",
         "license": "other",
         "license_name": "licenses-of-the-sources",
-        "license_link": "README.md#licenses",
         "task_categories": ["zero-shot-image-classification"],
         "tags": ["mll-graph", graph_tag(build.graph_digest), "wordnet"],
         "source_datasets": [source["repo_id"] for source in build.sources],

@@ -288,7 +288,7 @@ def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
     lowest, left_out = _Lowest(config.images_per_concept), Counter[str]()
     shards, images = list[pa.Table](), list[Image]()
     progress = tqdm(  # type: ignore[no-untyped-call]
-        unit="image", desc=source.pinned.source.name, name="mll_hf.harvest", leave=False
+        unit="image", desc=source.pinned.source.name, name="mll_hf.harvest", leave=False, disable=None
     )
     with progress, _connections_closed_with_files(), ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         for number in range(source.shards):

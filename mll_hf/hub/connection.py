@@ -15,8 +15,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
 
-from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, hf_hub_url, try_to_load_from_cache, whoami
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -29,7 +30,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, httpx, validate_repo_id  # type: ignore[attr-defined]  # httpx or httpx2, whichever the client uses
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
@@ -162,10 +163,17 @@ def status_of(error: Exception) -> int | None:
 
 
 def names_of_user(api: HfApi) -> list[str]:
-    """Names of the logged-in user, and of the user's organizations after it."""
-    me = api.whoami()
+    """Names of the logged-in user, and after it of the organizations in which the user may write; asked once per token.
+
+    Raises:
+        HubError: The token may only read.
+    """
+    me = whoami(token=api.token, cache=True)  # the Hub limits this question strictly
     try:
-        return [str(me["name"]), *(str(organization["name"]) for organization in me.get("orgs") or ())]
+        if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
+            raise HubError("hub", _reason_for_status(403))
+        organizations = [each for each in me.get("orgs") or () if each.get("roleInOrg") != "read"]
+        return [str(me["name"]), *(str(organization["name"]) for organization in organizations)]
     except (LookupError, TypeError, AttributeError) as error:
         raise HubError("hub", unparsable(error)) from error
 
@@ -255,7 +263,10 @@ class RepoFile:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """A commit of a repository, ``model`` or ``dataset``, with its files by path."""
+    """A commit of a repository, ``model`` or ``dataset``, with its files by path.
+
+    The repository has its own name even if it was asked for by an old one, or in another case.
+    """
 
     repo_id: str
     repo_type: str
@@ -293,7 +304,11 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
         if not (isinstance(sibling.rfilename, str) and isinstance(oid, str) and isinstance(size, int) and size >= 0):
             raise HubError(repo_id, unparsable(f"a file is listed as {sibling!r:.100}"))
         files[sibling.rfilename] = RepoFile(size, oid)
-    return Head(repo_id, repo_type, str(info.sha), files)
+    try:
+        validate_repo_id(info.id)
+    except HFValidationError as error:
+        raise HubError(repo_id, unparsable(error)) from None
+    return Head(info.id, repo_type, str(info.sha), files)
 
 
 def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
@@ -319,7 +334,7 @@ def _kept_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
     document = kept_answer(f"{repo_type}/{repo_id}@{revision}")
     try:
         files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
-        return Head(repo_id, repo_type, document["sha"], files)
+        return Head(document["repo_id"], repo_type, document["sha"], files)
     except (LookupError, TypeError, AttributeError):
         return None  # never asked, or written by another version
 
@@ -330,11 +345,10 @@ def list_model_repos(
     """Models that the Hub lists: one request per page, when its first model is asked for.
 
     ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
-    sends the token to wherever a page links. ``query`` are the parameters of the listing: ``filter`` (tags), ``expand``
-    (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by default), ...; ``patient`` is as for
-    :func:`retried`. Entries are not validated.
+    sends the token to wherever a page links: this asks the same host for all pages. ``query`` are the parameters of the
+    listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by
+    default), ...; ``patient`` is as for :func:`retried`. Entries are not validated.
     """
-    params: Mapping[str, str | Sequence[str]] | None
     url, params = f"{api.endpoint}/api/models", query
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
 
@@ -353,9 +367,7 @@ def list_model_repos(
         listed += len(entries)
         if not entries or "next" not in page.links:
             break
-        url, params = page.links["next"]["url"], None  # the link has the parameters
-        if not url.startswith(f"{api.endpoint}/"):
-            raise HubError("hub", f"the listing continues at another host ({url[:80]!r}), not followed; try later")
+        params = parse_qs(urlsplit(page.links["next"]["url"]).query)  # not its host: a mirror may name the Hub itself
 
 
 # --- answers kept for when the Hub cannot be reached ------------------------------------------------------------------
@@ -419,9 +431,6 @@ def download(
     check_size(listed.size if listed else 0)
     with hub_errors(repo_id):
         kept = _kept_file(oid or kept_answer(question))
-        if kept and oid and _oid_of(kept, len(oid)) != oid:
-            kept.unlink()  # damaged
-            kept = None
         if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
             check_size(file.stat().st_size)
             return file
@@ -507,8 +516,14 @@ def _files() -> Path:
 
 
 def _kept_file(oid: object) -> Path | None:
+    """The file that is kept with this hash; a damaged one is deleted."""
     file = _files() / oid if isinstance(oid, str) and _OID.fullmatch(oid) else None
-    return file if file and file.exists() else None
+    if file is None or not file.exists():
+        return None
+    if _oid_of(file, len(file.name)) == file.name:
+        return file
+    file.unlink(missing_ok=True)
+    return None
 
 
 def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oid: str | None) -> Path | None:

@@ -31,7 +31,7 @@ _NO_ACCESS = (401, 403, 404)  # the Hub answers the same for what does not exist
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 MAX_GRAPH_BYTES = 64 * 2**20
 _log = logging.getLogger(__name__)
-_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@([^/]+))?/?", re.ASCII)
+_DATASET = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+?)(?:@(refs/pr/\d+|[^/]+))?/?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ def pinned(location: str) -> DatasetLocation:
         HubError: There is no such dataset or revision.
     """
     dataset = parse_dataset(location)
-    return DatasetLocation(dataset.repo_id, read_head(connect(), dataset.repo_id, "dataset", dataset.revision).sha)
+    head = read_head(connect(), dataset.repo_id, "dataset", dataset.revision)
+    return DatasetLocation(head.repo_id, head.sha)
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------

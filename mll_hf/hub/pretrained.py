@@ -27,6 +27,7 @@ def label_of(
     repo_id, _, named = model.partition("@")
     api = connect(token)
     head = read_head(api, repo_id, "model", revision or named or None)
+    repo_id = head.repo_id
     found = [path for path in head.files if REPO_LABEL_PATH.fullmatch(path)]
     paths = sorted(found, key=lambda path: (path != LABEL_PATH, path))
     if not paths:

@@ -71,12 +71,16 @@ if TYPE_CHECKING:
     from mll_hf.labels.index import IndexedLabel
     from mll_hf.labels.label import ModelLabel, ModelRef
 
+LABEL_TITLE, LABELS_TITLE = "Add MLL label", "Add MLL labels"  # of commits to a model's repo, to a collection
 README = "README.md"
 _MOST_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
 _BUILD_FILE = "build.json"
+_CONFLICTS = (409, 412)  # another commit is in progress, or came first
 _MOST_CONFLICTS = 30
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
+_COMMIT_QUOTA = "repository commits"  # in what the Hub says after 128 commits to a repository in an hour
+_QUOTA_WAIT, _MOST_QUOTA_WAITS = 300.0, 12
 _log = logging.getLogger(__name__)
 
 
@@ -140,7 +144,8 @@ def publish_label(
     sha256 = hashlib.sha256(blob).hexdigest()
 
     def files(head: Head) -> Mapping[str, bytes]:
-        if not same_weights(api, head, label.model):
+        main = fetch_head(api, repo_id, "model") if create_pr else head  # a pull request's branch may be older
+        if not same_weights(api, main, label.model):
             raise HubError(
                 repo_id,
                 f"has other weights now than at {label.model.revision[:12]}, where it was measured; label it again, or "
@@ -151,7 +156,7 @@ def publish_label(
         results = {EVAL_RESULTS_PATH: eval_results(label, path)} if with_eval_results else {}
         return {path: blob, README: card, **results}
 
-    return _publish(api, repo_id, "model", "Add MLL label", files, _describe([label]), create_pr)
+    return _publish(api, repo_id, "model", LABEL_TITLE, files, _describe([label]), create_pr)
 
 
 def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
@@ -234,7 +239,7 @@ def publish_to_collection(
             _check_only(head, collection)
         return blobs if create_pr else {**blobs, **_overview(head, blobs, graphs, token)}
 
-    return _publish(api, repo_id, "dataset", "Add MLL labels", files, _describe(labels), create_pr)
+    return _publish(api, repo_id, "dataset", LABELS_TITLE, files, _describe(labels), create_pr)
 
 
 def update_index(collection: str, *, token: str | None = None) -> Published:
@@ -497,7 +502,7 @@ def _publish(
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
 
     def attempt() -> Published:
-        number = _my_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
+        number = my_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
         branch = f"refs/pr/{number}" if number else None
         head = fetch_head(api, repo_id, repo_type, branch)
         operations = [
@@ -510,7 +515,7 @@ def _publish(
             return Published(url, head.sha, number, changed=False)
         try:
             commit = api.create_commit(
-                repo_id,
+                head.repo_id,
                 operations,
                 commit_message=title,
                 commit_description=description,
@@ -531,7 +536,7 @@ def _publish(
         url = commit.pr_url or (f"{page}/discussions/{number}" if number else commit.commit_url)
         return Published(url, commit.oid, number, changed=True)
 
-    conflicts = 0
+    conflicts = quota_waits = 0
     with hub_errors(repo_id):
         while True:
             try:
@@ -544,13 +549,18 @@ def _publish(
                         "request with --pr (labels, selections), or log in with one that can write: hf auth login",
                         403,
                     ) from error
-                if status_of(error) != 412 or conflicts == _MOST_CONFLICTS:  # 412: another commit came first
+                if _COMMIT_QUOTA in str(error) and quota_waits < _MOST_QUOTA_WAITS:
+                    _log.warning("%s: the Hub allows no more commits this hour; trying again every 5 minutes", repo_id)
+                    quota_waits += 1
+                    time.sleep(_QUOTA_WAIT)
+                    continue
+                if status_of(error) not in _CONFLICTS or conflicts == _MOST_CONFLICTS:
                     raise
             conflicts += 1
             time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
 
 
-def _my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
+def my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
     """Number of our open pull request with a title, if there is one."""
     me = names_of_user(api)[0]
     mine = [

@@ -11,7 +11,7 @@ import fnmatch
 import logging
 import re
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -200,7 +200,7 @@ class Collection(_OnHub, StoredLabels):
             return files
         return together(lambda file: InMemory.mapped(self._file(file.path), file.name), files)
 
-    def _digests(self, group: GroupFiles, shards: object) -> dict[Key, str]:
+    def _digests(self, group: GroupFiles) -> dict[Key, str]:
         """As the Hub lists them."""
         return {key: self._head.files[path].oid for key, path in group.labels.items()}
 
@@ -239,6 +239,8 @@ def is_collection(head: Head) -> bool:
 def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
     """Fetch and validate one label in its model's own repo; on one of the graphs, by digest, it must have its concepts.
 
+    A label that was measured before the repo was renamed gets the new name: the Hub says whose the old one is.
+
     Raises:
         HubError: It cannot be downloaded.
         LabelError: It is no valid label, or of another model.
@@ -247,9 +249,24 @@ def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapp
     label = read_label(download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), name=name)
     if graph := graphs.get(label.graph_digest):
         check_graph(label, graph, name)
-    if label.model.repo_id != repo_id:
+    if label.model.repo_id != repo_id and not _is_named(api, label.model.repo_id, repo_id):
         raise LabelError(f"is a label of another model ({label.model.repo_id})", name)
-    return label
+    return replace(label, model=replace(label.model, repo_id=repo_id))
+
+
+def _is_named(api: HfApi, old_name: str, repo_id: str) -> bool:
+    """Whether a name is an old one of a model's repo; asked once, since anybody can publish many false labels."""
+    question = f"{old_name} is now {repo_id}"
+    if isinstance(kept := kept_answer(question), bool):
+        return kept
+    try:
+        answer = read_head(api, old_name, "model").repo_id == repo_id
+    except HubError as error:
+        if error.status not in (401, 404):
+            return False
+        answer = False
+    keep_answer(question, answer)
+    return answer
 
 
 # --- all tagged models ------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from huggingface_hub import constants
@@ -12,12 +12,20 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from mll_hf.errors import HubError, InputError, LabelError
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, download, fetch_head, hub_errors, names_of_user
-from mll_hf.hub.locations import HUB, parse_dataset
-from mll_hf.hub.publish import Published, publish_label, publish_to_collection, same_weights
-from mll_hf.hub.sources import open_source
+from mll_hf.hub.connection import connect, fetch_head, hub_errors, names_of_user
+from mll_hf.hub.locations import HUB, parse_dataset, pinned
+from mll_hf.hub.publish import (
+    LABEL_TITLE,
+    LABELS_TITLE,
+    Published,
+    my_open_pull_request,
+    publish_label,
+    publish_to_collection,
+    same_weights,
+)
+from mll_hf.hub.sources import fetch_from_model, open_source
 from mll_hf.labels.label import LOCAL_PREFIX
-from mll_hf.labels.store import MAX_LABEL_BYTES, label_path, read_label
+from mll_hf.labels.store import label_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -72,6 +80,9 @@ class OwnRepos:
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
         """Address of a model's published label; None if there is none on the repository's current weights.
 
+        With ``create_pr``, one in the user's open pull request counts; else the model would be labeled until it is
+        merged.
+
         Raises:
             MLLError: The Hub cannot be asked, or the label could not be published here.
         """
@@ -90,10 +101,13 @@ class OwnRepos:
                     f"has other weights now than at {model.revision[:12]}, so its label does not belong there; label "
                     "the newest revision, or publish to a collection with --to",
                 )
-            for path in (LABEL_PATH, f"mll/{wanted.group.graph_digest[:12]}/{LABEL_FILE}"):
-                label = _label_at(head, path)
-                if label and wanted.matches(label, model) and _has_weights_of(head, label.model):
-                    return f"{constants.ENDPOINT}/{model.repo_id}/blob/{head.sha}/{path}"
+            proposed = my_open_pull_request(api, model.repo_id, "model", LABEL_TITLE) if self.create_pr else None
+            branches = [fetch_head(api, model.repo_id, "model", f"refs/pr/{proposed}")] if proposed else []
+            for at in (head, *branches):
+                for path in (LABEL_PATH, f"mll/{wanted.group.graph_digest[:12]}/{LABEL_FILE}"):
+                    label = _label_at(at, path)
+                    if label and wanted.matches(label, model) and _has_weights_of(head, label.model):
+                        return f"{constants.ENDPOINT}/{model.repo_id}/blob/{at.sha}/{path}"
         return None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
@@ -128,11 +142,22 @@ class CollectionRepo:
     @cached_property
     def _labels(self) -> Sequence[LabelFacts]:
         """The collection's labels when it is first read."""
+        return self._newest
+
+    @property
+    def _newest(self) -> Sequence[LabelFacts]:
+        """The collection's labels now, also those in the user's open pull request if there shall be one.
+
+        One request, or three, if nobody has published since the last one.
+        """
         try:
-            source = open_source(self.location)
-            return source.indexed or source.list()
-        except InputError:  # it holds no labels yet
-            return ()
+            places = [self.location]
+            if self.create_pr:
+                repo_id = parse_dataset(self.location).repo_id
+                with hub_errors(repo_id):
+                    number = my_open_pull_request(connect(), repo_id, "dataset", LABELS_TITLE)
+                places += [f"{self.location}@refs/pr/{number}"] if number else []
+            return [label for place in places for label in _labels_at(str(pinned(place)))]
         except HubError as error:
             if error.status in _NOT_THERE:
                 return ()
@@ -141,11 +166,22 @@ class CollectionRepo:
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
         """See `OwnRepos.find`; a label of another revision with the same weights counts."""
         same = label_of_same_weights(self._labels, model, wanted)
+        same = same or label_of_same_weights(self._newest, model, wanted)  # others may label the same models
         return f"{self.location}/{label_path(same.model, same.group)}" if same else None
 
     def publish(self, label: ModelLabel, graph: SemanticGraph) -> Published:
         """See `OwnRepos.publish`."""
         return publish_to_collection([label], [graph], self.location, create_pr=self.create_pr, private=self.private)
+
+
+@lru_cache(maxsize=2)
+def _labels_at(location: str) -> Sequence[LabelFacts]:
+    """The labels of a collection at a commit."""
+    source = open_source(location)
+    try:
+        return source.indexed or source.list()
+    except InputError:  # it holds no labels yet
+        return ()
 
 
 Destination = OwnRepos | CollectionRepo
@@ -156,9 +192,9 @@ def _label_at(head: Head, path: str) -> ModelLabel | None:
     if path not in head.files:
         return None
     try:
-        return read_label(download(connect(), head.repo_id, "model", path, head.sha, MAX_LABEL_BYTES, head.files[path]))
+        return fetch_from_model(connect(), head.repo_id, head.sha, path, {})
     except LabelError as error:
-        _log.warning("%s: %s will be replaced: %s", head.repo_id, path, error)
+        _log.warning("it will be replaced: %s", error)
         return None
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.errors import ModelError
+from mll_hf.errors import InputError, ModelError
 from mll_hf.models.batches import Decoders, in_background
 from mll_hf.utils.files import storage_errors, write_atomically
 from mll_hf.utils.images import decode_image, usable_cores
@@ -96,6 +96,7 @@ class EmbeddingLog:
 
     folder: Path
     embedding_size: int
+    key: bytes
 
     @classmethod
     def open(cls, folder: Path, key: Mapping[str, object], embedding_size: int) -> EmbeddingLog:
@@ -113,7 +114,7 @@ class EmbeddingLog:
                 if folder.exists():
                     shutil.rmtree(folder)
                 write_atomically(key_file, text)
-        return cls(folder, embedding_size)
+        return cls(folder, embedding_size, text)
 
     @property
     def file(self) -> Path:
@@ -164,8 +165,19 @@ class EmbeddingLog:
             yield write
 
     def blocks(self, rows: NDArray[np.int64], block_size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Read embeddings of some rows in blocks [B, D]; yields each with the position of its first row."""
+        """Read embeddings of some rows in blocks [B, D]; yields each with the position of its first row.
+
+        Raises:
+            InputError: Another run has deleted the log, or started one with another key.
+        """
+        key_file = self.folder / _KEY_FILE
+        is_ours = key_file.exists() and key_file.read_bytes() == self.key
         records, positions = self._records(), self.positions(rows)
+        if not is_ours or (positions < 0).any():
+            raise InputError(
+                f"{self.folder}: another run labels the same model in this folder of labels; wait for it, or use "
+                "another folder with --labels"
+            )
         for start in range(0, len(rows), block_size):
             yield start, records["embedding"][positions[start : start + block_size]]
 

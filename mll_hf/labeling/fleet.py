@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import constants, scan_cache_dir
 
 from mll_hf.errors import InputError, LabelError, MLLError, StorageError
+from mll_hf.hub.connection import is_of_a_model
 from mll_hf.labeling.destinations import Destination, Wanted, label_of_same_weights
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.run import has_embeddings, label_model
@@ -48,7 +49,7 @@ class Fleet:
         batch_size: Images per batch; None for the device's default.
         keep_embeddings: Also store embeddings.
         overwrite: Measure again what is labeled already.
-        free_cache: After each model, delete the weights that this run downloaded.
+        free_cache: After each model, delete the weights that this run downloaded, and embeddings of a small sample.
     """
 
     graph: SemanticGraph
@@ -176,6 +177,7 @@ def label_one(name: str, fleet: Fleet, *, dry_run: bool = False) -> ModelResult:
             batch_size=fleet.batch_size,
             keep_embeddings=fleet.keep_embeddings,
             overwrite=fleet.overwrite,
+            refinable=not fleet.free_cache,
         )
     return ModelResult(
         name,
@@ -221,5 +223,6 @@ def _weights_freed(model: ModelRef) -> Iterator[None]:
 
 
 def _has_cached_weights(model: ModelRef) -> bool:
-    revisions = [copy for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
-    return any(any(copy.snapshot_path.glob("*.safetensors")) for copy in revisions)
+    folders = [copy.snapshot_path for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
+    paths = [path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*.safetensors")]
+    return any(map(is_of_a_model, paths))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import get_token
 
 from mll_hf.errors import GraphError, InputError
-from mll_hf.hub.connection import connect, hub_errors
+from mll_hf.hub.connection import connect, hub_errors, names_of_user
 from mll_hf.hub.locations import HUB, DatasetLocation, fetch_graph
 from mll_hf.labeling.destinations import Destination, Wanted
 from mll_hf.labeling.fleet import ModelResult, Outcome
@@ -84,7 +84,7 @@ class Jobs:
         with TemporaryDirectory() as folder, hub_errors(HUB):
             shutil.copy(wheel, folder)
             volume = connect().sync_job_volume(
-                folder, _WHEEL_FOLDER, remote_name=f"{DISTRIBUTION}-{digest}", namespace=self.namespace
+                folder, _WHEEL_FOLDER, remote_name=f"{DISTRIBUTION}-{digest}", namespace=self.payer
             )
         return requirement(f"{_WHEEL_FOLDER}/{wheel.name}", "models"), [volume]
 
@@ -98,10 +98,16 @@ class Jobs:
         return Wanted(group, self.sampling.images_per_concept)
 
     @cached_property
+    def payer(self) -> str:
+        """Who pays. Without it the client would ask who the user is for each job, which the Hub limits strictly."""
+        with hub_errors(HUB):
+            return self.namespace or names_of_user(connect())[0]
+
+    @cached_property
     def active(self) -> Mapping[str, str]:
         """Address of the unfinished job of each model, by a hash of its arguments."""
         with hub_errors(HUB):
-            jobs = [job for job in connect().list_jobs(namespace=self.namespace) if job.status.stage in _ACTIVE]
+            jobs = [job for job in connect().list_jobs(namespace=self.payer) if job.status.stage in _ACTIVE]
         return {key: job.url for job in jobs if (key := (job.labels or {}).get(_JOB_LABEL))}
 
 
@@ -136,6 +142,6 @@ def start_job(name: str, jobs: Jobs, *, dry_run: bool = False) -> ModelResult:
             timeout=jobs.timeout,
             secrets={"HF_TOKEN": get_token()},
             labels={_JOB_LABEL: key},
-            namespace=jobs.namespace,
+            namespace=jobs.payer,
         )
     return ModelResult(name, Outcome.STARTED, model=model, job=job.url)

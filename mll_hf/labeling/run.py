@@ -14,7 +14,7 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf import __version__
-from mll_hf.errors import HubError, InputError, LabelError
+from mll_hf.errors import GraphError, HubError, InputError, LabelError
 from mll_hf.graph.probes import SamplingConfig
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.labeling.contest import CONTEST_BLOCK
@@ -22,7 +22,7 @@ from mll_hf.labeling.encoding import EmbeddingLog
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labels.embeddings import ProbeEmbeddings, write_embeddings
 from mll_hf.labels.label import LabelGroup, ModelLabel
-from mll_hf.labels.store import embeddings_path, read_label
+from mll_hf.labels.store import check_graph, embeddings_path, read_label
 from mll_hf.models import gpu_count, pick_device
 from mll_hf.utils.files import storage_errors
 from mll_hf.utils.package import install_command
@@ -92,15 +92,16 @@ def label_model(
     batch_size: int | None = None,
     keep_embeddings: bool = False,
     overwrite: bool = False,
+    refinable: bool = True,
 ) -> LabelingResult:
     """Measure a model and add its label to a store, unless the label exists.
 
     An interrupted run resumes where it stopped, in the same environment only, and writes the same bytes as a run
     without interruption, on any engine.
 
-    The embeddings of a label with fewer than 75 images per concept are kept, so that a run with more images embeds only
-    the new ones. Such a label equals that of a single run up to the last bits of the embeddings, which depend on the
-    batches.
+    The embeddings of a ``refinable`` label with fewer than 75 images per concept are kept, so that a run with more
+    images embeds only the new ones. Such a label equals that of a single run up to the last bits of the embeddings,
+    which depend on the batches.
 
     Args:
         ref: The model.
@@ -112,10 +113,13 @@ def label_model(
         keep_embeddings: Also store the embeddings, which make strategy ``paper`` exact. A label without them is
             measured again.
         overwrite: Measure again even if the label exists.
+        refinable: Keep the embeddings of a small sample; 2 kB for each image and 512 dimensions.
 
     Raises:
-        InputError: The store has a label of another model at this path, or one with more images but no embeddings.
+        InputError: The store has a label of another model at this path, or one with more images but no embeddings; or
+            another run labels the model in this store.
         ModelError: The model cannot be loaded or run.
+        GraphError: The images cannot be read, or more than a twentieth of them cannot be decoded.
         StorageError: The store cannot be written; finished embeddings are kept if possible.
     """
     store.add_graph(graph.with_probes(probes.counts))
@@ -145,6 +149,13 @@ def label_model(
             complete = _fill(log, run, ref, probes, captions.environment.dtype, batch_size or captions.batch_size)
         counts = run.count(graph, probes, captions, log.blocks(probes.rows, CONTEST_BLOCK))
     label = label_from_counts(ref, captions.cost, graph, probes, counts, captions.environment, _license_of(ref))
+    try:
+        check_graph(label, graph.with_probes(probes.counts))  # as all its readers do
+    except LabelError:
+        raise GraphError(
+            f"{counts.undecodable} of the {len(probes)} probe images in {probes.location} cannot be decoded, too many "
+            "for a label; fetch or build them again"
+        ) from None
     sidecar = embeddings_path(path)
     with storage_errors(sidecar):
         sidecar.unlink(missing_ok=True)  # an earlier label may have had other images
@@ -152,7 +163,7 @@ def label_model(
         whole = np.concatenate([block for _, block in log.blocks(probes.rows, CONTEST_BLOCK)])
         write_embeddings(ProbeEmbeddings.quantize(whole, captions.embeddings, probes), sidecar)
     store.write(label)  # last: an existing label means that everything is done
-    if probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
+    if refinable and probes.sampling.images_per_concept < SamplingConfig().images_per_concept:
         log.rename(key)
     else:
         log.remove()
@@ -236,7 +247,13 @@ def embedded_images(
     """Embed probe images with a progress bar, which starts at the images left out; see `LocalRun.embed_images`."""
     done = len(probes) - len(images)
     with tqdm(  # type: ignore[no-untyped-call]
-        total=len(probes), initial=done, unit="image", desc=title, name="mll_hf.label", leave=False
+        total=len(probes),
+        initial=done,
+        unit="image",
+        desc=title,
+        name="mll_hf.label",
+        leave=False,
+        disable=None,
     ) as progress:
         for numbers, embeddings in run.embed_images(probes, images, batch_size):
             yield numbers, embeddings

@@ -13,7 +13,6 @@ Digests are cut to 12 digits.
 from __future__ import annotations
 
 import glob
-import hashlib
 import logging
 import os
 import re
@@ -31,7 +30,7 @@ from mll_hf.graph.concepts import SemanticGraph, graph_to_bytes, load_graph
 from mll_hf.labels.embeddings import ProbeEmbeddings, read_embeddings
 from mll_hf.labels.file_format import label_from_bytes, label_to_bytes
 from mll_hf.labels.index import IndexShard, InMemory, complete_index, update_shards
-from mll_hf.utils.files import storage_errors, write_atomically
+from mll_hf.utils.files import file_digest, storage_errors, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,8 +146,8 @@ class StoredLabels(LabelSource, Protocol):
     def _shard_files(self, paths: Sequence[str]) -> Sequence[ByteSource]:
         """The shards of one index."""
 
-    def _digests(self, group: GroupFiles, shards: Mapping[int, IndexShard]) -> dict[Key, str]:
-        """Sha256 of each label file of a group; what the shards of its index say may be of help."""
+    def _digests(self, group: GroupFiles) -> dict[Key, str]:
+        """Sha256 of each label file of a group."""
 
     def _together(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
         """Apply a function to items in parallel, up to its first error."""
@@ -260,8 +259,7 @@ class StoredLabels(LabelSource, Protocol):
         found: list[IndexedLabel] = []
         for group in self._groups(paths):
             if group.graph:
-                shards = self._open_index(group)
-                digests = self._digests(group, shards)
+                shards, digests = self._open_index(group), self._digests(group)
                 index = complete_index(shards, digests, group.graph, self._reader(group, digests, lambda _: None))
                 found += index.labels if index else ()
         return tuple(found)
@@ -300,7 +298,7 @@ class StoredLabels(LabelSource, Protocol):
         """
         yield from ((path, None) for number, path in group.shards.items() if number not in shards)
         if group.graph:
-            digests = self._digests(group, shards)
+            digests = self._digests(group)
             for number, content in update_shards(shards, digests, group.graph, self._reader(group, digests, progress)):
                 yield f"index/{group.stem}/{number:05d}.safetensors", content
 
@@ -344,18 +342,9 @@ class LabelStore(StoredLabels):
     def _shard_files(self, paths: Sequence[str]) -> Sequence[InMemory]:
         return [InMemory.mapped(self.folder / path) for path in paths]
 
-    def _digests(self, group: GroupFiles, shards: Mapping[int, IndexShard]) -> dict[Key, str]:
-        """As a shard has it, if the label is older than the shard."""
-        known: dict[Key, tuple[str, int]] = {}
-        for number, shard in shards.items():
-            written = self._file(group.shards[number]).stat().st_mtime_ns
-            known.update((label.key, (label.sha256, written)) for label in shard.labels)
-        digests = {}
-        for key, path in group.labels.items():
-            digest, written = known.get(key, ("", 0))
-            is_older = self._file(path).stat().st_mtime_ns < written
-            digests[key] = digest if is_older else hashlib.sha256(self._file(path).read_bytes()).hexdigest()
-        return digests
+    def _digests(self, group: GroupFiles) -> dict[Key, str]:
+        """Cached as long as a file stays as it is."""
+        return {key: file_digest(self._file(path)).hex() for key, path in group.labels.items()}
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
         """The probe embeddings beside a label, or None."""

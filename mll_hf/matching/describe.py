@@ -262,7 +262,7 @@ def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Questi
     stop, captions = threading.Event(), {}
     with (
         ThreadPoolExecutor(_AT_ONCE) as pool,
-        tqdm(total=len(questions), desc="Describing classes", name="mll_hf.matching.describe") as bar,  # type: ignore[no-untyped-call]
+        tqdm(total=len(questions), desc="Describing classes", name="mll_hf.matching.describe", disable=None) as bar,  # type: ignore[no-untyped-call]
     ):
         asked = {pool.submit(_ask, client, llm, question, stop): question for question in questions}
         try:

@@ -6,6 +6,7 @@ model name.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mll_hf.errors import InputError, MissingExtraError
@@ -140,20 +141,20 @@ def load_model(
     chosen = pick_device(device)
     if dtype not in (None, *DTYPES):
         raise InputError(f"there is no precision '{dtype}'; choose one of: {', '.join(DTYPES)}")
-    folder = source.fetch(ref, token)
     try:
-        match Backend(ref.backend):
+        match source.backend_of(ref):
             case Backend.OPEN_CLIP:
                 from mll_hf.models.open_clip import OpenClipModel
 
-                return OpenClipModel(ref, folder, chosen, dtype)
+                return OpenClipModel(ref, source.fetch(ref, token), chosen, dtype)
             case Backend.TRANSFORMERS:
-                from mll_hf.models.transformers import TransformersModel
+                from mll_hf.models.transformers import TransformersModel, check_type
 
-                return TransformersModel(ref, folder, chosen, dtype)
+                return TransformersModel(ref, source.fetch(ref, token, partial(check_type, ref)), chosen, dtype)
             case Backend.SENTENCE_TRANSFORMERS:
-                from mll_hf.models.sentence_transformers import SentenceTransformersModel
+                from mll_hf.models.sentence_transformers import SentenceTransformersModel, check_first_module
 
+                folder = source.fetch(ref, token, partial(check_first_module, ref))
                 return SentenceTransformersModel(ref, folder, chosen, dtype)
     except ModuleNotFoundError as error:
         extra = "match" if error.name == "sentence_transformers" else "models"

@@ -9,7 +9,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mll_hf.models.torch_model import VisionLanguageModel, one_line_errors
-from mll_hf.models.transformers import load_network, quiet
+from mll_hf.models.transformers import check_type, load_network, quiet
 from mll_hf.utils.images import to_rgb
 
 if TYPE_CHECKING:
@@ -49,9 +49,19 @@ class SentenceTransformersModel(VisionLanguageModel):
         return embeddings
 
 
+def check_first_module(ref: ModelRef, folder: Path) -> None:
+    """Raise a ModelError if the first module does not embed images and texts, or needs code."""
+    with one_line_errors(ref):
+        check_type(ref, _first_module(folder))
+
+
+def _first_module(folder: Path) -> Path:
+    path: str = json.loads((folder / "modules.json").read_bytes())[0]["path"]
+    return folder / path
+
+
 def _load(ref: ModelRef, folder: Path) -> SentenceTransformer:
-    first = json.loads((folder / "modules.json").read_bytes())[0]
-    load_network(ref, folder / first["path"])  # sentence-transformers does not report missing weights
+    load_network(ref, _first_module(folder))  # sentence-transformers does not report missing weights
     return SentenceTransformer(
         str(folder),
         device="cpu",

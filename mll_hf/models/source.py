@@ -32,7 +32,7 @@ from mll_hf.models.base import Backend
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from huggingface_hub import CachedRevisionInfo
 
@@ -64,7 +64,8 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
         try:
             head = fetch_head(connect(token), repo_id, "model", revision or None)
-            commit, names = head.sha, [path for path in head.files if is_of_a_model(path)]
+            repo_id, commit = head.repo_id, head.sha
+            names = [path for path in head.files if is_of_a_model(path)]
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
             if cached is None:
@@ -73,18 +74,22 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     return ModelRef(repo_id=repo_id, revision=commit, backend=_choose_backend(spec, names))
 
 
-def fetch(ref: ModelRef, token: str | None) -> Path:
+def fetch(ref: ModelRef, token: str | None, check: Callable[[Path], object] | None = None) -> Path:
     """Download a model's files at its pinned revision; returns their folder.
+
+    ``check`` refuses a model by its settings, gigabytes before its weights.
 
     Raises:
         ModelError: The files cannot be downloaded, or a local folder has changed since it was resolved.
     """
-    backend = _backend_of(ref)
+    backend = backend_of(ref)
     if ref.is_local:
         if _resolve_folder(ref.repo_id).revision != ref.revision:
             raise ModelError(ref.repo_id, "has changed since it was labeled; label it again")
         folder = Path(ref.repo_id.removeprefix(LOCAL_PREFIX))
     else:
+        if check:
+            check(_download(ref, backend, ("*.json",), token))
         folder = _download(ref, backend, _DOWNLOADED[backend], token)
         if backend is Backend.OPEN_CLIP and not any((folder / name).is_file() for name in _OPEN_CLIP_WEIGHTS):
             _download(ref, backend, (_WEIGHTS,), token)
@@ -96,7 +101,7 @@ def fetch(ref: ModelRef, token: str | None) -> Path:
 
 def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
     """See `mll_hf.models.bytes_to_fetch`."""
-    backend = _backend_of(ref)
+    backend = backend_of(ref)
     if ref.is_local:
         return 0
     try:
@@ -120,7 +125,8 @@ def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
     return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
 
 
-def _backend_of(ref: ModelRef) -> Backend:
+def backend_of(ref: ModelRef) -> Backend:
+    """The library that runs a model; a ModelError if this version does not know it."""
     try:
         return Backend(ref.backend)
     except ValueError:

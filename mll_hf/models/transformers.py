@@ -101,20 +101,27 @@ class TransformersModel(VisionLanguageModel):
         return _pooled(self._network.get_text_features(**tokens))
 
 
+def check_type(ref: ModelRef, folder: Path) -> str:
+    """The type of a model by its ``config.json``; a ModelError if it does not embed images and texts, or needs code."""
+    with one_line_errors(ref):
+        content = (folder / "config.json").read_text(encoding="utf-8")
+        if _KERNEL.search(content):
+            raise ModelError(ref.repo_id, NEEDS_CODE)
+        config = json.loads(content)
+        kind = str(config.get("model_type"))
+        if kind not in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
+            reason = f"is of type '{kind}', which does not embed images and texts; use a CLIP or SigLIP model"
+            raise ModelError(ref.repo_id, NEEDS_CODE if "auto_map" in config else reason)
+    return kind
+
+
 def load_network(ref: ModelRef, folder: Path) -> PreTrainedModel:
     """Load a complete network that embeds images and texts.
 
     Raises:
         ModelError: It lacks weights, or is of another type.
     """
-    content = (folder / "config.json").read_text(encoding="utf-8")
-    if _KERNEL.search(content):
-        raise ModelError(ref.repo_id, NEEDS_CODE)
-    config = json.loads(content)
-    kind = config.get("model_type")
-    if kind not in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        reason = f"is of type '{kind}', which does not embed images and texts; use a CLIP or SigLIP model"
-        raise ModelError(ref.repo_id, NEEDS_CODE if "auto_map" in config else reason)
+    kind = check_type(ref, folder)
     network, report = AutoModelForZeroShotImageClassification.from_pretrained(
         folder,
         use_safetensors=True,

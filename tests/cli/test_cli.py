@@ -4,6 +4,7 @@ import argparse
 import csv
 import io
 import json
+import logging
 import os
 import shutil
 import signal
@@ -22,6 +23,7 @@ from PIL import Image
 import naive_evidence
 from mll_hf import client
 from mll_hf.cli import build_parser, main
+from mll_hf.cli.output import logged_notes
 from mll_hf.ensemble import Rule, residents
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import StorageError
@@ -236,11 +238,22 @@ def test_a_failing_model_does_not_stop_the_rest(world, tmp_path, tiny_open_clip,
     assert [json.loads(line)["repo_id"] for line in out.splitlines()] == [models[-1]]
 
 
+def test_a_warning_is_printed_once_and_as_a_note(capsys):
+    root, handler = logging.getLogger(), logging.StreamHandler(sys.stderr)
+    root.addHandler(handler)  # as open_clip does
+    try:
+        with logged_notes():
+            logging.getLogger("mll_hf.hub.publish").warning("the graph is a local folder")
+    finally:
+        root.removeHandler(handler)
+    assert capsys.readouterr().err == "mll-hf: note: the graph is a local folder\n"
+
+
 def test_undecodable_images_are_counted_and_reported(tmp_path, tiny_open_clip, capsys):
-    graph = write_graph(tmp_path / "graph", broken_images=3)
+    graph = write_graph(tmp_path / "graph", broken_images=1)
     status, out, err = run(capsys, "label", f"local-dir:{tiny_open_clip}", "--graph", graph, "--labels", tmp_path / "l")
     assert status == 0
-    assert "3 of 27 probe images of graph cannot be decoded" in err
+    assert "1 of 25 probe images of graph cannot be decoded" in err
     assert out.startswith(f"labeled: local-dir:{tiny_open_clip} on graph (mean recall ")
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import GraphError
 from mll_hf.graph.concepts import Concept, SemanticGraph, graph_from_json, graph_to_json, load_graph, save_graph
+from mll_hf.graph.union import GraphUnion
 from worlds import ANIMAL, CAR, CAT, CORGI, DOG, PET, VEHICLE, dags, examples, make_graph, naive_ancestors
 
 
@@ -235,3 +236,14 @@ def test_missing_files(tmp_path):
 def test_the_name_must_be_the_first_lemma():
     with pytest.raises(GraphError, match="name is not their first lemma: a"):
         SemanticGraph("g", (Concept("a", "dog", ("hound", "dog"), "", ()),))
+
+
+def test_a_graph_that_would_fill_the_memory_is_refused():
+    n = 5000
+    nodes = [{"id": f"{v:05}", "names": ["thing"], "hypernyms": [f"{v - 1:05}"] if v else []} for v in range(n)]
+    with pytest.raises(GraphError, match="its 5000 concepts have too many hypernyms"):
+        graph_from_json({"nodes": nodes})
+    top = graph_from_json({"nodes": nodes[: n // 3]})
+    bottom = graph_from_json({"nodes": nodes[n // 3 : 2 * n // 3]})
+    with pytest.raises(GraphError, match="cannot be used together: its 3333 concepts have too many hypernyms"):
+        GraphUnion.of([top, bottom])

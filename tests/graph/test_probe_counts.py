@@ -92,6 +92,7 @@ GOOD = {"location": "x", "files": ["a" * 64], "kinds": [["photo", "b"], ["photo"
         {"kinds": [["photo", "b"], ["photo", "b"]]},
         {"kinds": [["photo"]]},
         {"kinds": [3]},
+        {"kinds": [[f"domain {n:03}", "b"] for n in range(256)]},  # these by concepts would fill the memory
         {"images": {"car": [[2, 1]]}},
         {"images": {"car": [[0, -1]]}},
         {"images": {"car": [[0, 2**40]]}},

@@ -29,6 +29,7 @@ from mll_hf.hub.connection import (
     together,
     wait_asked_for,
 )  # fmt: skip
+from mll_hf.hub.locations import pinned
 
 __all__ = ["clock"]  # a fixture
 
@@ -291,6 +292,27 @@ def test_head_has_sizes_and_hashes(sha):
 def test_model_files_are_at_the_root(hub):
     hub.put("model", MODEL, {"mll/label.safetensors": b"x", "tokenizer.json": b"{}", "onnx/config.json": b"{}"})
     assert set(ask().model_files) == {"tokenizer.json"}
+
+
+@pytest.mark.parametrize("name", ["alice/old-name", "Alice/Model"])
+def test_a_repository_has_its_own_name_however_it_is_asked_for(hub, sha, name, monkeypatch):
+    hub.moved["model", "alice/old-name"] = MODEL
+    head = read_head(connect(), name, "model")
+    assert head == read_head(connect(), MODEL, "model")
+    assert download(connect(), name, "model", "README.md", sha, 100).read_bytes() == MODEL_FILES["README.md"]
+    hub.down = True
+    assert read_head(connect(), name, "model") == head
+
+
+def test_a_pinned_location_has_the_name_of_its_repository(hub):
+    sha = hub.put("dataset", "alice/data", {"a.txt": b"1"})
+    assert str(pinned("hf://datasets/Alice/data")) == f"hf://datasets/alice/data@{sha}"
+
+
+@pytest.mark.parametrize("name", ["../../model", "a/b/c", 7])
+def test_a_malformed_name_is_no_answer(hub, sha, name):
+    hub.fail(INFO, alter=lambda body: json.dumps({**json.loads(body), "id": name}).encode())
+    assert "cannot be parsed" in complaint_of(lambda: read_head(connect(), MODEL, "model"))
 
 
 def test_a_pinned_commit_is_asked_for_once(hub, sha):
@@ -611,8 +633,9 @@ def test_content_that_is_not_what_the_answer_says_is_refused_and_not_kept(hub, s
 
 def test_a_damaged_cached_file_is_downloaded_again(sha):
     wanted = sha256_of(bytes(3_000_000))
-    fetch(sha, BIG, 2**22, wanted).write_bytes(b"bad")
-    assert fetch(sha, BIG, 2**22, wanted).stat().st_size == 3_000_000
+    for listed in (wanted, None):  # nobody needs to say what is wanted: files have the hash of their content as a name
+        fetch(sha, BIG, 2**22, wanted).write_bytes(b"bad")
+        assert fetch(sha, BIG, 2**22, listed).stat().st_size == 3_000_000
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 
@@ -374,6 +375,32 @@ def test_conflicts_are_retried_a_limited_number_of_times(hub, label, clock):
     assert LABEL_PATH not in hub.files("model", MODEL)
 
 
+def test_a_commit_waits_for_another_one_in_progress(hub, label, clock):
+    hub.fail(COMMIT, 409, times=3)
+    assert publish_label(label, GRAPH).changed
+
+
+def test_commits_at_the_same_time_all_succeed(hub):
+    hub.fail("/commit/", delay=0.2, times=2)
+    with ThreadPoolExecutor() as pool:
+        publish = partial(publish_to_collection, graphs=[GRAPH], collection=COLLECTION)
+        parts = [LABELS[:1], LABELS[1:2], LABELS[2:]]
+        assert all(published.changed for published in pool.map(publish, parts))
+    assert len([request for request in hub.requests if COMMIT in request]) > 3
+    assert_collected(hub, LABELS)
+
+
+def test_a_used_up_quota_of_commits_is_waited_for(hub, label, clock, caplog):
+    said = "You have exceeded the rate limit for repository commits (128 per hour). You can retry in about 1 hour."
+    hub.fail(COMMIT, 429, times=40, headers={"X-Error-Message": said})
+    assert publish_label(label, GRAPH).changed
+    assert 1800 < sum(clock.waits) < 3600
+    assert "allows no more commits this hour" in caplog.text
+    hub.fail(COMMIT, 429, times=999, headers={"X-Error-Message": said})
+    hub.put("model", MODEL, {LABEL_PATH: None})
+    assert "too many requests" in complaint_of(lambda: publish_label(label, GRAPH))
+
+
 STEPS = [
     "GET /api/models/alice/model",
     "GET .*/README.md",
@@ -691,6 +718,7 @@ def test_a_second_publication_goes_into_the_open_pull_request(hub):
     publish_to_collection(LABELS[2:], [GRAPH], COLLECTION, create_pr=True, token=READER)
     assert len(hub.repos["dataset", REPO].discussions) == 1
     assert label_files(LABELS[1:]).items() <= hub.files("dataset", REPO, "refs/pr/1").items()
+    assert len(open_source(f"{COLLECTION}@refs/pr/1").list()) == len(LABELS)  # as its reviewer reads it
 
 
 def test_a_concurrent_commit_in_a_collection_is_kept(hub):

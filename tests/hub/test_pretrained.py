@@ -49,6 +49,21 @@ def test_there_and_back(hub):
     assert label.push_to_hub(create_pr=True, token=READER).changed is False
 
 
+def test_a_label_outlives_the_name_of_its_repo(hub):
+    label = on_the_graph_of(hub, put_model("alice/before"))
+    label.push_to_hub()
+    hub.rename("model", "alice/before", MODEL)
+    renamed = replace(label, model=replace(label.model, repo_id=MODEL))
+    assert ModelLabel.from_pretrained("alice/before") == ModelLabel.from_pretrained(MODEL) == renamed
+    assert open_source("hub").fetch(open_source("hub").list()) == (renamed,)
+    hub.put("model", "bob/copy", hub.files("model", MODEL))
+    for _ in range(2):
+        hub.requests.clear()
+        with pytest.raises(LabelError, match=r"is a label of another model .alice/before"):
+            ModelLabel.from_pretrained("bob/copy")
+    assert "GET /api/models/alice/before" not in hub.requests  # not asked again
+
+
 def test_without_write_access_a_pull_request_must_be_asked_for(hub):
     label = on_the_graph_of(hub, put_model(MODEL))
     with pytest.raises(HubError, match="may not write to it"):

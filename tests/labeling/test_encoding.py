@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mll_hf.errors import ModelError, StorageError
+from mll_hf.errors import InputError, ModelError, StorageError
 from mll_hf.labeling.encoding import EmbeddingLog
 from mll_hf.labeling.engines import LocalRun
 from mll_hf.labels.label import ModelRef
@@ -90,6 +90,18 @@ def test_a_log_of_another_environment_is_deleted_with_a_warning(tmp_path, caplog
     assert not caplog.messages
     open_log(tmp_path / "log", {**KEY, "environment": there})
     assert caplog.messages == ["log: embedded so far in another environment (device cpu, now cuda); starting anew"]
+
+
+def test_embeddings_of_another_run_are_never_taken_for_those_of_this_one(tmp_path):
+    log = open_log(tmp_path / "log")
+    with log.writing() as write:
+        write(np.array([0, 1]), embeddings_of([0, 1]))
+        other = open_log(tmp_path / "log", {"model": "b"})
+        with other.writing() as write_other:
+            write_other(np.array([0]), embeddings_of([5]))
+    for each in (log, other):  # of another model; incomplete
+        with pytest.raises(InputError, match="another run labels the same model"):
+            next(each.blocks(np.array([0, 1]), 2))
 
 
 def test_a_log_that_cannot_be_written_says_so(tmp_path):

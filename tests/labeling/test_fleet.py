@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -13,6 +14,7 @@ from huggingface_hub import constants, snapshot_download
 from mll_hf.errors import HubError, InputError, ModelError, StorageError
 from mll_hf.graph.probes import SamplingConfig, load_probes
 from mll_hf.hub.card import LABEL_PATH
+from mll_hf.hub.sources import open_source
 from mll_hf.labeling import engines
 from mll_hf.labeling.destinations import CollectionRepo, OwnRepos, own_names, repos_of_others
 from mll_hf.labeling.fleet import Fleet, Outcome, for_each, label_one, working_folder
@@ -121,6 +123,13 @@ def test_a_file_that_names_no_models_is_refused_in_one_line(tmp_path, name, cont
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*check the path"):
         read_models(tmp_path / "none.txt")
+
+
+def test_all_pages_of_a_listing_come_from_the_host_that_was_asked(world):
+    names = world.add(*(f"alice/m{n}" for n in range(5)))
+    link = '<https://huggingface.co/api/models?sort=downloads&cursor=3>; rel="next"'  # as a mirror may answer
+    world.hub.fail("/api/models", headers={"Link": link})
+    assert sorted(list_models()) == sorted(names)
 
 
 def test_a_filter_lists_models_over_all_pages_and_touches_none(world):
@@ -257,7 +266,14 @@ def test_the_fleet_leaves_repos_of_others_alone(world):
 @pytest.mark.parametrize(
     ("answer", "owners"),
     [
-        ({"name": "alice", "orgs": [{"name": "lab"}, {"name": "bobs"}]}, {"alice", "lab", "bobs"}),
+        (
+            {"name": "alice", "orgs": [{"name": "lab", "roleInOrg": "contributor"}, {"name": "bobs"}]},
+            {"alice", "lab", "bobs"},
+        ),
+        (
+            {"name": "lab", "auth": {"type": "oauth"}, "orgs": [{"name": "readers", "roleInOrg": "read"}]},
+            {"lab"},
+        ),
         ({"name": "lab"}, {"lab"}),  # the token of an organization
     ],
 )
@@ -266,6 +282,18 @@ def test_the_hub_says_who_owns_what(hub, answer, owners):
     assert own_names() == owners
     models = ["lab/a@main", "lab/b", "bob/c", "bob/c@v1", "Lab/d", "gpt2", "local-dir:x/y"]
     assert repos_of_others(models) == ("bob/c", "Lab/d", "gpt2")
+
+
+def test_a_token_that_may_only_read_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_read_only_token")
+    with pytest.raises(HubError, match="log in with one that can write"):
+        own_names()
+
+
+def test_the_hub_is_asked_once_who_the_user_is(world):
+    for name in world.add("alice/a", "alice/b"):
+        world.run([name], OwnRepos(create_pr=True))
+    assert [str(request) for request in world.hub.requests].count("GET /api/whoami-v2") == 1
 
 
 def test_an_answer_that_names_nobody_is_no_owner(hub):
@@ -281,7 +309,38 @@ def test_pull_requests_are_opened_on_demand(world):
     assert LABEL_PATH not in world.hub.files("model", "alice/a")
 
 
+@pytest.mark.parametrize("name", ["alice/before", "Alice/a"])
+def test_a_model_named_by_an_old_name_or_in_another_case_is_labeled_under_its_own(world, name):
+    world.add("alice/before")
+    world.hub.rename("model", "alice/before", "alice/a")
+    (result,) = world.run([name], OwnRepos())
+    assert result.published.changed
+    assert [label.model.repo_id for label in open_source("hub").list()] == ["alice/a"]
+    assert world.outcomes(["alice/a", name], OwnRepos()) == [Outcome.SKIPPED, Outcome.SKIPPED]
+    world.hub.rename("model", "alice/a", "alice/b")
+    assert world.outcomes(["alice/b"], OwnRepos()) == [Outcome.SKIPPED]
+
+
+@pytest.mark.parametrize("destination", [OwnRepos(create_pr=True), CollectionRepo(LABELS, create_pr=True)])
+def test_what_waits_in_an_open_pull_request_is_not_measured_again(world, destination):
+    models = world.add("alice/a", "alice/b")
+    world.run(models[1:], CollectionRepo(LABELS), store="theirs")
+    assert world.outcomes(models[:1], destination) == [Outcome.LABELED]
+    again = replace(destination)
+    assert world.outcomes(models[:1], again, store="elsewhere") == [Outcome.SKIPPED]
+    world.add("alice/a", weights=b"other weights")
+    assert world.outcomes(models[:1], again, store="elsewhere") == [Outcome.LABELED]
+
+
 # --- a collection
+
+
+def test_what_others_label_in_the_meantime_is_not_measured_again(world):
+    models, ours = world.add("alice/a", "alice/b", "alice/c"), CollectionRepo(LABELS)
+    assert world.outcomes(models[:1], ours) == [Outcome.LABELED]
+    assert world.outcomes(models[1:2], CollectionRepo(LABELS), store="theirs") == [Outcome.LABELED]
+    assert world.outcomes(models[1:], ours) == [Outcome.SKIPPED, Outcome.LABELED]
+    assert len(open_source(LABELS).list()) == 3
 
 
 def test_a_collection_is_made_and_the_second_run_does_nothing(world):
@@ -488,6 +547,12 @@ def test_names_of_strangers_cannot_write_to_the_terminal(world):
     assert result.reason.isprintable()
 
 
+def test_a_log_gets_no_progress_bars(world, capsys, monkeypatch):
+    monkeypatch.setattr(sys.modules["huggingface_hub.utils.tqdm"], "are_progress_bars_disabled", lambda name: False)
+    assert world.outcomes(world.add("alice/a")) == [Outcome.LABELED]
+    assert "image" not in capsys.readouterr().err
+
+
 def test_progress_says_which_model_of_how_many(world):
     models = world.add("alice/a", "alice/b")
     started = []
@@ -541,6 +606,23 @@ def test_weights_of_a_failed_model_are_freed_too(world):
     assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.FAILED]
     assert not cached_weights()
     assert not blobs()
+
+
+def test_weights_in_modules_of_sentence_transformers_are_freed_too(world):
+    files = {"modules.json": b"[]", "0_CLIPModel/config.json": b"{}", "0_CLIPModel/model.safetensors": b"weights"}
+    world.hub.put("model", "alice/a", files)
+    assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.LABELED]
+    assert not blobs()
+    world.hub.put("model", "alice/a", {"0_CLIPModel/model.safetensors": b"other weights"})
+    snapshot_download("alice/a")
+    assert world.outcomes(["alice/a"], free_cache=True) == [Outcome.LABELED]
+    assert len(blobs()) == 3
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_embeddings_of_a_small_sample_are_freed_too(world, free):
+    assert world.outcomes(world.add("alice/a"), images_per_concept=2, free_cache=free) == [Outcome.LABELED]
+    assert len([*world.root.rglob("embeddings.log")]) == (0 if free else 1)
 
 
 def test_weights_that_were_there_before_stay(world):

@@ -310,6 +310,16 @@ def test_the_header_asks_hf_jobs_for_what_the_script_needs():
     assert header["tool"]["hf-jobs"]["secrets"] == ["HF_TOKEN"]
 
 
+def test_a_reader_that_goes_away_ends_the_run_without_a_traceback(home):
+    graph = write_graph_folder(home / "graph", probes_of_all(1))
+    process = start("local-dir:nothing", "--graph", graph, "--no-push", "--json")
+    process.stdout.close()
+    said = process.stderr.read()
+    assert process.wait(60) == 1
+    assert "nobody reads the results any more" in said
+    assert "Traceback" not in said
+
+
 def test_help_needs_no_torch():
     code = "import sys, label_models; label_models.build_parser().print_help(); print('torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parent, capture_output=True, text=True, check=True)
@@ -532,6 +542,12 @@ def test_a_job_is_started_for_each_model_that_needs_one(zoo, hub, home, capsys):
     assert not any(path.endswith((".parquet", ".safetensors")) for path in hub.requests)  # the jobs read them
 
 
+def test_the_hub_is_asked_once_who_pays(zoo, hub, home, capsys):
+    assert main(capsys, "alice/clip", "alice/open-clip", *JOBS, "--to", LABELS)[0] == 0
+    assert len(hub.jobs) == 2
+    assert [str(request) for request in hub.requests].count("GET /api/whoami-v2") == 1
+
+
 def test_what_a_job_was_told_labels_the_model(zoo, hub, home, capsys):
     main(capsys, "alice/clip", *JOBS)
     command = hub.jobs[0]["command"]
@@ -581,7 +597,7 @@ def test_a_job_installs_the_wheel_of_the_checkout(zoo, hub, home, capsys, monkey
     monkeypatch.setattr(HfApi, "sync_job_volume", sync)
     assert main(capsys, "alice/clip", "alice/labeled", *JOBS)[0] == 0
     digest = hashlib.sha256(b"a wheel").hexdigest()[:12]
-    assert synced == [({wheel.name: b"a wheel"}, f"mll-hf-{digest}", None)]  # once for both jobs
+    assert synced == [({wheel.name: b"a wheel"}, f"mll-hf-{digest}", "alice")]  # once for both jobs
     for job in hub.jobs:
         assert job["command"][2:4] == ["--with", f"mll-hf[models] @ file:///mll-hf/{wheel.name}"]
         (volume,) = job["volumes"]

@@ -320,11 +320,38 @@ def test_another_size_of_batches_goes_on_too(world):
 
 
 def test_undecodable_images_are_left_out_and_counted(tmp_path, monkeypatch):
-    probes = [*probes_of_all(2), *[Probe("cat", CAT, content=b"no picture")] * 5]
-    result = World(tmp_path, monkeypatch, probes).label()
+    probes = [*probes_of_all(40), *[Probe("cat", CAT, content=b"no picture")] * 5]
+    world = World(tmp_path, monkeypatch, probes)
+    result = world.label()
     assert result.undecodable == 5  # one of the batches of four holds nothing else
-    assert result.label.support[[CAT, PET]].tolist() == [2, 4]
-    assert result.label.hits[CAT] == 2
+    assert result.label.support[[CAT, PET]].tolist() == [40, 70]
+    assert result.label.hits[CAT] == 40
+    assert len(LabelStore(world.store.folder).list()) == 1
+
+
+def test_a_label_that_no_reader_would_accept_is_not_made(tmp_path, monkeypatch):
+    world = World(tmp_path, monkeypatch, [*probes_of_all(5), Probe("cat", CAT, content=b"no picture")])
+    with pytest.raises(GraphError, match="1 of the 16 probe images in graph cannot be decoded"):
+        world.label()
+    assert not world.store.paths()
+
+
+@pytest.mark.parametrize("other", [{"overwrite": True}, {"batch_size": 5}])
+def test_another_run_in_the_same_folder_does_not_mix_with_this_one(world, monkeypatch, other):
+    def label_too(self, pixels):
+        if len(self.encoded) == 8 and len(world.models) == 1:
+            world.label(**other)
+            if "overwrite" in other:
+                world.batches_left = 2  # interrupted
+                with pytest.raises(KeyboardInterrupt):
+                    world.label(**other)
+        return plain(self, pixels)
+
+    plain = FakeModel.encode_pixels
+    monkeypatch.setattr(FakeModel, "encode_pixels", label_too)
+    with pytest.raises(InputError, match="another run labels the same model"):
+        world.label()
+    assert read_label(*world.store.paths()).mean_recall == 1
 
 
 def test_a_model_that_fails_leaves_what_is_done(world, monkeypatch):

@@ -34,6 +34,7 @@ from mll_hf.labels.store import LabelStore
 from mll_hf.selection import Candidates, NoneFitsError, SelectionConfig, Strategy, indexed, select
 from mll_hf.selection.indexed import select_indexed
 from mll_hf.selection.mll import estimates, measure_all, task_needs, task_odds
+from mll_hf.utils.files import file_digest
 from selection_worlds import WordEncoder, forest, make_match, random_labels, random_match
 from worlds import know_only, make_graph, make_known, make_label
 
@@ -382,17 +383,12 @@ def test_shards_keep_their_code():
 
 
 def folder_of(folder, graph, labels):
-    """A folder of labels that are a second old, so that an index is newer."""
+    """A folder of labels."""
     store = LabelStore(folder)
     store.add_graph(graph)
     for label in labels:
-        _age(store.write(label))
+        store.write(label)
     return store
-
-
-def _age(path, seconds=1):
-    now = path.stat()
-    os.utime(path, ns=(now.st_atime_ns, now.st_mtime_ns - seconds * 10**9))
 
 
 def known(folder):
@@ -427,6 +423,20 @@ def test_what_the_index_lacks_is_read_from_files(tmp_path, monkeypatch):
     assert known(tmp_path).keys() == found.keys()
     assert len(read) == 6
     assert LabelStore(tmp_path).update_index() == 0
+
+
+def test_a_label_that_keeps_its_old_time_is_new_to_the_index(tmp_path):
+    """As after ``rsync -a`` from another machine, or on one whose clock is behind."""
+    graph = forest(12)
+    labels = random_labels(graph, 3)
+    store = folder_of(tmp_path, graph, labels)
+    store.update_index()
+    changed = replace(labels[0], temperature=np.array([9], np.float32))
+    os.utime(store.write(changed), (1e9, 1e9))
+    label = known(tmp_path)["org/m00"]
+    label.index.check(label.position, changed, np.empty(0, np.int64), np.empty(0, np.uint32))
+    assert label.sha256 == file_digest(store.path_of(changed)).hex()
+    assert LabelStore(tmp_path).update_index() == 1
 
 
 def test_groups_have_an_index_each(tmp_path):

@@ -697,6 +697,19 @@ def test_pickles_on_the_hub_are_refused_before_any_download(folders, api, hub, t
     assert hub.requests == ["GET /api/models/alice/tiny"]
 
 
+@pytest.mark.parametrize("module", [None, "", "0_Transformer"])  # of sentence-transformers
+def test_a_model_of_another_type_is_refused_before_its_weights_are_downloaded(module, folders, api, hub, tmp_path):
+    folder = Path(shutil.copytree(folders["clip"], tmp_path / "model" / (module or "")))
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    if module is not None:
+        (tmp_path / "model" / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": module}]))
+    upload(api, tmp_path / "model")
+    ref = resolve_model("alice/tiny")
+    with pytest.raises(ModelError, match="is of type 'llava', which does not embed images and texts"):
+        load_model(ref, "cpu")
+    assert not [request for request in hub.requests if "model.safetensors" in request and "/resolve/" in request]
+
+
 NOT_CACHED = "go online once|HF_HUB_OFFLINE forbids .* unset it"
 
 
