@@ -283,6 +283,7 @@ class Ensemble:
             desc=self.selection.models[models[0]].name if len(models) == 1 else None,
             unit="image",
             name="mll_hf.predict",
+            disable=None,
             leave=False,
             delay=_BAR_SECONDS,  # none for a few images
         )
