@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mll_hf.errors import HubError, InputError, MissingExtraError, ModelError
-from mll_hf.hub.reach import out_of_reach
+from mll_hf.hub.reach import why_unreachable
 from mll_hf.labels.join import JoinedLabels, NoLabelsError, join_labels
 from mll_hf.labels.label import UNPINNED
 from mll_hf.labels.store import LabelStore
@@ -158,7 +158,7 @@ class Client:
         if self._location == PUBLISHED:
             return None
         try:
-            if self._location == split_location(DEFAULT_LABELS)[0] and (reason := out_of_reach()):
+            if self._location == split_location(DEFAULT_LABELS)[0] and (reason := why_unreachable()):
                 raise HubError(str(self._location), reason)
             if not (self.source.indexed or self.source.list()):
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
@@ -393,7 +393,7 @@ class Client:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""
         models = list(selection.models)
         unpinned = [m for m in selection.union if models[m].ref.revision == UNPINNED]
-        reasons = {m: out_of_reach(models[m].ref.repo_id) for m in unpinned}
+        reasons = {m: why_unreachable(models[m].ref.repo_id) for m in unpinned}
         failed = [ModelError(models[m].ref.repo_id, reason) for m, reason in reasons.items() if reason]
 
         def resolved(m: int) -> ModelRef | ModelError:

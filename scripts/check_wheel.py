@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "tests" / "user_program.py"
 TRIES = 3
 LINES_SHOWN = 20
-MOST_SECONDS = 10.0  # for a stranger's first answer, installation not counted
+MAX_SECONDS = 10.0  # for a stranger's first answer, installation not counted
 FIRST = ["mll-hf", "select", "--classes", "golden retriever, tabby cat, fire truck"]
 COMMANDS = (
     [*FIRST, "--max-parameters", "200M", "--license", "mit,apache-2.0", "--json"],
@@ -85,9 +85,9 @@ def use(scripts: Path, folder: Path) -> None:
 
     said, seconds = timed(FIRST)
     for _ in range(TRIES - 1):
-        if seconds > MOST_SECONDS:  # the machine may be busy with something else
+        if seconds > MAX_SECONDS:  # the machine may be busy with something else
             said, seconds = timed(FIRST)
-    if seconds > MOST_SECONDS or not re.search(r"^Use \S+/\S+: estimated accuracy", said, re.MULTILINE):
+    if seconds > MAX_SECONDS or not re.search(r"^Use \S+/\S+: estimated accuracy", said, re.MULTILINE):
         raise SystemExit(f"the first answer took {seconds:.1f} s, or is none")
     for command in (*COMMANDS, ["python", PROGRAM.name]):
         timed(command)

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 PAGE_SIZE = 3  # where a client names none; small, so that clients must follow pages
-MOST_PER_PAGE = 1000
+MAX_PER_PAGE = 1000
 WINDOW_SECONDS = 300
 LFS_THRESHOLD = 10 * 2**20
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".npz", ".arrow", ".png", ".jpg")
@@ -476,7 +476,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_page(self, items: list):
         """One page of a listing, with a Link to the next one."""
         start = int(self.query.get("cursor", ["0"])[0])
-        size = min(MOST_PER_PAGE, int(self.query.get("limit", [PAGE_SIZE])[0]))
+        size = min(MAX_PER_PAGE, int(self.query.get("limit", [PAGE_SIZE])[0]))
         headers = {}
         if start + size < len(items):
             rest = re.sub(r"[?&]cursor=\d+", "", self.path)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.matching.concept_index import ConceptIndex
 
-_MOST_IMAGES = 1000
+_MAX_IMAGES = 1000
 _SAMPLE_SIZES = (1, 2, 4, 8, 16, 32)
 _PROMPT_SETS = ["simple", "class", "ensemble"]
 _TASKS_HELP = "a folder of tasks, a task, an image folder, or hf://datasets/ORG/NAME[@REVISION]"
@@ -97,7 +97,7 @@ def _add_inputs(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--most-images",
         type=positive,
-        default=_MOST_IMAGES,
+        default=_MAX_IMAGES,
         metavar="N",
         help="most images per task, drawn at random (default: %(default)s)",
     )

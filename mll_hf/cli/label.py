@@ -69,12 +69,12 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import fetch_graph_with_images, named_default_graph
+    from mll_hf.hub.locations import fetch_graph_with_images, require_default_graph
     from mll_hf.labeling.fleet import Fleet, for_each, label_one
     from mll_hf.labeling.run import open_engine
 
     sampling = SamplingConfig(args.sample, args.seed)
-    wanted = args.graphs or [named_default_graph()]
+    wanted = args.graphs or [require_default_graph()]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
     locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]

@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from mll_hf.harvest.credits import Credits
 
 _NAMES_FILE = "classnames.txt"
-_MOST_NAMES_BYTES = 2**20
-_MOST_CONTRADICTIONS = 0.02  # share of the classes; ImageNet itself has two named "sunglasses"
+_MAX_NAMES_BYTES = 2**20
+_MAX_CONTRADICTIONS = 0.02  # share of the classes; ImageNet itself has two named "sunglasses"
 _OPTIONS = (
     "name", "config", "split", "files", "image", "label", "labels", "domain", "license", "objects", "key", "credits"
 )  # fmt: skip
@@ -237,7 +237,7 @@ def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
         gated = retried(lambda: api.dataset_info(source.repo_id, expand=["gated"], timeout=TIMEOUT_SECONDS).gated)
     names = None
     if _NAMES_FILE in head.files:
-        file = download(api, source.repo_id, "dataset", _NAMES_FILE, head.sha, _MOST_NAMES_BYTES)
+        file = download(api, source.repo_id, "dataset", _NAMES_FILE, head.sha, _MAX_NAMES_BYTES)
         names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
     return PinnedSource(source, head.sha, bool(gated), names, by_label, credits)
 
@@ -320,7 +320,7 @@ def _check_names(repo_id: str, meant: Sequence[tuple[str, str]], graph: Semantic
         names_other = bool(parts & of_any) and not parts & lemmas.get(wnid, parts)
         if (name != wnid) if WNID.fullmatch(name) else names_other:
             contradictions.append(f"'{name}' for {wnid}")
-    if len(contradictions) > _MOST_CONTRADICTIONS * len(meant):
+    if len(contradictions) > _MAX_CONTRADICTIONS * len(meant):
         raise HubError(
             repo_id,
             f"its class names contradict labels=... in {len(contradictions)} of {len(meant)} classes, for example "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CONTEST_BLOCK = 1024  # images; the last bit of a score depends on the block, so all labels use the same blocks
 _CONTESTS_AT_ONCE = 512
 _CALIBRATION_IMAGES = 4096
-_MOST_CANDIDATES = 200
+_MAX_CANDIDATES = 200
 _CALIBRATION_SALT = 0x7E39
 
 
@@ -169,9 +169,9 @@ class Contest:
         if n_concepts < 2 or not len(chosen):
             return
         rows, nodes = probes.rows[numbers[chosen]], probes.nodes[numbers[chosen]]
-        n_candidates = np.floor(2 * (_MOST_CANDIDATES / 2) ** _uniform(rows, 1))
-        slots = np.arange(_MOST_CANDIDATES - 1)
-        draws = _uniform(rows[:, None] * _MOST_CANDIDATES + slots, 2)
+        n_candidates = np.floor(2 * (_MAX_CANDIDATES / 2) ** _uniform(rows, 1))
+        slots = np.arange(_MAX_CANDIDATES - 1)
+        draws = _uniform(rows[:, None] * _MAX_CANDIDATES + slots, 2)
         candidates = np.sort(
             np.where(slots < n_candidates[:, None] - 1, (draws * n_concepts).astype(np.int64), -1), axis=1
         )

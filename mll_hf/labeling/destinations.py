@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound="LabelFacts")
 
 LABEL_FILE = "label.safetensors"
-_NOT_THERE = (401, 404)  # the Hub also answers 401 for what does not exist
+_MISSING = (401, 404)  # the Hub also answers 401 for what does not exist
 _log = logging.getLogger(__name__)
 
 
@@ -134,7 +134,7 @@ class CollectionRepo:
         except InputError:  # it holds no labels yet
             return ()
         except HubError as error:
-            if error.status in _NOT_THERE:
+            if error.status in _MISSING:
                 return ()
             raise
 
@@ -183,7 +183,7 @@ def _has_weights_of(head: Head, measured: ModelRef) -> bool:
         with hub_errors(head.repo_id):
             return same_weights(connect(), head, measured)
     except HubError as error:
-        if error.status in _NOT_THERE:  # the commit that was measured is gone
+        if error.status in _MISSING:  # the commit that was measured is gone
             return False
         raise
 

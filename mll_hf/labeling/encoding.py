@@ -109,7 +109,7 @@ class EmbeddingLog:
             found = key_file.read_bytes() if key_file.exists() else None
             if found != text:
                 if found:
-                    _warn_of_environment(folder, found, key)
+                    _warn_about_environment(folder, found, key)
                 if folder.exists():
                     shutil.rmtree(folder)
                 write_atomically(key_file, text)
@@ -184,7 +184,7 @@ def _key_text(key: Mapping[str, object]) -> bytes:
     return json.dumps(key, sort_keys=True).encode()
 
 
-def _warn_of_environment(folder: Path, found: bytes, key: Mapping[str, object]) -> None:
+def _warn_about_environment(folder: Path, found: bytes, key: Mapping[str, object]) -> None:
     """Warn if a log is deleted because it was written in another environment."""
     try:
         before = json.loads(found).get("environment")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ID_FIELDS = ("repo_id", "model", "id")
-_LEAST_PER_PAGE, _MOST_PER_PAGE = 100, 1000
+_MIN_PER_PAGE, _MAX_PER_PAGE = 100, 1000
 
 
 def list_models(
@@ -38,7 +38,7 @@ def list_models(
         "sort": "downloads",
         "expand": "sha",  # only ids are needed
         # of a page; more than are wanted, since malformed entries do not count
-        "limit": str(min(max(limit, _LEAST_PER_PAGE), _MOST_PER_PAGE)) if limit else "",
+        "limit": str(min(max(limit, _MIN_PER_PAGE), _MAX_PER_PAGE)) if limit else "",
     }
     with hub_errors(HUB):
         listed = list_model_repos(connect(), {name: value for name, value in question.items() if value})

@@ -47,7 +47,7 @@ _RETRIES = 5
 _ADDRESS = re.compile(r"(?:ray://)?([\w.-]+):(\d{1,5})", re.ASCII)
 _CONNECT_SECONDS = 10.0
 _WAIT_SECONDS = 60.0
-_MOST_CORES = 8.0  # per GPU, to decode images
+_MAX_CORES = 8.0  # per GPU, to decode images
 _log = logging.getLogger(__name__)
 
 
@@ -300,7 +300,7 @@ def share_of(resources: dict[str, float], gpus: float | None, cpus: float | None
     n_gpus = resources.get("GPU", 0.0)
     gpus = min(1.0, n_gpus) if gpus is None else gpus
     per_gpu = resources.get("CPU", 1.0) * gpus / n_gpus if gpus and n_gpus else 1.0
-    return Share(max(1.0, min(_MOST_CORES, float(int(per_gpu)))) if cpus is None else cpus, gpus)
+    return Share(max(1.0, min(_MAX_CORES, float(int(per_gpu)))) if cpus is None else cpus, gpus)
 
 
 def workers_in(resources: dict[str, float], share: Share) -> int:

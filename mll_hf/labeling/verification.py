@@ -128,7 +128,7 @@ def verify_label(
         InputError: The label is of another graph or other images, or has no concept with images.
         ModelError: The model cannot be loaded or run.
     """
-    _check_same_question(label, graph, probes)
+    _check_graph_and_images(label, graph, probes)
     tested = np.flatnonzero(label.support > 0)
     if not len(tested):
         raise InputError(f"the label of {label.model.repo_id} has no concept with images; there is nothing to verify")
@@ -155,7 +155,7 @@ def verify_label(
     )
 
 
-def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
+def _check_graph_and_images(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
     if label.graph_digest != graph.digest:
         raise InputError(
             f"the label was measured on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     Chunk = tuple[NDArray[Any] | None, list[bool]]
 
 Item = TypeVar("Item")
-MOST_PROCESSES = 16
+MAX_PROCESSES = 16
 _CHUNK = 32  # images per task of a thread or process
 _CHUNKS_AHEAD = 16
-_SECONDS_BETWEEN_LOOKS = 1.0
+_PARENT_CHECK_SECONDS = 1.0
 
 
 def prepared_batches(
@@ -60,7 +60,7 @@ class Decoders(Generic[Item]):
         self._pool: Executor
         self._chunks_ahead, self._is_forked = _CHUNKS_AHEAD, False
         if processes and "fork" in multiprocessing.get_all_start_methods():
-            processes = min(processes, MOST_PROCESSES)
+            processes = min(processes, MAX_PROCESSES)
             fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(processes, fork, initializer=_start_process, initargs=(prepare,))
             self._pool.submit(_use_one_torch_thread).result()  # forks all of them now, before there are more threads
@@ -150,14 +150,14 @@ _prepare_in_process: Callable[[Any], torch.Tensor | None]  # of a forked process
 def _start_process(prepare: Callable[[Any], torch.Tensor | None]) -> None:
     global _prepare_in_process
     _prepare_in_process = prepare
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     _use_one_torch_thread()
 
 
-def _end_with(parent: int) -> None:
+def _exit_with_parent(parent: int) -> None:
     """End this process when its parent is gone: a killed one cannot see to it, and the process would wait for ever."""
     while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)
 
 

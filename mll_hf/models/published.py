@@ -47,7 +47,7 @@ PROMPTS = "ensemble"  # 80 templates, as in most published accuracies on ImageNe
 SOURCES = {"imagenet-1k": 50, "imagenet-sketch": 51, "imagenet-r": 150}  # images per class
 DOMAINS = ("photo", "sketch", "rendition")  # of these
 _LOST_BINS = 4
-_MOST_IMAGES = 60_000
+_MAX_IMAGES = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel
     pooled = np.moveaxis(pooled, 0, 2).astype(np.float64)
     pooled = np.pad(np.rint(pooled), [(0, 0)] * 3 + [(0, RANK_BINS - 1 - _LOST_BINS)])  # [M, S, V, RANK_BINS]
     domain_ranks = pooled.sum(axis=2)
-    share = np.minimum(1, _MOST_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
+    share = np.minimum(1, _MAX_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
     pooled = np.floor(pooled * share[:, None, :, None])
     return tuple(
         ModelLabel(

@@ -23,7 +23,7 @@ from mll_hf.hub.connection import (
     connect,
     fetch_head,
     hub_errors,
-    is_of_a_model,
+    is_model_file,
     is_unreachable,
     read_head,
 )
@@ -64,7 +64,7 @@ def resolve(spec: str, token: str | None) -> ModelRef:
     with hub_errors(repo_id, lambda reason: ModelError(spec, reason)):
         try:
             head = fetch_head(connect(token), repo_id, "model", revision or None)
-            commit, names = head.sha, [path for path in head.files if is_of_a_model(path)]
+            commit, names = head.sha, [path for path in head.files if is_model_file(path)]
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
             if cached is None:
@@ -103,7 +103,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    sizes = {name: file.size for name, file in head.files.items() if is_of_a_model(name)}
+    sizes = {name: file.size for name, file in head.files.items() if is_model_file(name)}
     return sum(
         sizes[name]
         for name in _downloaded(sizes, backend)
@@ -188,7 +188,7 @@ def _resolve_folder(spec: str) -> ModelRef:
 def _file_names(folder: Path) -> list[str]:
     """Paths of a model's files: those at the root, and in the modules of sentence-transformers."""
     paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
-    return [name for path in paths if is_of_a_model(name := path.relative_to(folder).as_posix())]
+    return [name for path in paths if is_model_file(name := path.relative_to(folder).as_posix())]
 
 
 def _content_digest(folder: Path, names: Collection[str]) -> str:

@@ -71,7 +71,7 @@ class VisionLanguageModel(ABC):
     _mean: torch.Tensor  # [3, 1, 1] on the device, and so is _std
     _std: torch.Tensor
     _half: torch.dtype | None  # of the image tower, None for float32
-    _most_images: int  # per batch; halved when memory runs out
+    _max_images: int  # per batch; halved when memory runs out
     _network: Any  # the two libraries name the towers differently
 
     def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None) -> None:
@@ -126,10 +126,10 @@ class VisionLanguageModel(ABC):
         done = 0
         with torch.inference_mode(), self._running():
             while done < len(pixels):
-                part = pixels[done : done + self._most_images]
+                part = pixels[done : done + self._max_images]
                 embeddings = self._encode_if_it_fits(part)
                 if embeddings is None:
-                    self._most_images = (len(part) + 1) // 2  # for later batches too: they are as large
+                    self._max_images = (len(part) + 1) // 2  # for later batches too: they are as large
                     self._free_memory()
                 else:
                     parts.append(embeddings)
@@ -237,7 +237,7 @@ class VisionLanguageModel(ABC):
             parameters=sum(parameter.numel() for parameter in self._network.parameters()),
             gflops=count_flops(lambda: self._image_features(batch)) / 1e9,
         )
-        self._most_images = 2**31
+        self._max_images = 2**31
         self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
         self._normalize_on_device()
         if self._device.type == "cuda":

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 _MODELS_SHOWN = 8
 _CLASSES_SHOWN = 40
 _ROW_PIXELS, _HEADING_PIXELS = 26, 120
-_MOST_NAMED = 6
-_MOST_TICKS = 7
+_MAX_NAMED = 6
+_MAX_TICKS = 7
 _MARKER = {"line": {"color": "white", "width": 1}}
 _LINE_HEIGHT = 0.08  # of a name, as a share of the points' spread
 _LEAST_GFLOPS = 1e-6  # so that the logarithm exists
@@ -95,7 +95,7 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
     padding = max(0.15 * (best - worst), 2.0)
     steps_x = [*costs[front].tolist(), 10 ** (high + room)]
     steps_y = [*percent[front].tolist(), float(percent[front[-1]])]
-    named = [*chosen, *(m for m in reversed(front) if m not in chosen)][:_MOST_NAMED]
+    named = [*chosen, *(m for m in reversed(front) if m not in chosen)][:_MAX_NAMED]
     sides = _sides(named, np.log10(costs), percent)
 
     def points(models: list[int], **style: Any) -> dict[str, Any]:  # noqa: ANN401 - plotly's JSON
@@ -161,7 +161,7 @@ def _log_ticks(costs: NDArray[np.float64]) -> dict[str, Any]:
     powers = 10.0 ** np.arange(np.floor(np.log10(costs.min())), np.ceil(np.log10(costs.max())) + 1)
     fine = np.sort(np.outer(powers, [1, 2, 5]).ravel())
     within = [marks[(marks >= costs.min() * 0.8) & (marks <= costs.max() * 1.25)] for marks in (fine, powers)]
-    marks = within[0] if len(within[0]) <= _MOST_TICKS else within[1]
+    marks = within[0] if len(within[0]) <= _MAX_TICKS else within[1]
     if len(marks) < 2:
         marks = np.unique([costs.min(), costs.max()])
     return {"tickmode": "array", "tickvals": marks.tolist(), "ticktext": [f"{mark:.3g}" for mark in marks]}

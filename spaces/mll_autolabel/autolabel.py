@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labeling.webhook import Change
 
-_MOST_EVENTS = 200
+_MAX_EVENTS = 200
 _log = logging.getLogger(__name__)
 
 
@@ -45,7 +45,7 @@ class Settings:
     graph: str  # folder or ``hf://datasets/org/graph`` of the graph and its probe images
     # collection in which labels are published; None for each model's own repository, which must be the user's
     to: str | None = None
-    most_waiting: int = 100  # most models that may wait; events for more are refused with status 503
+    max_waiting: int = 100  # most models that may wait; events for more are refused with status 503
     # time without events after which a model is labeled, since uploads come in several commits
     settle_seconds: float = 60.0
 
@@ -63,14 +63,14 @@ class Settings:
         def required(name: str, what: str) -> str:
             return optional(name) or _refuse(f"{name} is not set; add {what} to the Space's settings")
 
-        most_waiting = optional("MLL_AUTOLABEL_QUEUE", "100")
-        if not (most_waiting.isdecimal() and int(most_waiting)):
-            _refuse(f"MLL_AUTOLABEL_QUEUE is '{most_waiting}'; use a number such as 100")
+        max_waiting = optional("MLL_AUTOLABEL_QUEUE", "100")
+        if not (max_waiting.isdecimal() and int(max_waiting)):
+            _refuse(f"MLL_AUTOLABEL_QUEUE is '{max_waiting}'; use a number such as 100")
         settings = cls(
             secret=required("WEBHOOK_SECRET", "the webhook's secret as a secret"),
             graph=required("MLL_AUTOLABEL_GRAPH", "hf://datasets/ORG/GRAPH as a variable"),
             to=optional("MLL_AUTOLABEL_TO") or None,
-            most_waiting=int(most_waiting),
+            max_waiting=int(max_waiting),
         )
         if settings.to:
             parse_dataset(settings.to)
@@ -119,14 +119,14 @@ class Queue:
     Args:
         work: Handles a change; returns its final state, and a reason or address.
         settle_seconds: Time without events before it is a model's turn.
-        most_waiting: Most models that may wait.
+        max_waiting: Most models that may wait.
     """
 
-    def __init__(self, work: Callable[[Change], tuple[State, str]], settle_seconds: float, most_waiting: int) -> None:
-        self._work, self._settle_seconds, self._most_waiting = work, settle_seconds, most_waiting
+    def __init__(self, work: Callable[[Change], tuple[State, str]], settle_seconds: float, max_waiting: int) -> None:
+        self._work, self._settle_seconds, self._max_waiting = work, settle_seconds, max_waiting
         self._waiting: dict[str, tuple[Change, float]] = {}  # in order of their due times
         self._running: Event | None = None
-        self._past: deque[Event] = deque(maxlen=_MOST_EVENTS)  # the newest last
+        self._past: deque[Event] = deque(maxlen=_MAX_EVENTS)  # the newest last
         self._condition = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="autolabel", daemon=True)
@@ -154,7 +154,7 @@ class Queue:
                 for event in (*self._past, *([self._running] if self._running else []))
             ):
                 return State.IGNORED
-            if not self._waiting.pop(change.repo_id, None) and len(self._waiting) >= self._most_waiting:
+            if not self._waiting.pop(change.repo_id, None) and len(self._waiting) >= self._max_waiting:
                 return None
             self._waiting[change.repo_id] = (change, time.monotonic() + self._settle_seconds)
             self._condition.notify()

@@ -62,21 +62,21 @@ if TYPE_CHECKING:
 
     Embed = Callable[[VisionLanguageModel, torch.Tensor, list[str]], tuple[NDArray[Any], NDArray[Any]] | str]
 
-MOST_CLASSES = 1000
-MOST_MODELS = 10  # per class
-MOST_IMAGES = 200
+MAX_CLASSES = 1000
+MAX_MODELS = 10  # per class
+MAX_IMAGES = 200
 OPEN_LICENSES = (
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense",
 )  # fmt: skip
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
-_MOST_LICENSES = 50
-_MOST_FILE_BYTES = 2**20
+_MAX_LICENSES = 50
+_MAX_FILE_BYTES = 2**20
 _RETRY_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
-_MOST_FETCHED = 100  # labels that are read whole to compare models on one concept
-_MOST_SENSES = 4
+_MAX_FETCHED = 100  # labels that are read whole to compare models on one concept
+_MAX_SENSES = 4
 _LEAST_WEIGHT = 0.2  # of a nearest concept, as a share of the largest weight
-_MOST_BRANCHES = 300
+_MAX_BRANCHES = 300
 _SHORTLIST = 8  # models that compete in a trial; all of them may have to run on a CPU
 _CLASSES_IN_A_LINE = 30
 FAMILIES = (
@@ -96,7 +96,7 @@ class Settings:
     # folder or dataset of the graph that labels must be on; None for the one of most publishers
     graph: str | None = None
     images: str | None = None  # a graph whose probe images may be shown to anyone; None to show none
-    most_parameters: int = 10**9  # most parameters of all models of one trial together
+    max_parameters: int = 10**9  # most parameters of all models of one trial together
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Settings:
@@ -149,16 +149,16 @@ def make_question(
     Raises:
         InputError: A value cannot be used.
     """
-    if len(classes) > MOST_CLASSES:
+    if len(classes) > MAX_CLASSES:
         raise InputError(
-            f"{len(classes):,} class names are more than this page takes ({MOST_CLASSES:,}); the library takes any "
+            f"{len(classes):,} class names are more than this page takes ({MAX_CLASSES:,}); the library takes any "
             "number"
         )
     names = check_class_names(classes)
     if len(names) == 1:
         raise InputError("one class leaves nothing to choose between; name at least two")
-    if not 1 <= k <= MOST_MODELS or k != int(k):
-        raise InputError(f"the number of models is {k:g}; choose 1 to {MOST_MODELS}")
+    if not 1 <= k <= MAX_MODELS or k != int(k):
+        raise InputError(f"the number of models is {k:g}; choose 1 to {MAX_MODELS}")
     for cap, what in ((max_gflops, "GFLOPs"), (max_million_parameters, "parameters")):
         if cap is not None and not 0 <= cap < float("inf"):
             raise InputError(f"the limit on {what} is {cap:g}; give a positive number, or none")
@@ -172,8 +172,8 @@ def make_question(
 
 
 def _checked_licenses(licenses: Sequence[str]) -> tuple[str, ...]:
-    if len(licenses) > _MOST_LICENSES:
-        raise InputError(f"{len(licenses)} licenses are more than this page takes; give at most {_MOST_LICENSES}")
+    if len(licenses) > _MAX_LICENSES:
+        raise InputError(f"{len(licenses)} licenses are more than this page takes; give at most {_MAX_LICENSES}")
     ids = tuple(dict.fromkeys(str(license).strip().lower() for license in licenses))
     if wrong := [id for id in ids if not _LICENSE.fullmatch(id)]:
         raise InputError(f"'{shortened(wrong[0], 40)}' is not a Hub id of a license; write for example apache-2.0, mit")
@@ -211,7 +211,7 @@ def names_in_file(path: str) -> tuple[str, ...]:
     Raises:
         InputError: The file is too large, or has no class names.
     """
-    if os.path.getsize(path) > _MOST_FILE_BYTES:
+    if os.path.getsize(path) > _MAX_FILE_BYTES:
         raise InputError("the file is larger than 1 MB; a list of class names is smaller")
     try:
         return parse_class_names(path)
@@ -255,7 +255,7 @@ class Board:
     def branches(self) -> tuple[tuple[str, str], ...]:
         """Name and id of the branches with at least ten concepts, the largest first."""
         sizes = [1 + len(below) for below in self.graph.descendants]
-        largest = sorted((v for v in range(len(sizes)) if sizes[v] >= 10), key=lambda v: -sizes[v])[:_MOST_BRANCHES]
+        largest = sorted((v for v in range(len(sizes)) if sizes[v] >= 10), key=lambda v: -sizes[v])[:_MAX_BRANCHES]
         concepts = self.graph.concepts
         return tuple((f"{concepts[v].name} ({sizes[v]:,} concepts)", concepts[v].id) for v in largest)
 
@@ -395,7 +395,7 @@ class Labels:
         If the source has an index, only the 100 best are compared, since their labels are fetched.
         """
         pairs = [(model, label) for model in self.models if (label := model.labels[b])]
-        pairs = pairs[:_MOST_FETCHED] if self.boards[b].source.indexed else pairs
+        pairs = pairs[:_MAX_FETCHED] if self.boards[b].source.indexed else pairs
         labels = self._whole(b, [label for _, label in pairs])
         return [(model, label) for (model, _), label in zip(pairs, labels, strict=True)]
 
@@ -455,12 +455,12 @@ class Labels:
             for v in graph.concepts_named(name):
                 named.setdefault(graph.concepts[v].id, len(graph.descendants[v]))
         if named:
-            return sorted(named, key=lambda id: -named[id])[:_MOST_SENSES], True
+            return sorted(named, key=lambda id: -named[id])[:_MAX_SENSES], True
         group = self.client.groups[0]
         graph = group.labels.union.graph
         match = group.index.match(from_templates((name,), graph, None, None))
         near = match.weights[0] >= _LEAST_WEIGHT * match.weights[0, 0]
-        return [graph.concepts[v].id for v in match.concepts[0, near][:_MOST_SENSES].tolist()], False
+        return [graph.concepts[v].id for v in match.concepts[0, near][:_MAX_SENSES].tolist()], False
 
     def sample_images(self, concept: int, b: int, most: int = 6) -> list[bytes]:
         """Some probe images of a concept of a board; none unless the settings allow to show them.
@@ -686,7 +686,7 @@ def sampled_images(paths: Sequence[str]) -> list[str]:
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise InputError("no image yet; upload some, or choose an example")
-    return [images[n] for n in trial_sample(len(images), MOST_IMAGES)]
+    return [images[n] for n in trial_sample(len(images), MAX_IMAGES)]
 
 
 Progress = Callable[[tuple[int, int | None], str], object]
@@ -707,7 +707,7 @@ def classify(
     Raises:
         MLLError: No model is small enough, or one fails.
     """
-    selection, most = labels.select(question), labels.settings.most_parameters
+    selection, most = labels.select(question), labels.settings.max_parameters
     is_first_choice = selection.cost.parameters <= most
     if not is_first_choice:
         each = most // max(len(selection.union), 1)
@@ -726,7 +726,7 @@ def choose_by_images(
 ) -> tuple[Selection, Selection]:
     """Try models on a visitor's images, as :meth:`Client.select` does, and choose among them.
 
-    The budget is the Space's: models that are tried have at most ``most_parameters`` together, whether they are in its
+    The budget is the Space's: models that are tried have at most ``max_parameters`` together, whether they are in its
     cache or not. Arguments are those of :func:`classify`.
 
     Returns:
@@ -735,10 +735,10 @@ def choose_by_images(
     Raises:
         MLLError: No model fits, too few images can be read, or all models fail.
     """
-    most = labels.settings.most_parameters
+    most = labels.settings.max_parameters
     cap = min(question.config.max_parameters or most, most)
     config = replace(
-        question.config, max_parameters=cap, shortlist=_SHORTLIST, most_images=MOST_IMAGES, max_download=4 * most
+        question.config, max_parameters=cap, shortlist=_SHORTLIST, most_images=MAX_IMAGES, max_download=4 * most
     )
     before = labels.select(replace(question, config=shortlisting(config)))
     told, planned = count(), list[int]()

@@ -59,7 +59,7 @@ LICENSES = [
     ("Apache 2.0 or MIT", "apache-2.0, mit"),
 ]
 _FILE_TYPES = [".txt", ".csv", ".json"]
-_MOST_UPLOAD = "10mb"
+_MAX_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
 _ANNOUNCE = """() => {
@@ -196,7 +196,7 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             )
             read = gr.Button("Read its class names", size="sm")
     with gr.Accordion("Number of models and limits", open=False), gr.Row():
-        k = gr.Slider(1, answers.MOST_MODELS, value=1, step=1, label="Models to combine", info="several vote together")
+        k = gr.Slider(1, answers.MAX_MODELS, value=1, step=1, label="Models to combine", info="several vote together")
         gflops = gr.Number(0, label="Most GFLOPs per image", info="0 for any", minimum=0)
         parameters = gr.Number(0, label="Most parameters, in millions", info="0 for any", minimum=0)
         license = gr.Dropdown(
@@ -275,10 +275,10 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     selection = gr.State(None)
     with gr.Row():
         files = gr.File(
-            label=f"Images: up to {answers.MOST_IMAGES}", file_count="multiple", file_types=["image"], height=170
+            label=f"Images: up to {answers.MAX_IMAGES}", file_count="multiple", file_types=["image"], height=170
         )
         folder = gr.File(
-            label=f"Or a folder of images; of many, {answers.MOST_IMAGES} are drawn", file_count="directory", height=170
+            label=f"Or a folder of images; of many, {answers.MAX_IMAGES} are drawn", file_count="directory", height=170
         )
     pictures = sorted(map(str, PICTURES.glob("*.png")))
     examples = gr.Button("Use our example images", size="sm")
@@ -709,7 +709,7 @@ def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - pass
     page.launch(
         theme=make_theme(),
         css_paths=Path(__file__).parent / "style.css",
-        max_file_size=_MOST_UPLOAD,
+        max_file_size=_MAX_UPLOAD,
         max_threads=10,  # each takes memory
         mcp_server=importlib.util.find_spec("mcp") is not None,
         ssr_mode=False,

@@ -639,7 +639,7 @@ def test_trials_that_cannot_run(labels, folder, tmp_path):
         with pytest.raises(InputError, match="no image yet"):
             answers.sampled_images(files)
     assert len(answers.sampled_images([f"{n}.png" for n in range(500)])) == 200
-    small = make_library(folder, most_parameters=1000).labels
+    small = make_library(folder, max_parameters=1000).labels
     for trial in (answers.classify, answers.choose_by_images):
         with pytest.raises(InputError, match="within the caps"):
             trial(small, ask("cat", "dog"), ["x.png"] * 16, None, nothing)
