@@ -4,8 +4,8 @@ An image ``x`` that tests concept ``v`` is recognized if ``v`` scores strictly h
 Eq. 5 with all concepts as candidates). Ancestors and descendants of ``v`` are not rivals, nor are the concept that
 ``x`` was filed under and its ancestors: these answers are not wrong.
 
-Memory does not grow with the number of images: they come in blocks. The one table of all concepts by all rivals, of 16
-bits each, can be counted in ranges of concepts, by several machines that see all images.
+Images come in blocks, so memory does not grow with their number. The table of all concepts by all rivals (16 bits per
+entry) can be split by ranges of concepts over several machines, each of which sees all images.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Contest:
         self._device = torch.device(device)
         self._concepts = self._to_device(concepts)
         self._logit_scale = logit_scale
-        # what an image of each concept shows, and what is no rival of the concept
+        # concepts that an image of each concept shows, and concepts that are not rivals of the concept
         self._shown = [np.append(above, np.int64(v)) for v, above in enumerate(graph.ancestors)]
         self._related = [np.append(*both) for both in zip(self._shown, graph.descendants, strict=True)]
         self._tested = range(len(graph)) if tested is None else tested
@@ -111,7 +111,7 @@ class Contest:
         return (concepts >= self._tested.start) & (concepts < self._tested.stop)
 
     def _marked(self, *rows: list[NDArray[np.int64]]) -> torch.Tensor:
-        """[N, V] boolean: each row marks the concepts that any of the lists of N rows has there."""
+        """[N, V] boolean: each row marks the concepts that any of the lists has in this row."""
         import torch
 
         marked = torch.zeros((len(rows[0]), len(self._concepts)), dtype=torch.bool, device=self._device)

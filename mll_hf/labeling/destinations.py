@@ -1,4 +1,4 @@
-"""Where labels are published, and which are there already."""
+"""Where labels are published, and which labels are there already."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound="LabelFacts")
 
 LABEL_FILE = "label.safetensors"
-_MISSING = (401, 404)  # the Hub also answers 401 for what does not exist
+_MISSING = (401, 404)  # the Hub also answers 401 for missing repos
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +70,7 @@ class OwnRepos:
         return own_names()
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """Address of a model's published label; None if there is none on the repository's current weights.
+        """Address of a model's published label; None if there is none for the repository's current weights.
 
         Raises:
             MLLError: The Hub cannot be asked, or the label could not be published here.
@@ -87,7 +87,7 @@ class OwnRepos:
             if not same_weights(api, head, model):
                 raise HubError(
                     model.repo_id,
-                    f"has other weights now than at {model.revision[:12]}, so its label does not belong there; label "
+                    f"its weights have changed since {model.revision[:12]}, so its label does not belong there; label "
                     "the newest revision, or publish to a collection with --to",
                 )
             for path in (LABEL_PATH, f"mll/{wanted.group.graph_digest[:12]}/{LABEL_FILE}"):
@@ -165,7 +165,7 @@ def _label_at(head: Head, path: str) -> ModelLabel | None:
 def label_of_same_weights(labels: Iterable[L], model: ModelRef, wanted: Wanted) -> L | None:
     """The wanted label of a model's revision, or of another revision with the same weights.
 
-    Needs two requests if there is only one of another revision.
+    Sends two requests if only labels of other revisions match.
     """
     fitting = [label for label in labels if wanted.matches(label, model)]
     for label in fitting:
@@ -189,7 +189,7 @@ def _has_weights_of(head: Head, measured: ModelRef) -> bool:
 
 
 def own_names() -> frozenset[str]:
-    """Names of the logged-in user and of the user's organizations, as the Hub says; asked before hours of work.
+    """Names of the logged-in user and of the user's organizations, from the Hub; checked before hours of work.
 
     Raises:
         HubError: The user is not logged in, or the Hub cannot be reached.
@@ -204,9 +204,9 @@ def own_names() -> frozenset[str]:
 
 
 def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
-    """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; local folders are none.
+    """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; ignores local folders.
 
-    A HubError as for `own_names`, or if a name is malformed.
+    Raises a HubError like `own_names`, or if a name is malformed.
     """
     repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
     for repo_id in repos:

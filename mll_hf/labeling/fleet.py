@@ -1,4 +1,4 @@
-"""Label many models: skip what is labeled, continue after failures, publish each label as soon as it is made."""
+"""Label many models: skip labeled ones, continue after failures, publish each label as soon as it is made."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Fleet:
         graph: The concepts.
         probes: The graph's probe images.
         store: Working folder for labels and unfinished runs.
-        destination: Where labels are published; None for nowhere.
+        destination: Where labels are published; None to publish nothing.
         engine: Where models run; an open context.
         batch_size: Images per batch; None for the device's default.
         keep_embeddings: Also store embeddings.
-        overwrite: Measure again what is labeled already.
+        overwrite: Measure labeled models again.
         free_cache: After each model, delete the weights that this run downloaded.
     """
 
@@ -131,7 +131,7 @@ def for_each(
             raise
         except MLLError as error:
             result = ModelResult(name, Outcome.FAILED, str(error))
-        except Exception as error:  # a foreign model may raise anything
+        except Exception as error:  # a model may raise anything
             _log.warning("%s", name, exc_info=True)
             cause = f"{type(error).__name__}: {one_line(error)}"
             reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
@@ -207,7 +207,7 @@ def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
 
 @contextlib.contextmanager
 def _weights_freed(model: ModelRef) -> Iterator[None]:
-    """Delete a model's revision from the cache afterwards, unless its weights were there before."""
+    """Delete a model's revision from the cache afterwards, unless its weights were cached before."""
     keep = _has_cached_weights(model)
     try:
         yield

@@ -48,12 +48,12 @@ class Decoders(Generic[Item]):
     """Threads or processes that decode and preprocess images for one model, over any number of runs of batches.
 
     Threads are enough on a CPU, because decoding and resizing release the GIL. A GPU needs processes to stay busy. They
-    are forked once and send their results through pipes, not through shared memory, of which Docker gives 64 MB. Where
-    processes cannot be forked, threads do the work.
+    are forked once and send their results through pipes, because Docker limits shared memory to 64 MB. Where processes
+    cannot be forked, threads are used.
 
     Args:
         prepare: Returns the model's input for an item, or None if its image cannot be decoded.
-        processes: Number of processes, of which at most 16 are used; 0 for threads.
+        processes: Number of processes, capped at 16; 0 for threads.
     """
 
     def __init__(self, prepare: Callable[[Item], torch.Tensor | None], processes: int = 0) -> None:
@@ -63,7 +63,7 @@ class Decoders(Generic[Item]):
             processes = min(processes, MAX_PROCESSES)
             fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(processes, fork, initializer=_start_process, initargs=(prepare,))
-            self._pool.submit(_use_one_torch_thread).result()  # forks all of them now, before there are more threads
+            self._pool.submit(_use_one_torch_thread).result()  # forks all processes now, before more threads start
             self._work: Callable[[Sequence[Item]], Chunk] = _prepared_in_process
             self._chunks_ahead, self._is_forked = 2 * processes, True
         else:
@@ -78,7 +78,7 @@ class Decoders(Generic[Item]):
         Args:
             batches: Items of each batch, at least one.
             pinned: Use page-locked memory, from which a GPU copies while it computes.
-            ahead: Number of images to prepare ahead of the model, more if there are not two chunks for each process.
+            ahead: Number of images to prepare ahead of the model; at least two chunks per process.
 
         Yields:
             The inputs of a batch [n, 3, H, W] (None if n is 0), and which of its items they belong to, [B] boolean.
@@ -103,7 +103,7 @@ class Decoders(Generic[Item]):
                 yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
 
     def close(self) -> None:
-        """End the threads or processes."""
+        """Stop the threads or processes."""
         self._pool.shutdown(cancel_futures=True)
 
     def _prepared(self, chunks: Iterator[Sequence[Item]], ahead: int) -> Generator[Chunk]:
@@ -144,7 +144,9 @@ def _prepared(prepare: Callable[[Item], torch.Tensor | None], chunk: Sequence[It
     return (np.stack(present) if present else None), [item is not None for item in inputs]
 
 
-_prepare_in_process: Callable[[Any], torch.Tensor | None]  # of a forked process; closures cannot be sent to it
+_prepare_in_process: Callable[
+    [Any], torch.Tensor | None
+]  # set in a forked process, since closures cannot be sent to it
 
 
 def _start_process(prepare: Callable[[Any], torch.Tensor | None]) -> None:
@@ -155,7 +157,7 @@ def _start_process(prepare: Callable[[Any], torch.Tensor | None]) -> None:
 
 
 def _exit_with_parent(parent: int) -> None:
-    """End this process when its parent is gone: a killed one cannot see to it, and the process would wait for ever."""
+    """Exit when the parent process is gone; if the parent is killed, this process would otherwise wait forever."""
     while os.getppid() == parent:
         time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)

@@ -112,7 +112,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
 
 
 def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
-    """Those of a model's files that :func:`fetch` downloads."""
+    """The files of a model that :func:`fetch` downloads."""
     common_name = backend is Backend.OPEN_CLIP and not set(names) & set(_OPEN_CLIP_WEIGHTS)
     patterns = [*_DOWNLOADED[backend], *([_WEIGHTS] if common_name else [])]
     in_modules = backend is Backend.SENTENCE_TRANSFORMERS
@@ -148,7 +148,7 @@ def _loadable(names: Collection[str]) -> list[Backend]:
         if unambiguous or found.intersection(_OPEN_CLIP_WEIGHTS):
             backends.append(Backend.OPEN_CLIP)
     if _SENTENCE_CONFIG in found:
-        # not for transformers: it would leave out all modules but the first
+        # not for transformers, which would ignore all modules but the first
         safe = {os.path.dirname(name) for name in found if os.path.basename(name) in (_WEIGHTS, _SHARD_INDEX)}
         pickled = {os.path.dirname(name) for name in found if os.path.basename(name) == _PICKLE}
         if safe and pickled <= safe:
@@ -210,7 +210,7 @@ def _newest_cached(repo_id: str, revision: str) -> tuple[str, list[str]] | None:
         for copy in cached_revisions(repo_id)
         if revision in ("", copy.commit_hash) or revision in copy.refs
     ]
-    # reading cards and labels caches revisions without weights
+    # reading cards and labels also caches revisions, without weights
     usable = [copy for copy in copies if _loadable(copy[2])]
     return max(usable)[1:] if usable else None
 

@@ -100,7 +100,7 @@ def test_json_names_models_as_text_or_in_objects(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.json", b'{"a": 1}', "no JSON list"),
+        ("m.json", b'{"a": 1}', "not a JSON list"),
         ("m.json", b"[1]", "none of the fields repo_id, model, id"),
         ("m.json", b"[", "is not a list of models"),
         ("m.json", b"[" * 100_000, "is not a list of models"),

@@ -593,7 +593,7 @@ def test_no_job_starts_whose_package_is_not_known(zoo, hub, home, capsys, monkey
     monkeypatch.setattr("mll_hf.utils.package._CHECKOUT", home)
     status, _, said = main(capsys, "alice/clip", *JOBS)
     assert (status, said.count("\n")) == (1, 1)
-    assert "is on no registry, so a job cannot install it by name; set MLL_HF_PACKAGE" in said
+    assert "is not on a package registry, so a job cannot install it by name; set MLL_HF_PACKAGE" in said
     monkeypatch.setenv("MLL_HF_PACKAGE", "nowhere/mll_hf-0-py3-none-any.whl")
     assert "there is no wheel nowhere/mll_hf-0-py3-none-any.whl" in main(capsys, "alice/clip", *JOBS)[2]
     assert not hub.jobs
