@@ -33,7 +33,7 @@ from mll_hf.cli.options import add_images_destination, positive, script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
-from mll_hf.harvest import check_no_images_of_another_graph, finished_build, harvest
+from mll_hf.harvest import check_same_graph, finished_build, harvest
 from mll_hf.harvest.gathering import HarvestConfig, open_all
 from mll_hf.harvest.sources import BUILT_IN, OPEN_SOURCES, PAPER_SOURCES, parse_source, pin_all
 from mll_hf.hub.locations import parse_dataset
@@ -85,7 +85,7 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         missing = abridged(visual.missing, 10)
         print(f"{len(visual.missing)} classes are not in WordNet and were skipped: {missing}", file=sys.stderr)
     if args.text_only:
-        check_no_images_of_another_graph(args.out, graph)
+        check_same_graph(args.out, graph)
         if not args.dry_run:
             save_graph(graph, args.out)
             report["out"] = str(args.out)

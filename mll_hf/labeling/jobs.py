@@ -69,7 +69,8 @@ class Jobs:
         if not self.package:
             raise InputError(
                 f"{DISTRIBUTION} is not on a package registry, so a job cannot install it by name; set "
-                f"{PACKAGE_VARIABLE} to a URL, a wheel or a name that you trust, or build a wheel here: python -m build --wheel"
+                f"{PACKAGE_VARIABLE} to a URL, a wheel or a name that you trust, or build a wheel here: "
+                "python -m build --wheel"
             )
         if (wheel := wheel_of(self.package)) and not wheel.is_file():
             raise InputError(f"there is no wheel {wheel}; correct {PACKAGE_VARIABLE}")

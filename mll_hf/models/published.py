@@ -132,7 +132,7 @@ def _labels_of(repo_ids: frozenset[str]) -> tuple[ModelLabel, ...]:
 
 
 def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel, ...]:
-    """Labels of a table's models under one prompt set, on the published graph; hypernyms pool their hyponyms' images."""
+    """Labels of a table's models under one prompt set, on the published graph; hypernyms pool images of hyponyms."""
     graph, synsets = published_graph(), imagenet_synsets()
     ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS), np.float32)  # exact below 2^24
     for s, (dataset, n_images) in enumerate(SOURCES.items()):
