@@ -317,10 +317,10 @@ class Client:
     ) -> Selection:
         """The choice among the shortlisted models after a budgeted trial on a sample of images."""
         from mll_hf.ensemble.trial import try_models
-        from mll_hf.hub.connection import together
+        from mll_hf.hub.connection import map_parallel
 
         models = [shortlist.models[m] for m in shortlist.union]
-        sizes = together(lambda model: bytes_to_fetch(model.ref, model.cost.parameters, self._token), models)
+        sizes = map_parallel(lambda model: bytes_to_fetch(model.ref, model.cost.parameters, self._token), models)
         sample = [images[n] for n in trial_sample(len(images), config.most_images)]
         return try_models(self.load(shortlist), config, sample, examples, sizes, approve)
 
@@ -403,9 +403,9 @@ class Client:
                 return error
 
         if to_ask := [m for m, reason in reasons.items() if not reason]:
-            from mll_hf.hub.connection import together
+            from mll_hf.hub.connection import map_parallel
 
-            for m, found in zip(to_ask, together(resolved, to_ask), strict=True):
+            for m, found in zip(to_ask, map_parallel(resolved, to_ask), strict=True):
                 if isinstance(found, ModelError):
                     failed.append(found)
                 else:

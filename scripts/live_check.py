@@ -43,7 +43,7 @@ import mll_hf
 from mll_hf import ModelLabel
 from mll_hf.cli import main as mll_hf_command
 from mll_hf.cli.options import script_parser
-from mll_hf.cli.output import agrees
+from mll_hf.cli.output import confirm
 from mll_hf.errors import HubError, InputError, MLLError
 from mll_hf.graph.authoring import NewConcept, NewImage, add_to_graph, new_concept
 from mll_hf.hub.connection import connect, hub_errors
@@ -416,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(tempfile.gettempdir()) / stem
         check = Check(namespace, tuple(args.model or default_models()), folder, stem)
         print(plan(check, owned[0], args.keep), file=sys.stderr)
-        if not args.yes and not agrees("Continue?", "nobody can be asked; add --yes"):
+        if not args.yes and not confirm("Continue?", "cannot ask without a terminal; add --yes"):
             print("nothing was created", file=sys.stderr)
             return 2
     except MLLError as error:

@@ -341,15 +341,15 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{y}: &{y} [*{x}, *{x}, *{x}, *{x}]\n" for x,
         ("<<: [a]", "not valid YAML"),
         ("a: b\n--- c", "not valid YAML"),
         ("a: \ud800", "not valid YAML"),
-        ("just text", "no mapping"),
+        ("just text", "not a mapping"),
         ("null", "by hand"),
-        ("- a\n- b", "no mapping"),
-        ("[tags, license]", "no mapping"),
-        ("[]", "no mapping"),
-        ("42", "no mapping"),
+        ("- a\n- b", "not a mapping"),
+        ("[tags, license]", "not a mapping"),
+        ("[]", "not a mapping"),
+        ("42", "not a mapping"),
         ("{license: mit}", "by hand"),
         ("{}", "by hand"),
-        ("  license: mit\n  tags: [a]", "no list that can be edited"),
+        ("  license: mit\n  tags: [a]", "not a list that can be edited"),
         (BOMB, "anchors"),
         ("a: &x b", "anchors"),
         ("a: &x [b]", "anchors"),
@@ -376,7 +376,7 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{y}: &{y} [*{x}, *{x}, *{x}, *{x}]\n" for x,
         ("tags: clip", "tags are not a list"),
         ("tags:\n  clip", "tags are not a list"),
         ("tags: |\n  a", "tags are not a list"),
-        ("tags: ~", "no list that can be edited"),
+        ("tags: ~", "not a list that can be edited"),
     ],
 )
 def test_unsafe_front_matter_is_refused(front, reason):
@@ -399,7 +399,7 @@ def test_front_matter_invisible_to_the_hub_is_refused(readme):
 
 @pytest.mark.parametrize("body", [START, END, f"{END}{START}", f"{START}{END}{START}", f"{START}{START}{END}"])
 def test_unpaired_markers_are_refused(body):
-    with pytest.raises(CardError, match="no pair; remove them"):
+    with pytest.raises(CardError, match="do not match; remove them"):
         added(f"---\na: b\n---\n{body}")
 
 

@@ -348,7 +348,7 @@ def test_the_papers_models_are_not_sent_pull_requests_by_default(strangers, hub,
     assert status == 1
     assert output == ""
     assert said == (
-        "error: not your repos: bob/clip-a, bob/clip-b; publish in a collection of yours with --to "
+        "error: not your repos: bob/clip-a, bob/clip-b; publish in your own collection with --to "
         "hf://datasets/ORG/NAME, or ask for pull requests with --pr\n"
     )
     assert not pull_requests(hub)
@@ -367,7 +367,7 @@ def test_a_collection_of_others_is_refused_before_any_work(strangers, hub, home,
 def test_many_pull_requests_need_a_yes(strangers, hub, home, capsys, monkeypatch):
     status, output, said = main(capsys, *strangers, "--pr")
     assert (status, output, said.count("\n")) == (1, "", 1)
-    assert "nobody can be asked about up to 2 pull requests in repos of others" in said
+    assert "cannot ask about up to 2 pull requests in repos of others" in said
     assert not weights_requested(hub)
     asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)

@@ -87,7 +87,7 @@ class _Gaussians:
 
     @classmethod
     def start(cls, guess: NDArray[np.float64], x: NDArray[np.float64]) -> _Gaussians:
-        """Start from the most confident images of each class, by a first guess [N, C] of their probabilities; x is [N, D]."""
+        """Start from the most confident images of each class: ``guess`` [N, C] are probabilities, x [N, D] features."""
         surest = np.argsort(-guess, axis=0, kind="stable")[:_SEEDS_PER_CLASS]  # [8, C]
         weights = np.take_along_axis(guess, surest, axis=0)
         means = np.einsum("kc,kcd->cd", weights, x[surest])
