@@ -523,11 +523,11 @@ def test_sources_without_licenses_are_refused(tmp_path, capsys, hub, open_images
     for more, name in (([], "open-images"), (other, "birds")):
         assert build_graph.main([*command, *more]) == 1
         assert capsys.readouterr().err == (
-            f"error: {name} names no license of each image; add credits=FILE to the source, or drop it\n"
+            f"error: {name} has no license for each image; add credits=FILE to the source, or remove it\n"
         )
         assert not (tmp_path / "out").exists()
     assert build_graph.main([*command, "--text-only"]) == 1
-    assert "--redistributable chooses images; drop it, or drop --text-only" in capsys.readouterr().err
+    assert "--redistributable is about images; remove it, or remove --text-only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_a_zoo_is_labeled_and_the_second_run_does_nothing(zoo, hub, home, tmp_pa
     # what is said: which of how many, why something failed, and how to run again for what failed
     assert "[3/5] alice/broken" in said
     assert "2 labeled, 1 skipped, 2 failed" in said
-    again = shlex.split(said.partition("again for what failed: ")[2])
+    again = shlex.split(said.partition("to retry failed models: ")[2])
     assert again[2:4] == ["alice/broken", "alice/pickled"]
     assert "Traceback" not in said
 
@@ -157,7 +157,7 @@ def test_the_command_for_what_failed_works_once_the_reason_is_gone(zoo, hub, hom
     assert status == 1
     assert "is gated; accept its terms" in said
     hub.repos["model", "bob/gated"].gated = False
-    again = shlex.split(said.partition("again for what failed: ")[2])
+    again = shlex.split(said.partition("to retry failed models: ")[2])
     assert again[2:] == ["bob/gated", *options]
     status, output, _ = main(capsys, *again[2:])
     assert (status, json.loads(output)["outcome"]) == (0, "labeled")
@@ -216,7 +216,7 @@ def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     assert process.returncode == 130
     assert output.startswith("labeled: alice/open-clip")
     assert "the same command resumes" in said
-    assert "1 labeled, 1 not tried" in said
+    assert "1 labeled, 1 not run" in said
     assert "Traceback" not in said
     hub.requests.clear()
     status, output, _ = main(capsys, *arguments)
@@ -261,7 +261,7 @@ def test_a_full_disk_ends_the_run_with_a_report(zoo, home, monkeypatch, capsys):
     status, _, said = main(capsys, "alice/pickled", "alice/clip", "alice/open-clip", "--graph", GRAPH_REPO, "--no-push")
     assert status == 1
     assert "free some space" in said
-    assert "1 failed, 2 not tried" in said
+    assert "1 failed, 2 not run" in said
 
 
 @pytest.mark.parametrize(
@@ -321,7 +321,7 @@ def test_without_the_package_the_script_says_so_in_one_line():
     run = subprocess.run([sys.executable, "-I", "-S", str(SCRIPT)], capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr == (
-        "error: mll_hf is not installed here and is on no registry; start with --with 'mll-hf[models] @ URL'\n"
+        "error: mll_hf is neither installed nor on a package registry; start with --with 'mll-hf[models] @ URL'\n"
     )
 
 
@@ -433,7 +433,7 @@ def test_events_that_need_no_label_end_well(hub, webhook):
     bert = hub.repos["model", "alice/bert"].refs["main"]
     for payload, reason in [
         ("", "no event"),
-        (event("alice/clip", "b" * 40), "a newer commit has an event of its own"),
+        (event("alice/clip", "b" * 40), "a newer commit has its own event"),
         (event("alice/bert", bert), "not a model that open_clip, transformers or sentence-transformers can load"),
         (event("alice/graph", commit, type="dataset"), "a dataset, not a model"),
         (event("alice/clip", commit, private=True), "private, and labels are published in a collection"),
@@ -602,14 +602,14 @@ def test_no_job_starts_whose_package_is_not_known(zoo, hub, home, capsys, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["alice/clip", "--graph", GRAPH_REPO, "--ray-address", "x:1"], "--ray-address is for --engine ray"),
-        (["alice/clip", *JOBS, "--gpus-per-worker", "1"], "--gpus-per-worker is for --engine ray"),
-        (["alice/clip", "--graph", GRAPH_REPO, "--job-flavor", "h200"], "--job-flavor is for --engine hf-jobs"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--ray-address", "x:1"], "--ray-address applies to --engine ray"),
+        (["alice/clip", *JOBS, "--gpus-per-worker", "1"], "--gpus-per-worker applies to --engine ray"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--job-flavor", "h200"], "--job-flavor applies to --engine hf-jobs"),
         (["alice/clip", "--graph", GRAPH_REPO, "--report", "/proc/nowhere/report.json"], "cannot write /proc/nowhere"),
-        (["alice/clip", *JOBS, "--labels", "x"], "--labels is a folder of this machine, which a job cannot read"),
+        (["alice/clip", *JOBS, "--labels", "x"], "--labels is a local folder, which a job cannot read"),
         (["alice/clip", *JOBS, "--no-push"], "a job must publish its label"),
         (["alice/clip", "--graph", "folder", "--engine", "hf-jobs"], "is not of the form hf://datasets"),
-        (["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"], "--device is for --engine local"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"], "--device applies to --engine local"),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(zoo, home, capsys, arguments, message):
