@@ -423,7 +423,7 @@ def class_recalls(tables: Path, models: Models) -> tuple[np.ndarray, dict[str, o
 
 
 def open_clip_tags() -> tuple[dict[tuple[str, str], str], set[str]]:
-    """Repository of each architecture and tag of the installed open_clip, and the repositories that it loads as pickles.
+    """Repository of each architecture and tag of the installed open_clip, and the repositories with pickles.
 
     A tag whose repository is named after another tag of the architecture gets none: open_clip 3.3 lists
     ``laion400m_e32`` of ViT-B-16-plus-240 with the repository of ``laion400m_e31``, which has different weights.

@@ -1,4 +1,4 @@
-"""A Space that labels models when they change: a webhook, and a page with the state of its events."""
+"""A Space that labels models when they change: a webhook, and a status page of its events."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def build_app(settings: Settings, queue: Queue) -> FastAPI:
         if state is None:
             return _answer(503, error="too many models are waiting; try again later")
         if state is State.IGNORED:
-            return _answer(200, ignored="this commit was handled before")
+            return _answer(200, ignored="this commit was already handled")
         return _answer(202, queued=change.repo_id)
 
     app.add_route("/webhook", receive, methods=["POST"])

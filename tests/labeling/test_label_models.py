@@ -609,7 +609,10 @@ def test_no_job_starts_whose_package_is_not_known(zoo, hub, home, capsys, monkey
         (["alice/clip", *JOBS, "--labels", "x"], "--labels is a local folder, which a job cannot read"),
         (["alice/clip", *JOBS, "--no-push"], "a job must publish its label"),
         (["alice/clip", "--graph", "folder", "--engine", "hf-jobs"], "is not of the form hf://datasets"),
-        (["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"], "--device applies to --engine local"),
+        (
+            ["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"],
+            "--device applies to --engine local",
+        ),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(zoo, home, capsys, arguments, message):

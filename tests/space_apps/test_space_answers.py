@@ -77,7 +77,7 @@ def ask(*classes, **options):
         (["cat", "Cat"], {}, "repeats"),
         (["cat", " "], {}, "is empty"),
         (["cat", "x" * 201], {}, "longer than 200"),
-        ([f"c{n}" for n in range(5000)], {}, "5,000 class names are more than this page takes"),
+        ([f"c{n}" for n in range(5000)], {}, "5,000 class names are more than this page accepts"),
         (["cat", 3], {}, "is not a string"),
         (["cat", "dog"], {"k": 0}, "choose 1 to 10"),
         (["cat", "dog"], {"k": 1.5}, "choose 1 to 10"),
@@ -90,7 +90,7 @@ def ask(*classes, **options):
         (["cat", "dog"], {"licenses": [""]}, "'' is not a Hub id"),
         (["cat", "dog"], {"licenses": [3, {}]}, "'{}' is not a Hub id"),
         (["cat", "dog"], {"licenses": ["x" * 10_000]}, "is not a Hub id"),
-        (["cat", "dog"], {"licenses": ["mit"] * 51}, "51 licenses are more than this page takes"),
+        (["cat", "dog"], {"licenses": ["mit"] * 51}, "51 licenses are more than this page accepts"),
     ],
 )
 def test_questions_that_cannot_be_used(classes, options, reason):
@@ -495,7 +495,7 @@ def test_labels_that_are_left_out_are_shown_with_the_reason(joined):
     assert "somebody" not in html
     assert HARM not in html
     assert "tiny: 3 models on 7 concepts; signs: 2 models on 4 concepts" in html
-    assert "2 measured models take no part" in load_app().find(joined, ask("cat", "dog"))[1]
+    assert "2 measured models are not ranked" in load_app().find(joined, ask("cat", "dog"))[1]
 
 
 # --- code to take away ------------------------------------------------------------------------------------------------
@@ -625,7 +625,7 @@ def test_a_trial_chooses_by_the_images(two_runnable, tmp_path):
     assert after.evidence.n_images == 16
     assert [done for (done, _), _ in told] == list(range(len(told)))
     assert told[0][1].endswith("on 17 images")
-    html = pages.tried_html(before, after, len(images))
+    html = pages.trial_ranking_html(before, after, len(images))
     assert "Ranking before and after the trial" in html
     assert "1 image could not be read" in html
     assert html.count("not tried") == 1
@@ -708,7 +708,7 @@ def test_a_local_path_is_not_shown(tmp_path):
 
 
 def test_no_accuracy_is_shown_for_classes_that_were_not_tested(labels):
-    html = pages.told_html(labels.select(ask("yyy", "zzz")))
+    html = pages.answer_html(labels.select(ask("yyy", "zzz")))
     assert "Accuracy not known (90 % interval: " in html
     assert "nothing close enough to any of your classes" in html
 
@@ -726,10 +726,10 @@ def test_alerts(said, shown):
 
 
 def test_uncovered_classes_are_warned_of(labels):
-    html = pages.told_html(labels.select(ask("cat", "zzz")))
+    html = pages.answer_html(labels.select(ask("cat", "zzz")))
     assert "nothing close enough to zzz" in html
     assert 'role="note"' in html
-    assert "nothing close enough" not in pages.told_html(labels.select(ask("cat", "dog")))
+    assert "nothing close enough" not in pages.answer_html(labels.select(ask("cat", "dog")))
 
 
 @pytest.mark.parametrize(
