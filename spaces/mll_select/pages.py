@@ -317,8 +317,8 @@ def _estimate(estimates: AccuracyEstimate, m: int) -> str:
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
     if licenses:
         return _quiet(
-            f"The chosen models name one of these licenses: {escape(', '.join(licenses))}. Other listed models may have "
-            "any license: read their pages."
+            f"The chosen models name one of these licenses: {escape(', '.join(licenses))}. Other listed models may "
+            "have any license: read their pages."
         )
     if all(selection.models[m].ref.is_local for m in selection.union):
         return ""
