@@ -158,7 +158,7 @@ def unit(rows):
 
 
 class FakeModel:
-    """Embeds a concept's caption as itself plus its ancestors, one axis each, and a picture as the concept it looks like.
+    """Embeds a concept's caption as itself plus its ancestors, one axis each, and a picture as what it looks like.
 
     Attributes:
         encoded: Serial numbers of all images encoded so far.

@@ -474,7 +474,7 @@ def test_a_model_on_each_graph(joined):
     assert joined.read_labels([cats, dogs], None)[1].name == "tiny"
     with pytest.raises(InputError, match="org/dogs was not measured on signs"):
         joined.read_labels([cats, dogs], "signs")
-    with pytest.raises(InputError, match="no graph is named 'x'; there is: tiny, signs"):
+    with pytest.raises(InputError, match="no graph is named 'x'; choose one of: tiny, signs"):
         joined.read_labels([cats], "x")
 
 
