@@ -317,7 +317,7 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     assert client.load(selection).templates is None
     options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4, keep_loaded=1)
     assert (options.device, options.dtype, options.batch_size, options.keep_loaded) == ("mps", "bfloat16", 4, 1)
-    with pytest.raises(InputError, match="no precision 'int8'"):
+    with pytest.raises(InputError, match="unknown precision 'int8'"):
         load_model(selection.models[0].ref, "cpu", dtype="int8")
 
 
