@@ -39,7 +39,7 @@ from mll_hf.selection.licenses import choose_allowed
 from mll_hf.selection.select import ESTIMATING
 from mll_hf.utils.examples import Examples, check_examples
 from mll_hf.utils.images import open_image
-from mll_hf.utils.reach import out_of_reach
+from mll_hf.utils.reach import why_unreachable
 from mll_hf.utils.text import abridged
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class Client:
         if self._location == PUBLISHED:
             return None
         try:
-            if self._location == split_location(DEFAULT_LABELS)[0] and (reason := out_of_reach()):
+            if self._location == split_location(DEFAULT_LABELS)[0] and (reason := why_unreachable()):
                 raise HubError(str(self._location), reason)
             if not (self.source.indexed or self.source.list()):
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
@@ -334,7 +334,7 @@ class Client:
     ) -> Selection:
         """The choice among the shortlisted models after a budgeted trial on images."""
         from mll_hf.ensemble.trial import try_models
-        from mll_hf.hub.connection import together
+        from mll_hf.hub.connection import map_parallel
 
         def size(model: SelectedModel) -> int:
             if model.ref.revision == UNPINNED:  # it cannot be fetched, so nothing of the budget is for it
@@ -344,8 +344,10 @@ class Client:
         models = [shortlist.models[m] for m in shortlist.union]
         if all(model.ref.revision == UNPINNED for model in models):
             id = models[0].ref.repo_id
-            raise ModelError(id, out_of_reach(id) or "no commit of it is known, so it cannot be tried; go online once")
-        sizes = together(size, models)
+            raise ModelError(
+                id, why_unreachable(id) or "no commit of it is known, so it cannot be tried; go online once"
+            )
+        sizes = map_parallel(size, models)
         return try_models(self.load(shortlist), config, images, examples, sizes, approve)
 
     def load(
@@ -417,7 +419,7 @@ class Client:
         """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""
         models = list(selection.models)
         unpinned = [m for m in selection.union if models[m].ref.revision == UNPINNED]
-        reasons = {m: out_of_reach(models[m].ref.repo_id) for m in unpinned}
+        reasons = {m: why_unreachable(models[m].ref.repo_id) for m in unpinned}
         failed = [ModelError(models[m].ref.repo_id, reason) for m, reason in reasons.items() if reason]
 
         def resolved(m: int) -> ModelRef | ModelError:
@@ -427,9 +429,9 @@ class Client:
                 return error
 
         if to_ask := [m for m, reason in reasons.items() if not reason]:
-            from mll_hf.hub.connection import together
+            from mll_hf.hub.connection import map_parallel
 
-            for m, found in zip(to_ask, together(resolved, to_ask), strict=True):
+            for m, found in zip(to_ask, map_parallel(resolved, to_ask), strict=True):
                 if isinstance(found, ModelError):
                     failed.append(found)
                 else:

@@ -1,10 +1,11 @@
-"""Write the embeddings that the package ships: of all texts of the published graph, by the default encoder.
+"""Write the embeddings that the package ships: all texts of the published graph, embedded by the default encoder.
 
     python scripts/build_embeddings.py [--check]
 
-The file is mll_hf/matching/data/embeddings.safetensors. Prints what rounding to bytes does to the matches of all class
-names whose recall is published. With --check nothing is written, and the exit status is 1 if embeddings are missing or
-differ by more than the rounding of another processor. Takes half a minute; the encoder comes with the extra 'offline'.
+The file is mll_hf/matching/data/embeddings.safetensors. Prints the effect of rounding to bytes on the matches of all
+class names with published recall. With --check nothing is written, and the exit status is 1 if embeddings are missing
+or differ by more than the rounding of another processor. Takes half a minute; the encoder comes with the extra
+'offline'.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _same(old: dict[str, np.ndarray], new: dict[str, np.ndarray]) -> bool:
 
 
 class _Exact:
-    """An encoder that knows some embeddings without rounding, and asks another for the rest."""
+    """An encoder with some unrounded embeddings, and another encoder for the rest."""
 
     def __init__(self, known: dict[str, np.ndarray], other: CachedEncoder) -> None:
         self.id, self._known, self._other = other.id, known, other
@@ -61,7 +62,7 @@ class _Exact:
 
 
 def effect_of_rounding(exact: dict[str, np.ndarray]) -> str:
-    """How matches of the class names with published recall differ with and without rounding."""
+    """The differences that rounding makes to the matches of the class names with published recall."""
     names, graph = sorted(set(class_recalls().classes)), published_graph()
     descriptions = from_templates(names, graph)
     with tempfile.TemporaryDirectory() as folder:
@@ -69,13 +70,13 @@ def effect_of_rounding(exact: dict[str, np.ndarray]) -> str:
         indices = [ConceptIndex.build(graph, e) for e in (encoder, _Exact(exact, encoder))]
         logits = [index.logits(descriptions) for index in indices]
         match, right = (index.match(descriptions) for index in indices)
-    other = match.concepts[:, 0] != right.concepts[:, 0]
+    changed = match.concepts[:, 0] != right.concepts[:, 0]
     covered = right.coverage >= COVERED
     return (
-        f"{len(names):,} class names, {covered.sum():,} of them covered; through rounding, logits change by at most "
+        f"{len(names):,} class names, {covered.sum():,} of them covered; rounding changes logits by at most "
         f"{np.abs(logits[0] - logits[1]).max():.3f}, coverage by {np.abs(match.coverage - right.coverage).max():.3f}; "
-        f"{(other & covered).sum()} covered names and {(other & ~covered).sum()} others get another best concept, the "
-        f"latter with a coverage of at most {np.max(right.coverage[other], initial=0):.4f}"
+        f"{(changed & covered).sum()} covered names and {(changed & ~covered).sum()} others get a different best "
+        f"concept, the latter with a coverage of at most {np.max(right.coverage[changed], initial=0):.4f}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Build the graph of WordNet's visual concepts, gather probe images for it, and publish each in a dataset repo.
+"""Build the graph of WordNet's visual concepts, gather probe images for it, and publish both in dataset repos.
 
 The concepts are the classes of ImageNet and all their hypernyms in WordNet 3.0. The images come from the five data sets
-of the paper or from any labeled data set on the Hub; they are streamed and never stored as a whole. An interrupted run
+of the paper or from any labeled data set on the Hub; they are streamed and never stored in full. An interrupted run
 resumes with the same command.
 
     python scripts/build_graph.py --text-only --out DIR
@@ -9,7 +9,7 @@ resumes with the same command.
     python scripts/build_graph.py --out DIR --source imagenet-r --source imagenet-12k --images-per-concept 40
     python scripts/build_graph.py --out DIR --source 'hf://datasets/ORG/BIRDS?labels=birds.csv&domain=drawing'
 
-With --redistributable, only images are taken that may be passed on: their license is open, and their author or page is
+With --redistributable, only redistributable images are taken: their license is open, and their author or page is
 known. Both are columns of the data set, or come from a file that Open Images, COCO or LVIS offers for download:
 
     python scripts/build_graph.py --out DIR --redistributable \\
@@ -33,7 +33,7 @@ from mll_hf.cli.options import add_images_destination, positive, script_parser
 from mll_hf.errors import InputError, MLLError
 from mll_hf.graph.concepts import GRAPH_FILE, save_graph
 from mll_hf.graph.wordnet import LEAVES, LIBRARY, ClassList, find_wordnet, leaf_names, make_graph
-from mll_hf.harvest import check_no_images_of_another_graph, finished_build, harvest
+from mll_hf.harvest import check_same_graph, finished_build, harvest
 from mll_hf.harvest.gathering import HarvestConfig, open_all
 from mll_hf.harvest.sources import BUILT_IN, OPEN_SOURCES, PAPER_SOURCES, parse_source, pin_all
 from mll_hf.hub.locations import parse_dataset
@@ -68,16 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def build(args: argparse.Namespace) -> dict[str, Any]:
-    """Carry out the command; returns a report."""
+    """Run the command; returns a report."""
     if args.text_only and (args.source or args.push_to):
-        raise InputError("--text-only makes a graph without images; drop it, or drop --source and --push-to")
+        raise InputError("--text-only makes a graph without images; remove it, or remove --source and --push-to")
     if args.images_to and not args.push_to:
-        raise InputError("--images-to goes with the graph; add --push-to hf://datasets/ORG/NAME")
+        raise InputError("--images-to needs a published graph; add --push-to hf://datasets/ORG/NAME")
     for location in filter(None, (args.push_to, args.images_to)):
         parse_dataset(location)
     wanted = [parse_source(text) for text in args.source] or (OPEN_SOURCES if args.redistributable else PAPER_SOURCES)
     if args.text_only and args.redistributable:
-        raise InputError("--redistributable chooses images; drop it, or drop --text-only")
+        raise InputError("--redistributable is about images; remove it, or remove --text-only")
     name = args.name or f"wordnet-{args.leaves}"
     visual = make_graph(name, leaf_names(ClassList(args.leaves)), find_wordnet(args.wordnet))
     graph, report = visual.graph, {"graph": figures(visual), "dry_run": args.dry_run}
@@ -85,17 +85,17 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
         missing = abridged(visual.missing, 10)
         print(f"{len(visual.missing)} classes are not in WordNet and were skipped: {missing}", file=sys.stderr)
     if args.text_only:
-        check_no_images_of_another_graph(args.out, graph)
+        check_same_graph(args.out, graph)
         if not args.dry_run:
             save_graph(graph, args.out)
             report["out"] = str(args.out)
         return report
     if args.push_to and not args.dry_run:
-        own_names()  # fails now if the user is not logged in
+        own_names()  # fails early if the user is not logged in
     pinned = pin_all(wanted, args.wordnet)
     access = Access(args.images_access)
     if args.images_to and access is Access.PUBLIC and (gated := [p.source.name for p in pinned if p.is_gated]):
-        raise InputError(f"images of {abridged(gated, 3)} must not be published for everyone; drop --images-access")
+        raise InputError(f"images of {abridged(gated, 3)} must not be public; remove --images-access")
     if args.dry_run:
         report["sources"] = [planned(source) for source in opened(pinned, graph, args.redistributable)]
         return report
@@ -109,11 +109,11 @@ def build(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def opened(pinned: Sequence[PinnedSource], graph: SemanticGraph, redistributable: bool) -> tuple[OpenSource, ...]:
-    """Open the sources; those of images that may be passed on must say a license for each."""
+    """Open the sources; for redistributable images, each image must have a license."""
     sources = open_all(pinned, graph)
     if redistributable and (without := [each.pinned.source.name for each in sources if not each.has_licenses]):
         raise InputError(
-            f"{abridged(without, 3)} names no license of each image; add credits=FILE to the source, or drop it"
+            f"{abridged(without, 3)} has no license for each image; add credits=FILE to the source, or remove it"
         )
     return sources
 
@@ -138,7 +138,7 @@ def figures(visual: VisualGraph) -> dict[str, Any]:
 
 
 def planned(source: OpenSource) -> dict[str, Any]:
-    """What will be read of a source."""
+    """Facts of a source that will be streamed."""
     pinned = source.pinned
     return {
         "name": pinned.source.name,
@@ -202,11 +202,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--source", action="append", default=[], metavar="SOURCE",
         help=f"{', '.join(BUILT_IN)}, or hf://datasets/ORG/NAME[@REVISION]?labels=wnid|synset|FILE&domain=photo with "
         "options split, files, config, image, label, name, license, objects, key and credits, which can also follow a "
-        "name, with repo=ORG/NAME for a copy; repeatable (default: the five of the paper)",
+        "name, with repo=ORG/NAME for a copy; may be repeated (default: the five of the paper)",
     )  # fmt: skip
     images.add_argument(
         "--redistributable", action="store_true",
-        help="only take images that may be passed on, with license and author (default source: open-images)",
+        help="only take redistributable images, with license and author (default source: open-images)",
     )  # fmt: skip
     images.add_argument(
         "--images-per-concept",

@@ -7,19 +7,19 @@
 
 DIR holds the published tables: openclip_results.csv, openclip_model_profile.csv, clip_benchmark.csv,
 mobileclip_results.csv, models_2026.csv, mteb_zeroshot.csv and per_class_recall.parquet. Names of pretrained weights
-come from the installed open_clip; scripts/known_models/ holds what was looked up by hand, with its sources:
+come from the installed open_clip; scripts/known_models/ has facts that were looked up by hand, with their sources:
 
-- aliases.csv: names of models in a source that are not the names used here;
-- counted.csv: parameters and GFLOPs of architectures that open_clip's profile lacks (written by --count);
-- families.csv: license and bytes per parameter of families of repositories; the first pattern that matches counts
-  (the EVA repositories hold 16-bit weights, as all six that were looked at do);
+- aliases.csv: names of models in a source that differ from the names used here;
+- counted.csv: parameters and GFLOPs of architectures that are not in open_clip's profile (written by --count);
+- families.csv: license and bytes per parameter of families of repositories; the first matching pattern applies
+  (the EVA repositories have 16-bit weights, as all six that were checked);
 - mteb_models.csv: parameters, size in memory and license of the models that MTEB measured;
-- pages.csv: models that no table has, with the figures that their pages state;
+- pages.csv: models that are in no table, with the figures on their pages;
 - paper.csv: the 49 models of the paper's Table 6, in its order;
 - twins.csv: repositories with the same weights in another layout;
-- weights.csv: sizes of weights as pages of the Hub show them.
+- weights.csv: sizes of weights as shown on the Hub.
 
-The command prints what changes against the committed files: models added and removed, figures changed. With --check
+The command prints the differences from the committed files: models added and removed, figures changed. With --check
 nothing is written, and the exit status is 1 if anything would change.
 """
 
@@ -61,11 +61,13 @@ Row = dict[str, str]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the script; returns the exit status (0 done or unchanged, 1 would change, 2 misused or unfit tables)."""
+    """Run the script; returns the exit status (0 done or unchanged, 1 would change, 2 wrong usage or bad tables)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=Path, metavar="DIR", help="folder of the published tables")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if anything would change")
-    parser.add_argument("--count", action="store_true", help="count the architectures that the profile lacks; slow")
+    parser.add_argument(
+        "--count", action="store_true", help="count the architectures that are not in the profile; slow"
+    )
     options = parser.parse_args(arguments)
     if options.count and options.tables is None:
         parser.error("--count needs --tables")
@@ -74,9 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         files = build(options.tables) if options.tables else build_pages()
     except (OSError, KeyError, ValueError) as error:
-        print(
-            f"error: a table is missing or holds what it should not: {type(error).__name__}: {error}", file=sys.stderr
-        )
+        print(f"error: a table is missing or invalid: {type(error).__name__}: {error}", file=sys.stderr)
         return 2
     report = changes(files)
     print("\n".join(report) or "nothing changed")
@@ -107,19 +107,19 @@ def build(tables: Path) -> dict[str, bytes]:
 
 
 def build_pages() -> dict[str, bytes]:
-    """known_models.csv with the models of pages.csv as they are now, all others as they were."""
+    """known_models.csv with updated models of pages.csv; all others are unchanged."""
     return {"known_models.csv": to_csv(MODEL_COLUMNS, with_pages(read(DATA / "known_models.csv")))}
 
 
 def with_pages(rows: Iterable[Row]) -> list[Row]:
-    """The rows of models that a table has, then those that only pages.csv has."""
+    """The rows of models in a table, then those that are only in pages.csv."""
     rows = [row for row in rows if row["source"] != "hub"]
     names = {row["hub_id"] for row in rows}
     return [*rows, *(row_of_page(entry) for entry in looked_up("pages") if entry["hub_id"] not in names)]
 
 
 def row_of_page(entry: Row) -> Row:
-    """The row of a model by its page; open_clip or transformers loads it from safetensors."""
+    """The row of a model from its page; open_clip or transformers loads it from safetensors."""
     gflops = f"{float(entry['image_gflops']) + float(entry['text_gflops']):.2f}"
     return dict.fromkeys(MODEL_COLUMNS, "") | {
         **{column: entry[column] for column in ("hub_id", "twin", "parameters", "image_gflops", "text_gflops")},
@@ -163,7 +163,7 @@ class Models:
         return self._by_hub_id.get(hub_id, [])
 
     def stated_rows(self) -> list[Row]:
-        """Figures of models that two or more sources state."""
+        """Figures of models for which there are two or more sources."""
         return [
             {"model": name, "figure": figure, "value": value, "source": source}
             for name, figures in self.stated.items()
@@ -228,7 +228,7 @@ class Models:
                     self.stated[name]["imagenet"]["readmes"] = fraction(str(float(accuracy) / 100))
 
     def _weights_of(self, hub_id: str) -> tuple[str, str] | None:
-        """Architecture and tag under which open_clip lists a repository: with QuickGELU where there are both."""
+        """Architecture and tag under which open_clip lists a repository; with QuickGELU if there are both."""
         found = [weights for weights, repository in self._tags.items() if repository == hub_id]
         return max(found, key=lambda weights: "quickgelu" in weights[0], default=None)
 
@@ -410,7 +410,7 @@ def imagenet_of_recall(tables: Path) -> dict[str, float]:
 
 
 def class_recalls(tables: Path, models: Models) -> tuple[np.ndarray, dict[str, object]]:
-    """[M, P, C] uint16 recall, and what its axes are."""
+    """[M, P, C] uint16 recall, and a description of its axes."""
     names, prompts, classes, recall = read_recall(tables)
     ids = {row["frequency"]: row["id"] for row in read(DATA / "datasets.csv") if row["frequency"]}
     about = {
@@ -423,10 +423,10 @@ def class_recalls(tables: Path, models: Models) -> tuple[np.ndarray, dict[str, o
 
 
 def open_clip_tags() -> tuple[dict[tuple[str, str], str], set[str]]:
-    """Repository of each architecture and tag of the installed open_clip, and which repositories it reads pickles of.
+    """Repository of each architecture and tag of the installed open_clip, and the repositories with pickles.
 
     A tag whose repository is named after another tag of the architecture gets none: open_clip 3.3 lists
-    ``laion400m_e32`` of ViT-B-16-plus-240 with the repository of ``laion400m_e31``, which holds other weights.
+    ``laion400m_e32`` of ViT-B-16-plus-240 with the repository of ``laion400m_e31``, which has different weights.
     """
     from open_clip import pretrained
 
@@ -443,7 +443,7 @@ def open_clip_tags() -> tuple[dict[tuple[str, str], str], set[str]]:
 
 
 def count_architectures(tables: Path) -> bytes:
-    """counted.csv: parameters and GFLOPs, without weights, on a device that computes shapes only."""
+    """counted.csv: parameters and GFLOPs, without weights, on a device that computes only shapes."""
     import open_clip
     import torch
 
@@ -452,7 +452,7 @@ def count_architectures(tables: Path) -> bytes:
     profiled = {row["model"] for row in read(tables / "openclip_model_profile.csv")}
     rows = []
     for architecture in dict.fromkeys(architecture for architecture, _ in open_clip_tags()[0]):
-        # open_clip's configuration of ViTamin-XL-384 says 256 pixels, so a count would be of another model
+        # open_clip's config of ViTamin-XL-384 says 256 pixels, so the count would be of another model
         if architecture in profiled or architecture == "ViTamin-XL-384" or architecture.startswith("nllb"):
             continue
         with torch.device("meta"):
@@ -474,7 +474,7 @@ def count_architectures(tables: Path) -> bytes:
 
 
 def changes(files: dict[str, bytes]) -> list[str]:
-    """What the new files change against the committed ones, one line each."""
+    """The differences between the new files and the committed ones, one line each."""
     report = []
     for name, content in files.items():
         path = DATA / name
@@ -501,7 +501,7 @@ def changes(files: dict[str, bytes]) -> list[str]:
 
 
 def print_summary(files: dict[str, bytes]) -> None:
-    """Print what the tables hold, and where sources disagree."""
+    """Print the sizes of the tables, and disagreements between sources."""
     rows = list(csv.DictReader(files["known_models.csv"].decode().splitlines()))
     print(f"{len(rows)} models", *(f"{sum(bool(r[c]) for r in rows)} with {c}" for c in MODEL_COLUMNS[1:]), sep="\n  ")
     print(f"  {sum(row['download_is_estimate'] == 'no' for row in rows)} with a known download size")
@@ -532,7 +532,7 @@ def looked_up(name: str) -> list[Row]:
 
 
 def to_csv(columns: Iterable[str], rows: Iterable[Row]) -> bytes:
-    """A CSV file with Unix line ends."""
+    """A CSV file with Unix line endings."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mll_hf.models.known import ClassRecalls
 
 DATA = Path(__file__).resolve().parents[1] / "mll_hf" / "models" / "data"
-NAMES_OF_IMAGENET_R = {  # that are not those of the 1,000 classes
+NAMES_OF_IMAGENET_R = {  # that differ from those of the 1,000 classes
     "cobra": "indian cobra",
     "lobster": "american lobster",
     "cocker spaniels": "cocker spaniel",

@@ -1,8 +1,8 @@
-"""Build six small graphs beside WordNet's objects: letters, digits, flags, traffic signs, textures, land from above.
+"""Build six small graphs besides WordNet's objects: letters, digits, flags, traffic signs, textures, land from above.
 
-All images come from packages of PyPI, npm and Debian, or are drawn by formulas; the column ``source`` names package,
-version and license. The concepts are complete lists (the alphabet, the digits, the countries of ISO 3166, all signs of
-a collection, the words of a published study), chosen without looking at any task's images.
+All images come from packages of PyPI, npm and Debian, or are computed; the column ``source`` names package, version and
+license. The concepts are complete lists (the alphabet, the digits, the countries of ISO 3166, all signs of a
+collection, the words of a published study), chosen without looking at any task's images.
 
     python scripts/build_small_graphs.py --base GRAPH GRAPHS        # writes GRAPHS/letters, GRAPHS/digits ...
     python scripts/build_small_graphs.py --base GRAPH GRAPHS --only flags

@@ -1,17 +1,17 @@
-"""Score cascades on images that their thresholds did not see, by the library's own code.
+"""Score cascades with the library's code, on images that were not used to choose their thresholds.
 
     python scripts/cascade_benchmark.py FILE.npz ... [--share .01 ...] [--images 256] [--draws 3] [--without RemoteCLIP]
 
 Files are those of ``predictions_benchmark.py``; costs are their ``gflops`` [M], or else those of known models whose
 architecture is the last part of a name. All models answer the trial's images; all other images are scored. Columns: the
-accuracy of the chosen models, with the cascade, and their difference; the draws with a cascade; GFLOPs per image with
-it, in percent of those of the chosen models; answers that changed; and the cascade's accuracy above
+accuracy of the chosen models and of the cascade, and their difference; the share of draws with a cascade; its GFLOPs
+per image, in percent of those of the chosen models; answers that changed; and the cascade's accuracy minus
 
 - that of the best single model of at most the same mean GFLOPs: best by the trial's score, and in hindsight;
 - that of a random mixture of the cheap model and the chosen ones with the same mean GFLOPs;
 - that of the best mixture, in hindsight, of any two single models with at most the same mean GFLOPs.
 
-Where there is no cascade, the chosen models take its place. All differences are in points of accuracy.
+If there is no cascade, the chosen models are used instead. All differences are in points of accuracy.
 """
 
 from __future__ import annotations
@@ -47,10 +47,12 @@ def main() -> int:
     """Print a table: means over draws and prompts, then over files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument("--share", nargs="+", type=float, default=[USUAL_CASCADE], help="of answers that may change")
+    parser.add_argument(
+        "--share", nargs="+", type=float, default=[USUAL_CASCADE], help="shares of answers that may change"
+    )
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--without", default="\0", metavar="TEXT", help="leave out models whose name has it")
+    parser.add_argument("--without", default="\0", metavar="TEXT", help="exclude models whose name contains TEXT")
     options = parser.parse_args()
     found: dict[tuple[int | None, float], dict[str, list[list[float]]]] = {}
     for path in options.files:
@@ -78,7 +80,7 @@ def main() -> int:
 
 
 def _shortlist(names: Sequence[str], gflops: NDArray[np.float64], n_classes: int) -> Selection:
-    """A selection that knows nothing of its models; their ids are their positions."""
+    """A selection with equal scores for all models; their ids are their positions."""
     shape = (len(names), n_classes)
     models = [
         SelectedModel(ModelRef(str(m), "0", "open_clip"), Cost(1, float(cost)), 1.0, PRIOR, Evidence.OVERALL)

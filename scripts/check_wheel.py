@@ -1,4 +1,4 @@
-"""Check what a stranger gets: build the package, install the wheel in an empty environment, use it without a checkout.
+"""Check the package as users get it: build it, install the wheel in an empty environment, use it without a checkout.
 
     python scripts/check_wheel.py                   # build and twine check; first commands; types with mypy and pyright
     python scripts/check_wheel.py --oldest          # with the oldest versions that pyproject.toml allows
@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "tests" / "user_program.py"
 TRIES = 3
 LINES_SHOWN = 20
-MOST_SECONDS = 10.0  # for a stranger's first answer, installation not counted
+MAX_SECONDS = 10.0  # for the first answer, without installation
 FIRST = ["mll-hf", "select", "--classes", "golden retriever, tabby cat, fire truck"]
 COMMANDS = (
     [*FIRST, "--max-parameters", "200M", "--license", "mit,apache-2.0", "--json"],
@@ -38,8 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheel", type=Path, help="check this wheel instead of building one")
     parser.add_argument("--python", default=sys.executable, help="interpreter of the empty environment")
-    parser.add_argument("--oldest", action="store_true", help="install the oldest versions that are allowed")
-    parser.add_argument("--no-types", action="store_true", help="leave out mypy and pyright")
+    parser.add_argument("--oldest", action="store_true", help="install the oldest allowed versions")
+    parser.add_argument("--no-types", action="store_true", help="skip mypy and pyright")
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mll-wheel-") as name:
         folder = Path(name)
@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build(dist: Path) -> Path:
-    """Build sdist and wheel, the wheel from the sdist, and check what a registry would show of them."""
+    """Build sdist and wheel, the wheel from the sdist, and check their metadata as a registry would."""
     run([sys.executable, "-m", "build", "--outdir", dist, ROOT])
     run([sys.executable, "-m", "twine", "check", "--strict", *sorted(dist.iterdir())])
     return next(dist.glob("*.whl"))
@@ -62,7 +62,7 @@ def build(dist: Path) -> Path:
 def install(wheel: Path, env: Path, python: str, *, oldest: bool) -> Path:
     """Install a wheel into a new environment; returns the folder of its commands."""
     run(["uv", "venv", "--quiet", "--no-project", "--python", python, env])
-    # the oldest of what a project names itself: so its dependencies are named beside the wheel
+    # lowest-direct applies to direct requirements only, so the project's dependencies are listed beside the wheel
     versions = ["--resolution", "lowest-direct", "-r", ROOT / "pyproject.toml"] if oldest else []
     run(["uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", env, *versions, wheel])  # as pip does
     run(["uv", "pip", "list", "--python", env])
@@ -70,7 +70,7 @@ def install(wheel: Path, env: Path, python: str, *, oldest: bool) -> Path:
 
 
 def use(scripts: Path, folder: Path) -> None:
-    """Run the first commands and a small program as a stranger would: no checkout, no cache, no network."""
+    """Run the first commands and a small program as a new user would: no checkout, no cache, no network."""
     away = folder / "away"
     away.mkdir()
     shutil.copy(PROGRAM, away)
@@ -85,10 +85,10 @@ def use(scripts: Path, folder: Path) -> None:
 
     said, seconds = timed(FIRST)
     for _ in range(TRIES - 1):
-        if seconds > MOST_SECONDS:  # the machine may be busy with something else
+        if seconds > MAX_SECONDS:  # the machine may be busy with something else
             said, seconds = timed(FIRST)
-    if seconds > MOST_SECONDS or not re.search(r"^Use \S+/\S+: estimated accuracy", said, re.MULTILINE):
-        raise SystemExit(f"the first answer took {seconds:.1f} s, or is none")
+    if seconds > MAX_SECONDS or not re.search(r"^Use \S+/\S+: estimated accuracy", said, re.MULTILINE):
+        raise SystemExit(f"the first answer took {seconds:.1f} s, or is missing")
     for command in (*COMMANDS, ["python", PROGRAM.name]):
         timed(command)
 
@@ -101,7 +101,7 @@ def check_types(scripts: Path, folder: Path) -> None:
 
 
 def run(command: list[str | Path], cwd: Path | None = None, variables: dict[str, str] | None = None) -> str:
-    """Run a command; its output is printed and returned, and its failure ends this script."""
+    """Run a command, print its output and return it; a failure ends this script."""
     words = [str(word) for word in command]
     print("$", " ".join([Path(words[0]).name, *words[1:]]), flush=True)
     environment = {**os.environ, **(variables or {})}

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Compare our backends with the libraries that they use, on every image-text architecture of these libraries.
+"""Compare our backends with the libraries that they use, on every image-text architecture of those libraries.
 
     scripts/conformance.py > scripts/benchmarks/conformance.md
 
-Builds each architecture tiny, with random weights, in the Hub's file layout; embeds images and texts with mll_hf and
-with open_clip itself, transformers' pipeline for zero-shot image classification, or sentence-transformers; prints a
-Markdown table of what loads, with the largest difference, and of what is refused, with the reason. Then lists the known
-models that mll_hf does not load. Needs no network and no GPU; takes a minute.
+Builds a tiny model of each architecture, with random weights, in the Hub's file layout; embeds images and texts with
+mll_hf and with open_clip itself, transformers' pipeline for zero-shot image classification, or sentence-transformers.
+Prints a Markdown table with the largest difference of each architecture, or the reason why it is refused. Then lists
+the known models that mll_hf does not load. Needs no network and no GPU; takes a minute.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     Outputs = dict[str, NDArray[np.float32]]
 
 TEXTS = ["a photo of a Cat.", "DOG", "a small, red car: which is round; the icon of a tree", "an unheard-of_thing!"]
-# SigLIP's are canonical: transformers' tokenizer of SigLIP 2 does not make them so
+# for SigLIP; transformers' tokenizer of SigLIP 2 does not canonicalize texts
 CANONICAL_TEXTS = ["a photo of a cat", "dog", "a small red car which is round the icon of a tree", "an unheardof thing"]
 TOLERANCE = 1e-5
 
@@ -65,7 +65,7 @@ def load(folder: Path) -> VisionLanguageModel:
 
 
 def outputs(model: VisionLanguageModel) -> Outputs:
-    """What a model gives for the images and `TEXTS`: embeddings, logits, probabilities."""
+    """Outputs of a model for the images and `TEXTS`: embeddings, logits, probabilities."""
     image_embeddings = np.concatenate([model.encode_pixels(model.preprocess(image)[None]) for image in images()])
     text_embeddings = model.encode_texts(TEXTS)
     return _with_logits(image_embeddings, text_embeddings, model.logit_scale, model.logit_bias, model.link)
@@ -80,7 +80,7 @@ def _with_logits(
 
 
 def open_clip_outputs(folder: Path) -> Outputs:
-    """The same of open_clip itself."""
+    """The same outputs of open_clip itself."""
     network, transform = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     text_config = open_clip.get_model_config(f"local-dir:{folder}")["text_cfg"]
     if "hf_tokenizer_name" in text_config:
@@ -134,7 +134,7 @@ def difference(model: VisionLanguageModel, expected: Outputs) -> float:
 
 
 def transformers_variants() -> list[tuple[str, str]]:
-    """Types in transformers' mapping, each with another tokenizer than its usual one, or ""."""
+    """Types in transformers' mapping, each with a tokenizer if it is not the type's usual one, else ""."""
     variants = [(kind, "") for kind in MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES]
     # SigLIP 2 with a fixed image size is of type siglip, with Gemma's tokenizer
     return [*variants, ("siglip", "gemma"), *([("siglip", "siglip")] if find_spec("sentencepiece") else [])]
@@ -163,7 +163,7 @@ def _report_open_clip(folder: Path) -> None:
         for config, names in kinds.items():
             path = tiny.write_open_clip(folder / names[0], json.loads(config))
             rows.append([", ".join(names), _result(path, open_clip_outputs)])
-            shutil.rmtree(path)  # most have a vocabulary of 6 MB
+            shutil.rmtree(path)  # most contain a vocabulary of 6 MB
     print(f"\n## open_clip\n\n{sum(map(len, kinds.values()))} configs, of {len(kinds)} kinds.\n")
     _print_table(["configs", "largest difference"], rows)
 
@@ -204,7 +204,7 @@ def _report_known_models() -> None:
     _print_table(["state", "models", "names"], rows)
 
 
-# why models that open_clip has no config for are refused, by the start of their names
+# why models without a config in open_clip are refused, by the start of their names
 _OTHER_MODELS = {
     "kakaobrain/align": "type align loads, but the repository has only pickles",
     "Salesforce/blip2": "type blip-2 has several embeddings of an image",

@@ -1,11 +1,11 @@
-"""Judge the choice by labels on many covered tasks that are derived from a few, to rest on more than the luck of some.
+"""Evaluate selection by labels on many covered tasks derived from a few, to reduce the influence of single tasks.
 
     python scripts/derived_benchmark.py --graph DIR --labels DIR --tasks DIR ... [--cache DIR] [--out DIR]
 
-A task of a source has classes under one concept of the graph, or classes drawn at random; all are covered by the graph.
-Its images are the source's images of these classes, without those that are nearly the same as a probe image of the
-graph. A model's accuracy is that of its logits over these classes alone. Tasks of one source overlap, so intervals come
-from a bootstrap over the sources. Writes ``derived.md`` and ``derived.json``.
+A task of a source has the classes under one concept of the graph, or random classes; all are covered by the graph. Its
+images are the source's images of these classes, without near duplicates of the graph's probe images. A model's accuracy
+is that of its logits over these classes alone. Tasks of one source overlap, so intervals come from a bootstrap over the
+sources. Writes ``derived.md`` and ``derived.json``.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-FEWEST_CLASSES = 3
+MIN_CLASSES = 3
 RANDOM_SIZES = (5, 10, 20)  # classes of tasks with random classes
 HUB_SIZES = (5, 10)
-WORST = 0.05  # share of choices that counts as the worst
+WORST = 0.05  # share of choices that count as the worst
 METHODS = {"mll, k=1": Strategy.MLL, "paper, one model": Strategy.PAPER}
 _GENERAL, _BEST = "general", "best model"
 _SIDE = 16  # pixels of a thumbnail
-_SAME = 0.9  # correlation of two thumbnails from which images count as nearly the same
+_SAME = 0.9  # correlation of thumbnails above which images are near duplicates
 
 
 def main() -> int:
@@ -59,10 +59,14 @@ def main() -> int:
     parser.add_argument("--graph", type=Path, required=True, metavar="DIR", help="the labels' graph with its images")
     parser.add_argument("--labels", required=True, metavar="SOURCE", help="labels of all models on that graph")
     parser.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="DIR", help="sources of tasks")
-    parser.add_argument("--cache", type=Path, default=Path("bench-cache"), metavar="DIR", help="of embeddings")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("bench-cache"), metavar="DIR", help="folder of cached embeddings"
+    )
     parser.add_argument("--out", type=Path, default=Path("derived"), metavar="DIR")
     parser.add_argument("--draws", type=int, default=20, metavar="N", help="hubs per task (default: %(default)s)")
-    parser.add_argument("--random-tasks", type=int, default=4, metavar="N", help="of each size (default: %(default)s)")
+    parser.add_argument(
+        "--random-tasks", type=int, default=4, metavar="N", help="random tasks of each size (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     labels, cache = read_hub(open_source(args.labels)).joined, EmbeddingCache(args.cache)
@@ -87,10 +91,10 @@ def main() -> int:
         tasks += of_source
         print(f"{source.name}: {len(of_source)} tasks, {duplicates} near duplicates", file=sys.stderr)
     results = [choose_on(tasks, labels, size, args.draws, args.seed) for size in (*HUB_SIZES, len(labels))]
-    most = max(label.sampling.images_per_concept for label in labels.reference)
+    limit = max(label.sampling.images_per_concept for label in labels.reference)
     facts = {
         "command": shlex.join(["python", "scripts/derived_benchmark.py", *sys.argv[1:]]),
-        "labels": f"{len(labels)} models, at most {most} probe images per concept",
+        "labels": f"{len(labels)} models, at most {limit} probe images per concept",
     }
     tables = derived_tables(results, sources)
     Report("Covered tasks derived from others", facts, tables).save(args.out, "derived")
@@ -161,7 +165,7 @@ def derive(
 def class_subsets(
     covered: NDArray[np.int64], concepts: NDArray[np.int64], graph: SemanticGraph, draws: int, seed: int = 0
 ) -> list[tuple[str, NDArray[np.int64]]]:
-    """Sets of classes by name: those under each concept of the graph, each set once, and random ones.
+    """Sets of classes by name: the classes under each concept of the graph, each set once, and random sets.
 
     Args:
         covered: Classes to choose from, ascending.
@@ -174,7 +178,7 @@ def class_subsets(
     for v, concept in enumerate(graph.concepts):
         below = {v, *graph.descendants[v].tolist()}
         classes = tuple(y for y in covered.tolist() if int(concepts[y]) in below)
-        if len(classes) >= FEWEST_CLASSES:
+        if len(classes) >= MIN_CLASSES:
             found.setdefault(classes, f"under {concept.name}")
     found.setdefault(tuple(covered.tolist()), "all covered classes")
     rng = np.random.default_rng(seed)
@@ -183,11 +187,11 @@ def class_subsets(
             for _ in range(draws):
                 classes = tuple(np.sort(rng.permutation(covered)[:size]).tolist())
                 found.setdefault(classes, f"random {size}")
-    return [(name, np.array(classes, np.int64)) for classes, name in found.items() if len(classes) >= FEWEST_CLASSES]
+    return [(name, np.array(classes, np.int64)) for classes, name in found.items() if len(classes) >= MIN_CLASSES]
 
 
 def accuracy_within(logits: NDArray[np.float32], labels: NDArray[np.int64], classes: NDArray[np.int64]) -> Floats:
-    """[M] accuracy among some classes (ascending), on their images alone; logits are [M, N, C], labels [N]."""
+    """[M] accuracy among some classes (ascending), on images of these classes; logits are [M, N, C], labels [N]."""
     rows = np.isin(labels, classes)
     answers = classes[logits[:, rows][:, :, classes].argmax(axis=2)]
     return (answers == labels[rows]).mean(axis=1)
@@ -198,15 +202,15 @@ def accuracy_within(logits: NDArray[np.float32], labels: NDArray[np.int64], clas
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """What was chosen for N pairs of a task and a hub of one size."""
+    """Choices for N pairs of a task and a hub, all hubs of one size."""
 
     hub: int  # number of models of the hubs
     sources: NDArray[np.str_]  # [N] source of the task
     tasks: NDArray[np.str_]  # [N] name of the task
-    accuracy: dict[str, Floats]  # [N] accuracy of what each method chose
+    accuracy: dict[str, Floats]  # [N] accuracy of each method's choice
 
     def lead(self, method: str) -> Floats:
-        """[N] by how much the accuracy of a method's choice is above that of the generally best model."""
+        """[N] accuracy of a method's choice minus that of the generally best model."""
         return self.accuracy[method] - self.accuracy[_GENERAL]
 
     def by_source(self, values: Floats) -> Floats:
@@ -215,7 +219,7 @@ class Choices:
 
 
 def choose_on(tasks: Sequence[DerivedTask], labels: JoinedLabels, size: int, draws: int, seed: int = 0) -> Choices:
-    """Choose for every task out of random hubs, drawn anew for each task; out of all models once.
+    """Choose for every task from random hubs, drawn anew for each task, or once from all models.
 
     Args:
         tasks: The tasks.
@@ -250,7 +254,7 @@ def _accuracies(task: DerivedTask, labels: JoinedLabels, hub: NDArray[np.int64])
 
 
 def derived_tables(results: Sequence[Choices], sources: Sequence[dict[str, Cell]]) -> tuple[Table, ...]:
-    """All tables, by the choices out of hubs of each size, and the facts about each source."""
+    """All tables, from the choices for hubs of each size and the facts about each source."""
     about = Table(
         "sources",
         "Sources",
@@ -309,9 +313,9 @@ def source_table(results: Sequence[Choices]) -> Table:
 
 
 def worst_choices(lead: Floats, sources: NDArray[np.str_], resamples: int = 500, seed: int = 0) -> tuple[float, float]:
-    """The quantile of the worst 5 % of differences [N], every source weighing the same, and its standard error.
+    """The 5 % quantile of differences [N], with equal weight for every source, and its bootstrap standard error.
 
-    The error is that of a bootstrap over the sources.
+    The bootstrap is over the sources.
     """
     rng, names = np.random.default_rng(seed), np.unique(sources)
     groups = [np.sort(lead[sources == name]) for name in names]

@@ -2,15 +2,15 @@
 
     python scripts/fit_accuracy.py            # print errors and coefficients
     python scripts/fit_accuracy.py --write    # and write the file
-    python scripts/fit_accuracy.py --things   # before that, write things.json anew (needs WordNet, and some minutes)
+    python scripts/fit_accuracy.py --things   # before that, rewrite things.json (needs WordNet; takes some minutes)
 
 Class names come from the table of recall per class and from scripts/accuracy/class_names.json, which names the source
-of each. Data sets without names count with the mean of the others.
+of each. Data sets without names get the mean features of the others.
 
 Protocol: every kin group of data sets is left out in turn, in all tables at once. The errors of a data set are averaged
 over its tables, then over data sets. The width of an interval is fitted inside each fold, on errors for groups that
-were left out of that fold too. The features were chosen on the same data sets; --choose shows what is reached with a
-choice inside each fold. Which words are things is learned from WordNet alone.
+were left out inside that fold. The features were chosen on the same data sets; --choose shows the results if they are
+chosen inside each fold. Which words are things is learned from WordNet alone.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ N_CLASSES = {"dsprites-orientation": 40, "dsprites-x-position": 32, "smallnorb-a
 LEVELS = 6  # models per table and data set, at even steps of ImageNet accuracy
 RIDGE, USUAL_SLOPE, STEPS = 0.03, 0.9, 30
 CENTER = 1.0  # of the logit of ImageNet accuracy
-LEAST_ERROR = 0.05  # absolute errors below count as squared ones
-BELOW, ABOVE = np.arange(0.05, 1.0, 0.01), np.arange(0.6, 4.61, 0.2)  # ends of intervals that are tried
+MIN_ERROR = 0.05  # smaller errors are squared instead of absolute
+BELOW, ABOVE = np.arange(0.05, 1.0, 0.01), np.arange(0.6, 4.61, 0.2)  # candidate ends of intervals
 THINGS = (5, 6, 8, 13, 17, 18, 20, 27)  # lexnames(5WN): animal, artifact, body, food, object, person, plant, substance
 WORDS, WORDS_RIDGE = 6000, 3.0
 
@@ -76,13 +76,13 @@ class Figures:
     Attributes:
         names: The D data sets.
         kin: [D] kin group of each.
-        features: [D, F] features, NaN where names are not known.
+        features: [D, F] features, NaN where names are unknown.
         chance: [D] one over the number of classes.
-        dataset: [N] which data set.
-        table: [N] which table.
+        dataset: [N] index of the data set.
+        table: [N] index of the table.
         imagenet: [N] accuracy of the model on ImageNet in the same table.
-        accuracy: [N] its accuracy.
-        best: [N] whether it is the best on ImageNet of the table.
+        accuracy: [N] accuracy of the model on the data set.
+        best: [N] whether the model is the best of the table on ImageNet.
     """
 
     names: tuple[str, ...]
@@ -96,7 +96,7 @@ class Figures:
     best: NDArray[np.bool_]
 
     def shares(self, rows: NDArray[np.bool_]) -> Floats:
-        """[N] weights of some rows: equal for data sets, tables of a data set, and models of a table; they sum to 1."""
+        """[N] weights of rows: equal among data sets, tables of a data set, and models of a table; they sum to 1."""
         weights = np.zeros(len(rows))
         cells = np.unique(np.stack([self.dataset[rows], self.table[rows]]), axis=1).T
         for dataset, table in cells.tolist():
@@ -174,10 +174,11 @@ def features_of(datasets: Sequence[str], domains: dict[str, str], n_classes: dic
 
 
 def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> tuple[Floats, Floats]:
-    """Coefficients and [N] estimates for all rows, from data sets that are in none of some kin groups.
+    """Coefficients and [N] estimates for all rows, fitted without the kin groups ``left_out``.
 
-    Absolute errors, minimized by reweighted Gauss-Newton steps. A kin group counts as the square root of its number of
-    data sets. Coefficients are those of features as they are, the intercept first, then the slope of ImageNet accuracy.
+    Minimizes absolute errors by reweighted Gauss-Newton steps. The weight of a kin group is the square root of its
+    number of data sets. Coefficients apply to unscaled features: the intercept, the slope of ImageNet accuracy, then
+    the features.
     """
     columns = [ALL_FEATURES.index(name) for name in features]
     used = ~np.isin(figures.kin, left_out)
@@ -198,7 +199,7 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
         share = sigmoid(A @ b)
         error = y - c - (1 - c) * share
         slopes = ((1 - c) * share * (1 - share))[:, None] * A
-        trust = w * 0.1 / np.maximum(np.abs(error), LEAST_ERROR)
+        trust = w * 0.1 / np.maximum(np.abs(error), MIN_ERROR)
         gradient = slopes.T @ (trust * error) - penalty @ (b - usual)
         step = np.linalg.solve((slopes * trust[:, None]).T @ slopes + penalty + 1e-4 * np.eye(len(b)), gradient)
         b = b + step * min(1.0, 1 / max(float(np.abs(step).max()), 1e-12))
@@ -209,7 +210,7 @@ def fit(figures: Figures, features: Sequence[str], left_out: Sequence[str]) -> t
 
 @cache
 def one_class() -> float:
-    """Half of a 90 % interval for the recall of one class, from its deviation within published data sets."""
+    """Half the width of a 90 % interval for the recall of one class, from its deviation within published data sets."""
     recalls = class_recalls()
     of_class = np.array(recalls.datasets)
     deviations = [recalls.values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(recalls.datasets)]
@@ -217,16 +218,16 @@ def one_class() -> float:
 
 
 def ends(figures: Figures, estimates: Floats, below: float, above: float) -> tuple[Floats, Floats]:
-    """Ends [N] of the intervals, by the number of classes; ``below`` is that of very many."""
+    """Ends [N] of the intervals, by the number of classes; ``below`` and ``above`` are for many classes."""
     of_classes = one_class() * np.sqrt(figures.chance[figures.dataset])
     return interval(estimates, below, above, of_classes)
 
 
 def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tuple[float, float]:
-    """Distances of both ends of the interval: the narrowest that hold for 90 %, where not known counts as width 1.
+    """Distances of both ends of the interval: the narrowest that cover 90 %; "not known" counts as width 1.
 
-    All models and the best one of each table count half each, a kin group as the square root of its number of data
-    sets.
+    All models and the best one of each table have half the weight each; the weight of a kin group is the square root
+    of its number of data sets.
     """
     weights = (figures.shares(rows) + figures.shares(rows & figures.best)) / figures.kin_sizes**0.5
     used = weights > 0
@@ -241,22 +242,22 @@ def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tupl
 
 
 def interval_scores(low: Floats, high: Floats, accuracy: Floats) -> Floats:
-    """[N] width plus ``2 / alpha`` times the distance to a value outside; Gneiting and Raftery, 2007."""
+    """[N] width plus ``2 / alpha`` times the distance to a value outside (Gneiting and Raftery, 2007)."""
     scores: Floats = high - low + 2 / (1 - LEVEL) * (np.maximum(low - accuracy, 0) + np.maximum(accuracy - high, 0))
     return scores
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
-    """Estimates [N] with intervals, each from data sets that are no kin."""
+class HeldOut:
+    """Estimates [N] with intervals, each fitted without the kin group of its data set."""
 
     estimate: Floats
     low: Floats
     high: Floats
 
 
-def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[Judged, dict[str, Floats]]:
-    """Estimates for groups that were left out, and for each group those without it and without each other one."""
+def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[HeldOut, dict[str, Floats]]:
+    """Estimates for left-out groups, and for each group the estimates without it and without each other group."""
     groups = sorted(set(figures.kin.tolist()))
     group = figures.kin[figures.dataset]
     twice = {kin: np.full(len(group), np.nan) for kin in groups}
@@ -270,31 +271,31 @@ def leave_kin_out(figures: Figures, features: Sequence[str]) -> tuple[Judged, di
         estimate[own] = twice[kin][own]
         low_of, high_of = ends(figures, estimate, *widths(figures, twice[kin], ~own))
         low[own], high[own] = low_of[own], high_of[own]
-    return Judged(estimate, low, high), twice
+    return HeldOut(estimate, low, high), twice
 
 
-def baselines(figures: Figures) -> dict[str, Judged]:
-    """A constant, and ImageNet accuracy itself, both with intervals from data sets that are no kin."""
+def baselines(figures: Figures) -> dict[str, HeldOut]:
+    """A constant, and ImageNet accuracy itself, both with intervals fitted without the kin group."""
     group = figures.kin[figures.dataset]
     constant = [np.zeros(len(group)) for _ in range(3)]
     imagenet = [figures.imagenet.copy(), np.zeros(len(group)), np.zeros(len(group))]
     for kin in sorted(set(figures.kin.tolist())):
         own = group == kin
         order = np.argsort(figures.accuracy, kind="stable")
-        for rows in (~figures.best, figures.best):  # the best models have a constant of their own
+        for rows in (~figures.best, figures.best):  # the best models have their own constant
             shares = np.cumsum(figures.shares(rows & ~own)[order])
             at = np.searchsorted(shares, [0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
             for values, position in zip(constant, at.tolist(), strict=True):
                 values[own & rows] = figures.accuracy[order][position]
-        of_all = ends(figures, figures.imagenet, *widths(figures, figures.imagenet, ~own))
-        imagenet[1][own], imagenet[2][own] = (of[own] for of in of_all)
-    return {"constant": Judged(*constant), "ImageNet accuracy": Judged(*imagenet)}
+        lows_highs = ends(figures, figures.imagenet, *widths(figures, figures.imagenet, ~own))
+        imagenet[1][own], imagenet[2][own] = (of[own] for of in lows_highs)
+    return {"constant": HeldOut(*constant), "ImageNet accuracy": HeldOut(*imagenet)}
 
 
-def summary(name: str, judged: Judged, figures: Figures) -> str:
-    """A line for all data sets, for those with names of things, for the others, and for the 13 targets.
+def summary(name: str, judged: HeldOut, figures: Figures) -> str:
+    """Lines for all data sets, for those with names of things, for the others, and for the 13 targets.
 
-    The targets are those of the table of recall per class. Coverage is with its binomial interval over data sets.
+    The targets are the data sets of the table of recall per class. Coverage has its binomial interval over data sets.
     """
     targets = set(class_recalls().datasets) - {"imagenet-sketch", "imagenet-r"}
     on_target = np.isin(figures.dataset, [figures.names.index(n) for n in figures.names if n in targets])
@@ -325,8 +326,8 @@ def summary(name: str, judged: Judged, figures: Figures) -> str:
     return "\n".join(lines)
 
 
-def chosen_in_folds(figures: Figures) -> Judged:
-    """As :func:`leave_kin_out`, with the features chosen inside each fold: all sets of them."""
+def chosen_in_folds(figures: Figures) -> HeldOut:
+    """Like :func:`leave_kin_out`, with the features chosen inside each fold, from all sets of features."""
     group = figures.kin[figures.dataset]
     tried = {}
     for size in range(1, len(ALL_FEATURES) + 1):
@@ -343,11 +344,11 @@ def chosen_in_folds(figures: Figures) -> Judged:
         best = tried[min(errors, key=lambda features: errors[features])][0]
         for values, found in zip(parts, (best.estimate, best.low, best.high), strict=True):
             values[own] = found[own]
-    return Judged(*parts)
+    return HeldOut(*parts)
 
 
-def fitted(figures: Figures, judged: Judged) -> AccuracyModel:
-    """The regression over all data sets, with the widths that errors on left-out groups ask for."""
+def fitted(figures: Figures, judged: HeldOut) -> AccuracyModel:
+    """The regression over all data sets, with widths fitted to the errors on left-out groups."""
     b, _ = fit(figures, FEATURES, ())
     usual = np.nanmean(figures.features, axis=0)
     below, above = widths(figures, judged.estimate, np.ones(len(figures.dataset), np.bool_))
@@ -357,10 +358,10 @@ def fitted(figures: Figures, judged: Judged) -> AccuracyModel:
 
 
 def fit_things() -> list[float]:
-    """The direction of words for things among some of those that WordNet counted in texts.
+    """The direction of words for things, from a sample of the words that WordNet counted in texts.
 
     Ridge regression on whether the word's most frequent sense is a noun of :data:`THINGS`. Adjectives and verbs are
-    words that are no nouns.
+    the words that are not nouns.
     """
 
     def lines(name: str) -> list[list[str]]:
@@ -382,7 +383,7 @@ def fit_things() -> list[float]:
     return direction
 
 
-def draw(figures: Figures, judged: Judged, path: Path) -> None:
+def draw(figures: Figures, judged: HeldOut, path: Path) -> None:
     """A picture of estimate, interval and accuracy of the model that is best on ImageNet, for every data set."""
     from matplotlib.figure import Figure
 

@@ -1,7 +1,7 @@
-"""What this package does on a GPU: whether its counts are those of the CPU, its speed, its memory, and Ray.
+"""Check this package on a GPU: equal counts as on the CPU, speed, memory, and Ray.
 
-Models have random weights, and nothing is downloaded. Writes a Markdown and a JSON file, to be committed. Ends with
-status 1 if counts differ by more than ties can explain.
+Models have random weights, and nothing is downloaded. Writes a Markdown and a JSON file, to be committed. The exit
+status is 1 if counts differ by more than ties can explain.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelRef
     from mll_hf.models import VisionLanguageModel
 
-# of a cosine: 2.5 times the greatest error of four real models on a CPU; float32 is that of TF32 in convolutions
+# of a cosine: 2.5 times the largest error of four real models on a CPU; float32 is for TF32 in convolutions
 TOLERANCES = {"float32": 1e-3, "float16": 4e-3, "bfloat16": 3e-2}
 CLASSES = ("cat", "dog", "tree", "car", "boat")
 _SAME_EMBEDDINGS = 1e-5
@@ -61,8 +61,8 @@ def main() -> int:
     parser.add_argument("--models", default="ViT-B-32,ViT-L-14,ViT-H-14", metavar="NAMES", help="three architectures")
     parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
     parser.add_argument("--images", type=int, default=4096, metavar="N", help="JPEGs for speed (default: %(default)s)")
-    parser.add_argument("--compared", type=int, default=256, metavar="N", help="images that a CPU embeds, too")
-    parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--compared", type=int, default=256, metavar="N", help="images that the CPU embeds too")
+    parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="concepts (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("scripts/benchmarks/gpu"), metavar="FOLDER")
     args = parser.parse_args()
@@ -84,7 +84,7 @@ def main() -> int:
 def model_checks(
     args: argparse.Namespace, device: str, folder: Path, graph: SemanticGraph, probes: ProbeSet
 ) -> dict[str, Any]:
-    """Everything that needs models; each has its weights on disk, for the ensemble and for Ray."""
+    """All checks that need models; their weights are on disk, for the ensemble and for Ray."""
     found: dict[str, Any] = {"correctness": [], "speed": {}}
     refs = []
     for number, name in enumerate(args.models.split(",")):
@@ -101,7 +101,7 @@ def model_checks(
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Facts about the machine and versions."""
     on_gpu = device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device} {platform.machine()}",
@@ -120,25 +120,25 @@ def machine(device: str) -> dict[str, Any]:
 def compare(
     name: str, model: VisionLanguageModel, graph: SemanticGraph, probes: ProbeSet, n_images: int
 ) -> list[dict[str, Any]]:
-    """The device's counts against the CPU's: from embeddings of its own, and from those of the CPU."""
+    """Compare the device's counts with the CPU's: from its own embeddings, and from those of the CPU."""
     on_cpu = load_model(model.ref, "cpu")
-    theirs, ours = (embed(loaded, probes, n_images) for loaded in (on_cpu, model))
+    expected_images, own_images = (embed(loaded, probes, n_images) for loaded in (on_cpu, model))
     on_cpu.close()
-    concepts = concepts_near(theirs, probes, len(graph))
+    concepts = concepts_near(expected_images, probes, len(graph))
     rows = []
     for what, images, tolerance in (
-        (f"{name}, its embeddings", ours, TOLERANCES[model.dtype]),
-        (f"{name}, the CPU's embeddings", theirs, _SAME_EMBEDDINGS),
+        (f"{name}, its embeddings", own_images, TOLERANCES[model.dtype]),
+        (f"{name}, the CPU's embeddings", expected_images, _SAME_EMBEDDINGS),
     ):
-        expected = Contest(graph, probes, concepts, model.logit_scale).count([(0, theirs)])
+        expected = Contest(graph, probes, concepts, model.logit_scale).count([(0, expected_images)])
         found = Contest(graph, probes, concepts, model.logit_scale, model.device).count([(0, images)])
-        ties = near_ties(graph, probes, theirs, concepts, tolerance)
+        ties = near_ties(graph, probes, expected_images, concepts, tolerance)
         rows.append(
             {
                 "model": what,
                 **asdict(environment_of(model)),
                 "batch": model.batch_size,
-                "greatest difference of an embedding": float(np.abs(images - theirs).max()),
+                "greatest difference of an embedding": float(np.abs(images - expected_images).max()),
                 **differences(expected, found, ties),
             }
         )
@@ -154,7 +154,7 @@ def embed(model: VisionLanguageModel, probes: ProbeSet, n_images: int) -> NDArra
 def concepts_near(images: NDArray[np.float32], probes: ProbeSet, n_concepts: int) -> NDArray[np.float32]:
     """[V, D] embeddings of concepts, each near an image that tests it, if there is one, so that some are recognized.
 
-    Models with random weights embed all images nearly alike, so the mean is taken out.
+    Models with random weights embed all images nearly alike, so the mean is subtracted.
     """
     concepts = np.random.default_rng(0).standard_normal((n_concepts, images.shape[1]))
     centered = unit(images - images.mean(axis=0))
@@ -168,7 +168,7 @@ def concepts_near(images: NDArray[np.float32], probes: ProbeSet, n_concepts: int
 def near_ties(
     graph: SemanticGraph, probes: ProbeSet, images: NDArray[np.float32], concepts: NDArray[np.float32], tolerance: float
 ) -> NDArray[np.int64]:
-    """[V] contests for each concept in which it and its best rival are so close that either may win."""
+    """[V] number of contests of each concept in which it and its best rival are so close that either may win."""
     ties = np.zeros(len(graph), np.int64)
     scores = images @ concepts.T
     for v in range(len(graph)):
@@ -184,7 +184,7 @@ def near_ties(
 
 
 def differences(expected: LabelCounts, found: LabelCounts, ties: NDArray[np.int64]) -> dict[str, int]:
-    """How many contests ended otherwise, and how many of them cannot be ties; other tests than expected cannot be."""
+    """Number of contests with a different result, and of those that ties cannot explain, such as different tests."""
     changed = np.abs(expected.hits - found.hits)
     return {
         "contests": int(expected.support.sum()),
@@ -199,14 +199,14 @@ def differences(expected: LabelCounts, found: LabelCounts, ties: NDArray[np.int6
 
 
 def measure_ensemble(refs: Sequence[ModelRef], device: str, images: list[bytes], repeats: int) -> dict[str, float]:
-    """Seconds of an ensemble and of its models one by one."""
+    """Seconds of an ensemble, and of its models one by one."""
     selections = [selection_of(models, CLASSES) for models in (refs, *([ref] for ref in refs))]
     together, *alone = (seconds_of(Ensemble(selection, device), images, repeats) for selection in selections)
     return {"ensemble": together, "singles": sum(alone), "ratio": together / sum(alone)}
 
 
 def seconds_of(ensemble: Ensemble, images: list[bytes], repeats: int) -> float:
-    """Median seconds of a prediction after a first one, which loads the models."""
+    """Median seconds of a prediction, after a first one that loads the models."""
     with closing(ensemble):
         ensemble.predict(images[:8])
         return statistics.median(timed(lambda: ensemble.predict(images)) for _ in range(repeats))
@@ -218,7 +218,7 @@ def jpegs(probes: ProbeSet, n_images: int) -> list[bytes]:
 
 
 def through_ray(ref: ModelRef, graph: SemanticGraph, probes: ProbeSet, n: int, on_gpu: bool) -> dict[str, Any]:
-    """Images per second of a whole labeling on n GPUs, or n cores, with models that are loaded already."""
+    """Images per second of labeling on n GPUs, or n cores, with loaded models."""
     import ray
 
     started = not ray.is_initialized()

@@ -1,4 +1,4 @@
-"""Benchmarks of the index of labels: reading labels with and without it, and choosing among very many.
+"""Benchmarks of the index of labels: reading labels with and without it, and selecting from very many.
 
 ``scripts/run_benchmark.py`` runs them as its parts ``reading`` and ``selection``.
 """
@@ -33,16 +33,16 @@ N_CONCEPTS = 9000
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
     """Arguments of the part ``reading``."""
-    parser.add_argument("--labels", type=int, default=1000, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--labels", type=int, default=1000, metavar="N", help="labels (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.set_defaults(run=run_reading)
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
     """Arguments of the part ``selection``."""
-    parser.add_argument("--labels", type=int, default=100_000, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--index", type=Path, metavar="DIR", help="write the index here and keep it, or use it")
-    parser.add_argument("--classes", type=int, default=100, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--labels", type=int, default=100_000, metavar="N", help="labels (default: %(default)s)")
+    parser.add_argument("--index", type=Path, metavar="DIR", help="folder of the index; written if it is empty")
+    parser.add_argument("--classes", type=int, default=100, metavar="N", help="classes (default: %(default)s)")
     parser.add_argument("--domain", metavar="TEXT", help="the task's domain, such as photo")
     parser.add_argument("--repeats", type=int, default=5)
     parser.set_defaults(run=run_selection)
@@ -69,7 +69,7 @@ def run_reading(args: argparse.Namespace) -> None:
 
 
 def run_selection(args: argparse.Namespace) -> None:
-    """Print time and memory of choosing among synthetic labels through an index, which is built first."""
+    """Print time and memory of selecting from synthetic labels through an index, which is built first."""
     with tempfile.TemporaryDirectory() as name:
         folder = args.index or Path(name)
         if not list(folder.glob("*.safetensors")):
@@ -77,7 +77,9 @@ def run_selection(args: argparse.Namespace) -> None:
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         print(f"index of {size / 2**30:.2f} GB, {size / args.labels / 1000:.1f} kB per label", flush=True)
         values = [folder, Path(name) / "labels", args.classes, args.repeats, args.domain or ""]
-        subprocess.run([sys.executable, __file__, *map(str, values)], check=True)  # its memory is measured
+        subprocess.run(
+            [sys.executable, __file__, *map(str, values)], check=True
+        )  # a separate process, to measure its memory
 
 
 def _build(folder: Path, n_labels: int) -> None:
@@ -98,7 +100,7 @@ def _build(folder: Path, n_labels: int) -> None:
 
 
 def measure(folder: Path, labels: Path, n_classes: int, repeats: int, domain: str | None) -> None:
-    """Open an index and choose 3 models; texts are not encoded again."""
+    """Open an index and select 3 models; texts are not encoded again."""
     graph = make_graph(N_CONCEPTS)
     models, descriptions = SyntheticModels(graph), make_descriptions(n_classes)
     match = ConceptIndex.build(graph, RandomEncoder()).match(descriptions)
@@ -134,7 +136,7 @@ def measure(folder: Path, labels: Path, n_classes: int, repeats: int, domain: st
 
 
 def _megabytes(name: str) -> float:
-    """What the system says of this process's memory; getrusage would count its parent's too."""
+    """Memory of this process according to the system; getrusage would include its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition(f"{name}:")[2].split()[0]) / 1024
 
@@ -147,7 +149,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def spread(times: list[float], unit: str = "s") -> str:
-    """Median, least and greatest of some times, as text."""
+    """Median, minimum and maximum of times, as text."""
     return f"{statistics.median(times):.3g} {unit} ({min(times):.3g} to {max(times):.3g})"
 
 

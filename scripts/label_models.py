@@ -9,8 +9,8 @@
 # ///
 """Label models of the Hub on a graph of visual concepts, and publish the labels.
 
-Name models, or list them with a filter of the Hub or a file. Models that are labeled already are skipped before
-anything is downloaded; a model that fails does not stop the others; the same command resumes an interrupted run.
+Name models, or list them with a search of the Hub or a file. Labeled models are skipped before anything is downloaded;
+a model that fails does not stop the others; the same command resumes an interrupted run.
 
     python scripts/label_models.py --paper-models --graph hf://datasets/ORG/GRAPH --to hf://datasets/ORG/LABELS
     python scripts/label_models.py --filter open_clip --limit 20 --graph DIR --to hf://datasets/ORG/LABELS --engine ray
@@ -21,7 +21,7 @@ anything is downloaded; a model that fails does not stop the others; the same co
 Engines: `local` uses this machine (with several GPUs through Ray), `ray` a Ray cluster; `hf-jobs` starts one job per
 model, all with the same pinned graph, and returns. Labels do not depend on the engine. The last example runs all models
 in one job; the header of this file requests its hardware and passes your token on. It does not name this package, which
-is on no registry: jobs install $MLL_HF_PACKAGE (a URL, a wheel or a name), or else the newest wheel in dist/.
+is on no package registry: jobs install $MLL_HF_PACKAGE (a URL, a wheel or a name), or else the newest wheel in dist/.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if importlib.util.find_spec("mll_hf") is None:  # in a job without it
-    sys.exit("error: mll_hf is not installed here and is on no registry; start with --with 'mll-hf[models] @ URL'")
+    sys.exit("error: mll_hf is neither installed nor on a package registry; start with --with 'mll-hf[models] @ URL'")
 
 from mll_hf.cli.label import add_pull_requests, check_owners
 from mll_hf.cli.options import BATCH_HELP, DEVICE_HELP, FULL_SAMPLE, SAMPLE_HELP, positive, script_parser
@@ -73,8 +73,8 @@ _OPTIONS_OF = {
     **dict.fromkeys(("job-flavor", "job-timeout", "job-namespace", "job-script"), "hf-jobs"),
 }
 _NOT_FOR_JOBS = {
-    "labels": "is a folder of this machine, which a job cannot read",
-    "free-cache": "is for your own machines",
+    "labels": "is a local folder, which a job cannot read",
+    "free-cache": "applies to your own machines only",
 }
 _CHOICE = ("models", "filter", "author", "search", "limit", "models_from", "paper_models")
 _SETTLE_SECONDS = 60.0  # uploads come in several commits
@@ -82,13 +82,13 @@ _INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; returns the exit status (0 all labeled, 1 some failed, 2 misused, 130 interrupted)."""
+    """Run the script; returns the exit status (0 all labeled, 1 some failed, 2 wrong usage, 130 interrupted)."""
     parser = build_parser()
     args = parser.parse_args(arguments)
     report = Report(args)
     try:
         check_engine_options(parser, args)
-        report.write()  # fails now if it cannot be written
+        report.write()  # fails early if it cannot be written
         if args.webhook and (reason := take_event(args)):
             say(f"ignored: {reason}")
             return 0
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say("nobody reads the results any more; finished work is kept, and the same command resumes")
         status = 1
     if report.results:
-        say(report.text(again=command(parser, args, report.failed)))
+        say(report.text(retry=command(parser, args, report.failed)))
     return status
 
 
@@ -136,7 +136,7 @@ def start_jobs(args: argparse.Namespace, report: Report) -> None:
             raise InputError(f"--{option} {why}; leave it out, or use another engine")
     models, destination = chosen_models(args), chosen_destination(args)
     if destination is None:
-        raise InputError("a job must publish its label, or it is lost; drop --no-push")
+        raise InputError("a job must publish its label, or it is lost; remove --no-push")
     jobs = Jobs(
         graph=pinned(args.graph),
         sampling=SamplingConfig(args.sample, args.seed),
@@ -153,7 +153,7 @@ def start_jobs(args: argparse.Namespace, report: Report) -> None:
 
 
 def job_options(args: argparse.Namespace) -> tuple[str, ...]:
-    """Arguments of a job besides its model and graph."""
+    """Arguments of a job other than its model and graph."""
     options = ["--sample", str(args.sample), "--seed", str(args.seed)]
     for name in ("to", "batch_size"):
         if value := getattr(args, name):
@@ -166,7 +166,7 @@ def check_engine_options(parser: argparse.ArgumentParser, args: argparse.Namespa
     for option, engine in _OPTIONS_OF.items():
         name = option.replace("-", "_")
         if args.engine != engine and getattr(args, name) != parser.get_default(name):
-            raise InputError(f"--{option} is for --engine {engine}; leave it out, or choose that engine")
+            raise InputError(f"--{option} applies to --engine {engine}; leave it out, or choose that engine")
 
 
 def chosen_engine(args: argparse.Namespace) -> Engine:
@@ -193,7 +193,7 @@ def chosen_models(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def take_event(args: argparse.Namespace) -> str:
-    """Choose the model of the event for which a webhook of the Hub started this job.
+    """Choose the model of the webhook event that started this job.
 
     Returns:
         Why the event needs no label; empty if a model was chosen.
@@ -202,11 +202,11 @@ def take_event(args: argparse.Namespace) -> str:
         raise InputError("--webhook chooses the model; leave out other models and filters")
     event = os.environ.get("WEBHOOK_PAYLOAD")
     if not event:
-        return "no event; a webhook of the Hub that copies this job has one"
+        return "no event; only jobs started by a webhook of the Hub have one"
     try:
         change = read_event(json.loads(event))
     except (json.JSONDecodeError, RecursionError):
-        raise InputError("WEBHOOK_PAYLOAD is not JSON; let a webhook of the Hub start this job") from None
+        raise InputError("WEBHOOK_PAYLOAD is not JSON; start this job with a webhook of the Hub") from None
     if change.ignored:
         return f"{change.repo_id}: {change.ignored}"
     if change.private and args.to:
@@ -217,7 +217,7 @@ def take_event(args: argparse.Namespace) -> str:
     except ModelError as error:
         return str(error)
     if model.revision != change.commit:
-        return f"{change.repo_id}: a newer commit has an event of its own"
+        return f"{change.repo_id}: a newer commit has its own event"
     args.models = [f"{model.repo_id}@{model.revision}"]
     return ""
 
@@ -225,9 +225,9 @@ def take_event(args: argparse.Namespace) -> str:
 def chosen_destination(args: argparse.Namespace) -> Destination | None:
     """The destination that the arguments choose."""
     if args.no_push and (args.to or args.pr):
-        raise InputError("--no-push publishes nothing; drop it, or drop --to and --pr")
+        raise InputError("--no-push publishes nothing; remove it, or remove --to and --pr")
     if args.private and not args.to:
-        raise InputError("--private is for a new collection; add --to hf://datasets/ORG/NAME")
+        raise InputError("--private applies to a new collection; add --to hf://datasets/ORG/NAME")
     if args.no_push:
         return None
     return CollectionRepo(args.to, args.pr, args.private) if args.to else OwnRepos(args.pr)
@@ -281,14 +281,14 @@ class Report:
         """Names of the models that failed."""
         return [result.name for result in self.results if result.outcome is Outcome.FAILED]
 
-    def text(self, again: str) -> str:
-        """Counts of outcomes, reasons of failures, and a command that repeats what failed."""
+    def text(self, retry: str) -> str:
+        """Counts of outcomes, reasons of failures, and a command that retries failed models."""
         counts = Counter(result.outcome for result in self.results)
         parts = [f"{counts[outcome]} {outcome}" for outcome in Outcome if counts[outcome]]
         left = self.total - len(self.results)
-        lines = [", ".join([*parts, *([f"{left} not tried"] if left else [])])]
+        lines = [", ".join([*parts, *([f"{left} not run"] if left else [])])]
         lines += [f"  {result.reason}" for result in self.results if result.outcome is Outcome.FAILED]
-        return "\n".join([*lines, *([f"again for what failed: {again}"] if self.failed else [])])
+        return "\n".join([*lines, *([f"to retry failed models: {retry}"] if self.failed else [])])
 
 
 def record(result: ModelResult) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def line(result: ModelResult) -> str:
 
 
 def command(parser: argparse.ArgumentParser, args: argparse.Namespace, models: Sequence[str]) -> str:
-    """This command with other models."""
+    """This command for other models."""
     parts = ["python", sys.argv[0], *models]
     for name, value in vars(args).items():
         if name not in (*_CHOICE, "webhook") and value != parser.get_default(name):
@@ -342,21 +342,23 @@ def say(message: str) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Build the parser of the arguments."""
     parser = script_parser(str(__doc__))
-    choice = parser.add_argument_group("which models")
+    choice = parser.add_argument_group("models")
     choice.add_argument("models", nargs="*", metavar="MODEL", help="org/name[@revision] on the Hub")
     choice.add_argument("--filter", action="append", metavar="TAG", help="all models with this tag; repeat for several")
     choice.add_argument("--author", metavar="NAME", help="all models of a user or organization")
     choice.add_argument("--search", metavar="TEXT", help="all models with this text in their id")
-    choice.add_argument("--limit", type=positive, metavar="N", help="only the N most downloaded of them")
+    choice.add_argument("--limit", type=positive, metavar="N", help="only the N most downloaded of these")
     choice.add_argument("--models-from", type=Path, metavar="FILE", help="text with one model per line, CSV or JSON")
     choice.add_argument("--paper-models", action="store_true", help="the models of the paper")
-    choice.add_argument("--webhook", action="store_true", help="in a job that a webhook of the Hub starts: its model")
-    measure = parser.add_argument_group("how they are measured")
+    choice.add_argument(
+        "--webhook", action="store_true", help="the model of the webhook event, in a job started by a webhook"
+    )
+    measure = parser.add_argument_group("measurement")
     measure.add_argument("--graph", required=True, metavar="WHERE", help="folder, or hf://datasets/ORG/GRAPH[@rev]")
     measure.add_argument("--sample", type=positive, default=FULL_SAMPLE, metavar="N", help=SAMPLE_HELP)
     measure.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the sample of images (default: 0)")
     measure.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
-    measure.add_argument("--overwrite", action="store_true", help="measure again what is labeled already")
+    measure.add_argument("--overwrite", action="store_true", help="measure labeled models again")
     measure.add_argument(
         "--labels", type=Path, metavar="DIR", help="working folder (default: in the cache of Hugging Face)"
     )
@@ -368,16 +370,21 @@ def build_parser() -> argparse.ArgumentParser:
     where.add_argument("--engine", choices=["local", "ray", "hf-jobs"], default="local", help="(default: local)")
     where.add_argument("--device", metavar="NAME", help=f"local: {DEVICE_HELP}")
     where.add_argument(
-        "--ray-address", metavar="ADDRESS", help="of the cluster (default: $RAY_ADDRESS, or Ray on this machine)"
+        "--ray-address",
+        metavar="ADDRESS",
+        help="ray: address of the cluster (default: $RAY_ADDRESS, or Ray on this machine)",
     )
     where.add_argument(
-        "--gpus-per-worker", type=_share, metavar="N", help="ray: may be a fraction (default: 1 if there are any)"
+        "--gpus-per-worker",
+        type=_share,
+        metavar="N",
+        help="ray: GPUs per worker, may be a fraction (default: 1 if there are any)",
     )
     where.add_argument("--job-flavor", default="t4-small", metavar="NAME", help="hf-jobs: hardware (default: t4-small)")
-    where.add_argument("--job-timeout", default="6h", metavar="TIME", help="hf-jobs: longest time (default: 6h)")
-    where.add_argument("--job-namespace", metavar="NAME", help="hf-jobs: who pays (default: you)")
-    where.add_argument("--job-script", metavar="URL", help="hf-jobs: this script's URL (default: this file is sent)")
-    publish = parser.add_argument_group("where labels are published")
+    where.add_argument("--job-timeout", default="6h", metavar="TIME", help="hf-jobs: maximum run time (default: 6h)")
+    where.add_argument("--job-namespace", metavar="NAME", help="hf-jobs: who is billed (default: you)")
+    where.add_argument("--job-script", metavar="URL", help="hf-jobs: URL of this script (default: uploads this file)")
+    publish = parser.add_argument_group("publication")
     publish.add_argument(
         "--to", metavar="WHERE", help="a collection: hf://datasets/ORG/LABELS (default: your models' own repos)"
     )
@@ -387,7 +394,7 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("--dry-run", action="store_true", help="only print what would be done")
     output.add_argument("--json", action="store_true", help="print one JSON line per model")
-    output.add_argument("--report", type=Path, metavar="FILE", help="write the results as a JSON list, too")
+    output.add_argument("--report", type=Path, metavar="FILE", help="also write the results as a JSON list")
     return parser
 
 

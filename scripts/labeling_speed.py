@@ -1,4 +1,4 @@
-"""Speed of labeling compared with the bare image tower, CLIP_benchmark, and the loop of the paper's code.
+"""Speed of labeling compared with the bare image tower, CLIP_benchmark, and the loop in the paper's code.
 
 Models are open_clip architectures with random weights: the speed does not depend on the weights, and nothing is
 downloaded. Images are JPEGs of ImageNet's size. All loops use the same images and the same caption embeddings.
@@ -56,15 +56,19 @@ _TINY = {
 _CLIP_BENCHMARK_BATCH, _CLIP_BENCHMARK_WORKERS = 64, 4  # its defaults
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """Add the options of the verb ``labeling``."""
-    verb.add_argument("--models", default="ViT-B-32", metavar="NAMES", help="open_clip architectures, comma-separated")
-    verb.add_argument("--images", type=int, default=256, metavar="N", help="images (default: %(default)s)")
-    verb.add_argument("--concepts", type=int, default=9000, metavar="N", help="(default: %(default)s)")
-    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
-    verb.add_argument("--batch-size", type=int, metavar="N", help="of labeling (default: chosen for the device)")
-    verb.add_argument("--repeats", type=int, default=3)
-    verb.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the part ``labeling``."""
+    parser.add_argument(
+        "--models", default="ViT-B-32", metavar="NAMES", help="open_clip architectures, comma-separated"
+    )
+    parser.add_argument("--images", type=int, default=256, metavar="N", help="images (default: %(default)s)")
+    parser.add_argument("--concepts", type=int, default=9000, metavar="N", help="(default: %(default)s)")
+    parser.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images per batch of labeling (default: chosen for the device)"
+    )
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -92,7 +96,7 @@ def speeds(
     concepts = unit(np.random.default_rng(0).standard_normal((len(graph), model.embedding_size)))
     batch_size = min(batch_size or model.batch_size, len(probes))
     times: dict[str, list[float]] = {}
-    with closing(decoders_for(model)) as decoders:  # a run starts them once, for many more images
+    with closing(decoders_for(model)) as decoders:  # a real run starts them once, for many more images
         loops: dict[str, Callable[[], object]] = {
             "bare": bare_loop(model, batch_size, len(probes)),
             "ours": lambda: our_loop(model, graph, probes, concepts, batch_size, decoders),
@@ -164,13 +168,13 @@ def reference_loop(model: VisionLanguageModel, probes: ProbeSet, concepts: NDArr
     """The paper's code: batches of 32 images, and the similarities of each image as a Python list."""
     network: Any = model
     device = torch.device(model.device)
-    there = torch.from_numpy(concepts).to(device)
+    texts = torch.from_numpy(concepts).to(device)
     similarities: list[list[float]] = []
     with torch.no_grad(), _precision(model):
         for batch in pixels(model, probes, _REFERENCE_BATCH, 0):
             features = network._image_features(batch.to(device))
             features = features / features.norm(dim=-1, keepdim=True)
-            for row in 100.0 * features.float() @ there.T:
+            for row in 100.0 * features.float() @ texts.T:
                 similarities.append(row.cpu().tolist())
     return similarities
 
@@ -239,7 +243,7 @@ def measure_contest(n_concepts: int, device: str, n_images: int = 4 * CONTEST_BL
 
 
 def contest_line(contest: dict[str, float]) -> str:
-    """What `measure_contest` found, in one line."""
+    """The result of `measure_contest` in one line."""
     return (
         f"contest of {contest['concepts']} concepts: {contest['tests']} tests of {contest['images']} images, "
         f"{contest['tests/s']:.0f} tests/s, peak of tensors {contest['peak bytes'] / 1e9:.2f} GB"
@@ -272,7 +276,7 @@ class _TensorMemory:
 
 
 def measure_label(n_concepts: int) -> None:
-    """Print the size of a label, and of what the paper stores of a model."""
+    """Print the size of a label, and of the data that the paper stores per model."""
     graph, probes = _in_memory(n_concepts, 2 * CONTEST_BLOCK)
     rng = np.random.default_rng(0)
     concepts, images = (unit(rng.standard_normal((n, 64))) for n in (n_concepts, len(probes)))
@@ -295,7 +299,7 @@ def random_model(name: str, folder: Path, device: str, seed: int = 0) -> VisionL
 
 
 def save_random_model(name: str, folder: Path, seed: int = 0) -> None:
-    """Save an open_clip model with random weights; ``tiny`` is none of open_clip's own."""
+    """Save an open_clip model with random weights; ``tiny`` is not one of open_clip's own."""
     config: Any = _TINY if name == "tiny" else open_clip.get_model_config(name)
     torch.manual_seed(seed)
     network = open_clip.CLIP(**deepcopy(config)).eval()

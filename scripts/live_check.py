@@ -1,8 +1,8 @@
-"""Try the whole chain on the real Hub: graph, label, push, another user's view, select, predict, verify, clean up.
+"""Test everything on the real Hub: graph, label, push, another user's view, select, predict, verify, clean up.
 
-Says first what it will create and download, and asks. All repos get new names in a namespace of yours and are deleted
-at the end, also after a failure or Ctrl-C. The report, in Markdown, goes to stdout. Exit status: 0 if every step
-succeeded, 1 if not, 2 if you declined, 130 after Ctrl-C.
+First lists what it will create and download, and asks. All repos get new names in your namespace and are deleted at the
+end, also after a failure or Ctrl-C. The report, in Markdown, goes to stdout. Exit status: 0 if every step succeeded, 1
+if not, 2 if you declined, 130 after Ctrl-C.
 
 The graph has 50 concepts, colored shapes that this script draws. Two published models are labeled, and a copy of a tiny
 model of the demo, which gets its label in its own repo. The visitor is this process without token and with empty
@@ -43,7 +43,7 @@ import mll_hf
 from mll_hf import ModelLabel
 from mll_hf.cli import main as mll_hf_command
 from mll_hf.cli.options import script_parser
-from mll_hf.cli.output import agrees
+from mll_hf.cli.output import confirm
 from mll_hf.errors import HubError, InputError, MLLError
 from mll_hf.graph.authoring import NewConcept, NewImage, add_to_graph, new_concept
 from mll_hf.hub.connection import connect, hub_errors
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 TINY_MODEL = Path(__file__).parent / "demo_world" / "models" / "demo-generalist"
 COLORS = ("red", "green", "blue", "yellow", "purple", "black")
-SHAPES = {  # sides, and by how many degrees it is turned
+SHAPES = {  # number of sides, rotation in degrees
     "circle": (60, 0), "triangle": (3, 0), "square": (4, 0), "diamond": (4, 45), "pentagon": (5, 0), "hexagon": (6, 0),
     "octagon": (8, 0),
 }  # fmt: skip
@@ -74,12 +74,12 @@ PACKAGES = ("mll-hf", "huggingface_hub", "hf-xet", "torch", "open_clip_torch", "
 
 @dataclass(frozen=True)
 class Check:
-    """One run: a method for each step, which returns what it found."""
+    """One run: a method for each step, which returns its finding."""
 
     namespace: str  # user or organization
     models: tuple[str, ...]  # ids of the published models
-    folder: Path  # on this machine, for everything
-    stem: str  # start of the names of all repos, which nobody has
+    folder: Path  # local folder for everything
+    stem: str  # prefix of the names of all repos, unused so far
 
     def repo(self, name: str) -> str:
         return f"{self.namespace}/{self.stem}-{name}"
@@ -140,13 +140,13 @@ class Check:
     def read(self) -> str:
         rows = json.loads(command("labels", "ls", "--labels", self.dataset("labels"), "--json"))
         expect(len(rows) == 1 + len(self.models), f"the collection has {len(rows)} labels")
-        expect(ModelLabel.from_pretrained(self.repo("model")).model.repo_id == self.repo("model"), "another label")
+        expect(ModelLabel.from_pretrained(self.repo("model")).model.repo_id == self.repo("model"), "a different label")
         try:
             fetch_graph_with_images(self.dataset("graph"))
         except HubError as error:
-            expect("private" in str(error), f"the private images are refused otherwise: {error}")
+            expect("private" in str(error), f"the private images are refused for another reason: {error}")
         else:
-            raise InputError("the private images are for everyone")
+            raise InputError("the private images are public")
         return f"{len(rows)} labels; the private images are refused"
 
     def find(self) -> str:
@@ -191,7 +191,7 @@ class Check:
     def pipeline(self) -> str:
         answers = mll_hf.pipeline(self.repo("classifier"))([str(path) for path in self.pictures], top_k=1)
         expected = json.loads((self.folder / "answers.json").read_text(encoding="utf-8"))
-        expect([one[0]["label"] for one in answers] == expected, "it answers otherwise than predict")
+        expect([one[0]["label"] for one in answers] == expected, "its answers differ from those of predict")
         return "the same answers as predict"
 
     def verify(self) -> str:
@@ -199,7 +199,7 @@ class Check:
 
 
 class Step(NamedTuple):
-    """A step: what does it, the steps that must have succeeded, and whether the visitor does it."""
+    """A step: its method, the steps that must have succeeded before, and whether the visitor runs it."""
 
     name: str
     run: Callable[[Check], str]
@@ -246,13 +246,13 @@ def command(*words: str | Path) -> str:
     return output.getvalue()
 
 
-def expect(condition: bool, otherwise: str) -> None:
+def expect(condition: bool, problem: str) -> None:
     if not condition:
-        raise InputError(otherwise)
+        raise InputError(problem)
 
 
 def picture(name: str, serial: int) -> bytes:
-    """A PNG of a colored shape somewhere on gray, such as "red circle"; other serial numbers are other pictures."""
+    """A PNG of a colored shape on gray, such as "red circle", at a position that depends on the serial number."""
     from PIL import Image, ImageDraw
 
     color, shape = name.split()
@@ -269,7 +269,7 @@ def picture(name: str, serial: int) -> bytes:
 
 
 class Result(NamedTuple):
-    """How a step ended, and what it took."""
+    """Outcome and cost of a step."""
 
     name: str
     outcome: str
@@ -280,7 +280,7 @@ class Result(NamedTuple):
 
 
 class Requests(logging.Handler):
-    """Counts the requests of the client, which logs each; transfers through Xet are not among them."""
+    """Counts the requests of the client, which logs each; transfers through Xet are not counted."""
 
     count = 0
 
@@ -290,14 +290,14 @@ class Requests(logging.Handler):
 
 @contextmanager
 def at_home(folder: Path, with_token: bool) -> Iterator[None]:
-    """Be a user with caches of its own."""
+    """Act as a user with separate caches."""
     caches = {f"HF_{name}_CACHE": str(folder / name.lower()) for name in ("HUB", "ASSETS")}
     with mock.patch.multiple(constants, HF_HUB_DISABLE_IMPLICIT_TOKEN=not with_token, **caches):
         yield
 
 
 def run_steps(check: Check, requests: Requests, results: list[Result]) -> None:
-    """Run the steps one after the other; appends how each ended."""
+    """Run the steps one after the other; appends their results."""
     outcomes: dict[str, str] = {}
     for step in STEPS:
         if missing := [name for name in step.needs if outcomes[name] != "ok"]:
@@ -313,7 +313,7 @@ def run_steps(check: Check, requests: Requests, results: list[Result]) -> None:
                 outcome, said = "ok", step.run(check)
         except MLLError as error:
             outcome, said = "failed", str(error)
-        except Exception as error:  # what escapes the library is what this looks for
+        except Exception as error:  # errors that escape the library are what this looks for
             outcome, said = "failed", f"{type(error).__name__}: {one_line(error)}"
         finally:
             outcomes[step.name] = outcome
@@ -340,7 +340,7 @@ def clean_up(check: Check) -> Result:
 
 
 def plan(check: Check, user: str, keep: bool) -> str:
-    """What the check will do, in words."""
+    """A description of what the check will do."""
     known = {model.hub_id: model.download_bytes for model in known_models()}
     sizes = {model: known.get(model) or 0 for model in check.models}
     models = [f"{model} ({megabytes(size) if size else 'size unknown'})" for model, size in sizes.items()]
@@ -375,7 +375,7 @@ def report(check: Check, results: Sequence[Result]) -> str:
             f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {constants.ENDPOINT}, {machine}; {versions}.",
             f"Models: {', '.join(check.models)}. {sum(each.outcome == 'ok' for each in results)} of {len(results)} "
             f"steps ok in {sum(each.seconds for each in results):.0f} s. Requests are without those of Xet; downloaded "
-            "is what a step left on disk.\n",
+            "is what a step added on disk.\n",
             *markdown_table(["step", "result", "seconds", "requests", "downloaded", ""], rows),
         ]
     )
@@ -391,7 +391,7 @@ def size_of(folder: Path) -> int:
 
 
 def default_models() -> tuple[str, ...]:
-    """The two smallest models that can be chosen without labels and have an open license."""
+    """The two smallest models with an open license that can be selected without labels."""
     known = [m for m in usable_models() if m.safetensors and m.license in OPEN_LICENSES and m.download_bytes]
     return tuple(model.hub_id for model in sorted(known, key=lambda model: (model.download_bytes, model.hub_id))[:2])
 
@@ -401,7 +401,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = script_parser(str(__doc__))
     parser.add_argument("--namespace", metavar="NAME", help="user or organization of the repos (default: you)")
     parser.add_argument(
-        "--model", action="append", metavar="ID", help="model to label; repeat (default: two small ones)"
+        "--model", action="append", metavar="ID", help="model to label; may be repeated (default: two small ones)"
     )
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--keep", action="store_true", help="delete nothing: neither the repos nor the local folder")
@@ -416,7 +416,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(tempfile.gettempdir()) / stem
         check = Check(namespace, tuple(args.model or default_models()), folder, stem)
         print(plan(check, owned[0], args.keep), file=sys.stderr)
-        if not args.yes and not agrees("Continue?", "nobody can be asked; add --yes"):
+        if not args.yes and not confirm("Continue?", "cannot ask without a terminal; add --yes"):
             print("nothing was created", file=sys.stderr)
             return 2
     except MLLError as error:

@@ -3,9 +3,9 @@
     python scripts/map_open_images.py [--check]
 
 A class gets the first noun sense of its name in WordNet if this is the only one among ImageNet's classes and their
-hypernyms. So "Mouse", "Crane" and "Orange" get none. The results were read by a person: the column `rejected` says why
-a class gets none all the same. Columns: the name of the class; the wnid, empty where there is none; why it was
-rejected; and where the name is from. The names are those of the 601 classes with boxes.
+hypernyms, so "Mouse", "Crane" and "Orange" get none. The results were reviewed by a person: the column `rejected` has
+the reason if a class still gets none. Columns: the name of the class; the wnid, empty if there is none; why it was
+rejected; and the source of the name. The names are those of the 601 classes with boxes.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ MAPPING = Path(__file__).resolve().parents[1] / "mll_hf" / "harvest" / "data" / 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the script; returns the exit status (0 success, 1 failure or, with --check, another mapping)."""
+    """Run the script; returns the exit status (0 success, 1 failure or, with --check, a different mapping)."""
     parser = script_parser(str(__doc__))
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if the file is another")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if the file would change")
     parser.add_argument("--wordnet", metavar="DIR", help="folder of WordNet 3.0 (default: Debian's)")
     args = parser.parse_args(arguments)
     try:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def mapped(text: str, senses: Mapping[str, str], visual: Container[str]) -> str:
-    """The file with its wnids found anew."""
+    """The file with updated wnids."""
     rows = list(csv.DictReader(text.splitlines()))
     for row in rows:
         row["wnid"] = "" if row["rejected"] else unambiguous(row["name"], senses, visual)

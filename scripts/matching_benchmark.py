@@ -2,8 +2,8 @@
 
 ``scripts/run_benchmark.py`` runs it as its part ``matching``.
 
-Names are those of open_clip, which its authors curated. Wnids, lemmas and glosses are in timm. Hypernyms are in
-neither: the graph only has them if WordNet's files are given.
+Names are those of open_clip, which its authors curated. Wnids, lemmas and glosses come from timm. Neither has
+hypernyms: the graph has them only if WordNet's files are given.
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ _BINS = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of the part ``matching``."""
-    parser.add_argument("--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for edges")
+    parser.add_argument(
+        "--wordnet", type=Path, metavar="DIR", help="WordNet 3.0's folder with data.noun, for hypernyms"
+    )
     parser.add_argument("--fit", action="store_true", help="fit the weights of the match again, on other concepts")
     parser.add_argument("--cache", type=Path, help="SQLite file of embeddings (default: the shared one)")
     parser.set_defaults(run=run_matching)
 
 
 def run_matching(args: argparse.Namespace) -> None:
-    """Print how often the right concept comes first, and how well coverage tells what the graph lacks."""
+    """Print how often the right concept comes first, and how well coverage detects classes that the graph lacks."""
     gold = imagenet_gold(args.wordnet)
     encoder = CachedEncoder(default_encoder(), args.cache, exact=True)
     index = ConceptIndex.build(gold.graph, encoder)
@@ -158,7 +160,7 @@ def leave_concepts_out(
 
 
 def calibration_table(predicted: NDArray[np.float32], actual: NDArray[np.bool_]) -> str:
-    """Bins of predicted probabilities [N], with the mean prediction and the share of what came true in each.
+    """Bins of predicted probabilities [N], with the mean prediction and the actual share in each.
 
     The expected calibration error is the mean difference of the two, weighted by the number of cases.
     """
@@ -174,7 +176,7 @@ def calibration_table(predicted: NDArray[np.float32], actual: NDArray[np.bool_])
 
 
 def without(graph: SemanticGraph, lost: Iterable[int]) -> SemanticGraph:
-    """A graph without some concepts; their hyponyms get their hypernyms."""
+    """A graph without some concepts; their hyponyms are attached to their hypernyms."""
     gone = set(lost)
     kept = [concept for v, concept in enumerate(graph.concepts) if v not in gone]
     hypernyms = _nearest_kept({c.id: c.hypernyms for c in graph.concepts}, [c.id for c in kept])
@@ -234,8 +236,8 @@ def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tu
         candidates: Number of alternatives per query: the best concepts by the current weights.
 
     Returns:
-        Weights of both. Those of the coverage say whether the best concept is that of the query, with the concepts of
-        all queries in the graph and without these and their relatives.
+        Weights of both. Those of the coverage predict whether the best concept is that of the query, on the graph with
+        the concepts of all queries, and without these and their relatives.
     """
     index = ConceptIndex.build(queries.graph, encoder)
     names = [field.name for field in fields(LogitWeights)]
@@ -254,9 +256,9 @@ def fit_weights(queries: Gold, encoder: TextEncoder, candidates: int = 80) -> tu
     weights = conditional_logit(X, np.array(answers))
 
     logits = X @ weights
-    there, left = logits, np.where(lost, -np.inf, logits)[~np.all(lost, axis=1)]
-    two = np.concatenate([np.sort(part, axis=1)[:, :-3:-1] for part in (there, left)])  # the best and the second
-    right = np.concatenate([logits.argmax(axis=1) == answers, np.zeros(len(left), np.bool_)])
+    present, absent = logits, np.where(lost, -np.inf, logits)[~np.all(lost, axis=1)]
+    two = np.concatenate([np.sort(part, axis=1)[:, :-3:-1] for part in (present, absent)])  # the best and the second
+    right = np.concatenate([logits.argmax(axis=1) == answers, np.zeros(len(absent), np.bool_)])
     pairs = np.zeros((len(two), 2, 3))  # the class itself or not: two choices, the second with logit 0
     pairs[:, 0] = np.stack([two[:, 0], two[:, 0] - two[:, 1], np.ones(len(two))], axis=1)
     of_best, of_lead, offset = conditional_logit(pairs, np.where(right, 0, 1)).tolist()

@@ -3,9 +3,9 @@
     python scripts/measure_space.py [--seconds 120] [--users 20]
 
 Labels are synthetic (50 models, 9,000 concepts), and so are the cached embeddings of concepts; class names are embedded
-by the real text encoder. The Space runs in a process of its own; users make the requests of a browser, programs use
-gradio_client. Each user asks for other classes with other limits and licenses each time, and looks at another branch of
-the leaderboard after every third question. A stand-in for the Hub answers questions for licenses after 0.2 s.
+by the real text encoder. The Space runs in a separate process; users make the requests of a browser, programs use
+gradio_client. Each user asks for different classes, limits and licenses each time, and looks at a different branch of
+the leaderboard after every third question. A fake Hub answers requests for licenses after 0.2 s.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 APP = Path(__file__).resolve().parents[1] / "spaces" / "mll_select" / "app.py"
 _STARTUP_SECONDS = 180
-_PAUSE_SECONDS = 0.5  # of a user between two questions
+_PAUSE_SECONDS = 0.5  # between two questions of a user
 _HUB_SECONDS = 0.2
 _LICENSES = ("mit", "apache-2.0", None)
 
@@ -60,8 +60,8 @@ def main() -> int:
     options = {
         "labels": (50, "synthetic labels"),
         "concepts": (9000, "concepts of the graph"),
-        "classes": (100, "classes of a question of one user alone"),
-        "few": (10, "classes of a question of many users"),
+        "classes": (100, "classes per question of a single user"),
+        "few": (10, "classes per question of many users"),
         "users": (20, "users at once"),
         "seconds": (120, "duration of the test with users"),
     }
@@ -75,7 +75,7 @@ def main() -> int:
         for m, label in enumerate(make_labels(graph, args.labels)):
             store.write(replace(label, license=_LICENSES[m % len(_LICENSES)]))
         embeddings = Path(folder) / "assets" / "mll_hf" / "embeddings" / "embeddings.sqlite"
-        ConceptIndex.build(graph, CachedEncoder(_StandIn(), embeddings))
+        ConceptIndex.build(graph, CachedEncoder(_FakeEncoder(), embeddings))
         measure_functions(store.name, embeddings, args.classes)
         with _hub() as hub:
             settings = {"MLL_LABELS": store.name, "HF_ENDPOINT": hub, "HF_ASSETS_CACHE": str(Path(folder) / "assets")}
@@ -89,7 +89,7 @@ def make_names(count: int, number: int) -> tuple[str, ...]:
     return tuple(f"{'thing' if y % 2 else 'object'} {7 * y + 1} of kind {number}" for y in range(count))
 
 
-class _StandIn(RandomEncoder):
+class _FakeEncoder(RandomEncoder):
     """Random embeddings under the id of the real encoder."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ def print_times(what: str, ask: Callable[[int], None]) -> None:
 
 
 def measure_users(server: Server, args: argparse.Namespace) -> int:
-    """Many users who ask repeatedly; returns 1 if one of them saw an error."""
+    """Run many users who ask repeatedly; returns 1 if one of them saw an error."""
     times: dict[str, list[float]] = {"answers": [], "leaderboards": []}
     errors: list[str] = []
     until = time.monotonic() + args.seconds
@@ -189,7 +189,7 @@ def _filters(number: int, n_concepts: int) -> list[Any]:
 
 @contextlib.contextmanager
 def _hub() -> Iterator[str]:
-    """A stand-in for the Hub; gives its address."""
+    """A fake Hub; yields its address."""
 
     class Answers(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -204,7 +204,7 @@ def _hub() -> Iterator[str]:
             self.wfile.write(content)
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -223,7 +223,7 @@ class Browser:
         self._http = httpx.Client(base_url=url, timeout=120)
         self._config = self._http.get("/config").raise_for_status().json()
         self._session = uuid.uuid4().hex
-        for event in self._config["dependencies"]:  # the browser asks for these when the page is opened
+        for event in self._config["dependencies"]:  # a browser requests these when the page is opened
             if event["backend_fn"] and any(target[1] == "load" for target in event["targets"]):
                 self._call(event["id"], [])
 
@@ -253,7 +253,7 @@ class Browser:
 
 
 class Server:
-    """The Space in a process of its own, with some environment variables."""
+    """The Space in a separate process, with additional environment variables."""
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         with socket.socket() as free:

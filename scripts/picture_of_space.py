@@ -2,8 +2,7 @@
 
     MLL_LABELS=published python scripts/picture_of_space.py
 
-Starts the Space, asks it for three classes in a browser (Debian's chromium, or the one of playwright), and saves what a
-visitor sees.
+Starts the Space, enters three classes in a browser (Debian's chromium, or playwright's), and saves a screenshot.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def main() -> int:
 
 
 def take(url: str, out: Path) -> None:
-    """Ask for the classes and save the page from the question to the ranking."""
+    """Enter the classes and save the page from the question to the ranking."""
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 640}, color_scheme="light")
@@ -45,7 +44,7 @@ def take(url: str, out: Path) -> None:
         page.get_by_role("table", name="Ranking").wait_for()
         answer.scroll_into_view_if_needed()
         page.evaluate("top => window.scrollBy(0, top - 16)", answer.bounding_box()["y"])
-        page.wait_for_timeout(2000)  # what moves in comes to rest
+        page.wait_for_timeout(2000)  # until animations have ended
         page.screenshot(path=out)
         browser.close()
 

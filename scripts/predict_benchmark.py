@@ -1,7 +1,7 @@
-"""Costs of classifying images with an ensemble of three models: against bare loops, in memory, and when interrupted.
+"""Costs of classifying images with an ensemble of three models: time over bare loops, memory, and interruptions.
 
-A bare loop is what anyone would write for one loaded model: decode, preprocess, encode, compare with the embeddings of
-the classes; with torch's DataLoader and its best number of worker processes.
+A bare loop is the obvious code for one loaded model: decode, preprocess, encode, compare with the embeddings of the
+classes; with torch's DataLoader and its best number of worker processes.
 """
 
 from __future__ import annotations
@@ -43,16 +43,20 @@ _WORDS = ("red", "old", "small", "wet", "round", "cat", "dog", "tree", "car", "b
 _PARTS = ("speed", "memory", "interruption")
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """Add the options of the verb ``predict``."""
-    verb.add_argument("--models", required=True, metavar="LIST", help="local-dir:PATH or org/name, comma-separated")
-    verb.add_argument("--architecture", metavar="NAME", help="also three models of open_clip with random weights")
-    verb.add_argument("--parts", default=",".join(_PARTS), metavar="LIST", help="(default: %(default)s)")
-    verb.add_argument("--images", type=int, default=300, metavar="N", help="JPEGs of 500 px (default: %(default)s)")
-    verb.add_argument("--many", type=int, default=50_000, metavar="N", help="images for memory (default: %(default)s)")
-    verb.add_argument("--files", type=int, default=20_000, metavar="N", help="files for the interrupted run")
-    verb.add_argument("--repeats", type=int, default=5)
-    verb.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the part ``predict``."""
+    parser.add_argument("--models", required=True, metavar="LIST", help="local-dir:PATH or org/name, comma-separated")
+    parser.add_argument(
+        "--architecture", metavar="NAME", help="also measure three models of open_clip with random weights"
+    )
+    parser.add_argument("--parts", default=",".join(_PARTS), metavar="LIST", help="parts to run (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=300, metavar="N", help="JPEGs of 500 px (default: %(default)s)")
+    parser.add_argument(
+        "--many", type=int, default=50_000, metavar="N", help="images for memory (default: %(default)s)"
+    )
+    parser.add_argument("--files", type=int, default=20_000, metavar="N", help="files for the interrupted run")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -78,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def selection_of(refs: Sequence[ModelRef], classes: Sequence[str]) -> Selection:
-    """A selection in which all models answer for all classes."""
+    """A selection in which all models are chosen for all classes."""
     models = []
     for ref in refs:
         model = load_model(ref, "cpu")
@@ -99,7 +103,7 @@ def selection_of(refs: Sequence[ModelRef], classes: Sequence[str]) -> Selection:
 
 
 def jpegs(n: int, width: int, height: int) -> list[bytes]:
-    """Encoded pictures with as much detail as photos have: about 60 kB at 500 x 375."""
+    """Encoded pictures with as much detail as photos: about 60 kB at 500 x 375."""
     rng, pictures = np.random.default_rng(0), []
     for _ in range(n):
         coarse = rng.integers(0, 256, (height // 8 + 1, width // 8 + 1, 3), np.uint8)
@@ -113,7 +117,7 @@ def jpegs(n: int, width: int, height: int) -> list[bytes]:
 
 
 def against_bare_loops(refs: Sequence[ModelRef], images: list[bytes], repeats: int) -> str:
-    """Time of a predict of a loaded ensemble over the sum of the bare loops of its models."""
+    """Time of a loaded ensemble's predict over the sum of the bare loops of its models."""
     classes = _WORDS
     ensemble = Ensemble(selection_of(refs, classes), "cpu")
     loaded = [load_model(ref, "cpu") for ref in refs]
@@ -140,7 +144,7 @@ def against_bare_loops(refs: Sequence[ModelRef], images: list[bytes], repeats: i
 
 
 def spent(run: Callable[[], object]) -> tuple[float, float]:
-    """Seconds that a call takes, and CPU seconds of all its threads and of processes that have ended."""
+    """Seconds of a call, and CPU seconds of all its threads and of its finished processes."""
     before = sum(os.times()[:4])
     seconds = timed(run)
     return seconds, sum(os.times()[:4]) - before
@@ -186,7 +190,7 @@ print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def measure_memory(models: Sequence[str], many: int) -> None:
-    """Peak memory of many images above that of 500, with 1,000 classes, each in a process of its own."""
+    """Peak memory of many images minus that of 500, with 1,000 classes, each in a separate process."""
     peaks = {}
     for images in (500, many):
         code = _STREAM.format(scripts=str(Path(__file__).parent), models=list(models), images=images)

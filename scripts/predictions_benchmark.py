@@ -1,13 +1,14 @@
-"""Score the use of unlabeled images on what models said to them, without any label.
+"""Score the use of unlabeled images from cached predictions of models, without labels.
 
     python scripts/predictions_benchmark.py FILE.npz ... [--draws 3] [--images 256] [--general NAME] [--fit]
 
-A file holds ``models``, ``classes``, ``labels`` [N], and either ``logits`` [M, N, C], or unit-norm embeddings
-``images_M`` [N, D] and ``texts_M`` [P, C, D] by P prompts. Their logits are 100 times the cosine, as those of CLIP, and
-every prompt is a situation: results are means over the prompts of a file, then over files.
+A file contains ``models``, ``classes``, ``labels`` [N], and either ``logits`` [M, N, C], or unit-norm embeddings
+``images_M`` [N, D] and ``texts_M`` [P, C, D] for P prompts. Logits of the latter are 100 times the cosine, as for CLIP,
+and every prompt is a separate case: results are means over the prompts of a file, then over files.
 
 Images are drawn in five ways: as they are, with one class that has 60 or 30 % of them, with a long tail, and with a
-third of the classes absent. In the first the answers to all images are scored, in the others those to the images drawn.
+third of the classes absent. In the first case the answers to all images are scored, in the others those to the drawn
+images.
 
 ``--fit`` fits the estimate of accuracies to the models ranked first to third, and prints its coefficients and its error
 for the model ranked first with each file left out in turn.
@@ -49,17 +50,17 @@ RIDGE, NEWTON_STEPS = 0.1, 20
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out in one draw; accuracies unless said otherwise."""
+    """Results of one draw; accuracies unless stated otherwise."""
 
     best: float  # of the best model alone
     general: float  # of the model named by --general alone
     first: float  # of the model ranked first, without bias correction
     mean: float  # of the mean of all models' own probabilities
-    pools: tuple[float, ...]  # of the best models together, by POOLS
+    pools: tuple[float, ...]  # of the best models combined, by POOLS
     combined: float  # of as many models as the evidence suggests
     n_combined: int
     spearman: float
-    features: NDArray[np.float64]  # [3, 3] of the models ranked first to third, as the estimate takes them
+    features: NDArray[np.float64]  # [3, 3] inputs of the estimate for the models ranked first to third
     accuracies: NDArray[np.float64]  # [3] of these models with bias correction
     estimated: float  # accuracy of the model ranked first, with bias correction
     low: float
@@ -72,8 +73,8 @@ def main() -> int:
     parser.add_argument("files", nargs="+", type=Path)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--images", type=int, default=256)
-    parser.add_argument("--fit", action="store_true", help="fit the estimate of accuracies, too")
-    parser.add_argument("--general", help="model that a user would take without any evidence")
+    parser.add_argument("--fit", action="store_true", help="also fit the estimate of accuracies")
+    parser.add_argument("--general", help="model that a user would choose without any evidence")
     options = parser.parse_args()
     found: dict[str, dict[str, list[Outcome]]] = {}
     for path in options.files:
@@ -102,8 +103,8 @@ def read_situations(path: Path) -> Iterator[tuple[str, list[str], NDArray[np.flo
         yield f"{path.stem} {p}", models, LOGIT_SCALE * np.stack(cosines), labels
 
 
-def draws_of(situation: str, labels: Ints, n_draws: int, most: int) -> Iterator[tuple[str, Ints, Ints]]:
-    """Way of drawing, positions of the images that are seen and of those that are scored."""
+def draws_of(situation: str, labels: Ints, n_draws: int, limit: int) -> Iterator[tuple[str, Ints, Ints]]:
+    """Way of drawing, positions of the seen images, and positions of the scored images."""
     everything = np.arange(len(labels))
     ways = {"as they are": lambda _rng: everything}
     ways |= {f"one class {share:.0%}": partial(_frequent, labels, share) for share in FREQUENT_SHARES}
@@ -111,7 +112,7 @@ def draws_of(situation: str, labels: Ints, n_draws: int, most: int) -> Iterator[
     for way, draw_images in ways.items():
         for draw in range(n_draws):
             rng = generator(0, situation, way, draw)
-            seen = np.sort(rng.permutation(draw_images(rng))[:most])
+            seen = np.sort(rng.permutation(draw_images(rng))[:limit])
             if len(seen) >= LEAST_IMAGES:
                 yield way, seen, everything if way == "as they are" else seen
 
@@ -121,7 +122,7 @@ def _frequent(labels: Ints, share: float, rng: np.random.Generator) -> Ints:
 
 
 def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: Ints, general: int | None) -> Outcome:
-    """Gather evidence from the images seen, and score the answers to others.
+    """Gather evidence from the seen images, and score the answers to the scored images.
 
     Args:
         logits: [M, N, C].
@@ -132,19 +133,19 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
     """
     evidence = gather_evidence(logits[:, seen], np.full(len(logits), PRIOR), ())
     estimate = evidence.beliefs.accuracy
-    asked, truth = logits[:, scored], labels[scored]
-    alone = np.array([accuracy(of_model.argmax(axis=1), truth) for of_model in asked])
+    answers, truth = logits[:, scored], labels[scored]
+    alone = np.array([accuracy(of_model.argmax(axis=1), truth) for of_model in answers])
     order = np.argsort(-np.round(evidence.scores, DIGITS), kind="stable")
     first = order[0]
 
     def together(models: Ints) -> float:
-        return accuracy(_pooled(asked, evidence, models).argmax(axis=1), truth)
+        return accuracy(_pooled(answers, evidence, models).argmax(axis=1), truth)
 
     return Outcome(
         best=alone.max(),
         general=np.nan if general is None else alone[general],
         first=alone[first],
-        mean=accuracy(softmax(asked).mean(axis=0).argmax(axis=1), truth),
+        mean=accuracy(softmax(answers).mean(axis=0).argmax(axis=1), truth),
         pools=tuple(together(order[:k]) for k in POOLS),
         combined=together(order[: evidence.combine]),
         n_combined=evidence.combine,
@@ -158,7 +159,7 @@ def outcome_of(logits: NDArray[np.float32], labels: Ints, seen: Ints, scored: In
 
 
 def _pooled(logits: NDArray[np.float32], evidence: UnlabeledEvidence, models: Ints) -> NDArray[np.float64]:
-    """[N, C] probabilities of some of the models together, as a selection pools them."""
+    """[N, C] pooled probabilities of some models, as in a selection."""
     calibration = evidence.calibration
     weights = pooling_weights(evidence.scores, logits.shape[2])[models]
     trust = Trust(calibration.temperatures[models], weights, evidence.prior[models], calibration.offsets[models])
@@ -196,7 +197,7 @@ def fits(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[li
 
 
 def fit_accuracy(found: dict[str, dict[str, list[Outcome]]], left_out: str | None) -> NDArray[np.float64]:
-    """[3] coefficients of a logistic regression in which all files but one count alike; a weak prior at 0, 1, 0."""
+    """[3] coefficients of a logistic regression on all files but one, weighted equally; a weak prior at 0, 1, 0."""
     features, accuracies, weights = [], [], []
     for name in sorted({name for by_file in found.values() for name in by_file} - {left_out}):
         outcomes = [outcome for by_file in found.values() for outcome in by_file.get(name, [])]
@@ -215,7 +216,7 @@ def fit_accuracy(found: dict[str, dict[str, list[Outcome]]], left_out: str | Non
 
 
 def _measures(outcome: Outcome) -> list[float]:
-    """Columns of the table but for the worst file, whose combined models are compared with the general model."""
+    """Columns of the table, except that of the worst file."""
     own = outcome.pools[0]
     return [
         outcome.best,

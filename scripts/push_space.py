@@ -1,10 +1,10 @@
-"""Publish a Space on the Hub: its folder, with the place that it installs this package from.
+"""Publish a Space on the Hub: its folder, with requirements that name the source of this package.
 
     python -m build --wheel && python scripts/push_space.py mll_select OWNER/NAME
     MLL_HF_PACKAGE=URL python scripts/push_space.py mll_autolabel OWNER/NAME
 
-The package is on no registry. A Space installs what $MLL_HF_PACKAGE names (a URL, a wheel or a name that you trust), or
-else the newest wheel in dist/; a wheel is uploaded beside the app. The second run publishes only what has changed.
+The package is not on a package registry. A Space installs $MLL_HF_PACKAGE (a URL, a wheel or a name that you trust), or
+else the newest wheel in dist/; a wheel is uploaded beside the app. A second run publishes only changed files.
 """
 
 from __future__ import annotations
@@ -46,13 +46,14 @@ def push(folder: Path, repo_id: str) -> str:
     """Publish a Space in one commit; returns its address.
 
     Raises:
-        InputError: The package is not known, or is a wheel and the Space is private.
+        InputError: The source of the package is unknown, or is a wheel and the Space is private.
         HubError: The Hub refuses.
     """
     source = package_source()
     if not source:
         raise InputError(
-            f"{DISTRIBUTION} is on no registry; build a wheel with 'python -m build --wheel', or set {PACKAGE_VARIABLE}"
+            f"{DISTRIBUTION} is not on a package registry; build a wheel with 'python -m build --wheel', or set "
+            f"{PACKAGE_VARIABLE}"
         )
     files, api = files_of(folder, repo_id, source), connect()
     with hub_errors(repo_id):
@@ -65,7 +66,7 @@ def push(folder: Path, repo_id: str) -> str:
 
 
 def files_of(folder: Path, repo_id: str, source: str) -> Mapping[str, bytes]:
-    """The files of a Space; its requirements name the source of this package, a wheel comes with them.
+    """The files of a Space; its requirements name the source of this package, and a wheel is added to the files.
 
     Raises:
         InputError: The wheel cannot be read.

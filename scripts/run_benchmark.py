@@ -1,4 +1,4 @@
-"""Measure this package: its speed, its memory, and its matching. What choosing is worth: mll-hf bench.
+"""Measure this package: speed, memory, and matching. For the quality of selection, see mll-hf bench.
 
     python scripts/run_benchmark.py speed --graph DIR --model local-dir:PATH
     python scripts/run_benchmark.py labeling --models ViT-B-32,ViT-L-14,ViT-H-14 [--device cuda]
@@ -8,7 +8,7 @@
     python scripts/run_benchmark.py serve --model local-dir:PATH | --architecture ViT-B-32
     python scripts/run_benchmark.py matching [--wordnet DIR] [--fit]
 
-Ratios within one run mean something; seconds depend on the machine.
+Ratios within one run are meaningful; seconds depend on the machine.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run_speed(args: argparse.Namespace) -> None:
 
 
 def measure_import() -> None:
-    """Seconds to import the package in a fresh interpreter, and whether torch came along."""
+    """Seconds to import the package in a new interpreter, and whether torch was imported."""
     code = (
         "import time, sys; t = time.perf_counter(); import mll_hf; "
         "print(time.perf_counter() - t, 'torch' in sys.modules)"
@@ -96,7 +96,7 @@ def measure_labeling(args: argparse.Namespace) -> None:
     probes = load_probes(graph, args.graph)
     model = load_model(ref)
     times: dict[str, list[float]] = {}
-    for _ in range(args.repeats):  # interleaved, so that a slow spell of the machine hits all
+    for _ in range(args.repeats):  # interleaved, so that a slow phase of the machine affects all
         for workers in range(3):
             seconds = timed(lambda w=workers: bare_loop(model, probes, w))
             times.setdefault(f"bare loop, {workers} worker processes", []).append(seconds)
@@ -111,13 +111,13 @@ def measure_labeling(args: argparse.Namespace) -> None:
 
 
 def bare_loop(model: VisionLanguageModel, probes: ProbeSet, workers: int) -> None:
-    """Decode, preprocess and encode all images with torch's DataLoader: what anyone would write."""
+    """Decode, preprocess and encode all images with torch's DataLoader: the obvious code."""
     for batch in labeling_speed.pixels(model, probes, 128, workers):
         model.encode_pixels(batch)
 
 
 def measure_memory(args: argparse.Namespace) -> None:
-    """Peak memory of labeling all images against labeling a sixth of them, each in a process of its own."""
+    """Peak memory of labeling all images and a sample of them, each in a separate process."""
     peaks = {}
     for images in (4, 75):
         with tempfile.TemporaryDirectory() as folder:
@@ -135,7 +135,7 @@ def measure_memory(args: argparse.Namespace) -> None:
 
 
 def measure_selection(repeats: int) -> None:
-    """Time to select 3 models for 100 classes over 9,000 concepts, matching included, text encoding left out."""
+    """Time to select 3 models for 100 classes over 9,000 concepts, with matching but without text encoding."""
     from synthetic import RandomEncoder, make_descriptions, make_graph, make_labels
 
     graph = make_graph(9000)
@@ -159,13 +159,13 @@ def _select(
 
 
 PARTS = {
-    "speed": (add_speed, "labeling against a bare loop, selection, import, memory"),
-    "labeling": (labeling_speed.add_arguments, "labeling against the bare image tower and the loops of others"),
+    "speed": (add_speed, "labeling compared with a bare loop; selection, import, memory"),
+    "labeling": (labeling_speed.add_arguments, "labeling compared with the bare image tower and other libraries"),
     "reading": (index_benchmark.add_reading, "reading labels with an index and without"),
-    "selection": (index_benchmark.add_selection, "choosing among very many labels"),
-    "matching": (matching_benchmark.add_arguments, "class names of ImageNet against the concepts of ImageNet-12k"),
-    "predict": (predict_benchmark.add_arguments, "an ensemble against bare loops, its memory, and interrupted runs"),
-    "serve": (serve_benchmark.add_arguments, "a server with many clients against offline batches"),
+    "selection": (index_benchmark.add_selection, "selecting from very many labels"),
+    "matching": (matching_benchmark.add_arguments, "matching class names of ImageNet to concepts of ImageNet-12k"),
+    "predict": (predict_benchmark.add_arguments, "an ensemble compared with bare loops; memory, interrupted runs"),
+    "serve": (serve_benchmark.add_arguments, "a server with many clients compared with offline batches"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Images per second of `mll-hf serve` with many clients, over those of the same pipeline called with all images.
+"""Images per second of `mll-hf serve` with many clients, compared with the same pipeline called with all images.
 
 Clients are threads of one process; each sends a JPEG, waits for the answer, and sends the next. They share the machine
 with the server, so its images per second include their work.
@@ -34,14 +34,16 @@ if TYPE_CHECKING:
 _CLASSES = ("red", "old", "small", "wet", "round", "cat", "dog", "tree", "car", "boat")
 
 
-def add_arguments(verb: argparse.ArgumentParser) -> None:
-    """Add the options of the verb ``serve``."""
-    verb.add_argument("--model", metavar="MODEL", help="local-dir:PATH or org/name")
-    verb.add_argument("--architecture", metavar="NAME", help="instead: a model of open_clip with random weights")
-    verb.add_argument("--clients", type=int, default=16, metavar="N", help="(default: %(default)s)")
-    verb.add_argument("--images", type=int, default=320, metavar="N", help="JPEGs of 500 px (default: %(default)s)")
-    verb.add_argument("--repeats", type=int, default=5)
-    verb.set_defaults(run=run)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the part ``serve``."""
+    parser.add_argument("--model", metavar="MODEL", help="local-dir:PATH or org/name")
+    parser.add_argument(
+        "--architecture", metavar="NAME", help="open_clip architecture with random weights, instead of --model"
+    )
+    parser.add_argument("--clients", type=int, default=16, metavar="N", help="clients (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=320, metavar="N", help="JPEGs of 500 px (default: %(default)s)")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -68,7 +70,7 @@ def against_offline(
     classifier(images[:8])
     expected = [one[0]["label"] for one in classifier(images)]
     if _served(images, port, clients) != expected:
-        raise SystemExit("the server answers otherwise than the pipeline")
+        raise SystemExit("the server's answers differ from those of the pipeline")
     pairs = [
         (timed(partial(classifier, images)), timed(partial(_served, images, port, clients))) for _ in range(repeats)
     ]
@@ -78,7 +80,7 @@ def against_offline(
 
 @contextmanager
 def _server(ref: ModelRef, folder: Path) -> Iterator[int]:
-    """A server in a process of its own; gives its port."""
+    """A server in a separate process; yields its port."""
     choice = folder / "choice.json"
     choice.write_text(json.dumps(selection_of([ref], _CLASSES).to_json()))
     command = [sys.executable, "-m", "mll_hf.cli", "serve", choice, "--port", "0", "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""Synthetic graphs, labels and text encoders of any size, for timing. Valid, seeded, quick to make."""
+"""Synthetic graphs, labels and text encoders of any size, for timing. Valid, seeded, and quick to make."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 IMAGES_PER_CONCEPT = 75
 ENVIRONMENT = Environment("cpu", "float32", "0", "0", "0")
 _BRANCHING = 8
-_FEWER_IMAGES = (8, 20, 45)  # of a tenth of the concepts each
-_STRENGTHS = np.arange(-4, 10.01, 0.25)  # means of the binary logarithm of how many concepts beat the right one
+_FEWER_IMAGES = (8, 20, 45)  # each for a tenth of the concepts
+_STRENGTHS = np.arange(-4, 10.01, 0.25)  # means of log2 of the number of concepts that beat the right one
 _DRAWS = 1024
 
 
 class RandomEncoder:
-    """A text encoder that gives every text a random direction of its own.
+    """A text encoder that maps every text to its own random direction.
 
     Attributes:
-        id: Names the size.
+        id: Includes the size.
     """
 
     def __init__(self, size: int = 384) -> None:
@@ -46,7 +46,7 @@ class RandomEncoder:
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@lru_cache(4096)  # so that timings leave out the encoding of a task's texts
+@lru_cache(4096)  # so that timings exclude the encoding of a task's texts
 def _direction(text: str, size: int) -> NDArray[np.float32]:
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(size, np.float32)
@@ -70,7 +70,7 @@ def make_graph(n_concepts: int) -> SemanticGraph:
 
 
 def make_labels(graph: SemanticGraph, n_models: int) -> tuple[ModelLabel, ...]:
-    """Labels of so many of the :class:`SyntheticModels`."""
+    """Labels of the first ``n_models`` :class:`SyntheticModels`."""
     models = SyntheticModels(graph)
     return tuple(models.whole(m) for m in range(n_models))
 
@@ -78,8 +78,8 @@ def make_labels(graph: SemanticGraph, n_models: int) -> tuple[ModelLabel, ...]:
 class SyntheticModels:
     """Labels of any number of models that are good at some branches of the graph and bad at others.
 
-    A tenth of the concepts has 8, a tenth 20 and a tenth 45 images, the others 75. Images of domains differ in how well
-    a model does on them.
+    A tenth of the concepts has 8, a tenth 20 and a tenth 45 images, the others 75. The accuracy of a model differs
+    between domains.
     """
 
     def __init__(self, graph: SemanticGraph, seed: int = 0) -> None:
@@ -88,15 +88,15 @@ class SyntheticModels:
         self._support = rng.choice([IMAGES_PER_CONCEPT, *_FEWER_IMAGES], len(graph), p=[0.7, 0.1, 0.1, 0.1])
         self._pools = {n: _rank_pool(n, rng) for n in np.unique(self._support).tolist()}
         self._hardness = rng.normal(0, 1.5, len(graph))
-        self._branch = np.arange(len(graph)) * 64 // len(graph)  # neighbors in the graph's order are of one branch
+        self._branch = np.arange(len(graph)) * 64 // len(graph)  # neighbors in the graph's order are in the same branch
 
     def summary(self, m: int) -> LabelSummary:
-        """What selection needs of the label of model ``m``."""
+        """The part of the label of model ``m`` that selection needs."""
         identity = np.random.default_rng((self._seed, 1, m))
         ranks, rng = self._ranks(m)
         totals = ranks.sum(axis=0, dtype=np.int64)
-        lean = np.exp(rng.normal(0, 0.5, 3)[:, None] * np.linspace(1, -1, RANK_BINS))  # more of low ranks, or of high
-        domain_ranks = (totals * lean / lean.sum(axis=0)).astype(np.int32)
+        tilt = np.exp(rng.normal(0, 0.5, 3)[:, None] * np.linspace(1, -1, RANK_BINS))  # towards low or high ranks
+        domain_ranks = (totals * tilt / tilt.sum(axis=0)).astype(np.int32)
         domain_ranks[0] += (totals - domain_ranks.sum(axis=0)).astype(np.int32)
         return LabelSummary(
             model=ModelRef(f"synthetic/model-{m:06d}", f"{m:040x}", "open_clip"),
@@ -132,7 +132,7 @@ class SyntheticModels:
         )
 
     def _ranks(self, m: int) -> tuple[NDArray[np.uint8], np.random.Generator]:
-        """Ranks [V, RANK_BINS], and what draws the rest."""
+        """Ranks [V, RANK_BINS], and the generator for the rest."""
         rng = np.random.default_rng((self._seed, 0, m))
         strength = rng.normal(4, 1.5) + rng.normal(0, 1, 64)[self._branch] + self._hardness
         strength += rng.normal(0, 0.7, len(strength))
@@ -145,13 +145,13 @@ class SyntheticModels:
 
 
 def _dealt(images: NDArray[np.int32], totals: NDArray[np.int32]) -> NDArray[np.uint16]:
-    """[S, V] images of concepts, dealt out to domains that get so many each."""
+    """[S, V] images of concepts, distributed over domains with these totals."""
     concepts = np.split(np.repeat(np.arange(len(images)), images), np.cumsum(totals)[:-1])
     return np.stack([np.bincount(of_domain, minlength=len(images)) for of_domain in concepts]).astype(np.uint16)
 
 
 def _rank_pool(n_images: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """[strengths x draws, RANK_BINS] ranks of so many images; logarithms of ranks are normal."""
+    """[strengths x draws, RANK_BINS] ranks of ``n_images`` images; logarithms of ranks are normal."""
     ends = np.array([*range(RANK_BINS - 1)])
     below = np.array([[(1 + erf((end - mean) / 2.5 / 2**0.5)) / 2 for end in ends] for mean in _STRENGTHS])
     shares = np.diff(below, axis=1, prepend=0, append=1)
@@ -159,13 +159,13 @@ def _rank_pool(n_images: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 
 def make_descriptions(n_classes: int) -> tuple[Description, ...]:
-    """Classes of which every other one is named like a concept."""
+    """Descriptions of classes, every other one named like a concept."""
     names = [f"thing {7 * y + 1}" if y % 2 else f"class {y}" for y in range(n_classes)]
     return tuple(Description(name, (f"The photo of {name}, which is special",), "template") for name in names)
 
 
 def _make_rivals(losses: NDArray[np.int32], rng: np.random.Generator) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-    """Rivals at random places, one of which wins wherever the concept loses."""
+    """Rivals at random positions, one of which wins whenever the concept loses."""
     n, slots = len(losses), min(RIVALS, len(losses) - 1)
     offsets = 1 + rng.choice(n - 1, slots, replace=False)
     rivals = np.full((n, RIVALS), NO_RIVAL, np.uint16)

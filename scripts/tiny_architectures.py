@@ -1,8 +1,8 @@
-"""Every image-text architecture of open_clip and transformers, tiny and with random weights, as a repository's files.
+"""Tiny models of every image-text architecture of open_clip and transformers, with random weights, in the Hub's layout.
 
-open_clip's own configs are shrunk: one layer, width 32, images of two patches. What makes an architecture (its towers,
-attention, pooling, activations, tokenizer) stays; architectures that are the same after that are one kind. Tokenizers
-are of the classes that the configs name on the Hub, with characters as tokens.
+open_clip's own configs are shrunk: one layer, width 32, images of two patches. What defines an architecture (its
+towers, attention, pooling, activations, tokenizer) is kept; architectures with equal shrunk configs are one kind.
+Tokenizers are of the classes that the configs on the Hub name, with characters as tokens.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _PIECES = ["▁", *string.ascii_letters, *string.digits, *_SYMBOLS]
 
 
 def open_clip_kinds() -> dict[str, list[str]]:
-    """{a shrunk config as JSON: names of the architectures that it stands for}, in the order of the names."""
+    """{shrunk config as JSON: names of its architectures}, in the order of the names."""
     kinds: dict[str, list[str]] = {}
     for name in open_clip.list_models():
         config = shrunk(open_clip.get_model_config(name))
@@ -51,7 +51,7 @@ def open_clip_kinds() -> dict[str, list[str]]:
 
 
 def one_of_each_family(kinds: dict[str, list[str]]) -> dict[str, str]:
-    """{first name: shrunk config}, one for all kinds that differ in numbers and in the size of a timm tower only."""
+    """{first name: shrunk config}, one for all kinds that differ only in numbers and in the size of a timm tower."""
     families: dict[str, tuple[str, str]] = {}
     for config, names in kinds.items():
         families.setdefault(_without_numbers(json.loads(config)), (names[0], config))
@@ -68,14 +68,14 @@ def _without_numbers(config: dict[str, Any]) -> str:
 
 
 def shrunk(config: dict[str, Any]) -> dict[str, Any]:
-    """A config of open_clip's with everything small that has a size."""
+    """A config of open_clip with all sizes reduced."""
     config = deepcopy(config)
     vision, text = config["vision_cfg"], config["text_cfg"]
     config["embed_dim"] = WIDTH
     if tower := vision.get("timm_model_name"):
         small = _timm_arguments(tower).get("img_size", 64)
         expected = timm.get_pretrained_cfg(tower, allow_unregistered=True)
-        # where a config and timm disagree about the size, they still do
+        # if a config and timm disagree about the size, they still do
         fits = vision["image_size"] == expected.input_size[-1] or not expected.fixed_input_size
         vision["image_size"] = small if fits else 2 * small
     elif isinstance(vision["layers"], list):
@@ -99,7 +99,7 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _timm_arguments(name: str) -> dict[str, Any]:
-    """What makes a timm tower small; its constructor takes the rest from the name."""
+    """Arguments that make a timm tower small; its constructor derives the rest from the name."""
     if name.startswith("fastvit"):
         stages = 5 if name.endswith(("mci3", "mci4")) else 4
         return {"layers": (1,) * stages, "embed_dims": (WIDTH,) * stages}
@@ -120,7 +120,7 @@ def _timm_arguments(name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def small_timm_towers() -> Iterator[None]:
-    """Let timm make its towers small: open_clip's configs have no field for their size."""
+    """Make timm create small towers: open_clip's configs have no field for their size."""
     create = timm.create_model
     with mock.patch.object(
         timm, "create_model", lambda name, **kwargs: create(name, **kwargs, **_timm_arguments(name))
@@ -184,7 +184,7 @@ _TYPES = {
 
 
 def write_transformers(folder: Path, kind: str, tokenizer: str = "") -> Path:
-    """Write a tiny model of a type, with a tokenizer of that kind; default: the one that it has on the Hub."""
+    """Write a tiny model of a type, with a tokenizer of that kind; default: its tokenizer on the Hub."""
     image_processor, usual_tokenizer = _TYPES[kind]
     config = AutoConfig.for_model(kind, **_transformers_config(kind))
     network = _random(lambda: AutoModelForZeroShotImageClassification.from_config(config))
@@ -278,7 +278,7 @@ def make_tokenizer(kind: str) -> transformers.PreTrainedTokenizerBase:
             continued = [f"##{letter}" for letter in string.ascii_lowercase]
             pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, *continued]
             return transformers.BertTokenizer(_numbered(pieces))
-        case "c4":  # SigLIP's: pads with the end of text, and knows no mask
+        case "c4":  # SigLIP's: pads with the end-of-text token, without a mask
             pieces = _with_scores("<pad>", "</s>", "<unk>")
             settings = {"pad_token": "</s>", "model_input_names": ["input_ids"], "model_max_length": 64}
             return transformers.T5Tokenizer(pieces, extra_ids=0, **settings)
@@ -330,7 +330,7 @@ def _with_scores(*special: str) -> list[tuple[str, float]]:
 
 
 def _random(build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-    """Build a network whose weights all matter: many of the usual initial values are zero or tiny."""
+    """Build a network whose weights all affect the output: many default initial values are zero or tiny."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(SEED)
         network = build()

@@ -1,10 +1,10 @@
-"""Measure the budgeted trial and the use of examples on tasks with known classes, by the library's own code.
+"""Measure the budgeted trial and the use of examples on tasks with known classes, with the library's code.
 
     python scripts/trial_benchmark.py --labels DIR --tasks DIR ... [--cache DIR] [--draws N]
 
-For each task and draw: a trial on 256 images as ``mll-hf select --images`` runs it, with every model to be downloaded;
-then all models on the same images; then the same with 25 and 50 examples, drawn at random. Accuracies are those of the
-chosen model alone on all other images, with the bias correction of the trial.
+For each task and draw: a trial on 256 images, like ``mll-hf select --images``, in which no model is downloaded yet;
+then all models on the same images; then the same with 25 and 50 random examples. Accuracies are those of the chosen
+model alone on all other images, with the bias correction of the trial.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BYTES_PER_PARAMETER = 4
 
 @dataclass(frozen=True)
 class CachedAnswers(Ensemble):
-    """An ensemble whose models' answers are known. Images are positions, as text."""
+    """An ensemble with cached answers of its models. Images are given as positions, as strings."""
 
     logits_of: Any = None  # [M, N, C] of all models of the selection
 
@@ -64,8 +64,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--labels", required=True, metavar="SOURCE", help="labels of all models")
     parser.add_argument("--tasks", type=Path, nargs="+", required=True, metavar="DIR")
-    parser.add_argument("--cache", type=Path, default=Path("bench-cache"), metavar="DIR", help="of embeddings")
-    parser.add_argument("--draws", type=int, default=3, metavar="N", help="per task (default: %(default)s)")
+    parser.add_argument(
+        "--cache", type=Path, default=Path("bench-cache"), metavar="DIR", help="folder of cached embeddings"
+    )
+    parser.add_argument("--draws", type=int, default=3, metavar="N", help="draws per task (default: %(default)s)")
     args = parser.parse_args()
     hub = read_hub(open_source(args.labels))
     index = ConceptIndex.build(hub.joined.union.graph, CachedEncoder(default_encoder(), exact=True))
@@ -108,8 +110,8 @@ def measure(
     position = {ref: m for m, ref in enumerate(hub.refs)}
     logits = logits[[position[model.ref] for model in shortlist.models]]
     order = rng.permutation(len(labels))
-    most = max(N_EXAMPLES)
-    seen, pool = order[most : most + N_IMAGES], order[:most]
+    n_pool = max(N_EXAMPLES)
+    seen, pool = order[n_pool : n_pool + N_IMAGES], order[:n_pool]
     scored = np.setdiff1d(order, pool)
     sizes = [BYTES_PER_PARAMETER * shortlist.models[m].cost.parameters for m in shortlist.union]
     ensemble = CachedAnswers(shortlist, templates=("{}",), logits_of=logits)

@@ -1,4 +1,4 @@
-"""Every test runs against a Hub in its own process, with an empty cache, and cannot reach any other machine."""
+"""Every test runs against an in-process Hub, with an empty cache, and cannot reach any other machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 import tiny_hub
 
-# huggingface_hub reads its settings when it is imported, so they must be there first
+# huggingface_hub reads its settings when it is imported, so they must be set before
 assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before HF_ENDPOINT was set"
 _SERVER = tiny_hub.serve()
 _HOME = tempfile.mkdtemp(prefix="mll-hf-tests-")
@@ -23,7 +23,7 @@ os.environ.update(
     HF_ENDPOINT=tiny_hub.endpoint(_SERVER),
     HF_HOME=_HOME,
     HF_TOKEN="hf_test_token",
-    HF_HUB_DISABLE_XET="1",  # the fixture `xet` switches it on
+    HF_HUB_DISABLE_XET="1",  # the fixture `xet` enables it
     HF_HUB_DISABLE_TELEMETRY="1",
     HF_HUB_DISABLE_UPDATE_CHECK="1",
     HF_HUB_DISABLE_PROGRESS_BARS="1",
@@ -36,11 +36,12 @@ for _key in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HUGGINGFACE_CO_STAGING",
 for _key in [key for key in os.environ if key.lower() in ("http_proxy", "https_proxy", "all_proxy")]:
     os.environ.pop(_key)
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # torch reads these; workers share the cores
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by torch; workers share the cores
 
-# What one worker runs, the slowest first, since all others wait for the last: files that load the same large things
-# (Gradio and the browser; the demo's pictures). Every other file is a part of its own, so its fixtures are made once.
-PARTS = (
+# Groups of files that run on one worker, because they load the same large objects (Gradio and the browser; the demo's
+# pictures). Slowest first, since the run ends with the last one. Every other file is its own group, so its fixtures are
+# created once.
+GROUPS = (
     ("tests/space_apps/",),
     ("tests/labeling/test_engines.py",),
     ("tests/labeling/test_label_models.py",),
@@ -57,22 +58,22 @@ PARTS = (
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class _ByParts(LoadScopeScheduling):
+class _ByGroups(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = nodeid.split("::")[0]
-        return next((part[0] for part in PARTS if file.startswith(part)), file)
+        return next((group[0] for group in GROUPS if file.startswith(group)), file)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Parts are given to workers in the order of the tests, which `pytest_collection_modifyitems` makes."""
+    """Assign groups to workers in the order of the tests, see `pytest_collection_modifyitems`."""
     config.option.loadscopereorder = False
-    return _ByParts(config, log)
+    return _ByGroups(config, log)
 
 
 def pytest_collection_modifyitems(items):
     def place(item):
-        return next((n for n, part in enumerate(PARTS) if item.nodeid.startswith(part)), len(PARTS))
+        return next((n for n, group in enumerate(GROUPS) if item.nodeid.startswith(group)), len(GROUPS))
 
     items.sort(key=place)
 
@@ -112,7 +113,7 @@ def _loopback_only(monkeypatch):
 
 @pytest.fixture
 def hub():
-    """The state of the Hub: repositories, and the requests that it has seen."""
+    """The state of the Hub: repositories, and the requests so far."""
     return tiny_hub.HUB
 
 

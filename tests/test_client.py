@@ -318,7 +318,7 @@ def test_a_selection_can_be_kept_and_loaded(store, monkeypatch):
     assert client.load(selection).templates is None
     options = client.load(selection, device="mps", dtype=torch.bfloat16, batch_size=4, keep_loaded=1)
     assert (options.device, options.dtype, options.batch_size, options.keep_loaded) == ("mps", "bfloat16", 4, 1)
-    with pytest.raises(InputError, match="no precision 'int8'"):
+    with pytest.raises(InputError, match="unknown precision 'int8'"):
         load_model(selection.models[0].ref, "cpu", dtype="int8")
 
 
@@ -578,7 +578,7 @@ def test_models_of_no_known_commit_are_not_tried(tmp_path, models, monkeypatch):
     table = [make_known(f"org/{name}", 0.5) for name in ("cats", "cars")]
     for module in ("mll_hf.client", "mll_hf.selection.select"):
         monkeypatch.setattr(sys.modules[module], "usable_models", lambda: tuple(table))
-    monkeypatch.setattr("mll_hf.client.out_of_reach", lambda *_: "the Hub cannot be reached")
+    monkeypatch.setattr("mll_hf.client.why_unreachable", lambda *_: "the Hub cannot be reached")
     LabelStore(tmp_path).add_graph(GRAPH)
     with pytest.raises(ModelError, match="the Hub cannot be reached"):
         client_of(tmp_path).select(SHOWN, images=PHOTOS, max_parameters="100M", approve=lambda plan: 1 / 0)

@@ -137,7 +137,7 @@ def test_keep(hub, published, tmp_path, monkeypatch, capsys):
 def test_a_refused_question_creates_nothing(run, hub, monkeypatch):
     status, rows, said = run()
     assert (status, rows) == (1, {})
-    assert said.splitlines()[-1] == "live_check: error: nobody can be asked; add --yes"
+    assert said.splitlines()[-1] == "live_check: error: cannot ask without a terminal; add --yes"
     asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")

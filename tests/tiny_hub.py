@@ -7,8 +7,8 @@ datasets use. Known simplification: there are no organizations.
     tiny_hub.HUB.requests                # requests so far, e.g. "HEAD /alice/m/resolve/main/config.json"
     tiny_hub.HUB.fail("/commit/", 500)   # the next commit fails
     tiny_hub.HUB.before("/commit/", act) # `act()` is called before the next commit is handled
-    tiny_hub.HUB.limit(api=500)          # so many requests to the API in five minutes, for each user
-    tiny_hub.HUB.queued_polls = 2        # new jobs are SCHEDULING in the next two answers about them
+    tiny_hub.HUB.limit(api=500)          # at most 500 requests to the API per user in five minutes
+    tiny_hub.HUB.queued_polls = 2        # new jobs are SCHEDULING in the next two responses about them
     tiny_hub.HUB.xet = True              # large files are in Xet storage, which tiny_xet imitates
 
 What a user sees: public repos; private ones of his own; of a gated repo everything but the files, unless he is its
@@ -40,8 +40,8 @@ import yaml
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-PAGE_SIZE = 3  # where a client names none; small, so that clients must follow pages
-MOST_PER_PAGE = 1000
+PAGE_SIZE = 3  # default; small, so that clients must follow pages
+MAX_PER_PAGE = 1000
 WINDOW_SECONDS = 300
 LFS_THRESHOLD = 10 * 2**20
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".npz", ".arrow", ".png", ".jpg")
@@ -186,7 +186,7 @@ class Hub:
     """All state. Call `reset` between tests; `down` makes every request fail with 503.
 
     Attributes:
-        elapsed: Seconds by which the Hub's clock is ahead: a test that replaces waiting adds to it.
+        elapsed: Seconds that the Hub's clock is ahead; tests add to it instead of waiting.
     """
 
     def __init__(self):
@@ -214,13 +214,13 @@ class Hub:
 
         Args:
             pattern: Regular expression of a part of the path.
-            status: Answered instead of handling the request.
+            status: Status of the response; the request is not handled.
             times: Number of requests.
-            method: Regular expression; by default any.
-            how: Other faults: `headers` override those of the answer; `delay`, seconds before the request is handled;
+            method: Regular expression; default: any.
+            how: Other faults: `headers` override those of the response; `delay`, seconds before the request is handled;
                 `drop`, the connection is lost "before" or "after" the request is handled; `cut`, it is lost after
-                this many bytes of the body; `alter`, a function from the true body to another one, or to an iterator
-                of chunks.
+                this many bytes of the body; `alter`, a function from the true body to a different one, or to an
+                iterator of chunks.
         """
         self.disturbances.append(Disturbance(f"({method or '.*'}) .*{pattern}", times, status, **how))
 
@@ -229,13 +229,13 @@ class Hub:
         self.disturbances.append(Disturbance(f"({method or '.*'}) .*{pattern}", times, before=act))
 
     def limit(self, **quotas: int):
-        """Allow each user so many requests in five minutes: to the `api`, to the `resolvers`."""
+        """Limit the requests of each user in five minutes: to the `api`, to the `resolvers`."""
         self.limits = quotas
         self.used.clear()
         self.window_start = time.monotonic() + self.elapsed
 
     def quota(self, bucket: str, user: str | None) -> tuple[int, int]:
-        """Count a request; requests left (negative if this one is refused), and seconds until the window ends."""
+        """Count a request; returns the requests left (negative if refused) and the seconds until the window ends."""
         seconds = time.monotonic() + self.elapsed
         if seconds >= self.window_start + WINDOW_SECONDS:
             self.used.clear()
@@ -245,12 +245,12 @@ class Hub:
         return left, math.ceil(self.window_start + WINDOW_SECONDS - seconds)
 
     def fail_xet(self, during: str, error: Exception | None = None, *, half: bool = False, times: int = 1):
-        """Make the next transfers "up" or "down" through Xet fail where the client calls hf_xet.
+        """Make the next transfers "up" or "down" through Xet fail when the client calls hf_xet.
 
         Args:
             during: Direction.
-            error: Raised, such as `RuntimeError("Data processing error: ...")`; None for silent damage.
-            half: Half of the file is written before.
+            error: The error, such as `RuntimeError("Data processing error: ...")`; None for silent damage.
+            half: Whether half of the file is written first.
             times: Number of transfers.
         """
         self.xet_faults += [XetFault(during, error, half)] * times
@@ -264,7 +264,7 @@ class Hub:
         return None
 
     def wait_until_idle(self):
-        """Wait until all requests are handled, also those of disconnected clients."""
+        """Wait until all requests are handled, including those of disconnected clients."""
         while self.in_progress:
             time.sleep(0.001)
 
@@ -352,7 +352,7 @@ class Hub:
 
 @lru_cache(maxsize=1000)
 def card_data(readme: bytes) -> dict:
-    """The metadata of a card; empty if they are no YAML mapping."""
+    """The metadata of a card; empty if it is not a YAML mapping."""
     match = re.match(r"^---\s*\n(.*?)\n---\s*\n?", readme.decode("utf8", "replace"), re.S)
     try:
         card = yaml.safe_load(match[1]) if match else {}
@@ -410,7 +410,7 @@ class Handler(BaseHTTPRequestHandler):
         request = Request(f"{self.command} {unquote(url.path)}")
         request.user, request.headers, request.query = self.user, self.headers, self.query
         with HUB.lock:
-            if url.path != "/api/agent-harnesses":  # the client asks this on its own, once a day
+            if url.path != "/api/agent-harnesses":  # the client requests this once a day
                 HUB.requests.append(request)
             disturbance = HUB.disturbance(request) or Disturbance("", 0)
         if disturbance.before:
@@ -434,7 +434,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.answer(disturbance)
 
     def may_ask(self, path: str) -> bool:
-        """Whether token and rate limit allow a request; else the refusal is prepared."""
+        """Whether token and rate limit allow a request; otherwise prepares the error."""
         if self.token and self.user is None and not path.startswith(("/_cdn/", "/_lfs/")):
             self.error(401, "", "Invalid credentials in Authorization header")
             return False
@@ -462,7 +462,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.error(404, "", f"no route {self.command} {path}")
 
     def answer(self, disturbance: Disturbance):
-        """Write the answer that `send` prepared, with the planned fault."""
+        """Write the response that `send` prepared, with the planned fault."""
         status, headers, payload = self.prepared
         body = disturbance.alter(payload) if disturbance.alter else payload
         length = {"Content-Length": str(len(body))} if isinstance(body, bytes) else {"Connection": "close"}
@@ -504,7 +504,7 @@ class Handler(BaseHTTPRequestHandler):
     def send_page(self, items: list):
         """One page of a listing, with a Link to the next one."""
         start = int(self.query.get("cursor", ["0"])[0])
-        size = min(MOST_PER_PAGE, int(self.query.get("limit", [PAGE_SIZE])[0]))
+        size = min(MAX_PER_PAGE, int(self.query.get("limit", [PAGE_SIZE])[0]))
         headers = {}
         if start + size < len(items):
             rest = re.sub(r"[?&]cursor=\d+", "", self.path)
@@ -556,7 +556,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def own_repo(self, kind: str, repo_id: str) -> Repo | None:
-        """A repo that the user may change; else the refusal is prepared."""
+        """A repo that the user may change; otherwise prepares the error."""
         repo = self.repo(kind, repo_id)
         if repo is None or (self.user == repo.owner and self.may_write):
             return repo
@@ -591,8 +591,8 @@ class Handler(BaseHTTPRequestHandler):
         if (kind, repo_id) in HUB.repos:
             return self.send(409, {"error": "already exists", **answer}, {"X-Error-Code": "RepoAlreadyExists"})
         if repo.owner != self.user or not self.may_write:
-            said = "You don't have the rights to create a repository under this namespace"
-            return self.error(403 if self.user else 401, "", said)
+            message = "You don't have the rights to create a repository under this namespace"
+            return self.error(403 if self.user else 401, "", message)
         HUB.repos[kind, repo_id] = repo
         return self.send(200, answer)
 
@@ -706,7 +706,7 @@ class Handler(BaseHTTPRequestHandler):
     # ---- writing
 
     def may_commit(self, repo: Repo, revision: str) -> bool:
-        """Whether the user may commit, or propose to; else the refusal is prepared."""
+        """Whether the user may commit or open a pull request; otherwise prepares the error."""
         if not self.user:
             self.error(401, "", "Invalid username or password.")
             return False
@@ -754,7 +754,7 @@ class Handler(BaseHTTPRequestHandler):
         lines = [json.loads(line) for line in self.body.splitlines() if line.strip()]
         header = next(line["value"] for line in lines if line["key"] == "header")
         expected = header.get("parentCommit") or ""
-        if as_pull_request:  # based on whatever commit it was made for
+        if as_pull_request:  # based on the commit that it was prepared for
             parent = repo.resolve(expected) or parent
         elif not parent.startswith(expected):
             return self.error(412, "", "A commit has happened since. Please refresh and try again.")
@@ -826,7 +826,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.send(200, self.job_entry(namespace, len(HUB.jobs)))
 
     def job_entry(self, namespace, number) -> dict:
-        """What the Hub says of a job; a test may have set its stage."""
+        """The Hub's record of a job; a test may have set its stage."""
         job = HUB.jobs[number - 1]
         stage = job.get("stage") or ("SCHEDULING" if job["polls"] > 0 else "RUNNING")
         job["polls"] -= 1
@@ -875,7 +875,7 @@ class Handler(BaseHTTPRequestHandler):
         headers["ETag"] = f'"{file["oid"]}"'
         if "lfs" not in file:
             return self.send_bytes(file["data"], headers)
-        # to another origin, as the real Hub does: on a redirect to its own, the client loses X-Repo-Commit
+        # to another origin, like the real Hub: on a redirect to the same origin, the client loses X-Repo-Commit
         location = f"http://localhost:{self.server.server_address[1]}/_cdn/{file['lfs']}"
         linked = {"X-Linked-Size": str(file["size"]), "X-Linked-Etag": f'"{file["lfs"]}"', "Location": location}
         if HUB.xet:

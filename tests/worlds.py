@@ -1,4 +1,4 @@
-"""A world small enough to check by hand: seven concepts, images that say in their color what they show, a model.
+"""A world small enough to check by hand: seven concepts, images whose color encodes what they show, and a model.
 
     animal        vehicle
     /    \\           |
@@ -43,7 +43,7 @@ HYPERNYMS = {
 SHA = "0123456789abcdef0123456789abcdef01234567"
 ENVIRONMENT = Environment("cpu", "float32", "2.13.0", "3.3.0", "5.24.0")
 
-# For scripts in a process of its own. Linux lets a new process start with its parent's peak, except here.
+# For scripts in separate processes. On Linux, a new process inherits its parent's peak, except in VmHWM.
 PEAK_MEMORY = """
 def peak_memory():
     import pathlib, resource, sys
@@ -77,15 +77,15 @@ def two_branches(n_dogs=12, n_cars=10):
 
 
 @st.composite
-def dags(draw, most=9):
-    """{id: hypernyms}, ids in an order that has nothing to do with the edges."""
-    count = draw(st.integers(1, most))
+def dags(draw, max_size=9):
+    """{id: hypernyms}, in an order of ids that is independent of the edges."""
+    count = draw(st.integers(1, max_size))
     ids = draw(st.permutations([f"c{i}" for i in range(count)]))
     return {ids[i]: draw(st.lists(st.sampled_from(ids[:i]), max_size=3) if i else st.just([])) for i in range(count)}
 
 
 def naive_ancestors(hypernyms, concept):
-    """Ids of all concepts above one, by walking up every way there is."""
+    """Ids of all ancestors of a concept, by following every path."""
     above = set(hypernyms[concept])
     for parent in hypernyms[concept]:
         above |= naive_ancestors(hypernyms, parent)
@@ -104,14 +104,14 @@ class Probe:
 
 
 def picture(looks, serial=0):
-    """A PNG of one color that says what it looks like (red) and which image it is (green and blue)."""
+    """A PNG of one color that encodes what it looks like (red) and its serial number (green and blue)."""
     content = io.BytesIO()
     Image.new("RGB", (4, 4), (looks, serial // 256, serial % 256)).save(content, format="PNG")
     return content.getvalue()
 
 
 def probes_of_all(per_concept=3, style="photo"):
-    """`per_concept` images filed under each concept without hyponyms, all looking like what they are."""
+    """`per_concept` images filed under each concept without hyponyms, all looking like their concept."""
     return [Probe(node, looks, style) for looks, node in ((CAR, "car"), (CAT, "cat"), (CORGI, "corgi"))] * per_concept
 
 
@@ -158,11 +158,11 @@ def unit(rows):
 
 
 class FakeModel:
-    """Embeds the caption of a concept as itself plus its ancestors, one axis each, and a picture as what it looks like.
+    """Embeds a concept's caption as itself plus its ancestors, one axis each, and a picture as what it looks like.
 
     Attributes:
         encoded: Serial numbers of all images encoded so far.
-        batches_left: Batches before Ctrl-C is pressed; None for never.
+        batches_left: Number of batches before a KeyboardInterrupt; None for never.
         closed: Whether it was closed.
     """
 
@@ -198,16 +198,16 @@ class FakeModel:
 
 def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits=None, domain_support=None, rivals=None,
                domain_names=("photo",), temperature=1.0, cost=FakeModel.cost, revision=SHA, **fields):  # fmt: skip
-    """A valid label of counts made by hand.
+    """A valid label from counts made by hand.
 
     Args:
         graph: Its V concepts.
-        hits: [V] contests won, all by default; or give `domain_hits` [S, V].
+        hits: [V] contests won, default: all; or give `domain_hits` [S, V].
         support: [V] or one number for all; or give `domain_support` [S, V].
         repo_id: Id of the model.
         domain_hits: [S, V]; by default all `hits` are in the first domain.
         domain_support: [S, V], likewise.
-        rivals: {v: {u: wins}}, most wins first; by default every contest lost is lost to the next concept.
+        rivals: {v: {u: wins}}, most wins first; by default, every lost contest is lost to the next concept.
         domain_names: The S domains.
         temperature: The model's.
         cost: The model's.
@@ -230,7 +230,7 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
     for v, of_v in rivals.items():
         indices[v, : len(of_v)], wins[v, : len(of_v)] = list(of_v), list(of_v.values())
     ranks = np.zeros((n_concepts, RANK_BINS), np.uint16)
-    ranks[:, 0], ranks[:, 1] = hits, support - hits  # one concept beats the right one wherever it is beaten
+    ranks[:, 0], ranks[:, 1] = hits, support - hits  # in every lost contest, one concept beats the right one
     domain_ranks = np.zeros((n_domains, RANK_BINS), np.int32)
     domain_ranks[:, 0] = domain_hits.sum(1)
     domain_ranks[:, 1] = domain_support.sum(1) - domain_hits.sum(1)
@@ -260,6 +260,6 @@ def make_label(graph, hits=None, support=10, *, repo_id="org/model", domain_hits
 
 
 def know_only(monkeypatch, models):
-    """Let these be all known models."""
+    """Replace all known models by these."""
     class_recalls()  # cached, since it looks up the models of its table
     monkeypatch.setattr("mll_hf.models.known.known_models", lambda: tuple(models))

@@ -1,1 +1,1 @@
-"""The benchmark: what choosing by labels is worth, against every baseline and the best possible choice."""
+"""The benchmark: selection by labels, compared with all baselines and the best possible choice."""

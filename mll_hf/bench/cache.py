@@ -1,6 +1,6 @@
-"""Embeddings of images and texts, computed once per model and data revision and kept on disk.
+"""Embeddings of images and texts, computed once per model and data revision and cached on disk.
 
-They are computed model by model and saved as they are done, so an interrupted run can be resumed.
+They are computed model by model, and each is saved when it is complete, so an interrupted run can be resumed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class ProbeImages:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What is needed of a model besides embeddings: its logits are ``logit_scale * cosine + logit_bias``."""
+    """Facts of a model besides its embeddings: its logits are ``logit_scale * cosine + logit_bias``."""
 
     logit_scale: float
     logit_bias: float

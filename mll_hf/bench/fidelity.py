@@ -1,6 +1,6 @@
-"""What a label loses: against Eq. 5 on all similarities, and with fewer probe images per concept.
+"""What a label loses compared with Eq. 5 on all similarities, and with fewer probe images per concept.
 
-Labels are counted again from cached embeddings of the probe images, so no model runs.
+Labels are recomputed from cached embeddings of the probe images, so no model runs.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class LabeledHub:
         return tuple(labels)
 
     def sidecar(self, ref: ModelRef) -> ProbeEmbeddings:
-        """The probe embeddings that would be kept with a model's label."""
+        """The probe embeddings that would be stored with a model's label."""
         return ProbeEmbeddings.quantize(*self._embeddings(ref), self.probes)
 
     def _embeddings(self, ref: ModelRef) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -92,7 +92,7 @@ def read_known_task(hub: LabeledHub, task: TargetTask, index: ConceptIndex) -> K
 def fidelity_report(
     hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: Sequence[KnownTask], command: str
 ) -> Report:
-    """Both tables; samples are given by their most images per concept."""
+    """Both tables; samples are given by their maximum number of images per concept."""
     tables = estimates_against_exact(hub, hub.labels(hub.probes), tasks), quality_of_samples(hub, samples, tasks)
     return Report(
         "What a small label loses", {"command": command}, tables, "Labels are counted from cached embeddings."
@@ -132,7 +132,7 @@ def estimates_against_exact(hub: LabeledHub, labels: Sequence[ModelLabel], tasks
 
 
 def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: Sequence[KnownTask]) -> Table:
-    """Compare labels of samples of the probe images, given by their most images per concept, with labels of all."""
+    """Compare labels of samples of the probe images, by maximum images per concept, with labels of all images."""
 
     def measured(probes: ProbeSet) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
         """Mean recall [M], and overall scores [M] on each task."""
@@ -141,11 +141,11 @@ def quality_of_samples(hub: LabeledHub, samples: Mapping[int, ProbeSet], tasks: 
 
     levels_of_all, scores_of_all = measured(hub.probes)
     rows: list[dict[str, Cell]] = []
-    for most, probes in sorted(samples.items()):
+    for limit, probes in sorted(samples.items()):
         levels, scores = measured(probes)
         rows.append(
             {
-                "images_per_concept": most,
+                "images_per_concept": limit,
                 "images": len(probes),
                 "general_correlation": spearman(levels, levels_of_all),
                 "score_correlation": float(np.mean(list(map(spearman, scores, scores_of_all)))),

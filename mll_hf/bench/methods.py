@@ -1,7 +1,7 @@
 """The methods that the benchmark compares.
 
-A method looks at a :class:`~mll_hf.bench.world.TaskView` and makes a :class:`Choice`. To add one, write a function that
-scores the models, or makes a choice, and add a row to :data:`METHODS`.
+A method gets a :class:`~mll_hf.bench.world.TaskView` and makes a :class:`Choice`. To add one, write a function that
+scores the models or makes a choice, and add a row to :data:`METHODS`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ALPHAS, DEPTHS = (0.5, 0.6, 0.7, 0.8, 0.9), (1, 2, 3, 4, 5, 6)  # as in the pape
 
 
 class Group(StrEnum):
-    """What a method looks at."""
+    """The information that a method uses."""
 
     REFERENCE = "reference"
     LABELS = "labels"
@@ -60,16 +60,16 @@ SEES_SAMPLES = (Group.UNLABELED, Group.BATCH)
 class Choice:
     """A method's choice among M models on a task."""
 
-    runs: NDArray[np.float64]  # [M] how often each model runs per image
+    runs: NDArray[np.float64]  # [M] number of runs of each model per image
     # predicts the classes [N] of the images of a view, or [R, N] for R equally likely predictions
     answer: Callable[[TaskView], NDArray[np.int64]]
-    scores: NDArray[np.float64] | None = None  # [M] greater for better models; None if the method does not rank them
+    scores: NDArray[np.float64] | None = None  # [M] higher for better models; None if the method does not rank them
     predicted: NDArray[np.float64] | None = None  # [M] predicted accuracies, if any
 
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """How many labeled images a method is given: at most ``total``, and at most ``per_class`` of each class."""
+    """Number of labeled images that a method gets: at most ``total``, and at most ``per_class`` of each class."""
 
     total: int
     per_class: int | None = None
@@ -80,19 +80,19 @@ class Method:
     """A way to choose or to combine models."""
 
     name: str
-    group: Group  # what it looks at
-    combine: Callable[[TaskView], Choice] | None = None  # None to take the one model with the greatest score
-    # [M] scores, if the method takes the one model with the greatest, and a model's score does not depend on the other
-    # models, so that it also holds within parts of the hub
+    group: Group  # the information that it uses
+    combine: Callable[[TaskView], Choice] | None = None  # None to take the model with the highest score
+    # [M] scores, if the method takes the model with the highest score, and a model's score does not depend on the
+    # other models, so that it is also valid for parts of the hub
     score: Scores | None = None
-    predicts: bool = False  # whether these scores are predicted accuracies
-    needs: tuple[str, ...] = ()  # what it needs of `general` and `known` of a view
-    sample: SampleConfig | None = None  # labeled images that it is given
-    transductive: bool = False  # whether it can classify only the images that it chose by
+    predicts: bool = False  # whether the scores are predicted accuracies
+    needs: tuple[str, ...] = ()  # which of `general` and `known` of a view it needs
+    sample: SampleConfig | None = None  # labeled images that it gets
+    transductive: bool = False  # whether it can classify only the images that it was fitted to
 
     def choose(self, view: TaskView) -> Choice:
         """The choice on a task."""
-        return self.choose_by(_given(self.score)(view)) if self.combine is None else self.combine(view)
+        return self.choose_by(_required(self.score)(view)) if self.combine is None else self.combine(view)
 
     def choose_by(self, scores: NDArray[np.float64]) -> Choice:
         """The choice that follows from scores."""
@@ -103,13 +103,13 @@ class Method:
 
 
 def best_of(scores: NDArray[np.float64], predicted: NDArray[np.float64] | None = None) -> Choice:
-    """The first of the models with the greatest score."""
+    """The first model with the highest score."""
     best = int(np.argmax(scores))
     return Choice(_once([best], len(scores)), lambda view: view.answers[best], scores, predicted)
 
 
 def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
-    """The choice of a selection of the library, with its models combined by one of the library's rules."""
+    """The choice of a selection, with its models combined by one of the library's rules."""
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     rows = [row[model.ref] for model in selection.models]
     union = [rows[m] for m in selection.union]
@@ -128,7 +128,7 @@ def selected(selection: Selection, view: TaskView, rule: Rule) -> Choice:
 
 
 def pooled(weights: NDArray[np.float64]) -> Choice:
-    """The mean of the models' probabilities with weights [M]; models of weight zero do not run."""
+    """The mean of the models' probabilities, weighted [M]; models of weight zero do not run."""
     used = np.flatnonzero(weights)
 
     def answer(view: TaskView) -> NDArray[np.int64]:
@@ -152,14 +152,14 @@ def by_strategy(view: TaskView, config: SelectionConfig, rule: Rule) -> Choice:
 
 
 def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule = Rule.LINEAR_POOL) -> Choice:
-    """Select by labels and a trial on a sample of the images; by labels alone if there are too few images.
+    """Select by labels and a trial on a sample of the images, or by labels alone if there are too few images.
 
-    ``k`` None stands for as many models as the images suggest.
+    If ``k`` is None, the images determine the number of models.
     """
     if view.logits.shape[1] < LEAST_IMAGES:
         return by_strategy(view, SelectionConfig(k=k or 1), rule)
     ranked = _tried(view, candidates)
-    k = k or _given(ranked.evidence).combine
+    k = k or _required(ranked.evidence).combine
     chosen = np.zeros_like(ranked.chosen)
     chosen[:k] = True
     return selected(replace(ranked, k=k, chosen=chosen), view, rule)
@@ -181,7 +181,7 @@ _RULES = {Strategy.GENERAL: Rule.UNIFORM, Strategy.PAPER: Rule.ENTROPY, Strategy
 
 def _strategy(name: str, strategy: Strategy, k: int, group: Group = Group.LABELS, alpha: float = 0.7) -> Method:
     choose = partial(by_strategy, config=SelectionConfig(strategy, k, class_weight=alpha), rule=_RULES[strategy])
-    independent = k == 1 and strategy is Strategy.GENERAL  # mll holds back models that do not surely lead the best
+    independent = k == 1 and strategy is Strategy.GENERAL  # the choice of mll depends on the other models
     score: Scores | None = (lambda view: np.asarray(choose(view).scores)) if independent else None
     return Method(name, group, choose, score)
 
@@ -202,9 +202,9 @@ def _swab_weights(text: TaskText, measured: bytes) -> NDArray[np.float64]:
 
 def _modelgpt(view: TaskView, *, general: bool) -> Choice:
     """ModelGPT, fitted on the other tasks, with or without the accuracy on the general benchmark as a feature."""
-    features, accuracies, own = _given(view.known)
+    features, accuracies, own = _required(view.known)
     if general:
-        level = _given(view.general)[:, None]
+        level = _required(view.general)[:, None]
         features = np.concatenate([features, np.broadcast_to(level[:, None], (*features.shape[:2], 1))], axis=2)
         own = np.concatenate([own, level], axis=1)
     return best_of(modelgpt.rank(features, accuracies, own), modelgpt.predict(features, accuracies, own))
@@ -245,8 +245,8 @@ def _uniform(view: TaskView) -> Choice:
 
 
 def _of_sample(view: TaskView, field: str, score: Callable[..., float]) -> NDArray[np.float64]:
-    """[M] a score of each model's ``field`` of the view on the labeled images."""
-    images, labels = _given(view.labeled)
+    """[M] score of a ``field`` of the view for each model, on the labeled images."""
+    images, labels = _required(view.labeled)
     return np.array([score(of_model[images], labels) for of_model in getattr(view, field)])
 
 
@@ -256,8 +256,8 @@ def _random(view: TaskView) -> Choice:
     return Choice(np.full(n_models, 1 / n_models), lambda seen: seen.answers)
 
 
-def _given(value: T | None) -> T:
-    """An optional field of a view, for methods that are run only where they are given it."""
+def _required(value: T | None) -> T:
+    """An optional field of a view, for methods that run only if it is present."""
     assert value is not None  # noqa: S101
     return value
 
@@ -283,7 +283,7 @@ def _by_probabilities(name: str) -> tuple[Method, Method]:
 
 
 _SAMPLES = {"50 labels": SampleConfig(50), "4 per class": SampleConfig(200, per_class=4)}
-_SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {  # by the field of the view that they look at
+_SAMPLE_SCORES: dict[str, tuple[str, Callable[..., float]]] = {  # with the field of the view that they use
     "NCE": ("answers", nce),
     "LEEP": ("probabilities", leep),
     "LogME": ("features", logme),
@@ -305,7 +305,7 @@ def _by_sample(name: str, sample: str) -> Method:
 
 METHODS: tuple[Method, ...] = (
     Method("random", Group.REFERENCE, _random),
-    Method("INB", Group.REFERENCE, score=lambda view: _given(view.general), needs=("general",)),
+    Method("INB", Group.REFERENCE, score=lambda view: _required(view.general), needs=("general",)),
     Method("uniform, all", Group.REFERENCE, _uniform),
     Method("CoE", Group.REFERENCE, _coe),
     _strategy(GENERAL, Strategy.GENERAL, 1),
@@ -326,8 +326,8 @@ METHODS: tuple[Method, ...] = (
     *(Method(f"transport, k={k}", Group.BATCH, partial(with_images, k=k, rule=Rule.TRANSPORT)) for k in (1, 5)),
     Method("SOTA", Group.BATCH, partial(_sota, features=False)),
     Method("SOTA + features", Group.BATCH, partial(_sota, features=True), transductive=True),
-    Method("best fixed", Group.HINDSIGHT, score=lambda view: _given(view.hindsight).mean_accuracies),
-    Method(ORACLE, Group.HINDSIGHT, score=lambda view: _given(view.hindsight).accuracies),
+    Method("best fixed", Group.HINDSIGHT, score=lambda view: _required(view.hindsight).mean_accuracies),
+    Method(ORACLE, Group.HINDSIGHT, score=lambda view: _required(view.hindsight).accuracies),
 )
 """All methods, in the order of the tables."""
 
@@ -340,7 +340,7 @@ ABLATIONS: tuple[Method, ...] = (
 
 
 def methods_named(names: Sequence[str]) -> tuple[Method, ...]:
-    """Methods by name or group, and those that all others are compared with; all methods if no name is given.
+    """Methods by name or group, plus those that all others are compared with; all methods if no name is given.
 
     Raises:
         InputError: There is no method or group of that name.

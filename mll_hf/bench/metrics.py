@@ -1,6 +1,6 @@
 """Quality of choices, rankings and predictions, with confidence intervals.
 
-Arrays range over M models and T tasks. Greater scores are better; of equal scores the earlier model comes first.
+Arrays range over M models and T tasks. Higher scores are better; among equal scores the earlier model comes first.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TOP = 5  # as in LOVM
 RESAMPLES, LEVEL = 10_000, 0.95
-_FEWEST_COMMON = 3
+_MIN_COMMON = 3
 
 
 # --- predictions and choices ------------------------------------------------------------------------------------------
@@ -46,7 +46,7 @@ def mean_difference(ours: Floats, theirs: Floats) -> NDArray[np.float64]:
 
 
 def mean_gap_closed(ours: Floats, general: Floats, oracle: Floats) -> NDArray[np.float64]:
-    """[...] how far a method gets from the generally best model (0) to the best model per task (1).
+    """[...] position of a method between the generally best model (0) and the best model per task (1).
 
     ``(ours - general) / (oracle - general)`` of the mean accuracies over the last axis, the tasks; NaN where the oracle
     is not better. A mean of the ratios per task would be dominated by tasks with a small gap.
@@ -60,10 +60,10 @@ def mean_gap_closed(ours: Floats, general: Floats, oracle: Floats) -> NDArray[np
 
 
 def ranking_quality(scores: Floats, accuracies: Floats, predicted: Floats | None) -> dict[str, float]:
-    """How well scores [M] and predicted accuracies [M], if any, agree with the true accuracies [M], by metric.
+    """Agreement of scores [M] and predicted accuracies [M], if any, with the true accuracies [M], by metric.
 
-    Besides LOVM's metrics and correlations over all models: regret, the accuracy of the best model minus that of the
-    model ranked first, and whether that is a best one.
+    LOVM's metrics and correlations over all models; regret, the accuracy of the best model minus that of the model
+    ranked first; and whether the model ranked first is a best one.
     """
     best, first = accuracies.max(), accuracies[int(np.argmax(scores))]
     quality = {
@@ -78,7 +78,7 @@ def ranking_quality(scores: Floats, accuracies: Floats, predicted: Floats | None
 
 
 def top_models(scores: Floats, top: int = TOP) -> NDArray[np.int64]:
-    """Positions of the ``top`` models with the greatest scores [M], best first."""
+    """Positions of the ``top`` models with the highest scores [M], best first."""
     return np.argsort(-scores, kind="stable")[:top]
 
 
@@ -89,9 +89,9 @@ def top_overlap(scores: Floats, accuracies: Floats, top: int = TOP) -> float:
 
 
 def top_kendall(scores: Floats, accuracies: Floats, top: int = TOP) -> float:
-    """LOVM's tau5: Kendall's tau of the models that are in both top lists; 0 if these are fewer than three."""
+    """LOVM's tau5: Kendall's tau of the models in both top lists; 0 if there are fewer than three."""
     common = np.intersect1d(top_models(scores, top), top_models(accuracies, top))
-    return kendall(scores[common], accuracies[common]) if len(common) >= _FEWEST_COMMON else 0.0
+    return kendall(scores[common], accuracies[common]) if len(common) >= _MIN_COMMON else 0.0
 
 
 def top_l1(predicted: Floats, accuracies: Floats, top: int = TOP) -> float:
@@ -152,8 +152,8 @@ def bootstrap_tasks(
 ) -> Interval:
     """Percentile bootstrap interval over tasks, with the same resamples for all methods.
 
-    It says what to expect on other tasks of this kind; the images of each task are not resampled. Resamples for which
-    the statistic is NaN are left out (``scipy.stats.bootstrap`` would return NaN).
+    It covers the choice of tasks; the images of each task are not resampled. Resamples for which the statistic is NaN
+    are ignored (``scipy.stats.bootstrap`` would return NaN).
 
     Args:
         statistic: Such as :func:`mean_gap_closed`; maps arrays [..., T] to [...].
@@ -181,7 +181,7 @@ class SignedRankTest(NamedTuple):
 
 
 def wilcoxon(ours: Floats, theirs: Floats) -> SignedRankTest:
-    """Wilcoxon's signed-rank test over [T] tasks; ties are left out, and p is 1 if there are only ties."""
+    """Wilcoxon's signed-rank test over [T] tasks; ties are ignored, and p is 1 if there are only ties."""
     # Rounded, so that floating-point noise neither breaks ties nor separates equal differences
     differences = np.round(np.subtract(ours, theirs, dtype=np.float64), 12)
     wins, losses = int((differences > 0).sum()), int((differences < 0).sum())

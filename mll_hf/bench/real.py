@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 CAPS = (200, 100, 20)  # GFLOPs per image
 HUB_SIZES = (5, 10)
-STRONG = 0.6  # ImageNet accuracy; below are research checkpoints of small training sets
+STRONG = 0.6  # ImageNet accuracy; models below are research checkpoints trained on small sets
 BENCHMARK = "ImageNet-best"
 METHODS = (BENCHMARK, "general", "paper, one model", "paper, k=1", "paper, k=3", "mll, k=1", "mll, k=3")
 PER_CLASS = ("paper, k=1", "mll, per class")
@@ -66,7 +66,7 @@ QUALITIES = (0.0, 0.6, 0.8, 0.9, 0.98, np.inf)  # edges of bins of the cosine
 EVALUATION_FILE, FEATURES_FILE = "lovm_eval_table.csv", "lovm_features.csv"  # tables of github.com/orrzohar/LOVM
 FEATURES = ("IN-score", *modelgpt.TEXT_FEATURES)
 _CARRIED = 0.3
-_DIGITS = 9  # equal accuracies are equal, in whatever order they were added up
+_DIGITS = 9  # so that equal accuracies are equal in any order of summation
 _RANDOM, _BEST = "random model", "best per data set"
 
 
@@ -89,7 +89,7 @@ class RealTask(MatchedClasses):
 class RealWorld:
     """Labels of M real models, and target tasks."""
 
-    prompts: str  # the prompt set that the models answered to
+    prompts: str  # the prompt set of the figures
     labels: JoinedLabels  # all on one graph
     tasks: tuple[RealTask, ...]
     benchmark: Floats  # [M] mean recall on ImageNet's photos
@@ -108,7 +108,7 @@ def real_world(recalls: ClassRecalls, index: ConceptIndex, prompts: str) -> Real
         prompts: Prompt set.
 
     Raises:
-        InputError: The graph is another one.
+        InputError: The graph is a different one.
     """
     targets = [name for name in dict.fromkeys(recalls.datasets) if name not in SOURCES]
     labels = labels_from_recalls(recalls, prompts)
@@ -136,7 +136,7 @@ def _task(recalls: ClassRecalls, dataset: str, index: ConceptIndex, prompts: str
 def class_synsets() -> dict[tuple[str, str], str]:
     """The WordNet synset of each class that is one of ImageNet's concepts, by data set and class.
 
-    By equal names, where only one concept has the name or the sense was chosen by hand; a few names differ.
+    Matched by name if only one concept has the name, else the sense was chosen by hand; a few names differ.
     """
     file = resources.files("mll_hf.bench").joinpath("data", "class_synsets.csv")
     rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
@@ -148,7 +148,7 @@ def class_synsets() -> dict[tuple[str, str], str]:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the methods reach with one hub on one task of C classes."""
+    """Results of the methods with one hub on one task of C classes."""
 
     accuracy: dict[str, float]  # mean recall of each method's choice
     by_class: dict[str, Floats]  # [C] recall of the choice per class, for methods that choose per class and `general`
@@ -194,11 +194,11 @@ def outcome(world: RealWorld, task: RealTask, hub: Rows) -> Outcome:
 
 
 def best_per_class(candidates: Candidates) -> Rows:
-    """[C] the model with the highest estimate of each class, less the standard error of its lead.
+    """[C] the model with the highest estimate for each class, minus the standard error of its lead.
 
-    What `mll` would choose if every class could have a model of its own. Of what a class differs from the mean over the
-    classes, ``_CARRIED`` is believed: the slope of the interaction of model and class on that of model and concept, for
-    21 real models on classes that are concepts (.31 to .35; .12 to .2 among the stronger ones).
+    What `mll` would choose if every class could have its own model. A class's deviation from the mean over the classes
+    is multiplied by ``_CARRIED``: the slope of the interaction of model and class on that of model and concept, for 21
+    real models on classes that are concepts (.31 to .35; .12 to .2 among the stronger ones).
     """
     labels, needs = candidates.labels, task_needs(candidates, class_weight=1)
     recall, errors = estimates(needs, measure_all(labels, needs), task_odds(labels, needs, candidates.domain))
@@ -215,8 +215,8 @@ def hubs_of(gflops: Floats, pools: Mapping[str, Rows], draws: int, seed: int = 0
 
     Args:
         gflops: [M] GFLOPs of the models.
-        pools: Parts of the models by name, to be hubs themselves.
-        draws: Number of random hubs of each size, out of all models and out of each part.
+        pools: Subsets of the models by name, which are hubs themselves.
+        draws: Number of random hubs of each size, from all models and from each subset.
         seed: Seed of the draws.
     """
     everything = np.arange(len(gflops))
@@ -246,7 +246,7 @@ class RealResults:
         return np.round(np.mean(rows, axis=0, dtype=np.float64), _DIGITS)
 
     def gained(self, hub: str, method: str, classes: Sequence[NDArray[np.bool_]]) -> Floats:
-        """[T] by how much the recall of some classes of each task [C] is greater than under `general`, in sum."""
+        """[T] sum of the gains in recall over `general`, over some classes of each task [C]."""
         sums = []
         for draw in self.outcomes[hub]:
             gains = [found.by_class[method] - found.by_class["general"] for found in draw]
@@ -258,7 +258,7 @@ class RealResults:
 def run_real(
     world: RealWorld, draws: int, seed: int = 0, progress: Callable[[str], None] = lambda _: None
 ) -> RealResults:
-    """Run all methods on all tasks, with all models, capped hubs, random ones, and the strong models alone."""
+    """Run all methods on all tasks, with all models, capped hubs, random hubs, and the strong models only."""
     gflops = np.array([label.cost.gflops for label in world.labels.reference])
     strong = {f"ImageNet over {STRONG}": np.flatnonzero(world.benchmark > STRONG)}
     outcomes = {}
@@ -275,7 +275,7 @@ def real_report(
 
     Args:
         results: Outcomes under each prompt set.
-        facts: What made them.
+        facts: How they were made.
         seed: Seed of the random hubs.
         lovm: Folder with LOVM's tables, to compare with ModelGPT.
 
@@ -313,7 +313,7 @@ def choice_table(results: RealResults) -> Table:
 
 
 def difference_table(results: RealResults) -> Table:
-    """Each method against the generally best model: mean with interval over data sets, and the worst data set."""
+    """Each method compared with the generally best model: mean with interval over data sets, and the worst data set."""
     rows: list[dict[str, Cell]] = []
     for hub in results.outcomes:
         general = results.accuracy(hub, "general")
@@ -334,7 +334,7 @@ def difference_table(results: RealResults) -> Table:
 
 
 def _worst(differences: Floats, results: RealResults) -> dict[str, Cell]:
-    """The least of some differences [T], and the data set."""
+    """The smallest of the differences [T], and its data set."""
     worst = int(differences.argmin())
     return {"worst": float(differences[worst]), "on": results.world.tasks[worst].dataset}
 
@@ -390,7 +390,7 @@ def measured_table(results: RealResults) -> Table:
 
 
 def _pooled(gained: Floats, n_classes: Rows) -> Cell:
-    """What is gained [T], over the number of classes [T]; data sets without a class are left out."""
+    """The gain [T] divided by the number of classes [T]; data sets without a class are ignored."""
 
     def pooled_mean(sums: Floats, counts: Floats) -> Floats:
         mean: Floats = sums.sum(axis=-1) / counts.sum(axis=-1)
@@ -401,7 +401,7 @@ def _pooled(gained: Floats, n_classes: Rows) -> Cell:
 
 
 def estimate_table(results: RealResults) -> Table:
-    """Estimated accuracies of the model that `mll` chooses among all, against two that look at no label."""
+    """Estimated accuracies of the model that `mll` chooses among all, compared with two that use no label."""
     world = results.world
     kin = {dataset.id: dataset.kin for dataset in known_datasets()}
     outcomes = next(iter(results.outcomes.values()))[0]
@@ -439,7 +439,7 @@ def estimate_table(results: RealResults) -> Table:
 
 
 def hubs_table(source: str, seed: int = 0, draws: int = 200) -> Table:
-    """What choosing by ImageNet accuracy costs, by a table of published accuracies; there are no labels for these.
+    """The cost of choosing by ImageNet accuracy, in a table of published accuracies without labels.
 
     Args:
         source: Id of the table.
@@ -480,11 +480,11 @@ def hubs_table(source: str, seed: int = 0, draws: int = 200) -> Table:
 
 
 def modelgpt_table(results: RealResults, folder: Path) -> Table:
-    """All methods and ModelGPT, on the models and data sets that ModelGPT's published features have.
+    """All methods and ModelGPT, on the models and data sets of ModelGPT's published features.
 
     Args:
         results: The world to run on.
-        folder: Holds ``lovm_eval_table.csv`` and ``lovm_features.csv``.
+        folder: The folder of ``lovm_eval_table.csv`` and ``lovm_features.csv``.
 
     Raises:
         InputError: A table cannot be read, or has none of the models.

@@ -1,4 +1,4 @@
-"""The report of a benchmark: its tables, and what they were made from."""
+"""The report of a benchmark: its tables, and how they were made."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _METRICS = ("R5", "tau5", "Kendall", "Spearman", "regret", "Hit@1", "L1")
 
 
 def make_report(results: Results, command: str) -> Report:
-    """Make all tables; ``command`` is recorded as what made them.
+    """Make all tables; ``command``, the command that made them, is recorded.
 
     Raises:
         MissingExtraError: scipy is not installed.
@@ -112,7 +112,7 @@ def ranking_table(results: Results) -> Table:
 
 
 def images_tables(results: Results) -> tuple[Table, Table]:
-    """Methods by the images that they see and by scales of logits: accuracy and gap closed."""
+    """Methods by the images that they use and by scales of logits: accuracy and gap closed."""
     titles = {
         Kind.IMAGES: "{:g} images",
         Kind.LONG_TAIL: f"{Kind.LONG_TAIL}, {{:g}}",
@@ -183,7 +183,7 @@ def ablation_tables(results: Results) -> tuple[Table, Table]:
 
 
 def cost_table(results: Results) -> Table:
-    """What methods cost."""
+    """The cost of the methods."""
     columns = {"GFLOPs per image": "gflops", "models": "n_models", "seconds to choose": "seconds"}
     values = {column: results.per_task(Kind.ALL, field) for column, field in columns.items()}
     note = (

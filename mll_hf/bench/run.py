@@ -14,7 +14,7 @@ from mll_hf.bench.baselines.modelgpt import text_features
 from mll_hf.bench.cache import ProbeImages
 from mll_hf.bench.methods import ABLATIONS, METHODS, Group, Method
 from mll_hf.bench.metrics import accuracy, mean_per_class_recall, ranking_quality
-from mll_hf.bench.scenarios import Kind, Scenario, Situation, generator, labeled_sample, scenarios, situation
+from mll_hf.bench.scenarios import Kind, Scenario, ScenarioDraw, draw_scenario, generator, labeled_sample, scenarios
 from mll_hf.bench.world import (
     Hindsight,
     Hub,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 class BenchConfig:
     """Settings of the benchmark."""
 
-    draws: int = 5  # number of draws of each random scenario, and of labeled images for methods that are given some
+    draws: int = 5  # number of draws of each random scenario, and of labeled images for methods that get some
     seed: int = 0
     methods: tuple[Method, ...] = METHODS
     ablations: tuple[Method, ...] = ABLATIONS  # variants, run on all images only
@@ -61,7 +61,7 @@ class Suite:
 
     hub: Hub
     tasks: tuple[TargetTask, ...]
-    general: TargetTask | None = None  # a general benchmark by which a user might choose a model, if there is one
+    general: TargetTask | None = None  # a general benchmark that a user might choose a model by, if there is one
 
     def __post_init__(self) -> None:
         names = [task.name for task in self.tasks]
@@ -103,7 +103,7 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that tables and figures are made from."""
+    """The results that tables and figures are made from."""
 
     suite: Suite
     config: BenchConfig
@@ -136,8 +136,8 @@ class Results:
     @cached_property
     def methods(self) -> tuple[Method, ...]:
         """The methods that were run on all images."""
-        there = {record.method for record in self.records if record.scenario == Kind.ALL}
-        return tuple(method for method in self.config.methods if method.name in there)
+        names = {record.method for record in self.records if record.scenario == Kind.ALL}
+        return tuple(method for method in self.config.methods if method.name in names)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def _features(text: TaskText, ref: ModelRef, cache: EmbeddingCache, seed: int) -
 
 
 def known_tasks(facts: Sequence[TaskFacts], t: int) -> KnownTasks | None:
-    """The other tasks than task t, if there are any and all tasks have features."""
+    """The tasks other than task t, if there are any and all tasks have features."""
     others = [s for s in range(len(facts)) if s != t]
     features = [of_task.features for of_task in facts if of_task.features is not None]
     if not others or len(features) < len(facts):
@@ -228,7 +228,7 @@ class TaskRun:
 
     Args:
         name: Name of the task.
-        view: What methods see of it.
+        view: The task as methods see it.
         labels: [N] true classes.
         hindsight: Accuracies of the models on all images.
         config: Methods, draws and seed.
@@ -249,20 +249,20 @@ class TaskRun:
         where = () if scenario.kind in (Kind.HUB, Kind.SCALED, Kind.MISCALIBRATED) else (self._name,)
         for draw in range(scenario.draws):
             rng = generator(self._config.seed, scenario.name, draw, *where)
-            drawn = situation(scenario, self._view, self._labels, rng)
+            drawn = draw_scenario(scenario, self._view, self._labels, rng)
             for method in methods:
                 if draw < scenario.draws_of(method):
                     yield self._record(scenario, method, draw, drawn)
 
-    def _record(self, scenario: Scenario, method: Method, draw: int, drawn: Situation) -> Record:
+    def _record(self, scenario: Scenario, method: Method, draw: int, drawn: ScenarioDraw) -> Record:
         labels, models = self._labels[drawn.images], drawn.models
         started = time.perf_counter()
         if method.score is not None and scenario.kind in (Kind.ALL, Kind.HUB, Kind.CAPPED):
             choice = method.choose_by(self._scores_of(method, method.score, draw)[models])
         else:
-            choice = method.choose(self._told(drawn.seen, labels, method, draw))
+            choice = method.choose(self._revealed(drawn.seen, labels, method, draw))
         seconds = time.perf_counter() - started
-        answers = np.atleast_2d(choice.answer(drawn.asked))
+        answers = np.atleast_2d(choice.answer(drawn.scored))
         ranking = None
         if scenario.kind is Kind.ALL and choice.scores is not None:
             ranking = ranking_quality(choice.scores, self._hindsight.accuracies, choice.predicted)
@@ -273,7 +273,7 @@ class TaskRun:
             draw=draw,
             accuracy=float(np.mean([accuracy(row, labels) for row in answers])),
             recall=float(np.mean([mean_per_class_recall(row, labels) for row in answers])),
-            gflops=float(choice.runs @ drawn.asked.hub.gflops),
+            gflops=float(choice.runs @ drawn.scored.hub.gflops),
             models=tuple(models[choice.runs > 0].tolist()),
             seconds=seconds,
             ranking=ranking,
@@ -283,21 +283,21 @@ class TaskRun:
         """Scores of all models, computed once for all hubs."""
         draw = draw % self._config.draws if method.sample else 0  # there are more hubs than labeled samples
         if (method.name, draw) not in self._scores:
-            self._scores[method.name, draw] = score(self._told(self._view, self._labels, method, draw))
+            self._scores[method.name, draw] = score(self._revealed(self._view, self._labels, method, draw))
         return self._scores[method.name, draw]
 
-    def _told(self, view: TaskView, labels: NDArray[np.int64], method: Method, draw: int) -> TaskView:
-        """The view with labeled images or hindsight, for methods that are given them.
+    def _revealed(self, view: TaskView, labels: NDArray[np.int64], method: Method, draw: int) -> TaskView:
+        """The view with labeled images or hindsight, for methods that get them.
 
-        ``labels`` are the classes of the images that are scored: those of the view where these are not all images.
+        ``labels`` are the classes of the scored images: all images, or those of the view.
         """
         if method.sample is not None:
             rng = generator(self._config.seed, "labeled", draw, self._name)
-            return view.told(labeled=labeled_sample(method.sample, self._labels, rng))
+            return view.revealing(labeled=labeled_sample(method.sample, self._labels, rng))
         if method.group is Group.HINDSIGHT:
             hindsight = self._hindsight
             if len(labels) < len(self._labels):
                 here = np.array([accuracy(answers, labels) for answers in view.answers])
                 hindsight = hindsight._replace(accuracies=here)
-            return view.told(hindsight=hindsight)
+            return view.revealing(hindsight=hindsight)
         return view

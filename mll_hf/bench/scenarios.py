@@ -1,7 +1,7 @@
 """Conditions under which methods are compared: unlabeled images, scales of logits, available models.
 
-A draw depends on the seed, the scenario and the number of the draw, and on the task where images are drawn. So all
-methods see the same draws, and all tasks the same hubs.
+A draw depends on the seed, the scenario and the number of the draw, and on the task if images are drawn. All methods
+therefore get the same draws, and all tasks the same hubs.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Scenario:
     kind: Kind
     value: float = 0  # number of images or models, share of a class, or quantile of GFLOPs; 0 where none applies
     draws: int = 1
-    own: bool = False  # whether the images that are seen are also those that are scored, in place of all images
+    own: bool = False  # whether only the images that are seen are scored, instead of all images
 
     @property
     def name(self) -> str:
@@ -60,7 +60,7 @@ class Scenario:
         return f"{name}, scored on them" if self.own else name
 
     def takes(self, method: Method) -> bool:
-        """Whether a method is run here; methods that the scenario cannot affect are not."""
+        """Whether a method is run in this scenario; methods that it cannot affect are not."""
         if self.kind is Kind.ABLATION or method.group is Group.ABLATION:
             return self.kind is Kind.ABLATION and method.group is Group.ABLATION
         if self.own:
@@ -101,19 +101,23 @@ def scenarios(n_models: int, draws: int) -> tuple[Scenario, ...]:
 def generator(seed: int, *names: object) -> np.random.Generator:
     """A random generator that depends on a seed and on names."""
     spelled = (str(name).replace("labeled", "labelled").replace("labeling", "labelling") for name in names)
-    return np.random.default_rng([seed, *(zlib.crc32(name.encode()) for name in spelled)])  # the committed draws
+    return np.random.default_rng(
+        [seed, *(zlib.crc32(name.encode()) for name in spelled)]
+    )  # as in the committed results
 
 
-class Situation(NamedTuple):
+class ScenarioDraw(NamedTuple):
     """A draw of a scenario."""
 
-    seen: TaskView  # what a method chooses by
-    asked: TaskView  # the images to classify, with the same models
+    seen: TaskView  # the view that a method chooses by
+    scored: TaskView  # the view of the images to classify, with the same models
     models: NDArray[np.int64]  # [m] positions of these models in the hub
     images: NDArray[np.int64]  # [n] positions of the images to classify
 
 
-def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng: np.random.Generator) -> Situation:
+def draw_scenario(
+    scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng: np.random.Generator
+) -> ScenarioDraw:
     """Draw a scenario.
 
     Args:
@@ -137,9 +141,9 @@ def situation(scenario: Scenario, view: TaskView, labels: NDArray[np.int64], rng
             drawn = _images(scenario, labels, rng)
             seen = view.of_images(drawn)
             if not scenario.own:
-                return Situation(seen, view, models, images)
+                return ScenarioDraw(seen, view, models, images)
             images = drawn
-    return Situation(seen, seen, models, images)
+    return ScenarioDraw(seen, seen, models, images)
 
 
 def _images(scenario: Scenario, labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
@@ -156,9 +160,9 @@ def _images(scenario: Scenario, labels: NDArray[np.int64], rng: np.random.Genera
 
 
 def long_tail(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Positions of images whose classes, in random order, are ever rarer.
+    """Positions of images with long-tailed class frequencies; the order of the classes is random.
 
-    Of a class with n images and rank i among C, ``n * 100^(-i / (C - 1))`` are kept on average.
+    Of the n images of the i-th of C classes, ``n * 100^(-i / (C - 1))`` are kept on average.
     """
     present = rng.permutation(np.unique(labels))
     shares = IMBALANCE ** -np.linspace(0, 1, len(present))
@@ -177,9 +181,9 @@ def without_classes(labels: NDArray[np.int64], rng: np.random.Generator) -> NDAr
 
 
 def one_frequent(labels: NDArray[np.int64], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Positions of images of which a class, drawn at random, has a share.
+    """Positions of images among which a random class has a given share.
 
-    Images of all other classes are left out at random; where these are too few, images of the frequent class are.
+    Images of all other classes are dropped at random; if there are too few, images of the frequent class are dropped.
     """
     is_frequent = labels == rng.choice(np.unique(labels))
     frequent, others = (rng.permutation(np.flatnonzero(of)) for of in (is_frequent, ~is_frequent))
@@ -198,7 +202,7 @@ def labeled_sample(config: SampleConfig, labels: NDArray[np.int64], rng: np.rand
 
 
 def _occurrence(labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each entry, how many equal entries precede it."""
+    """For each entry, the number of equal entries before it."""
     order = np.argsort(labels, kind="stable")
     count = np.empty(len(labels), np.int64)
     count[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])

@@ -32,18 +32,18 @@ TASK_FILE, IMAGES_FILE = "task.json", "test.parquet"
 _SPLIT = "test"  # of data sets on the Hub
 
 
-def sampled(n_images: int, most: int | None) -> NDArray[np.int64]:
-    """Ascending positions of at most ``most`` of ``n_images`` images; None for all.
+def sampled(n_images: int, limit: int | None) -> NDArray[np.int64]:
+    """Ascending positions of at most ``limit`` of ``n_images`` images; None for all.
 
-    They are drawn uniformly, so that class frequencies are kept, and a smaller sample is part of a larger one.
+    They are drawn uniformly, so class frequencies are preserved, and a smaller sample is part of a larger one.
 
     Raises:
         InputError: No image is allowed.
     """
-    if most is not None and most < 1:
-        raise InputError(f"most_images is {most}; allow at least 1 image")
+    if limit is not None and limit < 1:
+        raise InputError(f"most_images is {limit}; allow at least 1 image")
     order = np.argsort(scramble(np.arange(n_images, dtype=np.uint64), 0, 0), kind="stable")
-    return np.sort(order[:most])
+    return np.sort(order[:limit])
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def load_tasks(location: str | Path, most_images: int | None = None) -> tuple[Ta
 
     Args:
         location: ``hf://datasets/ORG/NAME[@REVISION]``, a suite, a task of a suite, or an image folder.
-        most_images: Most images of each task, drawn at random; None for all.
+        most_images: Maximum number of images of each task, drawn at random; None for all.
 
     Raises:
         InputError: There is no task, or it cannot be read.
@@ -108,7 +108,7 @@ def read_task(folder: Path, most_images: int | None = None) -> TargetTask:
     """Read a task from a folder with ``task.json`` and ``test.parquet``.
 
     Raises:
-        InputError: It cannot be read, or contradicts itself.
+        InputError: It cannot be read, or is inconsistent.
         MissingExtraError: pyarrow is not installed.
     """
     try:
@@ -197,14 +197,14 @@ def fetch_task(location: str, most_images: int | None = None) -> TargetTask:
 
 
 def fetch_class_names(location: str, token: str | bool | None = None) -> tuple[str, ...]:
-    """Class names of an image data set on the Hub, as its card tells them: one request, without images.
+    """Class names of an image data set on the Hub, from its card: one request, without images.
 
     Args:
         location: ``hf://datasets/ORG/NAME[@REVISION]``.
-        token: Hub token; None for the stored one, False for none.
+        token: Hub token; None for the saved one, False for none.
 
     Raises:
-        InputError: The location is malformed, or the card has no class names, or those of several columns.
+        InputError: The location is malformed, or the card has class names of no column or of several.
         HubError: The Hub has no such data set or cannot be reached.
     """
     named = parse_dataset(location)
@@ -215,17 +215,17 @@ def fetch_class_names(location: str, token: str | bool | None = None) -> tuple[s
 
 
 def _only_classes(names: Mapping[str, list[str]], repo_id: str) -> tuple[str, tuple[str, ...]]:
-    """The one column of classes, and the names of these."""
+    """The only column of classes, and the class names."""
     if len(names) != 1:
         raise InputError(
             f"{repo_id} has these columns of named classes: {abridged(list(names), 8) or 'none'}; choose a data set "
-            "that has one"
+            "that has exactly one"
         )
     return next((name, check_class_names(classes)) for name, classes in names.items())
 
 
 def _names_on_card(info: Any) -> dict[str, list[str]]:  # noqa: ANN401 - anything that YAML can be
-    """Class names by column, from the ``dataset_info`` of a card: the only one, or that of the first configuration."""
+    """Class names by column, from the ``dataset_info`` of a card, of its first or only configuration."""
     info = info[0] if isinstance(info, list) and info else info
     features = info.get("features") if isinstance(info, dict) else None
     found = {}

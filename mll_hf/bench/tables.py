@@ -1,4 +1,4 @@
-"""Tables of results and reports, for people (Markdown) and for programs (JSON)."""
+"""Tables of results and reports, as Markdown for people and JSON for programs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Table:
     name: str  # key in JSON
     title: str
     note: str
-    rows: Sequence[Mapping[str, Cell]]  # by column, all with the same; None for what was not measured or does not apply
+    rows: Sequence[Mapping[str, Cell]]  # by column, the same for all; None for what was not measured or does not apply
     digits: int = 3
 
     def column(self, name: str) -> list[Any]:
@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """Tables, and what they were made from."""
+    """Tables, and facts about how they were made."""
 
     title: str
     facts: Mapping[str, str]  # such as the command
@@ -75,7 +75,7 @@ class Report:
 
 
 def shown(cell: Cell, digits: int = 3) -> str:
-    """A cell as text."""
+    """Format a cell."""
     match cell:
         case Interval():
             return f"{shown(cell.estimate, digits)} [{shown(cell.low, digits)}, {shown(cell.high, digits)}]"

@@ -1,7 +1,7 @@
-"""What methods may see: the models with their labels, and of each task everything but the true classes.
+"""The information that methods may use: the models with their labels, and everything of a task but the true classes.
 
-True classes stay with the code that scores predictions, :mod:`mll_hf.bench.run`. They reach a method only as an
-explicit :class:`LabeledSample`, or as :class:`Hindsight` for bounds that no user can know.
+True classes stay in the code that scores predictions, :mod:`mll_hf.bench.run`. A method gets them only as an explicit
+:class:`LabeledSample`, or as :class:`Hindsight` for bounds that no user can know.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Hub:
 
 @dataclass(frozen=True)
 class _CachedEmbeddings(ProbeEmbeddings):
-    """Probe embeddings that keep their answers, since all scenarios of a task ask for the same concepts."""
+    """Probe embeddings with cached results, since all scenarios of a task use the same concepts."""
 
     known: dict[bytes, NDArray[np.float64]] = field(default_factory=dict, compare=False, repr=False)
 
@@ -159,7 +159,7 @@ class MatchedClasses:
     def candidates(
         self, labels: JoinedLabels, strategy: Strategy, embeddings: tuple[ProbeEmbeddings, ...] = ()
     ) -> Candidates:
-        """What a strategy chooses from."""
+        """The input of a strategy."""
         match = self.caption_match if strategy is Strategy.PAPER else self.match
         return Candidates(labels, match, self.domain, embeddings)
 
@@ -172,15 +172,15 @@ class TaskText:
     task: str | None
     names: NDArray[np.float32]  # [C, E] embeddings of the class names by the text encoder
     concepts: NDArray[np.float64]  # [V, E] embeddings of the first lemma of each concept
-    prompts: tuple[tuple[str, ...], ...]  # equally many for each class
-    captions: tuple[tuple[str, ...], ...]  # texts that stand for captions of each class's images
+    prompts: tuple[tuple[str, ...], ...]  # the same number for each class
+    captions: tuple[tuple[str, ...], ...]  # texts used as captions of each class's images
     synonyms: tuple[tuple[str, ...], ...]  # synonyms and superclasses of each class
 
 
 def read_text(task: TargetTask, index: ConceptIndex) -> TaskText:
-    """Match a task's classes to concepts and write the texts that the models embed.
+    """Match a task's classes to concepts and make the texts that the models embed.
 
-    Descriptions of the classes and prompts of the task's domain stand in for LOVM's captions, which a language model
+    Descriptions of the classes and prompts of the task's domain replace LOVM's captions, which a language model
     wrote. Synonyms and superclasses are the lemmas of the best matching concept and the names of its hypernyms.
     """
     graph = index.graph
@@ -213,7 +213,7 @@ def flat(texts: Sequence[Sequence[str]]) -> list[str]:
 
 
 class KnownTasks(NamedTuple):
-    """What methods that learn from the S other tasks of the benchmark may see."""
+    """The S other tasks of the benchmark, for methods that learn from them."""
 
     features: NDArray[np.float64]  # [M, S, F] text features of each model on each other task
     accuracies: NDArray[np.float64]  # [M, S] accuracies there
@@ -221,7 +221,7 @@ class KnownTasks(NamedTuple):
 
 
 class Hindsight(NamedTuple):
-    """What nobody knows in advance: accuracies [M] on the task, and mean accuracies [M] over all tasks."""
+    """Results that nobody knows in advance: accuracies [M] on the task, and mean accuracies [M] over all tasks."""
 
     accuracies: NDArray[np.float64]
     mean_accuracies: NDArray[np.float64]
@@ -236,7 +236,7 @@ class LabeledSample(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TaskView:
-    """All that a method may know of a task of N images and C classes, and of M models."""
+    """Everything that a method may know about a task of N images and C classes, and about M models."""
 
     hub: Hub
     text: TaskText
@@ -244,7 +244,7 @@ class TaskView:
     features: tuple[NDArray[np.float32], ...]  # per model [N, D_m] unit-norm image embeddings
     general: NDArray[np.float64] | None = None  # [M] accuracies on a general benchmark, if there is one
     known: KnownTasks | None = None  # the other tasks, if there are any
-    labeled: LabeledSample | None = None  # a few labeled images, for methods that ask for them
+    labeled: LabeledSample | None = None  # a few labeled images, for methods that need them
     hindsight: Hindsight | None = None  # for bounds that are known only afterwards
 
     @property
@@ -268,7 +268,7 @@ class TaskView:
         return self.logits.argmax(axis=2)
 
     def candidates(self, strategy: Strategy) -> Candidates:
-        """What a strategy chooses from."""
+        """The input of a strategy."""
         return self.text.matched.candidates(self.hub.joined, strategy, self.hub.embeddings)
 
     def of_models(self, rows: Rows) -> TaskView:
@@ -291,7 +291,7 @@ class TaskView:
         logits = self.logits * factors[:, None, None].astype(np.float32)
         return replace(self, logits=logits, hub=self.hub.scaled(factors) if relabeled else self.hub)
 
-    def told(self, *, labeled: LabeledSample | None = None, hindsight: Hindsight | None = None) -> TaskView:
+    def revealing(self, *, labeled: LabeledSample | None = None, hindsight: Hindsight | None = None) -> TaskView:
         """The same view with labeled images or hindsight; derived arrays are kept."""
         more = replace(self, labeled=labeled, hindsight=hindsight)
         for name in vars(self).keys() & {"probabilities", "calibrated", "answers"}:
@@ -300,7 +300,7 @@ class TaskView:
 
 
 class TaskEmbeddings(NamedTuple):
-    """Logits [M, N, C] float32 of the N images that can be decoded, features [N, D_m] per model, and which [N0] can."""
+    """Logits [M, N, C] of the N decodable images, features [N, D_m] per model, and which of all [N0] images are."""
 
     logits: NDArray[np.float32]
     features: tuple[NDArray[np.float32], ...]
@@ -310,7 +310,7 @@ class TaskEmbeddings(NamedTuple):
 def read_embeddings(
     cache: EmbeddingCache, refs: Sequence[ModelRef], task: TargetTask, prompts: Sequence[Sequence[str]]
 ) -> TaskEmbeddings:
-    """Logits and features of all models on a task, from a cache that holds its images and prompts."""
+    """Logits and features of all models on a task, from a cache that contains its images and prompts."""
     images = [cache.images(ref, task) for ref in refs]
     readable = np.logical_and.reduce([np.isfinite(x[:, 0]) for x in images])
     logits, features = [], tuple(x[readable] for x in images)
@@ -329,7 +329,7 @@ def class_embeddings(texts: Floats, n_classes: int) -> Floats:
 def open_task(
     hub: Hub, task: TargetTask, index: ConceptIndex, cache: EmbeddingCache
 ) -> tuple[TaskView, NDArray[np.int64]]:
-    """A view of a task without other tasks, and the true classes of its images that can be decoded.
+    """A view of a task without other tasks, and the true classes of its decodable images.
 
     Raises:
         InputError: No image can be decoded.

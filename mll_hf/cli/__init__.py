@@ -11,21 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from mll_hf import __version__
-from mll_hf.cli.output import complain, logged_notes
+from mll_hf.cli.output import logged_notes, print_error
 from mll_hf.errors import MLLError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _INTERRUPTED = 130
-_COMMANDS = {  # module with the command, and what --help says of it
+_COMMANDS = {  # module and help text of each command
     "label": ("label", "measure models on a graph"),
     "push": ("label", "publish labels or a selection on the Hub"),
     "labels": ("labels", "list, show, compare, check and verify labels"),
     "graph": ("graph", "make a graph of your own concepts; show, check and publish graphs"),
     "select": ("classify", "choose models for a list of classes"),
     "predict": ("predict", "classify images with the chosen models"),
-    "serve": ("serve", "answer images over HTTP with a selection"),
+    "serve": ("serve", "classify images over HTTP with a selection"),
     "bench": ("bench", "compare methods that choose and combine models, on tasks with known classes"),
 }
 
@@ -55,9 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             status: int = args.run(args)
         sys.stdout.flush()
     except MLLError as error:
-        return complain(str(error))
+        return print_error(str(error))
     except KeyboardInterrupt:
-        complain("interrupted; finished work is kept, and the same command resumes")
+        print_error("interrupted; finished work is kept, and the same command resumes")
         return _INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # no second error when Python flushes at exit
@@ -69,7 +69,7 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """The parser of the command line.
 
     Args:
-        command: The only command that is going to be used: modules of others are not imported. None for all.
+        command: The only command that will be used; modules of others are not imported. None for all.
     """
     parser = _Parser(
         prog="mll-hf",

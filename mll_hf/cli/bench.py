@@ -1,4 +1,4 @@
-"""The verb ``bench``, with ``bench fidelity`` and ``bench published``."""
+"""The command ``bench``, with ``bench fidelity`` and ``bench published``."""
 
 from __future__ import annotations
 
@@ -21,28 +21,30 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.matching.concept_index import ConceptIndex
 
-_MOST_IMAGES = 1000
+_MAX_IMAGES = 1000
 _SAMPLE_SIZES = (1, 2, 4, 8, 16, 32)
 _PROMPT_SETS = ["simple", "class", "ensemble"]
 _TASKS_HELP = "a folder of tasks, a task, an image folder, or hf://datasets/ORG/NAME[@REVISION]"
 
 
-def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
-    """Add the verb ``bench`` with its own verbs."""
-    verb = verbs.add_parser(
+def add_bench(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
+    """Add the command ``bench`` and its subcommands."""
+    command = commands.add_parser(
         "bench",
         help="compare methods that choose and combine models, on tasks with known classes",
-        description="Run every method on every task, also with few images, on parts of the hub and under stress, and "
-        "write tables and figures. Embeddings of images and texts are kept, so that a later run loads no model.",
+        description="Run every method on every task, also with few images, subsets of models and under stress, and "
+        "write tables and figures. Embeddings of images and texts are cached, so a later run loads no model.",
     )
-    _add_inputs(verb)
-    verb.add_argument("--general", metavar="LOCATION", help="general benchmark, such as ImageNet, to choose a model by")
-    verb.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="methods or groups (default: all)")
-    _add_draws(verb, 5)
-    verb.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
-    verb.set_defaults(run=_bench)
-    actions = verb.add_subparsers(title="commands", metavar="COMMAND")
-    text = "measure what labels lose against all similarities, and with fewer images per concept"
+    _add_inputs(command)
+    command.add_argument(
+        "--general", metavar="LOCATION", help="general benchmark that a model is chosen by, such as ImageNet"
+    )
+    command.add_argument("--methods", nargs="+", default=[], metavar="NAME", help="methods or groups (default: all)")
+    _add_draws(command, 5)
+    command.add_argument("--json", action="store_true", help="print the whole report as one JSON object")
+    command.set_defaults(run=_bench)
+    actions = command.add_subparsers(title="commands", metavar="COMMAND")
+    text = "measure what labels lose compared with all similarities, and with fewer images per concept"
     fidelity = _add_action(actions, "fidelity", text, _fidelity)
     fidelity.add_argument(
         "models",
@@ -52,7 +54,7 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
     )
     _add_inputs(fidelity)
     fidelity.add_argument(
-        "--images-per-concept", type=positive, default=75, metavar="N", help="most images per concept (default: 75)"
+        "--images-per-concept", type=positive, default=75, metavar="N", help="maximum images per concept (default: 75)"
     )
     text = "choose among real models by labels made from published recall per class"
     published = _add_action(actions, "published", text, _published)
@@ -61,7 +63,7 @@ def add_bench(verbs: Any) -> None:  # noqa: ANN401 - argparse keeps the type pri
         nargs="+",
         choices=_PROMPT_SETS,
         default=_PROMPT_SETS,
-        help="sets of prompts that the models answered to (default: all three)",
+        help="prompt sets of the published figures (default: all three)",
     )
     published.add_argument(
         "--lovm", type=Path, metavar="DIR", help="folder with lovm_eval_table.csv and lovm_features.csv, for ModelGPT"
@@ -81,31 +83,37 @@ def _add_action(
     return action
 
 
-def _add_out(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--out", type=Path, default=Path("benchmark"), metavar="DIR", help="(default: %(default)s)")
+def _add_out(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--out", type=Path, default=Path("benchmark"), metavar="DIR", help="output folder (default: %(default)s)"
+    )
 
 
-def _add_draws(verb: argparse.ArgumentParser, draws: int) -> None:
-    text = "of random scenarios (default: %(default)s)"
-    verb.add_argument("--draws", type=positive, default=draws, metavar="N", help=text)
-    verb.add_argument("--seed", type=int, default=0, metavar="N", help="of all draws (default: 0)")
+def _add_draws(command: argparse.ArgumentParser, draws: int) -> None:
+    text = "draws of random scenarios (default: %(default)s)"
+    command.add_argument("--draws", type=positive, default=draws, metavar="N", help=text)
+    command.add_argument("--seed", type=int, default=0, metavar="N", help="seed of all draws (default: 0)")
 
 
-def _add_inputs(verb: argparse.ArgumentParser) -> None:
-    add_source(verb)
-    verb.add_argument("--tasks", nargs="+", metavar="LOCATION", help=_TASKS_HELP)
-    verb.add_argument(
+def _add_inputs(command: argparse.ArgumentParser) -> None:
+    add_source(command)
+    command.add_argument("--tasks", nargs="+", metavar="LOCATION", help=_TASKS_HELP)
+    command.add_argument(
         "--most-images",
         type=positive,
-        default=_MOST_IMAGES,
+        default=_MAX_IMAGES,
         metavar="N",
-        help="most images per task, drawn at random (default: %(default)s)",
+        help="maximum images per task, drawn at random (default: %(default)s)",
     )
-    verb.add_argument(
-        "--cache", type=Path, default=Path("bench-cache"), metavar="DIR", help="of embeddings (default: %(default)s)"
+    command.add_argument(
+        "--cache",
+        type=Path,
+        default=Path("bench-cache"),
+        metavar="DIR",
+        help="folder of cached embeddings (default: %(default)s)",
     )
-    verb.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
-    _add_out(verb)
+    command.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    _add_out(command)
 
 
 def _bench(args: argparse.Namespace) -> int:
@@ -120,7 +128,7 @@ def _bench(args: argparse.Namespace) -> int:
     config = BenchConfig(args.draws, args.seed, methods_named(args.methods))
     general = load_tasks(args.general, args.most_images) if args.general else ()
     if len(general) > 1:
-        raise InputError(f"{args.general} holds {len(general)} tasks; give one of them as --general")
+        raise InputError(f"{args.general} has {len(general)} tasks; give one of them as --general")
     suite = Suite(read_hub(open_source_of(args)), _tasks(args), *general)
     index, cache = _index(suite.hub.graph), EmbeddingCache(args.cache)
     embed(suite.hub.refs, (*suite.tasks, *general), index, cache, device=args.device)
@@ -154,8 +162,8 @@ def _fidelity(args: argparse.Namespace) -> int:
     embed(refs, targets, index, cache, probes=probes, device=args.device)
     hub = fidelity.LabeledHub(refs, graph, probes, cache)
     tasks = [fidelity.read_known_task(hub, task, index) for task in targets]
-    fewer = [most for most in _SAMPLE_SIZES if most < int(np.diff(probes.offsets).max())]
-    samples = {most: location.probes(SamplingConfig(most)) for most in fewer}
+    fewer = [limit for limit in _SAMPLE_SIZES if limit < int(np.diff(probes.offsets).max())]
+    samples = {limit: location.probes(SamplingConfig(limit)) for limit in fewer}
     report = fidelity.fidelity_report(hub, {**samples, args.images_per_concept: probes}, tasks, args.command)
     report.save(args.out, "fidelity")
     _draw(lambda: save_fidelity(report.tables[-1], args.out))

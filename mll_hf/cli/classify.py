@@ -1,4 +1,4 @@
-"""The command that chooses models: select. What it shares with predict: options, the choice, image files."""
+"""The command ``select``, and its options, selection and image files, which ``predict`` uses too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mll_hf.cli.options import ONE_DEVICE_HELP, add_plot, add_source, check_plot, count, listed, positive, size
-from mll_hf.cli.output import agrees, note
+from mll_hf.cli.output import confirm, note
 from mll_hf.cli.report import selection_report
 from mll_hf.client import Client
 from mll_hf.errors import InputError
@@ -57,31 +57,31 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
     trial.add_argument("--images", nargs="+", type=Path, metavar="IMAGE", help="unlabeled images, or folders of images")
     trial.add_argument(
         "--examples", type=Path, metavar="PATH",
-        help="images with their class, drawn at random: a folder per class, or a CSV file with path and class",
+        help="random images with their class: a folder per class, or a CSV file with path and class",
     )  # fmt: skip
     trial.add_argument(
         "--max-download", type=size, metavar="SIZE",
-        help=f"bytes of models to download, at most: 500M, 10G (default: {_DEFAULTS.max_download // 10**9}G)",
+        help=f"maximum download of models: 500M, 10G (default: {_DEFAULTS.max_download // 10**9}G)",
     )  # fmt: skip
-    trial.add_argument("--yes", action="store_true", help="download what the trial plans to without asking")
+    trial.add_argument("--yes", action="store_true", help="download models for the trial without asking")
     trial.add_argument(
         "--shares", metavar="WHAT",
-        help="how frequent the classes are among the images: 'equal', 'answers' (as the models answer), or a JSON file "
-        "{class: share} (default: what the models' answers suggest)",
+        help="class frequencies among the images: 'equal', 'answers' (as in the models' answers), or a JSON file "
+        "{class: share} (default: estimated from the models' answers)",
     )  # fmt: skip
     trial.add_argument(
         "--shortlist", type=positive, metavar="N",
-        help=f"models to consider, at most: the best by label (default: {_DEFAULTS.shortlist})",
+        help=f"maximum number of models to consider, best by label first (default: {_DEFAULTS.shortlist})",
     )  # fmt: skip
     trial.add_argument(
         "--most-images", type=positive, metavar="N",
-        help=f"images and examples to use, at most: a random sample of each (default: {_DEFAULTS.most_images})",
+        help=f"maximum number of images and of examples, sampled at random (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
     trial.add_argument(
         "--cascade", nargs="?", const=USUAL_CASCADE, type=float, metavar="SHARE",
-        help="also look for a cheap model that answers first, so that the chosen ones run only where it is unsure; at "
-        f"most this share of later images may get another answer by it (default: {USUAL_CASCADE}). Used by predict and "
-        "serve with --cascade",
+        help="also look for a cheap model that answers first, so that the chosen models run only where it is unsure; "
+        f"at most this share of later images may get a different answer (default: {USUAL_CASCADE}). Used by predict "
+        "and serve with --cascade",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument("--json", action="store_true", help="print JSON, which predict and push read with --selection")
@@ -99,7 +99,7 @@ def _select(args: argparse.Namespace) -> int:
         _plot(args.plot, selection)
     if args.cascade is not None and selection.cascade is None:
         note(
-            "no cascade: no cheaper model that was tried is shown to answer like the chosen ones; allow a larger share "
+            "no cascade: no cheaper model in the trial is shown to answer like the chosen ones; allow a larger share "
             "with --cascade, or give more images"
         )
     if args.json:
@@ -113,8 +113,8 @@ def _select(args: argparse.Namespace) -> int:
         note("with one class every answer is right; also name what else the images show")
     elif uncovered and selection.strategy is Strategy.MLL and selection.evidence is None:
         note(
-            f"no concept matches {abridged(uncovered, 5)}; for such classes a model's general level counts most. Check "
-            "their spelling (names are compared in English), or give unlabeled images with --images for a better choice"
+            f"no concept matches {abridged(uncovered, 5)}; for such classes the choice rests on the models' general "
+            "level. Check their spelling (names are compared in English), or give unlabeled images with --images"
         )
     return 0
 
@@ -131,7 +131,7 @@ def _plot(path: Path, selection: Selection) -> None:
 
 
 def flag(name: str) -> str:
-    """The option of an argument."""
+    """The command-line option of an argument."""
     return f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
 
 
@@ -152,7 +152,7 @@ def add_selection_options(command: argparse.ArgumentParser, required: bool) -> N
     choice = command.add_argument_group("choice")
     choice.add_argument(
         "-k", type=positive, metavar="N",
-        help="models per class (default: 1; after a trial as many as are likely to gain by being combined, at most 3)",
+        help="models per class (default: 1; after a trial, as many as are likely to be better combined, at most 3)",
     )  # fmt: skip
     choice.add_argument(
         "--strategy",
@@ -160,9 +160,9 @@ def add_selection_options(command: argparse.ArgumentParser, required: bool) -> N
         default=str(Strategy.MLL),
         help="how models are scored and chosen (default: %(default)s)",
     )
-    choice.add_argument("--max-gflops", type=float, metavar="X", help="GFLOPs per image of a model, at most")
-    choice.add_argument("--max-parameters", type=count, metavar="N", help="parameters of a model, at most: 200M, 1.5B")
-    choice.add_argument("--max-models", type=positive, metavar="N", help="different models over all classes, at most")
+    choice.add_argument("--max-gflops", type=float, metavar="X", help="maximum GFLOPs per image of a model")
+    choice.add_argument("--max-parameters", type=count, metavar="N", help="maximum parameters of a model: 200M, 1.5B")
+    choice.add_argument("--max-models", type=positive, metavar="N", help="maximum number of models over all classes")
     choice.add_argument(
         "--license", type=listed, default=(), metavar="LIST",
         help="allowed licenses, such as apache-2.0,mit; the Hub confirms those of the chosen models",
@@ -170,7 +170,7 @@ def add_selection_options(command: argparse.ArgumentParser, required: bool) -> N
 
 
 def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Selection:
-    """The choice that the options ask for, after a trial if there are images or examples."""
+    """Make the selection that the options describe, with a trial if there are images or examples."""
     if args.classes is None:
         raise InputError("give --classes, or --selection with the output of 'mll-hf select --json'")
     classes = check_class_names(parse_class_names(args.classes))
@@ -194,18 +194,18 @@ def make_selection(args: argparse.Namespace, images: Sequence[Path] = ()) -> Sel
 
 
 def _approve(plan: TrialPlan) -> bool:
-    """Show what a trial may download, and ask; nothing is asked if that is nothing."""
+    """Show what a trial may download and ask for confirmation, unless it downloads nothing."""
     if plan.most_bytes == 0:
         return True
     note(
         f"the trial downloads at most {gigabytes(plan.most_bytes)} of models, and about "
-        f"{gigabytes(plan.expected_bytes)} if these do as expected: {abridged(plan.names, 3)}"
+        f"{gigabytes(plan.expected_bytes)} if they perform as expected: {abridged(plan.names, 3)}"
     )
-    return agrees("Download?", "nobody can be asked whether to download this; add --yes, or a smaller --max-download")
+    return confirm("Download?", "cannot ask without a terminal; add --yes, or a smaller --max-download")
 
 
 def _shares(given: str | None, classes: tuple[str, ...]) -> str | tuple[float, ...] | None:
-    """The shares of the classes that ``--shares`` asks for."""
+    """The shares of the classes given by ``--shares``."""
     if given in (None, Shares.EQUAL, Shares.ANSWERS):
         return given
     try:
@@ -229,7 +229,7 @@ def _describe(args: argparse.Namespace, classes: tuple[str, ...]) -> tuple[Descr
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Images, and those in folders, each once.
+    """The given images and the images in the given folders, without duplicates.
 
     Raises:
         InputError: A path does not exist, or a folder has no image.

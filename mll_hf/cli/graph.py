@@ -1,4 +1,4 @@
-"""The command ``graph``: add concepts to a graph of your own, show, check and publish graphs."""
+"""The command ``graph``: add concepts to your own graph, show, check and publish graphs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
         "add",
         help="add concepts with images to a graph, or make a new graph",
         description="Add one concept with --id, or a table of concepts with --from. A concept that exists gets the new "
-        "names, description and parents, and keeps its images. Images that a concept has already are skipped.",
+        "names, description and parents, and keeps its images. Images that a concept already has are skipped.",
         epilog="Example: mll-hf graph add --graph my-parts --base GRAPH --id gasket-a7 --name 'gasket A7' "
         "--description 'a flat rubber ring' --parent n03427296 --images photos/a7",
     )
@@ -90,10 +90,10 @@ def _add_add(actions: Any) -> None:  # noqa: ANN401
 def _add_push(actions: Any) -> None:  # noqa: ANN401
     push = actions.add_parser(
         "push",
-        help="publish a graph on the Hub, and its images apart from it",
+        help="publish a graph on the Hub, with its images in a separate repo",
         description="Publish graph.json with the numbers of its probe images in a public dataset repo, and the images "
-        "in one of their own. Others can then use labels on this graph; only measuring needs the images. Each repo "
-        "gets one commit, or none if it is up to date.",
+        "in a separate one. Others can then use labels on this graph; the images are needed only to measure models. "
+        "Each repo gets one commit, or none if it is up to date.",
         epilog="Example: mll-hf graph push my-parts --to hf://datasets/ORG/my-parts --images-to "
         "hf://datasets/ORG/my-parts-images",
     )

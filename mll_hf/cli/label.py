@@ -1,4 +1,4 @@
-"""The commands that make labels, and that publish labels and selections: label, push."""
+"""The commands ``label``, which makes labels, and ``push``, which publishes labels and selections."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mll_hf.cli.options import (
     find_labels,
     positive,
 )
-from mll_hf.cli.output import agrees, complain, note, print_row, recall_text, summary, verdict
+from mll_hf.cli.output import confirm, exit_status, note, print_error, print_row, recall_text, summary
 from mll_hf.errors import InputError, MLLError
 from mll_hf.labels.store import LabelStore
 from mll_hf.utils.text import abridged
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import ModelLabel
 
 
-_IN_A_COLLECTION = "publish in a collection of yours with --to hf://datasets/ORG/NAME"
+_IN_A_COLLECTION = "publish in your own collection with --to hf://datasets/ORG/NAME"
 
 
 def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type private
@@ -69,12 +69,12 @@ def add_label(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
 
 def _label(args: argparse.Namespace) -> int:
     from mll_hf.graph.probes import SamplingConfig
-    from mll_hf.hub.locations import fetch_graph_with_images, named_default_graph
+    from mll_hf.hub.locations import fetch_graph_with_images, require_default_graph
     from mll_hf.labeling.fleet import Fleet, for_each, label_one
     from mll_hf.labeling.run import open_engine
 
     sampling = SamplingConfig(args.sample, args.seed)
-    wanted = args.graphs or [named_default_graph()]
+    wanted = args.graphs or [require_default_graph()]
     if args.images and len(wanted) > 1:
         raise InputError("--images is for one graph; label on one graph at a time")
     locations = [fetch_graph_with_images(graph, args.images) for graph in wanted]
@@ -93,7 +93,7 @@ def _label(args: argparse.Namespace) -> int:
             )
             for result in for_each(args.models, partial(label_one, fleet=fleet)):
                 failed += _print_labeled(args, result, graph.name, len(probes))
-    return verdict(failed, len(args.models) * len(graphs), "labels")
+    return exit_status(failed, len(args.models) * len(graphs), "labels")
 
 
 def _print_labeled(args: argparse.Namespace, result: ModelResult, graph: str, n_images: int) -> int:
@@ -101,7 +101,7 @@ def _print_labeled(args: argparse.Namespace, result: ModelResult, graph: str, n_
     from mll_hf.labeling.fleet import Outcome
 
     if result.label is None:
-        return complain(result.reason)
+        return print_error(result.reason)
     if result.undecodable:
         note(
             f"{result.name}: {result.undecodable} of {n_images} probe images of {graph} cannot be decoded and do not "
@@ -122,7 +122,7 @@ def add_push(commands: Any) -> None:  # noqa: ANN401
         description="Publish labels of a folder: in a collection (a dataset repo for labels of any models), or each in "
         "its model's own repo, with its model card in the same commit. The models must then be yours: in repos of "
         "others, only pull requests are opened, and only with --pr. Or publish a selection as a small model repo that "
-        "anyone loads by its id. What is published already is skipped.",
+        "anyone can load by its id. Labels that are already published are skipped.",
         epilog="Examples: mll-hf push org/model --labels my-labels --to hf://datasets/ORG/NAME; "
         "mll-hf push --selection choice.json --to ORG/NAME",
     )
@@ -194,16 +194,16 @@ def _push_to_models(args: argparse.Namespace, store: LabelStore, labels: tuple[M
 
     check_owners([label.model.repo_id for label in labels], args.pr, args.yes)
     failed, graphs = 0, {graph.digest: graph for graph in store.graphs}
-    # the first label of a repo gets the main path, which labels on graphs that build on others should not take
+    # the first label of a repo gets the main path: labels on graphs that extend other graphs come last
     for label in sorted(labels, key=lambda label: len(graphs[label.graph_digest].external)):
         model, graph = label.model.repo_id, graphs[label.graph_digest]
         try:
             published = publish_label(label, graph, create_pr=args.pr, with_eval_results=args.eval_results)
         except MLLError as error:
-            failed += complain(str(error))
+            failed += print_error(str(error))
             continue
         _print_published(args, {"models": [model], "graph": graph.name}, f"{model} on {graph.name}", published)
-    return verdict(failed, len(labels), "publications")
+    return exit_status(failed, len(labels), "publications")
 
 
 def add_pull_requests(command: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -215,13 +215,13 @@ def add_pull_requests(command: argparse.ArgumentParser | argparse._ArgumentGroup
 
 
 def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: str = _IN_A_COLLECTION) -> None:
-    """Check before any work that labels may be published in repos: the user's own, or by ``--pr`` those of others.
+    """Check before any work that labels may be published in repos: the user's own, with ``--pr`` also those of others.
 
-    Repos are models, ``org/name[@revision]``, or a collection, ``org/name``. If not ``agreed`` (``--yes``), the user is
-    asked about more than one repo of others. ``instead`` says what else the user can do.
+    Repos are models, ``org/name[@revision]``, or a collection, ``org/name``. Unless ``agreed`` (``--yes``), the user is
+    asked to confirm more than one repo of others. ``instead`` is the alternative in the error message.
 
     Raises:
-        InputError: Repos of others without ``--pr``, or more than one of them to which the user does not agree.
+        InputError: Repos of others without ``--pr``, or more than one that the user does not confirm.
         HubError: The user is not logged in, or the Hub cannot be reached.
     """
     from mll_hf.labeling.destinations import repos_of_others
@@ -231,8 +231,8 @@ def check_owners(repos: Iterable[str], create_pr: bool, agreed: bool, instead: s
         raise InputError(f"not your repos: {abridged(others, 3)}; {instead}, or ask for pull requests with --pr")
     if len(others) > 1 and not agreed:
         pull_requests = f"up to {len(others)} pull requests in repos of others ({abridged(others, 3)})"
-        nobody = f"nobody can be asked about {pull_requests}; add --yes, or use a collection with --to"
-        if not agrees(f"Open {pull_requests}?", nobody):
+        no_terminal = f"cannot ask about {pull_requests} without a terminal; add --yes, or use a collection with --to"
+        if not confirm(f"Open {pull_requests}?", no_terminal):
             raise InputError("no pull request was opened; publish in a collection with --to hf://datasets/ORG/NAME")
 
 

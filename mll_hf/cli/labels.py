@@ -1,4 +1,4 @@
-"""Commands about labels: labels ls, show, diff, check, verify, index."""
+"""The command ``labels``: ls, show, diff, check, verify, index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mll_hf.cli.options import (
     open_source_of,
     positive,
 )
-from mll_hf.cli.output import complain, note, print_row, summary, verdict
+from mll_hf.cli.output import exit_status, note, print_error, print_row, summary
 from mll_hf.cli.report import difference_report, label_difference, label_report, verification_report
 from mll_hf.errors import InputError, LabelError
 from mll_hf.labels.store import LabelStore, embeddings_path, read_label
@@ -161,10 +161,10 @@ def _check(args: argparse.Namespace) -> int:
         try:
             label = read_label(path)
         except LabelError as error:
-            failed += complain(str(error))
+            failed += print_error(str(error))
             continue
         print_row(args, {"path": str(path), **summary(label)}, f"valid: {path}")
-    return verdict(failed, len(paths), "labels")
+    return exit_status(failed, len(paths), "labels")
 
 
 def _label_files(path: Path) -> list[Path]:

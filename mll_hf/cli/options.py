@@ -1,4 +1,4 @@
-"""Options and values that several commands share."""
+"""Options and values shared by several commands."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 SOURCE_VARIABLE = "MLL_LABELS"
 _SOURCE_HELP = (
     "where to read labels: 'hub' (all models with a label), hf://datasets/ORG/NAME[@REVISION], a folder, or "
-    "'published' (figures that others published); SOURCE,published joins both"
+    "'published' (published figures of known models); SOURCE,published joins both"
 )
 ACCESS = ("public", "gated", "private")
 FULL_SAMPLE = SamplingConfig().images_per_concept
 SAMPLE_HELP = (
-    f"probe images per concept, at most (default: {FULL_SAMPLE}); a later run with a larger number embeds only the "
+    f"maximum probe images per concept (default: {FULL_SAMPLE}); a later run with a larger number embeds only the "
     "additional images"
 )
 BATCH_HELP = "images per batch (default: chosen for the device)"
@@ -32,12 +32,12 @@ DEVICE_HELP = "cuda, cuda:1, mps or cpu (default: all GPUs, or the best availabl
 ONE_DEVICE_HELP = "cuda, mps or cpu (default: best available device)"
 SELECTION_HELP = "output of 'mll-hf select --json', a folder with a selection, or ORG/NAME[@REVISION] on the Hub"
 CASCADE_HELP = (
-    "let the cheap model of a selection made with 'select --cascade' answer first, and the chosen ones only where it "
-    "is unsure. Saves what these compute, at the price of a few answers; says afterwards how much it saved"
+    "let the cheap model of a selection made with 'select --cascade' answer first, and the chosen models only where "
+    "it is unsure. Saves computation, may change a few answers, and reports the savings at the end"
 )
 GRAPH_HELP = "a folder with graph.json, or hf://datasets/ORG/NAME[@REVISION]"
 IMAGES_HELP = (
-    "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it says)"
+    "folder or hf://datasets/ORG/NAME[@REVISION] of the probe images (default: beside graph.json, else where it names)"
 )
 
 
@@ -53,8 +53,8 @@ def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup, defau
     command.add_argument(
         "--graph",
         metavar="GRAPH",
-        help="reference graph, if there are labels on several (default: $MLL_GRAPH, else the graph with labels of most "
-        f"publishers): {GRAPH_HELP}",
+        help="reference graph, if there are labels on several (default: $MLL_GRAPH, else the graph with labels of the "
+        f"most publishers): {GRAPH_HELP}",
     )
     command.add_argument(
         "--probes",
@@ -62,7 +62,7 @@ def add_source(command: argparse.ArgumentParser | argparse._ArgumentGroup, defau
         default=[],
         metavar="NAME",
         help="name or digest of the probe images to prefer, if labels on one graph were measured on different ones "
-        "(default: those that the reference graph names, else those of most publishers); may be repeated",
+        "(default: those that the reference graph names, else those of the most publishers); may be repeated",
     )
 
 
@@ -71,14 +71,14 @@ def add_images_destination(command: argparse.ArgumentParser | argparse._Argument
     command.add_argument(
         "--images-to",
         metavar="IMAGES",
-        help="publish the images too: hf://datasets/ORG/NAME, a repo of their own (default: only the concepts and the "
+        help="publish the images too, in a separate repo: hf://datasets/ORG/NAME (default: only the concepts and the "
         "numbers of images)",
     )
     command.add_argument(
         "--images-access",
         choices=ACCESS,
         default=ACCESS[-1],
-        help="who may read a new repo of images: anyone, whoever accepts its terms, or only you (default: %(default)s)",
+        help="who may read a new repo of images: anyone, users who accept its terms, or you (default: %(default)s)",
     )
 
 
@@ -88,10 +88,10 @@ def add_plot(command: argparse.ArgumentParser) -> None:
 
 
 def check_plot(args: argparse.Namespace) -> None:
-    """Check the file name for figures before anything else is done.
+    """Check the file name for figures before any work.
 
     Raises:
-        InputError: It is not that of a web page.
+        InputError: It does not end in .html.
     """
     if args.plot:
         from mll_hf.plots.style import check_page
@@ -100,7 +100,7 @@ def check_plot(args: argparse.Namespace) -> None:
 
 
 def open_source_of(args: argparse.Namespace) -> LabelSource:
-    """The source of labels that the options name; of two that are joined the first."""
+    """The source of labels that the options name; the first one if two are joined."""
     return open_labels(split_location(args.labels)[0], args.graph)
 
 
@@ -110,7 +110,7 @@ def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
     ``model`` is its id, the last part of its id, or ``id@revision``.
 
     Raises:
-        InputError: There are none, or the name fits several models.
+        InputError: There are none, or the name matches several models.
     """
     found = tuple(
         label
@@ -121,7 +121,7 @@ def find_labels(source: LabelSource, model: str) -> tuple[LabelSummary, ...]:
         raise InputError(f"no label of '{model}' in {source.name}; see: mll-hf labels ls --labels {source.name}")
     models = sorted({f"{label.model.repo_id}@{label.model.revision}" for label in found})
     if len(models) > 1:
-        raise InputError(f"'{model}' fits {len(models)} models; give one of {', '.join(models)}")
+        raise InputError(f"'{model}' matches {len(models)} models; give one of {', '.join(models)}")
     return found
 
 
@@ -129,7 +129,7 @@ def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> Lab
     """The label of one model, as for :func:`find_labels`, on the graph and probe images that the options prefer.
 
     Raises:
-        InputError: There is none, or the name fits several models.
+        InputError: There is none, or the name matches several models.
     """
     found = find_labels(source, model)
     if len(found) == 1 and not args.graph:
@@ -148,7 +148,7 @@ def find_label(source: LabelSource, model: str, args: argparse.Namespace) -> Lab
 
 
 def script_parser(doc: str) -> argparse.ArgumentParser:
-    """A parser for a script, described by its docstring; from the first example (``python ...``) on, it comes last."""
+    """A parser for a script, with its docstring as help: examples (from ``python ...`` on) come after the options."""
     description, _, examples = doc.partition("    python")
     return argparse.ArgumentParser(
         description=description,
@@ -169,7 +169,7 @@ def listed(text: str) -> tuple[str, ...]:
     """A comma-separated list with at least one item."""
     words = tuple(word.strip() for word in text.split(",") if word.strip())
     if not words:
-        raise argparse.ArgumentTypeError(f"'{text}' is an empty list; separate items by commas: apache-2.0,mit")
+        raise argparse.ArgumentTypeError(f"'{text}' is an empty list; separate items with commas: apache-2.0,mit")
     return words
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import LabelSummary
 
 
-def complain(message: str) -> int:
+def print_error(message: str) -> int:
     """Print an error to stderr; returns the exit status 1."""
     print(f"mll-hf: error: {message}", file=sys.stderr)
     return 1
@@ -28,14 +28,14 @@ def note(message: str) -> None:
     print(f"mll-hf: note: {message}", file=sys.stderr)
 
 
-def agrees(question: str, otherwise: str) -> bool:
-    """Ask a question, by default answered with no; on stderr, since stdout may go to a file.
+def confirm(question: str, no_terminal: str) -> bool:
+    """Ask a yes-or-no question, by default no; on stderr, since stdout may be redirected to a file.
 
     Raises:
-        InputError: Nobody can be asked; its message is `otherwise`.
+        InputError: There is no terminal; its message is ``no_terminal``.
     """
     if not sys.stdin.isatty():
-        raise InputError(otherwise)
+        raise InputError(no_terminal)
     with redirect_stdout(sys.stderr):
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
@@ -63,8 +63,8 @@ def print_row(args: argparse.Namespace, record: dict[str, Any], text: str) -> No
     print(json.dumps(record) if args.json else text, flush=True)
 
 
-def verdict(failed: int, total: int, what: str) -> int:
-    """Print how many failed, if there was more than one to do; returns the exit status."""
+def exit_status(failed: int, total: int, what: str) -> int:
+    """Print how many of several failed; returns the exit status."""
     if failed and total > 1:
         note(f"{failed} of {total} {what} failed")
     return 1 if failed else 0
@@ -77,7 +77,7 @@ def recall_text(label: LabelSummary) -> str:
 
 def summary(label: LabelSummary) -> dict[str, Any]:
     """The metadata and mean recall of a label, as plain JSON."""
-    from mll_hf.labels.file_format import label_metadata  # with numpy, which `mll-hf --help` need not wait for
+    from mll_hf.labels.file_format import label_metadata  # imports numpy, which `mll-hf --help` does not need
 
     metadata = label_metadata(label)
     del metadata["schema"]

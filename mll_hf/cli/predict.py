@@ -1,4 +1,4 @@
-"""The command that uses models: predict."""
+"""The command ``predict``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mll_hf.cli.classify import SELECTION_OPTIONS, add_selection_options, flag, image_files, make_selection
 from mll_hf.cli.options import BATCH_HELP, CASCADE_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
-from mll_hf.cli.output import complain, note
+from mll_hf.cli.output import note, print_error
 from mll_hf.ensemble.answers import AnswerFile, csv_header, csv_line, image_name, json_line, rows_of
 from mll_hf.errors import InputError
 from mll_hf.models.base import DTYPES
@@ -50,7 +50,9 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
     )
     command.add_argument("--cascade", dest="use_cascade", action="store_true", help=CASCADE_HELP)
     command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
-    command.add_argument("--dtype", choices=DTYPES, help="precision of the image towers (default: as fits the device)")
+    command.add_argument(
+        "--dtype", choices=DTYPES, help="precision of the image towers (default: chosen for the device)"
+    )
     command.add_argument("--batch-size", type=positive, metavar="N", help=BATCH_HELP)
     output = command.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON line per image")
@@ -59,8 +61,8 @@ def add_predict(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the typ
     )
     output.add_argument(
         "-o", "--output", type=Path, metavar="FILE",
-        help="write answers to a .csv, .jsonl or .parquet file, batch by batch; the same command continues a file that "
-        "was interrupted. Images that cannot be read get an empty answer",
+        help="write answers to a .csv, .jsonl or .parquet file, batch by batch; the same command continues after an "
+        "interruption. Images that cannot be read get an empty answer",
     )  # fmt: skip
     command.set_defaults(run=_predict, defaults={name: command.get_default(name) for name in SELECTION_OPTIONS})
 
@@ -78,7 +80,7 @@ def _predict(args: argparse.Namespace) -> int:
     ensemble = Ensemble(
         selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.use_cascade
     )
-    output = AnswerFile(args.output, selection.classes) if args.output else _Screen(args, selection.classes)
+    output = AnswerFile(args.output, selection.classes) if args.output else _Stdout(args, selection.classes)
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):
         note(f"{args.output} has answers to {len(images) - len(todo)} of {len(images)} images; delete it to start over")
@@ -87,7 +89,7 @@ def _predict(args: argparse.Namespace) -> int:
         batch = todo[first : first + len(prediction.probabilities)]
         output.write([image_name(image) for image in batch], prediction)
         for n in prediction.unreadable:
-            complain(f"{batch[n]} cannot be read as an image; convert or remove it")
+            print_error(f"{batch[n]} cannot be read as an image; convert or remove it")
         first, failed = first + len(batch), failed + len(prediction.unreadable)
     output.finish()
     if ensemble.cascade_line:
@@ -95,8 +97,8 @@ def _predict(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-class _Screen:
-    """Answers on the standard output: lines as they come, a table at the end; none for images that cannot be read."""
+class _Stdout:
+    """Answers on standard output: lines batch by batch, or a table at the end. Unreadable images are skipped."""
 
     done: frozenset[str] = frozenset()
 

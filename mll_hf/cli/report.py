@@ -33,8 +33,8 @@ _CLASSES_SHOWN = 25
 _EXTREMES_SHOWN = 8
 _BRANCHES_SHOWN = 5
 _SIGNIFICANT = 1.96  # standard errors
-_FEWEST_IMAGES = 10
-_LEAST_COVERAGE = 0.005  # shown as 0.01
+_MIN_IMAGES = 10
+_MIN_COVERAGE = 0.005  # shown as 0.01
 _EVIDENCE = {Evidence.LABEL: "label", Evidence.PER_CLASS: "per class", Evidence.OVERALL: "overall only"}
 _EVIDENCE_LEGEND = {
     Evidence.PER_CLASS: "per class: published recall on each class of ImageNet",
@@ -57,7 +57,7 @@ _SCORES = {  # name and meaning of the scores of each strategy
 
 
 def selection_report(selection: Selection) -> str:
-    """The answer, then which models were chosen, how good and expensive they are, and what the choice rests on."""
+    """The answer, then the chosen models, their accuracy and cost, and the evidence."""
     if selection.evidence is not None:
         parts = [_trial_table(selection, selection.evidence), _TRIAL_LEGEND]
     else:
@@ -105,14 +105,14 @@ def _trial_table(selection: Selection, evidence: UnlabeledEvidence) -> str:
 
 
 _TRIAL_LEGEND = (
-    "agreement: share of the images to which the model answers what all models together answer; information: what its "
-    "answers tell about the images, 0 to 1: high if it is confident about each image and uses all classes; win share: "
-    "how often the model would be best on other images of this kind."
+    "agreement: share of the images on which the model agrees with all models combined; information: what its answers "
+    "tell about the images, 0 to 1: high if it is confident about each image and uses all classes; win share: how "
+    "often the model would be best on other images of this kind."
 )
 
 
 def _models(selection: Selection, shown: Sequence[int], figures: Mapping[str, Sequence[str]]) -> str:
-    """A row per model; columns of evidence, estimated accuracy and license only where they say something."""
+    """A row per model; evidence, estimated accuracy and license are shown only if there is something to show."""
     models, estimates = [selection.models[m] for m in shown], selection.estimates
     columns: dict[str, Sequence[str]] = {
         "": ["*" if m in selection.union else "" for m in shown],
@@ -152,15 +152,15 @@ def _class_table(selection: Selection) -> str:
 def _legend(selection: Selection) -> str:
     name, meaning = _SCORES[selection.strategy]
     kinds = {model.evidence for model in selection.models}
-    told = [_EVIDENCE_LEGEND[kind] for kind in _EVIDENCE_LEGEND if kind in kinds]
+    legends = [_EVIDENCE_LEGEND[kind] for kind in _EVIDENCE_LEGEND if kind in kinds]
     return (
         f"{name}: {meaning}; general: mean recall of the concepts of the graph, among all concepts"
-        f"{'; '.join(['', *told])}; coverage: 1 if the graph has the class, 0 if it has nothing like it."
+        f"{'; '.join(['', *legends])}; coverage: 1 if the graph has the class, 0 if it has nothing similar."
     )
 
 
 def _score(selection: Selection, m: int, y: int) -> str:
-    """Score of a model on a class; for strategy mll with its standard error, and only where something was measured."""
+    """Score of a model on a class; for strategy mll with its standard error, and only if it was measured."""
     score, images = float(selection.scores[m, y]), float(selection.images[y])
     if selection.strategy is not Strategy.MLL:
         return f"{score:.3f}"
@@ -178,13 +178,13 @@ def _concepts(selection: Selection, y: int) -> str:
 
 
 def _is_measured(selection: Selection, m: int) -> bool:
-    """Whether the scores of a model are its own figures per class; strategy imagenet has none of any model."""
+    """Whether the scores of a model are shown: not if only its overall accuracy is known, unless that is the score."""
     return selection.strategy is Strategy.IMAGENET or selection.models[m].evidence is not Evidence.OVERALL
 
 
 def _is_covered(selection: Selection, y: int) -> bool:
-    """Whether the graph says anything about a class; if not, strategy mll uses the general level of the models."""
-    return selection.strategy is not Strategy.MLL or selection.coverage[y] >= _LEAST_COVERAGE
+    """Whether the graph covers a class; if not, strategy mll uses the general level of the models."""
+    return selection.strategy is not Strategy.MLL or selection.coverage[y] >= _MIN_COVERAGE
 
 
 def _size(cost: Cost) -> str:
@@ -203,7 +203,7 @@ def _omitted(count: int) -> str:
 
 
 def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str:
-    """What a label says, and who published it."""
+    """The content of a label, and its publisher."""
     facts = [
         ["model", label.model.repo_id],
         ["revision", label.model.revision],
@@ -226,7 +226,7 @@ def label_report(label: ModelLabel, graph: SemanticGraph, origin: Origin) -> str
         for b in _ends(branch_recalls(label, graph))
     ]
     typical = np.median(label.support[label.support > 0]) if label.support.any() else 0
-    enough = label.support >= min(_FEWEST_IMAGES, typical)
+    enough = label.support >= min(_MIN_IMAGES, typical)
     tested = np.flatnonzero(enough & (graph.rival_counts > 0))  # a concept without rivals is always recognized
     ranked = tested[np.argsort(-label.node_precision[tested], kind="stable")]
     parts = [table(["", ""], facts).lstrip("\n"), "By domain\n" + table(["domain", "recall", "tests"], domains)]
@@ -250,7 +250,7 @@ def _concept_table(label: ModelLabel, graph: SemanticGraph, concepts: NDArray[np
 
 
 def _ends(ranked: Sequence[T]) -> Sequence[T]:
-    """The best and the worst of a ranking, or all of a short one."""
+    """The first and last of a ranking, or all of a short one."""
     if len(ranked) <= 2 * _BRANCHES_SHOWN:
         return ranked
     return [*ranked[:_BRANCHES_SHOWN], *ranked[-_BRANCHES_SHOWN:]]
@@ -264,8 +264,8 @@ class LabelDifference:
     """Differences between two labels of the same graph.
 
     Attributes:
-        first: One label.
-        second: The other label.
+        first: The first label.
+        second: The second label.
         graph: Their graph.
         concepts: [K] indices of the concepts that both were tested on.
         gain: [K] recall of the first minus recall of the second.
@@ -359,7 +359,7 @@ def _distinct_name(label: LabelSummary, other: LabelSummary) -> str:
 
 
 def verification_report(verification: Verification, graph: SemanticGraph) -> str:
-    """Whether a label agrees with a new measurement, with what confidence, and where it does not."""
+    """Whether a label agrees with a new measurement, with what confidence, and the largest differences."""
     from mll_hf.labeling.verification import Verdict  # loads the client of the Hub
 
     lower, upper = verification.interval
@@ -378,6 +378,6 @@ def verification_report(verification: Verification, graph: SemanticGraph) -> str
         f"{verification.claimed_recall:.3f} claimed, {verification.measured_recall:.3f} measured.",
     ]
     if rows:
-        header = ["concept", "claimed", "measured", "ranked otherwise", "images"]
+        header = ["concept", "claimed", "measured", "rank changed", "images"]
         parts.append("Largest differences\n" + table(header, rows))
     return "\n\n".join(parts)

@@ -1,4 +1,4 @@
-"""The command that answers over HTTP: serve."""
+"""The command ``serve``."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ def add_serve(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type 
     """Add the command ``serve``."""
     command = commands.add_parser(
         "serve",
-        help="answer images over HTTP with a selection",
-        description="Classify the images of HTTP requests with the models of a selection, those of several requests "
-        "together. POST / takes an image as it is, several as multipart/form-data, or JSON {inputs: base64, "
-        "parameters: {candidate_labels, hypothesis_template, top_k}} as Inference Endpoints do; GET /health and GET "
-        "/ready are for who starts and stops it. SIGTERM or Ctrl+C ends it after the requests that it has.",
+        help="classify images over HTTP with a selection",
+        description="Classify images in HTTP requests with the models of a selection; concurrent requests share "
+        "batches. POST / takes the bytes of an image, several images as multipart/form-data, or JSON {inputs: base64, "
+        "parameters: {candidate_labels, hypothesis_template, top_k}} like Inference Endpoints; GET /health and GET "
+        "/ready are health checks. SIGTERM or Ctrl+C stops the server after the requests in progress.",
         epilog="Example: mll-hf serve ORG/NAME, then: curl --data-binary @photo.jpg 'http://127.0.0.1:8000/?top_k=3'",
     )
     command.add_argument("selection", metavar="SELECTION", help=SELECTION_HELP)
-    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     command.add_argument("--port", type=int, default=8000, metavar="N", help="(default: %(default)s; 0 for a free one)")
     command.add_argument("--cascade", action="store_true", help=CASCADE_HELP)
     command.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)
     command.add_argument(
-        "--license", type=listed, default=(), metavar="LIST", help="refuse models under other licenses than these"
+        "--license", type=listed, default=(), metavar="LIST", help="refuse models under other licenses"
     )
     limits = command.add_argument_group("limits")
     limits.add_argument("--batch-size", type=positive, metavar="N", help="images per batch (default: 64)")
     limits.add_argument("--max-images", type=positive, metavar="N", help="images per request (default: 32)")
-    limits.add_argument("--max-bytes", type=size, metavar="SIZE", help="of a request: 500K, 32M (default: 33.5M)")
-    limits.add_argument("--max-pixels", type=size, metavar="N", help="of an image (default: 50M)")
+    limits.add_argument("--max-bytes", type=size, metavar="SIZE", help="bytes per request: 500K, 32M (default: 33.5M)")
+    limits.add_argument("--max-pixels", type=size, metavar="N", help="pixels per image (default: 50M)")
     command.set_defaults(run=_serve)
 
 

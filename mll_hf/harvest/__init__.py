@@ -1,4 +1,4 @@
-"""Gather probe images for a graph from data sets on the Hub, which are streamed and never stored as a whole."""
+"""Gather probe images for a graph from data sets on the Hub, which are streamed and never stored in full."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def harvest(graph: SemanticGraph, sources: Sequence[OpenSource], config: Harvest
     The order of the sources only matters for the card.
 
     Raises:
-        InputError: The folder holds images of something else, or no source has images of the graph's concepts.
-        HubError: A stream broke off repeatedly, or a label is not in the source's list of classes.
+        InputError: The folder holds other images, or no source has images of the graph's concepts.
+        HubError: A stream was interrupted repeatedly, or a label is not in the source's list of classes.
         StorageError: The disk is full, or the folder cannot be written.
     """
     pinned = [source.pinned for source in sources]
@@ -104,7 +104,7 @@ def finished_build(
     """The result of :func:`harvest` if it is already in the folder, else None; no source is opened.
 
     Raises:
-        InputError: The folder holds another build, or images of something else.
+        InputError: The folder holds another build, or other images.
     """
     key = _build_key(graph, sources, config)
     present = {path.name for path in image_files(folder)}
@@ -118,7 +118,7 @@ def finished_build(
     return build if present == set(build.files) and _holds(folder, graph) else None
 
 
-def check_no_images_of_another_graph(folder: Path, graph: SemanticGraph) -> None:
+def check_same_graph(folder: Path, graph: SemanticGraph) -> None:
     """Raise an InputError if a folder holds images of another graph."""
     if image_files(folder) and not _holds(folder, graph):
         raise InputError(f"{folder} holds images of another graph; choose another folder")
@@ -132,7 +132,7 @@ def _holds(folder: Path, graph: SemanticGraph) -> bool:
 
 
 def _build_key(graph: SemanticGraph, sources: Sequence[PinnedSource], config: HarvestConfig) -> str:
-    """Digest (32 hex digits) of all that determines the result."""
+    """Digest (32 hex digits) of everything that determines the result."""
     described = [[source_key(pinned, graph, config), asdict(pinned.source)] for pinned in sources]
     whole = canonical_json({"graph": graph.digest, "sources": described})
     return hashlib.sha256(whole.encode()).hexdigest()[:32]

@@ -1,6 +1,6 @@
-"""Labels of an image's parts: what a row with objects shows, and where.
+"""Labels of the parts of an image: what the objects in a row are, and where.
 
-Three layouts are known, from the cards of data sets on the Hub; they were not tested against the Hub:
+Three layouts are supported, from the cards of data sets on the Hub; they were not tested against the Hub:
 
 * LVIS and COCO (winvoker/lvis; detection-datasets/coco): ``objects`` with ``bboxes`` or ``bbox``, each left, top, width
   and height in pixels, and one class each.
@@ -8,7 +8,7 @@ Three layouts are known, from the cards of data sets on the Hub; they were not t
   the list ``synsets``.
 * Open Images: ``objects`` (vikhyatk/openimages-bbox) with ``label``, ``xmin``, ``xmax``, ``ymin``, ``ymax`` as shares
   of the width and height, and flags; ``labels`` of whole images (vikhyatk/openimages-human-labels) with ``label`` and
-  ``confidence``, which is 0 if people found that the image does not show it.
+  ``confidence``, which is 0 if annotators found that the image does not show it.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Part(NamedTuple):
 def labeled_parts(objects: Any, label: str, size: tuple[int, int]) -> list[Part]:  # noqa: ANN401 - any row
     """Labeled parts of an image, the largest first; all labels of the whole image are one part, the last.
 
-    Objects that would mislead are left out: groups, drawings, views from inside, what people did not find in the image,
-    and boxes without numbers.
+    Misleading objects are skipped: groups, drawings, views from inside, objects that annotators did not find in the
+    image, and boxes without numbers.
 
     Args:
         objects: A list of objects, or a dict of lists, in one of the layouts of this file.
@@ -62,22 +62,22 @@ def labeled_parts(objects: Any, label: str, size: tuple[int, int]) -> list[Part]
     """
     if isinstance(objects, dict):  # a feature Sequence of several columns
         objects = [dict(zip(objects, values, strict=False)) for values in zip(*objects.values(), strict=False)]
-    parts, of_all = list[Part](), list[object]()
+    parts, of_image = list[Part](), list[object]()
     for each in filter(None, objects or ()):
         value = each.get(label)
         labels = tuple(value) if isinstance(value, list) else (value,)
         if value is None or each.get("confidence") == 0 or any(each.get(flag) for flag in _MISLEADING):
             continue
         if not _COORDINATES & each.keys():
-            of_all += labels
+            of_image += labels
         elif box := _box(each, size):
             parts.append(Part(labels, box))
     parts.sort(key=lambda part: -part.box.area if part.box else 0)
-    return [*parts, Part(tuple(of_all), None)] if of_all else parts
+    return [*parts, Part(tuple(of_image), None)] if of_image else parts
 
 
 def _box(each: dict[str, Any], size: tuple[int, int]) -> Box | None:
-    """Box of an object within the image; None if it has no area or its coordinates are no numbers."""
+    """Box of an object within the image; None if it has no area or its coordinates are not numbers."""
     width, height = size
     try:
         match each:
@@ -94,7 +94,7 @@ def _box(each: dict[str, Any], size: tuple[int, int]) -> Box | None:
 
 
 def with_margin(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """A box with its margin within the image, in whole pixels."""
+    """A box with its margin, clipped to the image, in whole pixels."""
     margin = MARGIN * max(box.sides)
     return (
         max(round(box.left - margin), 0), max(round(box.top - margin), 0),

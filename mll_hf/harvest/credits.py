@@ -1,17 +1,17 @@
-"""License, author and page of each image of a data set, and which images may be passed on.
+"""License, author and page of each image of a data set, and which images may be redistributed.
 
-They are columns of the data set, or of a file of credits, with the names of one of these sources:
+They are columns of the data set or of a file of credits, named as in one of these sources:
 
 * COCO, and LVIS, which has COCO's images: ``license`` (a number, which the list ``licenses`` explains) and
   ``flickr_url``, in the list ``images`` of every annotation file (cocodataset.org, format of the data). The author is
-  only on Flickr's page. A number in a column of a data set says nothing: others number the licenses otherwise.
+  only on Flickr's page. A license number in a column of a data set is ignored, since numberings differ.
 * Open Images: ``License``, ``Author`` and ``OriginalLandingURL``, in ``train-images-boxable-with-rotation.csv``,
   ``validation-images-with-rotation.csv`` and ``test-images-with-rotation.csv`` (storage.googleapis.com/openimages, V7).
 * Visual Genome has no licenses. Half of its images have a ``coco_id``, by which they are found in a file of COCO; the
   others have at most a ``flickr_id`` (card of ranjaykrishna/visual_genome).
 
-Cropping changes an image, so that a license without derivatives forbids it. Licenses for non-commercial use are not
-open: whoever takes the images from a public data set would have to know what each may be used for.
+Cropping changes an image, so licenses without derivatives forbid it. Licenses for non-commercial use do not count as
+open: users of a public data set would have to know what each image may be used for.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _FLICKR_ID = re.compile(r"\d+", re.ASCII)
 
 
 class Credit(NamedTuple):
-    """What must be said of an image that is passed on; empty where it is unknown.
+    """What a redistributed image must be credited with; empty where unknown.
 
     Attributes:
-        license: Id of the license (``cc-by-2.0``), or what the data set says of it.
+        license: Id of the license (``cc-by-2.0``), or the text in the data set.
         author: Name of the author.
         url: Page or file of the image, where its author is named.
     """
@@ -60,13 +60,13 @@ class Credit(NamedTuple):
     url: str
 
     @property
-    def may_be_passed_on(self) -> bool:
+    def is_redistributable(self) -> bool:
         """Whether the license is known and open, and the author or page is known."""
         return _licenses().get(self.license, ("", False))[1] and bool(self.author or self.url)
 
     @property
     def kind(self) -> str:
-        """Id of the license, "other" if it is not known, and empty if there is none."""
+        """Id of the license, "other" if it is unknown, and empty if there is none."""
         return self.license if not self.license or self.license in _licenses() else "other"
 
 
@@ -95,7 +95,7 @@ def license_id(text: str) -> str:
 
 @cache
 def _licenses() -> dict[str, tuple[str, bool]]:
-    """Id of each license, and whether images under it may be passed on, by its id and URL."""
+    """Id of each license, and whether images under it may be redistributed, by its id and URL."""
     text = files("mll_hf.harvest").joinpath("data", "licenses.csv").read_text(encoding="utf-8")
     rows = list(csv.DictReader(text.splitlines()))
     return {
@@ -124,7 +124,7 @@ class Credits:
     table: pa.Table
 
     def of(self, id: object) -> Credit | None:
-        """The credit of an image, or None. The id is a number, a text, or an image whose file is named by it."""
+        """The credit of an image, or None. The id is a number, a string, or an image whose file name is the id."""
         name = str((id.get("path") or "") if isinstance(id, dict) else id).rpartition("/")[2].partition(".")[0]
         key = _key(name)
         at = int(np.searchsorted(self.ids, key))
@@ -177,7 +177,9 @@ def read_credits(file: Path) -> Credits:
         ) from None
     id_column = next((name for name in _ID_COLUMNS if name in table.column_names), None)
     if id_column is None or not {*LICENSE_COLUMNS} & {*table.column_names}:
-        raise InputError(f"{file} has no columns {_ID_COLUMNS[0]} and License, as Open Images' have; give another file")
+        raise InputError(
+            f"{file} has no columns {_ID_COLUMNS[0]} and License, unlike Open Images' files; give another file"
+        )
     ids = np.array([_key(id or "") for id in table[id_column].to_pylist()], dtype=np.bytes_)
     order = np.argsort(ids, kind="stable")
     return Credits(digest, ids[order], order, table.drop_columns(id_column))

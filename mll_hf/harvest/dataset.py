@@ -1,4 +1,4 @@
-"""The gathered images as a data set: which images in which files, ``build.json``, and the card."""
+"""The gathered images as a data set: the choice of images, their files, ``build.json``, and the card."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mll_hf.errors import InputError
 from mll_hf.graph.probes import image_schema
 from mll_hf.harvest.boxes import MARGIN, MIN_SIDE
 from mll_hf.harvest.credits import Credit
-from mll_hf.harvest.gathering import LEFT_OUT, draw_of
+from mll_hf.harvest.gathering import SKIP_REASONS, draw_of
 from mll_hf.hub.card import graph_tag
 from mll_hf.utils.files import storage_errors
 from mll_hf.utils.tables import markdown_table
@@ -42,22 +42,22 @@ class Chosen(NamedTuple):
 
 
 def choose(gathered: Sequence[Gathered], names: Sequence[str], config: HarvestConfig) -> tuple[Chosen, ...]:
-    """Choose the images of every concept: one of each source in turn, skipping sources that have no more.
+    """Choose the images of every concept from the sources in turn, skipping exhausted sources.
 
-    An image that two sources have for the same concept is taken once. A draw per concept decides which source is first.
+    An image that two sources have for the same concept is taken once. A draw per concept decides the first source.
     The images are returned in random order, so that every file is a sample of the whole.
     """
-    most, queues = config.images_per_concept, defaultdict[str, list[tuple[int, bytes, Chosen]]](list)
+    limit, queues = config.images_per_concept, defaultdict[str, list[tuple[int, bytes, Chosen]]](list)
     for number, name in enumerate(names):
         for concept, images in groupby(sorted(gathered[number].images), key=lambda image: image.concept):
             turn = draw_of(config.seed, concept, name)
-            queues[concept] += [(rank, turn, Chosen(number, image)) for rank, image in enumerate(islice(images, most))]
+            queues[concept] += [(rank, turn, Chosen(number, image)) for rank, image in enumerate(islice(images, limit))]
     chosen: list[Chosen] = []
     for queue in queues.values():
         by_id: dict[str, Chosen] = {}
         for _, _, each in sorted(queue):
             by_id.setdefault(each.image.id, each)
-        chosen += list(by_id.values())[:most]
+        chosen += list(by_id.values())[:limit]
     return tuple(sorted(chosen, key=lambda each: draw_of(config.seed, "order", each.image.concept + each.image.id)))
 
 
@@ -103,7 +103,7 @@ class Build:
     """A graph with its images, as in ``build.json``.
 
     Attributes:
-        key: Digest of all that determines the images.
+        key: Digest of everything that determines the images.
         graph_name: Name of the graph.
         graph_digest: Its digest.
         concepts: Number of concepts.
@@ -114,9 +114,8 @@ class Build:
         bytes: Their total size.
         config: Fields of the :class:`HarvestConfig`.
         sources: For each source its name, repo_id, revision, domain and license; is_gated; numbers of images and of
-            concepts with any of them; has_objects; and the numbers of what was seen and left out.
-        licenses: Number of images by the license that their data set names for each; without those that it names none
-            for.
+            concepts with any of them; has_objects; and the numbers of rows seen and skipped.
+        licenses: Number of images by license, of images whose data set has a license for each.
     """
 
     key: str
@@ -147,7 +146,7 @@ def build_from_bytes(content: bytes) -> Build:
 
 
 def dataset_card(build: Build) -> str:
-    """The ``README.md`` of a dataset repo with a graph and its images; the Hub finds out sizes and columns itself."""
+    """The ``README.md`` of a dataset repo with a graph and its images; the Hub adds sizes and columns itself."""
     metadata = {
         "pretty_name": f"{build.graph_name}: concepts and probe images",
         "license": "other",
@@ -157,7 +156,7 @@ def dataset_card(build: Build) -> str:
         "source_datasets": [source["repo_id"] for source in build.sources],
         "configs": [{"config_name": "default", "data_files": [{"split": "test", "path": "images-*.parquet"}]}],
     }
-    columns = ("images", "concepts", "seen", *LEFT_OUT)
+    columns = ("images", "concepts", "seen", *SKIP_REASONS)
     of_sources = [
         [s["name"], f"[{s['repo_id']}](https://huggingface.co/datasets/{s['repo_id']})", f"`{s['revision'][:12]}`",
          s["domain"], *(f"{s[column]:,}" for column in columns)]
@@ -183,7 +182,7 @@ def dataset_card(build: Build) -> str:
 
 The graph has {build.concepts:,} concepts of WordNet 3.0 with their hypernyms (digest `{build.graph_digest}`) and is \
 in a dataset repo of its own. {build.images:,} images are in {len(build.files)} files: \
-{build.concepts_with_images:,} concepts have images of their own, {build.concepts_tested:,} with those of their \
+{build.concepts_with_images:,} concepts have images of their own, {build.concepts_tested:,} including those of their \
 hyponyms. Label a vision-language model on this graph:
 
 ```bash
@@ -195,9 +194,9 @@ mll-hf label MODEL --graph hf://datasets/OWNER/GRAPH --images hf://datasets/THIS
 | `image` | the image |
 | `node` | WordNet 3.0 id of its concept; the image also shows all hypernyms of this concept |
 | `style` | its domain |
-| `source` | the data set that it is from |
+| `source` | its data set |
 | `image_id` | first 32 hex digits of the SHA-256 of the image in its data set |
-| `license` | license of the image, where its data set names one for each |
+| `license` | license of the image, if its data set has one for each image |
 | `author` | its author, where known |
 | `url` | its page, which names the author |
 
@@ -207,14 +206,14 @@ mll-hf label MODEL --graph hf://datasets/OWNER/GRAPH --images hf://datasets/THIS
 
 {_NEWLINE.join(markdown_table(["domain", "images"], of_domains))}
 
-`images` of `concepts` concepts were taken from a source, out of `seen`. Left out were: `outside`, labels without a \
-concept here; `undecodable`, damaged images, and those with boxes that are stored turned; `unlicensed`, images without \
-a license or author, or that may not be passed on; `ambiguous`, labels of several concepts; `small` boxes; and \
-`repeated`, the smaller boxes of a concept in an image.
+From each source, `images` of `concepts` concepts were taken, out of `seen`. Skipped were: `outside`, labels without a \
+concept here; `undecodable`, damaged images, and those with boxes that are stored rotated; `unlicensed`, images \
+without an open license, author or page; `ambiguous`, labels of several concepts; `small` boxes; and `repeated`, the \
+smaller boxes of a concept in an image.
 
 Every concept has at most {build.config["images_per_concept"]} images of its own, taken from the sources in turn. The \
 images of a source are a pseudorandom sample (seed {build.config["seed"]}). {crops}{resized} are unchanged. \
-`build.json` has the same facts for programs.
+`build.json` has the same facts in machine-readable form.
 
 ## Licenses
 
@@ -226,17 +225,19 @@ from WordNet 3.0, copyright 2006 by Princeton University, under the WordNet lice
 
 
 def _attribution(build: Build) -> str:
-    """The section of the card about images with a license of their own."""
+    """The section of the card about images that each have a license."""
     if not build.licenses:
         return ""
     counts = [[f"`{license}`", f"{images:,}"] for license, images in build.licenses.items()]
-    only = "All images may be passed on, cropped, and used commercially. " if build.config["redistributable"] else ""
+    only = (
+        "All images may be redistributed, cropped, and used commercially. " if build.config["redistributable"] else ""
+    )
     return f"""
 ## Attribution
 
-{only}Each image has its own license, author and page, in the columns `license`, `author` and `url`, as its data set \
-names them. Whoever passes an image on must name them too, say that it was changed, and keep its license where that \
-is a ShareAlike one (`-sa`). Where `author` is empty, the page names the author. The licenses were not checked again.
+{only}Each image has its own license, author and page, in the columns `license`, `author` and `url`, as stated by its \
+data set. If you redistribute an image, name them too, say that it was changed, and keep its license if that is \
+ShareAlike (`-sa`). Where `author` is empty, the page names the author. The licenses were not checked again.
 
 {_NEWLINE.join(markdown_table(["license", "images"], counts))}
 """

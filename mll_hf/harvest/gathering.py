@@ -30,7 +30,7 @@ from huggingface_hub.utils.tqdm import tqdm
 from mll_hf.errors import HubError, MissingExtraError, MLLError
 from mll_hf.harvest.boxes import MIN_SIDE, labeled_parts, with_margin
 from mll_hf.harvest.credits import CREDIT_COLUMNS, LICENSE_COLUMNS, Credit, credit_in
-from mll_hf.harvest.sources import PinnedSource, meaning_of_labels
+from mll_hf.harvest.sources import PinnedSource, wnids_of_labels
 from mll_hf.hub.connection import hub_errors, is_transient
 from mll_hf.utils.files import canonical_json, storage_errors
 from mll_hf.utils.images import decode_image, stored_size, usable_cores
@@ -50,7 +50,7 @@ _FORMAT = 2  # of the working folder and the draws
 _BATCH = 64
 _WAITS = (1.0, 5.0, 30.0)  # before a shard is read again; the client has already retried each request for half a minute
 _JPEG_QUALITY = 92
-LEFT_OUT = ("outside", "undecodable", "unlicensed", "ambiguous", "small", "repeated")
+SKIP_REASONS = ("outside", "undecodable", "unlicensed", "ambiguous", "small", "repeated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class HarvestConfig:
         seed: Seed of the sample.
         max_side: Maximum pixels of the longer side. Larger images are resized and encoded again, all others are kept
             unchanged. None keeps all unchanged.
-        redistributable: Whether only images are taken whose license and author are known and that may be passed on.
+        redistributable: Whether only images with an open license and a known author or page are taken.
     """
 
     images_per_concept: int = 75
@@ -95,7 +95,7 @@ class OpenSource:
         image: Image column.
         by_label: Wnid of each label, as a string; None if labels are wnids.
         graph: The graph.
-        has_licenses: Whether it says a license for each image.
+        has_licenses: Whether each image has a license.
     """
 
     pinned: PinnedSource
@@ -111,7 +111,7 @@ class OpenSource:
         return int(self.stream.num_shards)
 
     def concept_of(self, label: object) -> str | None:
-        """Id of the concept of a label; None if the graph has none, a HubError if the source lacks it in its list."""
+        """Id of the concept of a label; None if the graph has none, a HubError if the source's list lacks it."""
         text, source = str(label), self.pinned.source
         if source.labels_are_indices and self.by_label and text not in self.by_label:
             raise HubError(source.repo_id, f"has a label '{text}', which is not in {source.labels}; correct labels=...")
@@ -119,7 +119,7 @@ class OpenSource:
         return wnid if wnid in self.graph.index else None
 
     def concepts_of(self, labels: Iterable[object]) -> set[str]:
-        """Ids of the concepts of several labels of the same, without those above others of them."""
+        """Ids of the concepts of several labels of the same image or part, without hypernyms of one another."""
         graph = self.graph
         found = {concept for label in labels if (concept := self.concept_of(label))}
         above = {graph.concepts[a].id for concept in found for a in graph.ancestors[graph.index[concept]]}
@@ -172,13 +172,13 @@ def _open(pinned: PinnedSource, graph: SemanticGraph) -> OpenSource:
     for option, name in needed.items():
         if name not in features:
             raise HubError(source.repo_id, f"has no column '{name}', only {', '.join(features)}; add {option}=COLUMN")
-    kind = getattr(features[column], "feature", features[column])  # what a list has, or the feature itself
+    kind = getattr(features[column], "feature", features[column])  # of the items of a list, or of the column itself
     if source.objects:
         if not isinstance(kind, dict) or source.label not in kind:
             fields = ", ".join(kind) if isinstance(kind, dict) else "none"
             raise HubError(source.repo_id, f"its {column} have no '{source.label}', only {fields}; add label=FIELD")
         kind = getattr(kind[source.label], "feature", kind[source.label])
-    by_label = meaning_of_labels(pinned, kind.names if isinstance(kind, datasets.ClassLabel) else None, graph)
+    by_label = wnids_of_labels(pinned, kind.names if isinstance(kind, datasets.ClassLabel) else None, graph)
     credits = [name for name in CREDIT_COLUMNS if isinstance(features.get(name), datasets.Value)]
     columns = list(dict.fromkeys([image, *needed.values(), *credits]))
     stream = stream.select_columns(columns).cast_column(image, datasets.Image(decode=False))
@@ -253,13 +253,13 @@ class Gathered:
     """Images of a source.
 
     Attributes:
-        shards: One table per shard, with a row per image, or per labeled part of an image. ``left_out`` says why it was
-            not considered; ``content`` is null if it was not, or was not in the sample so far.
+        shards: One table per shard, with a row per image, or per labeled part of an image. ``left_out`` is the reason
+            if it was skipped; ``content`` is null if it was skipped, or was not in the sample when it was read.
         images: The images with content; the sample is among them.
-        tally: Numbers of rows: ``seen``; ``outside`` the graph; ``undecodable``, or stored turned, so that boxes may be
-            elsewhere; ``unlicensed``; ``ambiguous``, with labels of several concepts, none above another; ``small``
-            boxes; and ``repeated``, the smaller boxes of a concept in an image. Images that cannot be decoded or have
-            no open license are one row each, whatever they show.
+        tally: Numbers of rows: ``seen``; ``outside`` the graph; ``undecodable``, or stored rotated, so that boxes may
+            not fit; ``unlicensed``; ``ambiguous``, with labels of several concepts, none a hypernym of another;
+            ``small`` boxes; and ``repeated``, the smaller boxes of a concept in an image. Images that cannot be decoded
+            or have no open license are one row each, whatever they show.
     """
 
     shards: tuple[pa.Table, ...]
@@ -307,30 +307,30 @@ def gather(source: OpenSource, config: HarvestConfig, folder: Path) -> Gathered:
                     draw = draw_of(config.seed, concept, id)
                     lowest.add(concept, draw, id)
                     images.append(Image(concept, draw, id, number, row))
-    tally = {"seen": sum(map(len, shards)), **{reason: left_out[reason] for reason in LEFT_OUT}}
+    tally = {"seen": sum(map(len, shards)), **{reason: left_out[reason] for reason in SKIP_REASONS}}
     return Gathered(tuple(shards), tuple(images), tally)
 
 
 @dataclass(frozen=True, slots=True)
 class _Lowest:
-    """The lowest draws of each concept so far, each with the id of its image, in order."""
+    """The lowest draws of each concept so far, ascending, each with the id of its image."""
 
-    most: int
+    limit: int
     of: dict[str, list[tuple[bytes, str]]] = field(default_factory=dict)
 
     def copy(self) -> _Lowest:
-        return _Lowest(self.most, {concept: list(draws) for concept, draws in self.of.items()})
+        return _Lowest(self.limit, {concept: list(draws) for concept, draws in self.of.items()})
 
-    def lacks(self, concept: str, draw: bytes, id: str) -> bool:
-        """Whether an image is among the lowest and not yet there."""
+    def accepts(self, concept: str, draw: bytes, id: str) -> bool:
+        """Whether an image would be among the lowest draws, and is not yet."""
         draws = self.of.get(concept, [])
         at = bisect_left(draws, (draw, id))
-        return at < self.most and draws[at : at + 1] != [(draw, id)]
+        return at < self.limit and draws[at : at + 1] != [(draw, id)]
 
     def add(self, concept: str, draw: bytes, id: str) -> None:
-        if self.lacks(concept, draw, id):
+        if self.accepts(concept, draw, id):
             insort(self.of.setdefault(concept, []), (draw, id))
-            del self.of[concept][self.most :]
+            del self.of[concept][self.limit :]
 
 
 def _read(file: Path) -> pa.Table:
@@ -393,29 +393,29 @@ def _write(
 def _sampled(
     source: OpenSource, batch: list[dict[str, Any]], config: HarvestConfig, lowest: _Lowest, pool: ThreadPoolExecutor
 ) -> list[dict[str, Any]]:
-    """Rows for a batch, see :class:`Gathered`; adds what is in the sample to the lowest draws."""
+    """Rows for a batch, see :class:`Gathered`; adds the images in the sample to the lowest draws."""
     rows, wanted = list[dict[str, Any]](), []
     for example in batch:
         content = (example[source.image] or {}).get("bytes") or b""
         id, credit = hashlib.sha256(content).hexdigest()[:32], source.credit_of(example)
-        forbidden = config.redistributable and not credit.may_be_passed_on
+        forbidden = config.redistributable and not credit.is_redistributable
         shown = [_Shown(left_out="unlicensed")] if forbidden else _shown(source, example, content)
         for concept, box, left_out in shown:
             rows.append({"concept": concept, "id": id, "left_out": left_out, "content": None, **credit._asdict()})
-            if concept and lowest.lacks(concept, draw := draw_of(config.seed, concept, id), id):
+            if concept and lowest.accepts(concept, draw := draw_of(config.seed, concept, id), id):
                 wanted.append((rows[-1], draw, content, box))
     contents = pool.map(lambda each: prepared(each[2], config.max_side, each[3]), wanted)
     for (row, draw, *_), content in zip(wanted, contents, strict=True):
         if content is None:
             row |= {"content": b"", "left_out": "undecodable"}
-        elif lowest.lacks(row["concept"], draw, row["id"]):
+        elif lowest.accepts(row["concept"], draw, row["id"]):
             row["content"] = content
             lowest.add(row["concept"], draw, row["id"])
     return rows
 
 
 class _Shown(NamedTuple):
-    """A concept that an image shows and its box, None for the whole image; or why this is left out."""
+    """A concept that an image shows and its box (None for the whole image), or the reason why it is skipped."""
 
     concept: str | None = None
     box: Box | None = None
@@ -423,7 +423,7 @@ class _Shown(NamedTuple):
 
 
 def _shown(source: OpenSource, example: dict[str, Any], content: bytes) -> list[_Shown]:
-    """What an image shows by its label or objects; of several boxes of a concept the largest is taken."""
+    """What an image shows according to its label or objects; the largest of several boxes of a concept is taken."""
     label, objects = source.pinned.source.label, source.pinned.source.objects
     if objects is None:
         concept = source.concept_of(example[label])

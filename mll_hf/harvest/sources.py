@@ -1,4 +1,4 @@
-"""Image data sets on the Hub, and the concepts that their labels mean.
+"""Image data sets on the Hub, and the concepts of their labels.
 
 Facts about the built-in sources come from their Hub pages; they were not tested against the Hub:
 
@@ -14,13 +14,13 @@ Facts about the built-in sources come from their Hub pages; they were not tested
 ``timm/imagenet-12k-wds`` (gated) is not used in the paper. Its validation split has 40 images of each of the 11,821
 classes of ImageNet-12k; the five data sets of the paper only cover ImageNet's 1,000.
 
-Sources of images that may be passed on: see :mod:`mll_hf.harvest.boxes` for their layouts, and
-:mod:`mll_hf.harvest.credits` for who made each image and under which license.
+Sources of redistributable images: see :mod:`mll_hf.harvest.boxes` for their layouts, and
+:mod:`mll_hf.harvest.credits` for author and license of each image.
 
-* ``vikhyatk/openimages-human-labels``: Parquet with ``image``, ``image_id`` and verified ``labels``, which are taken to
-  be names of classes. License and author are in Open Images' own CSV files, to be given with ``credits=FILE``.
+* ``vikhyatk/openimages-human-labels``: Parquet with ``image``, ``image_id`` and verified ``labels``, assumed to be
+  names of classes. License and author are in Open Images' own CSV files, to be given with ``credits=FILE``.
 * ``winvoker/lvis`` (``objects`` with ``bboxes`` and ``classes``) and ``ranjaykrishna/visual_genome`` (configuration
-  ``objects_v1.2.0``) need loading scripts, which ``datasets`` no longer supports: their cards advise to convert them to
+  ``objects_v1.2.0``) need loading scripts, which ``datasets`` no longer supports: their cards advise converting them to
   Parquet. ``repo=ORG/NAME`` names such a copy. The synsets of LVIS' classes are in its annotation files.
 """
 
@@ -51,8 +51,8 @@ if TYPE_CHECKING:
     from mll_hf.harvest.credits import Credits
 
 _NAMES_FILE = "classnames.txt"
-_MOST_NAMES_BYTES = 2**20
-_MOST_CONTRADICTIONS = 0.02  # share of the classes; ImageNet itself has two named "sunglasses"
+_MAX_NAMES_BYTES = 2**20
+_MAX_CONTRADICTIONS = 0.02  # share of the classes; ImageNet itself has two named "sunglasses"
 _OPTIONS = (
     "name", "config", "split", "files", "image", "label", "labels", "domain", "license", "objects", "key", "credits"
 )  # fmt: skip
@@ -72,7 +72,7 @@ class ImageSource:
     """A labeled image data set on the Hub.
 
     Attributes:
-        name: Its name, also in the column ``source``.
+        name: Its name, used in the column ``source``.
         repo_id: ``org/name`` of the dataset repo.
         labels: ``wnid`` if labels are wnids, ``synset`` if they are names such as ``dog.n.01``, ``open-images`` if they
             are classes of Open Images, a :class:`ClassList` if they are indices into it, else a file (JSON or CSV) with
@@ -82,8 +82,8 @@ class ImageSource:
         revision: Branch, tag or commit; None for main.
         config: Configuration of the data set; None for the only one.
         split: Its split.
-        files: Pattern of the split's files, such as ``test/*.tar``; None leaves the detection to ``datasets``, which
-            takes a repo with few archives beside text files for a text data set.
+        files: Pattern of the split's files, such as ``test/*.tar``; None lets ``datasets`` detect them, which mistakes
+            a repo with few archives beside text files for a text data set.
         image: Image column; None for the only one.
         label: Label column, or the field of an object with its label or labels.
         objects: Column of labeled objects, see :func:`mll_hf.harvest.boxes.labeled_parts`; None if images have a label.
@@ -137,14 +137,14 @@ OPEN_SOURCES = (
     ImageSource("open-images", "vikhyatk/openimages-human-labels", Labels.OPEN_IMAGES, "photo", "CC BY 2.0, by image",
                 image="image", objects="labels", key="image_id"),
 )  # fmt: skip
-_TO_CONVERT = (
+_NEED_CONVERSION = (
     ImageSource("lvis", "winvoker/lvis", "", "photo", "Flickr's, by image", split="validation", image="image",
                 label="classes", objects="objects", key="image"),
     ImageSource("visual-genome", "ranjaykrishna/visual_genome", Labels.SYNSET, "photo", "Flickr's, by image",
                 config="objects_v1.2.0", split="train", image="image", label="synsets", objects="objects",
                 key="coco_id"),
 )  # fmt: skip
-BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K, *OPEN_SOURCES, *_TO_CONVERT)}
+BUILT_IN = {source.name: source for source in (*PAPER_SOURCES, IMAGENET_12K, *OPEN_SOURCES, *_NEED_CONVERSION)}
 
 
 def parse_source(text: str) -> ImageSource:
@@ -154,12 +154,12 @@ def parse_source(text: str) -> ImageSource:
     source also ``repo``, a copy of its data set.
 
     Raises:
-        InputError: It is neither, or an option is missing, unknown or empty.
+        InputError: It has neither form, or an option is missing, unknown or empty.
     """
     where, _, query = text.partition("?")
     if where not in BUILT_IN and not where.startswith("hf://"):
         raise InputError(
-            f"there is no image source '{where}'; built in are {', '.join(BUILT_IN)}; "
+            f"there is no image source '{where}'; built-in sources are {', '.join(BUILT_IN)}; "
             "for another one write hf://datasets/ORG/NAME?labels=wnid&domain=photo"
         )
     try:
@@ -212,8 +212,8 @@ def pin_all(sources: Sequence[ImageSource], wordnet: str | Path | None = None) -
         MissingExtraError: timm is not installed.
     """
     names = [source.name for source in sources]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"two image sources have the name {abridged(twice, 3)}; add name=...")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"two image sources have the name {abridged(repeated, 3)}; add name=...")
     return tuple(_pin(source, wordnet) for source in sources)
 
 
@@ -237,13 +237,13 @@ def _pin(source: ImageSource, wordnet: str | Path | None) -> PinnedSource:
         gated = retried(lambda: api.dataset_info(source.repo_id, expand=["gated"], timeout=TIMEOUT_SECONDS).gated)
     names = None
     if _NAMES_FILE in head.files:
-        file = download(api, source.repo_id, "dataset", _NAMES_FILE, head.sha, _MOST_NAMES_BYTES)
+        file = download(api, source.repo_id, "dataset", _NAMES_FILE, head.sha, _MAX_NAMES_BYTES)
         names = tuple(file.read_text(encoding="utf-8", errors="replace").splitlines())
     return PinnedSource(source, head.sha, bool(gated), names, by_label, credits)
 
 
 def open_images_wnids() -> dict[str, str]:
-    """Wnid of each class of Open Images by its name, where it is unambiguous, see ``scripts/map_open_images.py``."""
+    """Wnid of each class of Open Images by name, if unambiguous; see ``scripts/map_open_images.py``."""
     text = files("mll_hf.harvest").joinpath("data", "open_images.csv").read_text(encoding="utf-8")
     return {row["name"]: row["wnid"] for row in csv.DictReader(text.splitlines()) if row["wnid"]}
 
@@ -283,7 +283,7 @@ def read_label_file(file: Path, wordnet: str | Path | None = None) -> dict[str, 
     return dict(pairs)
 
 
-def meaning_of_labels(
+def wnids_of_labels(
     pinned: PinnedSource, names: Sequence[str] | None, graph: SemanticGraph
 ) -> Mapping[str, str] | None:
     """Find the wnid of each label, as a string; None if labels are wnids.
@@ -310,7 +310,7 @@ def meaning_of_labels(
 
 
 def _check_names(repo_id: str, meant: Sequence[tuple[str, str]], graph: SemanticGraph) -> None:
-    """Refuse class names that are names of other classes than those of their wnids."""
+    """Refuse class names that are names of other classes than their wnids."""
     known = {wnid: graph.concepts[graph.index[wnid]].lemmas for _, wnid in meant if wnid in graph.index}
     lemmas = {wnid: set(map(normalize_lemma, of)) for wnid, of in known.items()}
     of_any = set[str]().union(*lemmas.values())
@@ -320,7 +320,7 @@ def _check_names(repo_id: str, meant: Sequence[tuple[str, str]], graph: Semantic
         names_other = bool(parts & of_any) and not parts & lemmas.get(wnid, parts)
         if (name != wnid) if WNID.fullmatch(name) else names_other:
             contradictions.append(f"'{name}' for {wnid}")
-    if len(contradictions) > _MOST_CONTRADICTIONS * len(meant):
+    if len(contradictions) > _MAX_CONTRADICTIONS * len(meant):
         raise HubError(
             repo_id,
             f"its class names contradict labels=... in {len(contradictions)} of {len(meant)} classes, for example "

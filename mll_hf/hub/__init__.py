@@ -1,1 +1,1 @@
-"""Labels, indexes and graphs on the Hub: publish, find, fetch. The only package that talks to it about them."""
+"""Publish, find and fetch labels, indexes and graphs on the Hub. No other package does."""

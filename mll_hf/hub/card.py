@@ -1,6 +1,6 @@
-"""Labels in the cards of models and collections, and as an evaluation result; the texts are templates in ``data``.
+"""Cards of models, collections and graphs, and labels as evaluation results. The texts are templates in ``data``.
 
-Names in graphs and labels come from strangers: everything that Markdown, HTML or YAML would interpret is escaped.
+Names in graphs and labels are untrusted: everything that Markdown, HTML or YAML would interpret is escaped.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ GRAPH_TAG_PREFIX = "mll-graph-"
 LABEL_PATH = "mll/label.safetensors"  # in a model's own repo
 EVAL_RESULTS_PATH = ".eval_results/mll.yaml"
 _SCHEMA = 3  # of the metadata block
-_LONGEST_NAME = 200
+_MAX_NAME_LENGTH = 200
 _BRANCHES_SHOWN = 5
 _MODELS_SHOWN = 200
 _WORDNET = (
@@ -52,7 +52,7 @@ _SYNSET = re.compile(r"n\d{8}", re.ASCII)
 
 
 def graph_tag(digest: str) -> str:
-    """The tag of everything that belongs to a graph; the Hub searches tags, not nested metadata."""
+    """The tag of all repos that belong to a graph. The Hub can search tags, but not nested metadata."""
     return GRAPH_TAG_PREFIX + digest[:12]
 
 
@@ -62,8 +62,8 @@ def graph_tag(digest: str) -> str:
 def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str, path: str = LABEL_PATH) -> str:
     """Add a label to a model's card: two tags and an entry in the metadata, a section in the body.
 
-    Replaces what an earlier label on the graph left and keeps every other character of the README, which may be empty.
-    Idempotent. ``sha256`` is the hash of the label's file, which is at ``path`` in the repo.
+    Replaces the texts of an earlier label on the same graph and keeps every other character of the README, which may
+    be empty. Idempotent. ``sha256`` is the hash of the label's file, which is at ``path`` in the repo.
 
     Raises:
         CardError: The card cannot be edited safely.
@@ -82,7 +82,7 @@ def add_label(readme: str, label: ModelLabel, graph: SemanticGraph, sha256: str,
 
 
 def _entry(label: ModelLabel, sha256: str, path: str) -> dict[str, Any]:
-    """What the card's metadata say about a label, for those who search; readers trust the label alone."""
+    """A label's entry in the card's metadata. It serves search only; the facts are read from the label."""
     return {
         "graph": {
             "name": _name(label.graph_name),
@@ -106,17 +106,17 @@ def _is_short_digest(key: object) -> bool:
 
 
 def _is_like(value: object, example: object) -> bool:
-    """Whether a value of YAML has the form of another one; numbers may be of any kind, texts of one line."""
+    """Whether a YAML value has the structure of an example; numbers may be of any type, strings must be one line."""
     if isinstance(example, dict):
         return isinstance(value, dict) and list(value) == list(example) and all(
             _is_like(value[key], example[key]) for key in example)  # fmt: skip
     if isinstance(example, str):
-        return isinstance(value, str) and value.isprintable() and len(value) <= _LONGEST_NAME
+        return isinstance(value, str) and value.isprintable() and len(value) <= _MAX_NAME_LENGTH
     return isinstance(value, (int, float)) and not isinstance(value, bool) and -1e15 < value < 1e15
 
 
 def _name(text: str) -> str:
-    return printable(text)[:_LONGEST_NAME]
+    return printable(text)[:_MAX_NAME_LENGTH]
 
 
 def _tests(label: LabelSummary) -> int:
@@ -144,7 +144,7 @@ def _section(label: ModelLabel, graph: SemanticGraph, path: str) -> list[str]:
         branches="".join(f"{line}\n" for line in _branch_tables(branch_recalls(label, graph))),
         library=library_in_markdown(),
         repo_id=label.model.repo_id,
-        page=f"\n[Where this model is strong, beside others]({page})" if page else "",
+        page=f"\n[Compare this model with others]({page})" if page else "",
     )
 
 
@@ -178,9 +178,9 @@ def collection_card(
     labels: Sequence[LabelSummary | IndexedLabel],
     readme: str = "",
 ) -> str:
-    """The README of a dataset repo that collects labels, with a table of the best 200 of each graph.
+    """The README of a dataset repo that collects labels, with a table of the best 200 models on each graph.
 
-    Of an earlier README everything but our section is kept; an empty one gets metadata and a title.
+    Replaces only our section of an earlier README; an empty one gets metadata and a title.
 
     Raises:
         CardError: The comments that mark our section do not match.
@@ -233,9 +233,9 @@ def _model_row(label: LabelSummary | IndexedLabel) -> list[str]:
 
 
 def graph_card(repo_id: str, graph: SemanticGraph, readme: str = "") -> str:
-    """The README of a dataset repo with a graph and without images; these are named if the graph knows them.
+    """The README of a dataset repo with a graph but no images; says where the images are, if the graph does.
 
-    Of an earlier README everything but our section is kept; an empty one gets metadata and a title.
+    Replaces only our section of an earlier README; an empty one gets metadata and a title.
 
     Raises:
         CardError: The comments that mark our section do not match.
@@ -264,8 +264,8 @@ def _images_lines(probes: ProbeCounts) -> list[str]:
     rows = [[escaped(_name(domain)), f"{count:,}", escaped(abridged(sorted(sources[domain]), 5))]
             for domain, count in sorted(by_domain.items())]  # fmt: skip
     return [
-        f"The {probes.total:,} probe images (digest `{probes.digest[:12]}`) are {where}. Only measuring needs them: "
-        "labels can be read, compared and selected from without access to them.",
+        f"The {probes.total:,} probe images (digest `{probes.digest[:12]}`) are {where}. They are needed only to "
+        "measure models: labels can be read, compared and used without access to them.",
         "",
         *markdown_table(["domain", "images", "sources"], rows),
         "",
@@ -273,7 +273,7 @@ def _images_lines(probes: ProbeCounts) -> list[str]:
 
 
 def images_card(graph: SemanticGraph, graph_repo: str, readme: str = "") -> str:
-    """The README of a dataset repo with the probe images of a graph; arguments and errors as of :func:`graph_card`."""
+    """The README of a dataset repo with the probe images of a graph; arguments and errors as in :func:`graph_card`."""
     lines = _filled("images", graph=graph_repo)
     files = [{"config_name": "default", "data_files": [{"split": "test", "path": "images*.parquet"}]}]
     return _dataset_card(readme, IMAGES_TAG, [graph], f"{_name(graph.name)}: probe images", lines, configs=files)

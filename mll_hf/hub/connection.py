@@ -1,4 +1,4 @@
-"""What every request to the Hub needs: errors in one line, retries, commits with their files, capped downloads."""
+"""Requests to the Hub: one-line errors, retries, commits with their files, downloads of limited size."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".model", ".vocab", ".merges"
 _MODULE_FOLDER = re.compile(r"\d+_\w*/[^/]+")  # of sentence-transformers, such as 0_CLIPModel
 
 _WAITS = (0.5, 1.0, 2.0, 4.0)
-_LONGEST_WAIT = 60.0
+_MAX_WAIT = 60.0
 _LIMIT_WINDOW = 300.0  # seconds in which the Hub counts requests: https://huggingface.co/docs/hub/rate-limits
-_MOST_LISTED = 200_000
-_MOST_REDIRECTS = 5
+_MAX_LISTED = 200_000
+_MAX_REDIRECTS = 5
 _SHA256_LENGTH = 64  # hex digits
 _OID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _THREADS = 16
@@ -65,7 +65,7 @@ _log = logging.getLogger(__name__)
 
 
 def connect(token: str | bool | None = None) -> HfApi:
-    """A Hub client that identifies itself as this library; ``token`` is None for the saved one, False for none."""
+    """Create a Hub client that identifies as this library; ``token`` is None for the saved token, False for none."""
     return HfApi(token=token, library_name="mll_hf", library_version=__version__)
 
 
@@ -74,26 +74,26 @@ def connect(token: str | bool | None = None) -> HfApi:
 
 @contextlib.contextmanager
 def hub_errors(repo_id: str, error_of: Callable[[str], MLLError] | None = None) -> Iterator[None]:
-    """Turn errors of the client and the network into a HubError with a one-line message, or what ``error_of`` makes.
+    """Convert errors of the client and the network to a HubError with a one-line message, or with ``error_of``.
 
-    On malformed answers the client raises anything, from a KeyError to a RecursionError. In our own code the same
-    exceptions are bugs and pass.
+    On malformed responses the client raises anything from a KeyError to a RecursionError. The same exceptions from our
+    own code are bugs and are not converted.
     """
     try:
         yield
     except MLLError:
         raise
     except Exception as error:
-        if not (isinstance(error, (OSError, httpx.HTTPError)) or _is_of_client(error)):
+        if not (isinstance(error, (OSError, httpx.HTTPError)) or _is_from_client(error)):
             raise
         if isinstance(error, RuntimeError) and isinstance(error.__cause__, (OSError, httpx.HTTPError)):
-            error = error.__cause__  # the client wraps what fails an upload
+            error = error.__cause__  # the client wraps errors of uploads
         reason = _reason(error, repo_id)
         raise (error_of(reason) if error_of else HubError(repo_id, reason, status_of(error))) from error
 
 
-def _is_of_client(error: BaseException) -> bool:
-    """Whether an error was raised within a call of huggingface_hub or its HTTP library."""
+def _is_from_client(error: BaseException) -> bool:
+    """Whether an error was raised inside huggingface_hub or its HTTP library."""
     step = error.__traceback__
     while step:
         if step.tb_frame.f_globals.get("__name__", "").startswith(("huggingface_hub.", "httpx")):
@@ -102,9 +102,9 @@ def _is_of_client(error: BaseException) -> bool:
     return False
 
 
-def unparsable(said: Exception | str) -> str:
-    """The reason of a HubError for a malformed answer."""
-    return f"the Hub's answer cannot be parsed ({one_line(said)}); try later, or update huggingface_hub"
+def unparsable(detail: Exception | str) -> str:
+    """The reason of a HubError for a malformed response."""
+    return f"the Hub's answer cannot be parsed ({one_line(detail)}); try later, or update huggingface_hub"
 
 
 def _reason(error: Exception, repo_id: str) -> str:
@@ -122,7 +122,7 @@ def _reason(error: Exception, repo_id: str) -> str:
         case RevisionNotFoundError():
             return "has no such revision; check the branch, tag or commit after the @"
         case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE forbids requests to the Hub, and a file is not in the local cache; unset it"
+            return "HF_HUB_OFFLINE is set, and a file is not in the local cache; unset it"
         case LocalEntryNotFoundError():
             return "is not in the local cache, and the Hub cannot be reached; go online once"
         case EntryNotFoundError():
@@ -133,11 +133,11 @@ def _reason(error: Exception, repo_id: str) -> str:
             return _reason_for_status(error.response.status_code)
         case httpx.HTTPError():
             return f"the Hub cannot be reached ({one_line(error)}), and no copy is cached; go online once"
-        case PermissionError(errno=None):  # of hf_xet
+        case PermissionError(errno=None):  # from hf_xet
             return _reason_for_status(403)
         case RecursionError():
             return unparsable(error)
-        case RuntimeError() | ConnectionError() | TimeoutError():  # of hf_xet
+        case RuntimeError() | ConnectionError() | TimeoutError():  # from hf_xet
             return f"the transfer failed ({one_line(error)}); try again, or without Xet: HF_HUB_DISABLE_XET=1"
         case OSError():
             return f"cannot be downloaded ({one_line(error)}); check the disk and the network"
@@ -156,19 +156,19 @@ def _reason_for_status(status: int) -> str:
 
 
 def status_of(error: Exception) -> int | None:
-    """HTTP status of the answer that an error stands for; None if there was no answer."""
+    """HTTP status of the response behind an error; None if there was none."""
     if isinstance(error, LocalTokenNotFoundError):
-        return 401  # which the client does not even ask for
+        return 401  # raised before a request is sent
     return error.response.status_code if isinstance(error, HfHubHTTPError) else None
 
 
 def names_of_user(api: HfApi) -> list[str]:
-    """Names of the logged-in user, and after it of the organizations in which the user may write; asked once per token.
+    """Name of the logged-in user, then the names of the organizations where the user may write; cached by token.
 
     Raises:
         HubError: The token may only read.
     """
-    me = whoami(token=api.token, cache=True)  # the Hub limits this question strictly
+    me = whoami(token=api.token, cache=True)  # the Hub limits these requests strictly
     try:
         if ((me.get("auth") or {}).get("accessToken") or {}).get("role") == "read":
             raise HubError("hub", _reason_for_status(403))
@@ -184,8 +184,8 @@ def names_of_user(api: HfApi) -> list[str]:
 def retried(call: Callable[[], T], *, patient: bool = True) -> T:
     """Repeat a call on a transient error, up to four times.
 
-    The client's own retries do not cover answers of the CDN, and wait half a minute for a network that is down. If
-    ``patient``, the end of a rate limit is waited for too, up to five minutes, with a note.
+    The client's own retries do not cover responses of the CDN, and take half a minute when the network is down. If
+    ``patient``, also waits for a rate limit to end, up to five minutes, with a warning.
     """
     for wait in _WAITS:
         try:
@@ -193,16 +193,16 @@ def retried(call: Callable[[], T], *, patient: bool = True) -> T:
         except (HfHubHTTPError, httpx.TransportError) as error:
             if not is_transient(error) or (status_of(error) == 429 and not patient):
                 raise
-            _pause(max(wait, wait_asked_for(error)), status_of(error))
+            _pause(max(wait, requested_wait(error)), status_of(error))
     return call()
 
 
 def _pause(seconds: float, status: int | None) -> None:
-    """Wait; of threads that wait for a rate limit at the same time, one says so."""
+    """Wait; if several threads wait for a rate limit, only one of them logs it."""
     is_first = _pausing.acquire(blocking=False)
     try:
         if is_first and status == 429:
-            _log.warning("the Hub allows no more requests for now; going on in %.0f seconds", seconds)
+            _log.warning("the Hub's rate limit is reached; continuing in %.0f seconds", seconds)
         time.sleep(seconds)
     finally:
         if is_first:
@@ -212,7 +212,7 @@ def _pause(seconds: float, status: int | None) -> None:
 def is_transient(error: BaseException | None) -> bool:
     """Whether the same request may succeed later: status 408, 429 or 5xx, a timeout, a lost connection.
 
-    A connection that cannot be opened is not transient: a machine without network must not wait.
+    A connection that cannot be opened is not transient, so that a machine without a network does not wait.
     """
     if isinstance(error, HfHubHTTPError):
         return status_of(error) in _TRANSIENT
@@ -220,24 +220,26 @@ def is_transient(error: BaseException | None) -> bool:
 
 
 def is_unreachable(error: Exception) -> bool:
-    """Whether the Hub cannot be asked now, so that cached answers have to do."""
+    """Whether the Hub cannot be reached now, so that cached responses must be used."""
     return status_of(error) in _TRANSIENT or isinstance(error, (OfflineModeIsEnabled, httpx.TransportError))
 
 
-def wait_asked_for(error: Exception) -> float:
-    """Seconds that the Hub asks to wait, at most 60, or 300 for a rate limit; 0 if it does not say."""
+def requested_wait(error: Exception) -> float:
+    """Seconds to wait according to the response: at most 60, or 300 for a rate limit; 0 if it does not say."""
     if not isinstance(error, HfHubHTTPError):
         return 0.0
     headers = error.response.headers
-    asked = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.match(r"(\d+)$", headers.get("Retry-After", ""))
-    return min(float(asked[1]), _LIMIT_WINDOW if status_of(error) == 429 else _LONGEST_WAIT) if asked else 0.0
+    requested = re.search(r"\bt=(\d+)", headers.get("RateLimit", "")) or re.match(
+        r"(\d+)$", headers.get("Retry-After", "")
+    )
+    return min(float(requested[1]), _LIMIT_WINDOW if status_of(error) == 429 else _MAX_WAIT) if requested else 0.0
 
 
 # --- in parallel ------------------------------------------------------------------------------------------------------
 
 
-def together(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
-    """Apply a function to items in parallel threads, up to its first error; a name is the title of a progress bar."""
+def map_parallel(function: Callable[[A], T], items: Sequence[A], name: str = "") -> list[T]:
+    """Apply a function to items in parallel threads, up to its first error; ``name`` is the title of a progress bar."""
     with ThreadPoolExecutor(_THREADS) as pool:
         results = pool.map(function, items)
         bar = tqdm(  # type: ignore[no-untyped-call]
@@ -276,26 +278,26 @@ class Head:
     @property
     def model_files(self) -> dict[str, str]:
         """Oids of the files that affect a model's output."""
-        names = [path for path in self.files if is_of_a_model(path) and path.endswith(MODEL_SUFFIXES)]
+        names = [path for path in self.files if is_model_file(path) and path.endswith(MODEL_SUFFIXES)]
         return {name: self.files[name].oid for name in names}
 
     def holds(self, path: str, content: bytes | Path) -> bool:
         """Whether the commit has a file with this content, given in memory or as a file."""
         oid = self.files[path].oid if path in self.files else ""
         if isinstance(content, Path) and len(oid) == _SHA256_LENGTH:
-            return file_digest(content).hex() == oid  # which does not read a large file again
+            return file_digest(content).hex() == oid  # cached, so that a large file is not read again
         return oid == _oid_of(content, len(oid))
 
 
-def is_of_a_model(path: str) -> bool:
-    """Whether models load files there: at the root, and in the modules of sentence-transformers."""
+def is_model_file(path: str) -> bool:
+    """Whether models load files at this path: at the root, and in the modules of sentence-transformers."""
     return "/" not in path or bool(_MODULE_FOLDER.fullmatch(path))
 
 
 def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None, *, patient: bool = True) -> Head:
-    """Ask the Hub for the commit and the files of a revision; ``patient`` as for :func:`retried`."""
-    ask = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
-    info = retried(partial(ask, timeout=TIMEOUT_SECONDS), patient=patient)
+    """Request the commit and the files of a revision; ``patient`` as for :func:`retried`."""
+    request = partial(api.repo_info, repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
+    info = retried(partial(request, timeout=TIMEOUT_SECONDS), patient=patient)
     if not FULL_SHA.fullmatch(str(info.sha)):
         raise HubError(repo_id, "has no commit on the Hub; check that the repository is not empty")
     files = {}
@@ -312,40 +314,40 @@ def fetch_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = 
 
 
 def read_head(api: HfApi, repo_id: str, repo_type: str, revision: str | None = None) -> Head:
-    """The commit and the files of a revision: one request, none for a full sha that was asked for before.
+    """The commit and the files of a revision: one request, none for a full sha whose response is cached.
 
-    The last answer is used if the Hub cannot be reached.
+    If the Hub cannot be reached, the cached response is used.
 
     Raises:
-        HubError: There is no such repository or revision, or the Hub cannot be reached and was never asked.
+        HubError: There is no such repository or revision, or the Hub cannot be reached and nothing is cached.
     """
     revision = revision or "main"
-    kept = _kept_head(repo_id, repo_type, revision)
-    if kept and FULL_SHA.fullmatch(revision):
-        return kept
+    cached = _cached_head(repo_id, repo_type, revision)
+    if cached and FULL_SHA.fullmatch(revision):
+        return cached
     with hub_errors(repo_id):
-        head = answer_or(kept, lambda patient: fetch_head(api, repo_id, repo_type, revision, patient=patient))
+        head = ask_or_cached(cached, lambda patient: fetch_head(api, repo_id, repo_type, revision, patient=patient))
     for name in {revision, head.sha}:
-        keep_answer(f"{repo_type}/{repo_id}@{name}", asdict(head))
+        cache_response(f"{repo_type}/{repo_id}@{name}", asdict(head))
     return head
 
 
-def _kept_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
-    document = kept_answer(f"{repo_type}/{repo_id}@{revision}")
+def _cached_head(repo_id: str, repo_type: str, revision: str) -> Head | None:
+    document = cached_response(f"{repo_type}/{repo_id}@{revision}")
     try:
         files = {path: RepoFile(file["size"], file["oid"]) for path, file in document["files"].items()}
         return Head(document["repo_id"], repo_type, document["sha"], files)
     except (LookupError, TypeError, AttributeError):
-        return None  # never asked, or written by another version
+        return None  # not cached, or written by another version
 
 
 def list_model_repos(
     api: HfApi, query: Mapping[str, str | Sequence[str]], *, patient: bool = True
 ) -> Iterator[dict[str, Any]]:
-    """Models that the Hub lists: one request per page, when its first model is asked for.
+    """List models on the Hub: one request per page, sent when the page's first model is needed.
 
-    ``HfApi.list_models`` waits half a minute for a Hub that cannot be reached, fails if it cannot parse one entry, and
-    sends the token to wherever a page links: this asks the same host for all pages. ``query`` are the parameters of the
+    Replaces ``HfApi.list_models``, which takes half a minute to fail if the Hub cannot be reached, fails on one entry
+    that it cannot parse, and sends the token to any host that a page links to. ``query`` has the parameters of the
     listing: ``filter`` (tags), ``expand`` (fields besides ``id``), ``limit`` (the size of a page, 1,000 at most and by
     default), ...; ``patient`` is as for :func:`retried`. Entries are not validated.
     """
@@ -358,46 +360,46 @@ def list_model_repos(
         return response
 
     listed = 0
-    while listed < _MOST_LISTED:
+    while listed < _MAX_LISTED:
         page = retried(get, patient=patient)
         entries = page.json()
         if not isinstance(entries, list):
-            raise HubError("hub", unparsable("a listing is no list"))
+            raise HubError("hub", unparsable("a listing is not a list"))
         yield from (entry for entry in entries if isinstance(entry, dict))
         listed += len(entries)
         if not entries or "next" not in page.links:
             break
-        params = parse_qs(urlsplit(page.links["next"]["url"]).query)  # not its host: a mirror may name the Hub itself
+        params = parse_qs(urlsplit(page.links["next"]["url"]).query)  # a mirror's pages may link to the Hub itself
 
 
-# --- answers kept for when the Hub cannot be reached ------------------------------------------------------------------
+# --- cached responses, for when the Hub cannot be reached -------------------------------------------------------------
 
 
-def answer_or(kept: T | None, ask: Callable[[bool], T]) -> T:
-    """The Hub's answer, or the one kept from an earlier time if the Hub cannot be reached; only without, be patient."""
+def ask_or_cached(cached: T | None, ask: Callable[[bool], T]) -> T:
+    """The result of ``ask``, or the cached one if the Hub cannot be reached; waits for rate limits only without one."""
     try:
-        return ask(kept is None)
+        return ask(cached is None)
     except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
-        if kept is None or not is_unreachable(error):
+        if cached is None or not is_unreachable(error):
             raise
-        return kept
+        return cached
 
 
-def keep_answer(question: str, answer: object) -> None:
-    """Keep an answer of the Hub on disk, unless the disk is full or read-only."""
+def cache_response(question: str, response: object) -> None:
+    """Store a response of the Hub on disk, unless the disk is full or read-only."""
     with contextlib.suppress(StorageError):
-        write_atomically(_answer_file(question), json.dumps(answer).encode())
+        write_atomically(_response_file(question), json.dumps(response).encode())
 
 
-def kept_answer(question: str) -> Any:  # noqa: ANN401 - parsed JSON
-    """The answer kept for a question; None if there is none that can be read."""
+def cached_response(question: str) -> Any:  # noqa: ANN401 - parsed JSON
+    """The cached response to a question; None if there is none, or it cannot be read."""
     try:
-        return json.loads(_answer_file(question).read_bytes())
+        return json.loads(_response_file(question).read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
 
 
-def _answer_file(question: str) -> Path:
+def _response_file(question: str) -> Path:
     key = hashlib.sha256(f"{constants.ENDPOINT} {question}".encode()).hexdigest()[:32]
     return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers" / f"{key}.json"
 
@@ -406,14 +408,14 @@ def _answer_file(question: str) -> Path:
 
 
 def download(
-    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, most_bytes: int, listed: RepoFile | None = None
+    api: HfApi, repo_id: str, repo_type: str, path: str, revision: str, max_bytes: int, listed: RepoFile | None = None
 ) -> Path:
-    """A file at a pinned commit, from the cache or the Hub: one request, and one to where the Hub keeps large files.
+    """A file at a pinned commit, from the cache or the Hub: one request, and one to the storage of large files.
 
     ``hf_hub_download`` sends two, and with Xet a third for each repo to the Hub's API, which allows 500 in five
-    minutes. Files are kept by the hash of their content, so what a new commit leaves alone is not downloaded again.
-    Larger files than ``most_bytes`` are refused before they are downloaded. ``listed`` is what the Hub lists at this
-    path, if known; the content is checked against it.
+    minutes. Files are cached by the hash of their content, so a file that a new commit does not change is not
+    downloaded again. Files larger than ``max_bytes`` are refused before they are downloaded. If ``listed``, the Hub's
+    listing of the file, is given, the content is checked against it.
 
     Raises:
         HubError: The file cannot be downloaded, or is too large.
@@ -424,83 +426,85 @@ def download(
     oid = listed.oid if listed else None
 
     def check_size(size: int) -> None:
-        if size > most_bytes:
-            reason = f"{path} is larger than {most_bytes / 2**20:.0f} MB and was not fetched; tell its owner"
+        if size > max_bytes:
+            reason = f"{path} is larger than {max_bytes / 2**20:.0f} MB and was not downloaded; tell its owner"
             raise HubError(repo_id, reason)
 
     check_size(listed.size if listed else 0)
     with hub_errors(repo_id):
-        kept = _kept_file(oid or kept_answer(question))
-        if file := kept or _cached_by_client(repo_id, repo_type, path, revision, oid):
+        cached = _cached_file(oid or cached_response(question))
+        if file := cached or _cached_by_client(repo_id, repo_type, path, revision, oid):
             check_size(file.stat().st_size)
             return file
         _files().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=_files()) as folder:
             part = Path(folder) / "part"
             part.touch()
-            said = retried(lambda: _get(api, repo_id, url, part, check_size))
-            expected = oid or said or _oid_of(part)
-            if (file := _kept_file(expected)) is None:
+            stated = retried(lambda: _get(api, repo_id, url, part, check_size))
+            expected = oid or stated or _oid_of(part)
+            if (file := _cached_file(expected)) is None:
                 if _oid_of(part, len(expected)) != expected:
-                    reason = "is not what the Hub lists; try again, or tell its owner"
+                    reason = "does not have the hash that the Hub lists; try again, or tell its owner"
                     raise LabelError(reason, Path(repo_id) / path) if oid else HubError(repo_id, f"{path} {reason}")
                 file = part.replace(_files() / expected)
         check_size(file.stat().st_size)
-    keep_answer(question, expected)
+    cache_response(question, expected)
     return file
 
 
 def _get(api: HfApi, repo_id: str, url: str, part: Path, check_size: Callable[[int], None]) -> str | None:
-    """Download what a file lacks yet, unless its content is kept; the hash that the Hub lists, if it does."""
+    """Download the missing part of a file, unless its content is cached; returns the hash that the Hub lists."""
     headers = build_hf_headers(token=api.token, library_name=api.library_name, library_version=api.library_version)
     headers["Accept-Encoding"] = "identity"
     listed, on_hub = None, True
-    for _ in range(_MOST_REDIRECTS):
-        have = part.stat().st_size
-        ask = headers | ({"Range": f"bytes={have}-"} if have else {})
-        with get_session().stream("GET", url, headers=ask, timeout=TIMEOUT_SECONDS, follow_redirects=False) as answer:
-            hf_raise_for_status(answer)
-            if on_hub:  # the name of a file elsewhere may look like a hash of its content, but is none
-                listed = listed or _listed_oid(answer)
-            if _kept_file(listed):
+    for _ in range(_MAX_REDIRECTS):
+        done = part.stat().st_size
+        sent = headers | ({"Range": f"bytes={done}-"} if done else {})
+        with get_session().stream(
+            "GET", url, headers=sent, timeout=TIMEOUT_SECONDS, follow_redirects=False
+        ) as response:
+            hf_raise_for_status(response)
+            if on_hub:  # an ETag of another host may look like a hash of the content, but is not one
+                listed = listed or _listed_oid(response)
+            if _cached_file(listed):
                 return listed
-            if not answer.has_redirect_location:
-                _save(answer, part, check_size)
+            if not response.has_redirect_location:
+                _save(response, part, check_size)
                 return listed
-            check_size(_length(answer, "X-Linked-Size"))
-            target = answer.url.join(answer.headers["Location"])
-            if (target.scheme, target.host, target.port) != (answer.url.scheme, answer.url.host, answer.url.port):
+            check_size(_length(response, "X-Linked-Size"))
+            target = response.url.join(response.headers["Location"])
+            if (target.scheme, target.host, target.port) != (response.url.scheme, response.url.host, response.url.port):
                 headers.pop("authorization", None)
                 on_hub = False
             url = str(target)
     raise HubError(repo_id, unparsable("too many redirects"))
 
 
-def _save(answer: httpx.Response, part: Path, check_size: Callable[[int], None]) -> None:
-    """Write or append the body of an answer to a file."""
-    with part.open("ab" if answer.status_code == 206 else "wb") as file:
-        check_size(file.tell() + _length(answer, "Content-Length"))
-        for chunk in answer.iter_raw():
+def _save(response: httpx.Response, part: Path, check_size: Callable[[int], None]) -> None:
+    """Write or append the body of a response to a file."""
+    with part.open("ab" if response.status_code == 206 else "wb") as file:
+        check_size(file.tell() + _length(response, "Content-Length"))
+        for chunk in response.iter_raw():
             file.write(chunk)
             check_size(file.tell())
 
 
-def _length(answer: httpx.Response, header: str) -> int:
-    """A number of bytes that an answer states; 0 if it states none, since what comes is measured anyway."""
-    stated = answer.headers.get(header, "")
+def _length(response: httpx.Response, header: str) -> int:
+    """The number of bytes in a header; 0 if it is missing, since the bytes received are counted anyway."""
+    stated = response.headers.get(header, "")
     return int(stated) if stated.isdecimal() else 0
 
 
-def _listed_oid(answer: httpx.Response) -> str | None:
-    """The hash of a file's content in an answer of the Hub: sha256 of a large file, else git's blob id."""
-    own = "" if answer.has_redirect_location else answer.headers.get("ETag", "")
-    etag: str = answer.headers.get("X-Linked-Etag", own)
+def _listed_oid(response: httpx.Response) -> str | None:
+    """The hash of a file's content in a response of the Hub: sha256 of a large file, else git's blob id."""
+    own = "" if response.has_redirect_location else response.headers.get("ETag", "")
+    etag: str = response.headers.get("X-Linked-Etag", own)
     oid = etag.removeprefix("W/").strip('"')
     return oid if _OID.fullmatch(oid) else None
 
 
 def _oid_of(content: bytes | Path, digits: int = _SHA256_LENGTH) -> str:
-    """Hash of a content, or of a file's, as the Hub would list it, see :class:`RepoFile`, with so many hex digits."""
+    """Hash of bytes or of a file as the Hub would list it, see :class:`RepoFile`, with this number of hex digits."""
     if digits == _SHA256_LENGTH and isinstance(content, Path):
         with content.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -511,12 +515,12 @@ def _oid_of(content: bytes | Path, digits: int = _SHA256_LENGTH) -> str:
 
 
 def _files() -> Path:
-    """Where downloaded files are kept, by hash."""
+    """Folder of downloaded files, by hash."""
     return Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "files"
 
 
-def _kept_file(oid: object) -> Path | None:
-    """The file that is kept with this hash; a damaged one is deleted."""
+def _cached_file(oid: object) -> Path | None:
+    """The cached file with this hash; a damaged one is deleted."""
     file = _files() / oid if isinstance(oid, str) and _OID.fullmatch(oid) else None
     if file is None or not file.exists():
         return None
@@ -527,7 +531,7 @@ def _kept_file(oid: object) -> Path | None:
 
 
 def _cached_by_client(repo_id: str, repo_type: str, path: str, revision: str, oid: str | None) -> Path | None:
-    """A file that came with others, such as a graph with its images."""
+    """A file in the cache of the Hub's client, such as a graph that was downloaded with its images."""
     if ".." in path or Path(path).is_absolute():
         return None
     cached = try_to_load_from_cache(repo_id, path, revision=revision, repo_type=repo_type)

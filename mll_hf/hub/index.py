@@ -1,4 +1,4 @@
-"""A large shard of a collection's index, of which only what is needed is downloaded."""
+"""Read parts of a large file, such as a shard of a collection's index, without downloading all of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from huggingface_hub import hf_hub_url
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status  # type: ignore[attr-defined]
 
 from mll_hf.errors import HubError
-from mll_hf.hub.connection import TIMEOUT_SECONDS, hub_errors, retried, together
+from mll_hf.hub.connection import TIMEOUT_SECONDS, hub_errors, map_parallel, retried
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from mll_hf.hub.connection import Head
 
-_GAP = 2**17  # ranges that are so close are read as one
+_GAP = 2**17  # ranges at most this far apart are read as one
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of a dataset repo at a commit that is read by ranges of bytes."""
+    """A file of a dataset repo at a commit, read by ranges of bytes."""
 
     api: HfApi
     head: Head
@@ -31,7 +31,7 @@ class RemoteFile:
 
     @property
     def name(self) -> str:
-        """Its address."""
+        """The file's address."""
         return f"hf://datasets/{self.head.repo_id}@{self.head.sha}/{self.path}"
 
     @property
@@ -40,7 +40,7 @@ class RemoteFile:
         return self.head.files[self.path].size
 
     def read(self, ranges: Sequence[tuple[int, int]]) -> list[memoryview]:
-        """The bytes of some ranges [start, end): parallel requests, one for all ranges that are close.
+        """The bytes of ranges [start, end), from parallel requests; ranges close to each other share one.
 
         Raises:
             HubError: They cannot be downloaded.
@@ -51,7 +51,7 @@ class RemoteFile:
                 spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
             else:
                 spans.append((start, end))
-        contents = dict(zip(spans, together(self._get, spans), strict=True))
+        contents = dict(zip(spans, map_parallel(self._get, spans), strict=True))
         return [
             next(content[start - first : end - first] for (first, last), content in contents.items()
                  if first <= start and end <= last)
@@ -68,8 +68,8 @@ class RemoteFile:
         def get() -> bytes:
             with get_session().stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS) as response:
                 hf_raise_for_status(response)
-                whole = response.headers.get("Content-Length")
-                if response.status_code != 206 or whole != str(end - start):  # do not read what was not asked for
+                length = response.headers.get("Content-Length")
+                if response.status_code != 206 or length != str(end - start):  # do not read more than requested
                     raise HubError(self.head.repo_id, f"{self.path} cannot be read in parts; try later")
                 return bytes(response.read())
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
 from mll_hf.errors import HubError
-from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, retried, together
+from mll_hf.hub.connection import TIMEOUT_SECONDS, connect, hub_errors, map_parallel, retried
 from mll_hf.hub.locations import REPO_ID
 
 if TYPE_CHECKING:
@@ -27,16 +27,16 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
 def licenses_of(repo_ids: Sequence[str], token: str | bool | None = None) -> dict[str, str | None]:
     """Licenses of models by id: one request each in parallel, cached for an hour.
 
-    A license is the Hub's id (``apache-2.0``), in lower case. None if it is unknown: the model is deleted, private or
-    disabled, its card names no license, several, or something malformed, or the id is not ``org/name``, as of a local
-    folder, for which nothing is requested.
+    A license is the Hub's id (``apache-2.0``) in lower case. It is None if unknown: the model is deleted, private or
+    disabled, its card has no license, several or a malformed one, or the id is not ``org/name`` (such as a local
+    folder, for which no request is sent).
 
     Raises:
-        HubError: The Hub cannot be asked.
+        HubError: The Hub cannot be reached.
     """
     hour = int(time.monotonic() // _SECONDS_CACHED)  # a Space runs for weeks, and licenses change
     distinct = list(dict.fromkeys(repo_ids))
-    found = together(lambda repo_id: _license_of(constants.ENDPOINT, token, repo_id, hour), distinct)
+    found = map_parallel(lambda repo_id: _license_of(constants.ENDPOINT, token, repo_id, hour), distinct)
     return dict(zip(distinct, found, strict=True))
 
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from mll_hf.hub.connection import Head
 
 HUB = "hub"
-# The graph that everybody measures on, hf://datasets/ORG/NAME. Empty until this project publishes it: whoever held a
-# name that we only planned could decide with easy images which models are chosen.
+# The graph that everyone measures on, hf://datasets/ORG/NAME. Empty until this project publishes it: a stranger could
+# register a name that we only planned, and influence selections with images of their choice.
 DEFAULT_GRAPH = ""
 GRAPH_VARIABLE = "MLL_GRAPH"  # overrides it
-_NO_ACCESS = (401, 403, 404)  # the Hub answers the same for what does not exist and for what one may not see
+_NO_ACCESS = (401, 403, 404)  # the Hub does not distinguish missing repos from inaccessible ones
 REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 MAX_GRAPH_BYTES = 64 * 2**20
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class DatasetLocation:
 
 
 def is_on_hub(text: str | Path) -> bool:
-    """Whether a location has the form of one on the Hub."""
+    """Whether a location is an ``hf://`` address."""
     return isinstance(text, str) and text.startswith("hf://")
 
 
@@ -78,7 +78,7 @@ def pinned(location: str) -> DatasetLocation:
 
 
 def default_graph() -> str:
-    """Location of the graph that everybody measures on; empty if there is none."""
+    """Location of the graph that everyone measures on; empty if there is none."""
     return os.environ.get(GRAPH_VARIABLE) or DEFAULT_GRAPH
 
 
@@ -92,7 +92,7 @@ def fetch_default_graph(token: str | None = None) -> SemanticGraph | None:
         return None
 
 
-def named_default_graph() -> str:
+def require_default_graph() -> str:
     """The location of the default graph.
 
     Raises:
@@ -107,14 +107,14 @@ def named_default_graph() -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class GraphLocation:
+class GraphWithImages:
     """A graph with its probe images on this machine.
 
     Attributes:
         graph: The graph.
-        location: Where it is from: ``hf://datasets/org/name@commit``, or the name of a folder.
-        folder: With ``images*.parquet``.
-        images: Where these are from, likewise.
+        location: Where the graph is from: ``hf://datasets/org/name@commit``, or the name of a folder.
+        folder: The folder of ``images*.parquet``.
+        images: Where the images are from, in the same form.
     """
 
     graph: SemanticGraph
@@ -123,7 +123,7 @@ class GraphLocation:
     images: str
 
     def probes(self, sampling: SamplingConfig) -> ProbeSet:
-        """A sample of the probe images. A copy of those that the graph names has their location.
+        """A sample of the probe images; its location is the one that the graph names, if these are the same images.
 
         Raises:
             GraphError: The images cannot be read, or are not those that the graph says are at this location.
@@ -141,15 +141,15 @@ class GraphLocation:
         return probes
 
 
-def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphLocation:
+def fetch_graph_with_images(location: str | Path, images: str | Path | None = None) -> GraphWithImages:
     """A graph with its probe images, which are downloaded unless they are local or cached.
 
-    Each is in a folder or in ``hf://datasets/org/name[@revision]``; by default the images are beside the graph, else
-    where it says.
+    Each location is a folder or ``hf://datasets/org/name[@revision]``. By default the images are those beside the
+    graph, or else at the location that the graph names.
 
     Raises:
         InputError: A location is malformed.
-        GraphError: This is no graph, or it does not say where its images are.
+        GraphError: There is no graph, or it does not say where its images are.
         HubError: The files cannot be downloaded.
     """
     if is_on_hub(location):
@@ -159,17 +159,19 @@ def fetch_graph_with_images(location: str | Path, images: str | Path | None = No
     else:
         place, graph = Path(location).absolute().name, load_graph(location)
         has_images = bool(image_files(Path(location)))
-    named = graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""  # never a folder here
+    named = (
+        graph.probes.location if graph.probes and is_on_hub(graph.probes.location) else ""
+    )  # not a folder of this machine
     source = images or ((place if is_on_hub(location) else location) if has_images else named)
     if not source:
         raise GraphError(f"{location} has no {IMAGE_FILES} and does not say where they are; give them with --images")
     if is_on_hub(source):
-        return GraphLocation(graph, place, *fetch_images(str(source)))
-    return GraphLocation(graph, place, Path(source), Path(source).absolute().name)
+        return GraphWithImages(graph, place, *fetch_images(str(source)))
+    return GraphWithImages(graph, place, Path(source), Path(source).absolute().name)
 
 
 def fetch_images(location: str) -> tuple[Path, str]:
-    """Folder of the probe images in ``hf://datasets/org/name[@revision]``, and this location at its current commit.
+    """The folder of the probe images of ``hf://datasets/org/name[@revision]``, and this location at its current commit.
 
     Raises:
         InputError: The location is malformed.
@@ -197,7 +199,7 @@ def fetch_graph(location: str | Path, token: str | None = None) -> SemanticGraph
     Raises:
         InputError: The location is malformed.
         HubError: The file cannot be downloaded.
-        GraphError: It is no graph.
+        GraphError: It is not a graph.
     """
     if not is_on_hub(location):
         return load_graph(location)
@@ -220,6 +222,6 @@ def read_graph(api: HfApi, repo_id: str, sha: str) -> SemanticGraph:
 
     Raises:
         HubError: The file cannot be downloaded.
-        GraphError: It is no graph.
+        GraphError: It is not a graph.
     """
     return load_graph(download(api, repo_id, "dataset", GRAPH_FILE, sha, MAX_GRAPH_BYTES), repo_id)

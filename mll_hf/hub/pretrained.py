@@ -1,4 +1,4 @@
-"""One label from its model's own repo, and back: what ``ModelLabel.from_pretrained`` and ``push_to_hub`` do."""
+"""Load and publish one label in its model's own repo: ``ModelLabel.from_pretrained`` and ``push_to_hub``."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def push_label(
         )
     if graph is None and not is_on_hub(label.graph_location):
         raise InputError(
-            f"the label's graph is a local folder ({label.graph_location}); give it: push_to_hub(graph=...)"
+            f"the label's graph is a local folder ({label.graph_location}); pass it: push_to_hub(graph=...)"
         )
     graph = _graph(graph or label.graph_location, token)
     if collection:

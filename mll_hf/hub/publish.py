@@ -1,4 +1,4 @@
-"""Publish labels, graphs, images of graphs, and what has a model repo of its own, such as a selection.
+"""Publish labels, graphs, images of graphs, and content of dedicated model repos, such as selections.
 
 A publication is one commit on the head that it was prepared for, or one pull request, so an interruption leaves the
 repository as it was. If another commit came first, the change is prepared again on the new head. Publishing the same
@@ -45,7 +45,7 @@ from mll_hf.hub.connection import (
     status_of,
 )
 from mll_hf.hub.locations import DatasetLocation, is_on_hub, parse_dataset, read_graph
-from mll_hf.hub.sources import Collection, is_collection, readable
+from mll_hf.hub.sources import Collection, is_collection, map_readable
 from mll_hf.hub.summary import (
     MAX_SUMMARY_BYTES,
     PICTURE_PATH,
@@ -73,14 +73,14 @@ if TYPE_CHECKING:
 
 LABEL_TITLE, LABELS_TITLE = "Add MLL label", "Add MLL labels"  # of commits to a model's repo, to a collection
 README = "README.md"
-_MOST_README_BYTES = 2**20
+_MAX_README_BYTES = 2**20
 _EMPTY_REPO = {".gitattributes", README}  # files of a dataset repo that may become a collection
 _BUILD_FILE = "build.json"
 _CONFLICTS = (409, 412)  # another commit is in progress, or came first
-_MOST_CONFLICTS = 30
-_FIRST_WAIT, _LONGEST_WAIT = 0.1, 8.0
-_COMMIT_QUOTA = "repository commits"  # in what the Hub says after 128 commits to a repository in an hour
-_QUOTA_WAIT, _MOST_QUOTA_WAITS = 300.0, 12
+_MAX_CONFLICTS = 30
+_FIRST_WAIT, _MAX_WAIT = 0.1, 8.0
+_COMMIT_QUOTA = "repository commits"  # in the message after 128 commits to a repository within an hour
+_QUOTA_WAIT, _MAX_QUOTA_WAITS = 300.0, 12
 _log = logging.getLogger(__name__)
 
 
@@ -105,10 +105,10 @@ class Published:
 
 
 class Access(StrEnum):
-    """Who may read a dataset repo, from many to few."""
+    """Who may read a dataset repo, from everyone to few."""
 
     PUBLIC = "public"
-    GATED = "gated"  # whoever asks for access and accepts the terms
+    GATED = "gated"  # everyone who asks for access and accepts the terms
     PRIVATE = "private"
 
 
@@ -125,8 +125,8 @@ def publish_label(
 ) -> Published:
     """Publish a label in its model's own repo: file and card in one commit or pull request.
 
-    The first label of a repo is ``mll/label.safetensors``; labels on other graphs have folders of their own. With
-    ``create_pr`` a pull request is opened also with write access.
+    The first label of a repo is ``mll/label.safetensors``; labels on other graphs have their own folders.
+    ``create_pr`` opens a pull request even if the user has write access.
 
     Raises:
         InputError: The model is a local folder, or the label is not of this graph.
@@ -136,7 +136,7 @@ def publish_label(
     _check_publishable([label], [graph])
     if not is_on_hub(label.graph_location):
         _log.warning(
-            "the graph of this label is a local folder (%s): others need a copy of it to use the label; better "
+            "the graph of this label is a local folder (%s), and others cannot use the label without a copy of it; "
             "publish it (mll-hf graph push) and label with --graph hf://datasets/ORG/NAME", label.graph_location,
         )  # fmt: skip
     api, repo_id = connect(token), label.model.repo_id
@@ -148,8 +148,8 @@ def publish_label(
         if not same_weights(api, main, label.model):
             raise HubError(
                 repo_id,
-                f"has other weights now than at {label.model.revision[:12]}, where it was measured; label it again, or "
-                "publish to a collection with --to",
+                f"its weights have changed since {label.model.revision[:12]}, where it was measured; label it again, "
+                "or publish to a collection with --to",
             )
         path = _path_in_repo(api, head, label.graph_digest)
         card = _card(api, head, lambda text: add_label(text, label, graph, sha256, path))
@@ -160,7 +160,7 @@ def publish_label(
 
 
 def _path_in_repo(api: HfApi, head: Head, digest: str) -> str:
-    """Where the label of a graph is or goes in a model's repo."""
+    """Path of the label on a graph in a model's repo, whether or not it exists."""
     own = f"mll/{digest[:12]}/label.safetensors"
     if own in head.files:
         return own
@@ -190,7 +190,7 @@ def _check_publishable(labels: Sequence[ModelLabel], graphs: Sequence[SemanticGr
 
 
 def same_weights(api: HfApi, head: Head, measured: ModelRef) -> bool:
-    """Whether a repo's head has the model files of the measured commit; one request unless they are one commit."""
+    """Whether a repo's head has the model files of the measured commit; one request unless it is that commit."""
     if head.sha == measured.revision:
         return True
     return fetch_head(api, head.repo_id, "model", measured.revision).model_files == head.model_files
@@ -219,12 +219,12 @@ def publish_to_collection(
 ) -> Published:
     """Publish labels in a collection: labels, graphs, index and card in one commit.
 
-    Creates the collection, ``hf://datasets/org/name``, if it does not exist, ``private`` or not; a public one is
-    refused if it should be private. A pull request has labels and graphs alone, so that several do not conflict;
-    readers find labels that the index lacks, and the next publication adds them to it.
+    Creates the collection, ``hf://datasets/org/name``, if it does not exist. With ``private``, a new collection is
+    private and a public one is refused. A pull request has only labels and graphs, so that several do not conflict;
+    readers also find labels that are not in the index, and the next publication adds them to it.
 
     Raises:
-        InputError: A model is a local folder, or a label is of none of the graphs.
+        InputError: A model is a local folder, or a label's graph is not among the graphs.
         HubError: The Hub refuses.
     """
     _check_publishable(labels, graphs)
@@ -236,17 +236,17 @@ def publish_to_collection(
 
     def files(head: Head) -> Mapping[str, bytes | None]:
         if not is_collection(head):
-            _check_only(head, collection)
+            _check_contents(head, collection)
         return blobs if create_pr else {**blobs, **_overview(head, blobs, graphs, token)}
 
     return _publish(api, repo_id, "dataset", LABELS_TITLE, files, _describe(labels), create_pr)
 
 
 def update_index(collection: str, *, token: str | None = None) -> Published:
-    """Update a collection's index and card from its labels; only labels that the index lacks are fetched.
+    """Update a collection's index and card from its labels; only labels that are not in the index are fetched.
 
     Raises:
-        InputError: This is no collection, or has no valid label.
+        InputError: The dataset is not a collection, or has no valid label.
         HubError: The Hub refuses.
     """
     api, repo_id = connect(token), _repo_of(collection)
@@ -256,7 +256,7 @@ def update_index(collection: str, *, token: str | None = None) -> Published:
 def _overview(
     head: Head, added: Mapping[str, bytes], graphs: Sequence[SemanticGraph], token: str | None
 ) -> dict[str, bytes | None]:
-    """Index, table, picture and card of a collection with the files that a commit adds.
+    """Index, table, picture and card of a collection after a commit that adds files.
 
     The owner's text in the card is kept.
     """
@@ -277,18 +277,18 @@ def _overview(
     shown = [graph for digest, graph in known.items() if any(label.graph_digest == digest for label in labels)]
     card = _card(api, head, lambda old: collection_card(head.repo_id, shown, labels, old))
     counts = Counter(label.graph_digest for label in labels)
-    most = max(shown, key=lambda graph: (counts[graph.digest], graph.digest))
+    largest = max(shown, key=lambda graph: (counts[graph.digest], graph.digest))
     earlier = rows_from_bytes(_read(api, head, SUMMARY_PATH, MAX_SUMMARY_BYTES))
 
     def row_at(path: str) -> Row:
         row = earlier.get(digest := after.files[path].oid)
         if row and row["recall"] == recall_text(by_path[path]):
             return row
-        label = stored.read(path, known).summary  # only labels without a line in the earlier table
+        label = stored.read(path, known).summary  # only labels without a row in the earlier table
         return summary_row(label, known[label.graph_digest], digest)
 
-    table = rows_to_bytes(readable(row_at, by_path))
-    return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, most), README: card}
+    table = rows_to_bytes(map_readable(row_at, by_path))
+    return {**changes, SUMMARY_PATH: table, PICTURE_PATH: leaderboard_svg(labels, largest), README: card}
 
 
 # --- graphs -----------------------------------------------------------------------------------------------------------
@@ -296,11 +296,11 @@ def _overview(
 
 @dataclass(frozen=True, slots=True)
 class PublishedGraph:
-    """The result of the publication of a graph.
+    """The result of publishing a graph.
 
     Attributes:
         graph: The commit of the concepts.
-        images: The commit of the images; None if they were not to be published.
+        images: The commit of the images; None if only the graph was published.
         location: Where the images are; empty if they are not on the Hub.
     """
 
@@ -317,16 +317,17 @@ def publish_graph(
     *,
     token: str | None = None,
 ) -> PublishedGraph:
-    """Publish a graph in a public dataset repo, and its images in one of their own.
+    """Publish a graph in a public dataset repo, and its images in a repo of their own.
 
-    Each is one commit, of what is new: first the images, so that the graph never names images that are not there. An
+    Each is one commit of the changed files. The images come first, so that the graph never names missing images. An
     interrupted upload resumes. Repos that do not exist are created; ``access`` says who may read a new repo of images.
-    Without ``images_to``, the graph names the same images as before, if they are the ones in the folder.
+    Without ``images_to``, the graph keeps naming the published images, if they are the ones in the folder.
 
-    The folder has ``graph.json``, and usually ``images*.parquet``; a card and ``build.json`` go to the images.
+    The folder has ``graph.json`` and usually ``images*.parquet``; its README and ``build.json`` are published with the
+    images.
 
     Raises:
-        InputError: A repo has other content, or the one of the images is open to more people than ``access`` says.
+        InputError: A repo has other content, or more people may read the repo of the images than ``access`` says.
         GraphError: The graph or its images cannot be read.
         HubError: The Hub refuses.
     """
@@ -334,7 +335,7 @@ def publish_graph(
     probes = count_probes(graph, folder) if files else graph.probes
     api, repo_id, images_repo = connect(token), _repo_of(dataset), _repo_of(images_to) if images_to else None
     if images_repo == repo_id:
-        raise InputError("the images go to a repo of their own; name another one with --images-to")
+        raise InputError("the images need a repo of their own; name another one with --images-to")
     if images_repo and not files:
         raise InputError(f"{folder} has no {IMAGE_FILES} to publish; leave out --images-to")
     if (found := _ensure_repo(api, repo_id, "dataset", Access.PUBLIC)) is not Access.PUBLIC:
@@ -343,7 +344,7 @@ def publish_graph(
         )
     with hub_errors(repo_id):
         head = fetch_head(api, repo_id, "dataset")
-    _check_only(head, dataset, (GRAPH_FILE,))
+    _check_contents(head, dataset, (GRAPH_FILE,))
     if GRAPH_FILE in head.files and probes:
         before = read_graph(api, repo_id, head.sha).probes
         same_place = before and (images_repo is None or before.location.startswith(f"hf://datasets/{images_repo}@"))
@@ -373,7 +374,7 @@ def _publish_images(
     _ensure_repo(api, repo_id, "dataset", access)
 
     def files(head: Head) -> Mapping[str, bytes | Path | None]:
-        _check_only(head, location, (IMAGE_FILES, _BUILD_FILE))
+        _check_contents(head, location, (IMAGE_FILES, _BUILD_FILE))
         new: dict[str, bytes | Path | None] = {path: None for path in head.files if fnmatchcase(path, IMAGE_FILES)}
         new |= {name: folder / name for name in names}
         new |= {name: folder / name for name in (README, _BUILD_FILE) if (folder / name).exists()}
@@ -398,11 +399,10 @@ def publish_repo(
     private: bool = False,
     token: str | None = None,
 ) -> Published:
-    """Publish files and their card in a model repo that is for nothing else, in one commit.
+    """Publish files and their card in a dedicated model repo, in one commit.
 
-    Creates the repo if it does not exist. ``edit`` makes its README out of the README so far, which may be empty. The
-    file ``marker`` says what kind of repo this is: one without it must be empty. A new repo may be
-    ``private``.
+    Creates the repo if it does not exist, ``private`` or not. ``edit`` maps the current README, which may be empty, to
+    the new one. The file ``marker`` identifies the kind of repo: a repo without it must be empty.
 
     Raises:
         InputError: The repo has other content, or is public although ``private``.
@@ -414,7 +414,7 @@ def publish_repo(
 
     def files(head: Head) -> Mapping[str, bytes]:
         if marker not in head.files:
-            _check_only(head, repo_id)
+            _check_contents(head, repo_id)
         return {**content, README: _card(api, head, edit)}
 
     return _publish(api, repo_id, "model", title, files, create_pr=create_pr)
@@ -431,10 +431,10 @@ def _repo_of(dataset: str) -> str:
 
 
 def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Access:
-    """Create a repo that so many people may read; returns who may read the one that there is.
+    """Create a repo with this access, unless it exists; returns who may read it.
 
     Raises:
-        InputError: It exists and is open to more people.
+        InputError: It exists, and more people may read it.
     """
     with hub_errors(repo_id):
         try:
@@ -442,7 +442,7 @@ def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Ac
         except RepositoryNotFoundError:
             is_private = access is not Access.PUBLIC
             api.create_repo(repo_id, repo_type=repo_type, private=is_private, exist_ok=True)
-            if access is Access.GATED:  # open only now that it is gated; it is empty still
+            if access is Access.GATED:  # made public only after it is gated, and still empty
                 api.update_repo_settings(repo_id, gated="auto", private=False, repo_type=repo_type)
             return access
     found = Access.PRIVATE if info.private else Access.GATED if info.gated else Access.PUBLIC
@@ -452,7 +452,7 @@ def _ensure_repo(api: HfApi, repo_id: str, repo_type: str, access: Access) -> Ac
     return found
 
 
-def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
+def _check_contents(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
     """Refuse a repo with files that do not match the patterns."""
     files = head.files.keys() - _EMPTY_REPO
     if others := sorted(path for path in files if not any(fnmatchcase(path, pattern) for pattern in patterns)):
@@ -461,19 +461,19 @@ def _check_only(head: Head, name: str, patterns: Sequence[str] = ()) -> None:
         )
 
 
-def _read(api: HfApi, head: Head, path: str, most_bytes: int) -> bytes:
-    """A file of a repository; nothing if it has no such file."""
+def _read(api: HfApi, head: Head, path: str, max_bytes: int) -> bytes:
+    """The content of a repository's file; empty if there is no such file."""
     if path not in head.files:
         return b""
-    return download(api, head.repo_id, head.repo_type, path, head.sha, most_bytes).read_bytes()
+    return download(api, head.repo_id, head.repo_type, path, head.sha, max_bytes).read_bytes()
 
 
 def _card(api: HfApi, head: Head, edit: Callable[[str], str]) -> bytes:
     """A repository's README, edited."""
     try:
-        return edit(_read(api, head, README, _MOST_README_BYTES).decode("utf-8")).encode("utf-8")
+        return edit(_read(api, head, README, _MAX_README_BYTES).decode("utf-8")).encode("utf-8")
     except UnicodeDecodeError:
-        raise CardError(f"{head.repo_id}: its {README} is no UTF-8; repair it, or publish elsewhere") from None
+        raise CardError(f"{head.repo_id}: its {README} is not UTF-8; repair it, or publish elsewhere") from None
     except CardError as error:
         raise CardError(f"{head.repo_id}: {error}") from None
 
@@ -492,17 +492,17 @@ def _publish(
 ) -> Published:
     """Commit files on the newest head or in a pull request; try again after conflicts and transient errors.
 
-    ``files`` gives, for a head, the desired content by path, in memory or in a file of this machine; None for no file.
-    An open pull request of ours with this title is continued.
+    ``files`` returns, for a head, the desired content by path: bytes, a local file, or None to delete the file. Our
+    open pull request with this title is continued, if there is one.
 
     Raises:
-        HubError: The Hub refuses, for example for want of write access.
+        HubError: The Hub refuses, for example without write access.
         CardError: The Hub refuses the metadata of the card.
     """
     page = f"{constants.ENDPOINT}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}"
 
     def attempt() -> Published:
-        number = my_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
+        number = own_open_pull_request(api, repo_id, repo_type, title) if create_pr else None
         branch = f"refs/pr/{number}" if number else None
         head = fetch_head(api, repo_id, repo_type, branch)
         operations = [
@@ -549,18 +549,18 @@ def _publish(
                         "request with --pr (labels, selections), or log in with one that can write: hf auth login",
                         403,
                     ) from error
-                if _COMMIT_QUOTA in str(error) and quota_waits < _MOST_QUOTA_WAITS:
+                if _COMMIT_QUOTA in str(error) and quota_waits < _MAX_QUOTA_WAITS:
                     _log.warning("%s: the Hub allows no more commits this hour; trying again every 5 minutes", repo_id)
                     quota_waits += 1
                     time.sleep(_QUOTA_WAIT)
                     continue
-                if status_of(error) not in _CONFLICTS or conflicts == _MOST_CONFLICTS:
+                if status_of(error) not in _CONFLICTS or conflicts == _MAX_CONFLICTS:
                     raise
             conflicts += 1
-            time.sleep(min(_FIRST_WAIT * 2**conflicts, _LONGEST_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
+            time.sleep(min(_FIRST_WAIT * 2**conflicts, _MAX_WAIT) * random.uniform(0.5, 1.5))  # noqa: S311
 
 
-def my_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
+def own_open_pull_request(api: HfApi, repo_id: str, repo_type: str, title: str) -> int | None:
     """Number of our open pull request with a title, if there is one."""
     me = names_of_user(api)[0]
     mine = [

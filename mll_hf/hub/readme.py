@@ -1,7 +1,7 @@
 """Edit the README of a repository and keep every byte that is not ours.
 
 Front matter is edited as text: loading and dumping it, as ``huggingface_hub.ModelCard`` does, loses comments, quotes
-and order. Text is only inserted, and removed only where our own block was. The result is parsed and compared with the
+and order. Text is only inserted; only our own earlier text is removed. The result is parsed and compared with the
 original; if anything else has changed, the edit is refused.
 """
 
@@ -21,20 +21,25 @@ from mll_hf.utils.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-_MOST_CHARACTERS = 10**6  # of front matter
+_MAX_CHARACTERS = 10**6  # of front matter
 
-# Where front matter begins and ends for the Hub
+# Where the Hub sees front matter begin and end
 _OPENING = re.compile(r"\ufeff?\s*---(?=[ \t]*(?:[\r\n]|\Z))")
 _CLOSING = re.compile(r"(?:\r\n|\r|\n)---[ \t]*(?:\r\n|\n|\Z)")
-_INVALID = (yaml.YAMLError, ValueError, OverflowError, RecursionError)  # numbers and dates, and nesting, raise the rest
+_INVALID = (
+    yaml.YAMLError,
+    ValueError,
+    OverflowError,
+    RecursionError,
+)  # the others are raised for numbers, dates and nesting
 
-# A key, and what of its value is found without parsing: the start of a list, and a block with its indented lines
+# A key with the part of its value that is found without parsing: the start of a list, or a block of indented lines
 _KEY = r"^(?:{0}|'{0}'|\"{0}\")[ \t]*:"
 _FLOW_LIST = _KEY + r"[ \t]*\["
 _BLOCK_LIST = (
     _KEY + r"[ \t]*(?:#[^\r\n]*)?(?=\r?\n(?:[ \t]*(?:#[^\r\n]*)?\r?\n)*(?P<indent> *)-\s|\r?$)"  # or nothing yet
 )
-_BLOCK = _KEY + r"[^\r\n]*(?:(?:\r?\n[ \t]+#[^\r\n]*)*\r?\n[ \t]+[^\s#][^\r\n]*)*"  # up to a comment at its end
+_BLOCK = _KEY + r"[^\r\n]*(?:(?:\r?\n[ \t]+#[^\r\n]*)*\r?\n[ \t]+[^\s#][^\r\n]*)*"  # without a comment at its end
 
 
 def edit_card(
@@ -47,9 +52,9 @@ def edit_card(
 ) -> str:
     """Write tags, a block and a section into a README, replacing an earlier block and section.
 
-    The README has its own line breaks and may be empty. The block is at ``key`` in the front matter: given the one so
-    far (None without one), ``make_block`` gives its new value, nested mappings of texts and numbers. The section is in
-    the body, between two comments with its name.
+    The README keeps its line breaks and may be empty. The block is the value of ``key`` in the front matter:
+    ``make_block`` maps the current value (None if there is none) to the new one, nested mappings of strings and
+    numbers. The section is in the body, between two comments with its name.
 
     Raises:
         CardError: The README cannot be edited safely.
@@ -58,7 +63,7 @@ def edit_card(
     old = _parse(card.front)
     block, present = make_block(old.get(key)), old.get("tags") or []
     if not isinstance(present, list):
-        raise CardError("the card's tags are no list; write them as a list")
+        raise CardError("the card's tags are not a list; write them as a list")
     missing = [tag for tag in tags if tag not in present]
     front, new_lines = card.front, []
     if "tags" not in old:
@@ -73,7 +78,7 @@ def edit_card(
     added = "".join(card.line_break + line for line in new_lines)
     fence = card.fence if card.fence.endswith("\n") else card.fence + card.line_break
     body = _edit_body(card.body, section, lines, card.line_break)
-    for whole in (front + added, added + front):  # a text block at the end would take in what follows
+    for whole in (front + added, added + front):  # a text block at the end would absorb the lines that follow
         edited = card.head + whole + fence + body
         if _has_content(edited, whole, {**old, "tags": [*missing, *present], key: block}):
             return edited
@@ -93,14 +98,14 @@ def put_section(readme: str, name: str, lines: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Readme:
-    """The parts of a README; joined they are the README, or the README with empty front matter added.
+    """The parts of a README; joined, they are the README, with empty front matter if it has none.
 
     Attributes:
         head: Up to the dashes that open the front matter.
         front: The front matter from the line break after these dashes; empty if there is none.
         fence: The closing dashes with the line breaks around them.
         body: The rest.
-        line_break: The first one.
+        line_break: The README's first line break.
     """
 
     head: str
@@ -130,7 +135,7 @@ def _split(readme: str) -> _Readme:
 
 
 class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Refuses what could be larger than the text, and what parsers do not agree on."""
+    """Refuses YAML that may expand beyond its text, or that parsers read differently."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
         event = self.peek_event()
@@ -150,33 +155,35 @@ class _StrictLoader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
 
 def _parse(front: str) -> dict[Any, Any]:
     """The content of front matter that is safe to edit."""
-    if len(front) > _MOST_CHARACTERS:
-        raise CardError(f"the card's front matter has over {_MOST_CHARACTERS} characters; shorten it")
+    if len(front) > _MAX_CHARACTERS:
+        raise CardError(f"the card's front matter has over {_MAX_CHARACTERS} characters; shorten it")
     try:
         data = yaml.load(front, _StrictLoader)  # noqa: S506 - a safe loader
     except _INVALID as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         where = f"line {mark.line + 1}: " if mark else ""
         reason = where + printable(problem.splitlines()[0])[:100]
-        raise CardError(f"the card's front matter is no valid YAML ({reason}); correct it first") from None
+        raise CardError(f"the card's front matter is not valid YAML ({reason}); correct it first") from None
     if data is not None and not isinstance(data, dict):
-        raise CardError("the card's front matter is no mapping of keys to values; write lines such as 'license: mit'")
+        raise CardError(
+            "the card's front matter is not a mapping of keys to values; write lines such as 'license: mit'"
+        )
     return data or {}
 
 
 def _with_tags(front: str, tags: Sequence[str], separator: str, line_break: str) -> str:
-    """Put tags at the start of the list of tags: there, every form of list has room for them."""
+    """Insert tags at the start of the list of tags, which works for every form of list."""
     if found := re.search(_FLOW_LIST.format("tags"), front, re.MULTILINE):
         text = ", ".join(tags) + separator
     elif found := re.search(_BLOCK_LIST.format("tags"), front, re.MULTILINE):
         text = "".join(f"{line_break}{found['indent'] or ''}- {tag}" for tag in tags)
     else:
-        raise CardError("the card's tags are no list that can be edited; write each on a line of its own")
+        raise CardError("the card's tags are not a list that can be edited; write each on a line of its own")
     return front[: found.end()] + text + front[found.end() :]
 
 
 def _has_content(readme: str, front: str, content: Mapping[Any, Any]) -> bool:
-    """Whether a README has this front matter, and this content in it for any reader."""
+    """Whether a README has this front matter, and the front matter has this content."""
     try:
         found = _parse(front) if _split(readme).front == front else {}
         # as text, since 1 == True and nan != nan
@@ -211,5 +218,5 @@ def _edit_body(body: str, name: str, lines: Sequence[str], line_break: str) -> s
         gap = line_break if body.endswith("\n") or not body else 2 * line_break
         return body + gap + section + line_break
     if (body.count(start_mark), body.count(end_mark)) != (1, 1) or end < start:
-        raise CardError(f"the card's comments {start_mark} and {end_mark} are no pair; remove them")
+        raise CardError(f"the card's comments {start_mark} and {end_mark} do not match; remove them")
     return body[:start] + section + body[end + len(end_mark) :]

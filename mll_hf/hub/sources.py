@@ -1,8 +1,8 @@
 """Sources of labels: tagged model repos, a collection on the Hub, or a local folder.
 
-A label is a claim of a stranger: it is validated, must be of the model and graph that its path names, and must have
-the hash that the Hub lists. Labels that fail are skipped with a warning. Reading labels never counts as a download of
-a model.
+A label is an untrusted claim: it is validated, must be of the model and graph that its path names, and must have the
+hash that the Hub lists. Labels that fail are skipped with a warning. Reading labels never counts as a download of a
+model.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from mll_hf.hub.card import LABEL_TAG
 from mll_hf.hub.connection import (
     FULL_SHA,
     Head,
-    answer_or,
+    ask_or_cached,
+    cache_response,
+    cached_response,
     connect,
     download,
     hub_errors,
-    keep_answer,
-    kept_answer,
     list_model_repos,
+    map_parallel,
     read_head,
-    together,
 )
 from mll_hf.hub.index import RemoteFile
 from mll_hf.hub.locations import (
@@ -73,8 +73,8 @@ if TYPE_CHECKING:
 A = TypeVar("A")
 B = TypeVar("B")
 
-WHOLE_BYTES = 40 * 10**6  # shards of a group that take up to so many bytes are downloaded whole
-_MOST_PLACES = 10  # where a graph is looked for
+MAX_WHOLE_BYTES = 40 * 10**6  # if the shards of a group are not larger together, they are downloaded whole
+_MAX_LOCATIONS = 10  # where a graph is searched
 REPO_LABEL_PATH = re.compile(r"mll/([0-9a-f]{12}/)?label\.safetensors")
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ _log = logging.getLogger(__name__)
 def open_source(location: str | Path, graph: str | Path | None = None, token: str | None = None) -> LabelSource:
     """The source of labels that a user names: ``hub``, ``hf://datasets/org/name[@revision]``, or a local folder.
 
-    ``graph`` is the folder or dataset of a graph, for labels whose graph is not where they say.
+    ``graph`` is the folder or dataset of a graph, for labels whose graph is not at the location that they name.
 
     Raises:
         InputError: The location is malformed.
@@ -100,11 +100,11 @@ def open_source(location: str | Path, graph: str | Path | None = None, token: st
 
 
 @dataclass(frozen=True, kw_only=True)
-class _OnHub:
-    """What the sources on the Hub have in common.
+class _HubSource:
+    """Common base of the sources on the Hub.
 
     Attributes:
-        given_graphs: Graphs besides those that are found.
+        given_graphs: Graphs in addition to those found.
         token: Hub token.
     """
 
@@ -122,12 +122,12 @@ class _OnHub:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Collection(_OnHub, StoredLabels):
+class Collection(_HubSource, StoredLabels):
     """A dataset repo with the layout of a folder of labels, see :mod:`mll_hf.labels.store`.
 
     Attributes:
         dataset: The repo.
-        commit: The commit to read; by default the one that the Hub has.
+        commit: The commit to read; default: the newest.
         added: Labels and graphs listed in the commit that are not on the Hub yet; the graphs are among those given.
     """
 
@@ -159,9 +159,9 @@ class Collection(_OnHub, StoredLabels):
 
     @cached_property
     def _by_digest(self) -> Mapping[str, SemanticGraph]:
-        """The graphs of the repo, and those given; graphs that cannot be read are skipped with a warning.
+        """The graphs of the repo and those given; graphs that cannot be read are skipped with a warning.
 
-        It is an error if one cannot be downloaded and there are no others, or labels are to be published.
+        A failed download is an error if there are no other graphs, or if labels are to be published.
         """
         graphs, missing = [], None
         for path in self._graph_paths():
@@ -190,22 +190,22 @@ class Collection(_OnHub, StoredLabels):
         return download(self.api, repo_id, "dataset", path, head.sha, most, head.files[path])
 
     def read(self, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-        """As of a folder; labels that are added are not read again."""
+        """As in a folder; added labels are in memory."""
         return label_from_bytes(self.added[path]) if path in self.added else super().read(path, graphs)
 
     def _shard_files(self, paths: Sequence[str]) -> Sequence[ByteSource]:
-        """Of a large index only what is needed is downloaded."""
+        """Shards of a large index are read by ranges of bytes."""
         files = [RemoteFile(self.api, self._head, path) for path in paths]
-        if sum(file.size for file in files) > WHOLE_BYTES:
+        if sum(file.size for file in files) > MAX_WHOLE_BYTES:
             return files
-        return together(lambda file: InMemory.mapped(self._file(file.path), file.name), files)
+        return map_parallel(lambda file: InMemory.mapped(self._file(file.path), file.name), files)
 
     def _digests(self, group: GroupFiles) -> dict[Key, str]:
         """As the Hub lists them."""
         return {key: self._head.files[path].oid for key, path in group.labels.items()}
 
     def _together(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
-        return together(function, items, self.name)
+        return map_parallel(function, items, self.name)
 
     def origin_of(self, label: LabelFacts) -> Origin:
         """The label's file in the collection, at the commit that was read."""
@@ -214,7 +214,7 @@ class Collection(_OnHub, StoredLabels):
 
     @cached_property
     def indexed(self) -> tuple[IndexedLabel, ...]:
-        """As of a folder; an index that cannot be read is ignored with a warning."""
+        """As in a folder; an index that cannot be read is ignored with a warning."""
         try:
             return super().indexed
         except LabelError as error:
@@ -222,7 +222,7 @@ class Collection(_OnHub, StoredLabels):
             return ()
 
     def updated_indexes(self) -> Iterator[tuple[Mapping[str, bytes | None], Sequence[IndexedLabel]]]:
-        """For each group, what to change by path (None is to delete) so that its index has all labels; and these."""
+        """For each group, the files to write by path (None: delete) so that its index is complete, and its labels."""
         for group in self._groups(self._label_paths()):
             shards = self._usable_shards(group)
             changes = dict(self._index_changes(group, shards, lambda _: None))
@@ -237,13 +237,13 @@ def is_collection(head: Head) -> bool:
 
 
 def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-    """Fetch and validate one label in its model's own repo; on one of the graphs, by digest, it must have its concepts.
+    """Fetch and validate one label in its model's own repo; it must match its graph, if ``graphs`` (by digest) has it.
 
     A label that was measured before the repo was renamed gets the new name: the Hub says whose the old one is.
 
     Raises:
         HubError: It cannot be downloaded.
-        LabelError: It is no valid label, or of another model.
+        LabelError: It is not a valid label, or of another model.
     """
     name = Path(repo_id, path)
     label = read_label(download(api, repo_id, "model", path, sha, MAX_LABEL_BYTES), name=name)
@@ -257,7 +257,7 @@ def fetch_from_model(api: HfApi, repo_id: str, sha: str, path: str, graphs: Mapp
 def _is_named(api: HfApi, old_name: str, repo_id: str) -> bool:
     """Whether a name is an old one of a model's repo; asked once, since anybody can publish many false labels."""
     question = f"{old_name} is now {repo_id}"
-    if isinstance(kept := kept_answer(question), bool):
+    if isinstance(kept := cached_response(question), bool):
         return kept
     try:
         answer = read_head(api, old_name, "model").repo_id == repo_id
@@ -265,7 +265,7 @@ def _is_named(api: HfApi, old_name: str, repo_id: str) -> bool:
         if error.status not in (401, 404):
             return False
         answer = False
-    keep_answer(question, answer)
+    cache_response(question, answer)
     return answer
 
 
@@ -282,7 +282,7 @@ class _Tagged:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaggedModels(_OnHub):
+class TaggedModels(_HubSource):
     """All labels on the Hub that are in their model's own repo.
 
     Takes one request per 1,000 models, and one per label whose repo has changed since the last query.
@@ -301,7 +301,7 @@ class TaggedModels(_OnHub):
     @cached_property
     def _labels(self) -> dict[tuple[ModelRef, LabelGroup], tuple[LabelSummary, _Tagged]]:
         """Summaries of the labels, and their files."""
-        found = readable(lambda tagged: (self._fetch_one(tagged).summary, tagged), _list_tagged(self.api), HUB)
+        found = map_readable(lambda tagged: (self._fetch_one(tagged).summary, tagged), _list_tagged(self.api), HUB)
         return {(label.model, label.group): (label, tagged) for label, tagged in reversed(found)}
 
     def _fetch_one(self, tagged: _Tagged) -> ModelLabel:
@@ -312,7 +312,7 @@ class TaggedModels(_OnHub):
     def graphs(self) -> tuple[SemanticGraph, ...]:
         """The given graphs, and those in the datasets that labels name.
 
-        A graph that is not there is skipped with a warning.
+        A graph that cannot be found is skipped with a warning.
         """
         graphs = {graph.digest: graph for graph in self.given_graphs}
         labels: dict[str, list[LabelSummary]] = defaultdict(list)
@@ -324,9 +324,9 @@ class TaggedModels(_OnHub):
         return tuple(graphs.values())
 
     def _find_graph(self, labels: Sequence[LabelSummary]) -> SemanticGraph | None:
-        """The graph of some labels: the default graph, or at a place that they name, that of most publishers first.
+        """The graph of some labels: the default graph, or one at a location that they name, most publishers first.
 
-        Whatever a place holds must have the digest that the labels name, so a stranger cannot put in another graph.
+        The graph must have the digest that the labels name, so nobody can replace it by another one.
         """
         default = fetch_default_graph(self.token)
         if default and default.digest == labels[0].graph_digest:
@@ -335,16 +335,18 @@ class TaggedModels(_OnHub):
         for label in labels:
             if is_on_hub(label.graph_location):
                 publishers[label.graph_location].add(label.model.repo_id.partition("/")[0])
-        places = sorted(publishers, key=lambda place: (-len(publishers[place]), place))
-        for place in places[:_MOST_PLACES]:
+        locations = sorted(publishers, key=lambda location: (-len(publishers[location]), location))
+        for location in locations[:_MAX_LOCATIONS]:
             try:
-                graph = fetch_graph(place, self.token)
+                graph = fetch_graph(location, self.token)
             except MLLError as error:
                 _log.warning("%s", error)
                 continue
             if graph.digest == labels[0].graph_digest:
                 return graph
-        where = f"cannot be read at {abridged(places, 3)}" if places else "is only on the machine of its publisher"
+        where = (
+            f"cannot be read at {abridged(locations, 3)}" if locations else "is only on the machine of its publisher"
+        )
         _log.warning(
             "graph '%s' (%s) %s; its publisher can make it public with mll-hf graph push, or give it with --graph",
             labels[0].graph_name,
@@ -360,7 +362,7 @@ class TaggedModels(_OnHub):
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
         """Whole labels, from the cache: all were downloaded to list them."""
-        return tuple(together(self._fetch_one, [self._file_of(label) for label in labels], HUB))
+        return tuple(map_parallel(self._fetch_one, [self._file_of(label) for label in labels], HUB))
 
     def _file_of(self, label: LabelFacts) -> _Tagged:
         if (label.model, label.group) not in self._labels:
@@ -378,14 +380,14 @@ def join_source(
 ) -> JoinedLabels:
     """The labels of a source, joined over graphs; see :func:`~mll_hf.labels.join.join_labels`.
 
-    ``graph`` is the reference graph; by default the default graph, where there is one and labels are on it. Labels on
-    the probe images that it names are preferred, and before these on those in ``probes`` (names or digests).
+    ``graph`` is the reference graph; by default the default graph, if there is one and it has labels. Labels on the
+    images in ``probes`` (names or digests) are preferred, then those on the images that the graph names.
 
     Raises:
         InputError: There are no labels that can be used.
     """
     wanted = fetch_graph(graph, token) if graph else fetch_default_graph(token)
-    # an index knows the facts of labels, which is all that the join needs
+    # the join needs only the facts of labels, which an index has
     listed = cast("tuple[LabelSummary, ...]", source.indexed or source.list())
     graphs = [wanted if wanted and wanted.probes and wanted.digest == g.digest else g for g in source.graphs]
     return join_labels(
@@ -399,15 +401,15 @@ def join_source(
 
 
 def _list_tagged(api: HfApi) -> list[_Tagged]:
-    """Label files of all tagged models; from the last listing if the Hub cannot be reached."""
+    """Label files of all tagged models; from the cached listing if the Hub cannot be reached."""
     question = f"models tagged {LABEL_TAG}"
-    kept = kept_answer(question)
-    kept = kept if isinstance(kept, list) and all(map(_tagged, kept)) else None
+    cached = cached_response(question)
+    cached = cached if isinstance(cached, list) and all(map(_tagged, cached)) else None
     query = {"filter": LABEL_TAG, "expand": ["sha", "siblings"]}
     with hub_errors(HUB):
-        listed = answer_or(kept, lambda patient: list(list_model_repos(api, query, patient=patient)))
+        listed = ask_or_cached(cached, lambda patient: list(list_model_repos(api, query, patient=patient)))
     files = {entry["id"]: (entry, found) for entry in listed if (found := _tagged(entry))}
-    keep_answer(question, [entry for entry, _ in files.values()])
+    cache_response(question, [entry for entry, _ in files.values()])
     return [file for _, found in files.values() for file in found]
 
 
@@ -422,7 +424,7 @@ def _tagged(entry: object) -> list[_Tagged]:
     return []
 
 
-def readable(function: Callable[[A], B], items: Iterable[A], name: str = "") -> list[B]:
+def map_readable(function: Callable[[A], B], items: Iterable[A], name: str = "") -> list[B]:
     """Apply a function to items in parallel; labels that cannot be read are skipped with a warning."""
 
     def attempt(item: A) -> list[B]:
@@ -432,4 +434,4 @@ def readable(function: Callable[[A], B], items: Iterable[A], name: str = "") -> 
             _log.warning("left out: %s", error)
             return []
 
-    return [result for results in together(attempt, list(items), name) for result in results]
+    return [result for results in map_parallel(attempt, list(items), name) for result in results]

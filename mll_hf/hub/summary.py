@@ -1,7 +1,7 @@
-"""The labels of a collection as a table, which the Hub's viewer opens, and its best models as a picture.
+"""The labels of a collection as a table for the Hub's viewer, and its best models as a picture.
 
-The table is CSV and the picture SVG: neither needs another package, so that every publication writes them; the Hub's
-viewer makes Parquet of the table itself.
+The table is CSV and the picture SVG: neither needs another package, so every publication writes them. The Hub's viewer
+converts the table to Parquet itself.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Row = dict[str, str]
 
 
 def summary_row(label: LabelSummary, graph: SemanticGraph, sha256: str) -> Row:
-    """A line of the table; ``sha256`` is of the label's file: a line is kept as long as the file is the same."""
+    """A row of the table; ``sha256`` is the hash of the label's file: the row is reused until the file changes."""
     images = label.domain_ranks.sum(axis=1)
     tested = label.support > 0
     row = {
@@ -69,7 +69,7 @@ def recall_text(label: LabelSummary | IndexedLabel) -> str:
 
 
 def rows_from_bytes(content: bytes) -> dict[str, Row]:
-    """The lines of an earlier table by the sha256 of their labels; none if it is no such table."""
+    """The rows of an earlier table by the sha256 of their labels; none if it is not such a table."""
     try:
         rows = list(csv.DictReader(io.StringIO(content.decode("utf-8"), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error):
@@ -117,5 +117,5 @@ def leaderboard_svg(labels: Sequence[LabelSummary | IndexedLabel], graph: Semant
 
 
 def _text(text: str) -> str:
-    """Text of others for a cell: one line, and nothing that a spreadsheet would run as a formula."""
+    """Untrusted text for a cell: one line, and nothing that a spreadsheet would run as a formula."""
     return printable(text)[:_LONGEST_TEXT].lstrip("=+-@ ")

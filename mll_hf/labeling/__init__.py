@@ -1,1 +1,1 @@
-"""Run models over probe images and count."""
+"""Run models on probe images and count which they recognize."""

@@ -4,8 +4,8 @@ An image ``x`` that tests concept ``v`` is recognized if ``v`` scores strictly h
 Eq. 5 with all concepts as candidates). Ancestors and descendants of ``v`` are not rivals, nor are the concept that
 ``x`` was filed under and its ancestors: these answers are not wrong.
 
-Memory does not grow with the number of images: they come in blocks. The one table of all concepts by all rivals, of 16
-bits each, can be counted in ranges of concepts, by several machines that see all images.
+Images come in blocks, so memory does not grow with their number. The table of all concepts by all rivals (16 bits per
+entry) can be split by ranges of concepts over several machines, each of which sees all images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 CONTEST_BLOCK = 1024  # images; the last bit of a score depends on the block, so all labels use the same blocks
 _CONTESTS_AT_ONCE = 512
 _CALIBRATION_IMAGES = 4096
-_MOST_CANDIDATES = 200
+_MAX_CANDIDATES = 200
 _CALIBRATION_SALT = 0x7E39
 
 
@@ -63,7 +63,7 @@ class Contest:
         self._device = torch.device(device)
         self._concepts = self._to_device(concepts)
         self._logit_scale = logit_scale
-        # what an image of each concept shows, and what is no rival of the concept
+        # concepts that an image of each concept shows, and concepts that are not rivals of the concept
         self._shown = [np.append(above, np.int64(v)) for v, above in enumerate(graph.ancestors)]
         self._related = [np.append(*both) for both in zip(self._shown, graph.descendants, strict=True)]
         self._tested = range(len(graph)) if tested is None else tested
@@ -111,7 +111,7 @@ class Contest:
         return (concepts >= self._tested.start) & (concepts < self._tested.stop)
 
     def _marked(self, *rows: list[NDArray[np.int64]]) -> torch.Tensor:
-        """[N, V] boolean: each row marks the concepts that any of the lists of N rows has there."""
+        """[N, V] boolean: each row marks the concepts that any of the lists has in this row."""
         import torch
 
         marked = torch.zeros((len(rows[0]), len(self._concepts)), dtype=torch.bool, device=self._device)
@@ -169,9 +169,9 @@ class Contest:
         if n_concepts < 2 or not len(chosen):
             return
         rows, nodes = probes.rows[numbers[chosen]], probes.nodes[numbers[chosen]]
-        n_candidates = np.floor(2 * (_MOST_CANDIDATES / 2) ** _uniform(rows, 1))
-        slots = np.arange(_MOST_CANDIDATES - 1)
-        draws = _uniform(rows[:, None] * _MOST_CANDIDATES + slots, 2)
+        n_candidates = np.floor(2 * (_MAX_CANDIDATES / 2) ** _uniform(rows, 1))
+        slots = np.arange(_MAX_CANDIDATES - 1)
+        draws = _uniform(rows[:, None] * _MAX_CANDIDATES + slots, 2)
         candidates = np.sort(
             np.where(slots < n_candidates[:, None] - 1, (draws * n_concepts).astype(np.int64), -1), axis=1
         )

@@ -1,4 +1,4 @@
-"""Where labels are published, and which are there already."""
+"""Where labels are published, and which labels are there already."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mll_hf.hub.publish import (
     LABEL_TITLE,
     LABELS_TITLE,
     Published,
-    my_open_pull_request,
+    own_open_pull_request,
     publish_label,
     publish_to_collection,
     same_weights,
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 L = TypeVar("L", bound="LabelFacts")
 
 LABEL_FILE = "label.safetensors"
-_NOT_THERE = (401, 404)  # the Hub also answers 401 for what does not exist
+_MISSING = (401, 404)  # the Hub also answers 401 for missing repos
 _log = logging.getLogger(__name__)
 
 
@@ -78,7 +78,7 @@ class OwnRepos:
         return own_names()
 
     def find(self, model: ModelRef, wanted: Wanted) -> str | None:
-        """Address of a model's published label; None if there is none on the repository's current weights.
+        """Address of a model's published label; None if there is none for the repository's current weights.
 
         With ``create_pr``, one in the user's open pull request counts; else the model would be labeled until it is
         merged.
@@ -98,10 +98,10 @@ class OwnRepos:
             if not same_weights(api, head, model):
                 raise HubError(
                     model.repo_id,
-                    f"has other weights now than at {model.revision[:12]}, so its label does not belong there; label "
+                    f"its weights have changed since {model.revision[:12]}, so its label does not belong there; label "
                     "the newest revision, or publish to a collection with --to",
                 )
-            proposed = my_open_pull_request(api, model.repo_id, "model", LABEL_TITLE) if self.create_pr else None
+            proposed = own_open_pull_request(api, model.repo_id, "model", LABEL_TITLE) if self.create_pr else None
             branches = [fetch_head(api, model.repo_id, "model", f"refs/pr/{proposed}")] if proposed else []
             for at in (head, *branches):
                 for path in (LABEL_PATH, f"mll/{wanted.group.graph_digest[:12]}/{LABEL_FILE}"):
@@ -155,11 +155,11 @@ class CollectionRepo:
             if self.create_pr:
                 repo_id = parse_dataset(self.location).repo_id
                 with hub_errors(repo_id):
-                    number = my_open_pull_request(connect(), repo_id, "dataset", LABELS_TITLE)
+                    number = own_open_pull_request(connect(), repo_id, "dataset", LABELS_TITLE)
                 places += [f"{self.location}@refs/pr/{number}"] if number else []
             return [label for place in places for label in _labels_at(str(pinned(place)))]
         except HubError as error:
-            if error.status in _NOT_THERE:
+            if error.status in _MISSING:
                 return ()
             raise
 
@@ -201,7 +201,7 @@ def _label_at(head: Head, path: str) -> ModelLabel | None:
 def label_of_same_weights(labels: Iterable[L], model: ModelRef, wanted: Wanted) -> L | None:
     """The wanted label of a model's revision, or of another revision with the same weights.
 
-    Needs two requests if there is only one of another revision.
+    Sends two requests if only labels of other revisions match.
     """
     fitting = [label for label in labels if wanted.matches(label, model)]
     for label in fitting:
@@ -219,13 +219,13 @@ def _has_weights_of(head: Head, measured: ModelRef) -> bool:
         with hub_errors(head.repo_id):
             return same_weights(connect(), head, measured)
     except HubError as error:
-        if error.status in _NOT_THERE:  # the commit that was measured is gone
+        if error.status in _MISSING:  # the commit that was measured is gone
             return False
         raise
 
 
 def own_names() -> frozenset[str]:
-    """Names of the logged-in user and of the user's organizations, as the Hub says; asked before hours of work.
+    """Names of the logged-in user and of the user's organizations, from the Hub; checked before hours of work.
 
     Raises:
         HubError: The user is not logged in, or the Hub cannot be reached.
@@ -240,9 +240,9 @@ def own_names() -> frozenset[str]:
 
 
 def repos_of_others(names: Iterable[str]) -> tuple[str, ...]:
-    """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; local folders are none.
+    """The repositories among ``org/name[@revision]`` that do not belong to the logged-in user; ignores local folders.
 
-    A HubError as for `own_names`, or if a name is malformed.
+    Raises a HubError like `own_names`, or if a name is malformed.
     """
     repos = dict.fromkeys(name.partition("@")[0] for name in names if not name.startswith(LOCAL_PREFIX))
     for repo_id in repos:

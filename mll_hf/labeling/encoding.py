@@ -1,4 +1,4 @@
-"""From images to embeddings: batches are prepared ahead of the model, and embeddings are logged to resume from."""
+"""Embed images: batches are prepared ahead of the model, and embeddings are logged so that a run can resume."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def encoded_images(
     batch_size: int,
     decoders: Decoders[bytes | None] | None = None,
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Embed the probe images with the given numbers, ascending; yields those of a batch and what `encoded` does."""
+    """Embed the probe images with the given numbers, ascending; yields each batch's numbers and its embeddings."""
     numbers = (images[first : first + batch_size] for first in range(0, len(images), batch_size))
     return zip(numbers, encoded(model, probes.iter_image_bytes(batch_size, images), decoders), strict=True)
 
@@ -54,7 +54,7 @@ def encoded(
 ) -> Iterator[NDArray[np.float32]]:
     """Embed batches of encoded images; yields [B, D] unit-norm float32, NaN where undecodable.
 
-    What decodes them is from :func:`decoders_for`; by default it is made for this call.
+    ``decoders`` come from :func:`decoders_for`; by default they are created for this call.
 
     Raises:
         ModelError: The model cannot be run, or a process that decodes images died.
@@ -75,7 +75,7 @@ def encoded(
 
 
 def decoders_for(model: VisionLanguageModel, processes: int | None = None) -> Decoders[bytes | None]:
-    """What decodes images for a model: threads on a CPU; for a GPU processes, by default one per core but one."""
+    """Decoders of images for a model: threads on a CPU, processes for a GPU (default: one fewer than cores)."""
     on_gpu = model.device.startswith("cuda")
     preprocess = model.compact if on_gpu else model.preprocess
 
@@ -90,8 +90,8 @@ def decoders_for(model: VisionLanguageModel, processes: int | None = None) -> De
 class EmbeddingLog:
     """Embeddings [D] of the images that a model has embedded so far: a file of records, to which batches are appended.
 
-    A record has the image's row in the data set and its embedding. So pieces may come in any order, and a larger sample
-    reuses the embeddings of a smaller one.
+    A record has the image's row in the data set and its embedding, so pieces may come in any order, and a larger
+    sample reuses the embeddings of a smaller one.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class EmbeddingLog:
             found = key_file.read_bytes() if key_file.exists() else None
             if found != text:
                 if found:
-                    _warn_of_environment(folder, found, key)
+                    _warn_about_environment(folder, found, key)
                 if folder.exists():
                     shutil.rmtree(folder)
                 write_atomically(key_file, text)
@@ -126,7 +126,7 @@ class EmbeddingLog:
         return np.dtype([("row", "<i8"), ("embedding", "<f4", (self.embedding_size,))])
 
     def _records(self) -> NDArray[np.void]:
-        """All whole records; the last one may be torn."""
+        """All complete records; the last one may be cut off."""
         n_records = self.file.stat().st_size // self._record.itemsize if self.file.exists() else 0
         if not n_records:
             return np.empty(0, self._record)
@@ -196,7 +196,7 @@ def _key_text(key: Mapping[str, object]) -> bytes:
     return json.dumps(key, sort_keys=True).encode()
 
 
-def _warn_of_environment(folder: Path, found: bytes, key: Mapping[str, object]) -> None:
+def _warn_about_environment(folder: Path, found: bytes, key: Mapping[str, object]) -> None:
     """Warn if a log is deleted because it was written in another environment."""
     try:
         before = json.loads(found).get("environment")
@@ -205,4 +205,4 @@ def _warn_of_environment(folder: Path, found: bytes, key: Mapping[str, object]) 
     now = key.get("environment")
     if isinstance(before, dict) and isinstance(now, dict) and before != now:
         changes = [f"{name} {before.get(name)}, now {now[name]}" for name in now if before.get(name) != now[name]]
-        _log.warning("%s: embedded so far in another environment (%s); starting anew", folder.name, "; ".join(changes))
+        _log.warning("%s: begun in another environment (%s); starting over", folder.name, "; ".join(changes))

@@ -40,7 +40,7 @@ class Captions:
         logit_scale: Factor between cosines and logits.
         cost: Parameters and FLOPs.
         batch_size: Default number of images per batch.
-        environment: What the model runs in.
+        environment: The environment that the model runs in.
     """
 
     embeddings: NDArray[np.float32]
@@ -77,11 +77,11 @@ class LocalEngine:
 
 
 class LocalRun:
-    """One model on this engine.
+    """One model on a :class:`LocalEngine`.
 
     Args:
         model: The model.
-        processes: Processes that decode images for a GPU; None for one per core but one.
+        processes: Processes that decode images for a GPU; None for one fewer than cores.
 
     Attributes:
         model: The model.
@@ -93,11 +93,11 @@ class LocalRun:
 
     @property
     def dtype(self) -> str:
-        """Precision of the image tower; float32 from the moment that half precision overflows."""
+        """Precision of the image tower; float32 once half precision has overflowed."""
         return self.model.dtype
 
     def close(self) -> None:
-        """Free the model and what decodes its images."""
+        """Free the model and its decoders."""
         self._end_decoders()
         self.model.close()
 

@@ -1,4 +1,4 @@
-"""Label many models: skip what is labeled, continue after failures, publish each label as soon as it is made."""
+"""Label many models: skip labeled ones, continue after failures, publish each label as soon as it is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import constants, scan_cache_dir
 
 from mll_hf.errors import InputError, LabelError, MLLError, StorageError
-from mll_hf.hub.connection import is_of_a_model
+from mll_hf.hub.connection import is_model_file
 from mll_hf.labeling.destinations import Destination, Wanted, label_of_same_weights
 from mll_hf.labeling.engines import LocalEngine
 from mll_hf.labeling.run import has_embeddings, label_model
@@ -44,11 +44,11 @@ class Fleet:
         graph: The concepts.
         probes: The graph's probe images.
         store: Working folder for labels and unfinished runs.
-        destination: Where labels are published; None for nowhere.
+        destination: Where labels are published; None to publish nothing.
         engine: Where models run; an open context.
         batch_size: Images per batch; None for the device's default.
         keep_embeddings: Also store embeddings.
-        overwrite: Measure again what is labeled already.
+        overwrite: Measure labeled models again.
         free_cache: After each model, delete the weights that this run downloaded, and embeddings of a small sample.
     """
 
@@ -132,7 +132,7 @@ def for_each(
             raise
         except MLLError as error:
             result = ModelResult(name, Outcome.FAILED, str(error))
-        except Exception as error:  # a foreign model may raise anything
+        except Exception as error:  # a model may raise anything
             _log.warning("%s", name, exc_info=True)
             cause = f"{type(error).__name__}: {one_line(error)}"
             reason = f"model '{name}': cannot be run ({cause}); use another batch size or device, or leave it out"
@@ -209,7 +209,7 @@ def working_folder(graph: SemanticGraph, probes: ProbeSet) -> Path:
 
 @contextlib.contextmanager
 def _weights_freed(model: ModelRef) -> Iterator[None]:
-    """Delete a model's revision from the cache afterwards, unless its weights were there before."""
+    """Delete a model's revision from the cache afterwards, unless its weights were cached before."""
     keep = _has_cached_weights(model)
     try:
         yield
@@ -225,4 +225,4 @@ def _weights_freed(model: ModelRef) -> Iterator[None]:
 def _has_cached_weights(model: ModelRef) -> bool:
     folders = [copy.snapshot_path for copy in cached_revisions(model.repo_id) if copy.commit_hash == model.revision]
     paths = [path.relative_to(folder).as_posix() for folder in folders for path in folder.rglob("*.safetensors")]
-    return any(map(is_of_a_model, paths))
+    return any(map(is_model_file, paths))

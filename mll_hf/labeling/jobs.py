@@ -42,16 +42,16 @@ class Jobs:
         graph: The graph with its probe images, pinned.
         sampling: Sampling of the probe images.
         destination: Where labels are published.
-        options: Further arguments of the script.
+        options: Additional arguments of the script.
         script: Path or URL of ``scripts/label_models.py``.
         flavor: Hardware.
         timeout: Longest run time, such as ``6h``.
         namespace: User or organization that pays; None for the user.
-        overwrite: Measure again what is labeled already.
+        overwrite: Measure labeled models again.
         package: What jobs install, see `package_source`.
 
     Raises:
-        InputError: The package is not known, or a wheel that does not exist.
+        InputError: The package is unknown, or is a wheel that does not exist.
     """
 
     graph: DatasetLocation
@@ -68,19 +68,20 @@ class Jobs:
     def __post_init__(self) -> None:
         if not self.package:
             raise InputError(
-                f"{DISTRIBUTION} is on no registry, so a job cannot install it by name; set {PACKAGE_VARIABLE} to a "
-                "URL, a wheel or a name that you trust, or build a wheel here: python -m build --wheel"
+                f"{DISTRIBUTION} is not on a package registry, so a job cannot install it by name; set "
+                f"{PACKAGE_VARIABLE} to a URL, a wheel or a name that you trust, or build a wheel here: "
+                "python -m build --wheel"
             )
         if (wheel := wheel_of(self.package)) and not wheel.is_file():
             raise InputError(f"there is no wheel {wheel}; correct {PACKAGE_VARIABLE}")
 
     @cached_property
     def installation(self) -> tuple[str, list[Volume]]:
-        """What a job installs, and the volumes that it needs for that; a wheel of this machine is uploaded."""
+        """What a job installs, and the volumes that it needs for that; a local wheel is uploaded."""
         package = str(self.package)
         if (wheel := wheel_of(package)) is None:
             return requirement(package, "models"), []
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]  # a job that waits must find its own wheel
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()[:12]  # a queued job must find its own wheel
         with TemporaryDirectory() as folder, hub_errors(HUB):
             shutil.copy(wheel, folder)
             volume = connect().sync_job_volume(
@@ -121,7 +122,7 @@ def start_job(name: str, jobs: Jobs, *, dry_run: bool = False) -> ModelResult:
     """
     model = resolve_model(name)
     if model.is_local:
-        raise InputError(f"{name} is a folder of this machine, which a job cannot read; use --engine local")
+        raise InputError(f"{name} is a local folder, which a job cannot read; use --engine local")
     found = jobs.destination.find(model, jobs.wanted)
     if found and not jobs.overwrite:
         return ModelResult(name, Outcome.SKIPPED, f"labeled already: {found}", model)

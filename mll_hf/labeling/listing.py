@@ -1,4 +1,4 @@
-"""Which models to label: by a filter of the Hub, or from a file."""
+"""Lists of models to label: from a search of the Hub, or from a file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _ID_FIELDS = ("repo_id", "model", "id")
-_LEAST_PER_PAGE, _MOST_PER_PAGE = 100, 1000
+_MIN_PER_PAGE, _MAX_PER_PAGE = 100, 1000
 
 
 def list_models(
@@ -37,8 +37,8 @@ def list_models(
         "search": search or "",
         "sort": "downloads",
         "expand": "sha",  # only ids are needed
-        # of a page; more than are wanted, since malformed entries do not count
-        "limit": str(min(max(limit, _LEAST_PER_PAGE), _MOST_PER_PAGE)) if limit else "",
+        # page size; more than wanted, since malformed entries do not count
+        "limit": str(min(max(limit, _MIN_PER_PAGE), _MAX_PER_PAGE)) if limit else "",
     }
     with hub_errors(HUB):
         listed = list_model_repos(connect(), {name: value for name, value in question.items() if value})
@@ -53,8 +53,8 @@ def read_models(file: Path) -> tuple[str, ...]:
     """Read a list of models.
 
     Formats: text with one model per line and ``#`` for comments; CSV with a column, or JSON with a list of strings or
-    of objects with a field, named ``repo_id``, ``model`` or ``id``, and optionally ``revision``. So reports of a run
-    and the output of ``mll-hf labels ls --json`` can be read too.
+    of objects with a field, named ``repo_id``, ``model`` or ``id``, and optionally ``revision``. This includes reports
+    of a run and the output of ``mll-hf labels ls --json``.
 
     Raises:
         InputError: The file cannot be read, or lists no models.
@@ -75,7 +75,7 @@ def _parse_models(text: str, suffix: str) -> Iterator[str]:
     if suffix == ".json" or text.lstrip().startswith("["):
         document = json.loads(text)
         if not isinstance(document, list):
-            raise ValueError("no JSON list")
+            raise ValueError("not a JSON list")
         yield from map(_model_of, document)
     elif suffix == ".csv":
         yield from map(_model_of, csv.DictReader(text.splitlines()))

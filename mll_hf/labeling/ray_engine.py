@@ -1,7 +1,7 @@
-"""Models run on Ray: one actor per GPU (or core) keeps a model and takes pieces of the work.
+"""Run models on Ray: one actor per GPU (or core) holds a model and processes pieces of the work.
 
 A piece is a range of captions or images to embed, or of concepts to count. The piece of a lost actor goes to another
-one. Finished pieces are on the driver's disk, so a killed driver loses only the pieces in flight.
+one. Finished pieces are stored on the driver's disk, so a killed driver loses only the pieces in flight.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _RETRIES = 5
 _ADDRESS = re.compile(r"(?:ray://)?([\w.-]+):(\d{1,5})", re.ASCII)
 _CONNECT_SECONDS = 10.0
 _WAIT_SECONDS = 60.0
-_MOST_CORES = 8.0  # per GPU, to decode images
+_MAX_CORES = 8.0  # per GPU, to decode images
 _log = logging.getLogger(__name__)
 
 
@@ -95,7 +95,7 @@ class RayEngine:
             self.__exit__()
             raise InputError(
                 f"no machine of the cluster has room for a worker with {share.cpus:g} CPUs and {share.gpus:g} GPUs "
-                f"(in all it has {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}); ask for less per worker"
+                f"(total: {resources.get('CPU', 0):g} and {resources.get('GPU', 0):g}); ask for less per worker"
             )
         self._workers = _Workers(n_workers, share)
         return self
@@ -116,7 +116,7 @@ class RayEngine:
 
 
 class RayRun:
-    """One model on this engine; see :class:`~mll_hf.labeling.engines.LocalRun`.
+    """One model on a :class:`RayEngine`; see :class:`~mll_hf.labeling.engines.LocalRun`.
 
     Attributes:
         dtype: Precision of the image tower on all actors: float32 once one of them overflows, or if they differ.
@@ -160,14 +160,14 @@ class RayRun:
         import ray
 
         shared = [ray.put(value) for value in (graph, probes, captions)]
-        there = [(start, ray.put(block)) for start, block in blocks]
+        references = [(start, ray.put(block)) for start, block in blocks]
         bounds = np.linspace(0, len(graph), min(len(self._workers), len(graph)) + 1).astype(int).tolist()
         ranges = [range(*bound) for bound in pairwise(bounds)]
-        calls = ((tested.start, "count", (*shared, there, tested)) for tested in ranges)
+        calls = ((tested.start, "count", (*shared, references, tested)) for tested in ranges)
         return merged([counts for _, counts in sorted(self._workers.completed(self._model, calls), key=itemgetter(0))])
 
     def _fits(self, environment: Environment) -> bool:
-        """Whether a piece is from the environment of the others; if only its precision differs, all use float32."""
+        """Whether a piece has the environment of the others; if only its precision differs, all change to float32."""
         self._environment = self._environment or environment
         if replace(environment, dtype=self._environment.dtype) != self._environment:
             raise InputError(
@@ -213,8 +213,8 @@ class _Workers:
 
         queue, idle, n_losses = iter(calls), list[Any](), 0
         upcoming = next(queue, None)
-        # An actor may have to start first, or to end a call whose result nobody waits for.
-        running: dict[Any, tuple[Any, Call | None]] = {of.ready.remote(): (of, None) for of in self._workers}
+        # An actor may have to start first, or to finish a call whose result is no longer needed.
+        running: dict[Any, tuple[Any, Call | None]] = {w.ready.remote(): (w, None) for w in self._workers}
         while upcoming or any(call for _, call in running.values()):
             while upcoming and idle:
                 worker, (_, method, arguments) = idle.pop(), upcoming
@@ -251,14 +251,14 @@ class _Workers:
 
 
 class _Worker:
-    """An actor: keeps the model that it used last."""
+    """An actor; keeps the model that it used last."""
 
     def __init__(self, device: str | None, decoders: int) -> None:
         self._device, self._decoders = device, decoders
         self._last: LocalRun | None = None
 
     def ready(self) -> None:
-        """Return when the actor is up."""
+        """Return when the actor has started."""
 
     def embed_captions(self, model: ModelRef, dtype: str | None, captions: Sequence[str]) -> Captions:
         return self._run_of(model, dtype).embed_captions(captions)
@@ -300,7 +300,7 @@ def share_of(resources: dict[str, float], gpus: float | None, cpus: float | None
     n_gpus = resources.get("GPU", 0.0)
     gpus = min(1.0, n_gpus) if gpus is None else gpus
     per_gpu = resources.get("CPU", 1.0) * gpus / n_gpus if gpus and n_gpus else 1.0
-    return Share(max(1.0, min(_MOST_CORES, float(int(per_gpu)))) if cpus is None else cpus, gpus)
+    return Share(max(1.0, min(_MAX_CORES, float(int(per_gpu)))) if cpus is None else cpus, gpus)
 
 
 def workers_in(resources: dict[str, float], share: Share) -> int:
@@ -315,7 +315,7 @@ def _downloaded(location: str) -> Path:
 
 
 def _with_files(probes: ProbeSet) -> ProbeSet:
-    """The probe images with files of this machine; downloads those of a dataset on the Hub."""
+    """The probe images with local files; downloads those of a dataset on the Hub."""
     if all(path.exists() for path in probes.files):
         return probes
     if not is_on_hub(probes.location):
@@ -327,7 +327,7 @@ def _with_files(probes: ProbeSet) -> ProbeSet:
 
 
 def _connect(address: str | None) -> tuple[Any, bool]:
-    """Connect to Ray; returns the module, and whether it was connected here."""
+    """Connect to Ray; returns the module, and whether this call connected it."""
     try:
         import ray
     except ImportError:
@@ -340,7 +340,7 @@ def _connect(address: str | None) -> tuple[Any, bool]:
             socket.create_connection((place[1], int(place[2])), _CONNECT_SECONDS).close()
         except OSError as error:
             raise InputError(f"nothing answers at {address} ({one_line(error)}); check Ray's address") from None
-    # Ray of this machine: no dashboard, not reachable from elsewhere
+    # Ray on this machine: no dashboard, not reachable from elsewhere
     where = {"address": address} if address else {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:

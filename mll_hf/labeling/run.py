@@ -171,7 +171,7 @@ def label_model(
 
 
 def _fill(log: EmbeddingLog, run: ModelRun, ref: ModelRef, probes: ProbeSet, dtype: str, batch_size: int) -> bool:
-    """Embed the images that a log lacks; stops and returns False if the model leaves its precision."""
+    """Embed the images that are not in a log; stops and returns False if the model's precision changes."""
     missing = np.flatnonzero(log.positions(probes.rows) < 0)
     with log.writing() as write:
         for images, embeddings in embedded_images(run, ref.short_name, probes, missing, batch_size):
@@ -217,7 +217,7 @@ def label_from_counts(
 
 
 def _existing_label(ref: ModelRef, group: LabelGroup, sampling: SamplingConfig, store: LabelStore) -> ModelLabel | None:
-    """The label in a store; None if there is none, or one that is damaged or has fewer images."""
+    """The label in a store; None if there is none, or if it is damaged or has fewer images."""
     path = store.path_for(ref, group)
     try:
         label = read_label(path)
@@ -244,7 +244,7 @@ def has_embeddings(label: ModelLabel, store: LabelStore) -> bool:
 def embedded_images(
     run: ModelRun, title: str, probes: ProbeSet, images: NDArray[np.int64], batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]:
-    """Embed probe images with a progress bar, which starts at the images left out; see `LocalRun.embed_images`."""
+    """Embed some probe images, with a progress bar that counts the others as done; see `LocalRun.embed_images`."""
     done = len(probes) - len(images)
     with tqdm(  # type: ignore[no-untyped-call]
         total=len(probes),

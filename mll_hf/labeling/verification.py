@@ -47,7 +47,7 @@ class Verification:
         support: [K] probe images of each concept.
         claimed: [K] recognized images according to the label.
         measured: [K] images recognized now.
-        moved: [K] least number of images whose rank is now in another bin.
+        moved: [K] minimum number of images whose rank is now in another bin.
         seed: Seed of the sample.
     """
 
@@ -61,7 +61,7 @@ class Verification:
 
     @property
     def agreeing(self) -> int:
-        """Concepts where at most 5 % of the images (or one) changed in recognition, and 10 % (or one) in rank bin."""
+        """Number of concepts where at most 5 % of the images (or one) changed recognition, 10 % (or one) rank bin."""
         hits = np.abs(self.claimed - self.measured) <= np.maximum(1, np.floor(_TOLERANCE * self.support))
         ranks = self.moved <= np.maximum(1, np.floor(_RANK_TOLERANCE * self.support))
         return int((hits & ranks).sum())
@@ -128,7 +128,7 @@ def verify_label(
         InputError: The label is of another graph or other images, or has no concept with images.
         ModelError: The model cannot be loaded or run.
     """
-    _check_same_question(label, graph, probes)
+    _check_graph_and_images(label, graph, probes)
     tested = np.flatnonzero(label.support > 0)
     if not len(tested):
         raise InputError(f"the label of {label.model.repo_id} has no concept with images; there is nothing to verify")
@@ -143,7 +143,9 @@ def verify_label(
         firsts = range(0, len(images), CONTEST_BLOCK)
         blocks = ((first, images[first : first + CONTEST_BLOCK]) for first in firsts)
         counts = run.count(graph, sample, captions, blocks)
-    moved = label.ranks[concepts].astype(np.int32) - counts.ranks[concepts]  # by bin; what left one is in others now
+    moved = (
+        label.ranks[concepts].astype(np.int32) - counts.ranks[concepts]
+    )  # per bin; images that left one bin are now in others
     return Verification(
         model=label.model,
         concepts=concepts,
@@ -155,7 +157,7 @@ def verify_label(
     )
 
 
-def _check_same_question(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
+def _check_graph_and_images(label: ModelLabel, graph: SemanticGraph, probes: ProbeSet) -> None:
     if label.graph_digest != graph.digest:
         raise InputError(
             f"the label was measured on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "

@@ -20,9 +20,9 @@ class Change:
 
     Attributes:
         repo_id: The repository.
-        private: Whether it is private; yes, unless the Hub says no.
-        commit: The new commit on the main branch of a model; empty if the event is none.
-        ignored: Why the event is no new commit on the main branch of a model.
+        private: Whether it is private; assumed unless the Hub says otherwise.
+        commit: The new commit on the main branch of a model; empty for other events.
+        ignored: Why the event is not a new commit on the main branch of a model.
     """
 
     repo_id: str
@@ -32,7 +32,7 @@ class Change:
 
 
 def read_event(payload: object) -> Change:
-    """Read parsed JSON as the payload of a webhook of the Hub; an InputError if it is none."""
+    """Read parsed JSON as the payload of a webhook of the Hub; an InputError if it is malformed."""
     repo = _field(payload, "repo", dict)
     repo_id, private = _field(repo, "name", str), repo.get("private") is not False
     if not _REPO_ID.fullmatch(repo_id):

@@ -326,7 +326,7 @@ def _diagnose(error: Exception) -> tuple[str, str, float | None]:
                 return reason, "try later", min(float(wait), _LONGEST_WAIT) if wait.isdecimal() else 0.0
             return reason, "check the model's name and the base URL", None
         case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE forbids requests", "unset it", None
+            return "HF_HUB_OFFLINE is set", "unset it", None
         case httpx.ConnectError():
             return "cannot connect", "check the base URL and that the server runs", None
         case httpx.TransportError():

@@ -33,7 +33,7 @@ __all__ = [
 
 
 def environment_of(model: VisionLanguageModel) -> Environment:
-    """What decides the last bits of embeddings, besides model and images."""
+    """What determines the last bits of embeddings, besides model and images."""
     return Environment(
         device=model.device.partition(":")[0],
         dtype=model.dtype,
@@ -68,11 +68,10 @@ def resolve_model(spec: str, token: str | None = None) -> ModelRef:
 
 
 def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> int:
-    """Bytes that `load_model` would download: files in the local cache, and local folders, cost nothing.
+    """Bytes that `load_model` would download; cached files and local folders count as 0.
 
-    Sends one request to the Hub, none for a commit that was asked for before, and downloads nothing.
-
-    Where the Hub does not say how large the files are, 4 bytes for each parameter stand in.
+    Sends one request to the Hub (none for a commit whose files are known) and downloads nothing. If the Hub cannot be
+    reached, 4 bytes per parameter are assumed.
 
     Raises:
         ModelError: The backend is unknown.
@@ -132,7 +131,7 @@ def load_model(
         dtype: Precision of the image tower: one of `DTYPES`; default: half precision on CUDA, float32 elsewhere.
 
     Raises:
-        ModelError: The files are missing, changed, damaged or no image-text model, or memory is full.
+        ModelError: The files are missing, changed, damaged or not an image-text model, or memory is full.
         InputError: The device is unknown or not available, or the precision is unknown.
         MissingExtraError: A package that runs the model is not installed.
     """
@@ -140,7 +139,7 @@ def load_model(
 
     chosen = pick_device(device)
     if dtype not in (None, *DTYPES):
-        raise InputError(f"there is no precision '{dtype}'; choose one of: {', '.join(DTYPES)}")
+        raise InputError(f"unknown precision '{dtype}'; choose one of: {', '.join(DTYPES)}")
     try:
         match source.backend_of(ref):
             case Backend.OPEN_CLIP:

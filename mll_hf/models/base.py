@@ -1,4 +1,4 @@
-"""What is said about models without importing torch."""
+"""Constants of models that do not need torch."""
 
 from __future__ import annotations
 

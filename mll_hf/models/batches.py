@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     Chunk = tuple[NDArray[Any] | None, list[bool]]
 
 Item = TypeVar("Item")
-MOST_PROCESSES = 16
+MAX_PROCESSES = 16
 _CHUNK = 32  # images per task of a thread or process
 _CHUNKS_AHEAD = 16
-_SECONDS_BETWEEN_LOOKS = 1.0
+_PARENT_CHECK_SECONDS = 1.0
 
 
 def prepared_batches(
@@ -48,22 +48,22 @@ class Decoders(Generic[Item]):
     """Threads or processes that decode and preprocess images for one model, over any number of runs of batches.
 
     Threads are enough on a CPU, because decoding and resizing release the GIL. A GPU needs processes to stay busy. They
-    are forked once and send their results through pipes, not through shared memory, of which Docker gives 64 MB. Where
-    processes cannot be forked, threads do the work.
+    are forked once and send their results through pipes, because Docker limits shared memory to 64 MB. Where processes
+    cannot be forked, threads are used.
 
     Args:
         prepare: Returns the model's input for an item, or None if its image cannot be decoded.
-        processes: Number of processes, of which at most 16 are used; 0 for threads.
+        processes: Number of processes, capped at 16; 0 for threads.
     """
 
     def __init__(self, prepare: Callable[[Item], torch.Tensor | None], processes: int = 0) -> None:
         self._pool: Executor
         self._chunks_ahead, self._is_forked = _CHUNKS_AHEAD, False
         if processes and "fork" in multiprocessing.get_all_start_methods():
-            processes = min(processes, MOST_PROCESSES)
+            processes = min(processes, MAX_PROCESSES)
             fork = multiprocessing.get_context("fork")
             self._pool = ProcessPoolExecutor(processes, fork, initializer=_start_process, initargs=(prepare,))
-            self._pool.submit(_use_one_torch_thread).result()  # forks all of them now, before there are more threads
+            self._pool.submit(_use_one_torch_thread).result()  # forks all processes now, before more threads start
             self._work: Callable[[Sequence[Item]], Chunk] = _prepared_in_process
             self._chunks_ahead, self._is_forked = 2 * processes, True
         else:
@@ -78,7 +78,7 @@ class Decoders(Generic[Item]):
         Args:
             batches: Items of each batch, at least one.
             pinned: Use page-locked memory, from which a GPU copies while it computes.
-            ahead: Number of images to prepare ahead of the model, more if there are not two chunks for each process.
+            ahead: Number of images to prepare ahead of the model; at least two chunks per process.
 
         Yields:
             The inputs of a batch [n, 3, H, W] (None if n is 0), and which of its items they belong to, [B] boolean.
@@ -103,7 +103,7 @@ class Decoders(Generic[Item]):
                 yield _joined([chunk, *islice(prepared, sizes.popleft() - 1)], pinned)
 
     def close(self) -> None:
-        """End the threads or processes."""
+        """Stop the threads or processes."""
         self._pool.shutdown(cancel_futures=True)
 
     def _prepared(self, chunks: Iterator[Sequence[Item]], ahead: int) -> Generator[Chunk]:
@@ -144,20 +144,22 @@ def _prepared(prepare: Callable[[Item], torch.Tensor | None], chunk: Sequence[It
     return (np.stack(present) if present else None), [item is not None for item in inputs]
 
 
-_prepare_in_process: Callable[[Any], torch.Tensor | None]  # of a forked process; closures cannot be sent to it
+_prepare_in_process: Callable[
+    [Any], torch.Tensor | None
+]  # set in a forked process, since closures cannot be sent to it
 
 
 def _start_process(prepare: Callable[[Any], torch.Tensor | None]) -> None:
     global _prepare_in_process
     _prepare_in_process = prepare
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(os.getppid(),), daemon=True).start()
     _use_one_torch_thread()
 
 
-def _end_with(parent: int) -> None:
-    """End this process when its parent is gone: a killed one cannot see to it, and the process would wait for ever."""
+def _exit_with_parent(parent: int) -> None:
+    """Exit when the parent process is gone; if the parent is killed, this process would otherwise wait forever."""
     while os.getppid() == parent:
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(_PARENT_CHECK_SECONDS)
     os._exit(1)
 
 

@@ -5,16 +5,16 @@ All figures are data files in ``mll_hf/models/data``, written by ``scripts/build
 
 Where sources disagree about a model, `KnownModel` shows one figure, and ``stated_figures.csv`` has all of them:
 
-- ImageNet accuracy: open_clip's results first, since most models have them and one protocol made them; then those of
+- ImageNet accuracy: open_clip's results first, since they cover most models under one protocol; then those of
   ml-mobileclip (the same protocol), then READMEs and papers, then the mean recall over ImageNet's classes with 80
   templates. MTEB's figures are never shown here: its prompts differ from open_clip's.
 - Parameters: open_clip's results and profile first, then our own count with open_clip, then READMEs (rounded), then
-  mteb. A count fits the sizes of files on the Hub; figures compiled from READMEs are up to 31 % below it.
+  mteb. Our counts match the sizes of files on the Hub; figures from READMEs are up to 31 % lower.
 
 Accuracies per data set are never merged: `AccuracyTable` has a row for each model and source. CLIP_benchmark is, on
-average, within .01 of open_clip on each data set but SVHN (.07) and CLEVR distance (.06). MTEB has top-1 accuracy where
-open_clip's results have mean recall per class (Caltech-101, FGVC Aircraft, Oxford-IIIT Pet), and other prompts and
-class names throughout: .02 apart on average, .10 on Caltech-101.
+average, within .01 of open_clip on each data set except SVHN (.07) and CLEVR distance (.06). MTEB has top-1 accuracy
+where open_clip's results have mean recall per class (Caltech-101, FGVC Aircraft, Oxford-IIIT Pet), and other prompts
+and class names throughout: .02 apart on average, .10 on Caltech-101.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {  # by the annotation of a field
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """One model. Weights that were published under two architectures or activations are two models.
+    """One model. Weights that were published under two architectures or activations count as two models.
 
     Attributes:
         name: Unique name: ``architecture/tag`` of open_clip, else the Hub id; ``research/...`` if never released.
@@ -64,18 +64,18 @@ class KnownModel:
         tag: Name of the pretrained weights in open_clip; empty for other libraries.
         backend: Library that loads ``hub_id``: ``open_clip``, or ``other`` for custom code and libraries that we do not
             use.
-        loadable: A Hub repository exists, and open_clip, transformers or sentence-transformers loads it without code
-            of its own.
-        safetensors: Whether ``hub_id`` had weights in safetensors when its page was read; None if nobody looked.
-        parameters: Of both towers (of CoCa also its caption decoder); None if not known.
+        loadable: A Hub repository exists, and open_clip, transformers or sentence-transformers loads it without custom
+            code.
+        safetensors: Whether ``hub_id`` had weights in safetensors when its page was read; None if not checked.
+        parameters: Of both towers (for CoCa also of the caption decoder); None if unknown.
         gflops: Floating-point operations in 10^9 of one image *and* one text, as published; a multiply-add counts as
-            two. For CoCa more than the sum of the towers: its caption decoder counts too.
-        image_gflops: Of the image tower for one image, what a label's `Cost` counts.
+            two. For CoCa more than the sum of the towers, because of its caption decoder.
+        image_gflops: Of the image tower for one image, as in a label's `Cost`.
         text_gflops: Of the text tower for one text of full length.
         download_bytes: Size of the weights.
         download_is_estimate: ``download_bytes`` is parameters times bytes per parameter; if False, the size that the
             Hub shows, rounded to three digits.
-        license: Lower-case id of the Hub; None if not known.
+        license: Lower-case id of the Hub; None if unknown.
         imagenet: Zero-shot top-1 accuracy on ImageNet, between 0 and 1; None if not published.
         imagenet_source: Id of its source.
         revision: Commit of ``hub_id`` that MTEB measured; empty if it did not.
@@ -108,7 +108,7 @@ class KnownModel:
 
     @property
     def cost(self) -> Cost:
-        """Cost as in a label; 0 where it is not known."""
+        """Cost as in a label; 0 where it is unknown."""
         return Cost(self.parameters or 0, self.image_gflops or 0.0)
 
     @property
@@ -202,10 +202,10 @@ def known_model(name: str) -> KnownModel:
 def paper_models() -> tuple[KnownModel, ...]:
     """The 49 models of Tan et al., ICML 2025 (arXiv 2501.18271), in the order of Table 6.
 
-    They are 47 repositories: ``openai`` and ``yfcc15m`` stand under ``RN101`` and ``RN101-quickgelu`` alike, the same
-    weights with another activation. The two ``openai`` entries were one network when they were measured, equal on all
-    data sets. The weights of ``RN101/yfcc15m`` and ``RN50/cc12m`` were trained with QuickGELU, and the published
-    accuracies are with plain GELU: 0.8 and 0.6 points below those of the ``quickgelu`` architectures.
+    They are 47 repositories: ``RN101`` and ``RN101-quickgelu`` both list ``openai`` and ``yfcc15m``, the same weights
+    with different activations. The two ``openai`` entries were measured as one network, with equal results on all data
+    sets. The weights of ``RN101/yfcc15m`` and ``RN50/cc12m`` were trained with QuickGELU, but the published accuracies
+    are with plain GELU: 0.8 and 0.6 points below those of the ``quickgelu`` architectures.
     """
     chosen = [(model.paper_place, model) for model in known_models() if model.paper_place is not None]
     return tuple(model for _, model in sorted(chosen, key=lambda entry: entry[0]))
@@ -217,7 +217,7 @@ def best_paper_models() -> tuple[KnownModel, ...]:
 
 
 def usable_models() -> tuple[KnownModel, ...]:
-    """The models to choose from without labels, of each repository the entry that is best on ImageNet.
+    """The models that can be selected without labels: for each repository, the entry that is best on ImageNet.
 
     open_clip or transformers loads them from safetensors, and ImageNet accuracy and cost are known.
     """
@@ -230,7 +230,7 @@ def usable_models() -> tuple[KnownModel, ...]:
 
 
 def ids_of(repo_id: str) -> frozenset[str]:
-    """All repositories with the same weights as a repository, itself included."""
+    """All repositories with the same weights as a repository, including itself."""
     same = {repo_id}
     for model in known_models():
         if repo_id in (model.hub_id, model.twin):
@@ -239,7 +239,7 @@ def ids_of(repo_id: str) -> frozenset[str]:
 
 
 def imagenet_accuracies() -> dict[str, float]:
-    """Published zero-shot accuracy on ImageNet by repository, of twins too; of several entries the best."""
+    """Published zero-shot accuracy on ImageNet by repository, including twins; the best of several entries."""
     found: dict[str, float] = {}
     for model in known_models():
         for id in (model.hub_id, model.twin):
@@ -258,7 +258,7 @@ def _best_entries(models: Iterable[KnownModel]) -> tuple[KnownModel, ...]:
 
 @cache
 def known_datasets() -> tuple[KnownDataset, ...]:
-    """All data sets of all tables; some (``lovm``, ``ostb``) are there for evaluation, without figures here."""
+    """All data sets of all tables; some (``lovm``, ``ostb``) have no figures here and are for evaluation only."""
     tables = ("open_clip", "clip_benchmark", "mteb", "frequency", "lovm", "ostb")
     return tuple(
         KnownDataset(
@@ -278,9 +278,9 @@ def known_datasets() -> tuple[KnownDataset, ...]:
 def accuracies(source: str | None = None) -> AccuracyTable:
     """Accuracies on classification data sets: top-1 accuracy or mean recall per class.
 
-    Of the two, the metric that open_clip's results have for the data set, if the source has it; else the source's own.
-    Figures by other metrics (worst region, F1, retrieval) are in ``accuracies.csv`` only. ``source`` keeps one source,
-    such as ``open_clip``, ``mteb``, ``mobileclip`` or ``clip_benchmark``.
+    Prefers the metric that open_clip's results have for the data set; else takes the source's own. Other metrics
+    (worst region, F1, retrieval) are in ``accuracies.csv`` only. ``source`` selects one source, such as ``open_clip``,
+    ``mteb``, ``mobileclip`` or ``clip_benchmark``.
     """
     found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     preferred = {dataset.id: dataset.open_clip_metric for dataset in known_datasets()}

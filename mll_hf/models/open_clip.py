@@ -55,7 +55,7 @@ class OpenClipModel(VisionLanguageModel):
 
 
 def _resized(resize: Compose, image: Image.Image) -> torch.Tensor:
-    """A function of the module, since models are sent to other processes."""
+    """At module level, since models are pickled for other processes."""
     pixels: torch.Tensor = pil_to_tensor(resize(to_rgb(image)))
     return pixels
 
@@ -77,7 +77,7 @@ def _load_tokenizer(folder: Path, text_config: dict[str, Any]) -> Callable[[list
     safe = {"trust_remote_code": False}
     if (folder / "tokenizer_config.json").is_file():
         return oc.get_tokenizer(f"local-dir:{folder}", **safe)
-    # the repository relies on another one's tokenizer
+    # the repository uses the tokenizer of another one
     return HFTokenizer(
         name,
         context_length=text_config.get("context_length", DEFAULT_CONTEXT_LENGTH),

@@ -1,14 +1,14 @@
-"""Labels of real models out of figures that others published: recall on every class of ImageNet, -Sketch and -R.
+"""Labels of real models from published figures: recall on every class of ImageNet, ImageNet-Sketch and ImageNet-R.
 
 ImageNet's classes are WordNet synsets, so these three columns make a label on the graph of ImageNet's classes and their
 hypernyms, in three domains (photo, sketch, rendition). Graph and figures come with the package: no model is run, and
-nothing is downloaded. What the published table lacks:
+nothing is downloaded. The published table has no:
 
-- The number of images per class: 50, 51 and 150, the means of the three data sets, stand in for it.
-- By how many rivals a lost image was beaten: lost images are spread evenly over the first four bins of ranks (1, 2 to
-  3, 4 to 7, 8 to 15).
-- Which rivals: strategy `paper` estimates its Eq. 5 from ranks alone.
-- ImageNet-R's images were contested by 200 classes, not by 1,000.
+- Number of images per class: 50, 51 and 150, the means of the three data sets, are used.
+- Number of rivals that beat an unrecognized image: these images are spread evenly over the first four bins of ranks
+  (1, 2 to 3, 4 to 7, 8 to 15).
+- Identity of these rivals: strategy `paper` estimates its Eq. 5 from ranks alone.
+- Recall among 1,000 classes on ImageNet-R: its recall is among 200 classes.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ if TYPE_CHECKING:
     from mll_hf.models.known import ClassRecalls
 
 PUBLISHED = "published"
-DEFAULT_LABELS = f"hub,{PUBLISHED}"  # hub.locations has HUB, and takes a quarter of a second to import
+DEFAULT_LABELS = f"hub,{PUBLISHED}"  # importing HUB from hub.locations takes a quarter of a second
 PROMPTS = "ensemble"  # 80 templates, as in most published accuracies on ImageNet
 SOURCES = {"imagenet-1k": 50, "imagenet-sketch": 51, "imagenet-r": 150}  # images per class
 DOMAINS = ("photo", "sketch", "rendition")  # of these
 _LOST_BINS = 4
-_MOST_IMAGES = 60_000
+_MAX_IMAGES = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedFigures:
-    """A source of labels, like a folder: of the models whose recall per class is published and that can be loaded."""
+    """A source of labels: of the models that can be loaded and whose recall per class is published."""
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class PublishedFigures:
 
     @property
     def indexed(self) -> tuple[IndexedLabel, ...]:
-        """None: the labels are few."""
+        """None: there are few labels."""
         return ()
 
     def list(self) -> tuple[LabelSummary, ...]:
@@ -88,7 +88,7 @@ class PublishedFigures:
 
 
 def split_location(location: str | Path) -> tuple[str | Path, bool]:
-    """A source as a user names it without ``,published``, and whether that was there."""
+    """Remove ``,published`` from a source as users write it; also returns whether it was there."""
     first, comma, last = str(location).rpartition(",")
     return (first.strip(), True) if comma and last.strip() == PUBLISHED else (location, False)
 
@@ -132,7 +132,7 @@ def _labels_of(repo_ids: frozenset[str]) -> tuple[ModelLabel, ...]:
 
 
 def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel, ...]:
-    """Labels of a table's models under one prompt set, on the published graph; hypernyms pool the images below them."""
+    """Labels of a table's models under one prompt set, on the published graph; hypernyms pool images of hyponyms."""
     graph, synsets = published_graph(), imagenet_synsets()
     ranks = np.zeros((len(recalls.models), len(SOURCES), len(graph), RANK_BINS), np.float32)  # exact below 2^24
     for s, (dataset, n_images) in enumerate(SOURCES.items()):
@@ -147,7 +147,7 @@ def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel
     pooled = np.moveaxis(pooled, 0, 2).astype(np.float64)
     pooled = np.pad(np.rint(pooled), [(0, 0)] * 3 + [(0, RANK_BINS - 1 - _LOST_BINS)])  # [M, S, V, RANK_BINS]
     domain_ranks = pooled.sum(axis=2)
-    share = np.minimum(1, _MOST_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
+    share = np.minimum(1, _MAX_IMAGES / np.maximum(pooled.sum(axis=(1, 3)), 1))  # the format counts up to 65,535
     pooled = np.floor(pooled * share[:, None, :, None])
     return tuple(
         ModelLabel(
@@ -177,7 +177,7 @@ def labels_from_recalls(recalls: ClassRecalls, prompts: str) -> tuple[ModelLabel
 
 
 def spread_ranks(hits: NDArray[np.int64], n_images: int) -> NDArray[np.int64]:
-    """[..., RANK_BINS] ranks of images of which ``hits`` [...] were won; the others are spread over four bins."""
+    """[..., RANK_BINS] ranks of images: ``hits`` [...] were recognized, the others are spread over four bins."""
     ranks = np.zeros((*hits.shape, RANK_BINS), np.int64)
     ranks[..., 0] = hits
     for position in range(_LOST_BINS):

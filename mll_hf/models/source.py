@@ -23,7 +23,7 @@ from mll_hf.hub.connection import (
     connect,
     fetch_head,
     hub_errors,
-    is_of_a_model,
+    is_model_file,
     is_unreachable,
     read_head,
 )
@@ -65,7 +65,7 @@ def resolve(spec: str, token: str | None) -> ModelRef:
         try:
             head = fetch_head(connect(token), repo_id, "model", revision or None)
             repo_id, commit = head.repo_id, head.sha
-            names = [path for path in head.files if is_of_a_model(path)]
+            names = [path for path in head.files if is_model_file(path)]
         except (OfflineModeIsEnabled, HfHubHTTPError, httpx.TransportError) as error:
             cached = _newest_cached(repo_id, revision) if is_unreachable(error) else None
             if cached is None:
@@ -108,7 +108,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
         head = read_head(connect(token), ref.repo_id, "model", ref.revision)
     except HubError:
         return 0 if _newest_cached(ref.repo_id, ref.revision) else _BYTES_PER_PARAMETER * parameters
-    sizes = {name: file.size for name, file in head.files.items() if is_of_a_model(name)}
+    sizes = {name: file.size for name, file in head.files.items() if is_model_file(name)}
     return sum(
         sizes[name]
         for name in _downloaded(sizes, backend)
@@ -117,7 +117,7 @@ def bytes_to_fetch(ref: ModelRef, parameters: int, token: str | None = None) -> 
 
 
 def _downloaded(names: Collection[str], backend: Backend) -> list[str]:
-    """Those of a model's files that :func:`fetch` downloads."""
+    """The files of a model that :func:`fetch` downloads."""
     common_name = backend is Backend.OPEN_CLIP and not set(names) & set(_OPEN_CLIP_WEIGHTS)
     patterns = [*_DOWNLOADED[backend], *([_WEIGHTS] if common_name else [])]
     in_modules = backend is Backend.SENTENCE_TRANSFORMERS
@@ -154,7 +154,7 @@ def _loadable(names: Collection[str]) -> list[Backend]:
         if unambiguous or found.intersection(_OPEN_CLIP_WEIGHTS):
             backends.append(Backend.OPEN_CLIP)
     if _SENTENCE_CONFIG in found:
-        # not for transformers: it would leave out all modules but the first
+        # not for transformers, which would ignore all modules but the first
         safe = {os.path.dirname(name) for name in found if os.path.basename(name) in (_WEIGHTS, _SHARD_INDEX)}
         pickled = {os.path.dirname(name) for name in found if os.path.basename(name) == _PICKLE}
         if safe and pickled <= safe:
@@ -194,7 +194,7 @@ def _resolve_folder(spec: str) -> ModelRef:
 def _file_names(folder: Path) -> list[str]:
     """Paths of a model's files: those at the root, and in the modules of sentence-transformers."""
     paths = [path for path in (*folder.iterdir(), *folder.glob("*/*")) if path.is_file()]
-    return [name for path in paths if is_of_a_model(name := path.relative_to(folder).as_posix())]
+    return [name for path in paths if is_model_file(name := path.relative_to(folder).as_posix())]
 
 
 def _content_digest(folder: Path, names: Collection[str]) -> str:
@@ -216,7 +216,7 @@ def _newest_cached(repo_id: str, revision: str) -> tuple[str, list[str]] | None:
         for copy in cached_revisions(repo_id)
         if revision in ("", copy.commit_hash) or revision in copy.refs
     ]
-    # reading cards and labels caches revisions without weights
+    # reading cards and labels also caches revisions, without weights
     usable = [copy for copy in copies if _loadable(copy[2])]
     return max(usable)[1:] if usable else None
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _CPU_BATCH, _CPU_BATCH_OF_LARGE, _LARGE_GFLOPS = 128, 32, 1.0  # ViT-B/32 is 20 % faster with 32, tiny models with 128
 _GPU_BATCH = 512
-_SHARE_OF_FREE = 0.8  # of the memory beside the weights; the rest is for fragments and the contest
+_SHARE_OF_FREE = 0.8  # of the memory beside the weights; the rest is for fragmentation and the contest
 _BYTE_TOLERANCE = 1e-5  # libraries divide by 255, or multiply by its inverse
 NEEDS_CODE = "needs code from a repository, which is never run; use another model"
 _DAMAGED = "its files may be damaged: download it again, or use another model"
@@ -45,7 +45,7 @@ class VisionLanguageModel(ABC):
     precision runs in float32 from then on. bfloat16 does not overflow, but rounds eight times more coarsely: on a CPU
     it changed 1.2 % of the answers of four small models, float16 .1 %. Texts always run in float32: they are few, and
     each is compared with every image. The network is not compiled: compiling takes minutes per model, longer than most
-    measurements, and nobody has measured that it pays.
+    measurements, and no benefit has been measured.
 
     Attributes:
         ref: The model and its revision.
@@ -71,8 +71,8 @@ class VisionLanguageModel(ABC):
     _mean: torch.Tensor  # [3, 1, 1] on the device, and so is _std
     _std: torch.Tensor
     _half: torch.dtype | None  # of the image tower, None for float32
-    _most_images: int  # per batch; halved when memory runs out
-    _network: Any  # the two libraries name the towers differently
+    _max_images: int  # per batch; halved when memory runs out
+    _network: Any  # libraries name the towers differently
 
     def __init__(self, ref: ModelRef, network: torch.nn.Module, device: str, dtype: str | None) -> None:
         self.ref = ref
@@ -86,15 +86,15 @@ class VisionLanguageModel(ABC):
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """Turn an image of any PIL mode into the model's input, [3, H, W] float32 on the CPU.
 
-        Models without a fixed image size (SigLIP 2 NaFlex) take two dimensions instead of three, of a fixed size too.
+        Models without a fixed image size (SigLIP 2 NaFlex) have two dimensions instead of three, also of a fixed size.
 
         Safe to call from threads and forked processes.
         """
 
     def compact(self, image: Image.Image) -> torch.Tensor:
-        """As :meth:`preprocess` for a GPU, which normalizes itself: uint8 [3, H, W], a quarter of the bytes.
+        """Like :meth:`preprocess`, to be normalized on the GPU: uint8 [3, H, W], a quarter of the bytes.
 
-        Models whose preprocessing does not end in resizing, cropping and normalizing get the input of `preprocess`.
+        The same as `preprocess` for models whose preprocessing does not end in resizing, cropping and normalizing.
         """
         return self.preprocess(image) if self._resized is None else self._resized(image)
 
@@ -126,10 +126,10 @@ class VisionLanguageModel(ABC):
         done = 0
         with torch.inference_mode(), self._running():
             while done < len(pixels):
-                part = pixels[done : done + self._most_images]
+                part = pixels[done : done + self._max_images]
                 embeddings = self._encode_if_it_fits(part)
                 if embeddings is None:
-                    self._most_images = (len(part) + 1) // 2  # for later batches too: they are as large
+                    self._max_images = (len(part) + 1) // 2  # also for later batches, which are as large
                     self._free_memory()
                 else:
                     parts.append(embeddings)
@@ -237,7 +237,7 @@ class VisionLanguageModel(ABC):
             parameters=sum(parameter.numel() for parameter in self._network.parameters()),
             gflops=count_flops(lambda: self._image_features(batch)) / 1e9,
         )
-        self._most_images = 2**31
+        self._max_images = 2**31
         self.embedding_size = self.encode_pixels(pixels[None]).shape[1]
         self._normalize_on_device()
         if self._device.type == "cuda":
@@ -250,7 +250,7 @@ class VisionLanguageModel(ABC):
             raise ModelError(self.ref.repo_id, reason)
 
     def _normalize_on_device(self) -> None:
-        """Let :meth:`compact` give bytes if normalizing these gives what `preprocess` gives."""
+        """Let :meth:`compact` return bytes if normalizing them reproduces the result of `preprocess`."""
         found = self._resizing()
         if found is None:
             return
@@ -323,7 +323,7 @@ def _only_counted_kernels() -> Iterator[None]:
 def one_line_errors(ref: ModelRef) -> Iterator[None]:
     """Turn any error of another library during loading into one `ModelError`.
 
-    Catches `Exception` on purpose, and only here: damaged or foreign files raise anything from an AssertionError to
+    Catches `Exception` on purpose, and only here: damaged or unknown files raise anything from an AssertionError to
     the bare Exception of tokenizers.
     """
     try:

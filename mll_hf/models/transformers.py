@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labels.label import ModelRef
 
-# a config may name a repository of attention kernels, which transformers runs whatever trust_remote_code says
+# a config may name a repository of attention kernels, which transformers runs regardless of trust_remote_code
 _KERNEL = re.compile(r'attn_implementation"\s*:\s*"[^"]*/')
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -37,9 +37,9 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 class TransformersModel(VisionLanguageModel):
     """A model of transformers.
 
-    Gives the logits of transformers' pipeline for zero-shot image classification, but for two things. Texts that are
-    too long are truncated, where the pipeline fails. SigLIP gets texts as in training: in lower case and without
-    punctuation, which transformers' tokenizer of SigLIP 2 does not see to (12 points on ImageNet, NVlabs/RADIO#142).
+    Returns the logits of transformers' pipeline for zero-shot image classification, with two exceptions. Texts that are
+    too long are truncated; the pipeline fails on them. SigLIP gets texts as in training, in lower case and without
+    punctuation; transformers' tokenizer of SigLIP 2 does not do this (12 points on ImageNet, NVlabs/RADIO#142).
     """
 
     def __init__(self, ref: ModelRef, folder: Path, device: str, dtype: str | None) -> None:
@@ -59,8 +59,8 @@ class TransformersModel(VisionLanguageModel):
     def preprocess(self, image: Image.Image) -> torch.Tensor:
         """See `VisionLanguageModel`.
 
-        SigLIP 2 NaFlex keeps an image's proportions and takes patches, [P, values]; above them, a row starts with the
-        numbers of rows and columns of patches.
+        SigLIP 2 NaFlex keeps an image's proportions and takes patches, [P, values], preceded by a row that starts with
+        the numbers of rows and columns of patches.
         """
         inputs = self._processor(images=to_rgb(image), return_tensors="pt")
         pixels: torch.Tensor = inputs["pixel_values"][0]
@@ -151,7 +151,7 @@ def _text_inputs(network: PreTrainedModel) -> list[str]:
 def _positions(network: PreTrainedModel) -> int:
     """Length of the longest text in tokens."""
     config = network.config.text_config
-    # XLM-RoBERTa, the text tower of AltCLIP, has positions from the padding token's id + 1 on
+    # positions of XLM-RoBERTa, the text tower of AltCLIP, start at the padding token's id + 1
     unused = config.pad_token_id + 1 if network.config.model_type == "altclip" else 0
     return int(config.max_position_embeddings - unused)
 
@@ -162,7 +162,7 @@ def _canonical(text: str) -> str:
 
 
 def _resized(processor: Any, image: Image.Image) -> torch.Tensor:  # noqa: ANN401 - of many classes
-    """A function of the module, since models are sent to other processes."""
+    """At module level, since models are pickled for other processes."""
     steps = {"do_rescale": False, "do_normalize": False, "return_tensors": "pt"}
     pixels: torch.Tensor = processor(images=to_rgb(image), **steps)["pixel_values"][0]
     return pixels
@@ -176,7 +176,7 @@ def _pooled(output: torch.Tensor | ModelOutput) -> torch.Tensor:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress progress bars and reports; faults are raised as errors."""
+    """Suppress progress bars and reports; problems are raised as errors."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

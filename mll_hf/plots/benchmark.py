@@ -1,4 +1,4 @@
-"""Figures of the benchmark, with matplotlib and without a display. Every series has its own color and marker."""
+"""Figures of the benchmark, with matplotlib, without a display. Every series has its own color and marker."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _GROUP_COLORS = {
     Group.HINDSIGHT: BLACK,
 }
 _NEEDS_NO_CLASSES = (Group.REFERENCE, Group.LABELS, *SEES_SAMPLES)
-_LEAST_APART = 0.035  # distance of names beside points, as a share of the axis
+_MIN_DISTANCE = 0.035  # between names beside points, as a share of the axis
 _LEGEND = {"loc": "outside right upper", "frameon": False, "fontsize": 8}
 _POINT = {"edgecolor": "white", "linewidth": 0.6, "zorder": 3}
 
@@ -72,7 +72,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def accuracy_by_cost(results: Results) -> Figure:
-    """Mean accuracy against GFLOPs per image, with the Pareto front of the methods that see no true class."""
+    """Mean accuracy against GFLOPs per image, with the Pareto front of the methods that use no true class."""
     figure, axes = _figure(8.0, 5.2)
     hub = results.suite.hub
     axes.scatter(hub.gflops, results.accuracies.mean(axis=1), s=18, color="#c4c4c4", label="a model alone", zorder=1)
@@ -97,7 +97,7 @@ def accuracy_by_cost(results: Results) -> Figure:
 
 
 def gap_by_hub_size(results: Results) -> Figure:
-    """Share of the gap between the generally best and the best model that is closed, by the number of models."""
+    """Share of the gap closed between the generally best and the best model, by the number of models."""
     sizes, tables = _by_scenario(results, Kind.HUB)
     fixed = (PAPER, "paper, k=3", OURS, "mll, k=3", "uniform, all")
     names = [name for name in fixed if name in tables[-1]]
@@ -113,7 +113,7 @@ def gap_by_hub_size(results: Results) -> Figure:
 
 
 def accuracy_by_images(results: Results) -> Figure:
-    """Mean accuracy of methods that look at unlabeled images, by the number of images."""
+    """Mean accuracy of methods that use unlabeled images, by the number of images."""
     counts, tables = _by_scenario(results, Kind.IMAGES)
     names = _best_of_groups(results, SEES_SAMPLES, len(_COLORS))
     means = {name: [table[name].mean() for table in tables] for name in names if all(name in table for table in tables)}
@@ -127,7 +127,7 @@ def accuracy_by_images(results: Results) -> Figure:
 
 
 def images_per_concept(samples: Table) -> Figure:
-    """Agreement of labels of fewer images with those of all, and the accuracy of the models chosen by them."""
+    """Agreement of labels from fewer images with labels from all, and the accuracy of the models chosen by them."""
     series = {
         "rank correlation of mean recalls": "general_correlation",
         "rank correlation of scores": "score_correlation",
@@ -142,7 +142,7 @@ def images_per_concept(samples: Table) -> Figure:
 
 
 def dumbbells(results: Results) -> Figure:
-    """For each target the generally best model, the best model, and what methods choose between them."""
+    """For each target the generally best model, the best model, and the choices of the methods."""
     accuracies = results.per_task(Kind.ALL)
     ends = {GENERAL: GRAY, ORACLE: BLACK}
     between = {PAPER: ("X", ORANGE), OURS: ("D", BLUE)}
@@ -205,13 +205,13 @@ def _name_points(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None
     """Write names beside points, spread vertically where points are close; names of equal points are joined."""
     names: dict[tuple[float, float], list[str]] = {}
     for x, y, name in points:
-        same = (at for at in names if np.allclose(at, (x, y), rtol=1e-3))
+        same = (point for point in names if np.allclose(point, (x, y), rtol=1e-3))
         names.setdefault(next(same, (x, y)), []).append(name)
     low, high = axes.get_ylim()
     placed: list[tuple[float, float]] = []
     for (x, y), here in sorted(names.items(), key=lambda item: (-item[0][1], item[0][0])):
         near = [at for of, at in placed if 0.4 < of / x < 2.5]
-        at_y = min([y, *(at - _LEAST_APART * (high - low) for at in near if at - y < _LEAST_APART * (high - low))])
+        at_y = min([y, *(at - _MIN_DISTANCE * (high - low) for at in near if at - y < _MIN_DISTANCE * (high - low))])
         placed.append((x, at_y))
         line = {"arrowstyle": "-", "color": GRAY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
         axes.annotate(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mll_hf.plots.style import PlotlyFigure
 
 _TILES_SHOWN = 90
-_PATH_PIXELS = 28  # height of the navigation bar, which lies in the margin
+_PATH_PIXELS = 28  # height of the navigation bar, which is in the margin
 _MARGIN = {"l": 8, "r": 8, "t": 8 + _PATH_PIXELS, "b": 8}
 _BRANCHES_SHOWN = 8
 _ROW_PIXELS = 28
@@ -68,8 +68,8 @@ def strengths(label: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
 
 
 def _levels_shown(tree: BranchTree) -> int:
-    """Number of levels that fit at first; at least two."""
-    depths = np.full(len(tree.parents) + 1, -1)  # the last one is that of the parent of the roots
+    """Number of levels that fit initially; at least two."""
+    depths = np.full(len(tree.parents) + 1, -1)  # the last entry is for the parent of the roots
     depths[tree.first_fork] = 0
     for position, parent in enumerate(tree.parents.tolist()):
         if depths[parent] >= 0:
@@ -81,8 +81,8 @@ def _levels_shown(tree: BranchTree) -> int:
 def branch_comparison(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> PlotlyFigure:
     """Recall of the first model minus that of the second, in percentage points by branch of the graph.
 
-    Of many branches those with the largest differences are shown; without branches that are large enough the figure is
-    empty.
+    If there are many branches, those with the largest differences are shown. The figure is empty if no branch is large
+    enough.
 
     Raises:
         MissingExtraError: plotly is not installed.

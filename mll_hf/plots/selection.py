@@ -21,24 +21,24 @@ CLOSE = 0.1  # of a class with less coverage no concept is close
 _MODELS_SHOWN = 8
 _CLASSES_SHOWN = 40
 _ROW_PIXELS, _HEADING_PIXELS = 26, 120
-_MOST_NAMED = 6
-_MOST_TICKS = 7
+_MAX_NAMED = 6
+_MAX_TICKS = 7
 _MARKER = {"line": {"color": "white", "width": 1}}
 _LINE_HEIGHT = 0.08  # of a name, as a share of the points' spread
-_LEAST_GFLOPS = 1e-6  # so that the logarithm exists
+_MIN_GFLOPS = 1e-6  # so that the logarithm exists
 
 
-def shown_models(selection: Selection, most: int = _MODELS_SHOWN) -> list[int]:
-    """Positions of the chosen models, filled up to ``most`` with the best others, best first."""
+def shown_models(selection: Selection, limit: int = _MODELS_SHOWN) -> list[int]:
+    """Positions of the chosen models and the best others, up to ``limit`` in total, best first."""
     others = [m for m in range(len(selection.models)) if m not in selection.union]
-    return sorted([*selection.union, *others[: max(most - len(selection.union), 0)]])
+    return sorted([*selection.union, *others[: max(limit - len(selection.union), 0)]])
 
 
-def shown_classes(selection: Selection, most: int = _CLASSES_SHOWN) -> list[int]:
-    """Positions of at most ``most`` classes, in order: those on which the shown models differ most."""
+def shown_classes(selection: Selection, limit: int = _CLASSES_SHOWN) -> list[int]:
+    """Positions of at most ``limit`` classes, in order: those on which the shown models differ most."""
     scores = selection.scores[shown_models(selection)]
     spread = scores.max(axis=0) - scores.min(axis=0)
-    return sorted(np.argsort(-spread, kind="stable")[:most].tolist())
+    return sorted(np.argsort(-spread, kind="stable")[:limit].tolist())
 
 
 def with_recall(selection: Selection) -> Selection | None:
@@ -68,7 +68,7 @@ def with_recall(selection: Selection) -> Selection | None:
 def accuracy_heatmap(selection: Selection) -> PlotlyFigure:
     """Recall of the best models (columns) on the concepts of the classes (rows), in percent.
 
-    Chosen models are bold. Of many classes those on which the models differ most are shown.
+    Chosen models are bold. If there are many classes, those on which the models differ most are shown.
 
     Raises:
         MissingExtraError: plotly is not installed.
@@ -112,7 +112,7 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
     Raises:
         MissingExtraError: plotly is not installed.
     """
-    costs = np.maximum([model.cost.gflops for model in selection.models], _LEAST_GFLOPS)
+    costs = np.maximum([model.cost.gflops for model in selection.models], _MIN_GFLOPS)
     percent = 100 * (selection.overall if selection.estimates is None else selection.estimates.accuracy)
     front = pareto_front(costs, percent)
     others = [m for m in range(len(selection.models)) if m not in selection.union]
@@ -123,11 +123,11 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
     padding = max(0.15 * (best - worst), 2.0)
     steps_x = [*costs[front].tolist(), 10 ** (high + room)]
     steps_y = [*percent[front].tolist(), float(percent[front[-1]])]
-    named = [*chosen, *(m for m in reversed(front) if m not in chosen)][:_MOST_NAMED]
+    named = [*chosen, *(m for m in reversed(front) if m not in chosen)][:_MAX_NAMED]
     sides = _sides(named, np.log10(costs), percent)
 
     def points(models: list[int], **style: Any) -> dict[str, Any]:  # noqa: ANN401 - plotly's JSON
-        """Models as points with their facts on hover, and the names of those in ``sides`` beside them."""
+        """Models as points with details on hover, and with names beside those in ``sides``."""
         shown = [selection.models[m] for m in models]
         return {
             "type": "scatter",
@@ -167,12 +167,12 @@ def accuracy_by_cost(selection: Selection) -> PlotlyFigure:
 
 
 def _ticks(names: list[str]) -> dict[str, Any]:
-    """An axis of names by position, since two names may be shortened to the same text."""
+    """Ticks of an axis with names by position, since two names may be shortened to the same text."""
     return {"tickmode": "array", "tickvals": list(range(len(names))), "ticktext": names}
 
 
 def _sides(models: list[int], x: NDArray[np.float64], y: NDArray[np.float64]) -> dict[int, str]:
-    """Side of each point with room for its name, off the line to the right; points without room have none."""
+    """The side of each point that has room for its name, away from the line; points without room are omitted."""
     width, height = max(np.ptp(x), 0.5), max(np.ptp(y), 2.0)
     sides: dict[int, str] = {}
     for m in models:
@@ -189,7 +189,7 @@ def _log_ticks(costs: NDArray[np.float64]) -> dict[str, Any]:
     powers = 10.0 ** np.arange(np.floor(np.log10(costs.min())), np.ceil(np.log10(costs.max())) + 1)
     fine = np.sort(np.outer(powers, [1, 2, 5]).ravel())
     within = [marks[(marks >= costs.min() * 0.8) & (marks <= costs.max() * 1.25)] for marks in (fine, powers)]
-    marks = within[0] if len(within[0]) <= _MOST_TICKS else within[1]
+    marks = within[0] if len(within[0]) <= _MAX_TICKS else within[1]
     if len(marks) < 2:
         marks = np.unique([costs.min(), costs.max()])
     return {"tickmode": "array", "tickvals": marks.tolist(), "ticktext": [f"{mark:.3g}" for mark in marks]}

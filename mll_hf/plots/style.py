@@ -1,6 +1,6 @@
-"""Shared by all figures: colors, the Pareto front, and web pages of interactive figures.
+"""Common parts of figures: colors, the Pareto front, and web pages of interactive figures.
 
-Series have the colors of Okabe and Ito and the ramp changes in lightness, so that they can be told apart with any color
+Series have the colors of Okabe and Ito, and the ramp changes in lightness, so they can be distinguished with any color
 vision.
 """
 
@@ -30,7 +30,7 @@ GRAY = "#8a8a8a"
 RAMP = ((0.0, "#f4efe2"), (0.35, "#a9cdbd"), (0.7, "#2f7f79"), (1.0, "#08363c"))  # pale sand to dark pine
 
 _DARK_INK, _LIGHT_INK = "#06201f", "#ffffff"
-_INK_TURNS = 0.65  # position on the ramp where dark and light ink are equally readable
+_INK_THRESHOLD = 0.65  # position on the ramp where dark and light ink are equally readable
 _INK = "#6b7672"  # readable on white and on near-black, since pages may be either
 _GRID = "rgba(128, 138, 134, 0.25)"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -50,7 +50,7 @@ _LAYOUT = {
 
 
 def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> list[int]:
-    """Positions of the points with a greater value than all others of the same or lower cost, cheapest first."""
+    """Positions of the points with a higher value than all others of the same or lower cost, cheapest first."""
     front: list[int] = []
     for row in np.lexsort((-values, costs)).tolist():
         if not front or values[row] > values[front[-1]]:
@@ -58,14 +58,14 @@ def pareto_front(costs: NDArray[np.float64], values: NDArray[np.float64]) -> lis
     return front
 
 
-def plain(text: str, most: int = 60) -> str:
-    """Escape and shorten a text of others, since plotly interprets tags."""
-    return escape(shortened(" ".join(text.split()), most), quote=False)
+def plain(text: str, limit: int = 60) -> str:
+    """Escape and shorten untrusted text, since plotly interprets tags."""
+    return escape(shortened(" ".join(text.split()), limit), quote=False)
 
 
-def ink_on(places: NDArray[np.float64]) -> list[str]:
-    """Colors of texts at positions from 0 to 1 on the ramp."""
-    return [_LIGHT_INK if place > _INK_TURNS else _DARK_INK for place in places.ravel().tolist()]
+def ink_on(values: NDArray[np.float64]) -> list[str]:
+    """Text colors for positions from 0 to 1 on the ramp."""
+    return [_LIGHT_INK if value > _INK_THRESHOLD else _DARK_INK for value in values.ravel().tolist()]
 
 
 def interactive(traces: Sequence[Mapping[str, Any]], height: int, **layout: Any) -> PlotlyFigure:  # noqa: ANN401
@@ -97,7 +97,7 @@ def check_page(path: Path) -> None:
         MissingExtraError: plotly is not installed.
     """
     if path.suffix.lower() not in _PAGE_SUFFIXES:
-        raise InputError(f"figures are written as web pages; let the name {path.name} end in .html")
+        raise InputError(f"figures are written as web pages; use a name other than {path.name} that ends in .html")
     if find_spec("plotly") is None:
         raise MissingExtraError("plotly", "plots")
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub.errors import RevisionNotFoundError
 
 from mll_hf.errors import CardError, HubError, InputError, ModelError
-from mll_hf.hub.connection import FULL_SHA, connect, download, read_head, together
+from mll_hf.hub.connection import FULL_SHA, connect, download, map_parallel, read_head
 from mll_hf.hub.licenses import licenses_of
 from mll_hf.hub.locations import REPO_ID
 from mll_hf.hub.publish import README, publish_repo
@@ -207,7 +207,7 @@ def check_models(selection: Selection, licenses: Sequence[str] = (), token: str 
                 f"models have other licenses than the allowed ({abridged(sorted(allowed), 5)}): "
                 f"{abridged(refused, 5)}; allow these too, or select with these licenses"
             )
-    together(partial(_check_there, connect(token)), [ref for ref in refs if not ref.is_local])
+    map_parallel(partial(_check_there, connect(token)), [ref for ref in refs if not ref.is_local])
 
 
 def _check_there(api: HfApi, ref: ModelRef) -> None:

@@ -1,4 +1,4 @@
-"""A Space that labels models when they change: a webhook, and a page with the state of its events."""
+"""A Space that labels models when they change: a webhook, and a status page of its events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mll_hf.labeling.webhook import read_event
 if TYPE_CHECKING:
     from fastapi import Request
 
-_MOST_BYTES = 2**20
+_MAX_BYTES = 2**20
 _REFRESH_SECONDS = 5
 
 
@@ -37,7 +37,7 @@ def build_app(settings: Settings, queue: Queue) -> FastAPI:
         body = bytearray()
         async for part in request.stream():
             body += part
-            if len(body) > _MOST_BYTES:
+            if len(body) > _MAX_BYTES:
                 return _answer(413, error="the body is too large for an event")
         try:
             change = read_event(json.loads(body))
@@ -52,7 +52,7 @@ def build_app(settings: Settings, queue: Queue) -> FastAPI:
         if state is None:
             return _answer(503, error="too many models are waiting; try again later")
         if state is State.IGNORED:
-            return _answer(200, ignored="this commit was handled before")
+            return _answer(200, ignored="this commit was already handled")
         return _answer(202, queued=change.repo_id)
 
     app.add_route("/webhook", receive, methods=["POST"])
@@ -82,7 +82,7 @@ def main() -> int:
     """Serve until the Space is stopped; returns the exit status."""
     try:
         settings = Settings.from_environment(os.environ)
-        queue = Queue(worker(settings), settings.settle_seconds, settings.most_waiting)
+        queue = Queue(worker(settings), settings.settle_seconds, settings.max_waiting)
     except MLLError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -1,6 +1,6 @@
 """Label models when their repositories change: events of a webhook, a queue, and the work.
 
-A webhook must be answered quickly, so an event is only read and queued; one thread does the work.
+A webhook needs a quick response, so an event is only read and queued; one thread does the work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mll_hf.labeling.webhook import Change
 
-_MOST_EVENTS = 200
+_MAX_EVENTS = 200
 _log = logging.getLogger(__name__)
 
 
@@ -43,10 +43,10 @@ class Settings:
 
     secret: str = field(repr=False)  # shared with the webhook
     graph: str  # folder or ``hf://datasets/org/graph`` of the graph and its probe images
-    # collection in which labels are published; None for each model's own repository, which must be the user's
+    # collection that labels are published in; None for each model's own repository, which must be the user's
     to: str | None = None
-    most_waiting: int = 100  # most models that may wait; events for more are refused with status 503
-    # time without events after which a model is labeled, since uploads come in several commits
+    max_waiting: int = 100  # maximum number of waiting models; further events are refused with status 503
+    # a model is labeled after this time without events, since uploads come in several commits
     settle_seconds: float = 60.0
 
     @classmethod
@@ -54,7 +54,7 @@ class Settings:
         """Read and check the settings.
 
         Raises:
-            InputError: One is missing or cannot be used.
+            InputError: A setting is missing or invalid.
         """
 
         def optional(name: str, default: str = "") -> str:
@@ -63,14 +63,14 @@ class Settings:
         def required(name: str, what: str) -> str:
             return optional(name) or _refuse(f"{name} is not set; add {what} to the Space's settings")
 
-        most_waiting = optional("MLL_AUTOLABEL_QUEUE", "100")
-        if not (most_waiting.isdecimal() and int(most_waiting)):
-            _refuse(f"MLL_AUTOLABEL_QUEUE is '{most_waiting}'; use a number such as 100")
+        max_waiting = optional("MLL_AUTOLABEL_QUEUE", "100")
+        if not (max_waiting.isdecimal() and int(max_waiting)):
+            _refuse(f"MLL_AUTOLABEL_QUEUE is '{max_waiting}'; use a number such as 100")
         settings = cls(
             secret=required("WEBHOOK_SECRET", "the webhook's secret as a secret"),
             graph=required("MLL_AUTOLABEL_GRAPH", "hf://datasets/ORG/GRAPH as a variable"),
             to=optional("MLL_AUTOLABEL_TO") or None,
-            most_waiting=int(most_waiting),
+            max_waiting=int(max_waiting),
         )
         if settings.to:
             parse_dataset(settings.to)
@@ -107,26 +107,26 @@ class Event:
     change: Change  # what the Hub reported
     state: State
     detail: str = ""  # reason or address
-    time: str = ""  # time of the last change of state, in UTC; empty while it waits
+    time: str = ""  # time of the last change of state, in UTC; empty while waiting
 
 
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
 class Queue:
-    """A queue of changes, at most one per model, and a thread that works through it.
+    """A queue of changes, at most one per model, and a thread that processes it.
 
     Args:
         work: Handles a change; returns its final state, and a reason or address.
-        settle_seconds: Time without events before it is a model's turn.
-        most_waiting: Most models that may wait.
+        settle_seconds: Time without events before a model is processed.
+        max_waiting: Maximum number of waiting models.
     """
 
-    def __init__(self, work: Callable[[Change], tuple[State, str]], settle_seconds: float, most_waiting: int) -> None:
-        self._work, self._settle_seconds, self._most_waiting = work, settle_seconds, most_waiting
-        self._waiting: dict[str, tuple[Change, float]] = {}  # in order of their due times
+    def __init__(self, work: Callable[[Change], tuple[State, str]], settle_seconds: float, max_waiting: int) -> None:
+        self._work, self._settle_seconds, self._max_waiting = work, settle_seconds, max_waiting
+        self._waiting: dict[str, tuple[Change, float]] = {}  # by due time
         self._running: Event | None = None
-        self._past: deque[Event] = deque(maxlen=_MOST_EVENTS)  # the newest last
+        self._past: deque[Event] = deque(maxlen=_MAX_EVENTS)  # newest last
         self._condition = threading.Condition()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="autolabel", daemon=True)
@@ -136,7 +136,7 @@ class Queue:
         self._thread.start()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Start nothing more, and wait for the running work."""
+        """Start no further work, and wait for the running one."""
         with self._condition:
             self._stopped = True
             self._condition.notify()
@@ -146,7 +146,7 @@ class Queue:
         """Add a change; it replaces a waiting one of the same model.
 
         Returns:
-            WAITING, IGNORED if this commit was handled before, or None if the queue is full.
+            WAITING, IGNORED if this commit was already handled, or None if the queue is full.
         """
         with self._condition:
             if any(
@@ -154,19 +154,19 @@ class Queue:
                 for event in (*self._past, *([self._running] if self._running else []))
             ):
                 return State.IGNORED
-            if not self._waiting.pop(change.repo_id, None) and len(self._waiting) >= self._most_waiting:
+            if not self._waiting.pop(change.repo_id, None) and len(self._waiting) >= self._max_waiting:
                 return None
             self._waiting[change.repo_id] = (change, time.monotonic() + self._settle_seconds)
             self._condition.notify()
             return State.WAITING
 
     def note(self, ignored: Change) -> None:
-        """Show an event that is ignored."""
+        """Record an ignored event."""
         with self._condition:
             self._past.append(Event(ignored, State.IGNORED, ignored.ignored, _now()))
 
     def events(self) -> list[Event]:
-        """Running, waiting and past events, the newest first."""
+        """Running, waiting and past events, newest first."""
         with self._condition:
             running = [self._running] if self._running else []
             waiting = [Event(change, State.WAITING) for change, _ in self._waiting.values()]
@@ -210,7 +210,7 @@ def _now() -> str:
 
 
 def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
-    """The handler of changes: labels a model at its newest commit, which may be a later one than the event's.
+    """The handler of changes: labels a model at its newest commit, which may be later than the event's.
 
     Raises:
         MLLError: The graph cannot be read.
@@ -226,7 +226,9 @@ def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
             resolve_model(change.repo_id)
         except ModelError as error:
             return State.IGNORED, str(error)
-        destination = CollectionRepo(settings.to) if settings.to else OwnRepos()  # new, since it caches what is there
+        destination = (
+            CollectionRepo(settings.to) if settings.to else OwnRepos()
+        )  # new, since it caches the published labels
         (result,) = for_each([change.repo_id], lambda name: label_one(name, replace(fleet, destination=destination)))
         return State(str(result.outcome)), result.published.url if result.published else result.reason
 
@@ -237,7 +239,7 @@ def worker(settings: Settings) -> Callable[[Change], tuple[State, str]]:
 
 
 def status_html(events: list[Event]) -> str:
-    """A table of events; texts are escaped, and private repositories are not named."""
+    """A table of events; texts are escaped, and names of private repositories are hidden."""
     if not events:
         return "<p>Nothing has happened yet.</p>"
     head = "".join(f"<th>{name}</th>" for name in ("time (UTC)", "model", "commit", "state", "detail"))

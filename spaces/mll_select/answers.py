@@ -1,4 +1,4 @@
-"""Questions of visitors and their answers, without Gradio. The labels are read once for all visitors."""
+"""Visitors' questions and their answers, without Gradio. The labels are read once for all visitors."""
 
 from __future__ import annotations
 
@@ -62,21 +62,21 @@ if TYPE_CHECKING:
 
     Embed = Callable[[VisionLanguageModel, torch.Tensor, list[str]], tuple[NDArray[Any], NDArray[Any]] | str]
 
-MOST_CLASSES = 1000
-MOST_MODELS = 10  # per class
-MOST_IMAGES = 200
+MAX_CLASSES = 1000
+MAX_MODELS = 10  # per class
+MAX_IMAGES = 200
 OPEN_LICENSES = (
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "isc", "cc0-1.0", "cc-by-4.0", "unlicense",
 )  # fmt: skip
 _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+_-]{0,63}")
-_MOST_LICENSES = 50
-_MOST_FILE_BYTES = 2**20
+_MAX_LICENSES = 50
+_MAX_FILE_BYTES = 2**20
 _RETRY_SECONDS = 20.0
 _RELOAD_SECONDS = 3600.0
-_MOST_FETCHED = 100  # labels that are read whole to compare models on one concept
-_MOST_SENSES = 4
-_LEAST_WEIGHT = 0.2  # of a nearest concept, as a share of the largest weight
-_MOST_BRANCHES = 300
+_MAX_FETCHED = 100  # whole labels that are read to compare models on one concept
+_MAX_SENSES = 4
+_MIN_WEIGHT = 0.2  # of a nearby concept, as a share of the largest weight
+_MAX_BRANCHES = 300
 _SHORTLIST = 8  # models that compete in a trial; all of them may have to run on a CPU
 _CLASSES_IN_A_LINE = 30
 FAMILIES = (
@@ -93,10 +93,10 @@ class Settings:
 
     # source of labels as for :class:`mll_hf.Client`: ``hub,published``, a dataset, or a folder
     labels: str = DEFAULT_LABELS
-    # folder or dataset of the graph that labels must be on; None for the one of most publishers
+    # folder or dataset of the graph that labels must be on; None for the one with the most publishers
     graph: str | None = None
     images: str | None = None  # a graph whose probe images may be shown to anyone; None to show none
-    most_parameters: int = 10**9  # most parameters of all models of one trial together
+    max_parameters: int = 10**9  # maximum total parameters of the models of one trial
 
     @classmethod
     def from_environment(cls, variables: Mapping[str, str]) -> Settings:
@@ -105,11 +105,11 @@ class Settings:
         Raises:
             InputError: ``MLL_MOST_PARAMETERS`` is not a number.
         """
-        most = variables.get("MLL_MOST_PARAMETERS") or "1000000000"
-        if not most.isascii() or not most.isdecimal():
-            raise InputError(f"MLL_MOST_PARAMETERS is '{most}'; give a whole number such as 1000000000")
+        limit = variables.get("MLL_MOST_PARAMETERS") or "1000000000"
+        if not limit.isascii() or not limit.isdecimal():
+            raise InputError(f"MLL_MOST_PARAMETERS is '{limit}'; give a whole number such as 1000000000")
         graph, images = (variables.get(name) or None for name in ("MLL_GRAPH", "MLL_IMAGES"))
-        return cls(variables.get("MLL_LABELS") or DEFAULT_LABELS, graph, images, int(most))
+        return cls(variables.get("MLL_LABELS") or DEFAULT_LABELS, graph, images, int(limit))
 
 
 # --- questions --------------------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A visitor's question; the same labels always give it the same answer."""
+    """A visitor's question; with the same labels, its answer is always the same."""
 
     classes: tuple[str, ...]
     domain: str | None = None  # how the images look; None if unknown
@@ -142,23 +142,23 @@ def make_question(
         domain: How the images look; empty if unknown.
         task: What the images are for; empty if unknown.
         k: Models per class.
-        max_gflops: Most GFLOPs per image; None or 0 for any.
-        max_million_parameters: Most parameters, in millions; None or 0 for any.
-        licenses: Licenses that a model may have, as Hub ids; empty for any.
+        max_gflops: Maximum GFLOPs per image; None or 0 for any.
+        max_million_parameters: Maximum parameters, in millions; None or 0 for any.
+        licenses: Allowed licenses, as Hub ids; empty for any.
 
     Raises:
-        InputError: A value cannot be used.
+        InputError: A value is invalid.
     """
-    if len(classes) > MOST_CLASSES:
+    if len(classes) > MAX_CLASSES:
         raise InputError(
-            f"{len(classes):,} class names are more than this page takes ({MOST_CLASSES:,}); the library takes any "
+            f"{len(classes):,} class names are more than this page accepts ({MAX_CLASSES:,}); the library accepts any "
             "number"
         )
     names = check_class_names(classes)
     if len(names) == 1:
         raise InputError("one class leaves nothing to choose between; name at least two")
-    if not 1 <= k <= MOST_MODELS or k != int(k):
-        raise InputError(f"the number of models is {k:g}; choose 1 to {MOST_MODELS}")
+    if not 1 <= k <= MAX_MODELS or k != int(k):
+        raise InputError(f"the number of models is {k:g}; choose 1 to {MAX_MODELS}")
     for cap, what in ((max_gflops, "GFLOPs"), (max_million_parameters, "parameters")):
         if cap is not None and not 0 <= cap < float("inf"):
             raise InputError(f"the limit on {what} is {cap:g}; give a positive number, or none")
@@ -172,11 +172,11 @@ def make_question(
 
 
 def _checked_licenses(licenses: Sequence[str]) -> tuple[str, ...]:
-    if len(licenses) > _MOST_LICENSES:
-        raise InputError(f"{len(licenses)} licenses are more than this page takes; give at most {_MOST_LICENSES}")
+    if len(licenses) > _MAX_LICENSES:
+        raise InputError(f"{len(licenses)} licenses are more than this page accepts; give at most {_MAX_LICENSES}")
     ids = tuple(dict.fromkeys(str(license).strip().lower() for license in licenses))
     if wrong := [id for id in ids if not _LICENSE.fullmatch(id)]:
-        raise InputError(f"'{shortened(wrong[0], 40)}' is not a Hub id of a license; write for example apache-2.0, mit")
+        raise InputError(f"'{shortened(wrong[0], 40)}' is not a Hub id of a license; use ids such as apache-2.0, mit")
     return ids
 
 
@@ -196,7 +196,7 @@ def names_in_text(text: str | None) -> tuple[str, ...]:
     """Class names in a text box, separated by commas or line breaks.
 
     Raises:
-        InputError: There are none, or they cannot be used.
+        InputError: There are none, or they are invalid.
     """
     text = (text or "").strip()
     if not text:
@@ -211,7 +211,7 @@ def names_in_file(path: str) -> tuple[str, ...]:
     Raises:
         InputError: The file is too large, or has no class names.
     """
-    if os.path.getsize(path) > _MOST_FILE_BYTES:
+    if os.path.getsize(path) > _MAX_FILE_BYTES:
         raise InputError("the file is larger than 1 MB; a list of class names is smaller")
     try:
         return parse_class_names(path)
@@ -247,60 +247,60 @@ def names_as_text(names: Sequence[str]) -> str:
 class Board:
     """Labels on one graph that compare directly."""
 
-    name: str  # a name that no other board has: that of the graph
+    name: str  # unique name, from the graph
     graph: SemanticGraph
     source: LabelSource  # where the labels come from
 
     @cached_property
     def branches(self) -> tuple[tuple[str, str], ...]:
-        """Name and id of the branches with at least ten concepts, the largest first."""
+        """Name and id of the branches with at least ten concepts, largest first."""
         sizes = [1 + len(below) for below in self.graph.descendants]
-        largest = sorted((v for v in range(len(sizes)) if sizes[v] >= 10), key=lambda v: -sizes[v])[:_MOST_BRANCHES]
+        largest = sorted((v for v in range(len(sizes)) if sizes[v] >= 10), key=lambda v: -sizes[v])[:_MAX_BRANCHES]
         concepts = self.graph.concepts
         return tuple((f"{concepts[v].name} ({sizes[v]:,} concepts)", concepts[v].id) for v in largest)
 
 
 @dataclass(frozen=True, eq=False)
 class ListedModel:
-    """A model and what is known of it."""
+    """A model and the facts about it."""
 
-    name: str  # a name that no other model has: its id on the Hub, or the name of its local folder
+    name: str  # unique name: its id on the Hub, or the name of its local folder
     ref: ModelRef
-    cost: Cost  # what it costs to run
-    license: str | None  # as its label or its publisher names it; None if unknown
-    evidence: Evidence  # what is known of it
+    cost: Cost  # its cost per image
+    license: str | None  # from its label or its publisher; None if unknown
+    evidence: Evidence  # the kind of evidence about it
     imagenet: float | None  # published zero-shot accuracy on ImageNet; None if there is none
     labels: tuple[LabelFacts | None, ...]  # [B] its label on each board, None where it has none
     publisher: str  # who published its label, or the figures
 
     @property
     def aliases(self) -> tuple[str, ...]:
-        """Other texts by which a visitor may name it."""
+        """Other names that a visitor may use."""
         return self.ref.repo_id, self.ref.short_name, f"{self.ref.repo_id}@{self.ref.revision}"
 
     @property
     def family(self) -> str:
-        """The kind of model, by its name."""
+        """The family of the model, from its name."""
         return next((family for family in FAMILIES if family.lower() in self.name.lower()), FAMILIES[-1])
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels at one point in time, and the figures that others published. Read before any visitor sees them."""
+    """The labels at one point in time, and published figures. Read before any visitor sees them."""
 
     settings: Settings  # the Space's settings
-    client: Client  # the library's client; everything that it caches is computed already
-    models: tuple[ListedModel, ...]  # the models, the best measured ones first
+    client: Client  # the library's client, with all its caches filled
+    models: tuple[ListedModel, ...]  # the models, best measured ones first
     boards: tuple[Board, ...]  # the B boards, the reference first
-    # number of the board whose probe images may be shown, and these; None to show none
+    # number of the board whose probe images may be shown, and the images; None to show none
     images: tuple[int, ProbeSet] | None = None
 
     @classmethod
     def read(cls, settings: Settings, encoder: TextEncoder) -> Labels:
-        """Read the labels, load the encoder and compute all that is cached.
+        """Read the labels, load the encoder and fill all caches.
 
-        ``functools.cached_property`` has no lock since Python 3.12: if first used by several threads at once, it is
-        computed several times.
+        ``functools.cached_property`` has no lock since Python 3.12: if several threads use it first at the same time,
+        each computes it.
 
         Raises:
             MLLError: The labels or the encoder cannot be read.
@@ -319,12 +319,12 @@ class Labels:
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
-        """Labels that take no part in rankings."""
+        """Labels that are not in the rankings."""
         return tuple(one for group in self.client.groups for one in group.labels.left_out)
 
     @property
     def location(self) -> str:
-        """The source of the labels as users write it, a collection with the commit that was read."""
+        """The source of the labels as users write it; a collection has the commit that was read."""
         group, model = self.client.groups[0], self.models[0]
         if group.evidence is not Evidence.LABEL or not is_on_hub(group.source.name):
             return self.settings.labels
@@ -333,10 +333,10 @@ class Labels:
         return f"{read},{PUBLISHED}" if split_location(self.settings.labels)[1] else read
 
     def select(self, question: Question) -> Selection:
-        """Choose models for a question.
+        """Select models for a question.
 
         Raises:
-            MLLError: No model fits, or the Hub cannot be asked for licenses.
+            MLLError: No model is within the limits, or licenses cannot be read from the Hub.
         """
         return self.client.select(question.classes, question.config, domain=question.domain, task=question.task)
 
@@ -352,19 +352,19 @@ class Labels:
         found = [model for model in self.models if model.name == name]
         found = found or [model for model in self.models if name in model.aliases]
         if len(found) != 1:
-            reason = "is not among the known models" if not found else "may be several models"
+            reason = "is not among the known models" if not found else "matches several models"
             raise InputError(f"'{shortened(name, 60)}' {reason}; give its full id")
         return found[0]
 
     def board(self, name: str | None) -> int:
-        """Number of a board; of the first one without a name.
+        """Number of a board; the first one if there is no name.
 
         Raises:
             InputError: There is none with this name.
         """
         names = [board.name for board in self.boards]
         if name and name not in names:
-            raise InputError(f"no graph is named '{shortened(name, 60)}'; there is: {', '.join(names)}")
+            raise InputError(f"no graph is named '{shortened(name, 60)}'; choose one of: {', '.join(names)}")
         return names.index(name) if name else 0
 
     def read_labels(
@@ -374,7 +374,7 @@ class Labels:
 
         Args:
             models: The models.
-            board: Name of the board; empty for the first on which all have a label.
+            board: Name of the board; empty for the first one on which all have a label.
 
         Raises:
             InputError: There is no such board, or a model has no label on it.
@@ -390,21 +390,21 @@ class Labels:
         return tuple(self._whole(b, [label for model in models if (label := model.labels[b])])), self.boards[b].graph
 
     def measured_on(self, b: int) -> list[tuple[ListedModel, LabelSummary]]:
-        """The models that were measured on a board, with their labels, the generally best first.
+        """The models that were measured on a board, with their labels, generally best first.
 
         If the source has an index, only the 100 best are compared, since their labels are fetched.
         """
         pairs = [(model, label) for model in self.models if (label := model.labels[b])]
-        pairs = pairs[:_MOST_FETCHED] if self.boards[b].source.indexed else pairs
+        pairs = pairs[:_MAX_FETCHED] if self.boards[b].source.indexed else pairs
         labels = self._whole(b, [label for _, label in pairs])
         return [(model, label) for (model, _), label in zip(pairs, labels, strict=True)]
 
     def recalls(self, b: int, concept: str | None = None) -> dict[str, float]:
-        """Mean recall by name of the models that were measured on a board.
+        """Mean recall of the models that were measured on a board, by name.
 
         Args:
             b: Number of the board.
-            concept: Id of the concept at the top of a branch that alone counts; None for all concepts.
+            concept: Id of the concept at the top of the branch to average over; None for all concepts.
         """
         if not concept:
             return {model.name: label.mean_recall for model in self.models if (label := model.labels[b])}
@@ -418,7 +418,7 @@ class Labels:
         return found
 
     def best_at(self, concept: int, b: int) -> list[tuple[ListedModel, LabelSummary]]:
-        """The models that were tested on a concept of a board, by falling recall, with their labels."""
+        """The models that were tested on a concept of a board, by decreasing recall, with their labels."""
         tested = [pair for pair in self.measured_on(b) if pair[1].support[concept]]
         return sorted(tested, key=lambda pair: -pair[1].node_precision[concept])
 
@@ -428,7 +428,7 @@ class Labels:
         return self.boards[b].source.fetch(labels)
 
     def concept(self, id: str) -> Concept:
-        """A concept as the first graph that has it names and defines it."""
+        """A concept, with the name and definition of the first graph that has it."""
         graph = next(board.graph for board in self.boards if id in board.graph.index)
         return graph.concepts[graph.index[id]]
 
@@ -439,7 +439,7 @@ class Labels:
             text: A name or an id.
 
         Returns:
-            Their ids; and whether these concepts have this name or id, or are only the nearest.
+            Their ids, and whether these concepts have this name or id, or are only the nearest.
 
         Raises:
             InputError: The text is empty or too long.
@@ -455,15 +455,15 @@ class Labels:
             for v in graph.concepts_named(name):
                 named.setdefault(graph.concepts[v].id, len(graph.descendants[v]))
         if named:
-            return sorted(named, key=lambda id: -named[id])[:_MOST_SENSES], True
+            return sorted(named, key=lambda id: -named[id])[:_MAX_SENSES], True
         group = self.client.groups[0]
         graph = group.labels.union.graph
         match = group.index.match(from_templates((name,), graph, None, None))
-        near = match.weights[0] >= _LEAST_WEIGHT * match.weights[0, 0]
-        return [graph.concepts[v].id for v in match.concepts[0, near][:_MOST_SENSES].tolist()], False
+        near = match.weights[0] >= _MIN_WEIGHT * match.weights[0, 0]
+        return [graph.concepts[v].id for v in match.concepts[0, near][:_MAX_SENSES].tolist()], False
 
-    def sample_images(self, concept: int, b: int, most: int = 6) -> list[bytes]:
-        """Some probe images of a concept of a board; none unless the settings allow to show them.
+    def sample_images(self, concept: int, b: int, limit: int = 6) -> list[bytes]:
+        """Some probe images of a concept of a board; none unless the settings allow showing them.
 
         Raises:
             MLLError: The images cannot be read.
@@ -472,13 +472,13 @@ class Labels:
             return []
         probes = self.images[1]
         of_concept = probes.members[slice(*probes.offsets[concept : concept + 2].tolist())]
-        step = max(len(of_concept) // most, 1)
-        batches = probes.iter_image_bytes(most, of_concept[::step][:most])
+        step = max(len(of_concept) // limit, 1)
+        batches = probes.iter_image_bytes(limit, of_concept[::step][:limit])
         return [content for batch in batches for content in batch if content]
 
 
 def _listed(client: Client, settings: Settings, n_boards: int) -> tuple[ListedModel, ...]:
-    """The models with labels, by group and falling mean recall, then those of which one overall figure is published."""
+    """The models with labels, by group and decreasing mean recall, then those with only a published overall figure."""
     accuracies, known, found = imagenet_accuracies(), set[str](), []
     before = 0
     for group in client.groups:
@@ -511,7 +511,7 @@ def _distinct(names: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def _read_images(location: str, group: LabelGroup) -> tuple[int, ProbeSet] | None:
-    """Number of the board with the graph at a location, and its probe images; None with a warning without."""
+    """Number of the board with the graph at a location, and its probe images; None with a warning if there is none."""
     joined = group.labels
     try:
         found = fetch_graph_with_images(location)
@@ -524,8 +524,8 @@ def _read_images(location: str, group: LabelGroup) -> tuple[int, ProbeSet] | Non
         return None
 
 
-class _OneAtATime:
-    """A text encoder that serves one thread after another; tokenizers cannot be shared."""
+class _LockedEncoder:
+    """A text encoder that serves one thread at a time; tokenizers cannot be shared."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder, self._lock = encoder, threading.Lock()
@@ -542,7 +542,7 @@ class _OneAtATime:
 
 
 class Library:
-    """Keeps the labels for all visitors and reads them again every hour.
+    """Holds the labels for all visitors and reads them again every hour.
 
     Args:
         settings: The Space's settings.
@@ -551,23 +551,23 @@ class Library:
 
     def __init__(self, settings: Settings, encoder: TextEncoder) -> None:
         self.settings = settings
-        self._encoder = _OneAtATime(encoder)
+        self._encoder = _LockedEncoder(encoder)
         self._reading = threading.Lock()
         self._state: Labels | MLLError = MLLError("the labels have not been read yet")
         self._expires = 0.0
 
     @property
     def labels(self) -> Labels:
-        """The labels. Where reading them again fails, the old ones stay; a first failure is repeated for 20 s.
+        """The labels. If reading them again fails, the old ones are kept; a first failure is returned for 20 s.
 
-        While one visitor waits until they are read again, the others get the old ones.
+        While they are read again for one visitor, the others get the old ones.
 
         Raises:
             MLLError: They cannot be read.
         """
         if self._is_old and self._reading.acquire(blocking=isinstance(self._state, MLLError)):
             try:
-                if self._is_old:  # nobody has read them while this visitor waited
+                if self._is_old:  # not read by another thread in the meantime
                     self._read()
             finally:
                 self._reading.release()
@@ -609,16 +609,16 @@ class Trial:
     selection: Selection  # the models, and the C classes
     probabilities: NDArray[np.float64]  # [N, C] pooled over the models; NaN for unreadable images
     votes: NDArray[np.floating[Any]]  # [U, N, C] probabilities of each model
-    # whether these are the models for the question, rather than the best ones that fit on the page
+    # whether these are the models for the question, rather than the best ones within the page's limit
     is_first_choice: bool
 
 
 @dataclass(frozen=True)
 class Runner(Ensemble):
-    """An ensemble that says which model it runs, one in memory at a time."""
+    """An ensemble that reports which model it runs, with one model in memory at a time."""
 
     tell: Callable[[str], object] = print  # called with the name of each model before it runs
-    embed: Embed | None = None  # does :func:`embed` on another device; None to run models where they were loaded
+    embed: Embed | None = None  # runs :func:`embed` on another device; None to run models where they were loaded
 
     def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
         """See :meth:`Ensemble.one_by_one`."""
@@ -631,7 +631,7 @@ class Runner(Ensemble):
         return run
 
     def _run_elsewhere(self, m: int, images: Sequence[ImageLike], embed: Embed) -> NDArray[np.float32]:
-        """[N, C] logits of one model, which is fetched, loaded and given its images before ``embed`` is called."""
+        """[N, C] logits of one model; downloading, loading and preprocessing happen before ``embed`` is called."""
         model = load_model(self.selection.models[m].ref, "cpu", token=self.token)
         try:
             logits = np.full((len(images), len(self.selection.classes)), np.nan, np.float32)
@@ -660,9 +660,9 @@ def _prepared(model: VisionLanguageModel, image: ImageLike) -> torch.Tensor | No
 def embed(
     model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | str:
-    """Embed N images [N, 3, H, W] and T texts on the best device; the reason if that fails.
+    """Embed N images [N, 3, H, W] and T texts on the best device; returns the reason if that fails.
 
-    ZeroGPU runs this in another process, from which an error would come back as the name of its class.
+    ZeroGPU runs this in another process, which would return only the class name of an error.
     """
     try:
         model.move(pick_device())
@@ -672,13 +672,13 @@ def embed(
 
 
 def gpu_seconds(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]) -> int:
-    """Most seconds that :func:`embed` takes on a GPU: to move the model, then ten teraflops a second."""
+    """Maximum seconds of :func:`embed` on a GPU: moving the model, then ten teraflops a second."""
     gflops = model.cost.gflops * (len(pixels) + len(texts))  # a text costs less than an image
     return min(10 + round(model.cost.parameters / 2e8 + gflops / 1e4), 120)
 
 
 def sampled_images(paths: Sequence[str]) -> list[str]:
-    """The images among uploaded files; of more than 200 a seeded sample.
+    """The images among uploaded files; a seeded sample if there are more than 200.
 
     Raises:
         InputError: There are none.
@@ -686,7 +686,7 @@ def sampled_images(paths: Sequence[str]) -> list[str]:
     images = [path for path in paths if Path(path).suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise InputError("no image yet; upload some, or choose an example")
-    return [images[n] for n in trial_sample(len(images), MOST_IMAGES)]
+    return [images[n] for n in trial_sample(len(images), MAX_IMAGES)]
 
 
 Progress = Callable[[tuple[int, int | None], str], object]
@@ -695,25 +695,25 @@ Progress = Callable[[tuple[int, int | None], str], object]
 def classify(
     labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
 ) -> Trial:
-    """Classify images with the models for a question, or the best that this page can run, one in memory at a time.
+    """Classify images with the models for a question, or the best within this page's limit, one in memory at a time.
 
     Args:
         labels: The labels.
         question: The question.
         images: Paths of the images.
         embed: As for :class:`Runner`.
-        progress: Called before each model with (models done, all models) and a text.
+        progress: Called before each model with (finished models, all models) and a text.
 
     Raises:
         MLLError: No model is small enough, or one fails.
     """
-    selection, most = labels.select(question), labels.settings.most_parameters
-    is_first_choice = selection.cost.parameters <= most
+    selection, limit = labels.select(question), labels.settings.max_parameters
+    is_first_choice = selection.cost.parameters <= limit
     if not is_first_choice:
-        each = most // max(len(selection.union), 1)
+        each = limit // max(len(selection.union), 1)
         selection = labels.select(replace(question, config=replace(question.config, max_parameters=each)))
-    told = count()
-    tell = lambda name: progress((next(told), len(selection.union)), f"Running {name}")  # noqa: E731
+    done = count()
+    tell = lambda name: progress((next(done), len(selection.union)), f"Running {name}")  # noqa: E731
     runner = Runner(selection, tell=tell, embed=embed)
     run = runner.one_by_one(images)
     logits = np.stack([run(m) for m in selection.union])
@@ -724,25 +724,25 @@ def classify(
 def choose_by_images(
     labels: Labels, question: Question, images: Sequence[str], embed: Embed | None, progress: Progress
 ) -> tuple[Selection, Selection]:
-    """Try models on a visitor's images, as :meth:`Client.select` does, and choose among them.
+    """Try models on a visitor's images, as :meth:`Client.select` does, and select from them.
 
-    The budget is the Space's: models that are tried have at most ``most_parameters`` together, whether they are in its
-    cache or not. Arguments are those of :func:`classify`.
+    The budget is the Space's: the models in a trial have at most ``max_parameters`` in total, cached or not. Arguments
+    are those of :func:`classify`.
 
     Returns:
-        The ranking by labels and published figures alone, and the one after the trial.
+        The ranking by labels and published figures alone, and the ranking after the trial.
 
     Raises:
-        MLLError: No model fits, too few images can be read, or all models fail.
+        MLLError: No model is within the limits, too few images can be read, or all models fail.
     """
-    most = labels.settings.most_parameters
-    cap = min(question.config.max_parameters or most, most)
+    limit = labels.settings.max_parameters
+    cap = min(question.config.max_parameters or limit, limit)
     config = replace(
-        question.config, max_parameters=cap, shortlist=_SHORTLIST, most_images=MOST_IMAGES, max_download=4 * most
+        question.config, max_parameters=cap, shortlist=_SHORTLIST, most_images=MAX_IMAGES, max_download=4 * limit
     )
     before = labels.select(replace(question, config=shortlisting(config)))
-    told, planned = count(), list[int]()
-    tell = lambda name: progress((next(told), planned[0]), f"Running {name} on {len(images)} images")  # noqa: E731
+    done, planned = count(), list[int]()
+    tell = lambda name: progress((next(done), planned[0]), f"Running {name} on {len(images)} images")  # noqa: E731
 
     def approve(plan: TrialPlan) -> bool:
         planned.append(len(plan.order))
@@ -755,7 +755,7 @@ def choose_by_images(
 
 
 def push(selection: Selection | None, repo_id: str, private: bool, token: str | None) -> str:
-    """Publish a selection as a repo of its own with a visitor's token; returns its address.
+    """Publish a selection in its own repo with a visitor's token; returns its address.
 
     Raises:
         MLLError: There is no selection or token, or the Hub refuses.
@@ -768,7 +768,7 @@ def push(selection: Selection | None, repo_id: str, private: bool, token: str | 
     return str(published.url)
 
 
-# --- code to take away ------------------------------------------------------------------------------------------------
+# --- code for visitors ------------------------------------------------------------------------------------------------
 
 
 def python_code(question: Question, labels: str) -> str:
@@ -801,7 +801,7 @@ def _arguments(**values: object) -> str:
 
 
 def shell_code(question: Question, labels: str) -> str:
-    """The same question for the command line; many or unusual class names go into a file."""
+    """The same question as a command; many or unusual class names go into a file."""
     wanted = question.config
     if len(question.classes) <= _CLASSES_IN_A_LINE and all(map(_PLAIN_NAME.fullmatch, question.classes)):
         before, classes = "", shlex.quote(", ".join(question.classes))
@@ -822,5 +822,5 @@ def shell_code(question: Question, labels: str) -> str:
 
 
 def _option(name: str, value: str) -> str:
-    """An option and its value, joined with = if the value starts like an option."""
+    """An option and its value, joined with = if the value starts with a dash."""
     return f"{name}{'=' if value.startswith('-') else ' '}{shlex.quote(value)}"

@@ -25,7 +25,7 @@ from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_mod
 from mll_hf.selection.evidence import LEAST_IMAGES
 
 try:
-    from spaces import GPU  # the Hub installs it
+    from spaces import GPU  # installed by the Hub
 except ImportError:
     _embed = answers.embed
 else:
@@ -48,7 +48,7 @@ DOMAINS = [
     "medical image", "screenshot",
 ]  # fmt: skip
 EXAMPLES = {
-    "Household things": ("bicycle, umbrella, camera, clock, key, bed, bell, book", "icon", ""),
+    "Household items": ("bicycle, umbrella, camera, clock, key, bed, bell, book", "icon", ""),
     "Weather and sky": ("sun, cloud, moon, star, rain, snowflake, lightning", "icon", ""),
     "Handwritten digits": ("0, 1, 2, 3, 4, 5, 6, 7, 8, 9", "handwriting", "digit"),
     "Pipe inspection": ("corroded pipe, intact pipe, weld", "photo", "pipe inspection"),
@@ -59,7 +59,7 @@ LICENSES = [
     ("Apache 2.0 or MIT", "apache-2.0, mit"),
 ]
 _FILE_TYPES = [".txt", ".csv", ".json"]
-_MOST_UPLOAD = "10mb"
+_MAX_UPLOAD = "10mb"
 _PLOT = ["mll-plot"]
 _LIVE = ["mll-live"]  # announced by screen readers when it changes
 _ANNOUNCE = """() => {
@@ -74,23 +74,23 @@ _TO_ADDRESS = (
 
 
 def embed_on_gpu(model: VisionLanguageModel, pixels: torch.Tensor, texts: list[str]) -> tuple[Any, Any] | str:
-    """:func:`answers.embed` on ZeroGPU; the reason if there is no GPU for this visitor, or its time is over."""
+    """:func:`answers.embed` on ZeroGPU; returns the reason if no GPU is available, or the visitor's quota is spent."""
     try:
         return _embed(model, pixels, texts)
     except gr.Error as error:
         return str(error.message)
 
 
-EMBED = embed_on_gpu if hasattr(_embed, "zerogpu") else None  # None: models run where they are loaded
+EMBED = embed_on_gpu if hasattr(_embed, "zerogpu") else None  # None: models run on the device that they are loaded on
 
 
 def build_page(library: Library) -> gr.Blocks:
-    """The page; its functions for programs are documented by their docstrings."""
+    """The page; its API functions are documented by their docstrings."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gr.HTML(pages.HEAD)
         question = gr.State(None)
-        chosen = gr.HTML(pages.TRY_FIRST, render=False)
-        with gr.Tabs(overflow_behavior="wrap") as tabs:  # in a menu, nobody finds them on a phone
+        chosen = gr.HTML(pages.FIND_FIRST, render=False)
+        with gr.Tabs(overflow_behavior="wrap") as tabs:  # a menu would hide them on phones
             with gr.Tab("Find", id="find"):
                 _build_find(library, question, chosen)
             with gr.Tab("Try", id="try"):
@@ -108,8 +108,8 @@ def build_page(library: Library) -> gr.Blocks:
     return page
 
 
-def _asked_for(request: gr.Request | None, what: str) -> str:
-    """A parameter of the page's address; empty without."""
+def _query_parameter(request: gr.Request | None, what: str) -> str:
+    """A parameter in the page's address; empty if it is missing."""
     return str(request.query_params.get(what, ""))[:300] if request else ""
 
 
@@ -122,7 +122,7 @@ _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 
 
 def _or_alert(function: Callable[..., str]) -> Callable[..., str]:
-    """The function, with errors turned into the alert that is shown in place of its answer."""
+    """Wrap a function to return an alert instead of its answer if it raises an error."""
 
     @functools.wraps(function)
     def act(*args: Any, **options: Any) -> str:  # noqa: ANN401 - passed on
@@ -138,14 +138,14 @@ def _or_alert(function: Callable[..., str]) -> Callable[..., str]:
 
 
 def find(labels: Labels, question: Question) -> tuple[Any, ...]:
-    """All that is shown in answer to a question.
+    """Everything that is shown in answer to a question.
 
     Returns:
         The answer in words; the ranking; heading, figure and table of the heat map; matches; figure and table of the
         costs; Python and shell code; and the chosen models for the next tab.
 
     Raises:
-        MLLError: No model fits, or the Hub cannot be asked for licenses.
+        MLLError: No model is within the limits, or licenses cannot be read from the Hub.
     """
     selection = labels.select(question)
     ranked = {model.ref.repo_id for model in labels.models}
@@ -153,14 +153,14 @@ def find(labels: Labels, question: Question) -> tuple[Any, ...]:
     measured = with_recall(selection)
     heat = accuracy_heatmap(measured) if measured else None
     return (
-        pages.told_html(selection),
+        pages.answer_html(selection),
         pages.ranking_html(selection, question.config.licenses, len(left_out)),
         pages.heatmap_head(measured, heat.layout.height) if measured else "",
         heat,
-        pages.heatmap_in_words(measured) if measured else "",
+        pages.heatmap_table(measured) if measured else "",
         pages.matches_html(selection, labels) if any(selection.matches) else "",
         accuracy_by_cost(selection),
-        pages.costs_in_words(selection),
+        pages.costs_table(selection),
         answers.python_code(question, labels.location),
         answers.shell_code(question, labels.location),
         pages.chosen_html(selection),
@@ -185,7 +185,7 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             value=None,
             allow_custom_value=True,
             label="How do the images look?",
-            info="optional; any words will do",
+            info="optional; any words",
         )
         task = gr.Textbox(label="What are they for?", info="optional", placeholder="pipe inspection", max_length=200)
     with gr.Accordion("Class names from a file or a dataset", open=False), gr.Row():
@@ -196,15 +196,17 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             )
             read = gr.Button("Read its class names", size="sm")
     with gr.Accordion("Number of models and limits", open=False), gr.Row():
-        k = gr.Slider(1, answers.MOST_MODELS, value=1, step=1, label="Models to combine", info="several vote together")
-        gflops = gr.Number(0, label="Most GFLOPs per image", info="0 for any", minimum=0)
-        parameters = gr.Number(0, label="Most parameters, in millions", info="0 for any", minimum=0)
+        k = gr.Slider(
+            1, answers.MAX_MODELS, value=1, step=1, label="Models to combine", info="their votes are combined"
+        )
+        gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
+        parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
         license = gr.Dropdown(
             LICENSES,
             value="",
             allow_custom_value=True,
             label="License",
-            info="as labels and the models’ pages name it; or write your own: mit, openrail",
+            info="as on labels and model pages; or enter your own: mit, openrail",
         )
     ask = gr.Button("Find models", variant="primary", size="lg")
     answer = gr.HTML(pages.FIND_EMPTY, elem_classes=_LIVE)
@@ -241,7 +243,7 @@ def _build_find(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             asked = answers.make_question(names, domain, task, k, gflops, parameters, licenses)
             found = find(library.labels, asked)
         except MLLError as error:
-            nothing = {question: None, chosen: pages.TRY_FIRST}
+            nothing = {question: None, chosen: pages.FIND_FIRST}
             return {answer: pages.alert(error), details: gr.Column(visible=False), **nothing}
         shown = dict(zip(parts, found, strict=True))
         shown[heat] = gr.Plot(shown[heat], visible=shown[heat] is not None)  # empty, it would be a blank box
@@ -277,15 +279,15 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
     selection = gr.State(None)
     with gr.Row():
         files = gr.File(
-            label=f"Images: up to {answers.MOST_IMAGES}", file_count="multiple", file_types=["image"], height=170
+            label=f"Images: up to {answers.MAX_IMAGES}", file_count="multiple", file_types=["image"], height=170
         )
         folder = gr.File(
-            label=f"Or a folder of images; of many, {answers.MOST_IMAGES} are drawn", file_count="directory", height=170
+            label=f"Or a folder of images; at most {answers.MAX_IMAGES} are sampled", file_count="directory", height=170
         )
     pictures = sorted(map(str, PICTURES.glob("*.png")))
     examples = gr.Button("Use our example images", size="sm")
     run = gr.Button("Try the models", variant="primary", size="lg")
-    told = gr.HTML(pages.TRY_EMPTY, elem_classes=_LIVE)
+    message = gr.HTML(pages.TRY_EMPTY, elem_classes=_LIVE)
     result = gr.HTML()
     home = gr.HTML()
     with gr.Column(visible=False) as publish:
@@ -311,25 +313,25 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
                 answer = pages.wrap(f"<p>{pages.classified(trial)}</p>")
             else:
                 before, found = answers.choose_by_images(library.labels, asked, images, EMBED, tell)
-                answer, shown = pages.told_html(found), pages.tried_html(before, found, len(images))
+                answer, shown = pages.answer_html(found), pages.trial_ranking_html(before, found, len(images))
         except MLLError as error:
-            return {told: pages.alert(error), **nothing}
+            return {message: pages.alert(error), **nothing}
         return {
-            selection: found, told: answer, result: shown, home: pages.download_html(found),
+            selection: found, message: answer, result: shown, home: pages.download_html(found),
             publish: gr.Column(visible=True),
         }  # fmt: skip
 
-    # not preprocessed, so that a file that is no image reaches the trial, which reports it
-    outputs = [selection, told, result, home, publish]
+    # not preprocessed, so that a file that is not an image reaches the trial, which reports it
+    outputs = [selection, message, result, home, publish]
     run.click(
         act, [question, files, folder], outputs, preprocess=False, api_visibility="private", concurrency_id="models",
-        concurrency_limit=1, trigger_mode="once", show_progress_on=[told],
+        concurrency_limit=1, trigger_mode="once", show_progress_on=[message],
     )  # fmt: skip
     examples.click(lambda: pictures, None, files, queue=False, **_QUIET)
 
 
 def _build_push(selection: gr.State) -> None:
-    """Publish a selection with the visitor's login, which only a Space has."""
+    """Publish a selection with the visitor's login, which is available only on a Space."""
     if not os.environ.get("OAUTH_CLIENT_ID"):
         gr.HTML(pages.HOW_TO_PUSH)
         return
@@ -358,13 +360,13 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
         family = gr.Dropdown([("Any", ""), *answers.FAMILIES], value="", label="Kind of model")
         license = gr.Dropdown(LICENSES, value="", allow_custom_value=True, label="License")
     with gr.Row():
-        parameters = gr.Number(0, label="Most parameters, in millions", info="0 for any", minimum=0)
-        gflops = gr.Number(0, label="Most GFLOPs per image", info="0 for any", minimum=0)
+        parameters = gr.Number(0, label="Maximum parameters, in millions", info="0 for any", minimum=0)
+        gflops = gr.Number(0, label="Maximum GFLOPs per image", info="0 for any", minimum=0)
         branch = gr.Dropdown(
             [("everything", "")], value="", label="Recall on", info="a branch of the concepts; type to search"
         )
         board = gr.Dropdown([], label="Graph", info="the concepts of the test", visible=False)
-    told = gr.HTML(elem_classes=_LIVE)
+    message = gr.HTML(elem_classes=_LIVE)
     table = gr.Dataframe(
         headers=list(pages.COLUMNS), datatype=["markdown", *["number"] * 4, *["str"] * 3], interactive=False,
         column_widths=[230, 95, 110, 125, 95, 120, 110, 230], wrap=True, max_height=620, buttons=[], show_label=False,
@@ -377,7 +379,7 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
         try:
             labels = library.labels
         except MLLError as error:
-            return {told: pages.alert(error)}
+            return {message: pages.alert(error)}
         names = [each.name for each in labels.boards]
         return {
             board: gr.Dropdown(names, value=names[0], visible=len(names) > 1),
@@ -406,9 +408,9 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
             within = branch if branch in labels.boards[b].graph.index else None
             recalls = labels.recalls(b, within)
         except MLLError as error:
-            return {told: pages.alert(error)}
+            return {message: pages.alert(error)}
         where = f"{labels.concept(within).name} ({labels.boards[b].name})" if within else labels.boards[b].name
-        return {told: pages.listed_html(len(shown), labels, where), table: pages.leaderboard(shown, recalls)}
+        return {message: pages.listed_html(len(shown), labels, where), table: pages.leaderboard(shown, recalls)}
 
     def show_board(*chosen: Any) -> dict[Any, Any]:  # noqa: ANN401 - values of the controls
         *others, _, name = chosen
@@ -417,12 +419,12 @@ def _build_explore(library: Library, page: gr.Blocks) -> None:
 
     quiet = {**_QUIET, "concurrency_id": "labels"}
     inputs = [search, family, license, parameters, gflops, branch, board]
-    page.load(fill, None, [board, branch, told, table, about], **quiet)
+    page.load(fill, None, [board, branch, message, table, about], **quiet)
     gr.on(
         [search.change, *(control.input for control in (family, license, parameters, gflops, branch))],
-        show, inputs, [told, table], trigger_mode="always_last", **quiet,
+        show, inputs, [message, table], trigger_mode="always_last", **quiet,
     )  # fmt: skip
-    board.input(show_board, inputs, [branch, told, table], **quiet)
+    board.input(show_board, inputs, [branch, message, table], **quiet)
 
 
 def _branches(labels: Labels, b: int) -> gr.Dropdown:
@@ -455,7 +457,7 @@ def _build_model(library: Library, page: gr.Blocks) -> None:
         except MLLError as error:
             return {facts: pages.alert(error)}
         names, boards = [each.name for each in labels.models], [each.name for each in labels.boards]
-        asked = _asked_for(request, "model")
+        asked = _query_parameter(request, "model")
         try:
             shown = labels.find(asked).name if asked else names[0]
         except MLLError as error:
@@ -529,7 +531,7 @@ def _build_concept(library: Library, page: gr.Blocks) -> None:
         return pages.concept_html(labels, *labels.senses(text), text or "")
 
     def fill(request: gr.Request) -> dict[Any, Any]:
-        asked = _asked_for(request, "concept")
+        asked = _query_parameter(request, "concept")
         return {concept: asked, best: show(asked)} if asked else {concept: gr.skip()}
 
     quiet = {"api_visibility": "private", "concurrency_id": "labels"}
@@ -538,11 +540,11 @@ def _build_concept(library: Library, page: gr.Blocks) -> None:
         event(show, concept, best, js=_TO_ADDRESS % "concept", **quiet)
 
 
-# --- for programs -----------------------------------------------------------------------------------------------------
+# --- API --------------------------------------------------------------------------------------------------------------
 
 
 def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
-    """Functions for programs, over HTTP or as tools of an MCP server; their docstrings are the documentation."""
+    """API functions, over HTTP or as tools of an MCP server; their docstrings are the documentation."""
 
     def select_models(
         classes: list[str],
@@ -555,17 +557,17 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
     ) -> dict[str, Any]:
         """Rank open vision-language models (CLIP-like zero-shot image classifiers) for a list of class names.
 
-        No model is run: every model was tested once on images of visual concepts, to which the classes are matched.
+        No model is run: every model was tested once on images of visual concepts, and the classes are matched to these.
 
         Args:
             classes: Two or more class names, for example ["corroded pipe", "intact pipe", "weld"].
-            k: How many models to choose; several vote together.
+            k: Number of models to choose; the votes of several are combined.
             domain: How the images look, for example "photo", "sketch" or "satellite image"; empty if unknown.
-            task: What they are for, for example "pipe inspection"; empty if unknown.
-            max_gflops: Most GFLOPs per image of a model; 0 for any.
-            max_million_parameters: Most parameters of a model, in millions; 0 for any.
-            licenses: Licenses that a chosen model may have, for example ["apache-2.0", "mit"]; none for any. Models
-                that are listed without being chosen may have others.
+            task: What the images are for, for example "pipe inspection"; empty if unknown.
+            max_gflops: Maximum GFLOPs per image of a model; 0 for any.
+            max_million_parameters: Maximum parameters of a model, in millions; 0 for any.
+            licenses: Allowed licenses of chosen models, for example ["apache-2.0", "mit"]; none for any. Models that
+                are listed but not chosen may have others.
 
         Returns:
             "answer": the best model, the cheapest that is as good, and whether the choice matters, as sentences.
@@ -585,17 +587,17 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
             return _selection_record(labels.select(question), answers.python_code(question, labels.location))
 
     def explain_class(class_name: str, other_classes: list[str] | None = None, k: int = 3) -> dict[str, Any]:
-        """Tell which visual concepts a class name is matched to, and how well the best models recognize them.
+        """Show which visual concepts a class name is matched to, and how well the best models recognize them.
 
         Args:
             class_name: The class, for example "corroded pipe".
-            other_classes: The other classes of the task; a model has to choose among all of them.
-            k: Number of the best models.
+            other_classes: The other classes of the task; a model has to distinguish all of them.
+            k: Number of best models to show.
 
         Returns:
-            "coverage": 1 if the tests have the class, 0 if nothing like it. "concepts": the concepts with their weight,
-            definition and each model's recall on them (0 to 1, or null if it was not measured). "models": the ids of
-            these models.
+            "coverage": 1 if the tests have the class, 0 if they have nothing similar. "concepts": the concepts with
+            their weight, definition and each model's recall on them (0 to 1, or null if it was not measured).
+            "models": the ids of these models.
         """
         with _errors_for_programs():
             question = answers.make_question([class_name, *(other_classes or ["something else"])], k=k)
@@ -603,11 +605,11 @@ def make_api(library: Library) -> tuple[Callable[..., Any], ...]:
             return _class_record(labels.select(question), labels, question.classes[0])
 
     def compare_models(first: str, second: str, graph: str = "") -> dict[str, Any]:
-        """Tell where one measured model is better than another: overall, by branch of the graph, and by concept.
+        """Show where one measured model is better than another: overall, by branch of the graph, and by concept.
 
         Args:
             first: Id of a measured model, for example "org/model", or the last part of it.
-            second: Id of another one.
+            second: Id of another measured model.
             graph: Name of the graph of concepts; empty for the one that all models were measured on.
 
         Returns:
@@ -706,11 +708,11 @@ def serve(library: Library, **options: Any) -> gr.Blocks:  # noqa: ANN401 - pass
         options: Options of :meth:`gradio.Blocks.launch`, such as ``server_port``.
     """
     page = build_page(library)
-    page.queue(max_size=100, default_concurrency_limit=8)  # some wait for the Hub
+    page.queue(max_size=100, default_concurrency_limit=8)  # some requests wait for the Hub
     page.launch(
         theme=make_theme(),
         css_paths=Path(__file__).parent / "style.css",
-        max_file_size=_MOST_UPLOAD,
+        max_file_size=_MAX_UPLOAD,
         max_threads=10,  # each takes memory
         mcp_server=importlib.util.find_spec("mcp") is not None,
         ssr_mode=False,
@@ -728,8 +730,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     library = Library(settings, CachedEncoder(default_encoder()))
-    with contextlib.suppress(MLLError):  # logged, and shown to visitors; it is tried again
-        _ = library.labels  # read before there are several threads
+    with contextlib.suppress(MLLError):  # logged and shown to visitors; retried later
+        _ = library.labels  # read before threads start
     serve(library)
     return 0
 

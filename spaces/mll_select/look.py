@@ -1,4 +1,4 @@
-"""The theme of the page: colors and system fonts; the rest is in ``style.css``. Nothing is fetched."""
+"""The theme of the page: colors and system fonts; the rest is in ``style.css``. Nothing is downloaded."""
 
 from __future__ import annotations
 

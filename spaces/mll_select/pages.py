@@ -1,4 +1,4 @@
-"""Texts of the page as HTML. Pure functions; texts of visitors, model cards, graphs and labels are escaped."""
+"""Texts of the page as HTML. Pure functions; untrusted texts (visitors, model cards, graphs, labels) are escaped."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wrap(*parts: str) -> str:
 
 
 def alert(error: Exception | str) -> str:
-    """An error in one line; screen readers read it at once."""
+    """An error in one line, announced by screen readers."""
     text = " ".join(str(error).split()).rstrip(".")
     if text.split(" ")[0].isalpha():  # not an id or a path
         text = text[:1].upper() + text[1:]
@@ -71,7 +71,7 @@ def _quiet(text: str) -> str:
 def _table(
     caption: str, header: Sequence[tuple[str, str]], rows: Sequence[Sequence[str]], chosen: Collection[int] = ()
 ) -> str:
-    """A table of cells that are HTML already.
+    """A table whose cells are HTML.
 
     Args:
         caption: Its caption.
@@ -103,7 +103,7 @@ def _bar(share: float) -> str:
 
 
 def _bar_and_percent(share: float) -> str:
-    """Both; the bars of a column align, whatever the number of digits."""
+    """A bar and a number; the bars of a column align for any number of digits."""
     return f'{_bar(share)}<span class="mll-figure">{_percent(share)}</span>'
 
 
@@ -121,10 +121,10 @@ def _address(**parameters: str) -> str:
 
 
 def _concept_name(concept: Concept, more: str = "") -> str:
-    """Name of a concept, which unfolds its definition."""
+    """Name of a concept, which expands to its definition."""
     link = f'<a href="{_address(concept=concept.id)}" target="_blank">its page</a>'
-    told = f"{escape(concept.definition + more)}, {link}"
-    return f'<details class="mll-term"><summary>{escape(concept.name)}</summary><p>{told}</p></details>'
+    definition = f"{escape(concept.definition + more)}, {link}"
+    return f'<details class="mll-term"><summary>{escape(concept.name)}</summary><p>{definition}</p></details>'
 
 
 def _size(parameters: float) -> str:
@@ -149,37 +149,35 @@ _MARK = (
 HEAD = wrap(
     f'<div class="mll-brand">{_MARK}<div><h1>Which vision model knows your classes?</h1>'
     "<p>Hundreds of open models can sort images into classes that you only have to <em>name</em>: CLIP, SigLIP and "
-    "their relatives. None is best at everything. Type your classes to see which models know them, try these on an "
-    "image, and take the code with you.</p>"
-    '<p class="quiet">How well each model recognizes everyday concepts was measured or published before. Your classes '
-    "are matched to these concepts, so no model has to run to answer you.</p></div></div>"
+    "their relatives. No model is best at everything. Type your classes to see which models know them, try the models "
+    "on your images, and copy the code.</p>"
+    '<p class="quiet">How well each model recognizes everyday concepts has already been measured or published. Your '
+    "classes are matched to these concepts, so no model has to run to answer you.</p></div></div>"
 )
 FIND_HEAD = wrap("<h2>Find models for your classes</h2>")
-FIND_EMPTY = empty("Your ranking will appear here: write some classes and press “Find models”, or choose an example.")
+FIND_EMPTY = empty("Your ranking will appear here: enter some classes and press “Find models”, or choose an example.")
 TRY_HEAD = wrap(
-    "<h2>Try them on your images</h2><p>With 16 images or more, several models answer on them, and what they answer "
-    "decides which is best for you; no image needs a label. With fewer, the models found for you classify them. "
+    "<h2>Try them on your images</h2><p>With 16 images or more, several models are run on them, and their predictions "
+    "show which is best for you; no image needs a label. With fewer images, the models found for you classify them. "
     "Uploads are deleted within two hours.</p>"
 )
 TRY_EMPTY = empty("The answer will appear here.")
-EXPLORE_HEAD = wrap(
-    "<h2>Which models are there?</h2><p>Sort by any column. Each name leads to the page of its model.</p>"
-)
+EXPLORE_HEAD = wrap("<h2>All models</h2><p>Sort by any column. Each name links to the page of the model.</p>")
 MODEL_HEAD = wrap("<h2>What does a model know?</h2>")
 TILES_HEAD = wrap(
-    "<p>Each tile is a concept, ordered from the general to the specific. The darker it is, the more of its images the "
-    "model recognized among all other concepts. Click a tile to zoom in, and the bar at the top to go back.</p>"
+    "<p>Each tile is a concept, from general to specific. The darker a tile, the more of its images the model "
+    "recognized among all other concepts. Click a tile to zoom in, and the bar at the top to go back.</p>"
     '<p class="mll-key"><span>0 %</span><i aria-hidden="true"></i><span>100 % recognized</span></p>'
 )
 CONCEPT_HEAD = wrap("<h2>Which models know a concept best?</h2>")
-CONCEPT_EMPTY = empty("Write a concept, for example umbrella, to see which models recognize it.")
+CONCEPT_EMPTY = empty("Enter a concept, for example umbrella, to see which models recognize it.")
 
 
 # --- find -------------------------------------------------------------------------------------------------------------
 
 
-def told_html(selection: Selection) -> str:
-    """The answer in sentences, and cautions."""
+def answer_html(selection: Selection) -> str:
+    """The answer in sentences, and warnings."""
     return wrap(_sentence(selection), *_warnings(selection))
 
 
@@ -189,9 +187,9 @@ def ranking_html(selection: Selection, licenses: Sequence[str] = (), left_out: i
     Args:
         selection: The answer.
         licenses: Licenses that the chosen models may have; empty for any.
-        left_out: Number of models with labels that were left out.
+        left_out: Number of models whose labels are not used.
     """
-    ignored = f"{_counted(left_out, 'measured model takes', 'measured models take')} no part; “Explore” says why."
+    ignored = f"{_counted(left_out, 'measured model is', 'measured models are')} not ranked; see “Explore” for reasons."
     return wrap(
         _ranking(selection),
         _quiet(ignored if left_out else ""),
@@ -207,16 +205,16 @@ def _sentence(selection: Selection) -> str:
     size = f"{_size(cost.parameters)} parameters, {gigaflops(cost.gflops)} GFLOPs per image{together}"
     accuracy = selection.answer.accuracy_text if selection.answer else ""
     lines = [f"The first alone: {accuracy}" if together else accuracy[:1].upper() + accuracy[1:]]
-    told = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
-    return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{told}'
+    details = "".join(f"<p>{escape(line)}</p>" for line in (*lines, *selection.answer_lines[1:]))
+    return f'<p class="mll-answer">Use {listed}. <span class="mll-weak">({size})</span></p>{details}'
 
 
 def _warnings(selection: Selection) -> list[str]:
     if selection.strategy is Strategy.IMAGENET:
         return [
             _note(
-                "The text encoder is missing. This ranking uses published ImageNet accuracies, whatever your classes "
-                "are."
+                "The text encoder is missing. This ranking uses published ImageNet accuracies, regardless of your "
+                "classes."
             )
         ]
     uncovered = [name for name, cover in zip(selection.classes, selection.coverage, strict=True) if cover < COVERED]
@@ -275,7 +273,7 @@ def _ranking(selection: Selection) -> str:
         legend += " <strong>Based on</strong>: " + ", ".join(
             f"{BASED_ON[kind]} ({_counted(kinds[kind], 'model', 'models')})" for kind in Evidence if kinds[kind]
         )
-        legend += ". A label was measured on many concepts, the figures are those that others published."
+        legend += ". Labels were measured on many concepts; the other figures were published."
     more = _not_shown((selection.among or len(selection.models)) - len(shown), "model", "models")
     chosen = [at for at, m in enumerate(shown) if m in selection.union]
     return _table("Ranking", header, rows, chosen) + _quiet(legend + more)
@@ -302,8 +300,8 @@ def _estimate(estimates: AccuracyEstimate, m: int) -> str:
 def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
     if licenses:
         return _quiet(
-            f"The chosen models name one of these licenses: {escape(', '.join(licenses))}. Models that are only listed "
-            "may have any: read their pages."
+            f"The chosen models name one of these licenses: {escape(', '.join(licenses))}. Other listed models may "
+            "have any license: read their pages."
         )
     if all(selection.models[m].ref.is_local for m in selection.union):
         return ""
@@ -314,7 +312,7 @@ def _license_note(selection: Selection, licenses: Sequence[str]) -> str:
 
 
 def heatmap_head(selection: Selection, height: int) -> str:
-    """Heading of the heat map of models with recall; reserves its height, so that nothing jumps when it is drawn."""
+    """Heading of the heat map of models with recall; reserves its height, so that the layout does not shift."""
     shown, total = len(shown_classes(selection)), len(selection.classes)
     part = f" Of {total:,} such classes, the {shown} on which these models differ most." if shown < total else ""
     return wrap(
@@ -340,11 +338,11 @@ def matches_html(selection: Selection, labels: Labels) -> str:
             ]
         )
     return wrap(
-        "<h3>What were your classes matched to?</h3>",
+        "<h3>Which concepts match your classes?</h3>",
         _quiet(
-            "The concepts whose test images are used for each class, with their weight. <strong>Match</strong>: how "
-            f"sure it is that the tests cover this class; from {_percent(COVERED)} on it counts as covered. "
-            "<strong>Recall</strong>: of the best chosen model on their test images, with its standard error."
+            "The concepts whose test images are used for each class, with their weight. <strong>Match</strong>: the "
+            f"probability that the tests cover this class; it counts as covered from {_percent(COVERED)} on. "
+            "<strong>Recall</strong>: of the best chosen model on these test images, with its standard error."
             + _not_shown(len(selection.classes) - len(rows), "class", "classes")
         ),
         _table("Matches", header, rows),
@@ -374,8 +372,8 @@ def _recall(selection: Selection, m: int, y: int) -> str:
     return f'{100 * score:.0f}<span class="wide"> ± {max(100 * error, 1):.0f}</span>\u00a0%'
 
 
-def heatmap_in_words(selection: Selection) -> str:
-    """The heat map as a folded table."""
+def heatmap_table(selection: Selection) -> str:
+    """The heat map as a collapsed table."""
     models = shown_models(selection, 8)
     header = [("class", ""), *((escape(selection.models[m].ref.short_name), "number") for m in models)]
     rows = [
@@ -385,8 +383,8 @@ def heatmap_in_words(selection: Selection) -> str:
     return _folded(_table("Recall by class and model", header, rows))
 
 
-def costs_in_words(selection: Selection) -> str:
-    """The figure of costs as a folded table."""
+def costs_table(selection: Selection) -> str:
+    """The figure of costs as a collapsed table."""
     accuracy = selection.overall if selection.estimates is None else selection.estimates.accuracy
     order = sorted(range(len(selection.models)), key=lambda m: selection.models[m].cost.gflops)
     rows = [
@@ -394,7 +392,7 @@ def costs_in_words(selection: Selection) -> str:
         for m, model in ((m, selection.models[m]) for m in order)
     ]
     header = [("model", ""), ("GFLOPs / image", "number"), ("estimated accuracy", "number")]
-    return _folded(_table("Accuracy and cost, the cheapest model first", header, rows))
+    return _folded(_table("Accuracy and cost, cheapest model first", header, rows))
 
 
 def _folded(table: str) -> str:
@@ -422,7 +420,7 @@ def chosen_html(selection: Selection) -> str:
     return wrap(f"<p><strong>Models:</strong> {names}<br><strong>Classes:</strong> {classes}</p>")
 
 
-TRY_FIRST = empty("First find models for your classes under “Find”. They are then ready here.")
+FIND_FIRST = empty("First find models for your classes under “Find”. They are then ready here.")
 
 
 def trial_html(trial: Trial, names: Sequence[str]) -> str:
@@ -441,8 +439,8 @@ def trial_html(trial: Trial, names: Sequence[str]) -> str:
     return wrap(_table("Answers", header, rows))
 
 
-def tried_html(before: Selection, after: Selection, n_images: int) -> str:
-    """The rankings before and after a trial, and what was tried."""
+def trial_ranking_html(before: Selection, after: Selection, n_images: int) -> str:
+    """The rankings before and after a trial."""
     ranks = {model.name: m for m, model in enumerate(before.models)}
     tried = [model.name for model in after.models]
     rest = [model.name for model in before.models if model.name not in tried][: max(_MODELS_SHOWN - len(tried), 0)]
@@ -479,19 +477,19 @@ def tried_html(before: Selection, after: Selection, n_images: int) -> str:
 
 
 def download_html(selection: Selection) -> str:
-    """A link that saves a selection as a file; nothing is kept on the server."""
+    """A link that saves a selection as a file; nothing is stored on the server."""
     content = base64.b64encode(json.dumps(selection.to_json()).encode()).decode()
     return wrap(
-        "<h3>Take the selection home</h3>",
+        "<h3>Download the selection</h3>",
         f'<p><a class="mll-button" download="selection.json" href="data:application/json;base64,{content}">Download '
         "selection.json</a></p>",
-        "<p>It holds the chosen models with their commits, weights and prompts. Classify with it on your machine:</p>",
+        "<p>It contains the chosen models with their commits, weights and prompts. Use it on your machine:</p>",
         "<pre><code>mll-hf predict --selection selection.json photo.jpg</code></pre>",
     )
 
 
 def pushed_html(url: str) -> str:
-    """Where a selection was published."""
+    """The address of a published selection."""
     return wrap(f'<p>Published: <a href="{escape(url)}" target="_blank" rel="noopener">{escape(url)}</a></p>')
 
 
@@ -499,7 +497,7 @@ def classified(trial: Trial) -> str:
     """The answers in a sentence."""
     readable = ~np.isnan(trial.probabilities).any(axis=1)
     models = abridged([model_html(trial.selection.models[m].ref) for m in trial.selection.union], 3)
-    small = "" if trial.is_first_choice else " The models that were found for you are too large for this page."
+    small = "" if trial.is_first_choice else " The models found for you are too large for this page."
     return f"{_counted(int(readable.sum()), 'image', 'images')} classified by {models}.{small}"
 
 
@@ -510,11 +508,11 @@ COLUMNS = ("model", "recall, %", "ImageNet, %", "parameters, M", "GFLOPs", "lice
 
 
 def leaderboard(models: Sequence[ListedModel], recalls: Mapping[str, float]) -> list[list[str | float | None]]:
-    """Rows of models for :data:`COLUMNS`, by falling recall, those without one by their ImageNet accuracy.
+    """Rows of models for :data:`COLUMNS`, by decreasing recall, those without recall by their ImageNet accuracy.
 
     Args:
         models: The models.
-        recalls: Recall by name, of those that have one.
+        recalls: Recall by name, for models that have one.
     """
     order = sorted(models, key=lambda model: (-recalls.get(model.name, -1), -(model.imagenet or 0), model.name))
     return [
@@ -537,13 +535,13 @@ def _markdown(text: str) -> str:
 
 
 def listed_html(shown: int, labels: Labels, where: str) -> str:
-    """What the leaderboard shows."""
-    told = f"{shown:,} of {_counted(len(labels.models), 'model', 'models')}; recall on {escape(where)}."
-    return wrap(f"<p>{told}</p>")
+    """A summary of the leaderboard."""
+    text = f"{shown:,} of {_counted(len(labels.models), 'model', 'models')}; recall on {escape(where)}."
+    return wrap(f"<p>{text}</p>")
 
 
 def boards_html(labels: Labels) -> str:
-    """What was measured, and what is left out."""
+    """The measured graphs, and the labels that are left out."""
     counts = [sum(model.labels[b] is not None for model in labels.models) for b in range(len(labels.boards))]
     boards = "; ".join(
         f"{escape(board.name)}: {_counted(count, 'model', 'models')} on {len(board.graph):,} concepts"
@@ -552,8 +550,8 @@ def boards_html(labels: Labels) -> str:
     return wrap(
         _quiet(
             f"<strong>Recall</strong>: mean share of a concept’s images that the model recognizes among all concepts "
-            f"({boards}). <strong>ImageNet</strong>: published zero-shot accuracy. <strong>License</strong>: as the "
-            "label or the publisher names it; read the model’s page before you use it."
+            f"({boards}). <strong>ImageNet</strong>: published zero-shot accuracy. <strong>License</strong>: from the "
+            "label or the publisher; read the model’s page before you use it."
         ),
         _left_out(labels.left_out),
     )
@@ -566,13 +564,13 @@ def model_page(model: ListedModel, labels: Labels) -> str:
         ["parameters", _size(model.cost.parameters) if model.cost.parameters else "unknown"],
         ["GFLOPs per image", gigaflops(model.cost.gflops) if model.cost.gflops else "unknown"],
         ["ImageNet accuracy, published", "unknown" if model.imagenet is None else f"{100 * model.imagenet:.1f} %"],
-        ["known by", escape(f"{BASED_ON[model.evidence]} ({model.publisher})")],
+        ["based on", escape(f"{BASED_ON[model.evidence]} ({model.publisher})")],
     ]
     for board, label in zip(labels.boards, model.labels, strict=True):
         if label is not None:
             facts.append([f"mean recall on {escape(board.name)}", _bar_and_percent(label.mean_recall)])
     lacking = (
-        "" if any(model.labels) else _note("Only its overall accuracy is known. A label would tell what it knows.")
+        "" if any(model.labels) else _note("Only its overall accuracy is known. A label would show what it recognizes.")
     )
     return wrap(
         f"<h3>{model_html(model.ref, model.name)}</h3>",
@@ -584,7 +582,7 @@ def model_page(model: ListedModel, labels: Labels) -> str:
 
 def _permalink(**parameters: str) -> str:
     address = _address(**parameters)
-    return _quiet(f'Address of this page, for cards and papers: <a href="{address}">{address}</a>')
+    return _quiet(f'Permanent link to this page: <a href="{address}">{address}</a>')
 
 
 def strengths_html(label: LabelSummary) -> str:
@@ -596,7 +594,7 @@ def strengths_html(label: LabelSummary) -> str:
 
 
 def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
-    """The tiles as a folded table, the largest first; then the strongest and weakest branches, if there are some."""
+    """The tiles as a collapsed table, largest first; then the strongest and weakest branches, if any."""
     tree = branch_tree(label, graph)
     largest = np.argsort(-tree.counts, kind="stable")[:_ROWS_SHOWN]
     tiles = [
@@ -604,7 +602,7 @@ def branches_html(label: LabelSummary, graph: SemanticGraph) -> str:
         for k in largest
     ]
     header = [("branch", ""), ("recall", "number"), ("concepts", "number")]
-    table = _folded(_table("Recall by branch, the largest first", header, tiles))
+    table = _folded(_table("Recall by branch, largest first", header, tiles))
     branches = branch_recalls(label, graph)
     ends = branches if len(branches) <= 2 * _ENDS_SHOWN else [*branches[:_ENDS_SHOWN], *branches[-_ENDS_SHOWN:]]
     rows = [
@@ -638,12 +636,12 @@ def comparison_html(
     ]
     header = [("concept", ""), (one, "number"), (other, "number"), ("difference", "number")]
     text = wrap(
-        f"<h3>{one} against {other}</h3>",
+        f"<h3>{one} compared with {other}</h3>",
         f"<p>{one} recognizes {_percent(labels[0].mean_recall)} of a concept’s images on average, {other} "
         f"{_percent(labels[1].mean_recall)}. {one} is significantly better on "
         f"{_counted(wins[0], 'concept', 'concepts')}, {other} on {wins[1]:,}.</p>",
         _quiet(
-            "By branch: bars to the right where the first is ahead, to the left where the second is."
+            "By branch: bars point right if the first model is ahead, left if the second is."
             if branch_pairs(*labels, graph)
             else "The graph is too small to compare branches."
         ),
@@ -658,7 +656,7 @@ def comparison_html(
 
 
 def concept_html(labels: Labels, ids: Sequence[str], named: bool, asked: str) -> str:
-    """Some concepts, and the models with the highest recall on each, on every board that has it."""
+    """Concepts, and the models with the highest recall on each, for every board that has the concept."""
     parts = []
     if not named:
         parts.append(_note(f"The tests have no concept named “{escape(shortened(asked, 60))}”. The nearest ones:"))
@@ -689,16 +687,16 @@ def concept_html(labels: Labels, ids: Sequence[str], named: bool, asked: str) ->
 
 
 def _neighbors(labels: Labels, concept: Concept) -> str:
-    """Links to what is more general and more special."""
+    """Links to more general and more specific concepts."""
     graph = next(board.graph for board in labels.boards if concept.id in board.graph.index)
-    special = [other.id for other in graph.concepts if concept.id in other.hypernyms]
-    told = []
-    for name, ids in (("More general", concept.hypernyms), ("More special", special)):
+    specific = [other.id for other in graph.concepts if concept.id in other.hypernyms]
+    lines = []
+    for name, ids in (("More general", concept.hypernyms), ("More specific", specific)):
         shown = [labels.concept(id) for id in ids if id in graph.index][:_MODELS_SHOWN]
         links = [f'<a href="{_address(concept=one.id)}">{escape(one.name)}</a>' for one in shown]
         if links:
-            told.append(f"{name}: {', '.join(links)}.")
-    return _quiet(" ".join(told))
+            lines.append(f"{name}: {', '.join(links)}.")
+    return _quiet(" ".join(lines))
 
 
 def _picture(content: bytes, name: str) -> str:
@@ -708,7 +706,7 @@ def _picture(content: bytes, name: str) -> str:
 
 
 def _left_out(left_out: Sequence[LeftOut]) -> str:
-    """Labels that take no part in rankings, with the reason; folded."""
+    """Labels that are not in the rankings, with the reason; collapsed."""
     if not left_out:
         return ""
     items = []
@@ -718,16 +716,16 @@ def _left_out(left_out: Sequence[LeftOut]) -> str:
     return f"<details><summary>Labels that are left out</summary><ul>{''.join(items)}</ul></details>"
 
 
-PUSH_HEAD = wrap("<h4>Or publish it as a small repo of yours</h4>")
+PUSH_HEAD = wrap("<h4>Or publish it in your own small repo</h4>")
 HOW_TO_PUSH = wrap(
-    "<p>Or publish it as a small repo of yours, from which anyone loads it by its name:</p>"
+    "<p>Or publish it in your own small repo, from which anyone can load it by name:</p>"
     "<pre><code>mll-hf push --selection selection.json --to YOUR-NAME/my-selection</code></pre>"
 )
 HOW_TO_LABEL = wrap(
     "<h3>Can these results be trusted?</h3>"
     "<p>A label is a claim of its publisher. Labels are checked for consistency when they are read, but nothing "
-    "records whether somebody else has measured the model again. You can: this command measures a random sample of "
-    "concepts again and compares.</p>"
+    "records whether anyone else has measured the model again. This command measures a random sample of concepts "
+    "again and compares.</p>"
     "<pre><code>mll-hf labels verify ORG/MODEL --labels hub</code></pre>"
     "<h3>How do I add my model?</h3>"
     "<p>Measure it once, then publish the label in the model’s own repository, or in a collection if it is not "

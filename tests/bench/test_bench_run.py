@@ -32,12 +32,12 @@ from mll_hf.bench.scenarios import (
     HUBS_PER_DRAW,
     Kind,
     Scenario,
+    draw_scenario,
     generator,
     labeled_sample,
     long_tail,
     one_frequent,
     scenarios,
-    situation,
     without_classes,
 )
 from mll_hf.bench.world import Hub, class_embeddings, open_task, prompts_of, read_embeddings, read_hub
@@ -387,7 +387,7 @@ def test_unlabeled_samples_differ_by_draw_and_repeat_by_seed(opened):
     scenario = Scenario(Kind.IMAGES, 32, 2)
 
     def images(draw, seed=0):
-        return situation(scenario, view, labels, generator(seed, scenario.name, draw, "first")).seen.logits
+        return draw_scenario(scenario, view, labels, generator(seed, scenario.name, draw, "first")).seen.logits
 
     assert images(0).shape[1] == 32
     np.testing.assert_array_equal(images(0), images(0))
@@ -427,8 +427,10 @@ def test_one_class_has_the_share_that_is_asked_for(n_classes, share, seed):
 @pytest.mark.parametrize("kind", [Kind.LONG_TAIL, Kind.ABSENT, Kind.FREQUENT])
 def test_images_with_shares_of_their_own_are_scored_themselves(opened, kind):
     view, labels = opened
-    drawn = situation(Scenario(kind, 0.6 if kind is Kind.FREQUENT else 20, own=True), view, labels, generator(0, "x"))
-    assert drawn.asked is drawn.seen
+    drawn = draw_scenario(
+        Scenario(kind, 0.6 if kind is Kind.FREQUENT else 20, own=True), view, labels, generator(0, "x")
+    )
+    assert drawn.scored is drawn.seen
     np.testing.assert_array_equal(drawn.seen.logits, view.logits[:, drawn.images])
 
 
@@ -437,7 +439,7 @@ def test_hindsight_is_about_the_images_that_are_scored(results, opened):
     for scenario in [scenario for scenario in scenarios(len(view.hub), results.config.draws) if scenario.own]:
         for draw in range(scenario.draws):
             rng = generator(results.config.seed, scenario.name, draw, "first")
-            images = situation(scenario, view, labels, rng).images
+            images = draw_scenario(scenario, view, labels, rng).images
             best = max(accuracy(of[images], labels[images]) for of in view.answers)
             oracle = [r for r in results.records if (r.task, r.method, r.scenario) == ("first", ORACLE, scenario.name)]
             assert oracle[draw].accuracy == best
@@ -458,12 +460,12 @@ def test_labeled_samples_keep_their_limits(total, per_class, seed):
 def test_scales_are_within_a_factor_of_four_and_both_kinds_occur(opened):
     view, labels = opened
     for kind, relabeled in ((Kind.SCALED, True), (Kind.MISCALIBRATED, False)):
-        drawn = situation(Scenario(kind), view, labels, np.random.default_rng(0))
+        drawn = draw_scenario(Scenario(kind), view, labels, np.random.default_rng(0))
         factors = np.median(drawn.seen.logits / view.logits, axis=(1, 2))
         assert 0.25 <= factors.min() < 1 < factors.max() <= 4
         moved = drawn.seen.hub.temperatures / view.hub.temperatures
         np.testing.assert_allclose(moved, factors if relabeled else 1, rtol=1e-4)
-        assert drawn.asked is drawn.seen
+        assert drawn.scored is drawn.seen
 
 
 def test_hubs_larger_than_the_whole_are_not_drawn():

@@ -438,7 +438,7 @@ def test_figures_are_written_as_pages(world, tmp_path, capsys):
     "verb", [["select", "--classes", "cat, car"], ["labels", "show", "x"], ["labels", "diff", "x", "y"]]
 )
 def test_figures_are_pages_only(world, tmp_path, capsys, verb, monkeypatch):
-    assert "end in .html" in fails(capsys, *verb, "--labels", tmp_path / "nothing", "--plot", tmp_path / "page.png")
+    assert "ends in .html" in fails(capsys, *verb, "--labels", tmp_path / "nothing", "--plot", tmp_path / "page.png")
     monkeypatch.setitem(sys.modules, "plotly", None)  # is said before labels are read
     assert "[plots]" in fails(capsys, *verb, "--labels", tmp_path / "nothing", "--plot", tmp_path / "page.html")
 
@@ -676,7 +676,9 @@ def test_a_download_is_asked_for(world, task_images, capsys, monkeypatch):
     status, _, err = run(capsys, *command)
     note, error = err.splitlines()
     assert status == 1
-    assert note.startswith("mll-hf: note: the trial downloads at most 4 GB of models, and about 4 GB if these do as")
+    assert note.startswith(
+        "mll-hf: note: the trial downloads at most 4 GB of models, and about 4 GB if they perform as"
+    )
     assert error.endswith("add --yes, or a smaller --max-download")
     assert "the smallest model" in fails(capsys, *command, "--max-download", "1.9G", "--yes")
     assert run(capsys, *command, "--max-download", "4GB", "--yes")[0] == 0

@@ -119,7 +119,7 @@ def test_a_cap_on_images(world, tmp_path, capsys, no_figures):
     [
         (["--methods", "nonsense"], "no method 'nonsense'"),
         (["--seed", "-1"], "seed at least 0"),
-        (["--general", "tasks"], "holds 2 tasks"),
+        (["--general", "tasks"], "has 2 tasks"),
         (["--tasks", "nowhere"], "nowhere"),
     ],
 )

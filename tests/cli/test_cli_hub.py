@@ -253,7 +253,7 @@ def test_index_takes_up_what_was_added_by_hand(world, capsys, api):
 def test_bob_opens_a_pull_request_if_he_asks_for_one(world, capsys, api, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_reader_token")
     command = ["push", "clip", "--labels", str(world / "labels")]
-    assert "not your repos: alice/clip; publish in a collection of yours with --to" in fails(capsys, *command)
+    assert "not your repos: alice/clip; publish in your own collection with --to" in fails(capsys, *command)
     assert "not your repos: alice/labels" in fails(capsys, *command, "--to", COLLECTION)
     said = fails(capsys, "push", "--selection", world / "choice.json", "--to", "alice/classifier")
     assert "not your repos: alice/classifier; name a repo of yours, or ask for" in said
@@ -284,7 +284,7 @@ def test_several_pull_requests_in_repos_of_others_need_a_yes(world, capsys, hub,
     def opened():
         return sum(len(repo.discussions) for repo in hub.repos.values())
 
-    assert "nobody can be asked about up to 2 pull requests in repos of others" in fails(capsys, *command)
+    assert "cannot ask about up to 2 pull requests in repos of others" in fails(capsys, *command)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     for answer, status, count in (("", 1, 0), ("no", 1, 0), ("y", 0, 2)):
         monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)

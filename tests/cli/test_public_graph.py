@@ -20,7 +20,7 @@ from mll_hf.errors import GraphError, HubError, InputError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, count_probes
 from mll_hf.hub import locations
-from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images, named_default_graph
+from mll_hf.hub.locations import fetch_graph, fetch_graph_with_images, require_default_graph
 from mll_hf.hub.publish import Access, publish_graph, publish_to_collection
 from mll_hf.hub.sources import open_source
 from mll_hf.labels.file_format import label_to_bytes
@@ -207,7 +207,7 @@ def test_gated_images_are_read_by_whom_the_owner_lets(hub, folder, be):
 
 
 def test_nothing_is_half_published(hub, folder, tmp_path, be, clock):
-    with pytest.raises(InputError, match="the images go to a repo of their own"):
+    with pytest.raises(InputError, match="the images need a repo of their own"):
         publish_graph(folder, GRAPH, GRAPH)
     with pytest.raises(InputError, match="names a revision"):
         publish_graph(folder, GRAPH, f"{IMAGES}@v1")
@@ -299,7 +299,7 @@ def test_without_a_default_graph_nothing_fails_but_what_needs_it(hub, published,
 def test_a_default_graph_that_cannot_be_read_is_a_warning(hub, published, monkeypatch, caplog):
     label = put_labeled_model(graph=fetch_graph(GRAPH), graph_location=f"{GRAPH}@{published.graph.revision}")
     monkeypatch.setenv("MLL_GRAPH", "hf://datasets/nobody/graph")
-    assert named_default_graph() == "hf://datasets/nobody/graph"
+    assert require_default_graph() == "hf://datasets/nobody/graph"
     assert chosen()[0] == [label.model.repo_id]
     assert "the default graph hf://datasets/nobody/graph is not used: nobody/graph: is not on the Hub" in caplog.text
 

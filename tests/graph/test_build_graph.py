@@ -132,7 +132,7 @@ def test_the_wrong_wordnet(tmp_path, capsys, wordnet):
     [
         (["--text-only", "--push-to", REPO], "--text-only makes a graph without images"),
         (["--text-only", "--source", "imagenet"], "--text-only makes a graph without images"),
-        (["--images-to", IMAGES], "--images-to goes with the graph; add --push-to"),
+        (["--images-to", IMAGES], "--images-to needs a published graph; add --push-to"),
         (["--push-to", "alice/graph"], "is not of the form hf://datasets/ORG/NAME"),
         (["--source", "imagenet-x"], "there is no image source 'imagenet-x'"),
     ],
@@ -253,7 +253,7 @@ def test_gated_images_are_only_published_privately(tmp_path, capsys, wordnet, hu
     common += ["--source", "hf://datasets/alice/art?labels=wnid&domain=sketch&name=art"]
     everyone = ["--images-access", "public"]
     said = refused(capsys, *common, *everyone)
-    assert "images of art must not be published for everyone; drop --images-access" in said
+    assert "images of art must not be public; remove --images-access" in said
     assert not (tmp_path / "graph").exists()
     status, said, _ = script(capsys, *common, "--dry-run")
     assert (status, said.splitlines()[-1].endswith("sketch, gated")) == (0, True)

@@ -89,7 +89,7 @@ def test_any_data_set_can_be_a_source():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("imagenet-x", "there is no image source 'imagenet-x'; built in are imagenet, "),
+        ("imagenet-x", "there is no image source 'imagenet-x'; built-in sources are imagenet, "),
         ("hf://models/org/birds?labels=wnid&domain=photo", "is not of the form hf://datasets/ORG/NAME"),
         ("hf://datasets/org/birds", "add labels=..."),
         ("hf://datasets/org/birds?labels=wnid", "add domain=..."),

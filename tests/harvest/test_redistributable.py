@@ -19,7 +19,7 @@ from mll_hf.graph.wordnet import DEBIAN, ClassList, leaf_names, noun_senses
 from mll_hf.harvest import harvest
 from mll_hf.harvest.boxes import Box, Part, labeled_parts, with_margin
 from mll_hf.harvest.credits import Credit, credit_in, license_id, read_credits
-from mll_hf.harvest.gathering import LEFT_OUT, HarvestConfig, open_all, prepared
+from mll_hf.harvest.gathering import SKIP_REASONS, HarvestConfig, open_all, prepared
 from mll_hf.harvest.sources import open_images_wnids, parse_source, pin_all, read_label_file
 from wordnet_worlds import imagenet_nouns, write_nouns, write_senses
 
@@ -79,7 +79,7 @@ def gathered(folder, texts, wordnet=None, graph=GRAPH, **config):
 def tally_of(build):
     """What was seen of the only source, and what was left out; the rest was considered."""
     (source,) = build.sources
-    left_out = {reason: source[reason] for reason in LEFT_OUT if source[reason]}
+    left_out = {reason: source[reason] for reason in SKIP_REASONS if source[reason]}
     return source["seen"], left_out
 
 
@@ -155,7 +155,7 @@ def test_credit_of_open_images():
     }  # fmt: skip
     credit = credit_in(row)
     assert credit == Credit("cc-by-2.0", "Michael Beat", "https://www.flickr.com/photos/michael-beat/5898076654")
-    assert credit.may_be_passed_on
+    assert credit.is_redistributable
 
 
 @pytest.mark.parametrize("row", [{"flickr_url": FLICKR.format(8119368305)}, {"flickr_id": 8119368305, "url": "mirror"}])
@@ -188,7 +188,7 @@ def test_ways_to_name_a_license(text):
     ],
 )
 def test_which_images_may_be_passed_on(row, open_):
-    assert credit_in(row).may_be_passed_on == open_
+    assert credit_in(row).is_redistributable == open_
 
 
 def coco_file(file, images, **more):
@@ -211,7 +211,7 @@ def test_credits_of_coco(tmp_path):
     assert credits.of(437561) == Credit("cc-by-2.0", "", "https://www.flickr.com/photo.gne?id=11")
     assert credits.of({"bytes": b"", "path": "val2017/000000437561.jpg"}) == credits.of("437561")
     assert credits.of(9).license == "cc-by-nc-2.0"
-    assert not credits.of(30).may_be_passed_on  # the file does not explain the number
+    assert not credits.of(30).is_redistributable  # the file does not explain the number
     assert credits.of(7) is credits.of(None) is credits.of("") is credits.of({"path": None}) is None
 
 
@@ -373,7 +373,7 @@ def test_crops_of_lvis(tmp_path, lvis, wordnet):
     card = (tmp_path / "out" / "README.md").read_text()
     assert "Each image has its own license, author and page, in the columns `license`, `author` and `url`" in card
     assert "| `cc-by-2.0` | 4 |" in card
-    assert "All images may be passed on" in card
+    assert "All images may be redistributed" in card
     assert "Images of lvis whose objects have boxes were cropped" in card
     assert str(tmp_path) not in card
 
@@ -383,7 +383,7 @@ def test_without_redistribution_licenses_are_only_named(tmp_path, lvis, wordnet)
     assert tally_of(build)[1] == {"outside": 1, "undecodable": 1, "small": 1, "repeated": 1}
     assert build.licenses == {"cc-by-2.0": 4, "cc-by-nc-2.0": 2}
     assert [row["node"] for row in rows if row["license"] is None] == [CORGI]
-    assert "All images may be passed on" not in (tmp_path / "out" / "README.md").read_text()
+    assert "All images may be redistributed" not in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_an_interrupted_run_resumes(tmp_path, lvis, wordnet, hub, monkeypatch):
@@ -523,11 +523,11 @@ def test_sources_without_licenses_are_refused(tmp_path, capsys, hub, open_images
     for more, name in (([], "open-images"), (other, "birds")):
         assert build_graph.main([*command, *more]) == 1
         assert capsys.readouterr().err == (
-            f"error: {name} names no license of each image; add credits=FILE to the source, or drop it\n"
+            f"error: {name} has no license for each image; add credits=FILE to the source, or remove it\n"
         )
         assert not (tmp_path / "out").exists()
     assert build_graph.main([*command, "--text-only"]) == 1
-    assert "--redistributable chooses images; drop it, or drop --text-only" in capsys.readouterr().err
+    assert "--redistributable is about images; remove it, or remove --text-only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

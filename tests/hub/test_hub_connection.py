@@ -18,16 +18,16 @@ from mll_hf.hub import connection
 from mll_hf.hub.connection import (
     Head,
     RepoFile,
+    cache_response,
+    cached_response,
     connect,
     download,
     fetch_head,
     hub_errors,
-    keep_answer,
-    kept_answer,
+    map_parallel,
     read_head,
+    requested_wait,
     retried,
-    together,
-    wait_asked_for,
 )  # fmt: skip
 from mll_hf.hub.locations import pinned
 
@@ -49,8 +49,8 @@ def ask(revision=None, token=None):
     return read_head(connect(token), MODEL, "model", revision)
 
 
-def fetch(sha, path="README.md", most_bytes=2**20, sha256=None):
-    return download(connect(), MODEL, "model", path, sha, most_bytes, RepoFile(0, sha256) if sha256 else None)
+def fetch(sha, path="README.md", max_bytes=2**20, sha256=None):
+    return download(connect(), MODEL, "model", path, sha, max_bytes, RepoFile(0, sha256) if sha256 else None)
 
 
 def forever(_):
@@ -242,11 +242,11 @@ def test_a_hub_that_is_down_is_waited_for_up_to_a_minute(hub, sha, clock):
 
 def test_requests_beyond_the_rate_limit_go_on_in_the_next_window_with_a_note(hub, sha, clock, caplog):
     hub.limit(api=2)
-    heads = together(lambda _: fetch_head(connect(), MODEL, "model"), range(6))
+    heads = map_parallel(lambda _: fetch_head(connect(), MODEL, "model"), range(6))
     assert {head.sha for head in heads} == {sha}
     assert clock.waits
     assert all(295 < wait <= 300 for wait in clock.waits)
-    assert "the Hub allows no more requests for now; going on in 300 seconds" in caplog.text
+    assert "the Hub's rate limit is reached; continuing in 300 seconds" in caplog.text
 
 
 def test_a_kept_answer_is_better_than_to_wait_for_the_rate_limit(hub, sha, clock):
@@ -266,7 +266,7 @@ def test_only_transient_errors_are_retried():
     with pytest.raises(httpx.ReadTimeout):
         retried(call)
     assert len(calls) == 5
-    assert wait_asked_for(ValueError()) == 0
+    assert requested_wait(ValueError()) == 0
 
     def refuse():
         calls.append(1)
@@ -381,10 +381,10 @@ def test_a_deleted_repository_is_an_error(hub, sha):
 
 
 def test_another_endpoint_has_other_answers(monkeypatch):
-    keep_answer("a", 1)
-    assert kept_answer("a") == 1
+    cache_response("a", 1)
+    assert cached_response("a") == 1
     monkeypatch.setattr(constants, "ENDPOINT", "https://elsewhere")
-    assert kept_answer("a") is None
+    assert cached_response("a") is None
 
 
 @pytest.mark.parametrize(
@@ -406,9 +406,9 @@ def test_answers_that_cannot_be_written_are_not_kept(hub, sha, monkeypatch, tmp_
 
 
 def test_kept_answers_can_be_read():
-    assert kept_answer("a") is None
-    keep_answer("a", [1, "ä"])
-    assert kept_answer("a") == [1, "ä"]
+    assert cached_response("a") is None
+    cache_response("a", [1, "ä"])
+    assert cached_response("a") == [1, "ä"]
 
 
 # ---- hostile answers
@@ -562,7 +562,7 @@ def test_what_a_new_commit_leaves_alone_is_not_downloaded_again(hub, sha):
 
 
 def test_a_large_file_is_refused_before_the_download(hub, sha):
-    assert "big.safetensors is larger than 1 MB and was not fetched" in complaint_of(lambda: fetch(sha, BIG))
+    assert "big.safetensors is larger than 1 MB and was not downloaded" in complaint_of(lambda: fetch(sha, BIG))
     assert not [request for request in hub.requests if "/_cdn/" in request]
 
 
@@ -620,14 +620,16 @@ def test_a_wrong_hash_is_refused_and_downloaded_again(hub, sha):
     wanted = sha256_of(bytes(3_000_000))
     hub.fail("_cdn/", alter=lambda body: b"x" + body[1:])
     said = complaint_of(lambda: fetch(sha, BIG, 2**22, wanted), LabelError)
-    assert said.startswith(f"alice/model/{BIG}: is not what the Hub lists; try again")
+    assert said.startswith(f"alice/model/{BIG}: does not have the hash that the Hub lists; try again")
     assert sha256_of(fetch(sha, BIG, 2**22, wanted).read_bytes()) == wanted
 
 
 @pytest.mark.parametrize("path", ["README.md", BIG])
 def test_content_that_is_not_what_the_answer_says_is_refused_and_not_kept(hub, sha, path):
     hub.fail("(_cdn/|README.md)", method="GET", alter=lambda body: b"x" + body[1:])
-    assert f"{path} is not what the Hub lists; try again" in complaint_of(lambda: fetch(sha, path, 2**22))
+    assert f"{path} does not have the hash that the Hub lists; try again" in complaint_of(
+        lambda: fetch(sha, path, 2**22)
+    )
     assert fetch(sha, path, 2**22).read_bytes() == hub.files("model", MODEL)[path]
 
 

@@ -163,7 +163,7 @@ def test_a_new_label_replaces_the_old_one(hub, label):
 def test_changed_weights_are_refused(hub, label):
     hub.put("model", MODEL, {"open_clip_model.safetensors": b"other weights"})
     said = complaint_of(lambda: publish_label(label, GRAPH))
-    assert said.startswith(f"alice/model: has other weights now than at {label.model.revision[:12]}")
+    assert said.startswith(f"alice/model: its weights have changed since {label.model.revision[:12]}")
     assert LABEL_PATH not in hub.files("model", MODEL)
 
 
@@ -363,7 +363,7 @@ def test_a_concurrent_commit_of_the_same_label(hub, label):
 
 def test_a_concurrent_commit_of_other_weights(hub, label):
     hub.before(COMMIT, lambda: hub.put("model", MODEL, {"open_clip_model.safetensors": b"new"}))
-    assert "has other weights now" in complaint_of(lambda: publish_label(label, GRAPH))
+    assert "its weights have changed" in complaint_of(lambda: publish_label(label, GRAPH))
     assert LABEL_PATH not in hub.files("model", MODEL)
 
 

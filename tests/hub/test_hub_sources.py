@@ -40,7 +40,7 @@ from mll_hf.graph.concepts import graph_to_json, save_graph
 from mll_hf.hub import index as hub_index
 from mll_hf.hub import sources
 from mll_hf.hub.card import LABEL_PATH
-from mll_hf.hub.connection import connect, fetch_head, together
+from mll_hf.hub.connection import connect, fetch_head, map_parallel
 from mll_hf.hub.publish import publish_to_collection
 from mll_hf.hub.sources import Collection, TaggedModels, open_source
 from mll_hf.labels import store as storing
@@ -403,7 +403,7 @@ def test_the_index_gives_the_choice_among_all_labels_and_few_are_fetched(hub, mo
     whole = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
     monkeypatch.setattr(storing, "MANY_LABELS", 1)
     monkeypatch.setattr(indexed, "_KEPT", 5)
-    monkeypatch.setattr(sources, "WHOLE_BYTES", whole_bytes)
+    monkeypatch.setattr(sources, "MAX_WHOLE_BYTES", whole_bytes)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(constants.HF_HUB_CACHE) + "-other")
     hub.requests.clear()
     ours = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
@@ -418,7 +418,7 @@ def test_the_index_gives_the_choice_among_all_labels_and_few_are_fetched(hub, mo
 def test_of_a_large_index_only_the_rows_of_some_concepts_are_read(hub, monkeypatch, gap):
     labels = some_labels(11)
     put_collection(labels)
-    monkeypatch.setattr(sources, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(sources, "MAX_WHOLE_BYTES", 0)
     monkeypatch.setattr(hub_index, "_GAP", gap)
     source = open_source(COLLECTION)
     assert_indexed(source, labels)
@@ -435,7 +435,7 @@ def test_of_a_large_index_only_the_rows_of_some_concepts_are_read(hub, monkeypat
     assert not any(request.headers.get("Authorization") for request in cdn)
     hub.reset()
     put_collection(labels)
-    monkeypatch.setattr(sources, "WHOLE_BYTES", 10**9)
+    monkeypatch.setattr(sources, "MAX_WHOLE_BYTES", 10**9)
     (whole,) = open_source(COLLECTION).indexed[0].index.shards
     np.testing.assert_array_equal(codes, whole.rows([5, 0, 1]))
 
@@ -446,7 +446,7 @@ def test_of_a_large_index_only_the_rows_of_some_concepts_are_read(hub, monkeypat
 )
 def test_an_answer_of_another_length_than_the_range_is_refused(hub, monkeypatch, how):
     put_collection(LABELS)
-    monkeypatch.setattr(sources, "WHOLE_BYTES", 0)
+    monkeypatch.setattr(sources, "MAX_WHOLE_BYTES", 0)
     source = open_source(COLLECTION)
     (shard,) = source.indexed[0].index.shards
     hub.fail("/_cdn/", times=9, **how)
@@ -514,7 +514,7 @@ def test_an_index_whose_content_was_exchanged_is_not_believed(hub, caplog):
     put_collection(LABELS)
     hub.fail(f"/_cdn/{sha256_of(stale_shard(LABELS))}", alter=lambda _: stale_shard(NEWER), method="GET")
     assert open_source(COLLECTION).indexed == ()
-    assert "is not what the Hub lists" in caplog.text
+    assert "does not have the hash that the Hub lists" in caplog.text
 
 
 @pytest.mark.usefixtures("few_are_many")
@@ -598,7 +598,7 @@ def test_a_label_that_claims_to_be_too_large_is_not_fetched(hub, caplog):
     hub.fail("/api/datasets/", alter=with_size(path_of(LABELS[0]), 2**40))
     assert_lists(open_source(COLLECTION), LABELS[1:])
     assert not [request for request in asked_for(hub) if "model-00" in request]
-    assert "is larger than 16 MB and was not fetched" in caplog.text
+    assert "is larger than 16 MB and was not downloaded" in caplog.text
 
 
 @pytest.mark.parametrize("size", [0, 1, 10**9])
@@ -686,9 +686,9 @@ def test_the_first_error_of_many_is_raised():
             raise LabelError(f"number {item}")
         return item
 
-    assert together(refuse, [3, 1, 2], "x") == [3, 1, 2]
+    assert map_parallel(refuse, [3, 1, 2], "x") == [3, 1, 2]
     with pytest.raises(LabelError, match="number 5"):
-        together(refuse, [1, 5, 2, 7], "x")
+        map_parallel(refuse, [1, 5, 2, 7], "x")
 
 
 # ---- all tagged models
@@ -732,7 +732,7 @@ def test_labels_of_the_whole_hub_are_read_within_its_rate_limit(hub, dataset, xe
     assert len(resolved) == 50 + 1
     assert clock.waits
     assert all(200 < wait <= 300 for wait in clock.waits)  # the rest of the window, however slow this machine is
-    assert "the Hub allows no more requests for now" in caplog.text
+    assert "the Hub's rate limit is reached" in caplog.text
     hub.limit(api=0, resolvers=0)
     clock.waits.clear()
     assert_lists(open_source("hub"), labels)

@@ -118,7 +118,7 @@ def test_what_cannot_be_pushed(hub):
     label = put_model(MODEL)  # its probe images are in a folder, "tiny"
     for to, options, said in (
         ("alice/other", {"graph": GRAPH}, "a label belongs in the repo of its model, alice/model, or in a collection"),
-        (None, {}, r"the label's graph is a local folder \(tiny\); give it"),
+        (None, {}, r"the label's graph is a local folder \(tiny\); pass it"),
         (None, {"graph": OTHER_GRAPH}, "is not of the graph other"),
     ):
         with pytest.raises(InputError, match=said):
@@ -127,5 +127,5 @@ def test_what_cannot_be_pushed(hub):
     with pytest.raises(InputError, match="is a local folder, so others cannot use its label"):
         local.push_to_hub(graph=GRAPH)
     hub.put("model", MODEL, {"open_clip_model.safetensors": b"other weights"})
-    with pytest.raises(HubError, match="has other weights now"):
+    with pytest.raises(HubError, match="its weights have changed"):
         label.push_to_hub(graph=GRAPH)

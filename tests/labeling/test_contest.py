@@ -91,7 +91,7 @@ def naive(hypernyms, probes, concepts, images):
 @st.composite
 def worlds(draw):
     """A random graph, probe images that test some of what they show, and embeddings of few exact values."""
-    hypernyms = draw(dags(most=7))
+    hypernyms = draw(dags(max_size=7))
     graph = make_graph(hypernyms)
     nodes = draw(st.lists(st.integers(0, len(graph) - 1), min_size=1, max_size=12))
     pools = pools_of(graph, nodes)

@@ -89,7 +89,7 @@ def test_a_log_of_another_environment_is_deleted_with_a_warning(tmp_path, caplog
     open_log(tmp_path / "log", {**KEY, "environment": here, "overwrites": "0"})
     assert not caplog.messages
     open_log(tmp_path / "log", {**KEY, "environment": there})
-    assert caplog.messages == ["log: embedded so far in another environment (device cpu, now cuda); starting anew"]
+    assert caplog.messages == ["log: begun in another environment (device cpu, now cuda); starting over"]
 
 
 def test_embeddings_of_another_run_are_never_taken_for_those_of_this_one(tmp_path):

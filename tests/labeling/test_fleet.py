@@ -102,7 +102,7 @@ def test_json_names_models_as_text_or_in_objects(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("m.json", b'{"a": 1}', "no JSON list"),
+        ("m.json", b'{"a": 1}', "not a JSON list"),
         ("m.json", b"[1]", "none of the fields repo_id, model, id"),
         ("m.json", b"[", "is not a list of models"),
         ("m.json", b"[" * 100_000, "is not a list of models"),
@@ -244,7 +244,7 @@ def test_an_old_revision_has_no_place_beside_newer_weights(world):
     world.hub.put("model", "alice/a", {"open_clip_model.safetensors": b"new"})
     (result,) = world.run([f"alice/a@{old}"], OwnRepos())
     assert result.outcome is Outcome.FAILED
-    assert "has other weights now" in result.reason
+    assert "its weights have changed" in result.reason
     assert not world.loaded
     assert world.outcomes([f"alice/a@{old}"], CollectionRepo(LABELS)) == [Outcome.LABELED]
 

@@ -137,7 +137,7 @@ def test_a_zoo_is_labeled_and_the_second_run_does_nothing(zoo, hub, home, tmp_pa
     # what is said: which of how many, why something failed, and how to run again for what failed
     assert "[3/5] alice/broken" in said
     assert "2 labeled, 1 skipped, 2 failed" in said
-    again = shlex.split(said.partition("again for what failed: ")[2])
+    again = shlex.split(said.partition("to retry failed models: ")[2])
     assert again[2:4] == ["alice/broken", "alice/pickled"]
     assert "Traceback" not in said
 
@@ -157,7 +157,7 @@ def test_the_command_for_what_failed_works_once_the_reason_is_gone(zoo, hub, hom
     assert status == 1
     assert "is gated; accept its terms" in said
     hub.repos["model", "bob/gated"].gated = False
-    again = shlex.split(said.partition("again for what failed: ")[2])
+    again = shlex.split(said.partition("to retry failed models: ")[2])
     assert again[2:] == ["bob/gated", *options]
     status, output, _ = main(capsys, *again[2:])
     assert (status, json.loads(output)["outcome"]) == (0, "labeled")
@@ -216,7 +216,7 @@ def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     assert process.returncode == 130
     assert output.startswith("labeled: alice/open-clip")
     assert "the same command resumes" in said
-    assert "1 labeled, 1 not tried" in said
+    assert "1 labeled, 1 not run" in said
     assert "Traceback" not in said
     hub.requests.clear()
     status, output, _ = main(capsys, *arguments)
@@ -261,7 +261,7 @@ def test_a_full_disk_ends_the_run_with_a_report(zoo, home, monkeypatch, capsys):
     status, _, said = main(capsys, "alice/pickled", "alice/clip", "alice/open-clip", "--graph", GRAPH_REPO, "--no-push")
     assert status == 1
     assert "free some space" in said
-    assert "1 failed, 2 not tried" in said
+    assert "1 failed, 2 not run" in said
 
 
 @pytest.mark.parametrize(
@@ -331,7 +331,7 @@ def test_without_the_package_the_script_says_so_in_one_line():
     run = subprocess.run([sys.executable, "-I", "-S", str(SCRIPT)], capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr == (
-        "error: mll_hf is not installed here and is on no registry; start with --with 'mll-hf[models] @ URL'\n"
+        "error: mll_hf is neither installed nor on a package registry; start with --with 'mll-hf[models] @ URL'\n"
     )
 
 
@@ -358,7 +358,7 @@ def test_the_papers_models_are_not_sent_pull_requests_by_default(strangers, hub,
     assert status == 1
     assert output == ""
     assert said == (
-        "error: not your repos: bob/clip-a, bob/clip-b; publish in a collection of yours with --to "
+        "error: not your repos: bob/clip-a, bob/clip-b; publish in your own collection with --to "
         "hf://datasets/ORG/NAME, or ask for pull requests with --pr\n"
     )
     assert not pull_requests(hub)
@@ -377,7 +377,7 @@ def test_a_collection_of_others_is_refused_before_any_work(strangers, hub, home,
 def test_many_pull_requests_need_a_yes(strangers, hub, home, capsys, monkeypatch):
     status, output, said = main(capsys, *strangers, "--pr")
     assert (status, output, said.count("\n")) == (1, "", 1)
-    assert "nobody can be asked about up to 2 pull requests in repos of others" in said
+    assert "cannot ask about up to 2 pull requests in repos of others" in said
     assert not weights_requested(hub)
     asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
@@ -443,7 +443,7 @@ def test_events_that_need_no_label_end_well(hub, webhook):
     bert = hub.repos["model", "alice/bert"].refs["main"]
     for payload, reason in [
         ("", "no event"),
-        (event("alice/clip", "b" * 40), "a newer commit has an event of its own"),
+        (event("alice/clip", "b" * 40), "a newer commit has its own event"),
         (event("alice/bert", bert), "not a model that open_clip, transformers or sentence-transformers can load"),
         (event("alice/graph", commit, type="dataset"), "a dataset, not a model"),
         (event("alice/clip", commit, private=True), "private, and labels are published in a collection"),
@@ -609,7 +609,7 @@ def test_no_job_starts_whose_package_is_not_known(zoo, hub, home, capsys, monkey
     monkeypatch.setattr("mll_hf.utils.package._CHECKOUT", home)
     status, _, said = main(capsys, "alice/clip", *JOBS)
     assert (status, said.count("\n")) == (1, 1)
-    assert "is on no registry, so a job cannot install it by name; set MLL_HF_PACKAGE" in said
+    assert "is not on a package registry, so a job cannot install it by name; set MLL_HF_PACKAGE" in said
     monkeypatch.setenv("MLL_HF_PACKAGE", "nowhere/mll_hf-0-py3-none-any.whl")
     assert "there is no wheel nowhere/mll_hf-0-py3-none-any.whl" in main(capsys, "alice/clip", *JOBS)[2]
     assert not hub.jobs
@@ -618,14 +618,17 @@ def test_no_job_starts_whose_package_is_not_known(zoo, hub, home, capsys, monkey
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["alice/clip", "--graph", GRAPH_REPO, "--ray-address", "x:1"], "--ray-address is for --engine ray"),
-        (["alice/clip", *JOBS, "--gpus-per-worker", "1"], "--gpus-per-worker is for --engine ray"),
-        (["alice/clip", "--graph", GRAPH_REPO, "--job-flavor", "h200"], "--job-flavor is for --engine hf-jobs"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--ray-address", "x:1"], "--ray-address applies to --engine ray"),
+        (["alice/clip", *JOBS, "--gpus-per-worker", "1"], "--gpus-per-worker applies to --engine ray"),
+        (["alice/clip", "--graph", GRAPH_REPO, "--job-flavor", "h200"], "--job-flavor applies to --engine hf-jobs"),
         (["alice/clip", "--graph", GRAPH_REPO, "--report", "/proc/nowhere/report.json"], "cannot write /proc/nowhere"),
-        (["alice/clip", *JOBS, "--labels", "x"], "--labels is a folder of this machine, which a job cannot read"),
+        (["alice/clip", *JOBS, "--labels", "x"], "--labels is a local folder, which a job cannot read"),
         (["alice/clip", *JOBS, "--no-push"], "a job must publish its label"),
         (["alice/clip", "--graph", "folder", "--engine", "hf-jobs"], "is not of the form hf://datasets"),
-        (["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"], "--device is for --engine local"),
+        (
+            ["alice/clip", "--graph", GRAPH_REPO, "--engine", "ray", "--device", "cpu"],
+            "--device applies to --engine local",
+        ),
     ],
 )
 def test_what_an_engine_cannot_do_is_refused(zoo, home, capsys, arguments, message):

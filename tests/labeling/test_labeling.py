@@ -270,7 +270,7 @@ def test_a_run_in_another_environment_starts_anew_with_a_warning(world, tmp_path
     assert result.label.environment == environment_of(world.models[-1])
     assert result.label.environment.dtype == "float16"
     (warning,) = caplog.messages
-    assert "another environment (dtype float32, now float16); starting anew" in warning
+    assert "another environment (dtype float32, now float16); starting over" in warning
 
 
 def test_a_quick_label_of_another_environment_is_measured_anew(world, monkeypatch, caplog):
@@ -301,7 +301,7 @@ def test_a_model_that_overflows_is_labeled_again_in_full_precision(world, tmp_pa
     assert result.path.read_bytes() == whole
     (model,) = world.models
     assert sorted(model.encoded[-21:]) == list(range(21))
-    assert "(dtype float16, now float32); starting anew" in caplog.messages[-1]
+    assert "(dtype float16, now float32); starting over" in caplog.messages[-1]
 
 
 def test_a_label_carries_the_license_of_its_model(world, hub):

@@ -39,7 +39,7 @@ def test_a_small_graph_has_no_branches():
 @examples
 @given(data=st.data())
 def test_branches_are_large_and_apart(data):
-    graph = make_graph(data.draw(dags(most=40)))
+    graph = make_graph(data.draw(dags(max_size=40)))
     support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4, 4]), min_size=len(graph), max_size=len(graph))))
     hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
     label = make_label(graph, hits, support)
@@ -89,7 +89,7 @@ def test_the_first_fork_of_a_tree():
 @examples
 @given(data=st.data())
 def test_a_tree_holds_every_tested_concept_once(data):
-    graph = make_graph(data.draw(dags(most=20)))
+    graph = make_graph(data.draw(dags(max_size=20)))
     support = np.array(data.draw(st.lists(st.sampled_from([0, 4, 4]), min_size=len(graph), max_size=len(graph))))
     hits = np.array([data.draw(st.integers(0, int(n))) for n in support])
     tree = branch_tree(make_label(graph, hits, support), graph)

@@ -149,7 +149,7 @@ def test_a_page_needs_nothing_else(tmp_path):
 
 @pytest.mark.parametrize("name", ["page.png", "page", "page.html.txt"])
 def test_only_pages_are_written(tmp_path, name):
-    with pytest.raises(InputError, match=r"end in \.html"):
+    with pytest.raises(InputError, match=r"ends in \.html"):
         save_page(tmp_path / name, "x", {})
 
 

@@ -368,7 +368,7 @@ def test_too_large(hub, monkeypatch, tmp_path):
     selection.push_to_hub(REPO)
     selection.save_pretrained(tmp_path)
     monkeypatch.setattr("mll_hf.selection.repo._MOST_BYTES", 100)
-    with pytest.raises(HubError, match="larger than 0 MB and was not fetched"):
+    with pytest.raises(HubError, match="larger than 0 MB and was not downloaded"):
         Selection.from_pretrained(REPO)
     with pytest.raises(InputError, match="this is no selection"):
         Selection.from_pretrained(tmp_path)

@@ -77,7 +77,7 @@ class Served:
 
     def __init__(self, configuration, work):
         space = load_space()
-        self.queue = Queue(work, configuration.settle_seconds, configuration.most_waiting)
+        self.queue = Queue(work, configuration.settle_seconds, configuration.max_waiting)
         server = uvicorn.Server(
             uvicorn.Config(space.build_app(configuration, self.queue), port=0, log_level="error", lifespan="on")
         )
@@ -237,7 +237,7 @@ def test_the_answer_does_not_wait_for_the_work(serve):
 
 
 def test_a_full_queue_asks_to_try_again_but_takes_newer_commits(serve):
-    served = serve(most_waiting=2)
+    served = serve(max_waiting=2)
     assert [served.post(payload(f"alice/m{n}"))[0] for n in range(3)] == [202, 202, 503]
     assert served.post(payload("alice/m0", old=B, new=C))[0] == 202
     assert [event.change.repo_id for event in served.queue.events()] == ["alice/m1", "alice/m0"]
@@ -455,7 +455,7 @@ def test_settings_come_from_the_environment():
     found = Settings.from_environment(
         {**ENVIRONMENT, "MLL_AUTOLABEL_TO": " hf://datasets/alice/labels ", "MLL_AUTOLABEL_QUEUE": "7"}
     )
-    assert (found.to, found.most_waiting) == ("hf://datasets/alice/labels", 7)
+    assert (found.to, found.max_waiting) == ("hf://datasets/alice/labels", 7)
     assert SECRET not in repr(found)
 
 

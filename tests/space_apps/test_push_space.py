@@ -65,7 +65,7 @@ def test_what_cannot_be_published_is_refused_in_one_line(hub, wheel, monkeypatch
     assert "cannot read the wheel nowhere.whl" in complaint()
     monkeypatch.delenv("MLL_HF_PACKAGE")
     wheel.unlink()
-    assert "is on no registry; build a wheel" in complaint()
+    assert "is not on a package registry; build a wheel" in complaint()
     assert hub.files("space", "alice/hidden") == {"app.py": b"old"}
     assert ("space", SPACE) not in hub.repos
 

@@ -78,7 +78,7 @@ def ask(*classes, **options):
         (["cat", "Cat"], {}, "repeats"),
         (["cat", " "], {}, "is empty"),
         (["cat", "x" * 201], {}, "longer than 200"),
-        ([f"c{n}" for n in range(5000)], {}, "5,000 class names are more than this page takes"),
+        ([f"c{n}" for n in range(5000)], {}, "5,000 class names are more than this page accepts"),
         (["cat", 3], {}, "is not a string"),
         (["cat", "dog"], {"k": 0}, "choose 1 to 10"),
         (["cat", "dog"], {"k": 1.5}, "choose 1 to 10"),
@@ -91,7 +91,7 @@ def ask(*classes, **options):
         (["cat", "dog"], {"licenses": [""]}, "'' is not a Hub id"),
         (["cat", "dog"], {"licenses": [3, {}]}, "'{}' is not a Hub id"),
         (["cat", "dog"], {"licenses": ["x" * 10_000]}, "is not a Hub id"),
-        (["cat", "dog"], {"licenses": ["mit"] * 51}, "51 licenses are more than this page takes"),
+        (["cat", "dog"], {"licenses": ["mit"] * 51}, "51 licenses are more than this page accepts"),
     ],
 )
 def test_questions_that_cannot_be_used(classes, options, reason):
@@ -489,7 +489,7 @@ def test_a_model_on_each_graph(joined):
     assert joined.read_labels([cats, dogs], None)[1].name == "tiny"
     with pytest.raises(InputError, match="org/dogs was not measured on signs"):
         joined.read_labels([cats, dogs], "signs")
-    with pytest.raises(InputError, match="no graph is named 'x'; there is: tiny, signs"):
+    with pytest.raises(InputError, match="no graph is named 'x'; choose one of: tiny, signs"):
         joined.read_labels([cats], "x")
 
 
@@ -510,7 +510,7 @@ def test_labels_that_are_left_out_are_shown_with_the_reason(joined):
     assert "somebody" not in html
     assert HARM not in html
     assert "tiny: 3 models on 7 concepts; signs: 2 models on 4 concepts" in html
-    assert "2 measured models take no part" in load_app().find(joined, ask("cat", "dog"))[1]
+    assert "2 measured models are not ranked" in load_app().find(joined, ask("cat", "dog"))[1]
 
 
 # --- code to take away ------------------------------------------------------------------------------------------------
@@ -640,7 +640,7 @@ def test_a_trial_chooses_by_the_images(two_runnable, tmp_path):
     assert after.evidence.n_images == 16
     assert [done for (done, _), _ in told] == list(range(len(told)))
     assert told[0][1].endswith("on 17 images")
-    html = pages.tried_html(before, after, len(images))
+    html = pages.trial_ranking_html(before, after, len(images))
     assert "Ranking before and after the trial" in html
     assert "1 image could not be read" in html
     assert html.count("not tried") == 1
@@ -654,7 +654,7 @@ def test_trials_that_cannot_run(labels, folder, tmp_path):
         with pytest.raises(InputError, match="no image yet"):
             answers.sampled_images(files)
     assert len(answers.sampled_images([f"{n}.png" for n in range(500)])) == 200
-    small = make_library(folder, most_parameters=1000).labels
+    small = make_library(folder, max_parameters=1000).labels
     for trial in (answers.classify, answers.choose_by_images):
         with pytest.raises(InputError, match="within the caps"):
             trial(small, ask("cat", "dog"), ["x.png"] * 16, None, nothing)
@@ -723,7 +723,7 @@ def test_a_local_path_is_not_shown(tmp_path):
 
 
 def test_no_accuracy_is_shown_for_classes_that_were_not_tested(labels):
-    html = pages.told_html(labels.select(ask("yyy", "zzz")))
+    html = pages.answer_html(labels.select(ask("yyy", "zzz")))
     assert "Accuracy not known (90 % interval: " in html
     assert "nothing close enough to any of your classes" in html
 
@@ -741,10 +741,10 @@ def test_alerts(said, shown):
 
 
 def test_uncovered_classes_are_warned_of(labels):
-    html = pages.told_html(labels.select(ask("cat", "zzz")))
+    html = pages.answer_html(labels.select(ask("cat", "zzz")))
     assert "nothing close enough to zzz" in html
     assert 'role="note"' in html
-    assert "nothing close enough" not in pages.told_html(labels.select(ask("cat", "dog")))
+    assert "nothing close enough" not in pages.answer_html(labels.select(ask("cat", "dog")))
 
 
 @pytest.mark.parametrize(

@@ -119,7 +119,7 @@ def test_compare_models(client):
         ([[]], "select_models", "no class names given"),
         ([["cat"]], "select_models", "one class leaves nothing"),
         ([["cat", "cat"]], "select_models", "repeats"),
-        ([[f"class {n}" for n in range(5000)]], "select_models", "more than this page takes"),
+        ([[f"class {n}" for n in range(5000)]], "select_models", "more than this page accepts"),
         ([["cat", "dog"], 99], "select_models", "choose 1 to 10"),
         ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the caps"),
         ([" "], "explain_class", "is empty"),
@@ -295,7 +295,7 @@ def test_a_visit(visit, width, scheme, find):
     page.get_by_role("table", name="Matches").get_by_text("dog", exact=True).last.focus()
     page.keyboard.press("Enter")  # the definition is there for those who have no mouse
     definition.first.wait_for()
-    for table in ("Recall by class and model", "Accuracy and cost, the cheapest model first"):
+    for table in ("Recall by class and model", "Accuracy and cost, cheapest model first"):
         assert page.get_by_role("table", name=table, include_hidden=True).count() == 1
 
     open_tab(page, "Try")
@@ -324,7 +324,7 @@ def test_a_visit(visit, width, scheme, find):
     page.get_by_label("Graph").last.click()
     page.get_by_role("option", name="signs").click()
     page.get_by_text("over 4 concepts").wait_for()
-    tiles = page.get_by_role("table", name="Recall by branch, the largest first", include_hidden=True)
+    tiles = page.get_by_role("table", name="Recall by branch, largest first", include_hidden=True)
     assert tiles.get_by_role("row", include_hidden=True).count() == 1 + 4
     page.get_by_text("org/dogs was not measured on signs").wait_for()
     check_tab(page, f"model-{width}-{scheme}")
@@ -361,8 +361,8 @@ def test_models_and_concepts_have_addresses(visit):
 def test_images_are_classified_or_tried(visit, tmp_path):
     page = visit()
     page.get_by_role("button", name="Number of models and limits").click()
-    page.get_by_label("Most GFLOPs per image").first.fill("0.6")  # leaves the model that can be run
-    page.get_by_label("Most GFLOPs per image").first.press("Tab")
+    page.get_by_label("Maximum GFLOPs per image").first.fill("0.6")  # leaves the model that can be run
+    page.get_by_label("Maximum GFLOPs per image").first.press("Tab")
     find(page, "cat, dog")
     page.get_by_role("table", name="Ranking").wait_for()
     open_tab(page, "Try")
@@ -483,7 +483,7 @@ def test_many_clicks(visit):
     for _ in range(5):
         page.get_by_role("button", name="Find models", exact=True).click(no_wait_after=True)
     page.get_by_role("table", name="Ranking").wait_for()
-    page.get_by_role("button", name="Household things").click()
+    page.get_by_role("button", name="Household items").click()
     page.get_by_role("button", name="Find models", exact=True).click()
     page.reload()  # goes away while it is answered
     page.get_by_role("heading", level=1).wait_for()
@@ -498,8 +498,8 @@ def test_visitors_do_not_disturb_each_other(visit):
     visitors = [visit() for _ in questions]
     for page, (classes, gflops) in zip(visitors, questions, strict=True):
         page.get_by_role("button", name="Number of models and limits").click()
-        page.get_by_label("Most GFLOPs per image").first.fill(gflops)
-        page.get_by_label("Most GFLOPs per image").first.press("Tab")
+        page.get_by_label("Maximum GFLOPs per image").first.fill(gflops)
+        page.get_by_label("Maximum GFLOPs per image").first.press("Tab")
         page.get_by_role("textbox", name="Classes").fill(classes)
     for page in visitors:
         page.get_by_role("button", name="Find models", exact=True).click(no_wait_after=True)

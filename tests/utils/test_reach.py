@@ -29,35 +29,35 @@ def lookups(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere/hub")
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    reach._fault_of_name.cache_clear()
+    reach._resolution_error.cache_clear()
     yield asked
-    reach._fault_of_name.cache_clear()
+    reach._resolution_error.cache_clear()
 
 
 def test_a_name_without_an_address_is_looked_up_once(lookups, monkeypatch):
     for _ in range(3):
-        assert reach.out_of_reach("org/model") == (
+        assert reach.why_unreachable("org/model") == (
             "the Hub cannot be reached ([Errno -2] Name or service not known), and no copy is cached; go online once"
         )
     assert lookups == ["nowhere"]
     monkeypatch.setattr(constants, "ENDPOINT", "http://there:8080")
-    assert reach.out_of_reach() == ""
+    assert reach.why_unreachable() == ""
 
 
 def test_where_something_else_may_answer_the_client_finds_out(lookups, monkeypatch, tmp_path):
     for folder, asked_for in (("hub/models--org--model", "org/model"), ("assets/mll_hf/answers", "")):
-        assert reach.out_of_reach(asked_for)
+        assert reach.why_unreachable(asked_for)
         (tmp_path / folder).mkdir(parents=True)
-        assert reach.out_of_reach(asked_for) == ""
-        assert bool(reach.out_of_reach("org/other")) is (asked_for != "")
+        assert reach.why_unreachable(asked_for) == ""
+        assert bool(reach.why_unreachable("org/other")) is (asked_for != "")
     (tmp_path / "assets" / "mll_hf" / "answers").rmdir()
-    assert reach.out_of_reach()
+    assert reach.why_unreachable()
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")  # which may know more names
-    assert reach.out_of_reach() == ""
+    assert reach.why_unreachable() == ""
     monkeypatch.delenv("HTTPS_PROXY")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # has a message of its own
-    assert reach.out_of_reach() == ""
-    assert reach.fault_of_hub() == "HF_HUB_OFFLINE forbids requests to the Hub"
+    assert reach.why_unreachable() == ""
+    assert reach.fault_of_hub() == "HF_HUB_OFFLINE is set"
 
 
 def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeypatch, caplog):

@@ -1,6 +1,6 @@
-"""Baselines from other papers, as pure functions of arrays; greater scores are better.
+"""Baselines from other papers, as pure functions of arrays; higher scores are better.
 
-Left out:
+Not implemented:
 
 - **Model Spider** (Zhang et al., NeurIPS 2023, arXiv 2306.03900): learns tokens of models and tasks and a ranker over
   both, which needs many training tasks with labeled images; a dozen target tasks are too few.

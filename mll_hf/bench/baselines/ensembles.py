@@ -1,4 +1,4 @@
-"""Ensembles of other papers, from class probabilities [M, N, C] (M models, N images, C classes)."""
+"""Ensembles from other papers, of class probabilities [M, N, C] (M models, N images, C classes)."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def sota_transport(probabilities: Floats, features: Sequence[Floats] = ()) -> Co
 
     Each of ten rounds computes visual probabilities from one Gaussian per class, adds them to those of the models by
     weights, turns the sum into an assignment with equally many images per class (Sinkhorn), and updates the weights by
-    how often each source agrees with the assignment, and the Gaussians from the assigned images. Where classes are not
-    equally frequent this costs accuracy.
+    how often each source agrees with the assignment, and the Gaussians from the assigned images. This costs accuracy if
+    classes are not equally frequent.
 
     Args:
         probabilities: [M, N, C] of each model, from its own logit scale.
@@ -87,7 +87,7 @@ class _Gaussians:
 
     @classmethod
     def start(cls, guess: NDArray[np.float64], x: NDArray[np.float64]) -> _Gaussians:
-        """Start from the most confident images of each class, by a guess [N, C] for the images x [N, D]."""
+        """Start from the most confident images of each class: ``guess`` [N, C] are probabilities, x [N, D] features."""
         surest = np.argsort(-guess, axis=0, kind="stable")[:_SEEDS_PER_CLASS]  # [8, C]
         weights = np.take_along_axis(guess, surest, axis=0)
         means = np.einsum("kc,kcd->cd", weights, x[surest])

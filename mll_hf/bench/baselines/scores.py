@@ -21,7 +21,7 @@ _RANK = 1e-10  # smaller singular values, relative to the greatest, are rounding
 
 # --- without labels ---------------------------------------------------------------------------------------------------
 # From class probabilities [M, N, C] of M models on N images. These scores depend on how confident a model is, so they
-# compare models only as far as these are calibrated alike.
+# compare models fairly only if the models are calibrated alike.
 
 
 def nuclear_norm(probabilities: Floats) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
-"""SWAB's rank transport (Yi et al., NeurIPS 2024, arXiv 2403.13797): ranks on known classes, moved to new ones.
+"""SWAB's rank transport (Yi et al., NeurIPS 2024, arXiv 2403.13797): ranks on known classes, transported to new ones.
 
-How well models rank on a class is carried from source classes, where all are measured, to target classes by optimal
-transport between the embeddings of their names. SWAB averages this ranking (its r2) with a second one (r1), ModelGPT's
-on captions that are moved across the gap between a model's texts and images. That one needs the images of the source
-classes and is not implemented.
+The models' ranks on a class are transported from source classes, where all models are measured, to target classes by
+optimal transport between the embeddings of their names. SWAB averages this ranking (its r2) with a second one (r1),
+ModelGPT's on captions that are moved across the gap between a model's texts and images. The second ranking needs images
+of the source classes and is not implemented.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from mll_hf.bench.metrics import Floats
 
 MASS = 0.9  # share of the mass that is moved
-LEAST_SIMILARITY = 0.5  # source classes whose most similar target class is not above this are left out
+MIN_SIMILARITY = 0.5  # source classes without a target class more similar than this are ignored
 
 
 def transport_plan(source: Floats, target: Floats) -> NDArray[np.float64]:
-    """[S, C] the plan that moves most of the mass at the least cost ``exp(1 - cos)``, both sides weighted uniformly.
+    """[S, C] the plan that moves the share MASS at the lowest cost ``exp(1 - cos)``, both sides weighted uniformly.
 
     Source [S, D] and target [C, D] are unit-norm text embeddings of the classes.
 
@@ -43,8 +43,8 @@ def transport_plan(source: Floats, target: Floats) -> NDArray[np.float64]:
 
 
 def source_weights(source: Floats, target: Floats) -> NDArray[np.float64]:
-    """[S] mass that the plan moves from each source class; 0 for those that are not similar to any target class."""
-    similar = (source @ target.T).max(axis=1) > LEAST_SIMILARITY
+    """[S] mass that the plan moves from each source class; 0 for classes that are not similar to any target class."""
+    similar = (source @ target.T).max(axis=1) > MIN_SIMILARITY
     weights = np.zeros(len(source))
     if similar.any():
         weights[similar] = transport_plan(source[similar], target).sum(axis=1)
@@ -54,6 +54,6 @@ def source_weights(source: Floats, target: Floats) -> NDArray[np.float64]:
 def rank_transport(accuracies: Floats, weights: Floats) -> NDArray[np.float64]:
     """[M] SWAB's r2: mean rank of each model on the source classes (accuracies [M, S]), weighted by the plan [S].
 
-    Models that are equal on a class share their mean rank; in the authors' code the order of the models breaks ties.
+    Models with equal accuracy on a class share a mean rank; in the authors' code the order of the models breaks ties.
     """
     return (scipy_part("stats").rankdata(accuracies, axis=0) - 1) @ weights
