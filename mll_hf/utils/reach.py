@@ -1,4 +1,4 @@
-"""Whether the Hub can be asked at all, seen without its client, which takes a third of a second to import."""
+"""Check whether the Hub can be reached, without importing its client, which takes 0.3 s."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants
 
-_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")  # know more names
+_PROXIES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy", "HTTP_PROXY", "http_proxy")  # may resolve names
 
 
 def out_of_reach(repo_id: str = "") -> str:
-    """Why the Hub cannot be asked; empty if it may be, or if something of it is kept here that answers instead.
+    """Why the Hub cannot be used; empty if it may be reachable, or if there is a cache.
 
     Args:
-        repo_id: Also what the Hub's cache has of this model counts.
+        repo_id: Also accept cached files of this model.
     """
-    kept = [Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers"]
+    cached = [Path(constants.HF_ASSETS_CACHE) / "mll_hf" / "answers"]
     if repo_id:
-        kept.append(Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}")
-    if constants.HF_HUB_OFFLINE or any(path.exists() for path in kept):
+        cached.append(Path(constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}")
+    if constants.HF_HUB_OFFLINE or any(path.exists() for path in cached):
         return ""
-    fault = fault_of_hub()
-    return f"{fault}, and no copy is cached; go online once" if fault else ""
+    error = hub_error()
+    return f"{error}, and no copy is cached; go online once" if error else ""
 
 
-def fault_of_hub() -> str:
-    """Why the Hub cannot be reached; empty if it may be, which only asking it tells."""
+def hub_error() -> str:
+    """Why the Hub cannot be reached; empty if it may be reachable, which only a request can tell."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE forbids requests to the Hub"
     if not set(_PROXIES).isdisjoint(os.environ):
         return ""
-    fault = _fault_of_name(urlsplit(constants.ENDPOINT).hostname or "")
-    return f"the Hub cannot be reached ({fault})" if fault else ""
+    error = _dns_error(urlsplit(constants.ENDPOINT).hostname or "")
+    return f"the Hub cannot be reached ({error})" if error else ""
 
 
 @cache
-def _fault_of_name(host: str) -> str:
-    """Why a name has no address; looked up once, since that may take seconds."""
+def _dns_error(host: str) -> str:
+    """Why a host name cannot be resolved; cached, since this may take seconds."""
     try:
         socket.getaddrinfo(host, None)
     except OSError as error:
