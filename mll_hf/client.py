@@ -1,4 +1,4 @@
-"""The front door: from class names to models, and from models to predictions."""
+"""The Python interface: choose models for class names, and load them for prediction."""
 
 from __future__ import annotations
 
@@ -30,13 +30,21 @@ from mll_hf.models.published import (
     published_labels,
     split_location,
 )
-from mll_hf.selection import Candidates, Evidence, SelectionConfig, Strategy, select, select_by_imagenet, shortlisting
+from mll_hf.selection import (
+    Candidates,
+    Evidence,
+    SelectionConfig,
+    Strategy,
+    select,
+    select_by_imagenet,
+    shortlist_config,
+)
 from mll_hf.selection.base import configured
-from mll_hf.selection.estimates import IMAGENET_CLASSES, compares_with_others
-from mll_hf.selection.evidence import LEAST_IMAGES, check_image_count, check_shares, trial_sample
+from mll_hf.selection.estimates import IMAGENET_CLASSES, comparable_to_published
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, check_image_count, check_shares, trial_sample
 from mll_hf.selection.indexed import INDEXED_STRATEGIES, select_indexed
 from mll_hf.selection.licenses import choose_allowed
-from mll_hf.selection.select import ESTIMATING
+from mll_hf.selection.select import ESTIMATING_STRATEGIES
 from mll_hf.utils.examples import Examples, check_examples
 from mll_hf.utils.images import open_image
 from mll_hf.utils.reach import why_unreachable
@@ -68,12 +76,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LabelGroup:
-    """Labels that compare directly, and where they come from."""
+    """Labels that are directly comparable, and their source."""
 
     source: LabelSource
     labels: JoinedLabels
-    evidence: Evidence  # what they rest on
-    encoder: TextEncoder  # of the graphs' texts
+    evidence: Evidence  # what the labels are based on
+    encoder: TextEncoder  # for matching
 
     @cached_property
     def index(self) -> ConceptIndex:
@@ -81,20 +89,20 @@ class LabelGroup:
         return ConceptIndex.build(self.labels.union.graph, self.encoder)
 
     def candidates(self, descriptions: Sequence[Description], strategy: Strategy, domain: str | None) -> Candidates:
-        """The models, and the described classes matched to the concepts."""
+        """The models, with the classes matched to the concepts."""
         labels, source = self.labels, self.source
         if strategy is not Strategy.PAPER:
             if source.indexed and strategy not in INDEXED_STRATEGIES:
-                labels = labels.whole(source.fetch)
+                labels = labels.fetch_full(source.fetch)
             return Candidates(labels, self.index.match(descriptions), domain, evidence=self.evidence)
         embeddings = labels.embeddings(source.embeddings_of) if not source.indexed else ()
         if not embeddings:
-            labels = labels.whole(source.fetch)
+            labels = labels.fetch_full(source.fetch)
         return Candidates(labels, self.index.match_captions(descriptions), domain, embeddings, evidence=self.evidence)
 
 
 class Client:
-    """Choose models by their labels and use them.
+    """Choose models by their labels, and load them.
 
     Example:
         >>> client = Client()
@@ -103,14 +111,14 @@ class Client:
         ('weld', 'intact pipe')
 
     Args:
-        labels: Source of labels: ``hub`` for all tagged models of the Hub, ``hf://datasets/org/name[@revision]`` for a
-            collection, a local folder, or ``published`` for figures that others published. A source followed by
-            ``,published`` is joined with these. Where a source has no labels, the published figures stand in.
-        graph: Folder or dataset of the reference graph, if the source has labels on several graphs; by default that of
-            ``$MLL_GRAPH``, where labels are on it.
-        probes: Names or digests of probe images to prefer, where labels of one graph rest on different ones.
-        token: Hub token, for labels and models; by default that of the user's login.
-        encoder: Text encoder that matches classes to concepts; by default all-MiniLM-L6-v2 with a cache on disk.
+        labels: Source of labels: ``hub`` for all tagged models on the Hub, ``hf://datasets/org/name[@revision]`` for a
+            collection, a local folder, or ``published`` for published figures. With the suffix ``,published`` a source
+            is joined with published figures, which are also used if it has no labels.
+        graph: Folder or dataset of the reference graph, if the source has labels on several graphs; by default
+            ``$MLL_GRAPH``, if there are labels on it.
+        probes: Names or digests of preferred probe images, if labels on a graph are based on different ones.
+        token: Hub token, for labels and models; None for the token of the logged-in user.
+        encoder: Text encoder for matching classes to concepts; by default all-MiniLM-L6-v2 with a cache on disk.
         device: Device of the chosen models: ``cuda``, ``mps`` or ``cpu``; by default the best available one.
     """
 
@@ -129,7 +137,7 @@ class Client:
         self._token = token
         self._encoder = encoder
         self._device = device
-        self._unreachable = False  # set if the Hub was not there for the labels
+        self._unreachable = False  # set if the Hub could not be reached for labels
 
     @cached_property
     def source(self) -> LabelSource:
@@ -138,27 +146,27 @@ class Client:
 
     @cached_property
     def groups(self) -> tuple[LabelGroup, ...]:
-        """Labels that compare directly, by group: those of the source, then the published ones of further models.
+        """Groups of comparable labels: that of the source, then the published figures of other models.
 
         Labels that are left out are logged as warnings.
 
         Raises:
-            InputError: The labels do not have the graph or the probe images that were asked for.
-            HubError: The labels cannot be read, and no published figures were asked for.
+            InputError: There are no labels on the requested graph or probe images.
+            HubError: The labels cannot be read, and published figures were not requested.
         """
         own = self._own_group()
         if own is not None and not self._with_published:
             return (own,)
-        taken = set() if own is None else {model.repo_id for model in own.labels.models}
-        further = [label for label in published_labels() if not taken & ids_of(label.model.repo_id)]
-        if own is not None and not further:
+        labeled = set() if own is None else {model.repo_id for model in own.labels.models}
+        others = [label for label in published_labels() if not labeled & ids_of(label.model.repo_id)]
+        if own is not None and not others:
             return (own,)
-        labels = join_labels(further, [published_graph()])
+        labels = join_labels(others, [published_graph()])
         published = LabelGroup(PublishedFigures(), labels, Evidence.PER_CLASS, self._text_encoder)
         return (published,) if own is None else (own, published)
 
     def _own_group(self) -> LabelGroup | None:
-        """The labels of the source; None if there are none, or none that compare with published figures."""
+        """The labels of the source; None if there are none, or none are comparable with published figures."""
         if self._location == PUBLISHED:
             return None
         try:
@@ -167,7 +175,7 @@ class Client:
             if not (self.source.indexed or self.source.list()):
                 _log.warning("%s has no labels; published figures are used instead", self.source.name)
                 return None
-            from mll_hf.hub.sources import join_source  # takes a quarter of a second
+            from mll_hf.hub.sources import join_source  # slow import, 0.25 s
 
             joined = join_source(self.source, self._graph, self._probes, self._token)
         except (HubError, NoLabelsError) as error:
@@ -179,18 +187,18 @@ class Client:
         for left_out in joined.left_out:
             _log.warning("left out: %s", left_out)
         reference = joined.union.graphs[0]
-        if self._with_published and not compares_with_others(joined) and not self._vouches_for(reference):
+        if self._with_published and not comparable_to_published(joined) and not self._can_replace_imagenet(reference):
             _log.warning(
-                "left out: %s on graph %s: none of these models has a published ImageNet accuracy, by which they would "
-                "compare with others; name a graph of 1,000 concepts or more with --graph, or choose among them alone: "
-                "--labels %s",
+                "left out: %s on graph %s: none of these models has a published ImageNet accuracy, which is needed to "
+                "compare them with others; name a graph of at least 1,000 concepts with --graph, or use only these "
+                "labels: --labels %s",
                 abridged([model.repo_id for model in joined.models], 3), reference.name, self._location,
             )  # fmt: skip
             return None
         return LabelGroup(self.source, joined, Evidence.LABEL, self._text_encoder)
 
-    def _vouches_for(self, graph: SemanticGraph) -> bool:
-        """Whether recall on a graph may stand for accuracy on ImageNet: the user names it, and it is large enough."""
+    def _can_replace_imagenet(self, graph: SemanticGraph) -> bool:
+        """Whether recall on a graph may replace ImageNet accuracy: it is large, and given by the user or default."""
         if len(graph) < IMAGENET_CLASSES:
             return False
         if self._graph is not None:
@@ -219,38 +227,38 @@ class Client:
     ) -> Selection:
         """Choose models for a list of classes.
 
-        Without images no model is downloaded, and none is run. With images of the task, models are tried on them one by
-        one: the two most promising, then those that promise most per gigabyte, until no other is likely to be better or
-        ``max_download`` is reached; what they answer decides. The images need no labels; a few examples with their
-        class make the choice and the estimated accuracy better. If only some licenses are allowed, those that labels
-        name count, and the Hub confirms them for the chosen models: a small request for each.
+        Without images, no model is downloaded or run. With images of the task, models are tried on them one by one: the
+        two with the highest expected gain, then those with the highest expected gain per gigabyte, until no other is
+        likely to be better or ``max_download`` is reached; the choice is based on their predictions. The images need no
+        ground truth; a few examples with ground truth improve the choice and the estimated accuracy. If ``licenses``
+        are given, licenses are read from labels, and confirmed by the Hub for the chosen models with a small request
+        each.
 
         Args:
             classes: Class names; at least one, all different.
             config: Strategy, k, caps and licenses.
-            domain: How the images look ("photo", "sketch", "satellite image").
-            task: What they are for ("traffic sign recognition").
-            descriptions: Texts for the classes, in their order; by default made from templates and glosses.
-            images: Images of the task (paths, encoded bytes or pictures), without labels; 64 already help, 256 are
-                better.
-            examples: Images of the task with the name of their class, drawn at random; 25 already help. Images and
-                examples together must be at least 16.
-            approve: Called with the plan of the trial before anything is downloaded; False declines it.
-            **options: Fields of :class:`SelectionConfig`, in place of those of ``config``: ``k=3``,
+            domain: Style of the images ("photo", "sketch", "satellite image").
+            task: Purpose ("traffic sign recognition").
+            descriptions: Descriptions of the classes, in their order; by default from templates and glosses.
+            images: Unlabeled images of the task (paths, encoded bytes or PIL images); 64 are useful, 256 are better.
+            examples: Images of the task with class names, drawn at random; 25 are useful. At least 16 images and
+                examples in total are required.
+            approve: Called with the plan of the trial before anything is downloaded; returns False to decline it.
+            **options: Fields of :class:`SelectionConfig`, which override those of ``config``: ``k=3``,
                 ``max_parameters="500M"``, ``licenses=["mit"]``.
 
         Raises:
-            InputError: The classes are empty or repeated, no model fits the caps or has an allowed license, or there
-                are too few images.
+            InputError: The classes are empty or repeated, no model is within the caps or has an allowed license, or
+                there are too few images.
             ModelError: No model can be tried.
-            LabelError: A label of a folder is damaged or of another graph.
+            LabelError: A label in a folder is damaged or of another graph.
             HubError: The labels cannot be read, or no label names a license and the Hub cannot be reached.
             MissingExtraError: The text encoder is not installed.
         """
         names, config = check_class_names(classes), configured(config or SelectionConfig(), options)
-        trial = shortlisting(config) if images or examples else None
+        trial = shortlist_config(config) if images or examples else None
         if config.cascade is not None and not trial:
-            raise InputError("a cascade is learned from images of the task; give some, or leave it out")
+            raise InputError("a cascade requires images of the task; give some, or leave it out")
         known = Examples((), np.empty(0, np.int64))
         if trial:
             if examples:
@@ -260,12 +268,12 @@ class Client:
                 check_shares(np.array(config.shares), len(names))
         if descriptions is not None:
             _check_descriptions(descriptions, names)
-        selection = self._by_labels(names, descriptions, trial or config, domain, task)
+        selection = self._select_without_images(names, descriptions, trial or config, domain, task)
         if trial:
-            selection = self._tried(selection, config, images, known, approve)
+            selection = self._after_trial(selection, config, images, known, approve)
         return selection if config.licenses else self._with_licenses(selection)
 
-    def _by_labels(
+    def _select_without_images(
         self,
         names: tuple[str, ...],
         descriptions: Sequence[Description] | None,
@@ -273,23 +281,26 @@ class Client:
         domain: str | None,
         task: str | None,
     ) -> Selection:
-        """The choice without images."""
+        """Choose without images."""
         if config.strategy is Strategy.IMAGENET:
-            return self._by_imagenet(names, config, domain, task, self._embedded(names))
-        groups = self.groups if config.strategy in ESTIMATING else self.groups[:1]
+            return self._by_imagenet(names, config, domain, task, self._embed_names(names))
+        groups = self.groups if config.strategy in ESTIMATING_STRATEGIES else self.groups[:1]
         parts = []
         try:
             for group in groups:
                 texts = descriptions or describe.from_templates(names, group.labels.union.graph, domain, task)
                 parts.append(group.candidates(texts, config.strategy, domain))
         except MissingExtraError as error:
-            if any(group.evidence is Evidence.LABEL for group in groups) or config.strategy not in ESTIMATING:
+            if (
+                any(group.evidence is Evidence.LABEL for group in groups)
+                or config.strategy not in ESTIMATING_STRATEGIES
+            ):
                 raise
-            _log.warning("models are compared by their ImageNet accuracy alone, whatever the class names: %s", error)
-            embedded = self._embedded(names, is_told=True)
+            _log.warning("models are compared only by ImageNet accuracy, regardless of the class names: %s", error)
+            embedded = self._embed_names(names, warn=False)
             return self._by_imagenet(names, replace(config, strategy=Strategy.IMAGENET), domain, task, embedded)
-        published = self._overall_only if config.strategy in ESTIMATING else ()
-        candidates = replace(parts[0], further=tuple(parts[1:]), published=published)
+        published = self._models_without_labels if config.strategy in ESTIMATING_STRATEGIES else ()
+        candidates = replace(parts[0], other_groups=tuple(parts[1:]), published=published)
         decide: Callable[..., Selection] = select
         if groups[0].source.indexed and config.strategy in INDEXED_STRATEGIES:
             decide = partial(select_indexed, fetch=groups[0].source.fetch)
@@ -305,26 +316,26 @@ class Client:
         task: str | None,
         embedded: NDArray[np.float64] | None,
     ) -> Selection:
-        """The choice by ImageNet accuracy alone; the estimated accuracy looks at the embedded names."""
+        """Choose by ImageNet accuracy only; the estimated accuracy depends on the embedded class names."""
         choose = partial(select_by_imagenet, names, domain=domain, task=task, names=embedded)
         claims = {model.hub_id: model.license for model in usable_models()}
         return self._pinned(choose_allowed(choose, self._licenses_of, claims, config))
 
     @cached_property
-    def _overall_only(self) -> tuple[KnownModel, ...]:
-        """The known models without a label, if published figures take part."""
+    def _models_without_labels(self) -> tuple[KnownModel, ...]:
+        """Known models without a label, if published figures are used."""
         if self.groups[-1].evidence is Evidence.LABEL and not self._with_published:
             return ()
         labeled = {model.repo_id for group in self.groups for model in group.labels.models}
         return tuple(model for model in usable_models() if not labeled & ids_of(model.hub_id))
 
     def _licenses_of(self, ids: Sequence[str]) -> Mapping[str, str | None]:
-        """The licenses of models as the Hub names them."""
-        from mll_hf.hub.licenses import licenses_of  # as long as for a source
+        """Current licenses of models on the Hub."""
+        from mll_hf.hub.licenses import licenses_of  # slow import
 
         return licenses_of(ids, self._token)
 
-    def _tried(
+    def _after_trial(
         self,
         shortlist: Selection,
         config: SelectionConfig,
@@ -332,21 +343,19 @@ class Client:
         examples: Examples,
         approve: Callable[[TrialPlan], bool] | None,
     ) -> Selection:
-        """The choice among the shortlisted models after a budgeted trial on images."""
+        """Choose among the shortlisted models by a budgeted trial on images."""
         from mll_hf.ensemble.trial import try_models
         from mll_hf.hub.connection import map_parallel
 
         def size(model: SelectedModel) -> int:
-            if model.ref.revision == UNPINNED:  # it cannot be fetched, so nothing of the budget is for it
+            if model.ref.revision == UNPINNED:  # cannot be fetched, so it uses none of the budget
                 return sys.maxsize
             return bytes_to_fetch(model.ref, model.cost.parameters, self._token)
 
         models = [shortlist.models[m] for m in shortlist.union]
         if all(model.ref.revision == UNPINNED for model in models):
             id = models[0].ref.repo_id
-            raise ModelError(
-                id, why_unreachable(id) or "no commit of it is known, so it cannot be tried; go online once"
-            )
+            raise ModelError(id, why_unreachable(id) or "no commit is known, so it cannot be tried; go online once")
         sizes = map_parallel(size, models)
         return try_models(self.load(shortlist), config, images, examples, sizes, approve)
 
@@ -361,23 +370,23 @@ class Client:
         keep_loaded: int | None = None,
         cascade: bool = False,
     ) -> Ensemble:
-        """Make the chosen models ready to classify.
+        """Create an ensemble of the chosen models for prediction.
 
-        They are fetched and loaded when first used, and stay loaded while memory allows.
+        Models are fetched and loaded when first used, and stay loaded while memory allows.
 
         Args:
             selection: From :meth:`select` or :meth:`Selection.from_json`.
-            templates: Prompt templates with one ``{}`` each; by default those that fit the selection's domain and task.
+            templates: Prompt templates with one ``{}`` each; by default those for the selection's domain and task.
             device: Device of the models; by default that of the client.
             dtype: Precision of the image towers: ``float32``, ``float16`` or ``bfloat16``; by default half on CUDA
                 and float32 elsewhere.
-            batch_size: Images per batch; by default what keeps the device busy.
-            keep_loaded: Models to keep loaded, at most; by default as many as fit into memory.
-            cascade: Let the selection's cheap model answer first, and the chosen ones only where it is unsure; of a
-                selection made with ``cascade``.
+            batch_size: Images per batch; by default chosen to keep the device busy.
+            keep_loaded: Maximum number of loaded models; by default as many as fit in memory.
+            cascade: Run the cheap model of the selection's cascade first, and the chosen models only where it is
+                unsure; for selections made with ``cascade``.
 
         Raises:
-            InputError: A number is below 1, or there is no cascade.
+            InputError: A number is below 1, or the selection has no cascade.
         """
         from mll_hf.ensemble.run import Ensemble
 
@@ -393,30 +402,30 @@ class Client:
         )
 
     def _with_licenses(self, selection: Selection) -> Selection:
-        """The selection with the licenses of its chosen models as the Hub names them: a stranger's label may lie.
+        """Replace the licenses of the chosen models by those on the Hub, since labels are untrusted.
 
-        Labels in a local folder are taken at their word, and all if the Hub cannot be asked.
+        Labels in a local folder are trusted, as are all labels if the Hub cannot be reached.
         """
         chosen = [selection.models[m] for m in selection.needed]
         if self._unreachable or (isinstance(self.source, LabelStore) and not self._with_published):
             return selection
         try:
-            said = self._licenses_of([model.ref.repo_id for model in chosen])
+            licenses = self._licenses_of([model.ref.repo_id for model in chosen])
         except HubError as error:
             _log.info("licenses are not confirmed: %s", error)
             return selection
         for model in chosen:
-            if model.license and said[model.ref.repo_id] not in (None, model.license):
-                text = "the Hub names another license for %s (%s) than its label or published figures (%s)"
-                _log.warning(text, model.name, said[model.ref.repo_id], model.license)
+            if model.license and licenses[model.ref.repo_id] not in (None, model.license):
+                message = "the Hub reports another license for %s (%s) than its label or published figures (%s)"
+                _log.warning(message, model.name, licenses[model.ref.repo_id], model.license)
         models = [
-            replace(model, license=said[model.ref.repo_id] or model.license) if model in chosen else model
+            replace(model, license=licenses[model.ref.repo_id] or model.license) if model in chosen else model
             for model in selection.models
         ]
         return replace(selection, models=tuple(models))
 
     def _pinned(self, selection: Selection) -> Selection:
-        """The selection with those of its chosen models that no label pins resolved to a commit, a request each."""
+        """Resolve chosen models without a label to a commit, with one request each."""
         models = list(selection.models)
         unpinned = [m for m in selection.union if models[m].ref.revision == UNPINNED]
         reasons = {m: why_unreachable(models[m].ref.repo_id) for m in unpinned}
@@ -441,33 +450,30 @@ class Client:
             _log.warning("not pinned to a commit, so it cannot be used yet: %s%s", failed[0], others)
         return replace(selection, models=tuple(models))
 
-    def _embedded(self, classes: Sequence[str], is_told: bool = False) -> NDArray[np.float64] | None:
-        """[C, E] class names, embedded by the default text encoder; None if another one is used, or it is missing.
-
-        That it is missing is logged as a warning, unless the user is told already.
-        """
+    def _embed_names(self, classes: Sequence[str], warn: bool = True) -> NDArray[np.float64] | None:
+        """[C, E] class names embedded by the default text encoder; None if another one is used, or it is missing."""
         if not self._text_encoder.id.startswith(DEFAULT_MODEL):
             return None
         try:
             return embed_names(self._text_encoder, classes)
         except MissingExtraError as error:
-            if not is_told:
-                _log.warning("estimated accuracies do not look at the class names: %s", error)
+            if warn:
+                _log.warning("estimated accuracies do not use the class names: %s", error)
             return None
 
 
 def _check_descriptions(descriptions: Sequence[Description], names: tuple[str, ...]) -> None:
     if tuple(d.class_name for d in descriptions) != names:
-        raise InputError("the descriptions are not those of the classes; give one for each, in their order")
-    if untold := [d.class_name for d in descriptions if not d.texts]:
-        raise InputError(f"the description of '{untold[0]}' has no text; give each class at least one")
+        raise InputError("the descriptions do not match the classes; give one per class, in the same order")
+    if empty := [d.class_name for d in descriptions if not d.texts]:
+        raise InputError(f"the description of '{empty[0]}' has no text; give each class at least one")
 
 
-def _sampled(images: Sequence[ImageLike], n_examples: int, most: int) -> list[ImageLike]:
-    """The images of a trial: a sample. What a trial would refuse is refused before a model is fetched for it."""
+def _sampled(images: Sequence[ImageLike], n_examples: int, max_images: int) -> list[ImageLike]:
+    """A sample of the images for a trial, validated before any model is fetched."""
     if isinstance(images, (str, bytes)) or not hasattr(images, "__getitem__"):
-        raise InputError("one image or folder is no list of images; give a list of paths, bytes or pictures")
-    sample = [images[n] for n in trial_sample(len(images), most)]
+        raise InputError("a single image or folder is not a list of images; give a list of paths, bytes or PIL images")
+    sample = [images[n] for n in trial_sample(len(images), max_images)]
     readable = (image for image in sample if open_image(image) is not None)
-    check_image_count(n_examples + len(list(islice(readable, LEAST_IMAGES))))
+    check_image_count(n_examples + len(list(islice(readable, MIN_TRIAL_IMAGES))))
     return sample

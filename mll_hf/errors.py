@@ -1,7 +1,6 @@
-"""Everything this package raises on purpose.
+"""The exceptions of this package.
 
-Each message is one line: what is wrong, then what to do about it. The fields let a program react without
-reading the message.
+Each message is one line that states the problem and how to solve it. Attributes give programs the details.
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class MLLError(Exception):
-    """Base of all errors that a user can do something about.
+    """Base of all errors that a user can resolve.
 
     Args:
-        message: May quote strangers, so what no terminal should be sent is replaced.
+        message: May contain untrusted text; control characters are replaced.
     """
 
     def __init__(self, message: str) -> None:
         super().__init__(printable(message))
 
     def __reduce__(self) -> tuple[Callable[..., MLLError], tuple[object, ...]]:
-        """Errors come back from other processes; the constructors of some take other arguments than the message."""
-        return _rebuilt, (type(self), self.args, self.__dict__)
+        """Support pickling between processes; some constructors take other arguments than the message."""
+        return _rebuild, (type(self), self.args, self.__dict__)
 
 
-def _rebuilt(kind: type[MLLError], args: tuple[object, ...], fields: dict[str, object]) -> MLLError:
+def _rebuild(kind: type[MLLError], args: tuple[object, ...], fields: dict[str, object]) -> MLLError:
     error = kind.__new__(kind)
     error.args = args
     error.__dict__.update(fields)
@@ -43,14 +42,14 @@ def _rebuilt(kind: type[MLLError], args: tuple[object, ...], fields: dict[str, o
 
 
 class InputError(MLLError, ValueError):
-    """A request that cannot be served as it stands: no classes, an unknown strategy, a bad option."""
+    """Invalid input: no classes, an unknown strategy, a bad option."""
 
 
 class GraphError(MLLError, ValueError):
     """A graph or its probe images cannot be used.
 
     Attributes:
-        path: The folder or file at fault, if it came from disk.
+        path: The folder or file, if the graph was read from disk.
     """
 
     def __init__(self, reason: str, path: Path | None = None) -> None:
@@ -59,10 +58,10 @@ class GraphError(MLLError, ValueError):
 
 
 class LabelError(MLLError, ValueError):
-    """A label that cannot be trusted: unreadable, inconsistent, or of another graph.
+    """A label is invalid: unreadable, inconsistent, or of another graph.
 
     Attributes:
-        path: The label file, if it came from disk.
+        path: The file, if the label was read from disk.
         reason: What is wrong with it.
     """
 
@@ -73,14 +72,14 @@ class LabelError(MLLError, ValueError):
 
 
 class CardError(MLLError, ValueError):
-    """A model's card cannot be edited without a risk to what its author wrote."""
+    """A model card cannot be edited safely."""
 
 
 class ModelError(MLLError):
-    """A model that cannot be found, loaded or run.
+    """A model cannot be found, loaded or run.
 
     Attributes:
-        model: The model as the user named it.
+        model: The model as given by the user.
     """
 
     def __init__(self, model: str, reason: str) -> None:
@@ -89,11 +88,11 @@ class ModelError(MLLError):
 
 
 class HubError(MLLError):
-    """The Hub refused something, or cannot be reached.
+    """The Hub rejected a request, or cannot be reached.
 
     Attributes:
-        repo_id: The repository that was asked for.
-        status: HTTP status of the answer, if there was one.
+        repo_id: The repository.
+        status: HTTP status of the response, if there was one.
     """
 
     def __init__(self, repo_id: str, reason: str, status: int | None = None) -> None:
@@ -103,24 +102,24 @@ class HubError(MLLError):
 
 
 class DescribeError(MLLError):
-    """Class descriptions could not be had: an unreadable file, or a language model that does not answer."""
+    """Class descriptions are not available: an unreadable file, or a language model that does not respond."""
 
 
 class EncoderError(MLLError):
-    """The text encoder for matching could not be loaded, or its weights are not the published ones."""
+    """The text encoder for matching cannot be loaded, or its weights are not the published ones."""
 
 
 class StorageError(MLLError, OSError):
-    """A file could not be written: the disk is full, or the folder is read-only.
+    """A file cannot be written: the disk is full, or the folder is read-only.
 
     Attributes:
-        path: Where writing failed.
+        path: The file or folder.
     """
 
     def __init__(self, path: Path, cause: OSError) -> None:
         self.path = path
         reason = cause.strerror or str(cause)
-        remedy = "free some space or choose" if cause.errno in _NO_ROOM else "choose"
+        remedy = "free some space or choose" if cause.errno in _DISK_FULL else "choose"
         super().__init__(f"cannot write {path}: {reason}; {remedy} another folder")
 
     def __str__(self) -> str:
@@ -131,11 +130,11 @@ class MissingExtraError(MLLError, ImportError):
     """An optional dependency is not installed.
 
     Attributes:
-        extra: The extra of this package that brings it.
+        extra: The extra of this package that installs it.
     """
 
     def __init__(self, package: str, extra: str, reason: str = "") -> None:
-        """``reason``: why it is needed, where something else would do, too."""
+        """``reason`` explains why the package is needed, if there is an alternative."""
         self.extra = extra
         needed = f"{reason}, so this needs" if reason else "this needs"
         super().__init__(f"{needed} the package '{package}'; install it with: {install_command(extra)}")

@@ -1,4 +1,4 @@
-"""A selection as a classifier that is called like a pipeline of transformers."""
+"""Use a selection like a pipeline of transformers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-defined]  # httpx or httpx2, whichever it uses
+from huggingface_hub.utils import get_session, httpx  # type: ignore[attr-defined]  # httpx or httpx2
 
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import check_class_names, fill
-from mll_hf.selection.base import in_units
+from mll_hf.selection.base import quantize
 from mll_hf.selection.repo import check_models
 from mll_hf.selection.result import Selection
 from mll_hf.utils.images import is_one_image
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Input = ImageLike | Mapping[str, Any]
     Answers = list[dict[str, Any]]
 
-_MOST_BYTES = 64 * 2**20  # of an image behind a link
+_MAX_BYTES = 64 * 2**20  # of a downloaded image
 _TIMEOUT_SECONDS = 20.0
 _ENSEMBLES_KEPT = 8
 _log = logging.getLogger(__name__)
@@ -45,9 +45,9 @@ def pipeline(
     token: str | None = None,
     cascade: bool = False,
 ) -> Pipeline:
-    """A classifier from a selection, used like transformers' pipeline for zero-shot image classification.
+    """Create a classifier from a selection, with the interface of transformers' zero-shot image classification.
 
-    The models are downloaded when the first image is classified. That they are still on the Hub is checked here.
+    Checks that the models are still on the Hub; they are downloaded when the first image is classified.
 
     Example:
         >>> classifier = pipeline("org/my-classifier")
@@ -57,23 +57,23 @@ def pipeline(
     Args:
         model: ``org/name[@revision]`` of a selection on the Hub, a folder or file with one, or a selection.
         revision: Branch, tag or commit of the selection; by default main.
-        licenses: Licenses that models may have, such as ``apache-2.0``; empty for any. The Hub is asked for them.
-        device: ``cuda``, ``mps`` or ``cpu``, or the number of a GPU (-1 for ``cpu``); by default the best available.
-        batch_size: Images per batch; by default what keeps the device busy.
+        licenses: Allowed licenses, such as ``apache-2.0``; empty for any. The models' licenses are read from the Hub.
+        device: ``cuda``, ``mps`` or ``cpu``, or a GPU number (-1 for ``cpu``); by default the best available device.
+        batch_size: Images per batch; by default chosen to keep the device busy.
         token: Hub token, for the selection and its models; None for the token of the logged-in user.
-        cascade: Let the selection's cheap model answer first, and the chosen ones only where it is unsure. Other
-            classes and templates than the selection's are answered by the chosen models.
+        cascade: Run the cheap model of the selection's cascade first, and the chosen models only where it is unsure.
+            Not used for other classes or templates than the selection's.
 
     Raises:
-        InputError: This is no selection, it has no cascade, or a model has a license that is not allowed.
-        ModelError: A model, or its pinned commit, is not on the Hub any more.
-        HubError: The Hub has no such repo, or cannot be reached.
+        InputError: This is not a selection, it has no cascade, or the license of a model is not allowed.
+        ModelError: A model, or its pinned commit, is no longer on the Hub.
+        HubError: The repo does not exist, or the Hub cannot be reached.
     """
     selection = model
     if not isinstance(selection, Selection):
         selection = Selection.from_pretrained(selection, revision=revision, token=token)
     if not cascade:
-        selection = replace(selection, cascade=None)  # whose cheap model need not be there then
+        selection = replace(selection, cascade=None)  # so that its first model is not checked
     check_models(selection, licenses, token)
     if isinstance(device, int):
         device = f"cuda:{device}" if device >= 0 else "cpu"
@@ -82,10 +82,10 @@ def pipeline(
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A classifier of images; made by :func:`pipeline`.
+    """An image classifier; create it with :func:`pipeline`.
 
     Attributes:
-        ensemble: The models for the selection's own classes; it says what a cascade saved so far.
+        ensemble: The models for the selection's own classes.
     """
 
     ensemble: Ensemble
@@ -97,43 +97,45 @@ class Pipeline:
         *,
         hypothesis_template: str | None = None,
         top_k: int | None = None,
-    ) -> Any:  # noqa: ANN401 - what comes out has the form of what went in
+    ) -> Any:  # noqa: ANN401 - depends on the type of `images`
         """Classify images.
 
         Args:
-            images: One image (a path, a link, encoded bytes or a picture), a list of images, or any other iterable,
-                such as a generator. The rows of a dataset are taken by their column ``image``.
-            candidate_labels: Other classes than those of the selection. The models and their weights and temperatures
-                stay those chosen for the selection's classes. Lost are the offsets that a trial on images found for
-                each class, and all estimates of accuracy; a selection of its own for the new classes is better.
+            images: One image (a path, a URL, encoded bytes or a PIL image), a list of images, or any other iterable,
+                such as a generator. For rows of a dataset, the column ``image`` is used.
+            candidate_labels: Other classes than those of the selection. The models, weights and temperatures are still
+                those of the selection, but not the bias correction of a trial or the estimated accuracies; a new
+                selection for these classes is better.
             hypothesis_template: Prompt with one ``{}`` for the class; by default the selection's templates.
-            top_k: Only so many classes; by default all.
+            top_k: Maximum number of classes to return; by default all.
 
         Returns:
             For one image ``[{"score": 0.9, "label": "cat"}, ...]``, best class first; scores sum to one over all
-            classes. For a list of images a list of these. For any other iterable an iterator, which draws
-            ``batch_size`` images at a time. An image of several that cannot be read has no answers, ``[]``, and is
-            logged as a warning.
+            classes. For a list of images, a list of these. For any other iterable, an iterator that reads
+            ``batch_size`` images at a time. For unreadable images among several, the result is ``[]``, and a warning is
+            logged.
 
         Raises:
             InputError: The classes or the template cannot be used, or the only image cannot be read.
             ModelError: A model cannot be loaded or run.
         """
         if top_k is not None and top_k < 1:
-            raise InputError(f"top_k is {top_k}; ask for at least one class, or leave it out for all")
+            raise InputError(f"top_k is {top_k}; give at least 1, or leave it out for all classes")
         classes = None if candidate_labels is None else check_class_names(candidate_labels)
         ensemble = self._ensemble_for(classes, hypothesis_template)
         if is_one_image(images):
             (answers,) = self._answers(ensemble, [cast("Input", images)], top_k)
             if not answers:
-                raise InputError(f"{shortened(repr(images), 80)} cannot be read as an image; check path, link or file")
+                raise InputError(
+                    f"{shortened(repr(images), 80)} cannot be read as an image; check the path, URL or file"
+                )
             return answers
         stream = self._answers(ensemble, cast("Iterable[Input]", images), top_k)
         return list(stream) if isinstance(images, (list, tuple)) else stream
 
     @cached_property
     def _ensemble_for(self) -> Callable[[tuple[str, ...] | None, str | None], Ensemble]:
-        """Makes the ensemble for classes and a template; the last are kept, and all share the loaded models."""
+        """Returns a cached function that makes ensembles for classes and a template; they share the loaded models."""
         return lru_cache(maxsize=_ENSEMBLES_KEPT)(self._make_ensemble)
 
     def _make_ensemble(self, classes: tuple[str, ...] | None, template: str | None) -> Ensemble:
@@ -141,24 +143,24 @@ class Pipeline:
         if classes is not None:
             selection = _with_classes(selection, classes)
         if template is not None:
-            fill([template], selection.classes[0])  # refuses a wrong one before a model is loaded
+            fill([template], selection.classes[0])  # raises InputError before a model is loaded
         templates = None if template is None else (template,)
         return self.ensemble.for_selection(selection, templates)
 
     def _answers(self, ensemble: Ensemble, images: Iterable[Input], top_k: int | None) -> Iterator[Answers]:
         classes = ensemble.selection.classes
-        predictions = ensemble.stream(map(_image, images))  # which draws images by the batch
+        predictions = ensemble.stream(map(_load_input, images))  # reads images batch by batch
         for n, probabilities in enumerate(row for prediction in predictions for row in prediction.probabilities):
             if np.isnan(probabilities).any():
-                _log.warning("image %d cannot be read; it has no answer", n)
+                _log.warning("image %d cannot be read; it has no prediction", n)
                 yield []
                 continue
-            best = np.argsort(-in_units(probabilities), kind="stable")[:top_k]
+            best = np.argsort(-quantize(probabilities), kind="stable")[:top_k]
             yield [{"score": float(probabilities[y]), "label": classes[y]} for y in best]
 
 
 def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
-    """The models of a selection for other classes: their weights, temperatures and prompt templates, and no more."""
+    """The selection for other classes, with the same models, weights, temperatures and prompt templates only."""
     if set(classes) == set(selection.classes):
         return selection
     union = list(selection.union)
@@ -169,7 +171,9 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
         strategy=selection.strategy,
         k=selection.k,
         models=tuple(models),
-        scores=np.repeat(selection.weights[union, None], len(classes), axis=1),  # without evidence they are the weights
+        scores=np.repeat(
+            selection.weights[union, None], len(classes), axis=1
+        ),  # used as weights, as there is no evidence
         chosen=np.ones((len(union), len(classes)), np.bool_),
         matches=((),) * len(classes),
         coverage=per_class,
@@ -183,33 +187,33 @@ def _with_classes(selection: Selection, classes: tuple[str, ...]) -> Selection:
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def _image(given: Input) -> ImageLike:
-    """What the ensemble takes: links are fetched, and of rows the image is taken, which may be not decoded yet."""
+def _load_input(given: Input) -> ImageLike:
+    """Convert an input for the ensemble: URLs are downloaded, and images are extracted from rows."""
     if isinstance(given, Mapping):
         if "image" not in given:
             raise InputError(
-                f"a row has no column 'image', only {abridged(sorted(map(str, given)), 5)}; rename the column of the "
-                "images, or give the images alone: (row['photo'] for row in dataset)"
+                f"a row has no column 'image', only {abridged(sorted(map(str, given)), 5)}; rename the column with the "
+                "images, or give only the images: (row['photo'] for row in dataset)"
             )
         given = given["image"]
     if isinstance(given, Mapping):
         given = given.get("bytes") or given.get("path") or b""
     if isinstance(given, str) and given.startswith(("http://", "https://")):
-        return _fetched(given)
+        return _download(given)
     return given
 
 
-def _fetched(link: str) -> bytes:
-    """The content behind a link; none if it cannot be had, or is too large for an image."""
+def _download(url: str) -> bytes:
+    """The content of a URL; empty if it cannot be downloaded or is too large."""
     content = bytearray()
     try:
-        with get_session().stream("GET", link, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
+        with get_session().stream("GET", url, timeout=_TIMEOUT_SECONDS, follow_redirects=True) as response:
             response.raise_for_status()
             for part in response.iter_bytes():
                 content += part
-                if len(content) > _MOST_BYTES:
+                if len(content) > _MAX_BYTES:
                     return b""
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        _log.warning("%s: %s", link, error)
+        _log.warning("%s: %s", url, error)
         return b""
     return bytes(content)

@@ -1,7 +1,7 @@
-"""A pipeline over HTTP, and for Inference Endpoints: images of many callers are classified together, in batches.
+"""Serve a pipeline over HTTP and on Inference Endpoints. Images of concurrent requests are classified in batches.
 
-Requests and answers have the form of Hugging Face's Inference Endpoints, so their clients work with this server. An
-image is sent, never its link: a server that fetches links of strangers can be sent to any machine that it reaches.
+Requests and responses have the format of Hugging Face Inference Endpoints, so their clients work with this server.
+URLs of images are not fetched, to prevent server-side request forgery.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ if TYPE_CHECKING:
     from mll_hf.pipelines import Answers, Pipeline
 
 _BATCH_SIZE = 64
-_WAIT_SECONDS = 0.005  # for more images of a batch
-_UPLOAD_SECONDS, _STOP_SECONDS = 30, 60  # for a request to arrive, and for the last ones to be answered
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # others make Pillow run programs, such as Ghostscript
+_WAIT_SECONDS = 0.005  # for more images in a batch
+_UPLOAD_SECONDS, _STOP_SECONDS = 30, 60  # for receiving a request, and for finishing on shutdown
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # for others, Pillow may run external programs
 _PARAMETERS = ("candidate_labels", "hypothesis_template", "top_k")
-_UNREADABLE = f"this cannot be read as an image; send a whole file of {', '.join(_FORMATS)}"
-_FAILED = "the models cannot answer this now; try again later"
+_UNREADABLE = f"cannot be read as an image; send a complete file in one of the formats {', '.join(_FORMATS)}"
+_FAILED = "classification failed; try again later"
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What callers may ask for."""
+    """Limits on requests."""
 
-    bytes: int = 32 * 2**20  # of a request
-    images: int = 32  # of a request
-    pixels: int = 50 * 10**6  # of an image
-    classes: int = 100  # given as candidate_labels; the selection itself may have more
-    requests: int = 64  # at the same time; further ones are sent away with status 503
+    bytes: int = 32 * 2**20  # per request
+    images: int = 32  # per request
+    pixels: int = 50 * 10**6  # per image
+    classes: int = 100  # in candidate_labels; the selection itself may have more
+    requests: int = 64  # concurrent; others get status 503
 
 
 _LIMITS = Limits()
@@ -65,49 +65,49 @@ _LIMITS = Limits()
 
 
 class _Options(NamedTuple):
-    """Images with equal options are classified together."""
+    """Options of a request; images with equal options are classified together."""
 
     classes: tuple[str, ...] | None = None
     template: str | None = None
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """What a request asks for."""
+class _Request:
+    """A parsed request."""
 
-    images: Sequence[bytes | Image.Image]  # encoded; opened ones from the toolkit of Inference Endpoints
-    several: bool  # whether the answer is a list with an item per image, rather than that of the only image
-    options: _Options  # for all images
-    top_k: int | None  # number of classes to answer with; None for all
+    images: Sequence[bytes | Image.Image]  # encoded, or PIL images from the toolkit of Inference Endpoints
+    is_list: bool  # whether the response is a list with an item per image
+    options: _Options
+    top_k: int | None  # maximum number of classes to return; None for all
 
-    def shaped(self, answers: Sequence[Answers | MLLError]) -> Any:  # noqa: ANN401 - whatever JSON has
-        """The answer in the form of the request. Of several images, those that failed have an ``error``.
+    def format_answers(self, answers: Sequence[Answers | MLLError]) -> Any:  # noqa: ANN401 - JSON
+        """The response. Failed images in a list have an ``error``.
 
         Raises:
             MLLError: The only image failed.
         """
         items = [{"error": str(a)} if isinstance(a, MLLError) else a[: self.top_k] for a in answers]
-        if self.several:
+        if self.is_list:
             return items
         if isinstance(answers[0], MLLError):
             raise answers[0]
         return items[0]
 
 
-def _asked(inputs: object, parameters: object, limits: Limits) -> _Asked:
-    """Check a request. Raises InputError if it cannot be answered.
+def _parse_inputs(inputs: object, parameters: object, limits: Limits) -> _Request:
+    """Parse a request; raises InputError if it is invalid.
 
-    The inputs are an image or a list, encoded as bytes or base64, or opened; the parameters are None, or a mapping with
+    The inputs are an image or a list of images: bytes, base64 or PIL images. The parameters are None, or a mapping with
     some of `_PARAMETERS`.
     """
-    several = isinstance(inputs, list)
-    given = inputs if isinstance(inputs, list) else [inputs]
-    if not 1 <= len(given) <= limits.images:
-        raise InputError(f"{len(given)} images in one request; send 1 to {limits.images}")
+    is_list = isinstance(inputs, list)
+    images = inputs if isinstance(inputs, list) else [inputs]
+    if not 1 <= len(images) <= limits.images:
+        raise InputError(f"{len(images)} images in one request; send 1 to {limits.images}")
     parameters = {} if parameters is None else parameters
     if not isinstance(parameters, dict) or parameters.keys() - set(_PARAMETERS):
-        named = abridged(list(parameters), 5) if isinstance(parameters, dict) else repr(parameters)[:50]
-        raise InputError(f"parameters are {named}; give an object with any of {', '.join(_PARAMETERS)}")
+        shown = abridged(list(parameters), 5) if isinstance(parameters, dict) else repr(parameters)[:50]
+        raise InputError(f"parameters are {shown}; give an object with any of {', '.join(_PARAMETERS)}")
     classes, template, top_k = map(parameters.get, _PARAMETERS)
     if classes is not None:
         if not isinstance(classes, list) or len(classes) > limits.classes:
@@ -115,35 +115,35 @@ def _asked(inputs: object, parameters: object, limits: Limits) -> _Asked:
         classes = check_class_names(classes)
     if template is not None:
         if not isinstance(template, str):
-            raise InputError("hypothesis_template must be a text with one {} for the class")
+            raise InputError("hypothesis_template must be a string with one {} for the class")
         fill([template], "class")
     if top_k is not None and (not isinstance(top_k, int) or top_k < 1):
         raise InputError(f"top_k is {top_k!r:.20}; give a whole number, at least 1")
-    return _Asked([_image(image) for image in given], several, _Options(classes, template), top_k)
+    return _Request([_parse_image(image) for image in images], is_list, _Options(classes, template), top_k)
 
 
-def _image(given: object) -> bytes | Image.Image:
+def _parse_image(given: object) -> bytes | Image.Image:
     if isinstance(given, bytes) or hasattr(given, "getbands"):
         return given  # type: ignore[return-value]
     if not isinstance(given, str):
-        raise InputError(f"an image is given as {type(given).__name__}; encode its file in base64")
+        raise InputError(f"an image is given as {type(given).__name__}; encode the file in base64")
     if given.startswith(("http://", "https://")):
-        raise InputError("links are not fetched; send the image itself, encoded in base64")
+        raise InputError("URLs are not fetched; send the image itself, encoded in base64")
     try:
         return base64.b64decode(given.rpartition(",")[2] if given.startswith("data:") else given, validate=True)
     except (binascii.Error, ValueError):
-        raise InputError("an image is given as text that is no base64; encode its file in base64") from None
+        raise InputError("an image is given as a string that is not base64; encode the file in base64") from None
 
 
-def _fault(image: bytes | Image.Image, limits: Limits) -> InputError | None:
-    """What is wrong with an image according to its header; nothing is decoded."""
+def _image_error(image: bytes | Image.Image, limits: Limits) -> InputError | None:
+    """The error of an image according to its header, or None; the image is not decoded."""
     from PIL import Image
 
     try:
         size = Image.open(io.BytesIO(image), formats=_FORMATS).size if isinstance(image, bytes) else image.size
     except Image.DecompressionBombError:
         return InputError("the image has too many pixels; send a smaller one")
-    except Exception:  # headers of strangers make Pillow raise anything
+    except Exception:  # Pillow may raise anything on untrusted headers
         return InputError(_UNREADABLE)
     if size[0] * size[1] > limits.pixels:
         return InputError(
@@ -155,27 +155,27 @@ def _fault(image: bytes | Image.Image, limits: Limits) -> InputError | None:
 # --- batches ----------------------------------------------------------------------------------------------------------
 
 
-class _Waiting(NamedTuple):
+class _Job(NamedTuple):
     image: bytes | Image.Image
     options: _Options
     answer: Future[Answers | MLLError]
 
 
 class Batches:
-    """Classifies images of many callers in one thread: what waits when the models are free is the next batch.
+    """Classifies images of concurrent requests in one thread; all waiting images form the next batch.
 
     Attributes:
-        loaded: Done when the models are loaded, with the MLLError if they cannot be.
+        loaded: Done when the models are loaded, or with an MLLError if loading failed.
 
     Args:
-        classifier: Classifies; used by the thread alone.
-        batch_size: Images per batch, at most.
+        classifier: The classifier, which is only used in the thread.
+        batch_size: Maximum number of images per batch.
     """
 
     def __init__(self, classifier: Pipeline, batch_size: int = _BATCH_SIZE) -> None:
         self.loaded: Future[None] = Future()
         self._classifier, self._batch_size = classifier, batch_size
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()  # None: no more will come
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()  # None to stop
         self._thread = Thread(target=self._work, name="mll-hf-batches", daemon=True)
 
     @property
@@ -190,41 +190,41 @@ class Batches:
 
     def start(self) -> None:
         """Load the models and start to classify."""
-        disable_progress_bars("mll_hf.predict")  # one for each batch
+        disable_progress_bars("mll_hf.predict")  # shown per batch otherwise
         self._thread.start()
 
     def close(self) -> None:
-        """Classify what waits, and stop."""
+        """Classify waiting images, then stop."""
         self._queue.put(None)
         self._thread.join(_STOP_SECONDS)
 
     def submit(self, image: bytes | Image.Image, options: _Options) -> Future[Answers | MLLError]:
-        """Let an image be classified; the answer is that of the pipeline, or why there is none."""
-        waiting = _Waiting(image, options, Future())
-        self._queue.put(waiting)
-        return waiting.answer
+        """Enqueue an image; the result is that of the pipeline, or an error."""
+        job = _Job(image, options, Future())
+        self._queue.put(job)
+        return job.answer
 
     def _work(self) -> None:
         from PIL import Image
 
         try:
             self._classifier([Image.new("RGB", (64, 64))])
-            self._classifier.ensemble.answered.clear()  # this picture is nobody's
-        except Exception as error:  # whatever it is, who waits for the models is told
+            self._classifier.ensemble.answered.clear()  # do not count this image
+        except Exception as error:  # reported to those who wait for the models
             self.loaded.set_exception(error)
             return
         self.loaded.set_result(None)
         for batch in self._batches():
-            by_options: dict[_Options, list[_Waiting]] = {}
-            for waiting in batch:
-                if waiting.answer.set_running_or_notify_cancel():
-                    by_options.setdefault(waiting.options, []).append(waiting)
-            for options, group in by_options.items():
-                answers = self._answers([waiting.image for waiting in group], options)
-                for waiting, answer in zip(group, answers, strict=True):
-                    waiting.answer.set_result(answer)
+            by_options: dict[_Options, list[_Job]] = {}
+            for job in batch:
+                if job.answer.set_running_or_notify_cancel():
+                    by_options.setdefault(job.options, []).append(job)
+            for options, jobs in by_options.items():
+                answers = self._answers([job.image for job in jobs], options)
+                for job, answer in zip(jobs, answers, strict=True):
+                    job.answer.set_result(answer)
 
-    def _batches(self) -> Iterator[list[_Waiting]]:
+    def _batches(self) -> Iterator[list[_Job]]:
         while (first := self._queue.get()) is not None:
             batch, deadline = [first], time.monotonic() + _WAIT_SECONDS
             while len(batch) < self._batch_size:
@@ -239,9 +239,9 @@ class Batches:
             yield batch
 
     def _answers(self, images: Sequence[bytes | Image.Image], options: _Options) -> list[Answers | MLLError]:
-        """The answer to each image. Nothing that an image or full memory raises stops the thread.
+        """The result of each image. Errors of an image, or from lack of memory, never stop the thread.
 
-        The models try smaller batches themselves; halves are for the memory in which a batch is put together.
+        Batches are split in halves in case memory is too small to assemble them; models split batches themselves.
         """
         try:
             found = self._classifier(images, options.classes, hypothesis_template=options.template)
@@ -260,8 +260,8 @@ class Batches:
         return self._answers(images[:middle], options) + self._answers(images[middle:], options)
 
 
-def _submitted(batches: Batches, asked: _Asked, limits: Limits) -> list[Future[Answers | MLLError] | MLLError]:
-    return [_fault(image, limits) or batches.submit(image, asked.options) for image in asked.images]
+def _submit_all(batches: Batches, request: _Request, limits: Limits) -> list[Future[Answers | MLLError] | MLLError]:
+    return [_image_error(image, limits) or batches.submit(image, request.options) for image in request.images]
 
 
 # --- HTTP -------------------------------------------------------------------------------------------------------------
@@ -275,22 +275,22 @@ def serve(
     limits: Limits = _LIMITS,
     batch_size: int = _BATCH_SIZE,
 ) -> None:
-    """Answer HTTP requests until SIGTERM or SIGINT, and then those that are being answered.
+    """Serve HTTP requests until SIGTERM or SIGINT, then finish pending requests.
 
-    ``POST /`` takes one image as it is, several as ``multipart/form-data``, or JSON ``{"inputs": base64 or a list,
-    "parameters": {...}}``; parameters may also come in the query or the form. It answers as the pipeline does, in a
-    list if images came in one. ``GET /health`` says whether the server can go on, ``GET /ready`` whether it has
-    its models.
+    ``POST /`` accepts the bytes of one image, several images as ``multipart/form-data``, or JSON ``{"inputs": base64 or
+    a list, "parameters": {...}}``; parameters may also be in the query or the form. The response is that of the
+    pipeline, as a list if there is a list of images. ``GET /health`` returns whether the server is alive, ``GET
+    /ready`` whether the models are loaded.
 
     Args:
-        classifier: From :func:`~mll_hf.pipelines.pipeline`.
-        host: Address to listen on; by default only this machine can connect.
-        port: Port to listen on; 0 for any that is free, which a log message names.
-        limits: What callers may ask for.
-        batch_size: Images that are classified together, at most.
+        classifier: Result of :func:`~mll_hf.pipelines.pipeline`.
+        host: Address to listen on; by default only local connections are accepted.
+        port: Port to listen on; 0 for any free port, which is logged.
+        limits: Limits on requests.
+        batch_size: Maximum number of images per batch.
 
     Raises:
-        InputError: Host and port cannot be listened on.
+        InputError: The server cannot listen on this host and port.
         MLLError: The models cannot be loaded.
         MissingExtraError: uvicorn or starlette is not installed.
     """
@@ -319,7 +319,7 @@ def serve(
 
 
 def make_app(batches: Batches, limits: Limits = _LIMITS) -> Starlette:
-    """The ASGI application that :func:`serve` runs; it starts and closes the batches."""
+    """The ASGI application for :func:`serve`; it starts and closes ``batches``."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.exceptions import HTTPException
@@ -332,27 +332,27 @@ def make_app(batches: Batches, limits: Limits = _LIMITS) -> Starlette:
     async def classify(request: Request) -> Response:
         nonlocal busy
         if not batches.ready:
-            raise HTTPException(503, "the models are still being loaded; try again later", {"Retry-After": "5"})
+            raise HTTPException(503, "the models are still loading; try again later", {"Retry-After": "5"})
         if busy >= limits.requests:
-            raise HTTPException(503, "too many requests at the same time; try again later", {"Retry-After": "1"})
+            raise HTTPException(503, "too many concurrent requests; try again later", {"Retry-After": "1"})
         busy += 1
         try:
             async with asyncio.timeout(_UPLOAD_SECONDS):
-                asked = await _read(Request(request.scope, limited(request)), limits)
+                parsed = await _parse_request(Request(request.scope, limited(request)), limits)
             answers = [
                 answer if isinstance(answer, MLLError) else await asyncio.wrap_future(answer)
-                for answer in await run_in_threadpool(_submitted, batches, asked, limits)
+                for answer in await run_in_threadpool(_submit_all, batches, parsed, limits)
             ]
-            return JSONResponse(asked.shaped(answers))
+            return JSONResponse(parsed.format_answers(answers))
         except TimeoutError:
             raise HTTPException(408, f"the request took over {_UPLOAD_SECONDS} s to arrive") from None
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
+            return Response(status_code=400)  # not received by anyone
         finally:
             busy -= 1
 
     def limited(request: Request) -> Receive:
-        """Receives a request up to the largest that is allowed."""
+        """Receive a request up to the maximum size."""
         size = 0
 
         async def receive() -> Message:
@@ -361,7 +361,7 @@ def make_app(batches: Batches, limits: Limits = _LIMITS) -> Starlette:
             size += len(message.get("body", b""))
             if size > limits.bytes:
                 raise HTTPException(
-                    413, f"the request has over {limits.bytes / 2**20:.4g} MB; send fewer or smaller images"
+                    413, f"the request is larger than {limits.bytes / 2**20:.4g} MB; send fewer or smaller images"
                 )
             return message
 
@@ -373,7 +373,7 @@ def make_app(batches: Batches, limits: Limits = _LIMITS) -> Starlette:
     def ready(_: Request) -> Response:
         return JSONResponse({"ready": batches.ready}, 200 if batches.ready else 503)
 
-    def refusal(_: Request, error: Exception) -> Response:
+    def error_response(_: Request, error: Exception) -> Response:
         if isinstance(error, HTTPException):
             return JSONResponse({"error": error.detail}, error.status_code, error.headers)
         return JSONResponse({"error": str(error)}, 400 if isinstance(error, InputError) else 503)
@@ -386,13 +386,13 @@ def make_app(batches: Batches, limits: Limits = _LIMITS) -> Starlette:
 
     return Starlette(
         routes=[Route("/", classify, methods=["POST"]), Route("/health", health), Route("/ready", ready)],
-        exception_handlers={HTTPException: refusal, MLLError: refusal},
+        exception_handlers={HTTPException: error_response, MLLError: error_response},
         lifespan=lifespan,
     )
 
 
-async def _read(request: Request, limits: Limits) -> _Asked:
-    """Read a request in any of its forms. Raises InputError if it cannot be answered."""
+async def _parse_request(request: Request, limits: Limits) -> _Request:
+    """Read and parse a request in any format; raises InputError if it is invalid."""
     from starlette.concurrency import run_in_threadpool
     from starlette.datastructures import UploadFile
 
@@ -403,26 +403,26 @@ async def _read(request: Request, limits: Limits) -> _Asked:
             parts = form.multi_items()
             images = [await part.read() for _, part in parts if isinstance(part, UploadFile)]
             fields = [(name, text) for name, text in parts if isinstance(text, str)]
-        return _asked(images, _parameters([*query, *fields]), limits)
+        return _parse_inputs(images, _parameters([*query, *fields]), limits)
     body = await request.body()
     if kind == "application/json":
         return await run_in_threadpool(_from_json, body, _parameters(query), limits)
-    return _asked(body, _parameters(query), limits)
+    return _parse_inputs(body, _parameters(query), limits)
 
 
-def _from_json(body: bytes, parameters: dict[str, Any], limits: Limits) -> _Asked:
+def _from_json(body: bytes, parameters: dict[str, Any], limits: Limits) -> _Request:
     try:
         document = json.loads(body)
         inputs = document["inputs"]
-        return _asked(inputs, document.get("parameters", parameters), limits)
+        return _parse_inputs(inputs, document.get("parameters", parameters), limits)
     except InputError:
         raise
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InputError('this is no JSON with "inputs"; send {"inputs": an image in base64, or a list}') from None
+        raise InputError('not JSON with "inputs"; send {"inputs": an image in base64, or a list of them}') from None
 
 
 def _parameters(texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Parameters from a query or a form, in which all values are texts."""
+    """Parameters from a query or a form, in which all values are strings."""
     found: dict[str, Any] = dict(texts)
     if "candidate_labels" in found:
         found["candidate_labels"] = [text for name, text in texts if name == "candidate_labels"]
@@ -435,13 +435,13 @@ def _parameters(texts: Sequence[tuple[str, str]]) -> dict[str, Any]:
 
 
 class EndpointHandler:
-    """What Hugging Face's Inference Endpoints call: the ``handler.py`` of a pushed selection names this class.
+    """Custom handler of Inference Endpoints, imported by the ``handler.py`` of a pushed selection.
 
     Args:
         path: Folder with a selection.
 
     Raises:
-        MLLError: This is no selection, or its models cannot be loaded.
+        MLLError: This is not a selection, or its models cannot be loaded.
     """
 
     def __init__(self, path: str = "") -> None:
@@ -449,12 +449,12 @@ class EndpointHandler:
         self._batches.start()
         self._batches.loaded.result()
 
-    def __call__(self, data: Mapping[str, Any]) -> Any:  # noqa: ANN401 - whatever JSON has
-        """Answer a request ``{"inputs": ..., "parameters": ...}``; an image is in base64, or was opened before.
+    def __call__(self, data: Mapping[str, Any]) -> Any:  # noqa: ANN401 - JSON
+        """Handle a request ``{"inputs": ..., "parameters": ...}`` with images in base64, or PIL images.
 
         Raises:
-            MLLError: It cannot be answered.
+            MLLError: The request is invalid or fails.
         """
-        asked = _asked(data.get("inputs"), data.get("parameters"), _LIMITS)
-        answers = _submitted(self._batches, asked, _LIMITS)
-        return asked.shaped([a if isinstance(a, MLLError) else a.result() for a in answers])
+        request = _parse_inputs(data.get("inputs"), data.get("parameters"), _LIMITS)
+        answers = _submit_all(self._batches, request, _LIMITS)
+        return request.format_answers([a if isinstance(a, MLLError) else a.result() for a in answers])

@@ -25,12 +25,12 @@ import numpy as np
 
 from mll_hf.bench.metrics import accuracy
 from mll_hf.bench.scenarios import generator
-from mll_hf.ensemble.cascade import answers_of_first, confidence, learn_cascade
+from mll_hf.ensemble.cascade import confidence, first_model_probabilities, learn_cascade
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.labels.label import Cost, ModelRef
 from mll_hf.models.known import known_models
 from mll_hf.selection import Evidence, SelectedModel, Selection, SelectionConfig, Strategy, choose_with_images
-from mll_hf.selection.base import USUAL_CASCADE
+from mll_hf.selection.base import DEFAULT_CASCADE
 from mll_hf.utils.tables import table
 from predictions_benchmark import PRIOR, read_situations
 
@@ -47,9 +47,7 @@ def main() -> int:
     """Print a table: means over draws and prompts, then over files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path)
-    parser.add_argument(
-        "--share", nargs="+", type=float, default=[USUAL_CASCADE], help="shares of answers that may change"
-    )
+    parser.add_argument("--share", nargs="+", type=float, default=[DEFAULT_CASCADE], help="of answers that may change")
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--draws", type=int, default=3)
     parser.add_argument("--without", default="\0", metavar="TEXT", help="exclude models whose name contains TEXT")
@@ -117,10 +115,10 @@ def outcome(
     cascade = learn_cascade(chosen, seen, ensemble.combine(seen[union]).probabilities.argmax(axis=1), share)
     together = ensemble.combine(new[union]).probabilities.argmax(axis=1)
     full, cost = accuracy(together, labels), chosen.cost.gflops
-    own = [accuracy(answers_of_first(chosen, m, new[m]).argmax(axis=1), labels) for m in range(len(new))]
+    own = [accuracy(first_model_probabilities(chosen, m, new[m]).argmax(axis=1), labels) for m in range(len(new))]
     answers, mixture = together, full
     if cascade:
-        first = answers_of_first(chosen, cascade.first, new[cascade.first])
+        first = first_model_probabilities(chosen, cascade.first, new[cascade.first])
         unsure = confidence(first) < cascade.threshold
         answers = np.where(unsure, together, first.argmax(axis=1))
         cost, cheap = chosen.gflops_with(cascade, float(unsure.mean())), chosen.gflops_with(cascade, 0)

@@ -242,7 +242,7 @@ def choose_on(tasks: Sequence[DerivedTask], labels: JoinedLabels, size: int, dra
 
 
 def _accuracies(task: DerivedTask, labels: JoinedLabels, hub: NDArray[np.int64]) -> dict[str, float]:
-    taken, accuracy = labels.take(hub.tolist()), task.accuracy[hub]
+    taken, accuracy = labels.subset(hub.tolist()), task.accuracy[hub]
     found = {_BEST: float(accuracy.max())}
     for method, strategy in {_GENERAL: Strategy.GENERAL, **METHODS}.items():
         selection = select(task.candidates(taken, strategy), SelectionConfig(strategy))

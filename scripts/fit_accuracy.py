@@ -32,8 +32,8 @@ from mll_hf.matching.prompts import clean_class_name
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.models.known import accuracies, class_recalls, known_datasets
 from mll_hf.selection.accuracy import (
-    LEVEL,
-    MOST_WIDTH,
+    CONFIDENCE,
+    MAX_WIDTH,
     AccuracyModel,
     interval,
     is_specialized,
@@ -41,7 +41,7 @@ from mll_hf.selection.accuracy import (
     sigmoid,
     task_traits,
 )
-from mll_hf.selection.beliefs import REACH
+from mll_hf.selection.beliefs import Z_SCORE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -214,7 +214,7 @@ def one_class() -> float:
     recalls = class_recalls()
     of_class = np.array(recalls.datasets)
     deviations = [recalls.values[..., of_class == name].std(axis=-1).mean() for name in dict.fromkeys(recalls.datasets)]
-    return REACH * float(np.mean(deviations))
+    return Z_SCORE * float(np.mean(deviations))
 
 
 def ends(figures: Figures, estimates: Floats, below: float, above: float) -> tuple[Floats, Floats]:
@@ -236,14 +236,16 @@ def widths(figures: Figures, estimates: Floats, rows: NDArray[np.bool_]) -> tupl
     _, high = interval(estimates, 0.0, ABOVE[:, None])
     width = high - low[:, None]
     holds = ((low <= accuracy)[:, None] & (accuracy <= high)) @ weights
-    cost = np.where(holds >= LEVEL, np.where(width > MOST_WIDTH, 1.0, width) @ weights, np.inf)
+    cost = np.where(holds >= CONFIDENCE, np.where(width > MAX_WIDTH, 1.0, width) @ weights, np.inf)
     below, above = np.unravel_index(np.round(cost, 9).argmin(), cost.shape)
     return float(BELOW[below]), float(ABOVE[above])
 
 
 def interval_scores(low: Floats, high: Floats, accuracy: Floats) -> Floats:
-    """[N] width plus ``2 / alpha`` times the distance to a value outside (Gneiting and Raftery, 2007)."""
-    scores: Floats = high - low + 2 / (1 - LEVEL) * (np.maximum(low - accuracy, 0) + np.maximum(accuracy - high, 0))
+    """[N] width plus ``2 / alpha`` times the distance to a value outside; Gneiting and Raftery, 2007."""
+    scores: Floats = (
+        high - low + 2 / (1 - CONFIDENCE) * (np.maximum(low - accuracy, 0) + np.maximum(accuracy - high, 0))
+    )
     return scores
 
 
@@ -284,7 +286,7 @@ def baselines(figures: Figures) -> dict[str, HeldOut]:
         order = np.argsort(figures.accuracy, kind="stable")
         for rows in (~figures.best, figures.best):  # the best models have their own constant
             shares = np.cumsum(figures.shares(rows & ~own)[order])
-            at = np.searchsorted(shares, [0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2])
+            at = np.searchsorted(shares, [0.5, (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
             for values, position in zip(constant, at.tolist(), strict=True):
                 values[own & rows] = figures.accuracy[order][position]
         lows_highs = ends(figures, figures.imagenet, *widths(figures, figures.imagenet, ~own))
@@ -304,7 +306,7 @@ def summary(name: str, judged: HeldOut, figures: Figures) -> str:
     error = np.abs(judged.estimate - figures.accuracy)
     inside = ((judged.low <= figures.accuracy) & (figures.accuracy <= judged.high)).astype(np.float64)
     score, width = interval_scores(judged.low, judged.high, figures.accuracy), judged.high - judged.low
-    unknown = (width > MOST_WIDTH).astype(np.float64)
+    unknown = (width > MAX_WIDTH).astype(np.float64)
     lines = [name]
     for text, rows in (
         ("all models", np.ones(len(error), np.bool_)),

@@ -26,10 +26,10 @@ import numpy as np
 
 from mll_hf.bench.metrics import accuracy, spearman
 from mll_hf.bench.scenarios import FREQUENT_SHARES, generator, long_tail, one_frequent, without_classes
-from mll_hf.ensemble.rules import Trust, linear_pool
+from mll_hf.ensemble.rules import PoolParameters, linear_pool
 from mll_hf.selection.accuracy import sigmoid
 from mll_hf.selection.base import DIGITS
-from mll_hf.selection.evidence import LEAST_IMAGES, accuracy_features, gather_evidence, pooling_weights
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, accuracy_features, gather_evidence, pooling_weights
 from mll_hf.selection.probabilities import softmax
 from mll_hf.utils.tables import table
 
@@ -113,7 +113,7 @@ def draws_of(situation: str, labels: Ints, n_draws: int, limit: int) -> Iterator
         for draw in range(n_draws):
             rng = generator(0, situation, way, draw)
             seen = np.sort(rng.permutation(draw_images(rng))[:limit])
-            if len(seen) >= LEAST_IMAGES:
+            if len(seen) >= MIN_TRIAL_IMAGES:
                 yield way, seen, everything if way == "as they are" else seen
 
 
@@ -162,8 +162,10 @@ def _pooled(logits: NDArray[np.float32], evidence: UnlabeledEvidence, models: In
     """[N, C] pooled probabilities of some models, as in a selection."""
     calibration = evidence.calibration
     weights = pooling_weights(evidence.scores, logits.shape[2])[models]
-    trust = Trust(calibration.temperatures[models], weights, evidence.prior[models], calibration.offsets[models])
-    return linear_pool(logits[models], np.ones((len(models), logits.shape[2]), np.bool_), trust)
+    parameters = PoolParameters(
+        calibration.temperatures[models], weights, evidence.prior[models], calibration.offsets[models]
+    )
+    return linear_pool(logits[models], np.ones((len(models), logits.shape[2]), np.bool_), parameters)
 
 
 def summary(found: dict[str, dict[str, list[Outcome]]]) -> tuple[list[str], list[list[str]]]:

@@ -29,7 +29,7 @@ from mll_hf.matching.concept_index import ConceptIndex
 from mll_hf.matching.describe import from_templates
 from mll_hf.matching.prompts import DEFAULT_TEMPLATE, fill
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
-from mll_hf.selection import Candidates, SelectionConfig, choose_with_images, select, shortlisting
+from mll_hf.selection import Candidates, SelectionConfig, choose_with_images, select, shortlist_config
 from mll_hf.selection.probabilities import softmax
 from mll_hf.utils.examples import Examples
 from mll_hf.utils.tables import table
@@ -53,8 +53,8 @@ class CachedAnswers(Ensemble):
 
     logits_of: Any = None  # [M, N, C] of all models of the selection
 
-    def one_by_one(self, images: Sequence[Any]) -> Callable[[int], NDArray[np.float32]]:
-        """See :meth:`Ensemble.one_by_one`."""
+    def model_runner(self, images: Sequence[Any]) -> Callable[[int], NDArray[np.float32]]:
+        """See :meth:`Ensemble.model_runner`."""
         rows = np.array([int(image) for image in images])
         return lambda m: self.logits_of[m][rows]
 
@@ -78,7 +78,7 @@ def main() -> int:
         cache.fill(hub.refs, [task], [[text for of_class in prompts for text in of_class]])
         found = read_embeddings(cache, hub.refs, task, prompts)
         match = index.match(from_templates(task.classes, index.graph, task.domain, task.task))
-        shortlist = select(Candidates(hub.joined, match, task.domain), shortlisting(SelectionConfig()))
+        shortlist = select(Candidates(hub.joined, match, task.domain), shortlist_config(SelectionConfig()))
         figures = [
             measure(shortlist, hub, found.logits, task.labels[found.readable], np.random.default_rng(seed))
             for seed in range(args.draws)

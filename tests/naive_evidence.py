@@ -27,7 +27,7 @@ def image_scale(logits):
     of_class = [mean(column) for column in zip(*logits, strict=True)]
     left = [z - mean(row) - of_class[y] + total for row in logits for y, z in enumerate(row)]
     between_classes = math.sqrt(mean((z - mean(row)) ** 2 for row in logits for z in row))
-    least = evidence._LEAST_SHARE * between_classes + evidence._LEAST_SCALE
+    least = evidence._MIN_SCALE_SHARE * between_classes + evidence._MIN_SCALE
     return max(math.sqrt(mean(z**2 for z in left)), least)
 
 
@@ -45,13 +45,13 @@ def pooling_weights(scores, n_classes):
     return [power / sum(powers) for power in powers]
 
 
-def expected_shares(answers, n_classes, leaders):
+def expected_shares(answers, n_classes, n_frequent):
     counts = [1 + sum(answer == y for answer in answers) for y in range(n_classes)]
-    leading = [leaders > 0 and sum(other > count for other in counts) < leaders for count in counts]
+    leading = [n_frequent > 0 and sum(other > count for other in counts) < n_frequent for count in counts]
     left = sum(count for count, leads in zip(counts, leading, strict=True) if not leads)
-    powers = [count**evidence._TRUST for count, leads in zip(counts, leading, strict=True) if not leads]
+    powers = [count**evidence._TEMPERING for count, leads in zip(counts, leading, strict=True) if not leads]
     return [
-        (count if leads else left * count**evidence._TRUST / sum(powers)) / sum(counts)
+        (count if leads else left * count**evidence._TEMPERING / sum(powers)) / sum(counts)
         for count, leads in zip(counts, leading, strict=True)
     ]
 
@@ -82,13 +82,13 @@ def pool(scaled, weights, offsets):
 
 
 def score(agrees, prior):
-    return agrees + evidence._LABEL_SHARE * prior
+    return agrees + evidence._PRIOR_WEIGHT * prior
 
 
-def compare(probabilities, shares, weights):
+def compare_models(probabilities, shares, weights):
     """Consent and confirmation [M][N] of probabilities [M][N][C]: Bayes' rule, class by class."""
     n_models, classes = len(probabilities), range(len(shares))
-    consent, confirmation = [], []
+    log_ratio, confirmation = [], []
     for m in range(n_models):
         others = {k: max(weights[k], 1e-9) for k in range(n_models) if k != m}
         of_model = []
@@ -98,9 +98,9 @@ def compare(probabilities, shares, weights):
             joint = [p * q / share for p, q, share in zip(row, rest, shares, strict=True)]
             total = max(sum(joint), 1e-12)
             of_model.append((math.log(total), joint[row.index(max(row))] / total))
-        consent.append([nats for nats, _ in of_model])
+        log_ratio.append([nats for nats, _ in of_model])
         confirmation.append([p for _, p in of_model])
-    return consent, confirmation
+    return log_ratio, confirmation
 
 
 def correct(scaled, shares, weights):
@@ -109,10 +109,10 @@ def correct(scaled, shares, weights):
     offsets = [plan_offsets(model, shares) for model in scaled]
     pairs = zip(scaled, offsets, strict=True)
     corrected = [[softmax([z + b for z, b in zip(row, bias, strict=True)]) for row in model] for model, bias in pairs]
-    consent, _ = compare(corrected, shares, weights)
+    log_ratio, _ = compare_models(corrected, shares, weights)
     kept = n_images / (n_images + n_classes)
     common = [sum(w * bias[y] for w, bias in zip(weights, offsets, strict=True)) / kept for y in range(n_classes)]
-    likelihood = sum(w * sum(nats) for w, nats in zip(weights, consent, strict=True))
+    likelihood = sum(w * sum(nats) for w, nats in zip(weights, log_ratio, strict=True))
     evenness = sum(math.log(n_classes * share) for share in shares)
     return offsets, likelihood + evenness - sum(b**2 for b in common) / 2, answers_of(pool(scaled, weights, offsets))
 
@@ -133,8 +133,8 @@ def calibrate(logits, prior):
     weights = pooling_weights([score(*parts) for parts in zip(told, prior, strict=True)], n_classes)
     answers = answers_of(pool(scaled, weights, [[0.0] * n_classes] * len(logits)))
     best = None
-    for leaders in (0, 1, n_classes):
-        shares = expected_shares(answers, n_classes, leaders)
+    for n_frequent in (0, 1, n_classes):
+        shares = expected_shares(answers, n_classes, n_frequent)
         offsets, probability, together = correct(scaled, shares, weights)
         if best is None or round(probability, 9) > best[0]:
             best = round(probability, 9), offsets, together, shares

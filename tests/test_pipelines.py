@@ -194,7 +194,7 @@ def test_links(classifier, hub):
 
 
 def test_a_large_file_behind_a_link_is_not_read_to_its_end(classifier, hub, monkeypatch):
-    monkeypatch.setattr("mll_hf.pipelines._MOST_BYTES", 10)
+    monkeypatch.setattr("mll_hf.pipelines._MAX_BYTES", 10)
     hub.put("dataset", "alice/photos", {"red.png": encoded(RED)})
     with pytest.raises(InputError, match="cannot be read as an image"):
         classifier(f"{constants.ENDPOINT}/datasets/alice/photos/resolve/main/red.png")
@@ -237,9 +237,9 @@ def test_images_that_cannot_be_read(classifier, tmp_path, caplog):
     assert [len(one) for one in answers] == [3, 0, 0, 0, 3]
     assert best([answers[0], answers[4]]) == ["red", "blue"]
     said = [record.message for record in caplog.records]
-    assert said == [f"image {n} cannot be read; it has no answer" for n in (1, 2, 3)]
+    assert said == [f"image {n} cannot be read; it has no prediction" for n in (1, 2, 3)]
     for one in (tmp_path / "half.png", str(tmp_path / "none.png"), b"x" * 1000, 3.5):
-        with pytest.raises(InputError, match="cannot be read as an image; check path, link or file") as failure:
+        with pytest.raises(InputError, match="cannot be read as an image; check the path, URL or file") as failure:
             classifier(one)
         assert len(str(failure.value)) < 150
 
@@ -264,19 +264,19 @@ def test_a_cascade_answers_for_the_selections_own_classes_and_prompts(selection,
     expected = mll_hf.pipeline(replace(selection, chosen=np.array([[True] * 3, [False] * 3])), device="cpu")
     np.testing.assert_allclose(scores_of(classifier(PICTURES)), scores_of(expected(PICTURES)), atol=1e-6)
     assert classifier.ensemble.answered == {"images": 5, "went_on": 0}
-    assert " 0.0% of the images went on: " in classifier.ensemble.cascade_line
+    assert " passed on 0.0% of the images: " in classifier.ensemble.cascade_line
     for options in ({"candidate_labels": ["a dog", "a car"]}, {"hypothesis_template": "so {}!"}):
         assert classifier(PICTURES, **options) == mll_hf.pipeline(selection, device="cpu")(PICTURES, **options)
     assert classifier.ensemble.answered["images"] == 5
     monkeypatch.setattr("mll_hf.serving.serve", lambda served, *_, **__: served(PICTURES))
     assert main(["serve", str(tmp_path), "--cascade", "--device", "cpu"]) == 0
-    assert " 0.0% of the images went on: " in capsys.readouterr().err
+    assert " passed on 0.0% of the images: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"top_k": 0}, "top_k is 0; ask for at least one"),
+        ({"top_k": 0}, "top_k is 0; give at least 1"),
         ({"candidate_labels": "red, blue"}, "single string, not a list"),
         ({"candidate_labels": []}, "no class names given"),
         ({"candidate_labels": ["red", "Red"]}, "class names cannot be used"),
@@ -310,11 +310,11 @@ def test_a_model_that_vanished_and_licenses(hub):
     models[m] = replace(models[m], ref=replace(ref, revision=revision))
     replace(selection, models=tuple(models)).push_to_hub(REPO)
     assert isinstance(pipeline(REPO, licenses=["cc-by-nc-4.0"]), Pipeline)
-    with pytest.raises(InputError, match=rf"than the allowed \(mit\): {ref.repo_id} \(cc-by-nc-4\.0\)"):
+    with pytest.raises(InputError, match=rf"other than mit: {ref.repo_id} \(cc-by-nc-4\.0\)"):
         pipeline(REPO, licenses=["mit"])
     models[m] = replace(models[m], ref=replace(ref, revision="0" * 40))
     replace(selection, models=tuple(models)).push_to_hub(REPO)
-    with pytest.raises(ModelError, match="its commit 000000000000, which the selection names, is gone"):
+    with pytest.raises(ModelError, match="commit 000000000000 of the selection is no longer on the Hub"):
         pipeline(REPO)
 
 
@@ -333,5 +333,5 @@ def test_a_token_reaches_the_selection_and_its_models(api, hub, monkeypatch):
     assert classifier.ensemble.token == "hf_test_token"
     assert "hf_test_token" not in repr(classifier)
     shutil.rmtree(constants.HF_ASSETS_CACHE)
-    with pytest.raises(ModelError, match="is gone from the Hub, or private"):
+    with pytest.raises(ModelError, match="is no longer on the Hub, or private"):
         pipeline(classifier.ensemble.selection)

@@ -117,19 +117,19 @@ def test_every_form_of_a_request(client, classifier):
         ({"content": b""}, 400, "cannot be read as an image"),
         ({"content": PICTURES["red"][:50]}, 400, "cannot be read as an image"),
         ({"content": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"}, 400, "cannot be read as"),
-        ({"content": bytes(10**6 + 1)}, 413, "over 0.9537 MB; send fewer or smaller"),
-        ({"json": {"inputs": "http://127.0.0.1/cat.png"}}, 400, "links are not fetched"),
-        ({"json": {"inputs": "/etc/passwd"}}, 400, "no base64"),
-        ({"json": {"inputs": "no base64!"}}, 400, "no base64"),
+        ({"content": bytes(10**6 + 1)}, 413, "larger than 0.9537 MB; send fewer or smaller"),
+        ({"json": {"inputs": "http://127.0.0.1/cat.png"}}, 400, "URLs are not fetched"),
+        ({"json": {"inputs": "/etc/passwd"}}, 400, "not base64"),
+        ({"json": {"inputs": "no base64!"}}, 400, "not base64"),
         ({"json": {"inputs": 7}}, 400, "given as int"),
         ({"json": {"inputs": None}}, 400, "given as NoneType"),
         ({"json": {"inputs": []}}, 400, "0 images in one request; send 1 to 4"),
         ({"json": {"inputs": ["AAAA"] * 5}}, 400, "5 images in one request"),
         ({"files": [("a", b"x")] * 5}, 400, "Too many files"),
-        ({"json": {"image": "AAAA"}}, 400, 'no JSON with "inputs"'),
-        ({"json": [1]}, 400, 'no JSON with "inputs"'),
-        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, 'no JSON with "inputs"'),
-        ({"content": b"[" * 10**5, "headers": {"Content-Type": "application/json"}}, 400, 'no JSON with "inputs"'),
+        ({"json": {"image": "AAAA"}}, 400, 'not JSON with "inputs"'),
+        ({"json": [1]}, 400, 'not JSON with "inputs"'),
+        ({"content": b"{", "headers": {"Content-Type": "application/json"}}, 400, 'not JSON with "inputs"'),
+        ({"content": b"[" * 10**5, "headers": {"Content-Type": "application/json"}}, 400, 'not JSON with "inputs"'),
         ({"json": {"inputs": "AAAA", "parameters": [1]}}, 400, "give an object with any of candidate_labels"),
         ({"json": {"inputs": "AAAA", "parameters": {"topk": 1}}}, 400, "parameters are topk"),
         ({"json": {"inputs": "AAAA", "parameters": {"top_k": 0}}}, 400, "top_k is 0"),
@@ -138,7 +138,7 @@ def test_every_form_of_a_request(client, classifier):
         ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": "a, b"}}}, 400, "must be a list"),
         ({"json": {"inputs": "AAAA", "parameters": {"candidate_labels": ["a", 1]}}}, 400, "not a string"),
         ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": "a"}}}, 400, "exactly one {}"),
-        ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": 7}}}, 400, "must be a text"),
+        ({"json": {"inputs": "AAAA", "parameters": {"hypothesis_template": 7}}}, 400, "must be a string"),
     ],
 )
 def test_what_cannot_be_answered_is_said_in_one_line(client, request_, status, said):
@@ -249,7 +249,7 @@ def test_memory_that_runs_out(client, classifier, caplog):
     classifier.failures = [broken]
     response = client.post("/", content=PICTURES["red"])
     assert response.status_code == 503
-    assert response.json() == {"error": "the models cannot answer this now; try again later"}
+    assert response.json() == {"error": "classification failed; try again later"}
     assert "model 'org/model': cannot be run on cuda (out of memory)" in caplog.text
     assert best(client.post("/", content=PICTURES["red"]).json()) == "red"
     assert client.get("/health").status_code == 200
@@ -280,7 +280,7 @@ def test_too_many_requests_at_once(classifier):
             time.sleep(0.001)
         refused = client.post("/", content=PICTURES["red"])
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-        assert "too many requests" in refused.json()["error"]
+        assert "too many concurrent requests" in refused.json()["error"]
         assert client.get("/ready").status_code == 200
         classifier.free.set()
         assert best(first.result(30).json()) == "red"
@@ -396,7 +396,7 @@ def test_the_handler_of_a_pushed_selection(hub, api, tmp_path, classifier, monke
     answers = handler({"inputs": [base64_of("red"), "AAAA"]})
     assert best(answers[0]) == "red"
     assert "cannot be read" in answers[1]["error"]
-    with pytest.raises(InputError, match="links are not fetched"):
+    with pytest.raises(InputError, match="URLs are not fetched"):
         handler({"inputs": "https://127.0.0.1/cat.png"})
 
 
@@ -407,5 +407,5 @@ def test_the_handler_says_what_is_not_installed(tmp_path, classifier, monkeypatc
 
     (tmp_path / HANDLER_FILE).write_text(_HANDLER)
     monkeypatch.setitem(sys.modules, "mll_hf.serving", None)
-    with pytest.raises(ImportError, match=r"mll-hf is not installed.* add a requirements\.txt beside this file"):
+    with pytest.raises(ImportError, match=r"mll-hf .* is not installed.* add a requirements\.txt next to this file"):
         handler_of(tmp_path)

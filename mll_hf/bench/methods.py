@@ -23,8 +23,8 @@ from mll_hf.bench.world import TaskView
 from mll_hf.ensemble import Rule
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
-from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlisting
-from mll_hf.selection.evidence import LEAST_IMAGES, trial_sample
+from mll_hf.selection import Selection, SelectionConfig, Strategy, choose_with_images, select, shortlist_config
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, trial_sample
 from mll_hf.selection.probabilities import mutual_information
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule 
 
     If ``k`` is None, the images determine the number of models.
     """
-    if view.logits.shape[1] < LEAST_IMAGES:
+    if view.logits.shape[1] < MIN_TRIAL_IMAGES:
         return by_strategy(view, SelectionConfig(k=k or 1), rule)
     ranked = _tried(view, candidates)
     k = k or _required(ranked.evidence).combine
@@ -169,7 +169,7 @@ def with_images(view: TaskView, k: int | None, candidates: int = 32, rule: Rule 
 def _tried(view: TaskView, candidates: int) -> Selection:
     """The models of a trial, best first, on as many images as the library uses; the same for every k."""
     config = SelectionConfig(shortlist=candidates)
-    tried = select(view.candidates(config.strategy), shortlisting(config), view.text.task)
+    tried = select(view.candidates(config.strategy), shortlist_config(config), view.text.task)
     row = {ref: m for m, ref in enumerate(view.hub.refs)}
     sample = trial_sample(view.logits.shape[1], config.most_images)
     logits = view.logits[[row[tried.models[m].ref] for m in tried.union]][:, sample]

@@ -32,14 +32,14 @@ from mll_hf.matching.prompts import clean_class_name
 from mll_hf.models.known import accuracies, known_datasets
 from mll_hf.models.published import SOURCES, labels_from_recalls
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, select
-from mll_hf.selection.base import in_units
+from mll_hf.selection.base import quantize
 from mll_hf.selection.mll import (
+    best_by_mean_recall,
     estimates,
-    generally_best,
     lead_errors,
     measure_all,
-    task_needs,
-    task_odds,
+    task_odds_ratios,
+    task_query,
 )
 from mll_hf.utils.text import one_line
 
@@ -159,7 +159,7 @@ class Outcome:
 
 def outcome(world: RealWorld, task: RealTask, hub: Rows) -> Outcome:
     """Run all methods on one task, with the models of a hub."""
-    labels = world.labels.take(hub.tolist())
+    labels = world.labels.subset(hub.tolist())
     truth, recall = task.accuracy[hub], task.recall[hub]
     row = {ref: m for m, ref in enumerate(labels.models)}
 
@@ -200,13 +200,13 @@ def best_per_class(candidates: Candidates) -> Rows:
     is multiplied by ``_CARRIED``: the slope of the interaction of model and class on that of model and concept, for 21
     real models on classes that are concepts (.31 to .35; .12 to .2 among the stronger ones).
     """
-    labels, needs = candidates.labels, task_needs(candidates, class_weight=1)
-    recall, errors = estimates(needs, measure_all(labels, needs), task_odds(labels, needs, candidates.domain))
-    best = generally_best(labels.reference)
+    labels, query = candidates.labels, task_query(candidates, class_weight=1)
+    recall, errors = estimates(query, measure_all(labels, query), task_odds_ratios(labels, query, candidates.domain))
+    best = best_by_mean_recall(labels.reference)
     level, error = recall.mean(axis=1, keepdims=True), lead_errors(errors, best)
     recall = level + _CARRIED * (recall - level)
     error[best] = 0
-    chosen: Rows = in_units(recall - error[:, None]).argmax(axis=0)
+    chosen: Rows = quantize(recall - error[:, None]).argmax(axis=0)
     return chosen
 
 

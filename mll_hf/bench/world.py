@@ -98,7 +98,7 @@ class Hub:
     def of_models(self, rows: Rows) -> Hub:
         """Restrict to some of the models."""
         embeddings = tuple(self.embeddings[m] for m in rows) if self.embeddings else ()
-        return Hub(self.joined.take(rows.tolist()), embeddings)
+        return Hub(self.joined.subset(rows.tolist()), embeddings)
 
     def scaled(self, factors: NDArray[np.float64]) -> Hub:
         """As if the logits of each model had been multiplied by a factor [M] before it was labeled."""
@@ -137,7 +137,7 @@ def read_hub(source: LabelSource) -> Hub:
         _log.warning("left out: %s", left_out)
     sidecars = joined.embeddings(source.embeddings_of)
     cached = tuple(_CachedEmbeddings(e.images, e.scales, e.concepts, e.offsets, e.members) for e in sidecars)
-    return Hub(joined.whole(source.fetch), cached)
+    return Hub(joined.fetch_full(source.fetch), cached)
 
 
 # --- texts of a task --------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from mll_hf.matching.describe import LanguageModel
 from mll_hf.matching.prompts import check_class_names, parse_class_names
 from mll_hf.models.published import DEFAULT_LABELS
 from mll_hf.selection import Selection, SelectionConfig, Strategy
-from mll_hf.selection.base import USUAL_CASCADE, configured
+from mll_hf.selection.base import DEFAULT_CASCADE, configured
 from mll_hf.selection.evidence import Shares
 from mll_hf.utils.examples import read_examples
 from mll_hf.utils.images import IMAGE_SUFFIXES
@@ -78,9 +78,9 @@ def add_select(commands: Any) -> None:  # noqa: ANN401 - argparse keeps the type
         help=f"maximum number of images and of examples, sampled at random (default: {_DEFAULTS.most_images})",
     )  # fmt: skip
     trial.add_argument(
-        "--cascade", nargs="?", const=USUAL_CASCADE, type=float, metavar="SHARE",
-        help="also look for a cheap model that answers first, so that the chosen models run only where it is unsure; "
-        f"at most this share of later images may get a different answer (default: {USUAL_CASCADE}). Used by predict "
+        "--cascade", nargs="?", const=DEFAULT_CASCADE, type=float, metavar="SHARE",
+        help="also look for a cheap model that answers first, so that the chosen ones run only where it is unsure; "
+        f"at most this share of later images may change their prediction (default: {DEFAULT_CASCADE}). Used by predict "
         "and serve with --cascade",
     )  # fmt: skip
     trial.add_argument("--device", metavar="NAME", help=ONE_DEVICE_HELP)

@@ -1,4 +1,4 @@
-"""Combine the chosen models' answers into one prediction per image."""
+"""Run the chosen models as one classifier."""
 
 from mll_hf.ensemble.rules import Rule, combine
 

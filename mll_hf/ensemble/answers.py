@@ -1,4 +1,4 @@
-"""Answers as CSV, JSON lines or Parquet, in a file that an interrupted run continues: each image exactly once."""
+"""Write predictions to a CSV, JSON lines or Parquet file. An interrupted run can be resumed without duplicates."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _ROWS_PER_GROUP = 4096  # of Parquet
 
 
 def image_name(path: Path) -> str:
-    """The name of an image file in answers; bytes of it that are no text are escaped."""
+    """The name of an image file in the output; bytes that are not valid UTF-8 are escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def rows_of(images: Sequence[str], prediction: Prediction) -> Iterator[Row]:
-    """Image, label, its probability, and the probabilities of all classes; None in place of these if unreadable."""
+    """Image, label, its probability, and the probabilities of all classes; all but the image None if unreadable."""
     for image, label, row in zip(images, prediction.labels, prediction.probabilities, strict=True):
         yield (image, None, None, None) if label is None else (image, label, float(row.max()), row.tolist())
 
@@ -45,7 +45,7 @@ def json_line(row: Row) -> str:
 
 
 def csv_header(classes: Sequence[str]) -> str:
-    """The first line of CSV: a column per class after image, label and probability."""
+    """The first line of CSV: image, label, probability, and a column per class."""
     return _csv_line([*_COLUMNS[:3], *classes])
 
 
@@ -57,22 +57,22 @@ def csv_line(row: Row, n_classes: int) -> str:
 
 def _csv_line(cells: Sequence[Any]) -> str:
     text = io.StringIO()
-    csv.writer(text).writerow(cells)  # quotes carriage returns only if they are part of its line ends
+    csv.writer(text).writerow(cells)  # carriage returns are only quoted if they are part of the line terminator
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 class AnswerFile:
-    """A file of answers to any number of images, its format told by its suffix.
+    """A file of predictions for any number of images; the suffix determines its format.
 
-    Answers are appended batch by batch, so a run that is killed loses none; an answer that was half-written is taken
-    out when the file is opened again. Parquet cannot grow: its answers wait in JSON lines next to it until
-    :meth:`finish`.
+    Predictions are appended batch by batch, so none are lost if the run is killed; a partial last line is removed when
+    the file is opened again. Parquet files cannot be appended to: predictions are written to JSON lines next to the
+    file until :meth:`finish`.
 
     Attributes:
-        done: Names of the images that have an answer.
+        done: Names of the images that have a prediction.
 
     Raises:
-        InputError: The suffix is unknown, or the file holds something else, or answers for other classes.
+        InputError: The suffix is unknown, or the file has other content, or predictions for other classes.
         MissingExtraError: pyarrow is not installed, for Parquet.
         StorageError: The file cannot be written.
     """
@@ -80,7 +80,7 @@ class AnswerFile:
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         kind = path.suffix.lower()
         if kind not in ANSWER_SUFFIXES:
-            raise InputError(f"{path}: answers cannot be written as '{kind}'; choose {', '.join(ANSWER_SUFFIXES)}")
+            raise InputError(f"{path}: predictions cannot be written as '{kind}'; choose {', '.join(ANSWER_SUFFIXES)}")
         self._path, self._classes = path, tuple(classes)
         self._is_csv, self._is_parquet = kind == ".csv", kind == ".parquet"
         self._lines = path.with_name(f"{path.name}.unfinished.jsonl") if self._is_parquet else path
@@ -98,31 +98,31 @@ class AnswerFile:
                     file.write(csv_header(self._classes).encode())
 
     def write(self, images: Sequence[str], prediction: Prediction) -> None:
-        """Append the answers to some images; they are in the file when this returns. Raises as :meth:`finish` does."""
+        """Append predictions and flush them to the file. Raises like :meth:`finish`."""
         line = (lambda row: csv_line(row, len(self._classes))) if self._is_csv else json_line
         with storage_errors(self._lines), self._lines.open("ab") as file:
             file.write("".join(map(line, rows_of(images, prediction))).encode())
         self.done.update(images)
 
     def finish(self) -> None:
-        """Turn the JSON lines that wait for Parquet into a file, added to those that it has.
+        """Add the JSON lines to the Parquet file; does nothing for other formats.
 
         Raises:
-            StorageError: The disk is full; the lines are kept.
+            StorageError: The disk is full; the JSON lines are kept.
         """
         if not self._is_parquet:
             return
         import pyarrow.parquet
 
         new = self._path.with_name(f".{self._path.name}.new")
-        there = set(self._names_in_table())  # also the lines of a run that was killed right after the replacement
+        written = set(self._names_in_table())  # a run may have been killed before it deleted the JSON lines
         with storage_errors(self._path), self._lines.open("rb") as file:
             rows = (tuple(json.loads(line).values()) for line in file)
             with pyarrow.parquet.ParquetWriter(new, _schema(self._classes)) as writer:
                 if self._path.exists():
                     for batch in pyarrow.parquet.ParquetFile(self._path).iter_batches(_ROWS_PER_GROUP):
                         writer.write_batch(batch)
-                for group in _groups(row for row in rows if row[0] not in there):
+                for group in _row_groups(row for row in rows if row[0] not in written):
                     columns = [list(column) for column in zip(*group, strict=True)]
                     writer.write_table(pyarrow.table(columns, schema=writer.schema))
             os.replace(new, self._path)
@@ -139,40 +139,40 @@ class AnswerFile:
         try:
             table = pyarrow.parquet.ParquetFile(self._path)
         except (pyarrow.ArrowException, OSError):
-            raise InputError(_foreign(self._path)) from None
+            raise InputError(_mismatch(self._path)) from None
         expected, found = _schema(self._classes), table.schema_arrow
         if not found.equals(expected) or (found.metadata or {}).get(b"classes") != expected.metadata[b"classes"]:
-            raise InputError(_foreign(self._path))
+            raise InputError(_mismatch(self._path))
         for batch in table.iter_batches(columns=[_COLUMNS[0]]):
             yield from batch.column(0).to_pylist()
 
 
-def _foreign(path: Path) -> str:
-    return f"{path} holds something else, or answers for other classes; choose another file, or delete it"
+def _mismatch(path: Path) -> str:
+    return f"{path} has other content, or predictions for other classes; choose another file, or delete it"
 
 
 def _json_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Each answer's image, and where the answer ends."""
+    """The image of each prediction, and the position of its end."""
     for line in file:
         if not line.endswith(b"\n") and line.startswith(_START_OF_JSON[: len(line)]):
-            return  # half-written
+            return  # partial line
         try:
             name, label, _, probabilities = (json.loads(line)[column] for column in _COLUMNS)
         except (ValueError, TypeError, LookupError):
-            raise InputError(_foreign(path)) from None
+            raise InputError(_mismatch(path)) from None
         if label is not None and (label not in classes or len(probabilities) != len(classes)):
-            raise InputError(_foreign(path))
+            raise InputError(_mismatch(path))
         yield name, file.tell()
 
 
 def _csv_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str | None, int]]:
-    """Each answer's image, and where the answer ends; first None for the header."""
+    """The image of each prediction, and the position of its end; None for the header."""
     header, first = csv_header(classes).encode(), file.readline()
     if first != header:
         if header.startswith(first):
-            return  # empty, or half-written
-        raise InputError(_foreign(path))
-    end, half_written = len(header), False
+            return  # empty, or partial line
+        raise InputError(_mismatch(path))
+    end, is_partial = len(header), False
     yield None, end
 
     def lines() -> Iterator[str]:
@@ -183,10 +183,10 @@ def _csv_names(file: BinaryIO, path: Path, classes: tuple[str, ...]) -> Iterator
                 yield line.decode("utf-8", "replace")
 
     for row in csv.reader(lines()):
-        if half_written:
-            raise InputError(_foreign(path))
-        half_written = len(row) != len(_COLUMNS) - 1 + len(classes)  # ends within a quoted name of several lines
-        if not half_written:
+        if is_partial:
+            raise InputError(_mismatch(path))
+        is_partial = len(row) != len(_COLUMNS) - 1 + len(classes)  # ends within a quoted name with line breaks
+        if not is_partial:
             yield row[0], end
 
 
@@ -197,5 +197,5 @@ def _schema(classes: tuple[str, ...]) -> pyarrow.Schema:
     return pa.schema(list(zip(_COLUMNS, types, strict=True)), metadata={"classes": json.dumps(classes)})
 
 
-def _groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
+def _row_groups(rows: Iterator[Row]) -> Iterator[list[Row]]:
     return iter(lambda: list(islice(rows, _ROWS_PER_GROUP)), [])

@@ -1,9 +1,9 @@
-"""A cheap model in front of the chosen ones: they answer only images of which it is unsure.
+"""A cascade: a cheap model runs first, and the chosen models run only on images for which it is unsure.
 
-On unlabeled images nobody knows which answers are right, but how often the answer would be another one: this is what
-the threshold is learned from, as the confidence at and above which the cheap model may answer alone. The share of later
-images that get another answer is then expected to be at most what was allowed (conformal risk control: Angelopoulos et
-al., ICLR 2024, arXiv 2208.02814), but for the choice of the cheap model by the same images.
+Without ground truth, the error of the cheap model is unknown, but not how often its prediction differs from that of the
+chosen models. The confidence threshold is chosen to bound the expected share of later images with a different
+prediction (conformal risk control: Angelopoulos et al., ICLR 2024, arXiv 2208.02814). The bound does not account for
+choosing the cheap model on the same images.
 """
 
 from __future__ import annotations
@@ -25,67 +25,65 @@ if TYPE_CHECKING:
     from mll_hf.selection import Selection
     from mll_hf.selection.beliefs import Beliefs
 
-_LEAST_SAVED = 0.1  # of the GFLOPs of the chosen models; less is not worth another model in memory
-_CHEAP = 0.5  # GFLOPs of a model that is tried as the first one, at most, in those of the best tried one
+_MIN_SAVED = 0.1  # share of the GFLOPs; smaller savings are not worth another model in memory
+_CHEAP = 0.5  # maximum GFLOPs of the first model, relative to the best model
 
 
-def learn_cascade(
-    selection: Selection, logits: Floats, together: NDArray[np.intp], most_changed: float
-) -> Cascade | None:
-    """The cascade with the fewest GFLOPs per image, of those that change no more than a share of the answers.
+def learn_cascade(selection: Selection, logits: Floats, pooled: NDArray[np.intp], max_changed: float) -> Cascade | None:
+    """The cascade with the fewest GFLOPs per image that changes at most a given share of the predictions.
 
     Args:
-        selection: Made with evidence of N images.
-        logits: [M, N, C] of its models on these images, in its order.
-        together: [N] answers of the chosen models together.
-        most_changed: Share of later images that may be expected to get another answer than this; less than 1 / (N + 1)
-            cannot be shown.
+        selection: A selection with evidence from N images.
+        logits: [M, N, C] logits of its models on these images, in its order.
+        pooled: [N] predictions of the chosen models.
+        max_changed: Maximum expected share of later images with a different prediction; below 1 / (N + 1) there is no
+            cascade.
 
     Returns:
-        The cascade; None if none saves a tenth of the GFLOPs.
+        The cascade; None if none saves 10 % of the GFLOPs.
     """
     found: Cascade | None = None
-    n_images, least = len(together), (1 - _LEAST_SAVED) * selection.cost.gflops
+    n_images, lowest = len(pooled), (1 - _MIN_SAVED) * selection.cost.gflops
     for m in range(len(selection.models)):
-        if selection.union == (m,) or selection.models[m].cost.gflops == 0:  # 0 for a cost that is not known
+        if selection.union == (m,) or selection.models[m].cost.gflops == 0:  # 0 if unknown
             continue
-        probabilities = answers_of_first(selection, m, logits[m])
-        sure = confidence(probabilities)
-        thresholds = np.unique(sure)
-        alone = sure >= thresholds[:, None]
-        changed = ((alone & (probabilities.argmax(axis=1) != together)).sum(axis=1) + 1) / (n_images + 1)
-        if changed[-1] > most_changed:
+        probabilities = first_model_probabilities(selection, m, logits[m])
+        confidences = confidence(probabilities)
+        thresholds = np.unique(confidences)
+        is_sure = confidences >= thresholds[:, None]
+        changed = ((is_sure & (probabilities.argmax(axis=1) != pooled)).sum(axis=1) + 1) / (n_images + 1)
+        if changed[-1] > max_changed:
             continue
-        at = int((changed <= most_changed).argmax())
-        cascade = Cascade(m, float(thresholds[at]), float(1 - alone[at].mean()), float(changed[at]))
+        row = int((changed <= max_changed).argmax())
+        cascade = Cascade(m, float(thresholds[row]), float(1 - is_sure[row].mean()), float(changed[row]))
         gflops = round(selection.gflops_with(cascade), DIGITS)
-        if gflops < least:
-            found, least = cascade, gflops
+        if gflops < lowest:
+            found, lowest = cascade, gflops
     return found
 
 
-def answers_of_first(selection: Selection, m: int, logits: Floats) -> NDArray[np.float64]:
-    """[N, C] calibrated probabilities of one model of a selection with evidence, from its logits [N, C]."""
+def first_model_probabilities(selection: Selection, m: int, logits: Floats) -> NDArray[np.float64]:
+    """[N, C] calibrated probabilities of model ``m`` of a selection with evidence, from its logits [N, C]."""
     if selection.evidence is None:
-        raise ValueError("without images there is no cascade")
-    calibration = selection.evidence.calibration.take(np.array([m]))
+        raise ValueError("a cascade needs evidence from images")
+    calibration = selection.evidence.calibration.subset(np.array([m]))
     return softmax(calibration.applied(logits[None])[0])
 
 
 def confidence(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[N] highest probability of each image."""
+    """[N] highest class probabilities, rounded."""
     return np.round(probabilities.max(axis=1), DIGITS)
 
 
-def cheap_to_try(
+def cheap_candidate(
     beliefs: Beliefs, gflops: NDArray[np.float64], tried: Sequence[int], affordable: NDArray[np.bool_]
 ) -> int | None:
-    """The model that a trial tries for the cascade alone: the most promising one of at most half the cost of the best.
+    """Position of the best model with at most half the cost of the best one tried, to try it for the cascade.
 
-    The beliefs are about M models, after what the tried ones have shown; those that may be fetched are affordable.
+    The beliefs are about M models after the trial; ``affordable`` [M] are those that fit in the rest of the budget.
 
     Returns:
-        Its position; None if one that is as cheap was tried, or there is none.
+        The position; None if such a cheap model was already tried, or there is none.
     """
     best = max(tried, key=lambda m: beliefs.mean[m])
     cheap = (gflops > 0) & (gflops <= _CHEAP * gflops[best])

@@ -1,4 +1,4 @@
-"""Models that stay loaded while memory allows, and the preparation of an image for all of them at once."""
+"""Keep models loaded while memory allows, and preprocess images for several models at once."""
 
 from __future__ import annotations
 
@@ -23,46 +23,46 @@ if TYPE_CHECKING:
     from mll_hf.selection.result import SelectedModel
 
 Result = TypeVar("Result")
-_BYTES_TO_LOAD = 8  # per parameter: 4 for the weights, and as much while they are loaded and for their work
+_BYTES_TO_LOAD = 8  # per parameter: 4 for the weights and 4 for loading and activations
 _CGROUP = Path("/sys/fs/cgroup")
-_PROBES = ((97, 61), (41, 160), (640, 480))  # sizes of the pictures by which ways of preparing are compared
+_PROBES = ((97, 61), (41, 160), (640, 480))  # sizes of the images for comparing the models' preprocessing
 
 
 @dataclass(eq=False)
 class Residents:
     """The models of a selection, loaded when first used and evicted least recently used first.
 
-    Device, dtype and token are as for :func:`~mll_hf.models.load_model`.
+    ``device``, ``dtype`` and ``token`` are as for :func:`~mll_hf.models.load_model`.
     """
 
     models: Sequence[SelectedModel]
-    prompts: Sequence[Sequence[str]]  # of each class, as many for each
-    most: int | None  # models to keep loaded; None for as many as fit into memory
+    prompts: Sequence[Sequence[str]]  # prompts of each class, equally many per class
+    max_loaded: int | None  # models to keep loaded; None for as many as fit in memory
     device: str | None
     dtype: str | None
     token: str | None = field(repr=False)
-    take_turns: bool = False  # whether a model had to be evicted for another one
-    _loaded: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # the least recently used first
-    _texts: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # class embeddings; small, so kept for good
+    has_evicted: bool = False  # whether a model was evicted to load another one
+    _loaded: dict[ModelRef, VisionLanguageModel] = field(default_factory=dict)  # least recently used first
+    _texts: dict[int, NDArray[np.float32]] = field(default_factory=dict)  # class embeddings; small, so never evicted
 
     def __contains__(self, m: int) -> bool:
         """Whether a model is loaded."""
         return self.models[m].ref in self._loaded
 
     def for_prompts(self, models: Sequence[SelectedModel], prompts: Sequence[Sequence[str]]) -> Residents:
-        """Residents for other classes; those of both that are the same model are loaded once."""
+        """Residents for other classes; they share the loaded models."""
         return replace(self, models=models, prompts=prompts, _texts={})
 
     def use(self, m: int, work: Callable[[VisionLanguageModel, NDArray[np.float32]], Result]) -> Result:
-        """What some work gives with a model and its class embeddings [C, D].
+        """Call ``work`` with a model and its class embeddings [C, D].
 
-        If it fails while other models are loaded, they may have taken its memory: all are evicted, it starts again, and
-        fewer models are kept from now on.
+        If it fails while other models are loaded, memory may be short: all models are evicted, ``work`` is called
+        again, and fewer models are kept loaded from then on.
 
         Raises:
             ModelError: The model cannot be loaded or run.
-            InputError: The device is not available, or the precision unknown.
-            MissingExtraError: A package that runs the model is not installed.
+            InputError: The device is not available, or the dtype is unknown.
+            MissingExtraError: A package that the model needs is not installed.
         """
         try:
             return work(*self._get(m))
@@ -72,12 +72,12 @@ class Residents:
             if not others:
                 self._evict(ref)
                 raise
-        self.most = others  # outside the except block, where the error keeps the tensors at hand alive
+        self.max_loaded = others  # after the except block, in which the exception keeps tensors alive
         self.close()
         return self.use(m, work)
 
     def preparation_for(self, models: Sequence[int]) -> Preparation:
-        """Load models, and prepare images for them from now on. Raises as :meth:`use` does."""
+        """Load models and return their common preprocessing. Raises like :meth:`use`."""
         return Preparation([self.use(m, lambda model, _: model) for m in models])
 
     def close(self) -> None:
@@ -95,13 +95,13 @@ class Residents:
 
     def _load(self, m: int) -> VisionLanguageModel:
         needed = _BYTES_TO_LOAD * self.models[m].cost.parameters
-        while self._loaded and (len(self._loaded) >= (self.most or np.inf) or free_memory(self.device) < needed):
-            self.take_turns = True
+        while self._loaded and (len(self._loaded) >= (self.max_loaded or np.inf) or free_memory(self.device) < needed):
+            self.has_evicted = True
             self._evict(next(iter(self._loaded)))
         model = load_model(self.models[m].ref, self.device, token=self.token, dtype=self.dtype)
         if not np.isfinite([model.logit_scale, model.logit_bias]).all():
             model.close()
-            reason = "has no finite logit scale or bias; its files may be damaged: use another model"
+            reason = "logit scale or bias is not finite; its files may be damaged: use another model"
             raise ModelError(model.ref.repo_id, reason)
         return model
 
@@ -112,14 +112,14 @@ class Residents:
 
 
 def _class_embeddings(model: VisionLanguageModel, prompts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
-    """[C, D] unit-norm mean of the embeddings of each class's prompts, as many for each class."""
+    """[C, D] unit-norm mean embedding of each class's prompts."""
     embeddings = model.encode_texts([text for texts in prompts for text in texts])
     means = embeddings.reshape(len(prompts), len(prompts[0]), -1).mean(axis=1)
     return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def free_memory(device: str | None) -> float:
-    """Bytes that models may still take on a device, infinite where the system does not say."""
+    """Free memory on a device in bytes; infinite if unknown."""
     device = pick_device(device)
     if device.startswith("cuda"):
         import torch
@@ -134,24 +134,24 @@ def free_memory(device: str | None) -> float:
 
 
 def _free_in_container() -> float:
-    """Bytes that the container of this process may still take; caches of files do not count, as they give way."""
+    """Free memory in this process's container in bytes; file caches count as free."""
     try:
-        most = (_CGROUP / "memory.max").read_text().strip()
+        limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
         caches = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return np.inf if most == "max" else float(int(most) - used + int(caches["inactive_file"]))
+        return np.inf if limit == "max" else float(int(limit) - used + int(caches["inactive_file"]))
     except (OSError, LookupError, ValueError):
         return np.inf
 
 
 class Preparation:
-    """Prepares a picture for several models at once; models that resize pictures alike share the result.
+    """Preprocesses an image for several models at once; models with the same preprocessing share the result.
 
-    Which models do is seen from what they make of three pictures of noise: their settings have too many forms. Their
-    networks are not needed.
+    Whether two models have the same preprocessing is tested on three noise images, since their configurations have too
+    many formats to compare. The networks are not run.
 
     Attributes:
-        batch_size: Number of images that keeps each model busy.
+        batch_size: Batch size that keeps each model busy.
     """
 
     def __init__(self, models: Sequence[VisionLanguageModel]) -> None:
@@ -159,25 +159,25 @@ class Preparation:
         from PIL import Image
 
         noise = np.random.default_rng(0)
-        sizes = _PROBES if len(models) > 1 else ()  # a single model shares with none
+        sizes = _PROBES if len(models) > 1 else ()  # nothing to compare for a single model
         pictures = [Image.fromarray(noise.integers(0, 256, (*size, 3), np.uint8)) for size in sizes]
         self.batch_size = max(model.batch_size for model in models)
         self._distinct: list[VisionLanguageModel] = []
         self._of_model: list[int] = []
         seen: list[list[torch.Tensor]] = []
         for model in models:
-            made = [model.compact(picture) for picture in pictures]
-            alike = [n for n, other in enumerate(seen) if all(map(torch.equal, made, other))]
-            self._of_model += alike or [len(seen)]
-            if not alike:
-                seen.append(made)
+            outputs = [model.compact(picture) for picture in pictures]
+            equal = [n for n, other in enumerate(seen) if all(map(torch.equal, outputs, other))]
+            self._of_model += equal or [len(seen)]
+            if not equal:
+                seen.append(outputs)
                 self._distinct.append(model)
-        self._kinds = [(made[0].shape, made[0].dtype) for made in seen if made]
+        self._kinds = [(outputs[0].shape, outputs[0].dtype) for outputs in seen if outputs]
 
     def __call__(self, picture: Image.Image | None) -> torch.Tensor | None:
-        """The models' input [3, H, W], bytes where models normalize these; or one after another in a vector [S].
+        """The models' input [3, H, W], as bytes if they are normalized later; several inputs as one flat vector [S].
 
-        None without a picture, or without the memory to prepare it.
+        None without an image, or if memory is exhausted.
         """
         import torch
 
@@ -190,9 +190,10 @@ class Preparation:
             return None
 
     def inputs(self, prepared: torch.Tensor, model: int) -> torch.Tensor:
-        """The inputs [N, 3, H, W] of the model in this position, from those of all models for N pictures."""
+        """The inputs [N, 3, H, W] of the model at this position, from the preprocessed N images."""
         if len(self._distinct) == 1:
             return prepared
         own = self._of_model[model]
         first, (shape, dtype) = sum(shape.numel() for shape, _ in self._kinds[:own]), self._kinds[own]
-        return prepared[:, first : first + shape.numel()].reshape(-1, *shape).to(dtype)  # bytes may be beside floats
+        # The dtype undoes the type promotion of concatenation.
+        return prepared[:, first : first + shape.numel()].reshape(-1, *shape).to(dtype)

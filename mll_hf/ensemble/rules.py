@@ -1,9 +1,9 @@
 """Rules that combine the class probabilities of several models: one pure function each.
 
-All take ``logits`` [M, N, C] (M models, N images, C classes) as the models give them (scale times cosine, plus bias)
-and ``chosen`` [M, C], which models answer for which class (F_y; at least one per class). All return probabilities
-[N, C] whose rows sum to one; where a rule's own scores do not, they are divided by their sum, which changes no answer.
-The pools and ``transport`` also take what the selection knows of the models (:class:`Trust`).
+All take ``logits`` [M, N, C] of M models on N images and C classes (scale times cosine, plus bias) and ``chosen``
+[M, C], which models are chosen for which class (F_y; at least one per class). All return probabilities [N, C] whose
+rows sum to one; scores of other rules are divided by their sum, which does not change predictions. The pools and
+``transport`` also take the models' :class:`PoolParameters`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mll_hf.selection.evidence import LEAST_IMAGES, calibrate, pooling_weights, scores_of
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, calibrate, model_scores, pooling_weights
 from mll_hf.selection.probabilities import entropy as entropy_of
 from mll_hf.selection.probabilities import log_softmax, softmax
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32] | NDArray[np.float64]
 
 _TINY = 1e-12
-_LEAST = 1e-300  # keeps a row whose scores all underflow from a division by zero
+_MIN = 1e-300  # avoids division by zero if all scores of a row underflow
 
 
 class Rule(StrEnum):
@@ -39,8 +39,8 @@ class Rule(StrEnum):
     CONFIDENCE = "confidence"
 
 
-def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
-    """[N, C] probabilities from logits [M, N, C] of M models; the trust is for the pools and ``transport``."""
+def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParameters) -> NDArray[np.float64]:
+    """[N, C] probabilities from logits [M, N, C]; ``parameters`` are used by the pools and ``transport``."""
     match rule:
         case Rule.ENTROPY:
             return entropy(logits, chosen)
@@ -51,11 +51,11 @@ def combine(rule: Rule, logits: Floats, chosen: NDArray[np.bool_], trust: Trust)
         case Rule.CONFIDENCE:
             return confidence(logits, chosen)
         case Rule.LINEAR_POOL:
-            return linear_pool(logits, chosen, trust)
+            return linear_pool(logits, chosen, parameters)
         case Rule.LOG_POOL:
-            return log_pool(logits, chosen, trust)
+            return log_pool(logits, chosen, parameters)
         case Rule.TRANSPORT:
-            return transport(logits, chosen, trust)
+            return transport(logits, chosen, parameters)
 
 
 def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -65,17 +65,17 @@ def entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
     Eq. 9: ``w_{m,y}(x) = H_m(x) / sum over m' in F_y of H_{m'}(x)``, H the entropy of the model's class distribution
     Eq. 10: ``y(x) = argmax over y of p_y(x)``
 
-    Unsure models weigh more. Eq. 8 is printed without a temperature; like the authors' code, this uses the model's
-    own logit scale, without which the softmax of cosines would be all but uniform.
+    Uncertain models have more weight. Eq. 8 has no temperature; like the authors' code, this uses the model's own logit
+    scale, without which the softmax of cosines would be nearly uniform.
     """
     probabilities = softmax(logits)
     return _normalize(_pool_per_class(probabilities, entropy_of(probabilities), chosen))
 
 
 def inverse_entropy(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """What the authors' code does instead of Eq. 9: weight ``1 / H_m(x)`` with H in bits, not normalized over F_y.
+    """Weights of the authors' code instead of Eq. 9: ``1 / H_m(x)`` with H in bits, not normalized over F_y.
 
-    Sure models weigh more, without bound; H is held above 1e-12 bits, where the code would divide by zero.
+    Confident models have more weight, without bound; H is at least 1e-12 bits, where the code would divide by zero.
     """
     probabilities = softmax(logits)
     weights = 1 / np.maximum(entropy_of(probabilities) / np.log(2), _TINY)
@@ -98,84 +98,83 @@ def confidence(logits: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What a selection knows of M models."""
+class PoolParameters:
+    """Parameters of M models for pooling their probabilities, from the selection."""
 
     temperatures: Floats  # [M] calibration temperatures
-    weights: Floats  # [M] non-negative; how much each model counts
+    weights: Floats  # [M] non-negative pool weights
     prior: NDArray[np.float64]  # [M] mean recall estimated from the labels, 0 to 1
     offsets: Floats | None = None  # [M, C] added to the calibrated logits; None for none
 
 
-def linear_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
+def linear_pool(logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParameters) -> NDArray[np.float64]:
     """Our rule: weighted mean of the calibrated probabilities of all chosen models.
 
     ``p(y|x) = sum over m of a_m softmax(logits_m / T_m + b_m)_y``
 
-    Every model of the union answers for every class, so that columns compare. A specialist that is sure decides where
-    the others are unsure, and cannot veto what it does not know. The weights are scaled so that those of the union sum
-    to one.
+    Every model of the union has a probability for every class, so that classes are comparable. A confident specialist
+    decides where the others are uncertain, but cannot veto classes that it does not know. The weights of the union are
+    normalized to sum to one.
     """
-    return np.einsum("m,mnc->nc", *votes(logits, chosen, trust))
+    return np.einsum("m,mnc->nc", *votes(logits, chosen, parameters))
 
 
 def votes(
-    logits: Floats, chosen: NDArray[np.bool_], trust: Trust
+    logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParameters
 ) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-    """The weights [M] in :func:`linear_pool`, which sum to one, and the calibrated probabilities [M, N, C]."""
-    return _shares(chosen, trust.weights), softmax(_calibrated(logits, trust))
+    """The weights [M] of :func:`linear_pool`, summing to one, and the calibrated probabilities [M, N, C]."""
+    return _normalized_weights(chosen, parameters.weights), softmax(_calibrated(logits, parameters))
 
 
-def log_pool(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
+def log_pool(logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParameters) -> NDArray[np.float64]:
     """Logarithmic pool of the calibrated probabilities of all chosen models.
 
     ``log p(y|x) = sum over m of a_m log softmax(logits_m / T_m)_y - log Z(x)``
 
-    A class that one model rules out is ruled out: good for models of equal skill, bad for specialists.
+    A class that one model rules out is ruled out: good for models of similar accuracy, bad for specialists.
     """
-    calibrated = log_softmax(_calibrated(logits, trust))
-    return softmax(np.einsum("m,mnc->nc", _shares(chosen, trust.weights), calibrated))
+    calibrated = log_softmax(_calibrated(logits, parameters))
+    return softmax(np.einsum("m,mnc->nc", _normalized_weights(chosen, parameters.weights), calibrated))
 
 
-def transport(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> NDArray[np.float64]:
-    """Our rule for many images at once: the linear pool with everything but the prior taken from these images."""
-    return linear_pool(logits, chosen, adapted(logits, chosen, trust))
+def transport(logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParameters) -> NDArray[np.float64]:
+    """Our rule for many images at once: the linear pool with parameters estimated from these images."""
+    return linear_pool(logits, chosen, recalibrated(logits, chosen, parameters))
 
 
-def adapted(logits: Floats, chosen: NDArray[np.bool_], trust: Trust) -> Trust:
-    """Trust with temperatures, weights and offsets that follow from the logits themselves.
+def recalibrated(logits: Floats, chosen: NDArray[np.bool_], parameters: PoolParameters) -> PoolParameters:
+    """Parameters with temperatures, weights and offsets estimated from the logits; models not chosen get weight 0.
 
-    See :func:`~mll_hf.selection.evidence.calibrate`. Too few images say nothing of that kind, and the trust stays as it
-    is. Models outside the union get no weight.
+    See :func:`~mll_hf.selection.evidence.calibrate`. With too few images the given parameters are returned.
     """
-    if logits.shape[1] < LEAST_IMAGES:
-        return trust
+    if logits.shape[1] < MIN_TRIAL_IMAGES:
+        return parameters
     union, (n_models, _, n_classes) = chosen.any(axis=1), logits.shape
-    found = calibrate(logits[union], trust.prior[union])
+    found = calibrate(logits[union], parameters.prior[union])
     temperatures, weights, offsets = np.ones(n_models), np.zeros(n_models), np.zeros(chosen.shape)
     temperatures[union], offsets[union] = found.temperatures, found.offsets
-    weights[union] = pooling_weights(scores_of(found, trust.prior[union]), n_classes)
-    return Trust(temperatures, weights, trust.prior, offsets)
+    weights[union] = pooling_weights(model_scores(found, parameters.prior[union]), n_classes)
+    return PoolParameters(temperatures, weights, parameters.prior, offsets)
 
 
-def _calibrated(logits: Floats, trust: Trust) -> Floats:
-    divided = logits / trust.temperatures[:, None, None]
-    return divided if trust.offsets is None else divided + trust.offsets[:, None, :]
+def _calibrated(logits: Floats, parameters: PoolParameters) -> Floats:
+    divided = logits / parameters.temperatures[:, None, None]
+    return divided if parameters.offsets is None else divided + parameters.offsets[:, None, :]
 
 
-def _shares(chosen: NDArray[np.bool_], weights: Floats) -> NDArray[np.float64]:
-    """[M] weights of the models of the union, summing to one; equal if all are zero."""
+def _normalized_weights(chosen: NDArray[np.bool_], weights: Floats) -> NDArray[np.float64]:
+    """[M] weights of the models of the union, normalized to sum to one; equal if all are zero."""
     union = chosen.any(axis=1)
-    shares = np.where(union, weights, 0)
-    return shares / shares.sum() if shares.sum() > 0 else union / union.sum()
+    weights = np.where(union, weights, 0)
+    return weights / weights.sum() if weights.sum() > 0 else union / union.sum()
 
 
 def _pool_per_class(probabilities: Floats, weights: Floats, chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[N, C] mean of the models' probabilities with weights [M, N] normalized over each class's own models F_y."""
+    """[N, C] mean of the models' probabilities, with weights [M, N] normalized over the models F_y of each class."""
     member_weights = np.maximum(weights, _TINY)[..., None] * chosen[:, None, :]
     return (member_weights * probabilities).sum(axis=0) / member_weights.sum(axis=0)
 
 
 def _normalize(scores: Floats) -> NDArray[np.float64]:
-    scores = np.maximum(scores, _LEAST)
+    scores = np.maximum(scores, _MIN)
     return scores / scores.sum(axis=-1, keepdims=True)

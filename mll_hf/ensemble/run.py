@@ -1,4 +1,4 @@
-"""Run the chosen models on images and combine their answers: batch by batch, each image decoded once."""
+"""Run the chosen models on images and combine their predictions. Each image is decoded once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from huggingface_hub.utils.tqdm import tqdm
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.cascade import answers_of_first, confidence
+from mll_hf.ensemble.cascade import confidence, first_model_probabilities
 from mll_hf.ensemble.residents import Residents
-from mll_hf.ensemble.rules import Trust, adapted, votes
+from mll_hf.ensemble.rules import PoolParameters, recalibrated, votes
 from mll_hf.errors import InputError
 from mll_hf.matching.prompts import fill
 from mll_hf.models.batches import prepared_batches
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
     from mll_hf.utils.images import ImageLike as ImageLike
 
 Item = TypeVar("Item")
-_BAR_SECONDS = 1.0
-_TURN = 512  # images per batch if models must take turns in memory
-_SAMPLE = 512  # images from which rule `transport` calibrates the models
-_PIXELS_KEPT = 256 * 10**6  # decoded pictures kept for the next model of a trial; the rest are decoded again
+_BAR_SECONDS = 1.0  # delay of the progress bar, so that it is not shown for a few images
+_EVICTION_BATCH = 512  # images per batch if models evict each other from memory
+_SAMPLE = 512  # images on which rule `transport` calibrates the models
+_PIXELS_KEPT = 256 * 10**6  # decoded images kept for the next model of a trial; others are decoded again
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Prediction(ArrayFields):
     Attributes:
         classes: The C class names.
         probabilities: [N, C] float64; rows sum to one, rows of unreadable images are NaN.
-        models: Ids of the models that answered.
+        models: Ids of the models.
     """
 
     classes: tuple[str, ...]
@@ -72,14 +72,14 @@ class Prediction(ArrayFields):
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The models of a selection as one classifier; :meth:`mll_hf.Client.load` explains the other attributes.
+    """The models of a selection as one classifier; see :meth:`mll_hf.Client.load` for the other attributes.
 
     Models are loaded when first used and stay loaded while memory allows; the least recently used is evicted first.
 
     Attributes:
-        token: Hub token, for private and gated models; None for that of the user's login.
-        answered: With a cascade, how many ``images`` were answered so far, and how many ``went_on`` to the chosen
-            models.
+        token: Hub token, for private and gated models; None for the token of the logged-in user.
+        answered: With a cascade, the number of ``images`` classified so far, and of those passed on to the chosen
+            models (``went_on``).
     """
 
     selection: Selection
@@ -93,21 +93,21 @@ class Ensemble:
     answered: Counter[str] = field(default_factory=Counter, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Refuse numbers below 1, and a cascade that was not measured."""
+        """Check the attributes."""
         if self.cascade and self.selection.cascade is None:
             raise InputError("the selection has no cascade; select again with images of the task and a cascade")
         if self.cascade and self.templates:
-            raise InputError("a cascade knows the selection's own prompts only; leave out the templates or the cascade")
+            raise InputError("a cascade requires the selection's own prompts; leave out the templates or the cascade")
         for name in ("batch_size", "keep_loaded"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; give at least 1")
 
     def predict(self, images: Sequence[ImageLike], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
-        """Classify images (paths, encoded bytes or pictures).
+        """Classify images (paths, encoded bytes or PIL images).
 
         Raises:
-            InputError: There are no images, or a template is wrong.
+            InputError: There are no images, or a template is invalid.
             ModelError: A model cannot be loaded or run.
         """
         self._check(images)
@@ -122,24 +122,24 @@ class Ensemble:
         *,
         sample: Sequence[ImageLike] | None = None,
     ) -> Iterator[Prediction]:
-        """Classify any number of images, batch by batch; memory does not grow with their number.
+        """Classify any number of images, batch by batch, in constant memory.
 
         Each image is read and decoded once for all models.
 
         Args:
-            images: Paths, encoded bytes or pictures; a list, or anything else to iterate over.
+            images: Paths, encoded bytes or PIL images; any iterable.
             rule: How to combine the models.
-            sample: Images of the task from which rule ``transport`` calibrates the models, a seeded sample of
-                512 at most; by default the images themselves, which must be a list then.
+            sample: Images of the task on which rule ``transport`` calibrates the models; a seeded sample of at most
+                512 is used. By default the images themselves, which must then be a list.
 
         Yields:
-            Predictions of the next images, in their order.
+            Predictions for the next images, in their order.
 
         Raises:
-            InputError: A template is wrong, or rule ``transport`` has no list of images.
-            ModelError: A model cannot be loaded or run; predictions yielded before stay valid.
+            InputError: A template is invalid, or rule ``transport`` has no list of images.
+            ModelError: A model cannot be loaded or run; earlier predictions are still valid.
         """
-        trust = self._trust
+        parameters = self._parameters
         if rule is Rule.TRANSPORT:
             sample = images if sample is None and isinstance(images, Sequence) else sample
             if sample is None:
@@ -148,60 +148,60 @@ class Ensemble:
             if sample is images and len(sample) <= _SAMPLE:
                 yield self.combine(logits, rule)
                 return
-            trust, rule = adapted(logits[:, _readable(logits)], self._chosen, trust), Rule.LINEAR_POOL
-        finish, goes_on = (self._cascaded, self._goes_on) if self.cascade else (self._combined, None)
-        for logits in self._run(self._models, self._preparation, images, open_image, goes_on):
-            yield finish(logits, rule, trust)
+            parameters, rule = recalibrated(logits[:, _readable(logits)], self._chosen, parameters), Rule.LINEAR_POOL
+        finish, is_unsure = (self._cascaded, self._is_unsure) if self.cascade else (self._combined, None)
+        for logits in self._run(self._models, self._preparation, images, open_image, is_unsure):
+            yield finish(logits, rule, parameters)
 
     def combine(self, logits: NDArray[np.float32], rule: Rule = Rule.LINEAR_POOL) -> Prediction:
-        """Combine logits [U, N, C] of the selection's union of models, in that order, that were computed before."""
-        return self._combined(logits, rule, self._trust)
+        """Combine precomputed logits [U, N, C] of the selection's union of models, in that order."""
+        return self._combined(logits, rule, self._parameters)
 
-    def _combined(self, logits: NDArray[np.float32], rule: Rule, trust: Trust) -> Prediction:
+    def _combined(self, logits: NDArray[np.float32], rule: Rule, parameters: PoolParameters) -> Prediction:
         readable = _readable(logits)
         probabilities = np.full(logits.shape[1:], np.nan)
         if readable.any():
-            probabilities[readable] = combine(rule, logits[:, readable], self._chosen, trust)
+            probabilities[readable] = combine(rule, logits[:, readable], self._chosen, parameters)
         ids = tuple(self.selection.models[m].ref.repo_id for m in self.selection.union)
         return Prediction(self.selection.classes, probabilities, ids)
 
-    def _cascaded(self, logits: NDArray[np.float32], rule: Rule, trust: Trust) -> Prediction:
-        """From logits of the models of a cascade, NaN where only the first one answered."""
-        together = self._combined(logits[self._of_union], rule, trust)
-        alone = answers_of_first(self.selection, self._models[0], logits[0])
-        went_on = np.asarray(np.isfinite(together.probabilities).all(axis=1))
-        self.answered.update(images=int(np.isfinite(alone).all(axis=1).sum()), went_on=int(went_on.sum()))
-        return replace(together, probabilities=np.where(went_on[:, None], together.probabilities, alone))
+    def _cascaded(self, logits: NDArray[np.float32], rule: Rule, parameters: PoolParameters) -> Prediction:
+        """Predictions from logits of the models of a cascade, NaN where only the first model ran."""
+        pooled = self._combined(logits[self._union_positions], rule, parameters)
+        first = first_model_probabilities(self.selection, self._models[0], logits[0])
+        went_on = np.asarray(np.isfinite(pooled.probabilities).all(axis=1))
+        self.answered.update(images=int(np.isfinite(first).all(axis=1).sum()), went_on=int(went_on.sum()))
+        return replace(pooled, probabilities=np.where(went_on[:, None], pooled.probabilities, first))
 
-    def _goes_on(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def _is_unsure(self, logits: NDArray[np.float32]) -> NDArray[np.bool_]:
         """[N] whether the first model of the cascade is unsure, from its logits [N, C]."""
         cascade = self.selection.cascade
-        sure = confidence(answers_of_first(self.selection, self._models[0], logits))
-        return np.asarray(sure < (cascade.threshold if cascade else -np.inf))
+        confidences = confidence(first_model_probabilities(self.selection, self._models[0], logits))
+        return np.asarray(confidences < (cascade.threshold if cascade else -np.inf))
 
     @property
     def cascade_line(self) -> str:
-        """What the cascade saved on the images that it answered so far; empty without one."""
+        """The cascade and its savings on the images classified so far, as a sentence; empty without a cascade."""
         images = self.answered["images"]
         return self.selection.cascade_line(self.answered["went_on"] / images) if images else ""
 
     def votes(self, logits: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.floating[Any]]]:
-        """The weights [U] under rule ``linear_pool`` and the calibrated probabilities [U, N, C].
+        """The weights [U] of rule ``linear_pool`` and the calibrated probabilities [U, N, C].
 
-        The logits are as for :meth:`combine`. The weights sum to one; probabilities of unreadable images are NaN.
+        Logits are as for :meth:`combine`. The weights sum to one; probabilities of unreadable images are NaN.
         """
-        return votes(logits, self._chosen, self._trust)
+        return votes(logits, self._chosen, self._parameters)
 
     @property
     def _chosen(self) -> NDArray[np.bool_]:
-        """[U, C] which models of the union answer for which class."""
+        """[U, C] which models of the union are chosen for which class."""
         return self.selection.chosen[list(self.selection.union)]
 
     @property
-    def _trust(self) -> Trust:
-        """What the selection knows of its union of models."""
+    def _parameters(self) -> PoolParameters:
+        """Parameters of the selection's union of models."""
         selection, union, evidence = self.selection, list(self.selection.union), self.selection.evidence
-        return Trust(
+        return PoolParameters(
             temperatures=selection.temperatures[union],
             weights=selection.weights[union],
             prior=np.clip(selection.overall if evidence is None else evidence.prior, 0, 1)[union],
@@ -209,23 +209,22 @@ class Ensemble:
         )
 
     def logits(self, images: Sequence[ImageLike]) -> NDArray[np.float32]:
-        """[U, N, C] logits of the selection's union of models, each as the model itself would give them.
+        """[U, N, C] uncalibrated logits of the selection's union of models; NaN for unreadable images.
 
-        Rows of unreadable images are NaN. Raises as :meth:`predict` does.
+        Raises like :meth:`predict`.
         """
         self._check(images)
         batches = self._run(self._models, self._preparation, images, open_image)
-        return np.concatenate([logits[self._of_union] for logits in batches], axis=1)
+        return np.concatenate([logits[self._union_positions] for logits in batches], axis=1)
 
-    def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
-        """A function that runs one model on these images, which are decoded once for all models.
+    def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
+        """Return a function that runs one model at a time on these images, which are decoded once for all models.
 
         It takes the position of a model in the selection and returns logits [N, C], NaN for unreadable images. It
-        raises ModelError or MissingExtraError if the model cannot be loaded or run. Only this model is loaded, and it
-        is freed again.
+        raises ModelError or MissingExtraError if the model cannot be loaded or run. The model is freed afterwards.
 
         Raises:
-            InputError: There are no images, or a template is wrong.
+            InputError: There are no images, or a template is invalid.
         """
         self._check(images)
         source = _Images(images)
@@ -240,27 +239,27 @@ class Ensemble:
         return run
 
     def for_selection(self, selection: Selection, templates: tuple[str, ...] | None = None) -> Ensemble:
-        """An ensemble for another selection, with its own class embeddings; models of both are loaded once."""
+        """An ensemble for another selection, with its own class embeddings; loaded models are shared."""
         cascade = self.cascade and selection.cascade is not None and not templates
         other = replace(self, selection=selection, templates=templates, cascade=cascade)
         other.__dict__["_residents"] = self._residents.for_prompts(selection.models, other._prompts)
         return other
 
     def close(self) -> None:
-        """Free the memory of all models; those that are used again are loaded again."""
+        """Free the memory of all models; they are reloaded when used again."""
         self._residents.close()
 
     @property
     def _models(self) -> tuple[int, ...]:
-        """Positions of the models to run; the first of a cascade leads."""
-        selection, first = self.selection, self.selection.cascade
-        if not self.cascade or first is None:
+        """Positions of the models to run; the first model of a cascade comes first."""
+        selection, cascade = self.selection, self.selection.cascade
+        if not self.cascade or cascade is None:
             return selection.union
-        return (first.first, *(m for m in selection.union if m != first.first))
+        return (cascade.first, *(m for m in selection.union if m != cascade.first))
 
     @property
-    def _of_union(self) -> list[int]:
-        """Where the models of the union are among the models to run."""
+    def _union_positions(self) -> list[int]:
+        """Positions of the models of the union in the models to run."""
         return [self._models.index(m) for m in self.selection.union]
 
     def _run(
@@ -269,14 +268,14 @@ class Ensemble:
         preparation: Preparation,
         images: Iterable[Item],
         decode: Callable[[Item], Image.Image | None],
-        goes_on: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None = None,
+        is_unsure: Callable[[NDArray[np.float32]], NDArray[np.bool_]] | None = None,
     ) -> Iterator[NDArray[np.float32]]:
-        """[M, n, C] logits of models on the next n images, batch by batch; NaN rows if not decodable.
+        """[M, n, C] logits of models on the next n images, batch by batch; NaN if an image cannot be decoded.
 
-        With ``goes_on`` the first model answers first, and its logits [n, C] say which images the others answer.
+        With ``is_unsure``, the first model runs first, and the others only on the images selected from its logits.
         """
         residents, remaining = self._residents, iter(images)
-        size = self.batch_size or (_TURN if residents.take_turns else preparation.batch_size)
+        size = self.batch_size or (_EVICTION_BATCH if residents.has_evicted else preparation.batch_size)
         batches = iter(lambda: list(islice(remaining, size)), [])
         progress = tqdm(  # type: ignore[no-untyped-call]
             total=len(images) if isinstance(images, Sized) else None,
@@ -285,7 +284,7 @@ class Ensemble:
             name="mll_hf.predict",
             disable=None,
             leave=False,
-            delay=_BAR_SECONDS,  # none for a few images
+            delay=_BAR_SECONDS,
         )
         prepared = prepared_batches(batches, lambda image: preparation(decode(image)), ahead=size)
         with progress, closing(prepared):
@@ -293,26 +292,26 @@ class Ensemble:
                 logits = np.full((len(models), len(readable), len(self.selection.classes)), np.nan, np.float32)
                 progress.update(len(readable))
                 if inputs is not None:
-                    turns = sorted(range(len(models)), key=lambda at: models[at] not in residents)
-                    for at in sorted(turns, key=lambda at: at > 0) if goes_on else turns:
+                    order = sorted(range(len(models)), key=lambda row: models[row] not in residents)
+                    for row in sorted(order, key=lambda row: row > 0) if is_unsure else order:
                         if not len(inputs):
                             break
-                        pixels = preparation.inputs(inputs, at)
-                        logits[at, readable] = residents.use(models[at], partial(_answers, pixels, self.batch_size))
-                        if goes_on and at == 0:
-                            further = goes_on(logits[0, readable])
-                            inputs, readable[readable] = inputs[further.nonzero()[0]], further
+                        pixels = preparation.inputs(inputs, row)
+                        logits[row, readable] = residents.use(models[row], partial(_run_model, pixels, self.batch_size))
+                        if is_unsure and row == 0:
+                            unsure = is_unsure(logits[0, readable])
+                            inputs, readable[readable] = inputs[unsure.nonzero()[0]], unsure
                 yield logits
 
     def _check(self, images: Sequence[ImageLike]) -> None:
-        """Look at everything that can be wrong with a call before a model is loaded."""
+        """Validate the arguments before a model is loaded."""
         if not images or is_one_image(images):
             raise InputError("there are no images to classify; give a list with at least one")
         _ = self._prompts
 
     @property
     def prompt_templates(self) -> tuple[str, ...]:
-        """The templates of all prompts: those given, or those of the selection."""
+        """The prompt templates: those given, or else those of the selection."""
         return self.templates or self.selection.prompt_templates
 
     @cached_property
@@ -331,11 +330,11 @@ class Ensemble:
 
 
 def _readable(logits: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """[N] images that all models answered."""
+    """[N] whether all models have logits for an image."""
     return np.asarray(np.isfinite(logits).all(axis=(0, 2)))
 
 
-def _answers(
+def _run_model(
     pixels: torch.Tensor, batch_size: int | None, model: VisionLanguageModel, texts: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """[N, C] logits of a model on images [N, 3, H, W]."""
@@ -345,7 +344,7 @@ def _answers(
 
 
 class _Images:
-    """The images of a trial, decoded when first asked for and kept while they fit."""
+    """The images of a trial, decoded on first use and cached up to a limit."""
 
     def __init__(self, sources: Sequence[ImageLike]) -> None:
         self._sources = sources

@@ -1,4 +1,4 @@
-"""Run a budgeted trial: models of a shortlist answer a task's images, one by one, until no other is worth its bytes."""
+"""Run a budgeted trial: try the models of a shortlist on a task's images, one by one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.ensemble.cascade import cheap_to_try, learn_cascade
+from mll_hf.ensemble.cascade import cheap_candidate, learn_cascade
 from mll_hf.errors import InputError, MissingExtraError, ModelError
-from mll_hf.selection.beliefs import beliefs_from
+from mll_hf.selection.beliefs import prior_from_estimates
 from mll_hf.selection.trial import plan_trial, run_trial
 from mll_hf.selection.unlabeled import choose_with_images, trial_beliefs, trial_evidence
 
@@ -38,26 +38,26 @@ def try_models(
     sizes: Sequence[int],
     approve: Callable[[TrialPlan], bool] | None = None,
 ) -> Selection:
-    """The choice among the U models of a shortlist after a trial.
+    """Choose among the U models of a shortlist by a trial.
 
     Args:
         ensemble: The shortlist's models, not loaded yet.
-        config: Gives the budget, k, the shares of the classes and whether to look for a cascade.
+        config: Gives the budget, ``k``, ``shares`` and whether to look for a cascade.
         images: Images of the task.
-        examples: More of them, with their class; may be empty.
-        sizes: [U] bytes that each model needs to be fetched.
-        approve: Called with the plan before anything is fetched; False declines it.
+        examples: More images with ground truth; may be empty.
+        sizes: [U] download sizes in bytes.
+        approve: Called with the plan before anything is fetched; returns False to decline it.
 
     Raises:
         InputError: There are too few readable images, no model fits in the budget, or the plan is declined.
-        ModelError: All models fail; the error of the last one.
+        ModelError: All models fail; this is the error of the last one.
     """
     shortlist, templates = ensemble.selection, ensemble.prompt_templates
     if shortlist.estimates is None:
-        raise ValueError("a shortlist has estimates")
-    run = ensemble.one_by_one([*examples.images, *images])
-    estimates = shortlist.estimates.take(shortlist.union)
-    prior = beliefs_from(estimates)
+        raise ValueError("the shortlist has no estimates")
+    run = ensemble.model_runner([*examples.images, *images])
+    estimates = shortlist.estimates.subset(shortlist.union)
+    prior = prior_from_estimates(estimates)
     plan = plan_trial(prior, sizes, config.max_download, [shortlist.models[m].name for m in shortlist.union])
     if approve and not approve(plan):
         raise InputError("the trial was declined; nothing was downloaded")
@@ -72,15 +72,15 @@ def try_models(
             _log.warning("skipped in the trial: %s", error)
         return position in found
 
-    def answers(tried: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Logits of the images that all of these models answered, and the classes of the examples among them."""
+    def logits_of(tried: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Logits of the images with logits from all of these models, and the classes of the examples among them."""
         logits = np.stack([found[position] for position in tried])
         answered = np.asarray(np.isfinite(logits).all(axis=(0, 2)))
         return logits[:, answered], examples.classes[answered[: len(examples.classes)]]
 
     @cache
     def believe(tried: tuple[int, ...]) -> Beliefs:
-        (logits, classes), rows = answers(tried), [shortlist.union[position] for position in tried]
+        (logits, classes), rows = logits_of(tried), [shortlist.union[position] for position in tried]
         evidence = trial_evidence(shortlist, rows, logits, config, templates)
         return trial_beliefs(estimates, tried, logits, evidence, classes)
 
@@ -88,24 +88,24 @@ def try_models(
     if not tried:
         raise list(failures.values())[-1]
     if config.cascade is not None:
-        left = config.max_download - sum(sizes[position] for position in (*tried, *failures))
+        remaining = config.max_download - sum(sizes[position] for position in (*tried, *failures))
         gflops = np.array([shortlist.models[m].cost.gflops for m in shortlist.union])
-        affordable = [size <= left and position not in failures for position, size in enumerate(sizes)]
-        cheap = cheap_to_try(believe(tried), gflops, tried, np.array(affordable))
+        affordable = [size <= remaining and position not in failures for position, size in enumerate(sizes)]
+        cheap = cheap_candidate(believe(tried), gflops, tried, np.array(affordable))
         if cheap is not None and attempt(cheap):
             tried = (*tried, cheap)
     if len(tried) == 1 and not examples.images:
         _log.warning(
-            "only %s answered, which has no other model to agree with: its accuracy is estimated by labels alone; try "
-            "more models, or give examples with their class",
+            "only %s was tried, so there is no other model to agree with: its accuracy is estimated from labels only; "
+            "try more models, or give examples with their class",
             shortlist.models[shortlist.union[tried[0]]].name,
         )
-    logits, classes = answers(tried)
+    logits, classes = logits_of(tried)
     chosen = choose_with_images(shortlist, tried, logits, config, templates, classes)
     if config.cascade is None:
         return chosen
-    of_model = {shortlist.models[shortlist.union[position]].ref: at for at, position in enumerate(tried)}
-    logits = logits[[of_model[model.ref] for model in chosen.models]]
-    together = ensemble.for_selection(chosen).combine(logits[list(chosen.union)])
-    cascade = learn_cascade(chosen, logits, together.probabilities.argmax(axis=1), config.cascade)
+    row_by_ref = {shortlist.models[shortlist.union[position]].ref: row for row, position in enumerate(tried)}
+    logits = logits[[row_by_ref[model.ref] for model in chosen.models]]
+    pooled = ensemble.for_selection(chosen).combine(logits[list(chosen.union)])
+    cascade = learn_cascade(chosen, logits, pooled.probabilities.argmax(axis=1), config.cascade)
     return replace(chosen, cascade=cascade)

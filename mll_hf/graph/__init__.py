@@ -1,1 +1,1 @@
-"""Concepts, their hypernyms and the probe images that test them."""
+"""Concepts, their hypernyms and their probe images."""

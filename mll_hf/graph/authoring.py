@@ -1,7 +1,7 @@
-"""Write a graph of one's own, or add to one: concepts, each with a folder of images.
+"""Create or extend a graph of concepts, each with a folder of images.
 
-Images are written to new files first; then ``graph.json``, which lists the files that belong to the graph, is replaced
-atomically. So the graph is always either the old or the new one, and the same command completes an interrupted run.
+Images are first written to new files; then ``graph.json``, which lists the files of the graph, is replaced atomically.
+So a graph is never partially updated, and repeating the command completes an interrupted run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mll_hf.utils.text import abridged, one_line
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-FEWEST_IMAGES = 5  # with fewer, one image changes a concept's recall by a quarter or more
+MIN_CONCEPT_IMAGES = 5  # with fewer, a single image changes the recall by 25 % or more
 _ROWS_PER_GROUP = 100
 _FIELDS = {"id", "name", "lemmas", "description", "parents", "images", "domain", "source"}
 
@@ -39,9 +39,9 @@ class NewImage:
 
     Attributes:
         content: The encoded image.
-        name: Name in errors.
-        domain: How it looks: photo, drawing, icon ...
-        source: Where it is from, and under which license. Samples are balanced over sources.
+        name: Name for errors.
+        domain: Its style: photo, drawing, icon ...
+        source: Its origin and license. Samples are balanced over sources.
     """
 
     content: bytes
@@ -52,7 +52,7 @@ class NewImage:
 
 @dataclass(frozen=True, slots=True)
 class NewConcept:
-    """A concept to add, and images of it."""
+    """A concept to add, with its images."""
 
     concept: Concept
     images: tuple[NewImage, ...]
@@ -60,12 +60,12 @@ class NewConcept:
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """What was added to a graph.
+    """Result of adding to a graph.
 
     Attributes:
-        graph: The graph now.
-        concepts: Concepts that are new, or have other texts or hypernyms than before.
-        images: Images that are new.
+        graph: The new graph.
+        concepts: Number of new and changed concepts.
+        images: Number of new images.
     """
 
     graph: SemanticGraph
@@ -73,18 +73,18 @@ class Addition:
     images: int
 
 
-# --- what to add ------------------------------------------------------------------------------------------------------
+# --- input ------------------------------------------------------------------------------------------------------------
 
 
 def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[NewImage, ...]:
-    """Read all files in a folder and its subfolders except hidden ones; their source is by default the folder's name.
+    """Read all files in a folder and its subfolders, except hidden ones. The default source is the folder's name.
 
     Raises:
         InputError: The folder cannot be read.
     """
     try:
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder; give one with the images of a concept")
+            raise InputError(f"{folder} is not a folder; give a folder with the images of a concept")
         files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
         return tuple(NewImage(path.read_bytes(), str(path), domain, source or folder.absolute().name) for path in files)
     except OSError as error:
@@ -92,16 +92,16 @@ def read_images(folder: Path, domain: str, source: str | None = None) -> tuple[N
 
 
 def read_concepts(file: Path, images_root: Path | None = None, domain: str = "photo") -> tuple[NewConcept, ...]:
-    """Read concepts from a table: JSON (a list of objects) or CSV (a header; several values separated by semicolons).
+    """Read concepts from a table: JSON (a list of objects) or CSV (with a header; lists separated by semicolons).
 
     Fields: ``id``, ``name``, ``lemmas``, ``description``, ``parents``, ``images`` (a folder, relative to the table; by
-    default the subfolder of ``images_root`` named by the id), ``domain`` and ``source``. Leave out a description that
-    only repeats the name: it makes the caption longer, not clearer.
+    default the subfolder of ``images_root`` named like the id), ``domain`` and ``source``. Leave out descriptions that
+    only repeat the name: they make the caption longer, not clearer.
 
     Args:
         file: The table.
         images_root: A folder with a subfolder for each concept.
-        domain: Domain of the rows that do not give one.
+        domain: Default domain.
 
     Raises:
         InputError: The table cannot be read, or a row lacks a field.
@@ -121,7 +121,7 @@ def read_concepts(file: Path, images_root: Path | None = None, domain: str = "ph
 
 def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None, domain: str) -> NewConcept:  # noqa: ANN401 - parsed
     if not isinstance(row, dict):
-        raise InputError(f"{where}: is not an object; give one with id, name and parents")
+        raise InputError(f"{where}: is not an object; give an object with id, name and parents")
     if unknown := set(map(str, row)) - _FIELDS:
         raise InputError(
             f"{where}: has unknown fields ({abridged(sorted(unknown), 3)}); use {', '.join(sorted(_FIELDS))}"
@@ -132,7 +132,7 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
         images = folder / _text(row, "images", where)
     elif images_root:
         if Path(id).name != id or id == "..":
-            raise InputError(f"{where}: '{id}' cannot name a folder; give the field images")
+            raise InputError(f"{where}: '{id}' is not a valid folder name; give the field images")
         images = images_root / id
     else:
         raise InputError(f"{where}: has no folder of images; give the field images, or --images-root")
@@ -145,7 +145,7 @@ def _concept_of_row(row: Any, where: str, folder: Path, images_root: Path | None
 def new_concept(
     id: str, name: str, lemmas: Iterable[str], description: str, parents: Iterable[str], images: Iterable[NewImage] = ()
 ) -> NewConcept:
-    """A concept to add; its name need not be repeated among its lemmas."""
+    """A concept to add; its name is added to the lemmas."""
     concept = Concept(id, name, tuple(dict.fromkeys([name, *lemmas])), description, tuple(parents))
     return NewConcept(concept, tuple(images))
 
@@ -169,11 +169,11 @@ def _texts(row: dict[str, Any], field: str, where: str) -> list[str]:
 
 
 def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | None = None) -> Addition:
-    """Add concepts and images to a graph, or make one; what it has already is not added twice.
+    """Add concepts and images to a graph, or create it. Images that the graph already has are skipped.
 
-    A concept that the graph has already takes the new texts and hypernyms and keeps its images.
+    Existing concepts get the new texts and hypernyms and keep their images.
 
-    Hypernyms may be in the base. Without it, only those that the graph itself has, or already names, are accepted.
+    Hypernyms may be in ``base``. Without it, they must be in the graph, or already be hypernyms of its concepts.
 
     Raises:
         GraphError: A hypernym is missing, hypernyms form a cycle, an image cannot be decoded, or a new concept has too
@@ -203,13 +203,13 @@ def add_to_graph(folder: Path, new: Iterable[NewConcept], base: SemanticGraph | 
 
 
 def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None = None) -> None:
-    """Refuse a graph, with the images of a folder, that cannot be used for labels.
+    """Check that a graph and its images in a folder can be used for labels.
 
-    Hypernyms that it does not have must be in the base, if one is given.
+    Hypernyms that are not in the graph must be in ``base``, if given.
 
     Raises:
-        GraphError: An image cannot be decoded, a concept has too few, no two concepts can be confused, or hypernyms
-            are missing or form a cycle.
+        GraphError: An image cannot be decoded, a concept has too few images, no concept has rivals, or hypernyms are
+            missing or form a cycle.
     """
     own: Counter[str] = Counter()
     undecodable = 0
@@ -223,26 +223,26 @@ def check_graph(graph: SemanticGraph, folder: Path, base: SemanticGraph | None =
     counts = pooled_counts(graph, own)
     _check_counts(counts, folder)
     if not graph.rival_counts.any():
-        raise GraphError("has no two concepts to tell apart; add others that are confused with it", folder)
+        raise GraphError("has no concepts that can be confused; add more concepts", folder)
     if base:
         check_hypernyms(graph, base)
 
 
 def check_hypernyms(graph: SemanticGraph, base: SemanticGraph | None, known: frozenset[str] = frozenset()) -> None:
-    """Refuse, with a GraphError, hypernyms that are neither in a graph nor in a base, or form a cycle with the base's.
+    """Raise a GraphError if hypernyms are neither in the graph nor in ``base``, or form a cycle.
 
-    Without a base, the known ids are accepted.
+    Without ``base``, the ids in ``known`` are accepted.
     """
     if missing := graph.external - (base.index.keys() if base else known):
         where = f"neither in the graph nor in {base.name}" if base else "not in the graph"
         named = abridged(sorted(missing), 3)
-        raise GraphError(f"unknown parents: {named} ({where}); give the graph that has them as base")
+        raise GraphError(f"unknown parents: {named} ({where}); give the graph with these concepts as base")
     if base:
         GraphUnion.of([base, graph])
 
 
 def pooled_counts(graph: SemanticGraph, own: Mapping[str, int]) -> dict[str, int]:
-    """Number of images that show each concept, by id: those filed under it or below it."""
+    """Number of images of each concept, by id, including those of its descendants."""
     counts = graph.pooled(np.array([own.get(id, 0) for id in graph.index], np.int64))
     return dict(zip(graph.index, counts.tolist(), strict=True))
 
@@ -252,7 +252,7 @@ def _hash(content: bytes) -> bytes:
 
 
 def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> list[tuple[str, NewImage]]:
-    """Images that the graph does not have yet, each with the id of its concept."""
+    """Images that are not in the graph yet, with the ids of their concepts."""
     seen, images = set(present), []
     for each in new:
         for image in each.images:
@@ -267,16 +267,16 @@ def _new_images(new: Iterable[NewConcept], present: set[tuple[str, bytes]]) -> l
 
 
 def _check_counts(counts: Mapping[str, int], folder: Path) -> None:
-    if few := [id for id, count in sorted(counts.items()) if count < FEWEST_IMAGES]:
+    if few := [id for id, count in sorted(counts.items()) if count < MIN_CONCEPT_IMAGES]:
         raise GraphError(
-            f"{len(few)} concepts have fewer than {FEWEST_IMAGES} images, such as {few[0]} ({counts[few[0]]}); add "
-            "images, or leave them out",
+            f"{len(few)} concepts have fewer than {MIN_CONCEPT_IMAGES} images, such as {few[0]} ({counts[few[0]]}); "
+            "add images, or leave them out",
             folder,
         )
 
 
 def _write_images(images: Sequence[tuple[str, NewImage]], folder: Path) -> str:
-    """Write images to a file named by its content; returns its name."""
+    """Write images to a file named by its hash; returns its name."""
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -284,8 +284,8 @@ def _write_images(images: Sequence[tuple[str, NewImage]], folder: Path) -> str:
         raise MissingExtraError("pyarrow", "models") from None
 
     rows = [
-        {"image": {"bytes": of.content, "path": None}, "node": id, "style": of.domain, "source": of.source}
-        for id, of in images
+        {"image": {"bytes": image.content, "path": None}, "node": id, "style": image.domain, "source": image.source}
+        for id, image in images
     ]
     buffer = io.BytesIO()
     table = pa.Table.from_pylist(rows, image_schema(("node", "style", "source")))

@@ -1,10 +1,10 @@
 """The semantic graph: visual concepts and their hypernyms.
 
-A graph is an immutable value. Its concepts are sorted by id, so files with the same content give the same graph, the
-same digest and the same columns in every label.
+Graphs are immutable. Concepts are sorted by id, so files with the same content have the same graph, digest and columns
+in labels.
 
-Hypernyms may be ids of another graph: the letters, or a company's parts, are a graph of their own whose top concepts
-name hypernyms in WordNet. :class:`~mll_hf.graph.union.GraphUnion` resolves them.
+Hypernyms may be ids in another graph: a graph of letters or of a company's parts, for example, has roots with hypernyms
+in WordNet. :class:`~mll_hf.graph.union.GraphUnion` resolves them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 GRAPH_FILE = "graph.json"
-_MOST_ANCESTORS = 3 * 10**6  # of all concepts together; a graph of 30,000 concepts of WordNet has a tenth of that
+_MAX_ANCESTORS = 3 * 10**6  # in total; a graph of 30,000 WordNet concepts has a tenth of this
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +64,12 @@ class Concept:
 
 @dataclass(frozen=True)
 class SemanticGraph:
-    """Concepts and what follows from their hypernyms.
+    """Concepts and the relations between them.
 
     Attributes:
-        name: A name for people; not part of the digest.
+        name: Name for display; not part of the digest.
         concepts: The V concepts, sorted by id. An index ``v`` always means ``concepts[v]``.
-        probes: Numbers of the probe images that test them, if known; not part of the digest, nor compared.
+        probes: Counts of the probe images, if known; not part of the digest or of comparisons.
     """
 
     name: str
@@ -82,9 +82,9 @@ class SemanticGraph:
             raise GraphError("the graph has no concepts; add at least one node")
         if len(self.index) < len(self.concepts):
             repeated = [id for id, count in Counter(c.id for c in self.concepts).items() if count > 1]
-            raise GraphError(f"the graph has duplicate ids: {_some(repeated)}")
+            raise GraphError(f"the graph has duplicate ids: {_listed(repeated)}")
         if misnamed := [c.id for c in self.concepts if c.lemmas[:1] != (c.name,)]:
-            raise GraphError(f"concepts whose name is not their first lemma: {_some(misnamed)}; put the name first")
+            raise GraphError(f"concepts whose name is not their first lemma: {_listed(misnamed)}; put the name first")
         try:
             _ = self.topological_order, self.digest
         except CycleError:
@@ -92,14 +92,14 @@ class SemanticGraph:
         except UnicodeEncodeError as error:
             raise GraphError(f"contains invalid Unicode ({error.reason}); repair its names and glosses") from None
         if unknown := (self.probes.images.keys() if self.probes else set()) - self.index.keys():
-            raise GraphError(f"'probes' has concepts that the graph lacks: {_some(unknown)}; publish the graph again")
+            raise GraphError(f"'probes' has unknown concepts: {_listed(unknown)}; publish the graph again")
 
     def __len__(self) -> int:
         return len(self.concepts)
 
     @cached_property
     def index(self) -> Mapping[str, int]:
-        """Index of each concept by its id."""
+        """Index of each concept by id."""
         return {concept.id: v for v, concept in enumerate(self.concepts)}
 
     @cached_property
@@ -109,7 +109,7 @@ class SemanticGraph:
         return hashlib.sha256(json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
     def with_probes(self, probes: ProbeCounts) -> SemanticGraph:
-        """The same concepts with the numbers of these probe images."""
+        """The same graph with counts of these probe images."""
         return self if self.probes == probes else replace(self, probes=probes)
 
     @cached_property
@@ -119,12 +119,12 @@ class SemanticGraph:
 
     @cached_property
     def parents(self) -> tuple[tuple[int, ...], ...]:
-        """For each concept the indices of its direct hypernyms in this graph."""
+        """For each concept, the indices of its direct hypernyms in this graph."""
         return tuple(tuple(sorted(self.index[h] for h in c.hypernyms if h in self.index)) for c in self.concepts)
 
     @cached_property
     def topological_order(self) -> tuple[int, ...]:
-        """Indices with every hypernym before its hyponyms, level by level."""
+        """Indices with hypernyms before their hyponyms, level by level."""
         sorter = TopologicalSorter(dict.fromkeys(range(len(self)), ()))  # all concepts first, so that indices ascend
         for v, parents in enumerate(self.parents):
             sorter.add(v, *parents)
@@ -132,23 +132,23 @@ class SemanticGraph:
 
     @cached_property
     def ancestors(self) -> tuple[NDArray[np.int32], ...]:
-        """For each concept the sorted indices of all concepts above it.
+        """For each concept, the sorted indices of all its ancestors.
 
         Raises:
-            GraphError: There are so many that a stranger's graph would fill the memory.
+            GraphError: There are too many to fit in memory, as in a malicious graph.
         """
         above: list[frozenset[int]] = [frozenset()] * len(self)
         total = 0
         for v in self.topological_order:
             above[v] = frozenset(self.parents[v]).union(*(above[parent] for parent in self.parents[v]))
             total += len(above[v])
-            if total > _MOST_ANCESTORS:
+            if total > _MAX_ANCESTORS:
                 raise GraphError(f"its {len(self)} concepts have too many hypernyms; use fewer levels")
         return tuple(_sorted_indices(indices) for indices in above)
 
     @cached_property
     def descendants(self) -> tuple[NDArray[np.int32], ...]:
-        """For each concept the sorted indices of all concepts below it."""
+        """For each concept, the sorted indices of all its descendants."""
         below: list[list[int]] = [[] for _ in self.concepts]
         for v, above in enumerate(self.ancestors):
             for ancestor in above:
@@ -156,36 +156,36 @@ class SemanticGraph:
         return tuple(_sorted_indices(indices) for indices in below)
 
     def relatives(self, v: int) -> NDArray[np.int32]:
-        """Sorted indices of the ancestors and descendants of concept ``v``: no wrong answers on an image of ``v``."""
+        """Sorted indices of the ancestors and descendants of concept ``v``, none of which is wrong for ``v``."""
         return np.sort(np.concatenate([self.ancestors[v], self.descendants[v]]))
 
     @cached_property
     def rival_counts(self) -> NDArray[np.int32]:
-        """[V] number of rivals of each concept: all concepts but itself and its relatives."""
+        """[V] number of rivals of each concept: all concepts except itself and its relatives."""
         above = np.array([len(ancestors) for ancestors in self.ancestors], np.int32)
         below = np.bincount(np.concatenate(self.ancestors), minlength=len(self)).astype(np.int32)
         return read_only(len(self) - 1 - above - below)
 
     @cached_property
     def has_tests(self) -> NDArray[np.bool_]:
-        """[V] whether images test the concept.
+        """[V] whether a concept is tested on its images.
 
-        In a graph with external hypernyms, a concept without rivals is not tested: no model can fail on *letter* above
-        26 letters. The root of any other graph is, although it has no rivals either, so that labels stay as they are.
+        In a graph with external hypernyms, concepts without rivals are not tested: no model can fail on *letter*, the
+        hypernym of 26 letters. In other graphs they are, for compatibility with existing labels.
         """
         return (self.rival_counts > 0) | (not self.external)
 
     def pooled(self, own: NDArray[np.int64]) -> NDArray[np.int64]:
-        """[V, ...] sums over each concept and its descendants, of numbers [V, ...]."""
+        """[V, ...] sums of values [V, ...] over each concept and its descendants."""
         pools = own.copy()
         np.add.at(pools, np.concatenate(self.ancestors), np.repeat(own, list(map(len, self.ancestors)), axis=0))
         return pools
 
     @cached_property
     def probe_pools(self) -> NDArray[np.int64]:
-        """[S, V] probe images of each of the S domains that show a concept: its own and those of its descendants.
+        """[S, V] probe images of each domain and concept, including those of its descendants.
 
-        Zeros without :attr:`probes`, and where :attr:`has_tests` is false.
+        Zero without :attr:`probes`, and where :attr:`has_tests` is false.
         """
         domains = self.probes.domains if self.probes else ()
         own = np.zeros((len(self), len(domains)), np.int64)
@@ -196,18 +196,18 @@ class SemanticGraph:
                     own[self.index[concept], column[kind]] += count
         return (self.pooled(own) * self.has_tests[:, None]).T
 
-    def most_tests(self, images_per_concept: int) -> tuple[NDArray[np.int64], Mapping[str, int]]:
-        """[V] tests of each concept by a sample of the probe images, and the most tests on each domain, by its name."""
-        if images_per_concept not in self._most_tests:
+    def max_tests(self, images_per_concept: int) -> tuple[NDArray[np.int64], Mapping[str, int]]:
+        """[V] number of tests of each concept in a sample, and the maximum number of tests by domain."""
+        if images_per_concept not in self._max_tests:
             pools = self.probe_pools
-            on_domains = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
-            of_domain = dict(zip(self.probes.domains if self.probes else (), on_domains, strict=True))
-            self._most_tests[images_per_concept] = np.minimum(pools.sum(axis=0), images_per_concept), of_domain
-        return self._most_tests[images_per_concept]
+            totals = np.minimum(pools, images_per_concept).sum(axis=1).tolist()
+            by_domain = dict(zip(self.probes.domains if self.probes else (), totals, strict=True))
+            self._max_tests[images_per_concept] = np.minimum(pools.sum(axis=0), images_per_concept), by_domain
+        return self._max_tests[images_per_concept]
 
     @cached_property
-    def _most_tests(self) -> dict[int, tuple[NDArray[np.int64], Mapping[str, int]]]:
-        """What :meth:`most_tests` has computed; thousands of labels ask the same."""
+    def _max_tests(self) -> dict[int, tuple[NDArray[np.int64], Mapping[str, int]]]:
+        """Cache of :meth:`max_tests`, which is called for each label."""
         return {}
 
     @cached_property
@@ -219,21 +219,21 @@ class SemanticGraph:
         return {lemma: tuple(indices) for lemma, indices in table.items()}
 
     def concepts_named(self, lemma: str) -> tuple[int, ...]:
-        """Indices of the concepts with a lemma; case, underscores and hyphens do not matter."""
+        """Indices of the concepts with a lemma, ignoring case, underscores and hyphens."""
         return self._by_lemma.get(normalize_lemma(lemma), ())
 
 
 def normalize_lemma(lemma: str) -> str:
-    """Lower a lemma and turn underscores, hyphens and runs of blanks into single blanks."""
+    """Convert a lemma to lower case, and underscores, hyphens and repeated spaces to single spaces."""
     return " ".join(lemma.replace("_", " ").replace("-", " ").lower().split())
 
 
 def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
-    """Read a graph from ``graph.json`` or its folder.
+    """Read a graph from ``graph.json`` or the folder with it.
 
     Args:
         path: The file or folder.
-        name: Name of the graph if the file does not give one, and in errors; by default that of the folder.
+        name: Name of the graph if the file has none, and for errors; by default that of the folder.
 
     Raises:
         GraphError: The file is missing, not JSON, or not a graph.
@@ -255,22 +255,22 @@ def load_graph(path: str | Path, name: str | None = None) -> SemanticGraph:
 
 
 def graph_from_json(document: Any, default_name: str = "graph") -> SemanticGraph:  # noqa: ANN401 - parsed JSON
-    """Build a graph from parsed JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``, optionally with ``probes``.
+    """Parse a graph from JSON: ``{"nodes": [{id, names, gloss, hypernyms}]}``, optionally with ``probes``.
 
     A GraphError if a field is missing or has a wrong type.
     """
     nodes = document.get("nodes") if isinstance(document, dict) else None
     if not isinstance(nodes, list):
         raise GraphError("has no list 'nodes'; a graph is {\"nodes\": [{id, names, gloss, hypernyms}]}")
-    concepts = tuple(_concept_from_json(node, at) for at, node in enumerate(nodes))
+    concepts = tuple(_concept_from_json(node, position) for position, node in enumerate(nodes))
     probes = probe_counts_from_json(document["probes"]) if document.get("probes") is not None else None
     graph = SemanticGraph(str(document.get("name") or default_name), concepts, probes)
-    _ = graph.ancestors  # refused here, not when it is used
+    _ = graph.ancestors  # raises GraphError here rather than on first use
     return graph
 
 
 def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
-    """The JSON of a graph; :func:`graph_from_json` is the inverse."""
+    """The graph as JSON; :func:`graph_from_json` is the inverse."""
     nodes = [
         {"id": c.id, "names": list(c.lemmas), "gloss": c.definition, "hypernyms": list(c.hypernyms)}
         for c in graph.concepts
@@ -279,12 +279,12 @@ def graph_to_json(graph: SemanticGraph) -> dict[str, Any]:
 
 
 def graph_to_bytes(graph: SemanticGraph) -> bytes:
-    """The bytes of ``graph.json``; equal graphs with equal numbers of probe images give equal bytes."""
+    """The content of ``graph.json``; equal graphs with equal counts give equal bytes."""
     return canonical_json(graph_to_json(graph)).encode()
 
 
 def save_graph(graph: SemanticGraph, folder: Path) -> None:
-    """Write ``graph.json`` into a folder, atomically; a StorageError if that is not possible."""
+    """Write ``graph.json`` into a folder atomically; a StorageError if it cannot be written."""
     write_atomically(folder / GRAPH_FILE, graph_to_bytes(graph))
 
 
@@ -294,16 +294,16 @@ def _concept_from_json(node: Any, position: int) -> Concept:  # noqa: ANN401 - p
     names, hypernyms = node.get("names"), node.get("hypernyms", [])
     if not isinstance(node.get("id"), str) or not node["id"]:
         raise GraphError(f"node {position} has no id; every node needs a unique string")
-    if not _is_strings(names) or not names or not all(names):
+    if not _is_string_list(names) or not names or not all(names):
         raise GraphError(f"node {node['id']} has no names; give a list with at least one")
-    if not _is_strings(hypernyms):
+    if not _is_string_list(hypernyms):
         raise GraphError(f"node {node['id']}: 'hypernyms' must be a list of ids")
     if not isinstance(node.get("gloss", ""), str):
-        raise GraphError(f"node {node['id']}: 'gloss' must be a text")
+        raise GraphError(f"node {node['id']}: 'gloss' must be a string")
     return Concept(node["id"], names[0], tuple(names), node.get("gloss", ""), tuple(hypernyms))
 
 
-def _is_strings(value: Any) -> bool:  # noqa: ANN401 - parsed JSON
+def _is_string_list(value: Any) -> bool:  # noqa: ANN401 - parsed JSON
     return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
@@ -311,5 +311,5 @@ def _sorted_indices(indices: Iterable[int]) -> NDArray[np.int32]:
     return read_only(np.array(sorted(indices), dtype=np.int32))
 
 
-def _some(items: Iterable[str]) -> str:
+def _listed(items: Iterable[str]) -> str:
     return abridged(sorted(items), 3)

@@ -1,8 +1,7 @@
-"""Numbers of probe images: what can be known of the images that test a graph without having them.
+"""Counts of probe images, which are known without access to the images.
 
-They are part of ``graph.json``, which is public even where the images are not. Their digest names the probe images: it
-is over the numbers too, so whoever names the images also commits to the numbers, and no other numbers can be shown
-for the same digest.
+They are part of ``graph.json``, which is public even if the images are not. Probe images are identified by a digest of
+their files and counts, so the counts of a digest cannot be changed.
 """
 
 from __future__ import annotations
@@ -19,21 +18,21 @@ from mll_hf.utils.files import canonical_json
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DIGEST_LENGTH = 40  # as long as a commit sha
-MOST_DOMAINS = 255
-_MOST_IMAGES = 2**31
+DIGEST_LENGTH = 40  # length of a commit sha
+MAX_DOMAINS = 255
+_MAX_IMAGES = 2**31
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class ProbeCounts:
-    """Number of probe images by concept, domain and source, and where the images are.
+    """Number of probe images by concept, domain and source, and their location.
 
     Attributes:
         location: ``hf://datasets/org/name@commit`` or the name of a folder; empty if unknown. Not part of the digest.
-        files: Sha256 of each image file, in the order of their names.
+        files: Sha256 of each image file, sorted by file name.
         kinds: The K pairs of domain and source, sorted.
-        images: For each concept with images of its own, by id: pairs of a kind (0 to K - 1) and a number, by kind.
+        images: For each concept with own images, by id: pairs of a kind (0 to K - 1) and a count, sorted by kind.
     """
 
     location: str
@@ -43,7 +42,7 @@ class ProbeCounts:
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the probe images (40 hex digits): of their files and numbers."""
+        """Digest of the files and counts (40 hex digits)."""
         document = self.to_json()
         del document["location"]
         return hashlib.sha256(canonical_json(document).encode()).hexdigest()[:DIGEST_LENGTH]
@@ -67,7 +66,7 @@ class ProbeCounts:
         return totals
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON; :func:`probe_counts_from_json` is the inverse."""
+        """The counts as JSON; :func:`probe_counts_from_json` is the inverse."""
         return {
             "location": self.location,
             "files": list(self.files),
@@ -77,18 +76,18 @@ class ProbeCounts:
 
 
 def probe_counts_from_json(document: Any) -> ProbeCounts:  # noqa: ANN401 - parsed JSON
-    """Numbers of probe images from parsed JSON, read as hostile input; a GraphError if it is malformed."""
+    """Parse counts from untrusted JSON; a GraphError if it is invalid."""
     match document:
         case {"location": str(location), "files": list(files), "kinds": list(kinds), "images": dict(images)} if (
             all(isinstance(file, str) and _SHA256.fullmatch(file) for file in files)
             and all(_is_kind(kind) for kind in kinds)
-            and len({domain for domain, _ in kinds}) <= MOST_DOMAINS
+            and len({domain for domain, _ in kinds}) <= MAX_DOMAINS
             and sorted(map(tuple, kinds)) == list(dict.fromkeys(map(tuple, kinds)))
             and all(_are_counts(counts, len(kinds)) for counts in images.values())
         ):
-            whole = {concept: tuple((kind, count) for kind, count in counts) for concept, counts in images.items()}
-            return ProbeCounts(location, tuple(files), tuple((domain, source) for domain, source in kinds), whole)
-    raise GraphError("has no proper 'probes': location, files, kinds and images; fetch or publish the graph again")
+            pairs = {concept: tuple((kind, count) for kind, count in counts) for concept, counts in images.items()}
+            return ProbeCounts(location, tuple(files), tuple((domain, source) for domain, source in kinds), pairs)
+    raise GraphError("invalid 'probes': needs location, files, kinds and images; fetch or publish the graph again")
 
 
 def _is_kind(kind: object) -> bool:
@@ -96,11 +95,11 @@ def _is_kind(kind: object) -> bool:
 
 
 def _are_counts(counts: object, n_kinds: int) -> bool:
-    """Whether parsed JSON is a list of pairs of a kind and a number, by kind."""
+    """Whether parsed JSON is a list of pairs of a kind and a count, sorted by kind."""
     if not isinstance(counts, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in counts):
         return False
     if not all(type(number) is int for pair in counts for number in pair):
         return False
     kinds = [kind for kind, _ in counts]
-    in_range = all(0 <= kind < n_kinds and 0 < count < _MOST_IMAGES for kind, count in counts)
+    in_range = all(0 <= kind < n_kinds and 0 < count < _MAX_IMAGES for kind, count in counts)
     return in_range and kinds == sorted(set(kinds))

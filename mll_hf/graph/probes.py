@@ -1,10 +1,10 @@
-"""Probe images: which images test which concept, and how they are read from disk.
+"""Probe images: sample the images of each concept, and read them from disk.
 
-An image shows the concept that it is filed under and every concept above it: a corgi is a dog. Each concept gets a
+An image shows the concept that it is filed under and all its ancestors: a corgi is a dog. Each concept is tested on a
 seeded sample of the images that show it, balanced over their sources. An image may test many concepts and is read once.
 
-Whatever reads files raises a GraphError if one is missing or damaged or lacks a column, and a MissingExtraError without
-pyarrow.
+Functions that read files raise a GraphError if a file is missing, damaged or lacks a column, and a MissingExtraError
+without pyarrow.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 
 from mll_hf.errors import GraphError, MissingExtraError
 from mll_hf.graph.concepts import GRAPH_FILE
-from mll_hf.graph.probe_counts import MOST_DOMAINS, ProbeCounts
+from mll_hf.graph.probe_counts import MAX_DOMAINS, ProbeCounts
 from mll_hf.utils.files import file_digest
 
 if TYPE_CHECKING:
@@ -40,16 +40,16 @@ DOMAIN_COLUMN = "style"
 SOURCE_COLUMNS = ("source", "vendor", "dataset")
 UNKNOWN = "unknown"
 _IMAGE_FILE = re.compile(r"images[\w.-]*\.parquet", re.ASCII)
-_MOST_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
+_MAX_IMAGES_PER_CONCEPT = 65535  # labels count images in 16 bits
 _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingConfig:
-    """How many images test a concept, and which.
+    """How to sample probe images.
 
     Attributes:
-        images_per_concept: Maximum per concept (75 in the paper). A smaller sample is part of a larger one.
+        images_per_concept: Maximum per concept (75 in the paper). Smaller samples are subsets of larger ones.
         seed: Seed of the sample.
     """
 
@@ -62,11 +62,11 @@ class ProbeSet:
     """A sample of N images for V concepts.
 
     Attributes:
-        graph_location: Where the graph is: ``hf://datasets/org/name@commit``, or the name of a folder.
-        counts: Digest and numbers of all images that the sample is from, and where they are.
-        sampling: How many images test a concept, and which.
+        graph_location: Location of the graph: ``hf://datasets/org/name@commit``, or the name of a folder.
+        counts: Digest, counts and location of all images that the sample is from.
+        sampling: How the images were sampled.
         files: The parquet files, in name order.
-        rows: [N] row of each image, counted across all files; ascending.
+        rows: [N] row of each image, over all files; ascending.
         nodes: [N] index of the concept that each image is filed under.
         domains: [N] index into ``domain_names``.
         domain_names: Names of the domains (photo, drawing, icon, ...), sorted.
@@ -95,11 +95,11 @@ class ProbeSet:
 
     @property
     def location(self) -> str:
-        """Where the images are: ``hf://datasets/org/name@commit``, or the name of a folder."""
+        """Location of the images: ``hf://datasets/org/name@commit``, or the name of a folder."""
         return self.counts.location
 
     def moved_to(self, location: str) -> ProbeSet:
-        """The same images, of which this is a copy, at another location."""
+        """The same images at another location."""
         return replace(self, counts=replace(self.counts, location=location))
 
     def images_of(self, v: int) -> NDArray[np.int64]:
@@ -107,7 +107,7 @@ class ProbeSet:
         return self.members[self.offsets[v] : self.offsets[v + 1]]
 
     def restricted_to(self, concepts: NDArray[np.int64]) -> ProbeSet:
-        """Only the tests of some concepts, and their images; all other concepts keep no images."""
+        """Only the tests of some concepts and their images; other concepts have no images."""
         wanted = np.isin(np.arange(len(self.offsets) - 1), concepts)
         kept = [self.images_of(v) if wanted[v] else self.members[:0] for v in range(len(wanted))]
         images, offsets, members = _renumbered(kept)
@@ -130,14 +130,14 @@ class ProbeSet:
     def iter_image_bytes(
         self, batch_size: int, images: NDArray[np.int64] | None = None
     ) -> Iterator[list[bytes | None]]:
-        """Read encoded images in order, a few batches in memory at a time; row groups without any are skipped.
+        """Read encoded images in order, with a few batches in memory; row groups without wanted images are skipped.
 
         Args:
             batch_size: Images per batch; only the last batch may be smaller.
             images: Ascending numbers of the images; by default all.
 
         Yields:
-            The images of a batch, None where the file has none.
+            The images of a batch, None for missing images.
         """
         contents = self._iter_bytes(self.rows if images is None else self.rows[images])
         while batch := list(islice(contents, batch_size)):
@@ -148,10 +148,10 @@ class ProbeSet:
         for path in self.files:
             file = _open_parquet(path)
             end_row = first_row + file.metadata.num_rows
-            here = wanted[(wanted >= first_row) & (wanted < end_row)]
-            if len(here):
+            in_file = wanted[(wanted >= first_row) & (wanted < end_row)]
+            if len(in_file):
                 with _parquet_errors(path):
-                    yield from _iter_rows(file, here - first_row)
+                    yield from _iter_rows(file, in_file - first_row)
             first_row = end_row
 
 
@@ -166,28 +166,28 @@ def load_probes(
     """Sample the probe images in a graph's folder, see :func:`image_files`.
 
     Columns of the files: ``image`` (encoded bytes, or the struct that ``datasets`` writes), ``node`` (id of the
-    concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (where it is from).
+    concept), optionally ``style`` (the domain) and one of ``source``, ``vendor`` and ``dataset`` (the source).
 
     Args:
         graph: The graph that the images are filed under.
         folder: The folder of the files.
         config: How to sample.
-        location: Where the files are from, as labels name it; by default the folder's name.
-        graph_location: Where the graph is from; by default the same.
+        location: Location of the files for labels; by default the folder's name.
+        graph_location: Location of the graph for labels; by default the same.
 
     Raises:
         GraphError: A node is not in the graph, or the files cannot be read.
     """
     config = config or SamplingConfig()
-    if not 1 <= config.images_per_concept <= _MOST_IMAGES_PER_CONCEPT:
-        raise GraphError(f"images_per_concept is not between 1 and {_MOST_IMAGES_PER_CONCEPT}; choose another number")
+    if not 1 <= config.images_per_concept <= _MAX_IMAGES_PER_CONCEPT:
+        raise GraphError(f"images_per_concept is not between 1 and {_MAX_IMAGES_PER_CONCEPT}; choose another number")
     files, columns = read_columns(Path(folder))
     nodes = _node_indices(graph, columns["node"], Path(folder))
     location = location or Path(folder).absolute().name
     counts = _count(graph, nodes, columns, files, location)
     domain_names, domains = _categories(columns[DOMAIN_COLUMN])
-    if len(domain_names) > MOST_DOMAINS:
-        raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {MOST_DOMAINS} values; merge some", Path(folder))
+    if len(domain_names) > MAX_DOMAINS:
+        raise GraphError(f"column '{DOMAIN_COLUMN}' has more than {MAX_DOMAINS} values; merge some", Path(folder))
     _, sources = _categories(columns["source"])
     samples = [
         _sample(pool, sources[pool], config, concept.id) if tested else pool[:0]
@@ -209,7 +209,7 @@ def load_probes(
 
 
 def count_probes(graph: SemanticGraph, folder: Path, location: str = "") -> ProbeCounts:
-    """Digest and numbers of the probe images in a folder, which come from ``location``."""
+    """Digest and counts of the probe images in a folder; ``location`` is their original location."""
     files, columns = read_columns(folder)
     return _count(graph, _node_indices(graph, columns["node"], folder), columns, files, location)
 
@@ -237,7 +237,7 @@ def _count(
 
 
 def image_schema(text_columns: Sequence[str]) -> pa.Schema:
-    """Schema of a parquet file of images and texts for :func:`load_probes`, ``datasets`` and the Hub."""
+    """Schema of a Parquet file of images and texts for :func:`load_probes`, ``datasets`` and the Hub."""
     import pyarrow as pa
 
     features = {"image": {"_type": "Image"}, **{name: {"dtype": "string", "_type": "Value"} for name in text_columns}}
@@ -251,10 +251,10 @@ def image_schema(text_columns: Sequence[str]) -> pa.Schema:
 
 
 def image_files(folder: Path) -> tuple[Path, ...]:
-    """Image files of a graph's folder in name order: the list ``images`` in ``graph.json``, or all that are there.
+    """Image files of a graph's folder, sorted: the list ``images`` in ``graph.json``, or else all in the folder.
 
     Raises:
-        GraphError: The list is not one of files such as ``images-1.parquet``.
+        GraphError: The list contains anything but files such as ``images-1.parquet``.
     """
     try:
         document = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
@@ -269,17 +269,17 @@ def image_files(folder: Path) -> tuple[Path, ...]:
 
 
 def read_columns(folder: Path) -> tuple[tuple[Path, ...], dict[str, pa.ChunkedArray]]:
-    """Image files of a graph's folder, and the columns node, domain and source of all images."""
+    """Image files of a graph's folder, and columns with node, domain and source of all images."""
     files = image_files(folder)
     if not files:
         raise GraphError(f"no {IMAGE_FILES} here; a graph's folder contains its probe images", folder)
     tables = [_read_texts(path) for path in files]
     import pyarrow as pa
 
-    whole = pa.concat_tables(tables)
-    if not len(whole):
+    table = pa.concat_tables(tables)
+    if not len(table):
         raise GraphError(f"the {IMAGE_FILES} have no rows; a graph needs probe images", folder)
-    return files, {column: whole[column] for column in whole.column_names}
+    return files, {column: table[column] for column in table.column_names}
 
 
 def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
@@ -291,7 +291,7 @@ def iter_filed_images(folder: Path) -> Iterator[tuple[str, bytes | None]]:
 
 
 def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[np.int64]]:
-    """For each concept the rows of the images filed under it or below it."""
+    """For each concept, the rows of the images filed under it or its descendants."""
     order = np.argsort(nodes, kind="stable").astype(np.int64)
     bounds = np.searchsorted(nodes[order], np.arange(len(graph) + 1))
     own = [order[bounds[v] : bounds[v + 1]] for v in range(len(graph))]
@@ -300,7 +300,7 @@ def _pools(graph: SemanticGraph, nodes: NDArray[np.int32]) -> Iterator[NDArray[n
 
 
 def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], config: SamplingConfig, id: str) -> NDArray[np.int64]:
-    """Draw a concept's images from its sources in turn, from each in a seeded random order. Rows ascend."""
+    """Draw a concept's images from its sources in turn, in a seeded random order. Returns ascending rows."""
     salt = int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")
     draw = scramble(pool.astype(np.uint64), config.seed, salt)
     turn_of_source = scramble(sources.astype(np.uint64), config.seed, salt + 1)
@@ -314,7 +314,7 @@ def _sample(pool: NDArray[np.int64], sources: NDArray[np.int32], config: Samplin
 def _renumbered(
     samples: Sequence[NDArray[np.int64]],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """The distinct images of all samples, and offsets and members as in :class:`ProbeSet`."""
+    """The distinct images of all samples, with offsets and members as in :class:`ProbeSet`."""
     joined = np.concatenate(samples)
     images = np.unique(joined)
     offsets = np.cumsum([0, *map(len, samples)], dtype=np.int64)
@@ -322,7 +322,7 @@ def _renumbered(
 
 
 def scramble(values: NDArray[np.uint64], seed: int, salt: int) -> NDArray[np.uint64]:
-    """Map integers to seeded random ones (splitmix64), the same on every machine and with every NumPy."""
+    """Map integers to seeded random integers (splitmix64), the same for all machines and NumPy versions."""
     with np.errstate(over="ignore"):
         x = values * np.uint64(0x9E3779B97F4A7C15)
         x = x + np.uint64((seed * 0xD1342543DE82EF95 + salt) & 0xFFFFFFFFFFFFFFFF)
@@ -348,12 +348,12 @@ def _open_parquet(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
     with _parquet_errors(path):
         import pyarrow.parquet as pq
 
-        # A small buffer instead of whole column chunks bounds memory on files with one large row group.
+        # A small buffer instead of whole column chunks limits memory for files with one large row group.
         return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
 
 
 def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  # noqa: ANN401 - pyarrow has no types
-    """Yield the images of some rows (ascending) of one parquet file."""
+    """Yield the images of some rows (ascending) of a Parquet file."""
     end = 0
     for group in range(file.metadata.num_row_groups):
         first, end = end, end + file.metadata.row_group(group).num_rows
@@ -361,8 +361,8 @@ def _iter_rows(file: Any, rows: NDArray[np.int64]) -> Iterator[bytes | None]:  #
         if not len(wanted):
             continue
         for table in file.iter_batches(batch_size=_BATCH, columns=["image"], use_threads=False, row_groups=[group]):
-            here = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
-            yield from map(_content, table.column("image").take(here).to_pylist())
+            in_batch = wanted[(wanted >= first) & (wanted < first + table.num_rows)] - first
+            yield from map(_content, table.column("image").take(in_batch).to_pylist())
             first += table.num_rows
             if first > wanted[-1]:
                 break
@@ -373,7 +373,7 @@ def _content(value: Any) -> bytes | None:  # noqa: ANN401 - bytes, or the struct
 
 
 def _read_texts(path: Path) -> pa.Table:
-    """Read node, domain and source of each image of one file; null where it has no domain or source."""
+    """Read node, domain and source of each image of one file; null for missing domains and sources."""
     file = _open_parquet(path)
     import pyarrow as pa
 
@@ -381,7 +381,7 @@ def _read_texts(path: Path) -> pa.Table:
     if not {"image", "node"} <= set(schema.names):
         raise GraphError("lacks a column 'image' or 'node'; a graph's image files need both", path)
     if not _holds_images(schema.field("image").type):
-        raise GraphError("has no encoded images in its column 'image'; store the bytes of their files", path)
+        raise GraphError("has no encoded images in column 'image'; store the bytes of the image files", path)
     source = next((column for column in SOURCE_COLUMNS if column in schema.names), None)
     wanted = {"node": "node", DOMAIN_COLUMN: DOMAIN_COLUMN, "source": source}
     with _parquet_errors(path):
@@ -390,13 +390,13 @@ def _read_texts(path: Path) -> pa.Table:
             name: table[column].cast(pa.string()) if column in schema.names else pa.nulls(len(table), pa.string())
             for name, column in wanted.items()
         }
-        whole = pa.table(texts)
-        whole.validate(full=True)  # invalid UTF-8 would fail later
-    return whole
+        columns = pa.table(texts)
+        columns.validate(full=True)  # invalid UTF-8 would fail later
+    return columns
 
 
 def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
-    """Whether a column of this type is bytes, or the struct that ``datasets`` writes."""
+    """Whether a column type is bytes, or the struct written by ``datasets``."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
@@ -414,7 +414,7 @@ def _node_indices(graph: SemanticGraph, column: pa.ChunkedArray, folder: Path) -
 
 
 def _categories(column: pa.ChunkedArray) -> tuple[tuple[str, ...], NDArray[np.int32]]:
-    """Sorted distinct values of a text column and, for each row, the position of its value."""
+    """Sorted distinct values of a text column, and for each row the position of its value."""
     encoded = column.fill_null(UNKNOWN).combine_chunks().dictionary_encode()
     names, position = np.unique(encoded.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)
     return tuple(names.tolist()), position.astype(np.int32)[encoded.indices.to_numpy(zero_copy_only=False)]

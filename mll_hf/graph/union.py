@@ -1,4 +1,4 @@
-"""Several graphs as one: concepts with the same id are one concept, and hypernyms may lie in another graph."""
+"""The union of several graphs. Concepts with the same id are one concept, and hypernyms may be in another graph."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GraphUnion:
-    """G graphs and their union of U concepts; made by :meth:`of`.
+    """G graphs and their union of U concepts; create it with :meth:`of`.
 
     Attributes:
         graphs: The graphs, the reference first.
-        graph: All their concepts as one graph. A concept that several graphs have takes name and gloss from the first
-            of them, and the lemmas and hypernyms of all.
+        graph: All their concepts as one graph. A concept in several graphs has the name and gloss of the first one, and
+            the lemmas and hypernyms of all.
     """
 
     graphs: tuple[SemanticGraph, ...]
@@ -33,7 +33,7 @@ class GraphUnion:
 
     @classmethod
     def of(cls, graphs: Sequence[SemanticGraph]) -> GraphUnion:
-        """Unite graphs, the reference first; a GraphError if their hypernyms form a cycle together."""
+        """Build the union of graphs, the reference first; a GraphError if their hypernyms form a cycle."""
         if len(graphs) == 1:
             return cls(tuple(graphs), graphs[0])
         merged: dict[str, Concept] = {}
@@ -52,13 +52,13 @@ class GraphUnion:
 
     @cached_property
     def positions(self) -> tuple[NDArray[np.int64], ...]:
-        """For each graph [V_g] index in the union of each of its concepts; ascending, as both are sorted by id."""
-        of = self.graph.index
-        return tuple(read_only(np.array([of[c.id] for c in graph.concepts], np.int64)) for graph in self.graphs)
+        """For each graph, [V_g] indices of its concepts in the union; ascending, as both are sorted by id."""
+        index = self.graph.index
+        return tuple(read_only(np.array([index[c.id] for c in graph.concepts], np.int64)) for graph in self.graphs)
 
     @cached_property
     def rows(self) -> NDArray[np.int32]:
-        """[G, U] index in each graph of each concept of the union; -1 where a graph does not have it."""
+        """[G, U] index of each concept of the union in each graph; -1 for missing concepts."""
         rows = np.full((len(self.graphs), len(self.graph)), -1, np.int32)
         for row, positions in zip(rows, self.positions, strict=True):
             row[positions] = np.arange(len(positions))

@@ -1,12 +1,12 @@
-"""The graph of visual concepts, made from the nouns of WordNet 3.0.
+"""Build a graph of visual concepts from the nouns of WordNet 3.0.
 
-WordNet does not say which synsets are visual. So the leaves are the classes of ImageNet, which timm lists by their
-WordNet 3.0 ids (wnids), and the other concepts are all their hypernyms. Abstract hypernyms ("entity", "abstraction")
-are included: without them the graph would be hundreds of trees. They do no harm because a concept is not a rival of its
-descendants.
+WordNet does not mark visual synsets. So the leaves are the classes of ImageNet, which timm lists by WordNet 3.0 ids
+(wnids), and the other concepts are all their hypernyms. Abstract hypernyms ("entity", "abstraction") are included:
+without them the graph would consist of hundreds of trees. They do not distort results, since a concept is not a rival
+of its descendants.
 
-Synsets are looked up by wnid, never by name. A wnid is an offset into the file of one WordNet version and means
-something else in other versions, so all versions other than 3.0 are refused.
+Synsets are looked up by wnid, not by name. A wnid is a file offset in one version of WordNet, so versions other than
+3.0 are refused.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ LIBRARY = "wn"
 LEXICON = "omw-en:1.4"
 WNID = re.compile(r"n[0-9]{8}")
 _EXAMPLE = re.compile(r'[;:] *"')
-_HYPERNYM_SYMBOLS = ("@", "@i")  # of a kind, of an instance
-_ENOUGH_AGREE = 0.95
+_HYPERNYM_SYMBOLS = ("@", "@i")  # hypernym, instance hypernym
+_MIN_AGREEMENT = 0.95
 
 
 class ClassList(StrEnum):
-    """Class lists in timm, each in the label order of its data set."""
+    """Class lists in timm, in the order of the data set's labels."""
 
     IMAGENET_1K = "imagenet-1k"
     IMAGENET_12K = "imagenet-12k"
@@ -56,7 +56,7 @@ class Synset:
     """A noun synset.
 
     Attributes:
-        lemmas: Its names, most common first, with spaces for underscores.
+        lemmas: Its names, most common first, with spaces instead of underscores.
         definition: Its gloss without examples.
         hypernyms: Wnids of its direct hypernyms and instance hypernyms.
     """
@@ -73,7 +73,7 @@ class VisualGraph:
     Attributes:
         graph: The graph.
         leaves: Wnids of the classes in the graph.
-        missing: Wnids of the classes that WordNet lacks or has under other names; they are not in the graph.
+        missing: Wnids of classes that are not in WordNet or have other names there; they are not in the graph.
     """
 
     graph: SemanticGraph
@@ -89,7 +89,7 @@ def find_wordnet(where: str | Path | None = None) -> Callable[[str], Synset | No
 
     Args:
         where: A folder with ``data.noun`` or ``dict/data.noun``; ``"wn"`` for the Python library wn; None for Debian's
-            ``wordnet-base`` or, if this is not installed, wn.
+            ``wordnet-base`` or, if not installed, wn.
 
     Returns:
         A function that returns the synset of a wnid, or None.
@@ -104,28 +104,28 @@ def find_wordnet(where: str | Path | None = None) -> Callable[[str], Synset | No
 
 
 def read_nouns(folder: Path) -> dict[str, Synset]:
-    """Read all noun synsets by wnid from ``data.noun`` or ``dict/data.noun`` (its format is in the man page wndb(5)).
+    """Read all noun synsets by wnid from ``data.noun`` or ``dict/data.noun`` (format: man page wndb(5)).
 
-    An InputError if the file cannot be read, or has another format.
+    An InputError if the file cannot be read or has another format.
     """
     with _lines(folder, NOUN_FILE) as lines:
         return dict(map(_parse, lines))
 
 
 def noun_senses(where: str | Path | None = None) -> dict[str, str]:
-    """Wnid of each sense of each noun by its name in NLTK, ``dog.n.01``: the lemma, and the sense's number in WordNet.
+    """Wnid of each noun sense by its NLTK name, such as ``dog.n.01``: lemma and sense number.
 
-    Read from ``index.noun`` or ``dict/index.noun`` (its format is in the man page wndb(5)). The Python library wn does
-    not say in which order it has the senses.
+    Read from ``index.noun`` or ``dict/index.noun`` (format: man page wndb(5)). The Python library wn does not document
+    the order of its senses.
 
     Args:
-        where: The folder; None for Debian's.
+        where: The folder; None for that of Debian.
 
     Raises:
-        InputError: The file cannot be read, or has another format.
+        InputError: The file cannot be read or has another format.
     """
     if where == LIBRARY:
-        raise InputError(f"synsets by name need {_SENSE_FILE}; install Debian's wordnet-base, or give its folder")
+        raise InputError(f"synsets by name require {_SENSE_FILE}; install Debian's wordnet-base, or give its folder")
     senses: dict[str, str] = {}
     with _lines(Path(where or DEBIAN), _SENSE_FILE) as lines:
         for lemma, _, count, *rest in map(str.split, lines):
@@ -138,7 +138,7 @@ def noun_senses(where: str | Path | None = None) -> dict[str, str]:
 
 @contextmanager
 def _lines(folder: Path, name: str) -> Iterator[list[str]]:
-    """Lines of a file of WordNet, without the license, which is indented."""
+    """Lines of a WordNet file without the license, which is indented."""
     file = next((file for file in (folder / name, folder / "dict" / name) if file.exists()), None)
     if file is None:
         raise InputError(f"cannot read {folder / name} (no such file); give the folder of WordNet")
@@ -201,7 +201,7 @@ def class_wnids(classes: ClassList) -> tuple[str, ...]:
     if classes in LEAVES:
         return tuple(_info(classes).label_names())
     _info(ClassList.IMAGENET_1K)
-    name = f"{classes.replace('-', '_')}_synsets.txt"  # timm has no function for these
+    name = f"{classes.replace('-', '_')}_synsets.txt"  # timm has no function for it
     return tuple(files("timm.data").joinpath("_info", name).read_text(encoding="utf-8").split())
 
 
@@ -214,9 +214,9 @@ def _info(classes: ClassList) -> ImageNetInfo:
 
 
 def leaf_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
-    """Names of the leaves of a graph, by wnid: the classes of a list and ImageNet's 1,000, which most images show.
+    """Names of the leaves of a graph, by wnid: the classes of a list and of ImageNet-1k, which most images show.
 
-    Seven of the 1,000 are not in ImageNet-12k. A MissingExtraError without timm.
+    Seven classes of ImageNet-1k are not in ImageNet-12k. A MissingExtraError without timm.
     """
     names = {}
     for info in map(_info, dict.fromkeys((ClassList.IMAGENET_1K, classes))):
@@ -229,31 +229,31 @@ def leaf_names(classes: ClassList) -> dict[str, tuple[str, ...]]:
 
 
 def make_graph(name: str, leaves: Mapping[str, Sequence[str]], find: Callable[[str], Synset | None]) -> VisualGraph:
-    """Make a graph of leaves and all their hypernyms.
+    """Build a graph of leaves and all their hypernyms.
 
     Args:
         name: Name of the graph.
-        leaves: Names of each leaf, by wnid; compared with the lemmas in WordNet.
+        leaves: Names of each leaf, by wnid; checked against the lemmas in WordNet.
         find: Result of :func:`find_wordnet`.
 
     Raises:
-        InputError: Too many leaves are missing or have other names for this to be WordNet 3.0.
+        InputError: Too many leaves are missing or have other names, so this is not WordNet 3.0.
     """
     found = {wnid: synset for wnid in leaves if (synset := find(wnid))}
-    right = {wnid for wnid, synset in found.items() if set(synset.lemmas) & set(leaves[wnid])}
-    if len(right) < _ENOUGH_AGREE * len(leaves):
+    matching = {wnid for wnid, synset in found.items() if set(synset.lemmas) & set(leaves[wnid])}
+    if len(matching) < _MIN_AGREEMENT * len(leaves):
         raise InputError(
             f"this is not WordNet 3.0: of {len(leaves)} classes it lacks {len(leaves) - len(found)} and has other "
-            f"names for {len(found) - len(right)}; give the folder of version 3.0"
+            f"names for {len(found) - len(matching)}; give the folder of version 3.0"
         )
     concepts: dict[str, Concept] = {}
-    waiting = sorted(right)
+    waiting = sorted(matching)
     while waiting:
         wnid = waiting.pop()
         synset = find(wnid)
         if synset is None:
-            raise InputError(f"WordNet is incomplete: the hypernym {wnid} is missing; install it again")
+            raise InputError(f"WordNet is incomplete: the hypernym {wnid} is missing; reinstall it")
         concepts[wnid] = Concept(wnid, synset.lemmas[0], synset.lemmas, synset.definition, synset.hypernyms)
         waiting += [hypernym for hypernym in concepts[wnid].hypernyms if hypernym not in concepts]
-    missing = tuple(sorted(leaves.keys() - right))
-    return VisualGraph(SemanticGraph(name, tuple(concepts.values())), tuple(sorted(right)), missing)
+    missing = tuple(sorted(leaves.keys() - matching))
+    return VisualGraph(SemanticGraph(name, tuple(concepts.values())), tuple(sorted(matching)), missing)

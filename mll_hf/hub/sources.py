@@ -204,7 +204,7 @@ class Collection(_HubSource, StoredLabels):
         """As the Hub lists them."""
         return {key: self._head.files[path].oid for key, path in group.labels.items()}
 
-    def _together(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
+    def _map_parallel(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
         return map_parallel(function, items, self.name)
 
     def origin_of(self, label: LabelFacts) -> Origin:

@@ -1,1 +1,1 @@
-"""What a label says, how it is stored and validated, and many labels as one index."""
+"""Labels: their content, file format and validation, folders of labels, and indexes."""

@@ -1,4 +1,4 @@
-"""What a model is good at and what not, by branches of the graph."""
+"""Recall of a model by branches of the graph: its strengths and weaknesses."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
     from mll_hf.graph.concepts import SemanticGraph
     from mll_hf.labels.label import LabelSummary
 
-_FEWEST_CONCEPTS = 10
-_MOST_PARTS = 12
-_SMALLEST_PART = 0.02  # of the graph's concepts
+_MIN_CONCEPTS = 10
+_MAX_PARTS = 12
+_MIN_PART = 0.02  # of the graph's concepts
 
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """How well a model recognizes one part of a graph.
+    """Recall of a model on one branch of a graph.
 
     Attributes:
-        name: Name of the concept at its top.
-        definition: Definition of that concept.
-        recall: Mean recall of the tested concepts below it.
-        concepts: Number of these.
+        name: Name of its root concept.
+        definition: Definition of its root concept.
+        recall: Mean recall of the tested descendants.
+        concepts: Number of tested descendants.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Branch:
 
 
 def branch_recalls(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
-    """What a model is good at and what not, in parts of the graph that are small enough to mean something.
+    """Recall of a model on the smallest meaningful branches of the graph, best first; ties by size, ascending.
 
-    A branch is a concept with at least 10 tested descendants, none of which has as many itself. So no branch lies
-    within another. The best are first; of equally good ones the smaller.
+    A branch is a concept with at least 10 tested descendants, none of which has as many itself. So branches do not
+    contain each other.
     """
     tested = label.support > 0
     below = [descendants[tested[descendants]] for descendants in graph.descendants]
-    is_large = np.array([len(concepts) >= _FEWEST_CONCEPTS for concepts in below])
+    is_large = np.array([len(concepts) >= _MIN_CONCEPTS for concepts in below])
     branches = [
         Branch(
             concept.name,
@@ -58,31 +58,31 @@ def branch_recalls(label: LabelSummary, graph: SemanticGraph) -> list[Branch]:
 
 
 def branch_pairs(first: LabelSummary, second: LabelSummary, graph: SemanticGraph) -> list[tuple[Branch, Branch]]:
-    """The branches of two labels on the same images, side by side, those first where the first model is most ahead."""
-    by_place = [
+    """The branches of two labels on the same images, sorted by the lead of the first model, largest first."""
+    sorted_branches = [
         sorted(branch_recalls(label, graph), key=lambda branch: (branch.name, branch.definition))
         for label in (first, second)
     ]
-    pairs = zip(*by_place, strict=True)
+    pairs = zip(*sorted_branches, strict=True)
     return sorted(pairs, key=lambda pair: pair[1].recall - pair[0].recall)
 
 
 def top_branches(graph: SemanticGraph) -> tuple[int, ...]:
-    """Concepts whose branches are the large parts of a graph, at most twelve; the same for all labels on the graph.
+    """Roots of the largest branches of a graph, at most 12; the same for all labels on the graph.
 
-    From the roots down, the largest branch is replaced by those below it, until there would be more than twelve.
-    Branches of less than a fiftieth of the concepts are left out.
+    Starting from the roots, the largest branch is replaced by its child branches until there would be more than 12.
+    Branches with less than 2 % of the concepts are left out.
     """
     sizes = [len(descendants) + 1 for descendants in graph.descendants]
     below: list[set[int]] = [set() for _ in sizes]
     parts = set[int]()
     for v, parents in enumerate(graph.parents):
-        if sizes[v] >= max(2, _SMALLEST_PART * len(graph)):
-            for under in [below[parent] for parent in parents] or [parts]:
-                under.add(v)
+        if sizes[v] >= max(2, _MIN_PART * len(graph)):
+            for children in [below[parent] for parent in parents] or [parts]:
+                children.add(v)
     while divisible := [v for v in parts if below[v]]:
         largest = max(divisible, key=lambda v: (sizes[v], -v))
-        if len(divided := parts - {largest} | below[largest]) > _MOST_PARTS:
+        if len(divided := parts - {largest} | below[largest]) > _MAX_PARTS:
             break
         parts = divided
     return tuple(sorted(parts))
@@ -90,13 +90,13 @@ def top_branches(graph: SemanticGraph) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class BranchTree:
-    """What a label says of each branch of a graph, small and large, as a tree: each concept has one place.
+    """Recall on all branches of a graph as a tree, in which each concept occurs once.
 
     Attributes:
-        concepts: [K] indices of the concepts that were tested or have tested ones below them, none before its parent.
-        parents: [K] position of each concept's parent in this tree; -1 at the top.
-        own: [K] bool, whether the concept itself was tested.
-        counts: [K] tested concepts in the branch, the one at its top included.
+        concepts: [K] indices of the concepts that are tested or have tested descendants, parents first.
+        parents: [K] position of each concept's parent in this tree; -1 for roots.
+        own: [K] bool, whether the concept itself is tested.
+        counts: [K] number of tested concepts in the branch, including its root.
         recall: [K] float64, their mean recall.
     """
 
@@ -108,7 +108,7 @@ class BranchTree:
 
     @property
     def first_fork(self) -> int:
-        """Position of the topmost concept with more than one below it; -1 if the tree has several roots, or none."""
+        """Position of the topmost concept with several children; -1 if the tree has several roots, or none."""
         position = -1
         while len(below := np.flatnonzero(self.parents == position)) == 1:
             position = int(below[0])
@@ -116,9 +116,9 @@ class BranchTree:
 
 
 def branch_tree(label: LabelSummary, graph: SemanticGraph) -> BranchTree:
-    """What a model is good at, on every level of a graph.
+    """Recall of a model on all branches of a graph.
 
-    A concept with several hypernyms is put below the one with the fewest concepts, the most special one.
+    A concept with several hypernyms is placed below the most specific one, which has the fewest descendants.
     """
     sizes = [len(descendants) for descendants in graph.descendants]
     parents = [min(above, key=lambda v: (sizes[v], v), default=-1) for above in graph.parents]
@@ -129,7 +129,7 @@ def branch_tree(label: LabelSummary, graph: SemanticGraph) -> BranchTree:
             counts[parents[v]] += counts[v]
             sums[parents[v]] += sums[v]
     concepts = np.array([v for v in graph.topological_order if counts[v]], np.intp)
-    positions = np.full(len(graph) + 1, -1, np.intp)  # the last one is that of the parent of a root
+    positions = np.full(len(graph) + 1, -1, np.intp)  # the last entry is for parents of roots
     positions[concepts] = np.arange(len(concepts))
     return BranchTree(
         concepts=concepts,

@@ -1,6 +1,6 @@
-"""What is counted while a model is measured, and what follows from the counts.
+"""Counts from measuring a model, and statistics of the counts.
 
-Counts of disjoint shards of images add up to exactly the counts of the whole.
+The counts of disjoint shards of images add up exactly to the counts of all images.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ RIVALS = 24
 NO_RIVAL = 65535
 RANK_BINS = 14
 TEMPERATURES = np.geomspace(0.05, 20.0, 41)
-_NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up to exactly the whole
+_NLL_UNIT = 2.0**-20  # log-losses are summed as integers, so that shards add up exactly
 
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """What one model did on some probe images. Counts of disjoint images add up with ``+``.
+    """Results of one model on some probe images. Counts of disjoint sets of images are added with ``+``.
 
     A contest is one image tested for one concept ``v`` that it shows; the candidates are ``v`` and all concepts that
     the image does not show.
 
     Attributes:
         hits: [V] contests for ``v`` that ``v`` won.
-        predicted: [V] contests, for whatever concept, that ``v`` won.
+        predicted: [V] contests for any concept that ``v`` won.
         support: [V] contests for ``v``.
-        domain_hits: [S, V] ``hits`` by domain of the image.
-        domain_support: [S, V] ``support`` by domain of the image.
+        domain_hits: [S, V] ``hits`` by domain.
+        domain_support: [S, V] ``support`` by domain.
         outscored: [V, V] contests for the row's concept in which the column's concept scored at least as high.
         ranks: [V, RANK_BINS] contests for ``v`` by how many rivals beat it: none, 1, 2 to 3, 4 to 7, and so on.
-        domain_ranks: [S, RANK_BINS] all contests by domain of the image and number of rivals that beat it.
+        domain_ranks: [S, RANK_BINS] all contests by domain and by number of rivals that beat the concept.
         nll: [V, len(TEMPERATURES)] summed log-loss of images filed under the concept, in units of 2^-20 nats.
-        undecodable: Images that could not be decoded and were left out.
+        undecodable: Images that could not be decoded and are not counted.
     """
 
     hits: NDArray[np.int32]
@@ -57,7 +57,7 @@ class LabelCounts:
 
     @classmethod
     def zeros(cls, n_concepts: int, n_domains: int) -> LabelCounts:
-        """Counts of no images at all."""
+        """Counts without any images."""
         return cls(
             hits=np.zeros(n_concepts, np.int32),
             predicted=np.zeros(n_concepts, np.int32),
@@ -75,15 +75,15 @@ class LabelCounts:
 
     @property
     def temperature(self) -> float:
-        """The temperature with the least log-loss: the best on the grid, refined by a parabola in log T.
+        """The temperature with the lowest log-loss: the best on the grid, refined by a parabola in log T.
 
-        Each concept's loss is weighted by how often the model recognizes it: a specialist is chosen for what it
-        knows, so that is where it must be calibrated.
+        The loss of each concept is weighted by recall: a specialist is chosen for concepts that it recognizes, so it
+        must be calibrated on these.
         """
-        knows = recall_of(self.hits, self.support).astype(np.float64)
-        if not (self.nll * (knows > 0)[:, None]).any():
-            knows = np.ones_like(knows)
-        losses = knows @ self.nll
+        weights = recall_of(self.hits, self.support).astype(np.float64)
+        if not (self.nll * (weights > 0)[:, None]).any():
+            weights = np.ones_like(weights)
+        losses = weights @ self.nll
         if not losses.any():
             return 1.0
         best = int(np.clip(np.argmin(losses), 1, len(TEMPERATURES) - 2))
@@ -94,9 +94,9 @@ class LabelCounts:
         return float(TEMPERATURES[best] * math.exp(step * min(1.0, max(-1.0, shift))))
 
     def rivals(self) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
-        """[V, RIVALS] concepts that most often beat each concept on its own images, and on how many of them.
+        """[V, RIVALS] rivals that most often beat each concept on its own images, and the number of these images.
 
-        Those with most wins are first; empty slots have NO_RIVAL.
+        Sorted by wins, descending; empty slots have NO_RIVAL.
         """
         n_concepts = len(self.hits)
         slots = min(RIVALS, n_concepts)
@@ -104,7 +104,7 @@ class LabelCounts:
         wins = np.zeros((n_concepts, RIVALS), np.uint16)
         tie_break = np.arange(n_concepts - 1, -1, -1)
         for v in range(n_concepts):
-            key = self.outscored[v].astype(np.int64) * n_concepts + tie_break  # unique, so the choice is too
+            key = self.outscored[v].astype(np.int64) * n_concepts + tie_break  # unique, so the order is too
             top = np.argpartition(key, n_concepts - slots)[n_concepts - slots :]
             top = top[np.argsort(-key[top])]
             top = top[self.outscored[v, top] > 0]
@@ -114,7 +114,7 @@ class LabelCounts:
 
 
 def log_loss_units(log_loss: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Turn log-losses [..., temperatures] in nats into the integers that :class:`LabelCounts` sums."""
+    """Convert log-losses [..., temperatures] in nats to the integers summed in :class:`LabelCounts`."""
     return np.rint(np.minimum(log_loss, 1e4) / _NLL_UNIT).astype(np.int64)
 
 
@@ -126,15 +126,15 @@ def rank_bin(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @lru_cache(maxsize=8192)
 def chance_to_win(n_rivals: int, n_candidates: int) -> NDArray[np.float64]:
-    """[RANK_BINS] chance that an image is won if a random few of its rivals take part instead of all.
+    """[RANK_BINS] probability that an image is won against a random subset of the rivals.
 
-    The ``n_candidates - 1`` that take part are drawn without replacement; if there are no more rivals, all do. An image
-    that ``r`` of ``R`` rivals beat is won with probability ``C(R - r, n - 1) / C(R, n - 1)``. A bin has the mean over
-    the ranks that it can hold, and the chance of rank ``R`` if these are all higher.
+    ``n_candidates - 1`` rivals are drawn without replacement, or all if there are fewer. An image that ``r`` of ``R``
+    rivals beat is won with probability ``C(R - r, n - 1) / C(R, n - 1)``. The value of a bin is the mean over its ranks
+    up to ``R``, or the probability at rank ``R`` if there are none.
     """
     drawn = min(n_candidates - 1, n_rivals)
     won = np.zeros(n_rivals + 1)  # by rank
-    last = n_rivals - drawn  # with a higher rank, one of those who beat the image is always drawn
+    last = n_rivals - drawn  # with a higher rank, a rival that beats the image is always drawn
     logs = _log_factorials()
     ranks = np.arange(last + 1)
     won[: last + 1] = np.exp(logs[n_rivals - ranks] - logs[last - ranks] - logs[n_rivals] + logs[last])
@@ -154,14 +154,14 @@ def _log_factorials() -> NDArray[np.float64]:
 
 
 def chances_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) -> NDArray[np.float64]:
-    """[K, RANK_BINS] chances of K concepts with so many rivals each, see :func:`chance_to_win`."""
+    """[K, RANK_BINS] probabilities for K concepts with these numbers of rivals, see :func:`chance_to_win`."""
     distinct, positions = np.unique(n_rivals, return_inverse=True)
     rows = [chance_to_win(int(n), n_candidates) for n in distinct]
     return np.stack(rows)[positions] if rows else np.zeros((0, RANK_BINS))
 
 
 def mean_chance_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) -> NDArray[np.float64]:
-    """[RANK_BINS] mean chance over the concepts that have rivals, for counts that are summed over concepts."""
+    """[RANK_BINS] mean probability over the concepts with rivals, for counts summed over concepts."""
     distinct, counts = np.unique(n_rivals[n_rivals > 0], return_counts=True)
     if not len(distinct):
         return chance_to_win(0, n_candidates)
@@ -169,20 +169,20 @@ def mean_chance_to_win(n_rivals: NDArray[np.integer[Any]], n_candidates: int) ->
 
 
 def expected_wins(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[K] images that are expected to be won, of ranks [K, RANK_BINS] with chances to win [K, RANK_BINS]."""
+    """[K] expected number of images won, from ranks and probabilities to win, both [K, RANK_BINS]."""
     wins: NDArray[np.float64] = np.einsum("kb,kb->k", ranks, chances)
     return wins
 
 
 def recall_among(ranks: NDArray[np.integer[Any]], chances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[...] expected recall if a random few of the rivals took part instead of all; 0 where there are no images.
+    """[...] expected recall against a random subset of the rivals; 0 without images.
 
-    From counts of images by rank [..., RANK_BINS] and chances to win [RANK_BINS], see :func:`chance_to_win`.
+    From counts of images by rank [..., RANK_BINS] and probabilities [RANK_BINS], see :func:`chance_to_win`.
     """
     won = ranks @ chances
     return won / np.maximum(ranks.sum(axis=-1, dtype=np.int64), 1)
 
 
 def recall_of(hits: NDArray[np.int32], support: NDArray[np.int32]) -> NDArray[np.float32]:
-    """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 where there are no images."""
+    """Node precision (paper, Eq. 5 over all candidates): hits / support, 0 without images."""
     return (hits / np.maximum(support, 1)).astype(np.float32)

@@ -1,8 +1,8 @@
-"""The optional sidecar of a label: embeddings of probe images and concepts, for the paper's Eq. 5 to the letter.
+"""The optional sidecar of a label: embeddings of probe images and concepts, for the exact Eq. 5 of the paper.
 
-Eq. 5 lets only the concepts that a task selected compete. A label's rivals answer that approximately; with the
-embeddings at hand it is exact for any task, at 1 byte per number instead of the similarity of every image to every
-concept, which is what the paper stores.
+In Eq. 5 only the concepts selected for a task are candidates. This is approximated from the rivals in a label, and
+exact with the embeddings. They take 1 byte per number, whereas the paper stores the similarity of each image to each
+concept.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ProbeEmbeddings:
 
     @classmethod
     def quantize(cls, images: NDArray[np.float32], concepts: NDArray[np.float32], probes: ProbeSet) -> ProbeEmbeddings:
-        """Store float embeddings [N, D] and [V, D] compactly; undecodable images (rows of NaN) get scale 0."""
+        """Quantize float embeddings [N, D] and [V, D]; undecodable images (rows of NaN) get scale 0."""
         finite = np.nan_to_num(images, nan=0.0)
         scales = np.abs(finite).max(axis=1, initial=0.0) / 127
         quantized = np.rint(finite / np.maximum(scales, 1e-12)[:, None]).astype(np.int8)
@@ -58,10 +58,9 @@ class ProbeEmbeddings:
         """Join embeddings of one model on several graphs.
 
         Args:
-            parts: Embeddings on each graph, and the index in the union of each of the graph's concepts; every concept
-                of the union is in a graph. A concept in several graphs has its caption from the first of them and the
-                images of all.
-            n_concepts: Concepts of the union.
+            parts: Embeddings on each graph, with the index in the union of each of its concepts. A concept in several
+                graphs has the caption of the first one and the images of all.
+            n_concepts: Number of concepts in the union, all of which are in a graph.
         """
         concepts = np.empty((n_concepts, parts[0][0].concepts.shape[1]), np.float16)
         members: list[list[NDArray[np.int64]]] = [[] for _ in range(n_concepts)]
@@ -71,17 +70,17 @@ class ProbeEmbeddings:
             concepts[positions] = part.concepts
             for v in np.flatnonzero(np.diff(part.offsets)):
                 members[positions[v]].insert(0, first + part.members[part.offsets[v] : part.offsets[v + 1]])
-        images = [np.concatenate(of_concept) if of_concept else np.empty(0, np.int64) for of_concept in members]
+        images = [np.concatenate(arrays) if arrays else np.empty(0, np.int64) for arrays in members]
         return cls(
             images=np.concatenate([part.images for part, _ in parts]),
             scales=np.concatenate([part.scales for part, _ in parts]),
             concepts=concepts,
-            offsets=np.concatenate([[0], np.cumsum([len(of_concept) for of_concept in images])]).astype(np.int64),
+            offsets=np.concatenate([[0], np.cumsum([len(array) for array in images])]).astype(np.int64),
             members=np.concatenate(images),
         )
 
     def restricted_precision(self, selected: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Node precision when only the selected concepts compete (paper, Eq. 5).
+        """Node precision with only the selected concepts as candidates (paper, Eq. 5).
 
         ``p_v = (1 / |X_v|) * sum over x in X_v of 1[v = argmax over u in V_sel of sim(I(x), T(d_u))]``
 
@@ -91,20 +90,22 @@ class ProbeEmbeddings:
         Returns:
             [K] precisions in the order of ``selected``; 0 for a concept without images.
         """
-        texts = self.concepts[selected].astype(np.float64)  # products of int8 and float16 then add up exactly
+        texts = self.concepts[selected].astype(np.float64)  # so that sums of products of int8 and float16 are exact
         precision = np.zeros(len(selected))
         for position, v in enumerate(selected):
             images = self.members[self.offsets[v] : self.offsets[v + 1]]
             images = images[self.scales[images] > 0]
             if len(images):
-                answers = (self.images[images].astype(np.float64) @ texts.T).argmax(axis=1)
-                precision[position] = (answers == position).mean()
+                predictions = (self.images[images].astype(np.float64) @ texts.T).argmax(axis=1)
+                precision[position] = (predictions == position).mean()
         return precision
 
 
 def write_embeddings(embeddings: ProbeEmbeddings, path: Path) -> None:
-    """Write the sidecar of a label, atomically; a StorageError if that is not possible."""
-    tensors = {f.name: np.ascontiguousarray(getattr(embeddings, f.name)) for f in fields(embeddings)}  # else scrambled
+    """Write the sidecar of a label atomically; a StorageError if it cannot be written."""
+    tensors = {
+        f.name: np.ascontiguousarray(getattr(embeddings, f.name)) for f in fields(embeddings)
+    }  # as safetensors requires
     write_atomically(path, save(tensors))
 
 
@@ -115,7 +116,7 @@ def read_embeddings(path: Path) -> ProbeEmbeddings | None:
     try:
         embeddings = ProbeEmbeddings(**load_file(path))
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, OverflowError) as error:
-        reason = f"is no readable file of embeddings ({one_line(error)}); delete it or label the model anew"
+        reason = f"not a readable embeddings file ({one_line(error)}); delete it or label the model again"
         raise LabelError(reason, path) from None
     _check(embeddings, path)
     return embeddings
@@ -137,4 +138,4 @@ def _check(embeddings: ProbeEmbeddings, path: Path) -> None:
         and bool(((embeddings.members >= 0) & (embeddings.members < n_images)).all())
     )
     if not consistent:
-        raise LabelError("its embeddings contradict one another; delete the file or label the model anew", path)
+        raise LabelError("inconsistent embeddings; delete the file or label the model again", path)

@@ -1,6 +1,6 @@
-"""The file of a label: a few tensors in safetensors format.
+"""The file format of a label: a few tensors in a safetensors file.
 
-Every file is read as hostile input, since a label is a claim. Whatever is wrong with it raises a LabelError.
+Labels are untrusted input; any fault in a file raises a LabelError.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SCHEMA = 3
-METADATA_KEY = "mll"  # one key, because safetensors writes several in an order that differs from run to run
-UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # not safetensors
-_MOST_COST = 2**63
-_LONGEST_LICENSE = 100
+METADATA_KEY = "mll"  # a single key, because safetensors does not write several in a fixed order
+UNREADABLE = (SafetensorError, LookupError, TypeError, ValueError, OverflowError, RecursionError)  # for invalid files
+_MAX_COST = 2**63
+_MAX_LICENSE_LENGTH = 100
 
-# name -> dtype and shape, in terms of the numbers of concepts V, domains S, slots for rivals R and bins of ranks B
+# name -> dtype and shape: concepts V, domains S, rival slots R, rank bins B
 _TENSORS: Mapping[str, tuple[type[np.generic], str]] = {
     "node_precision": (np.float32, "V"),
     "hits": (np.int32, "V"),
@@ -53,7 +53,7 @@ _DERIVED = ("node_precision", "hits", "support")
 
 
 def tensors_of(label: ModelLabel) -> dict[str, NDArray[Any]]:
-    """The tensors of the label's file by name; some follow from others, for readers that want just these."""
+    """The tensors of a label file by name; some are redundant, for the convenience of other readers."""
     return {name: getattr(label, name) for name in _TENSORS}
 
 
@@ -64,16 +64,16 @@ def label_to_bytes(label: ModelLabel) -> bytes:
     """Serialize a label. The same label always gives the same bytes."""
     metadata = label_metadata(label)
     metadata["sha256"] = _checksum(metadata, tensors_of(label))
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors_of(label).items()}  # else scrambled
+    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors_of(label).items()}
     return save(contiguous, metadata={METADATA_KEY: canonical_json(metadata)})
 
 
 def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
-    """Parse and validate the content of a label file; its path is for messages."""
+    """Parse and validate the content of a label file; the path is used in messages."""
     try:
         metadata, tensors = read_metadata(blob), load(blob)
     except UNREADABLE as error:
-        reason = f"is no readable label ({one_line(error)}); fetch it again or label the model anew"
+        reason = f"not a readable label ({one_line(error)}); fetch it again or label the model again"
         raise LabelError(reason, path) from None
     try:
         label = _assemble(metadata, tensors)
@@ -81,12 +81,12 @@ def label_from_bytes(blob: bytes, path: Path | None = None) -> ModelLabel:
         if metadata.get("sha256") != _checksum({k: v for k, v in metadata.items() if k != "sha256"}, tensors):
             raise LabelError("the checksum does not match")
     except LabelError as error:
-        raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model anew", path) from None
+        raise LabelError(f"not a valid label: {error.reason}; fetch it again or label the model again", path) from None
     return label
 
 
 def label_metadata(label: LabelFacts) -> dict[str, Any]:
-    """Everything about a label that is not a tensor, as plain JSON; :func:`fields_from_metadata` gives it back."""
+    """The metadata of a label as JSON; :func:`fields_from_metadata` is the inverse."""
     return {
         "schema": SCHEMA,
         "model": asdict(label.model),
@@ -102,13 +102,13 @@ def label_metadata(label: LabelFacts) -> dict[str, Any]:
 
 
 def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a label that are no tensors; every one must be there and have the right type and form."""
+    """Parse and validate the metadata of a label."""
     schema = metadata.get("schema")
     if not _has_type(schema, int) or schema != SCHEMA:
         raise LabelError(f"schema {json.dumps(schema)[:20]} is not {SCHEMA}, the one that this version reads")
     domains = metadata.get("domains")
     if not isinstance(domains, list) or not domains or not all(isinstance(d, str) for d in domains):
-        raise LabelError("the metadata lack the names of the domains")
+        raise LabelError("domain names are missing from the metadata")
     if len(set(domains)) < len(domains):
         raise LabelError("two domains have the same name")
     model, cost = _section(metadata, "model", ModelRef), _section(metadata, "cost", Cost)
@@ -132,37 +132,37 @@ def fields_from_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assemble(metadata: dict[str, Any], tensors: Mapping[str, NDArray[Any]]) -> ModelLabel:
-    """Build a label from parsed parts; every field and tensor must have the right type and shape."""
+    """Build a label from its metadata and tensors, after validating types and shapes."""
     known = fields_from_metadata(metadata)
     shape = tensors["node_precision"].shape if "node_precision" in tensors else ()
     sizes = {"V": shape[0] if shape else 0, "S": len(known["domain_names"]), "R": RIVALS, "B": RANK_BINS, "1": 1}
     check_tensors(tensors, _TENSORS, sizes)
     if not 0 < sizes["V"] < NO_RIVAL:
-        raise LabelError(f"{sizes['V']} concepts are not between 1 and {NO_RIVAL - 1}")
+        raise LabelError(f"the number of concepts, {sizes['V']}, is not between 1 and {NO_RIVAL - 1}")
     arrays: dict[str, Any] = {name: tensors[name] for name in _TENSORS if name not in _DERIVED}
     return ModelLabel(**known, **arrays)
 
 
 def _check_identity(model: ModelRef, cost: Cost, graph_digest: str, probes_digest: str, seed: int) -> None:
-    """Check what names of files are made of, and the cost."""
+    """Check the fields that file names are made of, and the cost."""
     if not re.fullmatch(r"[0-9a-f]{40}", model.revision):
-        raise LabelError("the model's revision is no full commit sha")
+        raise LabelError("the model's revision is not a full commit sha")
     if not model.is_local and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.repo_id, re.ASCII):
         raise LabelError("the model's id is not of the form org/name")
     if not re.fullmatch(r"[0-9a-f]{64}", graph_digest):
-        raise LabelError("the graph's digest is no sha256")
+        raise LabelError("the graph's digest is not a sha256")
     if not re.fullmatch(r"[0-9a-f]{40}", probes_digest):
         raise LabelError("the digest of the probe images is not 40 hex digits")
     if seed < 0:
         raise LabelError("the seed of the sample is negative")
-    if not (0 <= cost.parameters < _MOST_COST and 0 <= cost.gflops < _MOST_COST):
-        raise LabelError("the model's cost is negative or beyond all measure")
+    if not (0 <= cost.parameters < _MAX_COST and 0 <= cost.gflops < _MAX_COST):
+        raise LabelError("the model's cost is negative or too large")
 
 
 def check_tensors(
     tensors: Mapping[str, NDArray[Any]], expected: Mapping[str, tuple[type[np.generic], str]], sizes: Mapping[str, int]
 ) -> None:
-    """Check names, dtypes and shapes; an axis is a letter, whose length is among the sizes."""
+    """Check names, dtypes and shapes; each axis is a letter, whose length is in ``sizes``."""
     if set(tensors) != set(expected):
         raise LabelError(f"the tensors are {sorted(tensors)}, not {sorted(expected)}")
     for name, (dtype, axes) in expected.items():
@@ -172,18 +172,19 @@ def check_tensors(
 
 
 def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> None:
-    """Check what follows from how labels are counted; a label that contradicts itself was not measured."""
+    """Check that the counts of a label are consistent."""
     equal, temperature = np.array_equal, float(label.temperature[0])
     domain_hits, domain_support = label.domain_hits.astype(np.int64), label.domain_support.astype(np.int64)
     domain_ranks = label.domain_ranks.astype(np.int64)
     checks: dict[str, bool | np.bool_] = {
-        **{f"{name} does not follow from ranks": equal(tensors[name], getattr(label, name)) for name in _DERIVED},
+        **{f"{name} does not match the ranks": equal(tensors[name], getattr(label, name)) for name in _DERIVED},
         "support exceeds the images per concept": (label.support <= label.sampling.images_per_concept).all(),
         "ranks by domain do not add up": (domain_ranks >= 0).all()
         and equal(domain_ranks.sum(axis=0), label.ranks.sum(axis=0, dtype=np.int64)),
         "the temperature is not a positive number": math.isfinite(temperature) and temperature > 0,
-        "hits exceed the times a concept was answered": (label.hits <= label.predicted).all(),
-        "answers and images do not add up": label.predicted.sum(dtype=np.int64) == label.support.sum(dtype=np.int64),
+        "hits exceed the predictions of a concept": (label.hits <= label.predicted).all(),
+        "predictions and images do not add up": label.predicted.sum(dtype=np.int64)
+        == label.support.sum(dtype=np.int64),
         "hits by domain do not add up": equal(domain_hits.sum(axis=0), label.hits),
         "support by domain does not add up": equal(domain_support.sum(axis=0), label.support),
         "hits by domain exceed their support": (domain_hits <= domain_support).all(),
@@ -191,19 +192,19 @@ def _check_counts(label: ModelLabel, tensors: Mapping[str, NDArray[Any]]) -> Non
         and equal(domain_ranks[:, 0], domain_hits.sum(axis=1)),
         "the rivals are inconsistent": _rivals_are_consistent(label),
     }
-    refuse_if_any_fails(checks)
+    raise_on_failures(checks)
 
 
-def refuse_if_any_fails(checks: Mapping[str, bool | np.bool_]) -> None:
-    """Name all faults whose check did not pass."""
-    if faults := [fault for fault, passed in checks.items() if not passed]:
-        raise LabelError(", ".join(faults))
+def raise_on_failures(checks: Mapping[str, bool | np.bool_]) -> None:
+    """Raise a LabelError that lists all failed checks."""
+    if failures := [failure for failure, passed in checks.items() if not passed]:
+        raise LabelError(", ".join(failures))
 
 
 def _rivals_are_consistent(label: ModelLabel) -> bool:
     n_concepts, rivals, wins = len(label.hits), label.rivals, label.rival_wins
     empty = rivals == NO_RIVAL
-    ordered = np.sort(rivals, axis=1)  # the empty slots come last
+    ordered = np.sort(rivals, axis=1)  # empty slots come last
     losses = label.support - label.hits
     if not (empty | (rivals < n_concepts)).all():
         return False
@@ -218,15 +219,15 @@ def _rivals_are_consistent(label: ModelLabel) -> bool:
 
 
 def read_metadata(blob: bytes) -> dict[str, Any]:
-    """Read our metadata from a safetensors header without trusting its length field; raises one of UNREADABLE."""
+    """Read our metadata from an untrusted safetensors header; raises one of UNREADABLE."""
     length = int.from_bytes(blob[:8], "little")
     if len(blob) < 8 or length > len(blob) - 8:
         raise ValueError("the file is truncated")
     header = json.loads(blob[8 : 8 + length])
     metadata = json.loads(header["__metadata__"][METADATA_KEY])
     if not isinstance(metadata, dict):
-        raise ValueError("the metadata are no object")
-    canonical_json(metadata).encode()  # half a surrogate pair raises here, where it is expected
+        raise ValueError("the metadata is not an object")
+    canonical_json(metadata).encode()  # raises for lone surrogates
     return metadata
 
 
@@ -234,37 +235,37 @@ def _section(metadata: Mapping[str, Any], key: str, kind: type[Any]) -> Any:  # 
     section = metadata.get(key)
     expected = {f.name: str(f.type) for f in fields(kind)}
     if not isinstance(section, dict) or set(section) != set(expected):
-        raise LabelError(f"the metadata lack a proper '{key}'")
+        raise LabelError(f"invalid or missing metadata '{key}'")
     types: Mapping[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float)}
     for name, value in section.items():
         if not _has_type(value, *types[expected[name]]):
-            raise LabelError(f"the metadata's '{key}.{name}' is no {expected[name]}")
+            raise LabelError(f"metadata '{key}.{name}' is not of type {expected[name]}")
     return kind(**section)
 
 
 def _has_type(value: object, *types: type) -> bool:
-    """Whether a parsed JSON value has one of some types; true and false are no numbers, though Python counts them."""
+    """Whether a parsed JSON value has one of the types; true and false are not numbers, unlike in Python."""
     return isinstance(value, types) and not isinstance(value, bool)
 
 
 def _license(metadata: Mapping[str, Any]) -> str | None:
     license_id = metadata.get("license")
-    if license_id is not None and not (isinstance(license_id, str) and 0 < len(license_id) <= _LONGEST_LICENSE):
-        raise LabelError("the metadata's 'license' is no id of a license")
+    if license_id is not None and not (isinstance(license_id, str) and 0 < len(license_id) <= _MAX_LICENSE_LENGTH):
+        raise LabelError("metadata 'license' is not a license id")
     return license_id
 
 
 def _field(section: Any, key: str) -> str:  # noqa: ANN401 - parsed JSON
     value = section.get(key) if isinstance(section, dict) else None
     if not isinstance(value, str):
-        raise LabelError(f"the metadata lack '{key}'")
+        raise LabelError(f"metadata '{key}' is missing")
     return value
 
 
 def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, NDArray[Any]]) -> str:
     """Sha256 over metadata and tensors."""
-    whole = hashlib.sha256(canonical_json(metadata).encode())
+    checksum = hashlib.sha256(canonical_json(metadata).encode())
     for name in _TENSORS:
-        whole.update(name.encode())
-        whole.update(np.ascontiguousarray(tensors[name]).tobytes())
-    return whole.hexdigest()
+        checksum.update(name.encode())
+        checksum.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return checksum.hexdigest()

@@ -1,17 +1,17 @@
-"""Join labels over graphs: for each model its label on every graph, one group of comparable labels per graph.
+"""Join labels over graphs: for each model its label on each graph, from one group of comparable labels per graph.
 
-Only labels that were measured on the same probe images compare directly. So each graph contributes the labels of one
-group; what is left out is named with the reason. One graph is the reference: it gives the general level of every
-model, so a model without a label on it is left out.
+Only labels that were measured on the same probe images are directly comparable. So the labels of one group are chosen
+per graph; all others are left out, with the reason. One graph is the reference, which gives the mean recall of each
+model; models without a label on it are left out.
 
-A label is a claim of whoever published it. What is done against false ones:
+A label is a claim of its publisher. Protection against false labels:
 
-- Labels on other probe images, such as ten easy ones of one's own, never compare with those of the group taken. It is
-  taken by what the user asked for, else by the default graph, else by the number of different publishers: many labels
-  of one account count once. Who makes many accounts can outnumber honest publishers where there is no default graph.
-- A label that names probe images whose numbers contradict its own is left out
-  (:func:`~mll_hf.labels.store.check_graph`). Who copies these numbers and invents results is only found out by
-  measuring again: ``mll-hf labels verify``.
+- Labels on other probe images, such as a few easy ones, are never compared with those of the chosen group. The group is
+  chosen by user request, then by the default graph, then by the number of publishers, so that many labels of one
+  account count once. Without a default graph, an attacker with many accounts can outnumber honest publishers.
+- A label whose image counts contradict those of the probe images that it names is left out
+  (:func:`~mll_hf.labels.store.check_graph`). Invented results with correct image counts are only detected by measuring
+  again: ``mll-hf labels verify``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NoLabelsError(InputError):
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """Labels that take no part in a selection.
+    """Labels that are left out of a selection.
 
     Attributes:
         models: Ids of their models, sorted.
@@ -68,8 +68,8 @@ class JoinedLabels:
     Attributes:
         union: The G graphs; the first is the reference.
         labels: [M][G], None where a model has no label on a graph; the first of each model is never None.
-        left_out: Labels that were left out, and why.
-        among: The labels of all models that are compared, if these are only the most promising ones.
+        left_out: Labels that were left out, with the reasons.
+        among: The labels of all models, if this is only a subset.
     """
 
     union: GraphUnion
@@ -96,13 +96,13 @@ class JoinedLabels:
 
     @cached_property
     def known(self) -> NDArray[np.bool_]:
-        """[G, M] which models have a label on a graph."""
+        """[G, M] which models have a label on which graph."""
         columns = zip(*self.labels, strict=True)
         return np.array([[label is not None for label in column] for column in columns], np.bool_)
 
     @cached_property
     def rank_shares(self) -> NDArray[np.float64]:
-        """[G, M, RANK_BINS] mean rank shares of the labels; 0 where there is none."""
+        """[G, M, RANK_BINS] mean rank shares of the labels; 0 without a label."""
         none = np.zeros(RANK_BINS)
         shares = [none if label is None else label.mean_rank_shares for g in range(len(self.union.graphs))
                   for label in self.on_graph(g)]  # fmt: skip
@@ -121,12 +121,12 @@ class JoinedLabels:
             return self.among.domains_of(g)
         return frozenset().union(*{label.domains_tested for label in self.on_graph(g) if label is not None})
 
-    def take(self, rows: Sequence[int]) -> JoinedLabels:
-        """Only some of the models."""
+    def subset(self, rows: Sequence[int]) -> JoinedLabels:
+        """The labels of the models in the given rows."""
         return replace(self, labels=tuple(self.labels[m] for m in rows))
 
-    def whole(self, fetch: Callable[[Sequence[LabelSummary]], Sequence[ModelLabel]]) -> JoinedLabels:
-        """The same labels, read whole."""
+    def fetch_full(self, fetch: Callable[[Sequence[LabelSummary]], Sequence[ModelLabel]]) -> JoinedLabels:
+        """Replace summaries by full labels."""
         fetched = iter(fetch([label for row in self.labels for label in row if label is not None]))
         rows = (tuple(None if label is None else next(fetched) for label in row) for row in self.labels)
         return replace(self, labels=tuple(rows))
@@ -134,7 +134,7 @@ class JoinedLabels:
     def embeddings(
         self, embeddings_of: Callable[[LabelSummary], ProbeEmbeddings | None]
     ) -> tuple[ProbeEmbeddings, ...]:
-        """[M] probe embeddings of the models, joined over the graphs; none if any label is missing or lacks them."""
+        """[M] probe embeddings of the models, joined over the graphs; empty if any label is missing or has none."""
         joined = []
         for row in self.labels:
             parts = []
@@ -143,8 +143,8 @@ class JoinedLabels:
                 if part is None:
                     return ()
                 parts.append((part, positions))
-            whole = parts[0][0] if len(parts) == 1 else ProbeEmbeddings.joined(parts, len(self.union.graph))
-            joined.append(whole)
+            single = len(parts) == 1
+            joined.append(parts[0][0] if single else ProbeEmbeddings.joined(parts, len(self.union.graph)))
         return tuple(joined)
 
 
@@ -159,22 +159,22 @@ def join_labels(
 ) -> JoinedLabels:
     """Join labels over graphs.
 
-    Per graph the group with the wanted probe images is taken, else that of the default graph, else the one of most
-    publishers, of these the one with most labels, then with most probe images. Of several labels of a model in one
-    group the one with the most probe images counts.
+    One group of labels is chosen per graph: the one with the preferred probe images, else that of the default graph,
+    else the one with the most publishers. Ties are broken by the number of labels, then by the number of probe images.
+    If a model has several labels in a group, the one with the most probe images is used.
 
     Args:
         labels: Labels on any graphs.
         graphs: Their graphs.
-        reference: Digest of the reference graph; by default the default graph, else that of the most publishers and
-            labels, graphs without hypernyms in other graphs first.
-        probes: Names or digests of probe images to prefer to other probe images of the same graph.
-        default: The graph, with its probe images, that everybody is meant to measure on.
-        publisher_of: Who published a label; None if unknown.
+        reference: Digest of the reference graph; by default that of the default graph, else of the graph with the most
+            publishers and labels. Graphs without hypernyms in other graphs are preferred.
+        probes: Names or digests of preferred probe images.
+        default: The default graph with its probe images.
+        publisher_of: Returns the publisher of a label; None if unknown.
 
     Raises:
-        NoLabelsError: There are no labels that can be used.
-        InputError: There are none on the reference graph.
+        NoLabelsError: There are no usable labels.
+        InputError: There are no labels on the reference graph or the preferred probe images.
     """
     by_digest = {graph.digest: graph for graph in graphs}
     groups: dict[str, dict[LabelGroup, list[LabelSummary]]] = defaultdict(lambda: defaultdict(list))
@@ -182,27 +182,29 @@ def join_labels(
     labels = tuple(labels)
     names = {label.probes_name for label in labels}
     if unknown := sorted(set(probes) - names - {label.probes_digest for label in labels}):
-        there = abridged(sorted(names), 5) or "none"
-        raise InputError(f"no label rests on probe images '{unknown[0]}'; there are labels on {there}")
-    false: dict[str, list[LabelSummary]] = defaultdict(list)
+        available = abridged(sorted(names), 5) or "none"
+        raise InputError(f"no label was measured on probe images '{unknown[0]}'; there are labels on {available}")
+    invalid: dict[str, list[LabelSummary]] = defaultdict(list)
     for label in labels:
         try:
             if label.graph_digest in by_digest:
                 check_graph(label, by_digest[label.graph_digest])
         except LabelError as error:
-            false[error.reason].append(label)
+            invalid[error.reason].append(label)
         else:
             groups[label.graph_digest][label.group].append(label)
-    left_out += [_left_out(of_reason, reason) for reason, of_reason in sorted(false.items())]
+    left_out += [_left_out(group, reason) for reason, group in sorted(invalid.items())]
     for digest in sorted(groups.keys() - by_digest.keys()):
-        of_unknown = [label for group in groups.pop(digest).values() for label in group]
+        unreadable = [label for group in groups.pop(digest).values() for label in group]
         reason = "the graph cannot be read; its publisher must make it public, or give it with --graph"
-        left_out.append(_left_out(of_unknown, reason))
+        left_out.append(_left_out(unreadable, reason))
     chosen: dict[str, list[LabelSummary]] = {}
-    for digest, of_graph in sorted(groups.items()):
-        best = min(of_graph, key=lambda group: _preference(of_graph[group], group, probes, default, publisher_of))
-        chosen[digest] = of_graph.pop(best)
-        left_out += [_left_out(others, _difference(group, others, best)) for group, others in sorted(of_graph.items())]
+    for digest, on_graph in sorted(groups.items()):
+        best = min(on_graph, key=lambda group: _group_order(on_graph[group], group, probes, default, publisher_of))
+        chosen[digest] = on_graph.pop(best)
+        left_out += [
+            _left_out(others, _exclusion_reason(group, others, best)) for group, others in sorted(on_graph.items())
+        ]
     if not chosen and left_out:
         raise NoLabelsError(f"no label can be used: {left_out[0]}")
     if not chosen:
@@ -210,7 +212,7 @@ def join_labels(
             "there are no labels to select from; label models first: mll-hf label MODEL --graph DIR --labels DIR"
         )
     reference = reference or min(
-        chosen, key=lambda digest: _reference_preference(by_digest[digest], chosen[digest], default, publisher_of)
+        chosen, key=lambda digest: _reference_order(by_digest[digest], chosen[digest], default, publisher_of)
     )
     if reference not in chosen:
         raise InputError(f"no model has a label on the reference graph ({reference[:12]}); name another one")
@@ -226,67 +228,67 @@ def join_labels(
     kept = [g for g, digest in enumerate(columns) if digest in chosen]
     union, cyclic = _union([by_digest[columns[g]] for g in kept])
     reason = "its hypernyms form a cycle with those of the other graphs; correct the graph"
-    left_out += [_left_out(chosen[columns[kept[at]]], reason) for at in cyclic]
-    kept = [g for at, g in enumerate(kept) if at not in cyclic]
+    left_out += [_left_out(chosen[columns[kept[position]]], reason) for position in cyclic]
+    kept = [g for position, g in enumerate(kept) if position not in cyclic]
     rows = tuple(tuple(tables[g].get(model) for g in kept) for model in models)
     return JoinedLabels(union, rows, tuple(left_out))
 
 
-def _preference(
+def _group_order(
     labels: list[LabelSummary],
     group: LabelGroup,
     probes: Collection[str],
     default: SemanticGraph | None,
     publisher_of: Callable[[LabelSummary], str | None],
 ) -> tuple[object, ...]:
-    wanted = any(label.probes_name in probes or label.probes_digest in probes for label in labels)
+    is_preferred = any(label.probes_name in probes or label.probes_digest in probes for label in labels)
     is_default = default is not None and default.probes is not None and default.probes.digest == group.probes_digest
     tests = max(int(label.support.sum()) for label in labels)
-    return not wanted, not is_default, -_publishers(labels, publisher_of), -len(labels), -tests, group
+    return not is_preferred, not is_default, -_publisher_count(labels, publisher_of), -len(labels), -tests, group
 
 
-def _publishers(labels: list[LabelSummary], publisher_of: Callable[[LabelSummary], str | None]) -> int:
-    """Number of different publishers, as far as they are known."""
+def _publisher_count(labels: list[LabelSummary], publisher_of: Callable[[LabelSummary], str | None]) -> int:
+    """Number of distinct known publishers."""
     return len({publisher for label in labels if (publisher := publisher_of(label))})
 
 
 def _union(graphs: Sequence[SemanticGraph]) -> tuple[GraphUnion, list[int]]:
-    """The union, and positions of graphs that it leaves out, or a stranger's graph could stop every selection."""
+    """The union of the graphs, and positions of graphs left out because their hypernyms form a cycle with others."""
     try:
         return GraphUnion.of(graphs), []
     except GraphError:
         union, cyclic = GraphUnion.of(graphs[:1]), []
-    for at, graph in enumerate(graphs[1:], 1):
+    for position, graph in enumerate(graphs[1:], 1):
         try:
             union = GraphUnion.of([*union.graphs, graph])
         except GraphError:
-            cyclic.append(at)
+            cyclic.append(position)
     return union, cyclic
 
 
-def _difference(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:
+def _exclusion_reason(group: LabelGroup, labels: list[LabelSummary], best: LabelGroup) -> str:
     if group.probes_digest == best.probes_digest:
         return f"measured on another sample of the probe images (seed {group.seed}) than the rest"
     return f"measured on other probe images ({min(label.probes_name for label in labels)}) than the rest"
 
 
-def _reference_preference(
+def _reference_order(
     graph: SemanticGraph,
     labels: list[LabelSummary],
     default: SemanticGraph | None,
     publisher_of: Callable[[LabelSummary], str | None],
 ) -> tuple[object, ...]:
     is_default = default is not None and default.digest == graph.digest
-    publishers = _publishers(labels, publisher_of)
+    publishers = _publisher_count(labels, publisher_of)
     return not is_default, bool(graph.external), -publishers, -len(labels), -len(graph), graph.digest
 
 
 def _by_model(labels: list[LabelSummary]) -> Mapping[tuple[str, str, str], LabelSummary]:
-    """The label of each model with the most probe images per concept."""
+    """For each model, its label with the most probe images per concept."""
     best: dict[tuple[str, str, str], LabelSummary] = {}
     for label in labels:
         model = (label.model.repo_id, label.model.revision, label.model.backend)
-        best[model] = max(best.get(model, label), label, key=lambda of: of.sampling.images_per_concept)
+        best[model] = max(best.get(model, label), label, key=lambda each: each.sampling.images_per_concept)
     return best
 
 

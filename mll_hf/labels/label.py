@@ -1,4 +1,4 @@
-"""The label of a model: what it says, and the statistics that follow from it."""
+"""The label of a model and its statistics."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from mll_hf.hub.pretrained import Published
 
 LOCAL_PREFIX = "local-dir:"
-UNPINNED = "main"  # revision of a model that no label pins; it must be resolved before the model is loaded
-_Z = 1.959964  # 95 % of a normal distribution are within so many standard deviations
+UNPINNED = "main"  # revision of a model without a label; must be resolved before the model is loaded
+_Z = 1.959964  # z-score of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRef:
-    """A model, pinned.
+    """A model at a fixed revision.
 
     Attributes:
         repo_id: ``org/name`` on the Hub, or ``local-dir:/absolute/path``.
-        revision: Full commit sha (40 hex digits); for a local folder a digest of its content, just as long.
-        backend: Which adapter runs it: ``open_clip``, ``transformers`` or ``sentence-transformers``.
+        revision: Full commit sha (40 hex digits); for a local folder a digest of its content of the same length.
+        backend: Library that runs it: ``open_clip``, ``transformers`` or ``sentence-transformers``.
     """
 
     repo_id: str
@@ -58,7 +58,7 @@ class ModelRef:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a model costs to run.
+    """The cost of a model.
 
     Attributes:
         parameters: Number of parameters of both towers.
@@ -71,7 +71,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What a model ran in while it was measured; embeddings from another environment differ in the last bits.
+    """The environment in which a model was measured; in others, embeddings differ by rounding.
 
     Attributes:
         device: Type of the device: ``cpu``, ``cuda`` or ``mps``.
@@ -90,7 +90,7 @@ class Environment:
 
 @dataclass(frozen=True, slots=True, order=True)
 class LabelGroup:
-    """Labels that compare directly: measured on one graph, on nested samples of the same probe images.
+    """Labels that are directly comparable: measured on the same graph, on nested samples of the same probe images.
 
     Attributes:
         graph_digest: Digest of the graph's concepts.
@@ -111,21 +111,21 @@ class LabelGroup:
 
 @dataclass(frozen=True, eq=False)
 class LabelFacts:
-    """What a label says besides counts. A place is ``hf://datasets/org/name@commit``, or the name of a folder.
+    """The metadata of a label. Locations are ``hf://datasets/org/name@commit``, or the name of a folder.
 
     Attributes:
-        model: The model, pinned.
-        cost: What it costs to run.
-        graph_name: Name of the graph, for people.
-        graph_digest: Digest of the graph's concepts, to which the columns belong.
-        graph_location: Where the graph is.
+        model: The model.
+        cost: Its cost.
+        graph_name: Name of the graph, for display.
+        graph_digest: Digest of the graph's concepts.
+        graph_location: Location of the graph.
         probes_digest: Digest of the probe images, see :class:`~mll_hf.graph.probe_counts.ProbeCounts`.
-        probes_location: Where they are; not everybody may read them.
+        probes_location: Their location, which may be private.
         sampling: How the probe images were sampled.
         domain_names: The S domains.
-        package_version: Version of this package that counted.
-        environment: What the model ran in.
-        license: License of the model as its repository names it, in lower case; None if unknown.
+        package_version: Version of this package.
+        environment: The environment in which the model was measured.
+        license: License of the model according to its repository, in lower case; None if unknown.
     """
 
     model: ModelRef
@@ -143,30 +143,30 @@ class LabelFacts:
 
     @property
     def group(self) -> LabelGroup:
-        """The labels that this one compares with directly."""
+        """The group of labels that are directly comparable with this one."""
         return LabelGroup(self.graph_digest, self.probes_digest, self.sampling.seed)
 
     @property
     def probes_name(self) -> str:
-        """Dataset or folder of the probe images, for people."""
+        """Dataset or folder of the probe images, for display."""
         return self.probes_location.removeprefix("hf://datasets/").partition("@")[0]
 
     @property
     def tie_break(self) -> tuple[float, int, str, str]:
-        """What decides between equally good models: cost, then id."""
+        """Order of equally good models: cost, then id."""
         return self.cost.gflops, self.cost.parameters, self.model.repo_id, self.model.revision
 
 
 @dataclass(frozen=True, eq=False)
 class LabelSummary(ArrayFields, LabelFacts):
-    """What selection needs of a label: one model, measured on a graph of V concepts with probe images of S domains.
+    """The part of a label that selection needs: one model on a graph of V concepts with probe images of S domains.
 
-    The rest of a label says which concepts a model confuses.
+    The rest of a label is about which concepts the model confuses.
 
     Attributes:
         ranks: [V, RANK_BINS] uint16, probe images of a concept by how many rivals beat it, see
             :class:`~mll_hf.labels.counts.LabelCounts`.
-        domain_ranks: [S, RANK_BINS] int32, the same for all probe images of a domain.
+        domain_ranks: [S, RANK_BINS] int32, the same by domain.
         temperature: [1] float32; dividing the model's logits by it calibrates its probabilities.
     """
 
@@ -182,12 +182,12 @@ class LabelSummary(ArrayFields, LabelFacts):
 
     @cached_property
     def hits(self) -> NDArray[np.int32]:
-        """[V] probe images on which the concept beat all its rivals."""
+        """[V] number of probe images on which the concept beat all rivals."""
         return read_only(self.ranks[:, 0].astype(np.int32))
 
     @cached_property
     def support(self) -> NDArray[np.int32]:
-        """[V] probe images of the concept."""
+        """[V] number of probe images of the concept."""
         return read_only(self.ranks.sum(axis=1, dtype=np.int32))
 
     @property
@@ -205,22 +205,22 @@ class LabelSummary(ArrayFields, LabelFacts):
 
     @cached_property
     def mean_rank_shares(self) -> NDArray[np.float64]:
-        """[RANK_BINS] share of probe images in each bin of ranks, averaged over the concepts that have images."""
+        """[RANK_BINS] share of probe images in each rank bin, averaged over the concepts with images."""
         tested = self.support > 0
         return read_only((1 / self.support[tested]) @ self.ranks[tested] / max(int(tested.sum()), 1))
 
     @cached_property
     def mean_recall(self) -> float:
-        """Mean recall over the concepts that have images: the model's general level."""
+        """Mean recall over the concepts with images."""
         tested = self.support > 0
         return float(self.node_precision[tested].mean(dtype=np.float64)) if tested.any() else 0.0
 
     @cached_property
     def mean_recall_margin(self) -> float:
-        """Half the width of a 95 % interval of :attr:`mean_recall` over samples of probe images.
+        """Half the width of the 95 % confidence interval of :attr:`mean_recall`, from sampling probe images.
 
-        ``1.96 sqrt(sum_v p_v (1 - p_v) / n_v) / V`` over the V concepts with images. Each ``p_v`` is shrunk towards
-        the mean by one image, or concepts with a single image would seem certain.
+        ``1.96 sqrt(sum_v p_v (1 - p_v) / n_v) / V`` over the V concepts with images. Each ``p_v`` is shrunk toward the
+        mean by one image, since concepts with a single image would otherwise have no variance.
         """
         tested = self.support > 0
         images = self.support[tested].astype(np.float64)
@@ -232,12 +232,12 @@ class LabelSummary(ArrayFields, LabelFacts):
     def recall_among(
         self, n_candidates: int, concepts: NDArray[np.int64], n_rivals: NDArray[np.int32]
     ) -> NDArray[np.float64]:
-        """[K] expected recall of K concepts if only a few candidates took part; 0 without images.
+        """[K] expected recall of K concepts among fewer, random candidates; 0 without images.
 
         Args:
-            n_candidates: Number of candidates, the right one included.
+            n_candidates: Number of candidates, including the correct one.
             concepts: [K] indices of concepts.
-            n_rivals: [V] rivals of each concept, see :attr:`~mll_hf.graph.concepts.SemanticGraph.rival_counts`.
+            n_rivals: [V] numbers of rivals, see :attr:`~mll_hf.graph.concepts.SemanticGraph.rival_counts`.
         """
         wins = expected_wins(self.ranks[concepts], chances_to_win(n_rivals[concepts], n_candidates))
         return wins / np.maximum(self.support[concepts], 1)
@@ -245,14 +245,14 @@ class LabelSummary(ArrayFields, LabelFacts):
 
 @dataclass(frozen=True, eq=False)
 class ModelLabel(LabelSummary):
-    """A model's label: its summary, and which concepts it confuses.
+    """A model's label: its summary, and the concepts that it confuses.
 
     Attributes:
-        predicted: [V] int32, times the concept was answered, on whatever probe image.
-        domain_hits: [S, V] uint16.
-        domain_support: [S, V] uint16.
+        predicted: [V] int32, number of predictions of the concept, on any probe images.
+        domain_hits: [S, V] uint16, hits by domain.
+        domain_support: [S, V] uint16, probe images by domain.
         rivals: [V, RIVALS] uint16, concepts that most often outscore ``v`` on its own images; NO_RIVAL in empty slots.
-        rival_wins: [V, RIVALS] uint16, on how many images.
+        rival_wins: [V, RIVALS] uint16, number of these images.
     """
 
     predicted: NDArray[np.int32]
@@ -263,7 +263,7 @@ class ModelLabel(LabelSummary):
 
     @property
     def summary(self) -> LabelSummary:
-        """The label without the model's confusions, a tenth of its size."""
+        """The label without confusions, a tenth of its size."""
         return LabelSummary(**{each.name: getattr(self, each.name) for each in fields(LabelSummary)})
 
     @classmethod
@@ -275,12 +275,12 @@ class ModelLabel(LabelSummary):
         revision: str | None = None,
         token: str | None = None,
     ) -> ModelLabel:
-        """Read the label in a model's own repo on the Hub; the model itself is not downloaded.
+        """Read the label in a model's repo on the Hub, without downloading the model.
 
         Args:
             model: ``org/name``.
-            graph: The label's graph, if the repo has labels on several: itself, its folder or its dataset. By default
-                the first label that was published there.
+            graph: The graph, its folder or its dataset, if the repo has labels on several graphs; by default the graph
+                of the first published label.
             revision: Branch, tag or commit of the repo; by default main.
             token: Hub token; None for the token of the logged-in user.
 
@@ -302,11 +302,11 @@ class ModelLabel(LabelSummary):
         private: bool = False,
         token: str | None = None,
     ) -> Published:
-        """Publish the label in one commit; without write access only ``create_pr`` is possible.
+        """Publish the label in one commit. Without write access only ``create_pr`` is possible.
 
         Args:
             to: ``hf://datasets/org/name`` for a collection; by default the model's own repo.
-            graph: The label's graph: itself, its folder or its dataset. By default the dataset that the label names.
+            graph: The label's graph, its folder or its dataset; by default the dataset named in the label.
             create_pr: Open a pull request instead.
             private: Make a new collection private.
             token: Hub token; None for the token of the logged-in user.
@@ -316,7 +316,7 @@ class ModelLabel(LabelSummary):
 
         Raises:
             InputError: The model or its graph is a local folder, or ``to`` is another model's repo.
-            HubError: The Hub refuses, or the weights in the repo differ from those measured.
+            HubError: The Hub rejects the commit, or the weights in the repo differ from those measured.
             CardError: The repo's README cannot be edited safely.
         """
         from mll_hf.hub.pretrained import push_label

@@ -43,9 +43,9 @@ A = TypeVar("A")
 B = TypeVar("B")
 
 MAX_LABEL_BYTES = 16 * 2**20
-_LEAST_DECODED = 0.95  # share of the probe images that can be decoded, and count
-MANY_LABELS = 256  # from so many on an index is used
-_READ_AT_ONCE = 64  # labels in memory while an index is updated
+_MIN_DECODED = 0.95  # minimum share of decodable probe images
+MANY_LABELS = 256  # minimum number of labels for using an index
+_READ_BATCH = 64  # labels in memory while updating an index
 LABEL_PATH = re.compile(
     r"labels/[\w.-]+--[\w.-]+/[0-9a-f]{40}/[0-9a-f]{12}-[0-9a-f]{12}(-seed\d+)?\.safetensors", re.ASCII
 )
@@ -61,7 +61,7 @@ class Origin:
 
     Attributes:
         location: Path of the file, or ``hf://...@commit/path``.
-        publisher: The user or organization whose repo it is in; None on this machine.
+        publisher: The user or organization that owns the repo; None for local files.
     """
 
     location: str
@@ -79,11 +79,11 @@ def graph_path(digest: str) -> str:
 
 
 class LabelSource(Protocol):
-    """Where labels come from: a folder, a collection, all tagged models, or published figures."""
+    """A source of labels: a folder, a collection, all tagged models, or published figures."""
 
     @property
     def name(self) -> str:
-        """The source as users write it."""
+        """The source as written by users."""
 
     @property
     def graphs(self) -> tuple[SemanticGraph, ...]:
@@ -91,26 +91,26 @@ class LabelSource(Protocol):
 
     @property
     def indexed(self) -> tuple[IndexedLabel, ...]:
-        """All labels as an index knows them; none if the source has no index."""
+        """Index entries of all labels; empty if the source has no index."""
 
     def list(self) -> tuple[LabelSummary, ...]:
         """Summaries of all labels."""
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """Whole labels."""
+        """Read full labels."""
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """Embeddings of the probe images, if the source has them."""
+        """The probe embeddings of a label, if available."""
 
     def origin_of(self, label: LabelFacts) -> Origin:
-        """Where a label was read, and who published it."""
+        """Location and publisher of a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class GroupFiles:
-    """The files of a group: paths of labels by slug and revision of their model, and of shards by number.
+    """The files of a group: paths of labels by slug and revision of the model, and of shards by number.
 
-    The graph is None if there are no labels.
+    ``graph`` is None if there are no labels.
     """
 
     stem: str
@@ -120,28 +120,28 @@ class GroupFiles:
 
 
 class StoredLabels(LabelSource, Protocol):
-    """Labels, graphs and index in files by path: what a folder and a collection have in common.
+    """Base of folders and collections: files of labels, graphs and an index, by path.
 
-    Summaries are kept in memory, whole labels are read when asked for. What cannot be read is an error in a folder of
-    one's own, and skipped with a warning in a collection of others.
+    Summaries are kept in memory, full labels are read on request. Invalid files are errors in a local folder, and
+    skipped with a warning in a collection.
     """
 
     @property
     def publisher(self) -> str | None:
-        """The user or organization whose repo it is; None on this machine."""
+        """The user or organization that owns the repo; None for a local folder."""
 
     @property
     def _by_digest(self) -> Mapping[str, SemanticGraph]:
-        """The graphs."""
+        """The graphs by digest."""
 
     def _paths(self, pattern: str) -> Sequence[str]:
         """Sorted paths that match a pattern such as ``graphs/*.json``."""
 
     def _name(self, path: str) -> Path:
-        """A file in messages."""
+        """The name of a file in messages."""
 
     def _file(self, path: str) -> Path:
-        """A graph or label, now on this machine."""
+        """The local file of a graph or label, downloaded if needed."""
 
     def _shard_files(self, paths: Sequence[str]) -> Sequence[ByteSource]:
         """The shards of one index."""
@@ -149,8 +149,8 @@ class StoredLabels(LabelSource, Protocol):
     def _digests(self, group: GroupFiles) -> dict[Key, str]:
         """Sha256 of each label file of a group."""
 
-    def _together(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
-        """Apply a function to items in parallel, up to its first error."""
+    def _map_parallel(self, function: Callable[[A], B], items: Sequence[A]) -> Sequence[B]:
+        """Apply a function to items in parallel; stops at the first error."""
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             return list(pool.map(function, items))
 
@@ -165,24 +165,23 @@ class StoredLabels(LabelSource, Protocol):
     def _read_graph(self, path: str) -> SemanticGraph:
         graph = load_graph(self._file(path), self.publisher and str(self._name("")))
         if graph_path(graph.digest) != path:
-            reason = f"holds another graph ({graph.digest[:12]}) than its name says; put the file back"
+            reason = f"its name does not match the graph ({graph.digest[:12]}); restore the file"
             raise GraphError(reason, self._name(path))
         return graph
 
     def read(self, path: str, graphs: Mapping[str, SemanticGraph]) -> ModelLabel:
-        """Read and validate a label; on one of the graphs, by digest, it must have its concepts.
+        """Read and validate a label; ``graphs`` by digest are used to check its concepts.
 
         Raises:
             HubError: It cannot be downloaded.
-            LabelError: It is no valid label, or not the one that its path names; or it is on this machine, and its
-                graph is not.
+            LabelError: It is not a valid label, or does not match its path; or it is local and its graph is missing.
         """
         name = self._name(path)
         label = read_label(self._file(path), name=name)
         if self.publisher and label.model.is_local:
-            raise LabelError(f"is a label of a folder ({label.model.short_name}), which others do not have", name)
-        if (own := label_path(label.model, label.group)) != path:
-            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._name(own)}", name)
+            raise LabelError(f"is a label of a local model ({label.model.short_name})", name)
+        if (expected := label_path(label.model, label.group)) != path:
+            raise LabelError(f"is a label of {label.model.repo_id}; move it to {self._name(expected)}", name)
         if graph := graphs.get(label.graph_digest):
             check_graph(label, graph, name)
         elif not self.publisher:
@@ -199,7 +198,7 @@ class StoredLabels(LabelSource, Protocol):
         _log.warning("left out: %s", error)
 
     def _summaries_at(self, paths: Sequence[str]) -> Sequence[LabelSummary]:
-        graphs = self._by_digest  # cached properties have no lock since Python 3.12
+        graphs = self._by_digest  # evaluated before the threads start: cached properties have no lock since Python 3.12
 
         def read(path: str) -> Sequence[LabelSummary]:
             try:
@@ -208,7 +207,7 @@ class StoredLabels(LabelSource, Protocol):
                 self._skip(error)
                 return ()
 
-        return [label for found in self._together(read, paths) for label in found]
+        return [label for found in self._map_parallel(read, paths) for label in found]
 
     def _label_paths(self) -> Sequence[str]:
         found = self._paths("labels/*/*/*.safetensors")
@@ -223,12 +222,12 @@ class StoredLabels(LabelSource, Protocol):
         return self._summaries
 
     def fetch(self, labels: Sequence[LabelFacts]) -> tuple[ModelLabel, ...]:
-        """Whole labels; of a collection, one request each unless they are cached."""
+        """Full labels; in a collection, one request each unless cached."""
         read = partial(self.read, graphs=self._by_digest)
-        return tuple(self._together(read, [label_path(label.model, label.group) for label in labels]))
+        return tuple(self._map_parallel(read, [label_path(label.model, label.group) for label in labels]))
 
     def _groups(self, label_paths: Sequence[str]) -> Sequence[GroupFiles]:
-        """The groups of some labels that can be indexed, and those that only have an index."""
+        """The groups of some labels with a known graph, and groups that only have an index."""
         labels: dict[str, dict[Key, str]] = defaultdict(dict)
         shards: dict[str, dict[int, str]] = defaultdict(dict)
         for path in label_paths:
@@ -239,20 +238,20 @@ class StoredLabels(LabelSource, Protocol):
             shards[stem][int(name.removesuffix(".safetensors"))] = path
         groups = []
         for stem in sorted({*labels, *shards}):
-            of_stem = (graph for graph in self.graphs if labels[stem] and stem.startswith(graph.digest[:12]))
-            graph = next(of_stem, None)
+            matching = (graph for graph in self.graphs if labels[stem] and stem.startswith(graph.digest[:12]))
+            graph = next(matching, None)
             if graph or not labels[stem]:
                 groups.append(GroupFiles(stem, graph, labels[stem], shards[stem]))
             else:
-                reason = f"labels {stem} are not indexed, since their graph is missing"
+                reason = f"labels {stem} are not indexed because their graph is missing"
                 self._skip(LabelError(f"{self.name}: {reason}; put it at {graph_path(stem)}"))
         return groups
 
     @cached_property
     def indexed(self) -> tuple[IndexedLabel, ...]:
-        """All labels as the index knows them; none if there is no index, or too few labels for one to pay.
+        """Index entries of all labels; empty if there is no index, or too few labels for it to be useful.
 
-        Labels that the index lacks, or knows in another version, are read from their files.
+        Labels that are missing or outdated in the index are read from their files.
         """
         if not self._paths("index/*/*.safetensors") or len(paths := self._label_paths()) < MANY_LABELS:
             return ()
@@ -266,11 +265,11 @@ class StoredLabels(LabelSource, Protocol):
 
     def _open_index(self, group: GroupFiles) -> dict[int, IndexShard]:
         """The shards of the index; a LabelError if one is damaged."""
-        opened = self._together(IndexShard.open, self._shard_files(list(group.shards.values())))
+        opened = self._map_parallel(IndexShard.open, self._shard_files(list(group.shards.values())))
         return dict(zip(group.shards, opened, strict=True))
 
     def _usable_shards(self, group: GroupFiles) -> dict[int, IndexShard]:
-        """The shards of the index to update; none if the labels are gone, or if one is damaged, to build it anew."""
+        """The shards to update; none if there are no labels, or if a shard is damaged and the index must be rebuilt."""
         try:
             return self._open_index(group) if group.graph else {}
         except LabelError as error:
@@ -278,11 +277,11 @@ class StoredLabels(LabelSource, Protocol):
             return {}
 
     def _reader(self, group: GroupFiles, digests: Mapping[Key, str], progress: Callable[[int], object]) -> Reader:
-        """Reads labels by their keys, a few at a time, with the sha256 of their files."""
+        """Return a function that reads labels by key, in batches, with the sha256 of their files."""
 
         def read(keys: Sequence[Key]) -> Iterator[tuple[LabelSummary, str]]:
-            for first in range(0, len(keys), _READ_AT_ONCE):
-                labels = self._summaries_at([group.labels[key] for key in keys[first : first + _READ_AT_ONCE]])
+            for first in range(0, len(keys), _READ_BATCH):
+                labels = self._summaries_at([group.labels[key] for key in keys[first : first + _READ_BATCH]])
                 progress(len(labels))
                 for label in labels:
                     yield label, digests[label.model.slug, label.model.revision]
@@ -292,9 +291,9 @@ class StoredLabels(LabelSource, Protocol):
     def _index_changes(
         self, group: GroupFiles, shards: Mapping[int, IndexShard], progress: Callable[[int], object]
     ) -> Iterator[tuple[str, bytes | None]]:
-        """Shards to write in this order, so that the index of a group has all its labels: paths and content.
+        """Updates of the index of a group, in this order: paths of shards and their new content, None to delete.
 
-        None is to delete; shards that are not given are deleted, too.
+        Shards of the group that are not in ``shards`` are deleted.
         """
         yield from ((path, None) for number, path in group.shards.items() if number not in shards)
         if group.graph:
@@ -307,11 +306,11 @@ class StoredLabels(LabelSource, Protocol):
 class LabelStore(StoredLabels):
     """A folder of labels.
 
-    What reads raises an InputError if the folder holds no labels, a GraphError or LabelError if a file is damaged or
-    missing; what writes raises a StorageError if the folder cannot be written.
+    Reading raises an InputError if the folder has no labels, and a GraphError or LabelError if a file is damaged or
+    missing. Writing raises a StorageError if the folder cannot be written.
 
     Attributes:
-        folder: The folder; it is created when something is added.
+        folder: The folder; created on the first write.
     """
 
     folder: Path
@@ -319,7 +318,7 @@ class LabelStore(StoredLabels):
 
     @property
     def name(self) -> str:
-        """The folder, as text."""
+        """The path of the folder."""
         return str(self.folder)
 
     @cached_property
@@ -343,20 +342,22 @@ class LabelStore(StoredLabels):
         return [InMemory.mapped(self.folder / path) for path in paths]
 
     def _digests(self, group: GroupFiles) -> dict[Key, str]:
-        """Cached as long as a file stays as it is."""
+        """Cached while a file is unchanged."""
         return {key: file_digest(self._file(path)).hex() for key, path in group.labels.items()}
 
     def embeddings_of(self, label: LabelSummary) -> ProbeEmbeddings | None:
-        """The probe embeddings beside a label, or None."""
+        """The probe embeddings of a label, or None."""
         path = embeddings_path(self.path_of(label))
         embeddings = read_embeddings(path)
         if embeddings is not None and len(embeddings.concepts) != len(label.ranks):
-            reason = f"has {len(embeddings.concepts)} concepts, the label {len(label.ranks)}; label the model anew"
+            reason = (
+                f"has {len(embeddings.concepts)} concepts, but the label has {len(label.ranks)}; label the model again"
+            )
             raise LabelError(reason, path)
         return embeddings
 
     def origin_of(self, label: LabelFacts) -> Origin:
-        """The file of a label."""
+        """The path of a label."""
         return Origin(str(self.path_of(label)))
 
     def paths(self) -> tuple[Path, ...]:
@@ -364,7 +365,7 @@ class LabelStore(StoredLabels):
         return tuple(map(self._file, self._label_paths()))
 
     def path_for(self, model: ModelRef, group: LabelGroup) -> Path:
-        """Path of the label of a model, whether it exists or not."""
+        """Path of the label of a model; the file may not exist."""
         return self.folder / label_path(model, group)
 
     def path_of(self, label: LabelFacts) -> Path:
@@ -372,9 +373,9 @@ class LabelStore(StoredLabels):
         return self.path_for(label.model, label.group)
 
     def update_index(self, progress: Callable[[int], object] = lambda _: None) -> int:
-        """Bring the index up to date with the labels; only what changed is read and written.
+        """Update the index; only changed labels and shards are read and written.
 
-        Returns the number of labels that were read; ``progress`` is called with the numbers of those read since.
+        Returns the number of labels read; ``progress`` is called with the number of labels in each batch.
         """
         n_read = 0
 
@@ -393,7 +394,7 @@ class LabelStore(StoredLabels):
         return n_read
 
     def add_graph(self, graph: SemanticGraph) -> None:
-        """Write a graph, unless it is stored already."""
+        """Write a graph, unless it is already stored."""
         path = self.folder / graph_path(graph.digest)
         content = graph_to_bytes(graph)
         if not (path.exists() and path.read_bytes() == content):
@@ -412,50 +413,49 @@ def embeddings_path(label: Path) -> Path:
 
 
 def check_graph(label: LabelSummary | IndexedLabel, graph: SemanticGraph, path: Path | None = None) -> None:
-    """Check that a label is of a graph, and that it can rest on the probe images that it names.
+    """Check that a label is of a graph, and that its image counts are possible for the probe images that it names.
 
-    Its numbers of images are compared with those that the graph gives for the probe images of this digest, if it does.
-    This exposes who measured on other images and names these. It does not expose who takes the right numbers of images
-    and invents how many were recognized: for that, measure again with ``labels verify``.
+    The counts are compared with those in the graph, if it has counts for these probe images. This detects labels that
+    were measured on other images, but not invented results with correct image counts; for that, use ``labels verify``.
 
     Raises:
-        LabelError: It is of another graph, or its numbers of images contradict those of the graph.
+        LabelError: It is of another graph, or its image counts contradict those of the graph.
     """
     if label.graph_digest != graph.digest or len(label.support) != len(graph):
         raise LabelError(
             f"is a label on graph {label.graph_name} ({label.graph_digest[:12]}), not on {graph.name} "
-            f"({graph.digest[:12]}); name the graph that it was measured on",
+            f"({graph.digest[:12]}); give the graph that it was measured on",
             path,
         )
     if graph.probes is None or graph.probes.digest != label.probes_digest:
         return
-    expected, by_domain = graph.most_tests(label.sampling.images_per_concept)
+    expected, by_domain = graph.max_tests(label.sampling.images_per_concept)
     claimed = dict(zip(label.domain_names, label.domain_ranks.sum(axis=1, dtype=np.int64).tolist(), strict=True))
-    if (label.support > expected).any() or label.support.sum() < _LEAST_DECODED * expected.sum():
-        fault = f"has {int(label.support.sum()):,} tests, where these images give {int(expected.sum()):,}"
+    if (label.support > expected).any() or label.support.sum() < _MIN_DECODED * expected.sum():
+        fault = f"has {int(label.support.sum()):,} tests instead of {int(expected.sum()):,}"
     elif wrong := [name for name, tests in claimed.items() if tests > by_domain.get(name, 0)]:
-        fault = f"has more tests on '{wrong[0]}' than these images give"
+        fault = f"has more tests on '{wrong[0]}' than possible"
     else:
         return
     raise LabelError(
         f"was not measured on the probe images that it names ({label.probes_digest[:12]}): it {fault}; label the model "
-        "anew",
+        "again",
         path,
     )
 
 
 def read_label(path: str | Path, graph: SemanticGraph | None = None, name: Path | None = None) -> ModelLabel:
-    """Read and validate one label file; if a graph is given, the label must be on it.
+    """Read and validate a label file; if a graph is given, the label must be on it.
 
-    Errors give the ``name``, by default the path.
+    ``name`` is used in errors instead of the path.
 
     Raises:
-        LabelError: The file is missing, too large, no valid label, or on another graph.
+        LabelError: The file is missing, too large or not a valid label, or the label is on another graph.
     """
     path, name = Path(path), name or Path(path)
     try:
         if path.stat().st_size > MAX_LABEL_BYTES:
-            raise LabelError(f"is larger than {MAX_LABEL_BYTES // 2**20} MB; this is no label", name)
+            raise LabelError(f"is larger than {MAX_LABEL_BYTES // 2**20} MB; this is not a label", name)
         blob = path.read_bytes()
     except OSError as error:
         raise LabelError(f"cannot be read ({error.strerror}); check the path", name) from None

@@ -1,1 +1,1 @@
-"""From class names to concepts."""
+"""Match class names to concepts."""

@@ -2,8 +2,8 @@
 
 There are two methods. :meth:`ConceptIndex.match_captions` is the paper's: the five concepts with the highest cosine
 between class description and concept caption, weighted by this cosine (transition matrix Z). :meth:`ConceptIndex.match`
-is ours: a logit model of name and meaning. It is fitted on other concepts than those it is evaluated on
-(``scripts/run_benchmark.py matching``).
+is ours: a logit model of names and meanings, fitted and evaluated on disjoint concepts (``scripts/run_benchmark.py
+matching``).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
 
 PAPER_CONCEPTS = 5  # K_n; not stated in the paper, 5 in the authors' code
 CONCEPTS = 8
-COVERED = 0.5  # a class counts as covered from this coverage
+COVERED = 0.5  # minimum coverage of a covered class
 _DIGITS = 9  # cosines and logits are compared after rounding
 
 # Coverage is a logistic function of the best logit and of its lead over the second best: the probability that the best
 # concept is the class itself. Fitted on the queries of :class:`LogitWeights`, with and without their concepts in the
 # graph.
-_COVERAGE_OF_NAMED = 0.8  # at least, for a class whose name a concept has: that share of such names is the concept
+_COVERAGE_OF_NAMED = 0.8  # minimum for a class named like a concept: this share of such classes is that concept
 _COVERAGE_OFFSET, _COVERAGE_OF_BEST, _COVERAGE_OF_LEAD = -7.05, 0.48, 0.49
 _RIDGE = 100.0  # of the regression from lemmas to glosses
-_OWN_WORDS = frozenset({"file", "llm"})  # descriptions from these sources add to name and graph
+_DESCRIBED_SOURCES = frozenset({"file", "llm"})  # descriptions with more information than name and graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,9 @@ class LogitWeights:
         name: Weight of the cosine of the class name with the nearest lemma.
         caption: Weight of the cosine of name or description with the caption.
         gloss: Weight of the cosine of the gloss with the gloss predicted from the name.
-        words: Weight of the share of the name's words that are in the concept's names, gloss and ancestors.
+        words: Weight of the share of the name's words found in the concept's names, gloss and ancestors.
         head: Weight of the share of the name's words in its head, if the head is a lemma of the concept.
-        synonyms: Weight of the logarithm of the number of lemmas: with many names, each is used more rarely.
+        synonyms: Weight of the logarithm of the number of lemmas: each of many names is used more rarely.
     """
 
     name: float = 4.8
@@ -76,9 +76,9 @@ class ClassMatch(ArrayFields):
         concepts: [C, K] int, indices of concepts.
         similarities: [C, K] float32, similarity of each concept to the class.
         weights: [C, K] float32, the entries of Z.
-        coverage: [C] float32 from 0 (nothing similar in the graph) to 1 (the class itself is in the graph).
+        coverage: [C] float32 from 0 (no similar concept in the graph) to 1 (the class itself is in the graph).
         encoder: Id of the text encoder.
-        names: [C, E] float64, unit norm: the embedded class names; None for a match that was not made from names.
+        names: [C, E] float64, unit-norm embeddings of the class names; None if not available.
     """
 
     classes: tuple[str, ...]
@@ -110,8 +110,8 @@ class ConceptIndex:
     Attributes:
         graph: The graph of V concepts.
         encoder: Encoder of all texts.
-        captions: [V, E] float64, unit norm. In double precision, the order in which a matrix product adds up moves no
-            result by as much as is kept of it, so matches are the same on every processor.
+        captions: [V, E] float64, unit norm. In double precision, the summation order of a matrix product does not
+            change rounded results, so matches are the same on every processor.
         lemmas: [L, E] float64, unit norm; the lemmas of concept 0, then of concept 1, and so on.
         starts: [V] row of each concept's first lemma.
         glosses: [V, E] float64, unit norm; the definitions only.
@@ -130,7 +130,7 @@ class ConceptIndex:
 
     @classmethod
     def build(cls, graph: SemanticGraph, encoder: TextEncoder) -> ConceptIndex:
-        """Embed a graph; slow the first time, a cache look-up after that."""
+        """Embed a graph; slow the first time, cached after that."""
         captions, glosses, lemmas = np.split(_encode(encoder, concept_texts(graph)), [len(graph), 2 * len(graph)])
         starts = np.cumsum([0, *(len(concept.lemmas) for concept in graph.concepts[:-1])]).astype(np.int64)
         return cls(graph, encoder, captions, lemmas, starts, glosses, WordIndex.build(graph))
@@ -138,7 +138,7 @@ class ConceptIndex:
     def match_captions(self, descriptions: Sequence[Description], top: int = PAPER_CONCEPTS) -> ClassMatch:
         """Match as in the paper: ``z_vy = cos(e(d_v), e(d_y))`` for the ``top`` best concepts, else 0."""
         cosines = np.round(self._encode_descriptions(descriptions) @ self.captions.T, _DIGITS)
-        concepts = _best(cosines, top)
+        concepts = _top_indices(cosines, top)
         similarities = np.take_along_axis(cosines, concepts, axis=1).astype(np.float32)
         names = embed_names(self.encoder, _names(descriptions))
         coverage = self._coverage(descriptions, self._logits(descriptions, names))
@@ -148,12 +148,12 @@ class ConceptIndex:
         """Match by name and meaning.
 
         The logit of a concept for a class is a weighted sum of six features, see :class:`LogitWeights`. Descriptions by
-        users and language models are used; templates add nothing to name and graph. Weights are a softmax over the
-        ``top`` best concepts.
+        users and language models are used; those from templates have no further information. Weights are a softmax over
+        the ``top`` best concepts.
         """
         names = embed_names(self.encoder, _names(descriptions))
         logits = self._logits(descriptions, names)
-        concepts = _best(logits, top)
+        concepts = _top_indices(logits, top)
         best = np.take_along_axis(logits, concepts, axis=1)
         weights = np.exp(best - best[:, :1])
         weights /= weights.sum(axis=1, keepdims=True)
@@ -175,12 +175,12 @@ class ConceptIndex:
         return _unit(sums)
 
     def logits(self, descriptions: Sequence[Description]) -> NDArray[np.float64]:
-        """The logit of each concept for each class, rounded; returns [C, V] float64."""
+        """[C, V] rounded logit of each concept for each class."""
         return self._logits(descriptions, embed_names(self.encoder, _names(descriptions)))
 
     def _logits(self, descriptions: Sequence[Description], names: NDArray[np.float64]) -> NDArray[np.float64]:
         meanings = names.copy()
-        described = [y for y, description in enumerate(descriptions) if description.source in _OWN_WORDS]
+        described = [y for y, description in enumerate(descriptions) if description.source in _DESCRIBED_SOURCES]
         if described:
             meanings[described] = self._encode_descriptions([descriptions[y] for y in described])
         weights = self.weights
@@ -206,25 +206,25 @@ class ConceptIndex:
     def _gloss_map(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """Ridge regression from the graph's lemmas to the glosses of their concepts.
 
-        Names and glosses are in different parts of the embedding space; the regression predicts the gloss of a name. In
-        a small graph all predictions are near 0.
+        Names and glosses are in different regions of the embedding space; the regression predicts the gloss of a name.
+        In a small graph all predictions are near 0.
 
         Returns:
-            The mean lemma [E]; a matrix [E, E], whose product with a name minus the mean is the predicted gloss; and
-            the glosses [V, E] to compare it with: centered, unit norm.
+            The mean lemma [E]; a matrix [E, E] that maps a name minus this mean to the predicted gloss; and the
+            centered, unit-norm glosses [V, E] to compare it with.
         """
         mean = self.lemmas.mean(axis=0)
         centered, glosses = self.lemmas - mean, self.glosses - self.glosses.mean(axis=0)
         ridge = _RIDGE * np.eye(len(mean))
-        of_concepts = np.add.reduceat(centered, self.starts, axis=0)  # every lemma of a concept predicts its one gloss
-        expected = np.linalg.solve(centered.T @ centered + ridge, of_concepts.T @ glosses)
-        return mean, expected, _unit(glosses)
+        sums = np.add.reduceat(centered, self.starts, axis=0)  # all lemmas of a concept predict its gloss
+        gloss_map = np.linalg.solve(centered.T @ centered + ridge, sums.T @ glosses)
+        return mean, gloss_map, _unit(glosses)
 
     def _coverage(self, descriptions: Sequence[Description], logits: NDArray[np.float64]) -> NDArray[np.float32]:
         """[C] probability that the best concept is the class itself.
 
-        A concept cannot distinguish the n classes that share it as their best: each gets 1/n of the coverage. Classes
-        whose name is in the graph share only with each other.
+        If n classes have the same best concept, which cannot distinguish them, each gets 1/n of the coverage. Classes
+        whose name is in the graph share a concept only with each other.
         """
         named = np.array([len(self.words.concepts_named(d.class_name)) > 0 for d in descriptions])
         best = logits.argmax(axis=1).tolist()
@@ -237,7 +237,7 @@ class ConceptIndex:
 
 
 def concept_texts(graph: SemanticGraph) -> list[str]:
-    """What an index embeds of a graph: V captions, V glosses, then the lemmas of concept 0, of concept 1, and so on."""
+    """The texts of a graph to embed: V captions, V glosses, then the lemmas of concept 0, of concept 1, and so on."""
     concepts = graph.concepts
     texts = [concept.caption for concept in concepts] + [concept.definition for concept in concepts]
     return texts + [lemma for concept in concepts for lemma in concept.lemmas]
@@ -248,7 +248,7 @@ def embed_names(encoder: TextEncoder, classes: Sequence[str]) -> NDArray[np.floa
     return _encode(encoder, [clean_class_name(name) for name in classes])
 
 
-def _best(similarity: NDArray[np.float64], top: int) -> NDArray[np.int64]:
+def _top_indices(similarity: NDArray[np.float64], top: int) -> NDArray[np.int64]:
     """[C, top] indices of the largest entries of each row, largest first; ties by index."""
     top = min(top, similarity.shape[1])
     threshold = np.partition(similarity, -top, axis=1)[:, -top, None]

@@ -1,4 +1,4 @@
-"""Class descriptions, which are matched to the concepts of a graph.
+"""Descriptions of classes, for matching them to the concepts of a graph.
 
 Descriptions come from templates and WordNet glosses (:func:`from_templates`), from a user's file
 (:func:`from_file`), or from a language model (:func:`from_llm`). They begin like the captions in the paper:
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from mll_hf.errors import DescribeError, StorageError
 from mll_hf.graph.concepts import normalize_lemma
 from mll_hf.matching.prompts import clean_class_name
-from mll_hf.matching.words import other_numbers
+from mll_hf.matching.words import number_variants
 from mll_hf.utils.files import asset_path, write_atomically
 from mll_hf.utils.text import abridged, one_line
 
@@ -37,8 +37,8 @@ PROMPT_VERSION = 1  # part of every cache key: increase it when the wording of l
 _TIMEOUT = 60.0  # seconds for one answer
 _ATTEMPTS = 5
 _BACKOFF = 1.0  # seconds before the second attempt; doubled before each further one
-_LONGEST_WAIT = 60.0  # seconds; caps what the server asks for
-_AT_ONCE = 4  # requests
+_MAX_WAIT = 60.0  # seconds; limits the server's Retry-After
+_MAX_REQUESTS = 4  # concurrent requests
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Description:
     """Description of a class.
 
     Attributes:
-        class_name: The class as the user named it.
+        class_name: The class as named by the user.
         texts: One or more texts; their embeddings are averaged.
         source: Origin of the texts: "gloss", "template", "file" or "llm".
     """
@@ -64,15 +64,15 @@ class Description:
 def from_templates(
     classes: Sequence[str], graph: SemanticGraph, domain: str | None = None, task: str | None = None
 ) -> tuple[Description, ...]:
-    """Describe classes with the glosses of the concepts of the same name.
+    """Describe classes with the glosses of concepts of the same name.
 
-    A class with several senses gets one text for each, at most :data:`MAX_SENSES`. A class without a concept of its
-    name gets two texts: the template with domain and task, and the bare name. The template alone pulls MiniLM toward
-    pictures and cameras: of 400 concepts searched without their gloss, it found 75 % first, both texts together 95 %.
+    A class with several senses gets one text per sense, at most :data:`MAX_SENSES`. A class without a concept of its
+    name gets two texts: the template with domain and task, and the name. With the template alone, MiniLM tends toward
+    photography: among 400 concepts without glosses, it ranked 75 % first, compared to 95 % with both texts.
 
     Args:
         classes: C class names.
-        graph: Its glosses are used.
+        graph: The graph with the glosses.
         domain: How the images look, for example "photo" or "satellite image".
         task: What is recognized, for example "traffic sign recognition".
     """
@@ -109,14 +109,14 @@ def _senses(name: str, graph: SemanticGraph) -> tuple[int, ...]:
 
 
 def _lookup_forms(name: str) -> Iterator[str]:
-    """Names to look up, best first: the whole name, its last words, the noun before "of", its last word."""
+    """Names to look up, in order of preference: the name, its last words, the noun before "of", its last word."""
     words = re.sub(r"\s*\([^)]*\)", "", name).split()
     tails = [words[at:] for at in range(len(words))]
     heads = [words[:at] for at, word in enumerate(words) if at and word.lower() in _PREPOSITIONS]
     for form in [*tails[:-1], *(head[-1:] for head in heads[:1]), *tails[-1:]]:
         if len(form) == len(words) or len(form[-1]) > 1:  # the "A" of "letter A" is not a noun
             yield " ".join(form)
-            yield from (" ".join([*form[:-1], noun]) for noun in other_numbers(form[-1]))
+            yield from (" ".join([*form[:-1], noun]) for noun in number_variants(form[-1]))
 
 
 _PREPOSITIONS = frozenset({"of", "with", "without", "in", "on", "at", "for", "from"})
@@ -131,8 +131,8 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
     A key matches a class if both are equal after :func:`clean_class_name`, apart from case. Other keys are ignored.
 
     Raises:
-        DescribeError: The file cannot be read, or classes are missing or have no usable text; one line names them
-            all.
+        DescribeError: The file cannot be read, or classes are missing or have no usable text; the message lists all
+            of them.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -153,10 +153,10 @@ def from_file(path: str | Path, classes: Sequence[str]) -> tuple[Description, ..
             texts[name] = found
         else:
             unusable.append(name)
-    faults = [f"no description of {_listed(missing)}"] if missing else []
-    faults += [f"no text or list of texts for {_listed(unusable)}"] if unusable else []
-    if faults:
-        raise DescribeError(f"{path}: {'; '.join(faults)}; give each class a text or a list of texts")
+    errors = [f"no description of {_listed(missing)}"] if missing else []
+    errors += [f"no text or list of texts for {_listed(unusable)}"] if unusable else []
+    if errors:
+        raise DescribeError(f"{path}: {'; '.join(errors)}; give each class a text or a list of texts")
     return tuple(Description(name, texts[name], "file") for name in classes)
 
 
@@ -176,13 +176,12 @@ def _listed(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class LanguageModel:
-    """A chat model of Hugging Face's inference providers or of any OpenAI-compatible server.
+    """A chat model on Hugging Face Inference Providers or any OpenAI-compatible server.
 
     Attributes:
         model: Model id, for example "meta-llama/Llama-3.3-70B-Instruct".
         base_url: Address of an OpenAI-compatible server, for example "http://localhost:8000/v1".
-        token: Access token. Without ``base_url`` the default is the saved Hub token. With ``base_url`` the Hub token is
-            never sent.
+        token: Access token. The default is the saved Hub token, which is never sent to a ``base_url``.
     """
 
     model: str | None = None
@@ -218,8 +217,8 @@ def from_llm(
     Each answer is cached as soon as it arrives. Requests run concurrently, at temperature 0.
 
     Raises:
-        DescribeError: The model refuses, cannot be reached, or gives no usable answer. Answers that have arrived stay
-            in the cache.
+        DescribeError: The model refuses, cannot be reached, or gives no usable answer. Earlier answers stay in the
+            cache.
     """
     questions = [_Question(name, _opening(name, domain), llm_prompt(name, domain, task)) for name in classes]
     captions = {question: caption for question in questions if (caption := _cached_caption(llm, question))}
@@ -229,9 +228,9 @@ def from_llm(
 
 
 def tidy_answer(answer: str, opening: str) -> str:
-    """Extract the caption from an answer: drop introductions ("Sure! ..."), quotes, thoughts and line breaks.
+    """Extract the caption from an answer: remove introductions ("Sure! ..."), quotes, reasoning and line breaks.
 
-    ``opening`` are the first words that were asked for. The caption may be empty.
+    ``opening`` is the requested beginning. The caption may be empty.
     """
     text = re.sub(r"<think>.*?(?:</think>|\Z)", "", answer, flags=re.DOTALL).strip()
     found = re.search(rf"[\"“'`*]*{re.escape(opening)}", text, re.IGNORECASE)
@@ -256,12 +255,12 @@ def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Questi
     from huggingface_hub import InferenceClient
     from huggingface_hub.utils.tqdm import tqdm
 
-    # An empty token would make the client fall back on the saved Hub token.
+    # With an empty token, the client would use the saved Hub token.
     token = llm.token or ("none" if llm.base_url else None)
     client = InferenceClient(llm.base_url or llm.model, token=token, timeout=_TIMEOUT)
     stop, captions = threading.Event(), {}
     with (
-        ThreadPoolExecutor(_AT_ONCE) as pool,
+        ThreadPoolExecutor(_MAX_REQUESTS) as pool,
         tqdm(total=len(questions), desc="Describing classes", name="mll_hf.matching.describe", disable=None) as bar,  # type: ignore[no-untyped-call]
     ):
         asked = {pool.submit(_ask, client, llm, question, stop): question for question in questions}
@@ -269,14 +268,14 @@ def _ask_all(llm: LanguageModel, questions: Sequence[_Question]) -> dict[_Questi
             for future in as_completed(asked):
                 captions[asked[future]] = future.result()
                 bar.update()
-        finally:  # after a failure or Ctrl-C: let running requests finish, start or retry none
+        finally:  # after a failure or Ctrl-C: finish running requests, do not start or retry others
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
     return captions
 
 
 def _ask(client: InferenceClient, llm: LanguageModel, question: _Question, stop: threading.Event) -> str:
-    """Get one caption, retrying while the server is busy (429), fails (5xx) or does not answer, and cache it."""
+    """Request one caption and cache it; retry if the server is busy (429), fails (5xx) or times out."""
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     for attempt in range(_ATTEMPTS):
@@ -293,13 +292,13 @@ def _ask(client: InferenceClient, llm: LanguageModel, question: _Question, stop:
             reason, remedy = "the answer is empty", "try another model"
             break
     raise DescribeError(
-        f"language model {llm}: {reason}, asked about '{question.class_name}'; {remedy}, then run again (answers so "
-        "far are cached)"
+        f"language model {llm}: {reason}, for class '{question.class_name}'; {remedy}, then run again (earlier answers "
+        "are cached)"
     )
 
 
 def _complete(client: InferenceClient, model: str | None, prompt: str) -> str:
-    """One chat completion; a ValueError if the server answers with anything else."""
+    """One chat completion; a ValueError if the server returns anything else."""
     output = client.chat_completion([{"role": "user", "content": prompt}], model=model, temperature=0.0)
     choices = output.choices
     if not isinstance(choices, list) or not choices:
@@ -309,7 +308,7 @@ def _complete(client: InferenceClient, model: str | None, prompt: str) -> str:
 
 
 def _diagnose(error: Exception) -> tuple[str, str, float | None]:
-    """Why a request failed, what to do, and the least seconds until a retry may help, None for never."""
+    """The reason of a failure, a remedy, and the minimum seconds before a retry; None if a retry is useless."""
     from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
@@ -323,14 +322,14 @@ def _diagnose(error: Exception) -> tuple[str, str, float | None]:
                 return reason, "check the token and its permissions", None
             if status in (408, 425, 429) or status >= 500:
                 wait = error.response.headers.get("retry-after", "")
-                return reason, "try later", min(float(wait), _LONGEST_WAIT) if wait.isdecimal() else 0.0
-            return reason, "check the model's name and the base URL", None
+                return reason, "try later", min(float(wait), _MAX_WAIT) if wait.isdecimal() else 0.0
+            return reason, "check the model id and the base URL", None
         case OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set", "unset it", None
         case httpx.ConnectError():
             return "cannot connect", "check the base URL and that the server runs", None
         case httpx.TransportError():
-            return f"the connection broke ({type(error).__name__})", "try later", 0.0
+            return f"connection failed ({type(error).__name__})", "try later", 0.0
         case _:
             return one_line(error), "check model, base URL and token", None
 

@@ -1,7 +1,7 @@
-"""The forward pass of all-MiniLM-L6-v2 in NumPy: a BERT of 6 layers, mean pooling, unit length.
+"""The forward pass of all-MiniLM-L6-v2 in NumPy: a BERT with 6 layers, mean pooling and normalization.
 
-A first embedding takes a tenth of a second; importing torch and sentence-transformers alone takes seconds. The vectors
-are those of sentence-transformers up to rounding.
+The first embedding takes a tenth of a second, whereas importing torch and sentence-transformers takes seconds. The
+results equal those of sentence-transformers up to rounding.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ FILES = {
 """The files of the model and their sha256."""
 
 _LAYERS, _HEADS, _WIDTH = 6, 12, 384
-_MOST_PIECES = 256  # of a text; the rest is cut off, as sentence-transformers does
-_PIECES_AT_ONCE = 2048  # intermediate results of more no longer fit the processor's cache
+_MAX_PIECES = 256  # per text; truncated like in sentence-transformers
+_BATCH_PIECES = 2048  # so that intermediate results fit in the CPU cache
 
 
 class MiniLM:
-    """all-MiniLM-L6-v2, its weights mapped into memory.
+    """all-MiniLM-L6-v2 with memory-mapped weights.
 
     Args:
-        folder: Holds :data:`FILES`, with these sha256.
+        folder: Contains :data:`FILES` with these sha256.
 
     Raises:
         OSError: A file cannot be read.
@@ -46,21 +46,21 @@ class MiniLM:
 
         tokenizer, weights = (folder / name for name in FILES)
         self._tokenizer = Tokenizer.from_str(tokenizer.read_text(encoding="utf-8"))
-        self._tokenizer.enable_truncation(_MOST_PIECES)
+        self._tokenizer.enable_truncation(_MAX_PIECES)
         self._tokenizer.no_padding()
-        self._tensors = _mapped(weights)
+        self._tensors = _memory_map(weights)
 
     def encode(self, texts: Sequence[str]) -> Array:
         """Embed N texts; returns [N, 384] float32, rows of unit length."""
-        ids = [self._tokenizer.encode(text).ids for text in texts]  # in one thread, so that processes may be forked
+        ids = [self._tokenizer.encode(text).ids for text in texts]  # single-threaded, so that processes can be forked
         embeddings = np.empty((len(texts), _WIDTH), np.float32)
-        # Texts of one length make a batch without padding.
-        of_length: defaultdict[int, list[int]] = defaultdict(list)
+        # Texts of the same length need no padding.
+        by_length: defaultdict[int, list[int]] = defaultdict(list)
         for n, pieces in enumerate(ids):
-            of_length[len(pieces)].append(n)
-        for length, rows in of_length.items():
-            step = max(1, _PIECES_AT_ONCE // length)
-            for batch in (rows[at : at + step] for at in range(0, len(rows), step)):
+            by_length[len(pieces)].append(n)
+        for length, rows in by_length.items():
+            step = max(1, _BATCH_PIECES // length)
+            for batch in (rows[start : start + step] for start in range(0, len(rows), step)):
                 embeddings[batch] = self._forward(np.array([ids[n] for n in batch]))
         return embeddings
 
@@ -69,7 +69,7 @@ class MiniLM:
         words, positions, types = (
             self._tensors[f"embeddings.{name}_embeddings.weight"] for name in ("word", "position", "token_type")
         )
-        x = (words[ids] + positions[: ids.shape[1]] + types[0]).reshape(-1, _WIDTH)  # [N T, 384] all the way
+        x = (words[ids] + positions[: ids.shape[1]] + types[0]).reshape(-1, _WIDTH)  # [N T, 384] in all layers
         x = self._norm(x, "embeddings.LayerNorm")
         for layer in (f"encoder.layer.{n}" for n in range(_LAYERS)):
             mixed = self._attention(x.reshape(*ids.shape, _WIDTH), f"{layer}.attention.self")
@@ -80,16 +80,16 @@ class MiniLM:
         return means / np.linalg.norm(means, axis=1, keepdims=True)
 
     def _attention(self, x: Array, name: str) -> Array:
-        """Let the word pieces of each text look at each other; [N, T, 384] to [N T, 384]."""
+        """Multi-head self-attention within each text; [N, T, 384] to [N T, 384]."""
         n, t, _ = x.shape
         q, k, v = (
             self._dense(x.reshape(-1, _WIDTH), f"{name}.{part}").reshape(n, t, _HEADS, -1).swapaxes(1, 2)
             for part in ("query", "key", "value")
         )  # [N, heads, T, 384 / heads]
         scores = q @ k.swapaxes(2, 3) / np.sqrt(np.float32(_WIDTH // _HEADS))
-        shares = np.exp(scores - scores.max(axis=3, keepdims=True))
-        shares /= shares.sum(axis=3, keepdims=True)
-        return (shares @ v).swapaxes(1, 2).reshape(-1, _WIDTH)
+        weights = np.exp(scores - scores.max(axis=3, keepdims=True))
+        weights /= weights.sum(axis=3, keepdims=True)
+        return (weights @ v).swapaxes(1, 2).reshape(-1, _WIDTH)
 
     def _added(self, x: Array, update: Array, name: str) -> Array:
         return self._norm(x + self._dense(update, f"{name}.dense"), f"{name}.LayerNorm")
@@ -119,8 +119,8 @@ def _gelu(x: Array) -> Array:
     return np.maximum(x, 0) - size * tail
 
 
-def _mapped(path: Path) -> dict[str, Array]:
-    """The float32 tensors of a safetensors file, mapped into memory: loading takes no time."""
+def _memory_map(path: Path) -> dict[str, Array]:
+    """The float32 tensors of a safetensors file, memory-mapped."""
     content = np.memmap(path, np.uint8, "r")
     start = 8 + int(content[:8].view("<u8")[0])
     header = json.loads(content[8:start].tobytes())

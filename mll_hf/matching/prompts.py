@@ -1,8 +1,8 @@
-"""Class names, domains, and the prompts that a vision-language model reads.
+"""Class names, domains, and prompts for vision-language models.
 
-Results show class names as the user wrote them; only prompts use the cleaned form. A prompt template has one ``{}`` for
-the class. ``a(n)`` becomes "a" or "an" to fit the class. All other words stay as written, so :data:`DEFAULT_TEMPLATE`
-gives exactly the prompts behind published figures ("a photo of a apple.").
+Results show class names as given by the user; only prompts use the cleaned form. A prompt template has one ``{}`` for
+the class. ``a(n)`` becomes "a" or "an", depending on the class. All other words are unchanged, so
+:data:`DEFAULT_TEMPLATE` gives exactly the prompts of published figures ("a photo of a apple.").
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_NAME_LENGTH = 200
 DEFAULT_TEMPLATE = "a photo of a {}."
 
 _NUMBERING = re.compile(r"^\d+(?:\.\s*|_+|\s+-\s+)(?=[^\W\d])")
-# Two lower-case letters before the border keep "iPhone" and "McDonald" whole; two after it keep "BMWs" whole.
+# Two lower-case letters before the boundary, so as not to split "iPhone" and "McDonald"; two after it, for "BMWs".
 _CAMEL_BORDER = re.compile(r"(?<=[a-z]{2})(?=[A-Z])|(?<=[A-Z]{2})(?=[A-Z][a-z]{2})")
 _CSV_HEADERS = frozenset({"class", "classes", "class_name", "classname", "label", "labels", "name"})
 _LIST_SUFFIXES = frozenset({".txt", ".json", ".csv"})
@@ -33,55 +33,55 @@ _SHOWN_LENGTH = 30
 
 
 def clean_class_name(name: str) -> str:
-    """Turn an identifier into words: ``001.Black_footed_Albatross`` -> ``Black footed Albatross``.
+    """Convert an identifier to words: ``001.Black_footed_Albatross`` -> ``Black footed Albatross``.
 
     Underscores become spaces, the numbering of dataset folders ("001.", "12_", "0 - ") is removed, and CamelCase is
-    split if the name has no spaces. Plain numbers ("7"), "3d printer" and upper and lower case stay as they are.
+    split if the name has no spaces. Plain numbers ("7"), "3d printer" and case are unchanged.
     """
     words = " ".join(_NUMBERING.sub("", name.strip()).replace("_", " ").split())
     return words if " " in words else _CAMEL_BORDER.sub(" ", words)
 
 
 def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Strip class names and check that they are usable and distinct; otherwise they stay as they are.
+    """Strip class names and check that they are usable and distinct.
 
     Raises:
         InputError: The list is empty, or names are empty, too long, not strings, or equal apart from case and
-            underscores. One line lists all faults.
+            underscores. The message lists all errors.
     """
     if isinstance(names, str):
         raise InputError(f"{_show(names)} is a single string, not a list of class names; put it in a list")
     if len(names) == 0:
         raise InputError("no class names given; name at least one class")
-    faults, seen = list[str](), dict[str, str]()
-    for at, name in enumerate(names, 1):
+    errors, seen = list[str](), dict[str, str]()
+    for number, name in enumerate(names, 1):
         if not isinstance(name, str):
-            faults.append(f"name {at} is not a string ({name!r:.30})")
+            errors.append(f"name {number} is not a string ({name!r:.30})")
         elif not (key := _key(name)):
-            faults.append(f"name {at} is empty")
+            errors.append(f"name {number} is empty")
         elif len(name.strip()) > MAX_NAME_LENGTH:
-            faults.append(f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters")
+            errors.append(f"{_show(name)} is longer than {MAX_NAME_LENGTH} characters")
         elif key in seen:
-            faults.append(f"{_show(name.strip())} repeats {_show(seen[key])}")
+            errors.append(f"{_show(name.strip())} repeats {_show(seen[key])}")
         else:
             seen[key] = name.strip()
-    if faults:
-        raise InputError(f"class names cannot be used: {'; '.join(faults)}; give each class a short, distinct name")
+    if errors:
+        raise InputError(f"class names cannot be used: {'; '.join(errors)}; give each class a short, distinct name")
     return tuple(name.strip() for name in names)
 
 
 def parse_class_names(text: str) -> tuple[str, ...]:
     """Read class names from a command-line value: a comma-separated list or the path of a file.
 
-    A name with a comma goes in double quotes. A ``.json`` file holds a list, or an object with a list ``classes``. Of a
-    ``.csv`` file the first column is read (a header such as "class" is skipped). Any other file has one name per line;
-    blank lines and ``#`` comments are skipped.
+    A name with a comma must be in double quotes. A ``.json`` file contains a list, or an object with a list
+    ``classes``. For a ``.csv`` file, the first column is read (a header such as "class" is skipped). Any other file has
+    one name per line; blank lines and ``#`` comments are skipped.
 
     Raises:
-        InputError: The file is missing or unreadable, quotes are not closed, or :func:`check_class_names` objects.
+        InputError: The file is missing or unreadable, quotes are not closed, or :func:`check_class_names` fails.
     """
     path = Path(os.path.expanduser(text)) if "\n" not in text else None
-    if path is not None and os.path.isfile(path):  # unlike Path.is_file, never raises on names too long for a path
+    if path is not None and os.path.isfile(path):  # unlike Path.is_file, does not raise if the path is too long
         try:
             return check_class_names(_read_names(path))
         except InputError as error:
@@ -94,12 +94,12 @@ def parse_class_names(text: str) -> tuple[str, ...]:
 
 
 def split_class_names(text: str) -> tuple[str, ...]:
-    """Read class names from a string: separated by commas or line breaks, a name with a comma in double quotes.
+    """Parse class names separated by commas or line breaks; a name with a comma must be in double quotes.
 
-    No file is ever read, so untrusted input is safe.
+    No file is read, so this is safe for untrusted input.
 
     Raises:
-        InputError: Quotes are not closed, or :func:`check_class_names` objects.
+        InputError: Quotes are not closed, or :func:`check_class_names` fails.
     """
     try:
         spaced = re.sub(r'"[^\S\n]+(?=,|$)', '"', text, flags=re.MULTILINE)  # strict CSV allows no space after a quote
@@ -162,7 +162,7 @@ _SUBJECTS: Mapping[str, tuple[str, ...]] = {
 }
 
 TEMPLATES: Mapping[str, tuple[str, ...]] = MappingProxyType({**_STYLES, **_SUBJECTS})
-"""Prompt templates by domain. The first seven domains say how an image was made, the others what it shows."""
+"""Prompt templates by domain. The first seven domains are styles of images, the others are subjects."""
 
 DOMAIN_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({
     "photo": ("photo", "photograph"),
@@ -189,8 +189,8 @@ DOMAIN_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({
 def templates_for(domain: str | None = None, task: str | None = None) -> tuple[str, ...]:
     """Choose prompt templates for a domain and a task.
 
-    What images show (digits, signs, land from above) matters more than how they were made (photo, icon). In order of
-    preference: a subject in ``task``, a subject in ``domain``, a style in ``domain``, a style in ``task``, photo.
+    Subjects (digits, signs, land from above) matter more than styles (photo, icon). In order of preference: a subject
+    in ``task``, a subject in ``domain``, a style in ``domain``, a style in ``task``, photo.
 
     Args:
         domain: How the images look, for example "satellite image".
@@ -205,22 +205,22 @@ def templates_for(domain: str | None = None, task: str | None = None) -> tuple[s
 
 
 def named_domain(names: Sequence[str], domain: str | None) -> int | None:
-    """Position of the one domain of a label that a user's text names ("photograph"), by its name or else by a synonym.
+    """Position of the domain in ``names`` that a user's text mentions ("photograph"), by name or else by synonym.
 
-    None if the text names no domain of the label, or several.
+    None if the text mentions no domain in ``names``, or several.
     """
-    own = [{name.lower()} for name in names]
+    exact = [{name.lower()} for name in names]
     known = [{key, *words} for key, words in DOMAIN_WORDS.items()]
-    synonyms = [set[str]().union(*(words for words in known if words & name)) for name in own]
-    for words_of in (own, synonyms):
-        named = [s for s, words in enumerate(words_of) if words and mentions(domain or "", words)]
-        if named:
-            return named[0] if len(named) == 1 else None
+    synonyms = [set[str]().union(*(words for words in known if words & name)) for name in exact]
+    for words_of in (exact, synonyms):
+        mentioned = [s for s, words in enumerate(words_of) if words and mentions(domain or "", words)]
+        if mentioned:
+            return mentioned[0] if len(mentioned) == 1 else None
     return None
 
 
 def mentions(text: str, words: Iterable[str]) -> bool:
-    """Whether a text contains one of some lower-case words or phrases, singular or plural, in upper or lower case."""
+    """Whether a text contains any of the lower-case words or phrases, singular or plural, ignoring case."""
     pattern = "|".join(re.escape(word) for word in words)
     return re.search(rf"\b(?:{pattern})(?:s|es)?\b", text.lower()) is not None
 
@@ -228,9 +228,9 @@ def mentions(text: str, words: Iterable[str]) -> bool:
 def fill(templates: Iterable[str], class_name: str) -> tuple[str, ...]:
     """Write the prompts of one class, one per template.
 
-    The class name is cleaned. ``a(n)`` becomes "a" or "an", or is dropped if the name has its own article. Words that
-    end the template's text before ``{}`` and also start the name appear once: "the flag of {}" and "flag of Peru" give
-    "the flag of Peru". A plain "a" stays as it is: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
+    The class name is cleaned. ``a(n)`` becomes "a" or "an", or is removed if the name has an article. Words directly
+    before ``{}`` that also start the name are not repeated: "the flag of {}" and "flag of Peru" give "the flag of
+    Peru". A plain "a" is not changed: ``DEFAULT_TEMPLATE`` gives "a photo of a apple.".
 
     Raises:
         InputError: A template does not have exactly one ``{}``.
@@ -254,13 +254,13 @@ def _fill_one(template: str, name: str) -> str:
 
 
 def _drop_overlap(before: str, name: str) -> str:
-    """Cut the words from the end of ``before`` that ``name`` starts with; also works on two reversed texts."""
+    """Remove the words at the end of ``before`` that ``name`` starts with; also works on reversed texts."""
     words = name.split(" ")
     for count in range(len(words), 0, -1):
         shared = " ".join(words[:count])
-        said = re.search(rf"(?<!\w){re.escape(shared)} $", before, re.IGNORECASE)
-        if said and shared.lower() not in ("a", "an"):  # a plain "a" stays as written
-            return before[: said.start()]
+        found = re.search(rf"(?<!\w){re.escape(shared)} $", before, re.IGNORECASE)
+        if found and shared.lower() not in ("a", "an"):  # a plain "a" is not changed
+            return before[: found.start()]
     return before
 
 

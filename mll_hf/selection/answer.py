@@ -1,4 +1,4 @@
-"""The answer in three lines: the best model, the cheapest that is as good, and whether the choice matters."""
+"""The recommendation: the best model, the cheapest one that is as good, and whether the choice matters."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a selection recommends. Models are given by their positions in it.
+    """The recommendation of a selection. Models are given by their positions in the selection.
 
-    The interval of the accuracy is nearly the same for all models, since it is the task that is unknown, not the
-    model. So models compare by their estimates, not by whether intervals overlap.
+    The intervals are nearly the same for all models, since most of the uncertainty is about the task. So models are
+    compared by their estimates, not by whether their intervals overlap.
 
     Attributes:
         best: The best model.
-        accuracy: Its estimated accuracy; None if the interval is too wide for a number to mean anything.
+        accuracy: Its estimated accuracy; None if the interval is too wide to be useful.
         low: Lower end of its 90 % interval.
         high: Upper end.
-        cheapest: The cheapest model that is as good; may be the best itself.
-        loss: Estimated accuracy that it loses against the best, at most ``MARGIN``.
-        saving: How many times fewer GFLOPs it needs; 1 if it is the best, or if its cost is not known.
-        n_close: Number of models that are as good as the best, itself included.
+        cheapest: The cheapest model that is as good; may be the best model itself.
+        loss: Its difference in estimated accuracy to the best model, at most ``MARGIN``.
+        saving: GFLOPs of the best model divided by its own; 1 if unknown.
+        n_close: Number of models that are as good as the best one, including itself.
         n_models: Number of models that were compared.
         tried: Whether they were tried on images.
     """
@@ -50,7 +50,7 @@ class Answer:
 
     @property
     def accuracy_text(self) -> str:
-        """The estimated accuracy of the best model with its interval, or that it is not known."""
+        """The estimated accuracy of the best model with its interval; "not known" if that is too wide."""
         interval = f"90 % interval: {100 * self.low:.0f} to {100 * self.high:.0f} %"
         if self.accuracy is None:
             evidence = "a few examples with their class"
@@ -59,7 +59,7 @@ class Answer:
         return f"estimated accuracy {100 * self.accuracy:.0f} % ({interval})."
 
     def lines(self, names: Sequence[str], n_chosen: int = 1) -> tuple[str, str, str]:
-        """The answer in three lines, from the names of all models of the selection, the first of which are chosen."""
+        """The recommendation as three lines, given the names of all models; the first ``n_chosen`` are chosen."""
         first = f"Use {names[self.best]}: {self.accuracy_text}"
         if n_chosen > 1:
             first = f"Use together: {abridged(names[:n_chosen], 3)}. {names[self.best]} alone: {self.accuracy_text}"
@@ -84,15 +84,15 @@ class Answer:
 
 
 def accuracy_text(estimates: AccuracyEstimate, m: int) -> str:
-    """One of the estimates with its interval; the interval alone if it is too wide."""
+    """The estimate of model ``m`` with its interval; only the interval if it is too wide."""
     number = f"{100 * estimates.accuracy[m]:.0f} %" if estimates.known[m] else "not known"
     return f"{number} ({100 * estimates.low[m]:.0f} to {100 * estimates.high[m]:.0f} %)"
 
 
 def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost], tried: bool) -> Answer:
-    """The answer that estimates and costs of M models give, the best of which comes first, tried on images or not."""
-    lost = np.round(estimates.accuracy[0] - estimates.accuracy, DIGITS)
-    close = [m for m in range(len(costs)) if m == 0 or lost[m] <= MARGIN]
+    """The recommendation for M models with these estimates and costs, the best model first."""
+    losses = np.round(estimates.accuracy[0] - estimates.accuracy, DIGITS)
+    close = [m for m in range(len(costs)) if m == 0 or losses[m] <= MARGIN]
     cheapest = min(close, key=lambda m: (costs[m].gflops or np.inf, costs[m].parameters or np.inf, m))
     gflops = costs[0].gflops, costs[cheapest].gflops
     return Answer(
@@ -101,7 +101,7 @@ def answer_to(estimates: AccuracyEstimate, costs: Sequence[Cost], tried: bool) -
         low=float(estimates.low[0]),
         high=float(estimates.high[0]),
         cheapest=cheapest,
-        loss=max(float(lost[cheapest]), 0.0),
+        loss=max(float(losses[cheapest]), 0.0),
         saving=gflops[0] / gflops[1] if min(gflops) > 0 else 1.0,
         n_close=len(close),
         n_models=len(costs),

@@ -1,8 +1,8 @@
-"""What is believed of the accuracies of M models on one task: a Gaussian over their logits. Pure NumPy.
+"""Beliefs about the accuracies of M models on one task: a Gaussian over their logits. Pure NumPy.
 
-Tasks differ far more than models do, so a task's level is uncertain for all models at once, and trying one model says
-something about the others. By how much the generally better models are better on a task is uncertain, too. With the
-mean c of the estimates x::
+Tasks differ far more than models do, so the difficulty of a task is an error that all models share, and trying one
+model is informative about the others. How much a model's general advantage carries over to the task is uncertain, too.
+With the mean c of the estimates x::
 
     logit(accuracy_m) = c + t + s (x_m - c) + e_m,    t ~ N(0, common^2),    s ~ N(1, trend^2),    e_m ~ N(0, own_m^2)
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mll_hf.selection.accuracy import LEVEL, AccuracyEstimate, logit, sigmoid
+from mll_hf.selection.accuracy import CONFIDENCE, AccuracyEstimate, logit, sigmoid
 from mll_hf.utils.arrays import ArrayFields
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-# What is particular to a model, and how far the slope may be from 1. Of 23 models, most of them made for one subject or
-# style, on 13 tasks they are 1.0 and 1.6, of 120 published models of one kind on 25 data sets .4 and .6. But the model
-# to be found is not a typical one: with 1.0 it is believed to be worse than it shows, and a trial goes on in vain.
+# Standard deviations of a model's own effect and of the slope. They are 1.0 and 1.6 for 23 models, most of them
+# specialized, on 13 tasks, and .4 and .6 for 120 published models of one kind on 25 data sets. But the best model is
+# not a typical one: with 1.0 it is estimated below its results, and a trial continues in vain.
 OWN = 3.0
 TREND = 1.0
-REACH = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard deviations from the middle of an interval to its ends
+Z_SCORE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)  # half the width of the interval, in standard deviations
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,42 +50,42 @@ class Beliefs(ArrayFields):
 
     @property
     def accuracy(self) -> AccuracyEstimate:
-        """Estimated accuracies, the medians, with 90 % intervals."""
-        reach = REACH * self.deviations
-        return AccuracyEstimate(sigmoid(self.mean), sigmoid(self.mean - reach), sigmoid(self.mean + reach))
+        """Median accuracies with 90 % intervals."""
+        half_width = Z_SCORE * self.deviations
+        return AccuracyEstimate(sigmoid(self.mean), sigmoid(self.mean - half_width), sigmoid(self.mean + half_width))
 
 
 def prior_beliefs(estimates: Floats, own: Floats | float, common: float, trend: float) -> Beliefs:
-    """Beliefs before any image, from estimated accuracies [M] in logits; the rest is named in the module's equation."""
+    """Beliefs before any image, from estimated accuracies [M] in logits; see the equation of the module."""
     own = np.broadcast_to(np.asarray(own, np.float64), estimates.shape)
-    rest = estimates - estimates.mean()
-    return Beliefs(estimates, np.diag(own**2) + common**2 + trend**2 * np.outer(rest, rest))
+    centered = estimates - estimates.mean()
+    return Beliefs(estimates, np.diag(own**2) + common**2 + trend**2 * np.outer(centered, centered))
 
 
-def beliefs_from(estimate: AccuracyEstimate) -> Beliefs:
-    """Beliefs before any image: the intervals of the estimates are about the level of the task."""
-    common = np.sqrt(float((beliefs_apart(estimate).deviations ** 2).mean()))
+def prior_from_estimates(estimate: AccuracyEstimate) -> Beliefs:
+    """Beliefs before any image; the intervals of the estimates give the error that all models share."""
+    common = np.sqrt(float((independent_beliefs(estimate).deviations ** 2).mean()))
     return prior_beliefs(logit(estimate.accuracy), OWN, common, TREND)
 
 
-def beliefs_apart(estimate: AccuracyEstimate) -> Beliefs:
-    """Beliefs that agree with estimates of M models, and in which none of them says anything of another.
+def independent_beliefs(estimate: AccuracyEstimate) -> Beliefs:
+    """Beliefs with the same estimates and intervals in which the M models are independent.
 
-    What a model that is to be chosen is worth follows from these: it is the best of many, far from what the others
-    suggest. Beliefs in common estimate it up to 8 points too low.
+    The accuracy of the chosen model is estimated from these: it is the best of many and far from what the others
+    suggest. Correlated beliefs estimate it up to 8 points too low.
     """
-    deviations = (logit(estimate.high) - logit(estimate.low)) / (2 * REACH)
+    deviations = (logit(estimate.high) - logit(estimate.low)) / (2 * Z_SCORE)
     return Beliefs(logit(estimate.accuracy), np.diag(deviations**2))
 
 
 def observe(beliefs: Beliefs, models: Sequence[int], estimates: Floats, errors: Floats, common: float = 0.0) -> Beliefs:
-    """Beliefs after the accuracies of T of the models were estimated, by what the beliefs do not rest on yet.
+    """Update the beliefs with new, independent estimates of the accuracies of T of the models.
 
-    Estimates [T] and their standard errors [T] (positive) are in logits; ``common`` is an error that all of them share.
+    Estimates [T] and their standard errors [T] (positive) are in logits; ``common`` is their shared standard error.
     """
-    at = list(models)
-    shared = beliefs.covariance[:, at]
-    gain = np.linalg.solve(shared[at] + np.diag(errors**2) + common**2, shared.T).T
-    mean = beliefs.mean + gain @ (estimates - beliefs.mean[at])
+    rows = list(models)
+    shared = beliefs.covariance[:, rows]
+    gain = np.linalg.solve(shared[rows] + np.diag(errors**2) + common**2, shared.T).T
+    mean = beliefs.mean + gain @ (estimates - beliefs.mean[rows])
     covariance = beliefs.covariance - gain @ shared.T
     return Beliefs(mean, (covariance + covariance.T) / 2)

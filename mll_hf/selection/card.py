@@ -1,4 +1,4 @@
-"""The card of a selection's repo: what it answers, how well, with which models and under which licenses."""
+"""The card of a selection: classes, expected accuracy, models and their licenses."""
 
 from __future__ import annotations
 
@@ -27,12 +27,18 @@ _SAMPLE_IMAGE = "https://huggingface.co/datasets/mishig/sample_images/resolve/ma
 
 
 def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, str | None], readme: str = "") -> str:
-    """The README of a repo or folder with a selection; licenses are those of the chosen models, None where unknown.
+    """The README of a repo or folder with a selection.
 
-    Of the README so far the metadata are updated, and the text but for our section is kept.
+    Updates the metadata and our section of the existing README and keeps the rest.
+
+    Args:
+        selection: The selection.
+        repo_id: Repo or folder, for the code example.
+        licenses: Licenses of the chosen models; None where unknown.
+        readme: The existing README.
 
     Raises:
-        CardError: The README so far cannot be edited.
+        CardError: The existing README cannot be edited.
     """
     try:
         card = ModelCard(readme if readme.strip() else "---\n{}\n---\n")
@@ -41,12 +47,12 @@ def selection_card(selection: Selection, repo_id: str, licenses: Mapping[str, st
         for key, value in _metadata(selection, licenses).items():
             card.data[key] = value
         card.data["tags"] = [SELECTION_TAG, *(tag for tag in tags if tag != SELECTION_TAG)]
-        whole = str(card)
+        text = str(card)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError) as error:
         raise CardError(f"the card's metadata cannot be read ({one_line(error, 80)}); correct them first") from None
     if not card.text.strip():
-        whole = f"{whole.rstrip()}\n\n# {escaped(_title(selection))}\n"
-    return put_section(whole, SELECTION_TAG, _section(selection, repo_id, licenses))
+        text = f"{text.rstrip()}\n\n# {escaped(_title(selection))}\n"
+    return put_section(text, SELECTION_TAG, _section(selection, repo_id, licenses))
 
 
 def _title(selection: Selection) -> str:
@@ -54,9 +60,9 @@ def _title(selection: Selection) -> str:
 
 
 def _metadata(selection: Selection, licenses: Mapping[str, str | None]) -> dict[str, Any]:
-    """The metadata that are ours; None for a key that must not be there.
+    """Our metadata; None for keys to remove.
 
-    There is no ``base_model_relation``: all that the Hub knows of (finetune, adapter, merge, quantized) change weights.
+    ``base_model_relation`` is not set: the Hub's relations (finetune, adapter, merge, quantized) all change weights.
     """
     ids = [selection.models[m].ref.repo_id for m in selection.needed]
     found = {licenses.get(id) or "unknown" for id in ids}
@@ -80,8 +86,8 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
     models = f"{n_models} models together" if n_models > 1 else "one model"
     return [
         f"Zero-shot classification of images into {n_classes} classes by {models}, chosen for these classes with "
-        "`mll-hf`. This repository holds the choice and its calibration, no weights: each model is loaded from its own "
-        "repository, at the commit below.",
+        "`mll-hf`. This repository contains the choice and its calibration but no weights: each model is loaded from "
+        "its own repository, at the commit below.",
         "",
         "```python",
         "from mll_hf import pipeline",
@@ -90,14 +96,14 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
         'classifier("photo.jpg", top_k=3)  # [{"score": 0.9, "label": ...}, ...]',
         "```",
         "",
-        "An image, a link, a list, a generator or a dataset goes in; `candidate_labels` changes the classes.",
+        "The input is an image, a URL, a list, a generator or a dataset; `candidate_labels` changes the classes.",
         "",
         "## Classes",
         "",
         f"{classes}.",
         "",
         *(["## Expected accuracy", "", *answer, ""] if answer else []),
-        f"{_evidence(selection)} Check the estimates on examples of your own.",
+        f"{_evidence(selection)} Check the estimates on your own examples.",
         "",
         "## Models",
         "",
@@ -106,24 +112,24 @@ def _section(selection: Selection, repo_id: str, licenses: Mapping[str, str | No
             [_row(selection, m, licenses) for m in selection.needed],
         ),
         *(
-            ["", f"{escaped(selection.cascade_line())} Ask for it with `pipeline(..., cascade=True)`."]
+            ["", f"{escaped(selection.cascade_line())} Enable it with `pipeline(..., cascade=True)`."]
             if selection.cascade
             else []
         ),
         "",
-        "Each model is used under its own license, as its repository named it when this card was written; "
-        "`pipeline(..., licenses=[...])` refuses models under any other than those you list.",
+        "Each model has its own license, shown as it was when this card was written; "
+        "`pipeline(..., licenses=[...])` refuses models with any other license.",
     ]
 
 
 def _evidence(selection: Selection) -> str:
     images = selection.evidence.n_images if selection.evidence else 0
-    tried = f", and from their answers on {images:,} images of the task" if images else ""
+    tried = f", and their predictions on {images:,} images of the task" if images else ""
     task = "; ".join(f"{key}: {escaped(shortened(text, 200))}" for key, text in
                      (("images", selection.domain), ("task", selection.task)) if text)  # fmt: skip
     considered = selection.among or len(selection.models)
     return (
-        f"Chosen by strategy `{selection.strategy}` among {considered:,} models from their labels or published "
+        f"Chosen by strategy `{selection.strategy}` among {considered:,} models, based on their labels or published "
         f"figures{tried}{f' ({task})' if task else ''}."
     )
 

@@ -1,11 +1,11 @@
-"""Estimated accuracies by labels, and models compared whose labels rest on different probe images, or on none.
+"""Estimate accuracies from labels, and compare models measured on different probe images, or on none.
 
-How accurate the generally best model is on the task follows from its ImageNet accuracy and the names of the classes,
-see :mod:`~mll_hf.selection.accuracy`. The other models are above or below it as far as their scores are, in logits.
-Recall on probe images itself is no estimate: on published data sets it is 17 points too high.
+The accuracy of the model with the highest mean recall is estimated from its ImageNet accuracy and the class names, see
+:mod:`~mll_hf.selection.accuracy`. The other models differ from it by the difference of their scores, in logits. Recall
+on probe images itself is a biased estimate: on published data sets it is 17 points too high.
 
-ImageNet accuracy is also the bridge between models that were not measured on the same probe images: a shift of logits
-turns the scores of each group of labels into accuracies on ImageNet, and back into those of another group.
+ImageNet accuracy also links models that were not measured on the same probe images: a shift of the logits converts the
+scores of each group of labels to ImageNet accuracy, and from there to the scale of another group.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mll_hf.matching.concept_index import COVERED
 from mll_hf.matching.text_encoder import DEFAULT_MODEL
 from mll_hf.models.known import imagenet_accuracies
 from mll_hf.selection.accuracy import estimate_accuracy, logit, sigmoid, task_traits
-from mll_hf.selection.mll import generally_best, graph_needs, levels_of
+from mll_hf.selection.mll import best_by_mean_recall, graph_query, mean_recall_among
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,75 +34,72 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 IMAGENET_CLASSES = 1000
-_LEAST = 1e-6  # scores are kept this far from 0 and 1 where their logits are taken
+_MIN = 1e-6  # scores are clipped to this distance from 0 and 1 before taking logits
 
 
 def estimate_by_labels(candidates: Candidates, overall: Floats, shift: float) -> AccuracyEstimate:
     """Estimated accuracies of M models.
 
-    They count as not known where no concept of any graph matches a class. Of the published data sets of this kind, the
-    interval would be narrow enough for one, fer2013, whose estimate is 20 points too high.
+    They are shown as not known if no concept of any graph matches a class. Among published data sets of this kind, the
+    interval would be narrow enough only for fer2013, whose estimate is 20 points too high.
 
     Args:
-        candidates: The classes.
-        overall: [M] mean scores over the classes, between 0 and 1, all on one scale.
-        shift: From this scale to that of ImageNet, see :func:`imagenet_shift`.
+        candidates: Gives the classes and the domain.
+        overall: [M] mean scores over the classes, between 0 and 1, on a common scale.
+        shift: Shift from this scale to ImageNet accuracy, see :func:`imagenet_shift`.
     """
     traits = task_traits(len(candidates.match.classes), comparable_names(candidates.match), candidates.domain)
-    estimates = estimate_accuracy(sigmoid(logit(overall, _LEAST) + shift), traits)
-    coverage = max(float(part.match.coverage.max()) for part in (candidates, *candidates.further))
+    estimates = estimate_accuracy(sigmoid(logit(overall, _MIN) + shift), traits)
+    coverage = max(float(part.match.coverage.max()) for part in (candidates, *candidates.other_groups))
     return replace(estimates, informed=coverage >= COVERED or traits.n_classes == 1)
 
 
 def comparable_names(match: ClassMatch) -> Floats | None:
-    """[C, E] embedded class names; None from another text encoder, whose similarities do not compare."""
+    """[C, E] embedded class names; None if not by the default text encoder, on which the regression was fitted."""
     return match.names if match.encoder.startswith(DEFAULT_MODEL) else None
 
 
 def imagenet_shift(labels: JoinedLabels, scores: Floats) -> float:
-    """Difference of logits between a mean score and an accuracy on ImageNet: the generally best model gets its own.
+    """Shift of the logits from mean scores to ImageNet accuracy; exact for the model with the highest mean recall.
 
     Args:
         labels: Labels of M models.
-        scores: [M, C] of these.
+        scores: [M, C] scores of the models.
     """
-    best = generally_best(labels.reference)
-    return float(logit(np.array(imagenet_level(labels, best))) - logit(scores[best].mean(), _LEAST))
+    best = best_by_mean_recall(labels.reference)
+    return float(logit(np.array(imagenet_accuracy(labels, best))) - logit(scores[best].mean(), _MIN))
 
 
-def on_one_scale(parts: Sequence[Candidates], scores: Sequence[Floats], shifts: Sequence[float]) -> Floats:
+def on_common_scale(parts: Sequence[Candidates], scores: Sequence[Floats], shifts: Sequence[float]) -> Floats:
     """Scores of all models on the scale of the first group of labels.
 
     Args:
-        parts: The groups; the first one's published models come last.
-        scores: [M_g, C] of each group.
-        shifts: Of each group, see :func:`imagenet_shift`.
+        parts: The groups of labels; the first one also has P published models.
+        scores: [M_g, C] scores of each group.
+        shifts: Shift of each group, see :func:`imagenet_shift`.
 
     Returns:
-        [sum of M_g + P, C].
+        [sum of M_g + P, C] scores of the groups, then of the published models.
     """
     first, *others = scores
-    moved = [
-        sigmoid(logit(of_group, _LEAST) + shift - shifts[0]) for of_group, shift in zip(others, shifts[1:], strict=True)
-    ]
+    shifted = [sigmoid(logit(group, _MIN) + shift - shifts[0]) for group, shift in zip(others, shifts[1:], strict=True)]
     imagenet = np.array([model.accuracy for model in parts[0].published])
     overall = np.repeat(sigmoid(logit(imagenet) - shifts[0])[:, None], first.shape[1], axis=1)
-    return np.concatenate([first, *moved, overall])
+    return np.concatenate([first, *shifted, overall])
 
 
-def imagenet_level(labels: JoinedLabels, m: int) -> float:
-    """ImageNet accuracy of a model, 0 to 1: the published one, else its recall among 1,000 candidates on the graph.
+def imagenet_accuracy(labels: JoinedLabels, m: int) -> float:
+    """ImageNet accuracy of a model, 0 to 1: as published, or else estimated from its recall among 1,000 candidates.
 
-    This recall is corrected by as much as it differs, in logits and on average, from the published accuracies of other
-    models of the group.
+    This recall is corrected by its mean difference, in logits, to the published accuracies of models of the group.
     """
-    published = imagenet_accuracies()
-    found = [published.get(model.repo_id) for model in labels.models]
-    own = found[m]
-    if own is not None:
-        return own
-    needs = graph_needs(labels.union.graphs[0], np.empty(0, np.int32), IMAGENET_CLASSES, extrapolate=True)
-    recall = levels_of(needs, labels.rank_shares[0])
+    all_published = imagenet_accuracies()
+    found = [all_published.get(model.repo_id) for model in labels.models]
+    published = found[m]
+    if published is not None:
+        return published
+    query = graph_query(labels.union.graphs[0], np.empty(0, np.int32), IMAGENET_CLASSES, extrapolate=True)
+    recall = mean_recall_among(query, labels.rank_shares[0])
     known = [row for row, accuracy in enumerate(found) if accuracy is not None]
     if not known:
         return float(recall[m])
@@ -110,7 +107,7 @@ def imagenet_level(labels: JoinedLabels, m: int) -> float:
     return float(sigmoid(logit(recall[m]) + np.mean(logit(accuracies) - logit(recall[known]))))
 
 
-def compares_with_others(labels: JoinedLabels) -> bool:
-    """Whether models measured on other images can be compared with these: one of them has a published accuracy."""
+def comparable_to_published(labels: JoinedLabels) -> bool:
+    """Whether the models can be compared with those of other groups: any of them has a published ImageNet accuracy."""
     published = imagenet_accuracies()
     return any(model.repo_id in published for model in labels.models)

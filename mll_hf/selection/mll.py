@@ -1,18 +1,19 @@
-"""Our selection by labels. It departs from the paper where the paper's estimate is noisy or does not compare.
+"""Our selection strategy. It differs from the paper where the paper's estimates are noisy or not comparable.
 
-1. Recall is that among as many candidates as the task has classes: one of 10 is easier than one of 9,000, and a model
+1. Recall is measured among as many candidates as the task has classes: 1 of 10 is easier than 1 of 9,000, and a model
    that nearly wins among 9,000 may win among 10.
-2. Concepts with few probe images are shrunk towards their hypernyms, and those towards the model's mean on the graph.
-3. A model with better or worse odds on images of the task's domain (photo, sketch, icon ...) than on others has them on
-   every class.
-4. Weights over concepts are normalized per class, so that classes compare.
-5. Where no graph has a concept like a class, the model's general level stands in for it.
-6. One set of models answers for all classes, since probabilities of different models do not compare class by class.
-7. A model must lead the generally best one by more than five standard errors and three points, or it stays behind it.
-   The order of all other models stays.
-8. Graphs are joined: a concept in several graphs has the evidence of all. A graph that is not the reference counts for
-   nothing if it has no probe images of the task's domain. A model without a label on a graph gets its general level
-   there, lowered as far as the graph is hard for the other models.
+2. The recall on concepts with few probe images is shrunk toward that on their hypernyms, and the recall on roots
+   toward the model's mean over the graph.
+3. The odds of recognizing images of the task's domain (photo, sketch, icon ...), relative to all images, are assumed to
+   be the same for all classes.
+4. Weights over concepts are normalized per class, so that classes are comparable.
+5. For a class without a similar concept in any graph, the model's mean recall is used.
+6. The same models are chosen for all classes, since probabilities of different models are not comparable per class.
+7. A model is preferred to the one with the highest mean recall only if it leads by more than five standard errors and
+   three points. The order of all other models is unchanged.
+8. Graphs are joined: for a concept in several graphs, the evidence is pooled. Graphs other than the reference are
+   ignored if they have no probe images of the task's domain. For a model without a label on a graph, its mean recall on
+   the reference is used, lowered by the difficulty of the graph for the other models.
 """
 
 from __future__ import annotations
@@ -40,72 +41,72 @@ if TYPE_CHECKING:
     from mll_hf.matching.concept_index import ClassMatch
     from mll_hf.selection.base import Candidates
 
-PRIOR_IMAGES = 10.0  # a concept's hypernyms weigh as much as this many images of its own
-# A lead counts from this many standard errors of sampling probe images on: a task's images are of another kind, and on
-# tasks derived from others a lead of fewer is lost too often.
-SURE = 5.0
-LEAST_LEAD = 0.03  # with very many probe images even five standard errors are little: real models lose on it
-_UNKNOWN = math.sqrt(1 / 12)  # standard deviation of a uniform number between 0 and 1
-_LEAST_LEVEL = 1e-3  # levels are kept this far from 0 and 1 where their logits are taken
+PRIOR_IMAGES = 10.0  # weight of the hypernyms' recall, in images
+# Minimum lead in standard errors of the probe images. A task has images of another kind, on which smaller leads are
+# lost too often (measured on tasks derived from others).
+MIN_LEAD_ERRORS = 5.0
+MIN_LEAD = 0.03  # with very many probe images, five standard errors alone are too small a lead for real models
+_UNKNOWN = math.sqrt(1 / 12)  # standard deviation of the uniform distribution on [0, 1]
+_MIN_RECALL = 1e-3  # mean recall is clipped to this distance from 0 and 1 before taking logits
 
 
-# --- what a task asks of labels ---------------------------------------------------------------------------------------
+# --- queries ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Fall:
-    """How the recall of a model falls from a contest with all ``R`` rivals of a small graph to one of ``n`` candidates.
+class Extrapolation:
+    """Extrapolates recall from all ``R`` rivals on a small graph to ``n`` candidates.
 
-    The graph says nothing of contests with more candidates than it has. The mean recall on the graph, as a function of
-    log n, is continued with the slope that it has up to R + 1: the factor is level(R + 1) / level((R + 1)^2 / n).
+    The mean recall on the graph, as a function of log n, is continued beyond R + 1 candidates with the same slope: the
+    factor is recall(R + 1) / recall((R + 1)^2 / n).
     """
 
-    full: NDArray[np.float64]  # [RANK_BINS] mean chance to win among R + 1 candidates
-    mirrored: NDArray[np.float64]  # the same among (R + 1)^2 / n
+    full: NDArray[np.float64]  # [RANK_BINS] mean probability to win among R + 1 candidates
+    mirrored: NDArray[np.float64]  # [RANK_BINS] the same among (R + 1)^2 / n candidates
 
     @classmethod
-    def beyond(cls, n_rivals: NDArray[np.int32], most: int, n_candidates: int) -> Fall:
-        """The fall from R rivals (``most``) to n candidates; none if these are no more.
+    def beyond(cls, n_rivals: NDArray[np.int32], max_rivals: int, n_candidates: int) -> Extrapolation:
+        """The extrapolation from ``max_rivals`` to n candidates; factors are 1 if n is not larger.
 
-        The graph's concepts have ``n_rivals`` [V].
+        The concepts of the graph have ``n_rivals`` [V].
         """
-        full = mean_chance_to_win(n_rivals, most + 1)
-        if n_candidates <= most + 1:
+        full = mean_chance_to_win(n_rivals, max_rivals + 1)
+        if n_candidates <= max_rivals + 1:
             return cls(full, full)
-        mirror = max((most + 1) ** 2 / n_candidates, 1.0)
+        mirror = max((max_rivals + 1) ** 2 / n_candidates, 1.0)
         low = math.floor(mirror)
         share = math.log(mirror / low) / math.log1p(1 / low)
         mirrored = (1 - share) * mean_chance_to_win(n_rivals, low) + share * mean_chance_to_win(n_rivals, low + 1)
         return cls(full, mirrored)
 
-    def of(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-        """[M] factors from mean rank shares [M, RANK_BINS]; 1 where nothing is recognized."""
-        before: NDArray[np.float64] = shares @ self.mirrored
-        return np.divide(shares @ self.full, before, out=np.ones_like(before), where=before > 0)
+    def factors(self, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[M] factors from mean rank shares [M, RANK_BINS]; 1 if nothing is recognized."""
+        mirrored: NDArray[np.float64] = shares @ self.mirrored
+        return np.divide(shares @ self.full, mirrored, out=np.ones_like(mirrored), where=mirrored > 0)
 
 
 @dataclass(frozen=True)
-class GraphNeeds:
-    """What a task of C classes asks of the labels on one graph of V concepts.
+class GraphQuery:
+    """A task of C classes as a query of the labels on one graph of V concepts.
 
-    It needs the A concepts that are selected or above these, hypernyms before hyponyms.
+    It reads A concepts: the selected ones and their ancestors, hypernyms first.
     """
 
-    columns: NDArray[np.intp]  # [K_g] which of the K selected concepts the graph has
-    rows: NDArray[np.intp]  # [K_g] where these are among the needed ones
-    needed: NDArray[np.int64]  # [A] indices in the graph
-    above: tuple[tuple[int, ...], ...]  # for each of the A concepts the positions of its direct hypernyms
-    chances: NDArray[np.float64]  # [A, RANK_BINS] chance to win an image of each among as many candidates as classes
-    mean_chances: NDArray[np.float64]  # [RANK_BINS] mean chance over the graph's concepts
-    falls: tuple[Fall, ...]  # beyond each distinct number of rivals, and beyond the mean number
-    fall_of: NDArray[np.intp]  # [A] which of ``falls`` is that of a concept
+    columns: NDArray[np.intp]  # [K_g] positions of the graph's concepts among the K selected ones
+    rows: NDArray[np.intp]  # [K_g] their positions in ``concepts``
+    concepts: NDArray[np.int64]  # [A] indices of the concepts in the graph
+    parents: tuple[tuple[int, ...], ...]  # [A] positions of the direct hypernyms of each concept
+    chances: NDArray[np.float64]  # [A, RANK_BINS] probability to win an image among as many candidates as classes
+    mean_chances: NDArray[np.float64]  # [RANK_BINS] mean probability over the graph's concepts
+    extrapolations: tuple[Extrapolation, ...]  # from each distinct number of rivals, and from the mean number
+    extrapolation_index: NDArray[np.intp]  # [A] position in ``extrapolations``
 
     @cached_property
     def depths(self) -> tuple[tuple[int, ...], ...]:
-        """Positions of the concepts by depth, roots first: all hypernyms of a concept are in earlier groups."""
+        """Positions of the concepts by depth, roots first; all hypernyms of a concept are in earlier groups."""
         depths: list[int] = []
         groups: list[list[int]] = []
-        for position, parents in enumerate(self.above):
+        for position, parents in enumerate(self.parents):
             depths.append(max((depths[parent] + 1 for parent in parents), default=0))
             if depths[position] == len(groups):
                 groups.append([])
@@ -114,68 +115,68 @@ class GraphNeeds:
 
 
 @dataclass(frozen=True)
-class Needs:
-    """What a task of C classes asks of labels on G graphs."""
+class TaskQuery:
+    """A task of C classes as a query of labels on G graphs."""
 
-    weights: NDArray[np.float64]  # [K, C], see :func:`evidence_weights`
-    graphs: tuple[GraphNeeds | None, ...]  # None for a graph that does not count; the first is the reference
+    weights: NDArray[np.float64]  # [K, C], see :func:`concept_weights`
+    graphs: tuple[GraphQuery | None, ...]  # None for ignored graphs; the first is the reference
 
     @property
-    def reference(self) -> GraphNeeds:
-        """What is asked of the reference graph, which always counts."""
+    def reference(self) -> GraphQuery:
+        """The query of the reference graph, which is never ignored."""
         if self.graphs[0] is None:
-            raise ValueError("the reference graph always counts")
+            raise ValueError("the reference graph is never ignored")
         return self.graphs[0]
 
 
-def task_needs(candidates: Candidates, class_weight: float) -> Needs:
-    """What a task asks of labels; the same for all models."""
-    selected, n_candidates = candidates.match.selected, candidates_of(candidates.match)
-    union, counts = candidates.labels.union, graphs_that_count(candidates.labels, candidates.domain)
+def task_query(candidates: Candidates, class_weight: float) -> TaskQuery:
+    """The query of a task; the same for all models."""
+    selected, n_candidates = candidates.match.selected, candidate_count(candidates.match)
+    union, in_use = candidates.labels.union, graphs_in_use(candidates.labels, candidates.domain)
     graphs = tuple(
-        graph_needs(graph, union.rows[g, selected], n_candidates, extrapolate=g > 0) if g in counts else None
+        graph_query(graph, union.rows[g, selected], n_candidates, extrapolate=g > 0) if g in in_use else None
         for g, graph in enumerate(union.graphs)
     )
-    return Needs(evidence_weights(candidates, class_weight), graphs)
+    return TaskQuery(concept_weights(candidates, class_weight), graphs)
 
 
-def graph_needs(
+def graph_query(
     graph: SemanticGraph, rows: NDArray[np.int32], n_candidates: int, *, extrapolate: bool = False
-) -> GraphNeeds:
-    """What is asked of one graph, where the selected concepts are in rows [K] (-1 if the graph lacks one).
+) -> GraphQuery:
+    """The query of one graph; ``rows`` [K] are the indices of the selected concepts in it, -1 for missing ones.
 
-    To extrapolate is to let recall fall further if there are more candidates than rivals. The reference graph needs
-    none: it is large, and its few concepts with few rivals are at the top.
+    ``extrapolate`` lowers the recall if there are more candidates than rivals. This is not needed on the reference
+    graph, which is large and has only few concepts with few rivals, near the roots.
     """
     columns = np.flatnonzero(rows >= 0)
     wanted = set(rows[columns].tolist()).union(*(graph.ancestors[v].tolist() for v in rows[columns]))
-    needed = [v for v in graph.topological_order if v in wanted]
-    position = {v: at for at, v in enumerate(needed)}
+    concepts = [v for v in graph.topological_order if v in wanted]
+    position = {v: index for index, v in enumerate(concepts)}
     n_rivals = graph.rival_counts
-    distinct, fall_of = np.unique(n_rivals[needed], return_inverse=True)
+    distinct, extrapolation_index = np.unique(n_rivals[concepts], return_inverse=True)
     with_rivals = n_rivals[n_rivals > 0]
     mean = round(float(with_rivals.mean())) if len(with_rivals) else 0
-    falls = [
-        Fall.beyond(n_rivals, most if extrapolate else n_candidates, n_candidates)
-        for most in [*distinct.tolist(), mean]
+    extrapolations = [
+        Extrapolation.beyond(n_rivals, max_rivals if extrapolate else n_candidates, n_candidates)
+        for max_rivals in [*distinct.tolist(), mean]
     ]
-    return GraphNeeds(
+    return GraphQuery(
         columns=columns,
         rows=np.array([position[v] for v in rows[columns].tolist()], np.intp),
-        needed=np.array(needed, np.int64),
-        above=tuple(tuple(position[parent] for parent in graph.parents[v]) for v in needed),
-        chances=chances_to_win(n_rivals[needed], n_candidates),
+        concepts=np.array(concepts, np.int64),
+        parents=tuple(tuple(position[parent] for parent in graph.parents[v]) for v in concepts),
+        chances=chances_to_win(n_rivals[concepts], n_candidates),
         mean_chances=mean_chance_to_win(n_rivals, n_candidates),
-        falls=tuple(falls),
-        fall_of=fall_of,
+        extrapolations=tuple(extrapolations),
+        extrapolation_index=extrapolation_index,
     )
 
 
-def graphs_that_count(labels: JoinedLabels, domain: str | None) -> frozenset[int]:
-    """The reference graph, and the graphs with probe images of the task's domain; all if it names none.
+def graphs_in_use(labels: JoinedLabels, domain: str | None) -> frozenset[int]:
+    """The reference graph and all graphs with probe images of the task's domain; all graphs if it names no domain.
 
-    How models rank on drawn traffic signs says little of photos of them. The reference is of many domains, and
-    :func:`domain_odds` are known there.
+    The ranking of models on drawings of traffic signs, for example, hardly carries over to photos. The reference graph
+    has many domains, for which :func:`domain_odds_ratios` corrects.
     """
     names = sorted(labels.domain_names)
     named = named_domain(names, domain)
@@ -183,10 +184,10 @@ def graphs_that_count(labels: JoinedLabels, domain: str | None) -> frozenset[int
     return frozenset(g for g in graphs if g == 0 or named is None or names[named] in labels.domains_of(g))
 
 
-def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """[K, C] weight of each selected concept for each class; the rest of 1 is the weight of the general level.
+def concept_weights(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
+    """[K, C] weight of each selected concept for each class; the remaining weight up to 1 is that of the mean recall.
 
-    The class weight is that of a class's own concepts against the mean over classes.
+    ``class_weight`` is the weight of a class's own concepts relative to the mean over classes.
     """
     match, union = candidates.match, candidates.labels.union
     transition = match.transition.astype(np.float64)
@@ -194,165 +195,169 @@ def evidence_weights(candidates: Candidates, class_weight: float) -> NDArray[np.
     weights: NDArray[np.float64] = match.coverage * (
         class_weight * own + (1 - class_weight) * own.mean(axis=1, keepdims=True)
     )
-    counts = sorted(graphs_that_count(candidates.labels, candidates.domain))
-    rows: NDArray[np.int32] = union.rows[counts][:, match.selected].max(axis=0)
+    in_use = sorted(graphs_in_use(candidates.labels, candidates.domain))
+    rows: NDArray[np.int32] = union.rows[in_use][:, match.selected].max(axis=0)
     return weights * (rows >= 0)[:, None]
 
 
-def candidates_of(match: ClassMatch) -> int:
-    """Number of candidates of a task: its classes, at least two, for against nothing every model wins."""
+def candidate_count(match: ClassMatch) -> int:
+    """Number of candidates of a task: its classes, but at least two, since recall among one candidate is always 1."""
     return max(len(match.classes), 2)
 
 
-# --- what labels say --------------------------------------------------------------------------------------------------
+# --- measured recall --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What the labels of M models on one graph say to a task's needs."""
+    """Results of a query for M models on one graph."""
 
-    known: NDArray[np.bool_]  # [M] which models have a label on the graph; of the other rows only the level counts
+    known: NDArray[np.bool_]  # [M] which models have a label on the graph; for others, only ``mean_recall`` is used
     recall: NDArray[np.float64]  # [M, A] expected recall among as many candidates as classes
-    support: NDArray[np.int32]  # [M, A] probe images; [1, A] if all models had the same
-    level: NDArray[np.float64]  # [M] mean recall over the graph among as many candidates, see :func:`graph_levels`
-    spread: float = 0.0  # standard error of the levels of models without a label
+    support: NDArray[np.int32]  # [M, A] probe images; [1, A] if the same for all models
+    mean_recall: NDArray[np.float64]  # [M] over the graph, among as many candidates, see :func:`graph_mean_recall`
+    spread: float = 0.0  # standard error of the mean recall of models without a label
 
 
-def measure(labels: Sequence[LabelSummary | None], needs: GraphNeeds) -> Measured:
-    """What M labels on one graph say."""
-    none = np.zeros(len(needs.needed))
+def measure(labels: Sequence[LabelSummary | None], query: GraphQuery) -> Measured:
+    """Query M labels on one graph."""
+    zeros = np.zeros(len(query.concepts))
     recall, support, shares = [], [], []
     for label in labels:
-        images = label.support[needs.needed] if label else none.astype(np.int32)
-        wins = expected_wins(label.ranks[needs.needed], needs.chances) if label else none
+        images = label.support[query.concepts] if label else zeros.astype(np.int32)
+        wins = expected_wins(label.ranks[query.concepts], query.chances) if label else zeros
         recall.append(wins / np.maximum(images, 1))
         support.append(images)
         shares.append(label.mean_rank_shares if label else np.zeros(RANK_BINS))
     known = np.array([label is not None for label in labels], np.bool_)
-    level = levels_of(needs, np.stack(shares))
-    return Measured(known, np.stack(recall) * falls_of(needs, np.stack(shares)), np.stack(support), level)
+    factors, mean_recall = extrapolation_factors(query, np.stack(shares)), mean_recall_among(query, np.stack(shares))
+    return Measured(known, np.stack(recall) * factors, np.stack(support), mean_recall)
 
 
-def falls_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, A] how recall falls where a task has more candidates than the graph has rivals, see :class:`Fall`."""
-    return np.stack([curve.of(shares) for curve in needs.falls], axis=1)[:, needs.fall_of]
+def extrapolation_factors(query: GraphQuery, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, A] factors of the recall for tasks with more candidates than rivals, see :class:`Extrapolation`."""
+    factors = [extrapolation.factors(shares) for extrapolation in query.extrapolations]
+    return np.stack(factors, axis=1)[:, query.extrapolation_index]
 
 
-def levels_of(needs: GraphNeeds, shares: NDArray[np.float64]) -> NDArray[np.float64]:
+def mean_recall_among(query: GraphQuery, shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """[M] mean recall over the graph among as many candidates as classes, from mean rank shares [M, RANK_BINS]."""
-    return shares @ needs.mean_chances * needs.falls[-1].of(shares)
+    return shares @ query.mean_chances * query.extrapolations[-1].factors(shares)
 
 
-def measure_all(labels: JoinedLabels, needs: Needs) -> tuple[Measured | None, ...]:
-    """What the labels of M models say on every graph; None for a graph that does not count."""
-    measured: list[Measured | None] = [None] * len(needs.graphs)
-    for g, of_graph in enumerate(needs.graphs):
-        if of_graph is not None:
-            level, spread = graph_levels(labels, needs.reference, of_graph, g)
-            measured[g] = replace(measure(labels.on_graph(g), of_graph), level=level, spread=spread)
+def measure_all(labels: JoinedLabels, query: TaskQuery) -> tuple[Measured | None, ...]:
+    """Query the labels of M models on all graphs; None for ignored graphs."""
+    measured: list[Measured | None] = [None] * len(query.graphs)
+    for g, graph in enumerate(query.graphs):
+        if graph is not None:
+            mean_recall, spread = graph_mean_recall(labels, query.reference, graph, g)
+            measured[g] = replace(measure(labels.on_graph(g), graph), mean_recall=mean_recall, spread=spread)
     return tuple(measured)
 
 
-def graph_levels(
-    labels: JoinedLabels, reference: GraphNeeds, needs: GraphNeeds, g: int
+def graph_mean_recall(
+    labels: JoinedLabels, reference: GraphQuery, query: GraphQuery, g: int
 ) -> tuple[NDArray[np.float64], float]:
-    """Mean recall [M] over graph number g, and the standard error for models without a label on it.
+    """Mean recall [M] over graph ``g``, and its standard error for models without a label on it.
 
-    Of these their general level is expected, lowered by as much as the graph is hard for the other models.
+    For these it is their mean recall on the reference graph, lowered by the difficulty of the graph for other models.
     """
-    levels, everyone = levels_of(needs, labels.rank_shares[g]), labels.among or labels
+    measured, everyone = mean_recall_among(query, labels.rank_shares[g]), labels.among or labels
     if everyone.known[g].all():
-        return levels, 0.0
-    general = levels_of(reference, labels.rank_shares[0])
-    all_general, all_levels = levels_of(reference, everyone.rank_shares[0]), levels_of(needs, everyone.rank_shares[g])
-    shift, spread = hardness(all_general, all_levels, everyone.known[g])
-    return np.where(labels.known[g], levels, lowered(general, shift)), spread
+        return measured, 0.0
+    on_reference = mean_recall_among(reference, labels.rank_shares[0])
+    shift, spread = graph_difficulty(
+        mean_recall_among(reference, everyone.rank_shares[0]),
+        mean_recall_among(query, everyone.rank_shares[g]),
+        everyone.known[g],
+    )
+    return np.where(labels.known[g], measured, shift_recall(on_reference, shift)), spread
 
 
-# --- from labels to estimates -----------------------------------------------------------------------------------------
+# --- estimates --------------------------------------------------------------------------------------------------------
 
 
 def mll_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """[M, C] estimated recall of every model on every class, 0 to 1, lowered where caution demands it.
+    """[M, C] estimated recall of each model on each class, 0 to 1, see :func:`penalize_uncertain_leads`.
 
-    The class weight is that of a class's own estimate against the mean over classes.
+    ``class_weight`` is the weight of a class's own estimate relative to the mean over classes.
     """
-    needs, labels = task_needs(candidates, class_weight), candidates.labels
-    odds = task_odds(labels, needs, candidates.domain)
-    recall, errors = estimates(needs, measure_all(labels, needs), odds)
-    return cautious(recall, errors, generally_best(labels.reference))
+    query, labels = task_query(candidates, class_weight), candidates.labels
+    odds = task_odds_ratios(labels, query, candidates.domain)
+    recall, errors = estimates(query, measure_all(labels, query), odds)
+    return penalize_uncertain_leads(recall, errors, best_by_mean_recall(labels.reference))
 
 
 def estimates(
-    needs: Needs, measured: Sequence[Measured | None], odds: NDArray[np.float64]
+    query: TaskQuery, measured: Sequence[Measured | None], odds: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Estimated recall [M, C] of M models on C classes, and standard errors [M, 2] of its mean over the classes.
 
-    What the labels say is given for each graph, and the odds [M] are those of :func:`domain_odds`.
+    ``measured`` has the results on each graph, and ``odds`` [M] are those of :func:`domain_odds_ratios`.
     """
-    general = measured[0].level if measured[0] is not None else np.zeros(0)  # the reference always counts
-    n_models, n_concepts = len(general), len(needs.weights)
+    on_reference = measured[0].mean_recall if measured[0] is not None else np.zeros(0)  # never None
+    n_models, n_concepts = len(on_reference), len(query.weights)
     sums, images = np.zeros((n_models, n_concepts)), np.zeros((n_models, n_concepts))
-    fallbacks, spreads, lacking = np.zeros_like(sums), np.zeros(n_concepts), np.zeros((n_models, n_concepts))
-    for of_graph, found in zip(needs.graphs, measured, strict=True):
-        if of_graph is None or found is None:
+    fallbacks, spreads, n_missing = np.zeros_like(sums), np.zeros(n_concepts), np.zeros((n_models, n_concepts))
+    for graph, found in zip(query.graphs, measured, strict=True):
+        if graph is None or found is None:
             continue
-        weights = np.where(found.known[:, None], found.support[:, of_graph.rows] + PRIOR_IMAGES, 0)
-        sums[:, of_graph.columns] += weights * shrunk(of_graph, found)
-        images[:, of_graph.columns] += weights
-        fallbacks[:, of_graph.columns] += np.where(found.known, 0, found.level)[:, None]
-        lacking[:, of_graph.columns] += ~found.known[:, None]
-        spreads[of_graph.columns] = np.maximum(spreads[of_graph.columns], found.spread)
-    guess = fallbacks / np.maximum(lacking, 1)
-    recall = np.where(images > 0, sums / np.maximum(images, 1), guess)
-    by_class = np.clip(recall @ needs.weights + (1 - needs.weights.sum(axis=0)) * general[:, None], 0, 1)
-    weights = needs.weights.mean(axis=1)
+        weights = np.where(found.known[:, None], found.support[:, graph.rows] + PRIOR_IMAGES, 0)
+        sums[:, graph.columns] += weights * shrink_to_hypernyms(graph, found)
+        images[:, graph.columns] += weights
+        fallbacks[:, graph.columns] += np.where(found.known, 0, found.mean_recall)[:, None]
+        n_missing[:, graph.columns] += ~found.known[:, None]
+        spreads[graph.columns] = np.maximum(spreads[graph.columns], found.spread)
+    fallback = fallbacks / np.maximum(n_missing, 1)
+    recall = np.where(images > 0, sums / np.maximum(images, 1), fallback)
+    by_class = np.clip(recall @ query.weights + (1 - query.weights.sum(axis=0)) * on_reference[:, None], 0, 1)
+    weights = query.weights.mean(axis=1)
     errors = standard_errors(images, recall, weights, spreads)
-    return with_odds(by_class, odds), errors
+    return apply_odds_ratios(by_class, odds), errors
 
 
-def shrunk(needs: GraphNeeds, measured: Measured) -> NDArray[np.float64]:
-    """[M, K_g] recall on the selected concepts of a graph, with a prior from the hypernyms.
+def shrink_to_hypernyms(query: GraphQuery, measured: Measured) -> NDArray[np.float64]:
+    """[M, K_g] recall on the selected concepts of a graph, shrunk toward the hypernyms.
 
-    ``p_v = (n_v q_v + n0 prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected recall among so many
-    candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v``. Above the
-    graph's roots stands the model's mean over the graph, for recall on one graph does not compare with that on another.
+    ``p_v = (n_v q_v + n0 prior_v) / (n_v + n0)`` with ``n_v`` images, ``q_v`` the expected recall among that many
+    candidates, ``n0`` = 10 images, and ``prior_v`` the mean of ``p`` over the direct hypernyms of ``v``. For roots the
+    prior is the model's mean over this graph, since recall is not comparable between graphs.
     """
     recall, support = measured.recall.T, measured.support.T
     estimate = np.empty(recall.shape)
-    for positions in map(list, needs.depths):
-        above = [needs.above[at] for at in positions]
-        prior = _means(estimate, above) if above[0] else measured.level
+    for positions in map(list, query.depths):
+        parents = [query.parents[position] for position in positions]
+        prior = _means(estimate, parents) if parents[0] else measured.mean_recall
         hits = recall[positions] * support[positions]
         estimate[positions] = (hits + PRIOR_IMAGES * prior) / (support[positions] + PRIOR_IMAGES)
-    return estimate[needs.rows].T
+    return estimate[query.rows].T
 
 
-def hardness(
-    general: NDArray[np.float64], levels: NDArray[np.float64], known: NDArray[np.bool_]
+def graph_difficulty(
+    on_reference: NDArray[np.float64], on_graph: NDArray[np.float64], known: NDArray[np.bool_]
 ) -> tuple[float, float]:
-    """By how much (in logits) a graph is harder than the reference for models that have a label on both.
+    """Difficulty of a graph relative to the reference graph, as a shift of the logits of mean recall.
 
-    It is never taken to be easier: those models may have been labeled because they are good at it. ``general`` are the
-    levels [M] on the reference, ``known`` [M] the models with a label on the graph.
+    Estimated from the models with a label on both, ``known`` [M]. A graph is never treated as easier: these models may
+    have been labeled because they are good at it. The mean recall [M] is given on both graphs.
 
     Returns:
-        The shift, at most 0, and the standard error of the levels that it predicts: how far they are from the truth for
-        the models that have a label, with one degree of freedom less for the shift. A single such model says nothing of
-        it: then that of a number of which nothing is known.
+        The shift, at most 0, and the standard error of the mean recall that it predicts for other models: the residual
+        standard deviation with one degree of freedom for the shift. With a single model it is unknown and set to that
+        of a uniform distribution.
     """
     if not known.any():
         return 0.0, 0.0
-    shift = min(0.0, float(np.mean(logit(levels[known], _LEAST_LEVEL) - logit(general[known], _LEAST_LEVEL))))
-    errors = lowered(general[known], shift) - levels[known]
+    shift = min(0.0, float(np.mean(logit(on_graph[known], _MIN_RECALL) - logit(on_reference[known], _MIN_RECALL))))
+    errors = shift_recall(on_reference[known], shift) - on_graph[known]
     return shift, float(np.sqrt((errors**2).sum() / (len(errors) - 1))) if len(errors) > 1 else _UNKNOWN
 
 
-def lowered(general: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
-    """Levels, shifted on the scale of logits."""
+def shift_recall(recall: NDArray[np.float64], shift: float) -> NDArray[np.float64]:
+    """Recall after adding a shift to its logits."""
     if shift == 0:
-        return general
-    return sigmoid(logit(general, _LEAST_LEVEL) + shift)
+        return recall
+    return sigmoid(logit(recall, _MIN_RECALL) + shift)
 
 
 def standard_errors(
@@ -361,81 +366,82 @@ def standard_errors(
     weights: NDArray[np.float64],
     spreads: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """[M, 2] standard errors of a weighted sum of recalls: of what was measured, and of what was not.
+    """[M, 2] standard errors of a weighted sum of recalls: of measured concepts, and of concepts not measured.
 
-    Of what was measured ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``; general levels and domain odds rest on thousands of
-    images and are taken as known. Concepts of a graph on which a model has no label err together, by the spread of that
-    graph.
+    For measured concepts ``se^2 = sum_v w_v^2 p_v (1 - p_v) / n_v``; mean recall and domain odds are based on thousands
+    of images and treated as exact. Errors of concepts not measured are fully correlated.
 
     Args:
-        images: [M, K] images of K concepts, those of the prior included; 0 where the model was not measured.
-        recall: [M, K] shrunk recall on each of them.
-        weights: [K] of the concepts.
-        spreads: [K] standard error of the recall of models that were not measured.
+        images: [M, K] images of K concepts, including those of the prior; 0 where the model was not measured.
+        recall: [M, K] shrunk recall on the concepts.
+        weights: [K] weights of the concepts.
+        spreads: [K] standard errors of the recall of models that were not measured.
     """
     measured = images > 0
     variances = np.where(measured, recall * (1 - recall) / np.maximum(images, 1), 0) @ weights**2
     return np.stack([np.sqrt(variances), np.where(measured, 0, spreads) @ weights], axis=1)
 
 
-def cautious(recall: NDArray[np.float64], errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
-    """Lower the estimates of models that are not surely better than a reference, so that these stay behind it.
+def penalize_uncertain_leads(
+    recall: NDArray[np.float64], errors: NDArray[np.float64], reference: int
+) -> NDArray[np.float64]:
+    """Lower the estimates of models whose lead over a reference model is uncertain, so that they rank below it.
 
-    Of many models one seems better by chance, or on probe images only. So the reference is left only for a model whose
-    mean over the classes leads by more than ``SURE`` standard errors of what was measured, and one of what was guessed,
-    and by ``LEAST_LEAD``. Such a model is lowered by one standard error, as in the one-standard-error rule (Breiman et
-    al., Classification and Regression Trees, 1984, section 3.4.3). All others are lowered by one factor, the least with
-    which none of them reaches the reference, so that their order stays. That the reference itself was not measured on a
-    graph is no reason to stay with it.
+    One of many models seems better by chance, or only on probe images. So a model ranks above the reference only if its
+    mean over the classes leads by more than ``MIN_LEAD`` and by more than ``MIN_LEAD_ERRORS`` standard errors of the
+    measured concepts and one of those not measured. Such a model is lowered by one standard error (one-standard-error
+    rule: Breiman et al., Classification and Regression Trees, 1984, section 3.4.3). All others are multiplied by the
+    largest factor with which none reaches the reference; this keeps their order. Missing measurements of the reference
+    do not increase the required lead.
 
     Args:
         recall: [M, C] estimates.
         errors: [M, 2] see :func:`standard_errors`.
-        reference: Row of the reference, which stays as it is.
+        reference: Row of the reference, which is not changed.
     """
-    level, least = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than rounding moves a mean
-    needed = np.maximum(lead_errors(errors * [SURE, 1], reference), LEAST_LEAD)
-    sure = level - needed > level[reference] + least
+    mean, margin = recall.mean(axis=1), 2 * 10.0**-DIGITS  # more than the rounding error of a mean
+    required = np.maximum(lead_errors(errors * [MIN_LEAD_ERRORS, 1], reference), MIN_LEAD)
+    is_better = mean - required > mean[reference] + margin
     error = lead_errors(errors, reference)
-    others = ~sure & (np.arange(len(level)) != reference)
-    highest = level[others].max(initial=0.0)
-    held = 1.0 if highest <= level[reference] + 10.0**-DIGITS else max(level[reference] - least, 0) / highest
-    factors = np.where(others, held, 1.0)
-    factors[sure] = 1 - error[sure] / level[sure]
+    others = ~is_better & (np.arange(len(mean)) != reference)
+    highest = mean[others].max(initial=0.0)
+    factor = 1.0 if highest <= mean[reference] + 10.0**-DIGITS else max(mean[reference] - margin, 0) / highest
+    factors = np.where(others, factor, 1.0)
+    factors[is_better] = 1 - error[is_better] / mean[is_better]
     return recall * factors[:, None]
 
 
 def lead_errors(errors: NDArray[np.float64], reference: int) -> NDArray[np.float64]:
-    """[M] standard errors of each model's lead over a reference; arguments as for :func:`cautious`."""
+    """[M] standard errors of the lead over the reference; arguments as for :func:`penalize_uncertain_leads`."""
     return np.sqrt((errors**2).sum(axis=1) + errors[reference, 0] ** 2)
 
 
-def generally_best(labels: Sequence[LabelSummary]) -> int:
-    """Position of the label with the highest mean recall; cost, then id decide between equals."""
+def best_by_mean_recall(labels: Sequence[LabelSummary]) -> int:
+    """Position of the label with the highest mean recall; ties are broken by cost, then id."""
     return min(range(len(labels)), key=lambda m: (-round(labels[m].mean_recall, DIGITS), *labels[m].tie_break))
 
 
 # --- the task's domain ------------------------------------------------------------------------------------------------
 
 
-def task_odds(labels: JoinedLabels, needs: Needs, domain: str | None) -> NDArray[np.float64]:
-    """[M] odds of the task's domain, see :func:`domain_odds`; from the labels on the reference graph."""
-    return domain_odds(labels.reference, domain, needs.reference.mean_chances, labels.domain_names)
+def task_odds_ratios(labels: JoinedLabels, query: TaskQuery, domain: str | None) -> NDArray[np.float64]:
+    """[M] odds ratios of the task's domain on the reference graph, see :func:`domain_odds_ratios`."""
+    return domain_odds_ratios(labels.reference, domain, query.reference.mean_chances, labels.domain_names)
 
 
-def domain_odds(
+def domain_odds_ratios(
     labels: Sequence[LabelSummary], domain: str | None, chances: NDArray[np.float64], names: Collection[str]
 ) -> NDArray[np.float64]:
-    """[M] odds of recognizing a probe image of the task's domain, over the odds for any probe image.
+    """[M] odds of recognizing a probe image of the task's domain, divided by the odds for any probe image.
 
-    1 if the task names no domain or several, the label lacks it, or the odds for any image are 0 or without limit. The
-    recall on the domain is taken as if 10 more of its images were like all others.
+    1 if the task names no domain or several, if the label lacks the domain, or if the overall recall is 0 or 1. The
+    recall on the domain is shrunk toward the overall recall with a weight of 10 images.
 
     Args:
         labels: M labels.
         domain: The task's domain.
-        chances: [RANK_BINS] mean chance to win an image among as many candidates as classes.
-        names: Of all domains, those of labels on other graphs included.
+        chances: [RANK_BINS] mean probability to win an image among as many candidates as classes.
+        names: Names of all domains, including those of labels on other graphs.
     """
     names, odds = sorted(names), np.ones(len(labels))
     named = named_domain(names, domain)
@@ -443,27 +449,29 @@ def domain_odds(
     if named is None or not rows:
         return odds
     ranks = [labels[m].domain_ranks for m in rows]
-    of_domain = np.array([of[labels[m].domain_names.index(names[named])] for m, of in zip(rows, ranks, strict=True)])
+    domain_counts = np.array(
+        [counts[labels[m].domain_names.index(names[named])] for m, counts in zip(rows, ranks, strict=True)]
+    )
     starts = np.cumsum([0, *map(len, ranks)])[:-1]
     recall = recall_among(np.add.reduceat(np.concatenate(ranks), starts, axis=0, dtype=np.int64), chances)
     known = (recall > 0) & (recall < 1)
     recall = np.where(known, recall, 0.5)
-    images = of_domain.sum(axis=1, dtype=np.int64)
-    won = images * recall_among(of_domain, chances)
-    of_domain_shrunk = (won + PRIOR_IMAGES * recall) / (images + PRIOR_IMAGES)
-    ratios = of_domain_shrunk / (1 - of_domain_shrunk) / (recall / (1 - recall))
+    images = domain_counts.sum(axis=1, dtype=np.int64)
+    won = images * recall_among(domain_counts, chances)
+    domain_recall = (won + PRIOR_IMAGES * recall) / (images + PRIOR_IMAGES)
+    ratios = domain_recall / (1 - domain_recall) / (recall / (1 - recall))
     odds[rows] = np.where(known, ratios, 1.0)
     return odds
 
 
-def with_odds(recall: NDArray[np.float64], odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """[M, C] recall after its odds were multiplied by [M] factors."""
+def apply_odds_ratios(recall: NDArray[np.float64], odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """[M, C] recall after multiplying its odds by odds ratios [M]."""
     ratios = odds[:, None]
     return ratios * recall / (1 - recall + ratios * recall)
 
 
 def _means(values: NDArray[np.float64], groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-    """[len(groups), M] mean over each group's rows of ``values`` [..., M]; no group is empty."""
+    """[len(groups), M] mean of ``values`` [..., M] over the rows of each group; groups are not empty."""
     sizes = np.array([len(group) for group in groups])
     sums = np.add.reduceat(values[[row for group in groups for row in group]], np.cumsum(sizes) - sizes, axis=0)
     return sums / sizes[:, None]

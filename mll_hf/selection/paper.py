@@ -1,4 +1,4 @@
-"""Selection as the paper has it (Tan et al., ICML 2025, arXiv 2501.18271, section 4.2), to the letter."""
+"""Selection exactly as in the paper (Tan et al., ICML 2025, arXiv 2501.18271, section 4.2)."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
 
 
 def paper_scores(candidates: Candidates, class_weight: float) -> NDArray[np.float64]:
-    """[M, C] the reuse metric r of every model on every class.
+    """[M, C] reuse metric r of each model on each class.
 
     Eq. 5: ``p_{m,v} = (1/|X_v|) sum over x in X_v of 1[v = argmax over u in V_sel of S_m[x, u]]``
     Eq. 6: ``p_{m,y} = sum over v in V_sel of p_{m,v} z_{vy}``
     Eq. 7: ``r_{m,y} = alpha p_{m,y} + (1 - alpha) / C sum over y' of p_{m,y'}``
 
-    The match of the candidates gives V_sel and Z; the class weight is alpha, .7 in the paper. Z is not normalized, so
-    r can exceed 1.
+    V_sel and Z come from the match of the candidates; ``class_weight`` is alpha, .7 in the paper. Z is not normalized,
+    so r can exceed 1.
     """
     class_precision = restricted_precision(candidates) @ candidates.match.transition.astype(np.float64)
     return class_weight * class_precision + (1 - class_weight) * class_precision.mean(axis=1, keepdims=True)
 
 
 def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
-    """Eq. 5: [M, K] precision of every model on the K selected concepts when only they compete.
+    """Eq. 5: [M, K] precision of each model on the K selected concepts if only these are candidates.
 
-    Exact if the probe embeddings of all models on all graphs are at hand, otherwise estimated from the rivals of all
-    labels. Never a mixture: ancestors and descendants compete in Eq. 5 and are no rivals in a label, so the two do not
-    compare.
+    Exact if the probe embeddings of all models on all graphs are available, otherwise estimated from the rivals in the
+    labels for all models. Exact and estimated values are not comparable: ancestors and descendants are candidates in
+    Eq. 5 but not rivals in a label.
     """
     selected = candidates.match.selected
     if candidates.embeddings:
@@ -45,23 +45,23 @@ def restricted_precision(candidates: Candidates) -> NDArray[np.float64]:
 
 
 def _estimate(row: tuple[object, ...], rows: NDArray[np.int32], candidates: Candidates) -> NDArray[np.float64]:
-    """[K] Eq. 5 estimated from the labels of one model; a concept in several graphs has the mean over their images.
+    """[K] Eq. 5 estimated from the labels of one model; for a concept in several graphs the mean over all images.
 
-    The paper knows one graph only. Concepts of graphs on which the model has no label get its mean estimate on the
-    selected concepts that it was measured on.
+    The paper has only one graph. For concepts that the model was not measured on, its mean over the other selected
+    concepts is used.
     """
     won, images = np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
     for g, label in enumerate(row):
         if label is None:
             continue
         if not isinstance(label, ModelLabel):
-            raise InputError("strategy 'paper' needs whole labels, not summaries; fetch them from their source")
-        there = np.flatnonzero(rows[g] >= 0)
-        concepts = rows[g, there].astype(np.int64)
+            raise InputError("strategy 'paper' needs full labels, not summaries; fetch them from their source")
+        columns = np.flatnonzero(rows[g] >= 0)
+        concepts = rows[g, columns].astype(np.int64)
         n_rivals = candidates.labels.union.graphs[g].rival_counts
         support = label.support[concepts]
-        won[there] += support * precision_from_label(label, concepts, n_rivals, rows.shape[1])
-        images[there] += support
+        won[columns] += support * precision_from_label(label, concepts, n_rivals, rows.shape[1])
+        images[columns] += support
     precision = won / np.maximum(images, 1)
     measured = (rows[[g for g, label in enumerate(row) if label is not None]] >= 0).any(axis=0)
     if not measured.all() and measured.any():
@@ -72,17 +72,19 @@ def _estimate(row: tuple[object, ...], rows: NDArray[np.int32], candidates: Cand
 def precision_from_label(
     label: ModelLabel, selected: NDArray[np.int64], n_rivals: NDArray[np.int32], n_candidates: int | None = None
 ) -> NDArray[np.float64]:
-    """Estimate Eq. 5 from what a label keeps of the contest of all concepts of its graph.
+    """Estimate Eq. 5 from the counts in a label, which are over all concepts of its graph.
 
-    Two facts bound the precision among the selected concepts from above: the images that the strongest selected rival
-    wins are lost, and so is what would be lost on average if the selected concepts were any others of their number
-    (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`). The estimate [K] is the smaller of the two.
+    The estimate [K] is the smaller of two values: the share of images not lost to the strongest selected rival, and the
+    expected recall among as many random candidates (:meth:`~mll_hf.labels.label.LabelSummary.recall_among`).
 
-    K concepts of the label's graph are selected; ``n_candidates`` counts those on all graphs and is K by default. The
-    rivals [V] are those of each concept of the graph.
+    Args:
+        label: The label.
+        selected: [K] indices of the selected concepts in the label's graph.
+        n_rivals: [V] number of rivals of each concept of the graph.
+        n_candidates: Number of selected concepts on all graphs; K by default.
     """
     rivals, support = label.rivals[selected], np.maximum(label.support[selected], 1)
-    competes = np.zeros(NO_RIVAL + 1, np.bool_)  # an empty slot never competes
+    competes = np.zeros(NO_RIVAL + 1, np.bool_)  # False for empty slots
     competes[selected] = True
     lost = (label.rival_wins[selected] * competes[rivals]).max(axis=1, initial=0) / support
     expected = label.recall_among(n_candidates or len(selected), selected, n_rivals)

@@ -1,4 +1,4 @@
-"""From logits to probabilities, and what they hold. Float64, over the last axis."""
+"""Softmax, entropy and mutual information, in float64 over the last axis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float32] | NDArray[np.float64]
 
-_LEAST = 1e-300
+_MIN = 1e-300
 
 
 def softmax(logits: Floats) -> NDArray[np.float64]:
@@ -28,14 +28,14 @@ def log_softmax(logits: Floats) -> NDArray[np.float64]:
 def entropy(probabilities: Floats) -> NDArray[np.float64]:
     """Entropy over the last axis, in nats."""
     values = probabilities.astype(np.float64, copy=False)
-    return -(values * np.log(np.maximum(values, _LEAST))).sum(axis=-1)
+    return -(values * np.log(np.maximum(values, _MIN))).sum(axis=-1)
 
 
 def mutual_information(probabilities: Floats) -> NDArray[np.float64]:
-    """[M] what a model's answers [M, N, C] say about the images, in nats; between 0 and log C.
+    """[M] mutual information of images and predictions [M, N, C], in nats; between 0 and log C.
 
     ``MI_m = H(mean over n of p_m(x_n)) - mean over n of H(p_m(x_n))`` (Bridle et al., "Unsupervised classifiers,
-    mutual information and phantom targets", NIPS 1991): great if the model is sure of single images and yet gives all
-    classes.
+    mutual information and phantom targets", NIPS 1991). High if the model is confident on single images and predicts
+    all classes.
     """
     return entropy(probabilities.mean(axis=1, dtype=np.float64)) - entropy(probabilities).mean(axis=1)

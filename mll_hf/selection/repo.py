@@ -1,8 +1,8 @@
-"""A selection as a small model repo: one JSON file, a card, and what Inference Endpoints run. We run nothing in it.
+"""A selection as a small model repo: a JSON file, a card, and files for Inference Endpoints. Its code is never run.
 
-Not by ``huggingface_hub.ModelHubMixin``: that writes a ``config.json``, for which other libraries would take the repo
-for a model of theirs, keeps arguments of a constructor rather than a validated document, and uploads over whatever is
-in the repo. The methods of :class:`~mll_hf.selection.result.Selection` have its names and arguments.
+``huggingface_hub.ModelHubMixin`` is not used: it writes a ``config.json``, from which other libraries would conclude
+that the repo is one of their models, stores constructor arguments instead of a validated document, and overwrites
+existing files. The methods of :class:`~mll_hf.selection.result.Selection` have the same names and arguments.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 
 SELECTION_FILE = "mll_selection.json"
 HANDLER_FILE, REQUIREMENTS_FILE = "handler.py", "requirements.txt"
-_HANDLER = f'''"""Answers Inference Endpoints with the selection in this repository; a push replaces this file."""
+_HANDLER = f'''"""Serves the selection in this repository on Inference Endpoints; a push replaces this file."""
 
 try:
     from mll_hf.serving import EndpointHandler  # noqa: F401
 except ModuleNotFoundError as error:
     raise ImportError(
-        "{DISTRIBUTION} is not installed, or without its extra 'models'; it is on no registry, so add a "
-        "{REQUIREMENTS_FILE} beside this file with a wheel that you trust: {DISTRIBUTION}[models] @ https://..."
+        "{DISTRIBUTION} or its extra 'models' is not installed; it is not on PyPI, so add a {REQUIREMENTS_FILE} next "
+        "to this file with a wheel that you trust: {DISTRIBUTION}[models] @ https://..."
     ) from error
 '''
-_MOST_BYTES = 64 * 2**20
-_GONE = frozenset({401, 403, 404, 410, 451})  # the Hub's answers that trying again does not change
+_MAX_BYTES = 64 * 2**20
+_UNAVAILABLE = frozenset({401, 403, 404, 410, 451})  # HTTP statuses that are not worth a retry
 _HOW_TO_MAKE = "make one with: mll-hf select --json"
 _log = logging.getLogger(__name__)
 
@@ -75,10 +75,10 @@ def push_selection(
 ) -> Published:
     """See :meth:`Selection.push_to_hub`."""
     if not REPO_ID.fullmatch(repo_id):
-        raise InputError(f"'{repo_id}' is not of the form org/name; name the repo of the selection so")
+        raise InputError(f"'{repo_id}' is not of the form org/name; rename the repo of the selection")
     if local := [model.name for model in selection.models if model.ref.is_local]:
         raise InputError(
-            f"others cannot use models of this machine ({abridged(local, 3)}); upload each (hf upload ORG/NAME FOLDER) "
+            f"others cannot use local models ({abridged(local, 3)}); upload each (hf upload ORG/NAME FOLDER) "
             "and label ORG/NAME, or select without their labels"
         )
     _check_pinned(selection)
@@ -96,19 +96,19 @@ def push_selection(
 
 
 def _to_bytes(selection: Selection) -> bytes:
-    """The JSON, with the prompts written out: those that fit a task may be others in a later version."""
+    """The JSON with explicit prompt templates: the defaults may change in a later version."""
     document = replace(selection, templates=selection.prompt_templates).to_json()
     content = json.dumps(document, allow_nan=False).encode()
-    if len(content) > _MOST_BYTES:
+    if len(content) > _MAX_BYTES:
         raise InputError(
-            f"this selection takes {len(content) / 2**20:.0f} MB, over the limit of {_MOST_BYTES // 2**20} MB; select "
-            "among fewer models, with max_parameters or a smaller shortlist"
+            f"this selection takes {len(content) / 2**20:.0f} MB, over the limit of {_MAX_BYTES // 2**20} MB; select "
+            "from fewer models, with max_parameters or a smaller shortlist"
         )
     return content
 
 
 def _requirements() -> dict[str, bytes]:
-    """The file that says where Inference Endpoints install this package from, if that can be said to others."""
+    """Requirements for Inference Endpoints; none if the source of this package is a local wheel or unknown."""
     source = package_source()
     if not source or wheel_of(source):
         return {}
@@ -116,12 +116,12 @@ def _requirements() -> dict[str, bytes]:
 
 
 def _licenses(selection: Selection, token: str | None) -> Mapping[str, str | None]:
-    """Licenses of the chosen models as the Hub names them now; all unknown if it cannot be asked."""
+    """Current licenses of the chosen models on the Hub; all unknown if the Hub cannot be reached."""
     ids = [ref.repo_id for ref in _chosen(selection)]
     try:
         return licenses_of(ids, token)
     except HubError as error:
-        _log.warning("the card names no licenses: %s", error)
+        _log.warning("licenses are missing from the card: %s", error)
         return dict.fromkeys(ids)
 
 
@@ -130,21 +130,19 @@ def _licenses(selection: Selection, token: str | None) -> Mapping[str, str | Non
 
 def read_selection(location: str | Path, revision: str | None = None, token: str | None = None) -> Selection:
     """See :meth:`Selection.from_pretrained`."""
-    path, (repo_id, _, named) = Path(location), str(location).partition("@")
+    path, (repo_id, _, suffix) = Path(location), str(location).partition("@")
     if not os.path.exists(path) and REPO_ID.fullmatch(repo_id) and path.suffix != ".json":
-        return _from_hub(repo_id, revision or named or None, token)
-    return _parsed(path / SELECTION_FILE if os.path.isdir(path) else path, shortened(str(location), 200))
+        return _read_from_hub(repo_id, revision or suffix or None, token)
+    return _parse_file(path / SELECTION_FILE if os.path.isdir(path) else path, shortened(str(location), 200))
 
 
-def _from_hub(repo_id: str, revision: str | None, token: str | None) -> Selection:
+def _read_from_hub(repo_id: str, revision: str | None, token: str | None) -> Selection:
     api = connect(token)
     head = read_head(api, repo_id, "model", revision)
     if SELECTION_FILE not in head.files:
-        raise InputError(
-            f"{repo_id} is no selection: it has no {SELECTION_FILE}; choose models for your classes with mll-hf select"
-        )
-    file = download(api, repo_id, "model", SELECTION_FILE, head.sha, _MOST_BYTES)
-    selection = _parsed(file, repo_id)
+        raise InputError(f"{repo_id} is not a selection: it has no {SELECTION_FILE}; make one with mll-hf select")
+    file = download(api, repo_id, "model", SELECTION_FILE, head.sha, _MAX_BYTES)
+    selection = _parse_file(file, repo_id)
     try:
         _check_pinned(selection)
     except InputError as error:
@@ -152,17 +150,17 @@ def _from_hub(repo_id: str, revision: str | None, token: str | None) -> Selectio
     return selection
 
 
-def _parsed(path: Path, name: str) -> Selection:
+def _parse_file(path: Path, name: str) -> Selection:
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"over {_MOST_BYTES // 2**20} MB")
+        if path.stat().st_size > _MAX_BYTES:
+            raise ValueError(f"over {_MAX_BYTES // 2**20} MB")
         return Selection.from_json(json.loads(path.read_bytes()))
     except OSError as error:
         raise InputError(f"cannot read {name} ({error.strerror}); {_HOW_TO_MAKE}") from None
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{name}: this is no selection; {_HOW_TO_MAKE}") from None
+        raise InputError(f"{name}: this is not a selection; {_HOW_TO_MAKE}") from None
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -173,20 +171,20 @@ def _chosen(selection: Selection) -> list[ModelRef]:
 
 
 def _check_pinned(selection: Selection) -> None:
-    """Refuse a chosen model that is not the same for everyone."""
-    loose = [ref for ref in _chosen(selection) if ref.is_local or not FULL_SHA.fullmatch(ref.revision)]
-    if loose:
+    """Raise InputError if a chosen model is local or not pinned to a commit."""
+    unpinned = [ref for ref in _chosen(selection) if ref.is_local or not FULL_SHA.fullmatch(ref.revision)]
+    if unpinned:
         raise InputError(
-            f"models are not pinned to a commit on the Hub ({abridged([ref.short_name for ref in loose], 3)}), so they "
-            "may be others elsewhere; select again, online"
+            f"models are not pinned to a commit on the Hub ({abridged([ref.short_name for ref in unpinned], 3)}) and "
+            "may change; select again, online"
         )
 
 
 def check_models(selection: Selection, licenses: Sequence[str] = (), token: str | None = None) -> None:
-    """Check, before anything is downloaded, that the chosen models are still there and may be used.
+    """Check, before anything is downloaded, that the chosen models still exist and have an allowed license.
 
-    Sends one request per model, none for a commit that was asked for before. A Hub that cannot be reached says nothing
-    of the models, but without it no license can be confirmed.
+    Sends one request per model; results for a commit are cached. If the Hub cannot be reached, models are not checked,
+    but licenses cannot be confirmed.
 
     Args:
         selection: The selection.
@@ -194,9 +192,9 @@ def check_models(selection: Selection, licenses: Sequence[str] = (), token: str 
         token: Hub token; None for the token of the logged-in user.
 
     Raises:
-        ModelError: A model, or its pinned commit, is not on the Hub any more.
-        InputError: A model has another license, or none that is known.
-        HubError: Only some licenses are allowed, and the Hub cannot be asked.
+        ModelError: A model, or its pinned commit, is no longer on the Hub.
+        InputError: The license of a model is not allowed, or unknown.
+        HubError: Licenses are given, and the Hub cannot be reached.
     """
     refs = _chosen(selection)
     if licenses:
@@ -204,19 +202,19 @@ def check_models(selection: Selection, licenses: Sequence[str] = (), token: str 
         found = licenses_of([ref.repo_id for ref in refs], token)
         if refused := [f"{id} ({license or 'unknown'})" for id, license in found.items() if license not in allowed]:
             raise InputError(
-                f"models have other licenses than the allowed ({abridged(sorted(allowed), 5)}): "
+                f"models have licenses other than {abridged(sorted(allowed), 5)}: "
                 f"{abridged(refused, 5)}; allow these too, or select with these licenses"
             )
-    map_parallel(partial(_check_there, connect(token)), [ref for ref in refs if not ref.is_local])
+    map_parallel(partial(_check_exists, connect(token)), [ref for ref in refs if not ref.is_local])
 
 
-def _check_there(api: HfApi, ref: ModelRef) -> None:
+def _check_exists(api: HfApi, ref: ModelRef) -> None:
     try:
         read_head(api, ref.repo_id, "model", ref.revision)
     except HubError as error:
         if isinstance(error.__cause__, RevisionNotFoundError):
-            reason = f"its commit {ref.revision[:12]}, which the selection names, is gone from the Hub; select again"
+            reason = f"commit {ref.revision[:12]} of the selection is no longer on the Hub; select again"
             raise ModelError(ref.repo_id, reason) from error
-        if error.status in _GONE:
-            reason = "is gone from the Hub, or private, and the selection names it; log in, or select again"
+        if error.status in _UNAVAILABLE:
+            reason = "model of the selection is no longer on the Hub, or private; log in, or select again"
             raise ModelError(ref.repo_id, reason) from error

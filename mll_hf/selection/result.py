@@ -1,4 +1,4 @@
-"""The selection that comes out, and its JSON form."""
+"""The result of a selection, and its JSON format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mll_hf.matching.prompts import check_class_names, templates_for
 from mll_hf.selection.accuracy import AccuracyEstimate
 from mll_hf.selection.answer import Answer, answer_to
 from mll_hf.selection.base import Evidence, SelectionConfig, Strategy
-from mll_hf.selection.evidence import LEAST_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, Calibration, UnlabeledEvidence, pooling_weights
 from mll_hf.utils.arrays import ArrayFields, read_only
 from mll_hf.utils.text import abridged, gigaflops, one_line
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
     from mll_hf.hub.publish import Published
 
-_MOST = 1e100  # of any number in JSON, so that no sum or product of them overflows
-_OF_EVIDENCE = ("prior", "win_shares", "confirmation")  # [M], 0 to 1
+_MAX = 1e100  # of numbers in JSON, so that sums and products do not overflow
+_EVIDENCE_FIELDS = ("prior", "win_shares", "confirmation")  # [M], 0 to 1
 
 
 @dataclass(frozen=True, slots=True)
 class SelectedModel:
-    """A model as a selection carries it: enough to run and calibrate it without its label.
+    """A model of a selection, with everything needed to run and calibrate it without its label.
 
     Attributes:
         ref: The model, pinned.
-        cost: What it costs to run.
+        cost: Its size and compute.
         temperature: Calibration temperature of its logits; 1 without a label.
         general: Mean recall on the reference graph; without a label the published ImageNet accuracy.
-        evidence: What speaks for it.
-        license: Its license as its label or its publisher names it; None if unknown.
+        evidence: Kind of evidence about it.
+        license: Its license according to its label or published figures; None if unknown.
     """
 
     ref: ModelRef
@@ -57,19 +57,19 @@ class SelectedModel:
 
     @property
     def tie_break(self) -> tuple[float, int, str, str]:
-        """What decides between equally good models: cost, then id."""
+        """Order of equally good models: cost, then id."""
         return self.cost.gflops, self.cost.parameters, self.ref.repo_id, self.ref.revision
 
 
 @dataclass(frozen=True, slots=True)
 class MatchedConcept:
-    """A concept that speaks for a class.
+    """A concept that a class was matched to.
 
     Attributes:
         id: Its id in the graph.
         name: Its name.
-        weight: Its weight for the class, as the strategy used it.
-        recall: Recall of each model of the selection's union, in that order; None where no image tested it.
+        weight: Its weight for the class.
+        recall: Recall of each model of the selection's union, in that order; None if not measured.
     """
 
     id: str
@@ -80,13 +80,13 @@ class MatchedConcept:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """A cheap model that answers first; the chosen models answer only images of which it is unsure.
+    """A cheap model that runs first; the chosen models run only on images for which it is unsure.
 
     Attributes:
         first: Position of the cheap model in the selection.
-        threshold: It answers alone if its highest calibrated probability is at least this.
-        went_on: Share of the trial's images that went on to the chosen models.
-        changed: Share of later images that are expected to get another answer than from the chosen models, at most.
+        threshold: Its prediction is final if its highest calibrated probability is at least this.
+        went_on: Share of the trial's images that were passed on to the chosen models.
+        changed: Upper bound of the expected share of later images with a different prediction.
     """
 
     first: int
@@ -97,30 +97,30 @@ class Cascade:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Selection(ArrayFields):
-    """Which models answer for which classes, and why.
+    """The chosen models for a list of classes, and the reasons.
 
     Attributes:
         classes: The C class names.
         strategy: How models were scored and chosen.
         k: Models per class, as asked for.
-        models: The M models that were scored, best overall first; of many, the best ``M`` of ``among``.
+        models: The M models that were scored, best overall first; only the best ``M`` if there are many.
         scores: [M, C] float64. Estimated recall, lowered by the standard error for models that seem better than the
-            generally best one; for strategy ``paper`` its reuse metric r (Eq. 7); after a trial on images the
-            agreement with all models together, and a tenth of the estimated recall, or with examples the estimated
-            accuracy.
-        chosen: [M, C] bool, which models answer for which class.
-        matches: For each class the concepts that speak for it, best first; none without labels.
-        coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` those graphs that count.
-        images: [C] number of probe images that the estimate for a class is worth.
-        domain: Domain of the task as the user gave it; chooses the prompts.
-        task: Task as the user gave it.
-        evidence: What unlabeled images of the task say about the M models; None if there were none.
-        among: How many models were scored, if only the best M of them are here.
+            one with the highest mean recall; for strategy ``paper`` its reuse metric r (Eq. 7); after a trial on images
+            the agreement with the pool of all models plus a tenth of the estimated recall, or with examples the
+            estimated accuracy.
+        chosen: [M, C] bool, which models are chosen for which class.
+        matches: Concepts that each class was matched to, best first; empty without labels.
+        coverage: [C] how well the graphs cover each class, 0 to 1; for strategy ``mll`` only the graphs in use.
+        images: [C] effective number of probe images of the estimate for each class.
+        domain: Domain of the task as given by the user; selects the prompts.
+        task: Task as given by the user.
+        evidence: Evidence from the task's unlabeled images about the M models; None without images.
+        among: Number of models that were scored, if only the best M of them are included.
         estimates: Estimated accuracies of the M models on the task; None for strategies ``paper`` and ``uniform``,
-            whose scores are no accuracies.
-        templates: Prompt templates with one ``{}`` each; empty for those of the trial on images, or else those that
-            fit domain and task.
-        cascade: A cheap model in front of the chosen ones; used only where asked for.
+            whose scores are not accuracies.
+        templates: Prompt templates with one ``{}`` each; by default those of the trial, or else those for domain and
+            task.
+        cascade: A cheap model that runs before the chosen ones; used only on request.
     """
 
     classes: tuple[str, ...]
@@ -141,7 +141,7 @@ class Selection(ArrayFields):
     cascade: Cascade | None = None
 
     def __repr__(self) -> str:
-        """What was chosen, in one line; the arrays of hundreds of models say nothing to a reader."""
+        """The chosen models and the number of classes, in one line without arrays."""
         chosen = abridged([self.models[m].name for m in self.union], 3)
         return f"<Selection of {chosen} for {len(self.classes)} classes, among {len(self.models)} models>"
 
@@ -154,7 +154,7 @@ class Selection(ArrayFields):
 
     @property
     def answer_lines(self) -> tuple[str, ...]:
-        """The answer in three lines; none without estimates."""
+        """The recommendation as three lines; empty without estimates."""
         return () if self.answer is None else self.answer.lines([model.name for model in self.models], len(self.union))
 
     @cached_property
@@ -164,55 +164,55 @@ class Selection(ArrayFields):
 
     @cached_property
     def union(self) -> tuple[int, ...]:
-        """Positions of the models that answer for at least one class, best overall first."""
+        """Positions of the models chosen for at least one class, best overall first."""
         return tuple(np.flatnonzero(self.chosen.any(axis=1)).tolist())
 
     @property
     def needed(self) -> tuple[int, ...]:
-        """Positions of all models that may run: the chosen ones, and that which a cascade asks first."""
+        """Positions of all models that may run: the chosen ones, and the first model of a cascade."""
         return tuple(dict.fromkeys([*self.union, self.cascade.first])) if self.cascade else self.union
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """[M] non-negative; how much each model counts when answers are pooled."""
+        """[M] non-negative weights of the models when predictions are pooled."""
         if self.evidence is None:
             return np.maximum(self.overall, 0)  # the paper's r can be negative
         return pooling_weights(self.overall, len(self.classes))
 
     @property
     def temperatures(self) -> NDArray[np.float64]:
-        """[M] the models' logits are divided by them: what images say, or else the labels."""
+        """[M] calibration temperatures of the logits, from the trial or else from the labels."""
         if self.evidence is None:
             return np.array([model.temperature for model in self.models])
         return self.evidence.calibration.temperatures
 
     @property
     def prompt_templates(self) -> tuple[str, ...]:
-        """The templates of all prompts."""
-        of_trial = self.evidence.templates if self.evidence else ()
-        return self.templates or of_trial or templates_for(self.domain, self.task)
+        """The prompt templates in use."""
+        trial_templates = self.evidence.templates if self.evidence else ()
+        return self.templates or trial_templates or templates_for(self.domain, self.task)
 
     @property
     def cost(self) -> Cost:
-        """What one image costs with all chosen models together."""
+        """Total cost of all chosen models, per image."""
         costs = [self.models[m].cost for m in self.union]
         return Cost(sum(c.parameters for c in costs), sum(c.gflops for c in costs))
 
     def gflops_with(self, cascade: Cascade, went_on: float | None = None) -> float:
-        """Mean GFLOPs per image with a cascade, if a share of the images goes on; by default that of its trial."""
+        """Mean GFLOPs per image with a cascade, if this share of images is passed on; by default as in the trial."""
         went_on = cascade.went_on if went_on is None else went_on
         others = sum(self.models[m].cost.gflops for m in self.union if m != cascade.first)
         return self.models[cascade.first].cost.gflops + went_on * others
 
     def cascade_line(self, went_on: float | None = None) -> str:
-        """The cascade as a sentence, for the share of images that went on; by default that of its trial."""
+        """The cascade as a sentence, for this share of images passed on; by default as in the trial."""
         if self.cascade is None:
             return ""
         share, where = (self.cascade.went_on, " in the trial") if went_on is None else (went_on, "")
         with_it, without = gigaflops(self.gflops_with(self.cascade, share)), gigaflops(self.cost.gflops)
         return (
-            f"Cascade: {self.models[self.cascade.first].name} answers first, and {share:.1%} of the images went "
-            f"on{where}: {with_it} GFLOPs per image in place of {without}."
+            f"Cascade: {self.models[self.cascade.first].name} runs first and passed on {share:.1%} of the "
+            f"images{where}: {with_it} GFLOPs per image instead of {without}."
         )
 
     def explain(self, class_name: str) -> tuple[MatchedConcept, ...]:
@@ -226,7 +226,7 @@ class Selection(ArrayFields):
         return self.matches[self.classes.index(class_name)]
 
     def to_json(self) -> dict[str, Any]:
-        """The selection as plain JSON; :meth:`from_json` gives it back."""
+        """The selection as JSON; :meth:`from_json` is the inverse."""
         ids = _distinct_ids(self.models)
         return {
             "classes": list(self.classes),
@@ -276,7 +276,7 @@ class Selection(ArrayFields):
 
     @classmethod
     def from_json(cls, document: Any) -> Selection:  # noqa: ANN401 - parsed JSON
-        """Read a selection back.
+        """Parse a selection.
 
         Raises:
             InputError: The document was not made by :meth:`to_json`.
@@ -284,10 +284,14 @@ class Selection(ArrayFields):
         try:
             return cls._from_json(document)
         except InputError as error:
-            raise InputError(f"this is no selection ({error}); make one with: mll-hf select --json") from None
+            raise InputError(f"this is not a selection ({error}); make one with: mll-hf select --json") from None
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            reason = "it lacks a part" if isinstance(error, (KeyError, TypeError, AttributeError)) else one_line(error)
-            raise InputError(f"this is no selection ({reason}); make one with: mll-hf select --json") from None
+            reason = (
+                "a field is missing or has a wrong type"
+                if isinstance(error, (KeyError, TypeError, AttributeError))
+                else one_line(error)
+            )
+            raise InputError(f"this is not a selection ({reason}); make one with: mll-hf select --json") from None
 
     @classmethod
     def _from_json(cls, document: dict[str, Any]) -> Selection:
@@ -296,7 +300,7 @@ class Selection(ArrayFields):
         scores = np.array([[_number(score) for score in model["scores"]] for model in document["models"]])
         chosen = _chosen_from_json([document["chosen"][name] for name in classes], _distinct_ids(models))
         if scores.shape != (len(models), len(classes)):
-            raise ValueError("the scores are not one per model and class")
+            raise ValueError("there is not one score per model and class")
         union_size = int(chosen.any(axis=1).sum())
         evidence = _evidence_from_json(document.get("evidence"), scores.shape)
         matches = tuple(tuple(_concept_from_json(c, union_size) for c in document["matches"][name]) for name in classes)
@@ -321,13 +325,13 @@ class Selection(ArrayFields):
             cascade=_cascade_from_json(document.get("cascade"), _distinct_ids(models)) if evidence else None,
         )
 
-    # --- a repo of its own; selection.repo does the work ---
+    # --- repos; implemented in selection.repo ---
 
     @classmethod
     def from_pretrained(
         cls, location: str | Path, *, revision: str | None = None, token: str | None = None
     ) -> Selection:
-        """Read a selection. No model is downloaded, and nothing that was read is run.
+        """Read a selection. No model is downloaded and no code is executed.
 
         Args:
             location: ``org/name[@revision]`` on the Hub, a folder of :meth:`save_pretrained`, or a file of
@@ -336,7 +340,7 @@ class Selection(ArrayFields):
             token: Hub token; None for the token of the logged-in user.
 
         Raises:
-            InputError: This is no selection, or one that cannot be used elsewhere than where it was made.
+            InputError: This is not a selection, or its models are local or not pinned to a commit.
             HubError: There is no such repo, or the Hub cannot be reached.
         """
         from mll_hf.selection.repo import read_selection
@@ -344,7 +348,7 @@ class Selection(ArrayFields):
         return read_selection(location, revision, token)
 
     def save_pretrained(self, folder: str | Path, *, token: str | None = None) -> None:
-        """Write the selection and its card into a folder. The Hub is asked for the licenses of the chosen models.
+        """Write the selection and its card into a folder. Requests the licenses of the chosen models from the Hub.
 
         Args:
             folder: Created if it does not exist; its README.md is updated.
@@ -367,10 +371,10 @@ class Selection(ArrayFields):
         commit_message: str = "Add selection",
         token: str | None = None,
     ) -> Published:
-        """Publish the selection as a small model repo that anyone loads by its id; no weights are uploaded.
+        """Publish the selection as a small model repo that anyone can load by its id; no weights are uploaded.
 
-        The repo is created if it does not exist. Selection and card are written in one commit; what the owner added
-        to the card is kept. Without write access only ``create_pr`` is possible.
+        The repo is created if it does not exist. Selection and card are written in one commit; the rest of an existing
+        card is kept. Without write access only ``create_pr`` is possible.
 
         Args:
             repo_id: ``org/name`` of a new repo, an empty one, or one with an earlier selection.
@@ -383,9 +387,9 @@ class Selection(ArrayFields):
             Where it was published, and whether that changed anything.
 
         Raises:
-            InputError: A model is a local folder, or a chosen one is not pinned to a commit; or the repo has other
-                content, or is public although ``private``.
-            HubError: The Hub refuses.
+            InputError: A model is local, or a chosen model is not pinned to a commit; or the repo has other content, or
+                is public despite ``private``.
+            HubError: The Hub rejects the commit.
             CardError: The repo's README cannot be edited.
         """
         from mll_hf.selection.repo import push_selection
@@ -397,7 +401,7 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
     return SelectedModel(
         ref=ModelRef(_text(model["id"]), _text(model["revision"]), _text(model["backend"])),
         cost=Cost(int(_number(model["parameters"], 0)), _number(model["gflops"], 0)),
-        temperature=_number(model["temperature"], 1 / _MOST),
+        temperature=_number(model["temperature"], 1 / _MAX),
         general=_number(model["general"], 0, 1),
         evidence=Evidence(model["evidence"]),
         license=_optional_text(model["license"]),
@@ -407,7 +411,7 @@ def _model_from_json(model: dict[str, Any]) -> SelectedModel:
 def _concept_from_json(concept: dict[str, Any], n_recalls: int) -> MatchedConcept:
     recall = tuple(None if value is None else _number(value, 0, 1) for value in concept["recall"])
     if len(recall) != n_recalls:
-        raise ValueError(f"{len(recall)} recalls of a concept for {n_recalls} chosen models")
+        raise ValueError(f"a concept has {len(recall)} recall values for {n_recalls} chosen models")
     return MatchedConcept(_text(concept["id"]), _text(concept["name"]), _number(concept["weight"]), recall)
 
 
@@ -434,7 +438,7 @@ def _evidence_to_json(evidence: UnlabeledEvidence) -> dict[str, Any]:
         "images": evidence.n_images,
         "templates": list(evidence.templates),
         **{part.name: getattr(evidence.calibration, part.name).tolist() for part in fields(Calibration)},
-        **{name: getattr(evidence, name).tolist() for name in _OF_EVIDENCE},
+        **{name: getattr(evidence, name).tolist() for name in _EVIDENCE_FIELDS},
     }
 
 
@@ -442,16 +446,16 @@ def _evidence_from_json(document: dict[str, Any] | None, shape: tuple[int, ...])
     if document is None:
         return None
     offsets = np.array([[_number(offset) for offset in row] for row in document["offsets"]])
-    temperatures, shares = _numbers(document["temperatures"], 1 / _MOST), _numbers(document["shares"], 0, 1)
+    temperatures, shares = _numbers(document["temperatures"], 1 / _MAX), _numbers(document["shares"], 0, 1)
     information, agreement = (_numbers(document[name], 0, 1) for name in ("information", "agreement"))
-    rest = {name: _numbers(document[name], 0, 1) for name in _OF_EVIDENCE}
+    rest = {name: _numbers(document[name], 0, 1) for name in _EVIDENCE_FIELDS}
     per_model = (temperatures, information, agreement, *rest.values())
     if offsets.shape != shape or any(values.shape != shape[:1] for values in per_model):
-        raise ValueError("the evidence of images is not one for each model and class")
+        raise ValueError("the evidence does not have one value per model and class")
     if shares.shape != shape[1:]:
-        raise ValueError("the evidence of images has not a share for each class")
+        raise ValueError("the evidence does not have one class frequency per class")
     return UnlabeledEvidence(
-        n_images=int(_number(document["images"], LEAST_IMAGES)),
+        n_images=int(_number(document["images"], MIN_TRIAL_IMAGES)),
         calibration=Calibration(temperatures, offsets, information, agreement, shares),
         templates=_templates(document["templates"]),
         **rest,
@@ -466,18 +470,18 @@ def _cascade_from_json(document: dict[str, Any] | None, ids: list[str]) -> Casca
 
 
 def _chosen_from_json(chosen: list[list[str]], ids: list[str]) -> NDArray[np.bool_]:
-    """[M, C] from the chosen ids of each class."""
+    """[M, C] mask from the chosen ids of each class."""
     row = {id: m for m, id in enumerate(ids)}
     mask = np.zeros((len(ids), len(chosen)), np.bool_)
     for y, names in enumerate(chosen):
         if not isinstance(names, list) or not names:
-            raise ValueError("a class has no list of chosen models")
+            raise ValueError("a class has no chosen models")
         mask[[row[name] for name in names], y] = True
     return mask
 
 
 def _distinct_ids(models: tuple[SelectedModel, ...]) -> list[str]:
-    """Ids as the JSON form refers to them: of models that are there in several revisions, ``org/name@revision``."""
+    """Ids in the JSON format; ``org/name@revision`` for models with several revisions."""
     count = Counter(model.ref.repo_id for model in models)
     return [
         model.ref.repo_id if count[model.ref.repo_id] == 1 else f"{model.ref.repo_id}@{model.ref.revision}"
@@ -487,16 +491,16 @@ def _distinct_ids(models: tuple[SelectedModel, ...]) -> list[str]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
+        raise TypeError(f"{value!r:.40} is not a string")
     return value
 
 
 def _templates(values: object) -> tuple[str, ...]:
     if not isinstance(values, list):
-        raise TypeError(f"{values!r:.40} is no list of templates")
+        raise TypeError(f"{values!r:.40} is not a list of templates")
     templates = tuple(_text(value) for value in values)
     if wrong := [template for template in templates if template.count("{}") != 1]:
-        raise ValueError(f"{wrong[0]!r:.40} has not exactly one {{}} for the class")
+        raise ValueError(f"{wrong[0]!r:.40} must have exactly one {{}} for the class")
     return templates
 
 
@@ -504,12 +508,12 @@ def _optional_text(value: object) -> str | None:
     return None if value is None else _text(value)
 
 
-def _number(value: Any, least: float = -_MOST, most: float = _MOST) -> float:  # noqa: ANN401 - parsed JSON
+def _number(value: Any, minimum: float = -_MAX, maximum: float = _MAX) -> float:  # noqa: ANN401 - parsed JSON
     number = float(value)
-    if not least <= number <= most:  # NaN is not either
+    if not minimum <= number <= maximum:  # also refuses NaN
         raise ValueError(f"{number} is out of range")
     return number
 
 
-def _numbers(values: list[Any], least: float = -_MOST, most: float = _MOST) -> NDArray[np.float64]:
-    return np.array([_number(value, least, most) for value in values])
+def _numbers(values: list[Any], minimum: float = -_MAX, maximum: float = _MAX) -> NDArray[np.float64]:
+    return np.array([_number(value, minimum, maximum) for value in values])

@@ -1,7 +1,7 @@
-"""Score models on classes and choose.
+"""Score models and choose the best ones.
 
-Each strategy is one pure function from evidence to scores; this module dispatches, applies the caps, chooses and keeps
-what explains the choice.
+Each strategy is a pure function from evidence to scores. This module calls it, applies the caps, chooses the models and
+records the explanation.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from mll_hf.errors import InputError
 from mll_hf.labels.label import UNPINNED, Cost, ModelRef
 from mll_hf.models.known import usable_models
 from mll_hf.selection.accuracy import estimate_accuracy, task_traits
-from mll_hf.selection.base import DIGITS, Candidates, Evidence, NoneFitsError, SelectionConfig, Strategy, in_units
-from mll_hf.selection.estimates import comparable_names, estimate_by_labels, imagenet_shift, on_one_scale
-from mll_hf.selection.mll import candidates_of, evidence_weights, mll_scores
+from mll_hf.selection.base import DIGITS, Candidates, Evidence, NoModelFitsError, SelectionConfig, Strategy, quantize
+from mll_hf.selection.estimates import comparable_names, estimate_by_labels, imagenet_shift, on_common_scale
+from mll_hf.selection.mll import candidate_count, concept_weights, mll_scores
 from mll_hf.selection.paper import paper_scores, restricted_precision
 from mll_hf.selection.result import MatchedConcept, SelectedModel, Selection
 from mll_hf.utils.text import gigaflops
@@ -31,36 +31,38 @@ if TYPE_CHECKING:
     from mll_hf.labels.label import LabelSummary
     from mll_hf.models.known import KnownModel
 
-ESTIMATING = (Strategy.MLL, Strategy.GENERAL)  # their scores are accuracies, so those of other models compare with them
+ESTIMATING_STRATEGIES = (Strategy.MLL, Strategy.GENERAL)  # their scores are accuracies, comparable across groups
 
 
 def select(candidates: Candidates, config: SelectionConfig, task: str | None = None) -> Selection:
-    """Choose models for every class; the selection carries the user's name of the task for the prompts.
+    """Choose models for each class; ``task`` is kept for the prompts.
 
-    If no labeled model is within the caps, models with overall figures are chosen among by these alone.
+    If no labeled model is within the caps, the choice is made among models with published overall figures.
 
     Raises:
-        NoneFitsError: No model is within the caps.
+        NoModelFitsError: No model is within the caps.
     """
     try:
         candidates = within_caps(candidates, config)
-    except NoneFitsError:
-        if config.strategy not in ESTIMATING or not _published_within_caps(candidates.published, config):
+    except NoModelFitsError:
+        if config.strategy not in ESTIMATING_STRATEGIES or not _published_within_caps(candidates.published, config):
             raise
         names = comparable_names(candidates.match)
         return select_by_imagenet(candidates.match.classes, config, candidates.domain, task, names)
-    parts = (candidates, *candidates.further)
+    parts = (candidates, *candidates.other_groups)
     scored = [score(part, config) for part in parts]
-    estimated = config.strategy in ESTIMATING
-    shifts = [imagenet_shift(part.labels, of) for part, of in zip(parts, scored, strict=True)] if estimated else [0.0]
-    scores = np.round(on_one_scale(parts, scored, shifts), DIGITS)
+    estimated = config.strategy in ESTIMATING_STRATEGIES
+    shifts = (
+        [imagenet_shift(part.labels, each) for part, each in zip(parts, scored, strict=True)] if estimated else [0.0]
+    )
+    scores = np.round(on_common_scale(parts, scored, shifts), DIGITS)
     labeled = [(g, m) for g, part in enumerate(parts) for m in range(len(part.labels))]
-    models = [_of_label(parts[g].labels.reference[m], parts[g].evidence) for g, m in labeled]
-    models += map(_of_published, candidates.published)
-    overall = in_units(scores).sum(axis=1)
+    models = [_model_from_label(parts[g].labels.reference[m], parts[g].evidence) for g, m in labeled]
+    models += map(_model_from_published, candidates.published)
+    overall = quantize(scores).sum(axis=1)
     order = sorted(range(len(scores)), key=lambda m: (-overall[m], *models[m].tie_break))
-    levels = np.array([models[m].general for m in order])
-    chosen = choose(scores[order], config, levels)
+    mean_recall = np.array([models[m].general for m in order])
+    chosen = choose(scores[order], config, mean_recall)
     union = [order[m] for m in np.flatnonzero(chosen.any(axis=1))]
     g, best = next(labeled[m] for m in order if m < len(labeled))
     rows = [labeled[m][1] if m < len(labeled) and labeled[m][0] == g else None for m in union]
@@ -77,7 +79,7 @@ def select(candidates: Candidates, config: SelectionConfig, task: str | None = N
         images=_effective_images(parts[g], best),
         domain=candidates.domain,
         task=task,
-        estimates=estimates and estimates.take(order),
+        estimates=estimates and estimates.subset(order),
     )
 
 
@@ -88,20 +90,20 @@ def select_by_imagenet(
     task: str | None = None,
     names: NDArray[np.float64] | None = None,
 ) -> Selection:
-    """Choose among the published models by their ImageNet accuracy alone, for any classes: no label is needed.
+    """Choose among the published models by ImageNet accuracy; no labels are needed.
 
-    This is the paper's baseline ImageNet-best (INB). The estimated accuracy also looks at the embedded names [C, E] of
-    the classes; None if there is no text encoder.
+    This is the paper's baseline ImageNet-best (INB). The estimated accuracy also depends on the embedded class names
+    ``names`` [C, E]; None without a text encoder.
 
     Raises:
-        NoneFitsError: No model is within the caps.
+        NoModelFitsError: No model is within the caps.
     """
     published = _published_within_caps(usable_models(), config)
     if not published:
-        raise NoneFitsError("none of the models with a published accuracy is within the caps; raise the caps")
+        raise NoModelFitsError("none of the models with a published accuracy is within the caps; raise the caps")
     published = tuple(sorted(published, key=lambda model: (-model.accuracy, model.cost.gflops, model.hub_id)))
     scores = np.repeat(np.array([model.accuracy for model in published])[:, None], len(classes), axis=1)
-    models = tuple(_of_published(model) for model in published)
+    models = tuple(_model_from_published(model) for model in published)
     return Selection(
         classes=classes,
         strategy=Strategy.IMAGENET,
@@ -119,7 +121,7 @@ def select_by_imagenet(
 
 
 def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
-    """[M, C] scores of M labeled models on the classes under the configured strategy."""
+    """[M, C] scores of M labeled models on the classes, by the configured strategy."""
     match config.strategy:
         case Strategy.PAPER:
             return paper_scores(candidates, config.class_weight)
@@ -130,57 +132,57 @@ def score(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64
         case Strategy.MLL:
             return mll_scores(candidates, config.class_weight)
         case Strategy.IMAGENET:
-            raise InputError("strategy 'imagenet' looks at no label; use select_by_imagenet")
+            raise InputError("strategy 'imagenet' does not use labels; use select_by_imagenet")
 
 
 def general_scores(candidates: Candidates) -> NDArray[np.float64]:
-    """[M, C] mean recall over the whole graph, the same for every class."""
-    levels = np.array([label.mean_recall for label in candidates.labels.reference])
-    return np.repeat(levels[:, None], len(candidates.match.classes), axis=1)
+    """[M, C] mean recall over the reference graph, the same for every class."""
+    recall = np.array([label.mean_recall for label in candidates.labels.reference])
+    return np.repeat(recall[:, None], len(candidates.match.classes), axis=1)
 
 
 def uniform_scores(candidates: Candidates) -> NDArray[np.float64]:
-    """[M, C] the same for every model and class: no model is preferred."""
+    """[M, C] the same score for every model and class."""
     return np.full((len(candidates.labels), len(candidates.match.classes)), 1 / len(candidates.labels))
 
 
-def choose(scores: NDArray[np.float64], config: SelectionConfig, levels: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[M, C] which models answer for which class.
+def choose(scores: NDArray[np.float64], config: SelectionConfig, mean_recall: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """[M, C] which models are chosen for which class.
 
-    ``paper`` takes the k best models of each class; ``general``, ``mll`` and ``imagenet`` the k best overall, for all;
-    ``uniform`` all models, or the ``max_models`` with the highest of the general levels [M].
+    ``paper`` chooses the k best models of each class; ``general``, ``mll`` and ``imagenet`` the k best overall for all
+    classes; ``uniform`` all models, or the ``max_models`` with the highest mean recall [M].
     """
     chosen = np.zeros(scores.shape, np.bool_)
-    most = min(config.max_models or len(scores), len(scores))
+    max_models = min(config.max_models or len(scores), len(scores))
     match config.strategy:
         case Strategy.PAPER:
-            allowed = choose_within(scores, config.per_class, most)
+            allowed = choose_at_most(scores, config.per_class, max_models)
             ranked = np.argsort(-np.where(allowed[:, None], scores, -np.inf), axis=0, kind="stable")
-            np.put_along_axis(chosen, ranked[: min(config.per_class, most)], True, axis=0)
+            np.put_along_axis(chosen, ranked[: min(config.per_class, max_models)], True, axis=0)
         case Strategy.GENERAL | Strategy.MLL | Strategy.IMAGENET:
-            best = np.argsort(-in_units(scores).sum(axis=1), kind="stable")
-            chosen[best[: min(config.per_class, most)]] = True
+            best = np.argsort(-quantize(scores).sum(axis=1), kind="stable")
+            chosen[best[: min(config.per_class, max_models)]] = True
         case Strategy.UNIFORM:
-            chosen[np.argsort(-in_units(levels), kind="stable")[:most]] = True
+            chosen[np.argsort(-quantize(mean_recall), kind="stable")[:max_models]] = True
     return chosen
 
 
-def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.bool_]:
-    """[M] at most ``most`` models that together serve the classes well.
+def choose_at_most(scores: NDArray[np.float64], k: int, max_models: int) -> NDArray[np.bool_]:
+    """[M] a choice of at most ``max_models`` models that together score high on all classes.
 
-    If the k best models of all classes are no more than that, these; otherwise greedily the model that adds most to
-    the sum over classes of the k best scores. That sum is submodular, so the greedy choice reaches at least
-    1 - 1/e of the best one (Nemhauser et al., 1978).
+    If there are at most ``max_models`` among the k best models of each class, these are chosen. Otherwise models are
+    added greedily to maximize the sum over classes of the k best scores. This sum is submodular, so the greedy choice
+    reaches at least 1 - 1/e of the optimum (Nemhauser et al., 1978).
     """
-    scores = in_units(scores)
+    scores = quantize(scores)
     best = np.unique(np.argsort(-scores, axis=0, kind="stable")[:k])
     allowed = np.zeros(len(scores), np.bool_)
-    if len(best) <= most:
+    if len(best) <= max_models:
         allowed[best] = True
         return allowed
-    shifted = scores - scores.min()  # so that a class without a model yet counts for nothing
-    served = np.zeros((min(k, most), scores.shape[1]))  # of each class the k best scores so far, lowest first
-    for _ in range(most):
+    shifted = scores - scores.min()  # so that a class without a model adds 0
+    served = np.zeros((min(k, max_models), scores.shape[1]))  # the k best scores of each class so far, lowest first
+    for _ in range(max_models):
         gains = np.maximum(shifted - served[0], 0).sum(axis=1)
         m = int(np.argmax(np.where(allowed, -1, gains)))
         allowed[m] = True
@@ -190,33 +192,33 @@ def choose_within(scores: NDArray[np.float64], k: int, most: int) -> NDArray[np.
 
 
 def within_caps(candidates: Candidates, config: SelectionConfig) -> Candidates:
-    """Only the models that are within the caps and not to be left out; groups of labels without one are dropped.
+    """Remove models that exceed the caps or are to be left out, and groups without any labeled model left.
 
     Raises:
-        NoneFitsError: There is no labeled one.
+        NoModelFitsError: No labeled model is left.
     """
     _refuse_licenses(config)
-    parts = (candidates, *candidates.further) if config.strategy in ESTIMATING else (candidates,)
-    within = [part.take(rows) for part in parts if (rows := fitting(part.labels, config))]
+    parts = (candidates, *candidates.other_groups) if config.strategy in ESTIMATING_STRATEGIES else (candidates,)
+    within = [part.subset(rows) for part in parts if (rows := eligible_rows(part.labels, config))]
     if not within:
         labels = [label for part in parts for label in part.labels.reference]
         if any(_fits(label.cost, config) for label in labels):
-            raise NoneFitsError("all labeled models within the caps are to be left out; leave out fewer")
+            raise NoModelFitsError("all labeled models within the caps are left out; leave out fewer")
         costs = [label.cost for label in labels]
-        if config.strategy in ESTIMATING:
+        if config.strategy in ESTIMATING_STRATEGIES:
             costs += [model.cost for model in candidates.published]
         kind = "labeled models" if len(costs) == len(labels) else "models"
-        raise NoneFitsError(
+        raise NoModelFitsError(
             f"none of the {len(costs)} {kind} is within the caps (smallest: "
             f"{min(cost.parameters for cost in costs):,} parameters; cheapest: "
             f"{gigaflops(min(cost.gflops for cost in costs))} GFLOPs per image); raise the caps"
         )
-    published = _published_within_caps(candidates.published, config) if config.strategy in ESTIMATING else ()
-    return replace(within[0], published=published, further=tuple(within[1:]))
+    published = _published_within_caps(candidates.published, config) if config.strategy in ESTIMATING_STRATEGIES else ()
+    return replace(within[0], published=published, other_groups=tuple(within[1:]))
 
 
-def fitting(labels: JoinedLabels, config: SelectionConfig) -> list[int]:
-    """Positions of the labeled models that are within the caps and not to be left out."""
+def eligible_rows(labels: JoinedLabels, config: SelectionConfig) -> list[int]:
+    """Positions of the labeled models that are within the caps and are not to be left out."""
     return [
         m
         for m, label in enumerate(labels.reference)
@@ -231,7 +233,7 @@ def _published_within_caps(published: tuple[KnownModel, ...], config: SelectionC
 
 def _refuse_licenses(config: SelectionConfig) -> None:
     if config.licenses:
-        raise InputError("licenses are checked by Client.select alone; use it, or leave out the licenses")
+        raise InputError("licenses are supported only by Client.select; use it, or leave out the licenses")
 
 
 def _fits(cost: Cost, config: SelectionConfig) -> bool:
@@ -240,13 +242,13 @@ def _fits(cost: Cost, config: SelectionConfig) -> bool:
     )
 
 
-def _of_label(label: LabelSummary, evidence: Evidence) -> SelectedModel:
+def _model_from_label(label: LabelSummary, evidence: Evidence) -> SelectedModel:
     return SelectedModel(
         label.model, label.cost, float(label.temperature[0]), label.mean_recall, evidence, license=label.license
     )
 
 
-def _of_published(model: KnownModel) -> SelectedModel:
+def _model_from_published(model: KnownModel) -> SelectedModel:
     ref = ModelRef(model.hub_id, revision=UNPINNED, backend="open_clip")
     return SelectedModel(ref, model.cost, 1.0, model.accuracy, Evidence.OVERALL, license=model.license)
 
@@ -254,42 +256,42 @@ def _of_published(model: KnownModel) -> SelectedModel:
 def _explain(
     part: Candidates, rows: Sequence[int | None], strategy: Strategy
 ) -> tuple[tuple[MatchedConcept, ...], ...]:
-    """For each class its concepts, with the recall of the models of the union as the strategy saw it.
+    """The concepts of each class, with the recall of the models of the union as used by the strategy.
 
-    Each of these models has a row in the group of labels that explains, None if it was not measured on its images.
+    ``rows`` are the positions of these models in ``part``; None for models of other groups.
     """
     matched, graph = part.match, part.graph
     recall = np.full((len(rows), len(matched.selected)), np.nan)
-    if there := [at for at, m in enumerate(rows) if m is not None]:
-        recall[there] = _concept_recall(part.take([m for m in rows if m is not None]), strategy)
+    if measured := [position for position, m in enumerate(rows) if m is not None]:
+        recall[measured] = _concept_recall(part.subset([m for m in rows if m is not None]), strategy)
     columns = np.searchsorted(matched.selected, matched.concepts)
     names = {v: (graph.concepts[v].id, graph.concepts[v].name) for v in matched.selected}
     return tuple(
         tuple(
-            MatchedConcept(*names[v], float(weight), _known(recall[:, at]))
-            for v, weight, at in zip(matched.concepts[y], matched.weights[y], columns[y], strict=True)
+            MatchedConcept(*names[v], float(weight), _optional_recalls(recall[:, column]))
+            for v, weight, column in zip(matched.concepts[y], matched.weights[y], columns[y], strict=True)
         )
         for y in range(len(matched.classes))
     )
 
 
-def _known(recall: NDArray[np.float64]) -> tuple[float | None, ...]:
+def _optional_recalls(recall: NDArray[np.float64]) -> tuple[float | None, ...]:
     return tuple(None if np.isnan(value) else value for value in recall.tolist())
 
 
 def _concept_recall(candidates: Candidates, strategy: Strategy) -> NDArray[np.float64]:
-    """[M, K] recall of every labeled model on the selected concepts, as the strategy sees it; NaN without images.
+    """[M, K] recall of the labeled models on the selected concepts, as used by the strategy; NaN without images.
 
-    A concept in several graphs has the mean over the images of all.
+    For a concept in several graphs, the mean over all images.
     """
     if strategy is Strategy.PAPER:
         return restricted_precision(candidates)
     labels, selected = candidates.labels, candidates.match.selected
-    n_candidates = candidates_of(candidates.match)
+    n_candidates = candidate_count(candidates.match)
     won, images = np.zeros((len(labels), len(selected))), np.zeros((len(labels), len(selected)))
     for g, graph in enumerate(labels.union.graphs):
         rows = labels.union.rows[g, selected]
-        there, concepts = np.flatnonzero(rows >= 0), rows[rows >= 0].astype(np.int64)
+        columns, concepts = np.flatnonzero(rows >= 0), rows[rows >= 0].astype(np.int64)
         for m, label in enumerate(labels.on_graph(g)):
             if label is None:
                 continue
@@ -297,20 +299,20 @@ def _concept_recall(candidates: Candidates, strategy: Strategy) -> NDArray[np.fl
                 recall = label.recall_among(n_candidates, concepts, graph.rival_counts)
             else:
                 recall = label.node_precision[concepts].astype(np.float64)
-            won[m, there] += label.support[concepts] * recall
-            images[m, there] += label.support[concepts]
+            won[m, columns] += label.support[concepts] * recall
+            images[m, columns] += label.support[concepts]
     return np.divide(won, images, out=np.full_like(won, np.nan), where=images > 0)
 
 
 def _coverage(candidates: Candidates, config: SelectionConfig) -> NDArray[np.float64]:
-    """[C] how much of each class's estimate comes from concepts, as far as the strategy counts them."""
+    """[C] total weight of the concepts in the estimate of each class."""
     if config.strategy is not Strategy.MLL:
         return candidates.match.coverage.astype(np.float64)
-    return np.clip(evidence_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
+    return np.clip(concept_weights(candidates, config.class_weight).sum(axis=0), 0, 1)
 
 
 def _effective_images(candidates: Candidates, m: int) -> NDArray[np.float64]:
-    """[C] images that would give a single proportion the variance of the weighted mean over a class's concepts."""
+    """[C] effective number of images, from the variance of the weighted mean over each class's concepts."""
     match, union = candidates.match, candidates.labels.union
     images = np.zeros(match.concepts.shape)
     for g, label in enumerate(candidates.labels.labels[m]):

@@ -1,13 +1,12 @@
 """A budgeted trial: which model to try next on a task's images, and when to stop. Pure NumPy.
 
-The two most promising models are fetched first; the first of them would be chosen without a trial. After them, the next
-model is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier, Powell and
-Dayanik, SIAM J. Control Optim. 47(5), 2008): how much the accuracy of the model that would be chosen is expected to
-rise by trying another one. Models that need no download come before all others, and all of them are tried. The trial
-stops when the models left that fit in the rest of the budget together promise too little, compared with what the best
-one reaches: where all models do badly so far, or many are left, it goes on longer. It never stops after the first
-model, which has none to agree with, and the first leaves room for a second if that costs at most a point of expected
-accuracy.
+The two models with the highest expected gain are fetched first; the first one is the choice without a trial. After
+that, the next model is the one with the highest expected gain per byte. The gain is the *knowledge gradient* (Frazier,
+Powell and Dayanik, SIAM J. Control Optim. 47(5), 2008): the expected increase in accuracy of the chosen model by trying
+another one. Models that need no download are all tried, before any others. The trial stops when the total expected gain
+of the remaining models within the budget is small relative to the accuracy of the best model so far. So it continues
+longer if all models perform poorly or many remain. It never stops after one model, which has no other to agree with;
+the first one leaves room for a second if that costs at most a point of expected accuracy.
 """
 
 from __future__ import annotations
@@ -28,12 +27,11 @@ if TYPE_CHECKING:
 
     from mll_hf.selection.beliefs import Beliefs, Floats
 
-USUAL_ERROR = 0.5  # standard error of a trial's estimate, in logits
-_FEWEST = 2  # models to try where there are as many
-# Expected gain that is worth another trial, as a share of the accuracy of the best model so far: the mean over all
-# models, in which those that are done count as 0. The gain by the next one alone says less: one of many may be made for
-# just this task.
-_LEAST_PROMISE = 0.025
+TYPICAL_ERROR = 0.5  # standard error of an accuracy estimated in a trial, in logits
+_MIN_MODELS = 2  # models to try, if there are as many
+# Stop below this mean expected gain over all models (0 for models already tried), relative to the best accuracy so far.
+# The gain by the next model alone is less informative: any of many models may be specialized in just this task.
+_MIN_MEAN_GAIN = 0.025
 
 
 def _student4(probabilities: Floats) -> Floats:
@@ -43,22 +41,21 @@ def _student4(probabilities: Floats) -> Floats:
     return np.sign(probabilities - 0.5) * np.sqrt(2 * (ratio - 1))
 
 
-# Equally probable deviations of a model. Models that are made for a task stand out by far: the excess kurtosis of
-# published accuracies (logits of 120 models on 25 data sets, less their trend with ImageNet accuracy) is 4, of a
-# Gaussian 0.
+# Equally probable deviations of a model. The distribution is heavy-tailed, as specialized models are outliers: the
+# excess kurtosis of published accuracies (logits of 120 models on 25 data sets, minus their trend with ImageNet
+# accuracy) is 4.
 _NODES = _student4((np.arange(512) + 0.5) / 512)
 
 
 @dataclass(frozen=True, slots=True)
 class TrialPlan:
-    """What a trial is going to do, as far as it is known before anything is fetched.
+    """Plan of a trial, made before anything is fetched.
 
     Attributes:
-        order: Positions of the models that are tried if each does as expected, in order. What the first ones show may
-            change the rest.
-        expected_bytes: What these take.
-        most_bytes: The trial fetches no more than this, whatever the models show.
-        names: Of the models in ``order``.
+        order: Positions of the models to try, in order, if each performs as expected. Results may change the order.
+        expected_bytes: Download size of these models.
+        most_bytes: Maximum download size, whatever the results.
+        names: Names of the models in ``order``.
     """
 
     order: tuple[int, ...]
@@ -80,13 +77,12 @@ def plan_trial(prior: Beliefs, sizes: Sequence[int], budget: int, names: Sequenc
             f"{gigabytes(sizes[smallest])}; raise max_download"
         )
 
-    def as_expected(tried: Sequence[int]) -> Beliefs:
-        return observe(prior, tried, prior.mean[list(tried)], np.full(len(tried), USUAL_ERROR))
+    def believe(tried: Sequence[int]) -> Beliefs:
+        return observe(prior, tried, prior.mean[list(tried)], np.full(len(tried), TYPICAL_ERROR))
 
-    order = run_trial(prior, sizes, budget, lambda m: True, as_expected)
-    fitting = sum(size for size in sizes if size <= budget)
-    named = tuple(names[m] for m in order)
-    return TrialPlan(order, sum(sizes[m] for m in order), min(fitting, budget), named)
+    order = run_trial(prior, sizes, budget, lambda m: True, believe)
+    affordable = sum(size for size in sizes if size <= budget)
+    return TrialPlan(order, sum(sizes[m] for m in order), min(affordable, budget), tuple(names[m] for m in order))
 
 
 def run_trial(
@@ -99,20 +95,20 @@ def run_trial(
     """Try models one by one.
 
     Args:
-        prior: Beliefs about M models before any was tried.
-        sizes: [M] bytes that each needs to be fetched; 0 for models that are here.
-        budget: Most bytes to fetch; a model that fails counts as fetched.
-        attempt: Tries the model at a position; False if it fails, and the trial goes on.
-        believe: Beliefs about all M models after those at these positions were tried.
+        prior: Beliefs about M models before the trial.
+        sizes: [M] download sizes in bytes; 0 for local models.
+        budget: Maximum number of bytes to fetch; a model that fails counts as fetched.
+        attempt: Tries the model at a position; returns False if it fails, and the trial continues.
+        believe: Returns the beliefs about all M models after those at the given positions were tried.
 
     Returns:
-        Positions of the models that were tried, in order, without those that failed.
+        Positions of the models that were tried successfully, in order.
     """
-    beliefs, left = prior, budget
+    beliefs, remaining = prior, budget
     tried: tuple[int, ...] = ()
     failed: list[int] = []
-    while (m := next_model(beliefs, sizes, left, tried, failed)) is not None:
-        left -= sizes[m]
+    while (m := next_model(beliefs, sizes, remaining, tried, failed)) is not None:
+        remaining -= sizes[m]
         if attempt(m):
             tried = (*tried, m)
             beliefs = believe(tried)
@@ -122,46 +118,48 @@ def run_trial(
 
 
 def next_model(
-    beliefs: Beliefs, sizes: Sequence[int], left: int, tried: Sequence[int], failed: Sequence[int] = ()
+    beliefs: Beliefs, sizes: Sequence[int], remaining: int, tried: Sequence[int], failed: Sequence[int] = ()
 ) -> int | None:
     """The position of the model to try next; None if the trial is over.
 
     Args:
-        beliefs: About M models, after what the tried ones have shown; better models first where they are equal.
+        beliefs: Current beliefs about M models; ties go to the first model.
         sizes: As for :func:`run_trial`.
-        left: Bytes that may still be fetched.
+        remaining: Bytes left in the budget.
         tried: Positions of the models that were tried.
-        failed: Positions of the models that could not be tried.
+        failed: Positions of the models that failed.
     """
     gains = np.round(expected_gains(beliefs, tried), DIGITS)
     best = sigmoid(beliefs.mean[list(tried)]).max(initial=0)
     done = {*tried, *failed}
-    fitting = [m for m in range(len(sizes)) if m not in done and sizes[m] <= left]
-    here = [m for m in fitting if sizes[m] == 0]
-    promise = np.round(gains[fitting].sum() / len(sizes), DIGITS)
-    if not here and len(tried) >= _FEWEST and promise < _LEAST_PROMISE * best:
+    affordable = [m for m in range(len(sizes)) if m not in done and sizes[m] <= remaining]
+    local = [m for m in affordable if sizes[m] == 0]
+    mean_gain = np.round(gains[affordable].sum() / len(sizes), DIGITS)
+    if not local and len(tried) >= _MIN_MODELS and mean_gain < _MIN_MEAN_GAIN * best:
         return None
     if not tried:
-        as_good = [m for m in fitting if gains[m] >= gains[fitting].max() - MARGIN]
-        with_room = [m for m in as_good if any(sizes[m] + sizes[other] <= left for other in fitting if other != m)]
-        fitting = with_room or fitting
-    if here or sum(sizes[m] > 0 for m in tried) < _FEWEST:  # per byte, a chain of ever larger models would come first
-        return max(here or fitting, key=lambda m: (gains[m], -sizes[m]), default=None)
-    return max(fitting, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
+        as_good = [m for m in affordable if gains[m] >= gains[affordable].max() - MARGIN]
+        with_room = [
+            m for m in as_good if any(sizes[m] + sizes[other] <= remaining for other in affordable if other != m)
+        ]
+        affordable = with_room or affordable
+    if local or sum(sizes[m] > 0 for m in tried) < _MIN_MODELS:  # per byte, ever larger models would be tried in turn
+        return max(local or affordable, key=lambda m: (gains[m], -sizes[m]), default=None)
+    return max(affordable, key=lambda m: (gains[m] / sizes[m], -sizes[m]), default=None)
 
 
 def expected_gains(beliefs: Beliefs, tried: Sequence[int]) -> Floats:
-    """[M] expected gain in accuracy of the chosen model by trying each model; 0 for those that were tried.
+    """[M] expected gain in accuracy of the chosen model by trying each model; 0 for models already tried.
 
-    The best of those that were tried would be chosen now. With none, the gain is the expected accuracy itself.
+    The chosen model is the best one tried. If none was tried, the gain is the expected accuracy itself.
     """
     mean, variance = beliefs.mean, np.diag(beliefs.covariance)
     if not tried:
         return sigmoid(mean[:, None] + np.sqrt(variance)[:, None] * _NODES).mean(axis=1)
     best = max(tried, key=lambda m: mean[m])
-    # What a trial of m is expected to change in the difference between m and the best one
-    shift = np.abs(variance - beliefs.covariance[best]) / np.sqrt(variance + USUAL_ERROR**2)
-    after = sigmoid(mean[:, None] + shift[:, None] * _NODES)
-    gains: Floats = np.maximum(after - sigmoid(mean[best]), 0).mean(axis=1)
+    # Standard deviation of the change in the difference between m and the best model by trying m
+    shift = np.abs(variance - beliefs.covariance[best]) / np.sqrt(variance + TYPICAL_ERROR**2)
+    posterior = sigmoid(mean[:, None] + shift[:, None] * _NODES)
+    gains: Floats = np.maximum(posterior - sigmoid(mean[best]), 0).mean(axis=1)
     gains[list(tried)] = 0
     return gains

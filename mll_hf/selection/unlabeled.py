@@ -1,7 +1,7 @@
-"""Choose with the help of a task's own images: labels say which models to try, the models' answers decide.
+"""Choose with images of the task: labels determine which models to try, their predictions determine the choice.
 
-Some of the images may be examples, whose class is known. They come first, and count twice: as images, and by their
-class.
+Some of the images may be examples with ground truth. They come first and are used twice: as unlabeled images and with
+their class.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from mll_hf.errors import InputError
 from mll_hf.selection.base import DIGITS, SelectionConfig, Strategy
-from mll_hf.selection.beliefs import beliefs_apart, beliefs_from, observe
-from mll_hf.selection.evidence import gather_evidence, how_many, scores_of
+from mll_hf.selection.beliefs import independent_beliefs, observe, prior_from_estimates
+from mll_hf.selection.evidence import gather_evidence, model_scores, n_to_combine
 from mll_hf.selection.examples import gather_examples, learn_from_examples
 
 if TYPE_CHECKING:
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
     Classes = NDArray[np.int64]
 
 _NO_EXAMPLES = np.empty(0, np.int64)
-_SHARED = 0.5  # of the variance of estimates from the same images: the share that is an error of all of them together
+_SHARED_VARIANCE = 0.5  # share of the variance of estimates from the same images that is a common error
 
 
-def shortlisting(config: SelectionConfig) -> SelectionConfig:
-    """The configuration with which labels alone choose the models to try.
+def shortlist_config(config: SelectionConfig) -> SelectionConfig:
+    """The configuration for choosing the models to try by their labels.
 
     Raises:
-        InputError: The strategy is not ours.
+        InputError: The strategy is not ``mll``.
     """
     if config.strategy is not Strategy.MLL:
         raise InputError(
-            f"images help strategy 'mll' only, not '{config.strategy}'; leave out the images or the strategy"
+            f"images are used by strategy 'mll' only, not by '{config.strategy}'; leave out the images or the strategy"
         )
     return replace(config, k=config.shortlist, max_models=None)
 
@@ -53,9 +53,9 @@ def trial_evidence(
     config: SelectionConfig,
     templates: tuple[str, ...],
 ) -> UnlabeledEvidence:
-    """What those models of a shortlist that are in these rows say to images, examples taken as images without a class.
+    """Evidence from unlabeled images, including the examples, about the models in ``rows`` of a shortlist.
 
-    The arguments and errors are those of :func:`choose_with_images`.
+    Arguments and errors as for :func:`choose_with_images`.
     """
     shares = np.array(config.shares) if isinstance(config.shares, tuple) else config.shares
     return gather_evidence(logits, np.clip(shortlist.overall[list(rows)], 0, 1), templates, shares)
@@ -68,20 +68,20 @@ def trial_beliefs(
     evidence: UnlabeledEvidence,
     classes: Classes = _NO_EXAMPLES,
 ) -> Beliefs:
-    """Beliefs about the accuracies of all models of a shortlist after some of them answered.
+    """Beliefs about the accuracies of all models of a shortlist after some of them were tried.
 
     Args:
         prior: Estimates of the models before any image.
-        rows: Positions of those M that answered.
-        logits: [M, N, C] of these.
-        evidence: From these answers.
+        rows: Positions of the M models that were tried.
+        logits: [M, N, C] logits of these models.
+        evidence: Evidence from these logits.
         classes: [E] classes of the first E images.
     """
-    beliefs = beliefs_from(prior)
-    if len(rows) > 1:  # a single model has none to agree with
+    beliefs = prior_from_estimates(prior)
+    if len(rows) > 1:  # a single model has no other to agree with
         found = evidence.beliefs
         variance = found.deviations**2
-        own, common = np.sqrt((1 - _SHARED) * variance), np.sqrt(_SHARED * float(variance.mean()))
+        own, common = np.sqrt((1 - _SHARED_VARIANCE) * variance), np.sqrt(_SHARED_VARIANCE * float(variance.mean()))
         beliefs = observe(beliefs, rows, found.mean, own, common)
     if len(classes):
         beliefs = learn_from_examples(beliefs, rows, gather_examples(logits, classes, evidence.calibration))
@@ -90,62 +90,64 @@ def trial_beliefs(
 
 def choose_with_images(
     shortlist: Selection,
-    answering: Sequence[int],
+    tried: Sequence[int],
     logits: NDArray[np.float32],
     config: SelectionConfig,
     templates: tuple[str, ...],
     classes: Classes = _NO_EXAMPLES,
 ) -> Selection:
-    """Choose among models that were tried on images: those with the highest score, for all classes.
+    """Choose the best of the models that were tried on images, the same for all classes.
 
-    Without examples the score is that of the evidence, with examples the estimated accuracy. A single model is as
-    accurate as its labels say, since its agreement with itself says nothing.
+    They are ranked by the score of the evidence or, with examples, by estimated accuracy. The accuracy of a single
+    model is estimated from its labels, since it has no other to agree with.
 
     Args:
-        shortlist: The selection by labels alone whose union was to be tried.
-        answering: Positions of M models of the union, those whose answers are at hand.
-        logits: [M, N, C] of these models on N images; finite.
-        config: Gives k, the cap on the number of models and the shares of the classes.
-        templates: Prompt templates that the logits were made with.
+        shortlist: The selection by labels.
+        tried: Positions in its union of the M models that were tried.
+        logits: [M, N, C] logits of these models on N images; finite.
+        config: Gives ``k``, ``max_models`` and ``shares``.
+        templates: Prompt templates of the logits.
         classes: [E] classes of the first E images.
 
     Raises:
-        InputError: There are too few images, or the shares are not C non-negative numbers.
+        InputError: There are too few images, or ``shares`` are not C non-negative numbers.
     """
-    rows = [shortlist.union[position] for position in answering]
+    rows = [shortlist.union[position] for position in tried]
     evidence = trial_evidence(shortlist, rows, logits, config, templates)
     found, estimates, overall = evidence.beliefs, evidence.beliefs.accuracy, evidence.scores
-    scores = scores_of(evidence.calibration, shortlist.scores[rows])
-    # A single model has none to agree with, and with a single class every answer is right
+    scores = model_scores(evidence.calibration, shortlist.scores[rows])
+    # A single model has no other to agree with, and with a single class every prediction is correct
     if shortlist.estimates is not None and 1 in (len(rows), len(shortlist.classes)):
-        estimates = shortlist.estimates.take(rows)
-        found = beliefs_apart(estimates)
+        estimates = shortlist.estimates.subset(rows)
+        found = independent_beliefs(estimates)
     if len(classes):
         examples = gather_examples(logits, classes, evidence.calibration)
         estimates = learn_from_examples(found, range(len(rows)), examples).accuracy
         overall = estimates.accuracy
         scores = np.repeat(overall[:, None], len(shortlist.classes), axis=1)
     order = np.argsort(-np.round(overall, DIGITS), kind="stable")
-    estimates = estimates.take(order)
-    if not len(classes):  # agreement ranks them; none is shown above the best
-        of_models = {name: getattr(estimates, name) for name in ("accuracy", "low", "high")}
-        estimates = replace(estimates, **{name: np.minimum(values, values[0]) for name, values in of_models.items()})
-    n_chosen = config.k or how_many(overall[order], len(shortlist.classes))
+    estimates = estimates.subset(order)
+    if not len(classes):  # models are ranked by agreement; no estimate may exceed that of the best
+        ends = {name: getattr(estimates, name) for name in ("accuracy", "low", "high")}
+        estimates = replace(estimates, **{name: np.minimum(values, values[0]) for name, values in ends.items()})
+    n_chosen = config.k or n_to_combine(overall[order], len(shortlist.classes))
     n_chosen = min(n_chosen, config.max_models or n_chosen, len(order))
     chosen = np.zeros((len(order), len(shortlist.classes)), np.bool_)
     chosen[:n_chosen] = True
-    columns = [answering[at] for at in order[:n_chosen]]
+    columns = [tried[m] for m in order[:n_chosen]]
     return replace(
         shortlist,
         k=config.k or n_chosen,
-        models=tuple(shortlist.models[rows[at]] for at in order),
+        models=tuple(shortlist.models[rows[m]] for m in order),
         scores=scores[order],
         chosen=chosen,
-        matches=tuple(tuple(_take(concept, columns) for concept in concepts) for concepts in shortlist.matches),
-        evidence=evidence.take(order),
+        matches=tuple(
+            tuple(_with_recall_of(concept, columns) for concept in concepts) for concepts in shortlist.matches
+        ),
+        evidence=evidence.subset(order),
         estimates=estimates,
     )
 
 
-def _take(concept: MatchedConcept, models: Sequence[int]) -> MatchedConcept:
-    return replace(concept, recall=tuple(concept.recall[at] for at in models))
+def _with_recall_of(concept: MatchedConcept, models: Sequence[int]) -> MatchedConcept:
+    return replace(concept, recall=tuple(concept.recall[m] for m in models))

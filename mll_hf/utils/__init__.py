@@ -1,1 +1,1 @@
-"""Text, files and images: what every room may use."""
+"""Utilities for text, files and images, used by all packages."""

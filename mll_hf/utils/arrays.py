@@ -1,4 +1,4 @@
-"""Arrays as fields of frozen dataclasses: read-only, and compared by value."""
+"""Array fields of frozen dataclasses: read-only, and compared by value."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def read_only(array: Array) -> Array:
 
 
 def freeze_arrays(instance: Any) -> None:  # noqa: ANN401 - any dataclass
-    """Make the array fields of a dataclass read-only; call it in ``__post_init__``.
+    """Make the array fields of a dataclass read-only; to be called in ``__post_init__``.
 
-    A view is replaced by a copy if its base could still be written to.
+    Views of writable arrays are copied.
     """
     for each in fields(instance):
         value = getattr(instance, each.name)
@@ -34,22 +34,22 @@ def freeze_arrays(instance: Any) -> None:  # noqa: ANN401 - any dataclass
 
 
 def same_fields(first: object, second: object) -> bool:
-    """Whether two instances of one dataclass have equal fields, arrays by dtype and content; NaN equals NaN."""
+    """Whether two instances of a dataclass have equal fields, arrays by dtype and values; NaN equals NaN."""
     if type(first) is not type(second):
         return False
-    return all(_same(getattr(first, f.name), getattr(second, f.name)) for f in fields(first))  # type: ignore[arg-type]
+    return all(_equal(getattr(first, f.name), getattr(second, f.name)) for f in fields(first))  # type: ignore[arg-type]
 
 
-def _same(first: object, second: object) -> bool:
+def _equal(first: object, second: object) -> bool:
     if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
         return first.dtype == second.dtype and np.array_equal(first, second, equal_nan=first.dtype.kind == "f")
     return bool(first == second)
 
 
 class ArrayFields:
-    """Base of dataclasses with array fields: the arrays are read-only, and instances compare by value.
+    """Base of dataclasses with read-only array fields and comparison by value.
 
-    Subclasses are declared with ``@dataclass(frozen=True, eq=False)``.
+    Subclasses must use ``@dataclass(frozen=True, eq=False)``.
     """
 
     def __post_init__(self) -> None:

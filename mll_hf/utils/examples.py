@@ -1,4 +1,4 @@
-"""Examples: images of a task with their class, from a folder, a CSV file or Python."""
+"""Examples: images of a task with ground truth, from a folder, a CSV file or Python."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LEAST_EXAMPLES = 5
+MIN_EXAMPLES = 5
 _COLUMNS = ("path", "class")
 
 
 @dataclass(frozen=True, eq=False)
 class Examples(ArrayFields):
-    """Images of a task with their class.
+    """Images of a task with ground truth.
 
     Attributes:
-        images: The N images; all could be decoded.
-        classes: [N] positions of their classes among those of the task.
+        images: The N images; all can be decoded.
+        classes: [N] positions of the true classes in the task.
     """
 
     images: tuple[ImageLike, ...]
@@ -43,70 +43,74 @@ class Examples(ArrayFields):
 
 
 def read_examples(location: Path) -> list[tuple[ImageLike, str]]:
-    """Read images with the names of their classes.
+    """Read images and the names of their classes.
 
     Args:
-        location: A folder with one folder of images per class, or a CSV file with the columns ``path`` (absolute, or
+        location: A folder with a subfolder of images per class, or a CSV file with the columns ``path`` (absolute, or
             relative to the file) and ``class``.
 
     Raises:
-        InputError: The folder or file cannot be read, holds no images, or lacks a column.
+        InputError: The folder or file cannot be read, has no images, or lacks a column.
     """
     try:
-        pairs = _of_folder(location) if location.is_dir() else _of_table(location)
+        pairs = _read_folder(location) if location.is_dir() else _read_table(location)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"the examples in {location} cannot be read ({one_line(error)}); check the path") from None
     if not pairs:
         raise InputError(
-            f"{location} holds no examples; give a folder with a folder of images for each class, or a CSV file with "
-            "the columns path and class"
+            f"{location} holds no examples; give a folder with a subfolder of images per class, or a CSV file with the "
+            "columns path and class"
         )
     return pairs
 
 
-def _of_folder(folder: Path) -> list[tuple[ImageLike, str]]:
+def _read_folder(folder: Path) -> list[tuple[ImageLike, str]]:
     return [(file, name) for name, files in images_by_class(folder).items() for file in files]
 
 
-def _of_table(path: Path) -> list[tuple[ImageLike, str]]:
+def _read_table(path: Path) -> list[tuple[ImageLike, str]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         if missing := [column for column in _COLUMNS if column not in (rows.fieldnames or ())]:
             found = ", ".join(rows.fieldnames or ()) or "none"
-            raise InputError(f"{path} has no column '{missing[0]}' (columns: {found}); name two path and class")
+            raise InputError(
+                f"{path} has no column '{missing[0]}' (columns: {found}); the columns must be named path and class"
+            )
         pairs = [(row["path"], row["class"]) for row in rows]
-    if cut := [n for n, pair in enumerate(pairs, 1) if not all(pair)]:
-        raise InputError(f"{path}: row {cut[0]} lacks a path or a class; fill both in")
+    if incomplete := [n for n, pair in enumerate(pairs, 1) if not all(pair)]:
+        raise InputError(f"{path}: row {incomplete[0]} lacks a path or a class; fill in both")
     return [(path.parent / name, label) for name, label in pairs]
 
 
 def check_examples(pairs: Iterable[tuple[ImageLike, str]], classes: Sequence[str]) -> Examples:
-    """Examples of a task. Images that cannot be read are skipped with a warning.
+    """Validate the examples of a task. Images that cannot be read are skipped with a warning.
 
     Args:
-        pairs: Images (paths, encoded bytes or pictures) with the names of their classes.
-        classes: Names of the task's classes; some may have no example.
+        pairs: Images (paths, encoded bytes or PIL images) with the names of their classes.
+        classes: Names of the task's classes; not all need examples.
 
     Raises:
-        InputError: A class is not one of the task, or fewer than ``LEAST_EXAMPLES`` images can be read.
+        InputError: A class is not one of the task, or fewer than ``MIN_EXAMPLES`` images can be read.
     """
     pairs, position = list(pairs), {name: y for y, name in enumerate(classes)}
     if unknown := list(dict.fromkeys(name for _, name in pairs if name not in position)):
         named = abridged([f"'{name}' (nearest: '{_nearest(name, classes)}')" for name in unknown], 3)
-        raise InputError(f"examples of classes that the task does not have: {named}; name them as the task does")
+        raise InputError(f"examples of unknown classes: {named}; use the class names of the task")
     readable = [open_image(image) is not None for image, _ in pairs]
-    if skipped := [_name_of(image) for (image, _), good in zip(pairs, readable, strict=True) if not good]:
+    if skipped := [
+        _display_name(image) for (image, _), is_readable in zip(pairs, readable, strict=True) if not is_readable
+    ]:
         _log.warning("skipped %d unreadable examples: %s", len(skipped), abridged(skipped, 3))
-    kept = [pair for pair, good in zip(pairs, readable, strict=True) if good]
-    if len(kept) < LEAST_EXAMPLES:
-        raise InputError(f"{len(kept)} readable examples say too little about models; give at least {LEAST_EXAMPLES}")
+    kept = [pair for pair, is_readable in zip(pairs, readable, strict=True) if is_readable]
+    if len(kept) < MIN_EXAMPLES:
+        raise InputError(f"{len(kept)} readable examples are too few to compare models; give at least {MIN_EXAMPLES}")
     return Examples(tuple(image for image, _ in kept), np.array([position[name] for _, name in kept], np.int64))
 
 
 def _nearest(name: str, classes: Sequence[str]) -> str:
-    """The class name that is spelled most alike."""
+    """The class name with the most similar spelling."""
     return max(classes, key=lambda known: difflib.SequenceMatcher(None, name.casefold(), known.casefold()).ratio())
 
 
-def _name_of(image: ImageLike) -> str:
-    return str(image) if isinstance(image, (str, Path)) else "a picture without a path"
+def _display_name(image: ImageLike) -> str:
+    return str(image) if isinstance(image, (str, Path)) else "an image without a path"

@@ -1,4 +1,4 @@
-"""Files that a reader sees old or new, never half-written; digests of files; JSON that is always the same."""
+"""Atomic writes, digests of files, and canonical JSON."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from mll_hf.errors import StorageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_SETTLED_NS = 2_000_000_000  # coarser than the times of any file system
+_MIN_AGE_NS = 2_000_000_000  # more than the time resolution of any file system
 
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Say which file or folder could not be written.
+    """Convert OSErrors to StorageErrors that name the file or folder.
 
     Raises:
-        StorageError: What was done inside raised an OSError.
+        StorageError: The body raised an OSError.
     """
     try:
         yield
@@ -35,10 +35,10 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file through a temporary neighbor and a rename; folders are made as needed.
+    """Write to a temporary file in the same folder and rename it; missing folders are created.
 
     Raises:
-        StorageError: The disk is full or the folder cannot be written; an old file stays as it was.
+        StorageError: The disk is full or the folder cannot be written; an existing file is not changed.
     """
     temporary: str | None = None
     try:
@@ -49,7 +49,7 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+            os.chmod(temporary, 0o644)  # mkstemp creates files readable only by their owner
             os.replace(temporary, path)
             temporary = None
     finally:
@@ -59,16 +59,16 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def asset_path(*names: str) -> Path:
-    """A path in this package's part of the assets cache of Hugging Face."""
+    """A path in this package's folder of the Hugging Face assets cache."""
     from huggingface_hub import constants
 
     return Path(constants.HF_ASSETS_CACHE).expanduser().joinpath("mll_hf", *names)
 
 
 def file_digest(path: Path) -> bytes:
-    """Sha256 of a file, cached by the path, size and times of the file.
+    """Sha256 of a file, cached by its path, size and times.
 
-    Not cached if the file changed less than two seconds ago: another change could leave the times as they are.
+    Not cached if the file changed in the last two seconds, as another change might have the same times.
 
     Raises:
         OSError: The file cannot be read.
@@ -83,12 +83,12 @@ def file_digest(path: Path) -> bytes:
             return digest
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").digest()
-    if time.time_ns() - changed > _SETTLED_NS:
-        with contextlib.suppress(StorageError):  # such as a read-only home
+    if time.time_ns() - changed > _MIN_AGE_NS:
+        with contextlib.suppress(StorageError):  # for example, a read-only home
             write_atomically(cached, digest.hex().encode())
     return digest
 
 
 def canonical_json(value: Mapping[str, Any]) -> str:
-    """JSON of which the same value always gives the same characters."""
+    """JSON in a canonical form: equal values give equal strings."""
     return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Find images in folders, and decode images from anywhere to RGB."""
+"""Find images in folders, and decode images to RGB."""
 
 from __future__ import annotations
 
@@ -18,23 +18,21 @@ if TYPE_CHECKING:
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-# what Pillow's decoders are known to raise on damaged bytes, besides DecompressionBombError
+# raised by Pillow on damaged images, in addition to DecompressionBombError
 _DECODING_ERRORS = (
     OSError, ValueError, SyntaxError, RuntimeError, LookupError, TypeError, ArithmeticError, AssertionError, EOFError,
     struct.error, MemoryError,
 )  # fmt: skip
-_MOST_ELONGATED = (
-    256  # long over short side; a thinner picture, whose short side models would enlarge, fills the memory
-)
+_MAX_ASPECT_RATIO = 256  # models enlarge the short side, so that more elongated images exhaust the memory
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def images_by_class(folder: Path) -> dict[str, list[Path]]:
-    """Images of a folder with one folder per class, sorted; other files, hidden files and empty folders are ignored.
+    """Images in a folder with one subfolder per class, sorted; other files, hidden files and empty folders are ignored.
 
     Raises:
         OSError: A folder cannot be read.
@@ -50,28 +48,28 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def is_one_image(images: object) -> bool:
-    """Whether this is an image rather than several; a dataset may have only ``__getitem__``, a picture has neither."""
-    several = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
-    return isinstance(images, (str, bytes, Mapping)) or not several
+    """Whether this is a single image; a dataset may have only ``__getitem__``, a PIL image has neither."""
+    is_iterable = hasattr(images, "__iter__") or hasattr(images, "__getitem__")
+    return isinstance(images, (str, bytes, Mapping)) or not is_iterable
 
 
 def open_image(source: ImageLike) -> Image.Image | None:
-    """Read and decode a picture (a path, encoded bytes, or opened by Pillow); None if it cannot be read or decoded."""
+    """Read and decode an image (a path, encoded bytes, or a PIL image); None if it cannot be read or decoded."""
     if isinstance(source, (str, Path)):
         try:
             source = Path(source).read_bytes()
-        except (OSError, ValueError):  # ValueError: no path can hold the characters
+        except (OSError, ValueError):  # ValueError: invalid characters in the path
             return None
     return decode_image(source)
 
 
 def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
-    """Decode a picture (encoded, or opened by Pillow) to RGB, upright; None if it cannot be decoded or is a line."""
+    """Decode an image (bytes, or a PIL image) to RGB and rotate it by EXIF; None if not decodable or too elongated."""
     from PIL import Image, ImageOps
 
     try:
         image = content if isinstance(content, Image.Image) else Image.open(io.BytesIO(content or b""))
-        if max(image.size) > _MOST_ELONGATED * min(image.size):
+        if max(image.size) > _MAX_ASPECT_RATIO * min(image.size):
             return None
         return to_rgb(ImageOps.exif_transpose(image))
     except (*_DECODING_ERRORS, Image.DecompressionBombError):
@@ -79,7 +77,7 @@ def decode_image(content: bytes | Image.Image | None) -> Image.Image | None:
 
 
 def stored_size(content: bytes) -> tuple[int, int] | None:
-    """Width and height of an encoded picture from its header; None if it is damaged, or stored turned (EXIF)."""
+    """Width and height of an encoded image from its header; None if it is damaged, or rotated by EXIF."""
     from PIL import ExifTags, Image
 
     try:
@@ -90,7 +88,7 @@ def stored_size(content: bytes) -> tuple[int, int] | None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB. Transparency is laid on white: icons and clip art are drawn for white pages."""
+    """Convert any mode to RGB. Transparent images get a white background, which suits icons and clip art."""
     from PIL import Image
 
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -105,7 +103,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit, 32-bit and float gray to 8 bits; a plain conversion would clip at 255."""
+    """Scale 16-bit, 32-bit and float grayscale to 8 bits, where ``convert`` would clip at 255."""
     from PIL import Image
 
     values = np.asarray(image, dtype=np.float64)

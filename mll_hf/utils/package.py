@@ -1,7 +1,7 @@
-"""Where this package can be installed from.
+"""The source from which this package can be installed.
 
-The distribution is not on PyPI, and nobody of this project holds its name there. So no text and no job may install it
-by its bare name: whoever registers the name would run code with the user's token.
+The distribution is not on PyPI, and its name is not reserved there. So it must never be installed by name alone: anyone
+who registers the name could run code with the user's token.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from urllib.parse import quote
 
 DISTRIBUTION = "mll-hf"  # [project] name in pyproject.toml
 PROJECT_URL = ""  # [project.urls] Repository in pyproject.toml; empty until the code has a public home
-SPACE_VARIABLE = "MLL_HF_SPACE"  # address of a running Space mll_select
+SPACE_VARIABLE = "MLL_HF_SPACE"  # URL of a running Space mll_select
 PACKAGE_VARIABLE = "MLL_HF_PACKAGE"
 _CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def library_in_markdown() -> str:
-    """The library's name for cards, with a link if the project has a home."""
+    """The library's name for cards, with a link if the project has a URL."""
     return f"[`{DISTRIBUTION}`]({PROJECT_URL})" if PROJECT_URL else f"`{DISTRIBUTION}`"
 
 
 def page_of_model(repo_id: str) -> str | None:
-    """Address of a model's page in the Space that ``$MLL_HF_SPACE`` names; None if it names no web address."""
+    """URL of a model's page in the Space ``$MLL_HF_SPACE``; None if that is not a URL."""
     space = os.environ.get(SPACE_VARIABLE, "").strip().rstrip("/")
-    is_address = re.fullmatch(r"https?://[\w.:/-]+", space, re.ASCII)
-    return f"{space}?model={quote(repo_id, safe='')}" if is_address else None
+    is_url = re.fullmatch(r"https?://[\w.:/-]+", space, re.ASCII)
+    return f"{space}?model={quote(repo_id, safe='')}" if is_url else None
 
 
 def package_source() -> str | None:
-    """Where to install this package from: a wheel's path, a URL, or a name on a registry that the user trusts.
+    """The source of this package: the path of a wheel, a URL, or a name on a registry that the user trusts.
 
     Returns:
-        ``$MLL_HF_PACKAGE``, or the newest wheel in ``dist/`` of the checkout that runs; None if there is neither.
+        ``$MLL_HF_PACKAGE``, or else the newest wheel in ``dist/`` of this checkout; None if there is neither.
     """
     if named := os.environ.get(PACKAGE_VARIABLE, "").strip():
         return named
@@ -44,16 +44,16 @@ def package_source() -> str | None:
 
 
 def wheel_of(source: str) -> Path | None:
-    """The file of a source that is a wheel on this machine."""
+    """The path of a source that is a local wheel; None for other sources."""
     return Path(source) if source.endswith(".whl") and "://" not in source else None
 
 
 def requirement(source: str, extra: str = "") -> str:
-    """A source as a requirement of pip and uv: ``mll-hf[models] @ https://...``.
+    """A source as a requirement specifier: ``mll-hf[models] @ https://...``.
 
     Args:
-        source: From `package_source`.
-        extra: One extra or several, separated by commas.
+        source: Result of `package_source`.
+        extra: One or more extras, separated by commas.
     """
     extras = f"[{extra}]" if extra else ""
     wheel = wheel_of(source)
@@ -64,7 +64,7 @@ def requirement(source: str, extra: str = "") -> str:
 
 
 def install_command(extra: str) -> str:
-    """How a user installs an extra of this package."""
+    """The command that installs an extra of this package."""
     if source := package_source():
         return f"pip install '{requirement(source, extra)}'"
     return f"pip install '.[{extra}]' in a clone of {PROJECT_URL or 'the project'}"

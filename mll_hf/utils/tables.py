@@ -15,8 +15,7 @@ MISSING = "–"
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Format columns for a terminal; columns of numbers are right-aligned.
 
-    Characters that could control the terminal are shown as question marks, since names come from labels and graphs of
-    others.
+    Control characters are replaced by question marks, since names may be untrusted.
     """
     header, *rows = ([printable(cell) for cell in row] for row in (header, *rows))
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -29,12 +28,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; columns of numbers are right-aligned. Cells are used as they are, unescaped."""
+    """Lines of a Markdown table; columns of numbers are right-aligned. Cells are not escaped."""
     rule = ["---:" if right else "---" for right in _right_aligned(header, rows)]
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
 
 
 def _right_aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[bool]:
-    """For each column, whether all of its cells that say something start with a number."""
-    columns = [[row[at] for row in rows if row[at] not in ("", MISSING)] for at in range(len(header))]
+    """For each column, whether all non-empty cells start with a number."""
+    columns = [[row[column] for row in rows if row[column] not in ("", MISSING)] for column in range(len(header))]
     return [bool(cells) and all(cell.lstrip("+-")[:1].isdigit() for cell in cells) for cells in columns]

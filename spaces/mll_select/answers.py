@@ -37,7 +37,7 @@ from mll_hf.models.known import ids_of, imagenet_accuracies, usable_models
 from mll_hf.models.published import DEFAULT_LABELS, PUBLISHED, split_location
 from mll_hf.selection import Evidence
 from mll_hf.selection.evidence import trial_sample
-from mll_hf.selection.unlabeled import shortlisting
+from mll_hf.selection.unlabeled import shortlist_config
 from mll_hf.utils.examples import Examples
 from mll_hf.utils.images import IMAGE_SUFFIXES, open_image
 from mll_hf.utils.text import shortened
@@ -620,9 +620,9 @@ class Runner(Ensemble):
     tell: Callable[[str], object] = print  # called with the name of each model before it runs
     embed: Embed | None = None  # runs :func:`embed` on another device; None to run models where they were loaded
 
-    def one_by_one(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
-        """See :meth:`Ensemble.one_by_one`."""
-        here = super().one_by_one(images)
+    def model_runner(self, images: Sequence[ImageLike]) -> Callable[[int], NDArray[np.float32]]:
+        """See :meth:`Ensemble.model_runner`."""
+        here = super().model_runner(images)
 
         def run(m: int) -> NDArray[np.float32]:
             self.tell(self.selection.models[m].name)
@@ -715,7 +715,7 @@ def classify(
     done = count()
     tell = lambda name: progress((next(done), len(selection.union)), f"Running {name}")  # noqa: E731
     runner = Runner(selection, tell=tell, embed=embed)
-    run = runner.one_by_one(images)
+    run = runner.model_runner(images)
     logits = np.stack([run(m) for m in selection.union])
     _, votes = runner.votes(logits)
     return Trial(selection, runner.combine(logits).probabilities, votes, is_first_choice)
@@ -740,9 +740,9 @@ def choose_by_images(
     config = replace(
         question.config, max_parameters=cap, shortlist=_SHORTLIST, most_images=MAX_IMAGES, max_download=4 * limit
     )
-    before = labels.select(replace(question, config=shortlisting(config)))
-    done, planned = count(), list[int]()
-    tell = lambda name: progress((next(done), planned[0]), f"Running {name} on {len(images)} images")  # noqa: E731
+    before = labels.select(replace(question, config=shortlist_config(config)))
+    told, planned = count(), list[int]()
+    tell = lambda name: progress((next(told), planned[0]), f"Running {name} on {len(images)} images")  # noqa: E731
 
     def approve(plan: TrialPlan) -> bool:
         planned.append(len(plan.order))

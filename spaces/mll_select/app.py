@@ -22,7 +22,7 @@ from mll_hf.labels.branches import branch_pairs
 from mll_hf.matching.text_encoder import CachedEncoder, default_encoder
 from mll_hf.plots.labels import branch_comparison, strengths
 from mll_hf.plots.selection import accuracy_by_cost, accuracy_heatmap, shown_models, with_recall
-from mll_hf.selection.evidence import LEAST_IMAGES
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES
 
 try:
     from spaces import GPU  # installed by the Hub
@@ -307,7 +307,7 @@ def _build_try(library: Library, question: gr.State, chosen: gr.HTML) -> None:
             if asked is None:
                 raise InputError("no models yet; find some under “Find”")
             images = answers.sampled_images([each["path"] for each in (*(files or ()), *(folder or ()))])
-            if len(images) < LEAST_IMAGES:
+            if len(images) < MIN_TRIAL_IMAGES:
                 trial = answers.classify(library.labels, asked, images, EMBED, tell)
                 found, shown = trial.selection, pages.trial_html(trial, [Path(path).name for path in images])
                 answer = pages.wrap(f"<p>{pages.classified(trial)}</p>")

@@ -276,7 +276,7 @@ def test_a_label_that_its_graph_does_not_fit_is_refused(tmp_path, world, capsys)
     shutil.copytree(world / "labels", labels)
     graph = next(labels.glob("graphs/*.json"))
     shutil.move(graph, graph.with_stem("0" * 12))
-    assert "holds another graph" in fails(capsys, "select", "--classes", "cat, dog", "--labels", labels)
+    assert "its name does not match the graph" in fails(capsys, "select", "--classes", "cat, dog", "--labels", labels)
     shutil.rmtree(labels / "graphs")
     other = write_graph(tmp_path / "other", [{**NODES[0], "gloss": "changed"}, *NODES[1:]])
     LabelStore(labels).add_graph(load_graph(other))
@@ -526,7 +526,7 @@ def test_local_models_without_a_license_are_left_out(world, capsys):
         capsys, "select", "--classes", "cat, dog", "--labels", world / "labels", "--license", "apache-2.0"
     )
     assert status == 1
-    assert "left out, since their labels name no license: local-dir:" in err
+    assert "left out because their labels name no license: local-dir:" in err
     assert "no model has an allowed license (apache-2.0): the models have unknown (2)" in err
 
 
@@ -609,12 +609,12 @@ def test_a_cascade(world, task_images, tmp_path, capsys):
     command = [*TASK, "--labels", world / "labels", "--images", task_images]
     cascade = run(capsys, *command, "--cascade", 0.99)[1].splitlines()[-1]
     assert cascade.startswith("Cascade: ")
-    assert "0.0% of the images went on in the trial" in cascade
+    assert "0.0% of the images in the trial" in cascade
     choice.write_text(run(capsys, *command, "--cascade", 0.99, "--json")[1])
     predict = ["predict", task_images / "first", task_images, "--selection", choice]
     err = run(capsys, *predict, "--cascade", "-o", answers, "--batch-size", 5)[2]
     assert err.startswith("mll-hf: note: Cascade: ")
-    assert " 0.0% of the images went on: " in err
+    assert " passed on 0.0% of the images: " in err
     assert len(answers.read_text().splitlines()) == 1 + 24
     assert "Cascade" not in run(capsys, *predict, "--cascade", "-o", answers)[2]  # all have an answer
     assert run(capsys, *predict[:2], "--selection", choice)[2] == ""  # only where asked for
@@ -752,10 +752,10 @@ def test_a_damaged_model_and_damaged_images_are_left_out(world, tmp_path, task_i
     [
         (["--images", "nowhere"], "nowhere is neither an image nor a folder of images"),
         (["--images", "empty"], "empty is neither an image nor a folder of images"),
-        (["--images", "few"], "15 readable images say too little about models; give at least 16"),
-        (["--images", "few", "broken"], "15 readable images say too little about models; give at least 16"),
-        (["--images", "all", "--strategy", "paper"], "images help strategy 'mll' only, not 'paper'"),
-        (["--images", "all", "--strategy", "imagenet"], "images help strategy 'mll' only, not 'imagenet'"),
+        (["--images", "few"], "15 readable images are too few to compare models; give at least 16"),
+        (["--images", "few", "broken"], "15 readable images are too few to compare models; give at least 16"),
+        (["--images", "all", "--strategy", "paper"], "images are used by strategy 'mll' only, not by 'paper'"),
+        (["--images", "all", "--strategy", "imagenet"], "images are used by strategy 'mll' only, not by 'imagenet'"),
         (["--images", "all", "--most-images", "15"], "most_images is 15; allow at least 16"),
         (["--images", "all", "--device", "toaster"], "there is no device 'toaster'"),
         (["--images", "all", "--max-gflops", "0.0000001"], "caps"),
@@ -882,7 +882,7 @@ def test_predict_refuses_a_file_of_other_answers(world, tmp_path, capsys):
     task = ["predict", world / "images", "--labels", world / "labels", "-o", tmp_path / "a.csv", "--classes"]
     assert run(capsys, *task, "cat, dog")[0] == 0
     before = (tmp_path / "a.csv").read_bytes()
-    assert "answers for other classes" in fails(capsys, *task, "cat, tree")
+    assert "predictions for other classes" in fails(capsys, *task, "cat, tree")
     assert (tmp_path / "a.csv").read_bytes() == before
     task[5] = tmp_path / "a.txt"
     assert ".csv, .jsonl, .parquet" in fails(capsys, *task, "cat, dog")
@@ -1147,6 +1147,6 @@ def test_what_is_no_selection_is_said_without_python(tmp_path, task_images, caps
     (tmp_path / "choice.json").write_text(content)
     said = fails(capsys, "predict", task_images, "--selection", tmp_path / "choice.json")
     assert f"{tmp_path / 'choice.json'}" in said
-    assert "this is no selection" in said
+    assert "this is not a selection" in said
     assert "make one with: mll-hf select --json" in said
     assert "Error" not in said

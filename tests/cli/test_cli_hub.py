@@ -392,7 +392,7 @@ def test_a_selection_is_pushed_and_used_by_its_id(world, capsys, api, monkeypatc
     status, out, err = run(capsys, "predict", world / "red.png", "--selection", "alice/classifier", "--json")
     assert (status, out) == (0, expected), err
     said = fails(capsys, "predict", world / "red.png", "--selection", MODELS[0])
-    assert f"{MODELS[0]} is no selection: it has no mll_selection.json" in said
+    assert f"{MODELS[0]} is not a selection: it has no mll_selection.json" in said
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_answers_for_other_classes_are_refused_and_left_alone(tmp_path, suffix):
     path = tmp_path / f"answers{suffix}"
     write_all(path)
     before = path.read_bytes()
-    with pytest.raises(InputError, match="answers for other classes"):
+    with pytest.raises(InputError, match="predictions for other classes"):
         AnswerFile(path, ("cat", "dog"))
     assert path.read_bytes() == before
 
@@ -130,7 +130,7 @@ def test_answers_for_other_classes_are_refused_and_left_alone(tmp_path, suffix):
 def test_other_files_are_refused_and_left_alone(tmp_path, suffix, content):
     path = tmp_path / f"answers{suffix}"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="holds something else"):
+    with pytest.raises(InputError, match="has other content"):
         AnswerFile(path, CLASSES)
     assert path.read_bytes() == content
 
@@ -142,7 +142,7 @@ def test_lines_that_are_no_answers_in_the_middle_are_refused(tmp_path):
         content = path.read_bytes()
         at = content.index(b"\n") + 1
         path.write_bytes(content[:at] + line + content[at:])
-        with pytest.raises(InputError, match="holds something else"):
+        with pytest.raises(InputError, match="has other content"):
             AnswerFile(path, CLASSES)
         assert path.read_bytes() == content[:at] + line + content[at:]
 

@@ -17,16 +17,16 @@ from PIL import Image, ImageOps
 
 import naive_evidence
 from mll_hf.ensemble import Rule, combine, residents, run
-from mll_hf.ensemble.cascade import answers_of_first, cheap_to_try, learn_cascade
+from mll_hf.ensemble.cascade import cheap_candidate, first_model_probabilities, learn_cascade
 from mll_hf.ensemble.residents import free_memory
 from mll_hf.ensemble.rules import (
-    Trust,
-    adapted,
+    PoolParameters,
     confidence,
     entropy,
     inverse_entropy,
     linear_pool,
     log_pool,
+    recalibrated,
     softmax,
     transport,
     uniform,
@@ -39,7 +39,7 @@ from mll_hf.matching.prompts import fill, templates_for
 from mll_hf.models import Link
 from mll_hf.selection import SelectionConfig, Strategy, choose_with_images, select
 from mll_hf.selection.beliefs import Beliefs
-from mll_hf.selection.evidence import LEAST_IMAGES, trial_sample
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, trial_sample
 from mll_hf.selection.result import Cascade
 from mll_hf.utils.images import open_image
 from selection_worlds import random_candidates
@@ -58,11 +58,11 @@ def logits_of(*probabilities):
     return np.array([[np.log(p) + 7 * m] for m, p in enumerate(probabilities)])
 
 
-def trust_in(temperatures, weights, prior=None, offsets=None):
+def pool_parameters(temperatures, weights, prior=None, offsets=None):
     """Trust in models; by default their labels make expect a precision of one half, and they lean nowhere."""
     temperatures, weights = np.asarray(temperatures, float), np.asarray(weights, float)
     prior = np.full(len(weights), 0.5) if prior is None else np.asarray(prior, float)
-    return Trust(temperatures, weights, prior, None if offsets is None else np.asarray(offsets, float))
+    return PoolParameters(temperatures, weights, prior, None if offsets is None else np.asarray(offsets, float))
 
 
 def test_entropy_by_hand():
@@ -107,24 +107,24 @@ def test_confidence_by_hand():
 def test_linear_pool_by_hand():
     # T = (1, 2), shares .75 and .25. C = (.1, .9) at T = 2: sqrt .1 : sqrt .9 = 1 : 3 = (.25, .75).
     # .75 * .8 + .25 * .25 = .6625
-    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, trust_in([1, 2], [0.9, 0.3]))
+    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, pool_parameters([1, 2], [0.9, 0.3]))
     np.testing.assert_allclose(pooled, [[0.6625, 0.3375]], atol=1e-12)
     # every model of the union answers for every class, and only those of the union
-    np.testing.assert_allclose(linear_pool(logits_of(A, B), DIAGONAL, trust_in([1, 1], [1, 1])), [[0.65, 0.35]])
-    lone = linear_pool(logits_of(A, B), np.array([[True, False], [False, False]]), trust_in([1, 1], [1, 1]))
+    np.testing.assert_allclose(linear_pool(logits_of(A, B), DIAGONAL, pool_parameters([1, 1], [1, 1])), [[0.65, 0.35]])
+    lone = linear_pool(logits_of(A, B), np.array([[True, False], [False, False]]), pool_parameters([1, 1], [1, 1]))
     np.testing.assert_allclose(lone, [A])
     # no trust in anyone is the same trust in all
-    np.testing.assert_allclose(linear_pool(logits_of(A, B), BOTH, trust_in([1, 1], [0, 0])), [[0.65, 0.35]])
+    np.testing.assert_allclose(linear_pool(logits_of(A, B), BOTH, pool_parameters([1, 1], [0, 0])), [[0.65, 0.35]])
 
 
 def test_offsets_are_added_to_the_calibrated_logits():
     # .8 : .2 with ln 2 for the second class is .8 : .4; C at T = 2 is 1 : 3 and with ln 3 for the first class 3 : 3
-    trust = trust_in([1, 2], [0.9, 0.3], offsets=[[0, np.log(2)], [np.log(3), 0]])
+    parameters = pool_parameters([1, 2], [0.9, 0.3], offsets=[[0, np.log(2)], [np.log(3), 0]])
     # .75 * 2/3 + .25 * 1/2 = .625
-    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, trust)
+    pooled = linear_pool(logits_of(A, (0.1, 0.9)), BOTH, parameters)
     np.testing.assert_allclose(pooled, [[0.625, 0.375]], atol=1e-12)
     # (2/3)^.75 (1/2)^.25 against (1/3)^.75 (1/2)^.25: 2^.75 : 1 = .627115 of 1
-    pooled = log_pool(logits_of(A, (0.1, 0.9)), BOTH, trust)
+    pooled = log_pool(logits_of(A, (0.1, 0.9)), BOTH, parameters)
     np.testing.assert_allclose(pooled, [[0.627115, 0.372885]], atol=1e-6)
 
 
@@ -132,13 +132,15 @@ def test_log_pool_by_hand():
     # T = (1, 2), shares .75 and .25. A at T = 2 would be (sqrt .8, sqrt .2) / sum = (2/3, 1/3); here A has T = 1.
     # C = (.1, .9) at T = 2: sqrt .1 : sqrt .9 = 1 : 3 = (.25, .75).
     # .8^.75 * .25^.25 = .598139; .2^.75 * .75^.25 = .278316; of .876455: .682453
-    pooled = log_pool(logits_of(A, (0.1, 0.9)), BOTH, trust_in([1, 2], [0.9, 0.3]))
+    pooled = log_pool(logits_of(A, (0.1, 0.9)), BOTH, pool_parameters([1, 2], [0.9, 0.3]))
     np.testing.assert_allclose(pooled, [[0.682453, 0.317547]], atol=1e-5)
     # every model of the union answers for every class, and only those of the union
-    lone = log_pool(logits_of(A, (0.1, 0.9)), np.array([[True, False], [False, False]]), trust_in([1, 1], [1, 1]))
+    lone = log_pool(
+        logits_of(A, (0.1, 0.9)), np.array([[True, False], [False, False]]), pool_parameters([1, 1], [1, 1])
+    )
     np.testing.assert_allclose(lone, [A], atol=1e-12)
     # no trust in anyone is the same trust in all
-    pooled = log_pool(logits_of(A, B), BOTH, trust_in([1, 1], [0, 0]))
+    pooled = log_pool(logits_of(A, B), BOTH, pool_parameters([1, 1], [0, 0]))
     np.testing.assert_allclose(pooled, [[2 / 3, 1 / 3]], atol=1e-12)
 
 
@@ -146,20 +148,20 @@ def test_log_pool_by_hand():
 def test_models_that_are_certain_and_disagree(rule):
     # H = 0 for both models, one certain of each class: nothing tells them apart
     logits = np.array([[[1e4, 0.0]], [[0.0, 1e4]]])
-    np.testing.assert_allclose(combine(rule, logits, BOTH, trust_in([1, 1], [1, 1])), [[0.5, 0.5]])
+    np.testing.assert_allclose(combine(rule, logits, BOTH, pool_parameters([1, 1], [1, 1])), [[0.5, 0.5]])
 
 
 # --- the rules against naive loops ------------------------------------------------------------------------------------
 
 
-def naive(rule, logits, chosen, trust):
+def naive(rule, logits, chosen, parameters):
     """Each rule image by image and class by class, from its equation."""
     n_models, n_images, n_classes = logits.shape
-    temperatures, weights = trust.temperatures, trust.weights
-    offsets = np.zeros((n_models, n_classes)) if trust.offsets is None else trust.offsets
-    if rule is Rule.TRANSPORT and n_images >= LEAST_IMAGES:
+    temperatures, weights = parameters.temperatures, parameters.weights
+    offsets = np.zeros((n_models, n_classes)) if parameters.offsets is None else parameters.offsets
+    if rule is Rule.TRANSPORT and n_images >= MIN_TRIAL_IMAGES:
         union = [m for m in range(n_models) if any(chosen[m])]
-        return naive_evidence.transport(logits[union].tolist(), trust.prior[union].tolist())
+        return naive_evidence.transport(logits[union].tolist(), parameters.prior[union].tolist())
     answer = np.zeros((n_images, n_classes))
     for x in range(n_images):
         p, h = [], []
@@ -208,13 +210,15 @@ def pools(draw, scale=3.0, n_images=(1, 3)):
     logits = scale * rng.standard_normal((n_models, n_images, n_classes))
     temperatures, weights, prior = (rng.uniform(*of, n_models) for of in ((0.3, 3), (0.1, 1), (0, 1)))
     offsets = rng.normal(size=(n_models, n_classes)) if draw(st.booleans()) else None
-    return logits, chosen, trust_in(temperatures, weights, prior, offsets)
+    return logits, chosen, pool_parameters(temperatures, weights, prior, offsets)
 
 
-def of_models(trust, models, **fields):
+def of_models(parameters, models, **fields):
     """Trust in some of the models, in the order given."""
-    offsets = None if trust.offsets is None else trust.offsets[models]
-    taken = Trust(trust.temperatures[models], trust.weights[models], trust.prior[models], offsets)
+    offsets = None if parameters.offsets is None else parameters.offsets[models]
+    taken = PoolParameters(
+        parameters.temperatures[models], parameters.weights[models], parameters.prior[models], offsets
+    )
     return replace(taken, **fields)
 
 
@@ -228,13 +232,13 @@ def test_every_rule_against_a_naive_loop(pool):
 
 
 @settings(examples, max_examples=25)
-@given(pool=pools(n_images=(LEAST_IMAGES, LEAST_IMAGES + 4)))
+@given(pool=pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES + 4)))
 def test_transport_of_many_images_against_a_naive_loop(pool):
     np.testing.assert_allclose(transport(*pool), naive(Rule.TRANSPORT, *pool), atol=1e-9)
 
 
 @examples
-@given(pool=pools(n_images=(1, LEAST_IMAGES - 1)))
+@given(pool=pools(n_images=(1, MIN_TRIAL_IMAGES - 1)))
 def test_transport_of_few_images_is_the_linear_pool(pool):
     np.testing.assert_array_equal(transport(*pool), linear_pool(*pool))
 
@@ -242,15 +246,15 @@ def test_transport_of_few_images_is_the_linear_pool(pool):
 @examples
 @given(pool=pools())
 def test_combine_dispatches_to_the_rule(pool):
-    logits, chosen, trust = pool
+    logits, chosen, parameters = pool
     direct = {
         Rule.ENTROPY: entropy(logits, chosen),
         Rule.INVERSE_ENTROPY: inverse_entropy(logits, chosen),
         Rule.UNIFORM: uniform(logits, chosen),
         Rule.CONFIDENCE: confidence(logits, chosen),
-        Rule.LINEAR_POOL: linear_pool(logits, chosen, trust),
-        Rule.LOG_POOL: log_pool(logits, chosen, trust),
-        Rule.TRANSPORT: transport(logits, chosen, trust),
+        Rule.LINEAR_POOL: linear_pool(logits, chosen, parameters),
+        Rule.LOG_POOL: log_pool(logits, chosen, parameters),
+        Rule.TRANSPORT: transport(logits, chosen, parameters),
     }
     assert set(direct) == set(Rule)
     for rule, expected in direct.items():
@@ -276,7 +280,7 @@ def test_probabilities_whatever_the_logits(logits, chosen_bits, temperature):
     chosen = chosen.reshape(n_models, n_classes)
     chosen[0] |= ~chosen.any(axis=0)
     for rule in Rule:
-        p = combine(rule, logits, chosen, trust_in(np.full(n_models, temperature), np.ones(n_models)))
+        p = combine(rule, logits, chosen, pool_parameters(np.full(n_models, temperature), np.ones(n_models)))
         assert p.shape == logits.shape[1:]
         assert p.dtype == np.float64
         assert np.isfinite(p).all()
@@ -288,14 +292,14 @@ def test_probabilities_whatever_the_logits(logits, chosen_bits, temperature):
 @given(
     logits=hnp.arrays(
         st.sampled_from([np.float32, np.float64]),
-        st.tuples(st.integers(1, 3), st.integers(LEAST_IMAGES, LEAST_IMAGES + 2), st.integers(1, 4)),
+        st.tuples(st.integers(1, 3), st.integers(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES + 2), st.integers(1, 4)),
         elements=st.floats(-1e4, 1e4, width=32) | st.sampled_from([-1e4, 0.0, 1e4]),
         fill=st.sampled_from([-1e4, 0.0, 1e4]),
     )
 )
 def test_transport_gives_probabilities_whatever_the_logits(logits):
     n_models, _, n_classes = logits.shape
-    p = transport(logits, np.ones((n_models, n_classes), bool), trust_in(np.ones(n_models), np.ones(n_models)))
+    p = transport(logits, np.ones((n_models, n_classes), bool), pool_parameters(np.ones(n_models), np.ones(n_models)))
     assert p.shape == logits.shape[1:]
     assert p.dtype == np.float64
     assert (p >= 0).all()
@@ -303,28 +307,30 @@ def test_transport_gives_probabilities_whatever_the_logits(logits):
 
 
 def test_transport_asks_only_the_models_of_the_union():
-    logits = np.random.default_rng(0).normal(size=(3, LEAST_IMAGES, 4))
+    logits = np.random.default_rng(0).normal(size=(3, MIN_TRIAL_IMAGES, 4))
     chosen = np.array([[True] * 4, [False] * 4, [True, False, False, False]])
-    trust = trust_in([1, 1, 1], [1, 1, 1], [0.1, 0.9, 0.4])
-    alone = transport(logits[[0, 2]], chosen[[0, 2]], of_models(trust, [0, 2]))
-    np.testing.assert_array_equal(transport(logits, chosen, trust), alone)
+    parameters = pool_parameters([1, 1, 1], [1, 1, 1], [0.1, 0.9, 0.4])
+    alone = transport(logits[[0, 2]], chosen[[0, 2]], of_models(parameters, [0, 2]))
+    np.testing.assert_array_equal(transport(logits, chosen, parameters), alone)
 
 
 @examples
-@given(pool=pools() | pools(n_images=(LEAST_IMAGES, LEAST_IMAGES)), data=st.data(), rule=st.sampled_from(Rule))
+@given(pool=pools() | pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES)), data=st.data(), rule=st.sampled_from(Rule))
 def test_permutations_of_classes_images_and_models(pool, data, rule):
-    logits, chosen, trust = pool
+    logits, chosen, parameters = pool
     models, images, classes = (list(data.draw(st.permutations(range(size)))) for size in logits.shape)
     expected = combine(rule, *pool)[images][:, classes]
     permuted = logits[models][:, images][:, :, classes]
-    offsets = None if trust.offsets is None else trust.offsets[models][:, classes]
-    actual = combine(rule, permuted, chosen[models][:, classes], of_models(trust, models, offsets=offsets))
+    offsets = None if parameters.offsets is None else parameters.offsets[models][:, classes]
+    actual = combine(rule, permuted, chosen[models][:, classes], of_models(parameters, models, offsets=offsets))
     np.testing.assert_allclose(actual, expected, atol=1e-9)
 
 
 @examples
 @given(
-    pool=pools() | pools(n_images=(LEAST_IMAGES, LEAST_IMAGES)), rule=st.sampled_from(Rule), shift=st.floats(-100, 100)
+    pool=pools() | pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES)),
+    rule=st.sampled_from(Rule),
+    shift=st.floats(-100, 100),
 )
 def test_a_constant_in_the_logits_changes_nothing(pool, rule, shift):
     # so the logit bias of sigmoid models does no harm
@@ -336,27 +342,27 @@ def test_a_constant_in_the_logits_changes_nothing(pool, rule, shift):
 @given(pool=pools(), rule=st.sampled_from(Rule))
 def test_one_model_for_all_classes_is_left_as_it_is(pool, rule):
     logits = pool[0][:1]
-    alone = combine(rule, logits, np.ones((1, logits.shape[2]), bool), trust_in([1], [1]))
+    alone = combine(rule, logits, np.ones((1, logits.shape[2]), bool), pool_parameters([1], [1]))
     np.testing.assert_allclose(alone, softmax(logits[0]), atol=1e-9)
 
 
 @examples
 @given(pool=pools(), share=st.floats(0, 1), pooling=st.sampled_from([linear_pool, log_pool, transport]))
 def test_pools_do_not_mind_twins(pool, share, pooling):
-    logits, chosen, trust = pool
+    logits, chosen, parameters = pool
     expected = pooling(*pool)
 
     def double(array):
         return np.concatenate([array, array])
 
     # all models twice, with the same weights
-    twice = pooling(double(logits), double(chosen), of_models(trust, double(np.arange(len(logits)))))
+    twice = pooling(double(logits), double(chosen), of_models(parameters, double(np.arange(len(logits)))))
     np.testing.assert_allclose(twice, expected, atol=1e-9)
     # one model twice, sharing its weight
     first = [0, *range(len(logits))]
-    split = trust.weights[first]
-    split[:2] = trust.weights[0] * share, trust.weights[0] * (1 - share)
-    shared = pooling(logits[first], chosen[first], of_models(trust, first, weights=split))
+    split = parameters.weights[first]
+    split[:2] = parameters.weights[0] * share, parameters.weights[0] * (1 - share)
+    shared = pooling(logits[first], chosen[first], of_models(parameters, first, weights=split))
     np.testing.assert_allclose(shared, expected, atol=1e-9)
 
 
@@ -368,20 +374,22 @@ def test_pools_do_not_mind_twins(pool, share, pooling):
     pooling=st.sampled_from([linear_pool, log_pool, transport]),
 )
 def test_pools_see_logits_only_through_the_temperature(pool, factor, m, pooling):
-    logits, chosen, trust = pool
+    logits, chosen, parameters = pool
     scale = np.ones(len(logits))
     scale[m % len(logits)] = factor
-    scaled = pooling(logits * scale[:, None, None], chosen, replace(trust, temperatures=trust.temperatures * scale))
+    scaled = pooling(
+        logits * scale[:, None, None], chosen, replace(parameters, temperatures=parameters.temperatures * scale)
+    )
     np.testing.assert_allclose(scaled, pooling(*pool), atol=1e-9)
 
 
 @examples
-@given(pool=pools(n_images=(LEAST_IMAGES, LEAST_IMAGES)), factor=st.floats(0.01, 100), m=st.integers(0, 3))
+@given(pool=pools(n_images=(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES)), factor=st.floats(0.01, 100), m=st.integers(0, 3))
 def test_transport_of_many_images_sees_neither_scales_nor_leans_nor_weights(pool, factor, m):
-    logits, chosen, trust = pool
+    logits, chosen, parameters = pool
     scale = np.ones(len(logits))
     scale[m % len(logits)] = factor
-    other = trust_in(np.ones(len(scale)), np.zeros(len(scale)), trust.prior)
+    other = pool_parameters(np.ones(len(scale)), np.zeros(len(scale)), parameters.prior)
     scaled = transport(logits * scale[:, None, None], chosen, other)
     np.testing.assert_allclose(scaled, transport(*pool), atol=1e-9)
 
@@ -389,8 +397,8 @@ def test_transport_of_many_images_sees_neither_scales_nor_leans_nor_weights(pool
 @examples
 @given(pool=pools(), factor=st.floats(0.01, 100), pooling=st.sampled_from([linear_pool, log_pool, transport]))
 def test_pools_see_weights_only_as_shares(pool, factor, pooling):
-    logits, chosen, trust = pool
-    scaled = pooling(logits, chosen, replace(trust, weights=factor * trust.weights))
+    logits, chosen, parameters = pool
+    scaled = pooling(logits, chosen, replace(parameters, weights=factor * parameters.weights))
     np.testing.assert_allclose(scaled, pooling(*pool), atol=1e-9)
 
 
@@ -528,7 +536,7 @@ def test_models_stay_loaded_and_each_image_is_decoded_once(diary):
 
 @pytest.mark.parametrize(("keep", "n_loads"), [(1, 3 + 2 * 3), (2, 3 + 1 * 3), (3, 3), (None, 3)])
 def test_the_least_recently_used_model_is_evicted(diary, monkeypatch, keep, n_loads):
-    monkeypatch.setattr(run, "_TURN", 2)
+    monkeypatch.setattr(run, "_EVICTION_BATCH", 2)
     selection = make_selection()
     images = [png(COLORS[color]) for color in ("green", "red", "blue", "green", "blue", "red")]
     ensemble = Ensemble(selection, device="somewhere", keep_loaded=keep)
@@ -605,9 +613,9 @@ def test_predictions_are_the_rule_of_the_models_logits(diary, rule):
     # cosines of the mean colors (plus one) with those of the color words
     colors = np.array([(201, 91, 11), (11, 21, 31), (91, 91, 81)], float)
     cosines = colors / np.linalg.norm(colors, axis=1, keepdims=True)
-    trust = trust_in([first.temperature, third.temperature], [0.9, 0.3])
+    parameters = pool_parameters([first.temperature, third.temperature], [0.9, 0.3])
     logits = np.stack([10 * cosines, 5 * cosines])
-    expected = naive(rule, logits, chosen[[0, 2]], trust)
+    expected = naive(rule, logits, chosen[[0, 2]], parameters)
     np.testing.assert_allclose(prediction.probabilities, expected, atol=1e-5)
 
 
@@ -696,13 +704,13 @@ def test_transport_calibrates_on_a_sample_and_streams(diary, monkeypatch):
     whole = ensemble.predict(images, Rule.TRANSPORT).probabilities
     logits = ensemble.logits(images)
     readable = np.isfinite(logits).all(axis=(0, 2))
-    trust = trust_in([1] * 3, [1] * 3, np.clip(ensemble.selection.overall, 0, 1))
-    expected = transport(logits[:, readable], ensemble.selection.chosen, trust)
+    parameters = pool_parameters([1] * 3, [1] * 3, np.clip(ensemble.selection.overall, 0, 1))
+    expected = transport(logits[:, readable], ensemble.selection.chosen, parameters)
     np.testing.assert_allclose(whole[readable], expected, atol=1e-6)
     # a smaller sample: the same pool with other temperatures, weights and offsets, those of the sample
     monkeypatch.setattr(run, "_SAMPLE", 40)
     sample = trial_sample(60, 40)
-    of_sample = adapted(logits[:, [n for n in sample if n != 3]], ensemble.selection.chosen, trust)
+    of_sample = recalibrated(logits[:, [n for n in sample if n != 3]], ensemble.selection.chosen, parameters)
     expected = linear_pool(logits[:, readable], ensemble.selection.chosen, of_sample)
     parts = list(ensemble.stream(images, Rule.TRANSPORT))
     assert [len(part.probabilities) for part in parts] == [8] * 7 + [4]
@@ -807,7 +815,7 @@ def test_a_trial_runs_one_model_at_a_time_on_pictures_that_it_keeps(diary, monke
     for kept, n_decoded in ((10**6, 3), (20, 1 + 2 * 3)):  # one picture of 16 pixels fits into 20
         monkeypatch.setattr(run, "_PIXELS_KEPT", kept)
         diary.clear()
-        answer = Ensemble(selection, device="somewhere").one_by_one(images)
+        answer = Ensemble(selection, device="somewhere").model_runner(images)
         for m in (2, 0, 1):
             assert answer(m).argmax(axis=1).tolist() == [0, 1, 2]
         assert diary.count(("decode",)) == n_decoded
@@ -944,7 +952,7 @@ def test_the_learned_cascade_against_all_others(k, share):
         together = answers_together(selection, logits)
         possible = []
         for m, model in enumerate(selection.models):
-            first = answers_of_first(selection, m, logits[m])
+            first = first_model_probabilities(selection, m, logits[m])
             others = sum(selection.models[n].cost.gflops for n in selection.union if n != m)
             for threshold in first.max(axis=1):
                 alone = first.max(axis=1) >= threshold - 1e-9
@@ -963,12 +971,12 @@ def test_the_learned_cascade_against_all_others(k, share):
 def test_a_model_is_tried_for_the_cascade_where_no_cheap_one_was():
     beliefs = Beliefs(np.array([3.0, 1, 2, 0]), np.eye(4))
     gflops, all_fit = np.array([8.0, 4, 3, 1]), np.ones(4, bool)
-    assert cheap_to_try(beliefs, gflops, [0], all_fit) == 2
-    assert cheap_to_try(beliefs, gflops, [0], np.array([1, 1, 0, 1], bool)) == 1
-    assert cheap_to_try(beliefs, gflops, [0], np.array([1, 0, 0, 0], bool)) is None
-    assert cheap_to_try(beliefs, gflops, [0, 3], all_fit) is None
-    assert cheap_to_try(beliefs, gflops, [2], all_fit) == 3
-    assert cheap_to_try(beliefs, gflops * [1, 1, 0, 1], [0], all_fit) == 1  # 0 for a cost that is not known
+    assert cheap_candidate(beliefs, gflops, [0], all_fit) == 2
+    assert cheap_candidate(beliefs, gflops, [0], np.array([1, 1, 0, 1], bool)) == 1
+    assert cheap_candidate(beliefs, gflops, [0], np.array([1, 0, 0, 0], bool)) is None
+    assert cheap_candidate(beliefs, gflops, [0, 3], all_fit) is None
+    assert cheap_candidate(beliefs, gflops, [2], all_fit) == 3
+    assert cheap_candidate(beliefs, gflops * [1, 1, 0, 1], [0], all_fit) == 1  # 0 for a cost that is not known
 
 
 def test_a_model_of_unknown_cost_leads_no_cascade():
@@ -989,7 +997,7 @@ def test_a_cascade_asks_the_chosen_models_only_where_the_first_is_unsure(diary, 
     selection, _ = tried_selection(rng)
     assert selection.union == (0, 1)
     asked_all = Ensemble(replace(selection, chosen=np.ones_like(selection.chosen)), device="somewhere")
-    alone = answers_of_first(selection, first, asked_all.logits(images)[first])
+    alone = first_model_probabilities(selection, first, asked_all.logits(images)[first])
     threshold = float(np.nanmedian(alone.max(axis=1)))
     unsure = alone.max(axis=1) < threshold  # not the broken one
     expected = np.where(unsure[:, None], Ensemble(selection, device="somewhere").predict(images).probabilities, alone)
@@ -1008,7 +1016,7 @@ def test_a_cascade_asks_the_chosen_models_only_where_the_first_is_unsure(diary, 
     assert ensemble.answered == {"images": 22, "went_on": 11}
     costs = [model.cost.gflops for model in selection.models]
     gflops = costs[first] + 11 / 22 * sum(costs[m] for m in (0, 1) if m != first)
-    assert f"50.0% of the images went on: {gflops:.3g} GFLOPs per image in place of {sum(costs[:2]):.3g}" in (
+    assert f"passed on 50.0% of the images: {gflops:.3g} GFLOPs per image instead of {sum(costs[:2]):.3g}" in (
         ensemble.cascade_line
     )
     np.testing.assert_allclose(ensemble.logits(images), asked_all.logits(images)[:2], atol=1e-6)
@@ -1043,8 +1051,8 @@ def test_predictions_compare_by_value_and_cannot_be_changed():
 
 
 def test_votes_are_what_the_linear_pool_pools():
-    logits, trust = logits_of(A, (0.1, 0.9)), trust_in([1, 2], [0.9, 0.3])
-    weights, probabilities = votes(logits, BOTH, trust)
+    logits, parameters = logits_of(A, (0.1, 0.9)), pool_parameters([1, 2], [0.9, 0.3])
+    weights, probabilities = votes(logits, BOTH, parameters)
     np.testing.assert_allclose(weights, [0.75, 0.25])
     np.testing.assert_allclose(probabilities.sum(axis=2), 1)
-    np.testing.assert_allclose(np.einsum("m,mnc->nc", weights, probabilities), linear_pool(logits, BOTH, trust))
+    np.testing.assert_allclose(np.einsum("m,mnc->nc", weights, probabilities), linear_pool(logits, BOTH, parameters))

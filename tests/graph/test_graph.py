@@ -201,7 +201,7 @@ NODE = {"id": "a", "names": ["a"], "gloss": "g", "hypernyms": []}
         ({"nodes": [NODE | {"names": ["a", None]}]}, "node a has no names"),
         ({"nodes": [NODE | {"hypernyms": "b"}]}, "'hypernyms' must be a list"),
         ({"nodes": [NODE | {"hypernyms": [1]}]}, "'hypernyms' must be a list"),
-        ({"nodes": [NODE | {"gloss": None}]}, "'gloss' must be a text"),
+        ({"nodes": [NODE | {"gloss": None}]}, "'gloss' must be a string"),
         ({"nodes": [NODE | {"gloss": "\ud800"}]}, "invalid Unicode"),
     ],
 )

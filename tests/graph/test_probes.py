@@ -218,7 +218,7 @@ def test_digests_of_files_are_cached(tmp_path, monkeypatch):
 
     fresh = revision(reads=1)
     assert revision(reads=1) == fresh  # the file was changed a moment ago, so its digest is not cached yet
-    monkeypatch.setattr(files, "_SETTLED_NS", -1)
+    monkeypatch.setattr(files, "_MIN_AGE_NS", -1)
     assert revision(reads=1) == fresh
     assert revision(reads=0) == fresh
     content, status = file.read_bytes(), file.stat()
@@ -237,7 +237,7 @@ def test_digests_need_no_cache(tmp_path, monkeypatch):
     revision = load(write_graph_folder(tmp_path / "graph", PROBES)).digest
     (tmp_path / "file").touch()
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "file"))
-    monkeypatch.setattr(files, "_SETTLED_NS", -1)
+    monkeypatch.setattr(files, "_MIN_AGE_NS", -1)
     assert load(tmp_path / "graph").digest == revision
 
 

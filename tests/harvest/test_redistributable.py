@@ -253,7 +253,7 @@ def test_names_of_senses(wordnet, tmp_path):
     assert len(senses) == 5
     with pytest.raises(InputError, match=r"cannot read .*index\.noun \(no such file\)"):
         noun_senses(tmp_path)
-    with pytest.raises(InputError, match=r"synsets by name need index\.noun"):
+    with pytest.raises(InputError, match=r"synsets by name require index\.noun"):
         noun_senses("wn")
     for damaged in ("dog n 1 1 @ 1 0 123\n", "dog n x\n", "dog\n"):
         (tmp_path / "index.noun").write_text(damaged)

@@ -769,7 +769,7 @@ def test_labels_whose_graph_is_missing_are_not_indexed(hub, caplog):
     put_collection(LABELS)
     hub.put("dataset", REPO, label_files([make_label(OTHER_GRAPH)]))
     update_index(COLLECTION)
-    assert f"labels {OTHER_STEM} are not indexed, since their graph is missing" in caplog.text
+    assert f"labels {OTHER_STEM} are not indexed because their graph is missing" in caplog.text
     assert not [path for path in hub.files("dataset", REPO) if path.startswith(f"index/{OTHER_STEM}")]
 
 

@@ -402,7 +402,7 @@ def test_the_index_gives_the_choice_among_all_labels_and_few_are_fetched(hub, mo
     publish_to_collection(labels, [GRAPH, OTHER_GRAPH], COLLECTION)
     whole = Client(COLLECTION, encoder=WordEncoder()).select(["cat", "car", "b"], SelectionConfig(k=3))
     monkeypatch.setattr(storing, "MANY_LABELS", 1)
-    monkeypatch.setattr(indexed, "_KEPT", 5)
+    monkeypatch.setattr(indexed, "_N_READ", 5)
     monkeypatch.setattr(sources, "MAX_WHOLE_BYTES", whole_bytes)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(constants.HF_HUB_CACHE) + "-other")
     hub.requests.clear()

@@ -133,7 +133,7 @@ def test_a_folder_in_place_of_the_file(path):
     path.mkdir(parents=True)
     with pytest.raises(StorageError, match="cannot write"):
         write_embeddings(some(), path)
-    with pytest.raises(LabelError, match="no readable file"):
+    with pytest.raises(LabelError, match="not a readable embeddings file"):
         read_embeddings(path)
 
 

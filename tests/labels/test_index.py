@@ -31,9 +31,9 @@ from mll_hf.labels.join import join_labels
 from mll_hf.labels.label import Cost
 from mll_hf.labels.rank_code import RankCode, code_fields
 from mll_hf.labels.store import LabelStore
-from mll_hf.selection import Candidates, NoneFitsError, SelectionConfig, Strategy, indexed, select
+from mll_hf.selection import Candidates, NoModelFitsError, SelectionConfig, Strategy, indexed, select
 from mll_hf.selection.indexed import select_indexed
-from mll_hf.selection.mll import estimates, measure_all, task_needs, task_odds
+from mll_hf.selection.mll import estimates, measure_all, task_odds_ratios, task_query
 from mll_hf.utils.files import file_digest
 from selection_worlds import WordEncoder, forest, make_match, random_labels, random_match
 from worlds import know_only, make_graph, make_known, make_label
@@ -103,8 +103,8 @@ def assert_same_choice(graphs, labels, match_of, config, domain=None, published=
 
 @pytest.fixture(autouse=True)
 def _few_are_looked_at(monkeypatch):
-    monkeypatch.setattr(indexed, "_KEPT", 8)
-    monkeypatch.setattr(indexed, "_CLOSE", 12)
+    monkeypatch.setattr(indexed, "_N_READ", 8)
+    monkeypatch.setattr(indexed, "_N_RESCORED", 12)
     monkeypatch.setattr(indexed, "_BLOCK_MODELS", 3)
     monkeypatch.setattr(indexed, "_BLOCK_CONCEPTS", 2)
     monkeypatch.setattr(storing, "MANY_LABELS", 1)
@@ -145,8 +145,8 @@ def test_mean_estimates_are_those_of_whole_labels(seed, n_graphs, n_classes):
     known = [label for graph, column in zip(graphs, labels, strict=True) for label in index_of(graph, column).labels]
     match = random_match(whole.union.graph, n_classes, seed=seed)
     candidates, config = Candidates(whole, match, "photo"), SelectionConfig()
-    needs = task_needs(candidates, config.class_weight)
-    exact, _ = estimates(needs, measure_all(whole, needs), task_odds(whole, needs, "photo"))
+    asked = task_query(candidates, config.class_weight)
+    exact, _ = estimates(asked, measure_all(whole, asked), task_odds_ratios(whole, asked, "photo"))
     light = join_labels(known, graphs, reference=graphs[0].digest)
     query = indexed.IndexQuery(Candidates(light, match, "photo"), config)
     np.testing.assert_allclose(query.mean_estimates(), exact.mean(axis=1), atol=0.04)
@@ -207,7 +207,7 @@ def test_models_without_a_label_are_placed_by_those_with_published_accuracy(monk
 def test_no_model_within_the_caps():
     graph = forest(10)
     light = join_labels(index_of(graph, random_labels(graph, 3)).labels, [graph])
-    with pytest.raises(NoneFitsError, match="within the caps"):
+    with pytest.raises(NoModelFitsError, match="within the caps"):
         select_indexed(Candidates(light, random_match(graph, 2)), SelectionConfig(max_parameters=1), lambda _: ())
 
 
@@ -495,7 +495,7 @@ def test_an_index_that_disagrees_with_its_labels_is_refused(field):
     others = [*labels[:2], replace(labels[2], **{field: other}), *labels[3:]]
     light = join_labels(index_of(graph, labels).labels, [graph])
     match = make_match([list(range(12))], [[1 / 12] * 12])
-    with pytest.raises(LabelError, match="the index disagrees with the label of org/m02; build the index anew"):
+    with pytest.raises(LabelError, match="the index does not match the label of org/m02; rebuild the index"):
         select_indexed(Candidates(light, match), SelectionConfig(), fetch_from(others))
 
 
@@ -546,14 +546,14 @@ def first_is(value):
         ("sample", first_is(99), "a sample does not exist"),
         ("sample", first_is(-1), "a sample does not exist"),
         ("support", first_is(-1), "support is negative"),
-        ("domain_ranks", first_is(-1), "ranks of a domain are negative"),
+        ("domain_ranks", first_is(-1), "ranks by domain are negative"),
         ("rank_shares", first_is(np.nan), "shares are not between 0 and 1"),
         ("mean_recall", first_is(1.5), "recall is not between 0 and 1"),
         ("mean_recall", first_is(np.nan), "recall is not between 0 and 1"),
         ("basis", first_is(np.inf), "the basis is not finite"),
         ("basis", lambda basis: basis[:, :3].copy(), "basis is float64"),
         ("codes", lambda codes: codes[1:].copy(), "support is int32"),
-        ("codes", lambda codes: codes.astype(np.int32), "the codes have another size"),
+        ("codes", lambda codes: codes.astype(np.int32), "size and shape of the codes do not match"),
         ("support", lambda support: support[0], "is no"),
         ("sample", lambda _: None, "is no"),
     ],
@@ -576,14 +576,14 @@ def changed_entries(**changes):
     ("changes", "reason"),
     [
         ({"sha256": 1}, "lacks the sha256"),
-        ({"model": {"repo_id": "a/b", "revision": 1, "backend": "x"}}, "'model.revision' is no str"),
+        ({"model": {"repo_id": "a/b", "revision": 1, "backend": "x"}}, "'model.revision' is not of type str"),
         ({"model": {"repo_id": "../a/b", "revision": "1" * 40, "backend": "x"}}, "not of the form org/name"),
-        ({"cost": {"parameters": True, "gflops": 1.0}}, "'cost.parameters' is no int"),
+        ({"cost": {"parameters": True, "gflops": 1.0}}, "'cost.parameters' is not of type int"),
         ({"cost": {"parameters": 1, "gflops": -1.0}}, "cost is negative"),
         ({"cost": {"parameters": 1, "gflops": float("nan")}}, "cost is negative"),
-        ({"license": 1}, "no id of a license"),
+        ({"license": 1}, "not a license id"),
         ({"domains": ["a"] * 2}, "two domains have the same name"),
-        ({"domains": list("abcdef")}, "more domains than counts"),
+        ({"domains": list("abcdef")}, "more domains than the index"),
         ({"graph": {"name": "x", "digest": "a" * 64, "location": "x"}}, "of several groups"),
     ],
 )
@@ -596,7 +596,7 @@ def test_hostile_entries_are_refused(changes, reason):
 def test_hostile_headers_are_refused(header):
     content = content_of()
     known = read_metadata(content)
-    with pytest.raises(LabelError, match="is no valid index"):
+    with pytest.raises(LabelError, match="is not a valid index"):
         opened(save(load(content), metadata={METADATA_KEY: json.dumps({**known, **header} if header else {})}))
 
 

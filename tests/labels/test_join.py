@@ -49,8 +49,8 @@ def test_each_model_has_one_label_per_graph():
     assert joined.models == tuple(each.model for each in joined.reference)
     assert joined.on_graph(1) == (None, labels["y", "letters"], labels["z", "letters"])
     assert joined.left_out == ()
-    assert joined.take([2, 0]).labels == (joined.labels[2], joined.labels[0])
-    assert joined.take([2, 0]).union is joined.union
+    assert joined.subset([2, 0]).labels == (joined.labels[2], joined.labels[0])
+    assert joined.subset([2, 0]).union is joined.union
 
 
 def test_the_concepts_are_those_of_all_graphs():
@@ -226,7 +226,7 @@ def test_a_label_with_other_numbers_of_images_than_its_probe_images_have_is_left
     assert table(joined) == {"base": ["x"]}
     (left_out,) = joined.left_out
     assert left_out.models == ("org/y", "org/z")
-    assert "it has 70 tests, where these images give 18" in left_out.reason
+    assert "it has 70 tests instead of 18" in left_out.reason
     with pytest.raises(InputError, match="no label can be used: org/y, org/z on graph base: was not measured on the"):
         join_labels(false, [graph])
 
@@ -278,6 +278,6 @@ def test_order_does_not_matter_and_nothing_is_lost(labels, data, known, probes):
 
 def test_probe_images_that_no_label_rests_on():
     with pytest.raises(
-        InputError, match="no label rests on probe images 'sketches'; there are labels on drawings, photos"
+        InputError, match="no label was measured on probe images 'sketches'; there are labels on drawings, photos"
     ):
         join_labels([label("x"), label("y", probes=DRAWINGS)], GRAPHS, probes=["photos", "sketches"])

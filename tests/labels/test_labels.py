@@ -38,7 +38,7 @@ def complaint_of(blob):
     with pytest.raises(LabelError) as caught:
         label_from_bytes(blob)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).endswith("fetch it again or label the model anew")
+    assert str(caught.value).endswith("fetch it again or label the model again")
     return str(caught.value)
 
 
@@ -172,7 +172,7 @@ def test_the_summary_is_the_label_without_its_confusions():
 def test_truncation_at_any_length():
     blob = label_to_bytes(a_label())
     for length in range(len(blob)):
-        assert "no readable label" in complaint_of(blob[:length])
+        assert "not a readable label" in complaint_of(blob[:length])
     assert "the file is truncated" in complaint_of(blob[:500])
     complaint_of(blob + b"\0")
 
@@ -264,9 +264,9 @@ def of_size(n_concepts):
 @pytest.mark.parametrize(
     ("tensors", "complaint"),
     [
-        ({"node_precision": put(LABEL.node_precision, 0, np.nan)}, "node_precision does not follow from ranks"),
-        ({"node_precision": put(LABEL.node_precision, 0, np.inf)}, "node_precision does not follow from ranks"),
-        ({"node_precision": put(LABEL.node_precision, 0, 0.71)}, "node_precision does not follow from ranks"),
+        ({"node_precision": put(LABEL.node_precision, 0, np.nan)}, "node_precision does not match the ranks"),
+        ({"node_precision": put(LABEL.node_precision, 0, np.inf)}, "node_precision does not match the ranks"),
+        ({"node_precision": put(LABEL.node_precision, 0, 0.71)}, "node_precision does not match the ranks"),
         ({"temperature": np.array([np.nan], np.float32)}, "temperature"),
         ({"temperature": np.array([np.inf], np.float32)}, "temperature"),
         ({"temperature": np.array([0], np.float32)}, "temperature"),
@@ -274,13 +274,13 @@ def of_size(n_concepts):
         ({"temperature": np.array([1, 1], np.float32)}, "temperature is float32 (2,)"),
         ({"temperature": np.array(1, np.float32)}, "temperature is float32 ()"),
         ({"temperature": np.array([1], np.float64)}, "temperature is float64"),
-        ({"hits": put(LABEL.hits, 0, -1)}, "hits does not follow from ranks"),
-        ({"hits": put(LABEL.hits, 0, 11)}, "hits does not follow from ranks"),
-        ({"hits": put(LABEL.hits, 1, 6)}, "hits does not follow from ranks"),
-        ({"predicted": put(LABEL.predicted, 0, 11)}, "answers and images do not add up"),
-        ({"predicted": put(put(LABEL.predicted, 5, 9), 0, 11)}, "hits exceed the times"),
-        ({"support": put(LABEL.support, 0, 2**31 - 1)}, "support does not follow from ranks"),
-        ({"support": LABEL.support * 0}, "support does not follow from ranks"),
+        ({"hits": put(LABEL.hits, 0, -1)}, "hits does not match the ranks"),
+        ({"hits": put(LABEL.hits, 0, 11)}, "hits does not match the ranks"),
+        ({"hits": put(LABEL.hits, 1, 6)}, "hits does not match the ranks"),
+        ({"predicted": put(LABEL.predicted, 0, 11)}, "predictions and images do not add up"),
+        ({"predicted": put(put(LABEL.predicted, 5, 9), 0, 11)}, "hits exceed the predictions"),
+        ({"support": put(LABEL.support, 0, 2**31 - 1)}, "support does not match the ranks"),
+        ({"support": LABEL.support * 0}, "support does not match the ranks"),
         ({"domain_hits": LABEL.domain_hits[::-1].copy()}, "hits by domain exceed their support"),
         ({"domain_hits": LABEL.domain_hits[:1].copy()}, "domain_hits is uint16 (1, 7), not uint16 (2, 7)"),
         ({"domain_hits": LABEL.domain_hits.T.copy()}, "domain_hits is uint16 (7, 2)"),
@@ -304,7 +304,7 @@ def of_size(n_concepts):
         ({"domain_ranks": put(put(LABEL.domain_ranks, (0, 1), 0), (1, 1), 28)}, "ranks by domain"),  # nor its support
         ({"domain_ranks": moved(LABEL.domain_ranks, 1, 2)}, "ranks by domain"),  # negative
         ({"domain_ranks": LABEL.domain_ranks + put(LABEL.domain_ranks * 0, (slice(2), 3), (-1, 1))}, "ranks by domain"),
-        ({"hits": LABEL.support, "support": LABEL.hits}, "hits does not follow from ranks"),
+        ({"hits": LABEL.support, "support": LABEL.hits}, "hits does not match the ranks"),
         ({"hits": LABEL.domain_hits}, "hits is uint16 (2, 7)"),
         ({"hits": LABEL.hits.astype(np.int64)}, "hits is int64"),
         ({"hits": LABEL.hits.astype(np.uint32)}, "hits is uint32"),
@@ -312,9 +312,9 @@ def of_size(n_concepts):
         ({"support": LABEL.support > 0}, "support is bool"),
         ({"hits": None}, "the tensors are"),
         ({"extra": LABEL.hits}, "the tensors are"),
-        (of_size(0), "0 concepts"),
+        (of_size(0), "number of concepts, 0,"),
         ({name: getattr(LABEL, name)[:3].copy() for name in TENSORS[:4]}, "domain_hits is"),
-        (of_size(65535), "65535 concepts"),
+        (of_size(65535), "number of concepts, 65535,"),
         ({"node_precision": np.zeros((), np.float32)}, "not a valid label"),
     ],
 )  # fmt: skip
@@ -336,19 +336,19 @@ ENVIRONMENT = asdict(LABEL.environment)
         ({"schema": True}, "schema true"),
         ({"schema": "3"}, 'schema "3"'),
         ({"schema": ["\n" * 99]}, "schema ["),
-        ({"domains": []}, "names of the domains"),
-        ({"domains": None}, "names of the domains"),
-        ({"domains": "icon, photo"}, "names of the domains"),
-        ({"domains": ["icon", 1]}, "names of the domains"),
+        ({"domains": []}, "domain names are missing"),
+        ({"domains": None}, "domain names are missing"),
+        ({"domains": "icon, photo"}, "domain names are missing"),
+        ({"domains": ["icon", 1]}, "domain names are missing"),
         ({"domains": ["icon", "icon"]}, "two domains have the same name"),
         ({"domains": ["icon", "photo", "sketch"]}, "domain_hits is uint16 (2, 7), not uint16 (3, 7)"),
-        ({"model": None}, "lack a proper 'model'"),
-        ({"model": "org/model"}, "lack a proper 'model'"),
-        ({"model": {"repo_id": "org/model"}}, "lack a proper 'model'"),
-        ({"model": MODEL | {"more": 1}}, "lack a proper 'model'"),
+        ({"model": None}, "invalid or missing metadata 'model'"),
+        ({"model": "org/model"}, "invalid or missing metadata 'model'"),
+        ({"model": {"repo_id": "org/model"}}, "invalid or missing metadata 'model'"),
+        ({"model": MODEL | {"more": 1}}, "invalid or missing metadata 'model'"),
         ({"model": MODEL | {"revision": "main"}}, "full commit sha"),
         ({"model": MODEL | {"revision": SHA + "\n"}}, "full commit sha"),
-        ({"model": MODEL | {"revision": 7}}, "'model.revision' is no str"),
+        ({"model": MODEL | {"revision": 7}}, "'model.revision' is not of type str"),
         ({"model": MODEL | {"repo_id": "../../etc/x"}}, "not of the form org/name"),
         ({"model": MODEL | {"repo_id": "/abs"}}, "not of the form org/name"),
         ({"model": MODEL | {"repo_id": "org/nam\u00e9"}}, "not of the form org/name"),
@@ -358,28 +358,28 @@ ENVIRONMENT = asdict(LABEL.environment)
         ({"cost": {"parameters": 1, "gflops": float("inf")}}, "cost is negative"),
         ({"cost": {"parameters": 1, "gflops": 10**400}}, "cost is negative"),
         ({"cost": {"parameters": 10**400, "gflops": 1}}, "cost is negative"),
-        ({"cost": {"parameters": 1.5, "gflops": 1}}, "'cost.parameters' is no int"),
-        ({"cost": {"parameters": True, "gflops": 1}}, "'cost.parameters' is no int"),
-        ({"cost": {"parameters": 1, "gflops": False}}, "'cost.gflops' is no float"),
-        ({"config": {"images_per_concept": True, "seed": 0}}, "'config.images_per_concept' is no int"),
+        ({"cost": {"parameters": 1.5, "gflops": 1}}, "'cost.parameters' is not of type int"),
+        ({"cost": {"parameters": True, "gflops": 1}}, "'cost.parameters' is not of type int"),
+        ({"cost": {"parameters": 1, "gflops": False}}, "'cost.gflops' is not of type float"),
+        ({"config": {"images_per_concept": True, "seed": 0}}, "'config.images_per_concept' is not of type int"),
         ({"config": {"images_per_concept": 9, "seed": 0}}, "support exceeds the images per concept"),
         ({"config": {"images_per_concept": -(10**400), "seed": 0}}, "support exceeds the images per concept"),
-        ({"config": {"images_per_concept": 75, "seed": "0"}}, "'config.seed' is no int"),
-        ({"graph": {"name": "tiny", "digest": "abc", "location": "x"}}, "the graph's digest is no sha256"),
-        ({"graph": {"name": "tiny"}}, "lack 'digest'"),
-        ({"graph": []}, "lack 'name'"),
+        ({"config": {"images_per_concept": 75, "seed": "0"}}, "'config.seed' is not of type int"),
+        ({"graph": {"name": "tiny", "digest": "abc", "location": "x"}}, "the graph's digest is not a sha256"),
+        ({"graph": {"name": "tiny"}}, "metadata 'digest' is missing"),
+        ({"graph": []}, "metadata 'name' is missing"),
         ({"config": {"images_per_concept": 75, "seed": -1}}, "seed of the sample is negative"),
-        ({"graph": {"name": "tiny", "digest": "a" * 64}}, "lack 'location'"),
-        ({"probes": {"digest": SHA, "location": 1}}, "lack 'location'"),
+        ({"graph": {"name": "tiny", "digest": "a" * 64}}, "metadata 'location' is missing"),
+        ({"probes": {"digest": SHA, "location": 1}}, "metadata 'location' is missing"),
         ({"probes": {"digest": "../../../x", "location": "tiny"}}, "digest of the probe images"),
-        ({"package_version": 1}, "lack 'package_version'"),
-        ({"environment": None}, "lack a proper 'environment'"),
-        ({"environment": {"device": "cpu"}}, "lack a proper 'environment'"),
-        ({"environment": ENVIRONMENT | {"more": "1"}}, "lack a proper 'environment'"),
-        ({"environment": ENVIRONMENT | {"torch": 2}}, "'environment.torch' is no str"),
-        ({"license": ""}, "'license' is no id of a license"),
-        ({"license": "x" * 101}, "'license' is no id of a license"),
-        ({"license": ["mit"]}, "'license' is no id of a license"),
+        ({"package_version": 1}, "metadata 'package_version' is missing"),
+        ({"environment": None}, "invalid or missing metadata 'environment'"),
+        ({"environment": {"device": "cpu"}}, "invalid or missing metadata 'environment'"),
+        ({"environment": ENVIRONMENT | {"more": "1"}}, "invalid or missing metadata 'environment'"),
+        ({"environment": ENVIRONMENT | {"torch": 2}}, "'environment.torch' is not of type str"),
+        ({"license": ""}, "'license' is not a license id"),
+        ({"license": "x" * 101}, "'license' is not a license id"),
+        ({"license": ["mit"]}, "'license' is not a license id"),
     ],
 )
 def test_contradictions_in_metadata(metadata, complaint):

@@ -121,7 +121,7 @@ def test_a_graph_is_written_once(store):
 def test_a_graph_that_is_damaged_or_not_what_its_name_says(store):
     path = store.folder / graph_path(GRAPH.digest)
     path.write_bytes(graph_to_bytes(OTHER))
-    with pytest.raises(GraphError, match=f"holds another graph .{OTHER.digest[:12]}"):
+    with pytest.raises(GraphError, match=f"its name does not match the graph .{OTHER.digest[:12]}"):
         reread(store).list()
     path.write_text("{")
     with pytest.raises(GraphError, match="cannot be read as JSON"):
@@ -191,7 +191,7 @@ def test_a_label_that_is_damaged_missing_or_no_file(store):
     path = store.write(make_label(GRAPH))
     summary = store.list()[0]
     path.write_bytes(path.read_bytes()[:-1])
-    assert "no readable label" in complaint_of(path)
+    assert "not a readable label" in complaint_of(path)
     with pytest.raises(LabelError, match=re.escape(str(path))):
         reread(store).list()
     assert "cannot be read" in complaint_of(path.parent / "nothing")
@@ -227,5 +227,5 @@ def test_embeddings_beside_a_label(store):
     write_embeddings(some_embeddings(GRAPH), path)
     assert store.embeddings_of(label.summary).concepts.shape == (7, 7)
     write_embeddings(some_embeddings(OTHER), path)
-    with pytest.raises(LabelError, match="has 2 concepts, the label 7"):
+    with pytest.raises(LabelError, match="has 2 concepts, but the label has 7"):
         store.embeddings_of(label)

@@ -292,7 +292,7 @@ def test_requests_to_a_busy_server_are_retried(llm, status):
 
 def test_answers_before_a_failure_stay_cached(llm, monkeypatch):
     monkeypatch.setattr(describing, "_ATTEMPTS", 3)
-    monkeypatch.setattr(describing, "_AT_ONCE", 1)
+    monkeypatch.setattr(describing, "_MAX_REQUESTS", 1)
 
     def reply(prompt, earlier):
         return (500, "out of order") if name_in(prompt) == "dog" else echo(prompt, earlier)
@@ -310,7 +310,7 @@ def test_answers_before_a_failure_stay_cached(llm, monkeypatch):
 
 
 def test_a_failure_stops_the_other_requests(llm, monkeypatch):
-    monkeypatch.setattr(describing, "_AT_ONCE", 1)
+    monkeypatch.setattr(describing, "_MAX_REQUESTS", 1)
     with serving(lambda prompt, earlier: (401, '{"error": "bad key"}')) as server:
         with pytest.raises(DescribeError, match=r"HTTP 401.*check the token"):
             from_llm([f"class {n}" for n in range(50)], "sketch", None, llm(server.url))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mll_hf.graph.concepts import Concept, SemanticGraph
 from mll_hf.matching import concept_index as matching
-from mll_hf.matching.concept_index import ConceptIndex, _best
+from mll_hf.matching.concept_index import ConceptIndex, _top_indices
 from mll_hf.matching.describe import Description, from_templates
 from selection_worlds import WordEncoder, forest
 from worlds import examples
@@ -264,7 +264,7 @@ def test_permuted_classes_give_permuted_matches(seed, order):
     rows=st.lists(st.lists(st.integers(0, 4), min_size=7, max_size=7), min_size=1, max_size=4), top=st.integers(1, 9)
 )
 def test_the_best_come_first_and_ties_by_index(rows, top):
-    best = _best(np.array(rows, np.float32), top)
+    best = _top_indices(np.array(rows, np.float32), top)
     assert best.tolist() == [sorted(range(7), key=lambda v: (-row[v], v))[: min(top, 7)] for row in rows]
 
 

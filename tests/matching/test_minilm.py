@@ -54,7 +54,7 @@ def test_what_is_cut_off_does_not_count(encoder):
 def test_a_text_is_embedded_the_same_among_others(encoder, monkeypatch):
     alone = np.concatenate([encoder.encode([name]) for name in NAMES])
     np.testing.assert_allclose(encoder.encode(NAMES), alone, atol=1e-6)
-    monkeypatch.setattr(minilm, "_PIECES_AT_ONCE", 8)  # several batches of one length
+    monkeypatch.setattr(minilm, "_BATCH_PIECES", 8)  # several batches of one length
     np.testing.assert_allclose(encoder.encode(NAMES * 4), np.tile(alone, (4, 1)), atol=1e-6)
     assert default_encoder().encode([]).shape[0] == 0
 

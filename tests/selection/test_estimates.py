@@ -13,8 +13,8 @@ from mll_hf.selection import Selection, SelectionConfig, Strategy, select, selec
 from mll_hf.selection.accuracy import AccuracyEstimate, estimate_accuracy, task_traits
 from mll_hf.selection.answer import answer_to
 from mll_hf.selection.base import MARGIN
-from mll_hf.selection.estimates import estimate_by_labels, imagenet_level, imagenet_shift
-from mll_hf.selection.mll import generally_best
+from mll_hf.selection.estimates import estimate_by_labels, imagenet_accuracy, imagenet_shift
+from mll_hf.selection.mll import best_by_mean_recall
 from selection_worlds import random_candidates, random_match
 
 
@@ -36,14 +36,14 @@ def test_estimates_are_in_the_order_of_the_scores_and_inside_their_intervals(see
 
 def test_the_generally_best_model_has_the_estimate_of_its_imagenet_accuracy():
     candidates = named(random_candidates())
-    best = generally_best(candidates.labels.reference)
+    best = best_by_mean_recall(candidates.labels.reference)
     known = next(model for model in known_models() if model.hub_id and model.imagenet)
     labels = [
         (replace(label, model=replace(label.model, repo_id=known.hub_id)),) if m == best else (label,)
         for m, label in enumerate(candidates.labels.reference)
     ]
     candidates = replace(candidates, labels=replace(candidates.labels, labels=tuple(labels)))
-    assert imagenet_level(candidates.labels, best) == known.imagenet
+    assert imagenet_accuracy(candidates.labels, best) == known.imagenet
     overall = np.linspace(0.2, 0.8, len(candidates.labels))
     shift = imagenet_shift(candidates.labels, overall[:, None])
     traits = task_traits(len(candidates.match.classes), candidates.match.names, None)
@@ -95,9 +95,9 @@ def test_where_no_class_has_a_match_no_accuracy_is_known():
             replace(candidates, match=replace(candidates.match, coverage=np.array(coverage, np.float32)))
             for coverage in coverages
         ]
-        found = estimate_by_labels(replace(parts[0], further=tuple(parts[1:])), narrow, 3.0)
+        found = estimate_by_labels(replace(parts[0], other_groups=tuple(parts[1:])), narrow, 3.0)
         assert (found.high - found.low < 0.5).all()
-        return found.known.tolist(), found.take([0]).known.tolist()
+        return found.known.tolist(), found.subset([0]).known.tolist()
 
     everything, nothing = ([True] * len(narrow), [True]), ([False] * len(narrow), [False])
     assert known([0.0, 0.0, 0.49]) == nothing

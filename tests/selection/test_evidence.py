@@ -13,20 +13,20 @@ from hypothesis.extra import numpy as hnp
 import naive_evidence
 from mll_hf.errors import InputError
 from mll_hf.selection.evidence import (
-    LEAST_IMAGES,
+    MIN_TRIAL_IMAGES,
     Calibration,
     Shares,
-    beliefs_of_answers,
+    beliefs_from_predictions,
     calibrate,
     check_image_count,
     class_offsets,
-    compare,
+    compare_models,
     expected_shares,
     gather_evidence,
-    how_many,
     image_scale,
+    model_scores,
+    n_to_combine,
     pooling_weights,
-    scores_of,
 )
 from mll_hf.selection.probabilities import entropy, log_softmax, mutual_information, softmax
 from worlds import examples
@@ -35,11 +35,11 @@ few_examples = settings(examples, max_examples=25)
 
 
 @st.composite
-def trials(draw, most_images=LEAST_IMAGES + 5, most_classes=5):
+def trials(draw, most_images=MIN_TRIAL_IMAGES + 5, most_classes=5):
     """Logits [M, N, C] of models of unlike scale, lean and skill on images of random classes, and their prior [M]."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     n_models, n_classes = draw(st.integers(1, 4)), draw(st.integers(1, most_classes))
-    n_images = draw(st.integers(LEAST_IMAGES, most_images))
+    n_images = draw(st.integers(MIN_TRIAL_IMAGES, most_images))
     return random_logits(rng, n_models, n_images, n_classes), rng.random(n_models)
 
 
@@ -107,16 +107,16 @@ def test_image_scale_against_a_naive_loop(trial):
 
 @examples
 @given(trials(), st.integers(0, 5))
-def test_expected_shares_against_a_naive_loop(trial, leaders):
+def test_expected_shares_against_a_naive_loop(trial, n_frequent):
     answers, n_classes = trial[0][0].argmax(axis=1), trial[0].shape[2]
-    leaders = min(leaders, n_classes)
-    expected = naive_evidence.expected_shares(answers.tolist(), n_classes, leaders)
-    np.testing.assert_allclose(expected_shares(answers, n_classes, leaders), expected)
+    n_frequent = min(n_frequent, n_classes)
+    expected = naive_evidence.expected_shares(answers.tolist(), n_classes, n_frequent)
+    np.testing.assert_allclose(expected_shares(answers, n_classes, n_frequent), expected)
 
 
 def test_the_most_frequent_class_keeps_its_share_and_what_is_left_is_nearly_equal():
     answers = np.repeat([0, 1, 2, 3], [70, 20, 0, 6])
-    nearly_equal, one_leads, as_answered = (expected_shares(answers, 4, leaders) for leaders in (0, 1, 4))
+    nearly_equal, one_leads, as_answered = (expected_shares(answers, 4, n_frequent) for n_frequent in (0, 1, 4))
     np.testing.assert_allclose(as_answered, np.array([71, 21, 1, 7]) / 100)
     assert one_leads[0] == pytest.approx(0.71)
     others = np.array([21, 1, 7]) ** 0.35
@@ -186,12 +186,12 @@ def test_one_model_alone_can_be_corrected(shares):
 
 
 @examples
-@given(trials(most_images=LEAST_IMAGES))
-def test_consent_and_confirmation_against_a_naive_loop(trial):
+@given(trials(most_images=MIN_TRIAL_IMAGES))
+def test_log_ratio_and_confirmation_against_a_naive_loop(trial):
     logits, weights = trial
     shares = np.full(logits.shape[2], 1 / logits.shape[2])
-    found = compare(softmax(logits), shares, weights)
-    expected = naive_evidence.compare(softmax(logits).tolist(), shares.tolist(), weights.tolist())
+    found = compare_models(softmax(logits), shares, weights)
+    expected = naive_evidence.compare_models(softmax(logits).tolist(), shares.tolist(), weights.tolist())
     np.testing.assert_allclose(found[0], expected[0], atol=1e-9)
     np.testing.assert_allclose(found[1], expected[1], atol=1e-9)
 
@@ -199,34 +199,37 @@ def test_consent_and_confirmation_against_a_naive_loop(trial):
 def test_consent_by_hand():
     # two classes, equally frequent; both models give .8 to the same class: .64 and .04, over .5
     alike = np.array([[[0.8, 0.2]], [[0.8, 0.2]]])
-    consent, confirmation = compare(alike, np.full(2, 0.5), np.ones(2))
-    np.testing.assert_allclose(consent, np.full((2, 1), math.log(1.36)))
+    log_ratio, confirmation = compare_models(alike, np.full(2, 0.5), np.ones(2))
+    np.testing.assert_allclose(log_ratio, np.full((2, 1), math.log(1.36)))
     np.testing.assert_allclose(confirmation, np.full((2, 1), 64 / 68))
     # to different classes: .16 twice
-    consent, confirmation = compare(np.array([[[0.8, 0.2]], [[0.2, 0.8]]]), np.full(2, 0.5), np.ones(2))
-    np.testing.assert_allclose(consent, np.full((2, 1), math.log(0.64)))
+    log_ratio, confirmation = compare_models(np.array([[[0.8, 0.2]], [[0.2, 0.8]]]), np.full(2, 0.5), np.ones(2))
+    np.testing.assert_allclose(log_ratio, np.full((2, 1), math.log(0.64)))
     np.testing.assert_allclose(confirmation, np.full((2, 1), 0.5))
     # a frequent class is agreed on by chance
-    consent, confirmation = compare(alike, np.array([0.8, 0.2]), np.ones(2))
-    np.testing.assert_allclose(consent, np.zeros((2, 1)), atol=1e-12)
+    log_ratio, confirmation = compare_models(alike, np.array([0.8, 0.2]), np.ones(2))
+    np.testing.assert_allclose(log_ratio, np.zeros((2, 1)), atol=1e-12)
     np.testing.assert_allclose(confirmation, np.full((2, 1), 0.8))
 
 
 def test_one_model_is_confirmed_by_nothing_but_itself():
     probabilities = softmax(random_logits(np.random.default_rng(0), n_models=1))
-    consent, confirmation = compare(probabilities, np.full(4, 0.25), np.zeros(1))
-    np.testing.assert_allclose(consent, 0, atol=1e-12)
+    log_ratio, confirmation = compare_models(probabilities, np.full(4, 0.25), np.zeros(1))
+    np.testing.assert_allclose(log_ratio, 0, atol=1e-12)
     np.testing.assert_allclose(confirmation, probabilities.max(axis=2))
 
 
 def test_estimated_accuracy_rises_with_confirmation_and_is_surer_with_more_images():
     rising, same = np.linspace(0, 1, 5), np.full(5, 0.5)
-    for estimate in (beliefs_of_answers(rising, same, 50).accuracy, beliefs_of_answers(same, rising, 50).accuracy):
+    for estimate in (
+        beliefs_from_predictions(rising, same, 50).accuracy,
+        beliefs_from_predictions(same, rising, 50).accuracy,
+    ):
         assert (np.diff(estimate.accuracy) > 0).all()
         assert (estimate.low > 0).all()
         assert ((estimate.low < estimate.accuracy) & (estimate.accuracy < estimate.high)).all()
         assert (estimate.high < 1).all()
-    few, many = (beliefs_of_answers(same, same, n).accuracy for n in (50, 5000))
+    few, many = (beliefs_from_predictions(same, same, n).accuracy for n in (50, 5000))
     np.testing.assert_allclose(few.accuracy, many.accuracy)
     assert (few.low < many.low).all()
     assert (many.high < few.high).all()
@@ -250,7 +253,7 @@ def test_an_estimate_is_near_the_truth_where_models_err_independently():
 def test_models_about_as_good_are_combined(gaps, combined):
     # ln 4 / (12 ln 10) = .050: what quarters a weight
     for n_first in range(len(gaps)):
-        assert how_many(0.7 - np.roll(gaps, n_first), 10) == combined
+        assert n_to_combine(0.7 - np.roll(gaps, n_first), 10) == combined
 
 
 @few_examples
@@ -298,8 +301,8 @@ def test_offsets_take_back_a_lean():
 
 def test_scores_are_agreement_and_a_little_of_the_label():
     told = Calibration(np.ones(2), np.zeros((2, 3)), np.array([0.1, 0.6]), np.array([0.6, 0.1]), np.full(3, 1 / 3))
-    assert scores_of(told, np.array([0.4, 1])).tolist() == pytest.approx([0.64, 0.2])
-    per_class = scores_of(told, np.array([[0.4, 0.6, 0], [1, 1, 1]]))
+    assert model_scores(told, np.array([0.4, 1])).tolist() == pytest.approx([0.64, 0.2])
+    per_class = model_scores(told, np.array([[0.4, 0.6, 0], [1, 1, 1]]))
     np.testing.assert_allclose(per_class, [[0.64, 0.66, 0.6], [0.2, 0.2, 0.2]])
 
 
@@ -343,13 +346,13 @@ def test_evidence_is_the_calibration_of_all_images():
     assert (evidence.n_images, evidence.templates) == (40, ("a {}",))
     np.testing.assert_array_equal(evidence.prior, prior)
     np.testing.assert_allclose(evidence.scores, found.agreement + 0.1 * prior)
-    assert evidence.combine == how_many(evidence.scores, 4)
+    assert evidence.combine == n_to_combine(evidence.scores, 4)
 
 
 def test_taking_some_of_the_models():
     logits, prior = random_logits(np.random.default_rng(5)), np.array([0.2, 0.5, 0.4])
     evidence = gather_evidence(logits, prior, ("a {}",))
-    taken = evidence.take(np.array([2, 0]))
+    taken = evidence.subset(np.array([2, 0]))
     assert (taken.n_images, taken.templates) == (evidence.n_images, evidence.templates)
     for name in ("prior", "win_shares", "confirmation", "scores"):
         np.testing.assert_array_equal(getattr(taken, name), getattr(evidence, name)[[2, 0]])
@@ -376,17 +379,17 @@ def test_a_model_that_is_right_says_more_than_one_that_guesses_or_always_says_th
 
 @pytest.mark.parametrize("n_classes", [2, 3, 5, 7])
 def test_rounding_does_not_make_information_negative(n_classes):
-    for n_images in range(LEAST_IMAGES, 60):
+    for n_images in range(MIN_TRIAL_IMAGES, 60):
         assert 0 <= calibrate(np.zeros((1, n_images, n_classes)), np.zeros(1)).information[0] < 1e-12
 
 
-@pytest.mark.parametrize("n_images", [1, LEAST_IMAGES - 1])
+@pytest.mark.parametrize("n_images", [1, MIN_TRIAL_IMAGES - 1])
 def test_too_few_images(n_images):
-    with pytest.raises(InputError, match=f"^{n_images} readable images say too little .* give at least 16$"):
+    with pytest.raises(InputError, match=f"^{n_images} readable images are too few .* give at least 16$"):
         gather_evidence(np.zeros((2, n_images, 3)), np.zeros(2), ())
     with pytest.raises(InputError):
         check_image_count(n_images)
-    check_image_count(LEAST_IMAGES)
+    check_image_count(MIN_TRIAL_IMAGES)
 
 
 # --- how surely one comes first ---------------------------------------------------------------------------------------
@@ -411,7 +414,7 @@ def naive_win_shares(scaled, offsets, prior):
 
 
 @settings(examples, max_examples=4)
-@given(trials(most_images=LEAST_IMAGES, most_classes=3))
+@given(trials(most_images=MIN_TRIAL_IMAGES, most_classes=3))
 def test_the_bootstrap_against_a_naive_loop(trial):
     logits, prior = trial
     if logits.shape[2] == 1:
@@ -483,7 +486,7 @@ def test_permuted_images_classes_and_models_give_permuted_evidence(trial, data):
 @given(
     logits=hnp.arrays(
         st.sampled_from([np.float32, np.float64]),
-        st.tuples(st.integers(1, 3), st.integers(LEAST_IMAGES, LEAST_IMAGES + 4), st.integers(1, 4)),
+        st.tuples(st.integers(1, 3), st.integers(MIN_TRIAL_IMAGES, MIN_TRIAL_IMAGES + 4), st.integers(1, 4)),
         elements=st.floats(-1e4, 1e4, width=32) | st.sampled_from([-1e4, 0.0, 1e4]),
         fill=st.sampled_from([-1e4, 0.0, 0.1, 1e4]),
     ),

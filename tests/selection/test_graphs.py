@@ -20,13 +20,13 @@ from mll_hf.labels.counts import NO_RIVAL, RANK_BINS, mean_chance_to_win, recall
 from mll_hf.labels.embeddings import ProbeEmbeddings
 from mll_hf.selection import Candidates, SelectionConfig, Strategy, choose, score, select
 from mll_hf.selection.mll import (
-    cautious,
+    concept_weights,
     estimates,
-    evidence_weights,
     measure_all,
     mll_scores,
-    task_needs,
-    task_odds,
+    penalize_uncertain_leads,
+    task_odds_ratios,
+    task_query,
 )
 from mll_hf.selection.paper import precision_from_label, restricted_precision
 from selection_worlds import LABEL_STRATEGIES, join_by_hand, make_match, random_joined, with_twins
@@ -102,7 +102,7 @@ class NaiveGraph:
             return math.log(p / (1 - p))
 
         shift = min(0.0, sum(logit(self.level(m)) - logit(general[m]) for m in known) / len(known))
-        guesses = [1 / (1 + math.exp(-logit(p) - shift)) for p in general]
+        guesses = [1 / (1 + math.exp(-logit(p) - shift)) if shift else p for p in general]  # no clipping without shift
         if len(known) == 1:
             return guesses, math.sqrt(1 / 12)
         return guesses, math.sqrt(sum((guesses[m] - self.level(m)) ** 2 for m in known) / (len(known) - 1))
@@ -195,9 +195,9 @@ def naive_scores(candidates, class_weight):
 def test_our_scores_against_naive_loops(candidates, class_weight):
     scores, errors = naive_scores(candidates, class_weight)
     np.testing.assert_allclose(mll_scores(candidates, class_weight), scores, atol=1e-9)
-    needs = task_needs(candidates, class_weight)
-    measured = measure_all(candidates.labels, needs)
-    _, estimated = estimates(needs, measured, task_odds(candidates.labels, needs, candidates.domain))
+    query = task_query(candidates, class_weight)
+    measured = measure_all(candidates.labels, query)
+    _, estimated = estimates(query, measured, task_odds_ratios(candidates.labels, query, candidates.domain))
     np.testing.assert_allclose(estimated, errors, atol=1e-9)
 
 
@@ -321,7 +321,7 @@ def test_a_graph_is_judged_by_itself():
 def test_a_graph_without_images_of_the_domain_counts_for_nothing(domain, covered):
     joined = join_by_hand((ANIMALS, [ON_ANIMALS]), (PARTS, [ON_PARTS]))
     candidates = Candidates(joined, make_match([[B, A]], [[3, 1]], coverage=0.8), domain)
-    np.testing.assert_allclose(evidence_weights(candidates, 0.7)[:, 0], [0.2, 0.6] if covered == 0.8 else [0.2, 0])
+    np.testing.assert_allclose(concept_weights(candidates, 0.7)[:, 0], [0.2, 0.6] if covered == 0.8 else [0.2, 0])
     selection = select(candidates, SelectionConfig())
     np.testing.assert_allclose(selection.coverage, [covered])
     assert select(candidates, SelectionConfig(Strategy.GENERAL)).coverage == pytest.approx([0.8])
@@ -390,9 +390,9 @@ def test_a_guess_must_lead_by_as_much_as_such_guesses_err(spread, order):
     # wrong where the others are as unlike as .1 and .4.
     others = {f"other{i}": (0.75, 0.25 + spread * (-1) ** i) for i in range(6)}
     candidates = on_letters(best=(0.8, 0.2), new=(0.79, None), **others)
-    needs = task_needs(candidates, 0.7)
-    measured = measure_all(candidates.labels, needs)
-    recall, errors = estimates(needs, measured, np.ones(8))
+    query = task_query(candidates, 0.7)
+    measured = measure_all(candidates.labels, query)
+    recall, errors = estimates(query, measured, np.ones(8))
     assert recall[1, 0] > recall[0, 0] + 0.04
     known = np.array([0.2, *(recall for _, recall in others.values())])
     general = np.array([0.8] + [0.75] * 6)
@@ -476,7 +476,7 @@ def test_permuted_models_classes_and_concepts_give_the_same_choice(candidates, s
     models = data.draw(st.permutations(range(len(candidates.labels))))
     classes = data.draw(st.permutations(range(len(expected.classes))))
     match = candidates.match
-    permuted = renamed(candidates.take(models), data.draw(st.integers(0, 99)))
+    permuted = renamed(candidates.subset(models), data.draw(st.integers(0, 99)))
     permuted = replace(permuted, match=replace(
         match,
         classes=tuple(match.classes[y] for y in classes),
@@ -511,7 +511,7 @@ def test_equal_sums_are_ties_in_whatever_order_they_add_up(strategy, n_classes):
 
 def test_a_twin_of_the_reference_is_no_better_than_it():
     recall = np.array([[0.1 + 0.2, 0.4], [0.3, 0.4]])  # .1 + .2 is a little more than .3
-    np.testing.assert_array_equal(cautious(recall, np.full((2, 2), 0.1), 1), recall)
+    np.testing.assert_array_equal(penalize_uncertain_leads(recall, np.full((2, 2), 0.1), 1), recall)
 
 
 SELECT_ALL = """

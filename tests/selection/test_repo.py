@@ -116,7 +116,7 @@ def test_saved_in_a_folder(hub, tmp_path, monkeypatch, caplog):
     _license_of.cache_clear()
     monkeypatch.setattr(hub, "down", True)
     selection.save_pretrained(tmp_path / "here")
-    assert "the card names no licenses" in caplog.text
+    assert "licenses are missing from the card" in caplog.text
     assert "license: unknown" in readme.read_text()
     assert readme.read_text().endswith("Mine.\n")
     readme.write_bytes(b"\xff\xfe")
@@ -153,12 +153,12 @@ def test_a_cascade_there_and_back(hub):
     assert back.needed == (0, 1, 2)
     metadata, text = card_of(hub)
     assert metadata["base_model"] == [model.ref.repo_id for model in selection.models]
-    assert f"{first.repo_id} answers first, and 25.0% of the images went on in the trial" in text
+    assert f"{first.repo_id} runs first and passed on 25.0% of the images in the trial" in text
     assert "pipeline(..., cascade=True)" in text
     with pytest.raises(InputError, match=f"{first.repo_id} .mit."):
         check_models(back, ["apache-2.0"])
     del hub.repos["model", first.repo_id]
-    with pytest.raises(ModelError, match=f"{first.repo_id}.* is gone from the Hub"):
+    with pytest.raises(ModelError, match=f"{first.repo_id}.* is no longer on the Hub"):
         pipeline(REPO, cascade=True)
     assert pipeline(REPO).ensemble.selection == replace(back, cascade=None)  # which does not run it
 
@@ -169,7 +169,7 @@ def test_a_cascade_there_and_back(hub):
 def test_cascades_that_cannot_be(wrong):
     document = with_cascade().to_json()
     document["cascade"] = {**document["cascade"], **wrong} if wrong else wrong
-    with pytest.raises(InputError, match="this is no selection"):
+    with pytest.raises(InputError, match="this is not a selection"):
         Selection.from_json(document)
 
 
@@ -281,8 +281,8 @@ def test_without_write_access_a_pull_request_must_be_asked_for(hub):
 @pytest.mark.parametrize(
     ("place", "field", "value", "said"),
     [
-        (0, "repo_id", f"{LOCAL_PREFIX}/home/alice/model", r"models of this machine \(model\)"),
-        (3, "repo_id", f"{LOCAL_PREFIX}/home/alice/model", r"models of this machine \(model\)"),  # not even chosen
+        (0, "repo_id", f"{LOCAL_PREFIX}/home/alice/model", r"local models \(model\)"),
+        (3, "repo_id", f"{LOCAL_PREFIX}/home/alice/model", r"local models \(model\)"),  # not even chosen
         (0, "revision", UNPINNED, r"not pinned to a commit on the Hub \(m0\d\)"),
     ],
 )
@@ -324,7 +324,7 @@ def test_what_is_no_selection_is_one_line(hub, tmp_path, content):
     hub.put("model", REPO, {SELECTION_FILE: content})
     (tmp_path / "choice.json").write_bytes(content)
     for location in (REPO, tmp_path / "choice.json"):
-        with pytest.raises(InputError, match="this is no selection") as failure:
+        with pytest.raises(InputError, match="this is not a selection") as failure:
             Selection.from_pretrained(location)
         assert str(failure.value).startswith(f"{location}: ")
         assert "\n" not in str(failure.value)
@@ -350,7 +350,7 @@ def test_numbers_that_overflow_and_wrong_templates(path, value):
     for key in parents:
         place = place[key]
     place[last] = value
-    with pytest.raises(InputError, match="this is no selection"):
+    with pytest.raises(InputError, match="this is not a selection"):
         Selection.from_json(document)
 
 
@@ -367,10 +367,10 @@ def test_too_large(hub, monkeypatch, tmp_path):
     selection = make_selection(hub)
     selection.push_to_hub(REPO)
     selection.save_pretrained(tmp_path)
-    monkeypatch.setattr("mll_hf.selection.repo._MOST_BYTES", 100)
+    monkeypatch.setattr("mll_hf.selection.repo._MAX_BYTES", 100)
     with pytest.raises(HubError, match="larger than 0 MB and was not downloaded"):
         Selection.from_pretrained(REPO)
-    with pytest.raises(InputError, match="this is no selection"):
+    with pytest.raises(InputError, match="this is not a selection"):
         Selection.from_pretrained(tmp_path)
     with pytest.raises(InputError, match="over the limit"):
         selection.push_to_hub(REPO)
@@ -379,7 +379,7 @@ def test_too_large(hub, monkeypatch, tmp_path):
 def test_what_is_not_there(hub, tmp_path):
     hub.put("model", "alice/model", {"config.json": b"{}"})
     for location, error, said in (
-        ("alice/model", InputError, "alice/model is no selection: it has no mll_selection.json"),
+        ("alice/model", InputError, "alice/model is not a selection: it has no mll_selection.json"),
         ("alice/nothing", HubError, "alice/nothing: is not on the Hub, or private"),
         ("choices/mine.json", InputError, r"cannot read choices/mine\.json \(No such file"),
         ("nothing", InputError, r"cannot read nothing \(No such file"),
@@ -410,11 +410,13 @@ def test_models_that_are_gone(hub):
     check_models(selection)  # the commit is still there
     shutil.rmtree(Path(constants.HF_ASSETS_CACHE))
     del repo.commits[pinned]  # the history was squashed
-    with pytest.raises(ModelError, match=rf"model '{second}': its commit \w+, which the selection names, is gone"):
+    with pytest.raises(ModelError, match=rf"model '{second}': commit \w+ of the selection is no longer on the Hub"):
         check_models(selection)
     shutil.rmtree(Path(constants.HF_ASSETS_CACHE))
     del hub.repos["model", first]
-    with pytest.raises(ModelError, match=f"model '{first}': is gone from the Hub, or private"):
+    with pytest.raises(
+        ModelError, match=f"model '{first}': model of the selection is no longer on the Hub, or private"
+    ):
         check_models(selection)
     hub.down = True
     check_models(selection)  # nothing is known against them
@@ -427,10 +429,10 @@ def test_licenses_that_the_user_may_not_use(hub):
     with pytest.raises(InputError) as failure:
         check_models(selection, ["MIT ", "apache-2.0"])
     assert str(failure.value) == (
-        f"models have other licenses than the allowed (apache-2.0, mit): {first} (cc-by-nc-4.0), {second} (unknown); "
+        f"models have licenses other than apache-2.0, mit: {first} (cc-by-nc-4.0), {second} (unknown); "
         "allow these too, or select with these licenses"
     )
-    with pytest.raises(InputError, match=rf"than the allowed \(cc-by-nc-4\.0\): {second} \(unknown\); "):
+    with pytest.raises(InputError, match=rf"other than cc-by-nc-4\.0: {second} \(unknown\); "):
         check_models(selection, "cc-by-nc-4.0")
     hub.put("model", second, {"README.md": b"---\nlicense: MIT\n---\n"})
     _license_of.cache_clear()

@@ -24,7 +24,7 @@ from mll_hf.selection import (
     SelectionConfig,
     Strategy,
     choose,
-    choose_within,
+    choose_at_most,
     score,
     select,
     select_by_imagenet,
@@ -34,14 +34,14 @@ from mll_hf.selection.base import DIGITS, configured
 from mll_hf.selection.estimates import imagenet_shift
 from mll_hf.selection.evidence import Shares
 from mll_hf.selection.mll import (
-    cautious,
-    domain_odds,
-    generally_best,
-    graph_needs,
-    levels_of,
+    best_by_mean_recall,
+    domain_odds_ratios,
+    graph_query,
+    mean_recall_among,
     measure,
     mll_scores,
-    shrunk,
+    penalize_uncertain_leads,
+    shrink_to_hypernyms,
     standard_errors,
 )
 from mll_hf.selection.paper import paper_scores, precision_from_label, restricted_precision
@@ -80,8 +80,8 @@ def shrunk_recall(labels, graph, selected, n_candidates):
     """[M, K] shrunk recall on some concepts of one graph."""
     rows = np.full(len(graph), -1, np.int32)
     rows[selected] = selected
-    needs = graph_needs(graph, rows, n_candidates)
-    return shrunk(needs, measure(labels, needs))[:, np.searchsorted(np.sort(selected), selected)]
+    query = graph_query(graph, rows, n_candidates)
+    return shrink_to_hypernyms(query, measure(labels, query))[:, np.searchsorted(np.sort(selected), selected)]
 
 
 worlds = st.builds(
@@ -400,7 +400,9 @@ def test_the_domain_counts_if_exactly_one_is_named(domain, counts):
     # photo .916667, sketch .983333, all .916667, odds 11. The prior weighs as much as 10 images:
     # clip art (140 * .85 + 10 * .916667) / 150 = .854444, odds 5.870229; sketch .978889, odds 46.368421
     expected = {None: 1, "clip art": 5.870229 / 11, "photo": 1, "sketch": 46.368421 / 11}[counts]
-    assert domain_odds([label], domain, chance_to_win(6, 2), label.domain_names)[0] == pytest.approx(expected, abs=1e-5)
+    assert domain_odds_ratios([label], domain, chance_to_win(6, 2), label.domain_names)[0] == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_the_domain_moves_the_odds_of_every_class():
@@ -410,7 +412,7 @@ def test_the_domain_moves_the_odds_of_every_class():
     plain = mll_scores(candidates, 0.7)
     for domain in names:
         moved = mll_scores(replace(candidates, domain=domain), 0.7)
-        ratio = domain_odds([label], domain, mean_chance_to_win(rivals_in(GRAPH), 2), label.domain_names)[0]
+        ratio = domain_odds_ratios([label], domain, mean_chance_to_win(rivals_in(GRAPH), 2), label.domain_names)[0]
         assert (ratio > 1) == (domain == "photo")
         np.testing.assert_allclose(moved / (1 - moved), ratio * plain / (1 - plain))
 
@@ -443,7 +445,7 @@ def test_caution_by_hand():
     recall = np.array([[0.4, 0.6], [0.5, 0.7], [0.53, 0.53], [0.3, 0.5], [0.7, 0.7]])
     measured = [0.003, 0.004, math.sqrt(0.013**2 - 0.003**2), 0.2, math.sqrt(0.03**2 - 0.003**2)]
     guessed = [0.9, 0, 0, 0, 0]  # the first's guess is not held against others
-    lowered = cautious(recall, np.transpose([measured, guessed]), 0)
+    lowered = penalize_uncertain_leads(recall, np.transpose([measured, guessed]), 0)
     np.testing.assert_allclose(lowered.mean(axis=1), [0.5, 0.595, 0.5, 0.4 * 0.5 / 0.53, 0.67])
     assert lowered[0].tolist() == recall[0].tolist()
     assert lowered[2].mean() < 0.5 - 10**-DIGITS  # behind the reference, also after rounding
@@ -457,7 +459,7 @@ def test_caution_puts_no_model_that_leads_behind_one_that_does_not(seed, n_model
     recall = np.round(rng.uniform(0.1, 1, (n_models, 4)), 2)
     errors = rng.exponential(0.02, (n_models, 2))
     before = recall.mean(axis=1)
-    after = cautious(recall, errors, 0).mean(axis=1)
+    after = penalize_uncertain_leads(recall, errors, 0).mean(axis=1)
     for m in range(n_models):
         for other in range(1, n_models):
             if m and after[m] < after[0] and before[m] > before[other] + 1e-9:
@@ -474,14 +476,14 @@ def test_a_small_lead_does_not_displace_the_generally_best_model():
     for images, chosen in ((20, 0), (2000, 1)):
         share = np.array([[80, 80, 80], [95, 90, 50]]) * images // 100
         labels = tuple(make_label(graph, hits, images, repo_id=f"org/{n}") for n, hits in enumerate(share))
-        assert generally_best(labels) == 0
+        assert best_by_mean_recall(labels) == 0
         selection = select(candidates_on(graph, labels, match), SelectionConfig())
         assert selection.models[0].ref == labels[chosen].model
 
 
 def test_ids_decide_between_equally_good_models():
     labels = [make_label(GRAPH, repo_id=f"org/{name}") for name in "bac"]
-    assert generally_best(labels) == 1
+    assert best_by_mean_recall(labels) == 1
 
 
 @examples
@@ -613,7 +615,7 @@ def served(scores, members, k):
 def test_choosing_within_a_budget_against_brute_force(n_models, n_classes, k, most, seed, grid):
     scores = np.random.default_rng(seed).integers(-grid, grid, (n_models, n_classes)) / grid
     most = min(most, n_models)
-    allowed = choose_within(scores, k, most)
+    allowed = choose_at_most(scores, k, most)
     members = np.flatnonzero(allowed).tolist()
     assert 1 <= len(members) <= most
     best = max(served(scores, subset, k) for subset in itertools.combinations(range(n_models), most))
@@ -632,16 +634,16 @@ def test_a_budget_is_spent_greedily(n_models, n_classes, k, seed):
         for _ in range(most):
             others = [m for m in range(n_models) if m not in members]
             members.append(max(others, key=lambda m: served(scores, [*members, m], k)))
-        assert np.flatnonzero(choose_within(scores, k, most)).tolist() == sorted(members)
+        assert np.flatnonzero(choose_at_most(scores, k, most)).tolist() == sorted(members)
 
 
 def test_choosing_within_a_budget_by_hand():
     # Model 0 is middling everywhere, 1 and 2 are best on one class each. One model: 0 (sum .9 against .8 and .8); from
     # two on the best model of each class.
     scores = np.array([[0.45, 0.45], [0.8, 0.0], [0.0, 0.8]])
-    assert choose_within(scores, 1, 1).tolist() == [True, False, False]
-    assert choose_within(scores, 1, 3).tolist() == [False, True, True]
-    assert choose_within(scores, 1, 2).tolist() == [False, True, True]
+    assert choose_at_most(scores, 1, 1).tolist() == [True, False, False]
+    assert choose_at_most(scores, 1, 3).tolist() == [False, True, True]
+    assert choose_at_most(scores, 1, 2).tolist() == [False, True, True]
     scores = np.vstack([scores, [0.0, 0.85]])
     chosen = choose(scores, SelectionConfig(Strategy.PAPER, max_models=1), np.zeros(4))
     assert chosen.tolist() == [[True, True], [False, False], [False, False], [False, False]]
@@ -831,7 +833,7 @@ def test_hostile_selections_are_refused(path, value):
         del place[key]
     else:
         place[key] = value
-    with pytest.raises(InputError, match=r"this is no selection .*mll-hf select --json") as failure:
+    with pytest.raises(InputError, match=r"this is not a selection .*mll-hf select --json") as failure:
         Selection.from_json(document)
     assert "\n" not in str(failure.value)
     assert len(str(failure.value)) < 500
@@ -839,7 +841,7 @@ def test_hostile_selections_are_refused(path, value):
 
 @pytest.mark.parametrize("document", [None, 3, "text", [], [{}], {}])
 def test_what_is_no_object_is_no_selection(document):
-    with pytest.raises(InputError, match="this is no selection"):
+    with pytest.raises(InputError, match="this is not a selection"):
         Selection.from_json(document)
 
 
@@ -899,8 +901,8 @@ def test_a_group_whose_best_model_is_unknown_is_placed_by_its_others(monkeypatch
     candidates = known_and_unknown(monkeypatch, [0.4, None, 0.6], [4, 6, 5], [0.5])
     shift = imagenet_shift(candidates.labels, general_scores(candidates))
     levels = sigmoid(logit(general_scores(candidates).mean(axis=1)) + shift)
-    needs = graph_needs(GRAPH, np.empty(0, np.int32), 1000, extrapolate=True)
-    recall = levels_of(needs, candidates.labels.rank_shares[0])
+    query = graph_query(GRAPH, np.empty(0, np.int32), 1000, extrapolate=True)
+    recall = mean_recall_among(query, candidates.labels.rank_shares[0])
     offsets = [logit(np.array(known)) - logit(recall[m]) for m, known in ((0, 0.4), (2, 0.6))]
     assert levels[1] == pytest.approx(sigmoid(logit(recall[1]) + np.mean(offsets)))
 
@@ -911,8 +913,8 @@ def test_labels_on_other_probe_images_compare_by_imagenet_accuracy(monkeypatch):
     hard = tuple(make_label(GRAPH, hits=[h] * 7, repo_id=f"org/known{m}") for m, h in ((2, 3), (3, 1)))
     table = tuple(published(f"known{m}", accuracy) for m, accuracy in enumerate([0.5, 0.7, 0.8, 0.6]))
     know_only(monkeypatch, table)
-    further = candidates_on(GRAPH, hard, easy.match)
-    both = replace(easy, further=(replace(further, evidence=Evidence.PER_CLASS),))
+    other_groups = candidates_on(GRAPH, hard, easy.match)
+    both = replace(easy, other_groups=(replace(other_groups, evidence=Evidence.PER_CLASS),))
     for strategy in (Strategy.MLL, Strategy.GENERAL):
         selection = select(both, SelectionConfig(strategy))
         ids = [model.name for model in selection.models]
@@ -920,7 +922,7 @@ def test_labels_on_other_probe_images_compare_by_imagenet_accuracy(monkeypatch):
         assert ids.index("org/known1") < ids.index("org/known0")
         assert selection.models[0].evidence is Evidence.PER_CLASS
         assert all(concept.recall[0] is not None for name in selection.classes for concept in selection.explain(name))
-        swapped = select(replace(further, further=(easy,)), SelectionConfig(strategy))
+        swapped = select(replace(other_groups, other_groups=(easy,)), SelectionConfig(strategy))
         assert [model.name for model in swapped.models] == ids
         np.testing.assert_allclose(swapped.estimates.accuracy, selection.estimates.accuracy, atol=0.02)
     for strategy in (Strategy.PAPER, Strategy.UNIFORM):
@@ -932,11 +934,11 @@ def test_caps_hold_for_every_group(monkeypatch):
     selection = select(candidates, SelectionConfig(max_parameters=10**7))
     assert {model.evidence for model in selection.models} == {Evidence.LABEL}
     label = make_label(GRAPH, hits=[3] * 7, repo_id="org/known0", cost=Cost(5, 0.1))
-    further = replace(candidates_on(GRAPH, (label,), candidates.match), evidence=Evidence.PER_CLASS)
-    selection = select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=6))
+    other_groups = replace(candidates_on(GRAPH, (label,), candidates.match), evidence=Evidence.PER_CLASS)
+    selection = select(replace(candidates, other_groups=(other_groups,)), SelectionConfig(max_parameters=6))
     assert [model.evidence for model in selection.models] == [Evidence.PER_CLASS]
     with pytest.raises(InputError, match=r"none of the 6 models is within the caps \(smallest: 5 param"):
-        select(replace(candidates, further=(further,)), SelectionConfig(max_parameters=4))
+        select(replace(candidates, other_groups=(other_groups,)), SelectionConfig(max_parameters=4))
     with pytest.raises(InputError, match="none of the 3 labeled models is within the caps"):
         select(candidates, SelectionConfig(Strategy.PAPER, max_parameters=4))
 
@@ -962,10 +964,10 @@ def test_options_are_given_as_users_write_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_size": 3}, "there is no option 'max_size'; there are strategy, k, "),
+        ({"max_size": 3}, "unknown option 'max_size'; choose from strategy, k, "),
         ({"max_parameters": "many"}, "'many' is not a number such as 200M"),
         ({"strategy": "best"}, "'best' is not a valid Strategy"),
-        ({"licenses": 3}, "an option has no usable value"),
+        ({"licenses": 3}, "invalid option value"),
         ({"licenses": "mit"}, "give a tuple of ids"),
         ({"k": 0}, "k is 0; allow at least 1"),
     ],

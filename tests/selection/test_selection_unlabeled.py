@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mll_hf.ensemble import Rule, combine
-from mll_hf.ensemble.rules import Trust
+from mll_hf.ensemble.rules import PoolParameters
 from mll_hf.ensemble.run import Ensemble
 from mll_hf.errors import InputError
 from mll_hf.labels.label import Cost, ModelRef
@@ -27,10 +27,10 @@ from mll_hf.selection import (
     Strategy,
     choose_with_images,
     select,
-    shortlisting,
+    shortlist_config,
 )
 from mll_hf.selection.accuracy import AccuracyEstimate
-from mll_hf.selection.evidence import LEAST_IMAGES, calibrate, gather_evidence, pooling_weights
+from mll_hf.selection.evidence import MIN_TRIAL_IMAGES, calibrate, gather_evidence, pooling_weights
 from selection_worlds import random_candidates
 from worlds import examples
 
@@ -198,7 +198,7 @@ def test_a_single_model_that_agrees_with_itself_is_as_accurate_as_its_labels_say
     shortlist, true = make_shortlist(), np.arange(60) % 3
     known = AccuracyEstimate(*np.linspace([0.3, 0.1, 0.5], [0.6, 0.4, 0.8], 4).T)
     trial = partial(choose_with_images, replace(shortlist, estimates=known), (2,), make_logits([0]), SelectionConfig())
-    assert trial(TEMPLATES).estimates == known.take([2])  # sure of itself, and wrong
+    assert trial(TEMPLATES).estimates == known.subset([2])  # sure of itself, and wrong
     assert trial(TEMPLATES, true[:30]).estimates.accuracy[0] < 0.45
 
 
@@ -232,8 +232,8 @@ def test_where_images_say_nothing_labels_decide():
 
 
 def test_too_few_images_for_a_choice():
-    logits = make_logits([1, 2, 3, 4], n_images=LEAST_IMAGES - 1)
-    with pytest.raises(InputError, match="15 readable images say too little"):
+    logits = make_logits([1, 2, 3, 4], n_images=MIN_TRIAL_IMAGES - 1)
+    with pytest.raises(InputError, match="15 readable images are too few"):
         choose_with_images(make_shortlist(), (0, 1, 2, 3), logits, SelectionConfig(), TEMPLATES)
 
 
@@ -274,7 +274,7 @@ def test_predictions_use_temperatures_offsets_and_weights_of_the_trial():
     np.testing.assert_allclose(Ensemble(selection).combine(later).probabilities, expected, rtol=1e-5)
     # many images at once: nothing but the labels' precision is kept of the trial
     many = make_logits([2, 1], n_images=30, seed=1)
-    trust = Trust(np.ones(2), np.ones(2), np.array([0.5, 0.7]))
+    trust = PoolParameters(np.ones(2), np.ones(2), np.array([0.5, 0.7]))
     expected = combine(Rule.TRANSPORT, many, np.ones((2, 3), bool), trust)
     np.testing.assert_allclose(Ensemble(selection).combine(many, Rule.TRANSPORT).probabilities, expected)
 
@@ -294,16 +294,16 @@ def test_templates_of_the_trial_are_those_of_predictions():
 
 def test_the_shortlist_is_the_best_by_label():
     config = SelectionConfig(k=2, max_models=1, shortlist=3, max_gflops=500)
-    assert shortlisting(config) == replace(config, k=3, max_models=None)
+    assert shortlist_config(config) == replace(config, k=3, max_models=None)
     candidates = random_candidates(n_models=5)
-    assert len(select(candidates, shortlisting(SelectionConfig(shortlist=3))).union) == 3
-    assert len(select(candidates, shortlisting(SelectionConfig())).union) == 5
+    assert len(select(candidates, shortlist_config(SelectionConfig(shortlist=3))).union) == 3
+    assert len(select(candidates, shortlist_config(SelectionConfig())).union) == 5
 
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy is not Strategy.MLL])
 def test_images_help_our_own_strategy_only(strategy):
-    with pytest.raises(InputError, match=f"images help strategy 'mll' only, not '{strategy}'; leave out"):
-        shortlisting(SelectionConfig(strategy))
+    with pytest.raises(InputError, match=f"images are used by strategy 'mll' only, not by '{strategy}'; leave out"):
+        shortlist_config(SelectionConfig(strategy))
 
 
 @pytest.mark.parametrize(
@@ -311,13 +311,13 @@ def test_images_help_our_own_strategy_only(strategy):
     [
         ({"shortlist": 0}, "shortlist is 0; allow at least 1"),
         ({"max_download": -1}, "max_download is -1; allow at least 0"),
-        ({"most_images": LEAST_IMAGES - 1}, "most_images is 15; allow at least 16"),
+        ({"most_images": MIN_TRIAL_IMAGES - 1}, "most_images is 15; allow at least 16"),
     ],
 )
 def test_impossible_trials(options, message):
     with pytest.raises(InputError, match=message):
         SelectionConfig(**options)
-    SelectionConfig(shortlist=1, most_images=LEAST_IMAGES)
+    SelectionConfig(shortlist=1, most_images=MIN_TRIAL_IMAGES)
 
 
 # --- JSON -------------------------------------------------------------------------------------------------------------
@@ -408,7 +408,7 @@ def test_hostile_evidence_is_refused(key, value):
         del document["evidence"][key]
     else:
         document["evidence"][key] = value
-    with pytest.raises(InputError, match=r"this is no selection .*mll-hf select --json") as failure:
+    with pytest.raises(InputError, match=r"this is not a selection .*mll-hf select --json") as failure:
         Selection.from_json(document)
     assert "\n" not in str(failure.value)
     assert len(str(failure.value)) < 500
@@ -417,5 +417,5 @@ def test_hostile_evidence_is_refused(key, value):
 @pytest.mark.parametrize("evidence", [7, "abc", [], [1], {}, True, False, 0, ""])
 def test_what_is_no_evidence_is_refused(evidence):
     document = make_selection().to_json() | {"evidence": evidence}
-    with pytest.raises(InputError, match="this is no selection"):
+    with pytest.raises(InputError, match="this is not a selection"):
         Selection.from_json(document)

@@ -9,8 +9,16 @@ from hypothesis import strategies as st
 
 from mll_hf.errors import InputError
 from mll_hf.selection.accuracy import AccuracyEstimate, logit, sigmoid
-from mll_hf.selection.beliefs import OWN, TREND, Beliefs, beliefs_apart, beliefs_from, observe, prior_beliefs
-from mll_hf.selection.trial import USUAL_ERROR, expected_gains, next_model, plan_trial, run_trial
+from mll_hf.selection.beliefs import (
+    OWN,
+    TREND,
+    Beliefs,
+    independent_beliefs,
+    observe,
+    prior_beliefs,
+    prior_from_estimates,
+)
+from mll_hf.selection.trial import TYPICAL_ERROR, expected_gains, next_model, plan_trial, run_trial
 from worlds import examples
 
 GB = 10**9
@@ -26,7 +34,7 @@ def shown(prior, accuracies):
     accuracies = np.array(accuracies)
 
     def believe(tried):
-        return observe(prior, tried, logit(accuracies[list(tried)]), np.full(len(tried), USUAL_ERROR))
+        return observe(prior, tried, logit(accuracies[list(tried)]), np.full(len(tried), TYPICAL_ERROR))
 
     return believe
 
@@ -58,12 +66,12 @@ def test_a_prior_by_hand():
 def test_beliefs_agree_with_estimates_and_their_intervals():
     middle, reach = np.array([-0.5, 0.2, 0.3]), 1.6448536 * 1.2
     estimate = AccuracyEstimate(sigmoid(middle), sigmoid(middle - reach), sigmoid(middle + reach))
-    beliefs = beliefs_from(estimate)
+    beliefs = prior_from_estimates(estimate)
     np.testing.assert_allclose(beliefs.mean, middle)
     rest = middle - middle.mean()
     np.testing.assert_allclose(np.diag(beliefs.covariance), OWN**2 + 1.2**2 + (TREND * rest) ** 2, rtol=1e-6)
     np.testing.assert_allclose(beliefs.covariance[0, 1], 1.2**2 + TREND**2 * rest[0] * rest[1], rtol=1e-6)
-    apart = beliefs_apart(estimate)
+    apart = independent_beliefs(estimate)
     np.testing.assert_allclose(apart.mean, middle)
     np.testing.assert_allclose(apart.covariance, 1.2**2 * np.eye(3), rtol=1e-6)
     np.testing.assert_allclose(apart.accuracy.high, estimate.high)
@@ -120,10 +128,12 @@ def test_two_tried_models_tell_whether_the_task_follows_the_estimates():
 def test_gains_against_simulation(tried):
     prior = Beliefs(np.array([0.3, 0.1, -0.5]), np.array([[1.0, 0.6, 0.1], [0.6, 0.9, 0.2], [0.1, 0.2, 0.8]]))
     best, rng = tried[-1], np.random.default_rng(0)
-    shows = rng.multivariate_normal(prior.mean, prior.covariance, size=4000) + USUAL_ERROR * rng.normal(size=(4000, 3))
+    shows = rng.multivariate_normal(prior.mean, prior.covariance, size=4000) + TYPICAL_ERROR * rng.normal(
+        size=(4000, 3)
+    )
     gains = expected_gains(prior, tried)
     for m in set(range(3)) - set(tried):
-        after = [observe(prior, [m], show[[m]], np.array([USUAL_ERROR])).mean for show in shows]
+        after = [observe(prior, [m], show[[m]], np.array([TYPICAL_ERROR])).mean for show in shows]
         spread = np.std([mean[m] - mean[best] for mean in after])
         shown = prior.mean[m] + spread * rng.standard_t(4, size=10**6) / np.sqrt(2)
         risen = np.maximum(sigmoid(shown) - sigmoid(prior.mean[best]), 0).mean()

@@ -281,7 +281,7 @@ def test_the_page_is_served_even_if_the_labels_cannot_be_read(tmp_path, monkeypa
 def test_a_damaged_label_is_reported_in_one_line(tmp_path):
     folder = make_store(tmp_path, make_labels(make_graph()), make_graph())
     next(tmp_path.glob("labels/*/*/*.safetensors")).write_bytes(b"damaged")
-    with pytest.raises(MLLError, match="no readable label") as caught:
+    with pytest.raises(MLLError, match="not a readable label") as caught:
         _ = make_library(folder).labels
     assert 'role="alert"' in pages.alert(caught.value)
 

@@ -29,9 +29,9 @@ def lookups(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", "https://nowhere/hub")
     monkeypatch.setattr(constants, "HF_ASSETS_CACHE", str(tmp_path / "assets"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    reach._resolution_error.cache_clear()
+    reach._dns_error.cache_clear()
     yield asked
-    reach._resolution_error.cache_clear()
+    reach._dns_error.cache_clear()
 
 
 def test_a_name_without_an_address_is_looked_up_once(lookups, monkeypatch):
@@ -57,7 +57,7 @@ def test_where_something_else_may_answer_the_client_finds_out(lookups, monkeypat
     monkeypatch.delenv("HTTPS_PROXY")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # has a message of its own
     assert reach.why_unreachable() == ""
-    assert reach.fault_of_hub() == "HF_HUB_OFFLINE is set"
+    assert reach.hub_error() == "HF_HUB_OFFLINE is set"
 
 
 def test_published_figures_answer_without_the_client_of_the_hub(lookups, monkeypatch, caplog):

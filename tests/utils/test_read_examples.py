@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mll_hf.errors import InputError
-from mll_hf.utils.examples import LEAST_EXAMPLES, check_examples, read_examples
+from mll_hf.utils.examples import MIN_EXAMPLES, check_examples, read_examples
 
 CLASSES = ("corroded pipe", "intact pipe", "weld")
 
@@ -59,10 +59,13 @@ def test_a_csv_file_with_paths_relative_to_it_or_absolute(folder, tmp_path_facto
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("file,class\na.png,weld\n", r"examples.csv has no column 'path' \(columns: file, class\); name two path and"),
+        (
+            "file,class\na.png,weld\n",
+            r"examples.csv has no column 'path' \(columns: file, class\); the columns must be named path and",
+        ),
         ("path;class\na.png;weld\n", r"has no column 'path' \(columns: path;class\)"),
         ("", r"has no column 'path' \(columns: none\)"),
-        ("path,class\na.png,weld\nb.png\n", "examples.csv: row 2 lacks a path or a class; fill both in"),
+        ("path,class\na.png,weld\nb.png\n", "examples.csv: row 2 lacks a path or a class; fill in both"),
         ("path,class\na.png,\n", "row 1 lacks a path or a class"),
         ("path,class\n", "examples.csv holds no examples; give a folder"),
         ("path,class\n\x00\xff", "cannot be read"),
@@ -75,7 +78,7 @@ def test_csv_files_that_are_no_list_of_examples(tmp_path, content, message):
 
 
 def test_folders_without_examples(tmp_path):
-    with pytest.raises(InputError, match="holds no examples; give a folder with a folder of images for each class"):
+    with pytest.raises(InputError, match="holds no examples; give a folder with a subfolder of images per class"):
         read_examples(tmp_path)
     with pytest.raises(InputError, match=r"nowhere cannot be read .*; check the path"):
         read_examples(tmp_path / "nowhere")
@@ -86,10 +89,10 @@ def test_unknown_classes_are_named_with_the_nearest_one():
     with pytest.raises(InputError) as caught:
         check_examples(pairs, CLASSES)
     assert str(caught.value) == (
-        "examples of classes that the task does not have: 'Corroded_Pipe' (nearest: 'corroded pipe'), "
-        "'wield' (nearest: 'weld'); name them as the task does"
+        "examples of unknown classes: 'Corroded_Pipe' (nearest: 'corroded pipe'), "
+        "'wield' (nearest: 'weld'); use the class names of the task"
     )
-    with pytest.raises(InputError, match="and 4 more; name them"):
+    with pytest.raises(InputError, match="and 4 more; use the class names"):
         check_examples([(png(), f"class {n}") for n in range(7)], CLASSES)
 
 
@@ -102,17 +105,17 @@ def test_unreadable_images_are_skipped_with_a_warning(folder, caplog):
     assert examples.classes.tolist() == [0, 0, 0, 2, 2]
     assert caplog.messages == [
         f"skipped 3 unreadable examples: {folder / 'weld/broken.png'}, {folder / 'weld/missing.png'}, "
-        "a picture without a path"
+        "an image without a path"
     ]
 
 
 def test_pictures_and_encoded_bytes_are_examples_too():
-    pairs = [(Image.new("L", (4, 4)), "weld"), *[(png(), "intact pipe")] * (LEAST_EXAMPLES - 1)]
+    pairs = [(Image.new("L", (4, 4)), "weld"), *[(png(), "intact pipe")] * (MIN_EXAMPLES - 1)]
     np.testing.assert_array_equal(check_examples(pairs, CLASSES).classes, [2, 1, 1, 1, 1])
 
 
-@pytest.mark.parametrize("readable", [0, LEAST_EXAMPLES - 1])
+@pytest.mark.parametrize("readable", [0, MIN_EXAMPLES - 1])
 def test_too_few_examples(readable):
     pairs = [(png(), "weld")] * readable + [(b"", "weld")]
-    with pytest.raises(InputError, match=f"^{readable} readable examples say too little about models; give at least"):
+    with pytest.raises(InputError, match=f"^{readable} readable examples are too few to compare models; give at least"):
         check_examples(pairs, CLASSES)
