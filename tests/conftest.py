@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import itertools
 import os
 import shutil
@@ -55,6 +56,7 @@ GROUPS = (
     ("tests/test_client.py",),
     ("tests/graph/test_build_graph.py",),
 )
+_STDERR = pytest.StashKey[int]()
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -62,6 +64,20 @@ class _ByGroups(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = nodeid.split("::")[0]
         return next((group[0] for group in GROUPS if file.startswith(group)), file)
+
+    def remove_node(self, node):
+        """A test that ends its worker fails once; xdist would run it again, on up to eight more workers."""
+        parts = self.assigned_work.pop(node)
+        to_do = [(part, test) for part, tests in parts.items() for test, done in tests.items() if not done]
+        for part, test in to_do[1:]:
+            self.workqueue.setdefault(part, {})[test] = False
+        for other in self.assigned_work if to_do else ():
+            self._reschedule(other)
+        return to_do[0][1] if to_do else None
+
+    def _reschedule(self, node):
+        if node in self.registered_collections:  # or it has taken the place of a lost worker and gets work later
+            super()._reschedule(node)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -76,6 +92,17 @@ def pytest_collection_modifyitems(items):
         return next((n for n, group in enumerate(GROUPS) if item.nodeid.startswith(group)), len(GROUPS))
 
     items.sort(key=place)
+
+
+def pytest_configure(config):
+    config.stash[_STDERR] = os.dup(2)  # not captured yet
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item):
+    """What follows a failure may hang as well: at a failure pytest stops its clock, for those who debug."""
+    limit = float(item.config.getini("faulthandler_timeout"))
+    faulthandler.dump_traceback_later(limit, file=item.config.stash[_STDERR], exit=True)
 
 
 def pytest_unconfigure():
