@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import label_models
 import tiny_hub
+from forks import Fork
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.sources import open_source
@@ -79,26 +80,11 @@ def zoo(first_zoo, hub):
     return ["alice/open-clip", "alice/clip", "alice/broken", "bob/gated", "alice/pickled", "alice/labeled"]
 
 
-def start(*arguments, **options):
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        # whoever runs the tests in the background ignores Ctrl-C, and what they start would inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **options,
-    )
-
-
 def script(*arguments):
     """Run the script as a user does; returns exit status, output and what was said beside it."""
-    process = start(*arguments)
-    output, said = process.communicate(timeout=120)
-    return process.returncode, output, said
+    command, environment = [sys.executable, str(SCRIPT), *map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120, check=False)
+    return run.returncode, run.stdout, run.stderr
 
 
 def main(capsys, *arguments):
@@ -209,11 +195,11 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(zoo, hub, home, caps
 
 def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     arguments = [*zoo[:2], "--graph", GRAPH_REPO, "--to", LABELS, "--labels", home / "labels"]
-    process = start(*arguments)
     # Ctrl-C while the second model is fetched
     hub.before("/alice/clip/resolve/", lambda: process.send_signal(signal.SIGINT))
-    output, said = process.communicate(timeout=120)
-    assert process.returncode == 130
+    process = Fork(label_models.main, list(map(str, arguments)))
+    output, said = process.communicate()
+    assert process.wait(60) == 130
     assert output.startswith("labeled: alice/open-clip")
     assert "the same command resumes" in said
     assert "1 labeled, 1 not run" in said
