@@ -48,9 +48,8 @@ class Fork:
 
 
 def _in_fork(to_out, to_err, run, arguments):
-    import torch
-
-    torch.set_num_threads(1)  # a copy has no thread but this one
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)  # a copy has no thread but this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
     os.dup2(to_out, 1)
