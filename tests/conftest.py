@@ -41,22 +41,27 @@ for _key in [key for key in os.environ if key.lower() in ("http_proxy", "https_p
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by torch; workers share the cores
 
-# Groups of files that run on one worker, because they load the same large objects (Gradio and the browser; the demo's
-# pictures). Slowest first, since the run ends with the last one. Every other file is its own group, so its fixtures are
-# created once.
+# Groups of files that run on one worker, because they load the same large objects (Gradio and the browser;
+# sentence-transformers; the demo's pictures; datasets). Slowest first, since the run ends with the last one. Every other
+# file is its own group, so its fixtures are created once.
 GROUPS = (
     ("tests/space_apps/",),
     ("tests/labeling/test_engines.py",),
+    ("tests/models/test_conformance.py", "tests/matching/test_minilm.py", "tests/matching/test_text_encoder.py"),
     ("tests/labeling/test_label_models.py",),
     ("tests/test_end_to_end.py", "tests/test_demo_world.py"),
     ("tests/cli/test_cli.py",),
-    ("tests/models/test_backends.py",),
+    ("tests/harvest/", "tests/graph/test_build_graph.py"),
     ("tests/hub/test_hub_publish.py",),
-    ("tests/cli/test_cli_hub.py",),
-    ("tests/bench/test_bench_run.py",),
-    ("tests/cli/test_cli_bench.py",),
+    ("tests/test_serving.py",),
     ("tests/test_client.py",),
-    ("tests/graph/test_build_graph.py",),
+    ("tests/bench/test_bench_run.py",),
+    ("tests/models/test_backends.py",),
+    ("tests/cli/test_cli_bench.py",),
+    ("tests/test_live_check.py",),
+    ("tests/hub/test_hub_sources.py",),
+    ("tests/test_readme.py",),
+    ("tests/cli/test_cli_hub.py",),
 )
 _STDERR, _MODULES = pytest.StashKey[int](), pytest.StashKey[int]()
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
