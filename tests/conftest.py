@@ -42,8 +42,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by torch; workers share the cores
 
 # Groups of files that run on one worker, because they load the same large objects (Gradio and the browser;
-# sentence-transformers; the demo's pictures; datasets). Slowest first, since the run ends with the last one. Every other
-# file is its own group, so its fixtures are created once.
+# sentence-transformers; the demo's pictures; datasets). Slowest first, since the run ends with the last one. Every
+# other file is its own group, so its fixtures are created once.
 GROUPS = (
     ("tests/space_apps/",),
     ("tests/labeling/test_engines.py",),
@@ -74,10 +74,10 @@ class _ByGroups(LoadScopeScheduling):
 
     def remove_node(self, node):
         """A test that ends its worker fails once; xdist would run it again, on up to eight more workers."""
-        parts = self.assigned_work.pop(node)
-        to_do = [(part, test) for part, tests in parts.items() for test, done in tests.items() if not done]
-        for part, test in to_do[1:]:
-            self.workqueue.setdefault(part, {})[test] = False
+        groups = self.assigned_work.pop(node)
+        to_do = [(group, test) for group, tests in groups.items() for test, done in tests.items() if not done]
+        for group, test in to_do[1:]:
+            self.workqueue.setdefault(group, {})[test] = False
         for other in self.assigned_work if to_do else ():
             self._reschedule(other)
         return to_do[0][1] if to_do else None

@@ -80,11 +80,26 @@ def zoo(first_zoo, hub):
     return ["alice/open-clip", "alice/clip", "alice/broken", "bob/gated", "alice/pickled", "alice/labeled"]
 
 
+def start(*arguments, **options):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # whoever runs the tests in the background ignores Ctrl-C, and what they start would inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
+    )
+
+
 def script(*arguments):
     """Run the script as a user does; returns exit status, output and what was said beside it."""
-    command, environment = [sys.executable, str(SCRIPT), *map(str, arguments)], {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=120, check=False)
-    return run.returncode, run.stdout, run.stderr
+    process = start(*arguments)
+    output, said = process.communicate(timeout=120)
+    return process.returncode, output, said
 
 
 def main(capsys, *arguments):
