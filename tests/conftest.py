@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import faulthandler
+import gc
 import itertools
 import os
 import shutil
@@ -14,6 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 import tiny_hub
 
+gc.disable()  # until all tests are loaded, and with them most libraries
 # huggingface_hub reads its settings when it is imported, so they must be set before
 assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before HF_ENDPOINT was set"
 _SERVER = tiny_hub.serve()
@@ -38,23 +41,29 @@ for _key in [key for key in os.environ if key.lower() in ("http_proxy", "https_p
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")  # read by torch; workers share the cores
 
-# Groups of files that run on one worker, because they load the same large objects (Gradio and the browser; the demo's
-# pictures). Slowest first, since the run ends with the last one. Every other file is its own group, so its fixtures are
-# created once.
+# Groups of files that run on one worker, because they load the same large objects (Gradio and the browser;
+# sentence-transformers; the demo's pictures; datasets). Slowest first, since the run ends with the last one. Every
+# other file is its own group, so its fixtures are created once.
 GROUPS = (
     ("tests/space_apps/",),
     ("tests/labeling/test_engines.py",),
+    ("tests/models/test_conformance.py", "tests/matching/test_minilm.py", "tests/matching/test_text_encoder.py"),
     ("tests/labeling/test_label_models.py",),
     ("tests/test_end_to_end.py", "tests/test_demo_world.py"),
     ("tests/cli/test_cli.py",),
-    ("tests/models/test_backends.py",),
+    ("tests/harvest/", "tests/graph/test_build_graph.py"),
     ("tests/hub/test_hub_publish.py",),
-    ("tests/cli/test_cli_hub.py",),
-    ("tests/bench/test_bench_run.py",),
-    ("tests/cli/test_cli_bench.py",),
+    ("tests/test_serving.py",),
     ("tests/test_client.py",),
-    ("tests/graph/test_build_graph.py",),
+    ("tests/bench/test_bench_run.py",),
+    ("tests/models/test_backends.py",),
+    ("tests/cli/test_cli_bench.py",),
+    ("tests/test_live_check.py",),
+    ("tests/hub/test_hub_sources.py",),
+    ("tests/test_readme.py",),
+    ("tests/cli/test_cli_hub.py",),
 )
+_STDERR, _MODULES = pytest.StashKey[int](), pytest.StashKey[int]()
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -62,6 +71,20 @@ class _ByGroups(LoadScopeScheduling):
     def _split_scope(self, nodeid):
         file = nodeid.split("::")[0]
         return next((group[0] for group in GROUPS if file.startswith(group)), file)
+
+    def remove_node(self, node):
+        """A test that ends its worker fails once; xdist would run it again, on up to eight more workers."""
+        groups = self.assigned_work.pop(node)
+        to_do = [(group, test) for group, tests in groups.items() for test, done in tests.items() if not done]
+        for group, test in to_do[1:]:
+            self.workqueue.setdefault(group, {})[test] = False
+        for other in self.assigned_work if to_do else ():
+            self._reschedule(other)
+        return to_do[0][1] if to_do else None
+
+    def _reschedule(self, node):
+        if node in self.registered_collections:  # or it has taken the place of a lost worker and gets work later
+            super()._reschedule(node)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -76,6 +99,30 @@ def pytest_collection_modifyitems(items):
         return next((n for n, group in enumerate(GROUPS) if item.nodeid.startswith(group)), len(GROUPS))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish():
+    gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Exempt libraries from garbage collection once they are loaded: a pass over those of this suite takes .3 s."""
+    if len(sys.modules) > item.config.stash.get(_MODULES, 0) + 200:
+        item.config.stash[_MODULES] = len(sys.modules)
+        gc.collect()
+        gc.freeze()
+
+
+def pytest_configure(config):
+    config.stash[_STDERR] = os.dup(2)  # not captured yet
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item):
+    """What follows a failure may hang as well: at a failure pytest stops its clock, for those who debug."""
+    limit = float(item.config.getini("faulthandler_timeout"))
+    faulthandler.dump_traceback_later(limit, file=item.config.stash[_STDERR], exit=True)
 
 
 def pytest_unconfigure():

@@ -7,7 +7,6 @@ the output folder, so the second run is quicker.
 from __future__ import annotations
 
 import argparse
-import gc
 import logging
 import os
 import sys
@@ -141,7 +140,6 @@ def label_models(out: Path) -> Path:
     print(f"$ mll-hf label {first} ... --graph {graph} --labels {labels}", flush=True)
     if command_line(["label", *models, "--graph", str(graph), "--labels", str(labels)]):
         raise SystemExit(1)
-    gc.freeze()  # collecting after each of 60 models would go through all of torch every time
     return labels
 
 

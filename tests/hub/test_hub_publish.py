@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -487,7 +488,8 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_hub_publish"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        here = Path(__file__).parent
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (here, here.parent))))
         forkserver.ensure_running()
     return context
 

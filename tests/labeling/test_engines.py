@@ -35,7 +35,7 @@ from mll_hf.labeling.run import label_model, open_engine
 from mll_hf.labels.counts import LabelCounts
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore, embeddings_path
-from mll_hf.models import resolve_model
+from mll_hf.models import environment_of, resolve_model
 from worlds import SHA, probes_of_all, write_graph_folder
 
 
@@ -251,7 +251,7 @@ def test_workers_that_always_die_are_given_up(tiny_open_clip, folder, tmp_path, 
 
 
 DRIVER = """
-import os, signal, sys
+import os, pickle, signal, sys
 from pathlib import Path
 from mll_hf.models import resolve_model
 from mll_hf.labeling import ray_engine, run as labeling
@@ -260,9 +260,17 @@ from mll_hf.graph.probes import load_probes
 from mll_hf.labels.label import ModelRef
 from mll_hf.labels.store import LabelStore
 
-model, folder, labels = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+model, folder, labels, answers = sys.argv[1], *map(Path, sys.argv[2:5])
 ray_engine._BATCHES_PER_PIECE, labeling.CONTEST_BLOCK = 4, 8
 pieces = ray_engine.RayRun.embed_images
+captions, images, environment = pickle.loads(answers.read_bytes())
+
+class Worker(ray_engine._Worker):  # sent to the actors as it is
+    def embed_captions(self, *_):
+        return captions
+
+    def embed_images(self, model, dtype, probes, numbers, batch_size):
+        return images[numbers], environment
 
 def embed_images(self, probes, images, batch_size):
     for number, piece in enumerate(pieces(self, probes, images, batch_size)):
@@ -270,9 +278,9 @@ def embed_images(self, probes, images, batch_size):
             os.kill(os.getpid(), signal.SIGKILL)
         yield piece
 
-ray_engine.RayRun.embed_images = embed_images
+ray_engine._Worker, ray_engine.RayRun.embed_images = Worker, embed_images
 graph = load_graph(folder)
-with ray_engine.RayEngine(sys.argv[4], cpus=0.5) as engine:
+with ray_engine.RayEngine(sys.argv[5], cpus=0.5) as engine:
     labeling.label_model(
         resolve_model(model), graph, load_probes(graph, folder), LabelStore(labels), engine=engine, batch_size=4
     )
@@ -283,8 +291,14 @@ def test_a_killed_driver_loses_the_pieces_in_flight(
     tiny_open_clip, folder, tmp_path, whole, small_pieces, ray_here, ray_engine_here, monkeypatch
 ):
     (tmp_path / "driver.py").write_text(DRIVER)
+    model, graph = f"local-dir:{tiny_open_clip}", load_graph(folder)
+    with LocalEngine("cpu").run(resolve_model(model)) as run:  # what its actor says, which need not load torch
+        captions = run.embed_captions([concept.caption for concept in graph.concepts])
+        images = np.concatenate([part for _, part in run.embed_images(load_probes(graph, folder), np.arange(63), 4)])
+        answers = captions, images, environment_of(run.model)
+    (tmp_path / "answers").write_bytes(pickle.dumps(answers))
     address = ray_here.get_runtime_context().gcs_address
-    arguments = [tmp_path / "driver.py", f"local-dir:{tiny_open_clip}", folder, tmp_path / "killed", address]
+    arguments = [tmp_path / "driver.py", model, folder, tmp_path / "killed", tmp_path / "answers", address]
     words = [sys.executable, *map(str, arguments)]
     run = subprocess.run(words, capture_output=True, text=True, check=False)
     assert run.returncode == -signal.SIGKILL, run.stderr

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import json
 import os
 import pickle
 import shutil
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
@@ -267,9 +269,16 @@ def test_the_environment_of_a_model(models):
     assert environment.transformers == transformers.__version__
 
 
-def test_a_closed_model_frees_its_network(folders):
+@pytest.mark.parametrize("is_cyclic", [False, True])
+def test_a_closed_model_frees_its_network(folders, is_cyclic, monkeypatch):
     model = load_local(folders["clip"])
+    network = weakref.ref(model._network)
+    if is_cyclic:
+        model._network.itself = [model._network]
+    else:  # collecting garbage takes .2 s with torch, and more than one model is closed
+        monkeypatch.setattr(gc, "collect", lambda: pytest.fail("there is no garbage"))
     model.close()
+    assert network() is None
     with pytest.raises(AttributeError):
         model.encode_pixels(random_pixels(1))
 

@@ -181,8 +181,14 @@ def browser():
         started.close()
 
 
+@pytest.fixture(scope="module")
+def tabs():
+    """Tabs that no test is using now. A tab that is used again has compiled the page's scripts already."""
+    return []
+
+
 @pytest.fixture
-def visit(browser, url):
+def visit(browser, url, tabs):
     """Opens the page; afterwards checks that no other machine was requested and no script failed."""
     pages, asked, failed = [], [], []
 
@@ -190,13 +196,16 @@ def visit(browser, url):
         if urlsplit(request.url).hostname not in LOOPBACK and not request.url.startswith(("data:", "blob:")):
             asked.append(request.url)  # which cannot be reached: BROWSER_OPTIONS. A route would switch the cache off
 
+    def fail(error):
+        failed.append(str(error))
+
     def open_page(width=1280, scheme="light", address=""):
-        page = browser.new_page()
+        page = tabs.pop() if tabs else browser.new_page()
         page.set_viewport_size({"width": width, "height": 900})
         page.emulate_media(color_scheme=scheme)
         page.set_default_timeout(PATIENCE)
         page.on("request", note)
-        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.on("pageerror", fail)
         page.goto(f"{url}/{address}")
         page.get_by_role("heading", level=1).wait_for()
         pages.append(page)
@@ -204,7 +213,10 @@ def visit(browser, url):
 
     yield open_page
     for page in pages:
-        page.close()
+        page.goto("about:blank")
+        page.remove_listener("request", note)
+        page.remove_listener("pageerror", fail)
+        tabs.append(page)
     assert asked == []
     assert failed == []
 
@@ -250,8 +262,11 @@ def hard_to_reach(page):
         assert not os.environ.get("MLL_NEED_BROWSER"), "axe-playwright-python is not installed"
         warnings.warn("axe-playwright-python is not installed: accessibility is not checked", stacklevel=1)
         return []
-    page.evaluate(Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
-    violations = page.evaluate("axe.run({exclude: [['footer']]})")["violations"]
+    if page.evaluate("!window.axe"):
+        page.evaluate(Path(found.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+    violations = page.evaluate(
+        "axe.run({exclude: [['footer']]}, {resultTypes: ['violations']}).then(found => found.violations)"
+    )
     return [
         (one["id"], [node["html"][:200] for node in one["nodes"]])
         for one in violations
