@@ -21,7 +21,6 @@ import pytest
 from PIL import Image
 
 import naive_evidence
-from forks import Fork
 from mll_hf import client
 from mll_hf.cli import build_parser, main
 from mll_hf.cli.output import logged_notes
@@ -32,7 +31,6 @@ from mll_hf.graph.concepts import load_graph
 from mll_hf.labels.store import LabelStore
 from mll_hf.matching.prompts import templates_for
 from mll_hf.matching.text_encoder import CachedEncoder
-from mll_hf.models.open_clip import OpenClipModel
 from mll_hf.selection import Selection
 
 NODES = [
@@ -319,38 +317,56 @@ def test_a_full_disk_stops_the_run(tmp_path, world, tiny_open_clip, capsys, monk
     assert "No space left on device" in line
 
 
+def let_ctrl_c_through():
+    """Whoever runs the tests in the background ignores Ctrl-C, and what they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_interrupt_keeps_what_is_done(tmp_path, world, tiny_open_clip):
     """Ctrl-C in the middle of labeling: one line, exit status 130, and the next run goes on from there."""
-    plain, calls = OpenClipModel.encode_pixels, []
-
-    def slow(self, pixels):
-        if len(pixels) == 4:
-            calls.append(len(pixels))
-            print("batch", len(calls), flush=True)
-            if len(calls) == 4:
-                time.sleep(60)
-        return plain(self, pixels)
-
-    model, graph = f"local-dir:{tiny_open_clip}", str(world / "graph")
-    command = ["label", model, "--graph", graph, "--labels", str(tmp_path / "l"), "--batch-size", "4"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OpenClipModel, "encode_pixels", slow)
-        process = Fork(main, command)
+    code = (
+        "import sys, time\n"
+        "from mll_hf.models.open_clip import OpenClipModel as M\n"
+        "from mll_hf.cli import main\n"
+        "plain, calls = M.encode_pixels, [0]\n"
+        "def slow(self, pixels):\n"
+        "    if len(pixels) == 4:\n"
+        "        calls[0] += 1\n"
+        "        print('batch', calls[0], flush=True)\n"
+        "        if calls[0] == 4: time.sleep(60)\n"
+        "    return plain(self, pixels)\n"
+        "M.encode_pixels = slow\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [
+        "label",
+        f"local-dir:{tiny_open_clip}",
+        "--graph",
+        world / "graph",
+        "--labels",
+        tmp_path / "l",
+        "--batch-size",
+        4,
+    ]
+    words = [sys.executable, "-c", code, *map(str, command)]
+    process = subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=let_ctrl_c_through
+    )
     seen = [process.stdout.readline() for _ in range(4)]
     assert seen[-1] == "batch 4\n"
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate()
-    assert process.wait(60) == 130
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
     assert "interrupted" in err
     assert "Traceback" not in err
     (log,) = (tmp_path / "l").rglob("embeddings.log")
     assert log.stat().st_size == 3 * 4 * (8 + 24 * 4)  # three batches of four images: number, 24 dimensions
-    assert main(command) == 0
+    assert main([str(word) for word in command]) == 0
     again = label_files(tmp_path / "l")[0].read_bytes()
     plain = tmp_path / "plain"
-    assert main([*command[:-3], str(plain), *command[-2:]]) == 0
+    assert main([str(word) for word in [*command[:-3], plain, *command[-2:]]]) == 0
     assert label_files(plain)[0].read_bytes() == again
 
 

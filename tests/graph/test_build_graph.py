@@ -1,8 +1,11 @@
 """The script that builds the graph, run as a user does, with data sets on the in-process Hub."""
 
 import json
+import os
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,6 @@ from open_clip import IMAGENET_CLASSNAMES
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import build_graph
-from forks import Fork
 from harvest_worlds import no_waits, pictures, put_parquet, put_tars, streamed
 from mll_hf.cli import main as mll_hf
 from mll_hf.graph.concepts import load_graph
@@ -270,11 +272,18 @@ def test_a_killed_run_resumes(tmp_path, capsys, wordnet, five, hub):
     common = ["--leaves", "imagenet-1k", "--wordnet", str(wordnet), "--images-per-concept", "5"]
     assert script(capsys, *common, "--out", tmp_path / "undisturbed")[0] == 0
 
-    # while the second shard of the second source is under way
-    hub.before("wds_imagenetv2/resolve/.*/test/1.tar", lambda: process.kill())
-    process = Fork(build_graph.main, [*common, "--out", str(tmp_path / "out")])
-    process.communicate()
-    assert process.wait(60) == -signal.SIGKILL
+    started, processes = threading.Event(), []
+
+    def kill():  # while the second shard of the second source is under way
+        started.wait()
+        os.kill(processes[0].pid, signal.SIGKILL)
+
+    hub.before("wds_imagenetv2/resolve/.*/test/1.tar", kill)
+    command = [sys.executable, str(SCRIPT), *common, "--out", str(tmp_path / "out")]
+    processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    started.set()
+    processes[0].communicate(timeout=120)
+    assert processes[0].returncode == -signal.SIGKILL
     hub.wait_until_idle()
     assert files_of(tmp_path / "out") == {}
 

@@ -489,7 +489,8 @@ def processes():
     context.set_forkserver_preload(["test_hub_publish"])
     with pytest.MonkeyPatch.context() as patch:
         here = Path(__file__).parent
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (here, here.parent))))
+        folders = (here, here.parent, *filter(None, [os.environ.get("PYTHONPATH")]))  # perhaps that of another client
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)))
         forkserver.ensure_running()
     return context
 

@@ -19,7 +19,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
 import label_models
 import tiny_hub
-from forks import Fork
 from mll_hf.hub.card import LABEL_PATH
 from mll_hf.hub.publish import publish_graph
 from mll_hf.hub.sources import open_source
@@ -210,11 +209,11 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(zoo, hub, home, caps
 
 def test_an_interrupted_run_goes_on(zoo, hub, home, capsys):
     arguments = [*zoo[:2], "--graph", GRAPH_REPO, "--to", LABELS, "--labels", home / "labels"]
+    process = start(*arguments)
     # Ctrl-C while the second model is fetched
     hub.before("/alice/clip/resolve/", lambda: process.send_signal(signal.SIGINT))
-    process = Fork(label_models.main, list(map(str, arguments)))
-    output, said = process.communicate()
-    assert process.wait(60) == 130
+    output, said = process.communicate(timeout=120)
+    assert process.returncode == 130
     assert output.startswith("labeled: alice/open-clip")
     assert "the same command resumes" in said
     assert "1 labeled, 1 not run" in said

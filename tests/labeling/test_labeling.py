@@ -2,13 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from forks import Fork
 from mll_hf.errors import GraphError, InputError, ModelError, StorageError
 from mll_hf.graph.concepts import load_graph
 from mll_hf.graph.probes import SamplingConfig, load_probes
@@ -457,28 +458,54 @@ def test_images_that_go_bad_on_the_way_are_no_full_disk(world):
     assert world.models[0].closed
 
 
+KILLED = """
+import sys, os, signal
+from pathlib import Path
+from mll_hf.models import resolve_model
+from mll_hf.models.open_clip import OpenClipModel
+from mll_hf.graph.concepts import load_graph
+from mll_hf.labeling.run import label_model
+from mll_hf.graph.probes import load_probes
+from mll_hf.labels.store import LabelStore
+
+model, graph_folder, labels = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+plain, encoded = OpenClipModel.encode_pixels, []
+
+def encode(self, pixels):
+    if len(pixels) == 4 or encoded:
+        if len(encoded) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        encoded.append(len(pixels))
+    return plain(self, pixels)
+
+OpenClipModel.encode_pixels = encode
+graph = load_graph(graph_folder)
+probes = load_probes(graph, graph_folder)
+label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4)
+"""
+
+
 def test_sigkill_in_a_real_run(tmp_path, tiny_open_clip, monkeypatch):
     folder, model = write_graph_folder(tmp_path / "graph", probes_of_all(7)), f"local-dir:{tiny_open_clip}"
-    plain, encoded, last = OpenClipModel.encode_pixels, [], []
+    plain, encoded = OpenClipModel.encode_pixels, []
 
     def encode(self, pixels):
         if len(pixels) == 4 or encoded:  # not the one with which the model is tried
-            if len(encoded) in last:
-                os.kill(os.getpid(), signal.SIGKILL)
             encoded.append(len(pixels))
         return plain(self, pixels)
 
     monkeypatch.setattr(OpenClipModel, "encode_pixels", encode)
 
-    def run(labels, *stop):
+    def run(labels):
         encoded.clear()
-        last[:] = stop
         graph = load_graph(folder)
         probes = load_probes(graph, folder)
         return label_model(resolve_model(model), graph, probes, LabelStore(labels), batch_size=4).path.read_bytes()
 
     whole = run(tmp_path / "whole")
     assert encoded == [4, 4, 4, 4, 4, 1]
-    assert Fork(run, tmp_path / "killed", 3).wait(60) == -signal.SIGKILL
+    words = [sys.executable, "-c", KILLED, model, str(folder), str(tmp_path / "killed")]
+    killed = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert run(tmp_path / "killed") == whole
     assert encoded == [4, 4, 1]  # three batches were done
