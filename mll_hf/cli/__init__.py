@@ -48,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
     """
     words = sys.argv[1:] if arguments is None else arguments
-    parser = build_parser(words[0] if words else "")
-    args = parser.parse_args(words, argparse.Namespace(command=shlex.join(["mll-hf", *words])))
     try:
+        parser = build_parser(words[0] if words else "")
+        args = parser.parse_args(words, argparse.Namespace(command=shlex.join(["mll-hf", *words])))
         with logged_notes():
             status: int = args.run(args)
         sys.stdout.flush()

@@ -323,6 +323,15 @@ def let_ctrl_c_through():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_interrupt_while_a_command_is_imported(monkeypatch, capsys):
+    def interrupted(_command):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mll_hf.cli.build_parser", interrupted)
+    assert main(["select"]) == 130
+    assert capsys.readouterr().err.startswith("mll-hf: error: interrupted;")
+
+
 def test_interrupt_keeps_what_is_done(tmp_path, world, tiny_open_clip):
     """Ctrl-C in the middle of labeling: one line, exit status 130, and the next run goes on from there."""
     code = (
