@@ -170,5 +170,5 @@ def test_an_error_ends_the_demo_in_one_line(tmp_path, monkeypatch, capsys, caplo
         assert demo.main() == 1
     error = capsys.readouterr().err
     assert error.startswith("scripts/demo: ")
-    assert "holds no labels" in error
+    assert "has no labels" in error
     assert error.count("\n") == 1

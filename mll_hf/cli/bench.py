@@ -112,7 +112,7 @@ def _add_inputs(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder of cached embeddings (default: %(default)s)",
     )
-    command.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available)")
+    command.add_argument("--device", metavar="NAME", help="cuda, mps or cpu (default: best available device)")
     _add_out(command)
 
 

@@ -121,7 +121,7 @@ def test_compare_models(client):
         ([["cat", "cat"]], "select_models", "repeats"),
         ([[f"class {n}" for n in range(5000)]], "select_models", "more than this page accepts"),
         ([["cat", "dog"], 99], "select_models", "choose 1 to 10"),
-        ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the caps"),
+        ([["cat", "dog"], 1, "", "", 0.001], "select_models", "within the limits"),
         ([" "], "explain_class", "is empty"),
         (["cats", "nothing"], "compare_models", "not among the known models"),
     ],
