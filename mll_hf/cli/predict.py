@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mll_hf.cli.classify import SELECTION_OPTIONS, add_selection_options, flag, image_files, make_selection
 from mll_hf.cli.options import BATCH_HELP, CASCADE_HELP, ONE_DEVICE_HELP, SELECTION_HELP, positive
 from mll_hf.cli.output import note, print_error
-from mll_hf.ensemble.answers import AnswerFile, csv_header, csv_line, image_name, json_line, rows_of
+from mll_hf.ensemble.prediction_file import PredictionFile, csv_header, csv_line, image_name, json_line, rows_of
 from mll_hf.errors import InputError
 from mll_hf.models.base import DTYPES
 from mll_hf.selection import Selection
@@ -80,7 +80,7 @@ def _predict(args: argparse.Namespace) -> int:
     ensemble = Ensemble(
         selection, args.device, templates, dtype=args.dtype, batch_size=args.batch_size, cascade=args.use_cascade
     )
-    output = AnswerFile(args.output, selection.classes) if args.output else _Stdout(args, selection.classes)
+    output = PredictionFile(args.output, selection.classes) if args.output else _Stdout(args, selection.classes)
     todo = [image for image in images if image_name(image) not in output.done] if output.done else images
     if len(todo) < len(images):
         done = len(images) - len(todo)

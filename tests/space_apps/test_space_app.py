@@ -384,9 +384,9 @@ def test_images_are_classified_or_tried(visit, tmp_path):
     page.get_by_role("button", name="Use our example images").click()
     page.get_by_text("1-sun").first.wait_for()
     page.get_by_role("button", name="Try the models").click()
-    page.get_by_role("table", name="Answers").wait_for()
+    page.get_by_role("table", name="Predictions").wait_for()
     page.get_by_role("status").filter(has_text="5 images classified by").wait_for()
-    assert page.get_by_role("table", name="Answers").get_by_role("row").count() == 6
+    assert page.get_by_role("table", name="Predictions").get_by_role("row").count() == 6
     check_tab(page, "classified")
 
     folder = tmp_path / "folder"
